@@ -1,0 +1,300 @@
+"""Every setting, once: its type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json are these models.
+
+Sources named in the docstrings: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024, preference tuning
+study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 · [rs] Kalajdzievski 2023 ·
+[cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from trainer_core.errors import ConfigError
+
+STARTER = "starter"
+"""The model name that stands for the small embedded model."""
+
+SAMPLE = "sample"
+"""The data name that stands for the bundled sample data."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused, so that a typo never trains with a default in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Method(StrEnum):
+    SFT = "sft"
+    DPO = "dpo"
+    SFT_DPO = "sft+dpo"
+
+    @property
+    def stages(self) -> tuple[Literal["sft", "dpo"], ...]:
+        return {Method.SFT: ("sft",), Method.DPO: ("dpo",), Method.SFT_DPO: ("sft", "dpo")}[self]  # type: ignore[return-value]
+
+
+Precision = Literal["auto", "nf4", "bf16", "fp32"]
+Targets = Literal["all-linear", "attention", "mlp"]
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+Optimiser = Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
+LossType = Literal[
+    "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+    "apo_zero", "apo_down", "discopop", "sft",
+]  # fmt: skip
+REFERENCE_FREE = {"simpo", "orpo", "cpo"}
+
+
+class Lora(Strict):
+    """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, one after the other."""
+
+    rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")
+    """Higher learns more detail and takes more memory. 16 suits up to a thousand pairs [LoRA, TM]."""
+    alpha: int = Field(default=16, ge=1, le=1024, title="LoRA alpha")
+    """Alpha ÷ rank scales the update. Equal to the rank is neutral; halve it when the run memorises [U]."""
+    dropout: float = Field(default=0.0, ge=0, lt=1, title="LoRA dropout")
+    """0 keeps Unsloth's fast path; 0.05 to 0.1 helps very small data sets [QLoRA]."""
+    rslora: bool = Field(default=False, title="Rank-stabilised scaling")
+    """Scale by alpha ÷ √rank instead of alpha ÷ rank. Worth it above rank 64 [rs]."""
+    dora: bool = Field(default=False, title="DoRA")
+    """Learns size and direction apart: a little better at the same rank, and slower."""
+    targets: Targets = Field(default="all-linear", title="Adapted layers")
+    """All linear layers; attention alone is clearly worse [TM]."""
+
+
+class Training(Strict):
+    """What SFT and DPO have in common. The effective batch is batch size × accumulation."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, le=1, title="Learning rate")
+    """How far each step moves."""
+    scheduler: Scheduler = Field(default="cosine", title="Schedule")
+    """How the learning rate falls; cosine is the common choice for both methods [field]."""
+    warmup: float = Field(default=0.1, ge=0, le=0.5, title="Warm-up share")
+    """Share of the steps in which the learning rate rises from 0. DPO without it diverges early [field]."""
+    epochs: float = Field(default=1.0, gt=0, le=100, title="Epochs")
+    """How often each row is seen. One is enough for most sets; more memorises [HF]."""
+    max_steps: int | None = Field(default=None, ge=1, title="Steps at most")
+    """Stop after this many steps, even within an epoch. Empty: as many as the epochs take."""
+    batch_size: int = Field(default=4, ge=1, le=512, title="Batch size")
+    """Rows (or pairs) in memory at once. It moves memory and speed, not the result, while accumulation makes up for it."""
+    accumulation: int = Field(default=4, ge=1, le=1024, title="Accumulation")
+    """Batches added up before each step. Batch × accumulation = 16 by default: LoRA suffers above 32 [TM]."""
+    max_length: int = Field(default=1024, ge=32, le=1_048_576, title="Length in tokens")
+    """Longer rows are cut at this length; the number of cut rows is shown before the run."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1, title="Weight decay")
+    """Pulls the adapter gently back towards zero [U]."""
+    max_grad_norm: float = Field(default=1.0, gt=0, le=100, title="Gradient clip")
+    """Longer gradients are shortened to this norm [QLoRA]."""
+    optimiser: Optimiser = Field(default="auto", title="Optimiser")
+    """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor [QLoRA]."""
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows (or pairs) behind one optimiser step."""
+        return self.batch_size * self.accumulation
+
+
+class Sft(Training):
+    """Supervised fine-tuning: learn to write the good answers. Rate 2e-4 [U, field]."""
+
+    packing: bool = Field(default=False, title="Pack short rows")
+    """Put several short rows into one sequence. Faster on CUDA for short data; changes the number of steps."""
+
+
+class Dpo(Training):
+    """Direct preference optimisation: prefer the chosen answer over the rejected one [DPO]."""
+
+    learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")
+    """5e-6: ten times the 5e-7 of full tuning, as LoRA wants [HF, TM]. A base under 1B that trains for a few dozen steps needs more."""
+    batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
+    """Pairs in memory at once. Each pair is two rows, so half of the SFT batch costs the same memory."""
+    accumulation: int = Field(default=8, ge=1, le=1024, title="Accumulation")
+    """Batches added up before each step: 2 × 8 = 16 pairs [HF: 8 to 16 and more]."""
+    beta: float = Field(default=0.1, gt=0, le=10, title="Beta")
+    """How closely the policy is tied to its reference. 0.1 is the usual start; 0.01 to 0.5 is the range to try [DPO, HF]."""
+    losses: tuple[LossType, ...] = Field(default=("sigmoid",), min_length=1, title="Loss")
+    """Sigmoid is DPO as published. Sigmoid + sft steadies format and fluency."""
+    loss_weights: tuple[float, ...] | None = Field(default=None, title="Loss weights")
+    """One weight per loss; empty: 1 each."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, title="Label smoothing")
+    """The share of pairs you believe to be labelled the wrong way round [cDPO]."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_reference_free(cls, values: Any) -> Any:
+        asked = values.get("losses") or () if isinstance(values, dict) else ()
+        for name in (asked,) if isinstance(asked, str) else asked:
+            if str(name).lower() in REFERENCE_FREE:
+                raise ValueError(
+                    f"{name} works without a reference, and Tunebench measures every run against its reference (the step-0 proof). "
+                    "Use sigmoid, ipo or apo_zero"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def check_losses(self) -> Self:
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.losses):
+            raise ValueError(f"{len(self.loss_weights)} loss weights for {len(self.losses)} losses; give one weight per loss")
+        if "exo_pair" in self.losses and self.label_smoothing == 0:
+            raise ValueError("exo_pair needs a label smoothing above 0, for example 0.001")
+        return self
+
+
+class Sampling(Strict):
+    """How answers are drawn. The same in every lane, so that the adapters make the difference."""
+
+    temperature: float = Field(default=0.7, ge=0, le=5, title="Temperature")
+    """0 always takes the likeliest token."""
+    top_p: float = Field(default=0.9, gt=0, le=1, title="Top-p")
+    """Draw from the likeliest tokens that hold this share of the probability."""
+    top_k: int = Field(default=0, ge=0, title="Top-k")
+    """Draw from this many of the likeliest tokens; 0: no limit."""
+    min_p: float = Field(default=0.0, ge=0, lt=1, title="Min-p")
+    """Leave out tokens less likely than this share of the likeliest one."""
+    repetition_penalty: float = Field(default=1.0, ge=0.5, le=2, title="Repetition penalty")
+    """Above 1 makes tokens that were used already less likely."""
+    max_new_tokens: int = Field(default=256, ge=1, le=32_768, title="Tokens at most")
+    """An answer that has not ended by itself is cut here."""
+    seed: int = Field(default=42, ge=0, lt=2**63, title="Seed")
+    """The same seed gives the same answers again."""
+
+
+class Data(Strict):
+    """Where the examples come from: a file, a folder, or "sample" for the bundled ones."""
+
+    chat: str | None = Field(default=None, title="Examples for SFT")
+    """Conversations to imitate. Empty: the chosen answers of the pairs."""
+    pairs: str | None = Field(default=SAMPLE, title="Preference pairs for DPO")
+    """A prompt, a better answer and a worse answer per row."""
+    chat_rows: int | None = Field(default=None, ge=1, title="First rows of the examples")
+    """Use only this many rows from the top. Empty: all."""
+    pair_rows: int | None = Field(default=None, ge=1, title="First rows of the pairs")
+    """Use only this many rows from the top. Empty: all."""
+    held_out: str | None = Field(default=None, title="Held-out pairs")
+    """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
+
+
+class Recipe(Strict):
+    """One run, whole: model, data, method and every setting. What a recipe TOML holds and what run.json repeats."""
+
+    name: str = Field(default="", max_length=64, pattern=r"^[\w .+-]*$", title="Name")
+    """Shown in lists and used in folder names."""
+    model: str = Field(default=STARTER, min_length=1, title="Model")
+    """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
+    precision: Precision = Field(default="auto", title="Precision of the base")
+    """Auto: 4-bit NF4 on CUDA [QLoRA], full 32 bit on the processor, where a small model is quick and exact."""
+    method: Method = Field(default=Method.SFT_DPO, title="Method")
+    """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
+    seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")
+    """Decides the adapter's start and the order of the rows. The same recipe and seed give the same run on the processor."""
+    data: Data = Data()
+    lora: Lora = Lora()
+    sft: Sft = Sft()
+    dpo: Dpo = Dpo()
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def check_data(self) -> Self:
+        if "dpo" in self.method.stages and self.data.pairs is None:
+            raise ValueError(f'method "{self.method}" needs data.pairs: a file with prompt, chosen and rejected')
+        if self.data.pairs is None and self.data.chat is None:
+            raise ValueError("neither data.chat nor data.pairs is set, so there is nothing to learn from")
+        return self
+
+
+class TrainJob(Strict):
+    kind: Literal["train"] = "train"
+    recipe: Recipe
+
+
+class Lane(Strict):
+    """One column of a comparison: the base alone, or the base with one adapter."""
+
+    name: str = Field(min_length=1, max_length=64)
+    adapter: str | None = None
+
+
+class CompareJob(Strict):
+    kind: Literal["compare"] = "compare"
+    model: str
+    precision: Precision = "auto"
+    lanes: tuple[Lane, ...] = Field(min_length=1, max_length=6)
+
+
+Job = Annotated[TrainJob | CompareJob, Field(discriminator="kind")]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], values: Any, where: str) -> M:
+    """Values from outside become one validated object.
+
+    Raises:
+        ConfigError: every wrong key with its value, each on a line that begins with `where`.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(complaint(model, where, one) for one in error.errors())) from error
+
+
+def complaint(model: type[BaseModel], where: str, error: Any) -> str:
+    """One pydantic error as `where: lora.rank (LoRA rank): what is wrong (got 0)`."""
+    key = ".".join(str(part) for part in error["loc"])
+    title = title_of(model, [str(part) for part in error["loc"]])
+    got = "" if error["type"] in ("missing", "value_error") else f" (got {error['input']!r:.80})"
+    message = error["msg"].removeprefix("Value error, ")
+    return ": ".join(part for part in (where, f"{key} ({title})" if title else key, message + got) if part)
+
+
+def title_of(model: type[BaseModel], path: list[str]) -> str:
+    """The label of the field at `path`, or nothing where the path leads to no field."""
+    field = model.model_fields.get(path[0]) if path else None
+    if field is None:
+        return ""
+    inner = field.annotation
+    if len(path) > 1 and isinstance(inner, type) and issubclass(inner, BaseModel):
+        return title_of(inner, path[1:])
+    return field.title or ""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain values.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not TOML, with the line the parser names.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}. Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {error}") from error
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe TOML, with relative data and model paths taken from the recipe's own folder.
+
+    Raises:
+        ConfigError: see `read_toml` and `parse`.
+    """
+    recipe = parse(Recipe, read_toml(path), path.name)
+    return anchored(recipe, path.resolve().parent)
+
+
+def anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every relative path that exists under `folder` made absolute."""
+
+    def at(name: str | None) -> str | None:
+        return str((folder / name).resolve()) if name and name not in (SAMPLE, STARTER) and (folder / name).exists() else name
+
+    files = {key: at(getattr(recipe.data, key)) for key in ("chat", "pairs", "held_out")}
+    return recipe.model_copy(update={"model": at(recipe.model), "data": recipe.data.model_copy(update=files)})
+
+
+JOB: TypeAdapter[TrainJob | CompareJob] = TypeAdapter(Job)

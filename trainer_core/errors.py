@@ -1,0 +1,45 @@
+"""Which errors a person can act on. Everything that is not one of these is a bug and keeps its traceback.
+
+UserError
+├── ConfigError   a recipe, preset or form holds a value that cannot be
+├── DataError     a file cannot be read, or its rows are not what training needs
+├── ModelError    a base model or adapter is missing, incomplete or unsafe to load
+├── DeviceError   the card, its driver or its memory does not allow what was asked
+├── DiskError     there is not enough room, or a folder cannot be written
+├── BusyError     the device already has a job
+└── TrainingError the run itself went wrong in a way the settings can mend
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do next, in one or two plain sentences."""
+
+
+class ConfigError(UserError):
+    """Names the file or form, the key and the value."""
+
+
+class DataError(UserError):
+    """Names the file and, where there is one, the line or row (counted from 1)."""
+
+
+class ModelError(UserError):
+    """Names the model folder or hub id and the file that is missing or refused."""
+
+
+class DeviceError(UserError):
+    """Names the device, with the number that was found and the number that is needed."""
+
+
+class DiskError(UserError):
+    """Names the folder, the bytes needed and the bytes free."""
+
+
+class BusyError(UserError):
+    """Names the run that holds the device."""
+
+
+class TrainingError(UserError):
+    """Names the step and the number that went wrong."""

@@ -1,0 +1,357 @@
+"""What a worker can say: the event classes, the log they are appended to, and how events fold into the state of a run.
+
+One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.123Z", "kind": "Step", ...its fields}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+Stage = Literal["sft", "dpo"]
+
+
+class Phase(StrEnum):
+    """queued → loading → sft → dpo → saving → done | stopped | failed; a compare worker: loading → ready ⇄ answering."""
+
+    QUEUED = "queued"
+    LOADING = "loading"
+    SFT = "sft"
+    DPO = "dpo"
+    SAVING = "saving"
+    SCORING = "scoring"
+    READY = "ready"
+    ANSWERING = "answering"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def active(self) -> bool:
+        """Is there more to come?"""
+        return self not in (Phase.DONE, Phase.STOPPED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Status:
+    """The worker entered a phase; the detail is a sentence for the page."""
+
+    phase: Phase
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data as it will be trained on."""
+
+    chats: int
+    pairs: int
+    held_out: int
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A value that differs from what was asked, and why."""
+
+    what: str
+    asked: str
+    used: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Optimiser steps of each stage, as far as they are known before the first one."""
+
+    steps: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """DPO's first step measured against what it must be: policy and reference are still the same model.
+
+    Losses in nats. `expected_loss` is None where the loss depends on the data (the sft term). `policy` and
+    `reference` say in words which weights are which.
+    """
+
+    stage: Stage
+    loss: float
+    expected_loss: float | None
+    margin: float
+    expected_margin: float
+    tolerance: float
+    policy: str
+    reference: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step. Loss in nats per token (SFT) or per pair (DPO), log-probs in nats per answer, margins in β·nats."""
+
+    stage: Stage
+    step: int
+    total: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    tokens_per_second: float
+    seconds_left: float
+    margin: float | None = None
+    accuracy: float | None = None
+    chosen: float | None = None
+    rejected: float | None = None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An adapter is complete on disk. `folder` is relative to the run folder."""
+
+    stage: Stage
+    folder: str
+    bytes: int
+    step: int
+
+
+@dataclass(frozen=True)
+class LaneScore:
+    """One lane on the held-out pairs.
+
+    accuracy: share of pairs whose chosen answer is likelier per token than the rejected one.
+    margin: mean difference of the two, in nats per token.
+    answer_tokens: mean length of the lane's own answers to the sample prompts.
+    ended: share of these answers that ended by themselves.
+    """
+
+    lane: str
+    pairs: int
+    accuracy: float
+    margin: float
+    answer_tokens: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    scores: tuple[LaneScore, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt went to the lanes."""
+
+    ask: str
+    prompt: str
+    lanes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Lanes grew: lane name → the text that came since the last event."""
+
+    ask: str
+    more: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LaneEnd:
+    tokens: int
+    seconds: float
+    ended_itself: bool
+
+
+@dataclass(frozen=True)
+class Answered:
+    """All lanes of a prompt are complete (or were cancelled, which `cancelled` says)."""
+
+    ask: str
+    ends: dict[str, LaneEnd]
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last word of a run that went as asked: done or stopped."""
+
+    phase: Phase
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last word of a run that went wrong. `details` is the traceback of a bug, or empty."""
+
+    message: str
+    details: str = ""
+
+
+Event = (
+    Status | Prepared | Changed | Plan | Proof | Step | Saved | Scored | Asked | Text | Answered | Ended | Failed
+)  # fmt: skip
+KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
+
+
+class EventLog:
+    """Appends events, one write per line, from any thread of the one process that owns the file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        cut_torn_tail(path)
+        self._seq = sum(1 for _ in path.open("rb")) if path.exists() else 0
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (open as long as the worker lives)
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._seq += 1
+            self._file.write(encode(event, self._seq, datetime.now(UTC)))
+
+
+def encode(event: Event, seq: int, at: datetime) -> bytes:
+    """One event as one line."""
+    head = {"seq": seq, "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "kind": type(event).__name__}
+    return (json.dumps(head | asdict(event), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def decode(line: bytes) -> Event:
+    """The event of one line.
+
+    Raises:
+        ValueError: the line is no event of this version.
+    """
+    values = json.loads(line)
+    kind = values.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"unknown event kind {kind!r}")
+    fields = {key: value for key, value in values.items() if key not in ("seq", "at")}
+    return adapter(KINDS[kind]).validate_python(fields)
+
+
+@cache
+def adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Remove a last line without its newline: a killed worker leaves one, and the next event would be glued to it."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
+class Tail:
+    """Reads what was appended since the last time; only whole lines count."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._offset = 0
+
+    def __iter__(self) -> Iterator[Event]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield decode(line)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that is known of a run, folded from its events."""
+
+    id: str
+    phase: Phase = Phase.QUEUED
+    detail: str = ""
+    error: str = ""
+    traceback: str = ""
+    points: tuple[Step, ...] = ()
+    planned: Mapping[str, int] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    proof: Proof | None = None
+    changes: tuple[Changed, ...] = ()
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    scores: tuple[LaneScore, ...] = ()
+    ask: str = ""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    ends: Mapping[str, LaneEnd] = field(default_factory=dict)
+
+    @property
+    def last(self) -> Step | None:
+        return self.points[-1] if self.points else None
+
+    @property
+    def progress(self) -> float:
+        """Share of all planned optimiser steps that are done, 0 to 1."""
+        if self.phase is Phase.DONE:
+            return 1.0
+        total = sum(self.planned.values())
+        return min(len(self.points) / total, 1.0) if total else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end of training from the measured steps; None before the first one and after the last."""
+        if not self.last or not self.phase.active:
+            return None
+        later = sum(steps for stage, steps in self.planned.items() if stage not in {p.stage for p in self.points})
+        return self.last.seconds_left + later * self.last.seconds
+
+
+def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per event class, none of them longer than a line)
+    """The view after one more event."""
+    match event:
+        case Status(phase, detail):
+            return replace(view, phase=phase, detail=detail)
+        case Prepared():
+            return replace(view, prepared=event)
+        case Changed():
+            return replace(view, changes=(*view.changes, event))
+        case Plan(steps):
+            return replace(view, planned=steps)
+        case Proof():
+            return replace(view, proof=event)
+        case Step():
+            return replace(view, points=(*view.points, event))
+        case Saved(stage, folder):
+            return replace(view, adapters={**view.adapters, stage: folder})
+        case Scored(scores):
+            return replace(view, scores=scores)
+        case Asked(ask, _, lanes):
+            return replace(view, phase=Phase.ANSWERING, ask=ask, answers=dict.fromkeys(lanes, ""), ends={})
+        case Text(_, more):
+            return replace(view, answers={lane: text + more.get(lane, "") for lane, text in view.answers.items()})
+        case Answered(_, ends):
+            return replace(view, phase=Phase.READY, ends=ends)
+        case Ended(phase, detail):
+            return replace(view, phase=phase, detail=detail)
+        case Failed(message, details):
+            return replace(view, phase=Phase.FAILED, error=message, traceback=details)
+
+
+def settle(view: RunView, alive: bool, last_line: str) -> RunView:
+    """An active run without a process failed, whatever its last event said."""
+    if not view.phase.active or alive:
+        return view
+    said = f" The last line of its log: {last_line}" if last_line else ""
+    return replace(view, phase=Phase.FAILED, error=f"The worker ended without a last word.{said}")

@@ -1,0 +1,283 @@
+"""The run folder, the only protocol between the app and its workers: which file holds what, and who writes it.
+
+    run.json        app or CLI   the job as it was asked, immutable
+    control.json    app or CLI   the latest request: stop
+    events.jsonl    worker       everything it says
+    heartbeat.json  worker       every 2 s: pid, birth, run id
+    worker.log      worker       stdout and stderr of everything
+    held-out.jsonl  worker       the pairs that were set aside
+    adapter-sft/ adapter-dpo/    the results
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+
+from trainer_core.config import Job, Strict, TrainJob
+from trainer_core.errors import BusyError, ConfigError, DiskError
+
+PROJECT = Path(__file__).resolve().parent.parent
+BEAT_SECONDS = 2.0
+LOOK_SECONDS = 0.5
+"""How often a worker looks for a request: a stop is noticed within half a second."""
+
+
+class RunFile(Strict):
+    """What run.json holds."""
+
+    version: int = 1
+    id: str
+    created: str
+    job: Job
+    device: str = ""
+    reasons: tuple[str, ...] = Field(default=(), description="why the app chose what the user did not")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one user lies. Created on first use, readable by the owner only."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return made(self.root / "runs")
+
+    @property
+    def compare(self) -> Path:
+        return made(self.root / "compare")
+
+    @property
+    def models(self) -> Path:
+        return made(self.root / "models")
+
+    @property
+    def device_lock(self) -> Path:
+        return made(self.root) / "gpu.lock"
+
+    @staticmethod
+    def of(run_dir: Path) -> Workspace:
+        """The workspace that a run folder lies in."""
+        return Workspace(run_dir.resolve().parent.parent)
+
+
+def made(folder: Path) -> Path:
+    """The folder, created if needed.
+
+    Raises:
+        DiskError: it cannot be created.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"{folder} cannot be created: {error.strerror}. Choose another workspace with --workspace."
+        ) from error
+    return folder
+
+
+def create(parent: Path, job: Job, name: str, **facts: Any) -> Path:
+    """A new run folder with its run.json.
+
+    Raises:
+        DiskError: the folder or the file cannot be written.
+    """
+    now = datetime.now(UTC)
+    run_id = "-".join(filter(None, (now.strftime("%Y%m%d-%H%M%S"), slug(name), secrets.token_hex(2))))
+    run_dir = made(parent / run_id)
+    run = RunFile(id=run_id, created=now.isoformat(timespec="seconds"), job=job, **facts)
+    write_atomically(run_dir / "run.json", run.model_dump_json(indent=1))
+    return run_dir
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32]
+
+
+def read_run(run_dir: Path) -> RunFile:
+    """The run.json of a folder.
+
+    Raises:
+        ConfigError: it is missing or not of this version.
+    """
+    try:
+        return RunFile.model_validate_json((run_dir / "run.json").read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{run_dir}: no readable run.json ({error.strerror}), so this is not a run folder.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{run_dir.name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
+
+
+def folders(parent: Path) -> list[Path]:
+    """Every run folder, newest first."""
+    return sorted((path.parent for path in parent.glob("*/run.json")), key=lambda path: path.name, reverse=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old file or the new one, never a half; after a power cut too.
+
+    Raises:
+        DiskError: the folder cannot be written or the disk is full.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        with open(staged, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except OSError as error:
+        with suppress(OSError):
+            staged.unlink()
+        raise DiskError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def request_stop(run_dir: Path) -> None:
+    """Ask the worker to save what it has learned and end."""
+    write_atomically(run_dir / "control.json", json.dumps({"request": "stop"}))
+
+
+def stop_requested(run_dir: Path) -> bool:
+    return (run_dir / "control.json").exists()
+
+
+class Heartbeat(Strict):
+    """Which process works on a run. `created` is the process's birth in seconds since 1970."""
+
+    pid: int
+    created: float
+    run_id: str
+
+
+def alive(beat: Heartbeat | None) -> bool:
+    """Is the process that wrote this heartbeat still the same process, working on the same run? A pid alone is reused."""
+    if beat is None:
+        return False
+    try:
+        process = psutil.Process(beat.pid)
+        return (
+            process.status() != psutil.STATUS_ZOMBIE
+            and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
+            and beat.run_id in " ".join(process.cmdline())
+        )
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def read_heartbeat(run_dir: Path) -> Heartbeat | None:
+    try:
+        return Heartbeat.model_validate_json((run_dir / "heartbeat.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def worker_lives(run_dir: Path) -> bool:
+    """Is there a process for this run? Before its first heartbeat a worker is known by its arguments."""
+    beat = read_heartbeat(run_dir)
+    return alive(beat) if beat else any(run_dir.name in " ".join(args) for args in process_arguments())
+
+
+def process_arguments() -> Iterator[list[str]]:
+    for process in psutil.process_iter(["cmdline", "status"]):
+        args = process.info["cmdline"] or []
+        if "trainer_core.worker" in args or "tests.fake_worker" in args:
+            yield args
+
+
+@dataclass
+class Wants:
+    """What the user asked of a running worker. Set by the heartbeat thread, read between steps."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def beating(run_dir: Path) -> Iterator[Wants]:
+    """Write heartbeats and watch for requests from a thread, as long as the block runs."""
+    wants, ended = Wants(), threading.Event()
+    me = psutil.Process()
+    beat = Heartbeat(pid=me.pid, created=me.create_time(), run_id=run_dir.name).model_dump_json()
+    write_atomically(run_dir / "heartbeat.json", beat)
+
+    def run() -> None:
+        rounds = 0
+        while not ended.wait(LOOK_SECONDS):
+            rounds += 1
+            if stop_requested(run_dir):
+                wants.stop.set()
+            if rounds % round(BEAT_SECONDS / LOOK_SECONDS) == 0:
+                write_atomically(run_dir / "heartbeat.json", beat)
+
+    thread = threading.Thread(target=run, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield wants
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def device_lease(workspace: Workspace, run_id: str, seconds: float = 15.0) -> Iterator[None]:
+    """Hold the device: an OS lock that the system releases when the process dies, however it dies.
+
+    Raises:
+        BusyError: another worker holds it for longer than `seconds`; a predecessor may need that long to leave.
+    """
+    lock = FileLock(workspace.device_lock)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout as error:
+        holder = holder_of(workspace)
+        raise BusyError(f"The device is busy with {holder or 'another run'}. Stop it first, or wait for its end.") from error
+    try:
+        write_atomically(workspace.root / "gpu.holder", run_id)
+        yield
+    finally:
+        lock.release()
+
+
+def holder_of(workspace: Workspace) -> str:
+    try:
+        return (workspace.root / "gpu.holder").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def last_line(run_dir: Path) -> str:
+    """The last line of the worker's log that says something, or nothing."""
+    lines = log_tail(run_dir, 20)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def log_tail(run_dir: Path, lines: int) -> list[str]:
+    """The last lines of the worker's log, from at most its last 64 KiB."""
+    try:
+        with (run_dir / "worker.log").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65_536))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def train_job(run: RunFile) -> TrainJob | None:
+    return run.job if isinstance(run.job, TrainJob) else None
