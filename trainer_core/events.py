@@ -222,7 +222,11 @@ class EventLog:
 
 def encode(event: Event, seq: int, at: datetime) -> bytes:
     """One event as one line."""
-    head = {"seq": seq, "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "kind": type(event).__name__}
+    head = {
+        "seq": seq,
+        "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "kind": type(event).__name__,
+    }
     return (json.dumps(head | asdict(event), ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 

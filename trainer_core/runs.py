@@ -1,12 +1,12 @@
 """The run folder, the only protocol between the app and its workers: which file holds what, and who writes it.
 
-    run.json        app or CLI   the job as it was asked, immutable
-    control.json    app or CLI   the latest request: stop
-    events.jsonl    worker       everything it says
-    heartbeat.json  worker       every 2 s: pid, birth, run id
-    worker.log      worker       stdout and stderr of everything
-    held-out.jsonl  worker       the pairs that were set aside
-    adapter-sft/ adapter-dpo/    the results
+run.json        app or CLI   the job as it was asked, immutable
+control.json    app or CLI   the latest request: stop
+events.jsonl    worker       everything it says
+heartbeat.json  worker       every 2 s: pid, birth, run id
+worker.log      worker       stdout and stderr of everything
+held-out.jsonl  worker       the pairs that were set aside
+adapter-sft/ adapter-dpo/    the results
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def read_run(run_dir: Path) -> RunFile:
     try:
         return RunFile.model_validate_json((run_dir / "run.json").read_bytes())
     except OSError as error:
-        raise ConfigError(f"{run_dir}: no readable run.json ({error.strerror}), so this is not a run folder.") from error
+        raise ConfigError(
+            f"{run_dir}: no readable run.json ({error.strerror}), so this is not a run folder."
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -248,7 +250,9 @@ def device_lease(workspace: Workspace, run_id: str, seconds: float = 15.0) -> It
         lock.acquire(timeout=seconds)
     except Timeout as error:
         holder = holder_of(workspace)
-        raise BusyError(f"The device is busy with {holder or 'another run'}. Stop it first, or wait for its end.") from error
+        raise BusyError(
+            f"The device is busy with {holder or 'another run'}. Stop it first, or wait for its end."
+        ) from error
     try:
         write_atomically(workspace.root / "gpu.holder", run_id)
         yield

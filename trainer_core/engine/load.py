@@ -1,0 +1,99 @@
+"""How base models and adapters come into memory, and in which number format."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+from unsloth import FastLanguageModel
+
+from trainer_core.config import Lora, Precision, Targets
+from trainer_core.errors import ModelError
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+TARGETS: dict[Targets, list[str]] = {
+    "all-linear": [*ATTENTION, *MLP],
+    "attention": list(ATTENTION),
+    "mlp": list(MLP),
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model with its tokenizer. `reason` says why this precision."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    precision: Precision
+    reason: str
+
+
+def settled(precision: Precision) -> tuple[Precision, str]:
+    """The precision that "auto" stands for on this device, with the reason."""
+    if precision != "auto":
+        return precision, "as asked"
+    if torch.cuda.is_available():
+        return "nf4", "4-bit base on a GPU: a quarter of the memory, and the adapter trains in full precision"
+    return "fp32", "full precision on the processor: exact and repeatable, and the starter model is small"
+
+
+def load_base(model: str, precision: Precision, max_length: int) -> Loaded:
+    """The base model through Unsloth, on the GPU if there is one.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    precision, reason = settled(precision)
+    compute = torch.float32 if precision == "fp32" else torch.bfloat16
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        compute = torch.float16
+    try:
+        loaded, tokenizer = FastLanguageModel.from_pretrained(
+            model_name=model,
+            max_seq_length=max_length,
+            dtype=compute,
+            load_in_4bit=precision == "nf4",
+            trust_remote_code=False,
+            use_exact_model_name=True,  # never swapped for another repository behind the user's back
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The model {model} cannot be loaded: {error}") from error
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: DPO goes NaN with it (trl#7181)
+    return Loaded(loaded, tokenizer, precision, reason)
+
+
+def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
+    """The base with one new, trainable adapter called "default"."""
+    return FastLanguageModel.get_peft_model(
+        base.model,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        target_modules=TARGETS[lora.targets],
+        bias="none",
+        use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+        random_state=seed,
+    )
+
+
+def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
+    """Write the trained adapter, and only it: a `ref` beside it would replace the policy on a later load. Bytes written."""
+    model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def free_memory() -> None:
+    """Give back what no object holds any more, to the device too."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,35 @@
+"""Supervised fine-tuning: a new adapter on the base learns to write the assistant's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from trainer_core.config import Recipe
+from trainer_core.engine import arguments
+from trainer_core.engine.callbacks import Progress
+from trainer_core.engine.rows import Encoded
+
+
+def trainer(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Encoded],
+    recipe: Recipe,
+    scratch: Path,
+    progress: Progress,
+) -> SFTTrainer:
+    """TRL's trainer on rows that are tokens and labels already, so that what is trained is what was shown."""
+    data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=[progress],
+    )

@@ -1,0 +1,16 @@
+"""What a recipe will do, before it is done: the optimiser steps of each stage."""
+
+from __future__ import annotations
+
+import math
+
+from trainer_core.config import Training
+
+
+def planned_steps(rows: int, settings: Training) -> int:
+    """Optimiser steps for this many rows: batches per epoch, grouped by the accumulation, rounded as the trainer does."""
+    if settings.max_steps:
+        return settings.max_steps
+    batches = math.ceil(rows / settings.batch_size)
+    per_epoch = max(batches // settings.accumulation + (batches % settings.accumulation > 0), 1)
+    return math.ceil(settings.epochs * per_epoch)

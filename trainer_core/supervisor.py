@@ -1,0 +1,307 @@
+"""One device, one job: starts workers, watches run folders, and knows the state of everything. No other file starts a worker.
+
+The supervisor decides nothing from memory that a folder does not say: an app that starts anew finds the same runs in the
+same states, and attaches to those that still work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+from trainer_core import hardware, models, runs
+from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
+from trainer_core.errors import BusyError, ModelError
+from trainer_core.events import RunView, Tail, fold, settle
+from trainer_core.hardware import Machine
+from trainer_core.requests import Ask, Cancel, Score
+
+WORKER = (sys.executable, "-m", "trainer_core.worker")
+ROUND_SECONDS = 1.0
+LEAVE_SECONDS = 15.0
+"""How long a compare worker may take to give the device back before it is ended."""
+PINNED = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
+
+
+class Watched:
+    """One run folder: its tail, and the view folded from it so far."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.process: subprocess.Popen[bytes] | None = None
+        self._tail = Tail(run_dir / "events.jsonl")
+        self._folded = RunView(run_dir.name)
+        self.view = self._folded
+
+    def look(self) -> None:
+        """Read what is new. Life is asked before the events are read, so that what was said last is not missed."""
+        if not self.view.phase.active:
+            return
+        code = self.process.poll() if self.process else None
+        lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
+        for event in self._tail:
+            self._folded = fold(self._folded, event)
+        settled = settle(self._folded, lives, runs.last_line(self.run_dir))
+        self.view = explained(settled, code) if settled is not self._folded else settled
+
+
+def explained(view: RunView, code: int | None) -> RunView:
+    """A failed view with what the exit code tells; it is known only to the app that started the worker."""
+    if code is None or code >= 0:
+        return view
+    name = signal.Signals(-code).name
+    why = " The system ended it, most likely because memory ran out." if name == "SIGKILL" else ""
+    return replace(view, error=f"{view.error} It was ended by {name}.{why}")
+
+
+@dataclass
+class Comparison:
+    """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes."""
+
+    job: CompareJob
+    watched: Watched
+    send_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def view(self) -> RunView:
+        return self.watched.view
+
+    def send(self, request: Ask | Cancel | Score) -> None:
+        """Hand a request over.
+
+        Raises:
+            BusyError: the worker is gone.
+        """
+        process = self.watched.process
+        assert process and process.stdin
+        try:
+            with self.send_lock:
+                process.stdin.write(request.model_dump_json().encode() + b"\n")
+                process.stdin.flush()
+        except OSError as error:
+            raise BusyError("The compare worker has ended. Load the lanes again.") from error
+
+    def ask(self, prompt: str, sampling: Sampling) -> str:
+        """Answer one prompt in all lanes; returns the id under which the events speak of it."""
+        request = Ask(id=uuid4().hex[:8], messages=({"role": "user", "content": prompt},), sampling=sampling)
+        self.send(request)
+        return request.id
+
+    def close(self, seconds: float = LEAVE_SECONDS) -> None:
+        """End the worker and wait until it is gone."""
+        process = self.watched.process
+        assert process and process.stdin
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.watched.look()
+
+
+class Supervisor:
+    """Starts, watches and re-attaches.
+
+    Args:
+        workspace: where runs, models and locks lie.
+        command: what a worker is started with; the run folder is appended.
+        read_machine: how the hardware is read, once a second, by the one thread here.
+    """
+
+    def __init__(
+        self,
+        workspace: runs.Workspace,
+        command: Sequence[str] = WORKER,
+        read_machine: Callable[[], Machine] = hardware.detect,
+    ):
+        self.workspace, self.command, self.read_machine = workspace, tuple(command), read_machine
+        self.machine = read_machine()
+        self.comparison: Comparison | None = None
+        self.trouble = ""
+        self._watched: dict[str, Watched] = {}
+        self._starting = threading.Lock()
+        self._looking = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
+        self.look()
+
+    def watch(self) -> Supervisor:
+        """Keep looking from a thread, once a second."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Stop looking and end Compare. A training run goes on."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.close_comparison()
+
+    def _loop(self) -> None:
+        while not self._ended.wait(ROUND_SECONDS):
+            try:
+                self.machine = self.read_machine()
+                self.look()
+                self.trouble = ""
+            except Exception:  # one bad folder must not blind the app; shown in the rail
+                self.trouble = traceback.format_exc()
+
+    def look(self) -> None:
+        """Bring every view up to date with its folder."""
+        with self._looking:
+            for run_dir in runs.folders(self.workspace.runs):
+                if run_dir.name not in self._watched:
+                    self._watched[run_dir.name] = Watched(run_dir)
+            for watched in list(self._watched.values()):
+                watched.look()
+            if self.comparison:
+                self.comparison.watched.look()
+
+    @property
+    def views(self) -> list[RunView]:
+        """All runs, newest first."""
+        return [self._watched[name].view for name in sorted(self._watched, reverse=True)]
+
+    @property
+    def view(self) -> RunView | None:
+        """The run to show: the one at work, or else the newest."""
+        views = self.views
+        return next((view for view in views if view.phase.active), views[0] if views else None)
+
+    @property
+    def active(self) -> RunView | None:
+        return next((view for view in self.views if view.phase.active), None)
+
+    def run_dir(self, run_id: str) -> Path:
+        return self._watched[run_id].run_dir
+
+    def run_file(self, run_id: str) -> runs.RunFile:
+        return runs.read_run(self.run_dir(run_id))
+
+    def start(self, recipe: Recipe, reasons: Sequence[str] = ()) -> str:
+        """Start a training run and return its id at once.
+
+        Raises:
+            BusyError: a run is going.
+            UserError: the model cannot be used, or the workspace cannot be written.
+        """
+        with self._starting:
+            self.look()
+            if active := self.active:
+                raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
+            if recipe.model != STARTER:
+                models.resolve(recipe.model, self.workspace)
+            self.close_comparison()
+            run_dir = runs.create(self.workspace.runs, TrainJob(recipe=recipe), recipe.name, **self.facts(reasons))
+            watched = Watched(run_dir)
+            watched.process = self.spawn(run_dir, recipe.model, stdin=subprocess.DEVNULL)
+            with self._looking:
+                self._watched[run_dir.name] = watched
+            return run_dir.name
+
+    def facts(self, reasons: Sequence[str]) -> dict[str, object]:
+        """What a run.json says beside the job."""
+        versions = {name: version(name) for name in PINNED}
+        return {"device": self.machine.name, "reasons": tuple(reasons), "versions": versions}
+
+    def stop(self, run_id: str) -> None:
+        """Ask a run to keep what it has learned and end after its current step."""
+        runs.request_stop(self.run_dir(run_id))
+
+    def compare(self, model: str, precision: str, lanes: Sequence[Lane]) -> Comparison:
+        """Load these lanes; an open comparison of the same lanes is kept, another one is closed first.
+
+        Raises:
+            BusyError: a run holds the device.
+            ModelError: the base model cannot be used.
+        """
+        job = CompareJob.model_validate({"model": model, "precision": precision, "lanes": tuple(lanes)})
+        with self._starting:
+            if active := self.active:
+                raise BusyError(f"The device is busy with the run {active.id}. Compare opens when it is done.")
+            current = self.comparison
+            if current and current.job == job and current.view.phase.active:
+                return current
+            self.close_comparison()
+            run_dir = runs.create(self.workspace.compare, job, "", **self.facts(()))
+            watched = Watched(run_dir)
+            watched.process = self.spawn(run_dir, model, stdin=subprocess.PIPE)
+            self.comparison = Comparison(job, watched)
+            return self.comparison
+
+    def lanes(self, run_id: str) -> tuple[Lane, ...]:
+        """The base and every adapter of a run, as lanes."""
+        made = self._watched[run_id].view.adapters
+        adapters = [
+            Lane(name=stage.upper(), adapter=str(self.run_dir(run_id) / folder)) for stage, folder in made.items()
+        ]
+        return (Lane(name="Base"), *adapters)
+
+    def compare_run(self, run_id: str) -> Comparison:
+        """Load the base, SFT and DPO of one run."""
+        job = self.run_file(run_id).job
+        if not isinstance(job, TrainJob):
+            raise ModelError(f"{run_id} is no training run.")
+        return self.compare(job.recipe.model, job.recipe.precision, self.lanes(run_id))
+
+    def close_comparison(self) -> None:
+        if self.comparison:
+            self.comparison.close()
+
+    def spawn(self, run_dir: Path, model: str, stdin: int) -> subprocess.Popen[bytes]:
+        """A worker for a run folder. A trainer gets its own session and no pipe, so that nothing of the app can hold it up."""
+        with (run_dir / "worker.log").open("ab") as log:
+            return subprocess.Popen(
+                [*self.command, str(run_dir.resolve())],
+                cwd=runs.PROJECT,
+                env=self.environment(model),
+                stdin=stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **DETACHED,
+            )
+
+    def environment(self, model: str) -> dict[str, str]:
+        """A worker's environment: the device by UUID, UTF-8, no telemetry, and no network where the model is local."""
+        local = model == STARTER or Path(model).expanduser().is_dir()
+        ours = {
+            "PYTHONUTF8": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(runs.PROJECT), os.environ.get("PYTHONPATH", "")))),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "UNSLOTH_DISABLE_STATISTICS": "1",
+            "UNSLOTH_COMPILE_LOCATION": str(self.workspace.root / "compiled"),
+            "TOKENIZERS_PARALLELISM": "false",
+            **({"HF_HUB_OFFLINE": "1"} if local else {}),
+        }
+        return {**os.environ, **ours, **hardware.worker_environment(self.machine.gpu)}
+
+
+DETACHED: Mapping[str, object] = (
+    {"start_new_session": True}
+    if os.name == "posix"
+    else {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
+)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
+    """Has the condition become true within the time?"""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(every)
+    return condition()
