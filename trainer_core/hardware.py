@@ -185,7 +185,10 @@ def detect(
     gpus, problem, has_library = read_nvml(nvml) if nvml else ((), NO_CARD, False)
     if not has_library and suggests_card(environ, devices):
         gpus, problem = ask_torch(torch_command)
-    return Machine(cpu, visible(gpus, environ), problem)
+    seen = visible(gpus, environ)
+    if gpus and not seen:
+        problem = f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} names no GPU of this machine."
+    return Machine(cpu, seen, problem)
 
 
 def pynvml_module() -> ModuleType | None:
@@ -261,11 +264,11 @@ def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu
     memory = nvml.nvmlDeviceGetMemoryInfo(device)
     power, load = ask(nvml.nvmlDeviceGetPowerUsage, card), ask(nvml.nvmlDeviceGetUtilizationRates, card)
     capability = ask(nvml.nvmlDeviceGetCudaComputeCapability, card)
-    name = text(nvml.nvmlDeviceGetName(device))
+    name = short(text(nvml.nvmlDeviceGetName(device)))
     return Gpu(
         index=index,
         uuid=text(nvml.nvmlDeviceGetUUID(device)),
-        name=name.removeprefix("NVIDIA ").removeprefix("GeForce "),
+        name=name,
         total_bytes=memory.total,
         free_bytes=memory.free,
         driver=driver,
@@ -339,6 +342,11 @@ def text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
+def short(name: str) -> str:
+    """`RTX 4090` for `NVIDIA GeForce RTX 4090`."""
+    return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
 def visible(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The cards that CUDA_VISIBLE_DEVICES leaves: numbers, or beginnings of UUIDs."""
     asked = environ.get("CUDA_VISIBLE_DEVICES")
@@ -372,15 +380,15 @@ def ask_torch(command: tuple[str, ...]) -> tuple[tuple[Gpu, ...], str]:
 
 
 def torch_gpu(row: dict[str, Any]) -> Gpu:
-    capability = (row["capability"][0], row["capability"][1])
+    name, capability = short(row["name"]), (row["capability"][0], row["capability"][1])
     return Gpu(
         index=row["index"],
         uuid=row["uuid"],
-        name=row["name"].removeprefix("NVIDIA ").removeprefix("GeForce "),
+        name=name,
         total_bytes=row["total"],
         free_bytes=row["free"],
         capability=capability,
-        problem=unfit(row["name"], None, capability),
+        problem=unfit(name, None, capability),
     )
 
 
