@@ -1,0 +1,146 @@
+"""How a file's bytes become UTF-8: byte order marks, UTF-16, and the older encodings that people's files still have."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from trainer_core.errors import DataError
+
+CHUNK = 1 << 20
+SAMPLE = 1 << 16
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+FEW = 32
+"""Below this many non-ASCII bytes a guess by statistics is worth less than the most common encoding."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A codec name and, where it is not plain UTF-8, how it was found."""
+
+    name: str
+    note: str = ""
+
+
+def find(open_file: Callable[[], BinaryIO]) -> Encoding:
+    """The encoding of a text file, read once from end to end where it has no byte order mark.
+
+    A file that is UTF-8 except for a few lines counts as UTF-8: its bad lines are reported one by one by the reader.
+    """
+    with open_file() as file:
+        head = file.read(SAMPLE)
+    for mark, name in BOMS:
+        if head.startswith(mark):
+            return Encoding(name, "" if name == "utf-8-sig" else f"read as {name.upper()}, as its first bytes say")
+    if wide := utf16_without_mark(head):
+        return Encoding(wide, f"read as {wide.upper()}, as every second byte is zero")
+    with open_file() as file:
+        if is_utf8(file):
+            return Encoding("utf-8")
+    with open_file() as file:
+        return older(file)
+
+
+def utf16_without_mark(head: bytes) -> str | None:
+    """UTF-16 text in Latin script has a zero in most of its odd (little endian) or even (big endian) places."""
+    half = max(1, len(head) // 2)
+    if head[1::2].count(0) > 0.4 * half and head[::2].count(0) < 0.1 * half:
+        return "utf-16-le"
+    if head[::2].count(0) > 0.4 * half and head[1::2].count(0) < 0.1 * half:
+        return "utf-16-be"
+    return None
+
+
+def is_utf8(file: BinaryIO) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := file.read(CHUNK):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def older(file: BinaryIO) -> Encoding:
+    """UTF-8 with bad lines, or an encoding from before UTF-8, by the lines that are not plain ASCII."""
+    good, bad, first = 0, bytearray(), 0
+    for number, line in enumerate(iter(lambda: file.readline(CHUNK), b""), start=1):
+        if line.isascii():
+            continue
+        try:
+            line.decode()
+            good += 1
+        except UnicodeDecodeError:
+            first = first or number
+            bad += line[: SAMPLE - len(bad)]
+    if good:
+        return Encoding("utf-8")
+    name = guess(bytes(bad))
+    return Encoding(name, f"not UTF-8 (first seen in line {first}); read as {name}")
+
+
+def guess(sample: bytes) -> str:
+    """The likeliest single encoding of the lines that are not UTF-8. Few odd bytes: Windows-1252, or Latin-1 where that has gaps."""
+    if sum(byte > 127 for byte in sample) >= FEW:
+        from charset_normalizer import from_bytes
+
+        if best := from_bytes(sample).best():
+            return best.encoding
+    try:
+        sample.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
+
+
+def as_utf8(file: BinaryIO, encoding: Encoding, name: str) -> BinaryIO:
+    """The file's text as a stream of UTF-8 bytes, without a byte order mark."""
+    if encoding.name == "utf-8":
+        return file
+    if encoding.name == "utf-8-sig":
+        file.read(len(codecs.BOM_UTF8))
+        return file
+    return io.BufferedReader(Recoded(file, encoding.name, name), CHUNK)
+
+
+class Recoded(io.RawIOBase):
+    """Bytes of one encoding read as bytes of UTF-8."""
+
+    def __init__(self, file: BinaryIO, encoding: str, name: str) -> None:
+        self.file, self.name, self.lines, self.rest = file, name, 1, b""
+        self.decoder = codecs.getincrementaldecoder(encoding)()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        while not self.rest:
+            chunk = self.file.read(SAMPLE)
+            self.rest = self.decoded(chunk)
+            self.lines += self.rest.count(b"\n")
+            if not chunk:
+                break
+        taken = self.rest[: len(buffer)]
+        self.rest = self.rest[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    def decoded(self, chunk: bytes) -> bytes:
+        """Raises DataError with the line near which the bytes stop being text."""
+        try:
+            return self.decoder.decode(chunk, final=not chunk).encode()
+        except UnicodeDecodeError as error:
+            line = self.lines + chunk[: error.start].count(b"\n")
+            raise DataError(
+                f"{self.name}, near line {line}: the bytes are not {error.encoding} text ({error.reason}). Save the file as UTF-8."
+            ) from error

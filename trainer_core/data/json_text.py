@@ -1,0 +1,233 @@
+"""How JSON text is taken apart: a list of any size piece by piece, each piece with its place, and faults in plain words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import orjson
+
+from trainer_core.data.limits import MIB, Limits
+
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
+BETWEEN = re.compile(rb"[\s,]*+")
+WORDS = {
+    "unexpected end of data": "cut off in the middle",
+    "unexpected control character in string": "a raw line break, tab or other control character inside a text; write it as \\n or \\t",
+    "surrogate": "half of a surrogate pair, which is no character",
+    "depth limit exceeded": "nested too deeply",
+    "trailing comma is not allowed": "a comma before the closing bracket",
+    "unexpected content after document": "more text after the end of the row",
+    "invalid escaped sequence in string": "an unknown escape after a backslash",
+    "unexpected character, expected a string key": 'a key that is not in double quotes (")',
+    "unexpected character, expected ':' after key": "no colon after a key",
+    "unexpected character, expected ',' or '}'": "no comma or closing brace where one is needed",
+    "unexpected character, expected ',' or ']'": "no comma or closing bracket where one is needed",
+    "unexpected character, expected a JSON value": "something that is no JSON value (NaN, None and single quotes are not JSON)",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a piece of JSON is no row. `at`: characters before the fault; `syntax`: what follows it cannot be trusted."""
+
+    reason: str
+    at: int = 0
+    snippet: str = ""
+    syntax: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One value of a document and where it begins. `alone`: it is the document's only one; `fault`: why there is none."""
+
+    text: bytes
+    line: int
+    column: int
+    alone: bool = False
+    fault: str = ""
+
+
+def parsed(text: bytes, limits: Limits) -> dict[str, Any] | Fault:
+    """One JSON object, or why the text is none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return fault(text, error)
+    found = as_object(value)
+    if isinstance(found, Fault):
+        return found
+    try:
+        keys = count_keys(found, limits.depth - 1)
+    except RecursionError:
+        return Fault(f"nested deeper than {limits.depth} levels")
+    return found if keys == count_colons(text) else without_double(text, found)
+
+
+def as_object(value: Any) -> dict[str, Any] | Fault:
+    kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return (
+        value
+        if isinstance(value, dict)
+        else Fault(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
+    )
+
+
+def fault(text: bytes, error: orjson.JSONDecodeError) -> Fault:
+    try:
+        text.decode()
+    except UnicodeDecodeError as bad:
+        before = text[: bad.start].decode()
+        around = before[-30:] + text[bad.start : bad.start + 30].decode(errors="replace")
+        return Fault(f"byte 0x{text[bad.start]:02x} is not UTF-8", len(before), shown(around), syntax=True)
+    reason = next((words for mark, words in WORDS.items() if mark in error.msg), error.msg)
+    return Fault(
+        f"not valid JSON, {reason}", error.pos, shown(error.doc[max(0, error.pos - 30) : error.pos + 30]), syntax=True
+    )
+
+
+def shown(text: str) -> str:
+    """A short piece of a file, on one line and without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:60]).strip()
+
+
+def count_keys(value: Any, left: int) -> int:
+    """How many keys a value has in all; RecursionError where it is deeper than `left` levels."""
+    if left < 0:
+        raise RecursionError
+    if isinstance(value, dict):
+        own, inside = len(value), value.values()
+    else:
+        own, inside = 0, value
+    return own + sum(count_keys(one, left - 1) for one in inside if isinstance(one, dict | list))
+
+
+def count_colons(text: bytes) -> int:
+    """How many keys the text spells, by the quote and colon after each; exact for JSON as programs write it."""
+    return text.count(b'":') - text.count(b'\\":') + text.count(b'" :')
+
+
+def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault:
+    """The value, unless one of its objects has a key twice, of which a parser keeps only the last."""
+    doubles: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        keys = [key for key, _ in pairs]
+        doubles.extend(key for key in set(keys) if keys.count(key) > 1)
+
+    json.loads(text, object_pairs_hook=look)
+    return Fault(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
+
+
+def only_list(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that is a wrapper around one list of objects, as in {"data": [...]}; a chat's turns are no rows."""
+    lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+    if len(lists) != 1 or any(key in lists[0][0] for key in ("role", "from", "content", "value")):
+        return None
+    return lists[0]
+
+
+def moved(piece: Piece, characters: int) -> tuple[int, int]:
+    """Line and column of a place that many characters into the piece."""
+    before = piece.text.decode(errors="replace")[:characters]
+    lines = before.count("\n")
+    return piece.line + lines, len(before) - before.rfind("\n") if lines else piece.column + characters
+
+
+def pieces(file: BinaryIO, limits: Limits) -> Iterator[Piece]:
+    """The values of a top-level list, or the values that follow one another, in bounded memory.
+
+    The last piece has a `fault` where the text breaks off or holds something else.
+    """
+    text = Text(file)
+    inside = text.peek() == b"["
+    if inside:
+        text.advance(text.at + 1)
+    most = limits.line_bytes if inside else limits.document_bytes
+    count = 0
+    while (start := text.peek()) in (b"{", b"["):
+        count += 1
+        line, column = text.line, text.column
+        value, why = text.value(most, limits.depth)
+        alone = count == 1 and not inside and not text.peek()
+        yield Piece(value, line, column, alone, why)
+        if why:
+            return
+    if inside and start == b"]":
+        text.advance(text.at + 1)
+        if text.peek():
+            yield Piece(b"", text.line, text.column, fault="more text after the end of the list")
+    elif start:
+        yield Piece(
+            b"", text.line, text.column, fault=f"not a row but {shown(text.rest())!r}; each row is an object in braces"
+        )
+    elif inside:
+        yield Piece(b"", text.line, text.column, fault="the file ends before its list is closed; it is cut off")
+
+
+class Text:
+    """A window on a stream of JSON text that knows the line and column it stands at."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.buffer, self.at, self.line, self.column = file, b"", 0, 1, 1
+
+    def more(self) -> bool:
+        """Reads on, twice as far each time, so that a long value is scanned few times."""
+        chunk = self.file.read(max(MIB, len(self.buffer) - self.at))
+        self.buffer, self.at = self.buffer[self.at :] + chunk, 0
+        return bool(chunk)
+
+    def peek(self) -> bytes:
+        """The next byte that is neither white space nor a comma; nothing at the end."""
+        while True:
+            self.advance(BETWEEN.match(self.buffer, self.at).end())  # type: ignore[union-attr]
+            if self.at < len(self.buffer) or not self.more():
+                return self.buffer[self.at : self.at + 1]
+
+    def rest(self) -> str:
+        return self.buffer[self.at : self.at + 60].decode(errors="replace")
+
+    def advance(self, to: int) -> None:
+        passed = self.buffer[self.at : to]
+        if lines := passed.count(b"\n"):
+            self.line, self.column = self.line + lines, 1
+            passed = passed[passed.rfind(b"\n") + 1 :]
+        self.column += len(passed.decode(errors="replace"))
+        self.at = to
+
+    def value(self, most: int, depth: int) -> tuple[bytes, str]:
+        """The object or list that begins here, or why it has no end."""
+        while True:
+            try:
+                end = end_of_value(self.buffer, self.at, depth)
+            except RecursionError:
+                return b"", f"nested deeper than {depth} levels"
+            if end is not None and end - self.at <= most:
+                value = self.buffer[self.at : end]
+                self.advance(end)
+                return value, ""
+            if len(self.buffer) - self.at > most:
+                return b"", f"one row is longer than {most // MIB} MB"
+            if not self.more():
+                return b"", "the file ends in the middle of this row; it is cut off or lacks a quote or a bracket"
+
+
+def end_of_value(text: bytes, start: int, depth: int) -> int | None:
+    """The index behind the object or list at `start`, None where the text ends first; RecursionError beyond `depth` levels."""
+    level = 0
+    for token in TOKEN.finditer(text, start):
+        first = text[token.start()]
+        if first in b"{[":
+            level += 1
+            if level > depth:
+                raise RecursionError
+        elif first in b"}]":
+            level -= 1
+            if level == 0:
+                return token.end()
+        elif token.end() - token.start() == 1:
+            return None
+    return None

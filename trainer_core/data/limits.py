@@ -1,0 +1,25 @@
+"""What no data file may ask for. Real data sets stay far below these; files made to hurt do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one file. The child's memory and time limits come on top of them."""
+
+    line_bytes: int = 8 * MIB
+    """One row of text."""
+    document_bytes: int = 128 * MIB
+    """One JSON object that holds the whole list; lists and JSONL are read piece by piece and may be larger."""
+    batch_bytes: int = 512 * MIB
+    """256 rows of Parquet, or a whole Parquet file inside gzip."""
+    unpacked_bytes: int = 16 << 30
+    depth: int = 64
+    rows: int = 5_000_000
+
+
+LIMITS = Limits()

@@ -1,0 +1,203 @@
+"""What a run trains on: which rows are used, which are held out, and a sentence about everything left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from trainer_core import config
+from trainer_core.data import split
+from trainer_core.data.health import trimmed, unusable
+from trainer_core.data.read import Flaw
+from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
+from trainer_core.data.source import Example, Found, Misfit, News, Note, Request, examples
+from trainer_core.errors import DataError
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+NAMED = 5
+"""Rows named in one sentence; a longer list would not be read."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The rows of a run, with notes on what was left out. `sha256` is over the rows: equal rows, equal hash."""
+
+    chats: tuple[Chat, ...]
+    pairs: tuple[Pair, ...]
+    held_out: tuple[Pair, ...]
+    held_out_chats: tuple[Chat, ...]
+    notes: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows to train on, rows held out, and the notes on the rest."""
+
+    train: tuple[Item, ...] = ()
+    held_out: tuple[Item, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def load(data: config.Data, method: config.Method) -> Loaded:
+    """The rows of a run by its recipe.
+
+    Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
+    `data.held_out`, from the bundled file for the sample data, else they are split off (see `split`). No prompt that is held out
+    is trained on.
+
+    Raises:
+        DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
+    """
+    dpo, sft = "dpo" in method.stages, "sft" in method.stages
+    pairs = preferences(data, dpo)
+    examples = conversations(data, pairs) if sft else Part()
+    for wanted, part, what in ((dpo, pairs, "preference pairs"), (sft, examples, "examples")):
+        if wanted and not part.train:
+            raise DataError(f"No {what} are left to train on. " + " ".join((*pairs.notes, *examples.notes)))
+    train = tuple(item for item in pairs.train if isinstance(item, Pair)) if dpo else ()
+    held_out = tuple(item for item in pairs.held_out if isinstance(item, Pair))
+    chats, out_chats = chats_of(examples.train), chats_of(examples.held_out)
+    notes = tuple(dict.fromkeys(pairs.notes + examples.notes))
+    return Loaded(chats, train, held_out, out_chats, notes, digest(chats, train, held_out, out_chats))
+
+
+def preferences(data: config.Data, needed: bool) -> Part:
+    """The pairs, with those held out; nothing where only chats of their own are trained on and none are held out by hand.
+
+    Raises:
+        DataError: `needed` and the file holds chats.
+    """
+    apart = held_out_file(data)
+    held_out = read(apart, None, Pair) if apart else Part()
+    if data.pairs is None or not (needed or data.chat is None):
+        return Part((), held_out.train, held_out.notes)
+    rows = read(located(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None)
+    if apart is None:
+        return divided(rows, "pairs" if needed else "examples")
+    kept, note = without(rows.train, held_out.train, "pairs")
+    return Part(kept, held_out.train, rows.notes + held_out.notes + note)
+
+
+def conversations(data: config.Data, pairs: Part) -> Part:
+    """The examples of SFT, without those whose prompt is among the held-out pairs."""
+    if data.chat is None:
+        return pairs
+    rows = read(located(data.chat, "sample_chat.jsonl"), data.chat_rows, None)
+    kept, note = without(rows.train, pairs.held_out, "examples")
+    return divided(Part(kept, (), rows.notes + note), "examples")
+
+
+def held_out_file(data: config.Data) -> Path | None:
+    """Where the held-out pairs are, if they have a file of their own."""
+    if data.held_out:
+        return located(data.held_out, "sample_heldout.jsonl")
+    sample = data.pairs == config.SAMPLE and data.chat in (None, config.SAMPLE)
+    return located(config.SAMPLE, "sample_heldout.jsonl") if sample else None
+
+
+def located(name: str, bundled: str) -> Path:
+    return ASSETS / bundled if name == config.SAMPLE else Path(name).expanduser()
+
+
+def divided(rows: Part, what: str) -> Part:
+    """The rows with some of them held out by the hash of their prompt."""
+    train, held_out = split.split(rows.train, lambda item: prompt_key(opening(item)))
+    note = f"{len(held_out)} of {len(rows.train)} {what} are held out and never trained on."
+    if not held_out:
+        note = f"Nothing is held out of {len(rows.train)} {what}: too few different prompts."
+    return Part(train, held_out, (*rows.notes, note))
+
+
+def without(rows: Sequence[Item], held_out: Iterable[Item], what: str) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """The rows that answer no held-out prompt, and a note on the others."""
+    closed = {prompt_key(prompt) for item in held_out for prompt in prompts_of(item)}
+    kept = tuple(row for row in rows if closed.isdisjoint(prompt_key(prompt) for prompt in prompts_of(row)))
+    lost = len(rows) - len(kept)
+    return kept, ((f"{lost} of {len(rows)} {what} left out: their prompt is held out.",) if lost else ())
+
+
+def read(path: Path, rows: int | None, wanted: type[Pair] | None) -> Part:
+    """The usable items of a file or folder, with notes on the others.
+
+    Raises:
+        DataError: see `source.examples`; also damaged lines, and chats where pairs are `wanted`.
+    """
+    tally, items = Tally(path.name), []
+    for news in examples(Request(path, rows=rows)):
+        tally.add(news)
+        if isinstance(news, Found) and wanted and news.shape.kind != "pairs":
+            raise DataError(
+                f"{news.file}: no rejected column. It holds {news.shape.name}: enough for SFT, but DPO needs a prompt, a chosen and a "
+                "rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
+            )
+        if isinstance(news, Example):
+            item = trimmed(news.item)
+            why = unusable(item)
+            tally.leave_out(why, news) if why else items.append(item)
+    tally.check_damage()
+    return Part(tuple(items), (), tuple(tally.notes()))
+
+
+class Tally:
+    """What is said about one source: its notes, and the rows left out by reason."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.total, self.said = name, 0, list[str]()
+        self.reasons: dict[str, list[str]] = {}
+        self.damaged: list[Flaw] = []
+
+    def add(self, news: News) -> None:
+        self.total += isinstance(news, Example | Misfit)
+        match news:
+            case Note():
+                self.said.append(news.text)
+            case Flaw():
+                self.damaged.append(news)
+            case Misfit():
+                self.leave_out(news.reason, news)
+
+    def leave_out(self, reason: str, row: Example | Misfit) -> None:
+        self.reasons.setdefault(reason, []).append(f"line {row.line}" if row.line else f"row {row.row}")
+
+    def notes(self) -> Iterator[str]:
+        """Sentences such as "2 of 400 rows in x.jsonl left out (line 3, line 17): chosen and rejected are the same text."."""
+        yield from self.said
+        for reason, places in self.reasons.items():
+            named = ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
+            yield f"{len(places)} of {self.total} rows in {self.name} left out ({named}): {reason}."
+
+    def check_damage(self) -> None:
+        """Raises DataError where lines could not be read at all: what they held is not known, so nothing is trained in silence."""
+        if self.damaged:
+            more = f"\n… and {len(self.damaged) - NAMED} more." if len(self.damaged) > NAMED else ""
+            lines = "\n".join(map(str, self.damaged[:NAMED]))
+            raise DataError(
+                f"{lines}{more}\nMend or remove {'this line' if len(self.damaged) == 1 else 'these lines'}."
+            )
+
+
+def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:
+    """Conversations, where a pair stands for its chosen answer."""
+    return tuple(as_chat(item) if isinstance(item, Pair) else item for item in items)
+
+
+def digest(*parts: Sequence[Item]) -> str:
+    """SHA-256 over all rows as JSON lines, part by part, in order."""
+    sha = hashlib.sha256()
+    for part in parts:
+        for item in part:
+            sha.update(orjson.dumps(canonical(item), option=orjson.OPT_APPEND_NEWLINE))
+        sha.update(b"\n")
+    return sha.hexdigest()
+
+
+def canonical(item: Item) -> list[list[list[str]]]:
+    parts: tuple[tuple[Message, ...], ...] = (
+        (item.messages,) if isinstance(item, Chat) else (item.prompt, item.chosen, item.rejected)
+    )
+    return [[[message.role, message.content] for message in part] for part in parts]

@@ -1,0 +1,77 @@
+"""The one form every data set takes inside: messages, chats and preference pairs, and when two prompts count as the same."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` is kept to the byte as the file has it."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to imitate: what the assistant says is learned, the rest is given."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt with a better and a worse answer; each answer is usually a single assistant message."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+
+Item = Chat | Pair
+
+
+def as_chat(pair: Pair) -> Chat:
+    """What SFT learns from a pair: the chosen answer."""
+    return Chat(pair.prompt + pair.chosen)
+
+
+def prompt_key(prompt: Iterable[Message]) -> bytes:
+    """16 bytes that are equal for prompts a reader would call the same.
+
+    System messages, letter case, white space and Unicode look-alikes (NFKC) do not count.
+    """
+    digest = blake2b(digest_size=16)
+    for message in prompt:
+        if message.role != "system":
+            digest.update(f"{message.role}\0{plain(message.content)}\0".encode())
+    return digest.digest()
+
+
+def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
+    """Every prompt that the item answers: one for a pair, one per assistant turn for a chat."""
+    if isinstance(item, Pair):
+        yield item.prompt
+        return
+    for at, message in enumerate(item.messages):
+        if message.role == "assistant":
+            yield item.messages[:at]
+
+
+def opening(item: Item) -> tuple[Message, ...]:
+    """What comes before the first answer; rows that share it are never split between training and held-out."""
+    return next(prompts_of(item))
+
+
+def plain(text: str) -> str:
+    """Text without the differences that do not count: case, white space, Unicode look-alikes."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.split()).casefold()

@@ -1,0 +1,40 @@
+"""Which rows are held out: chosen by hash of the prompt, so that order, repetition and later runs change nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+SHARE, LEAST, MOST = 0.05, 16, 200
+"""5 %: enough for a steady figure, little enough not to be missed in training."""
+
+T = TypeVar("T")
+
+
+def size(rows: int) -> int:
+    """How many rows to hold out: 5 %, at least 16 and at most 200, but never more than a quarter."""
+    return min(max(round(SHARE * rows), LEAST), MOST, rows // 4)
+
+
+def held_out_keys(keys: Iterable[bytes]) -> frozenset[bytes]:
+    """The prompts to hold out, given the prompt key of each row. All rows with one prompt fall on the same side.
+
+    Prompts are taken in the order of their keys, which are hashes, as long as their rows fit into `size`.
+    """
+    counts = Counter(keys)
+    left = size(counts.total())
+    taken = set()
+    for key in sorted(counts):
+        if counts[key] <= left:
+            taken.add(key)
+            left -= counts[key]
+    return frozenset(taken)
+
+
+def split(rows: Sequence[T], key: Callable[[T], bytes]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """The rows to train on and the rows held out, each in the order given."""
+    keys = [key(row) for row in rows]
+    out = held_out_keys(keys)
+    train = tuple(row for row, its in zip(rows, keys, strict=True) if its not in out)
+    return train, tuple(row for row, its in zip(rows, keys, strict=True) if its in out)
