@@ -31,23 +31,18 @@ class Encoding:
     note: str = ""
 
 
-def find(open_file: Callable[[], BinaryIO]) -> Encoding:
+def find(from_start: Callable[[], BinaryIO]) -> Encoding:
     """The encoding of a text file, read once from end to end where it has no byte order mark.
 
     A file that is UTF-8 except for a few lines counts as UTF-8: its bad lines are reported one by one by the reader.
     """
-    with open_file() as file:
-        head = file.read(SAMPLE)
+    head = from_start().read(SAMPLE)
     for mark, name in BOMS:
         if head.startswith(mark):
             return Encoding(name, "" if name == "utf-8-sig" else f"read as {name.upper()}, as its first bytes say")
     if wide := utf16_without_mark(head):
         return Encoding(wide, f"read as {wide.upper()}, as every second byte is zero")
-    with open_file() as file:
-        if is_utf8(file):
-            return Encoding("utf-8")
-    with open_file() as file:
-        return older(file)
+    return Encoding("utf-8") if is_utf8(from_start()) else older(from_start())
 
 
 def utf16_without_mark(head: bytes) -> str | None:
@@ -90,7 +85,7 @@ def older(file: BinaryIO) -> Encoding:
 
 
 def guess(sample: bytes) -> str:
-    """The likeliest single encoding of the lines that are not UTF-8. Few odd bytes: Windows-1252, or Latin-1 where that has gaps."""
+    """The likeliest encoding of lines that are not UTF-8; for few odd bytes Windows-1252, or Latin-1 where that has gaps."""
     if sum(byte > 127 for byte in sample) >= FEW:
         from charset_normalizer import from_bytes
 
@@ -141,6 +136,5 @@ class Recoded(io.RawIOBase):
             return self.decoder.decode(chunk, final=not chunk).encode()
         except UnicodeDecodeError as error:
             line = self.lines + chunk[: error.start].count(b"\n")
-            raise DataError(
-                f"{self.name}, near line {line}: the bytes are not {error.encoding} text ({error.reason}). Save the file as UTF-8."
-            ) from error
+            why = f"the bytes are not {error.encoding} text ({error.reason})"
+            raise DataError(f"{self.name}, near line {line}: {why}. Save the file as UTF-8.") from error
