@@ -1,4 +1,4 @@
-"""What can be wrong with rows that were read: findings with counts and examples, and which rows cannot be trained on at all."""
+"""What can be wrong with rows that were read: findings with counts and examples, and rows that teach nothing."""
 
 from __future__ import annotations
 

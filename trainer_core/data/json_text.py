@@ -1,4 +1,4 @@
-"""How JSON text is taken apart: a list of any size piece by piece, each piece with its place, and faults in plain words."""
+"""How JSON text is taken apart: a list of any size piece by piece, each with its place, and faults in plain words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
 BETWEEN = re.compile(rb"[\s,]*+")
 WORDS = {
     "unexpected end of data": "cut off in the middle",
-    "unexpected control character in string": "a raw line break, tab or other control character inside a text; write it as \\n or \\t",
+    "unexpected control character in string": "a raw line break or control character in a text (write \\n or \\t)",
     "surrogate": "half of a surrogate pair, which is no character",
     "depth limit exceeded": "nested too deeply",
     "trailing comma is not allowed": "a comma before the closing bracket",
@@ -26,7 +26,7 @@ WORDS = {
     "unexpected character, expected ':' after key": "no colon after a key",
     "unexpected character, expected ',' or '}'": "no comma or closing brace where one is needed",
     "unexpected character, expected ',' or ']'": "no comma or closing bracket where one is needed",
-    "unexpected character, expected a JSON value": "something that is no JSON value (NaN, None and single quotes are not JSON)",
+    "unexpected character, expected a JSON value": "no JSON value where one is needed (NaN, None and single quotes are none)",
 }
 
 
@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Piece:
-    """One value of a document and where it begins. `alone`: it is the document's only one; `fault`: why there is none."""
+    """One value of a document and where it begins. `alone`: there is no other; `fault`: why there is none."""
 
     text: bytes
     line: int
@@ -123,7 +123,7 @@ def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault
 
 
 def only_list(value: dict[str, Any]) -> list[Any] | None:
-    """The rows of an object that is a wrapper around one list of objects, as in {"data": [...]}; a chat's turns are no rows."""
+    """The rows of an object that wraps one list of objects, as in {"data": [...]}; the turns of a chat are no rows."""
     lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
     if len(lists) != 1 or any(key in lists[0][0] for key in ("role", "from", "content", "value")):
         return None
@@ -216,7 +216,7 @@ class Text:
 
 
 def end_of_value(text: bytes, start: int, depth: int) -> int | None:
-    """The index behind the object or list at `start`, None where the text ends first; RecursionError beyond `depth` levels."""
+    """The index behind the value at `start`, None where the text ends first; RecursionError beyond `depth` levels."""
     level = 0
     for token in TOKEN.finditer(text, start):
         first = text[token.start()]

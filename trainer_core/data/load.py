@@ -47,8 +47,8 @@ def load(data: config.Data, method: config.Method) -> Loaded:
     """The rows of a run by its recipe.
 
     Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
-    `data.held_out`, from the bundled file for the sample data, else they are split off (see `split`). No prompt that is held out
-    is trained on.
+    `data.held_out`, from the bundled file for the sample data, else they are split off (see `split`). No prompt that is
+    held out is trained on.
 
     Raises:
         DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
@@ -67,7 +67,7 @@ def load(data: config.Data, method: config.Method) -> Loaded:
 
 
 def preferences(data: config.Data, needed: bool) -> Part:
-    """The pairs, with those held out; nothing where only chats of their own are trained on and none are held out by hand.
+    """The pairs and those held out; none to train on where SFT has examples of its own and DPO is not asked for.
 
     Raises:
         DataError: `needed` and the file holds chats.
@@ -131,16 +131,20 @@ def read(path: Path, rows: int | None, wanted: type[Pair] | None) -> Part:
     for news in examples(Request(path, rows=rows)):
         tally.add(news)
         if isinstance(news, Found) and wanted and news.shape.kind != "pairs":
-            raise DataError(
-                f"{news.file}: no rejected column. It holds {news.shape.name}: enough for SFT, but DPO needs a prompt, a chosen and a "
-                "rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
-            )
+            raise no_pairs(news)
         if isinstance(news, Example):
             item = trimmed(news.item)
             why = unusable(item)
             tally.leave_out(why, news) if why else items.append(item)
     tally.check_damage()
     return Part(tuple(items), (), tuple(tally.notes()))
+
+
+def no_pairs(found: Found) -> DataError:
+    return DataError(
+        f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but DPO needs a prompt, a chosen "
+        "and a rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
+    )
 
 
 class Tally:
@@ -165,14 +169,14 @@ class Tally:
         self.reasons.setdefault(reason, []).append(f"line {row.line}" if row.line else f"row {row.row}")
 
     def notes(self) -> Iterator[str]:
-        """Sentences such as "2 of 400 rows in x.jsonl left out (line 3, line 17): chosen and rejected are the same text."."""
+        """Such as "2 of 400 rows in x.jsonl left out (line 3, line 17): the prompt is empty."."""
         yield from self.said
         for reason, places in self.reasons.items():
             named = ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
             yield f"{len(places)} of {self.total} rows in {self.name} left out ({named}): {reason}."
 
     def check_damage(self) -> None:
-        """Raises DataError where lines could not be read at all: what they held is not known, so nothing is trained in silence."""
+        """Raises DataError where lines could not be read: what they held is not known, so they are not passed over."""
         if self.damaged:
             more = f"\n… and {len(self.damaged) - NAMED} more." if len(self.damaged) > NAMED else ""
             lines = "\n".join(map(str, self.damaged[:NAMED]))

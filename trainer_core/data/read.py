@@ -24,9 +24,10 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "state.json")
 BINARY = {
     b"PK\x03\x04": "a zip archive (or Excel file)", b"7z\xbc\xaf": "a 7z archive", b"\xfd7zXZ": "an xz archive",
-    b"BZh": "a bzip2 archive", b"\x28\xb5\x2f\xfd": "a zstd archive", b"ARROW1": "an Arrow file", b"\x80\x02": "a Python pickle",
-    b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle", b"\x80\x05": "a Python pickle", b"%PDF": "a PDF",
-    b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"SQLite": "a database", b"\x7fELF": "a program", b"GGUF": "a GGUF model",
+    b"BZh": "a bzip2 archive", b"\x28\xb5\x2f\xfd": "a zstd archive", b"ARROW1": "an Arrow file",
+    b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle", b"%PDF": "a PDF", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
+    b"SQLite": "a database", b"\x7fELF": "a program", b"GGUF": "a GGUF model",
 }  # fmt: skip
 DELIMITERS = ",\t;|"
 
@@ -105,8 +106,9 @@ def in_folder(folder: Path) -> Files:
         else:
             notes.append(f"{path.name} was not read: it is no data file by its name.")
     if not found:
+        kinds = ", ".join(SUFFIXES)
         raise DataError(
-            f"{folder}: no data file in this folder ({', '.join(SUFFIXES)}, also with .gz). {' '.join(notes[:3])}".strip()
+            f"{folder}: no data file in this folder ({kinds}, also with .gz). {' '.join(notes[:3])}".strip()
         )
     return Files(tuple(found), tuple(notes))
 
@@ -278,9 +280,7 @@ def as_row(found: dict[str, Any] | json_text.Fault, name: str, row: int, line: i
 
 def json_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
     """The objects of a list, of an object that holds one list, or written one after the other over several lines."""
-    row = 0
-    for piece in json_text.pieces(file, limits):
-        row += 1
+    for row, piece in enumerate(json_text.pieces(file, limits), start=1):
         if piece.fault:
             yield Flaw(name, row, piece.line, piece.column, piece.fault, fatal=True)
             return

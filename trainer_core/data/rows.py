@@ -1,4 +1,4 @@
-"""The one form every data set takes inside: messages, chats and preference pairs, and when two prompts count as the same."""
+"""The one form all data takes inside: messages, chats, preference pairs; and when two prompts count as the same."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from trainer_core.data import read, shape
+from trainer_core.data import cells, read, shape
+from trainer_core.data.convert import Columns
 from trainer_core.data.limits import LIMITS, Limits
 from trainer_core.data.read import Flaw, Row
 from trainer_core.data.rows import Item
@@ -65,12 +66,12 @@ class Request:
     """What to read: a file or folder, columns given by hand, and how many rows from the top (None: all)."""
 
     path: Path
-    columns: shape.Columns | None = None
+    columns: Columns | None = None
     rows: int | None = None
 
 
 def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
-    """Everything in the files behind the path, in order. Row counts run through each file; `rows` counts over all of them.
+    """Everything in the files behind the path, in order; `rows` counts over all of them.
 
     Raises:
         DataError: a file cannot be read at all, has no known shape, or the files hold both pairs and chats.
@@ -87,9 +88,8 @@ def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
             elif left is not None and not isinstance(news, Note):
                 left -= 1
             if len(kinds) > 1:
-                raise DataError(
-                    f"{request.path}: {kinds['pairs']} holds pairs, but {kinds['chat']} holds chats. Put them in folders of their own."
-                )
+                both = f"{kinds['pairs']} holds pairs, but {kinds['chat']} holds chats"
+                raise DataError(f"{request.path}: {both}. Put them in folders of their own.")
             yield news
 
 
@@ -104,14 +104,14 @@ def islice_rows(news: Iterator[News], count: int | None) -> Iterator[News]:
                 return
 
 
-def one_file(path: Path, columns: shape.Columns | None, limits: Limits) -> Iterator[News]:
+def one_file(path: Path, columns: Columns | None, limits: Limits) -> Iterator[News]:
     """What one file holds, its shape found from its first rows."""
     with read.opened(path, limits) as file:
         if file.encoding.note:
             yield Note(f"{file.name}: {file.encoding.note}.")
         first = list(islice(file.rows, SAMPLE))
         table = file.format == "csv"
-        sample = [shape.unpacked(row.values) if table else row.values for row in first if isinstance(row, Row)]
+        sample = [cells.unpacked(row.values) if table else row.values for row in first if isinstance(row, Row)]
         if not sample:
             yield from (row for row in first if isinstance(row, Flaw))
             return
@@ -124,7 +124,7 @@ def one_file(path: Path, columns: shape.Columns | None, limits: Limits) -> Itera
 def converted(row: Row, found: shape.Shape, name: str, table: bool) -> Example | Misfit:
     """The row as an item; CSV cells that spell messages are unpacked first."""
     try:
-        item = found.convert(shape.unpacked(row.values) if table else row.values)
-    except shape.BadRow as bad:
+        item = found.convert(cells.unpacked(row.values) if table else row.values)
+    except cells.BadRow as bad:
         return Misfit(name, row.number, row.line, bad.code, str(bad))
     return Example(name, row.number, row.line, item)
