@@ -187,7 +187,7 @@ class Recipe(Strict):
     model: str = Field(default=STARTER, min_length=1, title="Model")
     """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
     precision: Precision = Field(default="auto", title="Precision of the base")
-    """Auto: 4-bit NF4 on CUDA [QLoRA], full 32 bit on the processor, where a small model is quick and exact."""
+    """Auto: 4-bit NF4 on CUDA [QLoRA]; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
     method: Method = Field(default=Method.SFT_DPO, title="Method")
     """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
     seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")

@@ -72,6 +72,13 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """A sentence about the data or the run that the user should read: rows that were left out or cut, and the like."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Optimiser steps of each stage, as far as they are known before the first one."""
 
@@ -199,7 +206,7 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Plan | Proof | Step | Saved | Scored | Asked | Text | Answered | Ended | Failed
+    Status | Prepared | Changed | Noted | Plan | Proof | Step | Saved | Scored | Asked | Text | Answered | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
@@ -210,7 +217,7 @@ class EventLog:
     def __init__(self, path: Path):
         self.path = path
         cut_torn_tail(path)
-        self._seq = sum(1 for _ in path.open("rb")) if path.exists() else 0
+        self._seq = path.read_bytes().count(b"\n") if path.exists() else 0
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (open as long as the worker lives)
         self._lock = threading.Lock()
 
@@ -295,6 +302,7 @@ class RunView:
     prepared: Prepared | None = None
     proof: Proof | None = None
     changes: tuple[Changed, ...] = ()
+    notes: tuple[str, ...] = ()
     adapters: Mapping[str, str] = field(default_factory=dict)
     scores: tuple[LaneScore, ...] = ()
     ask: str = ""
@@ -304,6 +312,10 @@ class RunView:
     @property
     def last(self) -> Step | None:
         return self.points[-1] if self.points else None
+
+    def used(self, what: str, asked: str) -> str:
+        """The value a setting really had: what was asked, unless the run says otherwise."""
+        return next((change.used for change in reversed(self.changes) if change.what == what), asked)
 
     @property
     def progress(self) -> float:
@@ -328,9 +340,11 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
         case Status(phase, detail):
             return replace(view, phase=phase, detail=detail)
         case Prepared():
-            return replace(view, prepared=event)
+            return replace(view, prepared=event, notes=(*view.notes, *event.notes))
         case Changed():
             return replace(view, changes=(*view.changes, event))
+        case Noted(text):
+            return replace(view, notes=(*view.notes, text))
         case Plan(steps):
             return replace(view, planned=steps)
         case Proof():

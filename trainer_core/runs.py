@@ -76,6 +76,11 @@ class Workspace:
         return Workspace(run_dir.resolve().parent.parent)
 
 
+def default_workspace() -> Path:
+    """Beside the program, so that one folder holds everything; TUNEBENCH_WORKSPACE names another place."""
+    return Path(os.environ.get("TUNEBENCH_WORKSPACE", PROJECT / "workspace"))
+
+
 def made(folder: Path) -> Path:
     """The folder, created if needed.
 

@@ -63,8 +63,10 @@ def convert(gguf: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = BEGIN, END, PAD
     begin, end, pad = tokenizer.convert_tokens_to_ids([BEGIN, END, PAD])
-    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
-    del model.config.quantization_config  # it describes the GGUF file, not these weights
+    read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+    del read.config.quantization_config  # it describes the GGUF file, not these weights
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # what was read refuses to be saved
+    model.load_state_dict(read.state_dict())
     for config in (model.config, model.generation_config):
         config.bos_token_id, config.eos_token_id, config.pad_token_id = begin, end, pad
     model.save_pretrained(staging, safe_serialization=True)

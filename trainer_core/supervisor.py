@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from trainer_core import hardware, models, runs
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
-from trainer_core.errors import BusyError, ModelError
+from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import RunView, Tail, fold, settle
-from trainer_core.hardware import Machine
+from trainer_core.hardware import Gpu, Machine
 from trainer_core.requests import Ask, Cancel, Score
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
@@ -118,6 +119,7 @@ class Supervisor:
     Args:
         workspace: where runs, models and locks lie.
         command: what a worker is started with; the run folder is appended.
+        device: "auto" takes the GPU if there is one, "cpu" never does.
         read_machine: how the hardware is read, once a second, by the one thread here.
     """
 
@@ -125,9 +127,10 @@ class Supervisor:
         self,
         workspace: runs.Workspace,
         command: Sequence[str] = WORKER,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
         read_machine: Callable[[], Machine] = hardware.detect,
     ):
-        self.workspace, self.command, self.read_machine = workspace, tuple(command), read_machine
+        self.workspace, self.command, self.device, self.read_machine = workspace, tuple(command), device, read_machine
         self.machine = read_machine()
         self.comparison: Comparison | None = None
         self.trouble = ""
@@ -171,6 +174,18 @@ class Supervisor:
                 self.comparison.watched.look()
 
     @property
+    def gpu(self) -> Gpu | None:
+        """The card that runs use; None means the processor.
+
+        Raises:
+            DeviceError: a GPU was demanded and there is none.
+        """
+        best = None if self.device == "cpu" else self.machine.best
+        if self.device == "cuda" and best is None:
+            raise DeviceError(f"No usable NVIDIA GPU was found. {self.machine.problem} Start with --device cpu instead.")
+        return best
+
+    @property
     def views(self) -> list[RunView]:
         """All runs, newest first."""
         return [self._watched[name].view for name in sorted(self._watched, reverse=True)]
@@ -184,6 +199,9 @@ class Supervisor:
     @property
     def active(self) -> RunView | None:
         return next((view for view in self.views if view.phase.active), None)
+
+    def run(self, run_id: str) -> RunView:
+        return self._watched[run_id].view
 
     def run_dir(self, run_id: str) -> Path:
         return self._watched[run_id].run_dir
@@ -215,7 +233,7 @@ class Supervisor:
     def facts(self, reasons: Sequence[str]) -> dict[str, object]:
         """What a run.json says beside the job."""
         versions = {name: version(name) for name in PINNED}
-        return {"device": self.machine.name, "reasons": tuple(reasons), "versions": versions}
+        return {"device": self.gpu.name if self.gpu else self.machine.cpu.name, "reasons": tuple(reasons), "versions": versions}
 
     def stop(self, run_id: str) -> None:
         """Ask a run to keep what it has learned and end after its current step."""
@@ -255,7 +273,8 @@ class Supervisor:
         job = self.run_file(run_id).job
         if not isinstance(job, TrainJob):
             raise ModelError(f"{run_id} is no training run.")
-        return self.compare(job.recipe.model, job.recipe.precision, self.lanes(run_id))
+        precision = self._watched[run_id].view.used("precision", job.recipe.precision)
+        return self.compare(job.recipe.model, precision, self.lanes(run_id))
 
     def close_comparison(self) -> None:
         if self.comparison:
@@ -287,7 +306,7 @@ class Supervisor:
             "TOKENIZERS_PARALLELISM": "false",
             **({"HF_HUB_OFFLINE": "1"} if local else {}),
         }
-        return {**os.environ, **ours, **hardware.worker_environment(self.machine.gpu)}
+        return {**os.environ, **ours, **hardware.worker_environment(self.gpu)}
 
 
 DETACHED: Mapping[str, object] = (

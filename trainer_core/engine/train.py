@@ -18,7 +18,7 @@ from trainer_core.data import Pair
 from trainer_core.engine import dpo, load, rows, sft
 from trainer_core.engine.callbacks import Progress
 from trainer_core.errors import ModelError
-from trainer_core.events import Changed, EventLog, Phase, Plan, Prepared, Saved, Stage, Status
+from trainer_core.events import Changed, EventLog, Noted, Phase, Plan, Prepared, Saved, Stage, Status
 from trainer_core.plan import planned_steps
 
 
@@ -83,7 +83,7 @@ class Run:
 
     def note(self, stage: Stage, notes: Sequence[str]) -> None:
         for text in notes:
-            self.emit(Changed(f"{stage} rows", "all", "fewer or shorter", text))
+            self.emit(Noted(f"{stage.upper()}: {text}"))
 
 
 def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path:

@@ -1,0 +1,75 @@
+"""Settings: what is refused says which key, value and file; what is accepted comes back the same."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer_core.config import Data, Dpo, Lora, Recipe, Sampling, Sft, Strict, complaint, parse, read_recipe
+from trainer_core.errors import ConfigError
+
+MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lora": {"rank": 0}}, ["r.toml", "lora.rank", "LoRA rank", "0"]),
+        ({"sft": {"lerning_rate": 1e-4}}, ["sft.lerning_rate", "0.0001"]),
+        ({"method": "ppo"}, ["method", "ppo", "sft+dpo"]),
+        ({"dpo": {"losses": ["simpo"]}}, ["simpo", "reference"]),
+        ({"dpo": {"losses": ["sigmoid", "sft"], "loss_weights": [1.0]}}, ["1 loss weights", "2 losses"]),
+        ({"dpo": {"losses": ["exo_pair"]}}, ["exo_pair", "label smoothing"]),
+        ({"method": "dpo", "data": {"pairs": None}}, ["data.pairs", "chosen"]),
+        ({"method": "sft", "data": {"pairs": None}}, ["nothing to learn"]),
+        ({"name": "../../etc"}, ["name"]),
+        ({"sampling": {"temperature": "hot"}}, ["sampling.temperature", "hot"]),
+    ],
+)
+def test_a_wrong_value_is_named(values: dict, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Recipe, values, "r.toml")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_wrong_values_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Recipe, {"lora": {"rank": -1}, "sft": {"epochs": 0}, "seed": "x"}, "form")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_has_a_label_and_a_tooltip(model: type[Strict]) -> None:
+    for name, field in model.model_fields.items():
+        nested = isinstance(field.default, Strict)
+        assert nested or (field.title and field.description), f"{model.__name__}.{name}"
+
+
+def test_a_recipe_survives_json() -> None:
+    recipe = parse(Recipe, {"name": "a", "lora": {"rank": 8}, "dpo": {"losses": ["sigmoid", "sft"]}}, "r")
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_relative_paths_are_taken_from_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    (tmp_path / "r.toml").write_text('[data]\npairs = "pairs.jsonl"\nchat = "sample"\n')
+    recipe = read_recipe(tmp_path / "r.toml")
+    assert recipe.data.pairs == str(tmp_path / "pairs.jsonl")
+    assert recipe.data.chat == "sample"
+
+
+@pytest.mark.parametrize(("text", "words"), [("a = 1\nb = = 2", "line 2"), (None, "No such file")])
+def test_an_unreadable_recipe_says_where(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "r.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_recipe(path)
+
+
+def test_effective_batch_is_sixteen_by_default() -> None:
+    assert Sft().effective_batch == Dpo().effective_batch == 16
+
+
+def test_a_complaint_without_a_known_field_still_reads() -> None:
+    assert complaint(Recipe, "x", {"loc": ("zzz",), "msg": "no", "input": 1, "type": "t"}) == "x: zzz: no (got 1)"

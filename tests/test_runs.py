@@ -1,0 +1,116 @@
+"""Run folders: written whole or not at all, life told by more than a pid, one holder of the device."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer_core import runs
+from trainer_core.config import Recipe, TrainJob
+from trainer_core.errors import BusyError, ConfigError, DiskError
+
+JOB = TrainJob(recipe=Recipe(name="Ünï tëst"))
+
+
+def test_a_run_folder_holds_its_job(tmp_path: Path) -> None:
+    run_dir = runs.create(tmp_path, JOB, "My run", device="cpu", reasons=("because",))
+    assert "my-run" in run_dir.name
+    assert runs.read_run(run_dir).job == JOB
+    assert runs.read_run(run_dir).reasons == ("because",)
+    assert runs.folders(tmp_path) == [run_dir]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "no readable run.json"), ("{}", "another version"), ("{", "another version")]
+)
+def test_an_unreadable_run_says_so(tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        runs.read_run(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "state.json"
+    runs.write_atomically(target, "old")
+    blocked = tmp_path / "is-a-folder"
+    (blocked / "x").mkdir(parents=True)
+    with pytest.raises(DiskError, match="is-a-folder"):
+        runs.write_atomically(blocked, "new")
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["is-a-folder", "state.json"]
+
+
+def beat_of(pid: int, run_id: str, shift: float = 0.0) -> runs.Heartbeat:
+    return runs.Heartbeat(pid=pid, created=psutil.Process(pid).create_time() + shift, run_id=run_id)
+
+
+def test_life_is_pid_and_birth_and_run() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "run-1"])
+    try:
+        assert runs.alive(beat_of(child.pid, "run-1"))
+        assert not runs.alive(beat_of(child.pid, "run-2"))
+        assert not runs.alive(beat_of(child.pid, "run-1", shift=-100))
+    finally:
+        beat = beat_of(child.pid, "run-1")
+        child.kill()
+    zombie = wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    assert zombie and not runs.alive(beat)
+    child.wait()
+    assert not runs.alive(beat)
+    assert not runs.alive(None)
+
+
+def wait_until(condition, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_a_stop_request_reaches_the_worker(tmp_path: Path) -> None:
+    with runs.beating(tmp_path) as wants:
+        assert runs.read_heartbeat(tmp_path).pid == os.getpid()  # type: ignore[union-attr]
+        assert not wants.stop.is_set()
+        runs.request_stop(tmp_path)
+        assert wants.stop.wait(3)
+
+
+def test_the_device_has_one_holder_and_none_after_a_kill(tmp_path: Path) -> None:
+    workspace = runs.Workspace(tmp_path)
+    code = (
+        "import sys, time, pathlib; from trainer_core import runs\n"
+        "with runs.device_lease(runs.Workspace(pathlib.Path(sys.argv[1])), 'first'):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=runs.PROJECT)
+    try:
+        assert child.stdout and child.stdout.readline() == b"held\n"
+        with pytest.raises(BusyError, match="first"), runs.device_lease(workspace, "second", seconds=0.2):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    with runs.device_lease(workspace, "second", seconds=5):
+        assert runs.holder_of(workspace) == "second"
+
+
+def test_the_log_tail_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "worker.log").write_bytes(b"x" * 200_000 + b"\nlast \xff line\n\n")
+    assert runs.last_line(tmp_path).startswith("last")
+    assert sum(map(len, runs.log_tail(tmp_path, 100))) <= 65_536
+    assert runs.last_line(tmp_path / "nowhere") == ""
+
+
+def test_run_json_holds_no_secret(tmp_path: Path) -> None:
+    os.environ["HF_TOKEN"] = "hf_canary"
+    try:
+        run_dir = runs.create(tmp_path, JOB, "x")
+    finally:
+        del os.environ["HF_TOKEN"]
+    assert "canary" not in json.dumps(json.loads((run_dir / "run.json").read_text()))

@@ -1,0 +1,127 @@
+"""The command line: `python -m trainer_core COMMAND`. What the page can do, by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from trainer_core import console, models, presets, runs
+from trainer_core.config import STARTER, read_recipe
+from trainer_core.data import load
+from trainer_core.demo import answered, demo, wait
+from trainer_core.errors import UserError
+from trainer_core.events import Phase
+from trainer_core.plan import planned_steps
+from trainer_core.supervisor import Supervisor
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when the command did what it says; 1 with one sentence on stderr when the user can mend it."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="tunebench", description="Fine-tune, align and compare adapters.")
+    top.add_argument("--workspace", type=Path, default=runs.default_workspace(), help="where runs and models lie")
+    top.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    command("demo", run_demo, "SFT, DPO, scores and answers on the starter model and the sample data")
+    train = command("train", run_train, "train a recipe (TOML), or a run.json once more")
+    train.add_argument("recipe", type=Path)
+    plan = command("plan", run_plan, "what a recipe will do")
+    plan.add_argument("recipe", type=Path)
+    plan.add_argument("--json", action="store_true")
+    compare = command("compare", run_compare, "answer a prompt with the base and every adapter of a run")
+    compare.add_argument("id", help="the run's id, or 'last'")
+    compare.add_argument("prompt", nargs="+")
+    command("runs", run_list, "all runs, newest first")
+    command("starter", run_starter, "make the starter model ready")
+    return top
+
+
+def supervisor(args: argparse.Namespace) -> Supervisor:
+    return Supervisor(runs.Workspace(args.workspace.resolve()), device=args.device)
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    try:
+        demo(boss, *presets.demo_recipe())
+    finally:
+        boss.close()
+    return 0
+
+
+def run_train(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    path: Path = args.recipe
+    again = runs.train_job(runs.read_run(path.parent)) if path.name == "run.json" else None
+    run_id = boss.start(again.recipe if again else read_recipe(path))
+    console.say(f"Run {run_id} in {boss.run_dir(run_id)}")
+    view = console.follow(boss, run_id)
+    for stage, folder in view.adapters.items():
+        console.say(f"{stage.upper()} adapter: {boss.run_dir(run_id) / folder}")
+    return 0 if view.phase in (Phase.DONE, Phase.STOPPED) else 1
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    recipe = read_recipe(args.recipe)
+    rows = load(recipe.data, recipe.method)
+    counts = {"sft": len(rows.chats), "dpo": len(rows.pairs)}
+    steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
+    if args.json:
+        console.say(json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}, indent=1))
+        return 0
+    for stage, count in steps.items():
+        settings = getattr(recipe, stage)
+        console.say(
+            f"{stage.upper()}: {count} steps over {counts[stage]} rows, effective batch {settings.effective_batch}, "
+            f"rate {settings.learning_rate:g}, length {settings.max_length:,}"
+        )
+    for note in rows.notes:
+        console.say(note)
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    views = boss.views
+    if not views or (args.id != "last" and args.id not in {view.id for view in views}):
+        raise UserError(f"There is no run {args.id!r} in {args.workspace}. `tunebench runs` lists them.")
+    try:
+        comparison = boss.compare_run(views[0].id if args.id == "last" else args.id)
+        wait(boss, comparison, lambda view: view.phase is Phase.READY, 600)
+        for prompt in args.prompt:
+            console.say(console.side_by_side(prompt, answered(boss, comparison, prompt).answers))
+    finally:
+        boss.close()
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    for view in supervisor(args).views:
+        console.say(console.run_line(view))
+    return 0
+
+
+def run_starter(args: argparse.Namespace) -> int:
+    console.say(models.resolve(STARTER, runs.Workspace(args.workspace.resolve())))
+    return 0
+
+
+
+if __name__ == "__main__":
+    sys.exit(main())

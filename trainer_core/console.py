@@ -1,0 +1,111 @@
+"""The app's words on a terminal: a run as it goes, scores as a table, answers side by side."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from trainer_core.events import LaneScore, Phase, Proof, RunView, Step
+from trainer_core.supervisor import Supervisor
+
+GLANCE_SECONDS = 0.3
+
+
+def say(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def follow(supervisor: Supervisor, run_id: str) -> RunView:
+    """Print a run until its last word; Ctrl-C asks it to stop and keep what it has learned. Returns the last view."""
+    seen = RunView(run_id)
+    while True:
+        try:
+            supervisor.look()
+            view = supervisor.run(run_id)
+            for line in news(seen, view):
+                say(line)
+            if not view.phase.active:
+                return view
+            seen = view
+            time.sleep(GLANCE_SECONDS)
+        except KeyboardInterrupt:
+            supervisor.stop(run_id)
+            say("Stopping after this step; what was learned is saved. (The run goes on by itself if you close this.)")
+
+
+def news(before: RunView, now: RunView) -> Iterator[str]:
+    """What happened between two looks at a run, a line each."""
+    yield from now.notes[len(before.notes) :]
+    for change in now.changes[len(before.changes) :]:
+        yield f"{change.what}: {change.used} instead of {change.asked} ({change.why})"
+    if now.proof and not before.proof:
+        yield proof_line(now.proof)
+    if latest := now.points[len(before.points) :]:
+        yield step_line(latest[-1])
+    if (now.phase, now.detail) != (before.phase, before.detail) and now.phase.active:
+        yield f"{now.phase.value}: {now.detail}" if now.detail else now.phase.value
+    if now.error and not before.error:
+        yield f"Failed: {now.error}"
+
+
+def proof_line(proof: Proof) -> str:
+    """The proof in one line: what was measured, what it must be, and against which reference."""
+    expected = "depends on the data" if proof.expected_loss is None else f"{proof.expected_loss:.4f}"
+    verdict = "holds" if proof.holds else "DOES NOT HOLD"
+    return (
+        f"Step-0 proof {verdict}: margin {proof.margin:.4f} (must be 0), loss {proof.loss:.4f} (must be {expected}). "
+        f"Policy: {proof.policy}; reference: {proof.reference}."
+    )
+
+
+def step_line(step: Step) -> str:
+    preference = "" if step.margin is None else f"  margin {step.margin:6.3f}  accuracy {step.accuracy or 0:4.2f}"
+    return (
+        f"{step.stage.upper()} {step.step:>4}/{step.total}  loss {step.loss:7.4f}{preference}  "
+        f"lr {step.learning_rate:.1e}  {step.tokens_per_second:5.0f} tokens/s  {clock(step.seconds_left)} left"
+    )
+
+
+def clock(seconds: float) -> str:
+    """75 → 1:15, 3700 → 1:01:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def score_table(scores: Sequence[LaneScore]) -> str:
+    """Lane × what was measured on the held-out pairs."""
+    head = f"{'Lane':<8}{'Held-out accuracy':>19}{'Mean margin':>14}{'Answer length':>16}{'Ends by itself':>17}"
+    rows = [
+        f"{s.lane:<8}{s.accuracy:>18.0%} {s.margin:>13.3f} {s.answer_tokens:>8.0f} tokens{s.ended:>16.0%} "
+        for s in scores
+    ]
+    pairs = f"{scores[0].pairs} held-out pairs" if scores else "no lane"
+    legend = (
+        f"On {pairs}. Accuracy: how often the chosen answer is likelier per token than the rejected one. "
+        "Margin: by how much, in nats per token."
+    )
+    return "\n".join([head, "-" * len(head), *rows, *textwrap.wrap(legend, 100)])
+
+
+def side_by_side(prompt: str, answers: Mapping[str, str]) -> str:
+    """The lanes' answers in columns as wide as the terminal allows."""
+    width = max((min(shutil.get_terminal_size((120, 40)).columns, 160) - 3 * (len(answers) - 1)) // len(answers), 24)
+    columns = [
+        [name, "-" * width, *(line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""])]
+        for name, text in answers.items()
+    ]
+    height = max(map(len, columns))
+    lines = (" | ".join((c[i] if i < len(c) else "").ljust(width) for c in columns).rstrip() for i in range(height))
+    return "\n".join([f"> {prompt}", "", *lines, ""])
+
+
+def run_line(view: RunView) -> str:
+    last = view.last
+    numbers = f"{last.stage.upper()} {last.step}/{last.total}, loss {last.loss:.3f}" if last else view.error or view.detail
+    mark = {Phase.DONE: "✓", Phase.FAILED: "✗", Phase.STOPPED: "■"}.get(view.phase, "…")
+    return f"{mark} {view.phase.value:<9}{view.id:<52}{numbers}"

@@ -1,0 +1,92 @@
+"""The main job without a page: SFT, DPO on top of it, scores on held-out pairs, and three answers per lane."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer_core import console, runs
+from trainer_core.config import Recipe, Sampling
+from trainer_core.errors import TrainingError
+from trainer_core.events import Phase, RunView
+from trainer_core.requests import Score
+from trainer_core.supervisor import Comparison, Supervisor, wait_for
+
+PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"
+ANSWERS = 3
+LOAD_SECONDS = 600.0
+SCORE_SECONDS = 1800.0
+DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=96)
+"""Greedy, so that the demo says the same on every machine of a kind."""
+
+
+def demo(supervisor: Supervisor, recipe: Recipe, reasons: Sequence[str]) -> None:
+    """Run it and print the table and the answers.
+
+    Raises:
+        TrainingError: the run failed, a number is not finite, or the step-0 proof did not hold.
+    """
+    run_id = supervisor.start(recipe, reasons)
+    console.say(f"Run {run_id}")
+    view = console.follow(supervisor, run_id)
+    if view.phase is not Phase.DONE:
+        raise TrainingError(view.error or f"The run ended as {view.phase.value}.")
+    check(view)
+    comparison = supervisor.compare_run(run_id)
+    console.say("Loading base, SFT and DPO side by side")
+    view = scored(supervisor, comparison, supervisor.run_dir(run_id) / "held-out.jsonl")
+    console.say("\n" + console.score_table(view.scores) + "\n")
+    for prompt in prompts()[:ANSWERS]:
+        console.say(console.side_by_side(prompt, answered(supervisor, comparison, prompt).answers))
+    if not all(math.isfinite(score.accuracy) and math.isfinite(score.margin) for score in view.scores):
+        raise TrainingError("A score is not a finite number.")
+
+
+def check(view: RunView) -> None:
+    """Every loss is finite, and DPO started at its reference.
+
+    Raises:
+        TrainingError: naming the step.
+    """
+    for point in view.points:
+        if not math.isfinite(point.loss):
+            raise TrainingError(f"The loss of {point.stage.upper()} step {point.step} is {point.loss}.")
+    if not view.proof or not view.proof.holds:
+        raise TrainingError("The step-0 proof did not hold.")
+
+
+def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> RunView:
+    wait(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
+    comparison.send(Score(pairs=str(pairs), prompts=tuple(prompts()), sampling=DEMO_SAMPLING))
+    return wait(supervisor, comparison, lambda view: bool(view.scores), SCORE_SECONDS)
+
+
+def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> RunView:
+    ask = comparison.ask(prompt, DEMO_SAMPLING)
+    return wait(supervisor, comparison, lambda view: view.ask == ask and bool(view.ends), SCORE_SECONDS)
+
+
+def wait(supervisor: Supervisor, comparison: Comparison, until, seconds: float) -> RunView:  # type: ignore[no-untyped-def]
+    """The comparison's view once it is as wanted.
+
+    Raises:
+        TrainingError: the worker failed, or the time is over.
+    """
+
+    def there() -> bool:
+        supervisor.look()
+        return until(comparison.view) or not comparison.view.phase.active
+
+    in_time = wait_for(there, seconds)
+    view = comparison.view
+    if view.phase is Phase.FAILED or not in_time:
+        raise TrainingError(view.error or f"Compare gave no answer within {seconds:.0f} s.")
+    return view
+
+
+def prompts() -> list[str]:
+    """The bundled prompts that no sample row contains."""
+    lines = PROMPTS.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prompt"] for line in lines if line.strip()]
