@@ -7,8 +7,31 @@ from pathlib import Path
 import pytest
 
 from trainer_core.events import (
-    Answered, Asked, Changed, Ended, Event, EventLog, Failed, LaneEnd, LaneScore, Noted, Phase, Plan, Prepared, Proof,
-    RunView, Saved, Scored, Status, Step, Tail, Text, decode, encode, fold, settle,
+    Answered,
+    Asked,
+    Changed,
+    Ended,
+    Event,
+    EventLog,
+    Failed,
+    LaneEnd,
+    LaneScore,
+    Noted,
+    Phase,
+    Plan,
+    Prepared,
+    Proof,
+    RunView,
+    Saved,
+    Scored,
+    Status,
+    Step,
+    Tail,
+    Text,
+    decode,
+    encode,
+    fold,
+    settle,
 )  # fmt: skip
 
 STEP = Step("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)

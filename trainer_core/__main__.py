@@ -122,6 +122,5 @@ def run_starter(args: argparse.Namespace) -> int:
     return 0
 
 
-
 if __name__ == "__main__":
     sys.exit(main())

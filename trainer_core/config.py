@@ -1,7 +1,7 @@
 """Every setting, once: its type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json are these models.
 
-Sources named in the docstrings: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024, preference tuning
-study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 · [rs] Kalajdzievski 2023 ·
+Sources named in the docstrings: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024, the preference
+tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 · [rs] Kalajdzievski 2023 ·
 [cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
 """
 
@@ -110,7 +110,7 @@ class Dpo(Training):
     """Direct preference optimisation: prefer the chosen answer over the rejected one [DPO]."""
 
     learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")
-    """5e-6: ten times the 5e-7 of full tuning, as LoRA wants [HF, TM]. A base under 1B that trains for a few dozen steps needs more."""
+    """5e-6: ten times the 5e-7 of full tuning, as LoRA wants [HF, TM]. A base under 1B for a few dozen steps needs more."""
     batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
     """Pairs in memory at once. Each pair is two rows, so half of the SFT batch costs the same memory."""
     accumulation: int = Field(default=8, ge=1, le=1024, title="Accumulation")
@@ -131,15 +131,17 @@ class Dpo(Training):
         for name in (asked,) if isinstance(asked, str) else asked:
             if str(name).lower() in REFERENCE_FREE:
                 raise ValueError(
-                    f"{name} works without a reference, and Tunebench measures every run against its reference (the step-0 proof). "
-                    "Use sigmoid, ipo or apo_zero"
+                    f"{name} works without a reference, and Tunebench measures every run against its reference "
+                    "(the step-0 proof). Use sigmoid, ipo or apo_zero"
                 )
         return values
 
     @model_validator(mode="after")
     def check_losses(self) -> Self:
         if self.loss_weights is not None and len(self.loss_weights) != len(self.losses):
-            raise ValueError(f"{len(self.loss_weights)} loss weights for {len(self.losses)} losses; give one weight per loss")
+            raise ValueError(
+                f"{len(self.loss_weights)} loss weights for {len(self.losses)} losses; give one weight per loss"
+            )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError("exo_pair needs a label smoothing above 0, for example 0.001")
         return self
@@ -291,7 +293,11 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path that exists under `folder` made absolute."""
 
     def at(name: str | None) -> str | None:
-        return str((folder / name).resolve()) if name and name not in (SAMPLE, STARTER) and (folder / name).exists() else name
+        return (
+            str((folder / name).resolve())
+            if name and name not in (SAMPLE, STARTER) and (folder / name).exists()
+            else name
+        )
 
     files = {key: at(getattr(recipe.data, key)) for key in ("chat", "pairs", "held_out")}
     return recipe.model_copy(update={"model": at(recipe.model), "data": recipe.data.model_copy(update=files)})

@@ -106,6 +106,8 @@ def side_by_side(prompt: str, answers: Mapping[str, str]) -> str:
 
 def run_line(view: RunView) -> str:
     last = view.last
-    numbers = f"{last.stage.upper()} {last.step}/{last.total}, loss {last.loss:.3f}" if last else view.error or view.detail
+    numbers = (
+        f"{last.stage.upper()} {last.step}/{last.total}, loss {last.loss:.3f}" if last else view.error or view.detail
+    )
     mark = {Phase.DONE: "✓", Phase.FAILED: "✗", Phase.STOPPED: "■"}.get(view.phase, "…")
     return f"{mark} {view.phase.value:<9}{view.id:<52}{numbers}"

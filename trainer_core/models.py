@@ -45,7 +45,9 @@ def checked(folder: Path) -> Path:
     config = read_config(folder)
     for key in CODE_KEYS:
         if key in config:
-            raise ModelError(f"{folder.name}/config.json has {key!r}: loading it would run the model's own code. Refused.")
+            raise ModelError(
+                f"{folder.name}/config.json has {key!r}: loading it would run the model's own code. Refused."
+            )
     if not list(folder.glob("*.safetensors")):
         others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
         held = f" It holds {others[0]}, a pickle, which can run code when loaded." if others else ""
@@ -53,7 +55,9 @@ def checked(folder: Path) -> Path:
             f"{folder} has no .safetensors file.{held} Save the model with safe_serialization=True, or pick another."
         )
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
-        raise ModelError(f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it.")
+        raise ModelError(
+            f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it."
+        )
     return folder
 
 

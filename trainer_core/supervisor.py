@@ -182,7 +182,9 @@ class Supervisor:
         """
         best = None if self.device == "cpu" else self.machine.best
         if self.device == "cuda" and best is None:
-            raise DeviceError(f"No usable NVIDIA GPU was found. {self.machine.problem} Start with --device cpu instead.")
+            raise DeviceError(
+                f"No usable NVIDIA GPU was found. {self.machine.problem} Start with --device cpu instead."
+            )
         return best
 
     @property
@@ -233,7 +235,11 @@ class Supervisor:
     def facts(self, reasons: Sequence[str]) -> dict[str, object]:
         """What a run.json says beside the job."""
         versions = {name: version(name) for name in PINNED}
-        return {"device": self.gpu.name if self.gpu else self.machine.cpu.name, "reasons": tuple(reasons), "versions": versions}
+        return {
+            "device": self.gpu.name if self.gpu else self.machine.cpu.name,
+            "reasons": tuple(reasons),
+            "versions": versions,
+        }
 
     def stop(self, run_id: str) -> None:
         """Ask a run to keep what it has learned and end after its current step."""

@@ -41,7 +41,10 @@ def settled(precision: Precision) -> tuple[Precision, str]:
     if torch.cuda.is_available():
         return "nf4", "4-bit base on a GPU: a quarter of the memory, and the adapter trains in full precision"
     if torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"):
-        return "bf16", "16-bit base on a processor with bfloat16 units: about twice as fast, and the adapter stays in 32 bit"
+        return (
+            "bf16",
+            "16-bit base on a processor with bfloat16 units: about twice as fast, and the adapter stays in 32 bit",
+        )
     return "fp32", "32-bit base: this processor has no bfloat16 units, so 16 bit would be slower"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
+from trl import DPOTrainer
 
 from trainer_core import data, models, runs
 from trainer_core.config import Precision, Recipe, TrainJob
@@ -22,8 +24,17 @@ from trainer_core.events import Changed, EventLog, Noted, Phase, Plan, Prepared,
 from trainer_core.plan import planned_steps
 
 
-def train(job: TrainJob, run_dir: Path, emit: EventLog, wants: runs.Wants) -> Phase:
+def train(
+    job: TrainJob,
+    run_dir: Path,
+    emit: EventLog,
+    wants: runs.Wants,
+    dpo_trainer: Callable[..., DPOTrainer] = dpo.trainer,
+) -> Phase:
     """Run every stage of the recipe.
+
+    Args:
+        dpo_trainer: builds the DPO trainer; tests pass one with a fault.
 
     Returns:
         DONE, or STOPPED when the user asked for it; the adapter of the stage in progress is saved either way.
@@ -42,17 +53,22 @@ def train(job: TrainJob, run_dir: Path, emit: EventLog, wants: runs.Wants) -> Ph
     adapter: Path | None = None
     for stage in recipe.method.stages:
         run_stage = {"sft": run_sft, "dpo": run_dpo}[stage]
-        adapter = run_stage(Run(recipe, model, run_dir, emit, wants), loaded, adapter)
+        adapter = run_stage(Run(recipe, model, run_dir, emit, wants, dpo_trainer), loaded, adapter)
         if wants.stop.is_set():
             return Phase.STOPPED
     return Phase.DONE
 
 
+@dataclass(frozen=True)
 class Run:
     """What every stage of one run shares."""
 
-    def __init__(self, recipe: Recipe, model: str, run_dir: Path, emit: EventLog, wants: runs.Wants):
-        self.recipe, self.model, self.run_dir, self.emit, self.wants = recipe, model, run_dir, emit, wants
+    recipe: Recipe
+    model: str
+    run_dir: Path
+    emit: EventLog
+    wants: runs.Wants
+    dpo_trainer: Callable[..., DPOTrainer]
 
     def start(self, stage: Stage, from_adapter: Path | None) -> tuple[PeftModel, Any, Precision]:
         """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
@@ -103,7 +119,7 @@ def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path:
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
     callbacks = [dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.progress("dpo")]
-    trainer = dpo.trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", callbacks)
+    trainer = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", callbacks)
     return run.finish("dpo", trainer, tokenizer)
 
 
