@@ -1,13 +1,13 @@
-"""What one cell of a row is, and how people spell a message: keys, roles, parts, transcripts, JSON in a CSV cell."""
+"""What one cell of a row is, and how people spell a message: keys, roles, parts, JSON in a CSV cell."""
 
 from __future__ import annotations
 
 import ast
-import re
 from typing import Any, Literal
 
 import orjson
 
+from trainer_core.data import dialects
 from trainer_core.data.rows import Message, Role
 
 Structure = Literal["text", "transcript", "number", "truth", "message", "messages", "scored", "other"]
@@ -23,8 +23,6 @@ ROLES: dict[str, Role] = {
 KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("role", "text"))
 SCORES = ("overall_score", "score", "rating", "overall_rating")
 ANSWERS = ("response", "completion", "answer", "output", "content", "text")
-SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
-TURN = re.compile(r"(?:^\s*|\n\n)(Human|Assistant|System): ?")
 
 
 class BadRow(Exception):
@@ -39,7 +37,7 @@ def structure(value: Any) -> Structure:
     """What a cell is, by its type and, for objects, by their keys."""
     match value:
         case str():
-            return "transcript" if is_transcript(value) else "text"
+            return "transcript" if dialects.spoken_in(value) else "text"
         case bool():
             return "truth"
         case int() | float():
@@ -140,18 +138,6 @@ def score_of(value: dict[str, Any]) -> float:
 
 def answer_of(value: dict[str, Any]) -> str:
     return next(value[key] for key in ANSWERS if isinstance(value.get(key), str))
-
-
-def is_transcript(said: str) -> bool:
-    """Whether a text is written as "Human: ..." and "Assistant: ...", each speaker on a paragraph of its own."""
-    return said[:40].lstrip().startswith(("Human:", "System:")) and "\n\nAssistant:" in said
-
-
-def transcript(said: str) -> tuple[Message, ...]:
-    """The turns of a transcript. An empty last turn of the assistant, the mark of a bare prompt, is left out."""
-    parts = TURN.split(said)[1:]
-    turns = tuple(Message(SPEAKERS[who], words) for who, words in zip(parts[::2], parts[1::2], strict=True))
-    return turns[:-1] if turns[-1].role == "assistant" and not turns[-1].content.strip() else turns
 
 
 def unpacked(values: Values) -> Values:

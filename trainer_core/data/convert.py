@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from trainer_core.data import cells
+from trainer_core.data import cells, dialects
 from trainer_core.data.cells import BadRow, Values
 from trainer_core.data.rows import Chat, Message, Pair, Role
 
@@ -40,9 +40,7 @@ def to_chat(values: Values, columns: Columns) -> Chat:
     Raises:
         BadRow: a part is missing or not what it should be, or the assistant says nothing.
     """
-    if columns.text:
-        return Chat((Message("assistant", cells.text(values, columns.text)),))
-    messages = before_answer(values, columns)
+    messages = spoken(values, columns.text, "assistant", True) if columns.text else before_answer(values, columns)
     if columns.answer:
         messages += spoken(values, columns.answer, "assistant")
     if not any(message.role == "assistant" for message in messages):
@@ -148,4 +146,5 @@ def spoken(values: Values, column: str, role: Role, whole: bool = False) -> tupl
     if isinstance(values.get(column), list | dict):
         return cells.messages(values, column)
     said = cells.text(values, column)
-    return cells.transcript(said) if whole and cells.is_transcript(said) else (Message(role, said),)
+    dialect = dialects.spoken_in(said) if whole else None
+    return dialects.taken_apart(said, dialect) if dialect else (Message(role, said),)

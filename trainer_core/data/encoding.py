@@ -85,7 +85,7 @@ def older(file: BinaryIO) -> Encoding:
 
 
 def guess(sample: bytes) -> str:
-    """The likeliest encoding of lines that are not UTF-8: for few odd bytes Windows-1252, or Latin-1 if that has gaps."""
+    """The likeliest encoding of lines that are not UTF-8; of few odd bytes Windows-1252, or Latin-1 in its gaps."""
     if sum(byte > 127 for byte in sample) >= FEW:
         from charset_normalizer import from_bytes
 

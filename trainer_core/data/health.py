@@ -1,29 +1,200 @@
-"""What can be wrong with rows that were read: findings with counts and examples, and rows that teach nothing."""
+"""What can be wrong with a row: every fault, how it is recognised, and which step mends it."""
 
 from __future__ import annotations
 
-from trainer_core.data.rows import Chat, Item, Message, Pair
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from trainer_core.data.dialects import MARKERS
+from trainer_core.data.report import Level
+from trainer_core.data.rows import Chat, Item, Message, Pair, plain, prompt_key, prompts_of
+
+NEAR = 0.95
+"""Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
+HEADINGS = ("### Instruction:", "### Response:", "### Input:", "\n\nHuman: ", "\n\nAssistant: ")
+PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_][\w. ]{0,40}\}\}|\{(?:instruction|input|prompt|question|output|response)\}")
+MAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+")
+KEY = re.compile(
+    r"\b(?:sk-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+KEY_STARTS = ("sk-", "hf_", "gh", "AKIA", "-----BEGIN")
+MANGLED = re.compile("Ã[\u0080-\u00bf\u201a-\u2122]|â€|Â[\u00a0-\u00bf]")
+CONTROL = ("\0", "\x1b", "\x08", "\x7f")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that can be wrong with a row. `mend`: name of the step that repairs it, where there is one."""
+
+    code: str
+    level: Level
+    title: str
+    meaning: str
+    mend: str = ""
+
+
+FAULTS = {
+    fault.code: fault
+    for fault in (
+        Fault("empty_prompt", "error", "Empty prompt", "the prompt is empty"),
+        Fault("empty_answer", "error", "Empty answer", "an answer is empty"),
+        Fault("identical", "error", "Identical sides", "chosen and rejected are the same text"),
+        Fault("near_identical", "warning", "Nearly identical sides", "chosen and rejected share 95 % of their text"),
+        Fault("duplicate_row", "warning", "Repeated rows", "the same row came before"),
+        Fault("duplicate_prompt", "notice", "Repeated prompts", "the same prompt came before with another answer"),
+        Fault("leaked", "warning", "Prompts in the held-out file", "the prompt is also in the held-out file"),
+        Fault("swapped", "warning", "Prompt and answer swapped?", "a long prompt has a question as its answer", "swap"),
+        Fault("reversed", "warning", "Sides reversed?", "the rejected answer has the higher score", "reverse"),
+        Fault("markers", "warning", "Template markers", "a text holds a chat template's own markers", "strip_markers"),
+        Fault("headings", "warning", "Role headings", "a text holds headings such as ### Response: or Human:"),
+        Fault("placeholder", "warning", "Unfilled placeholders", "a text holds a placeholder such as {{name}}"),
+        Fault("roles", "warning", "Turns out of order", "user and assistant do not take turns", "join_turns"),
+        Fault("unanswered", "notice", "Last turn unanswered", "the chat ends with a turn nobody answers"),
+        Fault("encoding", "warning", "Mangled characters", "a text was decoded wrongly somewhere", "mend_encoding"),
+        Fault("personal", "notice", "Mail addresses or keys", "a text holds a mail address or a secret key", "mask"),
+    )
+}
+"""Errors are never trained on and need no remedy; an unanswered last turn is always cut off."""
 
 
 def unusable(item: Item) -> str | None:
-    """Why a row teaches nothing, or None where it can be trained on."""
+    """The code of the fault that keeps a row from teaching anything, or None where it can be trained on."""
     if isinstance(item, Chat):
-        return "an answer is empty" if any(empty(m) for m in item.messages if m.role == "assistant") else None
-    if all(empty(message) for message in item.prompt if message.role != "system"):
-        return "the prompt is empty"
-    for side, messages in (("chosen", item.chosen), ("rejected", item.rejected)):
-        if any(empty(message) for message in messages if message.role == "assistant"):
-            return f"the {side} answer is empty"
-    return "chosen and rejected are the same text" if item.chosen == item.rejected else None
+        if any(is_empty(message) for message in item.messages if message.role == "assistant"):
+            return "empty_answer"
+        return "empty_prompt" if len(item.messages) > 1 and nothing_asked(item.messages) else None
+    if nothing_asked(item.prompt):
+        return "empty_prompt"
+    if any(is_empty(message) for message in item.chosen + item.rejected if message.role == "assistant"):
+        return "empty_answer"
+    return "identical" if item.chosen == item.rejected else None
 
 
-def empty(message: Message) -> bool:
-    return not message.content.strip()
+def is_empty(message: Message) -> bool:
+    return not message.content or message.content.isspace()
 
 
-def trimmed(item: Item) -> Item:
-    """A chat without the turns after its last answer, since nobody answers them."""
-    if isinstance(item, Pair) or item.messages[-1].role == "assistant":
-        return item
-    last = max(at for at, message in enumerate(item.messages) if message.role == "assistant")
-    return Chat(item.messages[: last + 1])
+def nothing_asked(messages: tuple[Message, ...]) -> bool:
+    return all(is_empty(message) for message in messages if message.role == "user")
+
+
+def faults(item: Item, margin: float | None = None) -> Iterator[str]:
+    """The codes of what is wrong with a usable row on its own. `margin`: score of chosen less score of rejected."""
+    if isinstance(item, Pair):
+        if near_identical(item):
+            yield "near_identical"
+        if margin is not None and margin < 0:
+            yield "reversed"
+    elif item.messages[-1].role != "assistant":
+        yield "unanswered"
+    if is_swapped(item):
+        yield "swapped"
+    if out_of_order(item):
+        yield "roles"
+    yield from text_faults([message.content for message in turns(item)])
+
+
+def text_faults(texts: list[str]) -> Iterator[str]:
+    """What is wrong with the words themselves. Plain searches come first: they are far faster than patterns."""
+    text = "\n\n".join(texts)
+    if ("|" in text or "[" in text or "<" in text) and any(marker in text for marker in MARKERS):
+        yield "markers"
+    if any(heading in text for heading in HEADINGS):
+        yield "headings"
+    if "{" in text and PLACEHOLDER.search(text):
+        yield "placeholder"
+    if mangled(text):
+        yield "encoding"
+    if ("@" in text and MAIL.search(text)) or (any(start in text for start in KEY_STARTS) and KEY.search(text)):
+        yield "personal"
+
+
+@dataclass
+class Seen:
+    """The rows so far, by their hashes: what repeats, and what is held out."""
+
+    held_out: frozenset[int] = frozenset()
+    rows: set[int] = field(default_factory=set)
+    prompts: set[int] = field(default_factory=set)
+
+    def faults(self, item: Item) -> Iterator[str]:
+        """The codes of what is wrong with a row beside those before it."""
+        prompt = prompt_key(last_prompt(item))
+        if hash(item) in self.rows:
+            yield "duplicate_row"
+        elif prompt in self.prompts:
+            yield "duplicate_prompt"
+        if self.held_out and any(prompt_key(one) in self.held_out for one in prompts_of(item)):
+            yield "leaked"
+        self.rows.add(hash(item))
+        self.prompts.add(prompt)
+
+
+def last_prompt(item: Item) -> tuple[Message, ...]:
+    """What the last answer answers; plain text is its own prompt."""
+    if isinstance(item, Pair):
+        return item.prompt
+    return item.messages[:-1] or item.messages
+
+
+def turns(item: Item) -> tuple[Message, ...]:
+    return item.messages if isinstance(item, Chat) else item.prompt + item.chosen + item.rejected
+
+
+def near_identical(pair: Pair) -> bool:
+    """Whether the sides share 95 % of the longer one, counted from both ends; case and white space do not count."""
+    one, other = (" ".join(message.content for message in side) for side in (pair.chosen, pair.rejected))
+    if min(len(one), len(other)) < NEAR * max(len(one), len(other)) - 16:
+        return False
+    one, other = plain(one), plain(other)
+    if one == other:
+        return True
+    start = shared_start(one, other)
+    end = shared_start(one[start:][::-1], other[start:][::-1])
+    return start + end >= NEAR * max(len(one), len(other))
+
+
+def shared_start(one: str, other: str) -> int:
+    """How many characters two texts begin with together, found by halving."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def is_swapped(item: Item) -> bool:
+    """Whether the answer reads like a question and the prompt like its answer."""
+    asked, said = (item.prompt, item.chosen) if isinstance(item, Pair) else (item.messages[:-1], item.messages[-1:])
+    if len(asked) != 1 or len(said) != 1:
+        return False
+    prompt, answer = asked[0].content, said[0].content
+    return len(prompt) > 2 * len(answer) and answer.rstrip().endswith("?") and "?" not in prompt
+
+
+def out_of_order(item: Item) -> bool:
+    """Whether user and assistant fail to take turns, beginning with the user. A system message may come first."""
+    if isinstance(item, Pair):
+        return wrong_turns(item.prompt + item.chosen[:1]) or len(item.chosen) > 1 and wrong_turns(item.chosen, "user")
+    return len(item.messages) > 1 and wrong_turns(item.messages)
+
+
+def wrong_turns(messages: tuple[Message, ...], before: str = "") -> bool:
+    first = bool(messages) and messages[0].role == "system"
+    for message in messages[first:]:
+        allowed = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+        if message.role not in allowed[before]:
+            return True
+        before = message.role
+    return False
+
+
+def mangled(text: str) -> bool:
+    """Whether text was decoded with the wrong encoding, lost characters, or holds control characters."""
+    if any(control in text for control in CONTROL):
+        return True
+    return not text.isascii() and ("\ufffd" in text or MANGLED.search(text) is not None)

@@ -23,3 +23,17 @@ class Limits:
 
 
 LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class ChildLimits:
+    """Bounds on the process that reads."""
+
+    memory_bytes: int = 4 << 30
+    cpu_seconds: float = 60
+    bytes_per_second: float = 2 * MIB
+    """Processor time allowed on top, by the size of the files; an honest file is read at 20 MB/s and more."""
+    watch_seconds: float = 0.2
+
+
+CHILD = ChildLimits()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
 from trainer_core import config
 from trainer_core.data import split
-from trainer_core.data.health import trimmed, unusable
+from trainer_core.data.convert import Columns
+from trainer_core.data.health import FAULTS
 from trainer_core.data.read import Flaw
+from trainer_core.data.reader import Reader
+from trainer_core.data.remedies import Treatment
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
-from trainer_core.data.source import Example, Found, Misfit, News, Note, Request, examples
+from trainer_core.data.source import Example, Found, Misfit, News, Note, Request
 from trainer_core.errors import DataError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -43,19 +46,27 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def load(data: config.Data, method: config.Method) -> Loaded:
+def load(
+    data: config.Data, method: config.Method, columns: Columns | None = None, steps: tuple[str, ...] = ()
+) -> Loaded:
     """The rows of a run by its recipe.
 
     Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
     `data.held_out`, from the bundled file for the sample data, else they are split off (see `split`). No prompt that is
     held out is trained on.
 
+    Args:
+        columns: which column plays which part in the user's training file, where its shape is not a known one.
+        steps: remedies for the rows to train on, see `remedies.STEPS`.
+
     Raises:
         DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
     """
     dpo, sft = "dpo" in method.stages, "sft" in method.stages
-    pairs = preferences(data, dpo)
-    examples = conversations(data, pairs) if sft else Part()
+    with Reader() as reader:
+        shelf = Shelf(reader, columns, steps)
+        pairs = preferences(data, dpo, shelf)
+        examples = conversations(data, pairs, shelf) if sft else Part()
     for wanted, part, what in ((dpo, pairs, "preference pairs"), (sft, examples, "examples")):
         if wanted and not part.train:
             raise DataError(f"No {what} are left to train on. " + " ".join((*pairs.notes, *examples.notes)))
@@ -66,28 +77,28 @@ def load(data: config.Data, method: config.Method) -> Loaded:
     return Loaded(chats, train, held_out, out_chats, notes, digest(chats, train, held_out, out_chats))
 
 
-def preferences(data: config.Data, needed: bool) -> Part:
+def preferences(data: config.Data, needed: bool, shelf: Shelf) -> Part:
     """The pairs and those held out; none to train on where SFT has examples of its own and DPO is not asked for.
 
     Raises:
         DataError: `needed` and the file holds chats.
     """
     apart = held_out_file(data)
-    held_out = read(apart, None, Pair) if apart else Part()
+    held_out = replace(shelf, steps=()).read(apart, None, Pair) if apart else Part()
     if data.pairs is None or not (needed or data.chat is None):
         return Part((), held_out.train, held_out.notes)
-    rows = read(located(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None)
+    rows = shelf.read(located(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None)
     if apart is None:
         return divided(rows, "pairs" if needed else "examples")
     kept, note = without(rows.train, held_out.train, "pairs")
     return Part(kept, held_out.train, rows.notes + held_out.notes + note)
 
 
-def conversations(data: config.Data, pairs: Part) -> Part:
+def conversations(data: config.Data, pairs: Part, shelf: Shelf) -> Part:
     """The examples of SFT, without those whose prompt is among the held-out pairs."""
     if data.chat is None:
         return pairs
-    rows = read(located(data.chat, "sample_chat.jsonl"), data.chat_rows, None)
+    rows = shelf.read(located(data.chat, "sample_chat.jsonl"), data.chat_rows, None)
     kept, note = without(rows.train, pairs.held_out, "examples")
     return divided(Part(kept, (), rows.notes + note), "examples")
 
@@ -121,29 +132,39 @@ def without(rows: Sequence[Item], held_out: Iterable[Item], what: str) -> tuple[
     return kept, ((f"{lost} of {len(rows)} {what} left out: their prompt is held out.",) if lost else ())
 
 
-def read(path: Path, rows: int | None, wanted: type[Pair] | None) -> Part:
-    """The usable items of a file or folder, with notes on the others.
+@dataclass(frozen=True)
+class Shelf:
+    """Where files are read from: one limited child for all of them, with the columns and steps of the recipe."""
 
-    Raises:
-        DataError: see `source.examples`; also damaged lines, and chats where pairs are `wanted`.
-    """
-    tally, items = Tally(path.name), []
-    for news in examples(Request(path, rows=rows)):
-        tally.add(news)
-        if isinstance(news, Found) and wanted and news.shape.kind != "pairs":
-            raise no_pairs(news)
-        if isinstance(news, Example):
-            item = trimmed(news.item)
-            why = unusable(item)
-            tally.leave_out(why, news) if why else items.append(item)
-    tally.check_damage()
-    return Part(tuple(items), (), tuple(tally.notes()))
+    reader: Reader
+    columns: Columns | None
+    steps: tuple[str, ...]
+
+    def read(self, path: Path, rows: int | None, wanted: type[Pair] | None) -> Part:
+        """The usable items of a file or folder, with notes on the others.
+
+        Raises:
+            DataError: see `Reader.ask`; also damaged lines, and chats where pairs are `wanted`.
+        """
+        tally, treatment, items = Tally(path.name), Treatment(self.steps), list[Item]()
+        for news in self.reader.ask(Request(path, self.columns, rows)):
+            tally.add(news)
+            if isinstance(news, Found) and wanted and news.shape.kind != "pairs":
+                raise no_pairs(news)
+            if isinstance(news, Example):
+                outcome = treatment.apply(news)
+                if outcome.left_out:
+                    tally.leave_out(FAULTS[outcome.left_out].meaning, news)
+                else:
+                    items.append(outcome.item)
+        tally.check_damage(treatment.skip_damaged)
+        return Part(tuple(items), (), tuple(tally.notes()))
 
 
 def no_pairs(found: Found) -> DataError:
     return DataError(
-        f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but DPO needs a prompt, a chosen "
-        "and a rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
+        f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but DPO needs a prompt, "
+        "a chosen and a rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
     )
 
 
@@ -175,14 +196,21 @@ class Tally:
             named = ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
             yield f"{len(places)} of {self.total} rows in {self.name} left out ({named}): {reason}."
 
-    def check_damage(self) -> None:
-        """Raises DataError where lines could not be read: what they held is not known, so they are not passed over."""
-        if self.damaged:
-            more = f"\n… and {len(self.damaged) - NAMED} more." if len(self.damaged) > NAMED else ""
-            lines = "\n".join(map(str, self.damaged[:NAMED]))
+    def check_damage(self, skip: bool) -> None:
+        """Where lines could not be read, what they held is not known: they are passed over only on request.
+
+        Raises:
+            DataError: the first damaged lines, unless `skip`.
+        """
+        if not self.damaged:
+            return
+        lines = "\n".join(map(str, self.damaged[:NAMED]))
+        count = f"{len(self.damaged)} damaged {'line' if len(self.damaged) == 1 else 'lines'} in {self.name}"
+        if not skip or self.damaged[-1].fatal:
             raise DataError(
-                f"{lines}{more}\nMend or remove {'this line' if len(self.damaged) == 1 else 'these lines'}."
+                f"{lines}\nThere {'is' if len(self.damaged) == 1 else 'are'} {count}. Mend or remove it first."
             )
+        self.said.append(f"{count} passed over. {self.damaged[0]}")
 
 
 def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:

@@ -43,16 +43,16 @@ def as_chat(pair: Pair) -> Chat:
     return Chat(pair.prompt + pair.chosen)
 
 
-def prompt_key(prompt: Iterable[Message]) -> bytes:
-    """16 bytes that are equal for prompts a reader would call the same.
+def prompt_key(prompt: Iterable[Message]) -> int:
+    """A 64-bit hash that is equal for prompts a reader would call the same.
 
     System messages, letter case, white space and Unicode look-alikes (NFKC) do not count.
     """
-    digest = blake2b(digest_size=16)
+    digest = blake2b(digest_size=8)
     for message in prompt:
         if message.role != "system":
             digest.update(f"{message.role}\0{plain(message.content)}\0".encode())
-    return digest.digest()
+    return int.from_bytes(digest.digest())
 
 
 def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer_core.data import dialects
 from trainer_core.data.cells import Structure, Values, structure
 from trainer_core.data.convert import Columns, to_chat, to_pair
 from trainer_core.data.rows import Item
@@ -49,6 +50,18 @@ class Shape:
     kind: Kind
     columns: Columns
     unused: tuple[str, ...] = ()
+    scores: tuple[str, str] | None = None
+    """The columns that score the chosen and the rejected answer, where there are such."""
+
+    def margin(self, values: Values) -> float | None:
+        """Score of the chosen answer less that of the rejected one, or None where either is missing."""
+        if self.scores is None:
+            return None
+        try:
+            chosen, rejected = (float(values.get(column)) for column in self.scores)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+        return chosen - rejected
 
     def convert(self, values: Values) -> Item:
         """One row as a chat or a pair.
@@ -86,6 +99,7 @@ RULES = (
     Rule("Alpaca", "chat", {"prompt": TEXT, "answer": TEXT}, ALPACA),
     Rule("question and answer", "chat", {"prompt": TEXT, "answer": TEXT}, QUESTION),
     Rule("prompt and completion", "chat", {"prompt": ANY, "answer": ANY}),
+    Rule("conversations as text", "chat", {"text": WHOLE}),
     Rule("plain text", "chat", {"text": TEXT}),
 )
 """Tried in this order: what needs more comes first."""
@@ -157,14 +171,28 @@ def shaped(rule: Rule, kind: Kind, found: dict[str, str], columns: dict[str, Str
         if (column := pick(NAMES[part], free, allowed)) is not None:
             found[part] = column
     unused = tuple(column for column in columns if column not in found.values())
-    name = "ShareGPT" if rule.name == "chat messages" and has_from(rows, found["messages"]) else rule.name
-    return Shape(name, kind, Columns(**found), unused)
+    return Shape(
+        named(rule, found, rows), kind, Columns(**found), unused, score_columns(columns) if kind == "pairs" else None
+    )
 
 
-def has_from(rows: list[Values], column: str) -> bool:
-    """Whether the first conversation says "from" where others say "role"."""
-    turns = next((row[column] for row in rows if row.get(column)), None)
-    return isinstance(turns, list) and "from" in turns[0]
+def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
+    """The two columns of numbers that score chosen and rejected: score_chosen, chosen_rating and the like."""
+    for name in ("score", "rating"):
+        for pattern in (f"{name}_{{}}", f"{{}}_{name}"):
+            pair = pattern.format("chosen"), pattern.format("rejected")
+            if all(columns.get(column) in ("number", "text") for column in pair):
+                return pair
+    return None
+
+
+def named(rule: Rule, found: dict[str, str], rows: list[Values]) -> str:
+    """The rule's name, more exact where the first row tells: "from" instead of "role", or the dialect of a text."""
+    first = {part: next((row[column] for row in rows if row.get(column)), None) for part, column in found.items()}
+    if rule.name == "chat messages" and isinstance(first["messages"], list) and "from" in first["messages"][0]:
+        return "ShareGPT"
+    dialect = dialects.spoken_in(str(first.get("text", "")))
+    return f"conversations written in {dialect.name}" if dialect else rule.name
 
 
 def says_yes_or_no(rows: list[Values], column: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from trainer_core.errors import DataError
 
 SAMPLE = 200
 """Rows looked at to find the shape."""
+EVERY = 2000
+"""Rows between two words on progress."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Example:
     row: int
     line: int | None
     item: Item
+    margin: float | None = None
+    """Score of the chosen answer less that of the rejected one, where the file has such columns."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,29 @@ class Misfit:
         return f"{read.place(self.file, self.row, self.line)}: {self.reason}"
 
 
-News = Note | Found | Example | Flaw | Misfit
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of the file read so far."""
+
+    file: str
+    bytes: int
+    of: int
+    rows: int
+
+
+News = Note | Found | Progress | Example | Flaw | Misfit
+A_ROW = (Example, Flaw, Misfit)
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What a check looks at besides the rows: a tokenizer.json, the training length in tokens, a held-out file."""
+
+    tokenizer: Path | None = None
+    length: int | None = None
+    held_out: Path | None = None
+    steps: tuple[str, ...] = ()
+    """Remedies applied before the rows are looked at."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +94,18 @@ class Request:
     path: Path
     columns: Columns | None = None
     rows: int | None = None
+    checkup: Checkup | None = None
+    """Also look at the rows' health, and give a report instead of the rows."""
+
+    def absolute(self) -> Request:
+        """The same request for a process in another folder."""
+        return replace(self, path=self.path.expanduser().absolute())
+
+    def size(self) -> int:
+        """Bytes of all files behind the path; 0 where there is none."""
+        if self.path.is_dir():
+            return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        return self.path.stat().st_size if self.path.is_file() else 0
 
 
 def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
@@ -78,53 +116,55 @@ def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
     """
     found = read.files(request.path)
     yield from (Note(text) for text in found.notes)
-    left, kinds = request.rows, {}
+    left, kinds = request.rows, dict[str, str]()
     for path in found.paths:
-        if left == 0:
-            return
-        for news in islice_rows(one_file(path, request.columns, limits), left):
+        for news in one_file(path, request.columns, limits):
             if isinstance(news, Found):
                 kinds[news.shape.kind] = path.name
-            elif left is not None and not isinstance(news, Note):
-                left -= 1
-            if len(kinds) > 1:
-                both = f"{kinds['pairs']} holds pairs, but {kinds['chat']} holds chats"
-                raise DataError(f"{request.path}: {both}. Put them in folders of their own.")
+                check_kinds(kinds, request.path)
             yield news
+            if left is not None and isinstance(news, A_ROW):
+                left -= 1
+                if left == 0:
+                    return
 
 
-def islice_rows(news: Iterator[News], count: int | None) -> Iterator[News]:
-    """Everything up to and including that many rows, good or bad."""
-    left = count
-    for one in news:
-        yield one
-        if left is not None and isinstance(one, Example | Flaw | Misfit):
-            left -= 1
-            if left == 0:
-                return
+def check_kinds(kinds: dict[str, str], path: Path) -> None:
+    """Raises DataError where one file holds pairs and another chats."""
+    if len(kinds) > 1:
+        both = f"{kinds['pairs']} holds pairs, but {kinds['chat']} holds chats"
+        raise DataError(f"{path}: {both}. Put them in folders of their own.")
 
 
 def one_file(path: Path, columns: Columns | None, limits: Limits) -> Iterator[News]:
-    """What one file holds, its shape found from its first rows."""
+    """What one file holds, its shape found from its first rows.
+
+    Raises:
+        DataError: it has no rows at all, or see `examples`.
+    """
     with read.opened(path, limits) as file:
         if file.encoding.note:
             yield Note(f"{file.name}: {file.encoding.note}.")
         first = list(islice(file.rows, SAMPLE))
-        table = file.format == "csv"
-        sample = [cells.unpacked(row.values) if table else row.values for row in first if isinstance(row, Row)]
+        if not first:
+            raise DataError(f"{file.name}: there are no rows in it.")
+        unpack = cells.unpacked if file.format == "csv" else dict
+        sample = [unpack(row.values) for row in first if isinstance(row, Row)]
         if not sample:
             yield from (row for row in first if isinstance(row, Flaw))
             return
         found = shape.find(sample, file.name, columns)
         yield Found(file.name, file.format, found)
-        for row in chain(first, file.rows):
-            yield row if isinstance(row, Flaw) else converted(row, found, file.name, table)
+        for count, row in enumerate(chain(first, file.rows), start=1):
+            yield row if isinstance(row, Flaw) else converted(row, found, file)
+            if count % EVERY == 0:
+                yield Progress(file.name, file.position(), file.size, count)
 
 
-def converted(row: Row, found: shape.Shape, name: str, table: bool) -> Example | Misfit:
+def converted(row: Row, found: shape.Shape, file: read.Opened) -> Example | Misfit:
     """The row as an item; CSV cells that spell messages are unpacked first."""
+    values = cells.unpacked(row.values) if file.format == "csv" else row.values
     try:
-        item = found.convert(cells.unpacked(row.values) if table else row.values)
+        return Example(file.name, row.number, row.line, found.convert(values), found.margin(values))
     except cells.BadRow as bad:
-        return Misfit(name, row.number, row.line, bad.code, str(bad))
-    return Example(name, row.number, row.line, item)
+        return Misfit(file.name, row.number, row.line, bad.code, str(bad))

@@ -17,7 +17,7 @@ def size(rows: int) -> int:
     return min(max(round(SHARE * rows), LEAST), MOST, rows // 4)
 
 
-def held_out_keys(keys: Iterable[bytes]) -> frozenset[bytes]:
+def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
     """The prompts to hold out, given the prompt key of each row. All rows with one prompt fall on the same side.
 
     Prompts are taken in the order of their keys, which are hashes, as long as their rows fit into `size`.
@@ -32,7 +32,7 @@ def held_out_keys(keys: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(taken)
 
 
-def split(rows: Sequence[T], key: Callable[[T], bytes]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+def split(rows: Sequence[T], key: Callable[[T], int]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """The rows to train on and the rows held out, each in the order given."""
     keys = [key(row) for row in rows]
     out = held_out_keys(keys)

@@ -1,0 +1,200 @@
+"""From rows to a report: every row is looked at once, in bounded memory, and each finding is counted and shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from trainer_core.data import remedies, split
+from trainer_core.data.health import FAULTS
+from trainer_core.data.lengths import Book, Characters, Tokens
+from trainer_core.data.read import Flaw
+from trainer_core.data.report import FileReport, Finding, Level, Remedy, Report, Where
+from trainer_core.data.rows import Chat, Item, Pair, opening, prompt_key, prompts_of
+from trainer_core.data.source import Checkup, Example, Found, Misfit, News, Note, Progress, Request, examples
+
+SHOWN = 5
+"""Rows shown as examples of one finding, and rows in the preview."""
+TASTE, STEADY = 30, 200
+"""Rows below which a run is only a taste, and from which it is a steadier change [field]."""
+LONGER = 1.25
+"""Median length of chosen over rejected from which DPO is likely to learn length instead of quality [field]."""
+BY_LENGTH: dict[str, tuple[Level, str, str]] = {
+    "cut": ("notice", "Rows cut", "the row is longer than {length:,} tokens, and its end is cut off"),
+    "cut_equal": ("warning", "Sides equal after the cut", "cut at {length:,} tokens, both sides are the same"),
+    "prompt_too_long": ("warning", "Prompts too long", "the prompt alone fills the {length:,} tokens"),
+    "masked": ("warning", "Nothing to learn", "the first answer begins beyond the {length:,} tokens"),
+}
+
+
+def examined(request: Request) -> Iterator[Progress | Report]:
+    """Progress now and then, and the report at the end.
+
+    Raises:
+        DataError: see `source.examples`; also an unknown step or an unreadable tokenizer.
+    """
+    checkup = request.checkup or Checkup()
+    examiner = Examiner(checkup)
+    for news in examples(request):
+        if isinstance(news, Progress):
+            yield news
+        examiner.look(news)
+    yield examiner.report(str(request.path))
+
+
+def held_out_prompts(checkup: Checkup) -> frozenset[int]:
+    """The prompts of the held-out file."""
+    if checkup.held_out is None:
+        return frozenset()
+    rows = (news.item for news in examples(Request(checkup.held_out)) if isinstance(news, Example))
+    return frozenset(prompt_key(prompt) for row in rows for prompt in prompts_of(row))
+
+
+class Examiner:
+    """What has been seen of a data set so far."""
+
+    def __init__(self, checkup: Checkup) -> None:
+        self.checkup = checkup
+        self.treatment = remedies.Treatment(checkup.steps, held_out_prompts(checkup))
+        self.book = Book(Tokens(checkup.tokenizer) if checkup.tokenizer else Characters(), checkup.length)
+        self.found: list[Found] = []
+        self.rows: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[Where]] = {}
+        self.reasons: dict[str, str] = {}
+        self.openings: Counter[int] = Counter()
+        self.preview: list[Item] = []
+        self.notes: list[str] = []
+        self.usable = self.with_system = 0
+
+    def look(self, news: News) -> None:
+        match news:
+            case Note(text):
+                self.notes.append(text)
+            case Found():
+                self.found.append(news)
+            case Flaw():
+                self.rows[news.file] += 1
+                self.count("damaged", Where(news.file, news.row, news.line, str(news)))
+            case Misfit():
+                self.rows[news.file] += 1
+                self.reasons.setdefault(news.code, news.reason)
+                self.count(f"misfit: {news.code}", Where(news.file, news.row, news.line, news.reason))
+            case Example():
+                self.rows[news.file] += 1
+                self.look_at(news)
+
+    def look_at(self, example: Example) -> None:
+        """One row: its faults, and where it is usable its lengths and its prompt."""
+        item, left_out, faults = self.treatment.apply(example, look=True)
+        if left_out in self.treatment.drops:
+            self.counts[f"left out: {left_out}"] += 1
+            return
+        if left_out is None:
+            self.usable += 1
+            self.with_system += first_role(item) == "system"
+            self.openings[prompt_key(opening(item))] += 1
+            faults += self.book.add(item)
+            if len(self.preview) < SHOWN:
+                self.preview.append(item)
+        for code in (left_out, *faults) if left_out else faults:
+            self.counts[code] += 1
+            if len(self.examples.setdefault(code, [])) < SHOWN:
+                self.examples[code].append(Where(example.file, example.row, example.line, glimpse(item)))
+
+    def count(self, code: str, where: Where) -> None:
+        self.counts[code] += 1
+        if len(self.examples.setdefault(code, [])) < SHOWN:
+            self.examples[code].append(where)
+
+    def report(self, path: str) -> Report:
+        held_out = sum(self.openings[key] for key in split.held_out_keys(self.openings))
+        return Report(
+            path=path,
+            kind=self.found[0].shape.kind if self.found else None,
+            files=tuple(self.file_report(found) for found in self.found),
+            rows=self.rows.total(),
+            usable=self.usable,
+            train=self.usable - held_out,
+            held_out=held_out,
+            findings=tuple(sorted(self.findings(), key=lambda finding: LEVELS.index(finding.level))),
+            lengths=self.book.lengths(),
+            preview=tuple(self.preview),
+            notes=(*self.notes, *self.step_notes()),
+        )
+
+    def file_report(self, found: Found) -> FileReport:
+        shape = found.shape
+        return FileReport(found.file, found.format, shape.name, shape.columns.used, shape.unused, self.rows[found.file])
+
+    def step_notes(self) -> Iterator[str]:
+        for code, count in self.counts.items():
+            if code.startswith("left out: "):
+                fault = FAULTS[code.removeprefix("left out: ")]
+                yield f"{count:,} rows left out by the step drop_{fault.code}: {fault.meaning}."
+
+    # --- findings -----------------------------------------------------------------------------------------------------
+
+    def findings(self) -> Iterator[Finding]:
+        total = self.rows.total()
+        for code, count in self.counts.items():
+            if code in FAULTS:
+                fault = FAULTS[code]
+                yield self.finding(code, fault.level, fault.title, f"{share(count, total)}: {fault.meaning}.")
+            elif code in BY_LENGTH:
+                level, title, meaning = BY_LENGTH[code]
+                measured = len(next(iter(self.book.parts.values())))
+                text = f"{share(count, measured)}: {meaning.format(length=self.book.length)}."
+                yield self.finding(code, level, title, text)
+            elif code == "damaged":
+                yield self.finding(code, "error", "Damaged lines", f"{share(count, total)} cannot be read.")
+            elif code.startswith("misfit: "):
+                reason = self.reasons[code.removeprefix("misfit: ")]
+                yield self.finding(code, "error", "Rows that do not fit", f"{share(count, total)}: {reason}.")
+        yield from self.over_all()
+
+    def finding(self, code: str, level: Level, title: str, sentence: str) -> Finding:
+        count = self.counts[code]
+        steps = [("skip_damaged", "Pass over them")] if code == "damaged" else []
+        steps = remedies.labels(code, count) if code in FAULTS else steps
+        mends = tuple(Remedy(step, label) for step, label in steps)
+        return Finding(code, level, title, count, self.rows.total(), sentence, tuple(self.examples[code]), mends)
+
+    def over_all(self) -> Iterator[Finding]:
+        """What only all rows together show."""
+        total = self.usable
+        if 0 < self.with_system < total:
+            count = min(self.with_system, total - self.with_system)
+            text = f"{share(self.with_system, total)} have a system prompt, the others have none."
+            remedy = (Remedy("no_system", remedies.WORDS["no_system"]),)
+            yield Finding("system", "notice", "System prompts in some rows", count, total, text, (), remedy)
+        ratio = self.book.chosen_over_rejected()
+        if ratio and ratio[0] > LONGER:
+            text = (
+                f"At the median chosen is {ratio[0]:.1f} times as long as rejected, and it is longer in {ratio[1]:.0%} "
+            )
+            text += "of the pairs. DPO may learn to write more instead of better."
+            yield Finding("long_chosen", "warning", "Chosen is longer", round(ratio[1] * total), total, text)
+        if total < STEADY:
+            text = f"{total} usable rows. " + (
+                "Below 30 a run is a taste." if total < TASTE else "From 200 on the change is steadier."
+            )
+            yield Finding("few", "notice", "Few rows", total, total, text)
+
+
+LEVELS: tuple[Level, ...] = ("error", "warning", "notice")
+
+
+def share(count: int, total: int) -> str:
+    return f"{count:,} of {total:,} rows"
+
+
+def first_role(item: Item) -> str:
+    messages = item.prompt if isinstance(item, Pair) else item.messages
+    return messages[0].role
+
+
+def glimpse(item: Item) -> str:
+    """The beginning of a row's last words, on one line."""
+    said = item.messages[-1:] if isinstance(item, Chat) else item.prompt[-1:] + item.chosen[:1]
+    return " → ".join(" ".join(message.content[:200].split())[:80] for message in said)

@@ -1,0 +1,131 @@
+"""How long rows are: in tokens by a torch-free tokenizer, or in characters; in little memory for any number of rows."""
+
+from __future__ import annotations
+
+import statistics
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from trainer_core.data.report import Lengths
+from trainer_core.data.rows import Item, Message, Pair
+from trainer_core.errors import DataError
+
+MEASURED = 5_000
+"""Rows counted in tokens: all up to this many, then ever fewer. Tokenizers read 1 to 3 MB/s, files come at 50."""
+PER_TURN = 4
+"""Tokens a chat template spends on a turn besides its words, about."""
+FIRST_BIN = 16
+
+
+class Characters:
+    """Counts letters; the measure that is always there."""
+
+    unit: Literal["characters"] = "characters"
+
+    def __call__(self, text: str) -> int:
+        return len(text)
+
+
+class Tokens:
+    """Counts with a tokenizer.json.
+
+    Raises:
+        DataError: the file is missing or no tokenizer.
+    """
+
+    unit: Literal["tokens"] = "tokens"
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare exceptions for missing and damaged files
+            raise DataError(f"{path}: not a tokenizer that can be read ({error}).") from error
+        self.tokenizer.no_truncation()
+
+    def __call__(self, text: str) -> int:
+        return len(self.ids(text))
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+class Book:
+    """The lengths of all rows so far, part by part, and what the training length would cut from each."""
+
+    def __init__(self, measure: Characters | Tokens, length: int | None) -> None:
+        self.measure, self.length = measure, length if isinstance(measure, Tokens) else None
+        self.parts: dict[str, array[int]] = {}
+        self.rows = 0
+        self.ratios = array("f")
+
+    def add(self, item: Item) -> tuple[str, ...]:
+        """Notes the lengths of a row. Returns the codes of what the training length would do to it."""
+        self.rows += 1
+        if isinstance(self.measure, Tokens) and self.rows % max(1, self.rows // MEASURED):
+            return ()
+        return self.add_pair(item) if isinstance(item, Pair) else self.add_chat(item.messages)
+
+    def add_chat(self, messages: tuple[Message, ...]) -> tuple[str, ...]:
+        first = next(at for at, message in enumerate(messages) if message.role == "assistant")
+        prompt, row = self.long(messages[:first]), self.long(messages)
+        self.note({"row": row, "prompt": prompt, "answers": row - prompt})
+        if self.length is None or row <= self.length:
+            return ()
+        return ("masked",) if prompt >= self.length else ("cut",)
+
+    def add_pair(self, pair: Pair) -> tuple[str, ...]:
+        prompt, chosen, rejected = (self.long(side) for side in (pair.prompt, pair.chosen, pair.rejected))
+        self.note({"row": prompt + max(chosen, rejected), "prompt": prompt, "chosen": chosen, "rejected": rejected})
+        self.ratios.append(chosen / max(1, rejected))
+        if self.length is None or prompt + max(chosen, rejected) <= self.length:
+            return ()
+        if prompt >= self.length:
+            return ("prompt_too_long",)
+        return ("cut_equal",) if prompt + self.shared(pair) >= self.length else ("cut",)
+
+    def note(self, lengths: dict[str, int]) -> None:
+        for part, length in lengths.items():
+            self.parts.setdefault(part, array("I")).append(length)
+
+    def long(self, messages: Iterable[Message]) -> int:
+        extra = PER_TURN if isinstance(self.measure, Tokens) else 0
+        return sum(self.measure(message.content) + extra for message in messages)
+
+    def shared(self, pair: Pair) -> int:
+        """Tokens that both sides begin with."""
+        assert isinstance(self.measure, Tokens)
+        one, other = (self.measure.ids(side[0].content) for side in (pair.chosen, pair.rejected))
+        differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        return next(differ, min(len(one), len(other)))
+
+    def lengths(self) -> tuple[Lengths, ...]:
+        return tuple(self.summary(part, values) for part, values in self.parts.items())
+
+    def summary(self, part: str, values: array[int]) -> Lengths:
+        ordered = sorted(values)
+        over = None
+        if self.length is not None:
+            over = len(ordered) - bisect_left(ordered, self.length + 1)
+        median, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+        unit = self.measure.unit
+        return Lengths(part, unit, len(ordered), median, p95, ordered[-1], over, bins(ordered))
+
+    def chosen_over_rejected(self) -> tuple[float, float] | None:
+        """Median of length of chosen over rejected, and the share of pairs in which chosen is longer."""
+        if not self.ratios:
+            return None
+        return statistics.median(self.ratios), sum(ratio > 1 for ratio in self.ratios) / len(self.ratios)
+
+
+def bins(ordered: list[int]) -> tuple[tuple[int, int, int], ...]:
+    """(from, to, count) with doubling width, from below 16 up to the longest; `to` is not included."""
+    edges = [0, FIRST_BIN]
+    while edges[-1] <= ordered[-1]:
+        edges.append(2 * edges[-1])
+    starts = [bisect_left(ordered, edge) for edge in edges]
+    return tuple((edges[at], edges[at + 1], starts[at + 1] - starts[at]) for at in range(len(edges) - 1))

@@ -1,0 +1,104 @@
+"""The safe way to read a data file: in a child process that may crash, hang or grow without harm to this one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from trainer_core.data import wire
+from trainer_core.data.convert import Columns
+from trainer_core.data.limits import CHILD, ChildLimits
+from trainer_core.data.report import Report
+from trainer_core.data.source import Checkup, Request
+from trainer_core.errors import DataError
+
+PROJECT = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "trainer_core.data.child")
+
+
+class Reader:
+    """One child process, for one or several requests. Use as a context manager."""
+
+    def __init__(self, limits: ChildLimits = CHILD, command: tuple[str, ...] = COMMAND) -> None:
+        self.limits, self.verdict = limits, ""
+        self.allowed_seconds = limits.cpu_seconds
+        environment = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def ask(self, request: Request) -> Iterator[Any]:
+        """What the child says about a request: see `source.examples`, or `examine.examined` where `request.checkup` is set.
+
+        Raises:
+            DataError: the file is refused, or reading it broke a limit or the child itself.
+        """
+        request = request.absolute()
+        self.allowed_seconds += request.size() / self.limits.bytes_per_second
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(wire.line(request))
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self.gone(request) from error
+        for line in self.process.stdout:
+            match thing := wire.thing(line):
+                case wire.Done():
+                    return
+                case wire.Refused(sentence):
+                    raise DataError(sentence)
+                case wire.Broke(traceback):
+                    raise RuntimeError(f"The reader of {request.path} failed.\n{traceback}")
+            yield thing
+        raise self.gone(request)
+
+    def watch(self) -> None:
+        """Ends the child where it takes more memory or processor time than any honest file needs."""
+        while self.process.poll() is None:
+            try:
+                child = psutil.Process(self.process.pid)
+                memory, times = child.memory_info().rss, child.cpu_times()
+            except psutil.Error:
+                return
+            if memory > self.limits.memory_bytes:
+                self.verdict = f"takes more than {self.limits.memory_bytes >> 30} GB of memory"
+            elif times.user + times.system > self.allowed_seconds:
+                self.verdict = f"takes more than {self.allowed_seconds:.0f} seconds of processor time"
+            if self.verdict:
+                self.process.kill()
+            time.sleep(self.limits.watch_seconds)
+
+    def gone(self, request: Request) -> DataError:
+        """Why the child ended without a last word."""
+        code = self.process.wait()
+        why = self.verdict or f"makes the reader end with code {code}; the file is damaged or made to do harm"
+        return DataError(f"{request.path}: reading it {why}. Nothing of it was used.")
+
+
+def check(path: Path, columns: Columns | None = None, checkup: Checkup | None = None) -> Report:
+    """Everything that can be said about a data file or folder before training, found in a limited child.
+
+    `Reader.ask` gives the same report with progress on the way.
+
+    Raises:
+        DataError: it cannot be read, or its shape is not known.
+    """
+    with Reader() as reader:
+        said = list(reader.ask(Request(path, columns, checkup=checkup or Checkup())))
+    return next(one for one in said if isinstance(one, Report))

@@ -1,0 +1,170 @@
+"""How rows are mended or left out, as steps a recipe records. The user's file is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from trainer_core.data.dialects import MARKERS
+from trainer_core.data.health import FAULTS, KEY, MAIL, MANGLED, Seen, faults, is_swapped, turns, unusable
+from trainer_core.data.rows import Chat, Item, Message, Pair
+from trainer_core.data.source import Example
+from trainer_core.errors import DataError
+
+SKIP_DAMAGED = "skip_damaged"
+"""The step that passes over lines which cannot be read."""
+
+
+class Outcome(NamedTuple):
+    """A row after its treatment; `left_out` is the code of the fault for which training does not get it."""
+
+    item: Item
+    left_out: str | None = None
+    faults: tuple[str, ...] = ()
+
+
+class Treatment:
+    """A recipe's steps, applied row by row in the order of the file."""
+
+    def __init__(self, steps: Iterable[str] = (), held_out: frozenset[int] = frozenset()) -> None:
+        steps = tuple(dict.fromkeys(steps))
+        unknown = next((step for step in steps if step not in STEPS), None)
+        if unknown is not None:
+            raise DataError(f"There is no step {unknown[:60]!r} for data. Known steps: {', '.join(STEPS)}.")
+        self.mends = [MENDS[step] for step in steps if step in MENDS]
+        self.reverse = "reverse" in steps
+        self.drops = {step.removeprefix("drop_") for step in steps if step.startswith("drop_")}
+        self.skip_damaged = SKIP_DAMAGED in steps
+        self.seen = Seen(held_out)
+
+    def apply(self, example: Example, look: bool = False) -> Outcome:
+        """One row, mended and judged. `look`: name its faults also where no step asks for them."""
+        item, margin = example.item, example.margin
+        if self.reverse and isinstance(item, Pair) and margin is not None and margin < 0:
+            item, margin = Pair(item.prompt, item.rejected, item.chosen), -margin
+        for mend in self.mends:
+            item = mend(item)
+        kept = trimmed(item)
+        if why := unusable(kept):
+            return Outcome(kept, why)
+        if not (look or self.drops):
+            return Outcome(kept)
+        found = tuple(faults(item, margin))
+        left_out = next((code for code in found if code in self.drops), None)
+        if left_out is None:
+            found += tuple(self.seen.faults(kept))
+            left_out = next((code for code in found if code in self.drops), None)
+        return Outcome(kept, left_out, found)
+
+
+def trimmed(item: Item) -> Item:
+    """A chat without the turns after its last answer, since nobody answers them."""
+    if isinstance(item, Pair) or item.messages[-1].role == "assistant":
+        return item
+    last = max(at for at, message in enumerate(item.messages) if message.role == "assistant")
+    return Chat(item.messages[: last + 1])
+
+
+def swap(item: Item) -> Item:
+    """Prompt and answer of a swapped chat exchanged."""
+    if isinstance(item, Chat) and is_swapped(item):
+        asked, said = item.messages
+        return Chat((replace(asked, content=said.content), replace(said, content=asked.content)))
+    return item
+
+
+def strip_markers(item: Item) -> Item:
+    """Every template marker taken out, with the white space that is left at the ends."""
+    return each(item, lambda text: without_markers(text) if any(marker in text for marker in MARKERS) else text)
+
+
+def without_markers(text: str) -> str:
+    for marker in MARKERS:
+        text = text.replace(marker, "")
+    return text.strip()
+
+
+def join_turns(item: Item) -> Item:
+    """Neighbouring turns of one role made into one, with an empty line between."""
+    if isinstance(item, Chat):
+        return Chat(joined(item.messages))
+    return Pair(joined(item.prompt), joined(item.chosen), joined(item.rejected))
+
+
+def joined(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    done: list[Message] = []
+    for message in messages:
+        if done and done[-1].role == message.role and message.role != "tool":
+            done[-1] = replace(done[-1], content=f"{done[-1].content}\n\n{message.content}")
+        else:
+            done.append(message)
+    return tuple(done)
+
+
+def mend_encoding(item: Item) -> Item:
+    """UTF-8 that was read as Windows-1252 read again, where that works out; what is lost stays lost."""
+    return each(item, again if not all(message.content.isascii() for message in turns(item)) else str)
+
+
+def again(text: str) -> str:
+    try:
+        return text.encode("cp1252").decode() if MANGLED.search(text) else text
+    except UnicodeError:
+        return text
+
+
+def mask(item: Item) -> Item:
+    """Mail addresses and keys replaced by [mail] and [key]."""
+    return each(item, lambda text: KEY.sub("[key]", MAIL.sub("[mail]", text)))
+
+
+def no_system(item: Item) -> Item:
+    """Without system prompts."""
+    if isinstance(item, Chat):
+        return Chat(tuple(message for message in item.messages if message.role != "system"))
+    return replace(item, prompt=tuple(message for message in item.prompt if message.role != "system"))
+
+
+def each(item: Item, change: Callable[[str], str]) -> Item:
+    """The item with every text changed."""
+
+    def all_of(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        return tuple(replace(message, content=change(message.content)) for message in messages)
+
+    if isinstance(item, Chat):
+        return Chat(all_of(item.messages))
+    return Pair(all_of(item.prompt), all_of(item.chosen), all_of(item.rejected))
+
+
+MENDS: dict[str, Callable[[Item], Item]] = {
+    "swap": swap,
+    "strip_markers": strip_markers,
+    "join_turns": join_turns,
+    "mend_encoding": mend_encoding,
+    "mask": mask,
+    "no_system": no_system,
+}
+
+STEPS = (*MENDS, "reverse", *(f"drop_{code}" for code, fault in FAULTS.items() if fault.level != "error"), SKIP_DAMAGED)
+"""Every step a recipe may hold."""
+
+
+def labels(code: str, count: int) -> list[tuple[str, str]]:
+    """The steps that deal with a fault, each with the words for its button."""
+    fault = FAULTS[code]
+    if fault.level == "error" or code == "unanswered":
+        return []
+    mend = [(fault.mend, WORDS[fault.mend])] if fault.mend else []
+    return [*mend, (f"drop_{code}", f"Leave out {'this row' if count == 1 else f'these {count:,} rows'}")]
+
+
+WORDS = {
+    "swap": "Exchange prompt and answer",
+    "reverse": "Exchange the sides",
+    "strip_markers": "Take the markers out",
+    "join_turns": "Join neighbouring turns",
+    "mend_encoding": "Mend the characters",
+    "mask": "Replace them by [mail] and [key]",
+    "no_system": "Take out all system prompts",
+}

@@ -1,0 +1,88 @@
+"""What is known about a data set after it was checked: plain values, ready for JSON, the page and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainer_core.data.rows import Chat, Pair
+from trainer_core.data.shape import Kind
+
+Level = Literal["error", "warning", "notice"]
+"""error: these rows are never trained on. warning: worth a look before training. notice: good to know."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """One row as an example of a finding."""
+
+    file: str
+    row: int
+    line: int | None
+    snippet: str
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to mend a finding: `step` is what a recipe records, `label` what the button says."""
+
+    step: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, how often, where first, and what can be done about it."""
+
+    code: str
+    level: Level
+    title: str
+    count: int
+    of: int
+    sentence: str
+    examples: tuple[Where, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file as it was read. `columns`: part -> column."""
+
+    name: str
+    format: str
+    shape: str
+    columns: dict[str, str]
+    unused: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long one part of the rows is, in `unit`. `bins` are (from, to, count), each twice as wide as the last."""
+
+    part: str
+    unit: Literal["tokens", "characters"]
+    measured: int
+    median: int
+    p95: int
+    longest: int
+    over: int | None
+    """Rows longer than the training length; None where no length was given."""
+    bins: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A data set, checked. `usable` rows are what training would get without any remedy."""
+
+    path: str
+    kind: Kind | None
+    files: tuple[FileReport, ...]
+    rows: int
+    usable: int
+    train: int
+    held_out: int
+    findings: tuple[Finding, ...]
+    lengths: tuple[Lengths, ...]
+    preview: tuple[Chat | Pair, ...]
+    notes: tuple[str, ...] = field(default=())

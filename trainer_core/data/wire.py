@@ -1,0 +1,49 @@
+"""How the limited child and its parent speak: one JSON line per object, [class name, fields]. Never pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+
+from trainer_core.data.read import Flaw
+from trainer_core.data.report import Report
+from trainer_core.data.source import Example, Found, Misfit, Note, Progress, Request
+
+
+@dataclass(frozen=True)
+class Done:
+    """The request is served."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The request ended in a sentence for the user."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Broke:
+    """The request ended in a bug."""
+
+    traceback: str
+
+
+KINDS = {
+    kind.__name__: TypeAdapter(kind)
+    for kind in (Request, Done, Refused, Broke, Note, Found, Progress, Example, Flaw, Misfit, Report)
+}
+
+
+def line(thing: Any) -> bytes:
+    """One object of a class in `KINDS` as a line."""
+    return orjson.dumps([type(thing).__name__, thing], default=str, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def thing(text: bytes) -> Any:
+    """The object that a line holds, checked against its class."""
+    name, fields = orjson.loads(text)
+    return KINDS[name].validate_python(fields)
