@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from trainer_core.data import remedies, split
-from trainer_core.data.health import FAULTS
+from trainer_core.data import remedies, split, words
+from trainer_core.data.health import FAULTS, text_of
 from trainer_core.data.lengths import Book, Characters, Tokens
 from trainer_core.data.read import Flaw
 from trainer_core.data.report import FileReport, Finding, Level, Remedy, Report, Where
@@ -100,7 +100,8 @@ class Examiner:
         for code in (left_out, *faults) if left_out else faults:
             self.counts[code] += 1
             if len(self.examples.setdefault(code, [])) < SHOWN:
-                self.examples[code].append(Where(example.file, example.row, example.line, glimpse(item)))
+                snippet = words.around(text_of(item), code) or glimpse(item)
+                self.examples[code].append(Where(example.file, example.row, example.line, snippet))
 
     def count(self, code: str, where: Where) -> None:
         self.counts[code] += 1

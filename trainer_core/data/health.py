@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from trainer_core.data.dialects import MARKERS
+from trainer_core.data import words
 from trainer_core.data.report import Level
 from trainer_core.data.rows import Chat, Item, Message, Pair, plain, prompt_key, prompts_of
 
 NEAR = 0.95
 """Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
-HEADINGS = ("### Instruction:", "### Response:", "### Input:", "\n\nHuman: ", "\n\nAssistant: ")
-PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_][\w. ]{0,40}\}\}|\{(?:instruction|input|prompt|question|output|response)\}")
-MAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+")
-KEY = re.compile(
-    r"\b(?:sk-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})|-----BEGIN [A-Z ]*PRIVATE KEY"
-)
-KEY_STARTS = ("sk-", "hf_", "gh", "AKIA", "-----BEGIN")
-MANGLED = re.compile("Ã[\u0080-\u00bf\u201a-\u2122]|â€|Â[\u00a0-\u00bf]")
-CONTROL = ("\0", "\x1b", "\x08", "\x7f")
 
 
 @dataclass(frozen=True)
@@ -92,22 +82,7 @@ def faults(item: Item, margin: float | None = None) -> Iterator[str]:
         yield "swapped"
     if out_of_order(item):
         yield "roles"
-    yield from text_faults([message.content for message in turns(item)])
-
-
-def text_faults(texts: list[str]) -> Iterator[str]:
-    """What is wrong with the words themselves. Plain searches come first: they are far faster than patterns."""
-    text = "\n\n".join(texts)
-    if ("|" in text or "[" in text or "<" in text) and any(marker in text for marker in MARKERS):
-        yield "markers"
-    if any(heading in text for heading in HEADINGS):
-        yield "headings"
-    if "{" in text and PLACEHOLDER.search(text):
-        yield "placeholder"
-    if mangled(text):
-        yield "encoding"
-    if ("@" in text and MAIL.search(text)) or (any(start in text for start in KEY_STARTS) and KEY.search(text)):
-        yield "personal"
+    yield from words.faults(text_of(item))
 
 
 @dataclass
@@ -120,14 +95,14 @@ class Seen:
 
     def faults(self, item: Item) -> Iterator[str]:
         """The codes of what is wrong with a row beside those before it."""
-        prompt = prompt_key(last_prompt(item))
-        if hash(item) in self.rows:
+        prompt, row = prompt_key(last_prompt(item)), hash(item)
+        if row in self.rows:
             yield "duplicate_row"
         elif prompt in self.prompts:
             yield "duplicate_prompt"
         if self.held_out and any(prompt_key(one) in self.held_out for one in prompts_of(item)):
             yield "leaked"
-        self.rows.add(hash(item))
+        self.rows.add(row)
         self.prompts.add(prompt)
 
 
@@ -140,6 +115,11 @@ def last_prompt(item: Item) -> tuple[Message, ...]:
 
 def turns(item: Item) -> tuple[Message, ...]:
     return item.messages if isinstance(item, Chat) else item.prompt + item.chosen + item.rejected
+
+
+def text_of(item: Item) -> str:
+    """All words of a row as one text."""
+    return "\n\n".join([message.content for message in turns(item)])
 
 
 def near_identical(pair: Pair) -> bool:
@@ -191,10 +171,3 @@ def wrong_turns(messages: tuple[Message, ...], before: str = "") -> bool:
             return True
         before = message.role
     return False
-
-
-def mangled(text: str) -> bool:
-    """Whether text was decoded with the wrong encoding, lost characters, or holds control characters."""
-    if any(control in text for control in CONTROL):
-        return True
-    return not text.isascii() and ("\ufffd" in text or MANGLED.search(text) is not None)

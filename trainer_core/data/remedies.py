@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from trainer_core.data.dialects import MARKERS
-from trainer_core.data.health import FAULTS, KEY, MAIL, MANGLED, Seen, faults, is_swapped, turns, unusable
+from trainer_core.data.health import FAULTS, Seen, faults, is_swapped, turns, unusable
 from trainer_core.data.rows import Chat, Item, Message, Pair
 from trainer_core.data.source import Example
+from trainer_core.data.words import KEY, MAIL, MANGLED
 from trainer_core.errors import DataError
 
 SKIP_DAMAGED = "skip_damaged"
@@ -76,13 +77,14 @@ def swap(item: Item) -> Item:
 
 def strip_markers(item: Item) -> Item:
     """Every template marker taken out, with the white space that is left at the ends."""
-    return each(item, lambda text: without_markers(text) if any(marker in text for marker in MARKERS) else text)
+    return each(item, lambda text: without_markers(text))
 
 
 def without_markers(text: str) -> str:
+    bare = text
     for marker in MARKERS:
-        text = text.replace(marker, "")
-    return text.strip()
+        bare = bare.replace(marker, "")
+    return text if bare == text else bare.strip()
 
 
 def join_turns(item: Item) -> Item:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Literal
 
@@ -43,10 +44,12 @@ def as_chat(pair: Pair) -> Chat:
     return Chat(pair.prompt + pair.chosen)
 
 
-def prompt_key(prompt: Iterable[Message]) -> int:
+@lru_cache(maxsize=8)
+def prompt_key(prompt: tuple[Message, ...]) -> int:
     """A 64-bit hash that is equal for prompts a reader would call the same.
 
-    System messages, letter case, white space and Unicode look-alikes (NFKC) do not count.
+    System messages, letter case, white space and Unicode look-alikes (NFKC) do not count. A row's prompt is asked for
+    several times in a row, hence the small cache.
     """
     digest = blake2b(digest_size=8)
     for message in prompt:
