@@ -1,0 +1,157 @@
+"""The app: workspace, supervisor and page put together, served on 127.0.0.1, one at a time per workspace."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
+
+import gradio as gr
+from filelock import FileLock, Timeout
+
+from trainer_core import runs
+from trainer_core.errors import UserError
+from trainer_core.supervisor import Supervisor
+from ui import cards, compare_tab, live, rail, runs_tab, start_tab, theme, train_tab
+
+FIRST_PORT = 7860
+PORTS = 100
+QUEUE_SLEEP_SECONDS = 0.05
+"""Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there."""
+NEIGHBOUR_SECONDS = 20.0
+
+
+def build(supervisor: Supervisor) -> gr.Blocks:
+    """The whole page."""
+    with gr.Blocks(title="Tunebench", fill_width=True, analytics_enabled=False) as page:
+        bus = live.build(supervisor)
+        rail.fixed(cards.BANNER)
+        rail.build(supervisor, bus)
+        with gr.Tabs(elem_id="tabs", selected="start") as tabs:
+            with gr.Tab("Start", id="start", render_children=True):
+                start_tab.build(supervisor, bus, tabs, page)
+            with gr.Tab("Train", id="train", render_children=True):
+                train_tab.build()
+            with gr.Tab("Compare", id="compare", render_children=True):
+                compare_tab.build(supervisor, bus, tabs)
+            with gr.Tab("Runs", id="runs", render_children=True):
+                runs_tab.build()
+    page.queue(api_open=False)
+    page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
+    return page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 after a clean end, or when the app is open already; 1 with one sentence where the user can mend it."""
+    args = parser().parse_args(argv)
+    workspace = runs.Workspace(args.workspace.resolve())
+    try:
+        with only_one(workspace) as first:
+            return serve(workspace, args) if first else show_open_one(workspace, args.browser)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="tunebench", description="Fine-tune, align and compare adapters, on this computer.")
+    top.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page in a browser")
+    top.add_argument("--port", type=int, help=f"the page's port; without it the first free one from {FIRST_PORT}")
+    top.add_argument("--workspace", type=Path, default=runs.default_workspace(), help="where runs and models lie")
+    top.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what runs use")
+    return top
+
+
+def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
+    """Show the page until Ctrl-C. A training run goes on after it; Compare ends with it."""
+    port = args.port or free_port()
+    if not free(port):
+        raise UserError(f"Port {port} is used by another program. Choose another with --port, or leave --port out.")
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    supervisor = Supervisor(workspace, device=args.device).watch()
+    try:
+        address = open_page(build(supervisor), port, workspace)
+        if args.browser:
+            webbrowser.open(address)
+        ended.wait()
+    finally:
+        supervisor.close()
+    return 0
+
+
+def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace) -> str:
+    """Serve the page, and say so once it answers. Returns its address."""
+    address = f"http://127.0.0.1:{port}"
+    page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, **theme.launch_settings())
+    runs.write_atomically(address_file(workspace), address)
+    print(f"Tunebench is open at {address} (Ctrl-C closes it; training goes on)\nREADY {address}", flush=True)
+    return address
+
+
+@contextmanager
+def only_one(workspace: runs.Workspace) -> Iterator[bool]:
+    """Is this the only app on the workspace? The lock is the system's, so it ends with the process, however that ends."""
+    lock = FileLock(runs.made(workspace.root) / "app.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    address_file(workspace).unlink(missing_ok=True)
+    with lock:
+        yield True
+
+
+def address_file(workspace: runs.Workspace) -> Path:
+    return workspace.root / "app.address"
+
+
+def show_open_one(workspace: runs.Workspace, browser: bool) -> int:
+    """Point to the app that is open already; it may still be starting."""
+    file, end = address_file(workspace), time.monotonic() + NEIGHBOUR_SECONDS
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    if not file.exists():
+        raise UserError(f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s.")
+    address = file.read_text(encoding="utf-8")
+    print(f"Tunebench is already open at {address}", flush=True)
+    if browser:
+        webbrowser.open(address)
+    return 0
+
+
+def free_port() -> int:
+    port = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if free(port)), None)
+    if port is None:
+        raise UserError(f"Every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken. Choose one with --port.")
+    return port
+
+
+def free(port: int) -> bool:
+    """Can the port be had? Windows would share a taken one unless asked not to."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""A worker that trains nothing: `python -m tests.fake_worker BEHAVIOUR[:STEPS_PER_SECOND] RUN_DIR` speaks the real protocol.
+
+ok        SFT and DPO to the end        hostile   the same, and its answers try to break the page
+fails     a UserError in mid-DPO        bug       an exception in mid-SFT
+killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from trainer_core import requests, runs, worker
+from trainer_core.config import CompareJob, TrainJob
+from trainer_core.errors import ModelError, TrainingError
+from trainer_core.events import (
+    Answered,
+    Asked,
+    Changed,
+    EventLog,
+    LaneEnd,
+    Phase,
+    Plan,
+    Prepared,
+    Proof,
+    Saved,
+    Stage,
+    Status,
+    Step,
+    Text,
+)
+
+HOSTILE = (
+    "<img src=x onerror=\"window.pwned=1\"> ${window.pwned=1} {{window.pwned=1}} `back` </script><script>window.pwned=1</script> "
+    "**bold** " + "w" * 400 + " مرحبا"
+)
+ANSWERS = {
+    "Base": "Waves are a phenomenon that occurs in the sea. There are many reasons why waves occur, and it is important to note that "
+    "waves can be caused by wind, by the moon, and by other factors. In conclusion, waves are an important part of the sea.",
+    "SFT": "Mostly wind. It drags on the surface and pushes up small ridges; the longer it blows, the bigger they grow.",
+    "DPO": "It's the wind! It rubs along the water and nudges it into little hills, and those hills roll on for miles.",
+}
+STEPS = {"sft": 24, "dpo": 20}
+
+
+class Script:
+    """The heavy half of a worker, played."""
+
+    def __init__(self, behaviour: str, speed: float):
+        self.behaviour, self.pause, self.random = behaviour, 1 / speed, random.Random(7)
+
+    def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: runs.Wants) -> Phase:
+        stages = job.recipe.method.stages
+        print("fake worker: loading", flush=True)
+        notes = ("2 of 352 pairs in sample_pairs.jsonl left out (line 3, line 17): chosen and rejected are the same text.",)
+        emit(Prepared(339, 335, 17, "0" * 64, notes))
+        emit(Plan({stage: STEPS[stage] for stage in stages}))
+        for stage in stages:
+            emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
+            if stage == stages[0]:
+                emit(Changed("precision", "auto", "fp32", "The processor computes in 32 bit."))
+            time.sleep(2 * self.pause)
+            emit(Status(Phase(stage), ""))
+            if self.steps(stage, emit, wants):
+                return Phase.STOPPED
+        return Phase.DONE
+
+    def steps(self, stage: Stage, emit: EventLog, wants: runs.Wants) -> bool:
+        """Every step of a stage; True if it was stopped. The adapter is saved either way."""
+        total = done = STEPS[stage]
+        for step in range(1, total + 1):
+            time.sleep(self.pause)
+            self.misbehave(stage, step)
+            if stage == "dpo" and step == 1:
+                copy = "frozen copy of the SFT adapter"
+                emit(Proof("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
+            emit(self.step(stage, step, total))
+            if wants.stop.is_set():
+                done = step
+                break
+        emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
+        emit(Saved(stage, f"adapter-{stage}", 5_000_000, done))
+        return done < total
+
+    def misbehave(self, stage: Stage, step: int) -> None:
+        match self.behaviour, stage, step:
+            case "fails", "dpo", 8:
+                raise TrainingError("The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again.")
+            case "bug", "sft", 6:
+                raise ValueError("<b>something</b> nobody thought of")
+            case "killed", "sft", 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def step(self, stage: Stage, step: int, total: int) -> Step:
+        noise, way = self.random.gauss(0, 1), step / total
+        loss = 1.1 + 1.6 * math.exp(-4 * way) + 0.05 * noise if stage == "sft" else 0.693 * math.exp(-1.1 * (way - 1 / total))
+        margin = 1.6 * (way - 1 / total) + 0.08 * noise * (step > 1)
+        return Step(
+            stage=stage,
+            step=step,
+            total=total,
+            loss=loss + 0.02 * noise * (step > 1),
+            learning_rate=2e-4 * (1 - way),
+            grad_norm=1.2,
+            seconds=self.pause,
+            tokens_per_second=1800 + 60 * noise,
+            seconds_left=(total - step) * self.pause,
+            **({"margin": margin, "accuracy": min(1.0, 0.5 + 0.5 * way + 0.06 * noise), "chosen": -80.0, "rejected": -95.0} if stage == "dpo" else {}),
+        )  # fmt: skip
+
+    def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox) -> Phase:
+        emit(Status(Phase.LOADING, "Loading the base and its adapters"))
+        time.sleep(4 * self.pause)
+        if self.behaviour == "noload":
+            raise ModelError("The adapter in adapter-dpo has no adapter_model.safetensors. Train again.")
+        emit(Status(Phase.READY))
+        while (request := inbox.next()) is not None:
+            assert isinstance(request, requests.Ask)
+            self.answer(job, request, emit, inbox)
+        return Phase.STOPPED
+
+    def answer(self, job: CompareJob, ask: requests.Ask, emit: EventLog, inbox: requests.Inbox) -> None:
+        names = [lane.name for lane in job.lanes]
+        emit(Asked(ask.id, ask.messages[-1]["content"], tuple(names)))
+        texts = {name: HOSTILE if self.behaviour == "hostile" else ANSWERS[name] for name in names}
+        words = {name: [word + " " for word in text.split(" ")] for name, text in texts.items()}
+        for at in range(max(map(len, words.values()))):
+            if inbox.cancelled.is_set():
+                break
+            emit(Text(ask.id, {name: said[at] for name, said in words.items() if at < len(said)}))
+            time.sleep(self.pause / 4)
+        ends = {name: LaneEnd(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
+        emit(Answered(ask.id, ends, inbox.cancelled.is_set()))
+
+
+def main() -> int:
+    behaviour, _, speed = sys.argv[1].partition(":")
+    run_dir = Path(sys.argv[2]).resolve()
+    script = Script(behaviour, float(speed or 20))
+    return worker.main(run_dir, parts=lambda _job: script)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

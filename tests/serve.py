@@ -1,0 +1,48 @@
+"""The app with a chosen worker and machine: `python -m tests.serve --workspace DIR --port N [--worker ok:20] [--gpu 24]`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import app
+from trainer_core import runs
+from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
+from trainer_core.supervisor import WORKER, Supervisor
+
+CPU = Cpu("Example processor", 8, 32 * GIB, 20 * GIB)
+
+
+def machine(gpu_gib: float) -> Machine:
+    """A card with this much memory, or none for 0. A desktop and a browser hold 2.1 GiB of it."""
+    if not gpu_gib:
+        return Machine(CPU, problem="")
+    holders = (Holder("chrome", 4_000_001, int(1.6 * GIB)), Holder("Xorg", 4_000_002, int(0.5 * GIB)))
+    total = int(gpu_gib * GIB)
+    card = Gpu(0, "GPU-00000000-0000", "RTX 4090", total, total - int(2.1 * GIB), "565.77", (8, 9), 41, 38.0, 3, holders)
+    return Machine(CPU, (card,))
+
+
+def main() -> int:
+    top = argparse.ArgumentParser()
+    top.add_argument("--workspace", type=Path, required=True)
+    top.add_argument("--port", type=int, required=True)
+    top.add_argument("--worker", default="ok:20", help="a behaviour of tests.fake_worker, or 'real'")
+    top.add_argument("--gpu", type=float, default=0, help="GiB of the pretended card; 0: none")
+    args = top.parse_args()
+    workspace = runs.Workspace(args.workspace.resolve())
+    command = WORKER if args.worker == "real" else (sys.executable, "-m", "tests.fake_worker", args.worker)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    supervisor = Supervisor(workspace, command, read_machine=lambda: machine(args.gpu)).watch()
+    app.open_page(app.build(supervisor), args.port, workspace)
+    ended.wait()
+    supervisor.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

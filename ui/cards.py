@@ -1,0 +1,144 @@
+"""The only file that writes HTML. Whatever comes from outside goes through `escape`; what lives is filled in by page.js."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+BRAND = """
+<h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
+<path d="M12 2.8a9.2 9.2 0 0 1 0 18.4z"/></svg>Tunebench</h1>
+"""
+
+DEVICE = """
+<section class="card" aria-label="Device">
+  <p class="eyebrow" id="device-kind"></p>
+  <p class="strong" id="device-name">…</p>
+  <div class="bar thick" id="device-meter" role="meter" aria-label="Memory in use" aria-valuemin="0" aria-valuemax="100" aria-valuenow="0">
+    <i class="ours" id="device-ours"></i><i class="others" id="device-others"></i></div>
+  <p class="row"><span id="device-free"></span><span class="quiet" id="device-facts"></span></p>
+  <p class="row quiet legend" id="device-split" hidden><span><i class="dot ours"></i>Tunebench <b></b></span>
+    <span><i class="dot others"></i>Others <b></b></span></p>
+  <p class="hint" id="device-problem" hidden></p>
+</section>
+"""
+
+RUN = """
+<section class="card" aria-label="Run">
+  <p class="row"><span class="pill" id="run-pill" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
+  <div class="bar" id="run-bar" role="progressbar" aria-label="Run" aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
+  <p id="run-step" class="quiet">No run yet.</p>
+</section>
+"""
+
+RECENT = """
+<section aria-labelledby="recent-head"><h2 class="eyebrow" id="recent-head">Recent runs</h2>
+<ul class="recent" id="recent"><li class="quiet">None yet</li></ul></section>
+"""
+
+BANNER = """
+<div id="lost" class="banner" role="alert" hidden>No answer from Tunebench for some seconds. If you closed the terminal,
+start it again; a running training continues, and this page finds it.</div>
+"""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One curve: which series, what it is called, and what a reader should know. `line` is a value worth a dashed line."""
+
+    series: str
+    title: str
+    sentence: str
+    line: float | None = None
+    line_name: str = ""
+
+
+CHARTS = (
+    Chart("sft.loss", "SFT loss", "How surprised the model still is by the good answers, in nats per token. Lower is better."),
+    Chart("dpo.loss", "DPO loss", "Starts where policy and reference are equal and falls as the chosen answers pull ahead.", 0.6931, "ln 2"),
+    Chart("dpo.margin", "Reward margin", "Above 0 the model has moved towards the chosen answers and away from the rejected ones.", 0.0, "start"),
+    Chart("dpo.accuracy", "Reward accuracy", "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.", 0.5, "coin toss"),
+)  # fmt: skip
+
+
+def chart(spec: Chart) -> str:
+    line = "" if spec.line is None else f' data-line="{spec.line}" data-line-name="{escape(spec.line_name)}"'
+    return f"""
+<figure class="card chart" data-series="{spec.series}"{line}>
+  <figcaption class="row"><h3>{escape(spec.title)}</h3><output class="value">–</output></figcaption>
+  <div class="plot" role="img" aria-label="{escape(spec.title)}: no steps yet"></div>
+  <p class="quiet">{escape(spec.sentence)}</p>
+</figure>"""
+
+
+def train() -> str:
+    """The Train tab: empty until a run is there."""
+    return f"""
+<div id="train-empty" class="empty"><h2>No run yet</h2>
+  <p>Press <b>Train and compare</b> on Start. Training goes on if you close this tab or Tunebench itself.</p></div>
+<div id="train-run" hidden>
+  <header class="row head"><h2 id="train-name"></h2><span id="train-left" class="quiet"></span></header>
+  <ol class="stages" id="stages" aria-label="Stages"></ol>
+  <div id="verdict"></div>
+  <p class="proof" id="proof" hidden></p>
+  <div class="charts" id="charts">{"".join(map(chart, CHARTS))}</div>
+  <p class="quiet" id="rows"></p>
+  <div class="folds">
+    <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
+    <details id="settings"><summary>Settings used</summary><dl></dl></details>
+    <details id="log"><summary>Log</summary><pre tabindex="0" aria-label="Last lines of the log"></pre></details>
+  </div>
+</div>
+"""
+
+
+LANES = """
+<div id="compare-status" class="row status" role="status" aria-live="polite"></div>
+<div id="lanes" class="lanes"></div>
+"""
+
+RUNS = """
+<div class="card tablewrap"><table id="runs"><caption class="sr">All runs, newest first</caption><thead><tr>
+<th scope="col">State</th><th scope="col">Run</th><th scope="col">Base model</th><th scope="col">Method</th><th scope="col">Data</th>
+<th scope="col" class="num">Steps</th><th scope="col" class="num">Loss</th><th scope="col" class="num">Accuracy</th>
+<th scope="col">Started</th><th scope="col"><span class="sr">Open</span></th></tr></thead><tbody></tbody></table>
+<p class="empty" id="runs-empty">No run yet. The first one is one click away, on Start.</p></div>
+"""
+
+
+def problem(text: str) -> str:
+    """What went wrong, one line for each wrong field, announced at once."""
+    lines = "".join(f"<li>{escape(line)}</li>" for line in text.splitlines() if line.strip())
+    return f'<div class="verdict bad" role="alert"><ul>{lines}</ul></div>'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One line of "What will happen": a stage, what it does, and how long it may take."""
+
+    stage: str
+    what: str
+    takes: str = ""
+
+
+def plan(lines: Sequence[Plan], notes: Sequence[str] = ()) -> str:
+    """The steps before they happen."""
+    rows = "".join(
+        f'<li class="{escape(line.stage.lower())}"><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>'
+        f'<span class="quiet">{escape(line.takes)}</span></li>'
+        for line in lines
+    )
+    more = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f'<section class="card plan"><h2>What will happen</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
+
+
+def checked(facts: Sequence[str], notes: Sequence[str]) -> str:
+    """What is in the data, and what was left out of it."""
+    good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
+    more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
+    return f'<ul class="checked">{good}{more}</ul>'
+
+
+def note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'

@@ -1,0 +1,204 @@
+"""The order of inputs, known here only: a pydantic model as Gradio inputs, and handlers that get objects instead of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import gradio as gr
+from gradio.components import Component
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trainer_core.config import parse
+from trainer_core.errors import UserError
+from ui import cards
+from ui.views import number
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+"""For handlers that answer at once: no overlay, no queue."""
+
+Make = Callable[..., Component]
+
+
+class Form:
+    """The inputs of one model, in field order; read as one validated object, filled from one.
+
+    Args:
+        model: whose fields become inputs. Label, tooltip and bounds are the field's own.
+        value: what the inputs show first; the model's defaults if left out.
+        skip: fields without an input, which keep the model's default.
+        given: for a field, an input or form that exists already, or another way to make its input.
+    """
+
+    def __init__(
+        self,
+        model: type[BaseModel],
+        /,
+        value: BaseModel | None = None,
+        skip: Sequence[str] = (),
+        **given: Form | Component | Make,
+    ):
+        self.model = model
+        self.fields = [name for name in model.model_fields if name not in skip]
+        start = value or model.model_construct()
+        self.parts = {name: self.part(name, getattr(start, name, None), given.get(name)) for name in self.fields}
+
+    def part(self, name: str, value: Any, given: Form | Component | Make | None) -> Form | Component:
+        if isinstance(given, Form | Component):
+            return given
+        info = self.model.model_fields[name]
+        words = {"label": info.title, "info": info.description, "elem_id": f"{self.model.__name__}-{name}".lower()}
+        return (given or maker(info))(value=shown(value), interactive=True, **words)
+
+    @property
+    def inputs(self) -> list[Component]:
+        """Every input, those of inner forms included, in the order that `read` and `show` use."""
+        return [one for part in self.parts.values() for one in (part.inputs if isinstance(part, Form) else [part])]
+
+    def read(self, values: Sequence[Any]) -> BaseModel:
+        """The inputs' values as one object.
+
+        Raises:
+            ConfigError: one line for each wrong field, with its name and value.
+        """
+        return parse(self.model, self.plain(iter(values)), "")
+
+    def plain(self, values: Iterator[Any]) -> dict[str, Any]:
+        """Values by field name, taken in order; what was left blank is None."""
+        return {
+            name: part.plain(values) if isinstance(part, Form) else typed(next(values), self.model.model_fields[name])
+            for name, part in self.parts.items()
+        }
+
+    def show(self, value: BaseModel) -> list[Any]:
+        """What to fill the inputs with."""
+        return [
+            one
+            for name, part in self.parts.items()
+            for one in (part.show(getattr(value, name)) if isinstance(part, Form) else [shown(getattr(value, name))])
+        ]
+
+
+def maker(info: FieldInfo) -> Make:
+    """How the input of a field is made, from its type. Bounds are left to pydantic: it names the field when one is broken."""
+    kind = without_none(info.annotation)
+    if kind is bool:
+        return gr.Checkbox
+    if kind is int:
+        return gr.Number
+    if get_origin(kind) is Literal:
+        return lambda **words: gr.Dropdown(choices=list(get_args(kind)), **words)
+    if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+        return lambda **words: gr.Dropdown(choices=list(get_args(get_args(kind)[0])), multiselect=True, **words)
+    return lambda **words: gr.Textbox(max_lines=1, **words)
+
+
+def without_none(annotation: Any) -> Any:
+    """`int` for `int | None`."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if len(kinds) == 1 else annotation
+
+
+def shown(value: Any) -> Any:
+    """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas."""
+    match value:
+        case bool() | int():
+            return value
+        case float():
+            return number(value)
+        case tuple() if value and not isinstance(value[0], str):
+            return ", ".join(number(one) for one in value)
+        case tuple():
+            return [str(one) for one in value]
+        case None:
+            return None
+    return str(value)
+
+
+def typed(value: Any, info: FieldInfo) -> Any:
+    """What was entered, ready for pydantic: blank is None where the field may be None, numbers with commas are several."""
+    value = value.strip() if isinstance(value, str) else value
+    kind = without_none(info.annotation)
+    if value in ("", None) and kind is not info.annotation:
+        return None
+    if isinstance(value, str) and get_origin(kind) is tuple:
+        return [part.strip() for part in value.split(",")]
+    return "" if value is None and kind is str else value
+
+
+Source = Form | Component | type[gr.EventData]
+
+
+def on(
+    triggers: Any,
+    fn: Callable[..., Any],
+    *sources: Source,
+    outputs: Sequence[Form | Component] = (),
+    problem: Component | None = None,
+    **options: Any,
+) -> Any:
+    """Wire a handler: a Form among the sources arrives as one object, an object returned for a Form fills its inputs.
+
+    Args:
+        triggers: one event, such as `button.click`, or several.
+        sources: what the handler gets, in order; `gr.EventData` stands for the event.
+        outputs: what the handler's result (a tuple where there are several) goes to.
+        problem: where a UserError is shown, and cleared by the next success. Without it the error is a toast.
+    """
+    asks = [source for source in sources if isinstance(source, Form | Component)]
+    targets = [*flat(outputs), *([problem] if problem else [])]
+
+    def call(event: gr.EventData, *values: Any) -> Any:
+        rest = iter(values)
+        try:
+            results = fn(*[event if source is gr.EventData else take(source, rest) for source in sources])
+        except UserError as error:
+            if problem is None:
+                raise gr.Error(str(error), print_exception=False) from error
+            filled = [gr.skip()] * (len(targets) - 1) + [cards.problem(str(error))]
+        else:
+            filled = filling(outputs, results) + ([""] if problem else [])
+        return filled[0] if len(filled) == 1 else filled or None
+
+    call.__name__ = fn.__name__  # not functools.wraps: Gradio follows __wrapped__ and counts the wrong arguments
+    wire = triggers if callable(triggers) else lambda *args, **more: gr.on(triggers, *args, **more)
+    return wire(call, flat(asks) or None, targets or None, api_visibility="private", **options)
+
+
+def flat(things: Sequence[Form | Component]) -> list[Component]:
+    return [one for thing in things for one in (thing.inputs if isinstance(thing, Form) else [thing])]
+
+
+def take(source: Any, values: Iterator[Any]) -> Any:
+    return source.read(list(islice(values, len(source.inputs)))) if isinstance(source, Form) else next(values)
+
+
+def filling(outputs: Sequence[Form | Component], results: Any) -> list[Any]:
+    """One value per component. What is no model for a form, such as gr.skip(), goes to each of its inputs."""
+    several = results if len(outputs) > 1 else (results,) if outputs else ()
+    filled: list[Any] = []
+    for output, result in zip(outputs, several, strict=True):
+        if not isinstance(output, Form):
+            filled.append(result)
+        elif isinstance(result, BaseModel):
+            filled += output.show(result)
+        else:
+            filled += [result] * len(output.inputs)
+    return filled
+
+
+def edits(*sources: Form | Component) -> list[Any]:
+    """The events of a person changing these inputs; filling them from a handler is none."""
+    return [event for one in flat(sources) for event in edit_events(one)]
+
+
+def edit_events(component: Component) -> list[Any]:
+    """Text counts when the field is left or Enter is pressed, so that nobody is corrected while typing."""
+    if isinstance(component, gr.Textbox):
+        return [component.blur, component.submit]
+    return [component.input]  # type: ignore[attr-defined]

@@ -1,0 +1,147 @@
+"""The live channel: what a page does not have yet, said once a second.
+
+A page sends a cursor: which run's points it holds and how many, how much of each answer, and a checksum of each part
+it has drawn. It gets back only what is new, so a quiet second costs next to nothing and a reload costs one whole answer.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from pydantic import Field
+
+from trainer_core import runs
+from trainer_core.config import Strict, parse
+from trainer_core.events import RunView, Stage, Step
+from trainer_core.supervisor import Supervisor
+from ui import views
+
+BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
+MOST_POINTS = 2000
+"""Points per series in one answer; a longer history is thinned."""
+LOG_LINES = 60
+
+SERIES: dict[str, tuple[Stage, Callable[[Step], float | None]]] = {
+    "sft.loss": ("sft", lambda step: step.loss),
+    "dpo.loss": ("dpo", lambda step: step.loss),
+    "dpo.margin": ("dpo", lambda step: step.margin),
+    "dpo.accuracy": ("dpo", lambda step: step.accuracy),
+}
+"""Every curve: its stage, and how it is read from a step."""
+
+
+class Cursor(Strict):
+    """What one page holds and wants."""
+
+    show: str = ""
+    """The run the page shows; empty: the one at work, or else the newest."""
+    run: str = ""
+    points: int = Field(default=0, ge=0)
+    ask: str = ""
+    chars: dict[str, int] = {}
+    marks: dict[str, int] = {}
+    tab: str = ""
+    log: bool = False
+
+
+def build(supervisor: Supervisor) -> gr.HTML:
+    """The bus: an element without a look whose script asks, keeps what it gets and tells the page."""
+
+    def poll(cursor: Any = None) -> dict[str, Any]:
+        return news(supervisor, parse(Cursor, cursor or {}, "cursor"))
+
+    return gr.HTML(html_template="<span></span>", js_on_load=BUS_JS, server_functions=[poll], elem_id="bus")
+
+
+def news(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
+    """What this page does not have yet."""
+    view = shown(supervisor, cursor.show)
+    parts = fresh(all_parts(supervisor, view, cursor), cursor.marks)
+    return {"parts": parts, **curves(view, cursor), **answers(supervisor, cursor)}
+
+
+def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
+    return next((view for view in supervisor.views if view.id == run_id), supervisor.view)
+
+
+def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> dict[str, Any]:
+    """Every part of the page as it is now; the long ones only where they can be seen."""
+    parts: dict[str, Any] = {
+        "device": views.device(supervisor),
+        "recent": views.recent(supervisor),
+        "gates": views.gates(supervisor),
+        "compare": views.comparison(supervisor),
+        "run": views.run(supervisor, view),
+        "facts": views.facts(supervisor, view),
+    }
+    if cursor.tab == "runs":
+        parts["runs"] = views.table(supervisor)
+    if cursor.log and view:
+        parts["log"] = runs.log_tail(supervisor.run_dir(view.id), LOG_LINES)
+    return parts
+
+
+def fresh(parts: dict[str, Any], marks: dict[str, int]) -> dict[str, dict[str, Any]]:
+    """The parts whose checksum differs from the page's, each with its new checksum."""
+    summed = {name: (zlib.crc32(json.dumps(part, default=str).encode()), part) for name, part in parts.items()}
+    return {name: {"mark": mark, "is": part} for name, (mark, part) in summed.items() if marks.get(name) != mark}
+
+
+def curves(view: RunView | None, cursor: Cursor) -> dict[str, Any]:
+    """The new points of every curve. `from` 0 means: forget what you have."""
+    if view is None:
+        return {"run": "", "from": 0, "points": 0, "series": {}}
+    begin = cursor.points if cursor.run == view.id and cursor.points <= len(view.points) else 0
+    new = view.points[begin:]
+    series = {name: thinned(values(new, stage, read), MOST_POINTS) for name, (stage, read) in SERIES.items()}
+    return {
+        "run": view.id,
+        "from": begin,
+        "points": len(view.points),
+        "series": {name: points for name, points in series.items() if points},
+    }
+
+
+def values(points: Sequence[Step], stage: Stage, read: Callable[[Step], float | None]) -> list[tuple[int, float]]:
+    pairs = ((point.step, read(point)) for point in points if point.stage == stage)
+    return [(step, float(f"{value:.5g}")) for step, value in pairs if value is not None]
+
+
+def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
+    """At most `most` points that look the same: of each bin the lowest and the highest, in their order."""
+    if len(points) <= most:
+        return points
+    bins = most // 2
+    return [point for at in range(bins) for point in extremes(points[at * len(points) // bins : (at + 1) * len(points) // bins])]
+
+
+def extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    low = min(points, key=lambda point: point[1])
+    high = max(points, key=lambda point: point[1])
+    yield from sorted({low, high})
+
+
+def answers(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
+    """What the lanes have said beyond what the page holds. Offsets count UTF-16 units, as a browser does."""
+    supervisor.look_at_comparison()
+    view = supervisor.comparison.view if supervisor.comparison else None
+    if view is None or not view.ask:
+        return {"ask": "", "text": {}}
+    held = cursor.chars if cursor.ask == view.ask else {}
+    return {"ask": view.ask, "text": {lane: after(text, held.get(lane, 0)) for lane, text in view.answers.items()}}
+
+
+def after(text: str, units: int) -> str:
+    """The text after that many UTF-16 units."""
+    return text.encode("utf-16-le", "surrogatepass")[2 * units :].decode("utf-16-le", "replace")
+
+
+def script(folder: Path = runs.PROJECT / "assets") -> str:
+    """What draws the page, for its head: no file is fetched later."""
+    code = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("chart.js", "page.js"))
+    return f"<script>\n{code}\n</script>"

@@ -1,0 +1,356 @@
+"""The page in plain values: what each part of it says about runs, device and lanes, in words and numbers ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer_core import runs
+from trainer_core.config import STARTER, Recipe
+from trainer_core.errors import UserError
+from trainer_core.events import Phase, Proof, RunView, Step
+from trainer_core.hardware import GIB, Gpu
+from trainer_core.supervisor import Comparison, Supervisor
+
+RECENT = 6
+STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
+
+
+def device(supervisor: Supervisor) -> dict[str, Any]:
+    """The device card: a name, a memory bar with our share and that of others, and what is wrong, if anything."""
+    try:
+        gpu = supervisor.gpu
+    except UserError as error:
+        return {"name": "No GPU", "used": 0, "ours": 0, "free": "", "facts": "", "problem": str(error)}
+    if gpu:
+        return card(gpu, supervisor)
+    cpu = supervisor.machine.cpu
+    return {
+        "name": cpu.name,
+        "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}",
+        "ours": 0.0,
+        "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
+        "free": f"{cpu.free_bytes / GIB:.1f} of {cpu.total_bytes / GIB:.0f} GB free",
+        "facts": "",
+        "problem": supervisor.machine.problem,
+    }
+
+
+def card(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
+    ours = gpu.held_by(own_pids(supervisor))
+    used = gpu.total_bytes - gpu.free_bytes
+    readings = [f"{gpu.celsius} °C" if gpu.celsius is not None else "", f"{gpu.watts:.0f} W" if gpu.watts else ""]
+    return {
+        "name": gpu.name,
+        "kind": "",
+        "ours": round(ours / gpu.total_bytes, 3),
+        "used": round(used / gpu.total_bytes, 3),
+        "free": f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free",
+        "facts": " · ".join(filter(None, readings)),
+        "split": [f"{ours / GIB:.1f} GB", f"{max(0, used - ours) / GIB:.1f} GB"],
+        "problem": supervisor.machine.problem,
+    }
+
+
+def own_pids(supervisor: Supervisor) -> list[int]:
+    """The processes of the active run and of Compare."""
+    folders = [supervisor.run_dir(supervisor.active.id)] if supervisor.active else []
+    if supervisor.comparison:
+        folders.append(supervisor.comparison.watched.run_dir)
+    return [beat.pid for beat in map(runs.read_heartbeat, folders) if beat]
+
+
+def gates(supervisor: Supervisor) -> dict[str, Any]:
+    """What buttons depend on. A page calls Python when this changes, and at no other time."""
+    active, comparison = supervisor.active, supervisor.comparison
+    return {
+        "busy": active.id if active else "",
+        "stopping": bool(active) and stopping(supervisor, active),
+        "compare": comparison.view.phase if comparison else "",
+        "runs": len(supervisor.views),
+        "trouble": supervisor.trouble,
+    }
+
+
+def stopping(supervisor: Supervisor, view: RunView | None) -> bool:
+    return bool(view) and view.phase.active and runs.stop_requested(supervisor.run_dir(view.id))
+
+
+def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+    """The run card and the top of Train: state, progress, time left, stages, and how it ended."""
+    if view is None:
+        return None
+    recipe = facts_of(supervisor.run_dir(view.id)).recipe
+    last = view.last
+    return {
+        "id": view.id,
+        "name": title(recipe, view.id),
+        "phase": view.phase,
+        "active": view.phase.active,
+        **pill(supervisor, view),
+        "progress": round(view.progress, 4),
+        "step": step_words(last) if last else "",
+        "left": left_words(view),
+        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
+        "detail": view.detail,
+        "stages": stages(recipe, view),
+        "planned": dict(view.planned),
+        "error": view.error,
+        "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
+    }
+
+
+def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+    """One word for the state, and its tone."""
+    if stopping(supervisor, view):
+        return {"pill": "Stopping", "tone": "busy"}
+    match view.phase:
+        case Phase.DONE:
+            return {"pill": "Finished", "tone": "good"}
+        case Phase.STOPPED:
+            return {"pill": "Stopped", "tone": "plain"}
+        case Phase.FAILED:
+            return {"pill": "Failed", "tone": "bad"}
+        case Phase.QUEUED:
+            return {"pill": "Starting", "tone": "busy"}
+        case Phase.LOADING:
+            return {"pill": "Loading", "tone": "busy"}
+        case Phase.SAVING:
+            return {"pill": "Saving", "tone": "busy"}
+    return {"pill": "Running", "tone": "busy"}
+
+
+def step_words(last: Step) -> str:
+    return f"{STAGE_WORDS[last.stage]} step {last.step} of {last.total}"
+
+
+def left_words(view: RunView) -> str:
+    return f"{duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+
+
+def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
+    """Load – SFT – DPO – Compare, each done, now, failed or still to come."""
+    names = ["load", *(recipe.method.stages if recipe else ()), "compare"]
+    words = {"load": "Load", "compare": "Compare", **STAGE_WORDS}
+    here = names.index(place(view, names))
+    if view.phase is Phase.DONE:
+        here = len(names) - 1
+    mark = {Phase.FAILED: "failed", Phase.STOPPED: "stopped", Phase.DONE: "done"}.get(view.phase, "now")
+    states = ["done"] * here + [mark] + ["todo"] * (len(names) - here - 1)
+    return [{"word": words[name], "state": state} for name, state in zip(names, states, strict=True)]
+
+
+def place(view: RunView, names: list[str]) -> str:
+    """The stage a run is in, or ended in: that of its last step, or the next one once its adapter is saved."""
+    if view.phase in (Phase.SFT, Phase.DPO):
+        return view.phase.value
+    if not view.last:
+        return "load"
+    stage = view.last.stage
+    if stage in view.adapters and view.phase in (Phase.LOADING, Phase.QUEUED):
+        return names[names.index(stage) + 1]
+    return stage
+
+
+def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+    """What changes seldom in a run: the proof, what was changed or left out, and the settings used."""
+    if view is None:
+        return None
+    known = facts_of(supervisor.run_dir(view.id))
+    return {
+        "proof": proof_line(view.proof),
+        "holds": view.proof.holds if view.proof else None,
+        "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
+        "notes": list(view.notes),
+        "rows": rows_line(view),
+        "reasons": list(known.reasons),
+        "settings": known.settings,
+        "traceback": view.traceback,
+    }
+
+
+def rows_line(view: RunView) -> str:
+    if not view.prepared:
+        return ""
+    made = view.prepared
+    counts = [(made.chats, "examples for SFT"), (made.pairs, "pairs for DPO"), (made.held_out, "pairs held out")]
+    return " · ".join(f"{count:,} {words}" for count, words in counts if count)
+
+
+def proof_line(proof: Proof | None) -> str:
+    """The step-0 proof as one line."""
+    if proof is None:
+        return ""
+    expected = "" if proof.expected_loss is None else f" (must be {proof.expected_loss:.3f}{ln2(proof)})"
+    margin = f"{proof.margin + 0:.3f}".replace("-0.000", "0.000")
+    return (
+        f"margin {margin} (must be 0), loss {proof.loss:.3f}{expected}, within {proof.tolerance:g}. "
+        f"Policy: {proof.policy}. Reference: {proof.reference}."
+    )
+
+
+def ln2(proof: Proof) -> str:
+    return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
+
+
+class Facts:
+    """What a run.json says, which never changes."""
+
+    def __init__(self, recipe: Recipe | None, reasons: tuple[str, ...], settings: list[list[str]], created: str):
+        self.recipe, self.reasons, self.settings, self.created = recipe, reasons, settings, created
+
+
+@lru_cache(maxsize=4096)
+def facts_of(run_dir: Path) -> Facts:
+    """The immutable half of a run; a folder whose run.json cannot be read has none."""
+    try:
+        file = runs.read_run(run_dir)
+    except UserError:
+        return Facts(None, (), [], "")
+    job = runs.train_job(file)
+    recipe = job.recipe if job else None
+    device_row = [["Device", file.device]] if file.device else []
+    return Facts(recipe, file.reasons, (settings(recipe) if recipe else []) + device_row, file.created)
+
+
+def settings(recipe: Recipe) -> list[list[str]]:
+    """Every setting as a label and a value, those of the stages that ran."""
+    inner = {name for name, field in type(recipe).model_fields.items() if hasattr(field.annotation, "model_fields")}
+    rows = [[field.title or name, words(getattr(recipe, name))] for name, field in fields(recipe) if name not in inner]
+    for name in ("data", "lora", *recipe.method.stages):
+        part = getattr(recipe, name)
+        head = STAGE_WORDS.get(name, "")
+        rows += [[f"{head} {low(field.title or key)}".strip(), words(getattr(part, key))] for key, field in fields(part)]
+    return [row for row in rows if row[1] != "–"]
+
+
+def fields(model: Any) -> list[tuple[str, Any]]:
+    return list(type(model).model_fields.items())
+
+
+def low(text: str) -> str:
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+
+
+def words(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return number(value)
+        case None | "" | ():
+            return "–"
+        case tuple():
+            return ", ".join(map(str, value))
+    return str(value)
+
+
+def title(recipe: Recipe | None, run_id: str) -> str:
+    """What a run is called in lists: its name, or its model and method."""
+    if recipe is None:
+        return run_id
+    return recipe.name or f"{model_name(recipe.model)} · {method_words(recipe)}"
+
+
+def model_name(model: str) -> str:
+    return "SmolLM2 135M" if model == STARTER else Path(model).name
+
+
+def method_words(recipe: Recipe) -> str:
+    return " → ".join(STAGE_WORDS[stage] for stage in recipe.method.stages)
+
+
+def recent(supervisor: Supervisor) -> list[dict[str, str]]:
+    return [summary(supervisor, view) for view in supervisor.views[:RECENT]]
+
+
+def summary(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+    known = facts_of(supervisor.run_dir(view.id))
+    return {"id": view.id, "name": title(known.recipe, view.id), "when": known.created, **pill(supervisor, view)}
+
+
+def choice(supervisor: Supervisor, view: RunView) -> str:
+    """A run in a list to choose from: its title, its adapters, and when it began."""
+    known = facts_of(supervisor.run_dir(view.id))
+    adapters = ", ".join(STAGE_WORDS[stage] for stage in view.adapters)
+    return f"{title(known.recipe, view.id)} ({adapters}) · {known.created[:16].replace('T', ' ')} UTC"
+
+
+def table(supervisor: Supervisor) -> list[dict[str, str]]:
+    """The rows of the Runs tab, newest first."""
+    return [summary(supervisor, view) | numbers(supervisor, view) for view in supervisor.views]
+
+
+def numbers(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+    recipe = facts_of(supervisor.run_dir(view.id)).recipe
+    last = last_of(view)
+    accuracy = last["dpo"].accuracy if "dpo" in last else None
+    return {
+        "method": method_words(recipe) if recipe else "",
+        "model": model_name(recipe.model) if recipe else "",
+        "data": " + ".join(data_names(recipe)) if recipe else "",
+        "steps": " + ".join(f"{point.step}" for point in last.values()),
+        "loss": " → ".join(f"{point.loss:.3f}" for point in last.values()),
+        "accuracy": f"{accuracy:.0%}" if accuracy is not None else "",
+        "error": view.error,
+    }
+
+
+def last_of(view: RunView) -> Mapping[str, Step]:
+    """The last step of each stage."""
+    return {point.stage: point for point in view.points}
+
+
+def data_names(recipe: Recipe) -> list[str]:
+    sources = [recipe.data.chat if "sft" in recipe.method.stages else None]
+    sources.append(recipe.data.pairs if "dpo" in recipe.method.stages or not sources[0] else None)
+    return [Path(source).name for source in sources if source]
+
+
+def comparison(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The lanes: who they are, what the worker is doing, and how each answer ended."""
+    current = supervisor.comparison
+    if current is None:
+        return None
+    view = current.view
+    return {
+        "run": current.watched.run_dir.name,
+        "phase": view.phase,
+        "active": view.phase.active,
+        "detail": view.detail,
+        "error": view.error,
+        "prompt": view.prompt,
+        "lanes": [lane(name.name, current) for name in current.job.lanes],
+    }
+
+
+def lane(name: str, current: Comparison) -> dict[str, str]:
+    end = current.view.ends.get(name)
+    if end is None:
+        return {"name": name, "end": "", "note": ""}
+    rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
+    note = "" if end.ended_itself else "Cut off: it had not ended by itself."
+    return {"name": name, "end": f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}", "note": note}
+
+
+def duration(seconds: float) -> str:
+    """8 s, 2 min 05 s, 1 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def number(value: float) -> str:
+    """Short and exact: 0.1, 2e-4, 5e-6."""
+    text = f"{value:g}"
+    if float(text) != value:
+        return repr(value)
+    if 0 < abs(value) < 0.001:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return text
