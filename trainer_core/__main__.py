@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer_core import console, models, presets, runs
+from trainer_core import console, models, runs
 from trainer_core.config import STARTER, read_recipe
 from trainer_core.data import load
 from trainer_core.demo import answered, demo, wait
@@ -15,6 +15,8 @@ from trainer_core.errors import UserError
 from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
+
+DEMO = runs.PROJECT / "recipes" / "demo.toml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def supervisor(args: argparse.Namespace) -> Supervisor:
 def run_demo(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     try:
-        demo(boss, *presets.demo_recipe())
+        demo(boss, read_recipe(DEMO))
     finally:
         boss.close()
     return 0

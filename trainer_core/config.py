@@ -1,8 +1,8 @@
 """Every setting, once: its type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json are these models.
 
 Sources named in the docstrings: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024, the preference
-tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 · [rs] Kalajdzievski 2023 ·
-[cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
+tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 ·
+[rs] Kalajdzievski 2023 · [cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_core import console, runs
@@ -22,13 +21,13 @@ DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=96)
 """Greedy, so that the demo says the same on every machine of a kind."""
 
 
-def demo(supervisor: Supervisor, recipe: Recipe, reasons: Sequence[str]) -> None:
+def demo(supervisor: Supervisor, recipe: Recipe) -> None:
     """Run it and print the table and the answers.
 
     Raises:
         TrainingError: the run failed, a number is not finite, or the step-0 proof did not hold.
     """
-    run_id = supervisor.start(recipe, reasons)
+    run_id = supervisor.start(recipe)
     console.say(f"Run {run_id}")
     view = console.follow(supervisor, run_id)
     if view.phase is not Phase.DONE:

@@ -190,6 +190,31 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class AskFailed:
+    """One prompt could not be answered; the lanes stay loaded."""
+
+    ask: str
+    message: str
+
+
+@dataclass(frozen=True)
+class LaneProof:
+    """That a lane is what its name says: the adapter's hash, and by how much its logits differ from the base's.
+
+    difference: largest absolute difference over a fixed prompt, in logits; 0 means the adapter changes nothing.
+    """
+
+    lane: str
+    sha256: str
+    difference: float
+
+
+@dataclass(frozen=True)
+class LanesLoaded:
+    proofs: tuple[LaneProof, ...]
+
+
+@dataclass(frozen=True)
 class Ended:
     """The last word of a run that went as asked: done or stopped."""
 
@@ -206,7 +231,8 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | Proof | Step | Saved | Scored | Asked | Text | Answered | Ended | Failed
+    Status | Prepared | Changed | Noted | Plan | Proof | Step | Saved | Scored | Asked | Text | Answered | AskFailed
+    | LanesLoaded | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
@@ -305,7 +331,9 @@ class RunView:
     notes: tuple[str, ...] = ()
     adapters: Mapping[str, str] = field(default_factory=dict)
     scores: tuple[LaneScore, ...] = ()
+    lanes: tuple[LaneProof, ...] = ()
     ask: str = ""
+    prompt: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, LaneEnd] = field(default_factory=dict)
 
@@ -354,11 +382,16 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
         case Saved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
         case Scored(scores):
-            return replace(view, scores=scores)
-        case Asked(ask, _, lanes):
-            return replace(view, phase=Phase.ANSWERING, ask=ask, answers=dict.fromkeys(lanes, ""), ends={})
+            return replace(view, phase=Phase.READY, scores=scores)
+        case Asked(ask, prompt, lanes):
+            blank = dict.fromkeys(lanes, "")
+            return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
         case Text(_, more):
             return replace(view, answers={lane: text + more.get(lane, "") for lane, text in view.answers.items()})
+        case AskFailed(ask, message):
+            return replace(view, phase=Phase.READY, ask=ask, detail=message)
+        case LanesLoaded(proofs):
+            return replace(view, lanes=proofs)
         case Answered(_, ends):
             return replace(view, phase=Phase.READY, ends=ends)
         case Ended(phase, detail):

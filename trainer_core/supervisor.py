@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from trainer_core import hardware, models, runs
@@ -72,6 +72,8 @@ class Comparison:
 
     job: CompareJob
     watched: Watched
+    asked: str = ""
+    """The prompt asked last; empty: none yet."""
     send_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -97,6 +99,7 @@ class Comparison:
         """Answer one prompt in all lanes; returns the id under which the events speak of it."""
         request = Ask(id=uuid4().hex[:8], messages=({"role": "user", "content": prompt},), sampling=sampling)
         self.send(request)
+        self.asked = prompt
         return request.id
 
     def close(self, seconds: float = LEAVE_SECONDS) -> None:
@@ -170,6 +173,11 @@ class Supervisor:
                     self._watched[run_dir.name] = Watched(run_dir)
             for watched in list(self._watched.values()):
                 watched.look()
+        self.look_at_comparison()
+
+    def look_at_comparison(self) -> None:
+        """Bring the lanes up to date between two rounds, so that their text is shown as it grows."""
+        with self._looking:
             if self.comparison:
                 self.comparison.watched.look()
 
@@ -315,7 +323,7 @@ class Supervisor:
         return {**os.environ, **ours, **hardware.worker_environment(self.gpu)}
 
 
-DETACHED: Mapping[str, object] = (
+DETACHED: Mapping[str, Any] = (
     {"start_new_session": True}
     if os.name == "posix"
     else {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP

@@ -31,6 +31,9 @@ class Encoding:
     note: str = ""
 
 
+UTF8 = Encoding("utf-8")
+
+
 def find(from_start: Callable[[], BinaryIO]) -> Encoding:
     """The encoding of a text file, read once from end to end where it has no byte order mark.
 
@@ -42,7 +45,7 @@ def find(from_start: Callable[[], BinaryIO]) -> Encoding:
             return Encoding(name, "" if name == "utf-8-sig" else f"read as {name.upper()}, as its first bytes say")
     if wide := utf16_without_mark(head):
         return Encoding(wide, f"read as {wide.upper()}, as every second byte is zero")
-    return Encoding("utf-8") if is_utf8(from_start()) else older(from_start())
+    return UTF8 if is_utf8(from_start()) else older(from_start())
 
 
 def utf16_without_mark(head: bytes) -> str | None:
@@ -79,7 +82,7 @@ def older(file: BinaryIO) -> Encoding:
             first = first or number
             bad += line[: SAMPLE - len(bad)]
     if good:
-        return Encoding("utf-8")
+        return UTF8
     name = guess(bytes(bad))
     return Encoding(name, f"not UTF-8 (first seen in line {first}); read as {name}")
 

@@ -26,7 +26,7 @@ WORDS = {
     "unexpected character, expected ':' after key": "no colon after a key",
     "unexpected character, expected ',' or '}'": "no comma or closing brace where one is needed",
     "unexpected character, expected ',' or ']'": "no comma or closing bracket where one is needed",
-    "unexpected character, expected a JSON value": "something that is not JSON (such as NaN, None or single quotes)",
+    "unexpected character, expected a JSON value": "an unknown word or sign where a value should be",
 }
 
 

@@ -15,11 +15,19 @@ class Limits:
     """One row of text."""
     document_bytes: int = 128 * MIB
     """One JSON object that holds the whole list; lists and JSONL are read piece by piece and may be larger."""
-    batch_bytes: int = 512 * MIB
+    batch_bytes: int = 256 * MIB
     """256 rows of Parquet, or a whole Parquet file inside gzip."""
     unpacked_bytes: int = 16 << 30
+    unpacked_ratio: int = 200
+    """Packed text shrinks 3 to 20 times. Files made to fill the memory claim thousands."""
+    unpacked_free: int = 64 * MIB
+    """Below this much the ratio does not matter."""
     depth: int = 64
     rows: int = 5_000_000
+
+    def unpacked(self, packed: int) -> int:
+        """How many bytes a file of `packed` bytes may unpack to."""
+        return min(self.unpacked_bytes, max(self.unpacked_free, self.unpacked_ratio * packed))
 
 
 LIMITS = Limits()

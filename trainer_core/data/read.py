@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,8 +28,13 @@ BINARY = {
     b"BZh": "a bzip2 archive", b"\x28\xb5\x2f\xfd": "a zstd archive", b"ARROW1": "an Arrow file",
     b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
     b"\x80\x05": "a Python pickle", b"%PDF": "a PDF", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
-    b"SQLite": "a database", b"\x7fELF": "a program", b"GGUF": "a GGUF model",
+    b"\x1f\x8b": "a gzip file inside another", b"SQLite": "a database", b"\x7fELF": "a program", b"GGUF": "a GGUF model",
 }  # fmt: skip
+CSV_WORDS = {
+    "unexpected end of data": "a quote is opened and never closed",
+    "expected after": "something other than a comma follows a closing quote",
+    "new-line character seen": "a line ends with a carriage return alone",
+}
 DELIMITERS = ",\t;|"
 
 
@@ -155,7 +161,7 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Opened]:
             return unpacked(raw, path.name, limits)
 
         form = recognised(path, again)
-        found = encoding.Encoding("binary") if form == "parquet" else encoding.find(again)
+        found = encoding.UTF8 if form == "parquet" else encoding.find(again)
         rows = ROWS[form](encoding.as_utf8(again(), found, path.name), path.name, limits)
         yield Opened(path.name, form, found, bounded(rows, path, limits), size, raw.tell)
 
@@ -193,7 +199,8 @@ class Unpacking(io.RawIOBase):
     """A gzip stream that stops where a real data set would have ended long before."""
 
     def __init__(self, raw: BinaryIO, name: str, limits: Limits) -> None:
-        self.file, self.name, self.left = gzip.GzipFile(fileobj=raw), name, limits.unpacked_bytes
+        self.file, self.name = gzip.GzipFile(fileobj=raw), name
+        self.left = self.most = limits.unpacked(os.fstat(raw.fileno()).st_size)
 
     def readable(self) -> bool:
         return True
@@ -202,9 +209,7 @@ class Unpacking(io.RawIOBase):
         count = self.file.readinto(buffer)
         self.left -= count
         if self.left < 0:
-            raise DataError(
-                f"{self.name}: the gzip data unpacks to more than Tunebench reads. Unpack it and use a part of it."
-            )
+            raise too_much(self.name, self.most)
         return count
 
 
@@ -229,7 +234,7 @@ def recognised(path: Path, again: Callable[[], BinaryIO]) -> Format:
     if start == b"{":
         return "jsonl" if suffix in (".jsonl", ".ndjson") or starts_with_row(again(), head) else "json"
     if not start:
-        raise DataError(f"{path.name}: the file has only white space.")
+        raise DataError(f"{path.name}: there is nothing but white space or zeros in it.")
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}.get(suffix, "csv")  # type: ignore[return-value]
 
 
@@ -311,7 +316,8 @@ def csv_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
             cells = next(table, None)
         except csv.Error as error:
             row += 1
-            yield Flaw(name, row, line, None, f"not valid CSV ({error})")
+            why = next((words for mark, words in CSV_WORDS.items() if mark in str(error)), str(error))
+            yield Flaw(name, row, line, None, f"not valid CSV, {why}")
             continue
         if cells is None:
             return
@@ -327,7 +333,7 @@ def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line:
             row,
             line,
             None,
-            f"{len(cells)} fields, but the first line names {len(header)}",
+            f"{len(cells)} field{'s' if len(cells) > 1 else ''}, but the first line names {len(header)}",
             json_text.shown(cells[0]),
         )
     for at, cell in enumerate(cells):
@@ -359,24 +365,31 @@ def check_header(header: list[str], name: str) -> None:
 
 
 def parquet_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
-    """Rows in batches of 256, as few bytes at a time as the file's own pages allow."""
+    """Rows in batches of 256. The sizes that a Parquet file declares are not trusted; what comes out is counted."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         packed = isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO)
-        table = parquet.ParquetFile(pyarrow.BufferReader(whole(file, name, limits)) if packed else file)
-        row = 0
-        for batch in table.iter_batches(batch_size=256):
-            if batch.nbytes > limits.batch_bytes:
-                raise DataError(f"{name}, row {row + 1}: 256 rows take more than {limits.batch_bytes >> 20} MB.")
+        source = pyarrow.BufferReader(whole(file, name, limits)) if packed else file
+        most = limits.unpacked(source.seek(0, io.SEEK_END))
+        row, size = 0, 0
+        for batch in parquet.ParquetFile(source).iter_batches(batch_size=256):
+            size += batch.nbytes
+            if size > most or batch.nbytes > limits.batch_bytes:
+                raise too_much(name, min(most, limits.batch_bytes), row + 1)
             for values in batch.to_pylist():
                 row += 1
                 yield Row(row, None, values)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{name}: not a Parquet file that can be read ({first_line(error)}). Get it again or export it as JSONL."
-        ) from error
+    except MemoryError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: damaged, or no Parquet file ({first_line(error)}). Get it again.") from error
+
+
+def too_much(name: str, most: int, row: int | None = None) -> DataError:
+    at = name if row is None else f"{name}, row {row}"
+    return DataError(f"{at}: unpacks to more than {most >> 20:,} MB, far more than honest data of its size would.")
 
 
 def whole(file: BinaryIO, name: str, limits: Limits) -> bytes:

@@ -92,7 +92,7 @@ def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
     """Write the trained adapter, and only it: a `ref` beside it would replace the policy on a later load. Bytes written."""
-    model.save_pretrained(folder, selected_adapters=["default"], safe_serialization=True)
+    model.save_pretrained(str(folder), selected_adapters=["default"], safe_serialization=True)
     tokenizer.save_pretrained(folder)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from trainer_core.config import Recipe
 from trainer_core.engine import arguments
 from trainer_core.engine.callbacks import Progress
-from trainer_core.engine.rows import Encoded
+from trainer_core.tokens import Encoded
 
 
 def trainer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from trl import DPOTrainer
 
-from trainer_core import data, models, runs
+from trainer_core import data, models, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
-from trainer_core.data import Pair
-from trainer_core.engine import dpo, load, rows, sft
+from trainer_core.engine import dpo, load, sft
 from trainer_core.engine.callbacks import Progress
 from trainer_core.errors import ModelError
 from trainer_core.events import Changed, EventLog, Noted, Phase, Plan, Prepared, Saved, Stage, Status
@@ -45,7 +43,7 @@ def train(
     recipe = job.recipe
     emit(Status(Phase.LOADING, "Reading the data"))
     loaded = data.load(recipe.data, recipe.method)
-    write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
+    tokens.write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
     counts = {"sft": len(loaded.chats), "dpo": len(loaded.pairs)}
     emit(Prepared(counts["sft"], counts["dpo"], len(loaded.held_out), loaded.sha256, loaded.notes))
     emit(Plan({stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}))
@@ -104,7 +102,7 @@ class Run:
 
 def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path:
     model, tokenizer, _precision = run.start("sft", None)
-    encoded, notes = rows.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
+    encoded, notes = tokens.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
     run.note("sft", notes)
     trainer = sft.trainer(model, tokenizer, encoded, run.recipe, run.run_dir / ".sft", run.progress("sft"))
     folder = run.finish("sft", trainer, tokenizer)
@@ -115,7 +113,7 @@ def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path:
 
 def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path:
     model, tokenizer, precision = run.start("dpo", after)
-    pairs, notes = rows.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
+    pairs, notes = tokens.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
     callbacks = [dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.progress("dpo")]
@@ -129,17 +127,10 @@ def fill_adapter(model: PeftModel, folder: Path) -> None:
     Raises:
         ModelError: the file does not fit the model.
     """
-    result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name="default")
+    result: Any = set_peft_model_state_dict(
+        model, load_file(folder / "adapter_model.safetensors"), adapter_name="default"
+    )
     missing = [key for key in result.missing_keys if "lora_" in key and ".default." in key]
     if missing or result.unexpected_keys:
         wrong = (missing or result.unexpected_keys)[0]
         raise ModelError(f"The adapter in {folder} does not fit this base model and these LoRA settings: {wrong}.")
-
-
-def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form."""
-    with path.open("w", encoding="utf-8") as file:
-        for pair in pairs:
-            sides = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-            row = {name: rows.as_dicts(messages) for name, messages in sides.items()}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,15 +1,21 @@
-"""Conversations as tokens: which of them a model sees, and which of them it is trained on."""
+"""Conversations as tokens: which of them a model sees, and which of them it is trained on. Shared by training and Compare.
+
+Nothing here imports a heavy library: the tokenizer comes in as an argument.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
@@ -132,3 +138,12 @@ def pair_sizes(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> tuple[int, int
     sides = [render(tokenizer, (*pair.prompt, *side)) for side in (pair.chosen, pair.rejected)]
     counts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, *sides)]
     return counts[0], max(counts[1:])
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form."""
+    with path.open("w", encoding="utf-8") as file:
+        for pair in pairs:
+            sides = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+            row = {name: as_dicts(messages) for name, messages in sides.items()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,63 @@
+"""The dice, thrown once for all lanes.
+
+A token is drawn as argmax(log p + g) with Gumbel noise g, which is exactly a draw from p (Gumbel-max trick, Maddison 2014).
+All lanes of a prompt use the same g at the same step, so that they differ by their adapters and by nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import cast
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from trainer_core.config import Sampling
+
+
+def filters(sampling: Sampling) -> LogitsProcessorList:
+    """What shapes the distribution, in the order of transformers' `generate`."""
+    found = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if sampling.temperature == 0:
+        return found
+    if sampling.temperature != 1:
+        found.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        found.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        found.append(MinPLogitsWarper(sampling.min_p))
+    return found
+
+
+def draw(
+    logits: torch.Tensor, seen: torch.Tensor, sampling: Sampling, noise: torch.Tensor, shaped: LogitsProcessorList
+) -> torch.Tensor:
+    """One token per row.
+
+    Args:
+        logits: rows × vocabulary, float32.
+        seen: rows × tokens so far, for the repetition penalty.
+        noise: rows × vocabulary; rows of one prompt hold the same noise.
+    """
+    scores = shaped(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    return (scores.log_softmax(-1) + noise).argmax(-1)
+
+
+def gumbel(seed: int, prompt: str, step: int, size: int) -> torch.Tensor:
+    """`size` standard Gumbel values that depend on these three and nothing else. On the CPU, so that every device agrees."""
+    digest = hashlib.blake2b(f"{seed}\0{step}\0{prompt}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return -torch.empty(size).exponential_(generator=generator).log()
