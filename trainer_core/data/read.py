@@ -327,28 +327,21 @@ def csv_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
 
 
 def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line: int) -> Row | Flaw:
+    wrong = wrong_cells(cells, header)
+    return Flaw(name, row, line, None, *wrong) if wrong else Row(row, line, dict(zip(header, cells, strict=True)))
+
+
+def wrong_cells(cells: list[str], header: list[str]) -> tuple[str, str] | None:
+    """What is wrong with the fields of a row, with a snippet; None where nothing is."""
     if len(cells) != len(header):
-        return Flaw(
-            name,
-            row,
-            line,
-            None,
-            f"{len(cells)} field{'s' if len(cells) > 1 else ''}, but the first line names {len(header)}",
-            json_text.shown(cells[0]),
-        )
-    for at, cell in enumerate(cells):
-        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
-            return Flaw(
-                name,
-                row,
-                line,
-                None,
-                f"field {at + 1} ({header[at]}) has a byte that is not UTF-8",
-                json_text.shown(cell),
-            )
+        fields = f"{len(cells)} field{'s' if len(cells) > 1 else ''}"
+        return f"{fields}, but the first line names {len(header)}", json_text.shown(cells[0])
+    for number, (cell, column) in enumerate(zip(cells, header, strict=True), start=1):
         if "\0" in cell:
-            return Flaw(name, row, line, None, f"field {at + 1} ({header[at]}) has a zero byte", json_text.shown(cell))
-    return Row(row, line, dict(zip(header, cells, strict=True)))
+            return f"field {number} ({column[:40]}) has a zero byte", json_text.shown(cell)
+        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
+            return f"field {number} ({column[:40]}) has a byte that is not UTF-8", json_text.shown(cell)
+    return None
 
 
 def decoded(file: BinaryIO, name: str, limits: Limits) -> Iterator[str]:
