@@ -1,0 +1,83 @@
+"""Sets Tunebench up and starts it. Knows the commands and what each is started with; launcher/ knows the set-up.
+
+    python launch.py [--no-browser] [--port N] [--workspace DIR]     the app
+    python launch.py test [pytest arguments]                         all checks and tests
+    python launch.py demo | train RECIPE.toml | compare | ...        the command line, `python -m trainer_core`
+
+`--device cpu` or `--device cuda` before the command makes .venv for that device. Without it a .venv stays what it is,
+and a new one is for CUDA where an NVIDIA GPU answers, else for the CPU. This file and launcher/ need nothing but Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from launcher import SetupError, venv
+from launcher.paths import ROOT, VENV_PYTHON, WINDOWS
+
+
+def main() -> int:
+    options = arguments(sys.argv[1:])
+    try:
+        stamp = venv.ready_for(options.device)
+        if options.command == "test":
+            venv.add_test_tools(stamp)
+    except (SetupError, OSError) as error:
+        print(f"\nTunebench is not set up: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The next start goes on from here.", file=sys.stderr)
+        return 130
+    return become([str(VENV_PYTHON), *target(options, stamp.device)], venv.environment(stamp.device))
+
+
+def arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="launch.py", description="Sets Tunebench up and starts it.")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what .venv is made for")
+    parser.add_argument("--no-browser", action="store_true", help="print the app's address, open nothing")
+    parser.add_argument("--port", help="the app's port on 127.0.0.1")
+    parser.add_argument("--workspace", help="the folder for runs, votes and exports")
+    parser.add_argument("command", nargs="?", help="test, demo, train, compare, ...; without one the app starts")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="the command's own arguments")
+    options = parser.parse_args(given)
+    if options.command and app_flags(options):
+        parser.error(
+            f"--no-browser, --port and --workspace are the app's; {options.command} takes its own after its name"
+        )
+    return options
+
+
+def target(options: argparse.Namespace, device: str) -> list[str]:
+    """What .venv's Python is started with."""
+    if options.command == "test":
+        return [str(ROOT / "tools" / "check.py"), *options.rest]
+    if options.command:
+        return ["-m", "trainer_core", options.command, *options.rest]
+    return [str(ROOT / "app.py"), "--device", device, *app_flags(options)]
+
+
+def app_flags(options: argparse.Namespace) -> list[str]:
+    flags = ["--no-browser"] if options.no_browser else []
+    for name, value in (("--port", options.port), ("--workspace", options.workspace)):
+        flags += [name, value] if value else []
+    return flags
+
+
+def become(command: list[str], env: Mapping[str, str]) -> int:
+    """Runs the command in this process's place; Windows cannot, so there this process waits for its end."""
+    sys.stdout.flush()
+    if not WINDOWS:
+        os.execve(command[0], command, env)
+    child = subprocess.Popen(command, env=env)
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):  # the child gets Ctrl-C too, and it decides
+            return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""Where the parts of an installation lie."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+WINDOWS = sys.platform == "win32"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+REQUIREMENTS = {"cpu": ROOT / "requirements-cpu.txt", "cuda": ROOT / "requirements.txt"}
+TEST_REQUIREMENTS = ROOT / "requirements-test.txt"

@@ -1,0 +1,189 @@
+"""When .venv is finished, and what to do when it is not.
+
+.venv/tunebench.json says what .venv is, and that it is ready is written last: a set-up that was cut short is continued
+by the next start, and a .venv made from other requirement files or by an older launcher is made anew.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from launcher import SetupError, device, steps
+from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS, VENV, VENV_PYTHON, WINDOWS
+from launcher.perform import perform
+
+STAMP = VENV / "tunebench.json"
+LAUNCHER = 1
+"""Raised when launcher/ fills .venv differently, so that every .venv is made anew once."""
+PYTHONS = ((3, 13), (3, 12), (3, 11))
+"""Every pinned package has a wheel for these on Linux, Windows and Apple silicon."""
+SIZES = {"cpu": "0.6 GB to download, 2.2 GB on disk", "cuda": "3 GB to download, 8 GB on disk"}
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What .venv is, or is becoming. `closure` and `tests` are fingerprints of the requirement files in it."""
+
+    device: str
+    python: str
+    closure: str
+    ready: bool = False
+    tests: str = ""
+
+
+def ready_for(asked: str) -> Stamp:
+    """The stamp of a .venv that is ready for `asked` (auto, cpu, cuda). One small hash where there is one already."""
+    if (found := read_stamp()) and finished(found, asked):
+        return found
+    with alone():
+        found = read_stamp()  # another launcher may have finished it meanwhile
+        return found if found and finished(found, asked) else set_up(asked, found)
+
+
+def finished(found: Stamp, asked: str, python: Path = VENV_PYTHON) -> bool:
+    current = found.closure == closure(found.device, found.python)
+    return current and found.ready and asked in ("auto", found.device) and python.exists()
+
+
+def set_up(asked: str, found: Stamp | None) -> Stamp:
+    choice = device.choose(found.device if found and asked == "auto" else asked, device.read_driver())
+    base, python = choose_python(running(), sys.executable, others_on_path)
+    goal = Stamp(choice.device, python, closure(choice.device, python))
+    print(f"Setting Tunebench up for {choice.device.upper()}: {choice.reason}.")
+    print(f"This happens once: about {SIZES[choice.device]}, in {VENV}.", flush=True)
+    parts = [*steps.install(choice.device, sys.platform), steps.trial(choice.device)]
+    if found == goal and VENV_PYTHON.exists():
+        print("An earlier set-up was cut short; going on with it.")
+    else:
+        refuse_while_running()
+        perform(steps.bare_venv(base, python), f"[1/{len(parts) + 1}]", os.environ)
+        write_stamp(goal)
+    for number, step in enumerate(parts, start=2):
+        try:
+            perform(step, f"[{number}/{len(parts) + 1}]", environment(choice.device))
+        except SetupError:
+            if step is parts[-1]:
+                STAMP.unlink()  # all is installed and does not work: the next start must not build on it
+            raise
+    return write_stamp(replace(goal, ready=True))
+
+
+def add_test_tools(stamp: Stamp) -> None:
+    wanted = fingerprint(TEST_REQUIREMENTS, stamp.closure)
+    if stamp.tests != wanted:
+        with alone():
+            perform(steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp.device))
+            write_stamp(replace(stamp, tests=wanted))
+
+
+def environment(chosen: str) -> dict[str, str]:
+    """For all that runs in .venv: our modules on the path and not the user's folder, which may hold a torch.py of its
+    own; UTF-8; no telemetry; no GPU where torch cannot use one."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": chosen}
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    return {**os.environ, **ours, **quiet, **({"UNSLOTH_FORCE_CPU": "1"} if chosen == "cpu" else {})}
+
+
+def closure(chosen: str, python: str) -> str:
+    return fingerprint(REQUIREMENTS[chosen], chosen, python, str(LAUNCHER), steps.INSTALLER)
+
+
+def fingerprint(file: Path, *words: str) -> str:
+    return hashlib.sha256(" ".join(words).encode() + b"\n" + file.read_bytes()).hexdigest()[:16]
+
+
+def read_stamp() -> Stamp | None:
+    """None where there is no .venv, or one that this launcher cannot have made."""
+    try:
+        stamp = Stamp(**json.loads(STAMP.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return stamp if stamp.device in REQUIREMENTS else None
+
+
+def write_stamp(stamp: Stamp) -> Stamp:
+    new = STAMP.with_suffix(".new")
+    new.write_text(json.dumps(asdict(stamp)), encoding="utf-8")
+    new.replace(STAMP)
+    return stamp
+
+
+def running() -> tuple[int, int]:
+    return sys.version_info[0], sys.version_info[1]
+
+
+def choose_python(
+    version: tuple[int, int], executable: str, others: Callable[[], Mapping[tuple[int, int], str]]
+) -> tuple[str, str]:
+    """The Python to make .venv with, and its version: the running one if it fits, else the newest that was found."""
+    if version in PYTHONS:
+        return executable, device.dotted(version)
+    for found, path in sorted(others().items(), reverse=True):
+        return path, device.dotted(found)
+    raise SetupError(
+        f"this is Python {device.dotted(version)}; Tunebench needs 3.11, 3.12 or 3.13, and none was found. "
+        "Install one and start again."
+    )
+
+
+def others_on_path() -> dict[tuple[int, int], str]:
+    """Pythons that fit. A name on the PATH may be a shim with nothing behind it, so each is asked where it lies."""
+    found = {}
+    for version in PYTHONS:
+        name = device.dotted(version)
+        command = ["py", f"-{name}"] if WINDOWS else [f"python{name}"]
+        with contextlib.suppress(OSError):
+            answer = subprocess.run(
+                [*command, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True
+            )
+            if answer.returncode == 0:
+                found[version] = answer.stdout.strip()
+    return found
+
+
+def refuse_while_running() -> None:
+    """A training run outlives the app and still loads modules: its .venv must not go. Windows refuses by itself."""
+    if not VENV.exists() or WINDOWS or not shutil.which("ps"):
+        return
+    table = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, errors="replace")
+    for process in table.stdout.splitlines():
+        if str(VENV) in process and ("trainer_core" in process or "app.py" in process):
+            raise SetupError(
+                f".venv must be made anew, but Tunebench still runs from it (process {process.split()[0]}). "
+                "Let its training end or stop it, close the app, and start again."
+            )
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One set-up of this folder at a time. The operating system frees the lock of one that died."""
+    name = f"tunebench-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("a", encoding="utf-8") as file:
+        try:
+            lock(file.fileno())
+        except OSError:
+            raise SetupError("another launch.py is setting .venv up right now. Wait until it has finished.") from None
+        yield
+
+
+def lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,361 @@
+"""Set-up and start: the choices as tables, and the launcher itself in a small project of its own, without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import launch
+from launcher import SetupError, steps, venv
+from launcher.device import Driver, Gpu, ask, choose
+from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS
+from launcher.venv import Stamp, choose_python
+
+ADA, VOLTA = Gpu("NVIDIA GeForce RTX 4090", (8, 9)), Gpu("Tesla V100-SXM2-16GB", (7, 0))
+FITS = Driver(version="580.95.05", cuda=13_000, gpus=(ADA,))
+OLD = Driver(version="570.86.10", cuda=12_080, gpus=(ADA,))
+
+
+# ---- CPU or CUDA
+
+
+@pytest.mark.parametrize(
+    ("asked", "driver", "device", "reason"),
+    [
+        ("auto", None, "cpu", "no NVIDIA driver"),
+        ("auto", FITS, "cuda", "RTX 4090, NVIDIA driver 580.95.05"),
+        ("auto", replace(FITS, cuda=13_020), "cuda", "RTX 4090"),
+        ("auto", replace(FITS, gpus=(VOLTA, ADA)), "cuda", "RTX 4090"),
+        ("auto", replace(FITS, gpus=(Gpu("NVIDIA GeForce GTX 1660", (7, 5)),)), "cuda", "GTX 1660"),
+        ("auto", replace(FITS, gpus=(VOLTA,)), "cpu", "V100-SXM2-16GB has compute capability 7.0; CUDA 13.0 needs 7.5"),
+        ("auto", replace(OLD, gpus=(VOLTA,)), "cpu", "compute capability 7.0"),
+        ("auto", replace(FITS, gpus=()), "cpu", "driver 580.95.05 sees no GPU"),
+        ("auto", Driver(error=9), "cpu", "NVML error 9"),
+        ("cpu", FITS, "cpu", "the CPU was chosen"),
+        ("cpu", OLD, "cpu", "the CPU was chosen"),
+        ("cuda", FITS, "cuda", "RTX 4090"),
+    ],
+)
+def test_the_device_is_chosen_with_a_reason(asked: str, driver: Driver | None, device: str, reason: str) -> None:
+    choice = choose(asked, driver)
+    assert choice.device == device
+    assert reason in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "driver", "said"),
+    [
+        ("auto", OLD, "driver 570.86.10 runs CUDA up to 12.8; CUDA 13.0 is needed, which takes driver 580.65.06"),
+        ("cuda", OLD, "580.88 on Windows"),
+        ("auto", Driver(error=18), "Restart the machine"),
+        ("cuda", None, "no NVIDIA driver is installed"),
+        ("cuda", replace(FITS, gpus=(VOLTA,)), "needs 7.5"),
+    ],
+)
+def test_a_gpu_that_needs_a_hand_is_not_passed_over(asked: str, driver: Driver | None, said: str) -> None:
+    with pytest.raises(SetupError) as caught:
+        choose(asked, driver)
+    assert said in str(caught.value)
+    assert "--device cpu" in str(caught.value)
+
+
+class Library:
+    """Answers as libnvidia-ml does: error codes returned, values written where the caller points."""
+
+    def __init__(self, init: int = 0, cards: tuple[Gpu | None, ...] = ()) -> None:
+        self.init, self.cards = init, cards
+
+    def nvmlInit_v2(self) -> int:
+        return self.init
+
+    def nvmlShutdown(self) -> int:
+        return 0
+
+    def nvmlSystemGetDriverVersion(self, text: Any, length: int) -> int:
+        text.value = b"580.95.05"
+        return 0
+
+    def nvmlSystemGetCudaDriverVersion_v2(self, number: Any) -> int:
+        number._obj.value = 13_000
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, number: Any) -> int:
+        number._obj.value = len(self.cards)
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:
+        handle._obj.value = index + 1
+        return 0 if self.cards[index] else 15
+
+    def nvmlDeviceGetName(self, handle: Any, text: Any, length: int) -> int:
+        card = self.cards[handle.value - 1]
+        text.value = card.name.encode() if card else b""
+        return 0
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: Any, major: Any, minor: Any) -> int:
+        card = self.cards[handle.value - 1]
+        major._obj.value, minor._obj.value = card.capability if card else (0, 0)
+        return 0
+
+
+def test_the_driver_is_read_through_nvml() -> None:
+    lost_card: Any = Library(cards=(ADA, None, VOLTA))
+    assert ask(lost_card) == Driver(version="580.95.05", cuda=13_000, gpus=(ADA, VOLTA))
+    no_driver: Any = Library(init=9)
+    assert ask(no_driver) == Driver(error=9)
+
+
+# ---- Python, torch, commands
+
+OTHERS = {(3, 11): "/usr/bin/python3.11", (3, 13): "/opt/python3.13"}
+
+
+@pytest.mark.parametrize(
+    ("running", "others", "chosen"),
+    [
+        ((3, 11), OTHERS, ("this", "3.11")),
+        ((3, 13), {}, ("this", "3.13")),
+        ((3, 14), OTHERS, ("/opt/python3.13", "3.13")),
+        ((3, 8), {(3, 11): "/usr/bin/python3.11"}, ("/usr/bin/python3.11", "3.11")),
+    ],
+)
+def test_the_running_python_is_used_if_it_fits(
+    running: Any, others: Mapping[Any, str], chosen: tuple[str, str]
+) -> None:
+    assert choose_python(running, "this", lambda: others) == chosen
+
+
+def test_without_a_python_that_fits_its_number_is_said() -> None:
+    with pytest.raises(SetupError, match=re.escape("this is Python 3.14; Tunebench needs 3.11, 3.12 or 3.13")):
+        choose_python((3, 14), "this", dict)
+
+
+@pytest.mark.parametrize(
+    ("device", "platform", "ways"),
+    [
+        ("cpu", "linux", [("pip", "torch==2.13.0+cpu"), ("uv", "--torch-backend=cpu torch==2.13.0")]),
+        ("cuda", "win32", [("uv", "--torch-backend=cu130 torch==2.13.0 torchvision==0.28.0")]),
+        ("cuda", "linux", []),
+        ("cpu", "win32", []),
+        ("cpu", "darwin", []),
+    ],
+)
+def test_torch_is_taken_apart_only_where_the_usual_index_has_the_other_build(
+    device: str, platform: str, ways: list[tuple[str, str]]
+) -> None:
+    found = [(way[2], " ".join(way)) for step in steps.torch(device, platform) for way in step.ways]
+    assert [tool for tool, _ in found] == [tool for tool, _ in ways]
+    assert all(text.endswith(end) for (_, text), (_, end) in zip(found, ways, strict=True))
+
+
+def test_everything_is_installed_without_dependencies() -> None:
+    every = [
+        step for device in REQUIREMENTS for platform in ("linux", "win32") for step in steps.install(device, platform)
+    ]
+    assert all("--no-deps" in way for step in every for way in step.ways)
+
+
+@pytest.mark.parametrize(
+    ("given", "started"),
+    [
+        ("", "app.py --device cpu"),
+        ("--no-browser --port 7861 --workspace w", "app.py --device cpu --no-browser --port 7861 --workspace w"),
+        ("train r.toml --port 3", "-m trainer_core train r.toml --port 3"),
+        ("--device cpu demo", "-m trainer_core demo"),
+        ("test -k launch", "check.py -k launch"),
+    ],
+)
+def test_commands_reach_their_programs_with_their_own_options(given: str, started: str) -> None:
+    assert " ".join(launch.target(launch.arguments(given.split()), "cpu")).endswith(started)
+
+
+def test_options_of_the_app_are_refused_before_another_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launch.arguments(["--port", "7861", "demo"])
+    assert "demo takes its own" in capsys.readouterr().err
+
+
+# ---- the pins
+
+PINS = {file.name: steps.pinned(file) for file in (*REQUIREMENTS.values(), TEST_REQUIREMENTS)}
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_every_requirement_is_one_version_and_names_no_index(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.match(r"[a-z0-9._-]+==[0-9][\w.+!]*( ;.*)?( +#.*)?$", line) for line in lines)
+    assert len(lines) == len(PINS[name]) > 10
+    assert "://" not in text
+    assert "--" not in text.replace("--no-deps", "").replace("--override", "")
+
+
+def test_the_files_agree_with_each_other_and_with_their_source() -> None:
+    source = (ROOT / "requirements.in").read_text(encoding="utf-8")
+    wanted = {
+        name.replace("_", "-"): version for name, version in re.findall(r"^([\w-]+)==(\S+)", source, re.MULTILINE)
+    }
+    for pins in PINS.values():
+        assert {name: wanted[name] for name in pins if name in wanted} == {n: v for n, v in pins.items() if n in wanted}
+    cpu, cuda, test = (PINS[f"requirements{kind}.txt"] for kind in ("-cpu", "", "-test"))
+    assert wanted.keys() <= cuda.keys() | test.keys()
+    assert cpu.items() <= cuda.items()
+    assert not test.keys() & cuda.keys()
+
+
+def test_only_the_cuda_closure_carries_cuda() -> None:
+    gpu_only = {"torchvision", "xformers", "triton", "triton-windows", "nvidia-cublas", "nvidia-cudnn-cu13"}
+    assert gpu_only <= PINS["requirements.txt"].keys()
+    extra = PINS["requirements.txt"].keys() - PINS["requirements-cpu.txt"].keys()
+    assert gpu_only <= extra
+    assert {name for name in PINS["requirements-cpu.txt"] if name.startswith(("nvidia", "cuda"))} == {"nvidia-ml-py"}
+
+
+# ---- the launcher itself, in a project of two tiny packages that pip finds in a folder
+
+FAKE_TORCH = """
+from types import SimpleNamespace
+__version__, version = "2.13.0+cpu", SimpleNamespace(cuda={cuda!r})
+class Square:
+    def __matmul__(self, other): return self
+    def sum(self): return 64.0**3
+def ones(*shape, device): return Square()
+"""
+STUB = "import os, sys; print('started', *sys.argv[1:], os.environ['TUNEBENCH_DEVICE']); sys.exit(7)\n"
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+
+    @property
+    def wheels(self) -> Path:
+        return self.root / "wheels"
+
+    @property
+    def stamp(self) -> Path:
+        return self.root / ".venv" / "tunebench.json"
+
+    def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        away = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.wheels),
+            "PIP_CONFIG_FILE": os.devnull,
+            "UV_OFFLINE": "1",
+        }
+        command = [sys.executable, str(self.root / "launch.py"), "--device", "cpu", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **away}, timeout=120)
+
+    def requires(self, *lines: str) -> None:
+        (self.root / "requirements-cpu.txt").write_text("\n".join(["torch==2.13.0", *lines]) + "\n", encoding="utf-8")
+
+    def offers(self, name: str, version: str, module: str) -> None:
+        """A wheel in the folder that stands for the package index."""
+        self.wheels.mkdir(exist_ok=True)
+        about = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(self.wheels / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/__init__.py", module)
+            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{about}/RECORD", "")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    shutil.copy(ROOT / "launch.py", tmp_path)
+    shutil.copytree(ROOT / "launcher", tmp_path / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "app.py").write_text(STUB, encoding="utf-8")
+    (tmp_path / "trainer_core").mkdir()
+    (tmp_path / "trainer_core" / "__main__.py").write_text(STUB, encoding="utf-8")
+    made = Project(tmp_path)
+    made.offers("torch", "2.13.0+cpu", FAKE_TORCH.format(cuda=None))
+    return made
+
+
+def test_a_set_up_that_fails_is_said_and_continued_then_starts_at_once(project: Project) -> None:
+    project.requires("unsloth==2026.10.9")
+    failed = project.launch()
+    assert failed.returncode == 1
+    assert "'the packages of requirements-cpu.txt' failed." in failed.stderr
+    assert "No matching distribution found for unsloth==2026.10.9" in failed.stderr
+    assert json.loads(project.stamp.read_text())["ready"] is False
+    assert "started" not in failed.stdout
+
+    project.offers("unsloth", "2026.10.9", "__version__ = '2026.10.9'")
+    continued = project.launch("--port", "7861")
+    assert "going on with it" in continued.stdout
+    assert continued.stdout.endswith("started --device cpu --port 7861 cpu\n")
+    assert continued.returncode == 7, continued.stderr
+    assert json.loads(project.stamp.read_text())["ready"] is True
+
+    shutil.rmtree(project.wheels)
+    assert min(warm_seconds(project) for _ in range(3)) < 1.0
+    renewed_only_when_nothing_runs_from_it(project)
+
+
+def warm_seconds(project: Project) -> float:
+    began = time.monotonic()
+    warm = project.launch("demo", "--steps", "2")
+    assert (warm.stdout, warm.returncode) == ("started demo --steps 2 cpu\n", 7)
+    return time.monotonic() - began
+
+
+def renewed_only_when_nothing_runs_from_it(project: Project) -> None:
+    project.requires("no-such-package==1")
+    python = project.root / ".venv" / "bin" / "python"
+    worker = subprocess.Popen([python, "-c", "import time; time.sleep(60)", "trainer_core.worker"])
+    refused = project.launch()
+    worker.kill()
+    worker.wait()
+    assert f"still runs from it (process {worker.pid})" in refused.stderr
+    assert python.exists()
+    assert json.loads(project.stamp.read_text())["ready"] is True
+
+
+def test_packages_that_do_not_work_are_not_built_upon(project: Project) -> None:
+    project.requires("unsloth==2026.10.9")
+    project.offers("torch", "2.13.0+cpu", FAKE_TORCH.format(cuda="13.0"))
+    project.offers("unsloth", "2026.10.9", "__version__ = '2026.10.9'")
+    failed = project.launch()
+    assert failed.returncode == 1
+    assert "is a CUDA build; a CPU build is needed here" in failed.stderr
+    assert not project.stamp.exists()
+
+
+def test_a_finished_venv_is_one_for_these_files_this_device_and_an_existing_python() -> None:
+    closure = venv.closure("cpu", "3.11")
+    made, python = Stamp("cpu", "3.11", closure, ready=True), Path(sys.executable)
+    assert venv.finished(made, "auto", python)
+    assert venv.finished(made, "cpu", python)
+    assert not venv.finished(made, "cuda", python)
+    assert not venv.finished(made, "auto", python / "gone")
+    assert not venv.finished(replace(made, ready=False), "auto", python)
+    assert not venv.finished(replace(made, closure="other"), "auto", python)
+    assert len({closure, venv.closure("cpu", "3.12"), venv.closure("cuda", "3.11")}) == 3
+
+
+def test_two_set_ups_at_once_are_one_too_many() -> None:
+    with venv.alone(), pytest.raises(SetupError, match="another launch.py"), venv.alone():
+        pass
+
+
+def test_children_are_told_the_device_and_keep_their_words_to_themselves() -> None:
+    on_cpu, on_cuda = venv.environment("cpu"), venv.environment("cuda")
+    assert on_cpu["UNSLOTH_FORCE_CPU"] == "1"
+    assert on_cpu["TUNEBENCH_DEVICE"] == "cpu"
+    assert on_cuda["TUNEBENCH_DEVICE"] == "cuda"
+    assert on_cuda["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    assert on_cuda["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert on_cuda["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)

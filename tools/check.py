@@ -1,0 +1,55 @@
+"""All checks and tests, as `python launch.py test` runs them in .venv. Knows which they are, and where a browser is.
+
+TUNEBENCH_CHROMIUM names the browser; without it one is looked for, and tests find it under that name. Without any
+browser its tests are skipped, and with TUNEBENCH_REQUIRE_BROWSER=1 that is a failure.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
+
+
+def main(pytest_arguments: list[str]) -> int:
+    browser = browser_path()
+    environment = {**os.environ, "TUNEBENCH_CHROMIUM": browser} if browser else dict(os.environ)
+    print(f"browser: {browser or 'none, so the tests of the page are skipped'}", flush=True)
+    failed = [] if browser or os.environ.get("TUNEBENCH_REQUIRE_BROWSER") != "1" else ["no browser"]
+    for check in (*CHECKS, ("pytest", *pytest_arguments)):
+        print(f"\n$ {' '.join(check)}", flush=True)
+        if subprocess.run([sys.executable, "-m", *check], cwd=ROOT, env=environment).returncode:
+            failed.append(" ".join(check))
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", flush=True)
+    return 1 if failed else 0
+
+
+def browser_path() -> str | None:
+    """A Chromium: the one named, one on the PATH, Playwright's own, which is fetched if it can be."""
+    named = os.environ.get("TUNEBENCH_CHROMIUM")
+    if named and not Path(named).is_file():
+        sys.exit(f"TUNEBENCH_CHROMIUM is {named}, and there is no such file.")
+    return named or next(filter(None, map(shutil.which, BROWSERS)), None) or playwright_browser()
+
+
+def playwright_browser() -> str | None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = Path(playwright.chromium.executable_path)
+    if not path.is_file():
+        print("No browser found; asking Playwright to fetch one.", flush=True)
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
+    return str(path) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""Compiles requirements.in into the three pinned closures. Knows which section of it goes into which file.
+
+    python tools/lock.py        needs uv on the PATH (pip install uv) and a package index
+
+[app]           what Tunebench imports, and its pins; in both closures
+[windows]       in the CUDA closure
+[test]          requirements-test.txt, pinned so that it fits beside the app
+[as they are]   appended without asking for their own requirements
+[override]      versions that win over what packages ask for, which is why everything is installed with --no-deps
+[not on cpu]    packages left out of the CPU closure
+[never]         packages left out of all closures
+
+One resolution serves Python 3.11 to 3.13 on Linux, Windows and macOS: differences are environment markers in the files.
+A version that is already in a file stays, unless requirements.in says otherwise or the line is deleted first.
+"""
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    part = sections((ROOT / "requirements.in").read_text(encoding="utf-8"))
+    as_they_are = pins(part["as they are"])
+    never, not_on_cpu = part["never"], part["never"] + part["not on cpu"]
+    cuda = compiled("requirements.txt", part["app"] + part["windows"], part["override"], never)
+    cpu = compiled("requirements-cpu.txt", part["app"], part["override"], not_on_cpu)
+    beside = pins(cpu)
+    test = compiled("requirements-test.txt", part["test"], beside, [])
+    write("requirements.txt", "CUDA, on Linux and Windows", cuda + as_they_are)
+    write("requirements-cpu.txt", "machines without CUDA", cpu + as_they_are)
+    names = {name_of(line) for line in beside}
+    write("requirements-test.txt", "tests, on top", [line for line in test if name_of(line) not in names])
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """Lines by section, comments and all: `[name]` alone on a line opens a section."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if title := re.fullmatch(r"\[(.+)\]", line):
+            lines = found.setdefault(title[1], [])
+        elif line.strip():
+            lines.append(line)
+    return found
+
+
+def pins(lines: list[str]) -> list[str]:
+    return [line for line in lines if not line.startswith("#")]
+
+
+def name_of(line: str) -> str:
+    return re.split(r"[=<>;\s]", line, maxsplit=1)[0]
+
+
+def compiled(file: str, wanted: list[str], overrides: list[str], excludes: list[str]) -> list[str]:
+    """The pinned lines uv resolves `wanted` to, each with the packages that ask for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for name, lines in {"requirements.in": wanted, "override": overrides, "exclude": excludes}.items():
+            (place / name).write_text("\n".join(pins(lines)), encoding="utf-8")
+        known = ROOT / file
+        (place / "out").write_text(known.read_text(encoding="utf-8") if known.exists() else "", encoding="utf-8")
+        command = ["uv", "pip", "compile", "requirements.in", "--overrides", "override", "--excludes", "exclude"]
+        options = ["--universal", "--python-version", "3.11", "--fork-strategy", "fewest", "--no-header"]
+        style = ["--annotation-style", "line", "--quiet", "--output-file", "out"]
+        subprocess.run(command + options + style, cwd=place, check=True)
+        text = (place / "out").read_text(encoding="utf-8")
+    return text.splitlines()
+
+
+def write(file: str, purpose: str, lines: list[str]) -> None:
+    head = [f"# For {purpose}. Made from requirements.in by `python tools/lock.py`; install with --no-deps."]
+    (ROOT / file).write_text("\n".join(head + lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
