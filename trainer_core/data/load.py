@@ -206,10 +206,10 @@ class Tally:
             return
         lines = "\n".join(map(str, self.damaged[:NAMED]))
         count = f"{len(self.damaged)} damaged {'line' if len(self.damaged) == 1 else 'lines'} in {self.name}"
-        if not skip or self.damaged[-1].fatal:
-            raise DataError(
-                f"{lines}\nThere {'is' if len(self.damaged) == 1 else 'are'} {count}. Mend or remove it first."
-            )
+        fatal = self.damaged[-1].fatal
+        if fatal or not skip:
+            way_out = "" if fatal else ', or pass over it with the step "skip_damaged"'
+            raise DataError(f"{lines}\n{count}. Mend or remove it{way_out}.")
         self.said.append(f"{count} passed over. {self.damaged[0]}")
 
 

@@ -1,0 +1,244 @@
+"""Every fault, planted a known number of times, is found exactly that often, and its remedy takes away exactly those rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from trainer_core.config import Data, Method
+from trainer_core.data import Checkup, Finding, Report, check, load
+from trainer_core.data.health import FAULTS
+
+Row = dict[str, Any]
+ROWS = 300
+
+
+def pair(n: int) -> Row:
+    long = f"the number {n} is followed by {n + 1}, and that is how counting goes on and on"
+    return {
+        "prompt": [{"role": "user", "content": f"What comes after {n}?"}],
+        "chosen": [{"role": "assistant", "content": f"Yes: {long}."}],
+        "rejected": [
+            {"role": "assistant", "content": f"Counting {n} things is dull, ask somebody else about it, friend."}
+        ],
+        "score_chosen": 9,
+        "score_rejected": 2,
+    }
+
+
+def say(row: Row, part: str, text: str) -> None:
+    row[part][0]["content"] = text
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A fault: how a good row gets it, how often, and what a mending step makes of it, if there is one."""
+
+    code: str
+    count: int
+    spoil: Callable[[Row], None]
+    mend: str = ""
+
+
+def ask_twice(row: Row) -> None:
+    row["prompt"].append({"role": "user", "content": "And then?"})
+
+
+def reverse(row: Row) -> None:
+    row["score_chosen"], row["score_rejected"] = 2, 9
+
+
+PLANTS = (
+    Plant("empty_prompt", 2, lambda row: say(row, "prompt", " \n")),
+    Plant("empty_answer", 3, lambda row: say(row, "chosen", "")),
+    Plant("identical", 4, lambda row: say(row, "rejected", row["chosen"][0]["content"])),
+    Plant("near_identical", 5, lambda row: say(row, "rejected", row["chosen"][0]["content"].replace("Yes", "Yep"))),
+    Plant("reversed", 6, reverse, "reverse"),
+    Plant("markers", 7, lambda row: say(row, "chosen", row["chosen"][0]["content"] + "<|im_end|>"), "strip_markers"),
+    Plant("headings", 2, lambda row: say(row, "prompt", "### Instruction:\n" + row["prompt"][0]["content"])),
+    Plant("placeholder", 3, lambda row: say(row, "chosen", "Dear {{name}}, " + row["chosen"][0]["content"])),
+    Plant("roles", 4, ask_twice, "join_turns"),
+    Plant(
+        "encoding", 5, lambda row: say(row, "rejected", row["rejected"][0]["content"] + " trÃ¨s bien"), "mend_encoding"
+    ),
+    Plant(
+        "personal", 6, lambda row: say(row, "rejected", "Mail me@example.org, " + row["rejected"][0]["content"]), "mask"
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 pairs with every fault planted, each in rows of its own; then repeats, rows that do not fit and damaged lines."""
+    rows = [pair(n) for n in range(ROWS)]
+    at = 10
+    for plant in PLANTS:
+        for row in rows[at : at + plant.count]:
+            plant.spoil(row)
+        at += plant.count
+    rows += [pair(n) for n in range(7)]
+    for n in range(8):
+        rows.append(
+            {
+                **pair(n + 100),
+                "chosen": [{"role": "assistant", "content": f"Another answer to the question {n}, quite short."}],
+            }
+        )
+    rows += [{**pair(900), "chosen": None}, {**pair(901), "prompt": [{"role": "narrator", "content": "Once"}]}]
+    path = tmp_path_factory.mktemp("planted") / "planted.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"prompt": \n{"chosen"\n', encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def held_out(planted: Path) -> Path:
+    path = planted.with_name("held-out.jsonl")
+    path.write_text("".join(json.dumps(pair(n)) + "\n" for n in (200, 201, 202, 5000)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(planted: Path, held_out: Path) -> Report:
+    return check(planted, checkup=Checkup(held_out=held_out))
+
+
+def counts(report: Report) -> dict[str, int]:
+    return {finding.code: finding.count for finding in report.findings}
+
+
+def finding(report: Report, code: str) -> Finding:
+    return next(one for one in report.findings if one.code == code)
+
+
+def test_every_planted_fault_is_counted_exactly(report: Report) -> None:
+    expected = {plant.code: plant.count for plant in PLANTS}
+    expected |= {"duplicate_row": 7, "duplicate_prompt": 8, "leaked": 3, "damaged": 2}
+    expected |= {"misfit: missing": 1, "misfit: unknown role": 1}
+    assert counts(report) == expected
+    assert (report.rows, report.usable) == (ROWS + 7 + 8 + 2 + 2, ROWS + 7 + 8 - 2 - 3 - 4)
+    assert report.train + report.held_out == report.usable
+
+
+def test_errors_come_first_and_examples_name_their_line(report: Report) -> None:
+    levels = [finding.level for finding in report.findings]
+    assert levels == sorted(levels, key=["error", "warning", "notice"].index)
+    example = finding(report, "personal").examples[0]
+    assert (example.line, len(finding(report, "personal").examples)) == (52, 5)
+    assert "me@example.org" in example.snippet
+    assert finding(report, "personal").sentence == "6 of 319 rows: a text holds a mail address or a secret key."
+
+
+def test_a_report_is_plain_json(report: Report) -> None:
+    import orjson
+
+    assert orjson.loads(orjson.dumps(report))["files"][0]["shape"] == "preference pairs as messages"
+
+
+DROPS = [code for code, fault in FAULTS.items() if fault.level != "error" and code not in ("swapped", "unanswered")]
+
+
+@pytest.mark.parametrize("code", DROPS)
+def test_leaving_out_takes_exactly_the_rows_found(planted: Path, held_out: Path, report: Report, code: str) -> None:
+    after = check(planted, checkup=Checkup(held_out=held_out, steps=(f"drop_{code}",)))
+    assert report.usable - after.usable == counts(report)[code]
+    assert code not in counts(after)
+    assert any(note.startswith(f"{counts(report)[code]} rows left out by the step drop_{code}") for note in after.notes)
+
+
+@pytest.mark.parametrize("plant", [plant for plant in PLANTS if plant.mend], ids=lambda plant: plant.code)
+def test_mending_keeps_the_rows_and_takes_the_fault(
+    planted: Path, held_out: Path, report: Report, plant: Plant
+) -> None:
+    assert plant.mend in [remedy.step for remedy in finding(report, plant.code).remedies]
+    after = check(planted, checkup=Checkup(held_out=held_out, steps=(plant.mend,)))
+    others = {code: count for code, count in counts(report).items() if code != plant.code}
+    assert counts(after) == others
+    assert after.usable == report.usable
+
+
+def test_training_gets_the_same_rows_as_the_report_says(planted: Path, report: Report) -> None:
+    steps = ("skip_damaged", "drop_markers", "drop_duplicate_row")
+    after = check(planted, checkup=Checkup(steps=steps))
+    loaded = load(Data(pairs=str(planted)), Method.DPO, steps=steps)
+    assert (len(loaded.pairs), len(loaded.held_out)) == (after.train, after.held_out)
+    assert after.usable == report.usable - 7 - 7
+
+
+def test_chosen_that_is_longer_is_said_with_its_ratio(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{n}?", "chosen": "word " * 20, "rejected": "word " * (30 if n < 50 else 10)} for n in range(250)
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = finding(check(path), "long_chosen")
+    assert found.count == 200
+    assert (
+        "At the median chosen is 2.0 times as long as rejected, and it is longer in 80% of the pairs." in found.sentence
+    )
+
+
+def chats(path: Path, rows: list[list[tuple[str, str]]]) -> Path:
+    texts = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    return path
+
+
+def test_faults_of_chats(tmp_path: Path) -> None:
+    rows = [[("user", f"Tell {n}"), ("assistant", f"Told {n}")] for n in range(40)]
+    rows[3].insert(0, ("system", "Be kind."))
+    rows[5].append(("user", "And?"))
+    rows[7] = [
+        ("user", "The capital of France is Paris, a city on the river Seine."),
+        ("assistant", "What is its capital?"),
+    ]
+    rows[9] = [("assistant", "Hello"), ("user", "Hi"), ("assistant", "How are you?")]
+    report = check(chats(tmp_path / "c.jsonl", rows))
+    assert counts(report) == {"unanswered": 1, "swapped": 1, "roles": 1, "system": 1, "few": 40}
+    swapped = load(Data(pairs=None, chat=str(tmp_path / "c.jsonl")), Method.SFT, steps=("swap", "no_system"))
+    asked = {chat.messages[0].content for chat in swapped.chats + swapped.held_out_chats}
+    assert "What is its capital?" in asked and "Be kind." not in asked
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """One token per word."""
+    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    path = tmp_path / "tokenizer.json"
+    words.save(str(path))
+    return path
+
+
+def test_what_the_length_would_cut_from_pairs(tmp_path: Path, tokenizer: Path) -> None:
+    def row(prompt: int, shared: int, chosen: int, rejected: int) -> Row:
+        return {
+            "prompt": "a " * prompt,
+            "chosen": "a " * shared + "b " * chosen,
+            "rejected": "a " * (shared + rejected),
+        }
+
+    rows = [row(10, 0, 5, 6)] * 30 + [row(10, 20, 5, 90)] * 4 + [row(10, 90, 5, 7)] * 3 + [row(70, 0, 5, 6)] * 2
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    report = check(path, checkup=Checkup(tokenizer=tokenizer, length=64))
+    found = {code: count for code, count in counts(report).items() if code in ("cut", "cut_equal", "prompt_too_long")}
+    assert found == {"cut": 4, "cut_equal": 3, "prompt_too_long": 2}
+    whole = next(one for one in report.lengths if one.part == "row")
+    assert (whole.unit, whole.measured, whole.over, whole.median, whole.longest) == ("tokens", 39, 9, 24, 128)
+    assert sum(count for _, _, count in whole.bins) == 39
+
+
+def test_what_the_length_would_cut_from_chats(tmp_path: Path, tokenizer: Path) -> None:
+    rows = [[("user", "a " * 5), ("assistant", "b " * 5)]] * 20
+    rows += [[("user", "a " * 5), ("assistant", "b " * 80)]] * 3 + [[("user", "a " * 70), ("assistant", "b")]] * 2
+    report = check(chats(tmp_path / "c.jsonl", rows), checkup=Checkup(tokenizer=tokenizer, length=64))
+    assert (counts(report)["cut"], counts(report)["masked"]) == (3, 2)
+    assert "the first answer begins beyond the 64 tokens" in finding(report, "masked").sentence

@@ -1,0 +1,168 @@
+"""What a run trains on: which rows, which are held out, and that nothing is left out in silence."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer_core.config import Data, Method
+from trainer_core.data import Chat, Columns, Message, Pair, load, split
+from trainer_core.data.rows import prompt_key
+from trainer_core.errors import DataError
+
+Row = dict[str, Any]
+
+
+def pair(n: int, prompt: str | None = None) -> Row:
+    return {"prompt": prompt or f"Question {n}?", "chosen": f"Good {n}.", "rejected": f"Bad {n}."}
+
+
+def saved(path: Path, rows: list[Row]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def keys(pairs: tuple[Pair, ...]) -> set[int]:
+    return {prompt_key(pair.prompt) for pair in pairs}
+
+
+def test_sft_learns_the_chosen_answers_and_nothing_held_out_is_trained(tmp_path: Path) -> None:
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", [pair(n) for n in range(400)])), Method.SFT_DPO)
+    assert (len(loaded.chats), len(loaded.pairs), len(loaded.held_out), len(loaded.held_out_chats)) == (
+        380,
+        380,
+        20,
+        20,
+    )
+    assert loaded.chats[0] == Chat(loaded.pairs[0].prompt + loaded.pairs[0].chosen)
+    assert keys(loaded.pairs).isdisjoint(keys(loaded.held_out))
+    assert loaded.notes == ("20 of 400 pairs are held out and never trained on.",)
+
+
+def test_the_same_rows_are_held_out_in_any_order(tmp_path: Path) -> None:
+    rows = [pair(n) for n in range(300)]
+    first = load(Data(pairs=saved(tmp_path / "a.jsonl", rows)), Method.DPO)
+    random.Random(1).shuffle(rows)
+    second = load(Data(pairs=saved(tmp_path / "b.jsonl", rows)), Method.DPO)
+    assert set(first.held_out) == set(second.held_out)
+    assert first.sha256 != second.sha256
+    assert first.sha256 == load(Data(pairs=str(tmp_path / "a.jsonl")), Method.DPO).sha256
+
+
+@pytest.mark.parametrize(
+    ("rows", "held_out"), [(3, 0), (4, 1), (32, 8), (63, 15), (64, 16), (320, 16), (400, 20), (4000, 200), (9000, 200)]
+)
+def test_how_many_are_held_out(rows: int, held_out: int) -> None:
+    assert split.size(rows) == held_out
+
+
+def test_rows_with_one_prompt_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [pair(n, f"question  {n % 100}?" if n > 100 else f"Question {n % 100}?") for n in range(500)]
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows)), Method.DPO)
+    assert len(loaded.held_out) == 25
+    assert keys(loaded.pairs).isdisjoint(keys(loaded.held_out))
+    assert set(Counter(prompt_key(one.prompt) for one in loaded.held_out).values()) == {5}
+
+
+def test_a_prompt_that_fills_the_set_cannot_be_held_out(tmp_path: Path) -> None:
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", [pair(n, "Always?") for n in range(100)])), Method.DPO)
+    assert len(loaded.pairs) == 100
+    assert loaded.notes == ("Nothing is held out of 100 pairs: too few different prompts.",)
+
+
+def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
+    pairs = saved(tmp_path / "p.jsonl", [pair(n) for n in range(50)])
+    held_out = saved(tmp_path / "h.jsonl", [pair(0, "QUESTION 3?"), pair(1, "Another?")])
+    chats = saved(tmp_path / "c.jsonl", [{"question": f"Question {n}?", "answer": "x"} for n in range(100)])
+    loaded = load(Data(pairs=pairs, held_out=held_out, chat=chats), Method.SFT_DPO)
+    assert (len(loaded.pairs), len(loaded.held_out)) == (49, 2)
+    assert "1 of 50 pairs left out: their prompt is held out." in loaded.notes
+    assert "1 of 100 examples left out: their prompt is held out." in loaded.notes
+    asked = {chat.messages[0].content for chat in loaded.chats + loaded.held_out_chats}
+    assert len(asked) == 99 and "Question 3?" not in asked
+
+
+def test_a_later_turn_of_a_chat_can_leak_too(tmp_path: Path) -> None:
+    turns = [("user", "Question 1?"), ("assistant", "Good."), ("user", "And?"), ("assistant", "More.")]
+    chats = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
+    chats += [
+        {"messages": [{"role": "user", "content": f"Else {n}?"}, {"role": "assistant", "content": "y"}]}
+        for n in range(9)
+    ]
+    held_out = saved(tmp_path / "h.jsonl", [pair(1)])
+    data = Data(chat=saved(tmp_path / "c.jsonl", chats), pairs=None, held_out=held_out)
+    loaded = load(data, Method.SFT)
+    assert len(loaded.chats) + len(loaded.held_out_chats) == 9
+
+
+def test_the_sample_data_is_complete() -> None:
+    loaded = load(Data(), Method.SFT_DPO)
+    assert len(loaded.pairs) >= 300 and len(loaded.held_out) >= 40
+    assert loaded.notes == ()
+
+
+def test_first_rows_only(tmp_path: Path) -> None:
+    pairs = saved(tmp_path / "p.jsonl", [pair(n) for n in range(100)])
+    loaded = load(Data(pairs=pairs, pair_rows=32), Method.DPO)
+    assert {one.prompt[0].content for one in loaded.pairs + loaded.held_out} == {f"Question {n}?" for n in range(32)}
+
+
+def test_unusable_rows_are_counted_and_named(tmp_path: Path) -> None:
+    rows = [pair(n) for n in range(20)]
+    rows[2]["rejected"] = rows[2]["chosen"]
+    for at in range(4, 11):
+        rows[at]["chosen"] = " \n"
+    del rows[15]["prompt"]
+    rows[16]["prompt"] = ""
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows)), Method.DPO)
+    assert loaded.notes[:4] == (
+        "1 of 20 rows in p.jsonl left out (line 3): chosen and rejected are the same text.",
+        "7 of 20 rows in p.jsonl left out (line 5, line 6, line 7, line 8, line 9, …): an answer is empty.",
+        "1 of 20 rows in p.jsonl left out (line 16): 'prompt' is missing.",
+        "1 of 20 rows in p.jsonl left out (line 17): the prompt is empty.",
+    )
+    assert len(loaded.pairs) + len(loaded.held_out) == 10
+
+
+def test_chats_where_pairs_are_needed(tmp_path: Path) -> None:
+    chats = saved(tmp_path / "c.jsonl", [{"instruction": f"Do {n}.", "output": "Done."} for n in range(40)])
+    with pytest.raises(DataError, match="c.jsonl: no rejected column. It holds Alpaca: enough for SFT, but DPO needs"):
+        load(Data(pairs=chats), Method.DPO)
+    assert len(load(Data(pairs=chats), Method.SFT).chats) == 30
+
+
+def test_a_chat_that_nobody_answers_at_the_end_is_cut_there(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    loaded = load(Data(pairs=None, chat=saved(tmp_path / "c.jsonl", [{"messages": turns}])), Method.SFT)
+    assert loaded.chats == (Chat((Message("user", "user"), Message("assistant", "assistant"))),)
+
+
+def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    saved(path, [pair(n) for n in range(10)])
+    path.write_text(path.read_text().replace('"Question 6?"', '"Question 6?'))
+    with pytest.raises(DataError, match=r"p\.jsonl, line 7, column 27: not valid JSON.*\n.*1 damaged line in p\.jsonl"):
+        load(Data(pairs=str(path)), Method.DPO)
+    loaded = load(Data(pairs=str(path)), Method.DPO, steps=("skip_damaged",))
+    assert len(loaded.pairs) + len(loaded.held_out) == 9
+    assert loaded.notes[0].startswith("1 damaged line in p.jsonl passed over. p.jsonl, line 7")
+
+
+def test_nothing_left_to_train_on(tmp_path: Path) -> None:
+    rows = [{"prompt": "a?", "chosen": "same", "rejected": "same"}] * 3
+    with pytest.raises(DataError, match="No preference pairs are left to train on. 3 of 3 rows in p.jsonl left out"):
+        load(Data(pairs=saved(tmp_path / "p.jsonl", rows)), Method.DPO)
+
+
+def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
+    rows = [{"q": f"Why {n}?", "yes": f"Mail me@example.org {n}", "no": "No."} for n in range(8)]
+    columns = Columns(prompt="q", chosen="yes", rejected="no")
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows)), Method.DPO, columns, ("mask",))
+    assert {one.chosen[0].content for one in loaded.pairs} < {f"Mail [mail] {n}" for n in range(8)}
+    with pytest.raises(DataError, match="There is no step 'polish'"):
+        load(Data(pairs=str(tmp_path / "p.jsonl")), Method.DPO, columns, ("polish",))
