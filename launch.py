@@ -57,7 +57,8 @@ def target(options: argparse.Namespace, device: str) -> list[str]:
     if options.command == "test":
         return [str(ROOT / "tools" / "check.py"), *options.rest]
     if options.command:
-        return ["-m", "trainer_core", options.command, *options.rest]
+        isolated = "-P"  # the user's own folder may hold a torch.py or a trainer_core
+        return [isolated, "-m", "trainer_core", options.command, *options.rest]
     return [str(ROOT / "app.py"), "--device", device, *app_flags(options)]
 
 

@@ -88,10 +88,9 @@ def add_test_tools(stamp: Stamp) -> None:
 
 
 def environment(chosen: str) -> dict[str, str]:
-    """For all that runs in .venv: our modules on the path and not the user's folder, which may hold a torch.py of its
-    own; UTF-8; no telemetry; no GPU where torch cannot use one."""
+    """For all that runs in .venv: our modules on the path, UTF-8, no telemetry, no GPU where torch cannot use one."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": chosen}
+    ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": chosen}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     return {**os.environ, **ours, **quiet, **({"UNSLOTH_FORCE_CPU": "1"} if chosen == "cpu" else {})}
 

@@ -172,8 +172,8 @@ def test_everything_is_installed_without_dependencies() -> None:
     [
         ("", "app.py --device cpu"),
         ("--no-browser --port 7861 --workspace w", "app.py --device cpu --no-browser --port 7861 --workspace w"),
-        ("train r.toml --port 3", "-m trainer_core train r.toml --port 3"),
-        ("--device cpu demo", "-m trainer_core demo"),
+        ("train r.toml --port 3", "-P -m trainer_core train r.toml --port 3"),
+        ("--device cpu demo", "-P -m trainer_core demo"),
         ("test -k launch", "check.py -k launch"),
     ],
 )
@@ -256,7 +256,9 @@ class Project:
             "UV_OFFLINE": "1",
         }
         command = [sys.executable, str(self.root / "launch.py"), "--device", "cpu", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **away}, timeout=120)
+        return subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **away}, cwd=ROOT, timeout=120
+        )
 
     def requires(self, *lines: str) -> None:
         (self.root / "requirements-cpu.txt").write_text("\n".join(["torch==2.13.0", *lines]) + "\n", encoding="utf-8")
@@ -278,6 +280,7 @@ def project(tmp_path: Path) -> Project:
     shutil.copytree(ROOT / "launcher", tmp_path / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "app.py").write_text(STUB, encoding="utf-8")
     (tmp_path / "trainer_core").mkdir()
+    (tmp_path / "trainer_core" / "__init__.py").touch()
     (tmp_path / "trainer_core" / "__main__.py").write_text(STUB, encoding="utf-8")
     made = Project(tmp_path)
     made.offers("torch", "2.13.0+cpu", FAKE_TORCH.format(cuda=None))
