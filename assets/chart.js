@@ -72,7 +72,7 @@
     const line = "line" in figure.dataset && points.length ? Number(figure.dataset.line) : null;
     const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, "aria-hidden": "true" });
     if (points.length) picture.append(...curve(points, total, line, figure.dataset.lineName, width));
-    else picture.append(svg("line", { class: "axis", x1: PAD.left, x2: width - PAD.right, y1: HEIGHT - PAD.bottom, y2: HEIGHT - PAD.bottom }));
+    else picture.append(svg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No steps yet"));
     plot.replaceChildren(picture);
   }
 

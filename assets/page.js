@@ -147,7 +147,8 @@
     const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
     if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
     if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, kept || "No step was finished, so there is no adapter."], open: run.adapters.length };
-    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, kept], open: run.adapters.length };
+    const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
+    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length };
     return null;
   }
 
@@ -162,6 +163,7 @@
     const open = make("button", { class: "button", id: "opencmp", onclick: () => app.send("opencompare", { run: run.id }) }, "Open Compare");
     if (verdict.open) box.append(open);
     place.replaceChildren(box);
+    if (verdict.tone === "bad") at("log").open = true;
   }
 
   function hideUnusedCharts(run) {
@@ -195,12 +197,10 @@
     write("rows", facts.rows);
     const notes = [...facts.reasons, ...facts.changes, ...facts.notes];
     at("notes").hidden = !notes.length;
-    write("notes", "");
     at("notes").replaceChildren(make("summary", {}, `What was chosen, changed or left out (${notes.length})`), make("ul", {}, ...notes.map((note) => make("li", {}, note))));
-    at("settings").querySelector("dl").replaceChildren(...facts.settings.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-    const trace = at("log").querySelector("code");
-    trace?.remove();
-    if (facts.traceback) at("log").append(make("code", {}, facts.traceback));
+    at("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>
+      make("section", {}, make("h3", {}, group.title),
+        make("dl", {}, ...group.rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])))));
   }
 
   const when = (iso) => {
@@ -219,7 +219,8 @@
     place.replaceChildren(...runs.map((run) =>
       make("li", {}, make("button", { class: "plain", onclick: () => show(run.id) },
         make("i", { class: "state", "data-tone": run.tone, "aria-hidden": "true" }),
-        make("span", {}, run.name), make("span", { class: "sr" }, `, ${run.pill}, `), make("time", { class: "quiet" }, when(run.when))))));
+        make("b", {}, run.name), make("span", { class: "sr" }, `, ${run.pill}, `),
+        make("small", { class: "quiet" }, [run.kind, when(run.when)].filter(Boolean).join(" · "))))));
   }
 
   function drawTable(runs, table) {
@@ -229,8 +230,9 @@
     table.tBodies[0].replaceChildren(...runs.map((run) =>
       make("tr", { title: run.error || null },
         make("td", {}, make("span", { class: "pill", "data-tone": run.tone }, run.pill)),
-        make("th", { scope: "row" }, make("button", { class: "plain", onclick: () => show(run.id) }, run.name)),
-        cell(run.model), cell(run.method), cell(run.data), cell(run.steps, "num"), cell(run.loss, "num"), cell(run.accuracy, "num"),
+        make("th", { scope: "row" }, make("button", { class: "plain", onclick: () => show(run.id) }, run.name),
+          ...(run.model ? [make("div", { class: "quiet small" }, run.model)] : [])),
+        cell(run.kind), cell(run.data), cell(run.steps, "num"), cell(run.loss, "num"), cell(run.accuracy, "num"),
         cell(when(run.when)), make("td", {}, make("button", { class: "button small", onclick: () => app.send("opencompare", { run: run.id }) }, "Compare")))));
   }
 
@@ -245,23 +247,23 @@
       place.replaceChildren(...(compare?.lanes ?? []).map(lanePane));
     }
     write("compare-status", statusOf(compare));
+    write("compare-failed", compare?.error ?? "");
+    at("compare-failed").hidden = !compare?.error;
     for (const lane of compare?.lanes ?? []) fillLane(place, lane, compare);
   }
 
   function statusOf(compare) {
-    if (!compare) return "Nothing is loaded yet. Press Generate, and the base and the adapters of this run are loaded side by side.";
-    if (compare.phase === "failed") return "";
-    if (compare.phase === "ready") return app.ask ? "" : "Loaded. Press Generate.";
-    if (compare.phase === "answering") return "";
+    if (!compare) return "Nothing is loaded yet. Generate loads the base and the adapters of this run side by side.";
+    if (compare.phase === "failed" || compare.phase === "answering") return "";
     if (!compare.active) return "The lanes were unloaded to free the device. Generate loads them again.";
-    return compare.detail || "Loading the lanes";
+    return compare.detail;
   }
 
   function lanePane(lane) {
     const tone = lane.name.toLowerCase();
     return make("section", { class: "card lane", "data-lane": lane.name, "data-tone": tone, "aria-label": `Answer of ${lane.name}` },
       make("header", { class: "row" }, make("h3", {}, make("i", { class: "dot", "aria-hidden": "true" }), lane.name), make("span", { class: "quiet end" })),
-      make("div", { class: "answer", tabindex: "0", dir: "auto" }), make("p", { class: "quiet cut", hidden: true }));
+      make("div", { class: "answer", tabindex: "0", dir: "auto" }), make("p", { class: "quiet cut" }), make("p", { class: "quiet proofline" }));
   }
 
   function fillLane(place, lane, compare) {
@@ -275,9 +277,8 @@
     const loading = compare.active && compare.phase !== "ready" && !text;
     pane.classList.toggle("waiting", loading);
     pane.querySelector(".end").textContent = lane.end;
-    const cut = pane.querySelector(".cut");
-    cut.hidden = !lane.note;
-    cut.textContent = lane.note;
+    pane.querySelector(".cut").textContent = lane.cut;
+    pane.querySelector(".proofline").textContent = lane.proof;
   }
 
   // ---- title and icon

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from trainer_core import requests, runs, worker
-from trainer_core.config import CompareJob, TrainJob
+from trainer_core.config import CompareJob, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.events import (
     Answered,
@@ -24,6 +24,8 @@ from trainer_core.events import (
     Changed,
     EventLog,
     LaneEnd,
+    LaneProof,
+    LanesLoaded,
     Phase,
     Plan,
     Prepared,
@@ -118,7 +120,8 @@ class Script:
         time.sleep(4 * self.pause)
         if self.behaviour == "noload":
             raise ModelError("The adapter in adapter-dpo has no adapter_model.safetensors. Train again.")
-        emit(Status(Phase.READY))
+        emit(LanesLoaded(tuple(proof(lane) for lane in job.lanes)))
+        emit(Status(Phase.READY, f"{len(job.lanes)} lanes on one base"))
         while (request := inbox.next()) is not None:
             assert isinstance(request, requests.Ask)
             self.answer(job, request, emit, inbox)
@@ -136,6 +139,10 @@ class Script:
             time.sleep(self.pause / 4)
         ends = {name: LaneEnd(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
         emit(Answered(ask.id, ends, inbox.cancelled.is_set()))
+
+
+def proof(lane: Lane) -> LaneProof:
+    return LaneProof(lane.name, "3f9a12cd" * 8 if lane.adapter else "", 4.2 if lane.adapter else 0.0)
 
 
 def main() -> int:

@@ -86,7 +86,7 @@ def train() -> str:
   <p class="quiet" id="rows"></p>
   <div class="folds">
     <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
-    <details id="settings"><summary>Settings used</summary><dl></dl></details>
+    <details id="settings"><summary>Settings used</summary><div class="groups"></div></details>
     <details id="log"><summary>Log</summary><pre tabindex="0" aria-label="Last lines of the log"></pre></details>
   </div>
 </div>
@@ -94,13 +94,14 @@ def train() -> str:
 
 
 LANES = """
-<div id="compare-status" class="row status" role="status" aria-live="polite"></div>
+<div id="compare-failed" class="verdict bad" role="alert" hidden></div>
+<div id="compare-status" class="status" role="status" aria-live="polite"></div>
 <div id="lanes" class="lanes"></div>
 """
 
 RUNS = """
 <div class="card tablewrap"><table id="runs"><caption class="sr">All runs, newest first</caption><thead><tr>
-<th scope="col">State</th><th scope="col">Run</th><th scope="col">Base model</th><th scope="col">Method</th><th scope="col">Data</th>
+<th scope="col">State</th><th scope="col">Run</th><th scope="col">Method</th><th scope="col">Data</th>
 <th scope="col" class="num">Steps</th><th scope="col" class="num">Loss</th><th scope="col" class="num">Accuracy</th>
 <th scope="col">Started</th><th scope="col"><span class="sr">Open</span></th></tr></thead><tbody></tbody></table>
 <p class="empty" id="runs-empty">No run yet. The first one is one click away, on Start.</p></div>

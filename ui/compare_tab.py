@@ -19,21 +19,22 @@ from ui.rail import fixed
 
 def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
     samples = prompts()
-    with gr.Row(elem_id="compare-head"):
-        run = gr.Dropdown(run_choices(supervisor), label="Run", info="Its base and adapters answer side by side.", interactive=True, elem_id="run", scale=3)
-        with gr.Column(scale=2, min_width=260):
-            with gr.Accordion("Sampling", open=False, elem_id="sampling"):
-                sampling = Form(Sampling)
-    with gr.Row(elem_id="ask", equal_height=True):
-        prompt = gr.Textbox(samples[0], label="Prompt", lines=2, max_lines=8, interactive=True, elem_id="prompt", scale=5)
-        with gr.Column(scale=1, min_width=170, elem_id="ask-buttons"):
-            generate = gr.Button("Generate", variant="primary", elem_id="gen")
-            cancel = gr.Button("Stop", visible=False, elem_id="cancel")
-            with gr.Row(elem_id="steppers"):
-                back = gr.Button("‹ Previous", elem_id="prev", size="sm")
-                onward = gr.Button("Next ›", elem_id="next", size="sm")
+    with gr.Column(elem_id="compare-form"):
+        run = gr.Dropdown(run_choices(supervisor), label="Run", interactive=True, elem_id="run")
+        with gr.Row():
+            prompt = gr.Textbox(
+                samples[0], label="Prompt", lines=2, max_lines=8, interactive=True, elem_id="prompt", scale=5
+            )
+            with gr.Column(scale=1, min_width=210, elem_id="ask-buttons"):
+                generate = gr.Button("Generate", variant="primary", elem_id="gen")
+                cancel = gr.Button("Stop", visible=False, elem_id="cancel")
+                with gr.Row(elem_id="steppers"):
+                    back = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
+                    onward = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
     fixed(cards.LANES, elem_id="compare-view")
+    with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
+        sampling = Form(Sampling)
 
     def ask(run_id: str | None, text: str, settings: Sampling) -> None:
         if not run_id:

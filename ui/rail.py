@@ -15,11 +15,11 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:
         fixed(cards.BRAND)
         fixed(cards.DEVICE)
         fixed(cards.RUN)
-        stop = gr.Button("Stop run", interactive=False, elem_id="stop")
+        stop = gr.Button("Stop run", size="md", interactive=False, elem_id="stop")
         with gr.Column(visible=False, elem_id="stop-ask") as ask:
             fixed('<p class="strong">Stop after this step?</p>')
-            yes = gr.Button("Stop and keep adapter", variant="stop", elem_id="stop-yes")
-            no = gr.Button("Keep going", elem_id="stop-no")
+            yes = gr.Button("Stop and keep adapter", variant="stop", size="md", elem_id="stop-yes")
+            no = gr.Button("Keep going", size="md", elem_id="stop-no")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
         fixed(cards.RECENT)
 

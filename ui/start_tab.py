@@ -36,13 +36,13 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                                     info="A prompt, a better and a worse answer per row. Type the path of a JSONL, JSON, CSV or Parquet file.")
                 health = gr.HTML("", elem_id="health")
                 method = gr.Radio(METHODS, value=Method.SFT_DPO.value, label="Method", interactive=True, elem_id="method")
-            with gr.Accordion("All settings", open=False, elem_id="settings-form"):
-                recipe = settings(model, pairs, method)
         with gr.Column(scale=2, min_width=300):
             plan = gr.HTML("", elem_id="plan")
             go = gr.Button("Train and compare", variant="primary", size="lg", elem_id="go")
             problem = gr.HTML("", elem_id="start-problem", elem_classes="problem")
             fixed(cards.note(FOOT))
+    with gr.Accordion("All settings", open=False, elem_id="settings-form"):
+        recipe = settings(model, pairs, method)
 
     def preview(wanted: Recipe) -> tuple[str, str, dict[str, Any]]:
         found = counts(wanted)
@@ -69,16 +69,16 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
 
 def settings(model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:
     """Every value of a recipe; three of them have their input outside."""
-    with gr.Tabs(elem_classes="inner"):
-        with gr.Tab("Run", render_children=True), gr.Row(elem_classes="grid"):
+    with gr.Tabs():
+        with gr.Tab("Run", render_children=True), gr.Row(elem_classes="fields"):
             run = Form(Recipe, skip=("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Data", render_children=True), gr.Row(elem_classes="grid"):
+        with gr.Tab("Data", render_children=True), gr.Row(elem_classes="fields"):
             sources = Form(Data, pairs=pairs)
-        with gr.Tab("LoRA", render_children=True), gr.Row(elem_classes="grid"):
+        with gr.Tab("LoRA", render_children=True), gr.Row(elem_classes="fields"):
             lora = Form(Lora)
-        with gr.Tab("SFT", render_children=True), gr.Row(elem_classes="grid"):
+        with gr.Tab("SFT", render_children=True), gr.Row(elem_classes="fields"):
             sft = Form(Sft)
-        with gr.Tab("DPO", render_children=True), gr.Row(elem_classes="grid"):
+        with gr.Tab("DPO", render_children=True), gr.Row(elem_classes="fields"):
             dpo = Form(Dpo)
     return Form(Recipe, skip=("sampling",), model=model, method=method, data=sources, lora=lora, sft=sft, dpo=dpo, **run.parts)
 

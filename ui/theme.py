@@ -46,6 +46,7 @@ def theme() -> themes.Base:
         input_border_color_dark="#354357",
         input_border_color_focus="*primary_600",
         input_border_color_focus_dark="*primary_400",
+        input_padding="8px 10px",
         input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_400",
         button_large_text_weight="700",

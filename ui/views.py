@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from trainer_core import runs
 from trainer_core.config import STARTER, Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Phase, Proof, RunView, Step
+from trainer_core.events import LaneEnd, LaneProof, Phase, Proof, RunView, Step
 from trainer_core.hardware import GIB, Gpu
-from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.supervisor import Supervisor
 
 RECENT = 6
 STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
@@ -98,6 +101,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "stages": stages(recipe, view),
         "planned": dict(view.planned),
         "error": view.error,
+        "bug": bool(view.traceback),
         "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
     }
 
@@ -166,8 +170,7 @@ def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None
         "notes": list(view.notes),
         "rows": rows_line(view),
         "reasons": list(known.reasons),
-        "settings": known.settings,
-        "traceback": view.traceback,
+        "settings": [asdict(group) for group in known.settings],
     }
 
 
@@ -195,11 +198,14 @@ def ln2(proof: Proof) -> str:
     return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
 
 
+@dataclass(frozen=True)
 class Facts:
     """What a run.json says, which never changes."""
 
-    def __init__(self, recipe: Recipe | None, reasons: tuple[str, ...], settings: list[list[str]], created: str):
-        self.recipe, self.reasons, self.settings, self.created = recipe, reasons, settings, created
+    recipe: Recipe | None = None
+    reasons: tuple[str, ...] = ()
+    settings: tuple[Group, ...] = ()
+    created: str = ""
 
 
 @lru_cache(maxsize=4096)
@@ -208,30 +214,33 @@ def facts_of(run_dir: Path) -> Facts:
     try:
         file = runs.read_run(run_dir)
     except UserError:
-        return Facts(None, (), [], "")
+        return Facts()
     job = runs.train_job(file)
-    recipe = job.recipe if job else None
-    device_row = [["Device", file.device]] if file.device else []
-    return Facts(recipe, file.reasons, (settings(recipe) if recipe else []) + device_row, file.created)
+    if job is None:
+        return Facts(created=file.created)
+    versions = Group("Made with", (("Device", file.device), *file.versions.items()))
+    return Facts(job.recipe, file.reasons, (*settings(job.recipe), versions), file.created)
 
 
-def settings(recipe: Recipe) -> list[list[str]]:
-    """Every setting as a label and a value, those of the stages that ran."""
-    inner = {name for name, field in type(recipe).model_fields.items() if hasattr(field.annotation, "model_fields")}
-    rows = [[field.title or name, words(getattr(recipe, name))] for name, field in fields(recipe) if name not in inner]
-    for name in ("data", "lora", *recipe.method.stages):
-        part = getattr(recipe, name)
-        head = STAGE_WORDS.get(name, "")
-        rows += [[f"{head} {low(field.title or key)}".strip(), words(getattr(part, key))] for key, field in fields(part)]
-    return [row for row in rows if row[1] != "–"]
+@dataclass(frozen=True)
+class Group:
+    """Settings that belong together: a heading, and a label and a value for each."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
 
 
-def fields(model: Any) -> list[tuple[str, Any]]:
-    return list(type(model).model_fields.items())
+def settings(recipe: Recipe) -> list[Group]:
+    """Every setting of the stages that ran."""
+    used = {"data": "Data", "lora": "LoRA", **{stage: STAGE_WORDS[stage] for stage in recipe.method.stages}}
+    parts = [(title, getattr(recipe, name)) for name, title in used.items()]
+    return [Group(title, labelled(part)) for title, part in [("Run", recipe), *parts]]
 
 
-def low(text: str) -> str:
-    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+def labelled(part: BaseModel) -> tuple[tuple[str, str], ...]:
+    """Label and value of each field that is neither empty nor a part of its own."""
+    values = [(field.title or name, getattr(part, name)) for name, field in type(part).model_fields.items()]
+    return tuple((label, words(value)) for label, value in values if not isinstance(value, BaseModel) and words(value))
 
 
 def words(value: Any) -> str:
@@ -241,7 +250,7 @@ def words(value: Any) -> str:
         case float():
             return number(value)
         case None | "" | ():
-            return "–"
+            return ""
         case tuple():
             return ", ".join(map(str, value))
     return str(value)
@@ -267,8 +276,11 @@ def recent(supervisor: Supervisor) -> list[dict[str, str]]:
 
 
 def summary(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+    """One run in a list: its name or model, its method, when it began, and its state."""
     known = facts_of(supervisor.run_dir(view.id))
-    return {"id": view.id, "name": title(known.recipe, view.id), "when": known.created, **pill(supervisor, view)}
+    recipe = known.recipe
+    name, kind = (recipe.name or model_name(recipe.model), method_words(recipe)) if recipe else (view.id, "")
+    return {"id": view.id, "name": name, "kind": kind, "when": known.created, **pill(supervisor, view)}
 
 
 def choice(supervisor: Supervisor, view: RunView) -> str:
@@ -288,8 +300,7 @@ def numbers(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     last = last_of(view)
     accuracy = last["dpo"].accuracy if "dpo" in last else None
     return {
-        "method": method_words(recipe) if recipe else "",
-        "model": model_name(recipe.model) if recipe else "",
+        "model": model_name(recipe.model) if recipe and recipe.name else "",
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
         "loss": " → ".join(f"{point.loss:.3f}" for point in last.values()),
@@ -315,24 +326,39 @@ def comparison(supervisor: Supervisor) -> dict[str, Any] | None:
     if current is None:
         return None
     view = current.view
+    unanswered = view.phase is Phase.READY and bool(view.ask) and not view.ends
     return {
         "run": current.watched.run_dir.name,
         "phase": view.phase,
         "active": view.phase.active,
-        "detail": view.detail,
-        "error": view.error,
-        "prompt": view.prompt,
-        "lanes": [lane(name.name, current) for name in current.job.lanes],
+        "detail": "" if unanswered else view.detail,
+        "error": view.detail if unanswered else view.error,
+        "lanes": [lane(one.name, view) for one in current.job.lanes],
     }
 
 
-def lane(name: str, current: Comparison) -> dict[str, str]:
-    end = current.view.ends.get(name)
+def lane(name: str, view: RunView) -> dict[str, str]:
+    """One lane: how its answer ended, and the proof that it is what its name says."""
+    end, proof = view.ends.get(name), next((proof for proof in view.lanes if proof.lane == name), None)
+    return {"name": name, "end": end_words(end), "cut": cut_words(end), "proof": lane_words(proof)}
+
+
+def end_words(end: LaneEnd | None) -> str:
     if end is None:
-        return {"name": name, "end": "", "note": ""}
+        return ""
     rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
-    note = "" if end.ended_itself else "Cut off: it had not ended by itself."
-    return {"name": name, "end": f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}", "note": note}
+    return f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}"
+
+
+def cut_words(end: LaneEnd | None) -> str:
+    return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
+
+
+def lane_words(proof: LaneProof | None) -> str:
+    if proof is None or not proof.sha256:
+        return ""
+    moved = f"moves logits by up to {proof.difference:.2g}" if proof.difference else "changes nothing: same logits as the base"
+    return f"adapter {proof.sha256[:8]}, {moved}"
 
 
 def duration(seconds: float) -> str:
