@@ -70,10 +70,7 @@ def parquet_bomb(path: Path) -> None:
 
 def gzip_bomb(path: Path) -> None:
     """300 MB of rows in less than one."""
-    with gzip.open(path, "wb", compresslevel=6) as file:
-        block = (orjson.dumps({"text": "a" * 1000}) + b"\n") * 1000
-        for _ in range(300):
-            file.write(block)
+    path.write_bytes(gzip.compress((orjson.dumps({"text": "a" * 1000}) + b"\n") * 1000) * 300)
 
 
 def one_line_of_200_mb(path: Path) -> None:
@@ -89,6 +86,11 @@ def link_out(path: Path) -> None:
     target = path.parent / "elsewhere.jsonl.hidden"
     target.write_bytes(LINES)
     (path / "link.jsonl").symlink_to(target)
+
+
+def locked(path: Path) -> None:
+    path.write_bytes(LINES)
+    path.chmod(0)
 
 
 def mixed(path: Path) -> None:
@@ -221,7 +223,7 @@ PLACES = (
     Broken("device.jsonl", lambda path: path.symlink_to("/dev/zero"), "a device or a pipe"),
     Broken("pipe.jsonl", lambda path: os.mkfifo(path), "a device or a pipe"),
     Broken("file.jsonl/below.jsonl", lambda path: path.parent.write_bytes(LINES), "cannot be read"),
-    Broken("locked.jsonl", lambda path: path.write_bytes(LINES) and path.chmod(0), "no permission"),
+    Broken("locked.jsonl", locked, "no permission"),
 )
 
 

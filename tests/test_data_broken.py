@@ -10,7 +10,7 @@ import pytest
 
 from tests.broken_files import ALL, Broken
 from trainer_core.data import Reader, Request
-from trainer_core.data.read import Flaw
+from trainer_core.data.formats import Flaw
 from trainer_core.data.source import Misfit, Note
 from trainer_core.errors import DataError
 

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
+from trainer_core import data
 from trainer_core.config import Data, Method
-from trainer_core.data import Checkup, Finding, Report, check, load
+from trainer_core.data import Checkup, Finding, Report, Request, examine, load
 from trainer_core.data.health import FAULTS
 
 Row = dict[str, Any]
@@ -32,6 +33,13 @@ def pair(n: int) -> Row:
         "score_chosen": 9,
         "score_rejected": 2,
     }
+
+
+def check(path: Path, checkup: Checkup | None = None) -> Report:
+    """The check that the child does, without a child."""
+    *_, report = examine.examined(Request(path, checkup=checkup or Checkup()))
+    assert isinstance(report, Report)
+    return report
 
 
 def say(row: Row, part: str, text: str) -> None:
@@ -136,10 +144,8 @@ def test_errors_come_first_and_examples_name_their_line(report: Report) -> None:
     assert finding(report, "personal").sentence == "6 of 319 rows: a text holds a mail address or a secret key."
 
 
-def test_a_report_is_plain_json(report: Report) -> None:
-    import orjson
-
-    assert orjson.loads(orjson.dumps(report))["files"][0]["shape"] == "preference pairs as messages"
+def test_the_report_of_the_child_is_the_same(planted: Path, held_out: Path, report: Report) -> None:
+    assert data.check(planted, checkup=Checkup(held_out=held_out)) == report
 
 
 DROPS = [code for code, fault in FAULTS.items() if fault.level != "error" and code not in ("swapped", "unanswered")]

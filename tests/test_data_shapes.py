@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from trainer_core.data import Chat, Columns, Message, Pair, Request
+from trainer_core.data.rows import Role
 from trainer_core.data.source import Example, Found, examples
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]
 
 
-def says(role: str, content: str) -> dict[str, Any]:
+def says(role: str, content: object) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
@@ -148,7 +149,7 @@ PAIRS = (
     Writer("scored answers", lambda p: {"instruction": p.prompt[0].content, "completions": scored(p)}),
 )
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=2, max_size=30)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=2, max_size=30)
 """Any Unicode with line breaks, quotes and commas; nothing that a format or a shape gives a meaning of its own."""
 WORDS = TEXTS.filter(
     lambda text: (
@@ -160,8 +161,9 @@ WORDS = TEXTS.filter(
 @st.composite
 def prompts(draw: st.DrawFn, turns: int, system: bool) -> tuple[Message, ...]:
     rounds = draw(st.integers(1, turns))
-    roles = [*("user", "assistant") * (rounds - 1), "user"]
-    return tuple(Message(role, draw(WORDS)) for role in (["system", *roles] if system else roles))
+    roles: list[Role] = [*("user", "assistant") * (rounds - 1), "user"]
+    front: list[Role] = ["system"] if system else []
+    return tuple(Message(role, draw(WORDS)) for role in front + roles)
 
 
 def written(rows: list[Row], form: str) -> bytes:

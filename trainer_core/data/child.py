@@ -17,28 +17,32 @@ from trainer_core.data import examine, source, wire
 from trainer_core.data.limits import CHILD
 from trainer_core.errors import UserError
 
+PROGRESS = b'["Progress"'
+
 
 def main(asked: BinaryIO, said: BinaryIO) -> None:
     for line in asked:
-        for thing in answer(wire.thing(line)):
-            said.write(wire.line(thing))
-            if isinstance(thing, source.Progress):
+        for answer in answers(wire.thing(line)):
+            said.write(answer)
+            if answer.startswith(PROGRESS):
                 said.flush()
         said.flush()
 
 
-def answer(request: source.Request) -> Iterator[object]:
+def answers(request: source.Request) -> Iterator[bytes]:
     """Everything said about one request, with one last word: Done, Refused or Broke."""
     try:
-        yield from examine.examined(request) if request.checkup else source.examples(request)
+        for thing in examine.examined(request) if request.checkup else source.examples(request):
+            yield wire.line(thing)
     except UserError as error:
-        yield wire.Refused(str(error))
+        yield wire.line(wire.Refused(str(error)))
     except MemoryError:
-        yield wire.Refused(f"{request.path}: reading it takes more than {CHILD.memory_bytes >> 30} GB of memory.")
+        sentence = f"{request.path}: reading it takes more than {CHILD.memory_bytes / 2**30:.1f} GB of memory."
+        yield wire.line(wire.Refused(sentence))
     except Exception:  # a bug: the parent raises it with this traceback
-        yield wire.Broke(traceback.format_exc())
+        yield wire.line(wire.Broke(traceback.format_exc()))
     else:
-        yield wire.Done()
+        yield wire.line(wire.Done())
 
 
 def limit_memory() -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from trainer_core.data import remedies, split, words
+from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS, text_of
 from trainer_core.data.lengths import Book, Characters, Tokens
-from trainer_core.data.read import Flaw
 from trainer_core.data.report import FileReport, Finding, Level, Remedy, Report, Where
 from trainer_core.data.rows import Chat, Item, Pair, opening, prompt_key, prompts_of
 from trainer_core.data.source import Checkup, Example, Found, Misfit, News, Note, Progress, Request, examples

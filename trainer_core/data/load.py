@@ -12,8 +12,8 @@ import orjson
 from trainer_core import config
 from trainer_core.data import split
 from trainer_core.data.convert import Columns
+from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS
-from trainer_core.data.read import Flaw
 from trainer_core.data.reader import Reader
 from trainer_core.data.remedies import Treatment
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of

@@ -16,6 +16,7 @@ import psutil
 from trainer_core.data import wire
 from trainer_core.data.convert import Columns
 from trainer_core.data.limits import CHILD, ChildLimits
+from trainer_core.data.read import is_text
 from trainer_core.data.report import Report
 from trainer_core.data.source import Checkup, Request
 from trainer_core.errors import DataError
@@ -30,7 +31,12 @@ class Reader:
     def __init__(self, limits: ChildLimits = CHILD, command: tuple[str, ...] = COMMAND) -> None:
         self.limits, self.verdict = limits, ""
         self.allowed_seconds = limits.cpu_seconds
-        environment = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONUTF8": "1",
+            "PYTHONWARNINGS": "ignore::SyntaxWarning",
+            "OMP_NUM_THREADS": "1",
+        }
         self.process = subprocess.Popen(
             command, cwd=PROJECT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -50,6 +56,8 @@ class Reader:
             DataError: the file is refused, or reading it broke a limit or the child itself.
         """
         request = request.absolute()
+        if not is_text(request.path):
+            raise DataError(f"{ascii(str(request.path))}: the name is not valid text. Rename the file or folder.")
         self.allowed_seconds += request.size() / self.limits.bytes_per_second
         assert self.process.stdin and self.process.stdout
         try:
@@ -77,7 +85,7 @@ class Reader:
             except psutil.Error:
                 return
             if memory > self.limits.memory_bytes:
-                self.verdict = f"takes more than {self.limits.memory_bytes >> 30} GB of memory"
+                self.verdict = f"takes more than {self.limits.memory_bytes / 2**30:.1f} GB of memory"
             elif times.user + times.system > self.allowed_seconds:
                 self.verdict = f"takes more than {self.allowed_seconds:.0f} seconds of processor time"
             if self.verdict:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trainer_core.data import cells, read, shape
 from trainer_core.data.convert import Columns
+from trainer_core.data.formats import Flaw, Row, place
 from trainer_core.data.limits import LIMITS, Limits
-from trainer_core.data.read import Flaw, Row
 from trainer_core.data.rows import Item
 from trainer_core.errors import DataError
 
@@ -59,7 +59,7 @@ class Misfit:
     reason: str
 
     def __str__(self) -> str:
-        return f"{read.place(self.file, self.row, self.line)}: {self.reason}"
+        return f"{place(self.file, self.row, self.line)}: {self.reason}"
 
 
 @dataclass(frozen=True)

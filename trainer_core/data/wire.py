@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from trainer_core.data.read import Flaw
+from trainer_core.data.formats import Flaw
 from trainer_core.data.report import Report
 from trainer_core.data.source import Example, Found, Misfit, Note, Progress, Request
 
