@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer_core import console, models, runs
 from trainer_core.config import STARTER, read_recipe
 from trainer_core.data import load
-from trainer_core.demo import answered, demo, wait
+from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
 from trainer_core.errors import UserError
 from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
@@ -46,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
     plan = command("plan", run_plan, "what a recipe will do")
     plan.add_argument("recipe", type=Path)
     plan.add_argument("--json", action="store_true")
-    compare = command("compare", run_compare, "answer a prompt with the base and every adapter of a run")
+    compare = command("compare", run_compare, "score the base and every adapter of a run, and let them answer")
     compare.add_argument("id", help="the run's id, or 'last'")
-    compare.add_argument("prompt", nargs="+")
+    compare.add_argument("prompt", nargs="*", help="what to ask; without one, three of the bundled prompts")
     command("runs", run_list, "all runs, newest first")
     command("starter", run_starter, "make the starter model ready")
     return top
@@ -104,10 +104,7 @@ def run_compare(args: argparse.Namespace) -> int:
     if not views or (args.id != "last" and args.id not in {view.id for view in views}):
         raise UserError(f"There is no run {args.id!r} in {args.workspace}. `tunebench runs` lists them.")
     try:
-        comparison = boss.compare_run(views[0].id if args.id == "last" else args.id)
-        wait(boss, comparison, lambda view: view.phase is Phase.READY, 600)
-        for prompt in args.prompt:
-            console.say(console.side_by_side(prompt, answered(boss, comparison, prompt).answers))
+        side_by_side(boss, views[0].id if args.id == "last" else args.id, args.prompt or prompts()[:ANSWERS])
     finally:
         boss.close()
     return 0

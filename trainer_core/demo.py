@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_core import console, runs
@@ -33,14 +34,26 @@ def demo(supervisor: Supervisor, recipe: Recipe) -> None:
     if view.phase is not Phase.DONE:
         raise TrainingError(view.error or f"The run ended as {view.phase.value}.")
     check(view)
+    side_by_side(supervisor, run_id, prompts()[:ANSWERS])
+
+
+def side_by_side(supervisor: Supervisor, run_id: str, asked: Sequence[str]) -> None:
+    """Print how the base and every adapter of a run do on its held-out pairs, and what they answer.
+
+    Raises:
+        TrainingError: the compare worker failed, or a score is not finite.
+    """
     comparison = supervisor.compare_run(run_id)
-    console.say("Loading base, SFT and DPO side by side")
-    view = scored(supervisor, comparison, supervisor.run_dir(run_id) / "held-out.jsonl")
-    console.say("\n" + console.score_table(view.scores) + "\n")
-    for prompt in prompts()[:ANSWERS]:
+    console.say(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
+    wait(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
+    held_out = supervisor.run_dir(run_id) / "held-out.jsonl"
+    if held_out.exists() and held_out.stat().st_size:
+        scores = scored(supervisor, comparison, held_out).scores
+        console.say("\n" + console.score_table(scores) + "\n")
+        if not all(math.isfinite(score.accuracy) and math.isfinite(score.margin) for score in scores):
+            raise TrainingError("A score is not a finite number.")
+    for prompt in asked:
         console.say(console.side_by_side(prompt, answered(supervisor, comparison, prompt).answers))
-    if not all(math.isfinite(score.accuracy) and math.isfinite(score.margin) for score in view.scores):
-        raise TrainingError("A score is not a finite number.")
 
 
 def check(view: RunView) -> None:
@@ -57,7 +70,6 @@ def check(view: RunView) -> None:
 
 
 def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> RunView:
-    wait(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
     comparison.send(Score(pairs=str(pairs), prompts=tuple(prompts()), sampling=DEMO_SAMPLING))
     return wait(supervisor, comparison, lambda view: bool(view.scores), SCORE_SECONDS)
 

@@ -26,7 +26,7 @@ def resolve(name: str, workspace: Workspace) -> str:
     if name == STARTER:
         return str(starter.folder(workspace))
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return str(checked(folder.resolve()))
     if HUB_ID.match(name) and not name.startswith((".", "/", "~")):
         return name

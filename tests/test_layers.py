@@ -1,0 +1,111 @@
+"""Who may import whom. The app's process never sees torch; only the engine sees unsloth; nothing in the core sees gradio."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "unsloth_zoo"}
+CORE = sorted((ROOT / "trainer_core").rglob("*.py"))
+PAGE = sorted([*(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
+
+
+def imports(path: Path, module_level: bool = False) -> set[str]:
+    """Whole names of everything a file imports; with `module_level` only what runs on import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = top_level(tree) if module_level else list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+
+def top_level(tree: ast.Module) -> list[ast.stmt]:
+    """Statements outside functions and outside `if TYPE_CHECKING`."""
+    return [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def roots(path: Path, module_level: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, module_level)}
+
+
+def within(path: Path, *places: str) -> bool:
+    return any(path.is_relative_to(ROOT / "trainer_core" / place) for place in places)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_the_core_knows_no_page(path: Path) -> None:
+    assert not roots(path) & {"gradio", "ui", "app"}
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if not within(p, "engine", "lanes")], ids=name_of)
+def test_heavy_libraries_stay_in_engine_and_lanes(path: Path) -> None:
+    assert not roots(path, module_level=True) & HEAVY
+    if path.name not in ("starter.py", "tokens.py"):  # the one-time conversion; a name for the type checker
+        assert not roots(path) & HEAVY
+
+
+@pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
+def test_only_the_engine_knows_unsloth(path: Path) -> None:
+    if not within(path, "engine"):
+        assert not roots(path) & {"unsloth", "unsloth_zoo"}
+
+
+def test_unsloth_comes_first_in_the_engine() -> None:
+    first = next(
+        node for node in ast.parse((ROOT / "trainer_core/engine/__init__.py").read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    )  # fmt: skip
+    assert isinstance(first, ast.Import) and first.names[0].name == "unsloth"
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if within(p, "lanes")], ids=name_of)
+def test_lanes_never_meet_the_engine(path: Path) -> None:
+    assert not any(name.startswith("trainer_core.engine") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
+def test_only_hardware_knows_nvml(path: Path) -> None:
+    if path.name != "hardware.py":
+        assert "pynvml" not in roots(path)
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_engine_and_lanes_are_imported_by_the_worker_alone(path: Path) -> None:
+    if not within(path, "engine", "lanes") and path.name != "worker.py":
+        parts = {name for name in imports(path) if name.startswith(("trainer_core.engine", "trainer_core.lanes"))}
+        assert not parts
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(','.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(out.stdout.strip().splitlines()[-1].split(","))
+
+
+def test_the_apps_process_holds_no_torch() -> None:
+    loaded = loaded_after("import app")
+    assert "gradio" in loaded and not loaded & HEAVY
+
+
+def test_the_command_line_starts_light() -> None:
+    assert not loaded_after("import trainer_core.__main__") & (HEAVY | {"gradio"})
+
+
+def test_lanes_load_without_unsloth() -> None:
+    loaded = loaded_after("import trainer_core.lanes")
+    assert {"torch", "peft"} <= loaded and not loaded & {"unsloth", "unsloth_zoo"}
