@@ -31,10 +31,10 @@ CHATS = [
     {"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "ja\t\u2028"}]}
     for n in range(6)
 ]
-NASTY = b'\0 \xff \xfe\xff " \\ [ { }}}}}}} \r , \xef\xbb\xbf \\ud800 1e999 NaN \xed\xa0\x80 \x1f\x8b\x08 PAR1 "" null \xc3 -------'.split(
-    b" "
+NASTY = (
+    b'\0 \xff \xfe\xff " \\ [ { }}}}}}} \r , \xef\xbb\xbf \\ud800 1e999 NaN \xed\xa0\x80 \x1f\x8b\x08 PAR1 "" null \xc3'
 )
-SPLICES = (*NASTY, b"\n", b"[" * 70, b"-" * 300)
+SPLICES = (*NASTY.split(b" "), b"\n", b"[" * 70, b"-" * 300)
 
 
 def seeds() -> dict[str, bytes]:

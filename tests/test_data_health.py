@@ -17,6 +17,7 @@ from trainer_core import data
 from trainer_core.config import Data, Method
 from trainer_core.data import Checkup, Finding, Report, Request, examine, load
 from trainer_core.data.health import FAULTS
+from trainer_core.errors import DataError
 
 Row = dict[str, Any]
 ROWS = 300
@@ -248,3 +249,31 @@ def test_what_the_length_would_cut_from_chats(tmp_path: Path, tokenizer: Path) -
     report = check(chats(tmp_path / "c.jsonl", rows), checkup=Checkup(tokenizer=tokenizer, length=64))
     assert (counts(report)["cut"], counts(report)["masked"]) == (3, 2)
     assert "the first answer begins beyond the 64 tokens" in finding(report, "masked").sentence
+
+
+def test_a_set_written_for_another_template_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    rows = [[("user", f"Tell {n}"), ("assistant", f"Told {n}" + "<|eot_id|>" * (n % 5 == 0))] for n in range(50)]
+    path = chats(tmp_path / "c.jsonl", rows)
+    report = check(path)
+    assert (finding(report, "markers").level, len(report.blocked)) == ("error", 1)
+    with pytest.raises(DataError, match=r"10 of 50 rows in c\.jsonl hold a chat template's own markers.*strip_markers"):
+        load(Data(pairs=None, chat=str(path)), Method.SFT)
+    assert check(path, Checkup(steps=("strip_markers",))).blocked == ()
+    loaded = load(Data(pairs=None, chat=str(path)), Method.SFT, steps=("strip_markers",))
+    assert {chat.messages[1].content for chat in loaded.chats} < {f"Told {n}" for n in range(50)}
+
+
+def test_few_markers_are_a_warning_only(tmp_path: Path) -> None:
+    rows = [[("user", f"Tell {n}"), ("assistant", f"Told {n}" + "<|eot_id|>" * (n == 7))] for n in range(50)]
+    report = check(chats(tmp_path / "c.jsonl", rows))
+    assert (finding(report, "markers").level, report.blocked) == ("warning", ())
+
+
+def test_a_report_can_be_read_aloud(report: Report) -> None:
+    text = "\n".join(report.told())
+    assert "planted.jsonl: preference pairs as messages (prompt ← prompt, chosen ← chosen" in text
+    assert "    planted.jsonl, line 52: " in text
+    assert "    Take the markers out: strip_markers" in text
+    assert text.endswith(
+        "2 lines in planted.jsonl are damaged. Mend them, or pass over them with the step skip_damaged."
+    )

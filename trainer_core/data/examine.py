@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from trainer_core.data import remedies, split, words
 from trainer_core.data.formats import Flaw
-from trainer_core.data.health import FAULTS, text_of
+from trainer_core.data.health import FAULTS, Fault, text_of
 from trainer_core.data.lengths import Book, Characters, Tokens
 from trainer_core.data.report import FileReport, Finding, Level, Remedy, Report, Where
 from trainer_core.data.rows import Chat, Item, Pair, opening, prompt_key, prompts_of
@@ -17,6 +18,8 @@ SHOWN = 5
 """Rows shown as examples of one finding, and rows in the preview."""
 TASTE, STEADY = 30, 200
 """Rows below which a run is only a taste, and from which it is a steadier change [field]."""
+MANY = 0.1
+"""A few answers that are questions are nothing; from this share on the columns are probably swapped."""
 LONGER = 1.25
 """Median length of chosen over rejected from which DPO is likely to learn length instead of quality [field]."""
 BY_LENGTH: dict[str, tuple[Level, str, str]] = {
@@ -122,7 +125,18 @@ class Examiner:
             lengths=self.book.lengths(),
             preview=tuple(self.preview),
             notes=(*self.notes, *self.step_notes()),
+            blocked=tuple(self.blocked(Path(path).name)),
         )
+
+    def blocked(self, name: str) -> Iterator[str]:
+        """Why a run would refuse the rows as they are."""
+        count = self.counts["damaged"]
+        if count and not self.treatment.skip_damaged:
+            yield f"{count:,} lines in {name} are damaged. Mend them, or pass over them with the step skip_damaged."
+        if why := remedies.too_marked(self.counts["markers"], self.usable, name):
+            yield why
+        if not self.usable:
+            yield f"No row in {name} can be trained on."
 
     def file_report(self, found: Found) -> FileReport:
         shape = found.shape
@@ -141,7 +155,8 @@ class Examiner:
         for code, count in self.counts.items():
             if code in FAULTS:
                 fault = FAULTS[code]
-                yield self.finding(code, fault.level, fault.title, f"{share(count, total)}: {fault.meaning}.")
+                text = f"{share(count, total)}: {fault.meaning}."
+                yield self.finding(code, level_of(fault, count, self.usable), fault.title, text)
             elif code in BY_LENGTH:
                 level, title, meaning = BY_LENGTH[code]
                 measured = len(next(iter(self.book.parts.values())))
@@ -188,6 +203,15 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "notice")
 
 def share(count: int, total: int) -> str:
     return f"{count:,} of {total:,} rows"
+
+
+def level_of(fault: Fault, count: int, usable: int) -> Level:
+    """A fault's level, by its share where that changes what it means."""
+    if fault.code == "markers" and remedies.too_marked(count, usable, ""):
+        return "error"
+    if fault.code == "swapped" and count < MANY * usable:
+        return "notice"
+    return fault.level
 
 
 def first_role(item: Item) -> str:

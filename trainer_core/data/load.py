@@ -10,12 +10,12 @@ from pathlib import Path
 import orjson
 
 from trainer_core import config
-from trainer_core.data import split
+from trainer_core.data import split, words
 from trainer_core.data.convert import Columns
 from trainer_core.data.formats import Flaw
-from trainer_core.data.health import FAULTS
+from trainer_core.data.health import FAULTS, text_of
 from trainer_core.data.reader import Reader
-from trainer_core.data.remedies import Treatment
+from trainer_core.data.remedies import Treatment, too_marked
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
 from trainer_core.data.source import Example, Found, Misfit, News, Note, Request
 from trainer_core.errors import DataError
@@ -144,7 +144,7 @@ class Shelf:
         """The usable items of a file or folder, with notes on the others.
 
         Raises:
-            DataError: see `Reader.ask`; also damaged lines, and chats where pairs are `wanted`.
+            DataError: see `Reader.ask`; also damaged lines, another template's markers, and chats where pairs are `wanted`.
         """
         tally, treatment, items = Tally(path.name), Treatment(self.steps), list[Item]()
         for news in self.reader.ask(Request(path, self.columns, rows)):
@@ -158,6 +158,8 @@ class Shelf:
                 else:
                     items.append(outcome.item)
         tally.check_damage(treatment.skip_damaged)
+        if why := too_marked(sum(words.has_markers(text_of(item)) for item in items), len(items), path.name):
+            raise DataError(why)
         return Part(tuple(items), (), tuple(tally.notes()))
 
 

@@ -17,6 +17,21 @@ SKIP_DAMAGED = "skip_damaged"
 """The step that passes over lines which cannot be read."""
 
 
+MARKED = 0.1
+"""From this share of rows with template markers on, the data set as a whole was written for another template."""
+
+
+def too_marked(count: int, total: int, name: str) -> str | None:
+    """Why rows with another template's markers are not trained on, or None where they are few."""
+    if not count or count < MARKED * total:
+        return None
+    return (
+        f"{count:,} of {total:,} rows in {name} hold a chat template's own markers, such as <|im_start|> or [INST]. "
+        "The model's template would be put around them. Take the markers out with the step strip_markers, or leave "
+        "these rows out with drop_markers."
+    )
+
+
 class Outcome(NamedTuple):
     """A row after its treatment; `left_out` is the code of the fault for which training does not get it."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
+from trainer_core.data.formats import place
 from trainer_core.data.rows import Chat, Pair
 from trainer_core.data.shape import Kind
 
 Level = Literal["error", "warning", "notice"]
-"""error: these rows are never trained on. warning: worth a look before training. notice: good to know."""
+"""error: not trained on as it is. warning: worth a look before training. notice: good to know."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Finding:
     sentence: str
     examples: tuple[Where, ...] = ()
     remedies: tuple[Remedy, ...] = ()
+
+    def told(self) -> Iterator[str]:
+        """The finding as lines of text."""
+        yield f"{self.level}: {self.sentence}"
+        for example in self.examples[:2]:
+            yield f"    {place(example.file, example.row, example.line)}: {example.snippet}"
+        for remedy in self.remedies:
+            yield f"    {remedy.label}: {remedy.step}"
 
 
 @dataclass(frozen=True)
@@ -85,4 +95,21 @@ class Report:
     findings: tuple[Finding, ...]
     lengths: tuple[Lengths, ...]
     preview: tuple[Chat | Pair, ...]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    """Why a run would refuse the data as it is, with the way out; empty where it can be trained on."""
+
+    def told(self) -> Iterator[str]:
+        """The report as lines of text."""
+        for file in self.files:
+            columns = ", ".join(f"{part} ← {column}" for part, column in file.columns.items())
+            yield f"{file.name}: {file.shape} ({columns}), {file.rows:,} rows."
+        yield f"{self.usable:,} of {self.rows:,} rows are usable: {self.train:,} to train on, {self.held_out:,} held out."
+        for one in self.lengths:
+            over = "" if one.over is None else f", {one.over / one.measured:.1%} over the length"
+            median = f"{one.median:,} {one.unit} at the median"
+            yield f"{one.part}: {median}, 95 % up to {one.p95:,}, at most {one.longest:,}{over}."
+        yield from self.notes
+        for finding in self.findings:
+            yield from finding.told()
+        yield from self.blocked

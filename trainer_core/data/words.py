@@ -60,6 +60,11 @@ SIGNS = (
 )
 
 
+def has_markers(text: str) -> bool:
+    """Whether a text holds a chat template's special tokens."""
+    return SIGNS[0].at(text) is not None
+
+
 def faults(text: str) -> Iterator[str]:
     """The codes of all faults of a text, each once."""
     last = ""
