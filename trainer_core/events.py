@@ -141,6 +141,7 @@ class LaneScore:
     margin: mean difference of the two, in nats per token.
     answer_tokens: mean length of the lane's own answers to the sample prompts.
     ended: share of these answers that ended by themselves.
+    repetition: mean share of the phrases of four tokens in these answers that were written before in the same answer.
     """
 
     lane: str
@@ -149,11 +150,19 @@ class LaneScore:
     margin: float
     answer_tokens: float
     ended: float
+    repetition: float = 0.0
 
 
 @dataclass(frozen=True)
 class Scored:
     scores: tuple[LaneScore, ...]
+
+
+@dataclass(frozen=True)
+class ScoreFailed:
+    """The lanes could not be scored, or scoring was stopped; they stay loaded."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -231,8 +240,8 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | Proof | Step | Saved | Scored | Asked | Text | Answered | AskFailed
-    | LanesLoaded | Ended | Failed
+    Status | Prepared | Changed | Noted | Plan | Proof | Step | Saved | Scored | ScoreFailed | Asked | Text | Answered
+    | AskFailed | LanesLoaded | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
@@ -383,6 +392,8 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, adapters={**view.adapters, stage: folder})
         case Scored(scores):
             return replace(view, phase=Phase.READY, scores=scores)
+        case ScoreFailed(message):
+            return replace(view, phase=Phase.READY, detail=message)
         case Asked(ask, prompt, lanes):
             blank = dict.fromkeys(lanes, "")
             return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
