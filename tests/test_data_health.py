@@ -277,3 +277,14 @@ def test_a_report_can_be_read_aloud(report: Report) -> None:
     assert text.endswith(
         "2 lines in planted.jsonl are damaged. Mend them, or pass over them with the step skip_damaged."
     )
+
+
+@pytest.mark.parametrize(("changed", "found"), [(4, True), (8, False)])
+def test_sides_that_share_95_percent_from_both_ends_are_nearly_identical(
+    tmp_path: Path, changed: int, found: bool
+) -> None:
+    text = "".join(f"{n:04d}" for n in range(25))  # 100 letters
+    other = text[:50] + "x" * changed + text[50 + changed :]
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "a?", "chosen": text, "rejected": other}))
+    assert ("near_identical" in counts(check(path))) is found
