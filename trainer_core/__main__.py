@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tunebench", description="Fine-tune, align and compare adapters.")
     top.add_argument("--workspace", type=Path, default=runs.default_workspace(), help="where runs and models lie")
-    top.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    top.add_argument("--device", choices=("auto", "cpu", "cuda"), default=os.environ.get("TUNEBENCH_DEVICE", "auto"))
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run, help: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]

@@ -1,0 +1,168 @@
+"""Starting, watching and re-attaching, with real processes that play a scripted worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer_core import runs
+from trainer_core.config import Recipe
+from trainer_core.errors import BusyError, ModelError
+from trainer_core.events import Phase, RunView
+from trainer_core.supervisor import Supervisor, wait_for
+
+RECIPE = Recipe(name="scripted")
+
+
+def boss_of(folder: Path, behaviour: str = "ok:50") -> Supervisor:
+    return Supervisor(
+        runs.Workspace(folder), command=(sys.executable, "-m", "tests.fake_worker", behaviour), device="cpu"
+    )
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], tuple[Supervisor, str]]]:
+    """Starts a run of a behaviour; whatever still runs at the end is ended."""
+    bosses: list[Supervisor] = []
+
+    def started(behaviour: str) -> tuple[Supervisor, str]:
+        bosses.append(boss_of(tmp_path, behaviour))
+        return bosses[-1], bosses[-1].start(RECIPE)
+
+    yield started
+    for boss in bosses:
+        boss.close()
+        for watched in boss._watched.values():
+            if watched.process and watched.process.poll() is None:
+                watched.process.kill()
+                watched.process.wait()
+
+
+def until(boss: Supervisor, run_id: str, condition: Callable[[RunView], bool], seconds: float = 30) -> RunView:
+    assert wait_for(lambda: boss.look() or condition(boss.run(run_id)), seconds), boss.run(run_id)
+    return boss.run(run_id)
+
+
+def ended(view: RunView) -> bool:
+    return not view.phase.active
+
+
+def test_a_run_goes_through_its_phases_to_the_end(start) -> None:
+    boss, run_id = start("ok:60")
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.DONE and set(view.adapters) == {"sft", "dpo"}
+    assert [lane.name for lane in boss.lanes(run_id)] == ["Base", "SFT", "DPO"]
+    assert boss.run_file(run_id).job.recipe == RECIPE
+
+
+def test_a_second_run_is_refused_by_name_and_leaves_no_folder(start) -> None:
+    boss, run_id = start("ok:5")
+    with pytest.raises(BusyError, match=run_id):
+        boss.start(RECIPE)
+    with pytest.raises(BusyError, match=run_id):
+        boss_of(boss.workspace.root).start(RECIPE)
+    assert len(runs.folders(boss.workspace.runs)) == 1
+
+
+def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
+    boss, refused, threads = boss_of(tmp_path, "ok:200"), [], []
+
+    def click() -> None:
+        try:
+            boss.start(RECIPE)
+        except BusyError as error:
+            refused.append(error)
+
+    for _ in range(20):
+        threads.append(threading.Thread(target=click))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 19 and len(runs.folders(boss.workspace.runs)) == 1
+    until(boss, boss.views[0].id, ended)
+
+
+def test_stop_keeps_what_was_learned(start) -> None:
+    boss, run_id = start("ok:20")
+    until(boss, run_id, lambda view: len(view.points) > 2)
+    boss.stop(run_id)
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.STOPPED and set(view.adapters) == {"sft"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words", "traceback"), [("fails:60", "NaN at DPO step 8", False), ("bug:60", "something", True)]
+)
+def test_a_failure_is_the_runs_last_word(start, behaviour: str, words: str, traceback: bool) -> None:
+    boss, run_id = start(behaviour)
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.FAILED and words in view.error and bool(view.traceback) == traceback
+
+
+def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> None:
+    boss, run_id = start("killed:60")
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.FAILED and "SIGKILL" in view.error and "without a last word" in view.error
+    assert boss_of(boss.workspace.root).run(run_id).phase is Phase.FAILED, "an app that starts anew says the same"
+
+
+APP = """
+import sys, time, pathlib
+from tests.test_supervisor import boss_of, RECIPE
+boss = boss_of(pathlib.Path(sys.argv[1]), "ok:10")
+print(boss.start(RECIPE), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_run_outlives_its_app_and_is_found_again(tmp_path: Path) -> None:
+    app = subprocess.Popen(
+        [sys.executable, "-c", APP, str(tmp_path)], stdout=subprocess.PIPE, cwd=runs.PROJECT, start_new_session=True
+    )
+    assert app.stdout
+    run_id = app.stdout.readline().decode().strip()
+    assert wait_for(
+        lambda: (beat := runs.read_heartbeat(tmp_path / "runs" / run_id)) is not None and runs.alive(beat), 20
+    )
+    os.killpg(app.pid, signal.SIGKILL)
+    app.wait()
+    again = boss_of(tmp_path)
+    view = until(again, run_id, lambda view: len(view.points) > 3)
+    assert view.phase.active and again.active == view
+    with pytest.raises(BusyError):
+        again.start(RECIPE)
+    workers = [p for p in psutil.process_iter(["cmdline"]) if run_id in " ".join(p.info["cmdline"] or [])]
+    assert len(workers) == 1
+    until(again, run_id, ended)
+    assert again.run(run_id).phase is Phase.DONE
+
+
+def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Path) -> None:
+    boss = Supervisor(runs.Workspace(tmp_path), command=("/bin/sh", "-c", "sleep 2 # tests.fake_worker"), device="cpu")
+    run_id = boss.start(RECIPE)
+    boss.look()
+    assert boss.run(run_id).phase.active
+    until(boss, run_id, ended)
+    assert boss.run(run_id).phase is Phase.FAILED
+
+
+def test_an_unknown_model_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    boss = boss_of(tmp_path)
+    with pytest.raises(ModelError, match="hub id"):
+        boss.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
+    assert runs.folders(boss.workspace.runs) == []
+
+
+def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: Path) -> None:
+    boss = boss_of(tmp_path)
+    local, hub = boss.environment("starter"), boss.environment("owner/name")
+    assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
+    assert local["CUDA_VISIBLE_DEVICES"] == "" and local["UNSLOTH_DISABLE_STATISTICS"] == "1"
