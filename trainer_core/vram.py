@@ -36,6 +36,7 @@ class Prior:
     bitsandbytes and Triton. fragmentation: share of everything that torch holds. whole_layer: factor on the numbers a
     layer keeps when it is not recomputed. unfused: bytes per token and vocabulary entry where a trainer builds the
     logits; Tunebench's does not. unknown: share added for an architecture we have no exact rule for.
+    slow_path: factor on activations where Unsloth's kernels stand aside, that is with dropout or DoRA.
     """
 
     activation: float
@@ -45,10 +46,13 @@ class Prior:
     whole_layer: float = 1.0
     unfused: float = 0.0
     unknown: float = 0.0
+    slow_path: float = 1.0
 
 
 LOW = Prior(activation=4, head=0.3 * GIB, context=0.35 * GIB, fragmentation=0.03, whole_layer=0.8)
-HIGH = Prior(activation=6, head=0.5 * GIB, context=0.8 * GIB, fragmentation=0.08, whole_layer=1.2, unknown=0.1)
+HIGH = Prior(
+    activation=6, head=0.5 * GIB, context=0.8 * GIB, fragmentation=0.08, whole_layer=1.2, unknown=0.1, slow_path=1.3
+)
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,7 @@ def activations(setup: Setup, prior: Prior) -> float:
     """One layer's numbers while it is recomputed, for all tokens of the micro-batch."""
     shape = setup.shape
     numbers = setup.tokens * (prior.activation * shape.mlp + 7 * shape.hidden)
+    numbers *= prior.slow_path if setup.lora.dropout or setup.lora.dora else 1
     dora = max((dora_bytes(linear) for linear in adapted(shape, setup.lora)), default=0) if setup.lora.dora else 0
     return numbers * BYTES[setup.base] + dora
 
