@@ -8,16 +8,16 @@ import os
 import sys
 from pathlib import Path
 
-from trainer_core import console, models, runs
+import orjson
+
+from trainer_core import console, data, models, runs
 from trainer_core.config import STARTER, read_recipe
-from trainer_core.data import load
-from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
+from trainer_core.data.load import located
+from trainer_core.demo import ANSWERS, demo, demo_recipe, prompts, side_by_side
 from trainer_core.errors import UserError
 from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
-
-DEMO = runs.PROJECT / "recipes" / "demo.toml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     plan = command("plan", run_plan, "what a recipe will do")
     plan.add_argument("recipe", type=Path)
     plan.add_argument("--json", action="store_true")
+    check = command("check", run_check, "what is in a data file, and what is wrong with it")
+    check.add_argument("data", help="a file or folder, or 'sample'")
+    check.add_argument("--json", action="store_true")
     compare = command("compare", run_compare, "score the base and every adapter of a run, and let them answer")
     compare.add_argument("id", help="the run's id, or 'last'")
     compare.add_argument("prompt", nargs="*", help="what to ask; without one, three of the bundled prompts")
@@ -62,7 +65,7 @@ def supervisor(args: argparse.Namespace) -> Supervisor:
 def run_demo(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     try:
-        demo(boss, read_recipe(DEMO))
+        demo(boss, demo_recipe())
     finally:
         boss.close()
     return 0
@@ -82,7 +85,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 def run_plan(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.recipe)
-    rows = load(recipe.data, recipe.method)
+    rows = data.load(recipe.data, recipe.method)
     counts = {"sft": len(rows.chats), "dpo": len(rows.pairs)}
     steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
     if args.json:
@@ -97,6 +100,12 @@ def run_plan(args: argparse.Namespace) -> int:
     for note in rows.notes:
         console.say(note)
     return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    report = data.check(located(args.data, "sample_pairs.jsonl"))
+    console.say(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() if args.json else "\n".join(report.told()))
+    return 1 if report.blocked else 0
 
 
 def run_compare(args: argparse.Namespace) -> int:
