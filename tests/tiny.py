@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -19,25 +20,25 @@ TEXT = ["the quick brown fox jumps over the lazy dog", "user assistant system", 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def model(folder: Path, seed: int = 0) -> Path:
-    """A random 2-layer Llama with its tokenizer, saved as safetensors."""
+def model(folder: Path, seed: int = 0, **config: Any) -> Path:
+    """A random 2-layer Llama with its tokenizer, saved as safetensors. `config` takes the place of the values here."""
     torch.manual_seed(seed)
     tokens = tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokens),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=True,
-        initializer_range=0.1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    shape = {
+        "vocab_size": len(tokens),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+    LlamaForCausalLM(LlamaConfig(**(shape | config))).save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
 
@@ -59,11 +60,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def adapter(folder: Path, base: Path, seed: int = 1, rank: int = 4, scale: float = 0.5) -> Path:
+def adapter(folder: Path, base: Path, seed: int = 1, rank: int = 4, scale: float = 0.5, **config: Any) -> Path:
     """A LoRA adapter with random weights, large enough to change what the model says."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LINEAR, task_type="CAUSAL_LM")
-    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    lora = {"r": rank, "lora_alpha": rank, "target_modules": LINEAR, "task_type": "CAUSAL_LM"}
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**(lora | config)))
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=scale)

@@ -6,15 +6,19 @@ batch would silently get the same adapter; hence a process of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from trainer_core import models, requests, runs
 from trainer_core.config import CompareJob
-from trainer_core.errors import UserError
-from trainer_core.events import Answered, AskFailed, EventLog, LanesLoaded, Phase, Status
-from trainer_core.lanes.generate import answer
+from trainer_core.errors import DeviceError, UserError
+from trainer_core.events import Answered, AskFailed, EventLog, LaneProof, LanesLoaded, Phase, ScoreFailed, Status
+from trainer_core.lanes.answer import answer
 from trainer_core.lanes.load import Lanes, load, proofs
-from trainer_core.lanes.score import score
+from trainer_core.lanes.score import Progress, Stopped, score
 
 __all__ = ["serve"]
 
@@ -23,26 +27,61 @@ def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox)
     """Load all lanes once and answer requests until the app is gone.
 
     Raises:
+        ConfigError: two lanes have one name.
         ModelError: the base or an adapter cannot be loaded.
     """
-    emit(Status(Phase.LOADING, "Loading the base model"))
+    emit(Status(Phase.LOADING, "Loading the base model and its adapters"))
     lanes = load(models.resolve(job.model, runs.Workspace.of(run_dir)), job.precision, job.lanes)
-    emit(LanesLoaded(proofs(lanes)))
-    emit(Status(Phase.READY, f"{len(job.lanes)} lanes on one base"))
+    proven = proofs(lanes)
+    emit(LanesLoaded(proven))
+    emit(Status(Phase.READY, summary(proven)))
     while (request := inbox.next()) is not None:
         match request:
             case requests.Ask():
                 respond(lanes, request, emit, inbox)
             case requests.Score():
-                emit(Status(Phase.SCORING, "Scoring on the held-out pairs"))
-                emit(score(lanes, request, lambda text: emit(Status(Phase.SCORING, text))))
+                measure(lanes, request, emit, inbox)
     return Phase.STOPPED
+
+
+def summary(proven: Sequence[LaneProof]) -> str:
+    """What is loaded, and which adapters change nothing."""
+    idle = [proof.lane for proof in proven if proof.sha256 and proof.difference == 0]
+    equal = f" {' and '.join(idle)}: the adapter changes nothing, the logits equal the base's." if idle else ""
+    return f"{len(proven)} lanes on one base.{equal}"
 
 
 def respond(lanes: Lanes, request: requests.Ask, emit: EventLog, inbox: requests.Inbox) -> None:
     """Answer one prompt; what is wrong with it is said, and the lanes stay loaded."""
     try:
-        ends = answer(lanes, request, emit, inbox.cancelled)
+        with enough_memory():
+            ends = answer(lanes, request, emit, inbox.cancelled)
         emit(Answered(request.id, ends, inbox.cancelled.is_set()))
     except UserError as error:
         emit(AskFailed(request.id, str(error)))
+
+
+def measure(lanes: Lanes, request: requests.Score, emit: EventLog, inbox: requests.Inbox) -> None:
+    """Score all lanes; what is wrong with the pairs is said, and the lanes stay loaded."""
+    progress = Progress(lambda text: emit(Status(Phase.SCORING, text)), inbox.cancelled)
+    try:
+        with enough_memory():
+            emit(score(lanes, request, progress))
+    except UserError as error:
+        emit(ScoreFailed(str(error)))
+    except Stopped:
+        emit(ScoreFailed("Scoring was stopped."))
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Memory that ran out on the device is the user's to mend, and what it held is given back.
+
+    Raises:
+        DeviceError: the device had not enough of it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise DeviceError(f"Not enough memory on the device: {error}. Use fewer lanes or a shorter prompt.") from error

@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from trainer_core.config import Lane, Precision
-from trainer_core.errors import ModelError
+from trainer_core.errors import ConfigError, ModelError
 from trainer_core.events import LaneProof
+from trainer_core.lanes import adapters
 
 BASE = "__base__"
 """PEFT's name for a row of a mixed batch that no adapter touches."""
-WEIGHTS = "adapter_model.safetensors"
 PROOF_PROMPT = "What is a good day?"
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """The loaded model, and which of its adapters (by PEFT's name) each lane uses."""
+    """The loaded model, and which of its adapters each lane uses."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     lanes: tuple[Lane, ...]
+    routing: adapters.Routing
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(lane.name for lane in self.lanes)
 
-    def adapters(self, names: Sequence[str]) -> list[str]:
-        """PEFT's adapter name for each of these lanes."""
-        keys = {lane.name: f"lane{index}" if lane.adapter else BASE for index, lane in enumerate(self.lanes)}
-        return [keys[name] for name in names]
+    @cached_property
+    def adapters(self) -> dict[str, str]:
+        """Lane → PEFT's name of its adapter."""
+        return {lane.name: key_of(index) if lane.adapter else BASE for index, lane in enumerate(self.lanes)}
 
     def forward(self, rows: Sequence[str], **inputs: Any) -> Any:
         """One pass; `rows` names the lane of each row of the batch."""
-        mixed = {"adapter_names": self.adapters(rows)} if isinstance(self.model, PeftModel) else {}
+        self.routing.names = [self.adapters[name] for name in rows]
+        return self.run(**inputs)
+
+    def forward_base(self, rows: int, **inputs: Any) -> Any:
+        """One pass of the base alone, whether or not it is among the lanes."""
+        self.routing.names = [BASE] * rows
+        return self.run(**inputs)
+
+    def run(self, **inputs: Any) -> Any:
         with torch.inference_mode():
-            return self.model(**inputs, **mixed)
+            return self.model(**inputs)
 
     @property
     def device(self) -> torch.device:
@@ -53,9 +62,13 @@ class Lanes:
     @property
     def context(self) -> int:
         """Tokens the model can attend to."""
-        return int(self.model.config.max_position_embeddings)
+        return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
+    def vocabulary(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @cached_property
     def ends(self) -> frozenset[int]:
         """Every token that ends an answer: the model's and the tokenizer's."""
         named = self.model.generation_config.eos_token_id
@@ -63,39 +76,61 @@ class Lanes:
         return frozenset(token for token in (*several, self.tokenizer.eos_token_id) if token is not None)
 
 
+def key_of(index: int) -> str:
+    """PEFT's name for the adapter of a lane; lanes may have names that PEFT would not take."""
+    return f"lane{index}"
+
+
 def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
     """The base, once, with all adapters of the lanes.
 
     Raises:
+        ConfigError: two lanes have one name.
         ModelError: naming the model or adapter that cannot be loaded.
     """
-    for lane in lanes:
-        if lane.adapter:
-            check_adapter(Path(lane.adapter), lane.name)
+    name, count = Counter(lane.name for lane in lanes).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{count} lanes are called {name!r}. Give each lane a name of its own.")
     try:
+        check_adapters(model, lanes)
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         base: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **number_format(precision))
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: NaN with padded batches (trl#7181)
     for index, lane in enumerate(lanes):
         if lane.adapter:
-            base = with_adapter(base, Path(lane.adapter), f"lane{index}")
-    return Lanes(base.eval(), tokenizer, tuple(lanes))
+            base = with_adapter(base, lane, key_of(index))
+    base.eval()
+    return Lanes(base, tokenizer, tuple(lanes), adapters.Routing(base))
 
 
-def with_adapter(model: Any, folder: Path, name: str) -> PeftModel:
+def check_adapters(model: str, lanes: Sequence[Lane]) -> None:
+    """See `adapters.check`; against the base's outline, so that a wrong one is told before minutes of loading."""
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    for lane in lanes:
+        adapters.check(lane, outline)
+
+
+def with_adapter(model: Any, lane: Lane, key: str) -> PeftModel:
     """The model with one more adapter.
 
     Raises:
-        ModelError: its shapes do not fit the base.
+        ModelError: it does not fit the base.
     """
     try:
         if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=name)
-            return model
-        return PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+            model.load_adapter(str(lane.adapter), adapter_name=key)
+        else:
+            model = PeftModel.from_pretrained(model, str(lane.adapter), adapter_name=key)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"The adapter in {folder} does not fit this base model: {str(error)[:300]}") from error
+        raise ModelError(f"{lane.name}: {lane.adapter} does not fit this base model: {str(error)[:300]}") from error
+    adapters.check_loaded(model, key, lane)
+    adapters.settle_dora(model, key)
+    return model
 
 
 def number_format(precision: Precision) -> dict[str, Any]:
@@ -104,53 +139,28 @@ def number_format(precision: Precision) -> dict[str, Any]:
     if precision == "auto":
         precision = "nf4" if on_gpu else "fp32"
     place = {"device_map": {"": 0}} if on_gpu else {}
+    half = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported() else torch.bfloat16
     if precision == "nf4":
-        compute = torch.bfloat16
         four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
+            bnb_4bit_compute_dtype=half,
         )
-        return {"quantization_config": four_bit, "dtype": compute, **place}
-    return {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16, **place}
-
-
-def check_adapter(folder: Path, lane: str) -> None:
-    """Raise ModelError unless the folder holds a safetensors LoRA adapter."""
-    if not folder.is_dir():
-        raise ModelError(f"{lane}: there is no adapter folder {folder}.")
-    if not (folder / WEIGHTS).exists():
-        raise ModelError(f"{lane}: {folder.name} has no {WEIGHTS}. Pickled adapters are refused: they can run code.")
-    try:
-        kind = PeftConfig.from_pretrained(str(folder)).peft_type
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{lane}: {folder.name}/adapter_config.json cannot be read: {error}") from error
-    if kind != "LORA":
-        raise ModelError(f"{lane}: {folder.name} is a {kind} adapter; Compare takes LoRA adapters.")
+        return {"quantization_config": four_bit, "dtype": half, **place}
+    return {"dtype": torch.float32 if precision == "fp32" else half, **place}
 
 
 def proofs(lanes: Lanes) -> tuple[LaneProof, ...]:
-    """Each lane's adapter hash (first 12 hex digits), and how far its logits lie from the base's on a fixed prompt."""
-    ids = lanes.tokenizer(PROOF_PROMPT, return_tensors="pt").input_ids.to(lanes.device)
-    base = base_logits(lanes, ids)
-    logits = lanes.forward(lanes.names, input_ids=ids.expand(len(lanes.lanes), -1)).logits[:, -1].float()
+    """Each lane's adapter hash, and how far its logits lie from the base's on a fixed prompt.
+
+    The base goes through a batch of the same size, so that rounding is the same and no adapter gives exactly 0.
+    """
+    count = len(lanes.lanes)
+    ids = lanes.tokenizer(PROOF_PROMPT, return_tensors="pt")["input_ids"].to(lanes.device).expand(count, -1)
+    base = lanes.forward_base(count, input_ids=ids).logits.float()
+    own = lanes.forward(lanes.names, input_ids=ids).logits.float()
+    difference = (own - base).abs().flatten(1).amax(1).tolist()
     return tuple(
-        LaneProof(lane.name, adapter_hash(lane), (logits[row] - base).abs().max().item())
-        for row, lane in enumerate(lanes.lanes)
+        LaneProof(lane.name, adapters.sha256(lane), far) for lane, far in zip(lanes.lanes, difference, strict=True)
     )
-
-
-def base_logits(lanes: Lanes, ids: torch.Tensor) -> torch.Tensor:
-    """The base's logits for the last position, computed in a batch of the same size so that rounding is the same."""
-    batch = ids.expand(len(lanes.lanes), -1)
-    mixed = {"adapter_names": [BASE] * len(lanes.lanes)} if isinstance(lanes.model, PeftModel) else {}
-    with torch.inference_mode():
-        return lanes.model(input_ids=batch, **mixed).logits[0, -1].float()
-
-
-def adapter_hash(lane: Lane) -> str:
-    if not lane.adapter:
-        return ""
-    with (Path(lane.adapter) / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

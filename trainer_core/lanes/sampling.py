@@ -7,6 +7,7 @@ All lanes of a prompt use the same g at the same step, so that they differ by th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -20,6 +21,29 @@ from transformers import (
 )
 
 from trainer_core.config import Sampling
+
+
+class Sampler:
+    """Draws the next token of every row by one set of settings."""
+
+    def __init__(self, sampling: Sampling):
+        self.sampling = sampling
+        self.filters = filters(sampling)
+
+    def draw(self, logits: torch.Tensor, seen: torch.Tensor, dice: Sequence[str], step: int) -> torch.Tensor:
+        """One token per row.
+
+        Args:
+            logits: rows × vocabulary, float32.
+            seen: rows × tokens so far, for the repetition penalty.
+            dice: what each row's noise hangs on besides seed and step; rows with the same dice share their luck.
+        """
+        scores = self.filters(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))
+        if self.sampling.temperature == 0:
+            return scores.argmax(-1)
+        thrown = {one: gumbel(self.sampling.seed, one, step, logits.shape[-1]) for one in set(dice)}
+        noise = torch.stack([thrown[one] for one in dice]).to(logits.device)
+        return (scores + noise).argmax(-1)  # without the log-softmax: a constant per row moves no argmax
 
 
 def filters(sampling: Sampling) -> LogitsProcessorList:
@@ -40,24 +64,8 @@ def filters(sampling: Sampling) -> LogitsProcessorList:
     return found
 
 
-def draw(
-    logits: torch.Tensor, seen: torch.Tensor, sampling: Sampling, noise: torch.Tensor, shaped: LogitsProcessorList
-) -> torch.Tensor:
-    """One token per row.
-
-    Args:
-        logits: rows × vocabulary, float32.
-        seen: rows × tokens so far, for the repetition penalty.
-        noise: rows × vocabulary; rows of one prompt hold the same noise.
-    """
-    scores = shaped(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))
-    if sampling.temperature == 0:
-        return scores.argmax(-1)
-    return (scores.log_softmax(-1) + noise).argmax(-1)
-
-
-def gumbel(seed: int, prompt: str, step: int, size: int) -> torch.Tensor:
+def gumbel(seed: int, dice: str, step: int, size: int) -> torch.Tensor:
     """`size` standard Gumbel values that depend on these three and nothing else. On the CPU, so that every device agrees."""
-    digest = hashlib.blake2b(f"{seed}\0{step}\0{prompt}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}\0{step}\0{dice}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return -torch.empty(size).exponential_(generator=generator).log()

@@ -1,0 +1,186 @@
+"""Scores of lanes equal what one row at a time gives, and a real compare worker lives through everything it is asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tests import tiny
+from trainer_core import runs, tokens
+from trainer_core.config import Lane, Sampling
+from trainer_core.data import Message
+from trainer_core.errors import DataError
+from trainer_core.events import Phase
+from trainer_core.lanes.load import Lanes, load
+from trainer_core.lanes.score import LOGITS, ROWS, Progress, Reading, Stopped, batches, read_pairs, repetition, score
+from trainer_core.requests import Cancel, Score
+from trainer_core.supervisor import Supervisor, wait_for
+
+WORDS = ["a short warm answer", "the lazy dog", "a question " * 9, "fox", "over the lazy dog jumps the quick brown fox"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scores")
+    tiny.model(folder / "base")
+    tiny.adapter(folder / "one", folder / "base")
+    rows = [
+        {"prompt": said("user", prompt), "chosen": said("assistant", chosen), "rejected": said("assistant", rejected)}
+        for prompt in WORDS
+        for chosen, rejected in zip(WORDS, WORDS[1:], strict=False)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def said(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+@pytest.fixture(scope="module")
+def lanes(folder: Path) -> Lanes:
+    return load(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))))
+
+
+def progress(cancelled: bool = False) -> Progress:
+    event = threading.Event()
+    if cancelled:
+        event.set()
+    return Progress(lambda _: None, event)
+
+
+def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: Lanes) -> None:
+    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
+    base, one = score(lanes, request, progress()).scores
+    for found, adapter in ((base, None), (one, folder / "one")):
+        margins = one_by_one(folder, adapter)
+        assert found.pairs == len(margins) == 20
+        assert found.margin == pytest.approx(sum(margins) / 20, abs=1e-5)
+        assert found.accuracy == sum(margin > 0 for margin in margins) / 20
+        assert 0 < found.answer_tokens <= 8 and 0 <= found.ended <= 1 and 0 <= found.repetition <= 1
+    assert base.margin != one.margin
+
+
+def one_by_one(folder: Path, adapter: Path | None) -> list[float]:
+    """The margins without batches, padding, a mixed forward or anything else of ours."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, adapter) if adapter else model
+    tokenizer = tiny.tokenizer()
+
+    def mean(prompt: str, reply: str) -> float:
+        asked = tokenizer.encode(
+            f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
+        )
+        ids = asked + tokenizer.encode(f"{reply}<|im_end|>", add_special_tokens=False)
+        with torch.inference_mode():
+            likely = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        targets = torch.tensor(ids[1:])
+        return likely.gather(-1, targets[:, None])[len(asked) - 1 :].mean().item()
+
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    texts = [[row[key][0]["content"] for key in ("prompt", "chosen", "rejected")] for row in rows]
+    return [mean(prompt, chosen) - mean(prompt, rejected) for prompt, chosen, rejected in texts]
+
+
+def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: Lanes) -> None:
+    base, _ = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
+    assert base.answer_tokens == base.ended == base.repetition == 0 and base.pairs == 20
+
+
+def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
+    def reading(prompt: str, answer: str) -> Reading:
+        return Reading.of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
+
+    assert reading("hi", "fox " * 300).answer == 256
+    long = reading("fox " * 300, "the dog")
+    assert len(long.ids) == 512 and lanes.tokenizer.decode(long.ids).endswith("assistant\nthe dog<|im_end|>")
+    assert long.answer == reading("hi", "the dog").answer
+
+
+def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> None:
+    """A template that makes the model think first asks with words that a finished answer does not have."""
+    thinking = tiny.tokenizer()
+    thinking.chat_template = tiny.TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    lanes = Lanes(lanes.model, thinking, lanes.lanes, lanes.routing)
+    prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
+    assert tokens.render(thinking, prompt, asking=True).endswith("<think>\n")
+    reading = Reading.of(lanes, prompt, answer)
+    assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
+
+
+def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: Lanes) -> None:
+    readings = [Reading(tuple(range(2, 4 + length)), length) for length in (5, 300, 2, 40, 9) * 20]
+    found = list(batches(lanes, readings))
+    assert sorted(row for batch in found for row in batch) == sorted((n, i) for n in lanes.names for i in range(100))
+    assert all(len(batch) <= ROWS for batch in found) and len(found) < 8
+    huge = [Reading(tuple(range(9)), LOGITS // lanes.vocabulary)] * 3
+    assert [len(batch) for batch in batches(lanes, huge)] == [1] * 6
+
+
+def test_repetition_counts_phrases_written_before() -> None:
+    assert repetition([1, 2, 3]) == repetition([]) == repetition(range(50)) == 0
+    assert repetition([7] * 13) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("\n", "holds no pairs"),
+        ('{"prompt": []}', "line 1"),
+        ('{"prompt": [], "chosen": [], "rejected": []}\n[', "line 2"),
+        (None, "cannot be read"),
+    ],
+)
+def test_bad_pairs_are_refused_with_their_line(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_pairs(path)
+
+
+def test_scoring_stops_when_asked(folder: Path, lanes: Lanes) -> None:
+    with pytest.raises(Stopped):
+        score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress(cancelled=True))
+
+
+def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path, tmp_path: Path) -> None:
+    boss = Supervisor(runs.Workspace(tmp_path), device="cpu")
+    comparison = boss.compare(
+        str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))]
+    )
+
+    def until(condition) -> bool:
+        return wait_for(lambda: boss.look() or condition(comparison.view) or not comparison.view.phase.active, 90)
+
+    assert until(lambda view: view.phase is Phase.READY), comparison.view.error
+    assert [proof.difference > 0 for proof in comparison.view.lanes] == [False, True]
+    ask = comparison.ask("hi there", Sampling(max_new_tokens=12))
+    assert until(lambda view: view.ask == ask and view.ends)
+    assert set(comparison.view.answers) == {"Base", "One"} and comparison.view.phase is Phase.READY
+    too_long = comparison.ask("word " * 600, Sampling())
+    assert until(lambda view: view.ask == too_long and "512" in view.detail)
+    comparison.send(Score(pairs=str(tmp_path / "none.jsonl")))
+    assert until(lambda view: "none.jsonl cannot be read" in view.detail), "a refused request must not end the worker"
+    comparison.send(Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4)))
+    assert until(lambda view: view.scores) and len(comparison.view.scores) == 2
+    endless = comparison.ask("hi", Sampling(max_new_tokens=480, temperature=5, top_p=1))
+    assert until(lambda view: view.ask == endless and any(view.answers.values()))
+    comparison.send(Cancel())
+    assert until(lambda view: view.ask == endless and view.ends)
+    assert all(end.tokens < 480 for end in comparison.view.ends.values())
+    boss.close()
+    assert comparison.view.phase is Phase.STOPPED and comparison.watched.process.poll() == 0
+
+
+def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
+    boss = Supervisor(runs.Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
+    comparison = boss.compare("starter", "fp32", [Lane(name="Base")])
+    assert wait_for(lambda: boss.look() or comparison.view.phase is Phase.FAILED, 10)
+    assert "last words" in comparison.view.error and "SIGKILL" in comparison.view.error
