@@ -17,7 +17,7 @@ from trainer_core.advice import EFFECTIVE_BATCH, DataFacts, Lengths, Restraint, 
 from trainer_core.chooser import Planned, Room, settings_for
 from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
 from trainer_core.errors import DeviceError
-from trainer_core.hardware import GIB, detect, reserve
+from trainer_core.hardware import GIB, detect, gb, reserve
 from trainer_core.presets import load_catalogue
 from trainer_core.shape import Shape
 from trainer_core.vram import SAFE_SHARE, Setup, estimate, verdict, with_batch
@@ -157,7 +157,7 @@ def test_any_data_on_any_card(
     try:
         plan = settings_for(room, shape, method, data)
     except DeviceError as error:
-        assert f"{gib:.1f} GB" in str(error)
+        assert gb(room.free) in str(error)
         return
     check_reasons(plan)
     for stage, planned in plan.estimates.items():
@@ -255,9 +255,11 @@ def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
 
 
 def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:
-    shape, data = SHAPES["Qwen3 1.7B"], DATA["40 short"]
-    bases = [settings_for(Room("cpu", round(gib * GIB)), shape, Method.SFT, data).base for gib in (14, 6, 4)]
-    assert bases == ["fp32", "bf16", "nf4"]
+    shape, data = SHAPES["Qwen3 1.7B"], facts(400, lengths(6, 500, 0.3, 900))
+    plans = [settings_for(Room("cpu", round(gib * GIB)), shape, Method.SFT, data) for gib in (20, 11, 8)]
+    assert [plan.base for plan in plans] == ["fp32", "bf16", "nf4"]
+    assert {plan.sft.max_length for plan in plans} == {960}
+    assert plans[1].reasons["precision"] == "bf16 base: a larger format does not fit"
 
 
 def test_a_repository_in_4_bit_stays_in_4_bit() -> None:

@@ -268,6 +268,13 @@ def test_levers() -> None:
     assert part(estimate(dora), "Activations") > part(estimate(plain), "Activations") + 4 * 14_336**2
 
 
+def test_dropout_costs_the_fast_kernels() -> None:
+    plain = setup(SHAPES["Llama 3.1 8B"], 2048)
+    with_dropout = estimate(replace(plain, lora=Lora(dropout=0.05)))
+    assert part(with_dropout, "Activations") == pytest.approx(1.3 * part(estimate(plain), "Activations"), abs=1)
+    assert with_dropout.lower == estimate(plain).lower
+
+
 def test_an_unknown_architecture_has_a_wider_band() -> None:
     known = estimate(setup(TINY, 512))
     unknown = estimate(setup(replace(TINY, known=False), 512))
