@@ -109,9 +109,11 @@ def test_goals_change_the_length_of_a_run_and_nothing_else() -> None:
     recipe = PRESETS["8gb"].recipe()
     recipe = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7, "epochs": 2.0})})
     quick, balanced, thorough = (GOALS[name].applied(recipe) for name in ("quick", "balanced", "thorough"))
-    assert (quick.sft.max_steps, quick.dpo.max_steps, quick.sft.epochs) == (30, 30, 2.0)
+    assert (quick.sft.max_steps, quick.dpo.max_steps) == (GOALS["quick"].sft.max_steps, GOALS["quick"].dpo.max_steps)
+    assert quick.sft.max_steps and quick.dpo.max_steps and quick.sft.epochs == 2.0
     assert (balanced.sft.max_steps, balanced.sft.epochs, balanced.dpo.epochs) == (None, 2.0, 1.0)
-    assert (thorough.sft.max_steps, thorough.sft.epochs, thorough.dpo.epochs) == (None, 3.0, 2.0)
+    assert (thorough.sft.max_steps, thorough.sft.epochs) == (None, GOALS["thorough"].sft.epochs)
+    assert thorough.dpo.epochs == GOALS["thorough"].dpo.epochs != recipe.dpo.epochs
     for changed in (quick, balanced, thorough):
         same = changed.model_copy(update={"sft": recipe.sft, "dpo": recipe.dpo})
         assert same == recipe
