@@ -206,7 +206,11 @@ def test_a_worker_is_pinned_by_uuid() -> None:
     environment = worker_environment(best)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-5f1d2c3b-0a4e-7d61-9b58-2c7e11d04090"
     assert environment.get("PYTORCH_ALLOC_CONF") == ("expandable_segments:True" if sys.platform == "linux" else None)
-    assert worker_environment(None) == {"CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1"}
+    assert worker_environment(None) == {
+        "CUDA_VISIBLE_DEVICES": "",
+        "UNSLOTH_FORCE_CPU": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
 
 
 def test_a_containers_memory_limit_counts(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import orjson
 
-from trainer_core import console, data, models, runs
+from trainer_core import console, data, models, presets, runs
 from trainer_core.config import STARTER, read_recipe
 from trainer_core.data.load import located
-from trainer_core.demo import ANSWERS, demo, demo_recipe, prompts, side_by_side
+from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
 from trainer_core.errors import UserError
 from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
@@ -65,7 +65,7 @@ def supervisor(args: argparse.Namespace) -> Supervisor:
 def run_demo(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     try:
-        demo(boss, demo_recipe())
+        demo(boss, presets.starter_recipe().model_copy(update={"name": "demo"}))
     finally:
         boss.close()
     return 0

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer_core import console, presets, runs
+from trainer_core import console, runs
 from trainer_core.config import Recipe, Sampling
 from trainer_core.errors import TrainingError
 from trainer_core.events import Phase, RunView
@@ -22,12 +22,6 @@ LOAD_SECONDS = 600.0
 SCORE_SECONDS = 1800.0
 DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=80)
 """Greedy, so that the demo says the same on every machine of a kind."""
-
-
-def demo_recipe() -> Recipe:
-    """The starter model on the sample data, by the processor's preset and the quick goal: what one click on Start does there."""
-    recipe = presets.load_goals()["quick"].applied(presets.load()["cpu"].recipe())
-    return recipe.model_copy(update={"name": "demo"})
 
 
 def demo(supervisor: Supervisor, recipe: Recipe) -> None:

@@ -129,6 +129,11 @@ def load_catalogue(path: Path = FOLDER / "models" / "catalogue.toml") -> Catalog
     return parse(Catalogue, read_toml(path), path.name)
 
 
+def starter_recipe() -> Recipe:
+    """The starter model on the sample data, by the processor's preset and the quick goal: what one click on a fresh page does."""
+    return load_goals()["quick"].applied(load()["cpu"].recipe())
+
+
 def choose(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | None) -> Choice:
     """The largest preset whose floor is free now. `free_gib`: a card's budget in GiB; None: there is no card."""
     listed = sorted(presets.values() if isinstance(presets, Mapping) else presets, key=lambda one: one.min_free_gib)

@@ -62,7 +62,7 @@ def convert(gguf: Path, target: Path) -> None:
     made(staging)
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = BEGIN, END, PAD
-    begin, end, pad = tokenizer.convert_tokens_to_ids([BEGIN, END, PAD])
+    begin, end, pad = (tokenizer.convert_tokens_to_ids(token) for token in (BEGIN, END, PAD))
     read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
     del read.config.quantization_config  # it describes the GGUF file, not these weights
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # what was read refuses to be saved
