@@ -19,7 +19,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is im
 import gradio as gr
 from filelock import FileLock, Timeout
 
-from trainer_core import runs
+from trainer_core import console, runs
 from trainer_core.errors import UserError
 from trainer_core.supervisor import Supervisor
 from ui import cards, compare_tab, live, rail, runs_tab, start_tab, theme, train_tab
@@ -38,13 +38,13 @@ def build(supervisor: Supervisor) -> gr.Blocks:
         rail.fixed(cards.BANNER)
         rail.build(supervisor, bus)
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
-            with gr.Tab("Start", id="start", render_children=True):
+            with gr.Tab("Start", id="start"):
                 start_tab.build(supervisor, bus, tabs, page)
-            with gr.Tab("Train", id="train", render_children=True):
+            with gr.Tab("Train", id="train"):
                 train_tab.build()
-            with gr.Tab("Compare", id="compare", render_children=True):
+            with gr.Tab("Compare", id="compare"):
                 compare_tab.build(supervisor, bus, tabs)
-            with gr.Tab("Runs", id="runs", render_children=True):
+            with gr.Tab("Runs", id="runs"):
                 runs_tab.build()
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
@@ -59,12 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with only_one(workspace) as first:
             return serve(workspace, args) if first else show_open_one(workspace, args.browser)
     except UserError as error:
-        print(str(error), file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="tunebench", description="Fine-tune, align and compare adapters, on this computer.")
+    top = argparse.ArgumentParser(
+        prog="tunebench", description="Fine-tune, align and compare adapters, on this computer."
+    )
     top.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page in a browser")
     top.add_argument("--port", type=int, help=f"the page's port; without it the first free one from {FIRST_PORT}")
     top.add_argument("--workspace", type=Path, default=runs.default_workspace(), help="where runs and models lie")
@@ -96,7 +98,7 @@ def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace) -> str:
     address = f"http://127.0.0.1:{port}"
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, **theme.launch_settings())
     runs.write_atomically(address_file(workspace), address)
-    print(f"Tunebench is open at {address} (Ctrl-C closes it; training goes on)\nREADY {address}", flush=True)
+    console.say(f"Tunebench is open at {address} (Ctrl-C closes it; training goes on)\nREADY {address}")
     return address
 
 
@@ -124,9 +126,11 @@ def show_open_one(workspace: runs.Workspace, browser: bool) -> int:
     while not file.exists() and time.monotonic() < end:
         time.sleep(0.2)
     if not file.exists():
-        raise UserError(f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s.")
+        raise UserError(
+            f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s."
+        )
     address = file.read_text(encoding="utf-8")
-    print(f"Tunebench is already open at {address}", flush=True)
+    console.say(f"Tunebench is already open at {address}")
     if browser:
         webbrowser.open(address)
     return 0

@@ -3,10 +3,14 @@
 const app = window.tunebench;
 app.send = (event, data) => trigger(event, data);
 
+let timer = 0, asking = false, hurried = 0;
+
 async function tick() {
-  let pause = 1000;
+  let pause = Date.now() < hurried ? 200 : 1000;
+  asking = true;
   try {
     const news = await server.poll(app.cursor());
+    if (!news) throw new Error("no answer"); // what Gradio gives when the server is gone
     app.failing = 0;
     app.take(news);
     if (news.parts.gates) trigger("statechange", {});
@@ -21,6 +25,16 @@ async function tick() {
     app.failing += 1;
   }
   app.lost(app.failing > 2);
-  setTimeout(tick, pause); // not setInterval: a slow answer must not overlap the next
+  asking = false;
+  timer = setTimeout(tick, pause); // not setInterval: a slow answer must not overlap the next
 }
+
+// After a click something is about to change: ask sooner for a moment.
+document.addEventListener("click", (event) => {
+  if (!event.target.closest("button")) return;
+  hurried = Date.now() + 2000;
+  if (asking) return;
+  clearTimeout(timer);
+  timer = setTimeout(tick, 200);
+});
 tick();

@@ -19,10 +19,12 @@
     return node;
   }
 
-  function write(id, text) {
-    const node = at(id);
+  // Only a change is written: every write wakes the observer below.
+  function put(node, text) {
     if (node && node.textContent !== text) node.textContent = text;
   }
+
+  const write = (id, text) => put(at(id), text);
 
   // ---- what goes to and comes from Python
 
@@ -46,6 +48,7 @@
     if (busy && busyBefore !== undefined && busy !== busyBefore) app.choose("");
     const run = app.is("run");
     if (before?.active && run && run.id === before.id && run.phase === "done" && openTab() === "train") app.finishedWhileWatching = run.id;
+    rememberTab();
     drawAll("run" in news.parts || Object.keys(news.series).length > 0 || news.from === 0);
   };
 
@@ -63,6 +66,14 @@
 
   const tabs = () => [...document.querySelectorAll("#tabs button[role=tab]")];
   const openTab = () => tabs().find((tab) => tab.getAttribute("aria-selected") === "true")?.textContent.trim().toLowerCase() ?? "";
+  // The tab that was open before a reload is opened again; from then on the open one is remembered.
+  let reopened = false;
+  function rememberTab() {
+    if (reopened) return sessionStorage.setItem("tunebench.tab", openTab());
+    const before = sessionStorage.getItem("tunebench.tab");
+    if (before && before !== openTab()) app.open(before);
+    reopened = tabs().length > 0;
+  }
   app.open = (name) => tabs().find((tab) => tab.textContent.trim().toLowerCase() === name)?.click();
 
   // ---- drawing: a part is drawn when it is new, or when its place on the page is
@@ -71,13 +82,13 @@
 
   function drawAll(newCurves) {
     for (const [name, [place, draw]] of Object.entries(draws)) {
-      const node = at(place), part = app.parts[name];
+      const node = at(place), part = app.parts[name === "train" ? "run" : name];
       if (!node || !part || drawn.get(node) === part.mark) continue;
       draw(part.is, node);
       drawn.set(node, part.mark);
     }
     const charts = at("charts");
-    if (charts && (newCurves || !drawn.has(charts))) {
+    if (charts && app.is("run") && (newCurves || !drawn.has(charts))) {
       drawCharts(charts);
       drawn.set(charts, 1);
     }
@@ -85,9 +96,14 @@
     drawTitle();
   }
 
+  // Gradio makes a tab's content when the tab is first opened; what is known by then is drawn at once.
+  new MutationObserver(() => drawAll(false)).observe(document.documentElement, { childList: true, subtree: true });
+
+  // part → where it is seen, and how it is drawn
   const draws = {
     device: ["device-meter", drawDevice],
-    run: ["run-bar", drawRun],
+    run: ["run-bar", drawRunCard],
+    train: ["train-run", drawTrain],
     facts: ["proof", drawFacts],
     recent: ["recent", drawRecent],
     runs: ["runs", drawTable],
@@ -111,10 +127,7 @@
     write("device-problem", device.problem);
   }
 
-  function drawRun(run, bar) {
-    at("train-empty").hidden = !!run;
-    at("train-run").hidden = !run;
-    document.documentElement.dataset.phase = run?.phase ?? "idle";
+  function drawRunCard(run, bar) {
     if (!run) return;
     const pill = at("run-pill"), percent = Math.round(100 * run.progress);
     write("run-pill", run.pill);
@@ -125,6 +138,12 @@
     bar.setAttribute("aria-valuetext", `${percent} %${run.step ? ", " + run.step : ""}`);
     bar.dataset.tone = run.tone;
     bar.firstElementChild.style.width = `${100 * run.progress}%`;
+  }
+
+  function drawTrain(run, place) {
+    at("train-empty").hidden = !!run;
+    place.hidden = !run;
+    if (!run) return;
     write("train-name", run.name);
     write("train-left", [run.left, run.speed].filter(Boolean).join(" · "));
     drawStages(run);
@@ -263,7 +282,7 @@
     const tone = lane.name.toLowerCase();
     return make("section", { class: "card lane", "data-lane": lane.name, "data-tone": tone, "aria-label": `Answer of ${lane.name}` },
       make("header", { class: "row" }, make("h3", {}, make("i", { class: "dot", "aria-hidden": "true" }), lane.name), make("span", { class: "quiet end" })),
-      make("div", { class: "answer", tabindex: "0", dir: "auto" }), make("p", { class: "quiet cut" }), make("p", { class: "quiet proofline" }));
+      make("div", { class: "answer", tabindex: "0", dir: "auto" }), make("p", { class: "quiet cut" }), make("p", { class: "quiet proof" }));
   }
 
   function fillLane(place, lane, compare) {
@@ -276,9 +295,7 @@
     }
     const loading = compare.active && compare.phase !== "ready" && !text;
     pane.classList.toggle("waiting", loading);
-    pane.querySelector(".end").textContent = lane.end;
-    pane.querySelector(".cut").textContent = lane.cut;
-    pane.querySelector(".proofline").textContent = lane.proof;
+    for (const part of ["end", "cut", "proof"]) put(pane.querySelector(`.${part}`), lane[part]);
   }
 
   // ---- title and icon

@@ -1,8 +1,10 @@
-"""A worker that trains nothing: `python -m tests.fake_worker BEHAVIOUR[:STEPS_PER_SECOND] RUN_DIR` speaks the real protocol.
+"""A worker that trains nothing: `python -m tests.fake_worker STEPS_PER_SECOND RUN_DIR` speaks the real protocol.
 
-ok        SFT and DPO to the end        hostile   the same, and its answers try to break the page
+How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
+hostile   its answers try to break the page
+slow      4 steps a second              any other: SFT and DPO to the end
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from trainer_core import requests, runs, worker
-from trainer_core.config import CompareJob, Lane, TrainJob
+from trainer_core.config import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.events import (
     Answered,
@@ -38,28 +41,37 @@ from trainer_core.events import (
 )
 
 HOSTILE = (
-    "<img src=x onerror=\"window.pwned=1\"> ${window.pwned=1} {{window.pwned=1}} `back` </script><script>window.pwned=1</script> "
-    "**bold** " + "w" * 400 + " مرحبا"
+    '<img src=x onerror="window.pwned=1"> ${window.pwned=1} {{window.pwned=1}} `back` </script>'
+    "<script>window.pwned=1</script> **bold** " + "w" * 400 + " مرحبا"
 )
 ANSWERS = {
-    "Base": "Waves are a phenomenon that occurs in the sea. There are many reasons why waves occur, and it is important to note that "
-    "waves can be caused by wind, by the moon, and by other factors. In conclusion, waves are an important part of the sea.",
-    "SFT": "Mostly wind. It drags on the surface and pushes up small ridges; the longer it blows, the bigger they grow.",
-    "DPO": "It's the wind! It rubs along the water and nudges it into little hills, and those hills roll on for miles.",
+    "Base": (
+        "Watering plants is an important task. There are many reasons why plants need water, and it is important to "
+        "note that different plants need different amounts of water. In conclusion, you should water your plants."
+    ),
+    "SFT": "Pick one fixed moment, such as Sunday coffee, and water them then. A note on the kettle helps too.",
+    "DPO": "Tie it to something you never skip! Water them with your Sunday coffee, and move the thirstiest one "
+    "next to the kettle so you cannot miss it.",
 }
 STEPS = {"sft": 24, "dpo": 20}
+BEHAVIOURS = ("fails", "bug", "killed", "noload", "hostile", "slow")
+SLOW = 4.0
 
 
 class Script:
     """The heavy half of a worker, played."""
 
-    def __init__(self, behaviour: str, speed: float):
-        self.behaviour, self.pause, self.random = behaviour, 1 / speed, random.Random(7)
+    def __init__(self, job: Job, speed: float):
+        self.behaviour = behaviour(job)
+        self.pause = 1 / (SLOW if self.behaviour == "slow" else speed)
+        self.random = random.Random(7)
 
     def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: runs.Wants) -> Phase:
         stages = job.recipe.method.stages
         print("fake worker: loading", flush=True)
-        notes = ("2 of 352 pairs in sample_pairs.jsonl left out (line 3, line 17): chosen and rejected are the same text.",)
+        notes = (
+            "2 of 352 pairs in sample_pairs.jsonl left out (line 3, line 17): chosen and rejected are the same text.",
+        )
         emit(Prepared(339, 335, 17, "0" * 64, notes))
         emit(Plan({stage: STEPS[stage] for stage in stages}))
         for stage in stages:
@@ -92,28 +104,32 @@ class Script:
     def misbehave(self, stage: Stage, step: int) -> None:
         match self.behaviour, stage, step:
             case "fails", "dpo", 8:
-                raise TrainingError("The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again.")
+                raise TrainingError(
+                    "The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again."
+                )
             case "bug", "sft", 6:
                 raise ValueError("<b>something</b> nobody thought of")
             case "killed", "sft", 6:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def step(self, stage: Stage, step: int, total: int) -> Step:
-        noise, way = self.random.gauss(0, 1), step / total
-        loss = 1.1 + 1.6 * math.exp(-4 * way) + 0.05 * noise if stage == "sft" else 0.693 * math.exp(-1.1 * (way - 1 / total))
-        margin = 1.6 * (way - 1 / total) + 0.08 * noise * (step > 1)
-        return Step(
+        noise, way = self.random.gauss(0, 1) * (step > 1), (step - 1) / total
+        loss = 1.1 + 1.6 * math.exp(-4 * way) if stage == "sft" else math.log(2) * math.exp(-1.1 * way)
+        common = Step(
             stage=stage,
             step=step,
             total=total,
-            loss=loss + 0.02 * noise * (step > 1),
+            loss=loss + 0.03 * noise,
             learning_rate=2e-4 * (1 - way),
             grad_norm=1.2,
             seconds=self.pause,
             tokens_per_second=1800 + 60 * noise,
             seconds_left=(total - step) * self.pause,
-            **({"margin": margin, "accuracy": min(1.0, 0.5 + 0.5 * way + 0.06 * noise), "chosen": -80.0, "rejected": -95.0} if stage == "dpo" else {}),
-        )  # fmt: skip
+        )
+        if stage == "sft":
+            return common
+        accuracy = min(1.0, 0.5 + 0.45 * way + 0.06 * noise)
+        return replace(common, margin=1.6 * way + 0.08 * noise, accuracy=accuracy, chosen=-80.0, rejected=-95.0)
 
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox) -> Phase:
         emit(Status(Phase.LOADING, "Loading the base and its adapters"))
@@ -136,7 +152,7 @@ class Script:
             if inbox.cancelled.is_set():
                 break
             emit(Text(ask.id, {name: said[at] for name, said in words.items() if at < len(said)}))
-            time.sleep(self.pause / 4)
+            time.sleep(self.pause)
         ends = {name: LaneEnd(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
         emit(Answered(ask.id, ends, inbox.cancelled.is_set()))
 
@@ -145,11 +161,15 @@ def proof(lane: Lane) -> LaneProof:
     return LaneProof(lane.name, "3f9a12cd" * 8 if lane.adapter else "", 4.2 if lane.adapter else 0.0)
 
 
+def behaviour(job: Job) -> str:
+    """By the name of the run, which a comparison finds in the adapters' folder."""
+    name = job.recipe.name if isinstance(job, TrainJob) else Path(job.lanes[-1].adapter or "").parent.name
+    return next((one for one in BEHAVIOURS if one in name), "ok")
+
+
 def main() -> int:
-    behaviour, _, speed = sys.argv[1].partition(":")
-    run_dir = Path(sys.argv[2]).resolve()
-    script = Script(behaviour, float(speed or 20))
-    return worker.main(run_dir, parts=lambda _job: script)
+    speed, run_dir = float(sys.argv[1]), Path(sys.argv[2]).resolve()
+    return worker.main(run_dir, parts=lambda job: Script(job, speed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The app with a chosen worker and machine: `python -m tests.serve --workspace DIR --port N [--worker ok:20] [--gpu 24]`."""
+"""The app with a chosen worker and machine: `python -m tests.serve --workspace DIR --port N [--worker 20] [--gpu 24]`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def machine(gpu_gib: float) -> Machine:
         return Machine(CPU, problem="")
     holders = (Holder("chrome", 4_000_001, int(1.6 * GIB)), Holder("Xorg", 4_000_002, int(0.5 * GIB)))
     total = int(gpu_gib * GIB)
-    card = Gpu(0, "GPU-00000000-0000", "RTX 4090", total, total - int(2.1 * GIB), "565.77", (8, 9), 41, 38.0, 3, holders)
+    card = Gpu(
+        0, "GPU-00000000-0000", "RTX 4090", total, total - int(2.1 * GIB), "565.77", (8, 9), 41, 38.0, 3, holders
+    )
     return Machine(CPU, (card,))
 
 
@@ -30,7 +32,7 @@ def main() -> int:
     top = argparse.ArgumentParser()
     top.add_argument("--workspace", type=Path, required=True)
     top.add_argument("--port", type=int, required=True)
-    top.add_argument("--worker", default="ok:20", help="a behaviour of tests.fake_worker, or 'real'")
+    top.add_argument("--worker", default="20", help="steps a second of tests.fake_worker, or 'real'")
     top.add_argument("--gpu", type=float, default=0, help="GiB of the pretended card; 0: none")
     args = top.parse_args()
     workspace = runs.Workspace(args.workspace.resolve())

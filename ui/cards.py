@@ -15,8 +15,9 @@ DEVICE = """
 <section class="card" aria-label="Device">
   <p class="eyebrow" id="device-kind"></p>
   <p class="strong" id="device-name">…</p>
-  <div class="bar thick" id="device-meter" role="meter" aria-label="Memory in use" aria-valuemin="0" aria-valuemax="100" aria-valuenow="0">
-    <i class="ours" id="device-ours"></i><i class="others" id="device-others"></i></div>
+  <div class="bar thick" id="device-meter" role="meter" aria-label="Memory in use"
+    aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"
+    ><i class="ours" id="device-ours"></i><i class="others" id="device-others"></i></div>
   <p class="row"><span id="device-free"></span><span class="quiet" id="device-facts"></span></p>
   <p class="row quiet legend" id="device-split" hidden><span><i class="dot ours"></i>Tunebench <b></b></span>
     <span><i class="dot others"></i>Others <b></b></span></p>
@@ -27,7 +28,8 @@ DEVICE = """
 RUN = """
 <section class="card" aria-label="Run">
   <p class="row"><span class="pill" id="run-pill" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
-  <div class="bar" id="run-bar" role="progressbar" aria-label="Run" aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
+  <div class="bar" id="run-bar" role="progressbar" aria-label="Run"
+    aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
   <p id="run-step" class="quiet">No run yet.</p>
 </section>
 """
@@ -55,11 +57,33 @@ class Chart:
 
 
 CHARTS = (
-    Chart("sft.loss", "SFT loss", "How surprised the model still is by the good answers, in nats per token. Lower is better."),
-    Chart("dpo.loss", "DPO loss", "Starts where policy and reference are equal and falls as the chosen answers pull ahead.", 0.6931, "ln 2"),
-    Chart("dpo.margin", "Reward margin", "Above 0 the model has moved towards the chosen answers and away from the rejected ones.", 0.0, "start"),
-    Chart("dpo.accuracy", "Reward accuracy", "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.", 0.5, "coin toss"),
-)  # fmt: skip
+    Chart(
+        "sft.loss",
+        "SFT loss",
+        "How surprised the model still is by the good answers, in nats per token. Lower is better.",
+    ),
+    Chart(
+        "dpo.loss",
+        "DPO loss",
+        "Starts where policy and reference are equal and falls as the chosen answers pull ahead.",
+        0.6931,
+        "ln 2",
+    ),
+    Chart(
+        "dpo.margin",
+        "Reward margin",
+        "Above 0 the model has moved towards the chosen answers and away from the rejected ones.",
+        0.0,
+        "start",
+    ),
+    Chart(
+        "dpo.accuracy",
+        "Reward accuracy",
+        "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.",
+        0.5,
+        "coin toss",
+    ),
+)
 
 
 def chart(spec: Chart) -> str:
@@ -131,7 +155,9 @@ def plan(lines: Sequence[Plan], notes: Sequence[str] = ()) -> str:
         for line in lines
     )
     more = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f'<section class="card plan"><h2>What will happen</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
+    return (
+        f'<section class="card plan"><h2>What will happen</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
+    )
 
 
 def checked(facts: Sequence[str], notes: Sequence[str]) -> str:

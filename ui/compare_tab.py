@@ -17,7 +17,7 @@ from ui.form import QUIET, Form, on
 from ui.rail import fixed
 
 
-def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
+def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa: C901  (layout, then handlers, then wiring)
     samples = prompts()
     with gr.Column(elem_id="compare-form"):
         run = gr.Dropdown(run_choices(supervisor), label="Run", interactive=True, elem_id="run")
@@ -49,7 +49,11 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
         comparison = supervisor.compare_run(run_id)
         if not comparison.asked:
             comparison.ask(samples[0], Sampling())
-        return gr.update(selected="compare"), gr.update(choices=run_choices(supervisor), value=run_id), comparison.asked or samples[0]
+        return (
+            gr.update(selected="compare"),
+            gr.update(choices=run_choices(supervisor), value=run_id),
+            comparison.asked or samples[0],
+        )
 
     def step(text: str, by: int) -> str:
         return samples[(samples.index(text) + by) % len(samples)] if text in samples else samples[0]
@@ -71,10 +75,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
         chosen = run_id if run_id in known else (choices[0][1] if choices else None)
         return gr.update(choices=choices, value=chosen), gr.update(visible=not answering), gr.update(visible=answering)
 
-    asks = {"problem": problem, "show_progress": "hidden"}
-    on(bus.opencompare, open_run, gr.EventData, outputs=[tabs, run, prompt], **asks)
-    on(generate.click, ask, run, prompt, sampling, **asks)
-    on(cancel.click, stop, **asks)
+    on(bus.opencompare, open_run, gr.EventData, outputs=[tabs, run, prompt], problem=problem, show_progress="hidden")
+    on(generate.click, ask, run, prompt, sampling, problem=problem, show_progress="hidden")
+    on(cancel.click, stop, problem=problem, show_progress="hidden")
     on(back.click, previous, prompt, outputs=[prompt], **QUIET)
     on(onward.click, following, prompt, outputs=[prompt], **QUIET)
     on(bus.statechange, refresh, run, outputs=[run, generate, cancel], **QUIET)
@@ -82,4 +85,8 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
 
 def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
     """Runs with an adapter, newest first."""
-    return [(views.choice(supervisor, view), view.id) for view in supervisor.views if view.adapters and not view.phase.active]
+    return [
+        (views.choice(supervisor, view), view.id)
+        for view in supervisor.views
+        if view.adapters and not view.phase.active
+    ]

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.components import Component
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -17,8 +18,8 @@ from trainer_core.errors import UserError
 from ui import cards
 from ui.views import number
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-"""For handlers that answer at once: no overlay, no queue."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
+"""For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""
 
 Make = Callable[..., Component]
 
@@ -36,9 +37,9 @@ class Form:
     def __init__(
         self,
         model: type[BaseModel],
-        /,
         value: BaseModel | None = None,
         skip: Sequence[str] = (),
+        /,
         **given: Form | Component | Make,
     ):
         self.model = model
@@ -83,12 +84,14 @@ class Form:
 
 
 def maker(info: FieldInfo) -> Make:
-    """How the input of a field is made, from its type. Bounds are left to pydantic: it names the field when one is broken."""
+    """How the input of a field is made, from its type.
+
+    Bounds are left to pydantic, which names the field when one is broken. Numbers are typed as text: Gradio's number
+    input turns an empty field into 0 when its tab is first opened, and shows 2e-4 as 0.0002.
+    """
     kind = without_none(info.annotation)
     if kind is bool:
         return gr.Checkbox
-    if kind is int:
-        return gr.Number
     if get_origin(kind) is Literal:
         return lambda **words: gr.Dropdown(choices=list(get_args(kind)), **words)
     if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
@@ -107,9 +110,9 @@ def without_none(annotation: Any) -> Any:
 def shown(value: Any) -> Any:
     """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas."""
     match value:
-        case bool() | int():
+        case bool():
             return value
-        case float():
+        case int() | float():
             return number(value)
         case tuple() if value and not isinstance(value[0], str):
             return ", ".join(number(one) for one in value)
@@ -138,7 +141,7 @@ def on(
     triggers: Any,
     fn: Callable[..., Any],
     *sources: Source,
-    outputs: Sequence[Form | Component] = (),
+    outputs: Sequence[Form | Block] = (),
     problem: Component | None = None,
     **options: Any,
 ) -> Any:
@@ -170,7 +173,7 @@ def on(
     return wire(call, flat(asks) or None, targets or None, api_visibility="private", **options)
 
 
-def flat(things: Sequence[Form | Component]) -> list[Component]:
+def flat(things: Sequence[Form | Block]) -> list[Block]:
     return [one for thing in things for one in (thing.inputs if isinstance(thing, Form) else [thing])]
 
 
@@ -178,7 +181,7 @@ def take(source: Any, values: Iterator[Any]) -> Any:
     return source.read(list(islice(values, len(source.inputs)))) if isinstance(source, Form) else next(values)
 
 
-def filling(outputs: Sequence[Form | Component], results: Any) -> list[Any]:
+def filling(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
     """One value per component. What is no model for a form, such as gr.skip(), goes to each of its inputs."""
     several = results if len(outputs) > 1 else (results,) if outputs else ()
     filled: list[Any] = []
@@ -192,9 +195,9 @@ def filling(outputs: Sequence[Form | Component], results: Any) -> list[Any]:
     return filled
 
 
-def edits(*sources: Form | Component) -> list[Any]:
-    """The events of a person changing these inputs; filling them from a handler is none."""
-    return [event for one in flat(sources) for event in edit_events(one)]
+def edits(form: Form, but: Component) -> list[Any]:
+    """The events of a person changing the form's inputs, all but one; filling them from a handler is no such event."""
+    return [event for one in form.inputs if one is not but for event in edit_events(one)]
 
 
 def edit_events(component: Component) -> list[Any]:

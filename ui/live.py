@@ -117,7 +117,11 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
     if len(points) <= most:
         return points
     bins = most // 2
-    return [point for at in range(bins) for point in extremes(points[at * len(points) // bins : (at + 1) * len(points) // bins])]
+    return [
+        point
+        for at in range(bins)
+        for point in extremes(points[at * len(points) // bins : (at + 1) * len(points) // bins])
+    ]
 
 
 def extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:

@@ -10,85 +10,113 @@ from typing import Any
 import gradio as gr
 
 from trainer_core import data
-from trainer_core.config import SAMPLE, STARTER, Data, Dpo, Lora, Method, Recipe, Sft, parse
+from trainer_core.config import SAMPLE, STARTER, Data, Method, Recipe, Training, parse
 from trainer_core.errors import ConfigError
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
 from ui import cards, views
 from ui.form import QUIET, Form, edits, on
+from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
 
 METHODS = [("SFT, then DPO", Method.SFT_DPO.value), ("SFT only", Method.SFT.value), ("DPO only", Method.DPO.value)]
-MODELS = [("Starter model · SmolLM2 135M Instruct (included)", STARTER)]
 PAIRS = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
-CHATS = [("The chosen answers of the pairs", ""), ("Sample chats (included)", SAMPLE)]
-FOOT = "Runs SFT on the good answers, then DPO on the pairs, then opens Compare. All on this computer; nothing is uploaded."
+FOOT = "Learns the good answers (SFT), then to prefer them (DPO), then opens Compare. All on this computer; nothing is uploaded."
 
 
-def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
+def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:  # noqa: C901  (layout, then handlers, then wiring)
+    offers = Offers(free_gib(supervisor))
+    first = offers.recipe(STARTER, QUICK)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
-        with gr.Column(scale=3, min_width=340):
-            with gr.Column(elem_classes="card", elem_id="basics"):
-                model = gr.Dropdown(MODELS, value=STARTER, label="Model", allow_custom_value=True, interactive=True, elem_id="model",
-                                    info="Pick one, or type a folder with a safetensors model or a hub id such as unsloth/Qwen3-8B.")
-                pairs = gr.Dropdown(PAIRS, value=SAMPLE, label="Preference pairs", allow_custom_value=True, interactive=True, elem_id="data",
-                                    info="A prompt, a better and a worse answer per row. Type the path of a JSONL, JSON, CSV or Parquet file.")
-                health = gr.HTML("", elem_id="health")
-                method = gr.Radio(METHODS, value=Method.SFT_DPO.value, label="Method", interactive=True, elem_id="method")
+        with gr.Column(scale=3, min_width=340), gr.Column(elem_classes="card", elem_id="basics"):
+            model = gr.Dropdown(
+                offers.models,
+                value=first.model,
+                label="Model",
+                info="Pick one, or type a folder with a safetensors model or a hub id such as unsloth/Qwen3-8B.",
+                allow_custom_value=True,
+                interactive=True,
+                elem_id="model",
+            )
+            pairs = gr.Dropdown(
+                PAIRS,
+                value=SAMPLE,
+                label="Preference pairs",
+                info="A prompt, a better and a worse answer per row. Type the path of a JSONL, JSON, CSV or Parquet file.",
+                allow_custom_value=True,
+                interactive=True,
+                elem_id="data",
+            )
+            health = gr.HTML("", elem_id="health")
+            method = gr.Radio(METHODS, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method")
+            goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
         with gr.Column(scale=2, min_width=300):
             plan = gr.HTML("", elem_id="plan")
             go = gr.Button("Train and compare", variant="primary", size="lg", elem_id="go")
             problem = gr.HTML("", elem_id="start-problem", elem_classes="problem")
             fixed(cards.note(FOOT))
     with gr.Accordion("All settings", open=False, elem_id="settings-form"):
-        recipe = settings(model, pairs, method)
+        recipe = settings(first, model, pairs, method)
 
-    def preview(wanted: Recipe) -> tuple[str, str, dict[str, Any]]:
+    def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any]]:
         found = counts(wanted)
-        return cards.checked(found.facts, found.notes), cards.plan(plan_lines(wanted, found)), wanted.model_dump(mode="json")
+        lines = cards.plan(plan_lines(wanted, found), offers.reasons(wanted))
+        kept = wanted.model_dump(mode="json")
+        return cards.checked(found.facts, found.notes), lines, offers.goal_of(wanted), kept
 
     def restore(kept: dict[str, Any]) -> tuple[Any, ...]:
-        wanted = recalled(kept)
-        return wanted, *preview(wanted)[:2]
+        wanted = recalled(kept) or first
+        return wanted, *preview(wanted)
+
+    def take_model(wanted: Recipe, name: str | None) -> tuple[Any, ...]:
+        """Another model brings the settings that suit it."""
+        suited = offers.suited(wanted, name or BALANCED)
+        return suited, *preview(suited)
+
+    def take_goal(wanted: Recipe, name: str) -> tuple[Any, ...]:
+        longer = offers.lengthened(wanted, name)
+        return longer, *preview(longer)
 
     def start(wanted: Recipe) -> Any:
         counts(wanted)
-        supervisor.start(wanted)
+        supervisor.start(wanted, offers.reasons(wanted))
         return gr.update(selected="train")
 
     def refresh() -> Any:
         busy = supervisor.active is not None
         return gr.update(interactive=not busy, value="Running…" if busy else "Train and compare")
 
-    on(page.load, restore, stored, outputs=[recipe, health, plan], **QUIET)
-    on(edits(recipe), preview, recipe, outputs=[health, plan, stored], problem=problem, trigger_mode="always_last", **QUIET)
+    seen = [health, plan, goal, stored]
+    on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
+    on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
+    on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
+    on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(go.click, start, recipe, outputs=[tabs], problem=problem, show_progress="hidden")
     on(bus.statechange, refresh, outputs=[go], **QUIET)
 
 
-def settings(model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:
-    """Every value of a recipe; three of them have their input outside."""
+def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:
+    """Every value of a recipe, beginning with those of the `first`; three of them have their input outside."""
+    made: dict[str, Form] = {}
     with gr.Tabs():
-        with gr.Tab("Run", render_children=True), gr.Row(elem_classes="fields"):
-            run = Form(Recipe, skip=("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Data", render_children=True), gr.Row(elem_classes="fields"):
-            sources = Form(Data, pairs=pairs)
-        with gr.Tab("LoRA", render_children=True), gr.Row(elem_classes="fields"):
-            lora = Form(Lora)
-        with gr.Tab("SFT", render_children=True), gr.Row(elem_classes="fields"):
-            sft = Form(Sft)
-        with gr.Tab("DPO", render_children=True), gr.Row(elem_classes="fields"):
-            dpo = Form(Dpo)
-    return Form(Recipe, skip=("sampling",), model=model, method=method, data=sources, lora=lora, sft=sft, dpo=dpo, **run.parts)
+        with gr.Tab("Run"), gr.Row(elem_classes="fields"):
+            run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
+        with gr.Tab("Data"), gr.Row(elem_classes="fields"):
+            made["data"] = Form(Data, first.data, pairs=pairs)
+        for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
+            part = getattr(first, name)
+            with gr.Tab(title), gr.Row(elem_classes="fields"):
+                made[name] = Form(type(part), part)
+    return Form(Recipe, None, ("sampling",), model=model, method=method, **made, **run.parts)
 
 
-def recalled(kept: dict[str, Any]) -> Recipe:
-    """The choices of the last visit. What an older version kept and this one does not know gives the defaults."""
+def recalled(kept: dict[str, Any]) -> Recipe | None:
+    """The choices of the last visit; None on the first, and where an older version kept what this one does not know."""
     try:
-        return parse(Recipe, kept, "kept choices")
+        return parse(Recipe, kept, "kept choices") if kept else None
     except ConfigError:
-        return Recipe()
+        return None
 
 
 @dataclass(frozen=True)
@@ -130,10 +158,16 @@ def stamp(source: str) -> float:
 
 def plan_lines(recipe: Recipe, found: Counts) -> list[cards.Plan]:
     """Load, SFT, DPO, Compare: what each will do."""
-    lines = [cards.Plan("Load", f"{views.model_name(recipe.model)}, LoRA rank {recipe.lora.rank}, {recipe.lora.targets.replace('-', ' ')}")]
+    layers = recipe.lora.targets.replace("all-linear", "all linear layers")
+    lines = [cards.Plan("Load", f"{views.model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
     if "sft" in recipe.method.stages:
-        lines.append(cards.Plan("SFT", f"{planned_steps(found.sft, recipe.sft)} steps of {recipe.sft.effective_batch} examples, rate {views.words(recipe.sft.learning_rate)}"))
+        lines.append(cards.Plan("SFT", stage_words(found.sft, "examples", recipe.sft)))
     if "dpo" in recipe.method.stages:
-        lines.append(cards.Plan("DPO", f"{planned_steps(found.dpo, recipe.dpo)} steps of {recipe.dpo.effective_batch} pairs, rate {views.words(recipe.dpo.learning_rate)}, β {recipe.dpo.beta:g}"))
-    names = " and ".join(views.STAGE_WORDS[stage] for stage in recipe.method.stages)
-    return [*lines, cards.Plan("Compare", f"base, {names} side by side", "you")]
+        lines.append(cards.Plan("DPO", f"{stage_words(found.dpo, 'pairs', recipe.dpo)}, β {recipe.dpo.beta:g}"))
+    lanes = views.listed(["base", *(views.STAGE_WORDS[stage] for stage in recipe.method.stages)])
+    return [*lines, cards.Plan("Compare", f"{lanes} answer side by side")]
+
+
+def stage_words(rows: int, noun: str, settings: Training) -> str:
+    steps = planned_steps(rows, settings)
+    return f"{steps} steps of {settings.effective_batch} {noun}, rate {views.number(settings.learning_rate)}"

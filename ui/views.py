@@ -70,7 +70,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
     active, comparison = supervisor.active, supervisor.comparison
     return {
         "busy": active.id if active else "",
-        "stopping": bool(active) and stopping(supervisor, active),
+        "stopping": stopping(supervisor, active),
         "compare": comparison.view.phase if comparison else "",
         "runs": len(supervisor.views),
         "trouble": supervisor.trouble,
@@ -78,7 +78,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def stopping(supervisor: Supervisor, view: RunView | None) -> bool:
-    return bool(view) and view.phase.active and runs.stop_requested(supervisor.run_dir(view.id))
+    return view is not None and view.phase.active and runs.stop_requested(supervisor.run_dir(view.id))
 
 
 def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
@@ -232,9 +232,9 @@ class Group:
 
 def settings(recipe: Recipe) -> list[Group]:
     """Every setting of the stages that ran."""
-    used = {"data": "Data", "lora": "LoRA", **{stage: STAGE_WORDS[stage] for stage in recipe.method.stages}}
-    parts = [(title, getattr(recipe, name)) for name, title in used.items()]
-    return [Group(title, labelled(part)) for title, part in [("Run", recipe), *parts]]
+    parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
+    parts += [(STAGE_WORDS[stage], getattr(recipe, stage)) for stage in recipe.method.stages]
+    return [Group(title, labelled(part)) for title, part in parts]
 
 
 def labelled(part: BaseModel) -> tuple[tuple[str, str], ...]:
@@ -357,8 +357,17 @@ def cut_words(end: LaneEnd | None) -> str:
 def lane_words(proof: LaneProof | None) -> str:
     if proof is None or not proof.sha256:
         return ""
-    moved = f"moves logits by up to {proof.difference:.2g}" if proof.difference else "changes nothing: same logits as the base"
+    moved = (
+        f"moves logits by up to {proof.difference:.2g}"
+        if proof.difference
+        else "changes nothing: same logits as the base"
+    )
     return f"adapter {proof.sha256[:8]}, {moved}"
+
+
+def listed(names: list[str]) -> str:
+    """base, SFT and DPO."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def duration(seconds: float) -> str:
@@ -372,7 +381,9 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Short and exact: 0.1, 2e-4, 5e-6."""
+    """Short and exact: 16, 0.1, 2e-4, 5e-6."""
+    if isinstance(value, int):
+        return str(value)
     text = f"{value:g}"
     if float(text) != value:
         return repr(value)

@@ -1,0 +1,334 @@
+"""The page with the scripted worker: the one click, what survives, and what is said when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+
+Visit = Callable[[App], Page]
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App]) -> App:
+    return serve("25", gpu=24)
+
+
+def begin(page: Page, name: str) -> str:
+    """Start a run with this name, which tells the scripted worker what to do; returns its id once it is at work."""
+    settings(page, "Run")
+    page.fill("#recipe-name input, #recipe-name textarea", name)
+    page.click("#go")
+    page.wait_for_function("name => window.tunebench.run.includes(name)", arg=name)
+    return str(page.evaluate("window.tunebench.run"))
+
+
+@pytest.fixture
+def running(app: App, visit: Visit) -> Iterator[Page]:
+    """A page on Train with a run that has some steps and many to go; it is stopped afterwards."""
+    page = visit(app)
+    begin(page, "slow")
+    page.wait_for_function("window.tunebench.is('run').active && window.tunebench.series['sft.loss']?.length > 3")
+    yield page
+    stop(page)
+
+
+def stop(page: Page) -> None:
+    if page.evaluate("!window.tunebench.is('run').active"):
+        return
+    page.click("#stop")
+    page.click("#stop-yes")
+    page.wait_for_function("!window.tunebench.is('run').active")
+
+
+def phase(page: Page, wanted: str) -> None:
+    page.wait_for_function("wanted => window.tunebench.is('run')?.phase === wanted", arg=wanted, timeout=30_000)
+
+
+def tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def settings(page: Page, part: str) -> None:
+    """Open one page of All settings."""
+    if not page.get_by_role("tab", name=part, exact=True).is_visible():
+        page.locator("#settings-form").get_by_role("button", name="All settings").click()
+    tab(page, part)
+
+
+def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.evaluate(
+        "() => { window.titles = new Set();"
+        " new MutationObserver(() => titles.add(document.title)).observe(document.querySelector('title'), {childList: true}); }"
+    )
+    expect(page.locator("#plan")).to_contain_text("24 steps of 8 examples")  # the starter's preset at the quick goal
+    page.click("#go")
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    phase(page, "done")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute(
+        "aria-selected", "true", timeout=10_000
+    )
+    page.wait_for_function("window.tunebench.is('compare')?.phase === 'ready' && window.tunebench.ask", timeout=20_000)
+    lanes = page.locator("#lanes .lane")
+    expect(lanes.locator("h3")).to_have_text(["Base", "SFT", "DPO"])
+    assert all(len(text) > 40 for text in lanes.locator(".answer").all_inner_texts())
+    expect(page.locator("#prompt textarea")).to_have_value("I keep forgetting to water my plants. What can I do?")
+    titles = page.evaluate("[...titles]")
+    assert any("% SFT · Tunebench" in title for title in titles) and page.title() == "✓ Done · Tunebench"
+    tab(page, "Train")
+    proof = page.locator("#proof").inner_text()
+    assert proof.startswith("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
+    summary = page.locator("figure[data-series='dpo.loss'] .plot").get_attribute("aria-label") or ""
+    assert summary.startswith("DPO loss: latest 0.") and summary.endswith("20 steps")
+
+
+def test_generate_next_prompt_and_stop(app: App, visit: Visit) -> None:
+    """Lanes grow together; Stop ends all of them and Generate works again at once."""
+    page = visit(app)
+    tab(page, "Compare")
+    page.click("#next")
+    expect(page.locator("#prompt textarea")).to_have_value("How can I make Monday mornings less awful?")
+    page.click("#gen")
+    page.wait_for_function("window.tunebench.is('compare')?.phase === 'answering'", timeout=20_000)
+    page.wait_for_function("['Base', 'SFT', 'DPO'].every(lane => window.tunebench.text[lane]?.length > 5)")
+    page.click("#cancel")
+    page.wait_for_function("window.tunebench.is('compare').phase === 'ready'", timeout=3_000)
+    page.fill("#prompt textarea", " ")
+    page.click("#gen")
+    expect(page.locator("#compare-problem [role=alert]")).to_have_text(
+        "The prompt is empty. Type one, or press Next for a sample prompt."
+    )
+    page.fill("#prompt textarea", "Why is the sky blue?")
+    page.click("#gen")
+    page.wait_for_function("window.tunebench.is('compare').phase === 'answering'")
+    expect(page.locator("#compare-problem [role=alert]")).to_have_count(0)
+
+
+def test_reload_keeps_the_curves(running: Page) -> None:
+    tab(running, "Runs")
+    before = running.evaluate("window.tunebench.points")
+    running.wait_for_function("before => window.tunebench.points > before + 2", arg=before)
+    running.reload()
+    running.wait_for_function("window.tunebench?.series['sft.loss']?.length > 3")
+    expect(running.get_by_role("tab", name="Runs", exact=True)).to_have_attribute("aria-selected", "true")
+    tab(running, "Train")
+    first = running.evaluate("window.tunebench.series['sft.loss'][0][0]")
+    drawn = running.locator("figure[data-series='sft.loss'] path.raw").get_attribute("d") or ""
+    assert first == 1 and drawn.count("L") >= before, "the curve begins at step 1 again, with the steps from before"
+    expect(running.locator("#go")).to_be_disabled()
+    expect(running.locator("#stop")).to_be_enabled()
+
+
+def test_two_pages_agree_and_a_second_run_is_refused(running: Page, app: App) -> None:
+    other = running.context.new_page()
+    other.route("**/component_server/**", lambda route: route.abort())  # a page that has not heard of the run
+    other.goto(app.address)
+    other.click("#go")
+    run = running.evaluate("window.tunebench.run")
+    expect(other.locator("#start-problem [role=alert]")).to_contain_text(
+        f"The run {run} is already going. Stop it first"
+    )
+    other.unroute("**/component_server/**")
+    other.wait_for_function("window.tunebench.points > 3")
+    assert abs(other.evaluate("window.tunebench.points") - running.evaluate("window.tunebench.points")) <= 12
+    assert other.evaluate("window.tunebench.run") == run
+    expect(other.locator("#go")).to_be_disabled()
+
+
+def test_killed_app_is_found_again_with_the_same_run(serve: Callable[..., App], visit: Visit) -> None:
+    app = serve("2")
+    page = visit(app)
+    run = begin(page, "long")
+    page.wait_for_function("window.tunebench.series['sft.loss']?.length > 2")
+    tab(page, "Compare")
+    page.fill("#prompt textarea", "typed before the app was killed")
+    [worker] = workers(run)
+    app.kill()
+    expect(page.locator("#lost")).to_be_visible(timeout=8_000)
+    assert workers(run) == [worker], "the training goes on without the app"
+    app.start()
+    expect(page.locator("#lost")).to_be_hidden(timeout=8_000)
+    page.wait_for_function("window.tunebench.is('run').active")
+    assert page.evaluate("window.tunebench.run") == run and workers(run) == [worker]
+    expect(page.locator("#prompt textarea")).to_have_value("typed before the app was killed")
+    stop(page)
+    phase(page, "stopped")
+
+
+def workers(run: str) -> list[int]:
+    """The processes that work on a run."""
+    found = [(p.pid, p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
+    return [pid for pid, args in found if "tests.fake_worker" in args and run in " ".join(args)]
+
+
+def test_stop_asks_first_and_keeps_what_was_learned(running: Page) -> None:
+    running.click("#stop")
+    running.click("#stop-no")
+    expect(running.locator("#stop-yes")).to_be_hidden()
+    assert running.evaluate("window.tunebench.is('run').active")
+    running.click("#stop")
+    running.click("#stop-yes")
+    phase(running, "stopped")
+    expect(running.locator("#verdict")).to_contain_text("Stopped at your request")
+    expect(running.locator("#verdict")).to_contain_text("The SFT adapter is saved.")
+    running.click("#opencmp")
+    expect(running.locator("#lanes h3")).to_have_text(["Base", "SFT"], timeout=10_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fails", "The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again."),
+        ("bug", "ValueError: <b>something</b> nobody thought of"),
+        ("killed", "It was ended by SIGKILL. The system ended it, most likely because memory ran out."),
+    ],
+)
+def test_failed_run_says_why(app: App, visit: Visit, name: str, said: str) -> None:
+    page = visit(app)
+    begin(page, name)
+    phase(page, "failed")
+    expect(page.locator("#verdict [role=alert]")).to_contain_text(said)
+    expect(page.locator("#run-pill")).to_have_text("Failed")
+    assert page.title() == "✗ Failed · Tunebench"
+    expect(page.locator("#go")).to_be_enabled()
+
+
+def test_compare_that_cannot_load_says_why(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "noload")
+    expect(page.locator("#compare-failed")).to_contain_text("has no adapter_model.safetensors", timeout=30_000)
+
+
+def test_model_text_is_shown_as_it_is(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "hostile")
+    answer = page.locator("#lanes .answer").first
+    said = '<img src=x onerror="window.pwned=1"> ${window.pwned=1} {{window.pwned=1}} `back` </script>'
+    expect(answer).to_contain_text(said, timeout=30_000)
+    assert page.evaluate("window.pwned") is None
+    assert answer.evaluate("node => node.children.length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_form_full_of_nonsense(app: App, visit: Visit) -> None:
+    """One message for each wrong field, naming it; no run is made."""
+    page = visit(app)
+    before = page.evaluate("window.tunebench.is('gates').runs")
+    settings(page, "LoRA")
+    page.fill("#lora-rank input, #lora-rank textarea", "0")
+    settings(page, "SFT")
+    page.fill("#sft-learning_rate input, #sft-learning_rate textarea", "fast")
+    page.fill("#sft-epochs input, #sft-epochs textarea", "-1")
+    settings(page, "DPO")
+    page.fill("#dpo-beta input, #dpo-beta textarea", "")
+    page.fill("#dpo-accumulation input, #dpo-accumulation textarea", "2.5")
+    page.click("#go")
+    lines = page.locator("#start-problem [role=alert] li")
+    expect(lines).to_have_count(5)
+    text = "\n".join(lines.all_inner_texts())
+    for name in ("LoRA rank", "Learning rate", "Epochs", "Beta", "Accumulation"):
+        assert f"({name})" in text
+    assert page.evaluate("window.tunebench.is('gates').runs") == before
+
+
+HOSTILE = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{window.pwned=1}}"
+
+
+@pytest.mark.parametrize(("field", "value"), [("#data input", "nowhere/pairs.jsonl"), ("#model input", HOSTILE)])
+def test_bad_data_or_model_is_named(app: App, visit: Visit, field: str, value: str) -> None:
+    page = visit(app)
+    before = page.evaluate("window.tunebench.is('gates').runs")
+    page.fill(field, value)
+    page.keyboard.press("Enter")
+    page.click("#go")
+    expect(page.locator("#start-problem [role=alert]")).to_contain_text(value)
+    assert page.evaluate("window.pwned") is None
+    assert page.evaluate("window.tunebench.is('gates').runs") == before
+
+
+def test_choices_survive_a_reload(app: App, visit: Visit) -> None:
+    page = visit(app)
+    settings(page, "LoRA")
+    page.fill("#lora-rank input, #lora-rank textarea", "24")
+    page.get_by_label("SFT only").check()
+    expect(page.locator("#plan")).to_contain_text("LoRA rank 24")
+    expect(page.locator("#plan")).not_to_contain_text("DPO")
+    page.reload()
+    expect(page.locator("#plan")).to_contain_text("LoRA rank 24")
+    expect(page.get_by_label("SFT only")).to_be_checked()
+    page.get_by_label("DPO only").check()
+    expect(page.locator("#plan")).to_contain_text("DPO")
+    expect(page.locator("#plan")).to_contain_text("LoRA rank 24")  # read from an input that was never on screen
+
+
+def test_runs_table_opens_an_older_run(app: App, visit: Visit) -> None:
+    page = visit(app)
+    tab(page, "Runs")
+    row = page.locator("#runs tbody tr").last
+    expect(row).to_contain_text("Finished")
+    expect(row).to_contain_text("24 + 20")
+    row.get_by_role("button").first.click()
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#verdict")).to_contain_text("The SFT and DPO adapters are saved.")
+
+
+def test_device_card(app: App, visit: Visit) -> None:
+    page = visit(app)
+    meter = page.get_by_role("meter")
+    expect(meter).to_have_attribute("aria-valuetext", "21.9 of 24.0 GB free")
+    expect(meter).to_have_attribute("aria-valuenow", "9")
+    expect(page.locator("#device-split")).to_contain_text("Others 2.1 GB")
+
+
+def test_nothing_is_kept_or_offered(app: App, visit: Visit) -> None:
+    page = visit(app)
+    status = {
+        path: page.request.get(app.address + path).status
+        for path in ("/gradio_api/runs", "/monitoring", "/manifest.json")
+    }
+    assert status["/gradio_api/runs"] == 404 and status["/monitoring"] != 200 and status["/manifest.json"] == 200
+    assert page.locator("footer:visible").count() == 0
+    assert page.evaluate(
+        "document.fonts.check('400 14px \"IBM Plex Sans\"') && document.fonts.check('700 14px \"IBM Plex Sans\"')"
+    )
+
+
+def test_a_quiet_page_costs_little(app: App, visit: Visit) -> None:
+    """Idle: less than 2 KB a second over the wire."""
+    page = visit(app)
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    sizes: list[float] = []
+    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    page.wait_for_timeout(2_000)
+    sizes.clear()
+    page.wait_for_timeout(5_000)
+    assert 3 <= len(sizes) <= 7, "about one question a second"
+    assert sum(sizes) < 10_000, json.dumps(sizes)
+
+
+def test_path_by_keyboard_alone(app: App, visit: Visit) -> None:
+    page = visit(app)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "go":
+            break
+    assert page.evaluate("document.activeElement.id") == "go"
+    page.keyboard.press("Enter")
+    page.wait_for_function("window.tunebench.is('run').active")
+    phase(page, "done")
+
+
+def test_workspace_holds_the_run(app: App) -> None:
+    """What the page showed is what the folder says."""
+    folders = [path.parent for path in Path(app.workspace).glob("runs/*/run.json")]
+    assert folders and all(
+        json.loads((folder / "run.json").read_text())["job"]["kind"] == "train" for folder in folders
+    )

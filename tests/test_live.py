@@ -1,0 +1,177 @@
+"""The live channel: a page gets what it lacks, and only that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve import machine
+from trainer_core import runs
+from trainer_core.config import Recipe, TrainJob
+from trainer_core.errors import ConfigError
+from trainer_core.events import Ended, EventLog, Phase, Plan, Saved, Status, Step
+from trainer_core.supervisor import Supervisor
+from ui import live, views
+from ui.live import Cursor, news, thinned
+
+NEVER = (sys.executable, "-c", "raise SystemExit(1)")
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    opened = Supervisor(runs.Workspace(tmp_path), NEVER, read_machine=lambda: machine(24))
+    yield opened
+    opened.close()
+
+
+def step(stage: str, at: int, total: int = 20, loss: float = 1.0) -> Step:
+    preference = {"margin": 0.1 * at, "accuracy": 0.5} if stage == "dpo" else {}
+    return Step(stage, at, total, loss, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at), **preference)  # type: ignore[arg-type]
+
+
+def finished(supervisor: Supervisor, *events: object, name: str = "") -> str:
+    """A run whose events these are; the last word is added."""
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    log = EventLog(run_dir / "events.jsonl")
+    for event in (*events, Ended(Phase.DONE)):
+        log(event)  # type: ignore[arg-type]
+    supervisor.look()
+    return run_dir.name
+
+
+def cursor_after(first: dict, **more: object) -> Cursor:
+    """What a page asks next."""
+    marks = {name: part["mark"] for name, part in first["parts"].items()}
+    return Cursor(run=first["run"], points=first["points"], marks=marks, ask=first["ask"], **more)  # type: ignore[arg-type]
+
+
+def test_an_empty_workspace_has_a_page(supervisor: Supervisor) -> None:
+    first = news(supervisor, Cursor())
+    assert first["run"] == "" and first["series"] == {} and first["parts"]["run"]["is"] is None
+    assert first["parts"]["device"]["is"]["free"] == "21.9 of 24.0 GB free"
+
+
+def test_the_second_answer_is_empty(supervisor: Supervisor) -> None:
+    finished(supervisor, Plan({"sft": 2}), step("sft", 1), step("sft", 2))
+    first = news(supervisor, Cursor())
+    assert first["series"] == {"sft.loss": [(1, 1.0), (2, 1.0)]}
+    second = news(supervisor, cursor_after(first))
+    assert second["parts"] == {} and second["series"] == {} and second["from"] == 2
+
+
+def test_only_new_points_are_sent(supervisor: Supervisor) -> None:
+    finished(supervisor, *(step("sft", at) for at in range(1, 6)), *(step("dpo", at) for at in range(1, 4)))
+    run = supervisor.views[0].id
+    later = news(supervisor, Cursor(run=run, points=7))
+    assert later["from"] == 7
+    assert later["series"] == {"dpo.loss": [(3, 1.0)], "dpo.margin": [(3, 0.3)], "dpo.accuracy": [(3, 0.5)]}
+
+
+@pytest.mark.parametrize(
+    "cursor", [Cursor(run="another", points=3), Cursor(points=99)], ids=["another run", "too many"]
+)
+def test_a_page_of_another_run_starts_anew(supervisor: Supervisor, cursor: Cursor) -> None:
+    run = finished(supervisor, step("sft", 1), step("sft", 2))
+    cursor = cursor.model_copy(update={"run": cursor.run or run})
+    assert news(supervisor, cursor)["from"] == 0
+    assert len(news(supervisor, cursor)["series"]["sft.loss"]) == 2
+
+
+def test_a_page_may_show_an_older_run(supervisor: Supervisor) -> None:
+    older = finished(supervisor, step("sft", 1), name="older")
+    finished(supervisor, step("sft", 1), step("sft", 2), name="newer")
+    assert news(supervisor, Cursor(show=older))["run"] == older
+    assert news(supervisor, Cursor(show="deleted"))["run"] == supervisor.views[0].id
+
+
+def test_long_parts_are_sent_only_where_they_are_seen(supervisor: Supervisor) -> None:
+    finished(supervisor, step("sft", 1))
+    assert {"runs", "log"} & set(news(supervisor, Cursor())["parts"]) == set()
+    assert {"runs", "log"} <= set(news(supervisor, Cursor(tab="runs", log=True))["parts"])
+
+
+def test_a_cursor_from_nowhere_is_refused() -> None:
+    with pytest.raises(ConfigError, match="points"):
+        live.parse(Cursor, {"points": -1}, "cursor")
+
+
+def test_a_long_history_keeps_its_peaks() -> None:
+    points = [(at, 1.0 if at != 50_000 else 9.0) for at in range(100_000)]
+    few = thinned(points, 2000)
+    assert len(few) <= 2000 and (50_000, 9.0) in few
+    assert few == sorted(few) and few[0][0] == 0
+
+
+def test_a_reload_of_a_long_run_is_one_small_answer(supervisor: Supervisor) -> None:
+    import json
+
+    events = [step("dpo", at, 10_000, loss=1 / at) for at in range(1, 10_001)]
+    finished(supervisor, *events)
+    answer = json.dumps(news(supervisor, Cursor()))
+    assert len(answer) < 150_000
+
+
+def test_text_after_counts_as_a_browser_does() -> None:
+    assert live.after("a😀b", 3) == "b" and live.after("añb", 0) == "añb" and live.after("ab", 9) == ""
+
+
+def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
+    run = finished(
+        supervisor,
+        Status(Phase.SFT),
+        Plan({"sft": 2, "dpo": 2}),
+        step("sft", 1, 2),
+        step("sft", 2, 2),
+        Saved("sft", "adapter-sft", 5, 2),
+        step("dpo", 1, 2),
+        step("dpo", 2, 2),
+        Saved("dpo", "adapter-dpo", 5, 2),
+    )
+    said = views.run(supervisor, supervisor.run(run))
+    assert said is not None
+    assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
+    assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
+    row = views.table(supervisor)[0]
+    assert (row["steps"], row["loss"], row["accuracy"], row["data"]) == ("2 + 2", "1.000 → 1.000", "50%", "sample")
+
+
+@pytest.mark.parametrize(
+    ("events", "states"),
+    [
+        ([], ["now", "todo", "todo", "todo"]),
+        ([Status(Phase.SFT)], ["done", "now", "todo", "todo"]),
+        ([step("sft", 1), Saved("sft", "a", 1, 1), Status(Phase.LOADING)], ["done", "done", "now", "todo"]),
+        (
+            [step("sft", 1), Saved("sft", "a", 1, 1), step("dpo", 1), Status(Phase.SAVING)],
+            ["done", "done", "now", "todo"],
+        ),
+    ],
+    ids=["starting", "sft", "loading for dpo", "saving dpo"],
+)
+def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: list[str]) -> None:
+    from trainer_core.events import RunView, fold
+
+    view = RunView("x")
+    for event in events:
+        view = fold(view, event)
+    assert [stage["state"] for stage in views.stages(Recipe(), view)] == states
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (4805, "1 h 20 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert views.duration(seconds) == words
+
+
+def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> None:
+    folder = supervisor.workspace.runs / "20260101-000000-broken"
+    folder.mkdir()
+    (folder / "run.json").write_text("{")
+    supervisor.look()
+    assert views.table(supervisor)[0]["name"] == folder.name
+    assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name

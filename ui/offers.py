@@ -1,0 +1,82 @@
+"""What Start offers: the models that suit this machine, the goals, and the settings that suit a model, each with its reason."""
+
+from __future__ import annotations
+
+from trainer_core import presets
+from trainer_core.config import STARTER, Recipe
+from trainer_core.errors import DeviceError
+from trainer_core.hardware import GIB
+from trainer_core.supervisor import Supervisor
+from ui import views
+
+STARTER_TITLE = "Starter model · SmolLM2 135M Instruct (included)"
+GOALS = ("quick", "balanced", "thorough")
+QUICK, BALANCED, THOROUGH = GOALS
+
+
+def free_gib(supervisor: Supervisor) -> float | None:
+    """What a new worker may plan with on the card, in GiB; None: runs use the processor."""
+    try:
+        card = supervisor.gpu
+    except DeviceError:  # shown in the rail, and said again by a start
+        return None
+    return card.budget_bytes(views.own_pids(supervisor)) / GIB if card else None
+
+
+class Offers:
+    """Presets and goals as a page shows them, for a card with this much free memory (GiB; None: no card)."""
+
+    def __init__(self, free: float | None):
+        self.presets, self.catalogue = presets.load(), presets.load_catalogue()
+        self.goals = presets.load_goals()
+        self.choice = presets.choose(self.presets, free)
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """The starter model, then what suits the card, as title and name."""
+        titles = {known.whole: known.title for known in self.catalogue.models}
+        titles |= {known.packed: f"{known.title}, 4-bit" for known in self.catalogue.models if known.packed}
+        card = self.choice.preset
+        suited = [name for name in (card.model, *card.also) if name != STARTER]
+        offered = [(f"{titles.get(name, name)} · suits your {card.name}, downloaded first", name) for name in suited]
+        return [(STARTER_TITLE, STARTER), *offered]
+
+    @property
+    def goal_choices(self) -> list[tuple[str, str]]:
+        return [(self.goals[name].title, name) for name in GOALS]
+
+    def preset(self, model: str) -> presets.Preset:
+        """The one that is made for the model, else the one for the card."""
+        return next((preset for preset in self.presets.values() if preset.model == model), self.choice.preset)
+
+    def recipe(self, model: str, goal: str) -> Recipe:
+        """A whole run: the model's preset at a goal's length, on the sample data."""
+        return self.goals[goal].applied(self.preset(model).recipe()).model_copy(update={"model": model})
+
+    def suited(self, wanted: Recipe, goal: str) -> Recipe:
+        """The same run with every setting that suits its model."""
+        base = self.recipe(wanted.model, goal)
+        return wanted.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", "sft", "dpo")})
+
+    def lengthened(self, wanted: Recipe, goal: str) -> Recipe:
+        """The same run with a goal's length; every other setting stays."""
+        base = self.recipe(wanted.model, goal)
+        lengths = {stage: getattr(base, stage).model_dump(include={"epochs", "max_steps"}) for stage in ("sft", "dpo")}
+        stages = {stage: getattr(wanted, stage).model_copy(update=length) for stage, length in lengths.items()}
+        return wanted.model_copy(update=stages)
+
+    def goal_of(self, wanted: Recipe) -> str | None:
+        """The goal whose length the run has, or None where it was set by hand."""
+        return next((name for name in GOALS if self.lengthened(wanted, name) == wanted), None)
+
+    def reasons(self, wanted: Recipe) -> list[str]:
+        """Why the run is as it is: its settings, then its length."""
+        goal = self.goal_of(wanted)
+        length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else "The length was set by hand."
+        return [self.settings_reason(wanted), length]
+
+    def settings_reason(self, wanted: Recipe) -> str:
+        if self.lengthened(wanted, BALANCED) != self.suited(wanted, BALANCED):
+            return "Some settings were changed by hand."
+        preset = self.preset(wanted.model)
+        return self.choice.reason if preset == self.choice.preset else f"Settings of the preset '{preset.name}'."
