@@ -1,0 +1,103 @@
+"""The app as a process: one per workspace, on 127.0.0.1, with a clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import app
+from trainer_core import runs
+from trainer_core.runs import PROJECT
+from trainer_core.supervisor import Supervisor
+
+SECONDS = 60
+
+
+def start(workspace: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "app.py", "--no-browser", "--device", "cpu", "--workspace", str(workspace), *flags]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ready(process: subprocess.Popen[str]) -> str:
+    """The address in the READY line."""
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("READY "):
+            return line.split()[1]
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    workspace = tmp_path_factory.mktemp("workspace")
+    process = start(workspace)
+    yield process, ready(process), workspace
+    process.kill()
+    process.communicate()
+
+
+def test_it_answers_on_127_0_0_1_only(opened: tuple[subprocess.Popen[str], str, Path]) -> None:
+    process, address, _ = opened
+    assert address.startswith("http://127.0.0.1:")
+    assert urllib.request.urlopen(address, timeout=10).status == 200
+    listening = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("inet") if c.status == "LISTEN"]
+    assert listening == ["127.0.0.1"]
+
+
+def test_a_second_start_points_to_the_first(opened: tuple[subprocess.Popen[str], str, Path]) -> None:
+    _, address, workspace = opened
+    second = start(workspace)
+    said, _ = second.communicate(timeout=SECONDS)
+    assert (second.returncode, said) == (0, f"Tunebench is already open at {address}\n")
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process = start(tmp_path, "--port", str(port))
+        _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert said == f"Port {port} is used by another program. Choose another with --port, or leave --port out.\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    ready(process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SECONDS) == 0
+    assert process.stderr and "Traceback" not in process.stderr.read()
+
+
+def test_a_free_port_is_found(tmp_path: Path) -> None:
+    first = app.free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", first))
+        other.listen()
+        assert not app.free(first)
+        assert app.free_port() != first
+
+
+def test_the_page_costs_little_while_idle(tmp_path: Path) -> None:
+    """Gradio's queue has the setting that the app relies on, and takes it."""
+    supervisor = Supervisor(runs.Workspace(tmp_path))
+    page = app.build(supervisor)
+    assert page._queue.sleep_when_free == app.QUEUE_SLEEP_SECONDS
+    fresh = type(page._queue).__init__.__code__.co_names
+    assert "sleep_when_free" in fresh, "a new Gradio may have renamed it"
+
+
+def test_no_handler_is_offered_to_programs(tmp_path: Path) -> None:
+    page = app.build(Supervisor(runs.Workspace(tmp_path)))
+    assert page.get_api_info()["named_endpoints"] == {}
