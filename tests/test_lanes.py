@@ -24,7 +24,7 @@ from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.events import Asked, Text
 from trainer_core.lanes import summary
 from trainer_core.lanes.answer import Growing, answer
-from trainer_core.lanes.batch import PREFILL, Row, generate
+from trainer_core.lanes.batch import PREFILL, Row, generate, padded
 from trainer_core.lanes.load import Lanes, load, proofs
 from trainer_core.lanes.sampling import Sampler, filters, gumbel
 from trainer_core.requests import Ask
@@ -139,6 +139,11 @@ def test_a_lane_says_the_same_alone_and_in_company(lanes: Lanes, settings: dict)
     together = grown(lanes, sampling)
     for text in PROMPTS:
         assert grown(lanes, sampling, [text], ["two"])["two", text] == together["two", text]
+
+
+def test_padding_adds_no_token_that_a_row_has_not() -> None:
+    ids, mask = padded([[7, 8, 9], [5]], torch.device("cpu"))
+    assert ids.tolist() == [[7, 8, 9], [5, 5, 5]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(

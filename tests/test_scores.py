@@ -150,6 +150,7 @@ def test_scoring_stops_when_asked(folder: Path, lanes: Lanes) -> None:
         score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress(cancelled=True))
 
 
+@pytest.mark.slow
 def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path, tmp_path: Path) -> None:
     boss = Supervisor(runs.Workspace(tmp_path), device="cpu")
     comparison = boss.compare(

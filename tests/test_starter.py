@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trainer_core.lanes.generate import Row, generate
 from transformers import AutoTokenizer
 
 from trainer_core import runs, starter
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Chat, Message
-from trainer_core.lanes.generate import Row, generate
 from trainer_core.lanes.load import load
 from trainer_core.tokens import MASKED, encode_chat, render
 

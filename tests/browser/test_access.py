@@ -1,0 +1,75 @@
+"""For everybody: no axe violation on any tab and in any state, in light and dark, and room enough at every width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.browser.conftest import App
+from tests.browser.test_page import begin, phase, tab
+
+TABS = ("Start", "Train", "Compare", "Runs")
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]}
+Visit = Callable[[App], Page]
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App]) -> App:
+    return serve("60", gpu=24)
+
+
+@pytest.fixture(scope="module")
+def history(app: App, browser) -> None:  # type: ignore[no-untyped-def]
+    """One failed and one finished run, and lanes that have answered."""
+    page = browser.new_page()
+    page.goto(app.address)
+    page.wait_for_function("window.tunebench?.is('gates')")
+    for name, end in (("fails", "failed"), ("fine", "done")):
+        tab(page, "Start")
+        begin(page, name)
+        phase(page, end)
+    page.wait_for_function("window.tunebench.is('compare')?.lanes[2].end", timeout=30_000)
+    page.close()
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page, options=RULES).response["violations"]
+    return [f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes']][:3]}" for one in found]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", TABS)
+def test_axe_finds_nothing(app: App, history: None, visit: Visit, name: str, scheme: str) -> None:
+    page = visit(app)
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.reload()
+    page.wait_for_function("window.tunebench?.is('gates')")
+    tab(page, name)
+    if name == "Start":
+        page.get_by_role("button", name="All settings").click()
+    page.wait_for_timeout(1_500)
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_a_failed_run(app: App, history: None, visit: Visit, scheme: str) -> None:
+    page = visit(app)
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    tab(page, "Runs")
+    page.locator("#runs tbody tr", has_text="fails").get_by_role("button").first.click()
+    page.wait_for_function("window.tunebench.is('run').phase === 'failed'")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", [1360, 1024, 820, 680])
+def test_nothing_is_cut_off(app: App, history: None, visit: Visit, width: int) -> None:
+    """No tab scrolls sideways. 680 is what a 200 % zoom leaves of 1360."""
+    page = visit(app)
+    page.set_viewport_size({"width": width, "height": 900})
+    for name in TABS:
+        page.evaluate("name => window.tunebench.open(name)", name.lower())
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
