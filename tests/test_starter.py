@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from trainer_core.lanes.generate import Row, generate
 from transformers import AutoTokenizer
 
 from trainer_core import runs, starter
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Chat, Message
+from trainer_core.lanes.batch import Row, generate
 from trainer_core.lanes.load import load
 from trainer_core.tokens import MASKED, encode_chat, render
 
@@ -49,7 +49,7 @@ def test_only_the_answer_and_its_end_are_trained(folder: Path) -> None:
 
 def test_an_answer_ends_by_itself(folder: Path) -> None:
     lanes = load(str(folder), "fp32", (Lane(name="Base"),))
-    row = Row("Base", render(lanes.tokenizer, [Message("user", "What is the capital of France?")], asking=True))
+    row = Row("Base", render(lanes.tokenizer, [Message("user", "What is the capital of France?")], asking=True), "")
     generate(lanes, [row], Sampling(temperature=0, max_new_tokens=60), lambda: True)
     assert row.ended and 0 < len(row.tokens) < 60
     assert "Paris" in lanes.tokenizer.decode(row.tokens)
