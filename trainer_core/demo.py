@@ -72,8 +72,21 @@ def check(view: RunView) -> None:
 
 
 def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> RunView:
+    """The view with its scores.
+
+    Raises:
+        TrainingError: the lanes could not be scored.
+    """
+    before = comparison.view.detail
     comparison.send(Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING))
-    return wait(supervisor, comparison, lambda view: bool(view.scores), SCORE_SECONDS)
+
+    def over(view: RunView) -> bool:
+        return bool(view.scores) or (view.phase is Phase.READY and view.detail != before)
+
+    view = wait(supervisor, comparison, over, SCORE_SECONDS)
+    if not view.scores:
+        raise TrainingError(view.detail)
+    return view
 
 
 def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> RunView:

@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import Annotated, Literal, TextIO
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer_core.config import Sampling, Strict
 
@@ -44,23 +44,35 @@ class Inbox:
     """Reads requests from a stream in a thread, so that a Cancel is seen while an answer is being made."""
 
     def __init__(self, stream: TextIO):
-        self._waiting: queue.Queue[Ask | Score | None] = queue.Queue()
+        self._waiting: queue.Queue[Ask | Score | Exception | None] = queue.Queue()
+        self._app_is_gone = False
         self.cancelled = threading.Event()
         threading.Thread(target=self._read, args=(stream,), name="requests", daemon=True).start()
 
     def _read(self, stream: TextIO) -> None:
-        for line in stream:
-            request = REQUEST.validate_json(line)
-            if isinstance(request, Cancel):
-                self.cancelled.set()
-            else:
-                self._waiting.put(request)
+        try:
+            for line in stream:
+                request = REQUEST.validate_json(line)
+                if isinstance(request, Cancel):
+                    self.cancelled.set()
+                else:
+                    self._waiting.put(request)
+        except ValidationError as error:
+            self._waiting.put(error)
+        self._app_is_gone = True
         self.cancelled.set()
         self._waiting.put(None)
 
     def next(self) -> Ask | Score | None:
-        """Wait for the next request; None once the app is gone."""
+        """Wait for the next request; None once the app is gone, whatever it still wanted.
+
+        Raises:
+            ValidationError: the app sent a line that is no request, which is a bug.
+        """
         request = self._waiting.get()
-        if request is not None:
-            self.cancelled.clear()
+        if isinstance(request, Exception):
+            raise request
+        if self._app_is_gone:
+            return None
+        self.cancelled.clear()
         return request

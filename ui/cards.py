@@ -111,7 +111,7 @@ def train() -> str:
   <div class="folds">
     <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
     <details id="settings"><summary>Settings used</summary><div class="groups"></div></details>
-    <details id="log"><summary>Log</summary><pre tabindex="0" aria-label="Last lines of the log"></pre></details>
+    <details id="log"><summary>Log</summary><pre tabindex="0" role="region" aria-label="Last lines of the log"></pre></details>
   </div>
 </div>
 """

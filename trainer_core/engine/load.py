@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 from unsloth import FastLanguageModel
 
+from trainer_core import hardware, vram
 from trainer_core.config import Lora, Precision, Targets
 from trainer_core.errors import ModelError
 
@@ -36,16 +37,7 @@ class Loaded:
 
 def settled(precision: Precision) -> tuple[Precision, str]:
     """The precision that "auto" stands for on this device, with the reason."""
-    if precision != "auto":
-        return precision, "as asked"
-    if torch.cuda.is_available():
-        return "nf4", "4-bit base on a GPU: a quarter of the memory, and the adapter trains in full precision"
-    if torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"):
-        return (
-            "bf16",
-            "16-bit base on a processor with bfloat16 units: about twice as fast, and the adapter stays in 32 bit",
-        )
-    return "fp32", "32-bit base: this processor has no bfloat16 units, so 16 bit would be slower"
+    return vram.settled(precision, "cuda" if torch.cuda.is_available() else "cpu", hardware.has_bfloat16())
 
 
 def load_base(model: str, precision: Precision, max_length: int) -> Loaded:
