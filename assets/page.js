@@ -133,9 +133,9 @@
     write("run-pill", run.pill);
     pill.dataset.tone = run.tone;
     write("run-left", run.left);
-    write("run-step", run.step || run.detail || run.name);
+    write("run-step", run.now || run.name);
     bar.setAttribute("aria-valuenow", percent);
-    bar.setAttribute("aria-valuetext", `${percent} %${run.step ? ", " + run.step : ""}`);
+    bar.setAttribute("aria-valuetext", `${percent} %, ${run.now}`);
     bar.dataset.tone = run.tone;
     bar.firstElementChild.style.width = `${100 * run.progress}%`;
   }
@@ -252,7 +252,7 @@
         make("th", { scope: "row" }, make("button", { class: "plain", onclick: () => show(run.id) }, run.name),
           ...(run.model ? [make("div", { class: "quiet small" }, run.model)] : [])),
         cell(run.kind), cell(run.data), cell(run.steps, "num"), cell(run.loss, "num"), cell(run.accuracy, "num"),
-        cell(when(run.when)), make("td", {}, make("button", { class: "button small", onclick: () => app.send("opencompare", { run: run.id }) }, "Compare")))));
+        cell(when(run.when)), make("td", {}, ...(run.comparable ? [make("button", { class: "button small", onclick: () => app.send("opencompare", { run: run.id }) }, "Compare")] : [])))));
   }
 
   // ---- Compare: text grows in place, so that a selection or a scroll position is never lost

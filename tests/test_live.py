@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from tests.serve import machine
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.events import Ended, EventLog, Phase, Plan, Saved, Status, Step
+from trainer_core.events import Ended, EventLog, Phase, Plan, RunView, Saved, Status, Step, fold
 from trainer_core.supervisor import Supervisor
 from ui import live, views
 from ui.live import Cursor, news, thinned
@@ -98,6 +100,12 @@ def test_a_cursor_from_nowhere_is_refused() -> None:
         live.parse(Cursor, {"points": -1}, "cursor")
 
 
+def test_without_a_margin_there_is_no_accuracy(supervisor: Supervisor) -> None:
+    """At its first step the policy is its reference: TRL counts every pair as lost, which is no news about the model."""
+    finished(supervisor, replace(step("dpo", 1), margin=0.0, accuracy=0.0), step("dpo", 2))
+    assert news(supervisor, Cursor())["series"]["dpo.accuracy"] == [(2, 0.5)]
+
+
 def test_a_long_history_keeps_its_peaks() -> None:
     points = [(at, 1.0 if at != 50_000 else 9.0) for at in range(100_000)]
     few = thinned(points, 2000)
@@ -106,8 +114,6 @@ def test_a_long_history_keeps_its_peaks() -> None:
 
 
 def test_a_reload_of_a_long_run_is_one_small_answer(supervisor: Supervisor) -> None:
-    import json
-
     events = [step("dpo", at, 10_000, loss=1 / at) for at in range(1, 10_001)]
     finished(supervisor, *events)
     answer = json.dumps(news(supervisor, Cursor()))
@@ -152,8 +158,6 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     ids=["starting", "sft", "loading for dpo", "saving dpo"],
 )
 def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: list[str]) -> None:
-    from trainer_core.events import RunView, fold
-
     view = RunView("x")
     for event in events:
         view = fold(view, event)

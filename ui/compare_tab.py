@@ -85,8 +85,4 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa:
 
 def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
     """Runs with an adapter, newest first."""
-    return [
-        (views.choice(supervisor, view), view.id)
-        for view in supervisor.views
-        if view.adapters and not view.phase.active
-    ]
+    return [(views.choice(supervisor, view), view.id) for view in supervisor.views if views.comparable(view)]

@@ -30,9 +30,9 @@ SERIES: dict[str, tuple[Stage, Callable[[Step], float | None]]] = {
     "sft.loss": ("sft", lambda step: step.loss),
     "dpo.loss": ("dpo", lambda step: step.loss),
     "dpo.margin": ("dpo", lambda step: step.margin),
-    "dpo.accuracy": ("dpo", lambda step: step.accuracy),
+    "dpo.accuracy": ("dpo", lambda step: step.accuracy if step.margin else None),
 }
-"""Every curve: its stage, and how it is read from a step."""
+"""Every curve: its stage, and how it is read from a step. Without a margin no side is preferred, so there is no accuracy."""
 
 
 class Cursor(Strict):

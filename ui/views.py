@@ -95,6 +95,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         **pill(supervisor, view),
         "progress": round(view.progress, 4),
         "step": step_words(last) if last else "",
+        "now": now_words(view),
         "left": left_words(view),
         "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
         "detail": view.detail,
@@ -128,6 +129,13 @@ def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
 
 def step_words(last: Step) -> str:
     return f"{STAGE_WORDS[last.stage]} step {last.step} of {last.total}"
+
+
+def now_words(view: RunView) -> str:
+    """What the run does at this moment, or where it ended."""
+    if view.phase in (Phase.SFT, Phase.DPO) or not view.phase.active or not view.detail:
+        return step_words(view.last) if view.last else view.detail
+    return view.detail
 
 
 def left_words(view: RunView) -> str:
@@ -290,12 +298,12 @@ def choice(supervisor: Supervisor, view: RunView) -> str:
     return f"{title(known.recipe, view.id)} ({adapters}) · {known.created[:16].replace('T', ' ')} UTC"
 
 
-def table(supervisor: Supervisor) -> list[dict[str, str]]:
+def table(supervisor: Supervisor) -> list[dict[str, Any]]:
     """The rows of the Runs tab, newest first."""
-    return [summary(supervisor, view) | numbers(supervisor, view) for view in supervisor.views]
+    return [{**summary(supervisor, view), **numbers(supervisor, view)} for view in supervisor.views]
 
 
-def numbers(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:
     recipe = facts_of(supervisor.run_dir(view.id)).recipe
     last = last_of(view)
     accuracy = last["dpo"].accuracy if "dpo" in last else None
@@ -306,7 +314,12 @@ def numbers(supervisor: Supervisor, view: RunView) -> dict[str, str]:
         "loss": " → ".join(f"{point.loss:.3f}" for point in last.values()),
         "accuracy": f"{accuracy:.0%}" if accuracy is not None else "",
         "error": view.error,
+        "comparable": comparable(view),
     }
+
+
+def comparable(view: RunView) -> bool:
+    return bool(view.adapters) and not view.phase.active
 
 
 def last_of(view: RunView) -> Mapping[str, Step]:
