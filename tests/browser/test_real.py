@@ -22,14 +22,14 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     steps(page, 2)
     page.reload()
     page.wait_for_function("window.tunebench?.points >= 2")
-    run = page.evaluate("window.tunebench.run")
+    run, seen = page.evaluate("[window.tunebench.run, window.tunebench.points]")
     app.kill()
     app.start()
-    seen = page.evaluate("window.tunebench.points")
     steps(page, seen + 1)
+    page.wait_for_load_state()  # Gradio may reload a page whose server came back
     assert page.evaluate("window.tunebench.run") == run
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
-    page.wait_for_function("window.tunebench.is('compare')?.lanes.every(lane => lane.end)", timeout=RUN_SECONDS * 1000)
+    page.wait_for_function("window.tunebench?.is('compare')?.lanes.every(lane => lane.end)", timeout=RUN_SECONDS * 1000)
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     lanes = page.locator("#lanes .lane")
     expect(lanes.locator("h3")).to_have_text(["Base", "SFT", "DPO"])
@@ -40,7 +40,7 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
 
 
 def steps(page: Page, count: int) -> None:
-    page.wait_for_function("count => window.tunebench.points >= count", arg=count, timeout=RUN_SECONDS * 1000)
+    page.wait_for_function("count => window.tunebench?.points >= count", arg=count, timeout=RUN_SECONDS * 1000)
 
 
 def check_curves(page: Page) -> None:
