@@ -105,6 +105,7 @@
     run: ["run-bar", drawRunCard],
     train: ["train-run", drawTrain],
     facts: ["proof", drawFacts],
+    gates: ["trouble", drawTrouble],
     recent: ["recent", drawRecent],
     runs: ["runs", drawTable],
     log: ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")],
@@ -125,6 +126,11 @@
     split.querySelectorAll("b").forEach((node, index) => (node.textContent = device.split?.[index] ?? ""));
     at("device-problem").hidden = !device.problem;
     write("device-problem", device.problem);
+  }
+
+  function drawTrouble(gates, place) {
+    place.hidden = !gates.trouble;
+    put(place, gates.trouble && `Tunebench cannot read its runs: ${gates.trouble.trim().split("\n").pop()}`);
   }
 
   function drawRunCard(run, bar) {

@@ -18,6 +18,7 @@ from trainer_core.events import Ended, EventLog, Phase, Plan, RunView, Saved, St
 from trainer_core.supervisor import Supervisor
 from ui import live, views
 from ui.live import Cursor, news, thinned
+from ui.words import duration
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 
@@ -169,7 +170,7 @@ def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: l
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (4805, "1 h 20 min")],
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert views.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> None:

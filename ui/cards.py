@@ -31,6 +31,7 @@ RUN = """
   <div class="bar" id="run-bar" role="progressbar" aria-label="Run"
     aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
   <p id="run-step" class="quiet">No run yet.</p>
+  <p class="hint" id="trouble" hidden></p>
 </section>
 """
 

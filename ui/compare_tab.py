@@ -43,12 +43,12 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa:
             raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
         supervisor.compare_run(run_id).ask(text, settings)
 
-    def open_run(event: gr.EventData) -> tuple[Any, ...]:
+    def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
         """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
         run_id = event.run
         comparison = supervisor.compare_run(run_id)
         if not comparison.asked:
-            comparison.ask(samples[0], Sampling())
+            comparison.ask(samples[0], settings)
         return (
             gr.update(selected="compare"),
             gr.update(choices=run_choices(supervisor), value=run_id),
@@ -75,8 +75,16 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa:
         chosen = run_id if run_id in known else (choices[0][1] if choices else None)
         return gr.update(choices=choices, value=chosen), gr.update(visible=not answering), gr.update(visible=answering)
 
-    on(bus.opencompare, open_run, gr.EventData, outputs=[tabs, run, prompt], problem=problem, show_progress="hidden")
-    on(generate.click, ask, run, prompt, sampling, problem=problem, show_progress="hidden")
+    on(
+        bus.opencompare,
+        open_run,
+        gr.EventData,
+        sampling,
+        outputs=[tabs, run, prompt],
+        problem=problem,
+        show_progress="hidden",
+    )
+    on([generate.click, prompt.submit], ask, run, prompt, sampling, problem=problem, show_progress="hidden")
     on(cancel.click, stop, problem=problem, show_progress="hidden")
     on(back.click, previous, prompt, outputs=[prompt], **QUIET)
     on(onward.click, following, prompt, outputs=[prompt], **QUIET)

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from trainer_core.config import parse
 from trainer_core.errors import UserError
 from ui import cards
-from ui.views import number
+from ui.words import number
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
 """For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import gradio as gr
@@ -12,12 +14,15 @@ import gradio as gr
 from trainer_core import data
 from trainer_core.config import SAMPLE, STARTER, Data, Method, Recipe, Training, parse
 from trainer_core.errors import ConfigError
+from trainer_core.events import Stage
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
-from ui import cards, views
+from ui import cards
+from ui.facts import facts_of
 from ui.form import QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
+from ui.words import STAGE_WORDS, duration, listed, model_name, number
 
 METHODS = [("SFT, then DPO", Method.SFT_DPO.value), ("SFT only", Method.SFT.value), ("DPO only", Method.DPO.value)]
 PAIRS = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
@@ -61,7 +66,8 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
 
     def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any]]:
         found = counts(wanted)
-        lines = cards.plan(plan_lines(wanted, found), offers.reasons(wanted))
+        takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
+        lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
         kept = wanted.model_dump(mode="json")
         return cards.checked(found.facts, found.notes), lines, offers.goal_of(wanted), kept
 
@@ -156,18 +162,39 @@ def stamp(source: str) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def plan_lines(recipe: Recipe, found: Counts) -> list[cards.Plan]:
-    """Load, SFT, DPO, Compare: what each will do."""
+def plan_lines(recipe: Recipe, found: Counts, takes: Mapping[Stage, str]) -> list[cards.Plan]:
+    """Load, SFT, DPO, Compare: what each will do, and how long it takes where that is known."""
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
-    lines = [cards.Plan("Load", f"{views.model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
+    lines = [cards.Plan("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
     if "sft" in recipe.method.stages:
-        lines.append(cards.Plan("SFT", stage_words(found.sft, "examples", recipe.sft)))
+        lines.append(cards.Plan("SFT", stage_words(found.sft, "examples", recipe.sft), takes["sft"]))
     if "dpo" in recipe.method.stages:
-        lines.append(cards.Plan("DPO", f"{stage_words(found.dpo, 'pairs', recipe.dpo)}, β {recipe.dpo.beta:g}"))
-    lanes = views.listed(["base", *(views.STAGE_WORDS[stage] for stage in recipe.method.stages)])
+        words = f"{stage_words(found.dpo, 'pairs', recipe.dpo)}, β {recipe.dpo.beta:g}"
+        lines.append(cards.Plan("DPO", words, takes["dpo"]))
+    lanes = listed(["base", *(STAGE_WORDS[stage] for stage in recipe.method.stages)])
     return [*lines, cards.Plan("Compare", f"{lanes} answer side by side")]
 
 
 def stage_words(rows: int, noun: str, settings: Training) -> str:
     steps = planned_steps(rows, settings)
-    return f"{steps} steps of {settings.effective_batch} {noun}, rate {views.number(settings.learning_rate)}"
+    return f"{steps} steps of {settings.effective_batch} {noun}, rate {number(settings.learning_rate)}"
+
+
+def expected(supervisor: Supervisor, wanted: Recipe, stage: Stage, found: Counts) -> str:
+    """How long a stage will take by the steps of the last run like it; nothing where there was none."""
+    settings: Training = getattr(wanted, stage)
+    for view in supervisor.views:
+        before = facts_of(supervisor.run_dir(view.id)).recipe
+        seconds = [point.seconds for point in view.points if point.stage == stage][1:]  # the first one compiles
+        if seconds and before and alike(before, wanted, stage):
+            return f"≈ {duration(median(seconds) * planned_steps(getattr(found, stage), settings))}"
+    return ""
+
+
+def alike(one: Recipe, other: Recipe, stage: Stage) -> bool:
+    """Do two runs spend about the same time on a step?"""
+    same_base = (one.model, one.precision, one.lora, one.data) == (other.model, other.precision, other.lora, other.data)
+    first, second = getattr(one, stage), getattr(other, stage)
+    return same_base and all(
+        getattr(first, name) == getattr(second, name) for name in ("batch_size", "accumulation", "max_length")
+    )

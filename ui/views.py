@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from trainer_core import runs
-from trainer_core.config import STARTER, Recipe
+from trainer_core.config import Recipe
 from trainer_core.errors import UserError
 from trainer_core.events import LaneEnd, LaneProof, Phase, Proof, RunView, Step
 from trainer_core.hardware import GIB, Gpu
 from trainer_core.supervisor import Supervisor
+from ui.facts import facts_of
+from ui.words import STAGE_WORDS, duration, method_words, model_name, title
 
 RECENT = 6
-STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
 
 
 def device(supervisor: Supervisor) -> dict[str, Any]:
@@ -206,79 +204,6 @@ def ln2(proof: Proof) -> str:
     return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a run.json says, which never changes."""
-
-    recipe: Recipe | None = None
-    reasons: tuple[str, ...] = ()
-    settings: tuple[Group, ...] = ()
-    created: str = ""
-
-
-@lru_cache(maxsize=4096)
-def facts_of(run_dir: Path) -> Facts:
-    """The immutable half of a run; a folder whose run.json cannot be read has none."""
-    try:
-        file = runs.read_run(run_dir)
-    except UserError:
-        return Facts()
-    job = runs.train_job(file)
-    if job is None:
-        return Facts(created=file.created)
-    versions = Group("Made with", (("Device", file.device), *file.versions.items()))
-    return Facts(job.recipe, file.reasons, (*settings(job.recipe), versions), file.created)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Settings that belong together: a heading, and a label and a value for each."""
-
-    title: str
-    rows: tuple[tuple[str, str], ...]
-
-
-def settings(recipe: Recipe) -> list[Group]:
-    """Every setting of the stages that ran."""
-    parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
-    parts += [(STAGE_WORDS[stage], getattr(recipe, stage)) for stage in recipe.method.stages]
-    return [Group(title, labelled(part)) for title, part in parts]
-
-
-def labelled(part: BaseModel) -> tuple[tuple[str, str], ...]:
-    """Label and value of each field that is neither empty nor a part of its own."""
-    values = [(field.title or name, getattr(part, name)) for name, field in type(part).model_fields.items()]
-    return tuple((label, words(value)) for label, value in values if not isinstance(value, BaseModel) and words(value))
-
-
-def words(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return number(value)
-        case None | "" | ():
-            return ""
-        case tuple():
-            return ", ".join(map(str, value))
-    return str(value)
-
-
-def title(recipe: Recipe | None, run_id: str) -> str:
-    """What a run is called in lists: its name, or its model and method."""
-    if recipe is None:
-        return run_id
-    return recipe.name or f"{model_name(recipe.model)} · {method_words(recipe)}"
-
-
-def model_name(model: str) -> str:
-    return "SmolLM2 135M" if model == STARTER else Path(model).name
-
-
-def method_words(recipe: Recipe) -> str:
-    return " → ".join(STAGE_WORDS[stage] for stage in recipe.method.stages)
-
-
 def recent(supervisor: Supervisor) -> list[dict[str, str]]:
     return [summary(supervisor, view) for view in supervisor.views[:RECENT]]
 
@@ -376,31 +301,3 @@ def lane_words(proof: LaneProof | None) -> str:
         else "changes nothing: same logits as the base"
     )
     return f"adapter {proof.sha256[:8]}, {moved}"
-
-
-def listed(names: list[str]) -> str:
-    """base, SFT and DPO."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def duration(seconds: float) -> str:
-    """8 s, 2 min 05 s, 1 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def number(value: float) -> str:
-    """Short and exact: 16, 0.1, 2e-4, 5e-6."""
-    if isinstance(value, int):
-        return str(value)
-    text = f"{value:g}"
-    if float(text) != value:
-        return repr(value)
-    if 0 < abs(value) < 0.001:
-        mantissa, exponent = f"{value:e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return text

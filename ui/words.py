@@ -1,0 +1,67 @@
+"""How values are said: numbers, durations, models, methods and lists, in the words that every part of the page shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer_core.config import STARTER, Recipe
+
+STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
+
+
+def words(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return number(value)
+        case None | "" | ():
+            return ""
+        case tuple():
+            return ", ".join(map(str, value))
+    return str(value)
+
+
+def title(recipe: Recipe | None, run_id: str) -> str:
+    """What a run is called in lists: its name, or its model and method."""
+    if recipe is None:
+        return run_id
+    return recipe.name or f"{model_name(recipe.model)} · {method_words(recipe)}"
+
+
+def model_name(model: str) -> str:
+    return "SmolLM2 135M" if model == STARTER else Path(model).name
+
+
+def method_words(recipe: Recipe) -> str:
+    return " → ".join(STAGE_WORDS[stage] for stage in recipe.method.stages)
+
+
+def listed(names: Sequence[str]) -> str:
+    """base, SFT and DPO."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def duration(seconds: float) -> str:
+    """8 s, 2 min 05 s, 1 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def number(value: float) -> str:
+    """Short and exact: 16, 0.1, 2e-4, 5e-6."""
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:g}"
+    if float(text) != value:
+        return repr(value)
+    if 0 < abs(value) < 0.001:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return text
