@@ -1,0 +1,134 @@
+"""What Start offers and says before a run: models, goals, reasons, steps and times."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve import machine
+from trainer_core import runs
+from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
+from trainer_core.errors import DataError
+from trainer_core.events import Ended, EventLog, Phase, Step
+from trainer_core.presets import starter_recipe
+from trainer_core.supervisor import Supervisor
+from ui.offers import GOALS, Offers, free_gib
+from ui.start_tab import Counts, counts, expected, plan_lines, recalled
+
+NOBODY = Offers(None)
+CARD = Offers(21.0)
+
+
+def test_without_a_card_there_is_the_starter_model() -> None:
+    assert [name for _, name in NOBODY.models] == [STARTER]
+
+
+def test_with_a_card_its_models_are_offered_by_title() -> None:
+    (_, first), (title, second), *_ = CARD.models
+    assert (first, second) == (STARTER, CARD.choice.preset.model)
+    assert title.startswith("Qwen3 14B, 4-bit · suits your 24 GB card")
+
+
+def test_the_first_click_is_the_demo() -> None:
+    assert NOBODY.recipe(STARTER, "quick") == starter_recipe() == CARD.recipe(STARTER, "quick")
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("model", [STARTER, "somebody/a-model"])
+def test_a_goal_is_known_by_its_length(model: str, goal: str) -> None:
+    recipe = CARD.recipe(model, goal)
+    assert recipe.model == model and CARD.goal_of(recipe) == goal
+    assert CARD.lengthened(CARD.recipe(model, "thorough"), goal) == recipe, "no goal leaves anything of another"
+
+
+def test_a_goal_keeps_what_was_set_by_hand() -> None:
+    mine = CARD.recipe(STARTER, "quick").model_copy(update={"lora": Lora(rank=3), "name": "mine"})
+    longer = CARD.lengthened(mine, "thorough")
+    assert (longer.lora.rank, longer.name, longer.sft.epochs) == (3, "mine", 3.0)
+    assert CARD.reasons(longer)[0] == "Some settings were changed by hand."
+
+
+def test_a_length_of_ones_own_is_no_goal() -> None:
+    recipe = CARD.recipe(STARTER, "quick")
+    odd = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7})})
+    assert CARD.goal_of(odd) is None and CARD.reasons(odd)[1] == "The length was set by hand."
+
+
+def test_another_model_brings_its_settings() -> None:
+    small = CARD.recipe(STARTER, "quick")
+    large = CARD.suited(small.model_copy(update={"model": "somebody/a-model"}), "quick")
+    assert large.sft.learning_rate == CARD.choice.preset.sft.learning_rate != small.sft.learning_rate
+    assert CARD.reasons(large)[0] == CARD.choice.reason
+
+
+@pytest.mark.parametrize("kept", [{}, {"rank": 3}, {"lora": {"rank": "many"}}])
+def test_choices_that_cannot_be_used_are_forgotten(kept: dict) -> None:
+    assert recalled(kept) is None
+
+
+def test_choices_are_recalled() -> None:
+    recipe = starter_recipe()
+    assert recalled(recipe.model_dump(mode="json")) == recipe
+
+
+def test_the_plan_says_steps_and_rates() -> None:
+    found = Counts(352, 352, 50, ())
+    lines = plan_lines(starter_recipe(), found, {"sft": "≈ 1 min 00 s", "dpo": ""})
+    takes = [(line.stage, line.takes) for line in lines]
+    assert takes == [("Load", ""), ("SFT", "≈ 1 min 00 s"), ("DPO", ""), ("Compare", "")]
+    assert lines[1].what == "24 steps of 8 examples, rate 0.001"
+    assert lines[2].what == "12 steps of 8 pairs, rate 1e-4, β 0.1"
+    only = plan_lines(starter_recipe().model_copy(update={"method": Method.SFT}), found, {"sft": ""})
+    assert [line.stage for line in only] == ["Load", "SFT", "Compare"]
+    assert only[2].what == "base and SFT answer side by side"
+
+
+def test_the_sample_data_is_counted() -> None:
+    found = counts(starter_recipe())
+    assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
+    assert found.facts[0] == f"{found.sft} examples for SFT"
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    recipe = starter_recipe()
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pairs": str(file)})})
+    with pytest.raises(DataError, match="pairs.jsonl"):
+        counts(recipe)
+    rows = [f'{{"prompt": "Question {at}?", "chosen": "Yes, {at}.", "rejected": "No."}}' for at in range(40)]
+    file.write_text("\n".join(rows))
+    assert counts(recipe).dpo + counts(recipe).held_out == 40
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    opened = Supervisor(runs.Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: machine(24))
+    yield opened
+    opened.close()
+
+
+def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
+    free = free_gib(supervisor)
+    assert free is not None and 21.0 < free < 21.9
+
+
+def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=recipe), "")
+    log = EventLog(run_dir / "events.jsonl")
+    for at, took in enumerate(seconds, 1):
+        log(Step("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
+    log(Ended(Phase.DONE))
+    supervisor.look()
+
+
+def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
+    recipe, found = starter_recipe(), Counts(352, 352, 50, ())
+    assert expected(supervisor, recipe, "sft", found) == ""
+    ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
+    assert expected(supervisor, recipe, "sft", found) == "≈ 48 s", "the median of all but the first step, 24 times"
+    assert expected(supervisor, recipe, "dpo", found) == ""
+    other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 512})})
+    assert expected(supervisor, other, "sft", found) == ""
