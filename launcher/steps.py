@@ -70,6 +70,12 @@ def trial(device: str) -> Step:
     return Step(f"trial: import unsloth and torch, multiply on {device}", ((PYTHON, "-c", TRIAL, device),), advice)
 
 
+def starter() -> Step:
+    """The embedded model, made ready once here, so that the first click does not wait for it."""
+    advice = "It is made at the first run instead."
+    return Step("starter model", ((PYTHON, "-P", "-m", "trainer_core", "starter"),), advice, needed=False)
+
+
 TRIAL = """
 import sys
 import unsloth, torch

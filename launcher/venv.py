@@ -62,7 +62,7 @@ def set_up(asked: str, found: Stamp | None) -> Stamp:
     goal = Stamp(choice.device, python, closure(choice.device, python))
     print(f"Setting Tunebench up for {choice.device.upper()}: {choice.reason}.")
     print(f"This happens once: about {SIZES[choice.device]}, in {VENV}.", flush=True)
-    parts = [*steps.install(choice.device, sys.platform), steps.trial(choice.device)]
+    parts = [*steps.install(choice.device, sys.platform), steps.trial(choice.device), steps.starter()]
     if found == goal and VENV_PYTHON.exists():
         print("An earlier set-up was cut short; going on with it.")
     else:
@@ -73,7 +73,7 @@ def set_up(asked: str, found: Stamp | None) -> Stamp:
         try:
             perform(step, f"[{number}/{len(parts) + 1}]", environment(choice.device))
         except SetupError:
-            if step is parts[-1]:
+            if step.title.startswith("trial"):
                 STAMP.unlink()  # all is installed and does not work: the next start must not build on it
             raise
     return write_stamp(replace(goal, ready=True))

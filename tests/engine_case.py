@@ -1,11 +1,14 @@
 """Runs training jobs in a process of its own: unsloth patches the process it is imported in, and must not meet pytest's.
 
-`python -m tests.engine_case [fault:]RUN_DIR ...`, where a fault goes into the DPO reference of that run:
-corrupt (before training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell).
+`python -m tests.engine_case [fault:]RUN_DIR ...`. A fault goes into the DPO reference of that run: corrupt (before
+training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell); or it happens
+once, where an event says that a point is reached: kill@dpo.3, pause@sft.2, oom@dpo.1, nan@sft.5 (and from there on).
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,7 +17,8 @@ from types import SimpleNamespace
 import torch
 from transformers import TrainerCallback
 
-from trainer_core import worker
+from trainer_core import runs, worker
+from trainer_core.events import EventLog, Saved, Step
 
 
 def parts(fault: str, job):
@@ -30,7 +34,47 @@ def parts(fault: str, job):
             spoil(built.model, fault)
         return built
 
+    if "@" in fault:
+        return SimpleNamespace(train=partial(interrupted, engine.train, fault))
     return SimpleNamespace(train=partial(engine.train, dpo_trainer=trainer)) if fault else engine
+
+
+def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: runs.Wants):
+    """The real training with something that happens at one step, once in the life of the run."""
+    what, _, where = fault.partition("@")
+    stage, _, step = where.partition(".")
+    happened = run_dir / "happened"
+
+    def say(event) -> None:
+        emit(event)
+        at = isinstance(event, Saved) if step == "saved" else isinstance(event, Step) and str(event.step) == step
+        if at and event.stage == stage and not happened.exists():
+            happened.touch()
+            happen(what, wants)
+
+    return train(job, run_dir, say, wants)
+
+
+def happen(what: str, wants: runs.Wants) -> None:
+    match what:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "pause":
+            wants.pause.set()
+        case "stop":
+            wants.stop.set()
+        case _:
+            raise RuntimeError(WORDINGS[what])
+
+
+WORDINGS = {
+    "torch": "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.65 GiB",
+    "cuda": "CUDA error: out of memory",
+    "cublas": "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cudnn": "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cpu": "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes.",
+    "bnb": "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
+}
 
 
 class Drift(TrainerCallback):
@@ -47,7 +91,23 @@ def spoil(model, fault: str) -> None:
                 weight.data.add_(torch.randn_like(weight), alpha=0.5)
 
 
+def forked(main) -> int:
+    """A worker's exit code. Its process is a fork of this one, which has imported the libraries and computed nothing yet."""
+    from trainer_core import engine  # noqa: F401
+
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = main()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         fault, _, folder = argument.rpartition(":")
-        worker.main(Path(folder), partial(parts, fault))
+        while forked(partial(worker.main, Path(folder), partial(parts, fault))) == worker.AGAIN:
+            pass

@@ -76,10 +76,15 @@ def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:
     arguments = [
         f"{fault}:{run_dir}" if fault else str(run_dir) for (fault, _), run_dir in zip(cases, folders, strict=True)
     ]
+    start(folder, *arguments)
+    return [view_of(run_dir) for run_dir in folders]
+
+
+def start(folder: Path, *arguments: str) -> None:
+    """One process of tests/engine_case.py, to its end."""
     command = [sys.executable, "-m", "tests.engine_case", *arguments]
     with (folder / "log.txt").open("ab") as log:
         subprocess.run(command, cwd=runs.PROJECT, env=environment(), stdout=log, stderr=log, timeout=600)
-    return [view_of(run_dir) for run_dir in folders]
 
 
 def view_of(run_dir: Path) -> RunView:

@@ -11,6 +11,7 @@ from trainer_core.events import (
     Asked,
     AskFailed,
     Changed,
+    Checkpointed,
     Ended,
     Event,
     EventLog,
@@ -20,10 +21,13 @@ from trainer_core.events import (
     LaneScore,
     LanesLoaded,
     Noted,
+    Offer,
+    OutOfMemory,
     Phase,
     Plan,
     Prepared,
     Proof,
+    Resumed,
     RunView,
     Saved,
     Scored,
@@ -49,6 +53,9 @@ EXAMPLES: list[Event] = [
     Proof("dpo", 0.6931, 0.6931, 0.0, 0.0, 1e-3, "the SFT adapter", "its copy", True),
     STEP,
     DPO_STEP,
+    Resumed("sft", 2, ("one skipped",)),
+    Checkpointed("sft", 2, "checkpoints/sft-000002", 10, 0.1),
+    OutOfMemory("dpo", "CUDA out of memory"),
     Saved("sft", "adapter-sft", 10, 4),
     Scored((LaneScore("Base", 48, 0.5, -0.1, 30.0, 0.5),)),
     Asked("a1", "hi", ("Base", "DPO")),
@@ -59,6 +66,7 @@ EXAMPLES: list[Event] = [
     LanesLoaded((LaneProof("DPO", "ab12", 0.5),)),
     Ended(Phase.DONE),
     Failed("no", "trace"),
+    Failed("no", offers=(Offer("Halve it", {"sft.learning_rate": 1e-4}),)),
 ]
 
 
@@ -102,7 +110,7 @@ def test_folding_a_whole_run() -> None:
     view = RunView("r")
     seen = [view := fold(view, event) for event in EXAMPLES[:9]]
     assert view.points == (STEP, DPO_STEP)
-    assert view.notes == ("one left out", "2 cut")
+    assert view.notes == ("one left out", "2 cut", "one skipped")
     assert view.used("precision", "auto") == "bf16" and view.used("rank", "16") == "16"
     assert view.adapters == {"sft": "adapter-sft"}
     assert view.progress == pytest.approx(2 / 6)

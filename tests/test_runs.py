@@ -77,7 +77,7 @@ def test_a_stop_request_reaches_the_worker(tmp_path: Path) -> None:
     with runs.beating(tmp_path) as wants:
         assert runs.read_heartbeat(tmp_path).pid == os.getpid()  # type: ignore[union-attr]
         assert not wants.stop.is_set()
-        runs.request_stop(tmp_path)
+        runs.request(tmp_path, "stop")
         assert wants.stop.wait(3)
 
 

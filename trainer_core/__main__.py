@@ -44,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
     command("demo", run_demo, "SFT, DPO, scores and answers on the starter model and the sample data")
     train = command("train", run_train, "train a recipe (TOML), or a run.json once more")
     train.add_argument("recipe", type=Path)
+    resume = command("resume", run_resume, "go on with a paused, stopped or broken off run")
+    resume.add_argument("id", help="the run's id, or 'last'")
+    pause = command("pause", run_pause, "let the running run leave the device; resume goes on exactly there")
+    pause.add_argument("id", help="the run's id, or 'last'")
     plan = command("plan", run_plan, "what a recipe will do")
     plan.add_argument("recipe", type=Path)
     plan.add_argument("--json", action="store_true")
@@ -77,10 +81,39 @@ def run_train(args: argparse.Namespace) -> int:
     again = runs.train_job(runs.read_run(path.parent)) if path.name == "run.json" else None
     run_id = boss.start(again.recipe if again else read_recipe(path))
     console.say(f"Run {run_id} in {boss.run_dir(run_id)}")
+    return followed(boss, run_id)
+
+
+def run_resume(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    run_id = known(boss, args.id)
+    boss.resume(run_id)
+    return followed(boss, run_id)
+
+
+def run_pause(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    boss.pause(known(boss, args.id))
+    return 0
+
+
+def known(boss: Supervisor, name: str) -> str:
+    """The id of a run by its name on the command line.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    ids = [view.id for view in boss.views]
+    if not ids or (name != "last" and name not in ids):
+        raise UserError(f"There is no run {name!r} in {boss.workspace.root}. `tunebench runs` lists them.")
+    return ids[0] if name == "last" else name
+
+
+def followed(boss: Supervisor, run_id: str) -> int:
     view = console.follow(boss, run_id)
     for stage, folder in view.adapters.items():
         console.say(f"{stage.upper()} adapter: {boss.run_dir(run_id) / folder}")
-    return 0 if view.phase in (Phase.DONE, Phase.STOPPED) else 1
+    return 1 if view.phase is Phase.FAILED else 0
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -110,11 +143,8 @@ def run_check(args: argparse.Namespace) -> int:
 
 def run_compare(args: argparse.Namespace) -> int:
     boss = supervisor(args)
-    views = boss.views
-    if not views or (args.id != "last" and args.id not in {view.id for view in views}):
-        raise UserError(f"There is no run {args.id!r} in {args.workspace}. `tunebench runs` lists them.")
     try:
-        side_by_side(boss, views[0].id if args.id == "last" else args.id, args.prompt or prompts()[:ANSWERS])
+        side_by_side(boss, known(boss, args.id), args.prompt or prompts()[:ANSWERS])
     finally:
         boss.close()
     return 0

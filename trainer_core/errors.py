@@ -12,6 +12,8 @@ UserError
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(Exception):
     """What is wrong, where, and what to do next, in one or two plain sentences."""
@@ -42,4 +44,12 @@ class BusyError(UserError):
 
 
 class TrainingError(UserError):
-    """Names the step and the number that went wrong."""
+    """Names the step and the number that went wrong.
+
+    Args:
+        offers: ways out that the page shows as one click each (`trainer_core.events.Offer`).
+    """
+
+    def __init__(self, message: str, offers: tuple[Any, ...] = ()):
+        super().__init__(message)
+        self.offers = offers

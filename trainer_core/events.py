@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -22,7 +22,7 @@ Stage = Literal["sft", "dpo"]
 
 
 class Phase(StrEnum):
-    """queued → loading → sft → dpo → saving → done | stopped | failed; a compare worker: loading → ready ⇄ answering."""
+    """queued → loading → sft → dpo → saving → done | stopped | paused | failed; to compare: loading → ready ⇄ answering."""
 
     QUEUED = "queued"
     LOADING = "loading"
@@ -34,12 +34,26 @@ class Phase(StrEnum):
     ANSWERING = "answering"
     DONE = "done"
     STOPPED = "stopped"
+    PAUSED = "paused"
     FAILED = "failed"
 
     @property
     def active(self) -> bool:
         """Is there more to come?"""
-        return self not in (Phase.DONE, Phase.STOPPED, Phase.FAILED)
+        return self not in (Phase.DONE, Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
+
+    @property
+    def resumable(self) -> bool:
+        """Ended before its end, so that it can be gone on with."""
+        return self in (Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One way out of a failure: a sentence, and what it changes in the recipe, as dotted key → value."""
+
+    text: str
+    changes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,37 @@ class Step:
     accuracy: float | None = None
     chosen: float | None = None
     rejected: float | None = None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A stage goes on from a checkpoint (step 0: from its beginning); later steps that were lost are made again.
+
+    `skipped` has a sentence for each newer checkpoint that could not be used.
+    """
+
+    stage: Stage
+    step: int
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """The run can be continued from this step. `folder` is relative to the run folder."""
+
+    stage: Stage
+    step: int
+    folder: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """Memory ran out, and a fresh worker goes on with less; what changes follows as `Changed` events."""
+
+    stage: Stage
+    message: str
 
 
 @dataclass(frozen=True)
@@ -233,14 +278,16 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last word of a run that went wrong. `details` is the traceback of a bug, or empty."""
+    """The last word of a run that went wrong. `details` is the traceback of a bug, or empty; `offers` are ways out."""
 
     message: str
     details: str = ""
+    offers: tuple[Offer, ...] = ()
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | Proof | Step | Saved | Scored | ScoreFailed | Asked | Text | Answered
+    Status | Prepared | Changed | Noted | Plan | Proof | Step | Resumed | Checkpointed | OutOfMemory | Saved
+    | Scored | ScoreFailed | Asked | Text | Answered
     | AskFailed | LanesLoaded | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
@@ -304,12 +351,23 @@ def cut_torn_tail(path: Path) -> None:
         file.truncate(whole)
 
 
+def read_view(run_dir: Path) -> RunView:
+    """All that the events of a folder say, up to now."""
+    view = RunView(run_dir.name)
+    for event in Tail(run_dir / "events.jsonl"):
+        view = fold(view, event)
+    return view
+
+
 class Tail:
     """Reads what was appended since the last time; only whole lines count."""
 
     def __init__(self, path: Path):
         self.path = path
         self._offset = 0
+
+    def grew(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > self._offset
 
     def __iter__(self) -> Iterator[Event]:
         if not self.path.exists():
@@ -339,6 +397,9 @@ class RunView:
     changes: tuple[Changed, ...] = ()
     notes: tuple[str, ...] = ()
     adapters: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: tuple[Checkpointed, ...] = ()
+    out_of_memory: tuple[OutOfMemory, ...] = ()
+    offers: tuple[Offer, ...] = ()
     scores: tuple[LaneScore, ...] = ()
     lanes: tuple[LaneProof, ...] = ()
     ask: str = ""
@@ -375,19 +436,25 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
     """The view after one more event."""
     match event:
         case Status(phase, detail):
-            return replace(view, phase=phase, detail=detail)
+            return replace(view, phase=phase, detail=detail, error="", traceback="", offers=())
         case Prepared():
-            return replace(view, prepared=event, notes=(*view.notes, *event.notes))
+            return replace(view, prepared=event, notes=joined(view.notes, event.notes))
         case Changed():
-            return replace(view, changes=(*view.changes, event))
+            return replace(view, changes=joined(view.changes, (event,)))
         case Noted(text):
-            return replace(view, notes=(*view.notes, text))
+            return replace(view, notes=joined(view.notes, (text,)))
         case Plan(steps):
             return replace(view, planned=steps)
         case Proof():
             return replace(view, proof=event)
         case Step():
             return replace(view, points=(*view.points, event))
+        case Resumed(stage, step, skipped):
+            return resumed(view, stage, step, skipped)
+        case Checkpointed():
+            return replace(view, checkpoints=joined(view.checkpoints, (event,)))
+        case OutOfMemory():
+            return replace(view, out_of_memory=(*view.out_of_memory, event))
         case Saved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
         case Scored(scores):
@@ -407,8 +474,30 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, phase=Phase.READY, ends=ends)
         case Ended(phase, detail):
             return replace(view, phase=phase, detail=detail)
-        case Failed(message, details):
-            return replace(view, phase=Phase.FAILED, error=message, traceback=details)
+        case Failed(message, details, offers):
+            return replace(view, phase=Phase.FAILED, error=message, traceback=details, offers=offers)
+
+
+T = TypeVar("T")
+
+
+def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
+    """What is new added; a worker that goes on says some things a second time."""
+    return (*known, *(one for one in new if one not in known))
+
+
+def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
+    """The view without the steps and checkpoints that will be made again."""
+
+    def stays(one: Step | Checkpointed) -> bool:
+        return one.stage != stage or one.step <= step
+
+    return replace(
+        view,
+        points=tuple(filter(stays, view.points)),
+        checkpoints=tuple(filter(stays, view.checkpoints)),
+        notes=joined(view.notes, skipped),
+    )
 
 
 def settle(view: RunView, alive: bool, last_line: str) -> RunView:

@@ -1,33 +1,34 @@
 """The run folder, the only protocol between the app and its workers: which file holds what, and who writes it.
 
 run.json        app or CLI   the job as it was asked, immutable
-control.json    app or CLI   the latest request: stop
+control.json    app or CLI   the latest request: stop or pause
 events.jsonl    worker       everything it says
 heartbeat.json  worker       every 2 s: pid, birth, run id
 worker.log      worker       stdout and stderr of everything
 held-out.jsonl  worker       the pairs that were set aside
+checkpoints/    worker       what the run can be continued from
 adapter-sft/ adapter-dpo/    the results
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from trainer_core.config import Job, Strict, TrainJob
+from trainer_core.durable import write_atomically as write_atomically
 from trainer_core.errors import BusyError, ConfigError, DiskError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -137,32 +138,29 @@ def folders(parent: Path) -> list[Path]:
     return sorted((path.parent for path in parent.glob("*/run.json")), key=lambda path: path.name, reverse=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old file or the new one, never a half; after a power cut too.
+class Control(Strict):
+    """What control.json asks of a running worker: to keep what it has learned and end, or to leave off for a while."""
 
-    Raises:
-        DiskError: the folder cannot be written or the disk is full.
-    """
-    staged = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    request: Literal["stop", "pause"]
+
+
+def request(run_dir: Path, wish: Literal["stop", "pause"]) -> None:
+    """Ask the worker of a run for something; it obeys after its current step."""
+    write_atomically(run_dir / "control.json", Control(request=wish).model_dump_json())
+
+
+def withdraw_request(run_dir: Path) -> None:
+    """What was asked of an earlier worker does not hold for the next."""
+    (run_dir / "control.json").unlink(missing_ok=True)
+
+
+def requested(run_dir: Path) -> Literal["stop", "pause"] | None:
     try:
-        with open(staged, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    except OSError as error:
-        with suppress(OSError):
-            staged.unlink()
-        raise DiskError(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def request_stop(run_dir: Path) -> None:
-    """Ask the worker to save what it has learned and end."""
-    write_atomically(run_dir / "control.json", json.dumps({"request": "stop"}))
-
-
-def stop_requested(run_dir: Path) -> bool:
-    return (run_dir / "control.json").exists()
+        return Control.model_validate_json((run_dir / "control.json").read_bytes()).request
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        return "stop"  # somebody asked for something: to leave off and keep everything is never wrong
 
 
 class Heartbeat(Strict):
@@ -199,8 +197,7 @@ def read_heartbeat(run_dir: Path) -> Heartbeat | None:
 
 def worker_lives(run_dir: Path) -> bool:
     """Is there a process for this run? Before its first heartbeat a worker is known by its arguments."""
-    beat = read_heartbeat(run_dir)
-    return alive(beat) if beat else any(run_dir.name in " ".join(args) for args in process_arguments())
+    return alive(read_heartbeat(run_dir)) or any(run_dir.name in " ".join(args) for args in process_arguments())
 
 
 def process_arguments() -> Iterator[list[str]]:
@@ -215,6 +212,12 @@ class Wants:
     """What the user asked of a running worker. Set by the heartbeat thread, read between steps."""
 
     stop: threading.Event = field(default_factory=threading.Event)
+    pause: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def to_leave(self) -> bool:
+        """Is this step to be the last for now?"""
+        return self.stop.is_set() or self.pause.is_set()
 
 
 @contextmanager
@@ -229,8 +232,8 @@ def beating(run_dir: Path) -> Iterator[Wants]:
         rounds = 0
         while not ended.wait(LOOK_SECONDS):
             rounds += 1
-            if stop_requested(run_dir):
-                wants.stop.set()
+            if wish := requested(run_dir):
+                getattr(wants, wish).set()
             if rounds % round(BEAT_SECONDS / LOOK_SECONDS) == 0:
                 write_atomically(run_dir / "heartbeat.json", beat)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from trainer_core import hardware, models, runs
+from trainer_core import checkpoints, hardware, models, runs
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import RunView, Tail, fold, settle
@@ -32,7 +32,6 @@ WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
 LEAVE_SECONDS = 15.0
 """How long a compare worker may take to give the device back before it is ended."""
-PINNED = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
 
 
 class Watched:
@@ -47,7 +46,7 @@ class Watched:
 
     def look(self) -> None:
         """Read what is new. Life is asked before the events are read, so that what was said last is not missed."""
-        if not self.view.phase.active:
+        if not self.view.phase.active and not self._tail.grew():
             return
         code = self.process.poll() if self.process else None
         lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
@@ -228,8 +227,7 @@ class Supervisor:
         """
         with self._starting:
             self.look()
-            if active := self.active:
-                raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
+            self.refuse_second()
             if recipe.model != STARTER:
                 models.resolve(recipe.model, self.workspace)
             self.close_comparison()
@@ -242,7 +240,7 @@ class Supervisor:
 
     def facts(self, reasons: Sequence[str]) -> dict[str, object]:
         """What a run.json says beside the job."""
-        versions = {name: version(name) for name in PINNED}
+        versions = {name: version(name) for name in checkpoints.PINNED}
         return {
             "device": self.gpu.name if self.gpu else self.machine.cpu.name,
             "reasons": tuple(reasons),
@@ -251,7 +249,50 @@ class Supervisor:
 
     def stop(self, run_id: str) -> None:
         """Ask a run to keep what it has learned and end after its current step."""
-        runs.request_stop(self.run_dir(run_id))
+        runs.request(self.run_dir(run_id), "stop")
+
+    def pause(self, run_id: str) -> None:
+        """Ask a run to leave the device after its current step; `resume` goes on exactly there."""
+        runs.request(self.run_dir(run_id), "pause")
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run that was paused, stopped or broken off, from its newest sound checkpoint.
+
+        Raises:
+            BusyError: a run is going, or this one is at its end.
+        """
+        with self._starting:
+            self.look()
+            self.refuse_second()
+            if not self.run(run_id).phase.resumable:
+                raise BusyError(f"The run {run_id} is at its end, so there is nothing to go on with.")
+            self.close_comparison()
+            run_dir = self.run_dir(run_id)
+            runs.withdraw_request(run_dir)
+            watched = Watched(run_dir)
+            watched.process = self.spawn(run_dir, self.recipe(run_id).model, stdin=subprocess.DEVNULL)
+            with self._looking:
+                self._watched[run_id] = watched
+
+    def recipe(self, run_id: str) -> Recipe:
+        """What a run was asked to do.
+
+        Raises:
+            ModelError: it is no training run.
+        """
+        job = runs.train_job(self.run_file(run_id))
+        if job is None:
+            raise ModelError(f"{run_id} is no training run.")
+        return job.recipe
+
+    def refuse_second(self) -> None:
+        """One job on the device at a time.
+
+        Raises:
+            BusyError: naming the run that is going.
+        """
+        if active := self.active:
+            raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
 
     def compare(self, model: str, precision: str, lanes: Sequence[Lane]) -> Comparison:
         """Load these lanes; an open comparison of the same lanes is kept, another one is closed first.
@@ -284,11 +325,9 @@ class Supervisor:
 
     def compare_run(self, run_id: str) -> Comparison:
         """Load the base, SFT and DPO of one run."""
-        job = self.run_file(run_id).job
-        if not isinstance(job, TrainJob):
-            raise ModelError(f"{run_id} is no training run.")
-        precision = self._watched[run_id].view.used("precision", job.recipe.precision)
-        return self.compare(job.recipe.model, precision, self.lanes(run_id))
+        recipe = self.recipe(run_id)
+        precision = self._watched[run_id].view.used("precision", recipe.precision)
+        return self.compare(recipe.model, precision, self.lanes(run_id))
 
     def close_comparison(self) -> None:
         if self.comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import sys
 import traceback
@@ -10,10 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import requests, runs
+from trainer_core import ladder, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
-from trainer_core.errors import UserError
-from trainer_core.events import Ended, EventLog, Failed, Phase, Status
+from trainer_core.errors import DiskError, UserError
+from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
+
+AGAIN = 75
+"""Exit code of a worker that wants to be started again (EX_TEMPFAIL in sysexits.h)."""
 
 
 class Parts(Protocol):
@@ -35,7 +39,7 @@ def ml_parts(job: Job) -> Parts:
 
 
 def main(run_dir: Path, parts=ml_parts) -> int:  # type: ignore[no-untyped-def]
-    """Run the job of a folder to its last word; 0 if that word is done or stopped."""
+    """Run the job of a folder to its last word; 0 if it went as asked, AGAIN if a fresh worker shall go on with less memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only a request ends a run
     faulthandler.enable()
     emit = EventLog(run_dir / "events.jsonl")
@@ -49,16 +53,55 @@ def main(run_dir: Path, parts=ml_parts) -> int:  # type: ignore[no-untyped-def]
                         phase = parts(job).train(job, run_dir, emit, wants)
                     case CompareJob():
                         phase = parts(job).serve(job, run_dir, emit, requests.Inbox(sys.stdin))
+    except DiskError as error:
+        emit(Ended(Phase.PAUSED, f"{error} Then go on with Resume; nothing that was saved is lost."))
+        return 0
     except UserError as error:
-        emit(Failed(str(error)))
-    except Exception as error:  # a bug: say so, keep the traceback
-        emit(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        emit(Failed(str(error), offers=getattr(error, "offers", ())))
+    except Exception as error:
         traceback.print_exc()
+        if ladder.ran_out(error):
+            return AGAIN if step_down(run_dir, emit, str(error)) else 1
+        emit(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))  # a bug: say so, keep the traceback
     else:
         emit(Ended(phase))
         return 0
     return 1
 
 
+def step_down(run_dir: Path, emit: EventLog, message: str) -> bool:
+    """After memory ran out: write down what a fresh worker shall do with less. False: nothing is left to try; that is said."""
+    view, job = read_view(run_dir), runs.read_run(run_dir).job
+    if not isinstance(job, TrainJob):
+        emit(
+            Failed(
+                f"Memory ran out while comparing: {message.splitlines()[0]} Load fewer lanes, or close other programs."
+            )
+        )
+        return False
+    recipe = ladder.in_force(job.recipe, view.changes)
+    stage = ladder.stage_at(view, recipe)
+    settings = getattr(recipe, stage)
+    rung = ladder.next_rung(settings, len(view.out_of_memory)) if view.phase is not Phase.LOADING else None
+    if rung is None:
+        emit(Failed(ladder.explain(stage, settings, len(view.out_of_memory)), offers=ladder.offers(recipe, stage)))
+        return False
+    emit(OutOfMemory(stage, message.splitlines()[0][:500] if message else ""))
+    for change in rung.changes(
+        stage, f"memory ran out at batch {settings.batch_size}; the effective batch stays the same"
+    ):
+        emit(change)
+    emit(Status(Phase.LOADING, f"Memory ran out: going on with batch {rung.batch[1]} × {rung.accumulation[1]}"))
+    return True
+
+
+def again() -> None:
+    """This process anew: the same command with nothing in memory, on the processor and on the card. The lock goes with it."""
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve()))
+    code = main(Path(sys.argv[1]).resolve())
+    if code == AGAIN:
+        again()
+    sys.exit(code)

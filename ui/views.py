@@ -76,7 +76,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def stopping(supervisor: Supervisor, view: RunView | None) -> bool:
-    return view is not None and view.phase.active and runs.stop_requested(supervisor.run_dir(view.id))
+    return view is not None and view.phase.active and runs.requested(supervisor.run_dir(view.id)) is not None
 
 
 def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:

@@ -22,7 +22,9 @@ def app(serve: Callable[..., App]) -> App:
 
 def begin(page: Page, name: str) -> str:
     """Start a run with this name, which tells the scripted worker what to do; returns its id once it is at work."""
-    page.wait_for_function("document.querySelector('#plan').innerText.trim()")  # the form has its kept values from here on
+    page.wait_for_function(
+        "document.querySelector('#plan').innerText.trim()"
+    )  # the form has its kept values from here on
     settings(page, "Run")
     page.fill("#recipe-name input, #recipe-name textarea", name)
     page.click("#go")

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core.events import EventLog, Stage, Step
+from trainer_core.errors import TrainingError
+from trainer_core.events import EventLog, Offer, Stage, Step
+from trainer_core.guard import Guard
 from trainer_core.runs import Wants
 
 
@@ -28,18 +30,20 @@ class Logged(BaseModel):
 
 
 class Progress(TrainerCallback):
-    """Emits one Step per optimiser step and stops the loop when the user wants it."""
+    """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong."""
 
-    def __init__(self, stage: Stage, emit: EventLog, wants: Wants):
-        self.stage, self.emit, self.wants = stage, emit, wants
+    def __init__(self, stage: Stage, emit: EventLog, wants: Wants, guard: Guard):
+        self.stage, self.emit, self.wants, self.guard = stage, emit, wants, guard
         self._began = self._before = 0.0
         self._tokens = 0.0
+        self._first = 1
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = self._before = time.monotonic()
+        self._first = state.global_step + 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.wants.stop.is_set():
+        if self.wants.to_leave:
             control.should_training_stop = True
 
     def on_log(
@@ -50,17 +54,21 @@ class Progress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if logs and "loss" in logs:
-            self.emit(self.step(Logged.model_validate(logs), state))
+        if not logs or "loss" not in logs:
+            return
+        logged = Logged.model_validate(logs)
+        self.emit(self.step(logged, state))
+        if wrong := self.guard.see(logged.loss, logged.grad_norm):
+            raise gone_wrong(self.stage, state.global_step, wrong, args.learning_rate)
 
     def step(self, logged: Logged, state: TrainerState) -> Step:
-        """The event of the step just done. Time left comes from the mean step after the first, which also compiles."""
+        """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
         now = time.monotonic()
         seconds = now - self._before
         tokens = logged.num_tokens - self._tokens
-        if state.global_step == 1:
+        if state.global_step == self._first:
             self._began = now
-        mean = (now - self._began) / (state.global_step - 1) if state.global_step > 1 else seconds
+        mean = (now - self._began) / (state.global_step - self._first) if state.global_step > self._first else seconds
         self._before, self._tokens = now, logged.num_tokens
         return Step(
             stage=self.stage,
@@ -77,3 +85,15 @@ class Progress(TrainerCallback):
             chosen=logged.chosen,
             rejected=logged.rejected,
         )
+
+
+def gone_wrong(stage: Stage, step: int, wrong: str, rate: float) -> TrainingError:
+    """The error that ends a run the guard has given up."""
+    slower = Offer(
+        f"Start again with a fifth of the learning rate ({rate / 5:.2g}).", {f"{stage}.learning_rate": rate / 5}
+    )
+    return TrainingError(
+        f"{stage.upper()} went wrong: at step {step}, for the third step in a row, {wrong}. The run was stopped; "
+        "its last checkpoint is from before that and is kept.",
+        (slower,),
+    )

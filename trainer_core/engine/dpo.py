@@ -15,11 +15,12 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from trainer_core.config import Dpo, LossType, Precision, Recipe
 from trainer_core.engine import arguments
 from trainer_core.engine.callbacks import Logged
+from trainer_core.engine.checkpoint import ShelvedDpo
 from trainer_core.errors import TrainingError
 from trainer_core.events import EventLog, Proof
 
@@ -35,10 +36,10 @@ def trainer(
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
-) -> DPOTrainer:
+) -> ShelvedDpo:
     """TRL's trainer; on a fresh adapter the reference is the base itself, so the copy TRL makes is dropped again."""
     fresh = is_fresh(model)
-    built = DPOTrainer(
+    built = ShelvedDpo(
         model=model,
         args=DPOConfig(
             **arguments.shared(recipe.dpo, recipe.seed, scratch),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
-from trl import SFTConfig, SFTTrainer
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from trl import SFTConfig
 
 from trainer_core.config import Recipe
 from trainer_core.engine import arguments
-from trainer_core.engine.callbacks import Progress
+from trainer_core.engine.checkpoint import ShelvedSft
 from trainer_core.tokens import Encoded
 
 
@@ -22,14 +22,14 @@ def trainer(
     rows: Sequence[Encoded],
     recipe: Recipe,
     scratch: Path,
-    progress: Progress,
-) -> SFTTrainer:
+    callbacks: list[TrainerCallback],
+) -> ShelvedSft:
     """TRL's trainer on rows that are tokens and labels already, so that what is trained is what was shown."""
     data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
-    return SFTTrainer(
+    return ShelvedSft(
         model=model,
         args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
         train_dataset=data,
         processing_class=tokenizer,
-        callbacks=[progress],
+        callbacks=callbacks,
     )

@@ -1,4 +1,4 @@
-"""One training job from first to last: read the data, load, SFT, save, DPO, save."""
+"""One training job from first to last: read the data, load, SFT, save, DPO, save; or from wherever an earlier worker left off."""
 
 from __future__ import annotations
 
@@ -10,15 +10,31 @@ from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from trl import DPOTrainer
 
-from trainer_core import data, models, runs, tokens
+from trainer_core import checkpoints, data, models, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.engine import dpo, load, sft
 from trainer_core.engine.callbacks import Progress
+from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf
 from trainer_core.errors import ModelError
-from trainer_core.events import Changed, EventLog, Noted, Phase, Plan, Prepared, Saved, Stage, Status
+from trainer_core.events import (
+    Changed,
+    EventLog,
+    Noted,
+    Phase,
+    Plan,
+    Prepared,
+    Resumed,
+    RunView,
+    Saved,
+    Stage,
+    Status,
+    read_view,
+)
+from trainer_core.guard import Guard
+from trainer_core.ladder import in_force
 from trainer_core.plan import planned_steps
 
 
@@ -29,18 +45,19 @@ def train(
     wants: runs.Wants,
     dpo_trainer: Callable[..., DPOTrainer] = dpo.trainer,
 ) -> Phase:
-    """Run every stage of the recipe.
+    """Run every stage of the recipe that is not finished yet.
 
     Args:
         dpo_trainer: builds the DPO trainer; tests pass one with a fault.
 
     Returns:
-        DONE, or STOPPED when the user asked for it; the adapter of the stage in progress is saved either way.
+        DONE; STOPPED or PAUSED when the user asked for it. Stopped, the adapter of the stage in progress is saved.
 
     Raises:
         UserError: the data, the model or the run itself, in words the user can act on.
     """
-    recipe = job.recipe
+    before = read_view(run_dir)
+    recipe = in_force(job.recipe, before.changes)
     emit(Status(Phase.LOADING, "Reading the data"))
     loaded = data.load(recipe.data, recipe.method)
     tokens.write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
@@ -50,8 +67,13 @@ def train(
     model = models.resolve(recipe.model, runs.Workspace.of(run_dir))
     adapter: Path | None = None
     for stage in recipe.method.stages:
-        run_stage = {"sft": run_sft, "dpo": run_dpo}[stage]
-        adapter = run_stage(Run(recipe, model, run_dir, emit, wants, dpo_trainer), loaded, adapter)
+        if done := checkpoints.finished(run_dir, stage):
+            adapter = done
+            continue
+        run = Run(recipe, model, run_dir, before, loaded.sha256, emit, wants, dpo_trainer)
+        adapter = {"sft": run_sft, "dpo": run_dpo}[stage](run, loaded, adapter)
+        if adapter is None:
+            return Phase.PAUSED
         if wants.stop.is_set():
             return Phase.STOPPED
     return Phase.DONE
@@ -59,11 +81,13 @@ def train(
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage of one run shares."""
+    """What every stage of one run shares. `before` is what earlier workers did; `data` the hash of what is trained on."""
 
     recipe: Recipe
     model: str
     run_dir: Path
+    before: RunView
+    data: str
     emit: EventLog
     wants: runs.Wants
     dpo_trainer: Callable[..., DPOTrainer]
@@ -74,51 +98,65 @@ class Run:
         set_seed(self.recipe.seed)
         length = max(getattr(self.recipe, name).max_length for name in self.recipe.method.stages)
         base = load.load_base(self.model, self.recipe.precision, length)
-        if base.precision != self.recipe.precision and stage == self.recipe.method.stages[0]:
+        if base.precision != self.recipe.precision:
             self.emit(Changed("precision", self.recipe.precision, base.precision, base.reason))
         model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
         if from_adapter:
             fill_adapter(model, from_adapter)
         return model, base.tokenizer, base.precision
 
-    def finish(self, stage: Stage, trainer: Any, tokenizer: Any) -> Path:
-        """Train and save, whether the end was reached or asked for."""
+    def finish(self, stage: Stage, trainer: Any, tokenizer: Any, reference: Path | None = None) -> Path | None:
+        """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint."""
+        trainer.shelf = Shelf(self.run_dir, stage, self.data, self.emit)
+        found = checkpoints.newest(self.run_dir, stage, self.data)
+        if any(point.stage == stage for point in self.before.points):
+            self.emit(Resumed(stage, found.step, found.skipped))
+        if found.folder:
+            trainer.add_callback(Continued(found.folder, reference))
         self.emit(Status(Phase(stage), "The first step is slower than the rest"))
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+        if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
+            return None
+        return self.save(stage, trainer, tokenizer)
+
+    def save(self, stage: Stage, trainer: Any, tokenizer: Any) -> Path:
         self.emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
         folder = self.run_dir / f"adapter-{stage}"
-        size = load.save_adapter(trainer.model, tokenizer, folder)
+        origin = checkpoints.Origin(stage, trainer.state.max_steps, self.data)
+        with checkpoints.written(folder, origin, trainer.state.global_step) as staging:
+            size = load.save_adapter(trainer.model, tokenizer, staging)
         self.emit(Saved(stage, folder.name, size, trainer.state.global_step))
-        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
         return folder
 
-    def progress(self, stage: Stage) -> Progress:
-        return Progress(stage, self.emit, self.wants)
+    def callbacks(self, stage: Stage) -> list[TrainerCallback]:
+        guard = Guard()
+        return [Progress(stage, self.emit, self.wants, guard), Save(guard, self.wants)]
 
     def note(self, stage: Stage, notes: Sequence[str]) -> None:
         for text in notes:
             self.emit(Noted(f"{stage.upper()}: {text}"))
 
 
-def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path:
+def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path | None:
     model, tokenizer, _precision = run.start("sft", None)
     encoded, notes = tokens.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
     run.note("sft", notes)
-    trainer = sft.trainer(model, tokenizer, encoded, run.recipe, run.run_dir / ".sft", run.progress("sft"))
+    trainer = sft.trainer(model, tokenizer, encoded, run.recipe, run.run_dir / ".sft", run.callbacks("sft"))
     folder = run.finish("sft", trainer, tokenizer)
     del trainer, model
     load.free_memory()
     return folder
 
 
-def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path:
+def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path | None:
     model, tokenizer, precision = run.start("dpo", after)
     pairs, notes = tokens.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
-    callbacks = [dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.progress("dpo")]
+    callbacks = [dpo.Prove(run.recipe.dpo, precision, policy, run.emit), *run.callbacks("dpo")]
     trainer = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", callbacks)
-    return run.finish("dpo", trainer, tokenizer)
+    return run.finish("dpo", trainer, tokenizer, reference=after)
 
 
 def fill_adapter(model: PeftModel, folder: Path) -> None:
@@ -127,9 +165,7 @@ def fill_adapter(model: PeftModel, folder: Path) -> None:
     Raises:
         ModelError: the file does not fit the model.
     """
-    result: Any = set_peft_model_state_dict(
-        model, load_file(folder / "adapter_model.safetensors"), adapter_name="default"
-    )
+    result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name="default")
     missing = [key for key in result.missing_keys if "lora_" in key and ".default." in key]
     if missing or result.unexpected_keys:
         wrong = (missing or result.unexpected_keys)[0]

@@ -1,0 +1,99 @@
+"""Going on: after a kill, a pause and an out-of-memory the real engine ends with the same losses and weights as undisturbed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests import tiny
+from tests.engine_case import WORDINGS
+from tests.test_engine import recipe, start, write_data
+from trainer_core import checkpoints, runs
+from trainer_core.config import TrainJob
+from trainer_core.events import Phase, RunView, read_view
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Case:
+    """What happens to a run, and how often its worker is started until it is at its end."""
+
+    fault: str
+    starts: int = 2
+
+
+CASES = {
+    "undisturbed": Case("", 1),
+    "killed in SFT": Case("kill@sft.5"),
+    "killed in DPO": Case("kill@dpo.7"),
+    "killed between": Case("kill@sft.saved"),
+    "paused in SFT": Case("pause@sft.3"),
+    "paused in DPO": Case("pause@dpo.3"),
+    "stopped in DPO": Case("stop@dpo.3"),
+} | {f"out of memory: {name}": Case(f"{name}@{where}", 1) for name, where in zip(
+    WORDINGS, ("sft.1", "dpo.1", "dpo.6", "sft.7", "dpo.saved", "sft.saved"), strict=True
+)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every case gone through, one worker after the other."""
+    folder = tmp_path_factory.mktemp("resume")
+    tiny.model(folder / "model")
+    write_data(folder)
+    asked = recipe(folder)
+    made = {name: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
+    arguments = [f"{case.fault}:{made[name]}" for name, case in CASES.items() for _ in range(case.starts)]
+    start(folder, *arguments)
+    return made
+
+
+@pytest.fixture(scope="module")
+def views(folders: dict[str, Path]) -> dict[str, RunView]:
+    return {name: read_view(folder) for name, folder in folders.items()}
+
+
+def losses(view: RunView) -> list[tuple[str, int, float]]:
+    return [(point.stage, point.step, point.loss) for point in view.points]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("und", "out"))])
+def test_it_goes_on_to_the_same_end_to_the_last_bit(
+    folders: dict[str, Path], views: dict[str, RunView], name: str
+) -> None:
+    assert views[name].phase is Phase.DONE, views[name].error
+    assert losses(views[name]) == losses(views["undisturbed"])
+    for stage in ("sft", "dpo"):
+        file = f"adapter-{stage}/adapter_model.safetensors"
+        one, other = load_file(folders[name] / file), load_file(folders["undisturbed"] / file)
+        assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("out")])
+def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, RunView], name: str) -> None:
+    view = views[name]
+    assert view.phase is Phase.DONE, view.error
+    assert len(view.out_of_memory) == 1
+    stage = view.out_of_memory[0].stage
+    used = {change.what: (change.asked, change.used) for change in view.changes}
+    assert used[f"{stage}.batch_size"] == ("2", "1") and used[f"{stage}.accumulation"] == ("2", "4")
+    for one, other in zip(losses(view), losses(views["undisturbed"]), strict=True):
+        assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], abs=1e-6)
+
+
+def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:
+    shelf = checkpoints.shelf(folders["undisturbed"], "dpo")
+    assert 4 <= len(shelf) <= checkpoints.KEEP
+    for folder in shelf:
+        assert checkpoints.verified(folder).step < 10
+        assert not (folder / "ref").exists()
+        assert not [key for key in load_file(folder / "adapter_model.safetensors") if ".ref." in key]
+
+
+def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dict[str, RunView]) -> None:
+    text = (folders["killed in DPO"] / "events.jsonl").read_text()
+    assert text.count('"Saved", "stage": "sft"') == 1

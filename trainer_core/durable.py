@@ -1,0 +1,132 @@
+"""How state reaches the disk so that a kill or a power cut at any moment leaves the old state or the new one, never a half.
+
+Every write, flush and rename of state passes `point`, where a test can make it fail or end the process:
+TUNEBENCH_FAULT=kill:12 ends it at the twelfth point, =enospc:12 makes the disk full from the twelfth point on.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trainer_core.errors import DiskError
+
+RENAME_TRIES = 10
+"""Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later."""
+_points = itertools.count(1)
+FAULT, _, FAULT_AT = os.environ.get("TUNEBENCH_FAULT", "").partition(":")
+
+
+def point(path: Path) -> None:
+    """Called before each change of state on disk.
+
+    Raises:
+        OSError: a test asked for it.
+    """
+    if not FAULT or next(_points) < int(FAULT_AT):
+        return
+    if FAULT == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise OSError(getattr(errno, FAULT.upper()), os.strerror(getattr(errno, FAULT.upper())), str(path))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old file or the new one; after a power cut too.
+
+    Raises:
+        DiskError: the folder cannot be written or the disk is full.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    with disk_errors(path):
+        try:
+            point(staged)
+            with open(staged, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                point(staged)
+                os.fsync(file.fileno())
+            point(path)
+            rename(staged, path)
+        except OSError:
+            with suppress(OSError):
+                staged.unlink()
+            raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """An OSError inside becomes a sentence about the disk.
+
+    Raises:
+        DiskError: naming the path, the cause and, where the disk is full, the bytes that are free.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            free = shutil.disk_usage(existing(path)).free
+            raise DiskError(
+                f"The disk is full: {path} cannot be written, {free / 2**20:,.0f} MB are free. Free some space."
+            ) from error
+        raise DiskError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def existing(path: Path) -> Path:
+    """The path itself or its nearest parent that exists."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
+
+
+def rename(source: Path, target: Path) -> None:
+    """os.replace, patient with whoever holds the file open for a moment on Windows."""
+    for attempt in range(RENAME_TRIES):
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if os.name == "posix" or attempt == RENAME_TRIES - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+    return None
+
+
+def flush(path: Path) -> None:
+    """Put a file or, where the system allows it, a folder's entries on the disk for good."""
+    point(path)
+    if path.is_dir() and os.name != "posix":
+        return  # Windows has no handle for a folder; NTFS keeps its own journal
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(staging: Path, target: Path) -> None:
+    """A complete folder appears under its name in one step; one that was there before goes first to the bin beside it."""
+    if target.exists():
+        discard(target)
+    point(target)
+    rename(staging, target)
+    flush(target.parent)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder so that no half of it is ever seen under its name."""
+    trash = folder.with_name(f".trash-{folder.name}-{time.time_ns()}")
+    point(folder)
+    rename(folder, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what an interrupted write or deletion left behind."""
+    for pattern in (".staging-*", ".trash-*"):
+        for left in parent.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""TRL's trainers with checkpoints that survive a kill, hold only the policy, and are checked when training goes on from one.
+
+The stock trainer writes in place, and what a killed save leaves behind counts as the newest; and it saves DPO's reference beside
+the policy, after which a resumed run silently begins again at the reference.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import DPOTrainer, SFTTrainer
+
+from trainer_core import checkpoints
+from trainer_core.errors import ModelError
+from trainer_core.events import Checkpointed, EventLog, Stage
+from trainer_core.guard import Guard
+from trainer_core.runs import Wants
+
+PARTS = 5
+"""A stage is saved this many times on its way, so that a look back at the answers shows how they came about …"""
+SECONDS = 600.0
+"""… and at least this often, so that a power cut costs ten minutes."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the checkpoints of one stage go, and what they are made from."""
+
+    run_dir: Path
+    stage: Stage
+    data: str
+    emit: EventLog
+
+
+class Shelved(Trainer):
+    """Mixed into a TRL trainer: saves by the protocol of `trainer_core.checkpoints`."""
+
+    shelf: Shelf
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        shelf, step, began = self.shelf, self.state.global_step, time.monotonic()
+        target = checkpoints.place(shelf.run_dir, shelf.stage, step)
+        origin = checkpoints.Origin(shelf.stage, self.state.max_steps, shelf.data)
+        usual = self.args.output_dir
+        with checkpoints.written(target, origin, step, checkpoints.predicted(shelf.run_dir, shelf.stage)) as staging:
+            try:
+                self.args.output_dir = str(staging)
+                Trainer._save_checkpoint(self, model, trial)  # past TRL's, which also writes a model card
+            finally:
+                self.args.output_dir = usual
+            flatten(staging)
+        checkpoints.rotate(shelf.run_dir, shelf.stage)
+        folder = target.relative_to(shelf.run_dir).as_posix()
+        shelf.emit(Checkpointed(shelf.stage, step, folder, checkpoints.size(target), time.monotonic() - began))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only the policy: a `ref` beside it would take its place on resume."""
+        cast(PeftModel, self.model).save_pretrained(
+            str(output_dir), selected_adapters=["default"], safe_serialization=True
+        )
+
+
+class ShelvedSft(Shelved, SFTTrainer):
+    pass
+
+
+class ShelvedDpo(Shelved, DPOTrainer):
+    pass
+
+
+def flatten(staging: Path) -> None:
+    """The stock code writes into a folder of its own naming; its files belong into ours."""
+    (inner,) = [path for path in staging.iterdir() if path.is_dir()]
+    for path in inner.iterdir():
+        path.rename(staging / path.name)
+    inner.rmdir()
+
+
+class Save(TrainerCallback):
+    """Says when to save: at even parts of the stage, after ten minutes, and when the user wants to leave."""
+
+    def __init__(self, guard: Guard, wants: Wants):
+        self.guard, self.wants, self._last = guard, wants, time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        at_part = state.global_step % math.ceil(state.max_steps / PARTS) == 0
+        late = time.monotonic() - self._last >= SECONDS
+        leaving = self.wants.to_leave and state.global_step < state.max_steps
+        if leaving or ((at_part or late) and state.global_step < state.max_steps and not self.guard.bad):
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._last = time.monotonic()
+
+
+class Continued(TrainerCallback):
+    """Checks, before the first step that follows a checkpoint, that the policy is the checkpoint's and the reference is not.
+
+    Args:
+        checkpoint: where training goes on from.
+        reference: the adapter that DPO measures against, or None.
+    """
+
+    def __init__(self, checkpoint: Path, reference: Path | None):
+        self.expected = {"default": checkpoint} | ({"ref": reference} if reference else {})
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        for name, folder in self.expected.items():
+            check_equal(model, name, folder)
+
+
+def check_equal(model: PeftModel, name: str, folder: Path) -> None:
+    """Do the weights of an adapter in memory equal those on disk, bit for bit?
+
+    Raises:
+        ModelError: naming the first that differs.
+    """
+    stored = load_file(folder / WEIGHTS)
+    for key, weight in get_peft_model_state_dict(model, adapter_name=name).items():
+        if key not in stored or not torch.equal(weight.cpu(), stored[key].to(weight.dtype)):
+            raise ModelError(
+                f"Training cannot go on from {folder.name}: {key} of '{name}' is not what was saved there. "
+                "Nothing was changed; start the stage again."
+            )

@@ -1,0 +1,53 @@
+"""When a run has gone wrong beyond mending: numbers that are none, or a loss that has left for good."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+STRIKES = 3
+"""Bad steps in a row that end a run: one odd batch recovers by itself, three in a row did not in any run we looked at."""
+WINDOW = 20
+SPIKE = 3.0
+"""A step is bad whose loss is this many times the worst of the last WINDOW good ones …"""
+FLOOR = 1.5
+"""… and this many times the loss at the start: DPO ends near 0, where a multiple of the last losses means nothing."""
+LEARNED = 5
+"""Good steps before a spike can be told from noise."""
+
+
+@dataclass
+class Guard:
+    """Judges one stage step by step."""
+
+    good: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    first: float = math.nan
+    bad: int = 0
+    """Bad steps in a row, up to now."""
+
+    def see(self, loss: float, grad_norm: float) -> str:
+        """What is wrong, once it is certain; nothing as long as the run may be sound."""
+        wrong = self.wrong(loss, grad_norm)
+        if not wrong:
+            self.bad = 0
+            self.good.append(loss)
+            self.first = loss if math.isnan(self.first) else self.first
+            return ""
+        self.bad += 1
+        return wrong if self.bad >= STRIKES else ""
+
+    def wrong(self, loss: float, grad_norm: float) -> str:
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(grad_norm):
+            return f"the gradient norm is {grad_norm}"
+        bound = self.bound
+        return f"the loss is {loss:.3g}, and was {max(self.good):.3g} at most lately" if loss > bound else ""
+
+    @property
+    def bound(self) -> float:
+        """The largest loss, in nats, that still passes for noise."""
+        if len(self.good) < LEARNED:
+            return math.inf
+        return max(SPIKE * max(self.good), FLOOR * self.first)
