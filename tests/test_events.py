@@ -108,7 +108,7 @@ def test_a_log_cuts_a_torn_last_line_and_goes_on_counting(tmp_path: Path) -> Non
 
 def test_folding_a_whole_run() -> None:
     view = RunView("r")
-    seen = [view := fold(view, event) for event in EXAMPLES[:9]]
+    seen = [view := fold(view, event) for event in EXAMPLES[:12]]
     assert view.points == (STEP, DPO_STEP)
     assert view.notes == ("one left out", "2 cut", "one skipped")
     assert view.used("precision", "auto") == "bf16" and view.used("rank", "16") == "16"
