@@ -18,11 +18,12 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is im
 
 import gradio as gr
 from filelock import FileLock, Timeout
+from starlette.middleware import Middleware
 
 from trainer_core import console, runs
 from trainer_core.errors import UserError
 from trainer_core.supervisor import Supervisor
-from ui import cards, compare_tab, live, rail, runs_tab, start_tab, theme, train_tab
+from ui import cards, compare_tab, door, live, rail, runs_tab, start_tab, theme, train_tab
 
 FIRST_PORT = 7860
 PORTS = 100
@@ -94,12 +95,15 @@ def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
 
 
 def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace) -> str:
-    """Serve the page, and say so once it answers. Returns its address."""
-    address = f"http://127.0.0.1:{port}"
-    page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, **theme.launch_settings())
-    runs.write_atomically(address_file(workspace), address)
-    console.say(f"Tunebench is open at {address} (Ctrl-C closes it; training goes on)\nREADY {address}")
-    return address
+    """Serve the page, and say so once it answers. Returns the link that opens it."""
+    keys = door.Keys(workspace.root, f"http://127.0.0.1:{port}")
+    guard = {"middleware": [Middleware(door.Door, keys=keys)]}
+    page.launch(
+        server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **theme.launch_settings()
+    )
+    link = keys.link.read_text(encoding="utf-8")
+    console.say(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
+    return link
 
 
 @contextmanager

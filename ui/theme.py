@@ -92,4 +92,6 @@ def launch_settings() -> dict[str, Any]:
         "pwa": True,
         "quiet": True,
         "show_error": True,
+        "max_file_size": "2gb",
+        "allowed_paths": [],
     }

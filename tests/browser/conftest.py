@@ -51,8 +51,16 @@ class App:
 
     def __init__(self, workspace: Path, worker: str, gpu: float = 0):
         self.workspace, self.worker, self.gpu, self.port = workspace, worker, gpu, free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
         self.start()
+
+    @property
+    def address(self) -> str:
+        """The link that opens the page; each works once."""
+        return (self.workspace / "app.address").read_text()
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         args = ["--workspace", self.workspace, "--port", self.port, "--worker", self.worker, "--gpu", self.gpu]

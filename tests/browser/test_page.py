@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
+from trainer_core.presets import starter_recipe
 
 Visit = Callable[[App], Page]
 
@@ -23,7 +24,7 @@ def app(serve: Callable[..., App]) -> App:
 def begin(page: Page, name: str) -> str:
     """Start a run with this name, which tells the scripted worker what to do; returns its id once it is at work."""
     page.wait_for_function(
-        "document.querySelector('#plan').innerText.trim()"
+        "document.querySelector('#plan').textContent.includes('steps of')"
     )  # the form has its kept values from here on
     settings(page, "Run")
     page.fill("#recipe-name input, #recipe-name textarea", name)
@@ -71,7 +72,8 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
         "() => { window.titles = new Set();"
         " new MutationObserver(() => titles.add(document.title)).observe(document.querySelector('title'), {childList: true}); }"
     )
-    expect(page.locator("#plan")).to_contain_text("24 steps of 8 examples")  # the starter's preset at the quick goal
+    steps = starter_recipe().sft.max_steps
+    expect(page.locator("#plan")).to_contain_text(f"{steps} steps of 8 examples")
     page.click("#go")
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
     phase(page, "done")
@@ -293,8 +295,7 @@ def test_device_card(app: App, visit: Visit) -> None:
 def test_nothing_is_kept_or_offered(app: App, visit: Visit) -> None:
     page = visit(app)
     status = {
-        path: page.request.get(app.address + path).status
-        for path in ("/gradio_api/runs", "/monitoring", "/manifest.json")
+        path: page.request.get(app.root + path).status for path in ("/gradio_api/runs", "/monitoring", "/manifest.json")
     }
     assert status["/gradio_api/runs"] == 404 and status["/monitoring"] != 200 and status["/manifest.json"] == 200
     assert page.locator("footer:visible").count() == 0

@@ -103,7 +103,13 @@ def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
         if lane.adapter:
             base = with_adapter(base, lane, key_of(index))
     base.eval()
+    base.get_output_embeddings().register_forward_pre_hook(in_one_piece)
     return Lanes(base, tokenizer, tuple(lanes), adapters.Routing(base))
+
+
+def in_one_piece(module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Contiguous input for the head. On a slice of the positions the processor would copy the head's weights for every row."""
+    return (args[0].contiguous(),)
 
 
 def check_adapters(model: str, lanes: Sequence[Lane]) -> None:

@@ -1,0 +1,171 @@
+"""The door: every route, every host, every origin; only a page of ours with the key gets in. Asked by raw HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+import app as application
+from tests.browser.conftest import App
+from trainer_core import runs
+from trainer_core.supervisor import Supervisor
+from ui import door
+
+ORIGINS = (
+    None,
+    "own",
+    "http://evil.example",
+    "null",
+    "https://127.0.0.1",
+    "http://127.0.0.1",
+    "http://localhost:1",
+    "file://",
+)
+HOSTS = ("own", "localhost", "evil.example", "127.0.0.1", "127.0.0.1.evil.example:{port}", "[::1]:1")
+TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")
+SITES = ("cross-site", "same-site")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    app = App(tmp_path_factory.mktemp("door") / "workspace", "50")
+    yield app
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def cookie(served: App) -> str:
+    status, headers, _ = ask(served, path=served.address.removeprefix(served.root))
+    assert status == 303 and headers["location"] == "/"
+    return headers["set-cookie"]
+
+
+def ask(
+    served: App, method: str = "GET", path: str = "/", body: str = "", **headers: str | None
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    sent = {"Host": f"127.0.0.1:{served.port}"} | {
+        name.replace("_", "-"): value for name, value in headers.items() if value
+    }
+    connection.request(method, path, body or None, sent)
+    answer = connection.getresponse()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read(2000)
+
+
+def routes(workspace: Path) -> list[tuple[str, str]]:
+    """Every method and path of the real app, its parameters filled in."""
+    boss = Supervisor(runs.Workspace(workspace), device="cpu")
+    found: list[tuple[str, str]] = []
+    waiting = list(gr.routes.App.create_app(application.build(boss)).routes)
+    while waiting:
+        route = waiting.pop()
+        inner = getattr(route, "original_router", None) or getattr(route, "router", None)
+        waiting += inner.routes if inner else []
+        if path := getattr(route, "path", ""):
+            found += [(method, re.sub(r"{[^}]*}", "x", path)) for method in getattr(route, "methods", None) or {"GET"}]
+    return found
+
+
+def test_the_cookie_cannot_be_read_or_sent_by_others(cookie: str, served: App) -> None:
+    assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower() and f"tunebench-{served.port}=" in cookie
+    for name in ("app.secret", "app.address"):
+        assert stat.S_IMODE((served.workspace / name).stat().st_mode) & 0o077 == 0, name
+
+
+def test_a_link_works_once_and_the_next_is_ready(served: App, cookie: str) -> None:
+    link = served.address.removeprefix(served.root)
+    assert ask(served, path=link)[0] == 303
+    assert ask(served, path=link)[0] == 401
+    assert served.address.removeprefix(served.root) != link
+    assert ask(served, path="/?token=")[0] == 401
+
+
+def test_with_the_key_the_page_comes_with_its_headers(served: App, cookie: str) -> None:
+    status, headers, body = ask(served, Cookie=cookie.split(";")[0])
+    assert status == 200 and b"Tunebench" in body
+    assert {name.lower() for name in door.HEADERS} <= headers.keys()
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_no_route_is_open_without_the_key(served: App, tmp_path: Path) -> None:
+    found = routes(tmp_path)
+    assert len(found) > 40
+    open_ones = {
+        path for method, path in found if method != "OPTIONS" and ask(served, method, path)[0] not in (401, 400, 403)
+    }
+    assert open_ones <= door.OPEN_PATHS
+
+
+def own(value: str | None, served: App) -> str | None:
+    return f"http://127.0.0.1:{served.port}" if value == "own" else value
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_only_our_own_page_gets_in(served: App, cookie: str, origin: str | None, host: str) -> None:
+    """8 origins × 6 hosts × 5 content types, each with the key, on a route that does something."""
+    name = {"own": "127.0.0.1:{port}", "localhost": "localhost:{port}"}.get(host, host).format(port=served.port)
+    body = json.dumps({"data": [], "session_hash": "x"})
+    ours = host in ("own", "localhost") and (origin is None or own(origin, served) == f"http://{name}")
+    for kind in TYPES:
+        headers = {"Host": name, "Origin": own(origin, served), "Content_Type": kind, "Cookie": cookie.split(";")[0]}
+        status, sent, _ = ask(served, "POST", "/gradio_api/queue/join", body, **headers)
+        assert (
+            (status not in (400, 403) or sent.get("content-type") == "application/json")
+            if ours
+            else status in (400, 403)
+        )
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_request_that_another_site_began_is_refused(served: App, cookie: str, site: str) -> None:
+    assert ask(served, Cookie=cookie.split(";")[0], Sec_Fetch_Site=site)[0] == 403
+
+
+PREFIXES = (
+    "/gradio_api/file=",
+    "/file=",
+    "/gradio_api/file/",
+    "/assets/",
+    "/static/",
+    "/theme.css/",
+    "/gradio_api/stream/",
+)
+WAYS: tuple[Callable[[str], str], ...] = (
+    lambda path: path,
+    lambda path: path.replace("/", "%2f"),
+    lambda path: path.replace("/", "%252f"),
+    lambda path: "../" * 12 + path.lstrip("/"),
+    lambda path: "..%2f" * 12 + path.lstrip("/"),
+    lambda path: "..\\" * 12 + path.lstrip("/"),
+    lambda path: "....//" * 12 + path.lstrip("/"),
+    lambda path: "%2e%2e/" * 12 + path.lstrip("/"),
+    lambda path: "/./" + path,
+    lambda path: path + "%00.png",
+    lambda path: "file://" + path,
+    lambda path: "//127.0.0.1" + path,
+)
+
+
+def test_no_byte_from_outside_comes_out(served: App, cookie: str, tmp_path: Path) -> None:
+    """Canaries: one outside, the key, a run's log, and the system's own files, by every way and prefix, with the key."""
+    canary = tmp_path / "canary.txt"
+    canary.write_text("CANARY-7f3a")
+    secret = (served.workspace / "app.secret").read_text()
+    places = [canary, served.workspace / "app.secret", Path("/etc/passwd"), runs.PROJECT / "README.md"]
+    marks = (b"CANARY-7f3a", secret.encode(), b"root:x:", b"# Tunebench")
+    tried = 0
+    for place in places:
+        for prefix in PREFIXES:
+            for way in WAYS:
+                _, _, body = ask(served, path=prefix + way(str(place)).replace(" ", "%20"), Cookie=cookie.split(";")[0])
+                assert not any(mark in body for mark in marks), (prefix, place)
+                tried += 1
+    assert tried == len(places) * len(PREFIXES) * len(WAYS)

@@ -1,0 +1,159 @@
+"""Who may talk to the app: the person who started it, from a page of the app itself, and nobody else.
+
+A server on 127.0.0.1 is open to every web page in the same browser, by cross-site requests and by names that are made to point
+at 127.0.0.1 (DNS rebinding). So every request must name us as its host, come from our own page, and carry a cookie that only
+the link from the terminal hands out. After Jupyter's model.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trainer_core.durable import write_atomically
+
+BITS = 256
+COOKIE_DAYS = 30
+OPEN_PATHS = frozenset({"/gradio_api/startup-events", "/manifest.json"})
+"""Gradio asks itself for the first, and browsers fetch the second without cookies. Neither tells or does anything."""
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+"""Gradio needs inline script and eval; what no script can do is fetch from, or send to, another place."""
+
+
+class Keys:
+    """The secret of the cookie, and the one link that hands it out. Both lie in the workspace, which only its owner can read.
+
+    The file `link` always holds the next unused link, so a second start of the app shows one that works.
+    """
+
+    def __init__(self, folder: Path, address: str):
+        self.address, self.link = address, folder / "app.address"
+        self.secret = kept_secret(folder / "app.secret")
+        self.issue()
+
+    def issue(self) -> str:
+        """Write a new link, which ends the one before."""
+        link = f"{self.address}/?token={secrets.token_hex(BITS // 8)}"
+        write_atomically(self.link, link)
+        os.chmod(self.link, 0o600)
+        return link
+
+    def redeem(self, token: str) -> bool:
+        """Is this the token of the current link? Then it is used up."""
+        current = parse_qs(urlsplit(self.link.read_text(encoding="utf-8")).query).get("token", [""])[0]
+        if not same(token, current):
+            return False
+        self.issue()
+        return True
+
+
+def kept_secret(file: Path) -> str:
+    """Kept from start to start, so that a page that is open outlives the app."""
+    if not file.exists():
+        write_atomically(file, secrets.token_hex(BITS // 8))
+        os.chmod(file, 0o600)
+    return file.read_text(encoding="utf-8")
+
+
+def same(one: str, other: str) -> bool:
+    """Compared in a time that does not tell how much of it was right. Nothing is never right."""
+    return bool(other) and hmac.compare_digest(one.encode(), other.encode())
+
+
+@dataclass(frozen=True)
+class Refused(Exception):
+    status: int
+    why: str
+
+
+class Door:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, keys: Keys):
+        self.app, self.keys = app, keys
+        place = urlsplit(keys.address)
+        self.hosts = {f"{name}:{place.port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        self.cookie = f"tunebench-{place.port}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        try:
+            response = self.judge(scope)
+        except Refused as refused:
+            response = PlainTextResponse(refused.why, refused.status, HEADERS)
+        if response is None:
+            return await self.app(scope, receive, guarded(send))
+        return await response(scope, receive, send)
+
+    def judge(self, scope: Scope) -> Response | None:
+        """None: let it in.
+
+        Raises:
+            Refused: with the reason.
+        """
+        headers = Headers(scope=scope)
+        if scope["type"] != "http":
+            raise Refused(403, "Tunebench uses no web sockets.")
+        host = headers.get("host", "")
+        if host not in self.hosts:
+            raise Refused(400, "This address is not Tunebench's: use the link that it printed.")
+        if headers.get("origin", f"http://{host}") != f"http://{host}":
+            raise Refused(403, "Requests from other pages are refused.")
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise Refused(403, "Requests from other pages are refused. Open Tunebench by the link that it printed.")
+        return self.admit(scope, headers)
+
+    def admit(self, scope: Scope, headers: Headers) -> Response | None:
+        if same(self.token(headers), self.keys.secret) or scope["path"] in OPEN_PATHS:
+            return None
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if scope["path"] == "/" and scope["method"] == "GET" and self.keys.redeem(given):
+            return self.welcome()
+        raise Refused(
+            401,
+            "Tunebench is open, but this browser does not have its key yet.\n\nOpen the link that Tunebench printed when it "
+            "started. It works once; start `python launch.py` again, and it prints a new one.",
+        )
+
+    def token(self, headers: Headers) -> str:
+        try:
+            cookies = SimpleCookie(headers.get("cookie", ""))
+        except CookieError:
+            return ""
+        return cookies[self.cookie].value if self.cookie in cookies else ""
+
+    def welcome(self) -> Response:
+        """Hand out the cookie, and lead to an address without the token in it."""
+        response = RedirectResponse("/", 303, HEADERS)
+        days = COOKIE_DAYS * 24 * 3600
+        response.set_cookie(self.cookie, self.keys.secret, max_age=days, httponly=True, samesite="strict")
+        return response
+
+
+def guarded(send: Send) -> Send:
+    """What goes out gets our headers."""
+
+    async def with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return with_headers
