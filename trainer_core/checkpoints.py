@@ -185,9 +185,14 @@ def place(run_dir: Path, stage: Stage, step: int) -> Path:
 
 
 def rotate(run_dir: Path, stage: Stage, keep: int = KEEP) -> None:
-    """Remove all but the newest."""
+    """Remove all but the newest.
+
+    Raises:
+        DiskError: a folder cannot be renamed.
+    """
     for folder in shelf(run_dir, stage)[keep:]:
-        durable.discard(folder)
+        with durable.disk_errors(folder):
+            durable.discard(folder)
 
 
 def finished(run_dir: Path, stage: Stage) -> Path | None:

@@ -22,7 +22,6 @@ from trainer_core.errors import DiskError
 RENAME_TRIES = 10
 """Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later."""
 _points = itertools.count(1)
-FAULT, _, FAULT_AT = os.environ.get("TUNEBENCH_FAULT", "").partition(":")
 
 
 def point(path: Path) -> None:
@@ -31,11 +30,13 @@ def point(path: Path) -> None:
     Raises:
         OSError: a test asked for it.
     """
-    if not FAULT or next(_points) < int(FAULT_AT):
+    fault, _, at = os.environ.get("TUNEBENCH_FAULT", "").partition(":")
+    if not fault or next(_points) < int(at):
         return
-    if FAULT == "kill":
+    if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    raise OSError(getattr(errno, FAULT.upper()), os.strerror(getattr(errno, FAULT.upper())), str(path))
+    code = getattr(errno, fault.upper())
+    raise OSError(code, os.strerror(code), str(path))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -49,5 +49,7 @@ def check_curves(page: Page) -> None:
     series = page.evaluate("window.tunebench.series")
     values = {name: [value for _, value in points] for name, points in series.items()}
     assert all(math.isfinite(value) for curve in values.values() for value in curve)
-    assert [step for step, _ in series["sft.loss"]] == list(range(1, (starter_recipe().sft.max_steps or 0) + 1)), "no point is lost or repeated"
+    assert [step for step, _ in series["sft.loss"]] == list(range(1, (starter_recipe().sft.max_steps or 0) + 1)), (
+        "no point is lost or repeated"
+    )
     assert values["dpo.loss"][-1] < values["dpo.loss"][0] and values["dpo.margin"][-1] > 0

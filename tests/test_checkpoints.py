@@ -1,0 +1,184 @@
+"""Folders that are complete or not there: killed at every point, flipped bits, a full disk; with a control that must fail."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer_core import checkpoints, durable
+from trainer_core.checkpoints import Origin, newest, place, rotate, verified, written
+from trainer_core.errors import DiskError
+
+ORIGIN = Origin("dpo", 20, "data")
+FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
+
+
+def fill(folder: Path, step: int) -> None:
+    for name, size in FILES.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(random.Random(f"{name}{step}").randbytes(size))
+
+
+def save(run_dir: Path, step: int) -> None:
+    with written(place(run_dir, "dpo", step), ORIGIN, step) as staging:
+        fill(staging, step)
+    rotate(run_dir, "dpo", keep=2)
+
+
+def saved_with(run_dir: Path, fault: str) -> int:
+    """Three saves in a process with a fault; its exit code."""
+    run_dir.mkdir(parents=True)
+
+    def three() -> None:
+        for step in (2, 4, 6):
+            save(run_dir, step)
+            (run_dir / "counted").write_text(str(step))
+
+    return in_a_process(three, fault)
+
+
+def in_a_process(work: Callable[[], object], fault: str) -> int:
+    """Exit code of a fork that does the work with a fault."""
+    child = os.fork()
+    if child == 0:
+        os.environ["TUNEBENCH_FAULT"] = fault
+        code = 3
+        try:
+            work()
+            code = 0
+        except DiskError:
+            code = 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def sound(folder: Path) -> bool:
+    """Every byte as it was written."""
+    step = verified(folder).step
+    return all(
+        (folder / name).read_bytes() == random.Random(f"{name}{step}").randbytes(size) for name, size in FILES.items()
+    )
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc"])
+def test_a_fault_at_every_point_leaves_the_newest_or_the_one_before(tmp_path: Path, fault: str) -> None:
+    """Step 2 may be lost whole while it is the first; after that there is always one to go on from, and it is sound."""
+    seen, at = set(), 0
+    while True:
+        at += 1
+        run_dir = tmp_path / f"{fault}{at}"
+        code = saved_with(run_dir, f"{fault}:{at}")
+        if code == 0:
+            break
+        assert code == (-signal.SIGKILL if fault == "kill" else 1)
+        counted = int((run_dir / "counted").read_text()) if (run_dir / "counted").exists() else 0
+        found = newest(run_dir, "dpo", "data")
+        assert found.step in (counted, counted + 2), f"point {at}: {counted} was complete, {found} was found"
+        assert found.folder is None or sound(found.folder)
+        durable.sweep(run_dir / checkpoints.FOLDER)
+        assert all(sound(folder) for folder in checkpoints.shelf(run_dir, "dpo")), "a half is seen under its name"
+        seen.add(found.step)
+        shutil.rmtree(run_dir)
+    assert at > 30 and seen == {0, 2, 4, 6}
+
+
+def test_without_the_staging_folder_a_kill_leaves_a_half(tmp_path: Path) -> None:
+    """The control: files written in place, as the stock trainer does, and killed between two of them."""
+    folder = place(tmp_path, "dpo", 2)
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text("{}")
+    assert checkpoints.shelf(tmp_path, "dpo") == [folder], "the stock way would go on from it"
+    assert newest(tmp_path, "dpo", "data").folder is None
+
+
+def damage(path: Path, dice: random.Random) -> str:
+    """Flip one bit, cut the end off, or empty the file."""
+    content = bytearray(path.read_bytes())
+    match dice.choice(("flip", "flip", "cut", "empty")):
+        case "flip":
+            at = dice.randrange(len(content))
+            content[at] ^= 1 << dice.randrange(8)
+        case "cut":
+            del content[dice.randrange(len(content)) :]
+        case "empty":
+            content.clear()
+    path.write_bytes(content)
+    return path.name
+
+
+def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path: Path) -> None:
+    dice = random.Random(1)
+    for step in (2, 4):
+        save(tmp_path, step)
+    folder = place(tmp_path, "dpo", 4)
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    silent = []
+    for _ in range(500):
+        path = dice.choice(sorted(whole))
+        name = damage(path, dice)
+        found = newest(tmp_path, "dpo", "data")
+        same = path.read_bytes() == whole[path]
+        if not same and (found.step != 2 or name not in " ".join(found.skipped)):
+            silent.append((name, found))
+        path.write_bytes(whole[path])
+    assert [case for case in silent if case[0] != checkpoints.MANIFEST] == []
+    assert all(sound(case[1].folder) for case in silent), "a flipped bit in a version number may pass; nothing else"
+    assert newest(tmp_path, "dpo", "data").step == 4
+
+
+def test_a_missing_file_and_other_data_are_named(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save(tmp_path, step)
+    (place(tmp_path, "dpo", 4) / "optimizer.pt").unlink()
+    assert newest(tmp_path, "dpo", "data").skipped == (
+        "dpo-000004/optimizer.pt is missing. An older checkpoint was used.",
+    )
+    found = newest(tmp_path, "dpo", "other")
+    assert found.folder is None and "other data" in found.skipped[1]
+
+
+def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path: Path) -> None:
+    save = written(place(tmp_path, "sft", 2), Origin("sft", 4, "data"), 2, needs=2**60)
+    with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free"), save:
+        raise AssertionError("it went on")
+    assert not (tmp_path / checkpoints.FOLDER).exists()
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        save(tmp_path, step)
+    assert [verified(folder).step for folder in checkpoints.shelf(tmp_path, "dpo")] == [6, 4]
+    assert list((tmp_path / checkpoints.FOLDER).glob(".*")) == []
+
+
+def test_only_a_stage_at_its_end_counts_as_finished(tmp_path: Path) -> None:
+    for step, expected in ((12, None), (20, tmp_path / "adapter-dpo")):
+        with written(tmp_path / "adapter-dpo", ORIGIN, step) as staging:
+            fill(staging, step)
+        assert checkpoints.finished(tmp_path, "dpo") == expected
+
+
+def test_a_text_is_old_or_new_at_every_point(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    for at in (1, 2, 3):
+        path.write_text("old")
+        assert in_a_process(lambda: durable.write_atomically(path, "new"), f"kill:{at}") == -signal.SIGKILL
+        assert path.read_text() == "old"
+    assert in_a_process(lambda: durable.write_atomically(path, "new"), "kill:4") == 0
+    assert path.read_text() == "new"
+
+
+def test_a_full_disk_is_said_in_megabytes(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DiskError, match=r"disk is full: .* MB are free"), durable.disk_errors(tmp_path / "x"):
+        broken()
