@@ -2,23 +2,26 @@
 
 `python -m tests.engine_case [fault:]RUN_DIR ...`. A fault goes into the DPO reference of that run: corrupt (before
 training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell); or it happens
-once, where an event says that a point is reached: kill@dpo.3, pause@sft.2, oom@dpo.1, nan@sft.5 (and from there on).
+once, where an event says that a point is reached: kill@dpo.3, pause@sft.2, cuda@dpo.1; or each time: cap300@sft.start leaves
+the process 300 MB more memory than it has then.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import torch
 from transformers import TrainerCallback
 
 from trainer_core import runs, worker
-from trainer_core.events import EventLog, Saved, Step
+from trainer_core.events import EventLog, Saved, Status, Step
 
 
 def parts(fault: str, job):
@@ -47,12 +50,20 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: ru
 
     def say(event) -> None:
         emit(event)
+        if step == "start" and isinstance(event, Status) and event.phase == stage:
+            cap(int(what.removeprefix("cap")))
         at = isinstance(event, Saved) if step == "saved" else isinstance(event, Step) and str(event.step) == step
         if at and event.stage == stage and not happened.exists():
             happened.touch()
             happen(what, wants)
 
     return train(job, run_dir, say, wants)
+
+
+def cap(megabytes: int) -> None:
+    """A limit that the allocator really meets."""
+    size = psutil.Process().memory_info().vms + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
 def happen(what: str, wants: runs.Wants) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,3 +98,29 @@ def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:
 def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dict[str, RunView]) -> None:
     text = (folders["killed in DPO"] / "events.jsonl").read_text()
     assert text.count('"Saved", "stage": "sft"') == 1
+
+
+@pytest.fixture(scope="module")
+def capped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose first batch is too large for the memory that the system gives it: 8 rows of 500 tokens, 2,048 wide."""
+    folder = tmp_path_factory.mktemp("capped")
+    tiny.model(folder / "model", hidden_size=256, intermediate_size=2048)
+    row = {"prompt": "Say it.", "chosen": "a long answer " * 60, "rejected": "no"}
+    rows = [row | {"prompt": f"Say it {n} times."} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sft = {"batch_size": 8, "accumulation": 1, "max_length": 500, "max_steps": 2}
+    run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, method="sft", sft=sft)), "t")
+    start(folder, f"cap{CAP}@sft.start:{run_dir}")
+    return run_dir
+
+
+CAP = 260
+
+
+def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
+    view = read_view(capped)
+    assert view.phase is Phase.DONE, view.error
+    assert 1 <= len(view.out_of_memory) <= 3
+    used = {change.what: change.used for change in view.changes}
+    assert int(used["sft.batch_size"]) * int(used["sft.accumulation"]) == 8
+    assert [point.step for point in view.points] == [1, 2]

@@ -5,6 +5,7 @@ One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.1
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
+
+from trainer_core import durable
 
 Stage = Literal["sft", "dpo"]
 
@@ -293,20 +296,51 @@ Event = (
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
 
+RESERVE_BYTES = 64 * 1024
+
+
 class EventLog:
-    """Appends events, one write per line, from any thread of the one process that owns the file."""
+    """Appends events, one write per line, from any thread of the one process that owns the file.
+
+    A reserve lies beside the file, so that a full disk can still be said: it is given up for the last words.
+    """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self._reserve = path, path.with_name(".reserve")
         cut_torn_tail(path)
         self._seq = path.read_bytes().count(b"\n") if path.exists() else 0
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (open as long as the worker lives)
         self._lock = threading.Lock()
+        with durable.disk_errors(self._reserve):
+            self._reserve.write_bytes(bytes(RESERVE_BYTES))
 
     def __call__(self, event: Event) -> None:
-        with self._lock:
+        """Append one event.
+
+        Raises:
+            DiskError: the disk is full; what is said from now on goes into the reserve.
+        """
+        with self._lock, durable.disk_errors(self.path):
+            line = encode(event, self._seq + 1, datetime.now(UTC))
+            try:
+                durable.point(self.path)
+                self._append(line)
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
+                raise
             self._seq += 1
-            self._file.write(encode(event, self._seq, datetime.now(UTC)))
+
+    def _append(self, line: bytes) -> None:
+        """All of the line or nothing of it: half a line would swallow the next."""
+        whole = self.path.stat().st_size
+        try:
+            written = self._file.write(line)
+        except OSError:
+            os.truncate(self.path, whole)
+            raise
+        if written != len(line):
+            os.truncate(self.path, whole)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def encode(event: Event, seq: int, at: datetime) -> bytes:

@@ -17,7 +17,7 @@ import re
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -235,7 +235,10 @@ def beating(run_dir: Path) -> Iterator[Wants]:
             if wish := requested(run_dir):
                 getattr(wants, wish).set()
             if rounds % round(BEAT_SECONDS / LOOK_SECONDS) == 0:
-                write_atomically(run_dir / "heartbeat.json", beat)
+                with suppress(
+                    DiskError
+                ):  # a beat is only seen by others; the thread must live, for it hears the requests
+                    write_atomically(run_dir / "heartbeat.json", beat)
 
     thread = threading.Thread(target=run, name="heartbeat", daemon=True)
     thread.start()

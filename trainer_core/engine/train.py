@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 from trl import DPOTrainer
 
-from trainer_core import checkpoints, data, models, runs, tokens
+from trainer_core import checkpoints, data, durable, models, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.engine import dpo, load, sft
 from trainer_core.engine.callbacks import Progress
@@ -56,6 +56,8 @@ def train(
     Raises:
         UserError: the data, the model or the run itself, in words the user can act on.
     """
+    for place in (run_dir, run_dir / checkpoints.FOLDER):
+        durable.sweep(place)
     before = read_view(run_dir)
     recipe = in_force(job.recipe, before.changes)
     emit(Status(Phase.LOADING, "Reading the data"))
