@@ -16,11 +16,11 @@ from trainer_core.supervisor import Comparison, Supervisor, wait_for
 
 PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"
 ANSWERS = 3
-SCORED = 12
+SCORED = 8
 """Prompts whose answers are measured for their length."""
 LOAD_SECONDS = 600.0
 SCORE_SECONDS = 1800.0
-DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=80)
+DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=64)
 """Greedy, so that the demo says the same on every machine of a kind."""
 
 
