@@ -73,7 +73,7 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
         " new MutationObserver(() => titles.add(document.title)).observe(document.querySelector('title'), {childList: true}); }"
     )
     steps = starter_recipe().sft.max_steps
-    expect(page.locator("#plan")).to_contain_text(f"{steps} steps of 8 examples")
+    expect(page.locator("#plan")).to_contain_text(f"{steps} steps of 4 examples")
     page.click("#go")
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
     phase(page, "done")
