@@ -2,10 +2,12 @@
 (() => {
   const at = (id) => document.getElementById(id);
   const app = (window.tunebench = {
-    parts: {}, series: {}, run: "", points: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "",
+    parts: {}, series: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
     show: sessionStorage.getItem("tunebench.show") || "",
-    is: (name) => app.parts[name]?.is,
+    // What a run is, and on top of it what changes at every step.
+    is: (name) => (name === "run" && app.parts.run?.is ? { ...app.parts.run.is, ...app.parts.pace?.is } : app.parts[name]?.is),
     send: () => {},
+    draws: {}, tools: {}, after: [],
   });
 
   function make(tag, attributes = {}, ...children) {
@@ -30,6 +32,7 @@
 
   app.cursor = () => ({
     show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
+    deep: at("deep")?.open ? app.deep : -1, machine: at("machine")?.open ? app.machine : -1,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
     marks: Object.fromEntries(Object.entries(app.parts).map(([name, part]) => [name, part.mark])),
   });
@@ -37,20 +40,48 @@
   app.take = (news) => {
     const before = app.is("run"), busyBefore = app.is("gates")?.busy;
     for (const [name, part] of Object.entries(news.parts)) app.parts[name] = part;
-    if (news.run !== app.run || news.from === 0) app.series = {};
+    if (news.run !== app.run || news.from === 0) dropCurves(news.run !== app.run);
     app.run = news.run;
     app.points = news.points;
-    for (const [name, points] of Object.entries(news.series)) (app.series[name] ??= []).push(...points);
+    addCurves(news.series);
+    if (news.deep) takeDeep(news.deep);
+    for (const [time, ...values] of news.machine ?? []) addReading(time, values);
     if (news.ask !== app.ask) app.text = {};
     app.ask = news.ask;
     for (const [lane, more] of Object.entries(news.text)) app.text[lane] = (app.text[lane] ?? "") + more;
     const busy = app.is("gates")?.busy;
     if (busy && busyBefore !== undefined && busy !== busyBefore) app.choose("");
     const run = app.is("run");
-    if (before?.active && run && run.id === before.id && run.phase === "done" && openTab() === "train") app.finishedWhileWatching = run.id;
+    if (before?.active && run && run.id === before.id && !run.active) app.ended = run;
+    if (app.ended === run && run?.phase === "done" && openTab() === "train") app.finishedWhileWatching = run.id;
     rememberTab();
-    drawAll("run" in news.parts || Object.keys(news.series).length > 0 || news.from === 0);
+    drawAll();
+    for (const then of app.after) then(run);
+    app.ended = null;
   };
+
+  // ---- curves: name → [[x, value], …]
+
+  function dropCurves(another) {
+    const kept = Object.entries(app.series).filter(([name]) => name.startsWith("machine.") || (name.startsWith("deep.") && !another));
+    app.series = Object.fromEntries(kept);
+    if (another) app.deep = 0;
+  }
+
+  function addCurves(series) {
+    for (const [name, points] of Object.entries(series)) (app.series[name] ??= []).push(...points);
+  }
+
+  function takeDeep(deep) {
+    if (deep.from === 0) for (const name of Object.keys(app.series)) if (name.startsWith("deep.")) delete app.series[name];
+    app.deep = deep.points;
+    addCurves(deep.series);
+  }
+
+  function addReading(time, [memory, celsius, watts, busy]) {
+    app.machine = Math.max(app.machine, time + 0.05); // times are rounded on the way
+    for (const [name, value] of Object.entries({ memory, celsius, watts, busy })) if (value !== null) (app.series[`machine.${name}`] ??= []).push([time, value]);
+  }
 
   app.choose = (run) => {
     app.show = run;
@@ -80,36 +111,29 @@
 
   const drawn = new WeakMap();
 
-  function drawAll(newCurves) {
-    for (const [name, [place, draw]] of Object.entries(draws)) {
-      const node = at(place), part = app.parts[name === "train" ? "run" : name];
-      if (!node || !part || drawn.get(node) === part.mark) continue;
-      draw(part.is, node);
-      drawn.set(node, part.mark);
+  // draws: name → [id of its place, how it is drawn, the parts it shows]
+  function drawAll() {
+    for (const [name, [place, draw, parts = [name]]] of Object.entries(app.draws)) {
+      const node = at(place), marks = parts.map((part) => app.parts[part]?.mark).join(" ");
+      if (!node || parts.some((part) => !app.parts[part]) || drawn.get(node)?.[name] === marks) continue;
+      drawn.set(node, { ...drawn.get(node), [name]: marks }); // first: drawing wakes the observer below
+      draw(app.is(parts[0]), node);
     }
-    const charts = at("charts");
-    if (charts && app.is("run") && (newCurves || !drawn.has(charts))) {
-      drawCharts(charts);
-      drawn.set(charts, 1);
-    }
+    app.drawCurves();
     drawLanes();
     drawTitle();
   }
+  app.drawCurves = () => {};
 
   // Gradio makes a tab's content when the tab is first opened; what is known by then is drawn at once.
-  new MutationObserver(() => drawAll(false)).observe(document.documentElement, { childList: true, subtree: true });
+  new MutationObserver(drawAll).observe(document.documentElement, { childList: true, subtree: true });
 
-  // part → where it is seen, and how it is drawn
-  const draws = {
+  Object.assign(app.draws, {
     device: ["device-meter", drawDevice],
-    run: ["run-bar", drawRunCard],
-    train: ["train-run", drawTrain],
-    facts: ["proof", drawFacts],
+    card: ["run-bar", drawRunCard, ["run", "pace"]],
     gates: ["trouble", drawTrouble],
     recent: ["recent", drawRecent],
-    runs: ["runs", drawTable],
-    log: ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")],
-  };
+  });
 
   function drawDevice(device, meter) {
     const percent = (share) => `${(100 * share).toFixed(1)}%`;
@@ -146,93 +170,13 @@
     bar.firstElementChild.style.width = `${100 * run.progress}%`;
   }
 
-  function drawTrain(run, place) {
-    at("train-empty").hidden = !!run;
-    place.hidden = !run;
-    if (!run) return;
-    write("train-name", run.name);
-    write("train-left", [run.left, run.speed].filter(Boolean).join(" · "));
-    drawStages(run);
-    drawVerdict(run);
-    hideUnusedCharts(run);
-  }
-
-  function drawStages(run) {
-    const marks = { done: "✓", failed: "!", stopped: "■" };
-    const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", todo: "to come" };
-    at("stages").replaceChildren(...run.stages.map((stage, index) =>
-      make("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
-        make("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
-        make("span", {}, stage.word), make("span", { class: "sr" }, words[stage.state]))));
-  }
-
-  const list = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}` : words[0] ?? "");
-
-  function verdictOf(run) {
-    const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
-    if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
-    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, kept || "No step was finished, so there is no adapter."], open: run.adapters.length };
-    const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
-    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length };
-    return null;
-  }
-
-  function drawVerdict(run) {
-    const verdict = verdictOf(run), place = at("verdict");
-    const key = JSON.stringify([run.id, verdict, verdict ? "" : run.detail]);
-    if (place.dataset.key === key) return;
-    place.dataset.key = key;
-    if (!verdict) return place.replaceChildren(...(run.detail ? [make("p", { class: "detail" }, run.detail)] : []));
-    const box = make("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, make("h3", {}, verdict.title));
-    for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
-    const open = make("button", { class: "button", id: "opencmp", onclick: () => app.send("opencompare", { run: run.id }) }, "Open Compare");
-    if (verdict.open) box.append(open);
-    place.replaceChildren(box);
-    if (verdict.tone === "bad") at("log").open = true;
-  }
-
-  function hideUnusedCharts(run) {
-    const words = run.stages.map((stage) => stage.word.toLowerCase());
-    document.querySelectorAll("#charts figure").forEach((figure) => {
-      figure.hidden = !words.includes(figure.dataset.series.split(".")[0]);
-    });
-  }
-
-  function drawCharts(charts) {
-    const planned = app.is("run")?.planned ?? {};
-    for (const figure of charts.querySelectorAll("figure")) {
-      const name = figure.dataset.series;
-      window.drawChart(figure, app.series[name] ?? [], planned[name.split(".")[0]]);
-      sizes.observe(figure);
-    }
-  }
-
-  const sizes = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      const width = target.querySelector(".plot").clientWidth;
-      if (width && width !== Number(target.dataset.width)) return drawCharts(at("charts"));
-    }
-  });
-
-  function drawFacts(facts, proof) {
-    if (!facts) return;
-    proof.hidden = !facts.proof;
-    proof.className = `proof ${facts.holds ? "good" : "bad"}`;
-    proof.replaceChildren(make("b", {}, `Step 0 proof ${facts.holds ? "✓" : "✗"} `), facts.proof);
-    write("rows", facts.rows);
-    const notes = [...facts.reasons, ...facts.changes, ...facts.notes];
-    at("notes").hidden = !notes.length;
-    at("notes").replaceChildren(make("summary", {}, `What was chosen, changed or left out (${notes.length})`), make("ul", {}, ...notes.map((note) => make("li", {}, note))));
-    at("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>
-      make("section", {}, make("h3", {}, group.title),
-        make("dl", {}, ...group.rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])))));
-  }
-
   const when = (iso) => {
     if (!iso) return "";
     const date = new Date(iso), today = new Date().toDateString() === date.toDateString();
     return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
   };
+
+  const list = (words) => (words.length > 1 ? `${words.slice(0, -1).join(", ")} and ${words[words.length - 1]}` : words[0] ?? "");
 
   function show(run) {
     app.choose(run);
@@ -246,19 +190,6 @@
         make("i", { class: "state", "data-tone": run.tone, "aria-hidden": "true" }),
         make("b", {}, run.name), make("span", { class: "sr" }, `, ${run.pill}, `),
         make("small", { class: "quiet" }, [run.kind, when(run.when)].filter(Boolean).join(" · "))))));
-  }
-
-  function drawTable(runs, table) {
-    at("runs-empty").hidden = runs.length > 0;
-    table.hidden = !runs.length;
-    const cell = (text, kind = "") => make("td", { class: kind }, text || "–");
-    table.tBodies[0].replaceChildren(...runs.map((run) =>
-      make("tr", { title: run.error || null },
-        make("td", {}, make("span", { class: "pill", "data-tone": run.tone }, run.pill)),
-        make("th", { scope: "row" }, make("button", { class: "plain", onclick: () => show(run.id) }, run.name),
-          ...(run.model ? [make("div", { class: "quiet small" }, run.model)] : [])),
-        cell(run.kind), cell(run.data), cell(run.steps, "num"), cell(run.loss, "num"), cell(run.accuracy, "num"),
-        cell(when(run.when)), make("td", {}, ...(run.comparable ? [make("button", { class: "button small", onclick: () => app.send("opencompare", { run: run.id }) }, "Compare")] : [])))));
   }
 
   // ---- Compare: text grows in place, so that a selection or a scroll position is never lost
@@ -314,13 +245,21 @@
     else if (mine && run.phase === "done") [title, tone] = ["✓ Done · Tunebench", "good"];
     else if (mine && run.phase === "failed") [title, tone] = ["✗ Failed · Tunebench", "bad"];
     if (document.title !== title) document.title = title;
-    if (tone !== icon) setIcon((icon = tone));
+    const key = `${tone} ${tone === "busy" ? Math.round(50 * run.progress) : ""}`;
+    if (key !== icon) setIcon(tone, run?.progress ?? 0);
+    icon = key;
   }
 
-  function setIcon(tone) {
-    const colour = { busy: "#b45309", good: "#0f766e", bad: "#b91c1c", plain: "" }[tone];
+  // The disc fills as the run goes; a dot tells how it ended.
+  function setIcon(tone, progress) {
+    const colour = { good: "#0f766e", bad: "#b91c1c" }[tone];
     const dot = colour ? `<circle cx="24" cy="24" r="8" fill="${colour}" stroke="#fff" stroke-width="2"/>` : "";
-    const picture = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><circle cx="16" cy="16" r="13" fill="none" stroke="#0f766e" stroke-width="3"/><path d="M16 3a13 13 0 0 1 0 26z" fill="#0f766e"/>${dot}</svg>`;
-    document.querySelectorAll("link[rel~=icon]").forEach((link) => (link.href = "data:image/svg+xml," + encodeURIComponent(picture)));
+    const round = 2 * Math.PI * 6.5, done = tone === "busy" ? progress : 0.5;
+    const disc = `<circle cx="16" cy="16" r="6.5" fill="none" stroke="${tone === "busy" ? "#b45309" : "#0f766e"}" stroke-width="13" stroke-dasharray="${(done * round).toFixed(2)} ${round.toFixed(2)}" transform="rotate(-90 16 16)"/>`;
+    const picture = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><circle cx="16" cy="16" r="13" fill="none" stroke="#0f766e" stroke-width="3"/>${disc}${dot}</svg>`;
+    const link = document.querySelector("link[rel~=icon]") ?? document.head.appendChild(make("link", { rel: "icon" }));
+    link.href = "data:image/svg+xml," + encodeURIComponent(picture);
   }
+
+  Object.assign(app.tools, { at, make, put, write, when, list, show, openTab });
 })();

@@ -4,7 +4,8 @@ How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
 hostile   its answers try to break the page
-slow      4 steps a second              any other: SFT and DPO to the end
+slow      4 steps a second              trivial   every pair is right from DPO's second step on
+any other: SFT and DPO to the end
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from trainer_core.events import (
     Answered,
     Asked,
     Changed,
+    Evaluated,
     EventLog,
     LaneEnd,
     LaneProof,
@@ -54,8 +56,9 @@ ANSWERS = {
     "next to the kettle so you cannot miss it.",
 }
 STEPS = {"sft": 24, "dpo": 20}
-BEHAVIOURS = ("fails", "bug", "killed", "noload", "hostile", "slow")
+BEHAVIOURS = ("fails", "bug", "killed", "noload", "hostile", "slow", "trivial")
 SLOW = 4.0
+EVALUATE_EVERY = 6
 
 
 class Script:
@@ -93,7 +96,9 @@ class Script:
             if stage == "dpo" and step == 1:
                 copy = "frozen copy of the SFT adapter"
                 emit(Proof("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
-            emit(self.step(stage, step, total))
+            emit(made := self.step(stage, step, total))
+            if step % EVALUATE_EVERY == 0:
+                emit(Evaluated(stage, step, made.loss + 0.04, made.accuracy, made.margin))
             if wants.stop.is_set():
                 done = step
                 break
@@ -129,7 +134,10 @@ class Script:
         if stage == "sft":
             return common
         accuracy = min(1.0, 0.5 + 0.45 * way + 0.06 * noise)
-        return replace(common, margin=1.6 * way + 0.08 * noise, accuracy=accuracy, chosen=-80.0, rejected=-95.0)
+        if self.behaviour == "trivial" and step > 1:
+            accuracy = 1.0
+        sides = {"chosen": -80.0 - 2 * way + noise, "rejected": -95.0 - 14 * way + noise}
+        return replace(common, margin=1.6 * way + 0.08 * noise, accuracy=accuracy, **sides)
 
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox) -> Phase:
         emit(Status(Phase.LOADING, "Loading the base and its adapters"))

@@ -10,13 +10,32 @@ from pathlib import Path
 
 import pytest
 
+from tests.histories import LN2
 from tests.serve import machine
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.events import Ended, EventLog, Phase, Plan, RunView, Saved, Status, Step, fold
+from trainer_core.events import (
+    Ended,
+    Evaluated,
+    EventLog,
+    Failed,
+    Offer,
+    Phase,
+    Plan,
+    Prepared,
+    RunView,
+    Saved,
+    Status,
+    Step,
+    fold,
+)
+from trainer_core.ladder import changed
+from trainer_core.presets import starter_recipe
+from trainer_core.readings import Reading, Readings
 from trainer_core.supervisor import Supervisor
-from ui import live, views
+from ui import diagnosis, live, views
+from ui.facts import Row, settings, standard
 from ui.live import Cursor, news, thinned
 from ui.words import duration
 
@@ -137,8 +156,8 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
         step("dpo", 2, 2),
         Saved("dpo", "adapter-dpo", 5, 2),
     )
-    said = views.run(supervisor, supervisor.run(run))
-    assert said is not None
+    view = supervisor.run(run)
+    said = {**(views.run(supervisor, view) or {}), **(views.pace(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
     row = views.table(supervisor)[0]
@@ -180,3 +199,89 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     supervisor.look()
     assert views.table(supervisor)[0]["name"] == folder.name
     assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
+
+
+def test_a_step_costs_little(supervisor: Supervisor) -> None:
+    """What a page gets in a second in which one DPO step was made."""
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    log = EventLog(run_dir / "events.jsonl")
+    with runs.beating(run_dir):
+        log(Plan({"dpo": 300}))
+        log(Status(Phase.DPO))
+        log(step("dpo", 1, 300))
+        supervisor.look()
+        first = news(supervisor, Cursor(run="", tab="train"))
+        log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
+        supervisor.look()
+        second = news(supervisor, cursor_after(first, tab="train"))
+    assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
+    assert len(json.dumps(second)) < 500
+
+
+def test_deep_curves_run_over_both_stages(supervisor: Supervisor) -> None:
+    finished(supervisor, step("sft", 1), step("sft", 2), step("dpo", 1))
+    assert "deep" not in news(supervisor, Cursor())
+    first = news(supervisor, Cursor(deep=0))
+    assert first["deep"]["series"]["deep.seconds"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    run = first["run"]
+    assert news(supervisor, Cursor(run=run, deep=2))["deep"]["series"]["deep.speed"] == [(3, 900.0)]
+    assert news(supervisor, Cursor(run=run, deep=3))["deep"]["series"] == {}
+
+
+def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
+    finished(supervisor, step("dpo", 1), Evaluated("dpo", 1, 0.69, 0.5, 0.0), Evaluated("dpo", 2, float("nan")))
+    held = news(supervisor, Cursor())["parts"]["held"]["is"]
+    assert held == {"dpo.held.loss": [(1, 0.69)], "dpo.held.accuracy": [(1, 0.5)], "dpo.held.margin": [(1, 0.0)]}
+
+
+def test_readings_are_sent_where_they_are_shown(supervisor: Supervisor) -> None:
+    times = iter((100.0, 101.0))
+    supervisor.readings = Readings(clock=lambda: next(times))
+    supervisor.readings.note(machine(24))
+    supervisor.readings.note(machine(24))
+    assert "machine" not in news(supervisor, Cursor())
+    assert news(supervisor, Cursor(machine=100))["machine"] == [[101.0, 2.1, 41, 38.0, 3]]
+
+
+def test_readings_of_the_processor() -> None:
+    readings = Readings(load=lambda: 75.0, clock=lambda: 5.0)
+    readings.note(machine(0))
+    assert readings.since(0) == [Reading(5.0, 12.0, 75.0)]
+
+
+TRIVIAL = [
+    Prepared(300, 300, 16, ""),
+    *(replace(step("dpo", at, 100, LN2 * 0.99**at), accuracy=float(at > 1)) for at in range(1, 30)),
+]
+
+
+def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> None:
+    run = finished(supervisor, *TRIVIAL)
+    (said,) = news(supervisor, Cursor())["parts"]["doctor"]["is"]
+    assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
+    recipe, changes = diagnosis.retry(supervisor, run, said["key"])
+    assert (recipe.lora.rank, recipe.dpo.label_smoothing) == (8, 0.1)
+    assert changes == [
+        "LoRA rank: 8 (changed from 16)",
+        "LoRA alpha: 8 (changed from 16)",
+        "DPO label smoothing: 0.1 (changed from 0)",
+    ]
+    with pytest.raises(ConfigError, match="does not hold any more"):
+        diagnosis.retry(supervisor, run, "dpo.flat")
+
+
+def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    EventLog(run_dir / "events.jsonl")(Failed("NaN", offers=(Offer("Half the rate", {"dpo.learning_rate": 1e-6}),)))
+    supervisor.look()
+    run = news(supervisor, Cursor())["parts"]["run"]["is"]
+    assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}]
+    recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
+    assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
+
+
+def test_settings_say_what_differs_from_the_preset(supervisor: Supervisor) -> None:
+    recipe = changed(starter_recipe(), {"dpo.beta": 0.3})
+    groups = {group.title: {row.label: row for row in group.rows} for group in settings(recipe, standard(recipe))}
+    assert groups["DPO"]["Beta"] == Row("Beta", "0.3", "0.1")
+    assert [row.label for rows in groups.values() for row in rows.values() if row.preset is not None] == ["Beta"]

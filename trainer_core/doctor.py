@@ -122,7 +122,7 @@ def diverged(course: Course) -> Finding | None:
             f"margin up to {np.nanmax(np.abs(course.margin)):.3g}; sound runs end at 1 to {HEALTHY_MARGIN:g}"
         )
     says = "The steps are too large: each undoes more than the one before has learned. What follows will not recover."
-    return finding(course, "diverging", "The run is diverging", says, evidence, "[field]", slower(course))
+    return finding(course, "diverging", "The run is diverging", says, evidence, "common practice", slower(course))
 
 
 def left_mildly(loss: np.ndarray) -> bool:
@@ -156,7 +156,9 @@ def spiking(course: Course) -> Finding | None:
     offer = Offer(
         f"Half the {course.stage.upper()} learning rate ({short(rate)})", {f"{course.stage}.learning_rate": tidy(rate)}
     )
-    return finding(course, "spikes", "The loss jumps", says, evidence, "[field]; what counts as a spike: [own]", offer)
+    return finding(
+        course, "spikes", "The loss jumps", says, evidence, "common practice; what counts as a spike is our own", offer
+    )
 
 
 def double_descent(course: Course) -> Finding | None:
@@ -183,7 +185,7 @@ def double_descent(course: Course) -> Finding | None:
         "The loss came back up before it fell again",
         says,
         evidence,
-        "[Nak, field]",
+        "Nakkiran 2020, common practice",
         steadier(course),
     )
 
@@ -206,7 +208,7 @@ def not_learning(course: Course) -> Finding | None:
     if not np.any(course.norm[np.isfinite(course.norm)]):
         evidence.append("gradient norm 0 at every step: nothing is trained")
     says = "The loss is where it began. The steps are too small, or nothing of what they should move is trained."
-    return finding(course, "still", "It is not learning", says, evidence, "[field]", faster(course, FASTER))
+    return finding(course, "still", "It is not learning", says, evidence, "common practice", faster(course, FASTER))
 
 
 def memorising(course: Course) -> Finding | None:
@@ -229,7 +231,7 @@ def memorising(course: Course) -> Finding | None:
         "It has begun to memorise",
         says,
         evidence,
-        "[HF, field]; what counts as worse: [own]",
+        "Tunstall 2024, common practice; what counts as worse is our own",
         offer,
     )
 
@@ -247,7 +249,9 @@ def too_low(course: Course) -> Finding | None:
     says = f"A loss below {MEMORISED:g} this early means that the rows are learned by heart, or that they hold little to learn."
     alpha = max(1, course.lora.alpha // 2)
     offer = Offer(f"Half the LoRA alpha ({alpha})", {"lora.alpha": alpha})
-    return finding(course, "low-loss", "The loss is very low very early", says, evidence, "[U]", offer, at)
+    return finding(
+        course, "low-loss", "The loss is very low very early", says, evidence, "Unsloth's guide 2025", offer, at
+    )
 
 
 # ---- DPO
@@ -274,7 +278,7 @@ def dead(course: Course) -> Finding | None:
         "DPO has not begun to move",
         says,
         evidence,
-        "[DPO]; how close is the same: [own]",
+        "Rafailov 2023; how close counts as the same is our own",
         faster(course, SLOWER),
     )
 
@@ -295,7 +299,7 @@ def flat(course: Course) -> Finding | None:
         f"margin {mean_after(margin, 20):+.3f}, accuracy {mean_after(course.accuracy, 20):.2f} over 20 steps up to {course.last}"
     ]
     says = "Chosen answers do not pull ahead: the rate is too low, β too high, or the pairs disagree with each other."
-    return finding(course, "flat", "The margin stays flat", says, evidence, "[field]", faster(course, FASTER))
+    return finding(course, "flat", "The margin stays flat", says, evidence, "common practice", faster(course, FASTER))
 
 
 def trivial(course: Course) -> Finding | None:
@@ -321,7 +325,14 @@ def trivial(course: Course) -> Finding | None:
     if course.recipe.dpo.label_smoothing:
         offer = Offer(f"The IPO loss and rank {rank}", changes | single_loss("ipo"))
     return finding(
-        course, "trivial", "The pairs are too easy", says, evidence, "[field]; how many pairs: [own]", offer, at
+        course,
+        "trivial",
+        "The pairs are too easy",
+        says,
+        evidence,
+        "common practice; the number of pairs is our own",
+        offer,
+        at,
     )
 
 
@@ -344,7 +355,7 @@ def collapsing(course: Course) -> Finding | None:
         "Both answers are losing likelihood",
         says,
         evidence,
-        "[Pal, Raz, field]",
+        "Pal 2024, Razin 2024; how much is our own",
         with_sft_term(course.recipe.dpo),
     )
 
@@ -370,7 +381,13 @@ def overfitting(course: Course) -> Finding | None:
     says = "On the training pairs it still improves; on pairs it has not seen it is past its best."
     offer = Offer(f"Stop DPO at step {best.step}, where it was best", {"dpo.max_steps": best.step})
     return finding(
-        course, "overfitting", "It is overfitting", says, evidence, "[HF, field]; what counts as worse: [own]", offer
+        course,
+        "overfitting",
+        "It is overfitting",
+        says,
+        evidence,
+        "Tunstall 2024, common practice; what counts as worse is our own",
+        offer,
     )
 
 
@@ -392,7 +409,15 @@ def not_general(course: Course) -> Finding | None:
     offer = Offer(
         "Label smoothing 0.1 and β 0.3", {"dpo.label_smoothing": 0.1, "dpo.beta": max(0.3, course.recipe.dpo.beta)}
     )
-    return finding(course, "not-general", "It learns the training pairs only", says, evidence, "[HF, cDPO]", offer)
+    return finding(
+        course,
+        "not-general",
+        "It learns the training pairs only",
+        says,
+        evidence,
+        "Tunstall 2024, Mitchell 2023",
+        offer,
+    )
 
 
 def contradicted(course: Course) -> Finding | None:
@@ -419,7 +444,7 @@ def contradicted(course: Course) -> Finding | None:
         "Held-out pairs say the opposite",
         says,
         evidence,
-        "[cDPO]; 2.5 standard errors: [own]",
+        "Mitchell 2023; 2.5 standard errors are our own",
         offer,
     )
 
@@ -437,7 +462,13 @@ def unended(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
     says = "The format is coming apart: the model no longer says when it is done."
     offer = with_sft_term(course.recipe.dpo) if course.stage == "dpo" else slower(course)
     return finding(
-        course, "format", "Answers no longer end by themselves", says, evidence, "[field]; how many: [own]", offer
+        course,
+        "format",
+        "Answers no longer end by themselves",
+        says,
+        evidence,
+        "common practice; how many is our own",
+        offer,
     )
 
 
@@ -456,7 +487,13 @@ def longer(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
     says = "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data."
     offer = Offer("The length-normalised loss", single_loss("sigmoid_norm"))
     return finding(
-        course, "verbosity", "Answers grow with the margin", says, evidence, "[field]; how much: [own]", offer
+        course,
+        "verbosity",
+        "Answers grow with the margin",
+        says,
+        evidence,
+        "common practice; how much is our own",
+        offer,
     )
 
 
@@ -468,7 +505,9 @@ def repeating(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None
     evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
     says = "The answers go in circles: the adapter has moved too far from its base."
     offer = slower(course) if course.stage == "sft" else more_beta(course.recipe.dpo)
-    return finding(course, "repeating", "Answers repeat themselves", says, evidence, "[field]; how much: [own]", offer)
+    return finding(
+        course, "repeating", "Answers repeat themselves", says, evidence, "common practice; how much is our own", offer
+    )
 
 
 CHECKS: tuple[Callable[[Course], Finding | None], ...] = (

@@ -26,6 +26,7 @@ from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, Tra
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import RunView, Tail, fold, settle
 from trainer_core.hardware import Gpu, Machine
+from trainer_core.readings import Readings
 from trainer_core.requests import Ask, Cancel, Score
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
@@ -134,6 +135,7 @@ class Supervisor:
     ):
         self.workspace, self.command, self.device, self.read_machine = workspace, tuple(command), device, read_machine
         self.machine = read_machine()
+        self.readings = Readings()
         self.comparison: Comparison | None = None
         self.trouble = ""
         self._watched: dict[str, Watched] = {}
@@ -159,6 +161,7 @@ class Supervisor:
         while not self._ended.wait(ROUND_SECONDS):
             try:
                 self.machine = self.read_machine()
+                self.readings.note(self.machine)
                 self.look()
                 self.trouble = ""
             except Exception:  # one bad folder must not blind the app; shown in the rail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -47,54 +48,114 @@ start it again; a running training continues, and this page finds it.</div>
 
 
 @dataclass(frozen=True)
-class Chart:
-    """One curve: which series, what it is called, and what a reader should know. `line` is a value worth a dashed line."""
+class Line:
+    """One line of a chart. kind: main, second, or held for rows that are not trained on."""
 
     series: str
+    name: str = ""
+    kind: str = "main"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: its lines, what it is called, and what a reader should know. `line` is a value worth a dashed line."""
+
+    lines: tuple[Line, ...]
     title: str
     sentence: str
     line: float | None = None
     line_name: str = ""
+    optional: bool = False
+    """Not shown where the machine does not say."""
+
+
+def stage_lines(stage: str, name: str) -> tuple[Line, ...]:
+    return Line(f"{stage}.{name}", "Training"), Line(f"{stage}.held.{name}", "Held out", "held")
 
 
 CHARTS = (
     Chart(
-        "sft.loss",
+        stage_lines("sft", "loss"),
         "SFT loss",
         "How surprised the model still is by the good answers, in nats per token. Lower is better.",
     ),
     Chart(
-        "dpo.loss",
+        stage_lines("dpo", "loss"),
         "DPO loss",
         "Starts where policy and reference are equal and falls as the chosen answers pull ahead.",
         0.6931,
         "ln 2",
     ),
     Chart(
-        "dpo.margin",
+        stage_lines("dpo", "margin"),
         "Reward margin",
         "Above 0 the model has moved towards the chosen answers and away from the rejected ones.",
         0.0,
         "start",
     ),
     Chart(
-        "dpo.accuracy",
+        stage_lines("dpo", "accuracy"),
         "Reward accuracy",
         "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.",
         0.5,
         "coin toss",
     ),
+    Chart(
+        (Line("dpo.chosen", "Chosen"), Line("dpo.rejected", "Rejected", "second")),
+        "Log-probabilities",
+        "How likely whole answers are, in nats. The rejected ones should fall, the chosen ones hardly.",
+    ),
+)
+DEEP = (
+    Chart(
+        (Line("deep.rate"),), "Learning rate", "How far a step may go: up in the warm-up, then down by the schedule."
+    ),
+    Chart(
+        (Line("deep.norm"),), "Gradient norm", "How strongly the batch pulls. Above the gradient clip it is shortened."
+    ),
+    Chart((Line("deep.speed"),), "Tokens per second", "How fast the data goes through."),
+    Chart((Line("deep.seconds"),), "Seconds per step", "The first step is slow: it also compiles."),
+)
+MACHINE = (
+    Chart(
+        (Line("machine.memory"),), "Memory in use, GB", "Of the card, or of the computer where the processor trains."
+    ),
+    Chart((Line("machine.busy"),), "Load, %", "How busy the card or the processor is.", optional=True),
+    Chart((Line("machine.celsius"),), "Temperature, °C", "Above 85 °C most cards slow down.", optional=True),
+    Chart((Line("machine.watts"),), "Power, W", "What the card draws.", optional=True),
 )
 
 
 def chart(spec: Chart) -> str:
     line = "" if spec.line is None else f' data-line="{spec.line}" data-line-name="{escape(spec.line_name)}"'
+    lines = escape(json.dumps([[one.series, one.name, one.kind] for one in spec.lines]))
+    title, sentence = escape(spec.title), escape(spec.sentence)
     return f"""
-<figure class="card chart" data-series="{spec.series}"{line}>
-  <figcaption class="row"><h3>{escape(spec.title)}</h3><output class="value">–</output></figcaption>
-  <div class="plot" role="img" aria-label="{escape(spec.title)}: no steps yet"></div>
-  <p class="quiet">{escape(spec.sentence)}</p>
+<figure class="card chart" data-series="{spec.lines[0].series}" data-lines="{lines}" data-says="{sentence}"
+  data-optional="{"yes" if spec.optional else "no"}"{line}>
+  <figcaption class="row"><h3>{title}</h3><span class="row"><span class="value">–</span>
+    <details class="menu"><summary aria-label="More about {title}">⋯</summary><div>
+      <button type="button" data-do="in">Zoom in</button><button type="button" data-do="out">Zoom out</button>
+      <button type="button" data-do="table">Show as table</button><button type="button" data-do="csv">Download CSV</button>
+      <button type="button" data-do="png">Download PNG</button></div></details></span></figcaption>
+  <div class="plot" role="img" aria-label="{title}: no steps yet"></div>
+  <div class="numbers" tabindex="0" role="region" aria-label="{title} as a table" hidden></div>
+  <p class="quiet says">{sentence}</p>{legend(spec)}
 </figure>"""
+
+
+def legend(spec: Chart) -> str:
+    """Names for the lines, told apart by shape as well as by colour; a held-out line only shows once it has points."""
+    if len(spec.lines) < 2:
+        return ""
+    names = "".join(f'<span class="{one.kind}"><i></i>{escape(one.name)}</span>' for one in spec.lines)
+    return f'<p class="lines quiet" aria-hidden="true">{names}</p>'
+
+
+def fold(name: str, title: str, charts: Sequence[Chart]) -> str:
+    """Charts for those who want them; their points are only sent while they are open."""
+    drawn = "".join(map(chart, charts))
+    return f'<details id="{name}"><summary>{escape(title)}</summary><div class="charts">{drawn}</div></details>'
 
 
 def train() -> str:
@@ -106,14 +167,21 @@ def train() -> str:
   <header class="row head"><h2 id="train-name"></h2><span id="train-left" class="quiet"></span></header>
   <ol class="stages" id="stages" aria-label="Stages"></ol>
   <div id="verdict"></div>
+  <p class="sr" role="status" aria-live="polite" id="doctor-said"></p>
+  <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
   <p class="proof" id="proof" hidden></p>
   <div class="charts" id="charts">{"".join(map(chart, CHARTS))}</div>
   <p class="quiet" id="rows"></p>
   <div class="folds">
+    {fold("deep", "Learning rate, gradient and speed", DEEP)}
+    {fold("machine", "Memory, load, temperature and power", MACHINE)}
     <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
     <details id="settings"><summary>Settings used</summary><div class="groups"></div></details>
     <details id="log"><summary>Log</summary><pre tabindex="0" role="region" aria-label="Last lines of the log"></pre></details>
   </div>
+  <fieldset id="at-end"><legend>When a run ends</legend>
+    <label><input type="checkbox" name="notify"> Notify me</label>
+    <label><input type="checkbox" name="sound"> Play a sound</label></fieldset>
 </div>
 """
 
@@ -170,3 +238,13 @@ def checked(facts: Sequence[str], notes: Sequence[str]) -> str:
 
 def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
+
+
+def origin(of: str, changes: Sequence[str]) -> str:
+    """Where the form's settings are from, and what is different in them."""
+    rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
+    said = "Train and compare starts a new run; the old one stays." + ("" if changes else " Nothing is changed.")
+    return (
+        f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
+        f'<p class="quiet small">{said}</p></div>'
+    )

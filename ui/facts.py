@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from trainer_core import runs
+from trainer_core import presets, runs
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
 from ui.words import STAGE_WORDS, words
@@ -34,26 +34,52 @@ def facts_of(run_dir: Path) -> Facts:
     job = runs.train_job(file)
     if job is None:
         return Facts(created=file.created)
-    versions = Group("Made with", (("Device", file.device), *file.versions.items()))
-    return Facts(job.recipe, file.reasons, (*settings(job.recipe), versions), file.created)
+    made = {"Device": file.device, **file.versions}
+    versions = Group("Made with", tuple(Row(name, value) for name, value in made.items()))
+    return Facts(job.recipe, file.reasons, (*settings(job.recipe, standard(job.recipe)), versions), file.created)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting in words. preset: what the preset says where that is something else, or None."""
+
+    label: str
+    value: str
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that belong together: a heading, and a label and a value for each."""
+    """Settings that belong together."""
 
     title: str
-    rows: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
 
 
-def settings(recipe: Recipe) -> list[Group]:
-    """Every setting of the stages that ran."""
-    parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
-    parts += [(STAGE_WORDS[stage], getattr(recipe, stage)) for stage in recipe.method.stages]
-    return [Group(title, labelled(part)) for title, part in parts]
+def standard(recipe: Recipe) -> Recipe:
+    """The preset of a run's model, at the length that comes nearest to the run's."""
+    known = presets.load().values()
+    preset = next((one for one in known if recipe.model in (one.model, *one.also)), None)
+    if preset is None:
+        return recipe
+    lengths = [goal.applied(preset.recipe()) for goal in presets.load_goals().values()]
+    return min(lengths, key=lambda one: sum(getattr(one, stage) != getattr(recipe, stage) for stage in ("sft", "dpo")))
 
 
-def labelled(part: BaseModel) -> tuple[tuple[str, str], ...]:
-    """Label and value of each field that is neither empty nor a part of its own."""
-    values = [(field.title or name, getattr(part, name)) for name, field in type(part).model_fields.items()]
-    return tuple((label, words(value)) for label, value in values if not isinstance(value, BaseModel) and words(value))
+def settings(recipe: Recipe, preset: Recipe) -> list[Group]:
+    """Every setting of the stages that ran, each with what the preset says where that differs."""
+    groups = [Group("Run", labelled(recipe, recipe)), Group("Data", labelled(recipe.data, recipe.data))]
+    parts = {"lora": "LoRA"} | {stage: STAGE_WORDS[stage] for stage in recipe.method.stages}
+    return groups + [
+        Group(title, labelled(getattr(recipe, name), getattr(preset, name))) for name, title in parts.items()
+    ]
+
+
+def labelled(part: BaseModel, preset: BaseModel) -> tuple[Row, ...]:
+    """Each field that is no part of its own and says something, here or in the preset."""
+    rows = []
+    for name, field in type(part).model_fields.items():
+        value, usual = getattr(part, name), getattr(preset, name)
+        if not isinstance(value, BaseModel) and (words(value) or value != usual):
+            rows.append(Row(field.title or name, words(value), None if value == usual else words(usual)))
+    return tuple(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,30 @@ from trainer_core import runs
 from trainer_core.config import Strict, parse
 from trainer_core.events import RunView, Stage, Step
 from trainer_core.supervisor import Supervisor
-from ui import views
+from ui import diagnosis, views
 
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
 LOG_LINES = 60
 
-SERIES: dict[str, tuple[Stage, Callable[[Step], float | None]]] = {
+Read = Callable[[Step], float | None]
+SERIES: dict[str, tuple[Stage, Read]] = {
     "sft.loss": ("sft", lambda step: step.loss),
     "dpo.loss": ("dpo", lambda step: step.loss),
     "dpo.margin": ("dpo", lambda step: step.margin),
     "dpo.accuracy": ("dpo", lambda step: step.accuracy if step.margin else None),
+    "dpo.chosen": ("dpo", lambda step: step.chosen),
+    "dpo.rejected": ("dpo", lambda step: step.rejected),
 }
 """Every curve: its stage, and how it is read from a step. Without a margin no side is preferred, so there is no accuracy."""
+DEEP: dict[str, Read] = {
+    "deep.rate": lambda step: step.learning_rate,
+    "deep.norm": lambda step: step.grad_norm,
+    "deep.speed": lambda step: step.tokens_per_second,
+    "deep.seconds": lambda step: step.seconds,
+}
+"""Curves for those who look under the hood, over all steps of a run; sent only where they are shown."""
 
 
 class Cursor(Strict):
@@ -47,6 +58,10 @@ class Cursor(Strict):
     marks: dict[str, int] = {}
     tab: str = ""
     log: bool = False
+    deep: int = -1
+    """How many points of the deep curves the page holds; -1: it does not show them."""
+    machine: float = -1.0
+    """When the last reading that the page holds was made; -1: it does not show them."""
 
 
 def build(supervisor: Supervisor) -> gr.HTML:
@@ -62,7 +77,13 @@ def news(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
     """What this page does not have yet."""
     view = shown(supervisor, cursor.show)
     parts = fresh(all_parts(supervisor, view, cursor), cursor.marks)
-    return {"parts": parts, **curves(view, cursor), **answers(supervisor, cursor)}
+    return {
+        "parts": parts,
+        **curves(view, cursor),
+        **deep(view, cursor),
+        **readings(supervisor, cursor),
+        **answers(supervisor, cursor),
+    }
 
 
 def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
@@ -77,6 +98,9 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "gates": views.gates(supervisor),
         "compare": views.comparison(supervisor),
         "run": views.run(supervisor, view),
+        "pace": views.pace(view),
+        "held": held_out(view),
+        "doctor": diagnosis.of(supervisor, view),
         "facts": views.facts(supervisor, view),
     }
     if cursor.tab == "runs":
@@ -107,9 +131,49 @@ def curves(view: RunView | None, cursor: Cursor) -> dict[str, Any]:
     }
 
 
-def values(points: Sequence[Step], stage: Stage, read: Callable[[Step], float | None]) -> list[tuple[int, float]]:
+def values(points: Sequence[Step], stage: Stage, read: Read) -> list[tuple[int, float]]:
     pairs = ((point.step, read(point)) for point in points if point.stage == stage)
-    return [(step, float(f"{value:.5g}")) for step, value in pairs if value is not None]
+    return [(step, brief(value)) for step, value in pairs if value is not None and isfinite(value)]
+
+
+def brief(value: float) -> float:
+    """Four digits draw the same picture as sixteen."""
+    return float(f"{value:.4g}")
+
+
+def held_out(view: RunView | None) -> dict[str, list[tuple[int, float]]]:
+    """The held-out curves, whole: a few dozen points at most."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for one in view.evaluated if view else ():
+        for name in ("loss", "margin", "accuracy"):
+            value = getattr(one, name)
+            if value is not None and isfinite(value):
+                found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, brief(value)))
+    return found
+
+
+def deep(view: RunView | None, cursor: Cursor) -> dict[str, Any]:
+    """The new points of the deep curves, counted over all stages."""
+    if view is None or cursor.deep < 0:
+        return {}
+    begin = cursor.deep if cursor.run == view.id and cursor.deep <= len(view.points) else 0
+    new = view.points[begin:]
+    read = {
+        name: thinned([(begin + at, brief(read(step) or 0)) for at, step in enumerate(new, 1)], MOST_POINTS)
+        for name, read in DEEP.items()
+    }
+    return {"deep": {"from": begin, "points": len(view.points), "series": read if new else {}}}
+
+
+def readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
+    """What the machine did since the page heard of it last: seconds since 1970, GB, °C, W, percent."""
+    if cursor.machine < 0:
+        return {}
+    new = supervisor.readings.since(cursor.machine)
+    every = max(1, len(new) // (MOST_POINTS // 2))
+    return {
+        "machine": [[round(one.at, 1), brief(one.memory), one.celsius, one.watts, one.busy] for one in new[::every]]
+    }
 
 
 def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
@@ -147,5 +211,7 @@ def after(text: str, units: int) -> str:
 
 def script(folder: Path = runs.PROJECT / "assets") -> str:
     """What draws the page, for its head: no file is fetched later."""
-    code = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("chart.js", "page.js"))
+    code = "\n".join(
+        (folder / name).read_text(encoding="utf-8") for name in ("chart.js", "page.js", "train.js", "runs.js")
+    )
     return f"<script>\n{code}\n</script>"

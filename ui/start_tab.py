@@ -17,12 +17,12 @@ from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
-from ui import cards
+from ui import cards, diagnosis
 from ui.facts import facts_of
 from ui.form import QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
-from ui.words import STAGE_WORDS, duration, listed, model_name, number
+from ui.words import STAGE_WORDS, duration, listed, model_name, number, title
 
 METHODS = [("SFT, then DPO", Method.SFT_DPO.value), ("SFT only", Method.SFT.value), ("DPO only", Method.DPO.value)]
 PAIRS = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
@@ -31,6 +31,7 @@ FOOT = "Learns the good answers (SFT), then to prefer them (DPO), then opens Com
 
 def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:  # noqa: C901  (layout, then handlers, then wiring)
     offers = Offers(free_gib(supervisor))
+    origin = gr.HTML("", elem_id="origin")
     first = offers.recipe(STARTER, QUICK)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
@@ -87,7 +88,13 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     def start(wanted: Recipe) -> Any:
         counts(wanted)
         supervisor.start(wanted, offers.reasons(wanted))
-        return gr.update(selected="train")
+        return gr.update(selected="train"), ""
+
+    def take_offer(event: gr.EventData) -> tuple[Any, ...]:
+        """What the doctor, or a failed run, proposes: that run's recipe with the change."""
+        wanted, changes = diagnosis.retry(supervisor, event.run, event.key)
+        named = title(facts_of(supervisor.run_dir(event.run)).recipe, event.run)
+        return wanted, *preview(wanted), cards.origin(f"The settings of {named}", changes), gr.update(selected="start")
 
     def refresh() -> Any:
         busy = supervisor.active is not None
@@ -98,7 +105,8 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
-    on(go.click, start, recipe, outputs=[tabs], problem=problem, show_progress="hidden")
+    on(go.click, start, recipe, outputs=[tabs, origin], problem=problem, show_progress="hidden")
+    on(bus.retry, take_offer, gr.EventData, outputs=[recipe, *seen, origin, tabs], problem=problem, **QUIET)
     on(bus.statechange, refresh, outputs=[go], **QUIET)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -80,28 +80,38 @@ def stopping(supervisor: Supervisor, view: RunView | None) -> bool:
 
 
 def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
-    """The run card and the top of Train: state, progress, time left, stages, and how it ended."""
+    """The run card and the top of Train: state, stages, and how it ended."""
     if view is None:
         return None
     recipe = facts_of(supervisor.run_dir(view.id)).recipe
-    last = view.last
     return {
         "id": view.id,
         "name": title(recipe, view.id),
         "phase": view.phase,
         "active": view.phase.active,
         **pill(supervisor, view),
-        "progress": round(view.progress, 4),
-        "step": step_words(last) if last else "",
-        "now": now_words(view),
-        "left": left_words(view),
-        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
         "detail": view.detail,
         "stages": stages(recipe, view),
         "planned": dict(view.planned),
         "error": view.error,
         "bug": bool(view.traceback),
+        "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
         "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
+    }
+
+
+def pace(view: RunView | None) -> dict[str, Any] | None:
+    """What changes in a run at every step; the page lays it over `run`."""
+    if view is None:
+        return None
+    last, left = view.last, view.seconds_left
+    return {
+        "progress": round(view.progress, 4),
+        "step": step_words(last) if last else "",
+        "now": now_words(view),
+        "left": left_words(view),
+        "seconds": None if left is None else round(left),
+        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
     }
 
 
@@ -176,7 +186,7 @@ def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None
         "notes": list(view.notes),
         "rows": rows_line(view),
         "reasons": list(known.reasons),
-        "settings": [asdict(group) for group in known.settings],
+        "settings": [{"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.settings],
     }
 
 

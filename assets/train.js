@@ -1,0 +1,198 @@
+// The Train tab: stages, how it ended, the doctor, the charts with what they mean now, the machine, and the word at the end.
+(() => {
+  const app = window.tunebench, { at, make, put, write, list } = app.tools;
+  const EMPTY = [];
+
+  app.draws.train = ["train-run", drawTrain, ["run", "pace"]];
+  app.draws.doctor = ["doctor", drawDoctor, ["doctor", "run"]];
+  app.draws.facts = ["proof", drawFacts];
+  app.draws.log = ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")];
+  app.drawCurves = drawCharts;
+
+  function drawTrain(run, place) {
+    at("train-empty").hidden = !!run;
+    place.hidden = !run;
+    if (!run) return;
+    write("train-name", run.name);
+    write("train-left", [run.left, finish(run.seconds), run.speed].filter(Boolean).join(" · "));
+    drawStages(run);
+    drawVerdict(run);
+    hideUnusedCharts(run);
+  }
+
+  // When it will be done by the clock on the wall; the day too, where that is not today.
+  function finish(seconds) {
+    if (seconds === null || seconds === undefined) return "";
+    const then = new Date(Date.now() + 1000 * seconds), today = then.toDateString() === new Date().toDateString();
+    const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    return `done about ${today ? "" : then.toLocaleDateString([], { weekday: "long" }) + " "}${time}`;
+  }
+
+  function drawStages(run) {
+    const key = JSON.stringify(run.stages);
+    if (at("stages").dataset.key === key) return;
+    at("stages").dataset.key = key;
+    const marks = { done: "✓", failed: "!", stopped: "■" };
+    const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", todo: "to come" };
+    at("stages").replaceChildren(...run.stages.map((stage, index) =>
+      make("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
+        make("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
+        make("span", {}, stage.word), make("span", { class: "sr" }, words[stage.state]))));
+  }
+
+  function verdictOf(run) {
+    const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
+    if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
+    if (run.phase === "paused") return { tone: "plain", title: `Paused${run.step ? ` after ${run.step}` : ""}`, text: ["The device is free.", kept], open: run.adapters.length };
+    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, kept || "No step was finished, so there is no adapter."], open: run.adapters.length };
+    const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
+    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length, offers: run.offers };
+    return null;
+  }
+
+  const retry = (run, key) => () => app.send("retry", { run, key });
+
+  function drawVerdict(run) {
+    const verdict = verdictOf(run), place = at("verdict");
+    const key = JSON.stringify([run.id, verdict, verdict ? "" : run.detail]);
+    if (place.dataset.key === key) return;
+    place.dataset.key = key;
+    if (!verdict) return place.replaceChildren(...(run.detail ? [make("p", { class: "detail" }, run.detail)] : []));
+    const box = make("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, make("h3", {}, verdict.title));
+    for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
+    const buttons = (verdict.offers ?? []).map((offer, index) => make("button", { class: index ? "button small" : "button", id: index ? null : "retry", onclick: retry(run.id, offer.key) }, offer.text));
+    if (verdict.open) buttons.push(make("button", { class: buttons.length ? "button small" : "button", id: "opencmp", onclick: () => app.send("opencompare", { run: run.id }) }, "Open Compare"));
+    if (run.phase !== "paused") buttons.push(make("button", { class: "button small", id: "report", onclick: () => app.send("report", { run: run.id }) }, "Save report"));
+    box.append(make("p", { class: "buttons" }, ...buttons));
+    place.replaceChildren(box);
+    if (verdict.tone === "bad") at("log").open = true;
+  }
+
+  // ---- doctor: the weightiest finding open, the rest folded; announced only when another one comes first
+
+  function drawDoctor(findings, place) {
+    const [first, ...rest] = findings, run = app.is("run");
+    place.hidden = !first;
+    if (!first) return put(at("doctor-said"), "");
+    put(at("doctor-said"), `Doctor: ${first.title}. ${first.says}`);
+    const opened = place.querySelector("details")?.open ?? false, focused = place.contains(document.activeElement);
+    place.replaceChildren(
+      make("h3", {}, make("i", { "aria-hidden": "true", class: "cross" }, "✚"), first.title, make("span", { class: "quiet small" }, first.where)),
+      ...body(first),
+      make("p", { class: "buttons" }, make("button", { class: "button", id: "try", onclick: retry(run.id, first.key) }, `Try again with: ${first.offer}`)),
+      ...(rest.length ? [make("details", { open: opened }, make("summary", {}, `${rest.length} more finding${rest.length > 1 ? "s" : ""}`), ...rest.map((one) => more(one, run)))] : []));
+    if (focused) at("try")?.focus();
+  }
+
+  const body = (finding) => [
+    make("p", {}, finding.says),
+    make("ul", { class: "evidence" }, ...finding.evidence.map((line) => make("li", {}, line))),
+    make("p", { class: "quiet small" }, `Threshold: ${finding.source}`),
+  ];
+
+  const more = (finding, run) => make("section", {}, make("h4", {}, finding.title, make("span", { class: "quiet small" }, ` ${finding.where}`)), ...body(finding),
+    make("button", { class: "button small", onclick: retry(run.id, finding.key) }, `Try again with: ${finding.offer}`));
+
+  // ---- charts
+
+  function hideUnusedCharts(run) {
+    const words = run.stages.map((stage) => stage.word.toLowerCase());
+    document.querySelectorAll("#charts figure").forEach((figure) => (figure.hidden = !words.includes(figure.dataset.series.split(".")[0])));
+  }
+
+  const end = (points) => points[points.length - 1]?.[1];
+  const soft = (points) => end(window.smoothCurve(points.slice(-100)));
+  const best = (points) => points.reduce((low, point) => (point[1] < low[1] ? point : low));
+  const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+  const held = (points, words) => (points.length ? ` On held-out rows: ${words(points)}.` : "");
+  const bestHeld = (points) => `${end(points).toFixed(3)}, best ${best(points)[1].toFixed(3)} at step ${best(points)[0]}`;
+
+  // What a chart's numbers mean now; until there are any, its standing sentence is shown.
+  const says = {
+    "sft.loss": ([train, kept]) => `${soft(train).toFixed(2)} nats per token: about ${Math.exp(soft(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${held(kept, bestHeld)}`,
+    "dpo.loss": ([train, kept]) => `${signed(soft(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${held(kept, bestHeld)}`,
+    "dpo.margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => end(points).toFixed(2))}`,
+    "dpo.accuracy": ([train, kept]) => `Of 100 pairs, ${Math.round(100 * soft(train))} have moved the right way; 50 is a coin toss.${held(kept, (points) => `${Math.round(100 * end(points))} of 100`)}`,
+    "dpo.chosen": ([chosen, rejected]) => `Chosen ${signed(soft(chosen) - chosen[0][1], 0)}, rejected ${signed(soft(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
+  };
+
+  const points = (name) => app.series[name] ?? app.is("held")?.[name] ?? EMPTY;
+  const linesOf = (figure) => JSON.parse(figure.dataset.lines).map(([name, label, kind]) => ({ name: label, kind, points: points(name) }));
+
+  function drawCharts() {
+    const run = app.is("run");
+    if (!run) return;
+    for (const figure of document.querySelectorAll("#charts figure.chart, #deep[open] figure.chart, #machine[open] figure.chart")) {
+      if (figure.hidden) continue;
+      const [group] = figure.dataset.series.split("."), lines = linesOf(figure), count = lines[0].points.length;
+      if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes";
+      figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
+      window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine" });
+      const told = says[figure.dataset.series];
+      if (told && count > 1) put(figure.querySelector(".says"), told(lines.map((line) => line.points)));
+      else if (told && !count) put(figure.querySelector(".says"), figure.dataset.says);
+      sizes.observe(figure);
+    }
+  }
+
+  const sizes = new ResizeObserver((entries) => {
+    if (entries.some(({ target }) => target.querySelector(".plot").clientWidth !== Number(target.dataset.width))) drawCharts();
+  });
+  document.addEventListener("toggle", (event) => {
+    if (event.target.id !== "machine") return;
+    event.target.querySelectorAll("figure").forEach((figure) => (figure.hidden = false));
+  }, true);
+
+  // ---- what was used
+
+  function drawFacts(facts, proof) {
+    if (!facts) return;
+    proof.hidden = !facts.proof;
+    proof.className = `proof ${facts.holds ? "good" : "bad"}`;
+    proof.replaceChildren(make("b", {}, `Step 0 proof ${facts.holds ? "✓" : "✗"} `), facts.proof);
+    write("rows", facts.rows);
+    const notes = [...facts.reasons, ...facts.changes, ...facts.notes];
+    at("notes").hidden = !notes.length;
+    at("notes").replaceChildren(make("summary", {}, `What was chosen, changed or left out (${notes.length})`), make("ul", {}, ...notes.map((note) => make("li", {}, note))));
+    const changed = facts.settings.flatMap((group) => group.rows).filter((row) => row[2] !== null).length;
+    put(at("settings").querySelector("summary"), changed ? `Settings used (${changed} differ${changed > 1 ? "" : "s"} from the preset)` : "Settings used");
+    at("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>
+      make("section", {}, make("h3", {}, group.title),
+        make("dl", {}, ...group.rows.flatMap(([name, value, preset]) => [make("dt", {}, name),
+          make("dd", { class: preset === null ? null : "changed" }, value || "none", ...(preset === null ? [] : [make("small", {}, ` preset: ${preset || "none"}`)]))])))));
+  }
+
+  // ---- the end: a word to those who look elsewhere. Asked for by a click, never by itself
+
+  const wants = (name) => localStorage.getItem(`tunebench.${name}`) === "yes";
+
+  document.addEventListener("change", (event) => {
+    const name = event.target.closest?.("#at-end input")?.name;
+    if (!name) return;
+    localStorage.setItem(`tunebench.${name}`, event.target.checked ? "yes" : "no");
+    if (name === "notify" && event.target.checked) window.Notification?.requestPermission();
+    if (name === "sound" && event.target.checked) ring(true);
+  });
+  app.draws.atEnd = ["at-end", (_, place) => place.querySelectorAll("input").forEach((input) => (input.checked = wants(input.name))), ["gates"]];
+
+  function ring(good) {
+    const sound = new AudioContext(), volume = sound.createGain();
+    volume.connect(sound.destination);
+    volume.gain.value = 0.08;
+    (good ? [660, 880] : [440, 330]).forEach((pitch, index) => {
+      const tone = sound.createOscillator();
+      tone.frequency.value = pitch;
+      tone.connect(volume);
+      tone.start(sound.currentTime + 0.18 * index);
+      tone.stop(sound.currentTime + 0.18 * index + 0.15);
+    });
+  }
+
+  app.after.push(() => {
+    const run = app.ended;
+    if (!run) return;
+    if (wants("sound")) ring(run.phase === "done");
+    if (wants("notify") && window.Notification?.permission === "granted")
+      new Notification(`${run.pill}: ${run.name}`, { body: run.phase === "failed" ? run.error : run.step, tag: run.id }); // one tag: several tabs, one note
+  });
+})();

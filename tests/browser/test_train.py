@@ -1,0 +1,179 @@
+"""The Train tab: what the doctor says and what its button does; what one does with a chart; the word at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+from tests.browser.test_access import violations
+from tests.browser.test_page import begin, phase, stop, tab
+
+Visit = Callable[[App], Page]
+LOSS = "figure[data-series='sft.loss']"
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App]) -> App:
+    return serve("60", gpu=24)
+
+
+@pytest.fixture(scope="module")
+def trivial(app: App, browser) -> str:  # type: ignore[no-untyped-def]
+    """The id of a finished run whose pairs were too easy."""
+    page = browser.new_page()
+    page.goto(app.address)
+    page.wait_for_function("window.tunebench?.is('gates')")
+    run = begin(page, "trivial")
+    phase(page, "done")
+    page.close()
+    return run
+
+
+@pytest.fixture
+def train(app: App, trivial: str, visit: Visit) -> Page:
+    """Train with that run."""
+    page = visit(app)
+    page.evaluate("run => window.tunebench.choose(run)", trivial)
+    tab(page, "Train")
+    page.wait_for_function("run => window.tunebench.run === run && window.tunebench.is('doctor')?.length", arg=trivial)
+    return page
+
+
+def test_the_doctor_names_it_and_one_click_fills_start(train: Page) -> None:
+    doctor = train.locator("#doctor")
+    expect(doctor.locator("h3")).to_contain_text("The pairs are too easy")
+    expect(doctor.locator(".evidence")).to_contain_text("accuracy 1.00 from step 2 of 20 on")
+    expect(train.locator("#doctor-said")).to_contain_text("Doctor: The pairs are too easy.")
+    train.locator("#try").press("Enter")
+    expect(train.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
+    origin = train.locator("#origin")
+    expect(origin).to_contain_text("LoRA rank: 8 (changed from 16)")
+    expect(origin).to_contain_text("DPO label smoothing: 0.1 (changed from 0)")
+    expect(train.locator("#plan")).to_contain_text("LoRA rank 8")
+    begin(train, "again")
+    phase(train, "done")
+    expect(train.locator("#origin .origin")).to_have_count(0)
+    recipe = train.evaluate("window.tunebench.is('facts').settings.find(group => group.title === 'DPO').rows")
+    assert ["Label smoothing", "0.1", "0"] in recipe
+
+
+def test_settings_say_what_differs_from_the_preset(app: App, visit: Visit) -> None:
+    page = visit(app)
+    tab(page, "Runs")
+    page.locator("#runs tbody tr", has_text="again").get_by_role("button").first.click()
+    expect(page.locator("#settings summary")).to_have_text("Settings used (3 differ from the preset)")
+    page.locator("#settings summary").click()
+    expect(page.locator("#settings dd.changed")).to_have_text(["8 preset: 16", "16 preset: 32", "0.1 preset: 0"])
+
+
+def test_charts_speak(train: Page) -> None:
+    label = train.locator(f"{LOSS} .plot").get_attribute("aria-label") or ""
+    assert label.startswith("SFT loss: Training latest 1.") and "; Held out latest" in label
+    expect(train.locator(f"{LOSS} .says")).to_contain_text("nats per token: about 3.")
+    expect(train.locator("figure[data-series='dpo.margin'] .says")).to_contain_text("Chosen answers have gained 1.")
+    expect(train.locator("figure[data-series='dpo.accuracy'] .says")).to_contain_text("Of 100 pairs, 100 have moved")
+    expect(train.locator("figure[data-series='dpo.chosen'] .says")).to_contain_text("rejected −1")
+
+
+def menu(page: Page, item: str) -> None:
+    """Choose from a chart's menu, by keyboard alone."""
+    summary = page.locator(f"{LOSS} .menu summary")
+    summary.focus()
+    if page.locator(f"{LOSS} .menu").get_attribute("open") is None:
+        summary.press("Enter")
+    page.locator(f"{LOSS} [data-do={item}]").press("Enter")
+
+
+def test_a_curve_as_table_and_files(train: Page, tmp_path: Path) -> None:
+    menu(train, "table")
+    rows = train.locator(f"{LOSS} .numbers tbody tr")
+    expect(rows).to_have_count(24)
+    expect(rows.nth(5).locator("td")).to_have_count(2)
+    expect(train.locator(f"{LOSS} .plot")).to_be_hidden()
+    assert violations(train) == []
+    menu(train, "table")
+    expect(train.locator(f"{LOSS} .plot svg").first).to_be_visible()
+    for kind, begins in (("csv", b"step,Training,Held out\n1,2.7,\n"), ("png", b"\x89PNG")):
+        with train.expect_download() as download:
+            menu(train, kind)
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        assert path.name.endswith(f"sft.loss.{kind}") and path.read_bytes().startswith(begins)
+
+
+def test_zoom_survives_new_points(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "slow")
+    page.wait_for_function("window.tunebench.series['sft.loss']?.length > 8")
+    box = page.locator(f"{LOSS} .plot").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 110, box["y"] + 60)
+    page.mouse.up()
+    zoom = f'document.querySelector("{LOSS}").zoom'
+    before, count = page.evaluate(zoom), page.evaluate("window.tunebench.points")
+    assert before and before[1] - before[0] < 12
+    page.wait_for_function("count => window.tunebench.points > count + 3", arg=count)
+    assert page.evaluate(zoom) == before
+    left = page.locator(f"{LOSS} .plot svg text", has_text="steps").text_content()
+    assert left == f"{round(before[1])} steps"
+    assert violations(page) == []
+    page.locator(f"{LOSS} .plot").dblclick()
+    assert page.evaluate(zoom) is None
+    page.locator("#deep > summary").click()
+    page.locator("#machine > summary").click()
+    page.wait_for_function(
+        "window.tunebench.series['deep.rate']?.length > 5 && window.tunebench.series['machine.memory']?.length > 1"
+    )
+    expect(page.locator("figure[data-series='machine.watts'] .value")).to_have_text("38.0")
+    expect(page.locator("#train-left")).to_contain_text("done about")
+    stop(page)
+
+
+def test_the_end_is_told_once_to_those_who_asked(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.evaluate(
+        "() => { window.said = []; window.Notification = class { constructor(title, more) { said.push([title, more.tag]) }"
+        " static permission = 'granted'; static requestPermission() { return Promise.resolve('granted') } } }"
+    )
+    tab(page, "Train")
+    page.locator("#at-end input[name=notify]").check()
+    tab(page, "Start")
+    run = begin(page, "fails")
+    phase(page, "failed")
+    page.wait_for_function("window.said.length")
+    assert page.evaluate("said") == [["Failed: fails", run]]
+    page.reload()
+    page.wait_for_function("window.tunebench?.is('gates')")
+    tab(page, "Train")
+    expect(page.locator("#at-end input[name=notify]")).to_be_checked()
+    expect(page.locator("#at-end input[name=sound]")).not_to_be_checked()
+
+
+def test_the_tab_icon_fills(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "slow")
+    page.wait_for_function("window.tunebench.series['sft.loss']?.length > 2")
+    first = page.locator("link[rel~=icon]").first.get_attribute("href")
+    page.wait_for_function(
+        "first => document.querySelector('link[rel~=icon]').href !== first && document.title.includes('%')", arg=first
+    )
+    stop(page)
+
+
+def test_trouble_is_seen_in_the_rail(serve: Callable[..., App], visit: Visit) -> None:
+    app = serve("60")
+    page = visit(app)
+    expect(page.locator("#trouble")).to_be_hidden()
+    bad = app.workspace / "runs" / "20260101-000000-bad"
+    bad.mkdir(parents=True)
+    (bad / "run.json").write_text("{}")
+    (bad / "events.jsonl").write_text('{"kind": "Nonsense"}\n')
+    expect(page.locator("#trouble")).to_have_text(
+        "Tunebench cannot read its runs: ValueError: unknown event kind 'Nonsense'"
+    )
