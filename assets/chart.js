@@ -69,7 +69,7 @@
     const told = lines.filter((line) => line.points.length).map((line) => {
       const [low, high] = range(line.points.map((point) => point[1]));
       const where = time ? `at ${clock(last(line.points)[0])}` : `${last(line.points)[0]} steps`;
-      const which = lines.length > 1 && line.name ? `${line.name} ` : "";
+      const which = line.kind === "main" && !lines.some((one) => one.kind === "second") ? "" : `${line.name} `;
       return `${which}latest ${short(last(line.points)[1])}, lowest ${short(low)}, highest ${short(high)}, ${where}`;
     });
     return told.length ? `${name}: ${told.join("; ")}` : `${name}: no steps yet`;

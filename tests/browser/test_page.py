@@ -91,7 +91,7 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
     proof = page.locator("#proof").inner_text()
     assert proof.startswith("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
     summary = page.locator("figure[data-series='dpo.loss'] .plot").get_attribute("aria-label") or ""
-    assert summary.startswith("DPO loss: latest 0.") and summary.endswith("20 steps")
+    assert summary.startswith("DPO loss: latest 0.") and ", 20 steps; Held out latest 0." in summary
 
 
 def test_generate_next_prompt_and_stop(app: App, visit: Visit) -> None:

@@ -72,7 +72,7 @@ def test_settings_say_what_differs_from_the_preset(app: App, visit: Visit) -> No
 
 def test_charts_speak(train: Page) -> None:
     label = train.locator(f"{LOSS} .plot").get_attribute("aria-label") or ""
-    assert label.startswith("SFT loss: Training latest 1.") and "; Held out latest" in label
+    assert label.startswith("SFT loss: latest 1.") and "; Held out latest" in label
     expect(train.locator(f"{LOSS} .says")).to_contain_text("nats per token: about 3.")
     expect(train.locator("figure[data-series='dpo.margin'] .says")).to_contain_text("Chosen answers have gained 1.")
     expect(train.locator("figure[data-series='dpo.accuracy'] .says")).to_contain_text("Of 100 pairs, 100 have moved")
