@@ -46,7 +46,7 @@ def build(supervisor: Supervisor) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compare_tab.build(supervisor, bus, tabs)
             with gr.Tab("Runs", id="runs"):
-                runs_tab.build()
+                runs_tab.build(supervisor, bus)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
     return page

@@ -1,6 +1,7 @@
 // The bus. Asks once a second what is new, keeps it in window.tunebench, and tells the page.
 // It runs inside the bus element, where Gradio gives `server` (Python) and `trigger` (events to Python).
 const app = window.tunebench;
+// Gradio knows an event of ours by its name in this text: "retry", "clone", "about", "throwaway", "restore", "emptytrash", "report".
 app.send = (event, data) => trigger(event, data);
 
 let timer = 0, asking = false, hurried = 0;

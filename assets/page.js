@@ -7,7 +7,7 @@
     // What a run is, and on top of it what changes at every step.
     is: (name) => (name === "run" && app.parts.run?.is ? { ...app.parts.run.is, ...app.parts.pace?.is } : app.parts[name]?.is),
     send: () => {},
-    draws: {}, tools: {}, after: [],
+    draws: {}, tools: {}, after: [], chosen: () => [],
   });
 
   function make(tag, attributes = {}, ...children) {
@@ -32,7 +32,7 @@
 
   app.cursor = () => ({
     show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
-    deep: at("deep")?.open ? app.deep : -1, machine: at("machine")?.open ? app.machine : -1,
+    chosen: app.chosen(), deep: at("deep")?.open ? app.deep : -1, machine: at("machine")?.open ? app.machine : -1,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
     marks: Object.fromEntries(Object.entries(app.parts).map(([name, part]) => [name, part.mark])),
   });

@@ -34,7 +34,7 @@ from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 from trainer_core.readings import Reading, Readings
 from trainer_core.supervisor import Supervisor
-from ui import diagnosis, live, views
+from ui import diagnosis, history, live, views
 from ui.facts import Row, settings, standard
 from ui.live import Cursor, news, thinned
 from ui.words import duration
@@ -160,7 +160,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     said = {**(views.run(supervisor, view) or {}), **(views.pace(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = views.table(supervisor)[0]
+    row = history.Rows(supervisor)()[0]
     assert (row["steps"], row["loss"], row["accuracy"], row["data"]) == ("2 + 2", "1.000 → 1.000", "50%", "sample")
 
 
@@ -197,7 +197,7 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     folder.mkdir()
     (folder / "run.json").write_text("{")
     supervisor.look()
-    assert views.table(supervisor)[0]["name"] == folder.name
+    assert history.Rows(supervisor)()[0]["name"] == folder.name
     assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 
@@ -205,15 +205,13 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
     """What a page gets in a second in which one DPO step was made."""
     run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     log = EventLog(run_dir / "events.jsonl")
-    with runs.beating(run_dir):
-        log(Plan({"dpo": 300}))
-        log(Status(Phase.DPO))
-        log(step("dpo", 1, 300))
-        supervisor.look()
-        first = news(supervisor, Cursor(run="", tab="train"))
-        log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
-        supervisor.look()
-        second = news(supervisor, cursor_after(first, tab="train"))
+    for event in (Plan({"dpo": 300}), Status(Phase.DPO), step("dpo", 1, 300)):
+        log(event)
+    supervisor.look()
+    first = news(supervisor, Cursor(tab="train"))
+    log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
+    supervisor.look()
+    second = news(supervisor, cursor_after(first, tab="train"))
     assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
     assert len(json.dumps(second)) < 500
 

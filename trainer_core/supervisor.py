@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from trainer_core import checkpoints, hardware, models, runs
+from trainer_core import checkpoints, hardware, models, runs, shelf
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import RunView, Tail, fold, settle
@@ -276,6 +276,25 @@ class Supervisor:
             watched.process = self.spawn(run_dir, self.recipe(run_id).model, stdin=subprocess.DEVNULL)
             with self._looking:
                 self._watched[run_id] = watched
+
+    def throw_away(self, run_id: str) -> None:
+        """Move a run to the trash, and forget it.
+
+        Raises:
+            BusyError: it is going, so its folder is in use.
+            DiskError: it cannot be moved.
+        """
+        with self._starting:
+            self.look()
+            if self.run(run_id).phase.active:
+                raise BusyError(f"The run {run_id} is going. Stop it first; then it can be thrown away.")
+            run_dir = self.run_dir(run_id)
+            lanes = self.comparison.job.lanes if self.comparison else ()
+            if any((lane.adapter or "").startswith(str(run_dir)) for lane in lanes):
+                self.close_comparison()
+            with self._looking:
+                shelf.throw_away(self.workspace, run_dir)
+                del self._watched[run_id]
 
     def recipe(self, run_id: str) -> Recipe:
         """What a run was asked to do.

@@ -15,8 +15,8 @@ from trainer_core.errors import ConfigError
 from trainer_core.events import LaneScore, Offer, RunView
 from trainer_core.ladder import changed
 from trainer_core.supervisor import Supervisor
-from ui.facts import facts_of
-from ui.words import STAGE_WORDS, words
+from ui.facts import facts_of, spelled
+from ui.words import STAGE_WORDS
 
 LOOKS = 100
 """How often the doctor looks at a stage while it is going: at every hundredth of its steps, so that the card keeps still."""
@@ -99,22 +99,9 @@ def retry(supervisor: Supervisor, run_id: str, key: str) -> tuple[Recipe, list[s
 
 def differences(before: BaseModel, after: BaseModel) -> list[str]:
     """Each setting that differs: its label, its value, and "changed from" the other."""
-    return [f"{label}: {new or 'none'} (changed from {old or 'none'})" for label, old, new in differing(before, after)]
-
-
-def differing(before: BaseModel, after: BaseModel, group: str = "") -> list[tuple[str, str, str]]:
-    """Label, and both values in words, of each setting in which two recipes differ."""
-    found = []
-    names = {"sft": "SFT", "dpo": "DPO", "lora": "", "data": "Data", "sampling": "Sampling"}
-    for name, field in type(after).model_fields.items():
-        old, new = getattr(before, name), getattr(after, name)
-        if isinstance(new, BaseModel):
-            found += differing(old, new, names.get(name, name))
-        elif old != new:
-            found.append((lower(group, field.title or name), words(old), words(new)))
-    return found
-
-
-def lower(group: str, label: str) -> str:
-    """ "DPO learning rate" from "DPO" and "Learning rate"; "LoRA rank" stays."""
-    return f"{group} {label[0].lower()}{label[1:]}" if group else label
+    old, new = spelled(before), spelled(after)
+    return [
+        f"{label}: {value or 'none'} (changed from {old[label] or 'none'})"
+        for label, value in new.items()
+        if value != old[label]
+    ]

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from trainer_core import presets, runs
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
-from ui.words import STAGE_WORDS, words
+from trainer_core.shelf import About, read_about
+from ui.words import STAGE_WORDS, title, words
 
 
 @dataclass(frozen=True)
@@ -83,3 +84,34 @@ def labelled(part: BaseModel, preset: BaseModel) -> tuple[Row, ...]:
         if not isinstance(value, BaseModel) and (words(value) or value != usual):
             rows.append(Row(field.title or name, words(value), None if value == usual else words(usual)))
     return tuple(rows)
+
+
+GROUPS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
+
+
+def spelled(part: BaseModel, group: str = "") -> dict[str, str]:
+    """Every setting of a recipe in words, by a label that says which part it belongs to: "DPO learning rate", "LoRA rank"."""
+    found: dict[str, str] = {}
+    for name, field in type(part).model_fields.items():
+        value, label = getattr(part, name), field.title or name
+        if isinstance(value, BaseModel):
+            found |= spelled(value, GROUPS.get(name, ""))
+        else:
+            found[f"{group} {label[0].lower()}{label[1:]}" if group else label] = words(value)
+    return found
+
+
+def about_of(run_dir: Path) -> About:
+    """What was written about a run, read again when it changes."""
+    file = run_dir / "about.json"
+    return about_at(run_dir, file.stat().st_mtime_ns) if file.exists() else About()
+
+
+@lru_cache(maxsize=4096)
+def about_at(run_dir: Path, stamp: int) -> About:
+    return read_about(run_dir)
+
+
+def name_of(run_dir: Path) -> str:
+    """What a run is called: the name it was given later, or with its recipe, or its model and method."""
+    return about_of(run_dir).name or title(facts_of(run_dir).recipe, run_dir.name)

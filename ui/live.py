@@ -20,11 +20,12 @@ from trainer_core import runs
 from trainer_core.config import Strict, parse
 from trainer_core.events import RunView, Stage, Step
 from trainer_core.supervisor import Supervisor
-from ui import diagnosis, views
+from ui import diagnosis, history, views
 
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
+OVERLAY_POINTS = 300
 LOG_LINES = 60
 
 Read = Callable[[Step], float | None]
@@ -60,6 +61,8 @@ class Cursor(Strict):
     log: bool = False
     deep: int = -1
     """How many points of the deep curves the page holds; -1: it does not show them."""
+    chosen: tuple[str, ...] = ()
+    """The runs that are drawn over each other."""
     machine: float = -1.0
     """When the last reading that the page holds was made; -1: it does not show them."""
 
@@ -67,16 +70,21 @@ class Cursor(Strict):
 def build(supervisor: Supervisor) -> gr.HTML:
     """The bus: an element without a look whose script asks, keeps what it gets and tells the page."""
 
+    rows = history.Rows(supervisor)
+
     def poll(cursor: Any = None) -> dict[str, Any]:
-        return news(supervisor, parse(Cursor, cursor or {}, "cursor"))
+        return news(supervisor, parse(Cursor, cursor or {}, "cursor"), rows)
 
     return gr.HTML(html_template="<span></span>", js_on_load=BUS_JS, server_functions=[poll], elem_id="bus")
 
 
-def news(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
+def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = None) -> dict[str, Any]:
     """What this page does not have yet."""
     view = shown(supervisor, cursor.show)
-    parts = fresh(all_parts(supervisor, view, cursor), cursor.marks)
+    parts = all_parts(supervisor, view, cursor)
+    if cursor.tab == "runs":
+        parts |= listed(supervisor, cursor, rows or history.Rows(supervisor))
+    parts = fresh(parts, cursor.marks)
     return {
         "parts": parts,
         **curves(view, cursor),
@@ -103,11 +111,26 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "doctor": diagnosis.of(supervisor, view),
         "facts": views.facts(supervisor, view),
     }
-    if cursor.tab == "runs":
-        parts["runs"] = views.table(supervisor)
     if cursor.log and view:
         parts["log"] = runs.log_tail(supervisor.run_dir(view.id), LOG_LINES)
     return parts
+
+
+def listed(supervisor: Supervisor, cursor: Cursor, rows: history.Rows) -> dict[str, Any]:
+    """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
+    all_rows = rows()
+    return {
+        "runs": [row for row in all_rows if not row["active"]],
+        "going": [row for row in all_rows if row["active"]],
+        "trash": history.trash(supervisor),
+        "overlay": history.overlay(supervisor, cursor.chosen, all_curves),
+    }
+
+
+def all_curves(view: RunView) -> dict[str, list[tuple[int, float]]]:
+    """Every curve of a run, thinned to what fits on a small chart."""
+    found = {name: thinned(values(view.points, stage, read), OVERLAY_POINTS) for name, (stage, read) in SERIES.items()}
+    return {name: points for name, points in found.items() if points}
 
 
 def fresh(parts: dict[str, Any], marks: dict[str, int]) -> dict[str, dict[str, Any]]:

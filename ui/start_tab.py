@@ -18,11 +18,11 @@ from trainer_core.events import Stage
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
 from ui import cards, diagnosis
-from ui.facts import facts_of
+from ui.facts import facts_of, name_of
 from ui.form import QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
-from ui.words import STAGE_WORDS, duration, listed, model_name, number, title
+from ui.words import STAGE_WORDS, duration, listed, model_name, number
 
 METHODS = [("SFT, then DPO", Method.SFT_DPO.value), ("SFT only", Method.SFT.value), ("DPO only", Method.DPO.value)]
 PAIRS = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
@@ -93,8 +93,14 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     def take_offer(event: gr.EventData) -> tuple[Any, ...]:
         """What the doctor, or a failed run, proposes: that run's recipe with the change."""
         wanted, changes = diagnosis.retry(supervisor, event.run, event.key)
-        named = title(facts_of(supervisor.run_dir(event.run)).recipe, event.run)
-        return wanted, *preview(wanted), cards.origin(f"The settings of {named}", changes), gr.update(selected="start")
+        named = f"The settings of {name_of(supervisor.run_dir(event.run))}"
+        return wanted, *preview(wanted), cards.origin(named, changes), gr.update(selected="start")
+
+    def clone(event: gr.EventData) -> tuple[Any, ...]:
+        """A run's recipe once more, ready to be changed."""
+        wanted = supervisor.recipe(event.run)
+        named = f"The settings of {name_of(supervisor.run_dir(event.run))}"
+        return wanted, *preview(wanted), cards.origin(named, ()), gr.update(selected="start")
 
     def refresh() -> Any:
         busy = supervisor.active is not None
@@ -106,7 +112,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(go.click, start, recipe, outputs=[tabs, origin], problem=problem, show_progress="hidden")
-    on(bus.retry, take_offer, gr.EventData, outputs=[recipe, *seen, origin, tabs], problem=problem, **QUIET)
+    elsewhere = {"outputs": [recipe, *seen, origin, tabs], "problem": problem, **QUIET}
+    on(bus.retry, take_offer, gr.EventData, **elsewhere)
+    on(bus.clone, clone, gr.EventData, **elsewhere)
     on(bus.statechange, refresh, outputs=[go], **QUIET)
 
 

@@ -13,8 +13,8 @@ from trainer_core.errors import UserError
 from trainer_core.events import LaneEnd, LaneProof, Phase, Proof, RunView, Step
 from trainer_core.hardware import GIB, Gpu
 from trainer_core.supervisor import Supervisor
-from ui.facts import facts_of
-from ui.words import STAGE_WORDS, duration, method_words, model_name, title
+from ui.facts import about_of, facts_of, name_of
+from ui.words import STAGE_WORDS, duration, method_words, model_name
 
 RECENT = 6
 
@@ -86,7 +86,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
     recipe = facts_of(supervisor.run_dir(view.id)).recipe
     return {
         "id": view.id,
-        "name": title(recipe, view.id),
+        "name": name_of(supervisor.run_dir(view.id)),
         "phase": view.phase,
         "active": view.phase.active,
         **pill(supervisor, view),
@@ -223,6 +223,7 @@ def summary(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     known = facts_of(supervisor.run_dir(view.id))
     recipe = known.recipe
     name, kind = (recipe.name or model_name(recipe.model), method_words(recipe)) if recipe else (view.id, "")
+    name = about_of(supervisor.run_dir(view.id)).name or name
     return {"id": view.id, "name": name, "kind": kind, "when": known.created, **pill(supervisor, view)}
 
 
@@ -230,12 +231,7 @@ def choice(supervisor: Supervisor, view: RunView) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
     known = facts_of(supervisor.run_dir(view.id))
     adapters = ", ".join(STAGE_WORDS[stage] for stage in view.adapters)
-    return f"{title(known.recipe, view.id)} ({adapters}) · {known.created[:16].replace('T', ' ')} UTC"
-
-
-def table(supervisor: Supervisor) -> list[dict[str, Any]]:
-    """The rows of the Runs tab, newest first."""
-    return [{**summary(supervisor, view), **numbers(supervisor, view)} for view in supervisor.views]
+    return f"{name_of(supervisor.run_dir(view.id))} ({adapters}) · {known.created[:16].replace('T', ' ')} UTC"
 
 
 def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""The Runs tab: what one does with runs that are over, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import App
+from tests.browser.test_access import violations
+from tests.browser.test_page import begin, phase, tab
+
+Visit = Callable[[App], Page]
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
+    """Three finished runs; the second has another beta, and the third is made from the first."""
+    app = serve("100", gpu=24)
+    page = browser.new_page()
+    page.goto(app.address)
+    page.wait_for_function("window.tunebench?.is('gates')")
+    run = begin(page, "first")
+    phase(page, "done")
+    page.close()
+    again(app, run, "second", dpo={"beta": 0.3})
+    again(app, run, "third", data={"held_out": str(app.workspace / "runs" / run / "held-out.jsonl")})
+    return app
+
+
+def again(app: App, run: str, name: str, **changes: dict[str, object]) -> None:
+    """A copy of a run's folder whose recipe differs."""
+    made = shutil.copytree(app.workspace / "runs" / run, app.workspace / "runs" / f"20300101-000000-{name}")
+    file = json.loads((made / "run.json").read_text())
+    file["job"]["recipe"]["name"] = name
+    for part, values in changes.items():
+        file["job"]["recipe"][part] |= values
+    (made / "run.json").write_text(json.dumps(file))
+
+
+@pytest.fixture
+def runs(app: App, visit: Visit) -> Page:
+    page = visit(app)
+    tab(page, "Runs")
+    page.wait_for_function("window.tunebench.is('runs')?.length === 3")
+    return page
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.locator("#runs tbody tr:not(.ask)").filter(has=page.get_by_role("button", name=name, exact=True))
+
+
+def choose(page: Page, name: str, deed: str) -> None:
+    """From a run's menu, by keyboard alone."""
+    row(page, name).locator(".more").press("Enter")
+    page.get_by_role("button", name=deed, exact=True).press("Enter")
+
+
+def test_a_row_says_what_a_run_is(runs: Page) -> None:
+    first = row(runs, "first")
+    expect(first.locator(".lineage")).to_have_text("SmolLM2 135M → SFT → DPO")
+    expect(first.locator(".spark")).to_be_visible()
+    expect(first).to_contain_text("24 + 20")
+    expect(first).to_contain_text("0.1 MB")
+    expect(runs.locator("#runs-count")).to_have_text("3 runs")
+    runs.fill("#runs-find", "sec")
+    expect(runs.locator("#runs tbody tr:visible")).to_have_count(1)
+    expect(runs.locator("#runs-count")).to_have_text("1 of 3 runs")
+
+
+def test_chosen_runs_over_each_other(runs: Page) -> None:
+    expect(runs.locator("#overlay")).to_be_hidden()
+    row(runs, "first").locator(".choose").check()
+    row(runs, "second").locator(".choose").check()
+    expect(runs.locator("#overlay-differ tbody tr")).to_have_count(1)
+    expect(runs.locator("#overlay-differ tbody tr")).to_have_text("DPO beta0.30.1")
+    expect(runs.locator("#overlay-names span")).to_have_text(["second", "first"])
+    runs.select_option("#overlay-curve", "sft.loss")
+    figure = runs.locator("#overlay figure")
+    expect(figure.locator("h3")).to_have_text("SFT loss")
+    expect(figure.locator("path.soft")).to_have_count(2)
+    assert "second latest 1." in (figure.locator(".plot").get_attribute("aria-label") or "")
+    assert violations(runs) == []
+    runs.click("#overlay-clear")
+    expect(runs.locator("#overlay")).to_be_hidden()
+
+
+def test_name_note_and_pin(app: App, runs: Page) -> None:
+    choose(runs, "first", "Rename or note")
+    runs.fill("#runs .ask input", "<b>best</b>")
+    runs.fill("#runs .ask textarea", "keep this one")
+    assert violations(runs) == []
+    runs.locator("#runs .ask input").press("Enter")
+    expect(row(runs, "<b>best</b>").locator(".note")).to_have_text("keep this one")
+    choose(runs, "<b>best</b>", "Pin")
+    expect(runs.locator("#runs tbody tr").first).to_contain_text("★")
+    expect(runs.locator("#recent button b", has_text="<b>best</b>")).to_have_count(1)
+    choose(runs, "<b>best</b>", "Rename or note")
+    runs.fill("#runs .ask input", "")
+    runs.get_by_role("button", name="Save", exact=True).click()
+    expect(row(runs, "first")).to_contain_text("★")
+    choose(runs, "first", "Unpin")
+    expect(row(runs, "first")).not_to_contain_text("★")
+
+
+def test_the_menu_closes_by_escape(runs: Page) -> None:
+    more = row(runs, "first").locator(".more")
+    more.press("Enter")
+    expect(more).to_have_attribute("aria-expanded", "true")
+    assert violations(runs) == []
+    runs.keyboard.press("Escape")
+    expect(more).to_have_attribute("aria-expanded", "false")
+    expect(runs.locator(".popup")).to_have_count(0)
+    expect(more).to_be_focused()
+
+
+def test_settings_are_used_again(runs: Page) -> None:
+    choose(runs, "second", "Use these settings")
+    expect(runs.locator("#origin")).to_contain_text("The settings of second")
+    expect(runs.locator("#plan")).to_contain_text("β 0.3")
+
+
+def test_a_run_as_a_command(app: App, visit: Visit, runs: Page) -> None:
+    runs.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    choose(runs, "second", "Copy as command")
+    file = app.workspace / "runs" / "20300101-000000-second" / "run.json"
+    expect(runs.locator("#runs-said")).to_have_text(f"Copied: python launch.py train {file}")
+    assert runs.evaluate("navigator.clipboard.readText()") == f"python launch.py train {file}"
+
+
+def test_thrown_away_brought_back_and_gone(app: App, runs: Page) -> None:
+    choose(runs, "first", "Move to trash")
+    expect(runs.locator("#runs .ask .warn")).to_have_text("⚠ Made from this run, and of no use without it: third.")
+    runs.get_by_role("button", name="Keep", exact=True).click()
+    choose(runs, "third", "Move to trash")
+    expect(runs.locator("#runs .ask .warn")).to_have_count(0)
+    runs.locator("#runs .danger").press("Enter")
+    expect(runs.locator("#runs-count")).to_have_text("2 runs")
+    runs.locator("#trash summary").click()
+    expect(runs.locator("#trash summary")).to_contain_text("Trash: 1 run, 0.1 MB")
+    assert violations(runs) == []
+    runs.locator("#trash").get_by_role("button", name="Bring back").click()
+    expect(runs.locator("#runs-count")).to_have_text("3 runs")
+    expect(runs.locator("#trash")).to_be_hidden()
+    choose(runs, "third", "Move to trash")
+    runs.locator("#runs .danger").click()
+    runs.get_by_role("button", name="Empty the trash").press("Enter")
+    runs.locator("#trash .danger:visible").press("Enter")
+    expect(runs.locator("#trash")).to_be_hidden()
+    assert not (app.workspace / "trash" / "20300101-000000-third").exists()
+    assert sorted(path.name for path in (app.workspace / "runs").iterdir())[-1] == "20300101-000000-second"

@@ -1,0 +1,108 @@
+"""What a person does with runs that are over: name them, note something, pin them, throw them away and get them back.
+
+about.json in the run folder is the app's, like control.json. The trash is a folder beside the runs, so that throwing away is a
+rename: instant, and undone as easily until the trash is emptied.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from trainer_core.config import Recipe, Strict
+from trainer_core.durable import write_atomically
+from trainer_core.errors import ConfigError, DiskError
+from trainer_core.runs import Workspace, folders, made
+
+
+class About(Strict):
+    """What about.json holds."""
+
+    name: str = Field(default="", max_length=64, title="Name")
+    note: str = Field(default="", max_length=2000, title="Note")
+    pinned: bool = Field(default=False, title="Pinned")
+
+
+def read_about(run_dir: Path) -> About:
+    """What was written about a run; nothing yet, or nothing readable, is nothing."""
+    try:
+        return About.model_validate_json((run_dir / "about.json").read_bytes())
+    except (OSError, ValidationError):
+        return About()
+
+
+def write_about(run_dir: Path, about: About) -> None:
+    """Keep it.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    write_atomically(run_dir / "about.json", about.model_dump_json())
+
+
+def size_bytes(folder: Path) -> int:
+    """What a folder takes on disk, links not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def children(recipes: Mapping[str, Recipe]) -> dict[str, set[str]]:
+    """Run → the runs that need it: their recipe names something in its folder (a model, an adapter, data)."""
+    found: dict[str, set[str]] = {}
+    for run_id, recipe in recipes.items():
+        named = (recipe.model, recipe.data.chat, recipe.data.pairs, recipe.data.held_out)
+        for part in {part for path in named if path for part in Path(path).parts}:
+            if part in recipes and part != run_id:
+                found.setdefault(part, set()).add(run_id)
+    return found
+
+
+def trash(workspace: Workspace) -> Path:
+    return made(workspace.root / "trash")
+
+
+def throw_away(workspace: Workspace, run_dir: Path) -> None:
+    """Move a run to the trash.
+
+    Raises:
+        DiskError: it cannot be moved: a file in it is in use, or the folder is not ours to change.
+    """
+    move(run_dir, trash(workspace) / run_dir.name)
+
+
+def restore(workspace: Workspace, run_id: str) -> None:
+    """Bring a run back from the trash.
+
+    Raises:
+        ConfigError: it is not there.
+        DiskError: it cannot be moved.
+    """
+    if run_id not in {folder.name for folder in folders(trash(workspace))}:
+        raise ConfigError(f"There is no run {run_id} in the trash.")
+    move(trash(workspace) / run_id, workspace.runs / run_id)
+
+
+def move(folder: Path, to: Path) -> None:
+    try:
+        folder.rename(to)
+    except OSError as error:
+        raise DiskError(f"{folder} cannot be moved to {to}: {error.strerror}. Nothing was changed.") from error
+
+
+def empty(workspace: Workspace) -> int:
+    """Delete what is in the trash for good. Returns the bytes that are free now.
+
+    Raises:
+        DiskError: some file could not be deleted; what could be is gone.
+    """
+    freed = 0
+    for folder in folders(trash(workspace)):
+        size = size_bytes(folder)
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise DiskError(f"{folder} could not be deleted whole: {error.strerror}.") from error
+        freed += size
+    return freed

@@ -1,0 +1,131 @@
+"""The Runs tab in plain values: every run as a row, the chosen ones over each other, what they differ in, and the trash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer_core import runs, shelf
+from trainer_core.config import Recipe
+from trainer_core.events import RunView
+from trainer_core.shelf import About
+from trainer_core.supervisor import Supervisor
+from ui import views
+from ui.facts import about_of, facts_of, name_of, spelled
+from ui.words import STAGE_WORDS, listed, model_name
+
+SPARK = 24
+"""Values of a sparkline."""
+LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
+OVERLAID = 6
+"""Runs over each other; more could not be told apart."""
+
+
+@dataclass
+class Rows:
+    """Every run as a row. A row is made anew when its run has gone on or was written about, and else kept."""
+
+    supervisor: Supervisor
+    kept: dict[str, tuple[RunView, About, dict[str, Any]]] = field(default_factory=dict)
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """Pinned ones first, then newest first."""
+        views = self.supervisor.views
+        needed = parents({view.id: self.supervisor.run_dir(view.id) for view in views})
+        rows = [self.row(view) | {"needed": needed.get(view.id, "")} for view in views]
+        return sorted(rows, key=lambda row: not row["pinned"])
+
+    def row(self, view: RunView) -> dict[str, Any]:
+        about = about_of(self.supervisor.run_dir(view.id))
+        known = self.kept.get(view.id)
+        if known is None or known[0] is not view or known[1] != about:
+            known = self.kept[view.id] = (view, about, self.made(view, about))
+        return known[2]
+
+    def made(self, view: RunView, about: About) -> dict[str, Any]:
+        run_dir = self.supervisor.run_dir(view.id)
+        recipe = facts_of(run_dir).recipe
+        shown = {**views.summary(self.supervisor, view), **views.numbers(self.supervisor, view)}
+        return {
+            **shown,
+            "note": about.note,
+            "pinned": about.pinned,
+            "spark": spark(view),
+            "size": "" if view.phase.active else megabytes(shelf.size_bytes(run_dir)),
+            "line": lineage(recipe, view),
+            "active": view.phase.active,
+            "command": command(run_dir),
+        }
+
+
+def spark(view: RunView) -> str:
+    """The loss of the last stage as one letter for each of at most SPARK means, 0 the lowest."""
+    losses = [point.loss for point in view.points if view.last and point.stage == view.last.stage]
+    count = min(SPARK, len(losses))
+    if count < 2:
+        return ""
+    parts = [losses[at * len(losses) // count : (at + 1) * len(losses) // count] for at in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    low, high = min(means), max(means)
+    if not high > low:  # level, or no number
+        return ""
+    return "".join(LEVELS[round((mean - low) / (high - low) * (len(LEVELS) - 1))] for mean in means)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def lineage(recipe: Recipe | None, view: RunView) -> list[str]:
+    """Base → SFT → DPO: what each adapter stands on."""
+    return [model_name(recipe.model), *(STAGE_WORDS[stage] for stage in view.adapters)] if recipe else []
+
+
+def parents(folders: dict[str, Path]) -> dict[str, str]:
+    """Run → the names of the runs that stand on it, for those on which any does."""
+    recipes = {run_id: facts_of(folder).recipe for run_id, folder in folders.items()}
+    found = shelf.children({run_id: recipe for run_id, recipe in recipes.items() if recipe})
+    return {run_id: listed([name_of(folders[one]) for one in sorted(those)]) for run_id, those in found.items()}
+
+
+def trash(supervisor: Supervisor) -> dict[str, Any]:
+    """What lies in the trash."""
+    thrown = runs.folders(shelf.trash(supervisor.workspace))
+    return {
+        "runs": [{"id": folder.name, "name": name_of(folder)} for folder in thrown],
+        "size": trash_size(tuple(thrown)),
+    }
+
+
+@lru_cache(maxsize=4)
+def trash_size(thrown: tuple[Path, ...]) -> str:
+    return megabytes(sum(map(shelf.size_bytes, thrown)))
+
+
+def overlay(supervisor: Supervisor, chosen: Sequence[str], curves: Callable[[RunView], Any]) -> dict[str, Any]:
+    """The curves of the chosen runs, and the settings in which they differ.
+
+    Args:
+        curves: a view's curves by name, as the page draws them.
+    """
+    found = [view for view in supervisor.views if view.id in chosen[:OVERLAID]]
+    recipes = [facts_of(supervisor.run_dir(view.id)).recipe for view in found]
+    known = [recipe for recipe in recipes if recipe]
+    drawn = [{"id": view.id, "name": name_of(supervisor.run_dir(view.id)), "curves": curves(view)} for view in found]
+    return {"runs": drawn, "differences": compared(known) if len(known) == len(found) > 1 else []}
+
+
+def compared(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
+    """Each setting in which not all recipes agree, with its value in each."""
+    told = [spelled(recipe.model_copy(update={"name": ""})) for recipe in recipes]
+    return [(label, [one[label] for one in told]) for label in told[0] if len({one[label] for one in told}) > 1]
+
+
+def command(run_dir: Path) -> str:
+    """What repeats a run on a terminal, from the program's folder."""
+    file = run_dir / "run.json"
+    text = str(file.relative_to(runs.PROJECT) if file.is_relative_to(runs.PROJECT) else file)
+    return "python launch.py train " + (f'"{text}"' if " " in text else text)
