@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,12 +17,20 @@ from ui.words import STAGE_WORDS, title, words
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run.json says, which never changes."""
+    """What a run.json says, which never changes. made: what it was made with, name → version or device."""
 
     recipe: Recipe | None = None
     reasons: tuple[str, ...] = ()
-    settings: tuple[Group, ...] = ()
+    made: tuple[tuple[str, str], ...] = ()
     created: str = ""
+
+    @cached_property
+    def settings(self) -> tuple[Group, ...]:
+        """Every setting in groups; only for the run that is shown, since it takes a while for a thousand."""
+        if self.recipe is None:
+            return ()
+        made = Group("Made with", tuple(Row(name, value) for name, value in self.made))
+        return (*settings(self.recipe, standard(self.recipe)), made)
 
 
 @lru_cache(maxsize=4096)
@@ -33,11 +41,8 @@ def facts_of(run_dir: Path) -> Facts:
     except UserError:
         return Facts()
     job = runs.train_job(file)
-    if job is None:
-        return Facts(created=file.created)
-    made = {"Device": file.device, **file.versions}
-    versions = Group("Made with", tuple(Row(name, value) for name, value in made.items()))
-    return Facts(job.recipe, file.reasons, (*settings(job.recipe, standard(job.recipe)), versions), file.created)
+    made = (("Device", file.device), *file.versions.items())
+    return Facts(job.recipe if job else None, file.reasons, made, file.created)
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,18 @@ class Group:
 
 def standard(recipe: Recipe) -> Recipe:
     """The preset of a run's model, at the length that comes nearest to the run's."""
-    known = presets.load().values()
-    preset = next((one for one in known if recipe.model in (one.model, *one.also)), None)
-    if preset is None:
+    lengths = lengths_of(recipe.model)
+    if not lengths:
         return recipe
-    lengths = [goal.applied(preset.recipe()) for goal in presets.load_goals().values()]
     return min(lengths, key=lambda one: sum(getattr(one, stage) != getattr(recipe, stage) for stage in ("sft", "dpo")))
+
+
+@lru_cache(maxsize=64)
+def lengths_of(model: str) -> tuple[Recipe, ...]:
+    """A model's preset at every goal's length; nothing for a model without one."""
+    known = presets.load().values()
+    preset = next((one for one in known if model in (one.model, *one.also)), None)
+    return tuple(goal.applied(preset.recipe()) for goal in presets.load_goals().values()) if preset else ()
 
 
 def settings(recipe: Recipe, preset: Recipe) -> list[Group]:
