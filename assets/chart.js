@@ -271,13 +271,7 @@
     else redraw(figure);
   }
 
-  function take(name, blob) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  }
+  const take = (name, blob) => window.tunebench.tools.take(name, blob);
 
   function takeCsv(figure) {
     const { head, body } = rows(figure.shown);

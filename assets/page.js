@@ -261,5 +261,12 @@
     link.href = "data:image/svg+xml," + encodeURIComponent(picture);
   }
 
-  Object.assign(app.tools, { at, make, put, write, when, list, show, openTab });
+  // A file for the person's downloads.
+  function take(name, blob) {
+    const link = make("a", { href: URL.createObjectURL(blob), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  Object.assign(app.tools, { take, at, make, put, write, when, list, show, openTab });
 })();

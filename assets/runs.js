@@ -94,7 +94,7 @@
       item("Copy as command", () => copy(run)),
       item(run.pinned ? "Unpin" : "Pin", () => send("about", run, { about: { pinned: !run.pinned } })),
       item("Rename or note", () => below(run, editor(run))),
-      ...(run.active ? [] : [item("Save report", () => send("report", run)), item("Move to trash", () => below(run, question(run)))]));
+      ...(run.active ? [] : [item("Save report", () => app.report(run.id)), item("Move to trash", () => below(run, question(run)))]));
     const close = () => {
       button.setAttribute("aria-expanded", "false");
       popup.remove();

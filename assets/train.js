@@ -62,7 +62,7 @@
     for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
     const buttons = (verdict.offers ?? []).map((offer, index) => make("button", { class: index ? "button small" : "button", id: index ? null : "retry", onclick: retry(run.id, offer.key) }, offer.text));
     if (verdict.open) buttons.push(make("button", { class: buttons.length ? "button small" : "button", id: "opencmp", onclick: () => app.send("opencompare", { run: run.id }) }, "Open Compare"));
-    if (run.phase !== "paused") buttons.push(make("button", { class: "button small", id: "report", onclick: () => app.send("report", { run: run.id }) }, "Save report"));
+    if (run.phase !== "paused") buttons.push(make("button", { class: "button small", id: "report", onclick: () => app.report(run.id) }, "Save report"));
     box.append(make("p", { class: "buttons" }, ...buttons));
     place.replaceChildren(box);
     if (verdict.tone === "bad") at("log").open = true;

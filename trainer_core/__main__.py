@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from trainer_core import console, data, models, presets, runs
+from trainer_core import console, data, models, presets, report, runs
 from trainer_core.config import STARTER, read_recipe
 from trainer_core.data.load import located
 from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
@@ -57,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     compare = command("compare", run_compare, "score the base and every adapter of a run, and let them answer")
     compare.add_argument("id", help="the run's id, or 'last'")
     compare.add_argument("prompt", nargs="*", help="what to ask; without one, three of the bundled prompts")
+    told = command(
+        "report", run_report, "a run on one page: curves, findings, scores, settings; a file that needs no network"
+    )
+    told.add_argument("id", help="the run's id, or 'last'")
+    told.add_argument("--out", type=Path, help="where to write it; without it report.html in the run's folder")
     command("runs", run_list, "all runs, newest first")
     command("starter", run_starter, "make the starter model ready")
     return top
@@ -136,9 +141,9 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    report = data.check(located(args.data, "sample_pairs.jsonl"))
-    console.say(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() if args.json else "\n".join(report.told()))
-    return 1 if report.blocked else 0
+    checked = data.check(located(args.data, "sample_pairs.jsonl"))
+    console.say(orjson.dumps(checked, option=orjson.OPT_INDENT_2).decode() if args.json else "\n".join(checked.told()))
+    return 1 if checked.blocked else 0
 
 
 def run_compare(args: argparse.Namespace) -> int:
@@ -147,6 +152,12 @@ def run_compare(args: argparse.Namespace) -> int:
         side_by_side(boss, known(boss, args.id), args.prompt or prompts()[:ANSWERS])
     finally:
         boss.close()
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    console.say(str(report.save(boss.run_dir(known(boss, args.id)), args.out)))
     return 0
 
 

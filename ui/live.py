@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 from pydantic import Field
 
-from trainer_core import runs
+from trainer_core import report, runs
 from trainer_core.config import Strict, parse
 from trainer_core.events import RunView, Stage, Step
 from trainer_core.supervisor import Supervisor
@@ -75,7 +75,10 @@ def build(supervisor: Supervisor) -> gr.HTML:
     def poll(cursor: Any = None) -> dict[str, Any]:
         return news(supervisor, parse(Cursor, cursor or {}, "cursor"), rows)
 
-    return gr.HTML(html_template="<span></span>", js_on_load=BUS_JS, server_functions=[poll], elem_id="bus")
+    def told(run_id: str) -> str:
+        return report.page(report.told(supervisor.run_dir(run_id)))
+
+    return gr.HTML(html_template="<span></span>", js_on_load=BUS_JS, server_functions=[poll, told], elem_id="bus")
 
 
 def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = None) -> dict[str, Any]:

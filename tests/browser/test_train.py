@@ -177,3 +177,18 @@ def test_trouble_is_seen_in_the_rail(serve: Callable[..., App], visit: Visit) ->
     expect(page.locator("#trouble")).to_have_text(
         "Tunebench cannot read its runs: ValueError: unknown event kind 'Nonsense'"
     )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_opens_without_a_network(train: Page, tmp_path: Path, scheme: str) -> None:
+    with train.expect_download() as download:
+        train.locator("#report").press("Enter")
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    page = train.context.new_page()
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_content(file.read_text(encoding="utf-8"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("trivial")
+    expect(page.locator(".finding")).to_contain_text("The pairs are too easy")
+    expect(page.get_by_role("img")).to_have_count(5)
+    assert violations(page) == []
