@@ -141,6 +141,17 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """The held-out rows at a step, measured in training. Units are those of `Step`; accuracy and margin in DPO only."""
+
+    stage: Stage
+    step: int
+    loss: float
+    accuracy: float | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
 class Resumed:
     """A stage goes on from a checkpoint (step 0: from its beginning); later steps that were lost are made again.
 
@@ -289,7 +300,7 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | Proof | Step | Resumed | Checkpointed | OutOfMemory | Saved
+    Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Resumed | Checkpointed | OutOfMemory | Saved
     | Scored | ScoreFailed | Asked | Text | Answered
     | AskFailed | LanesLoaded | Ended | Failed
 )  # fmt: skip
@@ -425,6 +436,7 @@ class RunView:
     error: str = ""
     traceback: str = ""
     points: tuple[Step, ...] = ()
+    evaluated: tuple[Evaluated, ...] = ()
     planned: Mapping[str, int] = field(default_factory=dict)
     prepared: Prepared | None = None
     proof: Proof | None = None
@@ -483,6 +495,8 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, proof=event)
         case Step():
             return replace(view, points=(*view.points, event))
+        case Evaluated():
+            return replace(view, evaluated=(*view.evaluated, event))
         case Resumed(stage, step, skipped):
             return resumed(view, stage, step, skipped)
         case Checkpointed():
@@ -523,12 +537,13 @@ def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
 def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
     """The view without the steps and checkpoints that will be made again."""
 
-    def stays(one: Step | Checkpointed) -> bool:
+    def stays(one: Step | Evaluated | Checkpointed) -> bool:
         return one.stage != stage or one.step <= step
 
     return replace(
         view,
         points=tuple(filter(stays, view.points)),
+        evaluated=tuple(filter(stays, view.evaluated)),
         checkpoints=tuple(filter(stays, view.checkpoints)),
         notes=joined(view.notes, skipped),
     )

@@ -1,0 +1,516 @@
+"""What a run's numbers mean: each known way for SFT or DPO to go wrong, the evidence that names it, and one way out.
+
+Every check is a pure function of what a run has said so far, and stays silent until its evidence is there. CHECKS is in order of
+weight: the first finding is the one to act on. Sources as in config.py; besides: [Pal] Pal 2024, Smaug · [Raz] Razin 2024,
+likelihood displacement · [Nak] Nakkiran 2020, double descent · [own] chosen here, so that noise alone does not raise it: see
+tests/test_doctor.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil, isfinite, log
+from typing import Any
+
+import numpy as np
+
+from trainer_core.config import Recipe
+from trainer_core.course import Course, mean_after, medians, noise, rolling, trend, turns
+from trainer_core.cures import (
+    FASTER,
+    SLOWER,
+    faster,
+    more_beta,
+    short,
+    single_loss,
+    slower,
+    steadier,
+    tidy,
+    with_sft_term,
+)
+from trainer_core.events import Evaluated, LaneScore, Offer, RunView, Stage
+
+LN2 = log(2)
+"""The loss of sigmoid DPO where policy and reference agree [DPO]."""
+MEMORISED = 0.2
+"""A training loss below this, early, is memory and not skill [U]."""
+EARLY = 1 / 3
+"""The share of a DPO run that is early for that; half of an SFT run [own]."""
+HEALTHY_MARGIN = 3.0
+"""Sound runs end with margins of 1 to 3 [field]."""
+RISEN = 1.25
+"""A loss this many times its start, over several steps, has left [own]."""
+SPIKE_SIGMA, SPIKES = 8.0, 3
+"""A spike stands this many times the noise above its neighbours; three are no accident [own]."""
+STILL_STEPS = 50
+"""SFT that has not moved in this many steps at full rate does not learn [field]."""
+FLAT_STEPS, FLAT_MARGIN = 100, 0.1
+"""A DPO margin still below this after that many steps at full rate is flat [field]."""
+DEAD_STEPS, DEAD_MARGIN, DEAD_LOSS = 20, 0.005, 0.002
+"""Margin and loss this close to their start, step after step: nothing is trained [own]."""
+TRIVIAL_SHARE, TRIVIAL_PAIRS = 0.1, 48
+"""All right within the first tenth of the steps [field], and for so many pairs in a row: at 0.9 a chance of 0.6 % [own]."""
+WORSE = 0.03
+"""A held-out loss this share above its best, at two measurements in a row, is worse [own]."""
+FALLEN, FALLEN_SIGMA = 0.15, 5.0
+"""Chosen answers lose a little likelihood in sound DPO; this share, so far beyond the noise, is much [Pal, Raz; figures: own]."""
+COIN, HELD_OUT_FLAT = 0.5, 0.55
+"""Accuracy of a guess, and what is hardly more [field: sound runs reach 0.6 to 0.8]."""
+UNENDED, LONGER, REPEATED = 0.4, 1.5, 0.35
+"""Lost share of answers that end by themselves; growth of answers; share of repeated phrases [own]."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, as a person reads it.
+
+    Attributes:
+        key: its name in code, such as "dpo.flat".
+        step: the stage's step at which the evidence was complete.
+        says: what it means, in one or two sentences.
+        evidence: the numbers behind it.
+        source: where the threshold is from.
+        offer: what to do about it, and what that changes in the recipe (nothing, where only the data can help).
+    """
+
+    key: str
+    stage: Stage
+    step: int
+    title: str
+    says: str
+    evidence: tuple[str, ...]
+    source: str
+    offer: Offer
+
+
+def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> tuple[Finding, ...]:
+    """Every finding on a run so far, the weightiest first.
+
+    Args:
+        scores: how the run's lanes answered in Compare, where they were scored.
+    """
+    courses = [course_of(view, recipe, stage) for stage in recipe.method.stages]
+    answered = {score.lane.lower(): score for score in scores}
+    found = [check(course) for check in CHECKS for course in courses if course.points]
+    found += [check(courses[-1], answered) for check in ANSWER_CHECKS if courses[-1].points]
+    return tuple(one for one in found if one)
+
+
+def course_of(view: RunView, recipe: Recipe, stage: Stage) -> Course:
+    """The part of a run that belongs to one stage."""
+    points = tuple(point for point in view.points if point.stage == stage)
+    held_out = tuple(one for one in view.evaluated if one.stage == stage)
+    return Course(stage, recipe, points, held_out, view.prepared.held_out if view.prepared else 0)
+
+
+# ---- both stages
+
+
+def diverged(course: Course) -> Finding | None:
+    """The loss is no number, or has left its start upwards for several steps."""
+    loss = course.loss
+    broken = not (isfinite(loss[-1]) and isfinite(course.norm[-1]))
+    if not broken and (len(loss) < 10 or not (left_mildly(loss) if course.stage == "sft" else left_wildly(loss))):
+        return None
+    finite = loss[np.isfinite(loss)]
+    evidence = [
+        f"loss {loss[-1]:.3g} at step {course.last}, {float(np.min(finite)) if len(finite) else 0:.3g} at its best"
+    ]
+    if course.stage == "dpo" and np.any(np.isfinite(course.margin)):
+        evidence.append(
+            f"margin up to {np.nanmax(np.abs(course.margin)):.3g}; sound runs end at 1 to {HEALTHY_MARGIN:g}"
+        )
+    says = "The steps are too large: each undoes more than the one before has learned. What follows will not recover."
+    return finding(course, "diverging", "The run is diverging", says, evidence, "[field]", slower(course))
+
+
+def left_mildly(loss: np.ndarray) -> bool:
+    """The last five are high in the middle: above the start and above the best by far more than noise."""
+    five = medians(loss, 5)
+    return bool(five[-1] > RISEN * five[0] and five[-1] > float(np.min(five)) + 6 * noise(loss))
+
+
+def left_wildly(loss: np.ndarray) -> bool:
+    """DPO swings when it leaves: the mean of the last eight is above the start, two of them far above."""
+    return bool(mean_after(loss, 8) > max(RISEN * loss[0], loss[0] + 0.3) and np.sum(loss[-8:] > loss[0] + 0.8) >= 2)
+
+
+def spiking(course: Course) -> Finding | None:
+    """Single steps whose loss stands far above their neighbours'."""
+    width = 15
+    if len(course.loss) <= width:
+        return None
+    above = course.loss[width:] - medians(course.loss, width)[:-1]
+    floor = 0.25 * float(np.median(course.loss)) if course.stage == "sft" else course.loss[0]
+    spikes = np.flatnonzero(above > max(SPIKE_SIGMA * 1.4826 * float(np.median(np.abs(above))), floor)) + width
+    if len(spikes) < SPIKES or course.loss[spikes].max() < course.loss[0] * 0.5:
+        return None
+    where = ", ".join(f"{course.loss[at]:.2f} at step {course.steps[at]:.0f}" for at in spikes[-SPIKES:])
+    evidence = [
+        f"{len(spikes)} spikes; the last: {where}",
+        f"around them the loss is {np.median(course.loss[width:]):.2f}",
+    ]
+    says = "Now and then a batch throws the model back: a few rows are odd (cut, garbage, another language), or the rate is high."
+    rate = course.settings.learning_rate / 2
+    offer = Offer(
+        f"Half the {course.stage.upper()} learning rate ({short(rate)})", {f"{course.stage}.learning_rate": tidy(rate)}
+    )
+    return finding(course, "spikes", "The loss jumps", says, evidence, "[field]; what counts as a spike: [own]", offer)
+
+
+def double_descent(course: Course) -> Finding | None:
+    """The smoothed loss dips, rises and dips again."""
+    width = max(10, len(course.loss) // 15)
+    if len(course.loss) < 6 * width:
+        return None
+    soft = medians(course.loss, width)  # not means: a few spikes are no wave
+    least = max(10 * noise(course.loss) / width**0.5, 0.08 * float(np.median(soft)))
+    corners = turns(soft, least)
+    falls = [at for at, to in zip(corners, corners[1:], strict=False) if soft[to] < soft[at]]
+    if len(falls) < 2:
+        return None
+    top = falls[1]
+    dip = corners[corners.index(top) - 1]
+    evidence = [
+        f"down to {soft[dip]:.2f} near step {course.steps[dip + width // 2]:.0f}, up to {soft[top]:.2f} near step "
+        f"{course.steps[top + width // 2]:.0f}, now {soft[-1]:.2f}"
+    ]
+    says = "Dip, rise, dip: large ranks first fit each row by itself, then find what rows share. Judge it by the second dip."
+    return finding(
+        course,
+        "double-descent",
+        "The loss came back up before it fell again",
+        says,
+        evidence,
+        "[Nak, field]",
+        steadier(course),
+    )
+
+
+# ---- SFT
+
+
+def not_learning(course: Course) -> Finding | None:
+    """No movement in STILL_STEPS at full rate: neither a trend nor a fast first fall."""
+    if course.stage != "sft" or course.last < course.warm + STILL_STEPS:
+        return None
+    rise, error = trend(course.loss)
+    level, scatter = float(np.mean(course.loss)), noise(course.loss)
+    fell_at_once = float(np.mean(course.loss[:3])) - mean_after(course.loss, 10) > max(
+        2 * scatter * (1 / 3 + 1 / 10) ** 0.5, 0.03 * level
+    )
+    if fell_at_once or -rise > max(0.03 * level, error):
+        return None
+    evidence = [f"loss {level:.3f} ± {scatter:.3f} over {len(course.loss)} steps, change {rise:+.3f}"]
+    if not np.any(course.norm[np.isfinite(course.norm)]):
+        evidence.append("gradient norm 0 at every step: nothing is trained")
+    says = "The loss is where it began. The steps are too small, or nothing of what they should move is trained."
+    return finding(course, "still", "It is not learning", says, evidence, "[field]", faster(course, FASTER))
+
+
+def memorising(course: Course) -> Finding | None:
+    """Held-out loss rises while the training loss falls: the best point has passed."""
+    best = passed_best(course)
+    if best is None or course.stage != "sft":
+        return None
+    then, now = around(course, best.step), mean_after(course.loss, 5)
+    if now > then:
+        return None
+    evidence = [
+        f"held-out loss {best.loss:.3f} at step {best.step}, now {course.held_out[-1].loss:.3f}",
+        f"training loss {then:.3f} → {now:.3f}",
+    ]
+    says = "It goes on learning the rows by heart, and gets worse on rows it has not seen."
+    offer = Offer(f"Stop SFT at step {best.step}, where it was best", {"sft.max_steps": best.step})
+    return finding(
+        course,
+        "memorising",
+        "It has begun to memorise",
+        says,
+        evidence,
+        "[HF, field]; what counts as worse: [own]",
+        offer,
+    )
+
+
+def too_low(course: Course) -> Finding | None:
+    """The loss is below MEMORISED while there is much to come."""
+    share, width = (EARLY, 5) if course.stage == "dpo" else (0.5, 5)
+    if len(course.loss) < 2 * width or (course.stage == "dpo" and not starts_at_ln2(course)):
+        return None
+    low = np.flatnonzero(rolling(course.loss, width) < MEMORISED)
+    if not len(low) or course.steps[low[0] + width - 1] > share * course.total:
+        return None
+    at = int(course.steps[low[0] + width - 1])
+    evidence = [f"loss {np.mean(course.loss[low[0] : low[0] + width]):.3f} at step {at} of {course.total}"]
+    says = f"A loss below {MEMORISED:g} this early means that the rows are learned by heart, or that they hold little to learn."
+    alpha = max(1, course.lora.alpha // 2)
+    offer = Offer(f"Half the LoRA alpha ({alpha})", {"lora.alpha": alpha})
+    return finding(course, "low-loss", "The loss is very low very early", says, evidence, "[U]", offer, at)
+
+
+# ---- DPO
+
+
+def dead(course: Course) -> Finding | None:
+    """Margin and loss stay exactly where they started."""
+    if course.stage != "dpo" or not starts_at_ln2(course):
+        return None
+    moving = np.array([point.learning_rate > 0 for point in course.points]) & (course.steps > course.warm)
+    count = min(DEAD_STEPS, max(6, course.total // 2))
+    if moving.sum() < count:
+        return None
+    margin, loss = course.margin[-count:], course.loss[-count:]
+    if np.nanmax(np.abs(margin)) > DEAD_MARGIN or np.max(np.abs(loss - LN2)) > DEAD_LOSS:
+        return None
+    evidence = [f"loss {loss[-1]:.4f} (ln 2 is {LN2:.4f}), margin {margin[-1]:+.4f} after {course.last} steps"]
+    if not np.any(course.norm[-count:]):
+        evidence.append("gradient norm 0: nothing is trained")
+    says = "Policy and reference are still the same model: the adapter is not being trained, or by far too little."
+    return finding(
+        course,
+        "dead",
+        "DPO has not begun to move",
+        says,
+        evidence,
+        "[DPO]; how close is the same: [own]",
+        faster(course, SLOWER),
+    )
+
+
+def flat(course: Course) -> Finding | None:
+    """The margin stays near 0 and is not on its way."""
+    needed = min(FLAT_STEPS, max(30, int(0.8 * course.total) - course.warm))
+    if course.stage != "dpo" or course.last < course.warm + needed or dead(course):
+        return None
+    margin = course.margin[np.isfinite(course.margin)]
+    if len(margin) < 20 or mean_after(margin, 20) >= FLAT_MARGIN or mean_after(course.accuracy, 20) > 0.65:
+        return None
+    rise, error = trend(margin)
+    to_come = max(rise, 0) / len(margin) * (course.total - course.last)
+    if rise > 3 * error and mean_after(margin, 20) + to_come >= 3 * FLAT_MARGIN:
+        return None
+    evidence = [
+        f"margin {mean_after(margin, 20):+.3f}, accuracy {mean_after(course.accuracy, 20):.2f} over 20 steps up to {course.last}"
+    ]
+    says = "Chosen answers do not pull ahead: the rate is too low, β too high, or the pairs disagree with each other."
+    return finding(course, "flat", "The margin stays flat", says, evidence, "[field]", faster(course, FASTER))
+
+
+def trivial(course: Course) -> Finding | None:
+    """Every pair is right from the first tenth of the run on."""
+    if course.stage != "dpo":
+        return None
+    right = course.accuracy >= 0.999
+    first = int(np.argmax(right)) if right.any() else len(right)
+    enough = ceil(TRIVIAL_PAIRS / course.settings.effective_batch)
+    if first + enough > len(right) or course.steps[first] > max(3, TRIVIAL_SHARE * course.total):
+        return None
+    if not right[first : first + enough].all():
+        return None
+    at, pairs = int(course.steps[first + enough - 1]), enough * course.settings.effective_batch
+    evidence = [f"accuracy 1.00 from step {course.steps[first]:.0f} of {course.total} on, for {pairs} pairs"]
+    says = (
+        "All pairs are told apart at once: they are too easy (by length, by a fixed phrase), repeated, or known from SFT. "
+        "Little can be learned from them; look at some."
+    )
+    rank = max(4, course.lora.rank // 2)
+    changes: dict[str, Any] = {"lora.rank": rank, "lora.alpha": max(1, course.lora.alpha * rank // course.lora.rank)}
+    offer = Offer(f"Label smoothing 0.1 and rank {rank}", changes | {"dpo.label_smoothing": 0.1})
+    if course.recipe.dpo.label_smoothing:
+        offer = Offer(f"The IPO loss and rank {rank}", changes | single_loss("ipo"))
+    return finding(
+        course, "trivial", "The pairs are too easy", says, evidence, "[field]; how many pairs: [own]", offer, at
+    )
+
+
+def collapsing(course: Course) -> Finding | None:
+    """Both sides lose likelihood, the rejected one faster."""
+    if course.stage != "dpo" or len(course.points) < 20 or np.isnan(course.column("chosen")).any():
+        return None
+    size = max(5, min(20, len(course.points) // 5))
+    (chosen, began, ended, error), (rejected, *_) = (fall(course.column(name), size) for name in ("chosen", "rejected"))
+    if chosen < max(FALLEN_SIGMA * error, FALLEN * abs(began)) or rejected <= chosen:
+        return None
+    evidence = [
+        f"chosen answers {began:.0f} → {ended:.0f} nats, rejected ones down by {rejected:.0f}",
+        f"over {course.last} steps; noise ± {error:.1f}",
+    ]
+    says = "The gap grows because both answers become unlikely, the rejected one faster. The model may end up writing neither."
+    return finding(
+        course,
+        "collapse",
+        "Both answers are losing likelihood",
+        says,
+        evidence,
+        "[Pal, Raz, field]",
+        with_sft_term(course.recipe.dpo),
+    )
+
+
+def fall(values: np.ndarray, size: int) -> tuple[float, float, float, float]:
+    """How far the mean of `size` values fell from the start to the end; both means; the standard error."""
+    began, ended = float(np.mean(values[:size])), mean_after(values, size)
+    return began - ended, began, ended, noise(values) * (2 / size) ** 0.5
+
+
+def overfitting(course: Course) -> Finding | None:
+    """Training margin up, held-out loss past its best."""
+    best = passed_best(course)
+    if best is None or course.stage != "dpo":
+        return None
+    then, now = float(course.margin[course.at(best.step)]), mean_after(course.margin, 5)
+    if now < then:
+        return None
+    evidence = [
+        f"held-out loss {best.loss:.3f} at step {best.step}, now {course.held_out[-1].loss:.3f}",
+        f"training margin {then:.2f} → {now:.2f}",
+    ]
+    says = "On the training pairs it still improves; on pairs it has not seen it is past its best."
+    offer = Offer(f"Stop DPO at step {best.step}, where it was best", {"dpo.max_steps": best.step})
+    return finding(
+        course, "overfitting", "It is overfitting", says, evidence, "[HF, field]; what counts as worse: [own]", offer
+    )
+
+
+def not_general(course: Course) -> Finding | None:
+    """The training margin is large, and held-out pairs know nothing of it."""
+    held = [
+        (one.accuracy, one.margin) for one in course.held_out if one.accuracy is not None and one.margin is not None
+    ]
+    if course.stage != "dpo" or len(held) < 3 or passed_best(course) or contradicted(course):
+        return None
+    (accuracy, margin), trained = held[-1], mean_after(course.margin, 5)
+    if trained < 1 or accuracy > HELD_OUT_FLAT or not -0.1 * trained < margin < 0.2 * trained:
+        return None
+    evidence = [
+        f"training margin {trained:.2f}, held-out {margin:.2f}",
+        f"held-out accuracy {accuracy:.2f}; {COIN} is a coin toss",
+    ]
+    says = "What it learns from the training pairs does not carry over: too few or too varied pairs, or labels that disagree."
+    offer = Offer(
+        "Label smoothing 0.1 and β 0.3", {"dpo.label_smoothing": 0.1, "dpo.beta": max(0.3, course.recipe.dpo.beta)}
+    )
+    return finding(course, "not-general", "It learns the training pairs only", says, evidence, "[HF, cDPO]", offer)
+
+
+def contradicted(course: Course) -> Finding | None:
+    """Held-out pairs come out wrong more often than a coin, twice, while the training pairs come out right."""
+    held = [one.accuracy for one in course.held_out if one.accuracy is not None]
+    if course.stage != "dpo" or len(held) < 2 or not course.held_out_rows:
+        return None
+    wrong = COIN - 2.5 * (0.25 / course.held_out_rows) ** 0.5
+    if max(held[-2:]) >= wrong or mean_after(course.accuracy, 5) < 0.6:
+        return None
+    evidence = [
+        f"held-out accuracy {held[-2]:.2f}, then {held[-1]:.2f} on {course.held_out_rows} pairs; {COIN} is a coin toss",
+        f"training accuracy {mean_after(course.accuracy, 5):.2f}",
+    ]
+    says = (
+        "The better it does in training, the worse on held-out pairs. Some training pairs probably have chosen and rejected "
+        "swapped: look at a few first."
+    )
+    changes = {"dpo.label_smoothing": 0.3, **single_loss("robust")}
+    offer = Offer("The robust loss, which expects wrong labels (smoothing 0.3)", changes)
+    return finding(
+        course,
+        "contradicted",
+        "Held-out pairs say the opposite",
+        says,
+        evidence,
+        "[cDPO]; 2.5 standard errors: [own]",
+        offer,
+    )
+
+
+# ---- answers
+
+
+def unended(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
+    """The adapter's answers have stopped ending by themselves."""
+    base, ours = scores.get("base"), scores.get(course.stage)
+    rival = max((score.ended for lane, score in scores.items() if lane != course.stage), default=0.0)
+    if base is None or ours is None or rival - ours.ended < UNENDED:
+        return None
+    evidence = [f"{ours.ended:.0%} of the answers end by themselves; {rival:.0%} did before this stage"]
+    says = "The format is coming apart: the model no longer says when it is done."
+    offer = with_sft_term(course.recipe.dpo) if course.stage == "dpo" else slower(course)
+    return finding(
+        course, "format", "Answers no longer end by themselves", says, evidence, "[field]; how many: [own]", offer
+    )
+
+
+def longer(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
+    """DPO's answers have grown well beyond those of the model before it."""
+    before_dpo, ours = scores.get("sft") or scores.get("base"), scores.get("dpo")
+    if course.stage != "dpo" or before_dpo is None or ours is None or not before_dpo.answer_tokens:
+        return None
+    growth = ours.answer_tokens / before_dpo.answer_tokens
+    if growth < LONGER or not len(course.margin) or mean_after(course.margin, 5) <= 0:
+        return None
+    evidence = [
+        f"{before_dpo.answer_tokens:.0f} tokens before DPO, {ours.answer_tokens:.0f} after",
+        f"margin {mean_after(course.margin, 5):.2f}",
+    ]
+    says = "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data."
+    offer = Offer("The length-normalised loss", single_loss("sigmoid_norm"))
+    return finding(
+        course, "verbosity", "Answers grow with the margin", says, evidence, "[field]; how much: [own]", offer
+    )
+
+
+def repeating(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
+    """The adapter says the same phrases over and over, and the base did not."""
+    base, ours = scores.get("base"), scores.get(course.stage)
+    if base is None or ours is None or ours.repetition < REPEATED or ours.repetition < 2 * base.repetition:
+        return None
+    evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
+    says = "The answers go in circles: the adapter has moved too far from its base."
+    offer = slower(course) if course.stage == "sft" else more_beta(course.recipe.dpo)
+    return finding(course, "repeating", "Answers repeat themselves", says, evidence, "[field]; how much: [own]", offer)
+
+
+CHECKS: tuple[Callable[[Course], Finding | None], ...] = (
+    diverged, contradicted, dead, not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
+    double_descent,
+)  # fmt: skip
+ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, LaneScore]], Finding | None], ...] = (unended, repeating, longer)
+
+
+# ---- what several checks ask, and what they offer
+
+
+def finding(
+    course: Course,
+    key: str,
+    title: str,
+    says: str,
+    evidence: list[str],
+    source: str,
+    offer: Offer,
+    step: int | None = None,
+) -> Finding:
+    return Finding(
+        f"{course.stage}.{key}", course.stage, step or course.last, title, says, tuple(evidence), source, offer
+    )
+
+
+def starts_at_ln2(course: Course) -> bool:
+    """Is the loss sigmoid's, so that ln 2 and 0.2 mean what they say?"""
+    return bool(abs(course.loss[0] - LN2) < 0.02)
+
+
+def passed_best(course: Course) -> Evaluated | None:
+    """The best held-out measurement, if the last two are clearly worse."""
+    if len(course.held_out) < 3:
+        return None
+    best = min(course.held_out, key=lambda one: one.loss)
+    bound = best.loss + max(WORSE * abs(best.loss), 0.01)
+    return best if min(one.loss for one in course.held_out[-2:]) > bound else None
+
+
+def around(course: Course, step: int) -> float:
+    """The mean loss of the five steps up to this one."""
+    at = course.at(step) + 1
+    return float(np.mean(course.loss[max(0, at - 5) : at]))
