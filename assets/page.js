@@ -158,8 +158,8 @@
   }
 
   function drawStages(run) {
-    const marks = { done: "✓", failed: "!", stopped: "■" };
-    const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", todo: "to come" };
+    const marks = { done: "✓", failed: "!", stopped: "■", paused: "⏸" };
+    const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", paused: "paused here", todo: "to come" };
     at("stages").replaceChildren(...run.stages.map((stage, index) =>
       make("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
         make("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
@@ -172,8 +172,9 @@
     const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
     if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
     if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, kept || "No step was finished, so there is no adapter."], open: run.adapters.length };
+    if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume goes on exactly here, also after a restart of the computer."], open: run.adapters.length };
     const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
-    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length };
+    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, ...run.offers, kept], open: run.adapters.length };
     return null;
   }
 
@@ -186,6 +187,8 @@
     const box = make("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, make("h3", {}, verdict.title));
     for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
     const open = make("button", { class: "button", id: "opencmp", onclick: () => app.send("opencompare", { run: run.id }) }, "Open Compare");
+    const resume = make("button", { class: "button", id: "resume", onclick: () => app.send("resume", { run: run.id }) }, "Resume");
+    if (run.resumable) box.append(resume, " ");
     if (verdict.open) box.append(open);
     place.replaceChildren(box);
     if (verdict.tone === "bad") at("log").open = true;
