@@ -1,8 +1,9 @@
 // The bus. Asks once a second what is new, keeps it in window.tunebench, and tells the page.
 // It runs inside the bus element, where Gradio gives `server` (Python) and `trigger` (events to Python).
 const app = window.tunebench;
-// Gradio knows an event of ours by its name in this text: "retry", "clone", "about", "throwaway", "restore", "emptytrash".
-app.send = (event, data) => trigger(event, data);
+// Gradio takes those whose names stand here in quotes.
+const EVENTS = ["statechange", "opencompare", "resume", "retry", "clone", "about", "throwaway", "restore", "emptytrash"];
+app.send = (event, data) => EVENTS.includes(event) && trigger(event, data);
 app.report = async (run) => {
   const page = await server.told(run);
   if (page) app.tools.take(`tunebench-${run}.html`, new Blob([page], { type: "text/html" }));

@@ -32,8 +32,8 @@
     const key = JSON.stringify(run.stages);
     if (at("stages").dataset.key === key) return;
     at("stages").dataset.key = key;
-    const marks = { done: "✓", failed: "!", stopped: "■" };
-    const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", todo: "to come" };
+    const marks = { done: "✓", failed: "!", stopped: "■", paused: "⏸" };
+    const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", paused: "paused here", todo: "to come" };
     at("stages").replaceChildren(...run.stages.map((stage, index) =>
       make("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
         make("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
@@ -43,7 +43,7 @@
   function verdictOf(run) {
     const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
     if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
-    if (run.phase === "paused") return { tone: "plain", title: `Paused${run.step ? ` after ${run.step}` : ""}`, text: ["The device is free.", kept], open: run.adapters.length };
+    if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume goes on exactly here, also after a restart of the computer."], open: run.adapters.length };
     if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, kept || "No step was finished, so there is no adapter."], open: run.adapters.length };
     const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
     if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length, offers: run.offers };
@@ -60,9 +60,12 @@
     if (!verdict) return place.replaceChildren(...(run.detail ? [make("p", { class: "detail" }, run.detail)] : []));
     const box = make("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, make("h3", {}, verdict.title));
     for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
-    const buttons = (verdict.offers ?? []).map((offer, index) => make("button", { class: index ? "button small" : "button", id: index ? null : "retry", onclick: retry(run.id, offer.key) }, offer.text));
-    if (verdict.open) buttons.push(make("button", { class: buttons.length ? "button small" : "button", id: "opencmp", onclick: () => app.send("opencompare", { run: run.id }) }, "Open Compare"));
-    if (run.phase !== "paused") buttons.push(make("button", { class: "button small", id: "report", onclick: () => app.report(run.id) }, "Save report"));
+    const buttons = [];
+    const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length ? "button small" : "button", id, onclick: deed }, text));
+    for (const [index, offer] of (verdict.offers ?? []).entries()) button(index ? null : "retry", offer.text, retry(run.id, offer.key));
+    if (run.resumable) button("resume", "Resume", () => app.send("resume", { run: run.id }));
+    if (verdict.open) button("opencmp", "Open Compare", () => app.send("opencompare", { run: run.id }));
+    button("report", "Save report", () => app.report(run.id));
     box.append(make("p", { class: "buttons" }, ...buttons));
     place.replaceChildren(box);
     if (verdict.tone === "bad") at("log").open = true;

@@ -35,11 +35,13 @@ from trainer_core.events import (
     Plan,
     Prepared,
     Proof,
+    Resumed,
     Saved,
     Stage,
     Status,
     Step,
     Text,
+    read_view,
 )
 
 HOSTILE = (
@@ -77,34 +79,43 @@ class Script:
         )
         emit(Prepared(339, 335, 17, "0" * 64, notes))
         emit(Plan({stage: STEPS[stage] for stage in stages}))
+        before = read_view(run_dir)
+        done = {point.stage: point.step for point in before.points}
         for stage in stages:
+            if done.get(stage, 0) == STEPS[stage]:
+                continue
             emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
             if stage == stages[0]:
                 emit(Changed("precision", "auto", "fp32", "The processor computes in 32 bit."))
             time.sleep(2 * self.pause)
             emit(Status(Phase(stage), ""))
-            if self.steps(stage, emit, wants):
-                return Phase.STOPPED
+            if left := self.steps(stage, emit, wants, done.get(stage, 0)):
+                return left
         return Phase.DONE
 
-    def steps(self, stage: Stage, emit: EventLog, wants: runs.Wants) -> bool:
-        """Every step of a stage; True if it was stopped. The adapter is saved either way."""
+    def steps(self, stage: Stage, emit: EventLog, wants: runs.Wants, before: int) -> Phase | None:
+        """Every step of a stage after those made before. How it was left early, or None. Stopped, the adapter is saved."""
         total = done = STEPS[stage]
-        for step in range(1, total + 1):
+        if before:
+            emit(Resumed(stage, before))
+        for step in range(before + 1, total + 1):
             time.sleep(self.pause)
-            self.misbehave(stage, step)
+            if not before:
+                self.misbehave(stage, step)
             if stage == "dpo" and step == 1:
                 copy = "frozen copy of the SFT adapter"
                 emit(Proof("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
             emit(made := self.step(stage, step, total))
             if step % EVALUATE_EVERY == 0:
                 emit(Evaluated(stage, step, made.loss + 0.04, made.accuracy, made.margin))
+            if wants.pause.is_set() and step < total:
+                return Phase.PAUSED
             if wants.stop.is_set():
                 done = step
                 break
         emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
         emit(Saved(stage, f"adapter-{stage}", 5_000_000, done))
-        return done < total
+        return Phase.STOPPED if done < total else None
 
     def misbehave(self, stage: Stage, step: int) -> None:
         match self.behaviour, stage, step:

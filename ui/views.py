@@ -68,15 +68,16 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
     active, comparison = supervisor.active, supervisor.comparison
     return {
         "busy": active.id if active else "",
-        "stopping": stopping(supervisor, active),
+        "leaving": leaving(supervisor, active),
         "compare": comparison.view.phase if comparison else "",
         "runs": len(supervisor.views),
         "trouble": supervisor.trouble,
     }
 
 
-def stopping(supervisor: Supervisor, view: RunView | None) -> bool:
-    return view is not None and view.phase.active and runs.requested(supervisor.run_dir(view.id)) is not None
+def leaving(supervisor: Supervisor, view: RunView | None) -> str:
+    """What a run at work has been asked: "stop", "pause", or nothing."""
+    return (view and view.phase.active and runs.requested(supervisor.run_dir(view.id))) or ""
 
 
 def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
@@ -96,6 +97,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "error": view.error,
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
+        "resumable": view.phase.resumable,
         "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
     }
 
@@ -117,13 +119,15 @@ def pace(view: RunView | None) -> dict[str, Any] | None:
 
 def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     """One word for the state, and its tone."""
-    if stopping(supervisor, view):
-        return {"pill": "Stopping", "tone": "busy"}
+    if wish := leaving(supervisor, view):
+        return {"pill": {"stop": "Stopping", "pause": "Pausing"}[wish], "tone": "busy"}
     match view.phase:
         case Phase.DONE:
             return {"pill": "Finished", "tone": "good"}
         case Phase.STOPPED:
             return {"pill": "Stopped", "tone": "plain"}
+        case Phase.PAUSED:
+            return {"pill": "Paused", "tone": "plain"}
         case Phase.FAILED:
             return {"pill": "Failed", "tone": "bad"}
         case Phase.QUEUED:
@@ -157,7 +161,8 @@ def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
     here = names.index(place(view, names))
     if view.phase is Phase.DONE:
         here = len(names) - 1
-    mark = {Phase.FAILED: "failed", Phase.STOPPED: "stopped", Phase.DONE: "done"}.get(view.phase, "now")
+    ends = {Phase.FAILED: "failed", Phase.STOPPED: "stopped", Phase.PAUSED: "paused", Phase.DONE: "done"}
+    mark = ends.get(view.phase, "now")
     states = ["done"] * here + [mark] + ["todo"] * (len(names) - here - 1)
     return [{"word": words[name], "state": state} for name, state in zip(names, states, strict=True)]
 

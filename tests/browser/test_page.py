@@ -336,3 +336,29 @@ def test_workspace_holds_the_run(app: App) -> None:
     assert folders and all(
         json.loads((folder / "run.json").read_text())["job"]["kind"] == "train" for folder in folders
     )
+
+
+def test_pause_and_resume_go_on_where_it_was(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "slow")
+    page.wait_for_function("window.tunebench.series['sft.loss']?.length > 3")
+    page.click("#pause")
+    phase(page, "paused")
+    tab(page, "Train")
+    expect(page.locator("#verdict h3")).to_have_text("Paused")
+    expect(page.locator("#run-pill")).to_have_text("Paused")
+    left = page.evaluate("window.tunebench.series['sft.loss'].map(point => point[0])")
+    page.click("#resume")
+    page.wait_for_function("at => window.tunebench.series['sft.loss']?.length > at", arg=len(left))
+    steps = page.evaluate("window.tunebench.series['sft.loss'].map(point => point[0])")
+    assert steps == list(range(1, len(steps) + 1)), "no step is lost or made twice"
+    stop(page)
+
+
+def test_a_failed_run_can_be_gone_on_with(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "fails")
+    phase(page, "failed")
+    tab(page, "Train")
+    page.click("#resume")
+    phase(page, "done")
