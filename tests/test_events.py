@@ -110,10 +110,11 @@ def test_a_log_cuts_a_torn_last_line_and_goes_on_counting(tmp_path: Path) -> Non
 
 def test_folding_a_whole_run() -> None:
     view = RunView("r")
-    seen = [view := fold(view, event) for event in EXAMPLES[:12]]
+    seen = [view := fold(view, event) for event in EXAMPLES[:13]]
     assert view.points == (STEP, DPO_STEP)
     assert view.notes == ("one left out", "2 cut", "one skipped")
     assert view.used("precision", "auto") == "bf16" and view.used("rank", "16") == "16"
+    assert [one.accuracy for one in view.evaluated] == [0.75]
     assert view.adapters == {"sft": "adapter-sft"}
     assert view.progress == pytest.approx(2 / 6)
     assert view.proof and view.proof.holds
