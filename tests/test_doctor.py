@@ -191,6 +191,20 @@ def test_real_runs_of_the_starter_model_are_left_alone(path: Path) -> None:
     assert len(seen) > 40 and not any(seen)
 
 
+def test_a_real_run_at_a_hundred_times_the_rate_is_named_at_once() -> None:
+    """SFT of the starter model at 0.1: the loss goes from 3.7 to 48 in five steps, and stays near 10."""
+    recipe = changed(starter_recipe(), {"method": "sft", "sft.learning_rate": 0.1})
+    seen = [
+        (view.last.step, examine(view, recipe))
+        for view in views(recorded(FOLDER / "sick" / "rate-x100.jsonl"))
+        if view.last
+    ]
+    named = [step for step, found in seen if found]
+    assert named[0] <= 6 and named == [step for step, _ in seen if step >= named[0]], "and it stays named"
+    assert {found[0].key for _, found in seen if found} == {"sft.diverging"}
+    assert seen[-1][1][0].offer.changes == {"sft.learning_rate": 5e-4}
+
+
 def test_there_are_enough_histories() -> None:
     assert len(SICK) >= 12 and len(HEALTHY) + len(list(FOLDER.glob("*.jsonl"))) >= 20
 
@@ -220,9 +234,10 @@ def test_answers_tell_what_curves_do_not(scores: list[LaneScore], keys: list[str
     [
         (Recipe(), {"dpo.learning_rate": 1e-6}),
         (Recipe(dpo=Dpo(learning_rate=1e-6)), {"dpo.beta": 0.2, "dpo.warmup": 0.1}),
+        (Recipe(dpo=Dpo(learning_rate=5e-3)), {"dpo.learning_rate": 5e-5}),
         (Recipe(dpo=Dpo(warmup=0)), {"dpo.learning_rate": 1e-6, "dpo.warmup": 0.1}),
     ],
-    ids=["a slower rate", "at the slowest rate more beta", "no warm-up"],
+    ids=["a slower rate", "at the slowest rate more beta", "from far outside into the range", "no warm-up"],
 )
 def test_a_diverging_run_is_slowed_down_within_its_range(recipe: Recipe, changes: dict[str, float]) -> None:
     *_, view = views(SICK["DPO diverges"][0].told(0))

@@ -17,15 +17,15 @@ LARGEST_BETA, SMALLEST_BETA = 0.5, 0.01
 
 
 def slower(course: Course) -> Offer:
-    """Rate ÷ 5; where DPO's is at its lower end already, a larger β."""
-    rate = course.settings.learning_rate / SLOWER
+    """Rate ÷ 5, and no more than the fastest that makes sense; where DPO's is at its lower end already, a larger β."""
+    rate = min(course.settings.learning_rate / SLOWER, FASTEST_DPO if course.stage == "dpo" else FASTEST_SFT)
     if course.stage == "dpo" and rate < SLOWEST_DPO:
         return more_beta(course.recipe.dpo)
     changes: dict[str, Any] = {f"{course.stage}.learning_rate": tidy(rate)}
     if course.settings.warmup < 0.1:
         changes[f"{course.stage}.warmup"] = 0.1
     warmer = " and 10 % warm-up" if len(changes) > 1 else ""
-    return Offer(f"A fifth of the {course.stage.upper()} learning rate ({short(rate)}){warmer}", changes)
+    return Offer(f"{course.stage.upper()} learning rate {short(rate)}{warmer}", changes)
 
 
 def faster(course: Course, times: float) -> Offer:

@@ -109,9 +109,9 @@ def course_of(view: RunView, recipe: Recipe, stage: Stage) -> Course:
 
 def diverged(course: Course) -> Finding | None:
     """The loss is no number, or has left its start upwards for several steps."""
-    loss = course.loss
+    loss, left = course.loss, left_mildly if course.stage == "sft" else left_wildly
     broken = not (isfinite(loss[-1]) and isfinite(course.norm[-1]))
-    if not broken and (len(loss) < 10 or not (left_mildly(loss) if course.stage == "sft" else left_wildly(loss))):
+    if not broken and not left_at_once(loss) and (len(loss) < 10 or not left(loss)):
         return None
     finite = loss[np.isfinite(loss)]
     evidence = [
@@ -123,6 +123,11 @@ def diverged(course: Course) -> Finding | None:
         )
     says = "The steps are too large: each undoes more than the one before has learned. What follows will not recover."
     return finding(course, "diverging", "The run is diverging", says, evidence, "common practice", slower(course))
+
+
+def left_at_once(loss: np.ndarray) -> bool:
+    """The last three are more than twice the first: beyond any noise, so no more steps are waited for."""
+    return bool(len(loss) > 3 and loss[-3:].min() > 2 * loss[0])
 
 
 def left_mildly(loss: np.ndarray) -> bool:
