@@ -148,7 +148,7 @@ def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path)
     path.write_text(path.read_text().replace('"Question 6?"', '"Question 6?'))
     with pytest.raises(DataError, match=r"p\.jsonl, line 7, column 27: not valid JSON.*\n.*1 damaged line in p\.jsonl"):
         load(Data(pairs=str(path)), Method.DPO)
-    loaded = load(Data(pairs=str(path)), Method.DPO, steps=("skip_damaged",))
+    loaded = load(Data(pairs=str(path), steps=("skip_damaged",)), Method.DPO)
     assert len(loaded.pairs) + len(loaded.held_out) == 9
     assert loaded.notes[0].startswith("1 damaged line in p.jsonl passed over. p.jsonl, line 7")
 
@@ -162,7 +162,7 @@ def test_nothing_left_to_train_on(tmp_path: Path) -> None:
 def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
     rows = [{"q": f"Why {n}?", "yes": f"Mail me@example.org {n}", "no": "No."} for n in range(8)]
     columns = Columns(prompt="q", chosen="yes", rejected="no")
-    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows)), Method.DPO, columns, ("mask",))
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=columns, steps=("mask",)), Method.DPO)
     assert {one.chosen[0].content for one in loaded.pairs} < {f"Mail [mail] {n}" for n in range(8)}
     with pytest.raises(DataError, match="There is no step 'polish'"):
-        load(Data(pairs=str(tmp_path / "p.jsonl")), Method.DPO, columns, ("polish",))
+        load(Data(pairs=str(tmp_path / "p.jsonl"), columns=columns, steps=("polish",)), Method.DPO)

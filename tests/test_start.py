@@ -11,12 +11,13 @@ import pytest
 from tests.serve import machine
 from trainer_core import runs
 from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
+from trainer_core.data import Counts
 from trainer_core.errors import DataError
 from trainer_core.events import Ended, EventLog, Phase, Step
 from trainer_core.presets import starter_recipe
 from trainer_core.supervisor import Supervisor
 from ui.offers import GOALS, Offers, free_gib
-from ui.start_tab import Counts, counts, expected, plan_lines, recalled
+from ui.start_tab import counts, expected, facts, plan_lines, recalled
 
 NOBODY = Offers(None)
 CARD = Offers(21.0)
@@ -89,7 +90,7 @@ def test_the_plan_says_steps_and_rates() -> None:
 def test_the_sample_data_is_counted() -> None:
     found = counts(starter_recipe())
     assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
-    assert found.facts[0] == f"{found.sft} examples for SFT"
+    assert facts(found)[0] == f"{found.sft} examples for SFT"
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -69,7 +68,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
         lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
         kept = wanted.model_dump(mode="json")
-        return cards.checked(found.facts, found.notes), lines, offers.goal_of(wanted), kept
+        return cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept
 
     def restore(kept: dict[str, Any]) -> tuple[Any, ...]:
         wanted = recalled(kept) or first
@@ -125,22 +124,13 @@ def recalled(kept: dict[str, Any]) -> Recipe | None:
         return None
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What is in the data: usable rows by stage, rows held out, and a sentence about each thing left out."""
-
-    sft: int
-    dpo: int
-    held_out: int
-    notes: tuple[str, ...]
-
-    @property
-    def facts(self) -> list[str]:
-        named = [(self.sft, "examples for SFT"), (self.dpo, "pairs for DPO"), (self.held_out, "pairs held out")]
-        return [f"{count:,} {words}" for count, words in named if count]
+def facts(found: data.Counts) -> list[str]:
+    """What is in the data, as short lines."""
+    named = [(found.sft, "examples for SFT"), (found.dpo, "pairs for DPO"), (found.held_out, "pairs held out")]
+    return [f"{count:,} {words}" for count, words in named if count]
 
 
-def counts(recipe: Recipe) -> Counts:
+def counts(recipe: Recipe) -> data.Counts:
     """Read the data, or remember what was read from the same files.
 
     Raises:
@@ -151,9 +141,8 @@ def counts(recipe: Recipe) -> Counts:
 
 
 @lru_cache(maxsize=16)
-def read(sources: Data, method: Method, stamps: tuple[float, ...]) -> Counts:
-    loaded = data.load(sources, method)
-    return Counts(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.notes)
+def read(sources: Data, method: Method, stamps: tuple[float, ...]) -> data.Counts:
+    return data.count(sources, method)
 
 
 def stamp(source: str) -> float:
@@ -162,7 +151,7 @@ def stamp(source: str) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def plan_lines(recipe: Recipe, found: Counts, takes: Mapping[Stage, str]) -> list[cards.Plan]:
+def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -> list[cards.Plan]:
     """Load, SFT, DPO, Compare: what each will do, and how long it takes where that is known."""
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
     lines = [cards.Plan("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
@@ -180,7 +169,7 @@ def stage_words(rows: int, noun: str, settings: Training) -> str:
     return f"{steps} steps of {settings.effective_batch} {noun}, rate {number(settings.learning_rate)}"
 
 
-def expected(supervisor: Supervisor, wanted: Recipe, stage: Stage, found: Counts) -> str:
+def expected(supervisor: Supervisor, wanted: Recipe, stage: Stage, found: data.Counts) -> str:
     """How long a stage will take by the steps of the last run like it; nothing where there was none."""
     settings: Training = getattr(wanted, stage)
     for view in supervisor.views:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer_core.config import Columns
 from trainer_core.data import dialects
 from trainer_core.data.cells import Structure, Values, structure
-from trainer_core.data.convert import Columns, to_chat, to_pair
+from trainer_core.data.convert import to_chat, to_pair
 from trainer_core.data.rows import Item
 from trainer_core.errors import DataError
 
