@@ -1,7 +1,7 @@
 // The bus. Asks once a second what is new, keeps it in window.tunebench, and tells the page.
 // It runs inside the bus element, where Gradio gives `server` (Python) and `trigger` (events to Python).
 const app = window.tunebench;
-const EVENTS = ["statechange", "opencompare", "resume"]; // Gradio takes those whose names stand here in quotes
+const EVENTS = ["statechange", "opencompare", "resume", "usedata"]; // Gradio takes those whose names stand here in quotes
 app.send = (event, data) => EVENTS.includes(event) && trigger(event, data);
 
 let timer = 0, asking = false, hurried = 0;

@@ -6,6 +6,7 @@
     show: sessionStorage.getItem("tunebench.show") || "",
     is: (name) => app.parts[name]?.is,
     send: () => {},
+    make,
   });
 
   function make(tag, attributes = {}, ...children) {

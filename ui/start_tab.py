@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import gradio as gr
+from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config import SAMPLE, STARTER, Data, Method, Recipe, Training, parse
+from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Strict, Training, parse
+from trainer_core.data.remedies import STEPS
+from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
 from ui import cards
+from ui.data_tab import SAMPLE_CHATS
 from ui.facts import facts_of
 from ui.form import QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
@@ -46,8 +50,8 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
             pairs = gr.Dropdown(
                 PAIRS,
                 value=SAMPLE,
-                label="Preference pairs",
-                info="A prompt, a better and a worse answer per row. Type the path of a JSONL, JSON, CSV or Parquet file.",
+                label="Data",
+                info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
                 allow_custom_value=True,
                 interactive=True,
                 elem_id="data",
@@ -83,6 +87,11 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         longer = offers.lengthened(wanted, name)
         return longer, *preview(longer)
 
+    def take_data(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
+        """Data as it was checked under Data, with its columns and steps."""
+        used = parse(UsedData, event._data, "Data").applied(wanted)
+        return gr.update(selected="start"), used, *preview(used)
+
     def start(wanted: Recipe) -> Any:
         counts(wanted)
         supervisor.start(wanted, offers.reasons(wanted))
@@ -97,6 +106,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
+    on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
     on(go.click, start, recipe, outputs=[tabs], problem=problem, show_progress="hidden")
     on(bus.statechange, refresh, outputs=[go], **QUIET)
 
@@ -108,12 +118,32 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
         with gr.Tab("Run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
         with gr.Tab("Data"), gr.Row(elem_classes="fields"):
-            made["data"] = Form(Data, first.data, pairs=pairs)
+            steps = partial(gr.Dropdown, choices=list(STEPS), multiselect=True)
+            columns = Form(Columns, first.data.columns)
+            made["data"] = Form(Data, first.data, pairs=pairs, steps=steps, columns=columns)
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
             with gr.Tab(title), gr.Row(elem_classes="fields"):
                 made[name] = Form(type(part), part)
     return Form(Recipe, None, ("sampling",), model=model, method=method, **made, **run.parts)
+
+
+class UsedData(Strict):
+    """What the Data tab hands over."""
+
+    source: str = Field(min_length=1)
+    kind: Kind
+    columns: Columns
+    steps: tuple[str, ...]
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe on this data, and SFT alone where there are no rejected answers."""
+        if self.source == SAMPLE_CHATS:
+            data = Data(pairs=None, chat=SAMPLE, steps=self.steps)
+        else:
+            data = Data(pairs=self.source, columns=self.columns, steps=self.steps)
+        method = Method.SFT if self.kind == "chat" else recipe.method
+        return recipe.model_copy(update={"data": data, "method": method})
 
 
 def recalled(kept: dict[str, Any]) -> Recipe | None:

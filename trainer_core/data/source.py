@@ -173,7 +173,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """What the first file of a path looks like. `problem`: why no known shape was found, else empty."""
+    """What the first file of a path looks like. `parts`: part -> column, a mere guess where there is a `problem`, which says
+    why no known shape was found."""
 
     file: str
     columns: tuple[Column, ...]
@@ -194,11 +195,12 @@ def glanced(glance: Glance, limits: Limits = LIMITS) -> Glimpse:
         sample = [unpack(row.values) for row in first if isinstance(row, Row)]
         if not sample:
             raise DataError(str(first[0]) if first else f"{file.name}: there are no rows in it.")
-        columns = tuple(column(name, kind, sample) for name, kind in shape.structures(sample).items())
+        kinds = shape.structures(sample)
+        columns = tuple(column(name, kind, sample) for name, kind in kinds.items())
         try:
             found = shape.find(sample, file.name)
         except DataError as error:
-            return Glimpse(file.name, columns, {}, problem=str(error))
+            return Glimpse(file.name, columns, shape.guess(kinds), problem=str(error))
         return Glimpse(file.name, columns, found.columns.used, found.name)
 
 
