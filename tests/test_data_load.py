@@ -6,12 +6,13 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from trainer_core.config import Data, Method
-from trainer_core.data import Chat, Columns, Message, Pair, load, split
+from trainer_core.config import SAMPLE, Data, Method, Step
+from trainer_core.data import Chat, Columns, Message, Pair, count, load, split
+from trainer_core.data.remedies import STEPS, Treatment
 from trainer_core.data.rows import prompt_key
 from trainer_core.errors import DataError
 
@@ -165,4 +166,19 @@ def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
     loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=columns, steps=("mask",)), Method.DPO)
     assert {one.chosen[0].content for one in loaded.pairs} < {f"Mail [mail] {n}" for n in range(8)}
     with pytest.raises(DataError, match="There is no step 'polish'"):
-        load(Data(pairs=str(tmp_path / "p.jsonl"), columns=columns, steps=("polish",)), Method.DPO)
+        Treatment(("polish",))
+
+
+def test_a_recipe_may_hold_every_step_and_no_other() -> None:
+    assert set(get_args(Step)) == set(STEPS)
+
+
+def test_a_count_is_what_a_run_would_train_on(tmp_path: Path) -> None:
+    """Columns and steps count as well; bundled data keeps its own columns."""
+    rows = [{"q": f"Why {n}?", "yes": f"Yes {n}", "no": f"No {n}." if n % 4 else f"Yes {n}"} for n in range(80)]
+    data = Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=Columns(prompt="q", chosen="yes", rejected="no"))
+    loaded, counts = load(data, Method.SFT_DPO), count(data, Method.SFT_DPO)
+    assert (counts.sft, counts.dpo, counts.held_out) == (45, 45, 15) and counts.notes == loaded.notes
+    assert (len(loaded.chats), len(loaded.pairs), len(loaded.held_out)) == (45, 45, 15)
+    mixed = data.model_copy(update={"pairs": SAMPLE, "chat": None})
+    assert count(mixed, Method.DPO).dpo == len(load(Data(), Method.DPO).pairs)

@@ -47,6 +47,12 @@ LossType = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
+Step = Literal[
+    "swap", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
+    "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
+    "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
+]  # fmt: skip
+"""How rows are mended or left out, see data/remedies.py."""
 REFERENCE_FREE = {"simpo", "orpo", "cpo"}
 
 
@@ -211,8 +217,8 @@ class Data(Strict):
     """Use only this many rows from the top. Empty: all."""
     held_out: str | None = Field(default=None, title="Held-out pairs")
     """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
-    steps: tuple[str, ...] = Field(default=(), title="Steps")
-    """How rows are mended or left out, by name, as the Data tab records them: skip_damaged, drop_near_identical, mask, …"""
+    steps: tuple[Step, ...] = Field(default=(), title="Steps")
+    """How rows are mended or left out, as the Data tab records them. The file itself is never changed."""
     columns: Columns = Columns()
 
     @property

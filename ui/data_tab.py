@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 from pydantic import Field
 
 from trainer_core import data, runs
-from trainer_core.config import SAMPLE, Columns, Strict, parse
+from trainer_core.config import SAMPLE, Columns, Step, Strict, parse
 from trainer_core.data import kept
 from trainer_core.data.load import located
 from trainer_core.data.source import Checkup, Progress, Request
@@ -31,7 +31,7 @@ class Wanted(Strict):
 
     source: str = Field(min_length=1, max_length=4096, title="Path")  # "path" would make it a file of Gradio's
     columns: Columns = Columns()
-    steps: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
     rows: int | None = Field(default=None, ge=1)
     ticket: str = Field(default="", max_length=64)
     """What a page calls this check, to ask how far it is or to stop it."""

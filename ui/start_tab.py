@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,8 +12,7 @@ import gradio as gr
 from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Strict, Training, parse
-from trainer_core.data.remedies import STEPS
+from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Training, parse
 from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
@@ -117,10 +116,8 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
     with gr.Tabs():
         with gr.Tab("Run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Data"), gr.Row(elem_classes="fields"):
-            steps = partial(gr.Dropdown, choices=list(STEPS), multiselect=True)
-            columns = Form(Columns, first.data.columns)
-            made["data"] = Form(Data, first.data, pairs=pairs, steps=steps, columns=columns)
+        with gr.Tab("Rows"), gr.Row(elem_classes="fields"):
+            made["data"] = Form(Data, first.data, pairs=pairs)
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
             with gr.Tab(title), gr.Row(elem_classes="fields"):
@@ -134,7 +131,7 @@ class UsedData(Strict):
     source: str = Field(min_length=1)
     kind: Kind
     columns: Columns
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe on this data, and SFT alone where there are no rejected answers."""

@@ -171,7 +171,7 @@ class Shelf:
     reader: Asked
     data: config.Data
 
-    def read(self, path: Path, rows: int | None, wanted: type[Pair] | None, steps: tuple[str, ...]) -> Part:
+    def read(self, path: Path, rows: int | None, wanted: type[Pair] | None, steps: Sequence[str]) -> Part:
         """The usable items of a file or folder after the steps, with notes on the others.
 
         Raises:
