@@ -9,7 +9,8 @@
   let server, upload, now = fresh("");
 
   function fresh(source) {
-    return { source, file: "", glimpse: null, columns: {}, byHand: false, kind: "pairs", steps: [], report: null, row: 0, ticket: "", began: 0 };
+    return { source, file: "", glimpse: null, columns: {}, byHand: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0,
+      row: 0, seen: null, asTokens: false, measured: null, length: 0, template: "", problem: "" };
   }
 
   window.tunebench.beginData = (element, itsServer, itsUpload) => {
@@ -75,16 +76,18 @@
     if (now.ticket) server.stop({ ticket: now.ticket });
     now.ticket = ticket;
     now.began = Date.now();
-    const asked = { source: now.source, columns: now.byHand ? now.columns : {}, steps: now.steps };
+    const question = asked();
+    [now.seen, now.measured, now.report] = [null, null, null];
+    at("data-lengths").hidden = true;
     const stale = () => mine !== now || ticket !== now.ticket;
     if (now.byHand && !Object.keys(now.columns).length) return settle({ problem: now.glimpse.problem });
     say("Reading");
-    const first = await server.check({ ...asked, rows: 50 });
+    const first = await server.check({ ...question, rows: 50 });
     if (stale()) return;
     if (first.problem) return settle(first);
     drawReport(first, true);
     follow(mine, ticket);
-    const report = await server.check({ ...asked, ticket });
+    const report = await server.check({ ...question, ticket });
     if (stale()) return;
     settle(report);
     if (!report.problem && now.byHand) server.remember({ names: now.glimpse.columns.map((one) => one.name), columns: now.columns });
@@ -147,7 +150,7 @@
     if (partly) return;
     at("data-numbers").textContent = [
       `${report.usable.toLocaleString("en")} of ${count(report.rows, "row")} usable`,
-      `${count(report.train, kind)} to train on`, `${report.held_out} held out for Compare`,
+      ...(now.source === "sample" ? ["held-out pairs lie in a file of their own"] : [`${count(report.train, kind)} to train on`, `${report.held_out} held out for Compare`]),
       report.kind === "chat" ? "no rejected answers: good for SFT alone" : "",
     ].filter(Boolean).join(" · ");
     at("data-blocked").hidden = !report.blocked.length;
@@ -156,6 +159,7 @@
     at("data-use").textContent = report.kind === "chat" ? "Use this data for SFT" : "Use this data";
     drawSteps();
     drawHealth(report);
+    measure();
   }
 
   // ---- columns: which one plays which part
@@ -191,18 +195,94 @@
     check();
   }
 
-  // ---- rows
+  // ---- rows: at first those of the report, then any row, as the lens sees it
+
+  function chosen() {
+    const told = document.querySelector("#chosen [data-chosen]")?.dataset.chosen;
+    return told ? JSON.parse(told) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own" };
+  }
+
+  const length = () => now.length || chosen().lengths[now.report?.kind ?? now.kind];
+  const asked = () => ({ source: now.source, columns: now.byHand ? now.columns : {}, steps: now.steps });
+  const eyes = () => ({ ...asked(), model: chosen().model, template: now.template || chosen().template, length: length() });
+
+  // Any row through the lens. An answer to an older question is dropped.
+  async function look(row) {
+    const mine = now, question = JSON.stringify([row, now.steps, now.columns, now.template, length()]);
+    now.question = question;
+    const seen = await server.look({ ...eyes(), kind: "look", at: row });
+    if (mine !== now || now.question !== question) return;
+    if (seen.problem || seen.examples) return;
+    now.row = seen.at;
+    now.seen = seen;
+    drawRows(now.report, false);
+  }
+
+  async function measure() {
+    const mine = now, question = JSON.stringify(eyes());
+    now.sizing = question;
+    drawLengths({ waiting: true });
+    const measured = await server.measure({ ...eyes(), kind: "measure" });
+    if (mine !== now || now.sizing !== question) return;
+    now.measured = measured;
+    drawLengths(measured);
+    if (!measured.findings) return;
+    drawHealth(now.report);
+    look(now.row);
+  }
 
   function drawRows(report, partly) {
-    const place = at("data-rows"), total = report.preview.length;
+    const place = at("data-rows"), seen = now.seen, total = seen ? seen.rows : report.preview.length;
     place.hidden = !total;
     if (!total) return;
     now.row = Math.min(now.row, total - 1);
-    const item = report.preview[now.row];
-    const step = (by) => () => { now.row = (now.row + by + total) % total; drawRows(report, partly); };
-    place.replaceChildren(make("header", { class: "row" }, make("h3", { id: "data-rows-head" }, `Row ${now.row + 1} of the first ${total}`),
-      make("span", {}, make("button", { class: "button small", onclick: step(-1) }, "‹ Previous"), " ", make("button", { class: "button small", onclick: step(1) }, "Next ›"))),
-      ...drawItem(item));
+    const item = seen ? seen.item : report.preview[now.row];
+    const step = (by) => { const row = (now.row + by + total) % total; if (seen) look(row); else { now.row = row; drawRows(report, partly); } };
+    const focused = document.activeElement?.id;
+    const button = (id, words, by) => make("button", { class: "button small", id, onclick: () => step(by) }, words);
+    const views = make("div", { class: "choice", role: "radiogroup", "aria-label": "How to show a row" },
+      ...[[false, "As messages"], [true, "As the model sees it"]].map(([tokens, words]) => make("label", {}, make("input", {
+        type: "radio", name: "data-view", id: tokens ? "view-tokens" : "view-messages", checked: now.asTokens === tokens, disabled: tokens && !seen,
+        onchange: () => { now.asTokens = tokens; drawRows(report, partly); } }), words)));
+    const jump = make("input", { id: "row-number", type: "number", min: 1, max: total, value: now.row + 1, "aria-label": "Row number", disabled: !seen,
+      onchange: (event) => look(Math.max(1, Math.min(total, Number(event.target.value) || 1)) - 1) });
+    place.replaceChildren(make("header", { class: "row" }, make("h3", { id: "data-rows-head" }, "Row ", jump, seen ? ` of ${total.toLocaleString("en")}` : ` of the first ${total}`),
+      views, make("span", {}, button("row-back", "‹ Previous", -1), " ", button("row-next", "Next ›", 1))),
+      ...(now.asTokens && seen ? drawTokens(seen) : drawItem(item)));
+    if (focused) at(focused)?.focus();
+  }
+
+  function drawTokens(seen) {
+    const legend = make("p", { class: "legend-tokens quiet" }, make("span", { class: "tok trained" }, "trained"), " learned · ", make("span", { class: "tok masked" }, "masked"),
+      " only read · ", make("span", { class: "tok special trained" }, "special"), " control token",
+      ...(seen.differ === null ? [] : [" · ", make("span", { class: "tok differs trained" }, "differs"), " first difference"]), ` · written by the template of ${chosen().name}`);
+    const out = seen.left_out ? [make("p", { class: "verdict bad" }, `Training leaves this row out: ${seen.left_out}.`)] : [];
+    if (seen.sides.length === 1) return [legend, ...out, ...sideOf(seen.sides[0], 0, null)];
+    const [one, other] = seen.sides, shared = Math.min(one.trained.indexOf(true), other.trained.indexOf(true));
+    const prompt = shared < 0 ? one.ids.length : shared;
+    return [legend, ...out, make("h4", {}, `Prompt, ${count(prompt, "token")} in both`), line(one, 0, prompt, null),
+      make("div", { class: "sides" }, ...seen.sides.map((side) => make("section", { class: side.name, "aria-label": side.name }, ...sideOf(side, prompt, seen.differ))))];
+  }
+
+  function sideOf(side, from, differ) {
+    const trained = side.trained.slice(0, side.cut).filter(Boolean).length, lost = side.ids.length - side.cut;
+    const head = make("p", { class: "quiet" }, `${side.name === "row" ? "" : side.name + ": "}${count(side.ids.length, "token")}, ${trained.toLocaleString("en")} trained${lost ? `, ${lost.toLocaleString("en")} cut off` : ""}`);
+    return [head, line(side, from, side.ids.length, differ)];
+  }
+
+  const MOST = 4000;
+  function line(side, from, to, differ) {
+    const special = new Set(side.special), nodes = [];
+    for (let place = from; place < Math.min(to, from + MOST); place++) {
+      if (place === side.cut) nodes.push(make("strong", { class: "cut-here" }, `✂ cut here at ${length().toLocaleString("en")} tokens`));
+      const kind = ["tok", side.trained[place] ? "trained" : "masked"];
+      if (special.has(place)) kind.push("special");
+      if (place >= side.cut) kind.push("beyond");
+      if (place === differ) kind.push("differs");
+      nodes.push(make("span", { class: kind.join(" "), "data-id": side.ids[place], title: `token ${place + 1}, id ${side.ids[place]}` }, side.texts[place].replaceAll("\n", "⏎\n") || "·"));
+    }
+    if (to - from > MOST) nodes.push(make("em", {}, ` … ${(to - from - MOST).toLocaleString("en")} more tokens`));
+    return make("p", { class: "tokens", dir: "auto", tabindex: "0", role: "group", "aria-label": `${side.name}: tokens` }, ...nodes);
   }
 
   function drawItem(item) {
@@ -218,19 +298,86 @@
   // ---- health
 
   function drawHealth(report) {
-    const place = at("data-health");
+    const place = at("data-health"), order = Object.keys(LEVELS);
+    const all = [...report.findings, ...(now.measured?.findings ?? [])].sort((one, other) => order.indexOf(one.level) - order.indexOf(other.level));
     place.hidden = false;
-    place.replaceChildren(make("h3", { id: "data-health-head" }, report.findings.length ? "Health" : "Health: nothing found that is wrong"),
-      make("div", { class: "findings" }, ...report.findings.map(card)));
+    place.replaceChildren(make("h3", { id: "data-health-head" }, all.length ? "Health" : "Health: nothing found that is wrong"),
+      make("div", { class: "findings" }, ...all.map(card)));
   }
 
   function card(finding) {
-    const examples = finding.examples.map((one) => make("li", {}, make("span", { class: "quiet" }, one.line ? `${one.file}, line ${one.line}: ` : `${one.file}, row ${one.row}: `), one.snippet));
+    const examples = finding.examples.map((one) => make("li", {}, make("span", { class: "quiet" }, `${one.file}, ${one.line ? `line ${one.line}` : `row ${one.row}`}${one.snippet ? ": " : ""}`), one.snippet));
     return make("article", { class: `card finding ${finding.level}`, "data-code": finding.code },
       make("h4", {}, make("i", { "aria-hidden": "true" }, LEVELS[finding.level]), make("span", { class: "sr" }, `${finding.level}: `), finding.title, make("b", { class: "count" }, finding.count.toLocaleString("en"))),
       make("p", {}, finding.sentence),
       ...(examples.length ? [make("details", {}, make("summary", {}, `Examples (${examples.length})`), make("ul", {}, ...examples))] : []),
-      make("p", { class: "remedies" }, ...finding.remedies.map((one) => make("button", { class: "button small", "data-step": one.step, onclick: () => mend([...now.steps, one.step]) }, one.label))));
+      make("p", { class: "remedies" }, ...longer(finding), ...finding.remedies.map((one) => make("button", { class: "button small", "data-step": one.step, onclick: () => mend([...now.steps, one.step]) }, one.label))));
+  }
+
+  // What the length does is mended by a greater length.
+  function longer(finding) {
+    if (!["cut", "cut_equal", "prompt_too_long", "masked"].includes(finding.code)) return [];
+    const lengths = now.measured.lengths, needed = Math.ceil(lengths[lengths.length - 1] / 64) * 64;
+    return [make("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Raise the length to ${needed.toLocaleString("en")}`)];
+  }
+
+  function setLength(tokens) {
+    now.length = Math.max(32, Math.min(1048576, Math.round(tokens) || 32));
+    measure();
+  }
+
+  // ---- lengths
+
+  function drawLengths(measured) {
+    const place = at("data-lengths"), head = make("h3", { id: "data-lengths-head" }, "Length in tokens");
+    place.hidden = false;
+    if (measured.waiting && now.lengthsDrawn) return place.setAttribute("aria-busy", "true");
+    place.removeAttribute("aria-busy");
+    now.lengthsDrawn = !!measured.lengths;
+    if (measured.waiting) return place.replaceChildren(head, make("p", { class: "quiet", role: "status" }, `Loading the tokenizer of ${chosen().name} …`));
+    if (measured.problem) return place.replaceChildren(head, make("p", { class: "verdict bad" }, measured.problem));
+    if (measured.examples) return place.replaceChildren(head, ...drawTemplates(measured.examples));
+    const { lengths } = measured, over = lengths.filter((one) => one > length()).length;
+    const at50 = lengths[Math.floor(lengths.length / 2)], at95 = lengths[Math.floor(lengths.length * 0.95)], most = lengths[lengths.length - 1];
+    const number = (value) => value.toLocaleString("en"), share = `${(100 * over / lengths.length).toFixed(over && over < lengths.length ? 1 : 0)} % of the rows are cut`;
+    const input = make("input", { id: "data-length", type: "number", min: 32, step: 32, value: length(), onchange: (event) => setLength(Number(event.target.value)) });
+    const part = lengths.length < measured.of ? ` ${number(lengths.length)} of ${number(measured.of)} rows measured.` : "";
+    const words = `${share} at ${number(length())}; the median is ${number(at50)}, 95 % have ${number(at95)} or fewer, the longest has ${number(most)}.${part}`;
+    place.replaceChildren(make("header", { class: "row" }, head, make("label", { class: "row" }, make("span", {}, "Cut at"), input)),
+      make("div", { class: "plot", role: "img", "aria-label": `Token lengths: ${words}` }, histogram(lengths, length(), place.clientWidth - 34)), make("p", { class: "quiet", id: "data-cut" }, words));
+  }
+
+  function svg(tag, attributes, ...children) {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    node.append(...children);
+    return node;
+  }
+
+  // Rows by length in up to 48 bins of a round width; the line is where rows are cut.
+  function histogram(lengths, cut, WIDTH) {
+    const HEIGHT = 130, BASE = 108, end = Math.max(lengths[lengths.length - 1], Math.min(cut, 3 * lengths[lengths.length - 1])) * 1.02;
+    const width = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768].find((one) => end / one <= 48) ?? end / 48;
+    const bins = Array(Math.ceil(end / width)).fill(0), x = (tokens) => (WIDTH * tokens) / (bins.length * width);
+    for (const one of lengths) bins[Math.floor(one / width)] += 1;
+    const tallest = Math.max(...bins), picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, "aria-hidden": "true" });
+    bins.forEach((rows, bin) => rows && picture.append(svg("rect", { class: (bin + 0.5) * width > cut ? "over" : "fits", x: x(bin * width) + 1,
+      y: BASE - (90 * rows) / tallest, width: Math.max(1, x(width) - 2), height: (90 * rows) / tallest })));
+    picture.append(svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: BASE, y2: BASE }));
+    const power = 10 ** Math.floor(Math.log10(end / 4)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= end / 6);
+    for (let tokens = step; x(tokens) < WIDTH - 20; tokens += step) {
+      picture.append(svg("text", { x: x(tokens), y: HEIGHT - 6, "text-anchor": "middle" }, tokens.toLocaleString("en")));
+    }
+    const line = Math.min(x(cut), WIDTH - 1), right = line > WIDTH - 120;
+    picture.append(svg("line", { class: "cutline", x1: line, x2: line, y1: 4, y2: BASE }),
+      svg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}cut at ${cut.toLocaleString("en")}`));
+    return picture;
+  }
+
+  function drawTemplates(examples) {
+    return [make("p", {}, `${chosen().name} has no chat template of its own. Choose how conversations are written for it; this is your first row:`),
+      make("div", { class: "sides" }, ...Object.entries(examples).map(([name, text]) => make("section", { class: "card" },
+        make("button", { class: "button small", "data-template": name, onclick: () => { now.template = name; measure(); } }, `Use ${name}`), make("pre", { tabindex: "0" }, text))))];
   }
 
   function drawSteps() {
@@ -247,6 +394,7 @@
   }
 
   function use() {
-    window.tunebench.send("usedata", { source: now.source.startsWith("sample") ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind });
+    window.tunebench.send("usedata", { source: now.source.startsWith("sample") ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind,
+      template: now.template || chosen().template, length: now.length || null });
   }
 })();

@@ -47,6 +47,7 @@ LossType = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
+Template = Literal["own", "plain", "alpaca", "chatml"]
 Step = Literal[
     "swap", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
     "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
@@ -219,6 +220,8 @@ class Data(Strict):
     """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
     steps: tuple[Step, ...] = Field(default=(), title="Steps")
     """How rows are mended or left out, as the Data tab records them. The file itself is never changed."""
+    template: Template = Field(default="own", title="Chat template")
+    """How a conversation is written for a base model that has no template of its own; all others use their own."""
     columns: Columns = Columns()
 
     @property

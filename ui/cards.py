@@ -196,5 +196,10 @@ def checked(facts: Sequence[str], notes: Sequence[str]) -> str:
     return f'<ul class="checked">{good}{more}</ul>'
 
 
+def chosen(values: str) -> str:
+    """What Start has chosen, as JSON for the Data tab to read."""
+    return f'<span data-chosen="{escape(values)}"></span>'
+
+
 def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'

@@ -17,6 +17,7 @@ from trainer_core.data import kept
 from trainer_core.data.load import located
 from trainer_core.data.source import Checkup, Progress, Request
 from trainer_core.errors import DataError, UserError
+from trainer_core.lens import Lens, Look, Measure
 from trainer_core.supervisor import Supervisor
 from ui import cards
 
@@ -59,7 +60,7 @@ class Ticket(Strict):
 
 def build(supervisor: Supervisor) -> None:
     desk = Desk(supervisor.workspace)
-    asks = [desk.glance, desk.check, desk.progress, desk.stop, desk.keep, desk.remember]
+    asks = [desk.glance, desk.check, desk.progress, desk.stop, desk.keep, desk.remember, desk.look, desk.measure]
     gr.HTML(
         html_template=cards.DATA,
         js_on_load=DATA_JS,
@@ -81,6 +82,7 @@ class Desk:
         self.workspace = workspace
         self.checks: dict[str, data.Reader] = {}
         self.at: dict[str, Progress] = {}
+        self.lens = Lens(workspace)
 
     def glance(self, asked: Any = None) -> dict[str, Any]:
         """The file's columns and the shape found in them, or the mapping remembered for these columns."""
@@ -131,6 +133,16 @@ class Desk:
         mapping = parse(Mapping, asked, "")
         kept.remember(self.workspace, mapping.names, mapping.columns)
         return {}
+
+    def look(self, asked: Any = None) -> dict[str, Any]:
+        """One row as the model sees it."""
+        wanted = parse(Look, asked, "")
+        return self.lens.ask(wanted.model_copy(update={"source": str(found(wanted.source))}))
+
+    def measure(self, asked: Any = None) -> dict[str, Any]:
+        """Lengths in tokens, and what the training length does to the rows."""
+        wanted = parse(Measure, asked, "")
+        return self.lens.ask(wanted.model_copy(update={"source": str(found(wanted.source))}))
 
 
 def answering(ask: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:

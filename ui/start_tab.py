@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ import gradio as gr
 from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Training, parse
+from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
 from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
@@ -56,6 +57,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                 elem_id="data",
             )
             health = gr.HTML("", elem_id="health")
+            chosen = gr.HTML("", elem_id="chosen")
             method = gr.Radio(METHODS, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method")
             goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
         with gr.Column(scale=2, min_width=300):
@@ -66,12 +68,12 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     with gr.Accordion("All settings", open=False, elem_id="settings-form"):
         recipe = settings(first, model, pairs, method)
 
-    def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any]]:
+    def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any], str]:
         found = counts(wanted)
         takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
         lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
         kept = wanted.model_dump(mode="json")
-        return cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept
+        return cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept, cards.chosen(eyes(wanted))
 
     def restore(kept: dict[str, Any]) -> tuple[Any, ...]:
         wanted = recalled(kept) or first
@@ -100,7 +102,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         busy = supervisor.active is not None
         return gr.update(interactive=not busy, value="Running…" if busy else "Train and compare")
 
-    seen = [health, plan, goal, stored]
+    seen = [health, plan, goal, stored, chosen]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
@@ -132,15 +134,28 @@ class UsedData(Strict):
     kind: Kind
     columns: Columns
     steps: tuple[Step, ...]
+    template: Template = "own"
+    length: int | None = None
+    """A length chosen while looking at the rows; None leaves the recipe's."""
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe on this data, and SFT alone where there are no rejected answers."""
         if self.source == SAMPLE_CHATS:
-            data = Data(pairs=None, chat=SAMPLE, steps=self.steps)
+            data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
         else:
-            data = Data(pairs=self.source, columns=self.columns, steps=self.steps)
+            data = Data(pairs=self.source, columns=self.columns, steps=self.steps, template=self.template)
         method = Method.SFT if self.kind == "chat" else recipe.method
-        return recipe.model_copy(update={"data": data, "method": method})
+        longer = {"max_length": self.length} if self.length else {}
+        stages = {stage: getattr(recipe, stage).model_copy(update=longer) for stage in ("sft", "dpo")}
+        return recipe.model_copy(update={"data": data, "method": method, **stages})
+
+
+def eyes(recipe: Recipe) -> str:
+    """What the Data tab needs to show rows as this run will see them."""
+    lengths = {"pairs": recipe.dpo.max_length, "chat": recipe.sft.max_length}
+    return json.dumps(
+        {"model": recipe.model, "name": model_name(recipe.model), "lengths": lengths, "template": recipe.data.template}
+    )
 
 
 def recalled(kept: dict[str, Any]) -> Recipe | None:
