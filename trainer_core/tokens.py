@@ -25,7 +25,7 @@ SPEAKERS = "{'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool
 TEMPLATES: dict[str, str] = {
     "plain": "{% for m in messages %}{{ " + SPEAKERS + "[m.role] }}: {{ m.content }}"
     "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}",
+    "{% if add_generation_prompt %}Assistant:{% endif %}",
     "alpaca": "{% for m in messages %}{% if m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n"
     "{% elif m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}### Response:\n{% endif %}",

@@ -13,7 +13,7 @@ from trainer_core.data.source import Example
 from trainer_core.lens.says import Side
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from trainer_core.tokens import PreTrainedTokenizerBase
 
 SHOWN = 5
 """Rows shown as examples of one finding."""
