@@ -47,6 +47,7 @@
     now = fresh(path.trim());
     at("data-found").hidden = true;
     at("data-problem").hidden = true;
+    at("data-parts").hidden = true;
     window.tunebench.data = now;
   }
 
@@ -54,10 +55,11 @@
     begin(path);
     const mine = now;
     if (!now.source) return fail("Type a path first, or drop a file.");
-    say("Looking at the columns");
+    say(`Looking at ${nameOf(now.source)}`);
     const glimpse = await server.glance({ source: now.source });
     if (mine !== now) return;
     if (glimpse.problem && !glimpse.columns) return fail(glimpse.problem);
+    if (glimpse.parts && !glimpse.columns) return drawParts(glimpse.parts);
     now.glimpse = glimpse;
     now.file = glimpse.source;
     now.byHand = !!(glimpse.problem || glimpse.remembered);
@@ -67,6 +69,27 @@
     drawColumns();
     at("data-found").hidden = false;
     await check();
+  }
+
+  // A data set of the Hub: which part, then it becomes a file in the workspace.
+  function drawParts(parts) {
+    const name = now.source, place = at("data-parts");
+    if (parts.length === 1) return fetchPart(name, parts[0]);
+    at("data-progress").hidden = true;
+    place.hidden = false;
+    const select = make("select", { id: "data-part" }, ...parts.map((part, index) => make("option", { value: index }, `${part.config} · ${part.split}`)));
+    place.replaceChildren(make("label", { class: "parts" }, make("span", {}, `${name} has ${count(parts.length, "part")}. Which one?`), select), make("button", { class: "button" }, "Fetch"));
+    place.onsubmit = (event) => { event.preventDefault(); fetchPart(name, parts[select.value]); };
+  }
+
+  async function fetchPart(name, part) {
+    begin(name);
+    const mine = now;
+    say(`Fetching ${name}, ${part.config} · ${part.split}`);
+    const kept = await server.fetch({ source: name, ...part });
+    if (mine !== now) return;
+    if (kept.problem) return fail(kept.problem);
+    open(kept.source);
   }
 
   // ---- checking: the first rows at once for the preview, then all of them

@@ -131,6 +131,7 @@ DATA = """
     <button class="link" data-path="sample chats">sample chats</button></p>
 </section>
 <div id="data-problem" class="verdict bad" role="alert" hidden></div>
+<form id="data-parts" class="card" hidden></form>
 <div id="data-progress" role="status" hidden><div class="bar"><i></i></div><p class="row"><span></span>
   <button class="button small" id="data-stop">Stop</button></p></div>
 <div id="data-found" hidden>

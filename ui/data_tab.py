@@ -13,7 +13,7 @@ from pydantic import Field
 
 from trainer_core import data, runs
 from trainer_core.config import SAMPLE, Columns, Step, Strict, parse
-from trainer_core.data import kept
+from trainer_core.data import hub, kept
 from trainer_core.data.load import located
 from trainer_core.data.source import Checkup, Progress, Request
 from trainer_core.errors import DataError, UserError
@@ -54,13 +54,31 @@ class Mapping(Strict):
     columns: Columns
 
 
+class HubPart(Strict):
+    """One part of a data set of the Hub."""
+
+    source: str
+    config: str
+    split: str
+
+
 class Ticket(Strict):
     ticket: str
 
 
 def build(supervisor: Supervisor) -> None:
     desk = Desk(supervisor.workspace)
-    asks = [desk.glance, desk.check, desk.progress, desk.stop, desk.keep, desk.remember, desk.look, desk.measure]
+    asks = [
+        desk.glance,
+        desk.check,
+        desk.progress,
+        desk.stop,
+        desk.keep,
+        desk.fetch,
+        desk.remember,
+        desk.look,
+        desk.measure,
+    ]
     gr.HTML(
         html_template=cards.DATA,
         js_on_load=DATA_JS,
@@ -85,8 +103,10 @@ class Desk:
         self.lens = Lens(workspace)
 
     def glance(self, asked: Any = None) -> dict[str, Any]:
-        """The file's columns and the shape found in them, or the mapping remembered for these columns."""
+        """The file's columns and the shape found in them, or the mapping remembered for these columns; a hub id's parts."""
         wanted = parse(Wanted, asked, "")
+        if hub.is_name(wanted.source):
+            return {"parts": [asdict(part) for part in hub.parts(wanted.source)]}
         seen = data.glance(wanted.file)
         before = kept.recalled(self.workspace, [column.name for column in seen.columns])
         return {**asdict(seen), "source": str(wanted.file), "remembered": before.used if before else None}
@@ -128,6 +148,11 @@ class Desk:
         place = kept.dropped(self.workspace, upload)
         upload.unlink()
         return {"source": str(place)}
+
+    def fetch(self, asked: Any = None) -> dict[str, Any]:
+        """A part of a data set of the Hub, as a file in the workspace."""
+        part = parse(HubPart, asked, "")
+        return {"source": str(hub.fetched(self.workspace, part.source, hub.Part(part.config, part.split)))}
 
     def remember(self, asked: Any = None) -> dict[str, Any]:
         mapping = parse(Mapping, asked, "")
