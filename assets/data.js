@@ -5,6 +5,7 @@
   const { make } = window.tunebench;
   const PAIR_PARTS = ["prompt", "chosen", "rejected"], CHAT_PARTS = ["prompt", "answer"];
   const MORE_PARTS = ["messages", "system", "input", "history", "scored", "text"];
+  const SAMPLES = ["sample", "sample chats"];
   const LEVELS = { error: "!", warning: "⚠", notice: "i" };
   let server, upload, now = fresh("");
 
@@ -27,7 +28,32 @@
       drop.classList.toggle("over", kind === "dragover");
       if (kind === "drop") take(event.dataTransfer.files[0]);
     });
+    nameCurrent();
+    new MutationObserver(nameCurrent).observe(at("chosen"), { childList: true, subtree: true });
+    if (wanted) openCurrent();
   };
+
+  // What Start uses is one click away, here and from Start. The tab's content is only made when the tab is first opened.
+  let wanted = false;
+  function openCurrent() {
+    wanted = !at("data-form");
+    if (wanted) return;
+    const { source, columns, steps } = chosen();
+    at("data-path").value = SAMPLES.includes(source) ? "" : source;
+    open(source, { columns, steps });
+  }
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("[data-look]")) return;
+    window.tunebench.open("data");
+    openCurrent();
+  });
+
+  function nameCurrent() {
+    const { source } = chosen();
+    at("data-current").hidden = !source;
+    at("data-current").querySelector("button").textContent = source ? nameOf(source) : "";
+  }
 
   // A dropped file has no path a program could open later, so the workspace keeps a copy.
   async function take(file) {
@@ -51,7 +77,7 @@
     window.tunebench.data = now;
   }
 
-  async function open(path) {
+  async function open(path, before = { columns: {}, steps: [] }) {
     begin(path);
     const mine = now;
     if (!now.source) return fail("Type a path first, or drop a file.");
@@ -62,8 +88,10 @@
     if (glimpse.parts && !glimpse.columns) return drawParts(glimpse.parts);
     now.glimpse = glimpse;
     now.file = glimpse.source;
-    now.byHand = !!(glimpse.problem || glimpse.remembered);
-    now.columns = { ...(glimpse.remembered ?? glimpse.parts) };
+    const mapped = Object.keys(before.columns).length ? before.columns : glimpse.remembered;
+    now.byHand = !!(glimpse.problem || mapped);
+    now.columns = { ...(mapped ?? glimpse.parts) };
+    now.steps = [...before.steps];
     now.kind = now.byHand && !now.columns.rejected && Object.keys(now.columns).length ? "chat" : "pairs";
     drawHead();
     drawColumns();
@@ -222,7 +250,7 @@
 
   function chosen() {
     const told = document.querySelector("#chosen [data-chosen]")?.dataset.chosen;
-    return told ? JSON.parse(told) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own" };
+    return told ? JSON.parse(told) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [] };
   }
 
   const length = () => now.length || chosen().lengths[now.report?.kind ?? now.kind];
@@ -417,7 +445,7 @@
   }
 
   function use() {
-    window.tunebench.send("usedata", { source: now.source.startsWith("sample") ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind,
+    window.tunebench.send("usedata", { source: SAMPLES.includes(now.source) ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind,
       template: now.template || chosen().template, length: now.length || null });
   }
 })();

@@ -128,7 +128,8 @@ DATA = """
     <span class="row"><input id="data-path" autocomplete="off" spellcheck="false"
       placeholder="/home/me/pairs.jsonl or owner/name"><button class="button" id="data-check">Check</button></span></form>
   <p class="quiet" id="data-samples">Included: <button class="link" data-path="sample">sample pairs</button> ·
-    <button class="link" data-path="sample chats">sample chats</button></p>
+    <button class="link" data-path="sample chats">sample chats</button>
+    <span id="data-current" hidden>· On Start: <button class="link" data-look></button></span></p>
 </section>
 <div id="data-problem" class="verdict bad" role="alert" hidden></div>
 <form id="data-parts" class="card" hidden></form>
@@ -194,7 +195,7 @@ def checked(facts: Sequence[str], notes: Sequence[str]) -> str:
     """What is in the data, and what was left out of it."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
     more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
-    return f'<ul class="checked">{good}{more}</ul>'
+    return f'<ul class="checked">{good}{more}</ul><button class="link" data-look>Look at the rows and their health</button>'
 
 
 def chosen(values: str) -> str:

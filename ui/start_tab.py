@@ -152,10 +152,17 @@ class UsedData(Strict):
 
 def eyes(recipe: Recipe) -> str:
     """What the Data tab needs to show rows as this run will see them."""
-    lengths = {"pairs": recipe.dpo.max_length, "chat": recipe.sft.max_length}
-    return json.dumps(
-        {"model": recipe.model, "name": model_name(recipe.model), "lengths": lengths, "template": recipe.data.template}
-    )
+    used = recipe.data
+    told = {
+        "model": recipe.model,
+        "name": model_name(recipe.model),
+        "lengths": {"pairs": recipe.dpo.max_length, "chat": recipe.sft.max_length},
+        "template": used.template,
+        "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
+        "columns": used.columns.used,
+        "steps": used.steps,
+    }
+    return json.dumps(told)
 
 
 def recalled(kept: dict[str, Any]) -> Recipe | None:
