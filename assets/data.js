@@ -227,7 +227,7 @@
     const samples = make("dl", { class: "samples" }, ...now.glimpse.columns.flatMap((column) =>
       [make("dt", {}, column.name || "(no name)"), make("dd", { dir: "auto" }, column.samples[0] ?? "(empty)")]));
     place.replaceChildren(make("h3", { id: "data-columns-head" }, "Columns"), make("p", { class: "quiet" }, told), kinds,
-      make("div", { class: "parts" }, ...main.map(partChoice)), more, make("details", {}, make("summary", {}, `All ${count(now.glimpse.columns.length, "column")} of the file`), samples));
+      make("div", { class: "parts" }, ...main.map(partChoice)), more, make("details", { open: !Object.keys(now.columns).length }, make("summary", {}, `All ${count(now.glimpse.columns.length, "column")} of the file`), samples));
   }
 
   function partChoice(part) {
@@ -362,7 +362,7 @@
       make("h4", {}, make("i", { "aria-hidden": "true" }, LEVELS[finding.level]), make("span", { class: "sr" }, `${finding.level}: `), finding.title, make("b", { class: "count" }, finding.count.toLocaleString("en"))),
       make("p", {}, finding.sentence),
       ...(examples.length ? [make("details", {}, make("summary", {}, `Examples (${examples.length})`), make("ul", {}, ...examples))] : []),
-      make("p", { class: "remedies" }, ...longer(finding), ...finding.remedies.map((one) => make("button", { class: "button small", "data-step": one.step, onclick: () => mend([...now.steps, one.step]) }, one.label))));
+      make("p", { class: "remedies" }, ...longer(finding), ...finding.remedies.filter((one) => !now.steps.includes(one.step)).map((one) => make("button", { class: "button small", "data-step": one.step, onclick: () => mend([...now.steps, one.step]) }, one.label))));
   }
 
   // What the length does is mended by a greater length.

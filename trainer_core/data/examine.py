@@ -144,6 +144,8 @@ class Examiner:
         return FileReport(found.file, found.format, shape.name, shape.columns.used, shape.unused, self.rows[found.file])
 
     def step_notes(self) -> Iterator[str]:
+        if (count := self.counts["damaged"]) and self.treatment.skip_damaged:
+            yield f"{count:,} {'line' if count == 1 else 'lines'} that cannot be read left out by the step skip_damaged."
         for code, count in self.counts.items():
             if code.startswith("left out: "):
                 fault = FAULTS[code.removeprefix("left out: ")]
@@ -163,7 +165,7 @@ class Examiner:
                 measured = len(next(iter(self.book.parts.values())))
                 text = f"{share(count, measured)}: {meaning.format(length=self.book.length)}."
                 yield self.finding(code, level, title, text)
-            elif code == "damaged":
+            elif code == "damaged" and not self.treatment.skip_damaged:
                 yield self.finding(code, "error", "Damaged lines", f"{share(count, total)} cannot be read.")
             elif code.startswith("misfit: "):
                 reason = self.reasons[code.removeprefix("misfit: ")]
