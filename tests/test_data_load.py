@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
+import psutil
 import pytest
 
 from trainer_core.config import SAMPLE, Data, Method, Step
@@ -182,3 +183,14 @@ def test_a_count_is_what_a_run_would_train_on(tmp_path: Path) -> None:
     assert (len(loaded.chats), len(loaded.pairs), len(loaded.held_out)) == (45, 45, 15)
     mixed = data.model_copy(update={"pairs": SAMPLE, "chat": None})
     assert count(mixed, Method.DPO).dpo == len(load(Data(), Method.DPO).pairs)
+
+
+def test_counting_a_large_file_leaves_this_process_small(tmp_path: Path) -> None:
+    """The rows stay in the child: 40 MB of them cost the one who asks next to nothing."""
+    rows = [pair(n) | {"chosen": f"Good {n}. " * 200} for n in range(20_000)]
+    path = saved(tmp_path / "large.jsonl", rows)
+    del rows
+    process = psutil.Process()
+    before = process.memory_info().rss
+    assert count(Data(pairs=path), Method.DPO).dpo == 19_800
+    assert process.memory_info().rss - before < 10 * 2**20
