@@ -274,9 +274,7 @@ def test_a_report_can_be_read_aloud(report: Report) -> None:
     assert "planted.jsonl: preference pairs as messages (prompt ← prompt, chosen ← chosen" in text
     assert "    planted.jsonl, line 52: " in text
     assert "    Take the markers out: strip_markers" in text
-    assert text.endswith(
-        "2 lines in planted.jsonl are damaged. Mend them, or pass over them with the step skip_damaged."
-    )
+    assert text.endswith("2 lines in planted.jsonl cannot be read. Mend them, or skip them (step skip_damaged).")
 
 
 @pytest.mark.parametrize(("changed", "found"), [(4, True), (8, False)])
@@ -288,3 +286,16 @@ def test_sides_that_share_95_percent_from_both_ends_are_nearly_identical(
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"prompt": "a?", "chosen": text, "rejected": other}))
     assert ("near_identical" in counts(check(path))) is found
+
+
+def test_skipped_lines_are_a_note_and_no_finding(tmp_path: Path) -> None:
+    """The step removes exactly the lines that cannot be read."""
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(pair(n)) + "\n" for n in range(40)) + '{"prompt": \n' * 3, encoding="utf-8")
+    before, after = check(path), check(path, Checkup(steps=("skip_damaged",)))
+    damaged = next(one for one in before.findings if one.code == "damaged")
+    assert (damaged.count, damaged.remedies[0].label) == (3, "Skip 3 bad lines")
+    assert damaged.examples[0].line == 41 and "3 lines in d.jsonl cannot be read" in before.blocked[0]
+    assert after.blocked == () and after.usable == before.usable == 40
+    assert not [one for one in after.findings if one.code == "damaged"]
+    assert after.notes == ("3 lines that cannot be read left out by the step skip_damaged.",)
