@@ -10,7 +10,7 @@
   let server, upload, now = fresh("");
 
   function fresh(source) {
-    return { source, file: "", glimpse: null, columns: {}, byHand: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0,
+    return { source, file: "", glimpse: null, columns: {}, byHand: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0, mapped: false,
       row: 0, seen: null, asTokens: false, measured: null, length: 0, template: "", problem: "" };
   }
 
@@ -89,10 +89,11 @@
     now.glimpse = glimpse;
     now.file = glimpse.source;
     const mapped = Object.keys(before.columns).length ? before.columns : glimpse.remembered;
+    now.mapped = !!mapped;
     now.byHand = !!(glimpse.problem || mapped);
     now.columns = { ...(mapped ?? glimpse.parts) };
     now.steps = [...before.steps];
-    now.kind = now.byHand && !now.columns.rejected && Object.keys(now.columns).length ? "chat" : "pairs";
+    now.kind = now.byHand && !now.columns.rejected && !now.columns.scored && Object.keys(now.columns).length ? "chat" : "pairs";
     drawHead();
     drawColumns();
     at("data-found").hidden = false;
@@ -128,7 +129,7 @@
     now.ticket = ticket;
     now.began = Date.now();
     const question = asked();
-    [now.seen, now.measured, now.report] = [null, null, null];
+    [now.seen, now.measured, now.report, now.question, now.sizing] = [null, null, null, "", ""]; // answers under way are dropped
     at("data-lengths").hidden = true;
     const stale = () => mine !== now || ticket !== now.ticket;
     if (now.byHand && !Object.keys(now.columns).length) return settle({ problem: now.glimpse.problem });
@@ -216,7 +217,8 @@
   // ---- columns: which one plays which part
 
   function drawColumns() {
-    const place = at("data-columns"), told = now.glimpse.problem
+    const place = at("data-columns"), told = now.mapped
+      ? "Mapped as before, for a file with these columns. Change what is wrong; the preview follows." : now.glimpse.problem
       ? Object.keys(now.columns).length ? "Guessed from the names. Put right what is wrong; the preview follows." : "Say which column is which; the preview follows."
       : "Found by what is in the columns. Change one only if it is wrong.";
     const kinds = make("div", { class: "choice", role: "radiogroup", "aria-label": "What a row is" },

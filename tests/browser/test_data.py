@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests import tiny
 from tests.browser.conftest import App
+from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
 
 Visit = Callable[[App], Page]
@@ -118,8 +119,9 @@ def test_from_a_foreign_file_to_a_run(app: App, visit: Visit, foreign: Path, mod
     phase(page, "done")
 
 
-def test_columns_are_remembered_for_files_like_it(app: App, visit: Visit, foreign: Path) -> None:
+def test_columns_are_remembered_for_files_like_it(app: App, visit: Visit, foreign: Path, model: Path) -> None:
     page = visit(app)
+    chooses(page, model)
     opened(page, foreign)
     mapped(page, prompt="frage", chosen="schlecht", rejected="gut")
     numbers(page, "119 of 121")
@@ -130,8 +132,9 @@ def test_columns_are_remembered_for_files_like_it(app: App, visit: Visit, foreig
     expect(page.locator("#part-chosen")).to_have_value("schlecht")
 
 
-def test_nothing_of_the_file_before_stays(app: App, visit: Visit, tmp_path: Path) -> None:
+def test_nothing_of_the_file_before_stays(app: App, visit: Visit, tmp_path: Path, model: Path) -> None:
     page = visit(app)
+    chooses(page, model)
     (tmp_path / "a.csv").write_text(
         "prompt,chosen,rejected\n" + "".join(f"q{n},yes {n} indeed,no {n}\n" for n in range(40))
     )
@@ -156,8 +159,9 @@ def test_nothing_of_the_file_before_stays(app: App, visit: Visit, tmp_path: Path
     expect(page.locator("#health")).to_contain_text("30 examples for SFT")
 
 
-def test_names_that_say_it_are_guessed(app: App, visit: Visit, tmp_path: Path) -> None:
+def test_names_that_say_it_are_guessed(app: App, visit: Visit, tmp_path: Path, model: Path) -> None:
     page = visit(app)
+    chooses(page, model)
     rows = [{"instruction": f"why {n}", "output_good": f"so {n}", "output_bad": f"no {n} way"} for n in range(40)]
     (tmp_path / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "g.jsonl")
@@ -184,3 +188,57 @@ def test_a_length_that_cuts_is_drawn_and_mended(app: App, visit: Visit, model: P
     chosen = page.locator("#data-length").input_value()
     page.click("#data-use")
     known(page, f'"pairs": {chosen}')
+
+
+def test_a_base_without_template_gets_one_by_a_click(
+    app: App, visit: Visit, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    bare = tiny.model(tmp_path_factory.mktemp("model") / "bare")
+    (bare / "chat_template.jinja").unlink()
+    page = visit(app)
+    chooses(page, bare)
+    rows = [{"prompt": f"why {n}", "chosen": f"so {n} it is", "rejected": f"no {n}"} for n in range(40)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened(page, tmp_path / "p.jsonl")
+    expect(page.locator("#data-lengths")).to_contain_text("has no chat template of its own", timeout=30_000)
+    expect(page.locator("#data-lengths pre").nth(1)).to_contain_text("### Instruction:\nwhy 0")
+    page.click("[data-template=alpaca]")
+    page.check("#view-tokens")
+    expect(page.locator("#data-rows .tokens").first).to_contain_text("### Instruction:⏎")
+    page.click("#data-use")
+    known(page, '"template": "alpaca"')
+
+
+def test_another_templates_markers_are_refused_with_the_fix(
+    app: App, visit: Visit, tmp_path: Path, model: Path
+) -> None:
+    page = visit(app)
+    chooses(page, model)
+    rows = [{"prompt": f"why {n} <|im_end|>", "chosen": f"so {n} it is", "rejected": f"no {n}"} for n in range(40)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened(page, tmp_path / "m.jsonl")
+    expect(page.locator("#data-blocked")).to_contain_text("40 of 40 rows in m.jsonl hold a chat template's own markers")
+    expect(page.locator("#data-use")).to_be_hidden()
+    page.click("[data-step=strip_markers]")
+    expect(page.locator("#data-use")).to_be_visible(timeout=15_000)
+    expect(page.locator("#data-rows .turn.user p")).to_have_text("why 0")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_with_data_on_the_page(
+    app: App, visit: Visit, foreign: Path, model: Path, scheme: str
+) -> None:
+    page = visit(app)
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    chooses(page, model)
+    opened(page, foreign)
+    mapped(page, prompt="frage", chosen="gut", rejected="schlecht")
+    expect(page.locator("#view-tokens")).to_be_enabled(timeout=30_000)
+    page.check("#view-tokens")
+    page.fill("#data-length", "60")
+    page.press("#data-length", "Enter")
+    expect(page.locator(".cut-here").first).to_be_visible()
+    assert violations(page) == []
+    for width in (1360, 680):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
