@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from trainer_core import data, engine, tokens  # noqa: F401  (the engine first: it imports unsloth)
 from trainer_core.config import Recipe
 from trainer_core.data.source import Example, Request
@@ -36,7 +34,7 @@ def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> di
     base = load.load_base(model, "fp32", length)
     adapted = load.add_adapter(base, recipe.lora, 0)
     rows, _ = tokens.sft_rows(base.tokenizer, items(chats), length)
-    told = {"sft": batches(sft.trainer(adapted, base.tokenizer, rows, recipe, scratch, TrainerCallback()))}
+    told = {"sft": batches(sft.trainer(adapted, base.tokenizer, rows, recipe, scratch, []))}
     kept, _ = tokens.dpo_rows(base.tokenizer, items(pairs), length)
     return told | {"dpo": batches(dpo.trainer(adapted, base.tokenizer, kept, recipe, scratch, []))}
 
