@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from trainer_core import console, runs
 from trainer_core.errors import UserError
 from trainer_core.supervisor import Supervisor
-from ui import cards, compare_tab, door, live, rail, runs_tab, start_tab, theme, train_tab
+from ui import cards, compare_tab, data_tab, door, live, rail, runs_tab, start_tab, theme, train_tab
 
 FIRST_PORT = 7860
 PORTS = 100
@@ -41,6 +41,8 @@ def build(supervisor: Supervisor) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
             with gr.Tab("Start", id="start"):
                 start_tab.build(supervisor, bus, tabs, page)
+            with gr.Tab("Data", id="data"):
+                data_tab.build(supervisor)
             with gr.Tab("Train", id="train"):
                 train_tab.build()
             with gr.Tab("Compare", id="compare"):

@@ -7,7 +7,7 @@
     // What a run is, and on top of it what changes at every step.
     is: (name) => (name === "run" && app.parts.run?.is ? { ...app.parts.run.is, ...app.parts.pace?.is } : app.parts[name]?.is),
     send: () => {},
-    draws: {}, tools: {}, after: [], chosen: () => [],
+    make, draws: {}, tools: {}, after: [], chosen: () => [],
   });
 
   function make(tag, attributes = {}, ...children) {

@@ -174,7 +174,7 @@ def test_mending_keeps_the_rows_and_takes_the_fault(
 def test_training_gets_the_same_rows_as_the_report_says(planted: Path, report: Report) -> None:
     steps = ("skip_damaged", "drop_markers", "drop_duplicate_row")
     after = check(planted, checkup=Checkup(steps=steps))
-    loaded = load(Data(pairs=str(planted)), Method.DPO, steps=steps)
+    loaded = load(Data(pairs=str(planted), steps=steps), Method.DPO)
     assert (len(loaded.pairs), len(loaded.held_out)) == (after.train, after.held_out)
     assert after.usable == report.usable - 7 - 7
 
@@ -209,7 +209,7 @@ def test_faults_of_chats(tmp_path: Path) -> None:
     rows[9] = [("assistant", "Hello"), ("user", "Hi"), ("assistant", "How are you?")]
     report = check(chats(tmp_path / "c.jsonl", rows))
     assert counts(report) == {"unanswered": 1, "swapped": 1, "roles": 1, "system": 1, "few": 40}
-    swapped = load(Data(pairs=None, chat=str(tmp_path / "c.jsonl")), Method.SFT, steps=("swap", "no_system"))
+    swapped = load(Data(pairs=None, chat=str(tmp_path / "c.jsonl"), steps=("swap", "no_system")), Method.SFT)
     asked = {chat.messages[0].content for chat in swapped.chats + swapped.held_out_chats}
     assert "What is its capital?" in asked and "Be kind." not in asked
 
@@ -259,7 +259,7 @@ def test_a_set_written_for_another_template_is_refused_with_the_way_out(tmp_path
     with pytest.raises(DataError, match=r"10 of 50 rows in c\.jsonl hold a chat template's own markers.*strip_markers"):
         load(Data(pairs=None, chat=str(path)), Method.SFT)
     assert check(path, Checkup(steps=("strip_markers",))).blocked == ()
-    loaded = load(Data(pairs=None, chat=str(path)), Method.SFT, steps=("strip_markers",))
+    loaded = load(Data(pairs=None, chat=str(path), steps=("strip_markers",)), Method.SFT)
     assert {chat.messages[1].content for chat in loaded.chats} < {f"Told {n}" for n in range(50)}
 
 
@@ -274,9 +274,7 @@ def test_a_report_can_be_read_aloud(report: Report) -> None:
     assert "planted.jsonl: preference pairs as messages (prompt ← prompt, chosen ← chosen" in text
     assert "    planted.jsonl, line 52: " in text
     assert "    Take the markers out: strip_markers" in text
-    assert text.endswith(
-        "2 lines in planted.jsonl are damaged. Mend them, or pass over them with the step skip_damaged."
-    )
+    assert text.endswith("2 lines in planted.jsonl cannot be read. Mend them, or skip them (step skip_damaged).")
 
 
 @pytest.mark.parametrize(("changed", "found"), [(4, True), (8, False)])
@@ -288,3 +286,16 @@ def test_sides_that_share_95_percent_from_both_ends_are_nearly_identical(
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"prompt": "a?", "chosen": text, "rejected": other}))
     assert ("near_identical" in counts(check(path))) is found
+
+
+def test_skipped_lines_are_a_note_and_no_finding(tmp_path: Path) -> None:
+    """The step removes exactly the lines that cannot be read."""
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(pair(n)) + "\n" for n in range(40)) + '{"prompt": \n' * 3, encoding="utf-8")
+    before, after = check(path), check(path, Checkup(steps=("skip_damaged",)))
+    damaged = next(one for one in before.findings if one.code == "damaged")
+    assert (damaged.count, damaged.remedies[0].label) == (3, "Skip 3 bad lines")
+    assert damaged.examples[0].line == 41 and "3 lines in d.jsonl cannot be read" in before.blocked[0]
+    assert after.blocked == () and after.usable == before.usable == 40
+    assert not [one for one in after.findings if one.code == "damaged"]
+    assert after.notes == ("3 lines that cannot be read left out by the step skip_damaged.",)

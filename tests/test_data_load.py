@@ -6,12 +6,14 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import psutil
 import pytest
 
-from trainer_core.config import Data, Method
-from trainer_core.data import Chat, Columns, Message, Pair, load, split
+from trainer_core.config import SAMPLE, Data, Method, Step
+from trainer_core.data import Chat, Columns, Message, Pair, count, load, split
+from trainer_core.data.remedies import STEPS, Treatment
 from trainer_core.data.rows import prompt_key
 from trainer_core.errors import DataError
 
@@ -148,7 +150,7 @@ def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path)
     path.write_text(path.read_text().replace('"Question 6?"', '"Question 6?'))
     with pytest.raises(DataError, match=r"p\.jsonl, line 7, column 27: not valid JSON.*\n.*1 damaged line in p\.jsonl"):
         load(Data(pairs=str(path)), Method.DPO)
-    loaded = load(Data(pairs=str(path)), Method.DPO, steps=("skip_damaged",))
+    loaded = load(Data(pairs=str(path), steps=("skip_damaged",)), Method.DPO)
     assert len(loaded.pairs) + len(loaded.held_out) == 9
     assert loaded.notes[0].startswith("1 damaged line in p.jsonl passed over. p.jsonl, line 7")
 
@@ -162,7 +164,33 @@ def test_nothing_left_to_train_on(tmp_path: Path) -> None:
 def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
     rows = [{"q": f"Why {n}?", "yes": f"Mail me@example.org {n}", "no": "No."} for n in range(8)]
     columns = Columns(prompt="q", chosen="yes", rejected="no")
-    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows)), Method.DPO, columns, ("mask",))
+    loaded = load(Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=columns, steps=("mask",)), Method.DPO)
     assert {one.chosen[0].content for one in loaded.pairs} < {f"Mail [mail] {n}" for n in range(8)}
     with pytest.raises(DataError, match="There is no step 'polish'"):
-        load(Data(pairs=str(tmp_path / "p.jsonl")), Method.DPO, columns, ("polish",))
+        Treatment(("polish",))
+
+
+def test_a_recipe_may_hold_every_step_and_no_other() -> None:
+    assert set(get_args(Step)) == set(STEPS)
+
+
+def test_a_count_is_what_a_run_would_train_on(tmp_path: Path) -> None:
+    """Columns and steps count as well; bundled data keeps its own columns."""
+    rows = [{"q": f"Why {n}?", "yes": f"Yes {n}", "no": f"No {n}." if n % 4 else f"Yes {n}"} for n in range(80)]
+    data = Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=Columns(prompt="q", chosen="yes", rejected="no"))
+    loaded, counts = load(data, Method.SFT_DPO), count(data, Method.SFT_DPO)
+    assert (counts.sft, counts.dpo, counts.held_out) == (45, 45, 15) and counts.notes == loaded.notes
+    assert (len(loaded.chats), len(loaded.pairs), len(loaded.held_out)) == (45, 45, 15)
+    mixed = data.model_copy(update={"pairs": SAMPLE, "chat": None})
+    assert count(mixed, Method.DPO).dpo == len(load(Data(), Method.DPO).pairs)
+
+
+def test_counting_a_large_file_leaves_this_process_small(tmp_path: Path) -> None:
+    """The rows stay in the child: 40 MB of them cost the one who asks next to nothing."""
+    rows = [pair(n) | {"chosen": f"Good {n}. " * 200} for n in range(20_000)]
+    path = saved(tmp_path / "large.jsonl", rows)
+    del rows
+    process = psutil.Process()
+    before = process.memory_info().rss
+    assert count(Data(pairs=path), Method.DPO).dpo == 19_800
+    assert process.memory_info().rss - before < 10 * 2**20

@@ -25,7 +25,7 @@ from trainer_core.events import Asked, Text
 from trainer_core.lanes import summary
 from trainer_core.lanes.answer import Growing, answer
 from trainer_core.lanes.batch import PREFILL, Row, generate, padded
-from trainer_core.lanes.load import Lanes, load, proofs
+from trainer_core.lanes.load import Lanes, load, proofs, with_template
 from trainer_core.lanes.sampling import Sampler, filters, gumbel
 from trainer_core.requests import Ask
 
@@ -299,3 +299,12 @@ def test_an_adapter_of_another_base_is_refused_with_both_sizes(folder: Path, tmp
     tiny.model(tmp_path / "wide", hidden_size=96)
     with pytest.raises(ModelError, match="lora_B for .* is 64 × 4, .* needs 96 × 4"):
         load(str(tmp_path / "wide"), "fp32", (Lane(name="One", adapter=str(folder / "one")),))
+
+
+def test_a_template_that_the_base_lacks_comes_with_the_adapter(tmp_path: Path) -> None:
+    bare, own = tiny.tokenizer(), tiny.tokenizer()
+    bare.chat_template = None
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    lanes = (Lane(name="Base"), Lane(name="SFT", adapter=str(tmp_path)))
+    assert with_template(bare, lanes).chat_template == "{{ messages[0].content }}"
+    assert with_template(own, lanes).chat_template == tiny.TEMPLATE, "a model's own template is never replaced"

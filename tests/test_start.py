@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 from tests.serve import machine
 from trainer_core import runs
 from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
+from trainer_core.data import Counts
 from trainer_core.errors import DataError
 from trainer_core.events import Ended, EventLog, Phase, Step
 from trainer_core.presets import starter_recipe
 from trainer_core.supervisor import Supervisor
 from ui.offers import GOALS, Offers, free_gib
-from ui.start_tab import Counts, counts, expected, plan_lines, recalled
+from ui.start_tab import UsedData, counts, expected, eyes, facts, plan_lines, recalled
 
 NOBODY = Offers(None)
 CARD = Offers(21.0)
@@ -89,7 +91,7 @@ def test_the_plan_says_steps_and_rates() -> None:
 def test_the_sample_data_is_counted() -> None:
     found = counts(starter_recipe())
     assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
-    assert found.facts[0] == f"{found.sft} examples for SFT"
+    assert facts(found)[0] == f"{found.sft} examples for SFT"
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -132,3 +134,28 @@ def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
     assert expected(supervisor, recipe, "dpo", found) == ""
     other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 512})})
     assert expected(supervisor, other, "sft", found) == ""
+
+
+def used(**more: object) -> UsedData:
+    return UsedData.model_validate({"source": "/data/x.jsonl", "kind": "pairs", "columns": {}, "steps": (), **more})
+
+
+def test_used_data_brings_its_columns_steps_and_length() -> None:
+    recipe = used(columns={"prompt": "q"}, steps=("mask",), length=512, template="alpaca").applied(starter_recipe())
+    assert (recipe.data.pairs, recipe.data.columns.prompt, recipe.data.steps) == ("/data/x.jsonl", "q", ("mask",))
+    assert recipe.method is Method.SFT_DPO and recipe.sft.max_length == recipe.dpo.max_length == 512
+    assert recipe.data.template == "alpaca"
+    assert recipe.data.pair_rows is None, "nothing of the data before stays"
+    assert used().applied(starter_recipe()).sft == starter_recipe().sft
+
+
+def test_used_conversations_mean_sft_alone() -> None:
+    assert used(kind="chat").applied(starter_recipe()).method is Method.SFT
+    sample = used(kind="chat", source="sample chats").applied(starter_recipe()).data
+    assert (sample.pairs, sample.chat) == (None, "sample")
+
+
+def test_the_data_tab_hears_what_start_has_chosen() -> None:
+    told = json.loads(eyes(used(columns={"prompt": "q"}, steps=("mask",)).applied(starter_recipe())))
+    assert (told["source"], told["columns"], told["steps"]) == ("/data/x.jsonl", {"prompt": "q"}, ["mask"])
+    assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}

@@ -11,7 +11,8 @@ from pathlib import Path
 import orjson
 
 from trainer_core import console, data, models, presets, report, runs
-from trainer_core.config import STARTER, read_recipe
+from trainer_core.config import STARTER, Data, parse, read_recipe
+from trainer_core.data import hub
 from trainer_core.data.load import located
 from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
 from trainer_core.errors import UserError
@@ -54,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", run_check, "what is in a data file, and what is wrong with it")
     check.add_argument("data", help="a file or folder, or 'sample'")
     check.add_argument("--json", action="store_true")
+    check.add_argument("--column", action="append", default=[], metavar="PART=NAME", help="such as prompt=question")
+    check.add_argument("--step", action="append", default=[], help="mend or leave out rows, such as skip_damaged")
+    fetch = command("fetch", run_fetch, "get a data set of the Hugging Face Hub as a file")
+    fetch.add_argument("name", help="owner/name")
+    fetch.add_argument("--config", help="its configuration, if it has several")
+    fetch.add_argument("--split", help="its split; without it the first one to train on")
     compare = command("compare", run_compare, "score the base and every adapter of a run, and let them answer")
     compare.add_argument("id", help="the run's id, or 'last'")
     compare.add_argument("prompt", nargs="*", help="what to ask; without one, three of the bundled prompts")
@@ -141,9 +148,22 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    checked = data.check(located(args.data, "sample_pairs.jsonl"))
+    columns = dict(one.partition("=")[::2] for one in args.column)
+    asked = parse(Data, {"pairs": args.data, "columns": columns, "steps": args.step}, "check")
+    given = asked.columns if asked.columns.used else None
+    checked = data.check(located(args.data, "sample_pairs.jsonl"), given, data.Checkup(steps=asked.steps))
     console.say(orjson.dumps(checked, option=orjson.OPT_INDENT_2).decode() if args.json else "\n".join(checked.told()))
     return 1 if checked.blocked else 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    parts = hub.parts(args.name)
+    wanted = [one for one in parts if args.config in (None, one.config) and args.split in (None, one.split)]
+    if not wanted:
+        known = ", ".join(f"{one.config} {one.split}" for one in parts)
+        raise UserError(f"{args.name} has no such part. It has: {known}.")
+    console.say(str(hub.fetched(runs.Workspace(args.workspace.resolve()), args.name, wanted[0])))
+    return 0
 
 
 def run_compare(args: argparse.Namespace) -> int:

@@ -47,6 +47,13 @@ LossType = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
+Template = Literal["own", "plain", "alpaca", "chatml"]
+Step = Literal[
+    "swap", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
+    "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
+    "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
+]  # fmt: skip
+"""How rows are mended or left out, see data/remedies.py."""
 REFERENCE_FREE = {"simpo", "orpo", "cpo"}
 
 
@@ -166,8 +173,40 @@ class Sampling(Strict):
     """The same seed gives the same answers again."""
 
 
+class Columns(Strict):
+    """Which column of a file plays which part; empty where none does. Only needed where Tunebench does not find out itself."""
+
+    prompt: str | None = Field(default=None, title="Prompt column")
+    """What the user asks."""
+    input: str | None = Field(default=None, title="Input column")
+    """More of the prompt, as in Alpaca; it follows after an empty line."""
+    system: str | None = Field(default=None, title="System column")
+    """Instructions that stand before the conversation."""
+    history: str | None = Field(default=None, title="History column")
+    """Earlier rounds, each a list of question and answer."""
+    answer: str | None = Field(default=None, title="Answer column")
+    """What the assistant should say, in data without pairs."""
+    chosen: str | None = Field(default=None, title="Chosen column")
+    """The better answer."""
+    rejected: str | None = Field(default=None, title="Rejected column")
+    """The worse answer."""
+    messages: str | None = Field(default=None, title="Messages column")
+    """Whole conversations as lists of messages."""
+    scored: str | None = Field(default=None, title="Scored answers column")
+    """Several answers with scores, of which the best and the worst make a pair."""
+    label: str | None = Field(default=None, title="Label column")
+    """Good or bad, for single answers (KTO)."""
+    text: str | None = Field(default=None, title="Text column")
+    """Plain text, or conversations written out as text."""
+
+    @property
+    def used(self) -> dict[str, str]:
+        """Part -> column, without the parts nobody plays."""
+        return {part: column for part, column in self.model_dump().items() if column is not None}
+
+
 class Data(Strict):
-    """Where the examples come from: a file, a folder, or "sample" for the bundled ones."""
+    """Where the examples come from: a file, a folder, a data set's hub id, or "sample" for the bundled ones."""
 
     chat: str | None = Field(default=None, title="Examples for SFT")
     """Conversations to imitate. Empty: the chosen answers of the pairs."""
@@ -179,6 +218,18 @@ class Data(Strict):
     """Use only this many rows from the top. Empty: all."""
     held_out: str | None = Field(default=None, title="Held-out pairs")
     """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
+    steps: tuple[Step, ...] = Field(default=(), title="Steps")
+    """How rows are mended or left out, as the Data tab records them. The file itself is never changed."""
+    template: Template = Field(default="own", title="Chat template")
+    """How a conversation is written for a base model that has no template of its own; all others use their own."""
+    columns: Columns = Columns()
+
+    @property
+    def mapped(self) -> str | None:
+        """The file that `columns` speaks of: the pairs, or the examples where the pairs are bundled or none."""
+        if not self.columns.used:
+            return None
+        return next((name for name in (self.pairs, self.chat) if name not in (None, SAMPLE)), None)
 
 
 class Recipe(Strict):

@@ -68,6 +68,10 @@ class Workspace:
         return made(self.root / "models")
 
     @property
+    def data(self) -> Path:
+        return made(self.root / "data")
+
+    @property
     def device_lock(self) -> Path:
         return made(self.root) / "gpu.lock"
 

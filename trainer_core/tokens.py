@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer_core.config import Template
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
 
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
+
+SPEAKERS = "{'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'}"
+TEMPLATES: dict[str, str] = {
+    "plain": "{% for m in messages %}{{ " + SPEAKERS + "[m.role] }}: {{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}",
+    "alpaca": "{% for m in messages %}{% if m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n"
+    "{% elif m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}### Response:\n{% endif %}",
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{{ eos_token if m.role == 'assistant' else '<|im_end|>' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+}
+"""For base models without a template. Answers end with the tokenizer's own end token, or the model would never stop."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +52,75 @@ class Encoded:
         return Encoded(self.input_ids[:length], self.labels[:length])
 
 
+@dataclass(frozen=True)
+class EncodedPair:
+    """Both sides whole, each beginning with the prompt. Tokens from `prompt` on carry loss."""
+
+    chosen: list[int]
+    rejected: list[int]
+    prompt: int
+    """How many tokens both begin with that belong to the prompt."""
+
+    @property
+    def differ(self) -> int:
+        """Where the first token differs; what is cut there or before teaches no preference."""
+        return shared_start(self.chosen, self.rejected)
+
+    @property
+    def longest(self) -> int:
+        return max(len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """A rendered conversation, its tokens, and the characters each token stands for."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Encoded:
     """One conversation through the model's own template, with labels on the assistant's words and their end token only.
 
     A turn's span begins where the template has asked the assistant to speak, and ends with the turn. A template that
     re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked.
     """
-    whole = render(tokenizer, chat.messages)
-    encoding = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    spans = assistant_spans(tokenizer, chat.messages, whole)
+    return labelled(tokenizer, chat, tokenised(tokenizer, chat.messages))
+
+
+def labelled(tokenizer: PreTrainedTokenizerBase, chat: Chat, whole: Tokenised) -> Encoded:
+    """The tokens of a conversation with their labels; see `encode_chat`."""
+    spans = assistant_spans(tokenizer, chat.messages, whole.text)
     labels = [
         token if any(start <= left and right <= end and left < right for start, end in spans) else MASKED
-        for token, (left, right) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        for token, (left, right) in zip(whole.ids, whole.offsets, strict=True)
     ]
-    return Encoded(list(encoding["input_ids"]), labels)
+    return Encoded(whole.ids, labels)
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> EncodedPair:
+    """A pair as TRL's DPO trainer makes tokens of it (`DPOTrainer._prepare_dataset`, trl 1.15).
+
+    The answer begins where prompt and prompt with answer part, which is not always after the prompt: a template may write
+    the prompt's end differently when an answer follows.
+    """
+    prompt = tokenised(tokenizer, pair.prompt, asking=True).ids
+    chosen, rejected = (tokenised(tokenizer, (*pair.prompt, *side)).ids for side in (pair.chosen, pair.rejected))
+    return EncodedPair(chosen, rejected, min(shared_start(prompt, chosen), shared_start(prompt, rejected)))
+
+
+def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
+
+
+def tokenised(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> Tokenised:
+    """A conversation as the model reads it. All training and all that is shown of it goes through here."""
+    text = render(tokenizer, messages, asking)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return Tokenised(text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]])
 
 
 def assistant_spans(
@@ -76,7 +146,10 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], aski
         DataError: the template refuses these roles.
     """
     if not tokenizer.chat_template:
-        raise ModelError("This base model has no chat template. Pick its instruct version, which has one.")
+        raise ModelError(
+            "This base model has no chat template. Pick its instruct version, which has one, or choose a template "
+            f"({', '.join(TEMPLATES)}) under Data."
+        )
     try:
         return str(tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=asking))
     except Exception as error:  # jinja raises its own and the template's own errors here
@@ -117,14 +190,18 @@ def dpo_rows(
     Raises:
         DataError: no pair is left.
     """
-    sizes = [pair_sizes(tokenizer, pair) for pair in pairs]
-    kept = [pair for pair, (prompt, _) in zip(pairs, sizes, strict=True) if prompt < length]
+    encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+    full = [row.prompt >= length for row in encoded]
+    equal = [row.differ >= length and not filled for row, filled in zip(encoded, full, strict=True)]
+    kept = [pair for pair, filled, same in zip(pairs, full, equal, strict=True) if not (filled or same)]
     if not kept:
-        raise DataError(f"All {len(pairs)} prompts fill the length of {length} tokens. Raise the length.")
+        raise DataError(f"None of the {len(pairs)} pairs shows a difference within {length} tokens. Raise the length.")
     notes = []
-    if lost := len(pairs) - len(kept):
+    if lost := sum(full):
         notes.append(f"{lost} of {len(pairs)} pairs left out: the prompt alone fills {length} tokens.")
-    if cut := sum(prompt < length < longest for prompt, longest in sizes):
+    if lost := sum(equal):
+        notes.append(f"{lost} of {len(pairs)} pairs left out: cut at {length} tokens, both sides are the same.")
+    if cut := sum(row.longest > length for row in encoded) - sum(full) - sum(equal):
         notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
     rows = [
         {"prompt": as_dicts(p.prompt), "chosen": as_dicts(p.chosen), "rejected": as_dicts(p.rejected)} for p in kept
@@ -132,12 +209,31 @@ def dpo_rows(
     return rows, notes
 
 
-def pair_sizes(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> tuple[int, int]:
-    """Tokens of the prompt, and of the prompt with the longer answer."""
-    prompt = render(tokenizer, pair.prompt, asking=True)
-    sides = [render(tokenizer, (*pair.prompt, *side)) for side in (pair.chosen, pair.rejected)]
-    counts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (prompt, *sides)]
-    return counts[0], max(counts[1:])
+def load_tokenizer(model: str, template: Template = "own") -> PreTrainedTokenizerBase:
+    """A model's tokenizer without the model, from its folder, the local cache, or the hub.
+
+    Raises:
+        ModelError: it is not on this computer and cannot be fetched, or it cannot be read.
+    """
+    from transformers import AutoTokenizer  # heavy: several seconds
+
+    try:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
+        except OSError:
+            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The tokenizer of {model} is not on this computer and could not be fetched. Go online, or pick a model that is here."
+        ) from error
+    return dressed(tokenizer, template)
+
+
+def dressed(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
+    """The tokenizer with the chosen template where its model has none; a model's own template is never replaced."""
+    if not tokenizer.chat_template and template != "own":
+        tokenizer.chat_template = TEMPLATES[template]
+    return tokenizer
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:

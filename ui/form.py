@@ -31,7 +31,8 @@ class Form:
         model: whose fields become inputs. Label, tooltip and bounds are the field's own.
         value: what the inputs show first; the model's defaults if left out.
         skip: fields without an input, which keep the model's default.
-        given: for a field, an input or form that exists already, or another way to make its input.
+        given: for a field, an input or form that exists already, or another way to make its input. A field that is a
+            model without one gets a form of its own.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Form:
         if isinstance(given, Form | Component):
             return given
         info = self.model.model_fields[name]
+        if given is None and isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            return Form(info.annotation, value)
         words = {"label": info.title, "info": info.description, "elem_id": f"{self.model.__name__}-{name}".lower()}
         return (given or maker(info))(value=shown(value), interactive=True, **words)
 

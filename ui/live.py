@@ -238,6 +238,7 @@ def after(text: str, units: int) -> str:
 def script(folder: Path = runs.PROJECT / "assets") -> str:
     """What draws the page, for its head: no file is fetched later."""
     code = "\n".join(
-        (folder / name).read_text(encoding="utf-8") for name in ("chart.js", "page.js", "train.js", "runs.js")
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("chart.js", "page.js", "train.js", "runs.js", "data.js")
     )
     return f"<script>\n{code}\n</script>"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import gradio as gr
+from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config import SAMPLE, STARTER, Data, Method, Recipe, Training, parse
+from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
+from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
 from ui import cards, diagnosis
+from ui.data_tab import SAMPLE_CHATS
 from ui.facts import facts_of, name_of
 from ui.form import QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
@@ -48,13 +51,14 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
             pairs = gr.Dropdown(
                 PAIRS,
                 value=SAMPLE,
-                label="Preference pairs",
-                info="A prompt, a better and a worse answer per row. Type the path of a JSONL, JSON, CSV or Parquet file.",
+                label="Data",
+                info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
                 allow_custom_value=True,
                 interactive=True,
                 elem_id="data",
             )
             health = gr.HTML("", elem_id="health")
+            chosen = gr.HTML("", elem_id="chosen")
             method = gr.Radio(METHODS, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method")
             goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
         with gr.Column(scale=2, min_width=300):
@@ -65,12 +69,12 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     with gr.Accordion("All settings", open=False, elem_id="settings-form"):
         recipe = settings(first, model, pairs, method)
 
-    def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any]]:
+    def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any], str]:
         found = counts(wanted)
         takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
         lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
         kept = wanted.model_dump(mode="json")
-        return cards.checked(found.facts, found.notes), lines, offers.goal_of(wanted), kept
+        return cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept, cards.chosen(eyes(wanted))
 
     def restore(kept: dict[str, Any]) -> tuple[Any, ...]:
         wanted = recalled(kept) or first
@@ -84,6 +88,11 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     def take_goal(wanted: Recipe, name: str) -> tuple[Any, ...]:
         longer = offers.lengthened(wanted, name)
         return longer, *preview(longer)
+
+    def take_data(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
+        """Data as it was checked under Data, with its columns and steps."""
+        used = parse(UsedData, event._data, "Data").applied(wanted)
+        return gr.update(selected="start"), used, *preview(used)
 
     def start(wanted: Recipe) -> Any:
         counts(wanted)
@@ -106,7 +115,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         busy = supervisor.active is not None
         return gr.update(interactive=not busy, value="Running…" if busy else "Train and compare")
 
-    seen = [health, plan, goal, stored]
+    seen = [health, plan, goal, stored, chosen]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
@@ -115,6 +124,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     elsewhere = {"outputs": [recipe, *seen, origin, tabs], "problem": problem, **QUIET}
     on(bus.retry, take_offer, gr.EventData, **elsewhere)
     on(bus.clone, clone, gr.EventData, **elsewhere)
+    on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
     on(bus.statechange, refresh, outputs=[go], **QUIET)
 
 
@@ -124,13 +134,51 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
     with gr.Tabs():
         with gr.Tab("Run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Data"), gr.Row(elem_classes="fields"):
+        with gr.Tab("Rows"), gr.Row(elem_classes="fields"):
             made["data"] = Form(Data, first.data, pairs=pairs)
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
             with gr.Tab(title), gr.Row(elem_classes="fields"):
                 made[name] = Form(type(part), part)
     return Form(Recipe, None, ("sampling",), model=model, method=method, **made, **run.parts)
+
+
+class UsedData(Strict):
+    """What the Data tab hands over."""
+
+    source: str = Field(min_length=1)
+    kind: Kind
+    columns: Columns
+    steps: tuple[Step, ...]
+    template: Template = "own"
+    length: int | None = None
+    """A length chosen while looking at the rows; None leaves the recipe's."""
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe on this data, and SFT alone where there are no rejected answers."""
+        if self.source == SAMPLE_CHATS:
+            data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
+        else:
+            data = Data(pairs=self.source, columns=self.columns, steps=self.steps, template=self.template)
+        method = Method.SFT if self.kind == "chat" else recipe.method
+        longer = {"max_length": self.length} if self.length else {}
+        stages = {stage: getattr(recipe, stage).model_copy(update=longer) for stage in ("sft", "dpo")}
+        return recipe.model_copy(update={"data": data, "method": method, **stages})
+
+
+def eyes(recipe: Recipe) -> str:
+    """What the Data tab needs to show rows as this run will see them."""
+    used = recipe.data
+    told = {
+        "model": recipe.model,
+        "name": model_name(recipe.model),
+        "lengths": {"pairs": recipe.dpo.max_length, "chat": recipe.sft.max_length},
+        "template": used.template,
+        "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
+        "columns": used.columns.used,
+        "steps": used.steps,
+    }
+    return json.dumps(told)
 
 
 def recalled(kept: dict[str, Any]) -> Recipe | None:
@@ -141,22 +189,13 @@ def recalled(kept: dict[str, Any]) -> Recipe | None:
         return None
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What is in the data: usable rows by stage, rows held out, and a sentence about each thing left out."""
-
-    sft: int
-    dpo: int
-    held_out: int
-    notes: tuple[str, ...]
-
-    @property
-    def facts(self) -> list[str]:
-        named = [(self.sft, "examples for SFT"), (self.dpo, "pairs for DPO"), (self.held_out, "pairs held out")]
-        return [f"{count:,} {words}" for count, words in named if count]
+def facts(found: data.Counts) -> list[str]:
+    """What is in the data, as short lines."""
+    named = [(found.sft, "examples for SFT"), (found.dpo, "pairs for DPO"), (found.held_out, "pairs held out")]
+    return [f"{count:,} {words}" for count, words in named if count]
 
 
-def counts(recipe: Recipe) -> Counts:
+def counts(recipe: Recipe) -> data.Counts:
     """Read the data, or remember what was read from the same files.
 
     Raises:
@@ -167,9 +206,8 @@ def counts(recipe: Recipe) -> Counts:
 
 
 @lru_cache(maxsize=16)
-def read(sources: Data, method: Method, stamps: tuple[float, ...]) -> Counts:
-    loaded = data.load(sources, method)
-    return Counts(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.notes)
+def read(sources: Data, method: Method, stamps: tuple[float, ...]) -> data.Counts:
+    return data.count(sources, method)
 
 
 def stamp(source: str) -> float:
@@ -178,7 +216,7 @@ def stamp(source: str) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def plan_lines(recipe: Recipe, found: Counts, takes: Mapping[Stage, str]) -> list[cards.Plan]:
+def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -> list[cards.Plan]:
     """Load, SFT, DPO, Compare: what each will do, and how long it takes where that is known."""
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
     lines = [cards.Plan("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
@@ -196,7 +234,7 @@ def stage_words(rows: int, noun: str, settings: Training) -> str:
     return f"{steps} steps of {settings.effective_batch} {noun}, rate {number(settings.learning_rate)}"
 
 
-def expected(supervisor: Supervisor, wanted: Recipe, stage: Stage, found: Counts) -> str:
+def expected(supervisor: Supervisor, wanted: Recipe, stage: Stage, found: data.Counts) -> str:
     """How long a stage will take by the steps of the last run like it; nothing where there was none."""
     settings: Training = getattr(wanted, stage)
     for view in supervisor.views:

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from tests.browser.conftest import App
 from tests.browser.test_page import begin, phase, tab
 
-TABS = ("Start", "Train", "Compare", "Runs")
+TABS = ("Start", "Data", "Train", "Compare", "Runs")
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]}
 Visit = Callable[[App], Page]
 

@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 from trainer_core.data import examine, source, wire
 from trainer_core.data.limits import CHILD
+from trainer_core.data.load import counted
 from trainer_core.errors import UserError
 
+Asked = source.Request | source.Glance | source.Count
 PROGRESS = b'["Progress"'
 
 
@@ -29,10 +31,10 @@ def main(asked: BinaryIO, said: BinaryIO) -> None:
         said.flush()
 
 
-def answers(request: source.Request) -> Iterator[bytes]:
+def answers(request: Asked) -> Iterator[bytes]:
     """Everything said about one request, with one last word: Done, Refused or Broke."""
     try:
-        for thing in examine.examined(request) if request.checkup else source.examples(request):
+        for thing in answered(request):
             yield wire.line(thing)
     except UserError as error:
         yield wire.line(wire.Refused(str(error)))
@@ -43,6 +45,15 @@ def answers(request: source.Request) -> Iterator[bytes]:
         yield wire.line(wire.Broke(traceback.format_exc()))
     else:
         yield wire.line(wire.Done())
+
+
+def answered(request: Asked) -> Iterable[Any]:
+    match request:
+        case source.Glance():
+            return (source.glanced(request),)
+        case source.Count():
+            return (counted(request),)
+    return examine.examined(request) if request.checkup else source.examples(request)
 
 
 def limit_memory() -> None:

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
+from trainer_core.config import Columns
 from trainer_core.data import cells, dialects
 from trainer_core.data.cells import BadRow, Values
 from trainer_core.data.rows import Chat, Message, Pair, Role
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column plays which part; None where no column does. Also what a mapping by hand fills in."""
-
-    prompt: str | None = None
-    input: str | None = None
-    """More of the prompt, as in Alpaca; it follows after an empty line."""
-    system: str | None = None
-    history: str | None = None
-    """Earlier rounds, each a list of question and answer."""
-    answer: str | None = None
-    chosen: str | None = None
-    rejected: str | None = None
-    messages: str | None = None
-    scored: str | None = None
-    """Several answers with scores, of which the best and the worst make a pair."""
-    label: str | None = None
-    text: str | None = None
-
-    @property
-    def used(self) -> dict[str, str]:
-        """Part -> column, without the parts nobody plays."""
-        return {part: column for part, column in asdict(self).items() if column is not None}
 
 
 def to_chat(values: Values, columns: Columns) -> Chat:

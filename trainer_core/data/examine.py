@@ -132,7 +132,8 @@ class Examiner:
         """Why a run would refuse the rows as they are."""
         count = self.counts["damaged"]
         if count and not self.treatment.skip_damaged:
-            yield f"{count:,} lines in {name} are damaged. Mend them, or pass over them with the step skip_damaged."
+            lines, them = ("line", "it") if count == 1 else ("lines", "them")
+            yield f"{count:,} {lines} in {name} cannot be read. Mend {them}, or skip {them} (step skip_damaged)."
         if why := remedies.too_marked(self.counts["markers"], self.usable, name):
             yield why
         if not self.usable:
@@ -143,6 +144,8 @@ class Examiner:
         return FileReport(found.file, found.format, shape.name, shape.columns.used, shape.unused, self.rows[found.file])
 
     def step_notes(self) -> Iterator[str]:
+        if (count := self.counts["damaged"]) and self.treatment.skip_damaged:
+            yield f"{count:,} {'line' if count == 1 else 'lines'} that cannot be read left out by the step skip_damaged."
         for code, count in self.counts.items():
             if code.startswith("left out: "):
                 fault = FAULTS[code.removeprefix("left out: ")]
@@ -162,7 +165,7 @@ class Examiner:
                 measured = len(next(iter(self.book.parts.values())))
                 text = f"{share(count, measured)}: {meaning.format(length=self.book.length)}."
                 yield self.finding(code, level, title, text)
-            elif code == "damaged":
+            elif code == "damaged" and not self.treatment.skip_damaged:
                 yield self.finding(code, "error", "Damaged lines", f"{share(count, total)} cannot be read.")
             elif code.startswith("misfit: "):
                 reason = self.reasons[code.removeprefix("misfit: ")]
@@ -171,8 +174,7 @@ class Examiner:
 
     def finding(self, code: str, level: Level, title: str, sentence: str) -> Finding:
         count = self.counts[code]
-        steps = [("skip_damaged", "Pass over them")] if code == "damaged" else []
-        steps = remedies.labels(code, count) if code in FAULTS else steps
+        steps = remedies.labels(code, count)
         mends = tuple(Remedy(step, label) for step, label in steps)
         return Finding(code, level, title, count, self.rows.total(), sentence, tuple(self.examples[code]), mends)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 
 from trainer_core import config
 from trainer_core.data import split, words
-from trainer_core.data.convert import Columns
 from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS, text_of
 from trainer_core.data.reader import Reader
 from trainer_core.data.remedies import Treatment, too_marked
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
-from trainer_core.data.source import Example, Found, Misfit, News, Note, Request
+from trainer_core.data.source import Count, Counts, Example, Found, Misfit, News, Note, Request, examples
 from trainer_core.errors import DataError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -46,9 +46,7 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def load(
-    data: config.Data, method: config.Method, columns: Columns | None = None, steps: tuple[str, ...] = ()
-) -> Loaded:
+def load(data: config.Data, method: config.Method, reader: Asked | None = None) -> Loaded:
     """The rows of a run by its recipe.
 
     Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
@@ -56,17 +54,45 @@ def load(
     held out is trained on.
 
     Args:
-        columns: which column plays which part in the user's training file, where its shape is not a known one.
-        steps: remedies for the rows to train on, see `remedies.STEPS`.
+        reader: who reads the files; a limited child of its own unless given.
 
     Raises:
         DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
     """
-    dpo, sft = "dpo" in method.stages, "sft" in method.stages
+    if reader is None:
+        with Reader() as child:
+            return load(data, method, child)
+    return chosen(data, method, Shelf(reader, data))
+
+
+class Here:
+    """Reads in this process, which must be the limited child."""
+
+    def ask(self, request: Request) -> Iterator[News]:
+        return examples(request.absolute())
+
+
+def counted(asked: Count) -> Counts:
+    """What a run would train on, in numbers. For the child; see `count`."""
+    rows = load(asked.data, asked.method, Here())
+    return Counts(len(rows.chats), len(rows.pairs), len(rows.held_out), rows.notes)
+
+
+def count(data: config.Data, method: config.Method) -> Counts:
+    """What a run would train on, in numbers, read in the limited child, so that no row comes into this process.
+
+    Raises:
+        DataError: see `load`.
+    """
     with Reader() as reader:
-        shelf = Shelf(reader, columns, steps)
-        pairs = preferences(data, dpo, shelf)
-        examples = conversations(data, pairs, shelf) if sft else Part()
+        return next(one for one in reader.ask(Count(data, method)) if isinstance(one, Counts))
+
+
+def chosen(data: config.Data, method: config.Method, shelf: Shelf) -> Loaded:
+    """The rows of a run, read from the shelf; see `load`."""
+    dpo, sft = "dpo" in method.stages, "sft" in method.stages
+    pairs = preferences(data, dpo, shelf)
+    examples = conversations(data, pairs, shelf) if sft else Part()
     for wanted, part, what in ((dpo, pairs, "preference pairs"), (sft, examples, "examples")):
         if wanted and not part.train:
             raise DataError(f"No {what} are left to train on. " + " ".join((*pairs.notes, *examples.notes)))
@@ -84,10 +110,10 @@ def preferences(data: config.Data, needed: bool, shelf: Shelf) -> Part:
         DataError: `needed` and the file holds chats.
     """
     apart = held_out_file(data)
-    held_out = replace(shelf, steps=()).read(apart, None, Pair) if apart else Part()
+    held_out = shelf.read(apart, None, Pair, ()) if apart else Part()
     if data.pairs is None or not (needed or data.chat is None):
         return Part((), held_out.train, held_out.notes)
-    rows = shelf.read(located(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None)
+    rows = shelf.read(located(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None, data.steps)
     if apart is None:
         return divided(rows, "pairs" if needed else "examples")
     kept, note = without(rows.train, held_out.train, "pairs")
@@ -98,7 +124,7 @@ def conversations(data: config.Data, pairs: Part, shelf: Shelf) -> Part:
     """The examples of SFT, without those whose prompt is among the held-out pairs."""
     if data.chat is None:
         return pairs
-    rows = shelf.read(located(data.chat, "sample_chat.jsonl"), data.chat_rows, None)
+    rows = shelf.read(located(data.chat, "sample_chat.jsonl"), data.chat_rows, None, data.steps)
     kept, note = without(rows.train, pairs.held_out, "examples")
     return divided(Part(kept, (), rows.notes + note), "examples")
 
@@ -132,22 +158,27 @@ def without(rows: Sequence[Item], held_out: Iterable[Item], what: str) -> tuple[
     return kept, ((f"{lost} of {len(rows)} {what} left out: their prompt is held out.",) if lost else ())
 
 
+class Asked(Protocol):
+    """Whoever answers a request with what is in the files: a limited child, or that child itself."""
+
+    def ask(self, request: Request, /) -> Iterator[News]: ...
+
+
 @dataclass(frozen=True)
 class Shelf:
-    """Where files are read from: one limited child for all of them, with the columns and steps of the recipe."""
+    """Where files are read from: one limited child for all of them, and the columns of the recipe's own file."""
 
-    reader: Reader
-    columns: Columns | None
-    steps: tuple[str, ...]
+    reader: Asked
+    data: config.Data
 
-    def read(self, path: Path, rows: int | None, wanted: type[Pair] | None) -> Part:
-        """The usable items of a file or folder, with notes on the others.
+    def read(self, path: Path, rows: int | None, wanted: type[Pair] | None, steps: Sequence[str]) -> Part:
+        """The usable items of a file or folder after the steps, with notes on the others.
 
         Raises:
             DataError: see `Reader.ask`; also damaged lines, another template's markers, and chats where pairs are `wanted`.
         """
-        tally, treatment, items = Tally(path.name), Treatment(self.steps), list[Item]()
-        for news in self.reader.ask(Request(path, self.columns, rows)):
+        tally, treatment, items = Tally(path.name), Treatment(steps), list[Item]()
+        for news in self.reader.ask(Request(path, self.columns(path), rows)):
             tally.add(news)
             if isinstance(news, Found) and wanted and news.shape.kind != "pairs":
                 raise no_pairs(news)
@@ -161,6 +192,12 @@ class Shelf:
         if why := too_marked(sum(words.has_markers(text_of(item)) for item in items), len(items), path.name):
             raise DataError(why)
         return Part(tuple(items), (), tuple(tally.notes()))
+
+    def columns(self, path: Path) -> config.Columns | None:
+        """The columns chosen by hand, if they were chosen for this file. Held-out pairs have those of the pairs."""
+        mapped = self.data.mapped
+        same = (mapped, self.data.held_out) if mapped == self.data.pairs else (mapped,)
+        return self.data.columns if mapped and path in [located(name, "") for name in same if name] else None
 
 
 def no_pairs(found: Found) -> DataError:

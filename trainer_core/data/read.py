@@ -96,7 +96,10 @@ def unreadable(path: Path, error: OSError) -> DataError:
     if isinstance(error, PermissionError):
         return DataError(f"{path}: no permission to read it.")
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: there is no such file or folder. Check the path.")
+        return DataError(
+            f"{path}: there is no such file or folder. Check the path. (A data set of the Hub becomes a file by its name "
+            "under Data, or by `fetch owner/name`.)"
+        )
     return DataError(f"{path}: cannot be read: {error.strerror or error}.")
 
 

@@ -13,15 +13,16 @@ from typing import Any, Self
 
 import psutil
 
+from trainer_core.config import Columns
 from trainer_core.data import wire
-from trainer_core.data.convert import Columns
 from trainer_core.data.limits import CHILD, ChildLimits
 from trainer_core.data.read import is_text
 from trainer_core.data.report import Report
-from trainer_core.data.source import Checkup, Request
+from trainer_core.data.source import Checkup, Count, Glance, Glimpse, Request
 from trainer_core.errors import DataError
 
 PROJECT = Path(__file__).resolve().parents[2]
+Asked = Request | Glance | Count
 COMMAND = (sys.executable, "-m", "trainer_core.data.child")
 
 
@@ -49,8 +50,8 @@ class Reader:
         self.process.kill()
         self.process.communicate()
 
-    def ask(self, request: Request) -> Iterator[Any]:
-        """What the child says about a request: see `source.examples`, or `examine.examined` where `request.checkup` is set.
+    def ask(self, request: Asked) -> Iterator[Any]:
+        """What the child says about a request: see `child.answered` for what each kind of request gets.
 
         Raises:
             DataError: the file is refused, or reading it broke a limit or the child itself.
@@ -76,6 +77,11 @@ class Reader:
             yield thing
         raise self.gone(request)
 
+    def stop(self) -> None:
+        """Give up; whoever waits for an answer gets a DataError."""
+        self.verdict = "was stopped at your request"
+        self.process.kill()
+
     def watch(self) -> None:
         """Ends the child where it takes more memory or processor time than any honest file needs."""
         while self.process.poll() is None:
@@ -92,7 +98,7 @@ class Reader:
                 self.process.kill()
             time.sleep(self.limits.watch_seconds)
 
-    def gone(self, request: Request) -> DataError:
+    def gone(self, request: Asked) -> DataError:
         """Why the child ended without a last word."""
         code = self.process.wait()
         why = self.verdict or f"makes the reader end with code {code}; the file is damaged or made to do harm"
@@ -110,3 +116,13 @@ def check(path: Path, columns: Columns | None = None, checkup: Checkup | None = 
     with Reader() as reader:
         said = list(reader.ask(Request(path, columns, checkup=checkup or Checkup())))
     return next(one for one in said if isinstance(one, Report))
+
+
+def glance(path: Path) -> Glimpse:
+    """The columns of a data file, with samples, and the shape that is found by itself.
+
+    Raises:
+        DataError: the file cannot be read, or none of its first rows can.
+    """
+    with Reader() as reader:
+        return next(one for one in reader.ask(Glance(path)) if isinstance(one, Glimpse))

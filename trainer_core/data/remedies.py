@@ -168,9 +168,11 @@ STEPS = (*MENDS, "reverse", *(f"drop_{code}" for code, fault in FAULTS.items() i
 
 
 def labels(code: str, count: int) -> list[tuple[str, str]]:
-    """The steps that deal with a fault, each with the words for its button."""
-    fault = FAULTS[code]
-    if fault.level == "error" or code == "unanswered":
+    """The steps that deal with a finding, each with the words for its button; none where training leaves the rows out itself."""
+    if code == "damaged":
+        return [(SKIP_DAMAGED, f"Skip {count:,} bad line{'s' * (count != 1)}")]
+    fault = FAULTS.get(code)
+    if fault is None or fault.level == "error" or code == "unanswered":
         return []
     mend = [(fault.mend, WORDS[fault.mend])] if fault.mend else []
     return [*mend, (f"drop_{code}", f"Leave out {'this row' if count == 1 else f'these {count:,} rows'}")]

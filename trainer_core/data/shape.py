@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trainer_core.config import Columns
 from trainer_core.data import dialects
 from trainer_core.data.cells import Structure, Values, structure
-from trainer_core.data.convert import Columns, to_chat, to_pair
+from trainer_core.data.convert import to_chat, to_pair
 from trainer_core.data.rows import Item
 from trainer_core.errors import DataError
 
@@ -215,6 +216,29 @@ def by_hand(given: Columns, columns: dict[str, Structure], where: str) -> Shape:
     if given.messages or given.text or (given.prompt and given.answer):
         return Shape("columns chosen by hand", "chat", given, unused)
     raise DataError(f"{where}: the columns chosen by hand make neither pairs nor chats. {NEEDED}.")
+
+
+HINTS: dict[str, tuple[str, ...]] = {
+    "rejected": ("reject", "bad", "worse", "worst", "lose", "losing", "negative", "dislike"),
+    "chosen": ("chosen", "good", "better", "best", "win", "prefer", "accept", "positive"),
+    "prompt": ("prompt", "instruct", "question", "query", "request", "task", "input"),
+    "answer": ("answer", "output", "response", "completion", "reply", "target"),
+}
+"""Part -> what the name of its column may contain. Only ever a guess, shown to the user as one."""
+
+
+def guess(columns: Mapping[str, Structure]) -> dict[str, str]:
+    """Part -> column by hints in the columns' names, where that makes a pair or a chat; else nothing."""
+    guessed: dict[str, str] = {}
+    for part, hints in HINTS.items():
+        free = (name for name, kind in columns.items() if kind in ANY and name not in guessed.values())
+        named = next((name for name in free if any(hint in name.casefold() for hint in hints)), None)
+        if named is not None:
+            guessed[part] = named
+    if {"prompt", "chosen", "rejected"} <= guessed.keys():
+        guessed.pop("answer", None)
+        return guessed
+    return {part: guessed[part] for part in ("prompt", "answer")} if {"prompt", "answer"} <= guessed.keys() else {}
 
 
 def listed(columns: Iterable[str]) -> str:

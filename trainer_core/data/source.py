@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
+from trainer_core.config import SAMPLE as SAMPLE_DATA
+from trainer_core.config import Columns, Data, Method
 from trainer_core.data import cells, read, shape
-from trainer_core.data.convert import Columns
 from trainer_core.data.formats import Flaw, Row, place
 from trainer_core.data.limits import LIMITS, Limits
 from trainer_core.data.rows import Item
@@ -103,9 +104,109 @@ class Request:
 
     def size(self) -> int:
         """Bytes of all files behind the path; 0 where there is none."""
-        if self.path.is_dir():
-            return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return bytes_behind(self.path)
+
+
+def bytes_behind(path: Path) -> int:
+    if path.is_dir():
+        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return path.stat().st_size if path.is_file() else 0
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Asks for what can be seen in the first rows of a path, before its shape is known."""
+
+    path: Path
+
+    def absolute(self) -> Glance:
+        return replace(self, path=self.path.expanduser().absolute())
+
+    def size(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Count:
+    """Asks for what a run would train on, in numbers."""
+
+    data: Data
+    method: Method
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Field -> the file or folder it names; bundled data is not among them."""
+        named = {field: getattr(self.data, field) for field in ("chat", "pairs", "held_out")}
+        return {field: name for field, name in named.items() if name not in (None, SAMPLE_DATA)}
+
+    @property
+    def path(self) -> Path:
+        """What a refusal names."""
+        return Path(next(iter(self.names.values()), SAMPLE_DATA))
+
+    def absolute(self) -> Count:
+        files = {field: str(Path(name).expanduser().absolute()) for field, name in self.names.items()}
+        return replace(self, data=self.data.model_copy(update=files))
+
+    def size(self) -> int:
+        return sum(bytes_behind(Path(name)) for name in self.names.values())
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy."""
+
+    sft: int
+    dpo: int
+    held_out: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as the first rows have it; `samples` are its first filled cells on one line each, cut short."""
+
+    name: str
+    structure: str
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What the first file of a path looks like. `parts`: part -> column, a mere guess where there is a `problem`, which says
+    why no known shape was found."""
+
+    file: str
+    columns: tuple[Column, ...]
+    parts: dict[str, str]
+    shape: str = ""
+    problem: str = ""
+
+
+def glanced(glance: Glance, limits: Limits = LIMITS) -> Glimpse:
+    """The columns of the first file, with samples, and the shape that is found by itself.
+
+    Raises:
+        DataError: the file cannot be read, or none of its first rows can.
+    """
+    with read.opened(read.files(glance.path).paths[0], limits) as file:
+        first = list(islice(file.rows, SAMPLE))
+        unpack = cells.unpacked if file.format == "csv" else dict
+        sample = [unpack(row.values) for row in first if isinstance(row, Row)]
+        if not sample:
+            raise DataError(str(first[0]) if first else f"{file.name}: there are no rows in it.")
+        kinds = shape.structures(sample)
+        columns = tuple(column(name, kind, sample) for name, kind in kinds.items())
+        try:
+            found = shape.find(sample, file.name)
+        except DataError as error:
+            return Glimpse(file.name, columns, shape.guess(kinds), problem=str(error))
+        return Glimpse(file.name, columns, found.columns.used, found.name)
+
+
+def column(name: str, kind: str, rows: list[cells.Values]) -> Column:
+    filled = (row[name] for row in rows if row.get(name) not in (None, "", []))
+    return Column(name, kind, tuple(" ".join(str(value)[:400].split())[:160] for value in islice(filled, 3)))
 
 
 def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:

@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from trainer_core.data.formats import Flaw
 from trainer_core.data.report import Report
-from trainer_core.data.source import Example, Found, Misfit, Note, Progress, Request
+from trainer_core.data.source import (
+    Count,
+    Counts,
+    Example,
+    Found,
+    Glance,
+    Glimpse,
+    Misfit,
+    Note,
+    Progress,
+    Request,
+)
 
 
 @dataclass(frozen=True)
@@ -34,16 +45,37 @@ class Broke:
 
 KINDS = {
     kind.__name__: TypeAdapter(kind)
-    for kind in (Request, Done, Refused, Broke, Note, Found, Progress, Example, Flaw, Misfit, Report)
+    for kind in (
+        Request,
+        Glance,
+        Count,
+        Done,
+        Refused,
+        Broke,
+        Note,
+        Found,
+        Progress,
+        Example,
+        Flaw,
+        Misfit,
+        Report,
+        Glimpse,
+        Counts,
+    )  # fmt: skip
 }
 
 
 def line(thing: Any) -> bytes:
     """One object of a class in `KINDS` as a line."""
-    return orjson.dumps([type(thing).__name__, thing], default=str, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps([type(thing).__name__, thing], default=plain, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def thing(text: bytes) -> Any:
     """The object that a line holds, checked against its class."""
     name, fields = orjson.loads(text)
     return KINDS[name].validate_python(fields)
+
+
+def plain(value: Any) -> Any:
+    """What orjson does not know: models as their fields, paths as text."""
+    return value.model_dump() if isinstance(value, BaseModel) else str(value)

@@ -105,7 +105,7 @@ class Run:
         model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
         if from_adapter:
             fill_adapter(model, from_adapter)
-        return model, base.tokenizer, base.precision
+        return model, tokens.dressed(base.tokenizer, self.recipe.data.template), base.precision
 
     def finish(self, stage: Stage, trainer: Any, tokenizer: Any, reference: Path | None = None) -> Path | None:
         """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint."""

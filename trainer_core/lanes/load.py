@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,7 +105,15 @@ def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
             base = with_adapter(base, lane, key_of(index))
     base.eval()
     base.get_output_embeddings().register_forward_pre_hook(in_one_piece)
-    return Lanes(base, tokenizer, tuple(lanes), adapters.Routing(base))
+    return Lanes(base, with_template(tokenizer, lanes), tuple(lanes), adapters.Routing(base))
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase, lanes: Sequence[Lane]) -> PreTrainedTokenizerBase:
+    """An adapter trained with a template that its base lacks carries it along; it then holds for every lane."""
+    saved = (Path(lane.adapter) / "chat_template.jinja" for lane in lanes if lane.adapter)
+    if not tokenizer.chat_template and (file := next(filter(Path.is_file, saved), None)):
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    return tokenizer
 
 
 def in_one_piece(module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

@@ -1,0 +1,68 @@
+"""Data sets of the Hub: their parts and files, by the real `datasets` on a local set, and plain sentences offline."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer_core.data import check, hub
+from trainer_core.errors import DataError
+from trainer_core.runs import Workspace
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set as the Hub has them, with two splits; `datasets` reads it from the folder in the same way."""
+    for split, count in {"train": 40, "test": 8}.items():
+        rows = [{"prompt": f"why {n}", "chosen": f"so {n}", "rejected": f"no {n}"} for n in range(count)]
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "set"
+
+
+@pytest.fixture(autouse=True)
+def nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Hub that refuses at once, and a cache of our own."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+
+
+def test_a_part_becomes_a_file_that_can_be_checked(folder: Path, tmp_path: Path) -> None:
+    assert hub.parts(str(folder)) == (hub.Part("default", "train"), hub.Part("default", "test"))
+    workspace = Workspace(tmp_path / "workspace")
+    place = hub.fetched(workspace, str(folder), hub.Part("default", "train"))
+    report = check(place)
+    assert (report.kind, report.usable) == ("pairs", 40) and place.parent.parent == workspace.data
+    made = place.stat().st_mtime_ns
+    assert hub.fetched(workspace, str(folder), hub.Part("default", "train")).stat().st_mtime_ns == made
+
+
+def test_offline_is_said_quickly() -> None:
+    begun = time.monotonic()
+    with pytest.raises(DataError, match="nobody/nothing: the Hub cannot be reached, and this data set is not cached"):
+        hub.parts("nobody/nothing")
+    assert time.monotonic() - begun < 25
+
+
+def test_a_set_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "notes.xyz").write_text("nothing")
+    with pytest.raises(DataError, match="odd: "):
+        hub.parts(str(tmp_path / "odd"))
+
+
+@pytest.mark.parametrize(
+    ("source", "is_name"),
+    [("trl-lib/ultrafeedback_binarized", True), ("pairs.jsonl", False), ("/home/me", False), ("a/b/c", False), ("./a", False)],
+)  # fmt: skip
+def test_what_is_a_name(source: str, is_name: bool) -> None:
+    assert hub.is_name(source) == is_name
+
+
+def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not hub.is_name("data/mine")

@@ -1,0 +1,82 @@
+"""The app's end of the lens: a process started when first asked, and ended when nobody asks for a while."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import orjson
+
+from trainer_core.errors import DataError
+from trainer_core.lens.says import Look, Measure
+from trainer_core.runs import PROJECT, Workspace
+
+COMMAND = (sys.executable, "-m", "trainer_core.lens.child")
+IDLE_SECONDS = 600.0
+
+
+class Lens:
+    """One process with one question at a time. `working`: what it says it is doing."""
+
+    def __init__(self, workspace: Workspace, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.command, self.idle_seconds = (*COMMAND, str(workspace.root)), idle_seconds
+        self.working = ""
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.timer: threading.Timer | None = None
+
+    def ask(self, request: Look | Measure) -> dict[str, Any]:
+        """The answer's fields (`says.Seen`, `says.Measured` or `says.Undressed`), in plain values.
+
+        Raises:
+            DataError: the file, the model or its template does not allow an answer, or the process ended.
+        """
+        with self.lock:
+            process = self.running()
+            assert process.stdin and process.stdout
+            process.stdin.write(request.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+            for text in process.stdout:
+                name, fields = orjson.loads(text)
+                self.working = fields["words"] if name == "Working" else ""
+                if name != "Working":
+                    self.rest_later()
+                    return answer(name, fields)
+            raise DataError(
+                f"{request.source}: the process that shows tokens ended with code {process.wait()}. Try again."
+            )
+
+    def running(self) -> subprocess.Popen[bytes]:
+        """The process, started anew where it is not there."""
+        if self.timer:
+            self.timer.cancel()
+        if self.process is None or self.process.poll() is not None:
+            self.working = "Loading the tokenizer"
+            environment = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+            self.process = subprocess.Popen(
+                self.command, cwd=PROJECT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        return self.process
+
+    def rest_later(self) -> None:
+        self.timer = threading.Timer(self.idle_seconds, self.close)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def close(self) -> None:
+        """End the process; the next question starts another."""
+        with self.lock:
+            if self.process and self.process.poll() is None:
+                self.process.kill()
+                self.process.communicate()
+
+
+def answer(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    if name == "Refused":
+        raise DataError(fields["sentence"])
+    if name == "Broke":
+        raise RuntimeError(f"The lens failed.\n{fields['traceback']}")
+    return fields

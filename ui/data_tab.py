@@ -1,0 +1,183 @@
+"""The Data tab: what the page may ask about a file, answered in plain values. data.js draws the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from pydantic import Field
+
+from trainer_core import data, runs
+from trainer_core.config import SAMPLE, Columns, Step, Strict, parse
+from trainer_core.data import hub, kept
+from trainer_core.data.load import located
+from trainer_core.data.source import Checkup, Progress, Request
+from trainer_core.errors import DataError, UserError
+from trainer_core.lens import Lens, Look, Measure
+from trainer_core.supervisor import Supervisor
+from ui import cards
+
+DATA_JS = "window.tunebench.beginData(element, server, upload);"
+SAMPLE_CHATS = "sample chats"
+SAMPLES = {SAMPLE: "sample_pairs.jsonl", SAMPLE_CHATS: "sample_chat.jsonl"}
+"""What the page calls the bundled files."""
+
+
+class Wanted(Strict):
+    """A file as it is to be read."""
+
+    source: str = Field(min_length=1, max_length=4096, title="Path")  # "path" would make it a file of Gradio's
+    columns: Columns = Columns()
+    steps: tuple[Step, ...] = ()
+    rows: int | None = Field(default=None, ge=1)
+    ticket: str = Field(default="", max_length=64)
+    """What a page calls this check, to ask how far it is or to stop it."""
+
+    @property
+    def file(self) -> Path:
+        return found(self.source)
+
+    @property
+    def request(self) -> Request:
+        columns = self.columns if self.columns.used else None
+        return Request(self.file, columns, self.rows, Checkup(steps=self.steps))
+
+
+class Mapping(Strict):
+    """Columns chosen by hand for a file with these columns."""
+
+    names: tuple[str, ...]
+    columns: Columns
+
+
+class HubPart(Strict):
+    """One part of a data set of the Hub."""
+
+    source: str
+    config: str
+    split: str
+
+
+class Ticket(Strict):
+    ticket: str
+
+
+def build(supervisor: Supervisor) -> None:
+    desk = Desk(supervisor.workspace)
+    asks = [
+        desk.glance,
+        desk.check,
+        desk.progress,
+        desk.stop,
+        desk.keep,
+        desk.fetch,
+        desk.remember,
+        desk.look,
+        desk.measure,
+    ]
+    gr.HTML(
+        html_template=cards.DATA,
+        js_on_load=DATA_JS,
+        server_functions=[answering(ask) for ask in asks],
+        apply_default_css=False,
+        elem_id="data",
+    )
+
+
+def found(path: str) -> Path:
+    """The file behind what was typed."""
+    return located(SAMPLE, SAMPLES[path]) if path in SAMPLES else Path(path.strip().strip('"')).expanduser()
+
+
+class Desk:
+    """Answers a page's questions about data. Files are read in limited children; here are only the checks going on."""
+
+    def __init__(self, workspace: runs.Workspace):
+        self.workspace = workspace
+        self.checks: dict[str, data.Reader] = {}
+        self.at: dict[str, Progress] = {}
+        self.lens = Lens(workspace)
+
+    def glance(self, asked: Any = None) -> dict[str, Any]:
+        """The file's columns and the shape found in them, or the mapping remembered for these columns; a hub id's parts."""
+        wanted = parse(Wanted, asked, "")
+        if hub.is_name(wanted.source):
+            return {"parts": [asdict(part) for part in hub.parts(wanted.source)]}
+        seen = data.glance(wanted.file)
+        before = kept.recalled(self.workspace, [column.name for column in seen.columns])
+        return {**asdict(seen), "source": str(wanted.file), "remembered": before.used if before else None}
+
+    def check(self, asked: Any = None) -> dict[str, Any]:
+        """The whole report on a file."""
+        wanted = parse(Wanted, asked, "")
+        with data.Reader() as reader:
+            self.checks[wanted.ticket] = reader
+            try:
+                return asdict(self.report(reader, wanted))
+            finally:
+                self.checks.pop(wanted.ticket, None)
+                self.at.pop(wanted.ticket, None)
+
+    def report(self, reader: data.Reader, wanted: Wanted) -> data.Report:
+        for news in reader.ask(wanted.request):
+            if isinstance(news, data.Report):
+                return news
+            self.at[wanted.ticket] = news
+        raise RuntimeError(f"{wanted.source}: the check ended without a report")
+
+    def progress(self, asked: Any = None) -> dict[str, Any]:
+        """How far a check is; empty before its first word and after its last."""
+        at = self.at.get(parse(Ticket, asked, "").ticket)
+        return asdict(at) if at else {}
+
+    def stop(self, asked: Any = None) -> dict[str, Any]:
+        reader = self.checks.get(parse(Ticket, asked, "").ticket)
+        if reader:
+            reader.stop()
+        return {}
+
+    def keep(self, asked: Any = None) -> dict[str, Any]:
+        """A dropped file, put where it stays."""
+        upload = Path(parse(Wanted, asked, "").source).resolve()
+        if not upload.is_relative_to(Path(get_upload_folder()).resolve()):
+            raise DataError(f"{upload} was not dropped into this page. Type its path instead.")
+        place = kept.dropped(self.workspace, upload)
+        upload.unlink()
+        return {"source": str(place)}
+
+    def fetch(self, asked: Any = None) -> dict[str, Any]:
+        """A part of a data set of the Hub, as a file in the workspace."""
+        part = parse(HubPart, asked, "")
+        return {"source": str(hub.fetched(self.workspace, part.source, hub.Part(part.config, part.split)))}
+
+    def remember(self, asked: Any = None) -> dict[str, Any]:
+        mapping = parse(Mapping, asked, "")
+        kept.remember(self.workspace, mapping.names, mapping.columns)
+        return {}
+
+    def look(self, asked: Any = None) -> dict[str, Any]:
+        """One row as the model sees it."""
+        wanted = parse(Look, asked, "")
+        return self.lens.ask(wanted.model_copy(update={"source": str(found(wanted.source))}))
+
+    def measure(self, asked: Any = None) -> dict[str, Any]:
+        """Lengths in tokens, and what the training length does to the rows."""
+        wanted = parse(Measure, asked, "")
+        return self.lens.ask(wanted.model_copy(update={"source": str(found(wanted.source))}))
+
+
+def answering(ask: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The question as a server function: what a user can mend comes back as a sentence, anything else stays a bug."""
+
+    def answer(asked: Any = None) -> dict[str, Any]:
+        try:
+            return ask(asked)
+        except UserError as error:
+            return {"problem": str(error)}
+
+    answer.__name__ = ask.__name__
+    return answer
