@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 
 STRIKES = 3
 """Bad steps in a row that end a run: one odd batch recovers by itself, three in a row did not in any run we looked at."""
 WINDOW = 20
 SPIKE = 3.0
-"""A step is bad whose loss is this many times the worst of the last WINDOW good ones …"""
-FLOOR = 1.5
+"""A step is bad whose loss is this many times the median of the last WINDOW good ones …"""
+FLOOR = 1.25
 """… and this many times the loss at the start: DPO ends near 0, where a multiple of the last losses means nothing."""
 LEARNED = 5
-"""Good steps before a spike can be told from noise."""
+"""Good steps before a spike can be told from noise …"""
+EARLY = 2.0
+"""… until then a step is bad at this many times the first loss: a rate 100 times too high is there by the third step."""
 
 
 @dataclass
@@ -43,11 +46,11 @@ class Guard:
         if not math.isfinite(grad_norm):
             return f"the gradient norm is {grad_norm}"
         bound = self.bound
-        return f"the loss is {loss:.3g}, and was {max(self.good):.3g} at most lately" if loss > bound else ""
+        return f"the loss is {loss:.3g}, and was about {median(self.good):.3g} before" if loss > bound else ""
 
     @property
     def bound(self) -> float:
         """The largest loss, in nats, that still passes for noise."""
         if len(self.good) < LEARNED:
-            return math.inf
-        return max(SPIKE * max(self.good), FLOOR * self.first)
+            return EARLY * self.first if self.good else math.inf
+        return max(SPIKE * median(self.good), FLOOR * self.first)
