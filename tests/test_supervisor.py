@@ -166,3 +166,36 @@ def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: P
     local, hub = boss.environment("starter"), boss.environment("owner/name")
     assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
     assert local["CUDA_VISIBLE_DEVICES"] == "" and local["UNSLOTH_DISABLE_STATISTICS"] == "1"
+
+
+def test_a_paused_run_goes_on_in_another_app(start, tmp_path: Path) -> None:
+    """Paused by one app, gone on with by the next; what was asked of the first worker does not stop the second."""
+    boss, run_id = start("scripted", speed=20)
+    until(boss, run_id, lambda view: len(view.points) > 3)
+    boss.pause(run_id)
+    paused = until(boss, run_id, ended)
+    assert paused.phase is Phase.PAUSED and not paused.adapters
+    later = boss_of(tmp_path, 200)
+    later.resume(run_id)
+    view = until(later, run_id, ended)
+    later.close()
+    assert view.phase is Phase.DONE
+    for stage in ("sft", "dpo"):
+        steps = [point.step for point in view.points if point.stage == stage]
+        assert steps == list(range(1, len(steps) + 1))
+    assert until(boss, run_id, lambda view: view.phase is Phase.DONE), "the first app sees what the second did"
+
+
+def test_a_run_at_its_end_cannot_be_gone_on_with(start) -> None:
+    boss, run_id = start("scripted", speed=200)
+    until(boss, run_id, ended)
+    with pytest.raises(BusyError, match="at its end"):
+        boss.resume(run_id)
+
+
+def test_only_one_run_can_be_gone_on_with_at_a_time(start) -> None:
+    boss, first = start("fails", speed=200)
+    until(boss, first, ended)
+    second = boss.start(RECIPE.model_copy(update={"name": "slow"}))
+    with pytest.raises(BusyError, match=second):
+        boss.resume(first)

@@ -24,7 +24,7 @@ from uuid import uuid4
 from trainer_core import checkpoints, hardware, models, runs, shelf
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.events import RunView, Tail, fold, settle
+from trainer_core.events import Phase, RunView, Status, Tail, fold, settle
 from trainer_core.hardware import Gpu, Machine
 from trainer_core.readings import Readings
 from trainer_core.requests import Ask, Cancel, Score
@@ -44,6 +44,16 @@ class Watched:
         self._tail = Tail(run_dir / "events.jsonl")
         self._folded = RunView(run_dir.name)
         self.view = self._folded
+
+    @classmethod
+    def again(cls, run_dir: Path) -> Watched:
+        """A run that is gone on with: what an earlier worker said last is not what the new one says."""
+        watched = cls(run_dir)
+        for event in watched._tail:
+            watched._folded = fold(watched._folded, event)
+        watched._folded = fold(watched._folded, Status(Phase.QUEUED, "Going on"))
+        watched.view = watched._folded
+        return watched
 
     def look(self) -> None:
         """Read what is new. Life is asked before the events are read, so that what was said last is not missed."""
@@ -272,7 +282,7 @@ class Supervisor:
             self.close_comparison()
             run_dir = self.run_dir(run_id)
             runs.withdraw_request(run_dir)
-            watched = Watched(run_dir)
+            watched = Watched.again(run_dir)
             watched.process = self.spawn(run_dir, self.recipe(run_id).model, stdin=subprocess.DEVNULL)
             with self._looking:
                 self._watched[run_id] = watched
