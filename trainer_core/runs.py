@@ -181,10 +181,11 @@ def alive(beat: Heartbeat | None) -> bool:
         return False
     try:
         process = psutil.Process(beat.pid)
+        arguments = process.cmdline()  # empty for an instant while the process is between two programs (exec)
         return (
             process.status() != psutil.STATUS_ZOMBIE
             and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
-            and beat.run_id in " ".join(process.cmdline())
+            and (not arguments or beat.run_id in " ".join(arguments))
         )
     except psutil.NoSuchProcess:
         return False
