@@ -53,7 +53,9 @@ def beat_of(pid: int, run_id: str, shift: float = 0.0) -> runs.Heartbeat:
 def test_life_is_pid_and_birth_and_run() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "run-1"])
     try:
-        assert runs.alive(beat_of(child.pid, "run-1"))  # from the first instant, when the arguments may not be there yet
+        assert runs.alive(
+            beat_of(child.pid, "run-1")
+        )  # from the first instant, when the arguments may not be there yet
         assert wait_until(lambda: bool(psutil.Process(child.pid).cmdline()))
         assert not runs.alive(beat_of(child.pid, "run-2"))
         assert not runs.alive(beat_of(child.pid, "run-1", shift=-100))
