@@ -17,10 +17,12 @@ from trainer_core.events import (
     Event,
     EventLog,
     Failed,
+    Forgetting,
     LaneEnd,
     LaneProof,
     LaneScore,
     LanesLoaded,
+    Measured,
     Noted,
     Offer,
     OutOfMemory,
@@ -33,6 +35,7 @@ from trainer_core.events import (
     Saved,
     Scored,
     ScoreFailed,
+    Scoring,
     Status,
     Step,
     Tail,
@@ -43,6 +46,7 @@ from trainer_core.events import (
     settle,
 )  # fmt: skip
 
+HALF = Measured(0.5, 0.25, None, 48)
 STEP = Step("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)
 DPO_STEP = replace(STEP, stage="dpo", total=2, seconds_left=2.0, margin=0.1, accuracy=0.5, chosen=-10.0, rejected=-12.0)
 EXAMPLES: list[Event] = [
@@ -59,7 +63,8 @@ EXAMPLES: list[Event] = [
     Checkpointed("sft", 2, "checkpoints/sft-000002", 10, 0.1),
     OutOfMemory("dpo", "CUDA out of memory"),
     Saved("sft", "adapter-sft", 10, 4),
-    Scored((LaneScore("Base", 48, 0.5, -0.1, 30.0, 0.5),)),
+    Scoring("answers", 1, 2, 10, 40, None),
+    Scored((LaneScore("Base", HALF, HALF, HALF, HALF, forgetting=Forgetting(2, 1, HALF, 0.3)),)),
     Asked("a1", "hi", ("Base", "DPO")),
     Text("a1", {"Base": "Hé \u2028 </script>", "DPO": ""}),
     Answered("a1", {"Base": LaneEnd(3, 0.5, True)}),

@@ -92,7 +92,7 @@ def test_every_kind_of_adapter_gives_in_a_mixed_batch_what_it_gives_alone(folder
     lane = Lane(name="Kind", adapter=str(tmp_path / "kind"))
     mixed = load(str(folder / "base"), "fp32", (Lane(name="One", adapter=str(folder / "one")), lane))
     ids = torch.tensor([[5, 9, 40, 77]])
-    ours = mixed.forward(["Kind", "One", "Kind"], input_ids=ids.expand(3, -1)).logits
+    ours = mixed.forward([mixed.mixtures[name] for name in ("Kind", "One", "Kind")], input_ids=ids.expand(3, -1)).logits
     for row, adapter in ((0, lane.adapter), (1, str(folder / "one")), (2, lane.adapter)):
         with torch.inference_mode():
             assert torch.allclose(ours[row], alone(folder, adapter)(input_ids=ids).logits[0], atol=1e-4)
@@ -108,7 +108,7 @@ def test_lanes_share_a_4_bit_base(folder: Path) -> None:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     ids = torch.tensor([[5, 9, 40, 77]], device=lanes.device)
-    ours = lanes.forward(lanes.names, input_ids=ids.expand(3, -1)).logits
+    ours = lanes.forward(list(lanes.mixtures.values()), input_ids=ids.expand(3, -1)).logits
     for row, lane in enumerate(lanes.lanes):
         with torch.inference_mode():
             model = alone(folder, lane.adapter, quantization_config=four_bit, dtype=torch.bfloat16)

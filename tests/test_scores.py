@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,9 @@ from trainer_core.data import Message
 from trainer_core.errors import DataError
 from trainer_core.events import Phase
 from trainer_core.lanes.load import Lanes, load
-from trainer_core.lanes.score import LOGITS, ROWS, Progress, Reading, Stopped, batches, read_pairs, repetition, score
+from trainer_core.lanes.progress import Progress, Stopped
+from trainer_core.lanes.read import LOGITS, REMEMBERED, ROWS, Reading, Tail, batches, tails_of, together
+from trainer_core.lanes.score import read_pairs, repetition, score
 from trainer_core.requests import Cancel, Score
 from trainer_core.supervisor import Supervisor, wait_for
 
@@ -59,21 +63,43 @@ def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: La
     request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
     base, one = score(lanes, request, progress()).scores
     for found, adapter in ((base, None), (one, folder / "one")):
-        margins = one_by_one(folder, adapter)
-        assert found.pairs == len(margins) == 20
-        assert found.margin == pytest.approx(sum(margins) / 20, abs=1e-5)
-        assert found.accuracy == sum(margin > 0 for margin in margins) / 20
-        assert 0 < found.answer_tokens <= 8 and 0 <= found.ended <= 1 and 0 <= found.repetition <= 1
+        expected = one_by_one(folder, adapter)
+        margins = [means[0] - means[1] for means, _, _ in expected]
+        assert found.margin.count == found.accuracy.count == len(margins) == 20
+        assert found.margin.value == pytest.approx(sum(margins) / 20, abs=1e-5)
+        assert found.accuracy.value == sum(margin > 0 for margin in margins) / 20
+        assert 0 < found.answer_tokens.value <= 8
+        assert 0 <= found.ended.value <= 1 and 0 <= found.repetition.value <= 1
     assert base.margin != one.margin
 
 
-def one_by_one(folder: Path, adapter: Path | None) -> list[float]:
-    """The margins without batches, padding, a mixed forward or anything else of ours."""
+def test_rewards_perplexity_and_divergence_equal_their_formulas(folder: Path, lanes: Lanes) -> None:
+    base, one = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
+    plain, tuned = one_by_one(folder, None), one_by_one(folder, folder / "one")
+    rewards = [
+        (new[0] * lengths[0] - old[0] * lengths[0]) - (new[1] * lengths[1] - old[1] * lengths[1])
+        for (new, lengths, _), (old, _, _) in zip(tuned, plain, strict=True)
+    ]
+    assert one.reward_margin.value == pytest.approx(sum(rewards) / 20, abs=1e-3)
+    assert one.reward_accuracy.value == sum(reward > 0 for reward in rewards) / 20
+    assert base.reward_margin is None, "the reference has no reward against itself"
+    nats = sum(means[0] * lengths[0] for means, lengths, _ in tuned) / sum(lengths[0] for _, lengths, _ in tuned)
+    assert one.perplexity.value == pytest.approx(math.exp(-nats), rel=1e-4)
+    far = [
+        (new.exp() * (new - old)).sum(-1).mean().item() for (_, _, new), (_, _, old) in zip(tuned, plain, strict=True)
+    ]
+    assert one.divergence.value == pytest.approx(sum(far) / 20, abs=1e-4) and one.divergence.value > 0.1
+    assert base.divergence.value == base.divergence.high == 0
+
+
+def one_by_one(folder: Path, adapter: Path | None) -> list[tuple[list[float], list[int], torch.Tensor]]:
+    """Both answers' mean log-probs and lengths, and all log-probs along the chosen one, without batches, padding, a mixed
+    forward or anything else of ours."""
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     model = PeftModel.from_pretrained(model, adapter) if adapter else model
     tokenizer = tiny.tokenizer()
 
-    def mean(prompt: str, reply: str) -> float:
+    def along(prompt: str, reply: str) -> tuple[float, int, torch.Tensor]:
         asked = tokenizer.encode(
             f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
         )
@@ -81,16 +107,18 @@ def one_by_one(folder: Path, adapter: Path | None) -> list[float]:
         with torch.inference_mode():
             likely = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
         targets = torch.tensor(ids[1:])
-        return likely.gather(-1, targets[:, None])[len(asked) - 1 :].mean().item()
+        answer = likely[len(asked) - 1 :]
+        return answer.gather(-1, targets[len(asked) - 1 :, None]).mean().item(), len(answer), answer
 
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     texts = [[row[key][0]["content"] for key in ("prompt", "chosen", "rejected")] for row in rows]
-    return [mean(prompt, chosen) - mean(prompt, rejected) for prompt, chosen, rejected in texts]
+    found = [(along(prompt, chosen), along(prompt, rejected)) for prompt, chosen, rejected in texts]
+    return [([one[0], two[0]], [one[1], two[1]], one[2]) for one, two in found]
 
 
 def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: Lanes) -> None:
     base, _ = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
-    assert base.answer_tokens == base.ended == base.repetition == 0 and base.pairs == 20
+    assert base.answer_tokens is base.ended is base.repetition is base.length_ratio is None and base.margin.count == 20
 
 
 def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
@@ -107,7 +135,7 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> Non
     """A template that makes the model think first asks with words that a finished answer does not have."""
     thinking = tiny.tokenizer()
     thinking.chat_template = tiny.TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
-    lanes = Lanes(lanes.model, thinking, lanes.lanes, lanes.routing)
+    lanes = replace(lanes, tokenizer=thinking)
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
     assert tokens.render(thinking, prompt, asking=True).endswith("<think>\n")
     reading = Reading.of(lanes, prompt, answer)
@@ -115,12 +143,33 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> Non
 
 
 def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: Lanes) -> None:
-    readings = [Reading(tuple(range(2, 4 + length)), length) for length in (5, 300, 2, 40, 9) * 20]
-    found = list(batches(lanes, readings))
-    assert sorted(row for batch in found for row in batch) == sorted((n, i) for n in lanes.names for i in range(100))
-    assert all(len(batch) <= ROWS for batch in found) and len(found) < 8
-    huge = [Reading(tuple(range(9)), LOGITS // lanes.vocabulary)] * 3
-    assert [len(batch) for batch in batches(lanes, huge)] == [1] * 6
+    tails = [
+        Tail(index, 0, (1, 2), (5,) * (length + 1), length) for index, length in enumerate((5, 300, 2, 40, 9) * 20)
+    ]
+    found = list(batches(tails, len(lanes.names), lanes.vocabulary))
+    assert sorted(tail.question for batch in found for tail in batch) == list(range(100))
+    assert all(len(batch) * 2 <= ROWS for batch in found) and len(found) < 8
+    huge = [Tail(0, 0, (1, 2), (5,) * (LOGITS // lanes.vocabulary), 9)] * 3
+    assert [len(batch) for batch in batches(huge, 2, lanes.vocabulary)] == [1] * 3
+
+
+def test_answers_share_the_prompt_they_have_in_common() -> None:
+    same = [Reading((1, 2, 3, 4, 5), 2), Reading((1, 2, 3, 4, 6, 7), 3), Reading((1, 2, 3, 9), 1)]
+    assert [(tail.prompt, tail.ids, tail.counted) for tail in tails_of(0, same)] == [
+        ((1, 2), (3, 4, 5), 2), ((1, 2), (3, 4, 6, 7), 3), ((1, 2), (3, 9), 1)
+    ]  # fmt: skip
+    apart = [Reading((1, 2, 3), 1), Reading((4, 5, 6), 1)]
+    assert [(tail.prompt, tail.ids) for tail in tails_of(0, apart)] == [((1,), (2, 3)), ((4,), (5, 6))]
+
+
+def test_held_prompts_stay_within_bounds_and_questions_whole() -> None:
+    tails = [Tail(index, side, (index,) * 900, (5,) * (9 + index), 8) for index in range(20) for side in (0, 1)]
+    found = list(together(tails, 3))
+    assert sorted((tail.question, tail.answer) for some in found for tail in some) == [
+        (i, s) for i in range(20) for s in (0, 1)
+    ]
+    assert all(len({tail.question for tail in some}) * 900 * 3 <= REMEMBERED for some in found)
+    assert all(len(some) % 2 == 0 for some in found) and len(found) == 7
 
 
 def test_repetition_counts_phrases_written_before() -> None:
@@ -170,7 +219,7 @@ def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path
     comparison.send(Score(pairs=str(tmp_path / "none.jsonl")))
     assert until(lambda view: "none.jsonl cannot be read" in view.detail), "a refused request must not end the worker"
     comparison.send(Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4)))
-    assert until(lambda view: view.scores) and len(comparison.view.scores) == 2
+    assert until(lambda view: view.scored) and len(comparison.view.scored.scores) == 2
     endless = comparison.ask("hi", Sampling(max_new_tokens=480, temperature=5, top_p=1))
     assert until(lambda view: view.ask == endless and any(view.answers.values()))
     comparison.send(Cancel())

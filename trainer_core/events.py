@@ -193,28 +193,95 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class LaneScore:
-    """One lane on the held-out pairs.
+class Measured:
+    """A number with its 95 % interval, and how many things it was measured on. No interval: too few of them."""
 
-    accuracy: share of pairs whose chosen answer is likelier per token than the rejected one.
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """A lane against the base on the general questions.
+
+    change: of the share answered rightly. p_value: of the exact McNemar test.
+    """
+
+    lost: int
+    gained: int
+    change: Measured
+    p_value: float
+
+    @property
+    def harmed(self) -> bool:
+        """Did it drop beyond chance?"""
+        return self.change.high is not None and self.change.high < 0
+
+
+@dataclass(frozen=True)
+class LaneScore:
+    """One lane, measured. What was not asked for, or cannot be said, is None.
+
+    On the held-out pairs:
+    accuracy: share of pairs whose chosen answer is likelier per token than the rejected one (its end token included).
     margin: mean difference of the two, in nats per token.
-    answer_tokens: mean length of the lane's own answers to the sample prompts.
-    ended: share of these answers that ended by themselves.
-    repetition: mean share of the phrases of four tokens in these answers that were written before in the same answer.
+    reward_accuracy, reward_margin: the same for DPO's implicit reward log π(answer) − log π_reference(answer), summed
+        over the answer, in nats; times the run's beta it is DPO's own margin. None for the reference itself.
+    perplexity: of the chosen answers, exp of the mean nats per token over all of them.
+    divergence: mean KL(lane ‖ base) per token of the chosen answers, in nats; the base reads the same system prompt.
+
+    On the lane's own answers to the prompts:
+    answer_tokens: their mean length. length_ratio: that ÷ the base's, where the base is a lane.
+    repetition: mean share of phrases of four tokens that were written before in the same answer.
+    ended: share that ended by themselves.
+
+    On the bundled general questions:
+    general: share answered rightly. forgetting: against the base.
     """
 
     lane: str
-    pairs: int
-    accuracy: float
-    margin: float
-    answer_tokens: float
-    ended: float
-    repetition: float = 0.0
+    accuracy: Measured
+    margin: Measured
+    perplexity: Measured
+    divergence: Measured
+    reward_accuracy: Measured | None = None
+    reward_margin: Measured | None = None
+    answer_tokens: Measured | None = None
+    length_ratio: Measured | None = None
+    repetition: Measured | None = None
+    ended: Measured | None = None
+    general: Measured | None = None
+    forgetting: Forgetting | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
+    """All lanes, in their order. `reference` names the lane that the rewards are measured against."""
+
     scores: tuple[LaneScore, ...]
+    reference: str = "the base"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How far the scoring is: part `number` of `parts`, of which `done` of `total` tokens are done.
+
+    seconds_left: to the end of this part, None before the first measure; of answers in the making it is the most.
+    """
+
+    part: str
+    number: int
+    parts: int
+    done: int
+    total: int
+    seconds_left: float | None
+
+    @property
+    def told(self) -> str:
+        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
+        return f"Scoring, part {self.number} of {self.parts}: {self.part}, {self.done / self.total:.0%}{left}"
 
 
 @dataclass(frozen=True)
@@ -301,7 +368,7 @@ class Failed:
 
 Event = (
     Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Resumed | Checkpointed | OutOfMemory | Saved
-    | Scored | ScoreFailed | Asked | Text | Answered
+    | Scoring | Scored | ScoreFailed | Asked | Text | Answered
     | AskFailed | LanesLoaded | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
@@ -446,7 +513,8 @@ class RunView:
     checkpoints: tuple[Checkpointed, ...] = ()
     out_of_memory: tuple[OutOfMemory, ...] = ()
     offers: tuple[Offer, ...] = ()
-    scores: tuple[LaneScore, ...] = ()
+    scored: Scored | None = None
+    scoring: Scoring | None = None
     lanes: tuple[LaneProof, ...] = ()
     ask: str = ""
     prompt: str = ""
@@ -505,10 +573,12 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, out_of_memory=(*view.out_of_memory, event))
         case Saved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
-        case Scored(scores):
-            return replace(view, phase=Phase.READY, scores=scores)
+        case Scoring():
+            return replace(view, phase=Phase.SCORING, detail=event.told, scoring=event)
+        case Scored():
+            return replace(view, phase=Phase.READY, scored=event, scoring=None, detail="Scored.")
         case ScoreFailed(message):
-            return replace(view, phase=Phase.READY, detail=message)
+            return replace(view, phase=Phase.READY, detail=message, scoring=None)
         case Asked(ask, prompt, lanes):
             blank = dict.fromkeys(lanes, "")
             return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})

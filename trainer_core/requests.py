@@ -28,12 +28,19 @@ class Cancel(Strict):
 
 
 class Score(Strict):
-    """Score all lanes on the pairs of a JSON-lines file."""
+    """Score all lanes on the pairs of a JSON-lines file, and on their own answers to the prompts.
+
+    Answered by Scoring events and, at the end, Scored or ScoreFailed.
+    """
 
     kind: Literal["score"] = "score"
     pairs: str
     prompts: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+    reference: str = ""
+    """The lane that implicit rewards are measured against; empty: the base."""
+    into: str = ""
+    """A JSON file that the result is also written to, such as scores.json of the run."""
 
 
 Request = Annotated[Ask | Cancel | Score, Field(discriminator="kind")]

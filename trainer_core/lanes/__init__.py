@@ -6,8 +6,10 @@ batch would silently get the same adapter; hence a process of its own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,7 +20,8 @@ from trainer_core.errors import DeviceError, UserError
 from trainer_core.events import Answered, AskFailed, EventLog, LaneProof, LanesLoaded, Phase, ScoreFailed, Status
 from trainer_core.lanes.answer import answer
 from trainer_core.lanes.load import Lanes, load, proofs
-from trainer_core.lanes.score import Progress, Stopped, score
+from trainer_core.lanes.progress import Progress, Stopped
+from trainer_core.lanes.score import score
 
 __all__ = ["serve"]
 
@@ -63,10 +66,12 @@ def respond(lanes: Lanes, request: requests.Ask, emit: EventLog, inbox: requests
 
 def measure(lanes: Lanes, request: requests.Score, emit: EventLog, inbox: requests.Inbox) -> None:
     """Score all lanes; what is wrong with the pairs is said, and the lanes stay loaded."""
-    progress = Progress(lambda text: emit(Status(Phase.SCORING, text)), inbox.cancelled)
     try:
         with enough_memory():
-            emit(score(lanes, request, progress))
+            found = score(lanes, request, Progress(emit, inbox.cancelled))
+        if request.into:
+            runs.write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
+        emit(found)
     except UserError as error:
         emit(ScoreFailed(str(error)))
     except Stopped:
