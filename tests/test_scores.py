@@ -17,11 +17,14 @@ from tests import tiny
 from trainer_core import runs, tokens
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Message
-from trainer_core.errors import DataError
-from trainer_core.events import Phase
+from trainer_core.errors import DataError, UserError
+from trainer_core.events import Measured, Phase, Scoring
+from trainer_core.lanes.general import bundled
 from trainer_core.lanes.load import Lanes, load
+from trainer_core.lanes.passes import LOGITS, REMEMBERED, TOKENS, Reading, Tail, batches, tails_of, together
 from trainer_core.lanes.progress import Progress, Stopped
-from trainer_core.lanes.read import LOGITS, REMEMBERED, ROWS, Reading, Tail, batches, tails_of, together
+from trainer_core.lanes.read import Question
+from trainer_core.lanes.read import reading as reading_of
 from trainer_core.lanes.score import read_pairs, repetition, score
 from trainer_core.requests import Cancel, Score
 from trainer_core.supervisor import Supervisor, wait_for
@@ -123,7 +126,7 @@ def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: La
 
 def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
     def reading(prompt: str, answer: str) -> Reading:
-        return Reading.of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
+        return reading_of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
 
     assert reading("hi", "fox " * 300).answer == 256
     long = reading("fox " * 300, "the dog")
@@ -138,7 +141,7 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> Non
     lanes = replace(lanes, tokenizer=thinking)
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
     assert tokens.render(thinking, prompt, asking=True).endswith("<think>\n")
-    reading = Reading.of(lanes, prompt, answer)
+    reading = reading_of(lanes, prompt, answer)
     assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
 
 
@@ -148,7 +151,7 @@ def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: Lanes) ->
     ]
     found = list(batches(tails, len(lanes.names), lanes.vocabulary))
     assert sorted(tail.question for batch in found for tail in batch) == list(range(100))
-    assert all(len(batch) * 2 <= ROWS for batch in found) and len(found) < 8
+    assert all(len(batch) * 2 * len(batch[0].ids) <= TOKENS for batch in found) and len(found) < 12
     huge = [Tail(0, 0, (1, 2), (5,) * (LOGITS // lanes.vocabulary), 9)] * 3
     assert [len(batch) for batch in batches(huge, 2, lanes.vocabulary)] == [1] * 3
 
@@ -234,3 +237,63 @@ def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     comparison = boss.compare("starter", "fp32", [Lane(name="Base")])
     assert wait_for(lambda: boss.look() or comparison.view.phase is Phase.FAILED, 10)
     assert "last words" in comparison.view.error and "SIGKILL" in comparison.view.error
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path) -> Lanes:
+    tiny.adapter(folder / "zero", folder / "base", scale=0.0)
+    given = [Lane(name="Base"), Lane(name="Zero", adapter=str(folder / "zero"))]
+    given += [Lane(name="One", adapter=str(folder / "one")), Lane(name="Prompted", system="dog")]
+    return load(str(folder / "base"), "bf16", given)
+
+
+def test_a_zero_adapter_equals_the_base_in_every_column(folder: Path, four: Lanes) -> None:
+    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
+    found = score(four, request, progress())
+    base, zero, one, prompted = found.scores
+    assert replace(zero, lane="Base") == base and found.reference == "Base"
+    assert zero.divergence.value == 0 and zero.reward_margin is None and zero.length_ratio.value == 1
+    assert zero.forgetting.change == Measured(0.0, 0.0, 0.0, len(bundled())) and not zero.forgetting.harmed
+    assert one.divergence.value > 0 and one.forgetting.lost + one.forgetting.gained > 0
+    assert prompted.margin != base.margin and prompted.reward_margin is not None
+    assert [one.prompt for one in found.written] == ["hi", "dog"] and set(found.written[0].answers) == set(four.names)
+    assert found.written[0].answers["Zero"] == found.written[0].answers["Base"]
+
+
+def test_chosen_lanes_and_a_reference_of_ones_own(folder: Path, four: Lanes) -> None:
+    request = Score(pairs=str(folder / "pairs.jsonl"), general=False, lanes=("Base",), reference="One")
+    found = score(four, request, progress())
+    base, one = found.scores
+    assert (base.lane, one.lane, found.reference) == ("Base", "One", "One")
+    assert one.reward_margin is None and base.general is None
+    usual = score(four, request.model_copy(update={"lanes": ("One",), "reference": ""}), progress()).scores[0]
+    assert base.reward_margin.value == pytest.approx(-usual.reward_margin.value, abs=0.05)
+    for wrong in ({"reference": "Nobody"}, {"lanes": ("Nobody",)}):
+        with pytest.raises(UserError, match="Nobody"):
+            score(four, request.model_copy(update=wrong), progress())
+
+
+def test_general_questions_are_enough_and_checkable() -> None:
+    questions = bundled()
+    assert len(questions) >= 40 and len({one.prompt for one in questions}) == len(questions)
+    assert all(one.right not in one.wrong and len(set(one.wrong)) == len(one.wrong) for one in questions)
+    assert len({one.kind for one in questions}) >= 5
+
+
+def test_only_what_answers_do_not_share_is_judged(lanes: Lanes) -> None:
+    answers = [[Message("assistant", f"the dog is {end}.")] for end in ("quick", "brown")]
+    found = Question([Message("user", "hi")], answers, apart=True).readings(lanes, "")
+    ends = [lanes.tokenizer.decode(one.ids[-one.answer :]) for one in found]
+    assert ends == [" quick.<|im_end|>", " brown.<|im_end|>"] or ends == ["quick.<|im_end|>", "brown.<|im_end|>"]
+
+
+def test_progress_counts_every_part_to_its_end(folder: Path, lanes: Lanes) -> None:
+    said: list[Scoring] = []
+    steady = Progress(said.append, threading.Event(), seconds=0.0)
+    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
+    score(lanes, request, steady)
+    for number, part in enumerate(("held-out answers", "general questions", "own answers"), 1):
+        those = [one for one in said if one.part == part]
+        assert those[0].seconds_left is None and those[-1].done == those[-1].total and those[-1].seconds_left == 0
+        assert {(one.number, one.parts) for one in those} == {(number, 3)}
+        assert [one.done for one in those] == sorted(one.done for one in those)

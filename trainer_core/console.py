@@ -79,12 +79,28 @@ def clock(seconds: float) -> str:
 
 def score_table(scored: Scored) -> str:
     """What was measured × lanes, each with its 95 % interval."""
-    width = max(22, *(len(score.lane) + 2 for score in scored.scores))
+    width = max(25, *(len(score.lane) + 2 for score in scored.scores))
     rows = [(title, [cell(read(score), spell) for score in scored.scores]) for title, read, spell in MEASURES]
     told = [(title, cells) for title, cells in rows if any(cells)]
     head = f"{'':<24}" + "".join(f"{score.lane:>{width}}" for score in scored.scores)
     lines = [f"{title:<24}" + "".join(f"{one or '–':>{width}}" for one in cells) for title, cells in told]
-    return "\n".join([head, "-" * len(head), *lines, *textwrap.wrap(legend(scored), 100)])
+    return "\n".join([head, "-" * len(head), *lines, *textwrap.wrap(legend(scored), 100), *warnings(scored)])
+
+
+def warnings(scored: Scored) -> list[str]:
+    """A line for every lane that lost what the base knew."""
+    return [
+        f"{red('Forgotten')}: {score.lane} answers {score.forgetting.lost} general questions wrongly that the base answers "
+        f"rightly, and {score.forgetting.gained} the other way round (exact McNemar test, p = "
+        f"{score.forgetting.p_value:.2g}). Train with a lower rate, fewer steps or a smaller rank."
+        for score in scored.scores
+        if score.forgetting and score.forgetting.harmed
+    ]
+
+
+def red(text: str) -> str:
+    """Red on a terminal, plain in a file."""
+    return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
 
 
 def cell(measured: Measured | None, spell: str) -> str:
@@ -97,12 +113,20 @@ def cell(measured: Measured | None, spell: str) -> str:
 
 
 def legend(scored: Scored) -> str:
-    pairs = scored.scores[0].accuracy.count
-    return (
-        f"On {pairs} held-out pairs, in brackets the 95 % interval. Accuracy: how often the chosen answer is likelier per "
-        "token than the rejected one; margin: by how much, in nats per token. Reward: the same for the whole answer "
-        f"and against {scored.reference}, in nats; times beta it is DPO's margin. KL: per token of the chosen answers."
-    )
+    """What the lines of the table mean, as far as they are there."""
+    first = scored.scores[0]
+    told = [
+        f"On {first.accuracy.count} held-out pairs, in brackets the 95 % interval.",
+        "Accuracy: how often the chosen answer is likelier per token than the rejected one; margin: by how much, in nats "
+        "per token.",
+        f"Reward: the same for whole answers and against {scored.reference}, in nats; times beta it is DPO's margin.",
+        "KL: in nats per token of the chosen answers.",
+    ]
+    if first.answer_tokens:
+        told.append(f"Answers: to {first.answer_tokens.count} bundled prompts.")
+    if first.general:
+        told.append(f"General questions: {first.general.count} bundled ones; their change is that against the base.")
+    return " ".join(told)
 
 
 MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = (
@@ -117,7 +141,7 @@ MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = 
     ("Repeated phrases", lambda score: score.repetition, ".0%"),
     ("Ends by itself", lambda score: score.ended, ".0%"),
     ("General questions", lambda score: score.general, ".0%"),
-    ("Change of these", lambda score: score.forgetting and score.forgetting.change, "+.0%"),
+    ("Change of these", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
 )
 """Every line of the table: its title, how it is read from a score, and how it is spelt."""
 

@@ -48,14 +48,16 @@ def side_by_side(supervisor: Supervisor, run_id: str, asked: Sequence[str]) -> N
     comparison = supervisor.compare_run(run_id)
     console.say(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
     wait(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
-    held_out = supervisor.run_dir(run_id) / "held-out.jsonl"
+    held_out, said = supervisor.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
         found = scored(supervisor, comparison, held_out)
         console.say("\n" + console.score_table(found) + "\n")
         if not all(math.isfinite(score.margin.value) for score in found.scores):
             raise TrainingError("A score is not a finite number.")
+        said = {one.prompt: one.answers for one in found.written}
     for prompt in asked:
-        console.say(console.side_by_side(prompt, answered(supervisor, comparison, prompt).answers))
+        answers = said.get(prompt) or answered(supervisor, comparison, prompt).answers
+        console.say(console.side_by_side(prompt, answers))
 
 
 def check(view: RunView) -> None:

@@ -228,7 +228,7 @@ class LaneScore:
     accuracy: share of pairs whose chosen answer is likelier per token than the rejected one (its end token included).
     margin: mean difference of the two, in nats per token.
     reward_accuracy, reward_margin: the same for DPO's implicit reward log π(answer) − log π_reference(answer), summed
-        over the answer, in nats; times the run's beta it is DPO's own margin. None for the reference itself.
+        over the answer, in nats; times the run's beta it is DPO's own margin. None for what equals the reference.
     perplexity: of the chosen answers, exp of the mean nats per token over all of them.
     divergence: mean KL(lane ‖ base) per token of the chosen answers, in nats; the base reads the same system prompt.
 
@@ -257,11 +257,20 @@ class LaneScore:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What the lanes answered to a prompt while they were scored."""
+
+    prompt: str
+    answers: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Scored:
     """All lanes, in their order. `reference` names the lane that the rewards are measured against."""
 
     scores: tuple[LaneScore, ...]
     reference: str = "the base"
+    written: tuple[Written, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -326,7 +335,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class AskFailed:
-    """One prompt could not be answered; the lanes stay loaded."""
+    """One Ask, Dial or Heat could not be done; the lanes stay loaded."""
 
     ask: str
     message: str
@@ -336,17 +345,47 @@ class AskFailed:
 class LaneProof:
     """That a lane is what its name says: the adapter's hash, and by how much its logits differ from the base's.
 
+    sha256: the first 12 digits, of both adapters in a blend; empty for the base.
     difference: largest absolute difference over a fixed prompt, in logits; 0 means the adapter changes nothing.
+    strength, share: of the lane as it is now, see config.Lane.
     """
 
     lane: str
     sha256: str
     difference: float
+    strength: float = 1.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
 class LanesLoaded:
     proofs: tuple[LaneProof, ...]
+
+
+@dataclass(frozen=True)
+class Dialed:
+    """A lane has another strength or blend, from the next answer on."""
+
+    ask: str
+    proof: LaneProof
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of an answer, or several that make up one character, and its log-probability under two lanes, in nats."""
+
+    text: str
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Heated:
+    """An answer piece by piece under two lanes; the end token is the last piece, if the answer ended by itself."""
+
+    ask: str
+    lanes: tuple[str, str]
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -369,7 +408,7 @@ class Failed:
 Event = (
     Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Resumed | Checkpointed | OutOfMemory | Saved
     | Scoring | Scored | ScoreFailed | Asked | Text | Answered
-    | AskFailed | LanesLoaded | Ended | Failed
+    | AskFailed | LanesLoaded | Dialed | Heated | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
@@ -520,6 +559,7 @@ class RunView:
     prompt: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, LaneEnd] = field(default_factory=dict)
+    heated: Heated | None = None
 
     @property
     def last(self) -> Step | None:
@@ -588,6 +628,11 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, phase=Phase.READY, ask=ask, detail=message)
         case LanesLoaded(proofs):
             return replace(view, lanes=proofs)
+        case Dialed(_, proof):
+            now = tuple(proof if one.lane == proof.lane else one for one in view.lanes)
+            return replace(view, phase=Phase.READY, lanes=now)
+        case Heated():
+            return replace(view, phase=Phase.READY, heated=event)
         case Answered(_, ends):
             return replace(view, phase=Phase.READY, ends=ends)
         case Ended(phase, detail):

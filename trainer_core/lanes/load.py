@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from trainer_core.config import Lane, Precision
-from trainer_core.errors import ConfigError, ModelError
+from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.events import LaneProof
 from trainer_core.lanes import adapters
 from trainer_core.lanes.mixed import Shares, install
+from trainer_core.requests import Dial
 
 Mixture = tuple[float, ...]
 """How much of each loaded adapter."""
@@ -34,16 +35,36 @@ class Lanes:
     tokenizer: PreTrainedTokenizerBase
     lanes: tuple[Lane, ...]
     adapters: tuple[str, ...]
+    changing: frozenset[str]
+    """Those of the adapters that change anything. A lane of others is the base, and computed as such."""
     shares: Shares
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(lane.name for lane in self.lanes)
 
+    def of(self, name: str) -> Lane:
+        """The lane of that name.
+
+        Raises:
+            UserError: it is not loaded.
+        """
+        found = next((lane for lane in self.lanes if lane.name == name), None)
+        if found is None:
+            raise UserError(f"There is no lane {name!r}; loaded are {', '.join(self.names)}.")
+        return found
+
+    def only(self, names: Collection[str]) -> Lanes:
+        """The same without the other lanes."""
+        return replace(self, lanes=tuple(lane for lane in self.lanes if lane.name in names))
+
     @cached_property
     def mixtures(self) -> dict[str, Mixture]:
         """Lane → its share of each adapter."""
-        return {lane.name: tuple(lane.shares.get(folder, 0.0) for folder in self.adapters) for lane in self.lanes}
+        return {lane.name: tuple(self.share(lane, folder) for folder in self.adapters) for lane in self.lanes}
+
+    def share(self, lane: Lane, folder: str) -> float:
+        return lane.shares.get(folder, 0.0) if folder in self.changing else 0.0
 
     @property
     def nothing(self) -> Mixture:
@@ -98,7 +119,17 @@ def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: NaN with padded batches (trl#7181)
     base.get_output_embeddings().register_forward_pre_hook(gathered)
     shares = Shares()
-    return Lanes(mixed(base, owners, shares).eval(), tokenizer, tuple(lanes), tuple(owners), shares)
+    tuned, changing = mixed(base, owners, shares)
+    tokenizer = with_template(tokenizer, owners)
+    return Lanes(tuned.eval(), tokenizer, tuple(lanes), tuple(owners), changing, shares)
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase, folders: Iterable[str]) -> PreTrainedTokenizerBase:
+    """An adapter trained with a template that its base lacks carries it along; it then holds for every lane."""
+    saved = (Path(folder) / "chat_template.jinja" for folder in folders)
+    if not tokenizer.chat_template and (file := next(filter(Path.is_file, saved), None)):
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    return tokenizer
 
 
 def gathered(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -115,19 +146,19 @@ def check_adapters(model: str, owners: Mapping[str, Lane]) -> None:
         adapters.check(lane.name, Path(folder), outline)
 
 
-def mixed(base: Any, owners: Mapping[str, Lane], shares: Shares) -> Any:
-    """The base with all adapters on it, every row of a batch with its own shares of them.
+def mixed(base: Any, owners: Mapping[str, Lane], shares: Shares) -> tuple[Any, frozenset[str]]:
+    """The base with all adapters on it, every row of a batch with its own shares of them; and which of them change it.
 
     Raises:
         ModelError: one does not fit the base.
     """
     if not owners:
-        return base
-    dtype, names = base.dtype, [f"adapter{index}" for index in range(len(owners))]
-    for name, (folder, lane) in zip(names, owners.items(), strict=True):
-        base = with_adapter(base, name, folder, lane)
-    install(base, names, shares, dtype)
-    return base.get_base_model()
+        return base, frozenset()
+    dtype, folders = base.dtype, {f"adapter{index}": folder for index, folder in enumerate(owners)}
+    for name, folder in folders.items():
+        base = with_adapter(base, name, folder, owners[folder])
+    changing = install(base, list(folders), shares, dtype)
+    return base.get_base_model(), frozenset(folders[name] for name in changing)
 
 
 def with_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftModel:
@@ -175,6 +206,26 @@ def proofs(lanes: Lanes) -> tuple[LaneProof, ...]:
     logits = lanes.forward(rows, input_ids=ids).logits.float()
     difference = (logits[1:] - logits[:1]).abs().flatten(1).amax(1).tolist()
     return tuple(
-        LaneProof(lane.name, " + ".join(map(adapters.sha256, lane.folders)), far)
+        LaneProof(lane.name, hashes(lane), far, lane.strength, lane.share if lane.other else 0.0)
         for lane, far in zip(lanes.lanes, difference, strict=True)
     )
+
+
+def hashes(lane: Lane) -> str:
+    """What the lane's adapters are known by."""
+    return " + ".join(adapters.sha256(folder) for folder in lane.folders)
+
+
+def dialed(lanes: Lanes, request: Dial) -> Lanes:
+    """The same loaded model, with one lane at another strength or blend.
+
+    Raises:
+        UserError: a lane is not loaded, or has no adapter.
+    """
+    lane, other = lanes.of(request.lane), lanes.of(request.other) if request.other else None
+    for one in (lane, other):
+        if one and not one.adapter:
+            raise UserError(f"{one.name} has no adapter, so there is nothing to dial. Pick a lane with one.")
+    change = {"strength": request.strength, "other": other and other.adapter, "share": request.share}
+    changed = lane.model_copy(update=change)
+    return replace(lanes, lanes=tuple(changed if one is lane else one for one in lanes.lanes))

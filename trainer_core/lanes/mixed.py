@@ -60,12 +60,20 @@ class Part:
     def rank(self) -> int:
         return self.down.shape[0]
 
+    @property
+    def changes(self) -> bool:
+        """Does it change anything?"""
+        return bool(self.up.any() and self.down.any()) or self.gain is not None
+
 
 class Mixed(nn.Module):
     """A layer of the base with all its adapters. Takes the place of PEFT's layer."""
 
     def __init__(self, layer: Any, parts: Sequence[Part | None], shares: Shares, dtype: torch.dtype):
         super().__init__()
+        self.down: torch.Tensor
+        self.up: torch.Tensor
+        self.gains: torch.Tensor | None
         self.base_layer, self.shares = layer.get_base_layer(), shares
         held = [part for part in parts if part]
         self.ranks = tuple(part.rank if part else 0 for part in parts)
@@ -108,16 +116,21 @@ def stacked_gains(parts: Sequence[Part | None], outputs: int, dtype: torch.dtype
     return torch.stack([blank if gain is None else gain for gain in gains]).to(dtype)
 
 
-def install(model: nn.Module, names: Sequence[str], shares: Shares, dtype: torch.dtype) -> None:
+def install(model: nn.Module, names: Sequence[str], shares: Shares, dtype: torch.dtype) -> set[str]:
     """Replace every LoRA layer of PEFT by one that mixes; `names` are PEFT's, in the order of the shares' columns.
+
+    Returns the names of those that change anything: an adapter fresh from its initialisation does not.
 
     Raises:
         ModelError: a layer is of a kind that cannot be mixed.
     """
+    changing: set[str] = set()
     for path, layer in [found for found in model.named_modules() if isinstance(found[1], LoraLayer)]:
         parts = [part_of(layer, name, path) for name in names]
+        changing |= {name for name, part in zip(names, parts, strict=True) if part and part.changes}
         owner, _, child = path.rpartition(".")
         setattr(model.get_submodule(owner), child, Mixed(layer, parts, shares, dtype))
+    return changing
 
 
 def part_of(layer: Any, name: str, path: str) -> Part | None:

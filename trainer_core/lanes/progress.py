@@ -22,10 +22,13 @@ class Progress:
         say: hears of it.
         cancelled: ends it.
         parts: how many there will be.
+        seconds: between two words.
     """
 
-    def __init__(self, say: Callable[[Scoring], None], cancelled: threading.Event, parts: int = 1):
-        self.say, self.cancelled, self.parts = say, cancelled, parts
+    def __init__(
+        self, say: Callable[[Scoring], None], cancelled: threading.Event, parts: int = 1, seconds: float = SAY_SECONDS
+    ):
+        self.say, self.cancelled, self.parts, self.seconds = say, cancelled, parts, seconds
         self.part, self.number, self.total, self.done = "", 0, 1, 0
         self.began = self.last = 0.0
 
@@ -57,7 +60,7 @@ class Progress:
             raise Stopped
         self.done = min(done, self.total)
         now = time.monotonic()
-        if now - self.last >= SAY_SECONDS:
+        if now - self.last >= self.seconds or self.done == self.total:
             self.last = now
             left = round((now - self.began) / self.done * (self.total - self.done), 1) if self.done else None
             self.say(Scoring(self.part, self.number, self.parts, self.done, self.total, left))

@@ -4,55 +4,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from trainer_core import estimates, tokens
-from trainer_core.config import Sampling
+from trainer_core.config import Lane, Sampling
 from trainer_core.data import Message, Pair
-from trainer_core.errors import ConfigError, DataError
-from trainer_core.events import LaneScore, Scored
+from trainer_core.errors import DataError
+from trainer_core.events import LaneScore, Scored, Written
+from trainer_core.lanes import general
+from trainer_core.lanes.answer import text_of
 from trainer_core.lanes.batch import Row, generate, under
-from trainer_core.lanes.load import Lanes
+from trainer_core.lanes.load import Lanes, Mixture
 from trainer_core.lanes.progress import Progress
-from trainer_core.lanes.read import ROWS, Likely, Place, Reading, likelihoods
+from trainer_core.lanes.read import BASE, Judged, Question, read_lanes
 from trainer_core.requests import Score
 
+ROWS = 48
+"""Answers that are written in one batch at most: more brings no speed on a processor, and costs memory."""
 NGRAM = 4
 """Tokens that count as a repeated phrase (rep-4 of Welleck 2020)."""
 CHOSEN = 0
-BASE = ""
-"""Where the numbers of the base alone lie, beside those of the lanes; no lane is called so."""
 PAIR = TypeAdapter(Pair)
-
-Judged = list[list[Likely]]
-"""Every question's answers under one lane."""
 
 
 def score(lanes: Lanes, request: Score, progress: Progress) -> Scored:
     """Score every lane on the pairs of a file and on its own answers to the prompts. What the numbers are: see LaneScore.
 
     Raises:
-        ConfigError: the reference is no lane.
+        UserError: the reference or a wanted lane is not loaded.
         DataError: the file cannot be read, or holds no pairs.
         Stopped: cancelled.
     """
-    if request.reference and request.reference not in lanes.names:
-        raise ConfigError(f"There is no lane {request.reference!r} that could be the reference.")
+    for name in filter(None, (request.reference, *request.lanes)):
+        lanes.of(name)
+    lanes = lanes.only({*(request.lanes or lanes.names), request.reference})
     pairs = read_pairs(Path(request.pairs))
-    progress.parts = 1 + bool(request.prompts)
+    progress.parts = 1 + request.general + bool(request.prompts)
     questions = [Question(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
     judged = read_lanes(lanes, questions, "held-out answers", progress, divergence=True)
     reference = request.reference or base_lane(lanes)
-    scores = {name: preferences(name, judged[name], judged[reference], name == reference) for name in lanes.names}
-    if request.prompts:
-        written = own_answers(lanes, request.prompts, request.sampling, progress)
-        scores = {
-            name: with_answers(scores[name], written[name], written.get(base_lane(lanes))) for name in lanes.names
-        }
-    return Scored(tuple(scores.values()), reference or "the base")
+    scores = {name: preferences(name, judged[name], judged[reference]) for name in lanes.names}
+    if request.general:
+        known = general.known(lanes, progress)
+        scores = {name: with_memory(scores[name], known[name], known[BASE]) for name in lanes.names}
+    if not request.prompts:
+        return Scored(tuple(scores.values()), reference or "the base")
+    rows = own_answers(lanes, request.prompts, request.sampling, progress)
+    of_base = rows.get(base_lane(lanes), [])
+    return Scored(
+        tuple(with_answers(scores[name], rows[name], of_base) for name in lanes.names),
+        reference or "the base",
+        tuple(
+            Written(prompt, {name: text_of(lanes, rows[name][index].tokens) for name in lanes.names})
+            for index, prompt in enumerate(request.prompts)
+        ),
+    )
 
 
 def read_pairs(path: Path) -> list[Pair]:
@@ -77,52 +86,12 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-@dataclass(frozen=True)
-class Question:
-    """A conversation and several answers to it."""
-
-    prompt: Sequence[Message]
-    answers: Sequence[Sequence[Message]]
-
-    def readings(self, lanes: Lanes, system: str) -> list[Reading]:
-        return [Reading.of(lanes, under(system, self.prompt), answer) for answer in self.answers]
-
-
-def read_lanes(
-    lanes: Lanes, questions: Sequence[Question], part: str, progress: Progress, divergence: bool = False
-) -> dict[str, Judged]:
-    """Every question's answers under every lane, and under the base alone. Lanes that hear the same system prompt are read
-    together, equal ones once; `divergence` is wanted of the first answers."""
-    systems = {lane.system: {lanes.nothing: None} for lane in lanes.lanes} | {BASE: {lanes.nothing: None}}
-    for lane in lanes.lanes:
-        systems[lane.system][lanes.mixtures[lane.name]] = None
-    readings = {system: [question.readings(lanes, system) for question in questions] for system in systems}
-    answers = {system: sum(one.answer for each in readings[system] for one in each) for system in systems}
-    progress.begin(part, sum(answers[system] * len(mixtures) for system, mixtures in systems.items()))
-
-    def wanted(answer: int) -> bool:
-        return divergence and answer == CHOSEN
-
-    found = {
-        system: likelihoods(lanes, readings[system], list(mixtures), progress.add, wanted)
-        for system, mixtures in systems.items()
-    }
-    places = {lane.name: (lane.system, lanes.mixtures[lane.name]) for lane in lanes.lanes}
-    return {
-        name: [
-            [found[system][Place(mixture, index, answer)] for answer in range(len(question.answers))]
-            for index, question in enumerate(questions)
-        ]
-        for name, (system, mixture) in ({BASE: ("", lanes.nothing)} | places).items()
-    }
-
-
 def base_lane(lanes: Lanes) -> str:
     """The lane that is the base alone, if there is one."""
     return next((lane.name for lane in lanes.lanes if not lane.system and not any(lanes.mixtures[lane.name])), BASE)
 
 
-def preferences(name: str, judged: Judged, reference: Judged, is_reference: bool) -> LaneScore:
+def preferences(name: str, judged: Judged, reference: Judged) -> LaneScore:
     """What a lane thinks of the held-out pairs, and whether more so than the reference."""
     apart = [chosen.mean - rejected.mean for chosen, rejected in judged]
     rewards = [
@@ -136,17 +105,24 @@ def preferences(name: str, judged: Judged, reference: Judged, is_reference: bool
         margin=estimates.mean(apart),
         perplexity=estimates.perplexity([one.total for one in chosen], [one.tokens for one in chosen]),
         divergence=estimates.mean([one.divergence for one in chosen]),
-        reward_accuracy=None if is_reference else estimates.share([reward > 0 for reward in rewards]),
-        reward_margin=None if is_reference else estimates.mean(rewards),
+        reward_accuracy=estimates.share([reward > 0 for reward in rewards]) if any(rewards) else None,
+        reward_margin=estimates.mean(rewards) if any(rewards) else None,
     )
 
 
+def with_memory(scored: LaneScore, known: Sequence[bool], base: Sequence[bool]) -> LaneScore:
+    """The score with what the lane still knows."""
+    return replace(scored, general=estimates.share(known), forgetting=estimates.forgetting(base, known))
+
+
 def own_answers(lanes: Lanes, prompts: Sequence[str], sampling: Sampling, progress: Progress) -> dict[str, list[Row]]:
-    """Every lane's answers to the prompts, prompts × lanes in one batch."""
+    """Every lane's answers to the prompts, prompts × lanes in one batch; equal lanes answer once."""
+    writers = {kind(lanes, lane): lane.name for lane in reversed(lanes.lanes)}
     rows = [
         Row(lane.name, tokens.render(lanes.tokenizer, under(lane.system, [Message("user", text)]), asking=True), text)
         for text in prompts
         for lane in lanes.lanes
+        if lane.name in writers.values()
     ]
     batches = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
     progress.begin("own answers", len(batches) * sampling.max_new_tokens)
@@ -158,13 +134,18 @@ def own_answers(lanes: Lanes, prompts: Sequence[str], sampling: Sampling, progre
     for number, some in enumerate(batches, 1):
         generate(lanes, some, sampling, grew)
         progress.reach(number * sampling.max_new_tokens)
-    return {name: [row for row in rows if row.lane == name] for name in lanes.names}
+    return {lane.name: [row for row in rows if row.lane == writers[kind(lanes, lane)]] for lane in lanes.lanes}
 
 
-def with_answers(scored: LaneScore, answers: Sequence[Row], of_base: Sequence[Row] | None) -> LaneScore:
+def kind(lanes: Lanes, lane: Lane) -> tuple[Mixture, str]:
+    """What a lane's answers depend on."""
+    return lanes.mixtures[lane.name], lane.system
+
+
+def with_answers(scored: LaneScore, answers: Sequence[Row], of_base: Sequence[Row]) -> LaneScore:
     """The score with what the lane's own answers are like. The base's answers may be empty, and then there is no ratio."""
     lengths = [len(row.tokens) for row in answers]
-    base = [len(row.tokens) for row in of_base or ()]
+    base = [len(row.tokens) for row in of_base]
     return replace(
         scored,
         answer_tokens=estimates.mean(lengths),
