@@ -26,6 +26,7 @@ from trainer_core.lanes import summary
 from trainer_core.lanes.answer import Growing, answer
 from trainer_core.lanes.batch import PREFILL, Row, generate, padded
 from trainer_core.lanes.load import Lanes, load, proofs, with_template
+from trainer_core.lanes.mixed import Mixed
 from trainer_core.lanes.sampling import Sampler, filters, gumbel
 from trainer_core.requests import Ask
 
@@ -97,6 +98,15 @@ def test_every_kind_of_adapter_gives_in_a_mixed_batch_what_it_gives_alone(folder
         with torch.inference_mode():
             assert torch.allclose(ours[row], alone(folder, adapter)(input_ids=ids).logits[0], atol=1e-4)
     assert not torch.allclose(ours[0], ours[1], atol=1e-2)
+
+
+def test_a_layer_that_does_not_see_whole_rows_is_refused(folder: Path) -> None:
+    """The experts of a mixture get tokens without their rows; shares would go to the wrong ones."""
+    lanes = loaded(folder, "one")
+    layer = next(module for module in lanes.model.modules() if isinstance(module, Mixed))
+    lanes.shares.set(torch.ones(2, 1))
+    with pytest.raises(ModelError, match="mixture of experts"):
+        layer(torch.zeros(7, layer.down.shape[1]))
 
 
 def test_lanes_share_a_4_bit_base(folder: Path) -> None:

@@ -71,8 +71,8 @@ def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: La
         assert found.margin.count == found.accuracy.count == len(margins) == 20
         assert found.margin.value == pytest.approx(sum(margins) / 20, abs=1e-5)
         assert found.accuracy.value == sum(margin > 0 for margin in margins) / 20
-        assert 0 < found.answer_tokens.value <= 8
-        assert 0 <= found.ended.value <= 1 and 0 <= found.repetition.value <= 1
+        assert 0 < found.own.tokens.value <= 8
+        assert 0 <= found.own.ended.value <= 1 and 0 <= found.own.repetition.value <= 1
     assert base.margin != one.margin
 
 
@@ -121,7 +121,7 @@ def one_by_one(folder: Path, adapter: Path | None) -> list[tuple[list[float], li
 
 def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: Lanes) -> None:
     base, _ = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
-    assert base.answer_tokens is base.ended is base.repetition is base.length_ratio is None and base.margin.count == 20
+    assert base.own is None and base.margin.count == 20
 
 
 def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
@@ -252,7 +252,7 @@ def test_a_zero_adapter_equals_the_base_in_every_column(folder: Path, four: Lane
     found = score(four, request, progress())
     base, zero, one, prompted = found.scores
     assert replace(zero, lane="Base") == base and found.reference == "Base"
-    assert zero.divergence.value == 0 and zero.reward_margin is None and zero.length_ratio.value == 1
+    assert zero.divergence.value == 0 and zero.reward_margin is None and zero.own.ratio.value == 1
     assert zero.forgetting.change == Measured(0.0, 0.0, 0.0, len(bundled())) and not zero.forgetting.harmed
     assert one.divergence.value > 0 and one.forgetting.lost + one.forgetting.gained > 0
     assert prompted.margin != base.margin and prompted.reward_margin is not None

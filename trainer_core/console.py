@@ -122,8 +122,8 @@ def legend(scored: Scored) -> str:
         f"Reward: the same for whole answers and against {scored.reference}, in nats; times beta it is DPO's margin.",
         "KL: in nats per token of the chosen answers.",
     ]
-    if first.answer_tokens:
-        told.append(f"Answers: to {first.answer_tokens.count} bundled prompts.")
+    if first.own:
+        told.append(f"Answers: to {first.own.tokens.count} bundled prompts.")
     if first.general:
         told.append(f"General questions: {first.general.count} bundled ones; their change is that against the base.")
     return " ".join(told)
@@ -136,10 +136,10 @@ MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = 
     ("Reward margin", lambda score: score.reward_margin, ".2f"),
     ("Perplexity of chosen", lambda score: score.perplexity, ".1f"),
     ("KL to the base", lambda score: score.divergence, ".2f"),
-    ("Answer length, tokens", lambda score: score.answer_tokens, ".0f"),
-    ("Length ÷ base", lambda score: score.length_ratio, ".2f"),
-    ("Repeated phrases", lambda score: score.repetition, ".0%"),
-    ("Ends by itself", lambda score: score.ended, ".0%"),
+    ("Answer length, tokens", lambda score: score.own.tokens if score.own else None, ".0f"),
+    ("Length ÷ base", lambda score: score.own.ratio if score.own else None, ".2f"),
+    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, ".0%"),
+    ("Ends by itself", lambda score: score.own.ended if score.own else None, ".0%"),
     ("General questions", lambda score: score.general, ".0%"),
     ("Change of these", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
 )

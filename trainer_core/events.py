@@ -221,6 +221,21 @@ class Forgetting:
 
 
 @dataclass(frozen=True)
+class OwnAnswers:
+    """What a lane's own answers are like.
+
+    tokens: their mean length. ratio: that ÷ the base's, where the base is a lane.
+    ended: share that ended by themselves.
+    repetition: mean share of phrases of four tokens that were written before in the same answer.
+    """
+
+    tokens: Measured
+    ended: Measured
+    repetition: Measured
+    ratio: Measured | None = None
+
+
+@dataclass(frozen=True)
 class LaneScore:
     """One lane, measured. What was not asked for, or cannot be said, is None.
 
@@ -232,10 +247,7 @@ class LaneScore:
     perplexity: of the chosen answers, exp of the mean nats per token over all of them.
     divergence: mean KL(lane ‖ base) per token of the chosen answers, in nats; the base reads the same system prompt.
 
-    On the lane's own answers to the prompts:
-    answer_tokens: their mean length. length_ratio: that ÷ the base's, where the base is a lane.
-    repetition: mean share of phrases of four tokens that were written before in the same answer.
-    ended: share that ended by themselves.
+    own: of its own answers to the prompts.
 
     On the bundled general questions:
     general: share answered rightly. forgetting: against the base.
@@ -248,10 +260,7 @@ class LaneScore:
     divergence: Measured
     reward_accuracy: Measured | None = None
     reward_margin: Measured | None = None
-    answer_tokens: Measured | None = None
-    length_ratio: Measured | None = None
-    repetition: Measured | None = None
-    ended: Measured | None = None
+    own: OwnAnswers | None = None
     general: Measured | None = None
     forgetting: Forgetting | None = None
 
@@ -560,6 +569,10 @@ class RunView:
     answers: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, LaneEnd] = field(default_factory=dict)
     heated: Heated | None = None
+
+    @property
+    def scores(self) -> tuple[LaneScore, ...]:
+        return self.scored.scores if self.scored else ()
 
     @property
     def last(self) -> Step | None:

@@ -111,7 +111,7 @@ def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
     owners = {folder: lane for lane in reversed(lanes) for folder in lane.folders}
     try:
         check_adapters(model, owners)
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         base: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **number_format(precision))
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error

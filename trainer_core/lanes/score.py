@@ -13,7 +13,7 @@ from trainer_core import estimates, tokens
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Message, Pair
 from trainer_core.errors import DataError
-from trainer_core.events import LaneScore, Scored, Written
+from trainer_core.events import LaneScore, OwnAnswers, Scored, Written
 from trainer_core.lanes import general
 from trainer_core.lanes.answer import text_of
 from trainer_core.lanes.batch import Row, generate, under
@@ -146,13 +146,13 @@ def with_answers(scored: LaneScore, answers: Sequence[Row], of_base: Sequence[Ro
     """The score with what the lane's own answers are like. The base's answers may be empty, and then there is no ratio."""
     lengths = [len(row.tokens) for row in answers]
     base = [len(row.tokens) for row in of_base]
-    return replace(
-        scored,
-        answer_tokens=estimates.mean(lengths),
-        length_ratio=estimates.ratio(lengths, base) if all(base) and base else None,
-        repetition=estimates.mean([repetition(row.tokens) for row in answers]),
+    own = OwnAnswers(
+        tokens=estimates.mean(lengths),
         ended=estimates.share([row.ended for row in answers]),
+        repetition=estimates.mean([repetition(row.tokens) for row in answers]),
+        ratio=estimates.ratio(lengths, base) if all(base) and base else None,
     )
+    return replace(scored, own=own)
 
 
 def repetition(ids: Sequence[int]) -> float:
