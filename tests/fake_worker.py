@@ -164,7 +164,7 @@ class Script:
 
     def answer(self, job: CompareJob, ask: requests.Ask, emit: EventLog, inbox: requests.Inbox) -> None:
         names = [lane.name for lane in job.lanes]
-        emit(Asked(ask.id, ask.messages[-1]["content"], tuple(names)))
+        emit(Asked(ask.id, ask.messages[-1].content, tuple(names)))
         texts = {name: HOSTILE if self.behaviour == "hostile" else ANSWERS[name] for name in names}
         words = {name: [word + " " for word in text.split(" ")] for name, text in texts.items()}
         for at in range(max(map(len, words.values()))):

@@ -13,7 +13,7 @@ from tests.histories import FOLDER, LN2, Made, recorded, views
 from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
 from trainer_core.course import noise, turns
 from trainer_core.doctor import CHECKS, Finding, examine
-from trainer_core.events import LaneScore, RunView
+from trainer_core.events import LaneScore, Measured, OwnAnswers, RunView
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 
@@ -210,7 +210,9 @@ def test_there_are_enough_histories() -> None:
 
 
 def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float = 0.05) -> LaneScore:
-    return LaneScore(lane, 50, 0.6, 0.1, tokens, ended, repetition)
+    own = (Measured(value, None, None, 12) for value in (tokens, ended, repetition))
+    held_out = (Measured(value, None, None, 50) for value in (0.6, 0.1, 20, 0.5))
+    return LaneScore(lane, *held_out, own=OwnAnswers(*own))
 
 
 @pytest.mark.parametrize(

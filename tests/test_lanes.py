@@ -26,6 +26,7 @@ from trainer_core.lanes import summary
 from trainer_core.lanes.answer import Growing, answer
 from trainer_core.lanes.batch import PREFILL, Row, generate, padded
 from trainer_core.lanes.load import Lanes, load, proofs, with_template
+from trainer_core.lanes.mixed import Mixed
 from trainer_core.lanes.sampling import Sampler, filters, gumbel
 from trainer_core.requests import Ask
 
@@ -92,11 +93,20 @@ def test_every_kind_of_adapter_gives_in_a_mixed_batch_what_it_gives_alone(folder
     lane = Lane(name="Kind", adapter=str(tmp_path / "kind"))
     mixed = load(str(folder / "base"), "fp32", (Lane(name="One", adapter=str(folder / "one")), lane))
     ids = torch.tensor([[5, 9, 40, 77]])
-    ours = mixed.forward(["Kind", "One", "Kind"], input_ids=ids.expand(3, -1)).logits
+    ours = mixed.forward([mixed.mixtures[name] for name in ("Kind", "One", "Kind")], input_ids=ids.expand(3, -1)).logits
     for row, adapter in ((0, lane.adapter), (1, str(folder / "one")), (2, lane.adapter)):
         with torch.inference_mode():
             assert torch.allclose(ours[row], alone(folder, adapter)(input_ids=ids).logits[0], atol=1e-4)
     assert not torch.allclose(ours[0], ours[1], atol=1e-2)
+
+
+def test_a_layer_that_does_not_see_whole_rows_is_refused(folder: Path) -> None:
+    """The experts of a mixture get tokens without their rows; shares would go to the wrong ones."""
+    lanes = loaded(folder, "one")
+    layer = next(module for module in lanes.model.modules() if isinstance(module, Mixed))
+    lanes.shares.set(torch.ones(2, 1))
+    with pytest.raises(ModelError, match="mixture of experts"):
+        layer(torch.zeros(7, layer.down.shape[1]))
 
 
 def test_lanes_share_a_4_bit_base(folder: Path) -> None:
@@ -108,7 +118,7 @@ def test_lanes_share_a_4_bit_base(folder: Path) -> None:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     ids = torch.tensor([[5, 9, 40, 77]], device=lanes.device)
-    ours = lanes.forward(lanes.names, input_ids=ids.expand(3, -1)).logits
+    ours = lanes.forward(list(lanes.mixtures.values()), input_ids=ids.expand(3, -1)).logits
     for row, lane in enumerate(lanes.lanes):
         with torch.inference_mode():
             model = alone(folder, lane.adapter, quantization_config=four_bit, dtype=torch.bfloat16)

@@ -13,7 +13,7 @@ from tests.test_doctor import SICK
 from trainer_core import __main__, report, runs
 from trainer_core.config import CompareJob, Data, Lane, Method, Recipe, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.events import Changed, Ended, Event, EventLog, LaneScore, Phase, Scored
+from trainer_core.events import Changed, Ended, Event, EventLog, LaneScore, Measured, OwnAnswers, Phase, Scored
 from trainer_core.presets import starter_recipe
 from trainer_core.shelf import About, write_about
 
@@ -28,10 +28,16 @@ def made(workspace: Path, recipe: Recipe, *events: Event) -> Path:
     return run_dir
 
 
+def lane_score(lane: str, accuracy: float, margin: float, tokens: float, ended: float) -> LaneScore:
+    held_out = (Measured(value, None, None, 50) for value in (accuracy, margin, 20, 0.5))
+    own = OwnAnswers(*(Measured(value, None, None, 12) for value in (tokens, ended, 0.0)))
+    return LaneScore(lane, *held_out, own=own)
+
+
 def scored(workspace: Path, run_dir: Path) -> None:
     lanes = (Lane(name="Base"), Lane(name="DPO", adapter=str(run_dir / "adapter-dpo")))
     folder = runs.create(workspace / "compare", CompareJob(model="starter", lanes=lanes), "")
-    scores = (LaneScore("Base", 50, 0.06, -1.36, 74, 0.17), LaneScore("DPO", 50, 0.62, 0.161, 21, 1.0))
+    scores = (lane_score("Base", 0.06, -1.36, 74, 0.17), lane_score("DPO", 0.62, 0.161, 21, 1.0))
     EventLog(folder / "events.jsonl")(Scored(scores))
 
 

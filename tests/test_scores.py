@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,15 @@ from tests import tiny
 from trainer_core import runs, tokens
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Message
-from trainer_core.errors import DataError
-from trainer_core.events import Phase
+from trainer_core.errors import DataError, UserError
+from trainer_core.events import Measured, Phase, Scoring
+from trainer_core.lanes.general import bundled
 from trainer_core.lanes.load import Lanes, load
-from trainer_core.lanes.score import LOGITS, ROWS, Progress, Reading, Stopped, batches, read_pairs, repetition, score
+from trainer_core.lanes.passes import LOGITS, REMEMBERED, TOKENS, Reading, Tail, batches, tails_of, together
+from trainer_core.lanes.progress import Progress, Stopped
+from trainer_core.lanes.read import Question
+from trainer_core.lanes.read import reading as reading_of
+from trainer_core.lanes.score import read_pairs, repetition, score
 from trainer_core.requests import Cancel, Score
 from trainer_core.supervisor import Supervisor, wait_for
 
@@ -59,21 +66,43 @@ def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: La
     request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
     base, one = score(lanes, request, progress()).scores
     for found, adapter in ((base, None), (one, folder / "one")):
-        margins = one_by_one(folder, adapter)
-        assert found.pairs == len(margins) == 20
-        assert found.margin == pytest.approx(sum(margins) / 20, abs=1e-5)
-        assert found.accuracy == sum(margin > 0 for margin in margins) / 20
-        assert 0 < found.answer_tokens <= 8 and 0 <= found.ended <= 1 and 0 <= found.repetition <= 1
+        expected = one_by_one(folder, adapter)
+        margins = [means[0] - means[1] for means, _, _ in expected]
+        assert found.margin.count == found.accuracy.count == len(margins) == 20
+        assert found.margin.value == pytest.approx(sum(margins) / 20, abs=1e-5)
+        assert found.accuracy.value == sum(margin > 0 for margin in margins) / 20
+        assert 0 < found.own.tokens.value <= 8
+        assert 0 <= found.own.ended.value <= 1 and 0 <= found.own.repetition.value <= 1
     assert base.margin != one.margin
 
 
-def one_by_one(folder: Path, adapter: Path | None) -> list[float]:
-    """The margins without batches, padding, a mixed forward or anything else of ours."""
+def test_rewards_perplexity_and_divergence_equal_their_formulas(folder: Path, lanes: Lanes) -> None:
+    base, one = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
+    plain, tuned = one_by_one(folder, None), one_by_one(folder, folder / "one")
+    rewards = [
+        (new[0] * lengths[0] - old[0] * lengths[0]) - (new[1] * lengths[1] - old[1] * lengths[1])
+        for (new, lengths, _), (old, _, _) in zip(tuned, plain, strict=True)
+    ]
+    assert one.reward_margin.value == pytest.approx(sum(rewards) / 20, abs=1e-3)
+    assert one.reward_accuracy.value == sum(reward > 0 for reward in rewards) / 20
+    assert base.reward_margin is None, "the reference has no reward against itself"
+    nats = sum(means[0] * lengths[0] for means, lengths, _ in tuned) / sum(lengths[0] for _, lengths, _ in tuned)
+    assert one.perplexity.value == pytest.approx(math.exp(-nats), rel=1e-4)
+    far = [
+        (new.exp() * (new - old)).sum(-1).mean().item() for (_, _, new), (_, _, old) in zip(tuned, plain, strict=True)
+    ]
+    assert one.divergence.value == pytest.approx(sum(far) / 20, abs=1e-4) and one.divergence.value > 0.1
+    assert base.divergence.value == base.divergence.high == 0
+
+
+def one_by_one(folder: Path, adapter: Path | None) -> list[tuple[list[float], list[int], torch.Tensor]]:
+    """Both answers' mean log-probs and lengths, and all log-probs along the chosen one, without batches, padding, a mixed
+    forward or anything else of ours."""
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     model = PeftModel.from_pretrained(model, adapter) if adapter else model
     tokenizer = tiny.tokenizer()
 
-    def mean(prompt: str, reply: str) -> float:
+    def along(prompt: str, reply: str) -> tuple[float, int, torch.Tensor]:
         asked = tokenizer.encode(
             f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
         )
@@ -81,21 +110,23 @@ def one_by_one(folder: Path, adapter: Path | None) -> list[float]:
         with torch.inference_mode():
             likely = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
         targets = torch.tensor(ids[1:])
-        return likely.gather(-1, targets[:, None])[len(asked) - 1 :].mean().item()
+        answer = likely[len(asked) - 1 :]
+        return answer.gather(-1, targets[len(asked) - 1 :, None]).mean().item(), len(answer), answer
 
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     texts = [[row[key][0]["content"] for key in ("prompt", "chosen", "rejected")] for row in rows]
-    return [mean(prompt, chosen) - mean(prompt, rejected) for prompt, chosen, rejected in texts]
+    found = [(along(prompt, chosen), along(prompt, rejected)) for prompt, chosen, rejected in texts]
+    return [([one[0], two[0]], [one[1], two[1]], one[2]) for one, two in found]
 
 
 def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: Lanes) -> None:
     base, _ = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
-    assert base.answer_tokens == base.ended == base.repetition == 0 and base.pairs == 20
+    assert base.own is None and base.margin.count == 20
 
 
 def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
     def reading(prompt: str, answer: str) -> Reading:
-        return Reading.of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
+        return reading_of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
 
     assert reading("hi", "fox " * 300).answer == 256
     long = reading("fox " * 300, "the dog")
@@ -107,20 +138,41 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> Non
     """A template that makes the model think first asks with words that a finished answer does not have."""
     thinking = tiny.tokenizer()
     thinking.chat_template = tiny.TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
-    lanes = Lanes(lanes.model, thinking, lanes.lanes, lanes.routing)
+    lanes = replace(lanes, tokenizer=thinking)
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
     assert tokens.render(thinking, prompt, asking=True).endswith("<think>\n")
-    reading = Reading.of(lanes, prompt, answer)
+    reading = reading_of(lanes, prompt, answer)
     assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
 
 
 def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: Lanes) -> None:
-    readings = [Reading(tuple(range(2, 4 + length)), length) for length in (5, 300, 2, 40, 9) * 20]
-    found = list(batches(lanes, readings))
-    assert sorted(row for batch in found for row in batch) == sorted((n, i) for n in lanes.names for i in range(100))
-    assert all(len(batch) <= ROWS for batch in found) and len(found) < 8
-    huge = [Reading(tuple(range(9)), LOGITS // lanes.vocabulary)] * 3
-    assert [len(batch) for batch in batches(lanes, huge)] == [1] * 6
+    tails = [
+        Tail(index, 0, (1, 2), (5,) * (length + 1), length) for index, length in enumerate((5, 300, 2, 40, 9) * 20)
+    ]
+    found = list(batches(tails, len(lanes.names), lanes.vocabulary))
+    assert sorted(tail.question for batch in found for tail in batch) == list(range(100))
+    assert all(len(batch) * 2 * len(batch[0].ids) <= TOKENS for batch in found) and len(found) < 12
+    huge = [Tail(0, 0, (1, 2), (5,) * (LOGITS // lanes.vocabulary), 9)] * 3
+    assert [len(batch) for batch in batches(huge, 2, lanes.vocabulary)] == [1] * 3
+
+
+def test_answers_share_the_prompt_they_have_in_common() -> None:
+    same = [Reading((1, 2, 3, 4, 5), 2), Reading((1, 2, 3, 4, 6, 7), 3), Reading((1, 2, 3, 9), 1)]
+    assert [(tail.prompt, tail.ids, tail.counted) for tail in tails_of(0, same)] == [
+        ((1, 2), (3, 4, 5), 2), ((1, 2), (3, 4, 6, 7), 3), ((1, 2), (3, 9), 1)
+    ]  # fmt: skip
+    apart = [Reading((1, 2, 3), 1), Reading((4, 5, 6), 1)]
+    assert [(tail.prompt, tail.ids) for tail in tails_of(0, apart)] == [((1,), (2, 3)), ((4,), (5, 6))]
+
+
+def test_held_prompts_stay_within_bounds_and_questions_whole() -> None:
+    tails = [Tail(index, side, (index,) * 900, (5,) * (9 + index), 8) for index in range(20) for side in (0, 1)]
+    found = list(together(tails, 3))
+    assert sorted((tail.question, tail.answer) for some in found for tail in some) == [
+        (i, s) for i in range(20) for s in (0, 1)
+    ]
+    assert all(len({tail.question for tail in some}) * 900 * 3 <= REMEMBERED for some in found)
+    assert all(len(some) % 2 == 0 for some in found) and len(found) == 7
 
 
 def test_repetition_counts_phrases_written_before() -> None:
@@ -170,7 +222,7 @@ def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path
     comparison.send(Score(pairs=str(tmp_path / "none.jsonl")))
     assert until(lambda view: "none.jsonl cannot be read" in view.detail), "a refused request must not end the worker"
     comparison.send(Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4)))
-    assert until(lambda view: view.scores) and len(comparison.view.scores) == 2
+    assert until(lambda view: view.scored) and len(comparison.view.scored.scores) == 2
     endless = comparison.ask("hi", Sampling(max_new_tokens=480, temperature=5, top_p=1))
     assert until(lambda view: view.ask == endless and any(view.answers.values()))
     comparison.send(Cancel())
@@ -185,3 +237,63 @@ def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     comparison = boss.compare("starter", "fp32", [Lane(name="Base")])
     assert wait_for(lambda: boss.look() or comparison.view.phase is Phase.FAILED, 10)
     assert "last words" in comparison.view.error and "SIGKILL" in comparison.view.error
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path) -> Lanes:
+    tiny.adapter(folder / "zero", folder / "base", scale=0.0)
+    given = [Lane(name="Base"), Lane(name="Zero", adapter=str(folder / "zero"))]
+    given += [Lane(name="One", adapter=str(folder / "one")), Lane(name="Prompted", system="dog")]
+    return load(str(folder / "base"), "bf16", given)
+
+
+def test_a_zero_adapter_equals_the_base_in_every_column(folder: Path, four: Lanes) -> None:
+    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
+    found = score(four, request, progress())
+    base, zero, one, prompted = found.scores
+    assert replace(zero, lane="Base") == base and found.reference == "Base"
+    assert zero.divergence.value == 0 and zero.reward_margin is None and zero.own.ratio.value == 1
+    assert zero.forgetting.change == Measured(0.0, 0.0, 0.0, len(bundled())) and not zero.forgetting.harmed
+    assert one.divergence.value > 0 and one.forgetting.lost + one.forgetting.gained > 0
+    assert prompted.margin != base.margin and prompted.reward_margin is not None
+    assert [one.prompt for one in found.written] == ["hi", "dog"] and set(found.written[0].answers) == set(four.names)
+    assert found.written[0].answers["Zero"] == found.written[0].answers["Base"]
+
+
+def test_chosen_lanes_and_a_reference_of_ones_own(folder: Path, four: Lanes) -> None:
+    request = Score(pairs=str(folder / "pairs.jsonl"), general=False, lanes=("Base",), reference="One")
+    found = score(four, request, progress())
+    base, one = found.scores
+    assert (base.lane, one.lane, found.reference) == ("Base", "One", "One")
+    assert one.reward_margin is None and base.general is None
+    usual = score(four, request.model_copy(update={"lanes": ("One",), "reference": ""}), progress()).scores[0]
+    assert base.reward_margin.value == pytest.approx(-usual.reward_margin.value, abs=0.05)
+    for wrong in ({"reference": "Nobody"}, {"lanes": ("Nobody",)}):
+        with pytest.raises(UserError, match="Nobody"):
+            score(four, request.model_copy(update=wrong), progress())
+
+
+def test_general_questions_are_enough_and_checkable() -> None:
+    questions = bundled()
+    assert len(questions) >= 40 and len({one.prompt for one in questions}) == len(questions)
+    assert all(one.right not in one.wrong and len(set(one.wrong)) == len(one.wrong) for one in questions)
+    assert len({one.kind for one in questions}) >= 5
+
+
+def test_only_what_answers_do_not_share_is_judged(lanes: Lanes) -> None:
+    answers = [[Message("assistant", f"the dog is {end}.")] for end in ("quick", "brown")]
+    found = Question([Message("user", "hi")], answers, apart=True).readings(lanes, "")
+    ends = [lanes.tokenizer.decode(one.ids[-one.answer :]) for one in found]
+    assert ends == [" quick.<|im_end|>", " brown.<|im_end|>"] or ends == ["quick.<|im_end|>", "brown.<|im_end|>"]
+
+
+def test_progress_counts_every_part_to_its_end(folder: Path, lanes: Lanes) -> None:
+    said: list[Scoring] = []
+    steady = Progress(said.append, threading.Event(), seconds=0.0)
+    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
+    score(lanes, request, steady)
+    for number, part in enumerate(("held-out answers", "general questions", "own answers"), 1):
+        those = [one for one in said if one.part == part]
+        assert those[0].seconds_left is None and those[-1].done == those[-1].total and those[-1].seconds_left == 0
+        assert {(one.number, one.parts) for one in those} == {(number, 3)}
+        assert [one.done for one in those] == sorted(one.done for one in those)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from trainer_core import runs, starter
+from tests import tiny
+from trainer_core import estimates, runs, starter
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Chat, Message
+from trainer_core.lanes import general
 from trainer_core.lanes.batch import Row, generate
 from trainer_core.lanes.load import load
+from trainer_core.lanes.progress import Progress
+from trainer_core.lanes.read import BASE
 from trainer_core.tokens import MASKED, encode_chat, render
 
 pytestmark = pytest.mark.slow
@@ -53,3 +58,15 @@ def test_an_answer_ends_by_itself(folder: Path) -> None:
     generate(lanes, [row], Sampling(temperature=0, max_new_tokens=60), lambda: True)
     assert row.ended and 0 < len(row.tokens) < 60
     assert "Paris" in lanes.tokenizer.decode(row.tokens)
+
+
+def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path, tmp_path: Path) -> None:
+    tiny.adapter(tmp_path / "broken", folder, rank=16, scale=0.3)
+    tiny.adapter(tmp_path / "zero", folder, rank=16, scale=0.0)
+    given = [Lane(name=name, adapter=str(tmp_path / name)) for name in ("broken", "zero")]
+    lanes = load(str(folder), "bf16", (Lane(name="Base"), *given))
+    known = general.known(lanes, Progress(lambda _: None, threading.Event()))
+    assert sum(known[BASE]) > 0.75 * len(known[BASE]), "too few right answers to lose"
+    assert known["zero"] == known["Base"] == known[BASE]
+    broken = estimates.forgetting(known[BASE], known["broken"])
+    assert broken.harmed and broken.lost > 20 and broken.p_value < 1e-4

@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer_core import console, runs
 from trainer_core.config import Recipe, Sampling
 from trainer_core.errors import TrainingError
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase, RunView, Scored
 from trainer_core.requests import Score
 from trainer_core.supervisor import Comparison, Supervisor, wait_for
 
@@ -48,14 +48,16 @@ def side_by_side(supervisor: Supervisor, run_id: str, asked: Sequence[str]) -> N
     comparison = supervisor.compare_run(run_id)
     console.say(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
     wait(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
-    held_out = supervisor.run_dir(run_id) / "held-out.jsonl"
+    held_out, said = supervisor.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
-        scores = scored(supervisor, comparison, held_out).scores
-        console.say("\n" + console.score_table(scores) + "\n")
-        if not all(math.isfinite(score.accuracy) and math.isfinite(score.margin) for score in scores):
+        found = scored(supervisor, comparison, held_out)
+        console.say("\n" + console.score_table(found) + "\n")
+        if not all(math.isfinite(score.margin.value) for score in found.scores):
             raise TrainingError("A score is not a finite number.")
+        said = {one.prompt: one.answers for one in found.written}
     for prompt in asked:
-        console.say(console.side_by_side(prompt, answered(supervisor, comparison, prompt).answers))
+        answers = said.get(prompt) or answered(supervisor, comparison, prompt).answers
+        console.say(console.side_by_side(prompt, answers))
 
 
 def check(view: RunView) -> None:
@@ -71,22 +73,23 @@ def check(view: RunView) -> None:
         raise TrainingError("The step-0 proof did not hold.")
 
 
-def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> RunView:
-    """The view with its scores.
+def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> Scored:
+    """The scores of all lanes, which also lie beside the pairs as scores.json.
 
     Raises:
         TrainingError: the lanes could not be scored.
     """
     before = comparison.view.detail
-    comparison.send(Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING))
+    into = str(pairs.with_name("scores.json"))
+    comparison.send(Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING, into=into))
 
     def over(view: RunView) -> bool:
-        return bool(view.scores) or (view.phase is Phase.READY and view.detail != before)
+        return view.phase is Phase.READY and view.detail != before
 
     view = wait(supervisor, comparison, over, SCORE_SECONDS)
-    if not view.scores:
+    if not view.scored:
         raise TrainingError(view.detail)
-    return view
+    return view.scored
 
 
 def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> RunView:

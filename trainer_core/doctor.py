@@ -29,7 +29,7 @@ from trainer_core.cures import (
     tidy,
     with_sft_term,
 )
-from trainer_core.events import Evaluated, LaneScore, Offer, RunView, Stage
+from trainer_core.events import Evaluated, LaneScore, Offer, OwnAnswers, RunView, Stage
 
 LN2 = log(2)
 """The loss of sigmoid DPO where policy and reference agree [DPO]."""
@@ -91,7 +91,7 @@ def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> 
         scores: how the run's lanes answered in Compare, where they were scored.
     """
     courses = [course_of(view, recipe, stage) for stage in recipe.method.stages]
-    answered = {score.lane.lower(): score for score in scores}
+    answered = {score.lane.lower(): score.own for score in scores if score.own}
     found = [check(course) for check in CHECKS for course in courses if course.points]
     found += [check(courses[-1], answered) for check in ANSWER_CHECKS if courses[-1].points]
     return tuple(one for one in found if one)
@@ -457,13 +457,13 @@ def contradicted(course: Course) -> Finding | None:
 # ---- answers
 
 
-def unended(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
+def unended(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
     """The adapter's answers have stopped ending by themselves."""
     base, ours = scores.get("base"), scores.get(course.stage)
-    rival = max((score.ended for lane, score in scores.items() if lane != course.stage), default=0.0)
-    if base is None or ours is None or rival - ours.ended < UNENDED:
+    rival = max((score.ended.value for lane, score in scores.items() if lane != course.stage), default=0.0)
+    if base is None or ours is None or rival - ours.ended.value < UNENDED:
         return None
-    evidence = [f"{ours.ended:.0%} of the answers end by themselves; {rival:.0%} did before this stage"]
+    evidence = [f"{ours.ended.value:.0%} of the answers end by themselves; {rival:.0%} did before this stage"]
     says = "The format is coming apart: the model no longer says when it is done."
     offer = with_sft_term(course.recipe.dpo) if course.stage == "dpo" else slower(course)
     return finding(
@@ -477,16 +477,16 @@ def unended(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
     )
 
 
-def longer(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
+def longer(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
     """DPO's answers have grown well beyond those of the model before it."""
     before_dpo, ours = scores.get("sft") or scores.get("base"), scores.get("dpo")
-    if course.stage != "dpo" or before_dpo is None or ours is None or not before_dpo.answer_tokens:
+    if course.stage != "dpo" or before_dpo is None or ours is None or not before_dpo.tokens.value:
         return None
-    growth = ours.answer_tokens / before_dpo.answer_tokens
+    growth = ours.tokens.value / before_dpo.tokens.value
     if growth < LONGER or not len(course.margin) or mean_after(course.margin, 5) <= 0:
         return None
     evidence = [
-        f"{before_dpo.answer_tokens:.0f} tokens before DPO, {ours.answer_tokens:.0f} after",
+        f"{before_dpo.tokens.value:.0f} tokens before DPO, {ours.tokens.value:.0f} after",
         f"margin {mean_after(course.margin, 5):.2f}",
     ]
     says = "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data."
@@ -502,12 +502,12 @@ def longer(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
     )
 
 
-def repeating(course: Course, scores: Mapping[str, LaneScore]) -> Finding | None:
+def repeating(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
     """The adapter says the same phrases over and over, and the base did not."""
     base, ours = scores.get("base"), scores.get(course.stage)
-    if base is None or ours is None or ours.repetition < REPEATED or ours.repetition < 2 * base.repetition:
+    if base is None or ours is None or ours.repetition.value < max(REPEATED, 2 * base.repetition.value):
         return None
-    evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
+    evidence = [f"{ours.repetition.value:.0%} of its phrases are repeats; {base.repetition.value:.0%} for the base"]
     says = "The answers go in circles: the adapter has moved too far from its base."
     offer = slower(course) if course.stage == "sft" else more_beta(course.recipe.dpo)
     return finding(
@@ -519,7 +519,7 @@ CHECKS: tuple[Callable[[Course], Finding | None], ...] = (
     diverged, contradicted, dead, not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
     double_descent,
 )  # fmt: skip
-ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, LaneScore]], Finding | None], ...] = (unended, repeating, longer)
+ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, OwnAnswers]], Finding | None], ...] = (unended, repeating, longer)
 
 
 # ---- what several checks ask, and what they offer

@@ -193,28 +193,113 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class LaneScore:
-    """One lane on the held-out pairs.
+class Measured:
+    """A number with its 95 % interval, and how many things it was measured on. No interval: too few of them."""
 
-    accuracy: share of pairs whose chosen answer is likelier per token than the rejected one.
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """A lane against the base on the general questions.
+
+    change: of the share answered rightly. p_value: of the exact McNemar test.
+    """
+
+    lost: int
+    gained: int
+    change: Measured
+    p_value: float
+
+    @property
+    def harmed(self) -> bool:
+        """Did it drop beyond chance?"""
+        return self.change.high is not None and self.change.high < 0
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """What a lane's own answers are like.
+
+    tokens: their mean length. ratio: that ÷ the base's, where the base is a lane.
+    ended: share that ended by themselves.
+    repetition: mean share of phrases of four tokens that were written before in the same answer.
+    """
+
+    tokens: Measured
+    ended: Measured
+    repetition: Measured
+    ratio: Measured | None = None
+
+
+@dataclass(frozen=True)
+class LaneScore:
+    """One lane, measured. What was not asked for, or cannot be said, is None.
+
+    On the held-out pairs:
+    accuracy: share of pairs whose chosen answer is likelier per token than the rejected one (its end token included).
     margin: mean difference of the two, in nats per token.
-    answer_tokens: mean length of the lane's own answers to the sample prompts.
-    ended: share of these answers that ended by themselves.
-    repetition: mean share of the phrases of four tokens in these answers that were written before in the same answer.
+    reward_accuracy, reward_margin: the same for DPO's implicit reward log π(answer) − log π_reference(answer), summed
+        over the answer, in nats; times the run's beta it is DPO's own margin. None for what equals the reference.
+    perplexity: of the chosen answers, exp of the mean nats per token over all of them.
+    divergence: mean KL(lane ‖ base) per token of the chosen answers, in nats; the base reads the same system prompt.
+
+    own: of its own answers to the prompts.
+
+    On the bundled general questions:
+    general: share answered rightly. forgetting: against the base.
     """
 
     lane: str
-    pairs: int
-    accuracy: float
-    margin: float
-    answer_tokens: float
-    ended: float
-    repetition: float = 0.0
+    accuracy: Measured
+    margin: Measured
+    perplexity: Measured
+    divergence: Measured
+    reward_accuracy: Measured | None = None
+    reward_margin: Measured | None = None
+    own: OwnAnswers | None = None
+    general: Measured | None = None
+    forgetting: Forgetting | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the lanes answered to a prompt while they were scored."""
+
+    prompt: str
+    answers: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Scored:
+    """All lanes, in their order. `reference` names the lane that the rewards are measured against."""
+
     scores: tuple[LaneScore, ...]
+    reference: str = "the base"
+    written: tuple[Written, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How far the scoring is: part `number` of `parts`, of which `done` of `total` tokens are done.
+
+    seconds_left: to the end of this part, None before the first measure; of answers in the making it is the most.
+    """
+
+    part: str
+    number: int
+    parts: int
+    done: int
+    total: int
+    seconds_left: float | None
+
+    @property
+    def told(self) -> str:
+        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
+        return f"Scoring, part {self.number} of {self.parts}: {self.part}, {self.done / self.total:.0%}{left}"
 
 
 @dataclass(frozen=True)
@@ -259,7 +344,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class AskFailed:
-    """One prompt could not be answered; the lanes stay loaded."""
+    """One Ask, Dial or Heat could not be done; the lanes stay loaded."""
 
     ask: str
     message: str
@@ -269,17 +354,47 @@ class AskFailed:
 class LaneProof:
     """That a lane is what its name says: the adapter's hash, and by how much its logits differ from the base's.
 
+    sha256: the first 12 digits, of both adapters in a blend; empty for the base.
     difference: largest absolute difference over a fixed prompt, in logits; 0 means the adapter changes nothing.
+    strength, share: of the lane as it is now, see config.Lane.
     """
 
     lane: str
     sha256: str
     difference: float
+    strength: float = 1.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
 class LanesLoaded:
     proofs: tuple[LaneProof, ...]
+
+
+@dataclass(frozen=True)
+class Dialed:
+    """A lane has another strength or blend, from the next answer on."""
+
+    ask: str
+    proof: LaneProof
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token of an answer, or several that make up one character, and its log-probability under two lanes, in nats."""
+
+    text: str
+    first: float
+    second: float
+
+
+@dataclass(frozen=True)
+class Heated:
+    """An answer piece by piece under two lanes; the end token is the last piece, if the answer ended by itself."""
+
+    ask: str
+    lanes: tuple[str, str]
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -301,8 +416,8 @@ class Failed:
 
 Event = (
     Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Resumed | Checkpointed | OutOfMemory | Saved
-    | Scored | ScoreFailed | Asked | Text | Answered
-    | AskFailed | LanesLoaded | Ended | Failed
+    | Scoring | Scored | ScoreFailed | Asked | Text | Answered
+    | AskFailed | LanesLoaded | Dialed | Heated | Ended | Failed
 )  # fmt: skip
 KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
@@ -446,12 +561,18 @@ class RunView:
     checkpoints: tuple[Checkpointed, ...] = ()
     out_of_memory: tuple[OutOfMemory, ...] = ()
     offers: tuple[Offer, ...] = ()
-    scores: tuple[LaneScore, ...] = ()
+    scored: Scored | None = None
+    scoring: Scoring | None = None
     lanes: tuple[LaneProof, ...] = ()
     ask: str = ""
     prompt: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, LaneEnd] = field(default_factory=dict)
+    heated: Heated | None = None
+
+    @property
+    def scores(self) -> tuple[LaneScore, ...]:
+        return self.scored.scores if self.scored else ()
 
     @property
     def last(self) -> Step | None:
@@ -505,10 +626,12 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, out_of_memory=(*view.out_of_memory, event))
         case Saved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
-        case Scored(scores):
-            return replace(view, phase=Phase.READY, scores=scores)
+        case Scoring():
+            return replace(view, phase=Phase.SCORING, detail=event.told, scoring=event)
+        case Scored():
+            return replace(view, phase=Phase.READY, scored=event, scoring=None, detail="Scored.")
         case ScoreFailed(message):
-            return replace(view, phase=Phase.READY, detail=message)
+            return replace(view, phase=Phase.READY, detail=message, scoring=None)
         case Asked(ask, prompt, lanes):
             blank = dict.fromkeys(lanes, "")
             return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
@@ -518,6 +641,11 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, phase=Phase.READY, ask=ask, detail=message)
         case LanesLoaded(proofs):
             return replace(view, lanes=proofs)
+        case Dialed(_, proof):
+            now = tuple(proof if one.lane == proof.lane else one for one in view.lanes)
+            return replace(view, phase=Phase.READY, lanes=now)
+        case Heated():
+            return replace(view, phase=Phase.READY, heated=event)
         case Answered(_, ends):
             return replace(view, phase=Phase.READY, ends=ends)
         case Ended(phase, detail):

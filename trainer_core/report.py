@@ -247,12 +247,13 @@ def scores(found: Sequence[LaneScore]) -> str:
         return ""
     titles = ("Lane", "Held-out accuracy", "Mean margin", "Answer length", "Ends by itself")
     rows = [
-        [one.lane, f"{one.accuracy:.0%}", f"{one.margin:+.3f}", f"{one.answer_tokens:.0f} tokens", f"{one.ended:.0%}"]
+        [one.lane, f"{one.accuracy.value:.0%}", f"{one.margin.value:+.3f}"]
+        + ([f"{one.own.tokens.value:.0f} tokens", f"{one.own.ended.value:.0%}"] if one.own else ["–", "–"])
         for one in found
     ]
     legend = (
-        f"On {found[0].pairs} held-out pairs. Accuracy: how often the chosen answer is likelier per token than the rejected one. "
-        "Margin: by how much, in nats per token."
+        f"On {found[0].accuracy.count} held-out pairs. Accuracy: how often the chosen answer is likelier per "
+        "token than the rejected one. Margin: by how much, in nats per token."
     )
     return f"<h2>Scores</h2>{table(titles, rows)}<p class='quiet'>{legend}</p>"
 

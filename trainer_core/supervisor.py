@@ -27,7 +27,7 @@ from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import Phase, RunView, Status, Tail, fold, settle
 from trainer_core.hardware import Gpu, Machine
 from trainer_core.readings import Readings
-from trainer_core.requests import Ask, Cancel, Score
+from trainer_core.requests import Ask, Cancel, Said, Work
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
@@ -90,7 +90,7 @@ class Comparison:
     def view(self) -> RunView:
         return self.watched.view
 
-    def send(self, request: Ask | Cancel | Score) -> None:
+    def send(self, request: Work | Cancel) -> None:
         """Hand a request over.
 
         Raises:
@@ -107,7 +107,7 @@ class Comparison:
 
     def ask(self, prompt: str, sampling: Sampling) -> str:
         """Answer one prompt in all lanes; returns the id under which the events speak of it."""
-        request = Ask(id=uuid4().hex[:8], messages=({"role": "user", "content": prompt},), sampling=sampling)
+        request = Ask(id=uuid4().hex[:8], messages=(Said(role="user", content=prompt),), sampling=sampling)
         self.send(request)
         self.asked = prompt
         return request.id

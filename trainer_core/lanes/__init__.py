@@ -6,8 +6,10 @@ batch would silently get the same adapter; hence a process of its own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,10 +17,22 @@ import torch
 from trainer_core import models, requests, runs
 from trainer_core.config import CompareJob
 from trainer_core.errors import DeviceError, UserError
-from trainer_core.events import Answered, AskFailed, EventLog, LaneProof, LanesLoaded, Phase, ScoreFailed, Status
+from trainer_core.events import (
+    Answered,
+    AskFailed,
+    Dialed,
+    EventLog,
+    LaneProof,
+    LanesLoaded,
+    Phase,
+    ScoreFailed,
+    Status,
+)
 from trainer_core.lanes.answer import answer
-from trainer_core.lanes.load import Lanes, load, proofs
-from trainer_core.lanes.score import Progress, Stopped, score
+from trainer_core.lanes.heat import heat
+from trainer_core.lanes.load import Lanes, dialed, load, proofs
+from trainer_core.lanes.progress import Progress, Stopped
+from trainer_core.lanes.score import score
 
 __all__ = ["serve"]
 
@@ -37,10 +51,12 @@ def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox)
     emit(Status(Phase.READY, summary(proven)))
     while (request := inbox.next()) is not None:
         match request:
-            case requests.Ask():
-                respond(lanes, request, emit, inbox)
             case requests.Score():
                 measure(lanes, request, emit, inbox)
+            case requests.Dial():
+                lanes = turned(lanes, request, emit)
+            case _:
+                respond(lanes, request, emit, inbox)
     return Phase.STOPPED
 
 
@@ -51,22 +67,41 @@ def summary(proven: Sequence[LaneProof]) -> str:
     return f"{len(proven)} lanes on one base.{equal}"
 
 
-def respond(lanes: Lanes, request: requests.Ask, emit: EventLog, inbox: requests.Inbox) -> None:
-    """Answer one prompt; what is wrong with it is said, and the lanes stay loaded."""
+def turned(lanes: Lanes, request: requests.Dial, emit: EventLog) -> Lanes:
+    """The lanes with one of them at another strength or blend; what is wrong with that is said, and they stay as they are."""
+    try:
+        changed = dialed(lanes, request)
+        with enough_memory():
+            proof = next(proof for proof in proofs(changed) if proof.lane == request.lane)
+        emit(Dialed(request.id, proof))
+        return changed
+    except UserError as error:
+        emit(AskFailed(request.id, str(error)))
+        return lanes
+
+
+def respond(lanes: Lanes, request: requests.Ask | requests.Heat, emit: EventLog, inbox: requests.Inbox) -> None:
+    """Answer one prompt, or look at one answer; what is wrong with it is said, and the lanes stay loaded."""
     try:
         with enough_memory():
-            ends = answer(lanes, request, emit, inbox.cancelled)
-        emit(Answered(request.id, ends, inbox.cancelled.is_set()))
+            match request:
+                case requests.Ask():
+                    ends = answer(lanes, request, emit, inbox.cancelled)
+                    emit(Answered(request.id, ends, inbox.cancelled.is_set()))
+                case requests.Heat():
+                    emit(heat(lanes, request))
     except UserError as error:
         emit(AskFailed(request.id, str(error)))
 
 
 def measure(lanes: Lanes, request: requests.Score, emit: EventLog, inbox: requests.Inbox) -> None:
     """Score all lanes; what is wrong with the pairs is said, and the lanes stay loaded."""
-    progress = Progress(lambda text: emit(Status(Phase.SCORING, text)), inbox.cancelled)
     try:
         with enough_memory():
-            emit(score(lanes, request, progress))
+            found = score(lanes, request, Progress(emit, inbox.cancelled))
+        if request.into:
+            runs.write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
+        emit(found)
     except UserError as error:
         emit(ScoreFailed(str(error)))
     except Stopped:

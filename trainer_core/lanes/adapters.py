@@ -1,4 +1,4 @@
-"""What an adapter folder must hold before it may touch the base, and how its layers take part in a mixed batch."""
+"""What an adapter folder must hold before it may touch the base."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftConfig
 from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from trainer_core.config import Lane
 from trainer_core.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,19 +21,16 @@ PREFIX = "base_model.model."
 """What PEFT writes before the base's own module names."""
 
 
-def check(lane: Lane, base: nn.Module) -> None:
+def check(lane: str, folder: Path, base: nn.Module) -> None:
     """Compare the header of a lane's adapter with the base (which may lie on the meta device), before anything is loaded.
 
     Raises:
         ModelError: naming the lane, the folder, and the layer with both sizes where one does not fit.
     """
-    if not lane.adapter:
-        return
-    folder = Path(lane.adapter)
-    config = read_config(lane.name, folder)
-    origin = f"{lane.name}: {folder.name} was trained on {config.base_model_name_or_path or 'an unnamed model'}"
+    config = read_config(lane, folder)
+    origin = f"{lane}: {folder.name} was trained on {config.base_model_name_or_path or 'an unnamed model'}"
     modules = dict(base.named_modules())
-    for tensor in tensors(lane.name, folder):
+    for tensor in tensors(lane, folder):
         module, rank = modules.get(tensor.module), rank_of(config, tensor.module)
         if module is None:
             raise ModelError(f"{origin} and adapts {tensor.module}, which this base model does not have.")
@@ -65,7 +58,7 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
         raise ModelError(f"{lane}: {folder.name}/adapter_config.json cannot be read: {error}") from error
     if not isinstance(config, LoraConfig):
         raise ModelError(f"{lane}: {folder.name} is a {config.peft_type} adapter; Compare takes LoRA adapters.")
-    for key in ("target_parameters", "alora_invocation_tokens", "arrow_config"):
+    for key in ("target_parameters", "alora_invocation_tokens", "arrow_config", "lora_bias"):
         if getattr(config, key):
             raise ModelError(f"{lane}: {folder.name} uses {key}, which cannot share a batch with other adapters.")
     return config
@@ -122,28 +115,24 @@ def size(shape: tuple[int, ...]) -> str:
     return " × ".join(str(length) for length in shape)
 
 
-def sha256(lane: Lane) -> str:
-    """The first 12 hex digits of the hash of a lane's weights; empty for the base."""
-    if not lane.adapter:
-        return ""
-    with (Path(lane.adapter) / WEIGHTS).open("rb") as file:
+def sha256(folder: str) -> str:
+    """The first 12 hex digits of the hash of an adapter's weights."""
+    with (Path(folder) / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def check_loaded(model: nn.Module, name: str, lane: Lane) -> None:
+def check_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
     """Every layer that now carries the adapter got its weights from the file. PEFT only warns, and leaves them random.
 
     Raises:
         ModelError: naming the first layer and tensor that the file lacks.
     """
-    held = {(tensor.module, tensor.part) for tensor in tensors(lane.name, Path(lane.adapter or ""))}
+    held = {(tensor.module, tensor.part) for tensor in tensors(lane, folder)}
     for path, layer in layers(model, name):
         module = path.removeprefix(PREFIX)
         for part in parts(layer, name):
             if (module, part) not in held:
-                raise ModelError(
-                    f"{lane.name}: {lane.adapter} should adapt {module}, but its {WEIGHTS} has no {part} for it."
-                )
+                raise ModelError(f"{lane}: {folder} should adapt {module}, but its {WEIGHTS} has no {part} for it.")
 
 
 def parts(layer: Any, name: str) -> tuple[str, ...]:
@@ -157,52 +146,3 @@ def layers(model: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer) and (name in module.lora_A or name in module.lora_embedding_A):
             yield path, module
-
-
-class Routing:
-    """Which adapter each row of the next pass uses.
-
-    PEFT's own `adapter_names` argument hooks every layer anew for each token, a tenth of the time of a small model;
-    these hooks stay, and only the names change.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.names: list[str] = []
-        for module in model.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.register_forward_pre_hook(self._name_rows, with_kwargs=True)
-
-    def _name_rows(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, kwargs | {"adapter_names": self.names}
-
-
-def settle_dora(model: nn.Module, name: str) -> None:
-    """Work out DoRA's norms once, as the weights stand still here; PEFT would do it for every layer and token.
-
-    It also refuses DoRA in a mixed batch by the flag `use_dora`, though its mixed pass calls variants rightly.
-    """
-    for _, layer in layers(model, name):
-        if layer.use_dora[name]:
-            layer.lora_variant[name] = SettledDora(layer, name)
-            layer.use_dora[name] = False
-
-
-class SettledDora:
-    """DoRA with frozen weights: s · (Wx + scaling · BAx), where s is magnitude ÷ column norm of W + scaling · BA.
-
-    Liu 2024, equation 5. Takes the place of PEFT's variant for one adapter in one layer.
-    """
-
-    def __init__(self, layer: Any, name: str):
-        dora, base = layer.lora_magnitude_vector[name], layer.get_base_layer()
-        delta = (layer.lora_B[name].weight @ layer.lora_A[name].weight).detach()
-        weight = dequantize_module_weight(base).to(delta.dtype)
-        norm = dora.get_weight_norm(weight, delta, layer.scaling[name])
-        self.scale = (dora.weight.detach() / norm).detach()
-
-    def forward(self, layer: Any, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any) -> torch.Tensor:
-        bias = layer.get_base_layer().bias
-        added = layer.lora_B[active_adapter](layer.lora_A[active_adapter](x)) * layer.scaling[active_adapter]
-        plain = result if bias is None else result - bias
-        scaled = self.scale * (plain + added)
-        return scaled if bias is None else scaled + bias

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 
 from trainer_core import tokens
+from trainer_core.config import Lane
 from trainer_core.data import Message
-from trainer_core.errors import UserError
 from trainer_core.events import Asked, EventLog, LaneEnd, Text
-from trainer_core.lanes.batch import Row, generate
+from trainer_core.lanes.batch import Row, generate, under
 from trainer_core.lanes.load import Lanes
 from trainer_core.requests import Ask
 
@@ -26,23 +26,27 @@ def answer(lanes: Lanes, request: Ask, emit: EventLog, cancelled: threading.Even
     Raises:
         UserError: the prompt does not fit the model's context, or a lane is not loaded.
     """
-    wanted = request.lanes or lanes.names
-    if unknown := set(wanted) - set(lanes.names):
-        raise UserError(f"There is no lane {sorted(unknown)[0]!r}; loaded are {', '.join(lanes.names)}.")
-    messages = tuple(Message(**message) for message in request.messages)  # type: ignore[arg-type]
-    emit(Asked(request.id, messages[-1].content, tuple(wanted)))
-    prompt = tokens.render(lanes.tokenizer, messages, asking=True)
-    dice = "\n".join(message.content for message in messages if message.role == "user")
-    rows = [Row(lane, prompt, dice) for lane in wanted]
+    wanted = [lanes.of(name) for name in request.lanes or lanes.names]
+    emit(Asked(request.id, request.messages[-1].content, tuple(lane.name for lane in wanted)))
+    rows = [row_of(lanes, lane, request) for lane in wanted]
     stream = Stream(request.id, [Growing(row) for row in rows], lanes, emit)
 
     def grew() -> bool:
         stream.say_if_due()
         return not cancelled.is_set()
 
-    generate(lanes, rows, request.sampling, grew)
+    if not cancelled.is_set():
+        generate(lanes, rows, request.sampling, grew)
     stream.say(whole=True)
     return {row.lane: LaneEnd(len(row.tokens), round(row.seconds, 3), row.ended) for row in rows}
+
+
+def row_of(lanes: Lanes, lane: Lane, request: Ask) -> Row:
+    """The lane's answer to be: its own conversation where it has one, under its own system prompt. The dice hang on the
+    user's words alone, which all lanes share."""
+    said = [Message(one.role, one.content) for one in request.own.get(lane.name, request.messages)]
+    dice = "\n".join(message.content for message in said if message.role == "user")
+    return Row(lane.name, tokens.render(lanes.tokenizer, under(lane.system, said), asking=True), dice)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trainer_core.config import Sampling
+from trainer_core.data import Message
 from trainer_core.errors import UserError
 from trainer_core.lanes.load import Lanes
 from trainer_core.lanes.sampling import Sampler
@@ -98,7 +99,7 @@ class Batch:
         """One pass over the columns from `start` to `end`."""
         mask = self.mask[:, :end]
         out = self.lanes.forward(
-            [row.lane for row in self.rows],
+            [self.lanes.mixtures[row.lane] for row in self.rows],
             input_ids=self.seen[:, start:end],
             attention_mask=mask,
             position_ids=places(mask)[:, start:],
@@ -107,6 +108,13 @@ class Batch:
             logits_to_keep=1,
         )
         self.cache, self.logits = out.past_key_values, out.logits[:, -1].float()
+
+
+def under(system: str, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with this system prompt in place of its own; as it is without one."""
+    if not system:
+        return tuple(messages)
+    return (Message("system", system), *(message for message in messages if message.role != "system"))
 
 
 def encoded(lanes: Lanes, text: str) -> list[int]:

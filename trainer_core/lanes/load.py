@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,47 +12,68 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from trainer_core.config import Lane, Precision
-from trainer_core.errors import ConfigError, ModelError
+from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.events import LaneProof
 from trainer_core.lanes import adapters
+from trainer_core.lanes.mixed import Shares, install
+from trainer_core.requests import Dial
 
-BASE = "__base__"
-"""PEFT's name for a row of a mixed batch that no adapter touches."""
+Mixture = tuple[float, ...]
+"""How much of each loaded adapter."""
 PROOF_PROMPT = "What is a good day?"
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """The loaded model, and which of its adapters each lane uses."""
+    """The loaded model, its adapters' folders, and how much of each adapter every lane uses."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     lanes: tuple[Lane, ...]
-    routing: adapters.Routing
+    adapters: tuple[str, ...]
+    changing: frozenset[str]
+    """Those of the adapters that change anything. A lane of others is the base, and computed as such."""
+    shares: Shares
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(lane.name for lane in self.lanes)
 
+    def of(self, name: str) -> Lane:
+        """The lane of that name.
+
+        Raises:
+            UserError: it is not loaded.
+        """
+        found = next((lane for lane in self.lanes if lane.name == name), None)
+        if found is None:
+            raise UserError(f"There is no lane {name!r}; loaded are {', '.join(self.names)}.")
+        return found
+
+    def only(self, names: Collection[str]) -> Lanes:
+        """The same without the other lanes."""
+        return replace(self, lanes=tuple(lane for lane in self.lanes if lane.name in names))
+
     @cached_property
-    def adapters(self) -> dict[str, str]:
-        """Lane → PEFT's name of its adapter."""
-        return {lane.name: key_of(index) if lane.adapter else BASE for index, lane in enumerate(self.lanes)}
+    def mixtures(self) -> dict[str, Mixture]:
+        """Lane → its share of each adapter."""
+        return {lane.name: tuple(self.share(lane, folder) for folder in self.adapters) for lane in self.lanes}
 
-    def forward(self, rows: Sequence[str], **inputs: Any) -> Any:
-        """One pass; `rows` names the lane of each row of the batch."""
-        self.routing.names = [self.adapters[name] for name in rows]
-        return self.run(**inputs)
+    def share(self, lane: Lane, folder: str) -> float:
+        return lane.shares.get(folder, 0.0) if folder in self.changing else 0.0
 
-    def forward_base(self, rows: int, **inputs: Any) -> Any:
-        """One pass of the base alone, whether or not it is among the lanes."""
-        self.routing.names = [BASE] * rows
-        return self.run(**inputs)
+    @property
+    def nothing(self) -> Mixture:
+        """The mixture of the base alone."""
+        return (0.0,) * len(self.adapters)
 
-    def run(self, **inputs: Any) -> Any:
+    def forward(self, rows: Sequence[Mixture], **inputs: Any) -> Any:
+        """One pass; `rows` says for each row of the batch how much of each adapter it gets."""
+        self.shares.set(torch.tensor(rows, dtype=self.model.dtype, device=self.device))
         with torch.inference_mode():
             return self.model(**inputs)
 
@@ -77,11 +98,6 @@ class Lanes:
         return frozenset(token for token in (*several, self.tokenizer.eos_token_id) if token is not None)
 
 
-def key_of(index: int) -> str:
-    """PEFT's name for the adapter of a lane; lanes may have names that PEFT would not take."""
-    return f"lane{index}"
-
-
 def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
     """The base, once, with all adapters of the lanes.
 
@@ -92,59 +108,73 @@ def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
     name, count = Counter(lane.name for lane in lanes).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"{count} lanes are called {name!r}. Give each lane a name of its own.")
+    owners = {folder: lane for lane in reversed(lanes) for folder in lane.folders}
     try:
-        check_adapters(model, lanes)
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        check_adapters(model, owners)
+        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         base: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **number_format(precision))
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: NaN with padded batches (trl#7181)
-    for index, lane in enumerate(lanes):
-        if lane.adapter:
-            base = with_adapter(base, lane, key_of(index))
-    base.eval()
-    base.get_output_embeddings().register_forward_pre_hook(in_one_piece)
-    return Lanes(base, with_template(tokenizer, lanes), tuple(lanes), adapters.Routing(base))
+    base.get_output_embeddings().register_forward_pre_hook(gathered)
+    shares = Shares()
+    tuned, changing = mixed(base, owners, shares)
+    tokenizer = with_template(tokenizer, owners)
+    return Lanes(tuned.eval(), tokenizer, tuple(lanes), tuple(owners), changing, shares)
 
 
-def with_template(tokenizer: PreTrainedTokenizerBase, lanes: Sequence[Lane]) -> PreTrainedTokenizerBase:
+def with_template(tokenizer: PreTrainedTokenizerBase, folders: Iterable[str]) -> PreTrainedTokenizerBase:
     """An adapter trained with a template that its base lacks carries it along; it then holds for every lane."""
-    saved = (Path(lane.adapter) / "chat_template.jinja" for lane in lanes if lane.adapter)
+    saved = (Path(folder) / "chat_template.jinja" for folder in folders)
     if not tokenizer.chat_template and (file := next(filter(Path.is_file, saved), None)):
         tokenizer.chat_template = file.read_text(encoding="utf-8")
     return tokenizer
 
 
-def in_one_piece(module: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Contiguous input for the head. On a slice of the positions the processor would copy the head's weights for every row."""
-    return (args[0].contiguous(),)
+def gathered(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """A part of the positions lies scattered in memory, and torch would copy the whole head for every row of it."""
+    return (args[0].contiguous(), *args[1:])
 
 
-def check_adapters(model: str, lanes: Sequence[Lane]) -> None:
+def check_adapters(model: str, owners: Mapping[str, Lane]) -> None:
     """See `adapters.check`; against the base's outline, so that a wrong one is told before minutes of loading."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     with torch.device("meta"):
         outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    for lane in lanes:
-        adapters.check(lane, outline)
+    for folder, lane in owners.items():
+        adapters.check(lane.name, Path(folder), outline)
 
 
-def with_adapter(model: Any, lane: Lane, key: str) -> PeftModel:
-    """The model with one more adapter.
+def mixed(base: Any, owners: Mapping[str, Lane], shares: Shares) -> tuple[Any, frozenset[str]]:
+    """The base with all adapters on it, every row of a batch with its own shares of them; and which of them change it.
+
+    Raises:
+        ModelError: one does not fit the base.
+    """
+    if not owners:
+        return base, frozenset()
+    dtype, folders = base.dtype, {f"adapter{index}": folder for index, folder in enumerate(owners)}
+    for name, folder in folders.items():
+        base = with_adapter(base, name, folder, owners[folder])
+    changing = install(base, list(folders), shares, dtype)
+    return base.get_base_model(), frozenset(folders[name] for name in changing)
+
+
+def with_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftModel:
+    """The model with one more adapter, by PEFT.
 
     Raises:
         ModelError: it does not fit the base.
     """
     try:
         if isinstance(model, PeftModel):
-            model.load_adapter(str(lane.adapter), adapter_name=key)
+            model.load_adapter(folder, adapter_name=name)
         else:
-            model = PeftModel.from_pretrained(model, str(lane.adapter), adapter_name=key)
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{lane.name}: {lane.adapter} does not fit this base model: {str(error)[:300]}") from error
-    adapters.check_loaded(model, key, lane)
-    adapters.settle_dora(model, key)
+        raise ModelError(f"{lane.name}: {folder} does not fit this base model: {str(error)[:300]}") from error
+    adapters.check_loaded(model, name, lane.name, Path(folder))
     return model
 
 
@@ -167,15 +197,35 @@ def number_format(precision: Precision) -> dict[str, Any]:
 
 
 def proofs(lanes: Lanes) -> tuple[LaneProof, ...]:
-    """Each lane's adapter hash, and how far its logits lie from the base's on a fixed prompt.
+    """Each lane's adapter hashes, and how far its logits lie from the base's on a fixed prompt.
 
-    The base goes through a batch of the same size, so that rounding is the same and no adapter gives exactly 0.
+    The base is the first row of the same batch, so that rounding is the same and no adapter gives exactly 0.
     """
-    count = len(lanes.lanes)
-    ids = lanes.tokenizer(PROOF_PROMPT, return_tensors="pt")["input_ids"].to(lanes.device).expand(count, -1)
-    base = lanes.forward_base(count, input_ids=ids).logits.float()
-    own = lanes.forward(lanes.names, input_ids=ids).logits.float()
-    difference = (own - base).abs().flatten(1).amax(1).tolist()
+    rows = [lanes.nothing, *lanes.mixtures.values()]
+    ids = lanes.tokenizer(PROOF_PROMPT, return_tensors="pt")["input_ids"].to(lanes.device).expand(len(rows), -1)
+    logits = lanes.forward(rows, input_ids=ids).logits.float()
+    difference = (logits[1:] - logits[:1]).abs().flatten(1).amax(1).tolist()
     return tuple(
-        LaneProof(lane.name, adapters.sha256(lane), far) for lane, far in zip(lanes.lanes, difference, strict=True)
+        LaneProof(lane.name, hashes(lane), far, lane.strength, lane.share if lane.other else 0.0)
+        for lane, far in zip(lanes.lanes, difference, strict=True)
     )
+
+
+def hashes(lane: Lane) -> str:
+    """What the lane's adapters are known by."""
+    return " + ".join(adapters.sha256(folder) for folder in lane.folders)
+
+
+def dialed(lanes: Lanes, request: Dial) -> Lanes:
+    """The same loaded model, with one lane at another strength or blend.
+
+    Raises:
+        UserError: a lane is not loaded, or has no adapter.
+    """
+    lane, other = lanes.of(request.lane), lanes.of(request.other) if request.other else None
+    for one in (lane, other):
+        if one and not one.adapter:
+            raise UserError(f"{one.name} has no adapter, so there is nothing to dial. Pick a lane with one.")
+    change = {"strength": request.strength, "other": other and other.adapter, "share": request.share}
+    changed = lane.model_copy(update=change)
+    return replace(lanes, lanes=tuple(changed if one is lane else one for one in lanes.lanes))

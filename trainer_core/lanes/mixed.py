@@ -1,0 +1,164 @@
+"""Many adapters on one base in one pass: every row of a batch has its own share of each adapter.
+
+The adapters' matrices of a layer lie side by side, so that one product serves them all, and a row's shares scale its part:
+result = W x + B (shares · A x). That is the sum of the adapters' changes (PEFT's "cat" combination), so a share of 0 adds
+exactly nothing, 1 is the adapter as trained, and blends and strengths cost no reload. PEFT's own mixed batch gathers and
+scatters the rows of each adapter in each layer, which took half the time of a small model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from torch import nn
+from torch.nn import functional as F
+
+from trainer_core.errors import ModelError
+
+
+class Shares:
+    """How much of each adapter every row of the next pass gets: rows × adapters, read by all layers."""
+
+    def __init__(self) -> None:
+        self.idle = True
+        self._rows = torch.zeros(0, 0)
+        self._spread: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def set(self, rows: torch.Tensor) -> None:
+        self._rows, self._spread = rows, {}
+        self.idle = not rows.any().item()
+
+    def of_ranks(self, ranks: tuple[int, ...]) -> torch.Tensor:
+        """Rows × 1 × all ranks: every rank of an adapter has its adapter's share."""
+        if ranks not in self._spread:
+            counts = torch.tensor(ranks, device=self._rows.device)
+            self._spread[ranks] = self._rows.repeat_interleave(counts, 1)[:, None]
+        return self._spread[ranks]
+
+    def of_gains(self, gains: torch.Tensor) -> torch.Tensor:
+        """Rows × 1 × outputs: each row's mixture of the adapters' gains."""
+        return (self._rows @ gains)[:, None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter in one layer, everything constant multiplied in.
+
+    down: rank × inputs (for an embedding: rank × vocabulary). up: outputs × rank. gain: outputs, for DoRA.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    gain: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def changes(self) -> bool:
+        """Does it change anything?"""
+        return bool(self.up.any() and self.down.any()) or self.gain is not None
+
+
+class Mixed(nn.Module):
+    """A layer of the base with all its adapters. Takes the place of PEFT's layer."""
+
+    def __init__(self, layer: Any, parts: Sequence[Part | None], shares: Shares, dtype: torch.dtype):
+        super().__init__()
+        self.down: torch.Tensor
+        self.up: torch.Tensor
+        self.gains: torch.Tensor | None
+        self.base_layer, self.shares = layer.get_base_layer(), shares
+        held = [part for part in parts if part]
+        self.ranks = tuple(part.rank if part else 0 for part in parts)
+        down, up = torch.cat([part.down for part in held]), torch.cat([part.up for part in held], 1)
+        embedding = isinstance(self.base_layer, nn.Embedding)
+        self.inner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.embedding if embedding else linear
+        self.register_buffer("down", (down.T if embedding else down).to(dtype).contiguous(), persistent=False)
+        self.register_buffer("up", up.to(dtype).contiguous(), persistent=False)
+        self.register_buffer("gains", stacked_gains(parts, up.shape[0], dtype), persistent=False)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        result = self.base_layer(x, *args, **kwargs)
+        if self.shares.idle:
+            return result
+        shares = self.shares.of_ranks(self.ranks)
+        if x.shape[0] != shares.shape[0]:
+            raise ModelError(
+                "An adapter changes a layer that does not see whole answers (a mixture of experts). "
+                "Such adapters cannot share a batch."
+            )
+        added = F.linear(self.inner(x, self.down) * shares, self.up)
+        if self.gains is not None:
+            bias = getattr(self.base_layer, "bias", None)
+            plain = result if bias is None else result - bias
+            added = added + self.shares.of_gains(self.gains) * plain
+        return result + added.to(result.dtype)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return F.linear(x.to(weight.dtype), weight)
+
+
+def stacked_gains(parts: Sequence[Part | None], outputs: int, dtype: torch.dtype) -> torch.Tensor | None:
+    """Adapters × outputs, 0 for those without a gain; None where nobody has one."""
+    gains = [part.gain if part else None for part in parts]
+    if not any(gain is not None for gain in gains):
+        return None
+    device = next(gain.device for gain in gains if gain is not None)
+    blank = torch.zeros(outputs, device=device)
+    return torch.stack([blank if gain is None else gain for gain in gains]).to(dtype)
+
+
+def install(model: nn.Module, names: Sequence[str], shares: Shares, dtype: torch.dtype) -> set[str]:
+    """Replace every LoRA layer of PEFT by one that mixes; `names` are PEFT's, in the order of the shares' columns.
+
+    Returns the names of those that change anything: an adapter fresh from its initialisation does not.
+
+    Raises:
+        ModelError: a layer is of a kind that cannot be mixed.
+    """
+    changing: set[str] = set()
+    for path, layer in [found for found in model.named_modules() if isinstance(found[1], LoraLayer)]:
+        parts = [part_of(layer, name, path) for name in names]
+        changing |= {name for name, part in zip(names, parts, strict=True) if part and part.changes}
+        owner, _, child = path.rpartition(".")
+        setattr(model.get_submodule(owner), child, Mixed(layer, parts, shares, dtype))
+    return changing
+
+
+def part_of(layer: Any, name: str, path: str) -> Part | None:
+    """One adapter's part in one of PEFT's layers; None if it leaves that layer alone.
+
+    Raises:
+        ModelError: it is neither linear nor an embedding.
+    """
+    if name in layer.lora_embedding_A and not layer.use_dora[name]:
+        scale = layer._get_embed_scale()
+        factor = layer.scaling[name] * (1.0 if scale is None else float(scale))
+        return Part(layer.lora_embedding_A[name].detach(), layer.lora_embedding_B[name].detach() * factor)
+    if name not in layer.lora_A:
+        return None
+    down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach() * layer.scaling[name]
+    if down.dim() != 2:
+        raise ModelError(f"An adapter changes {path}, a convolution. Such adapters cannot share a batch.")
+    return dora(layer, name, down, up) if layer.use_dora[name] else Part(down, up)
+
+
+def dora(layer: Any, name: str, down: torch.Tensor, up: torch.Tensor) -> Part:
+    """DoRA with frozen weights: s · (Wx + BAx) − Wx = (s − 1) · Wx + s · BAx, where s is magnitude ÷ column norm of W + BA.
+
+    Liu 2024, equation 5; the norm is settled once here, PEFT works it out for every layer and token.
+    """
+    magnitude = layer.lora_magnitude_vector[name]
+    delta = up @ down
+    weight = dequantize_module_weight(layer.get_base_layer()).to(delta.dtype)
+    size = magnitude.get_weight_norm(weight, delta, 1.0)
+    scale = (magnitude.weight.detach() / size).detach()
+    return Part(down, up * scale[:, None], scale - 1)
