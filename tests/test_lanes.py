@@ -315,6 +315,7 @@ def test_a_template_that_the_base_lacks_comes_with_the_adapter(tmp_path: Path) -
     bare, own = tiny.tokenizer(), tiny.tokenizer()
     bare.chat_template = None
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
-    lanes = (Lane(name="Base"), Lane(name="SFT", adapter=str(tmp_path)))
-    assert with_template(bare, lanes).chat_template == "{{ messages[0].content }}"
-    assert with_template(own, lanes).chat_template == tiny.TEMPLATE, "a model's own template is never replaced"
+    assert with_template(bare, [str(tmp_path)]).chat_template == "{{ messages[0].content }}"
+    assert with_template(own, [str(tmp_path)]).chat_template == tiny.TEMPLATE, (
+        "a model's own template is never replaced"
+    )
