@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import NAME, hub_of
 from trainer_core.data import check, hub
 from trainer_core.errors import DataError
 from trainer_core.runs import Workspace
@@ -38,6 +39,21 @@ def test_a_part_becomes_a_file_that_can_be_checked(folder: Path, tmp_path: Path)
     assert (report.kind, report.usable) == ("pairs", 40) and place.parent.parent == workspace.data
     made = place.stat().st_mtime_ns
     assert hub.fetched(workspace, str(folder), hub.Part("default", "train")).stat().st_mtime_ns == made
+
+
+def test_what_was_fetched_once_is_there_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(
+        json.dumps({"prompt": f"why {n}", "chosen": f"so {n}", "rejected": f"no {n}"}) + "\n" for n in range(40)
+    )
+    train = hub.Part("default", "train")
+    with hub_of(rows.encode()) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert hub.parts(NAME) == (train,)
+        place = hub.fetched(Workspace(tmp_path / "one"), NAME, train)
+        assert check(place).usable == 40
+    assert hub.parts(NAME) == (train,)
+    again = hub.fetched(Workspace(tmp_path / "two"), NAME, train)
+    assert check(again).usable == 40
 
 
 def test_offline_is_said_quickly() -> None:
