@@ -151,7 +151,8 @@ def run_check(args: argparse.Namespace) -> int:
     columns = dict(one.partition("=")[::2] for one in args.column)
     asked = parse(Data, {"pairs": args.data, "columns": columns, "steps": args.step}, "check")
     given = asked.columns if asked.columns.used else None
-    checked = data.check(located(args.data, "sample_pairs.jsonl"), given, data.Checkup(steps=asked.steps))
+    with console.bar() as going:
+        checked = data.check(located(args.data, "sample_pairs.jsonl"), given, data.Checkup(steps=asked.steps), going)
     console.say(orjson.dumps(checked, option=orjson.OPT_INDENT_2).decode() if args.json else "\n".join(checked.told()))
     return 1 if checked.blocked else 0
 

@@ -7,7 +7,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
+from tqdm import tqdm
+
+from trainer_core.data.source import Progress
 from trainer_core.events import LaneScore, Measured, Phase, Proof, RunView, Scored, Step
 from trainer_core.supervisor import Supervisor
 
@@ -17,6 +21,20 @@ GLANCE_SECONDS = 0.3
 def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[Progress], None]]:
+    """A line on stderr with how far the reading of a file is and the time left; nothing where nobody looks at it."""
+    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as line:
+
+        def going(at: Progress) -> None:
+            if line.desc != f"{at.file}: ":
+                line.reset(at.of)
+                line.set_description(at.file)
+            line.update(at.bytes - line.n)
+
+        yield going
 
 
 def follow(supervisor: Supervisor, run_id: str) -> RunView:

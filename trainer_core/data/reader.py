@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from trainer_core.data import wire
 from trainer_core.data.limits import CHILD, ChildLimits
 from trainer_core.data.read import is_text
 from trainer_core.data.report import Report
-from trainer_core.data.source import Checkup, Count, Glance, Glimpse, Request
+from trainer_core.data.source import Checkup, Count, Glance, Glimpse, Progress, Request
 from trainer_core.errors import DataError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -105,17 +105,29 @@ class Reader:
         return DataError(f"{request.path}: reading it {why}. Nothing of it was used.")
 
 
-def check(path: Path, columns: Columns | None = None, checkup: Checkup | None = None) -> Report:
+def check(
+    path: Path,
+    columns: Columns | None = None,
+    checkup: Checkup | None = None,
+    going: Callable[[Progress], None] = lambda _: None,
+) -> Report:
     """Everything that can be said about a data file or folder before training, found in a limited child.
 
-    `Reader.ask` gives the same report with progress on the way.
+    Args:
+        going: hears how far it is, a few times a second.
 
     Raises:
         DataError: it cannot be read, or its shape is not known.
     """
+    report = None
     with Reader() as reader:
-        said = list(reader.ask(Request(path, columns, checkup=checkup or Checkup())))
-    return next(one for one in said if isinstance(one, Report))
+        for said in reader.ask(Request(path, columns, checkup=checkup or Checkup())):
+            if isinstance(said, Progress):
+                going(said)
+            else:
+                report = said
+    assert isinstance(report, Report)
+    return report
 
 
 def glance(path: Path) -> Glimpse:
