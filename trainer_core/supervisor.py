@@ -24,7 +24,7 @@ from uuid import uuid4
 from trainer_core import checkpoints, hardware, models, runs, shelf
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.events import Phase, RunView, Status, Tail, fold, settle
+from trainer_core.events import Phase, RunView, Status, Tail, fold, folded, settle
 from trainer_core.hardware import Gpu, Machine
 from trainer_core.readings import Readings
 from trainer_core.requests import Ask, Cancel, Said, Work
@@ -49,22 +49,28 @@ class Watched:
     def again(cls, run_dir: Path) -> Watched:
         """A run that is gone on with: what an earlier worker said last is not what the new one says."""
         watched = cls(run_dir)
-        for event in watched._tail:
-            watched._folded = fold(watched._folded, event)
+        watched.read()
         watched._folded = fold(watched._folded, Status(Phase.QUEUED, "Going on"))
         watched.view = watched._folded
         return watched
 
     def look(self) -> None:
-        """Read what is new. Life is asked before the events are read, so that what was said last is not missed."""
+        """Read what is new, and whether its worker lives, which only a run without a last word is asked."""
         if not self.view.phase.active and not self._tail.grew():
             return
+        self.read()
+        self.view = self.settled() if self._folded.phase.active else self._folded
+
+    def settled(self) -> RunView:
+        """The view of a run at work. Life is asked before the events are read, so that what was said last is not missed."""
         code = self.process.poll() if self.process else None
         lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
-        for event in self._tail:
-            self._folded = fold(self._folded, event)
-        settled = settle(self._folded, lives, runs.last_line(self.run_dir))
-        self.view = explained(settled, code) if settled is not self._folded else settled
+        self.read()
+        settled = settle(self._folded, lives, "" if lives else runs.last_line(self.run_dir))
+        return explained(settled, code) if settled is not self._folded else settled
+
+    def read(self) -> None:
+        self._folded = folded(self._folded, self._tail)
 
 
 def explained(view: RunView, code: int | None) -> RunView:
