@@ -66,6 +66,8 @@ def news(before: RunView, now: RunView) -> Iterator[str]:
         yield step_line(latest[-1])
     if (now.phase, now.detail) != (before.phase, before.detail) and now.phase.active:
         yield f"{now.phase.value}: {now.detail}" if now.detail else now.phase.value
+    if now.stalled and not before.stalled:
+        yield f"Stalled: {now.stalled}"
     if now.error and not before.error:
         yield f"Failed: {now.error}"
 

@@ -487,7 +487,7 @@ def decode(line: bytes) -> Event:
         ValueError: the line is no event of this version.
     """
     values = json.loads(line)
-    kind = values.pop("kind", None)
+    kind = values.pop("kind", "") if isinstance(values, dict) else ""
     if kind not in KINDS:
         raise ValueError(f"unknown event kind {kind!r}")
     fields = {key: value for key, value in values.items() if key not in ("seq", "at")}
@@ -522,12 +522,13 @@ class Tail:
 
     def __init__(self, path: Path):
         self.path = path
-        self._offset = 0
+        self._offset = self._line = 0
 
     def grew(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > self._offset
 
     def __iter__(self) -> Iterator[Event]:
+        """The new events. A line that is none becomes a note about itself, so that it hides neither the rest nor other runs."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
@@ -536,7 +537,14 @@ class Tail:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield decode(line)
+                self._line += 1
+                try:
+                    yield decode(line)
+                except ValueError:
+                    yield Noted(
+                        f"Line {self._line} of {self.path.name} cannot be read: it was damaged, or written by another version of "
+                        "Tunebench. Adapters and checkpoints are as they were."
+                    )
 
 
 @dataclass(frozen=True)
@@ -546,6 +554,8 @@ class RunView:
     id: str
     phase: Phase = Phase.QUEUED
     detail: str = ""
+    stalled: str = ""
+    """Why a living run is not getting on; found by whoever looks at it, not by its events."""
     error: str = ""
     traceback: str = ""
     points: tuple[Step, ...] = ()

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -198,6 +199,14 @@ def read_heartbeat(run_dir: Path) -> Heartbeat | None:
         return Heartbeat.model_validate_json((run_dir / "heartbeat.json").read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def seconds_since(file: Path) -> float:
+    """Seconds since a file was written last; 0 where there is none yet."""
+    try:
+        return max(0.0, time.time() - file.stat().st_mtime)
+    except OSError:
+        return 0.0
 
 
 def worker_lives(run_dir: Path) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from trainer_core import checkpoints, hardware, models, runs, shelf
+from trainer_core import checkpoints, hardware, models, runs, shelf, stall
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import Phase, RunView, Status, Tail, fold, folded, settle
@@ -66,6 +66,9 @@ class Watched:
         code = self.process.poll() if self.process else None
         lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
         self.read()
+        if lives and self._folded.phase.active:
+            beat, word = (runs.seconds_since(self.run_dir / name) for name in ("heartbeat.json", "events.jsonl"))
+            return replace(self._folded, stalled=stall.stalled(self._folded, beat, word))
         settled = settle(self._folded, lives, "" if lives else runs.last_line(self.run_dir))
         return explained(settled, code) if settled is not self._folded else settled
 

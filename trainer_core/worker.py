@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import ladder, requests, runs
+from trainer_core import awake, ladder, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
@@ -50,7 +50,9 @@ def main(run_dir: Path, parts=ml_parts) -> int:  # type: ignore[no-untyped-def]
             with runs.device_lease(runs.Workspace.of(run_dir), run_dir.name):
                 match job:
                     case TrainJob():
-                        phase = parts(job).train(job, run_dir, emit, wants)
+                        with awake.kept() as how:
+                            sys.stderr.write(how + "\n")
+                            phase = parts(job).train(job, run_dir, emit, wants)
                     case CompareJob():
                         phase = parts(job).serve(job, run_dir, emit, requests.Inbox(sys.stdin))
     except DiskError as error:

@@ -121,6 +121,8 @@ def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     """One word for the state, and its tone."""
     if wish := leaving(supervisor, view):
         return {"pill": {"stop": "Stopping", "pause": "Pausing"}[wish], "tone": "busy"}
+    if view.stalled:
+        return {"pill": "Stalled", "tone": "bad"}
     match view.phase:
         case Phase.DONE:
             return {"pill": "Finished", "tone": "good"}
@@ -145,6 +147,8 @@ def step_words(last: Step) -> str:
 
 def now_words(view: RunView) -> str:
     """What the run does at this moment, or where it ended."""
+    if view.stalled:
+        return view.stalled
     if view.phase in (Phase.SFT, Phase.DPO) or not view.phase.active or not view.detail:
         return step_words(view.last) if view.last else view.detail
     return view.detail

@@ -1,0 +1,87 @@
+"""A run that lives and does nothing is told apart from one that only takes its time; and a damaged line stays one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer_core import runs, stall
+from trainer_core.config import Recipe
+from trainer_core.events import Phase, RunView, Step
+from trainer_core.supervisor import Supervisor, wait_for
+
+SCRIPTED = (sys.executable, "-m", "tests.fake_worker")
+
+
+def stepping(seconds: float, count: int = 10) -> RunView:
+    steps = [
+        Step("dpo", at, 100, 0.5, 1e-4, 1.0, seconds=90.0 if at == 1 else seconds, tokens_per_second=1, seconds_left=1)
+        for at in range(1, count + 1)
+    ]
+    return RunView("a run", phase=Phase.DPO, points=tuple(steps))
+
+
+@pytest.mark.parametrize(
+    ("view", "since_beat", "since_word", "says"),
+    [
+        (stepping(1), 3, 5, ""),
+        (stepping(1), 3, 59, ""),
+        (stepping(1), 3, 61, "No step for 61 s, where one took 1.0 s"),
+        (stepping(30), 3, 500, ""),
+        (stepping(30), 3, 601, "No step for 601 s"),
+        (stepping(1, count=3), 3, 4000, ""),  # too few steps to know
+        (replace(stepping(1), phase=Phase.SAVING), 3, 4000, ""),
+        (RunView("new", phase=Phase.LOADING), 3, 4000, ""),  # a download says nothing for long
+        (RunView("new", phase=Phase.LOADING), 13, 0, "No sign of life for 13 s"),
+    ],
+)
+def test_when_a_run_is_called_stalled(view: RunView, since_beat: float, since_word: float, says: str) -> None:
+    said = stall.stalled(view, since_beat, since_word)
+    assert said.startswith(says) and bool(said) == bool(says)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
+def test_a_halted_worker_is_shown_within_30_seconds_and_goes_on(tmp_path: Path) -> None:
+    supervisor = Supervisor(runs.Workspace(tmp_path), command=(*SCRIPTED, "50"))
+    run_id = supervisor.start(Recipe(name="slow"))
+    try:
+        assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
+        worker = psutil.Process(runs.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
+        worker.send_signal(signal.SIGSTOP)
+        assert looked(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
+        assert supervisor.run(run_id).phase.active
+        worker.send_signal(signal.SIGCONT)
+        assert looked(supervisor, run_id, lambda view: view.phase is Phase.DONE and not view.stalled, 60)
+    finally:
+        supervisor.close()
+
+
+def looked(supervisor: Supervisor, run_id: str, wanted, seconds: float) -> bool:  # type: ignore[no-untyped-def]
+    def there() -> bool:
+        supervisor.look()
+        return wanted(supervisor.run(run_id))
+
+    return wait_for(there, seconds)
+
+
+def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
+    workspace = runs.Workspace(tmp_path)
+    supervisor = Supervisor(workspace, command=(*SCRIPTED, "500"))
+    ids = []
+    for name in ("one", "two"):
+        ids.append(supervisor.start(Recipe(name=name)))
+        assert looked(supervisor, ids[-1], lambda view: view.phase is Phase.DONE, 60)
+    file = supervisor.run_dir(ids[0]) / "events.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:5], b'{"kind": "Step", "ste\x00\xff\n', b"[1]\n", *lines[5:]]))
+    again = Supervisor(workspace)
+    assert [view.phase for view in again.views] == [Phase.DONE, Phase.DONE]
+    assert again.run(ids[0]).points == supervisor.run(ids[0]).points
+    notes = [note for note in again.run(ids[0]).notes if "cannot be read" in note]
+    assert [note.split(" of ")[0] for note in notes] == ["Line 6", "Line 7"]
