@@ -72,12 +72,8 @@ def test_both_stages_are_measured_on_the_same_rows_to_the_end(views: dict[str, R
         found = [one for one in views["on"].evaluated if one.stage == stage]
         total = next(point.total for point in views["on"].points if point.stage == stage)
         assert [one.step for one in found] == [step for step in range(1, total + 1) if spaced(step, total, 10)]
-        assert (
-            len({one.rows for one in found}) == 1
-            and found[0].rows >= LEAST[stage]
-           
+        assert len({one.rows for one in found}) == 1 and found[0].rows >= LEAST[stage]
         assert all(math.isfinite(one.loss) for one in found)
-        )
     dpo = [one for one in views["on"].evaluated if one.stage == "dpo"]
     assert all(0 <= one.accuracy <= 1 and math.isfinite(one.margin) for one in dpo)
     assert dpo[0].loss == pytest.approx(math.log(2), abs=0.02) and abs(dpo[0].margin) < 0.02 < abs(dpo[-1].margin)
