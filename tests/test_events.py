@@ -35,6 +35,8 @@ from trainer_core.events import (
     Proof,
     Resumed,
     RunView,
+    Sample,
+    Sampled,
     Saved,
     Scored,
     ScoreFailed,
@@ -62,7 +64,8 @@ EXAMPLES: list[Event] = [
     STEP,
     DPO_STEP,
     Resumed("sft", 2, ("one skipped",)),
-    Evaluated("dpo", 2, 0.6, 0.75, 0.3),
+    Evaluated("dpo", 2, 0.6, 0.75, 0.3, 40, 1.5),
+    Sampled("dpo", 2, (Sample("hi", "Hé </script>", 3, True),), 0.5),
     Checkpointed("sft", 2, "checkpoints/sft-000002", 10, 0.1),
     OutOfMemory("dpo", "CUDA out of memory"),
     Saved("sft", "adapter-sft", 10, 4),
@@ -120,7 +123,7 @@ def test_a_log_cuts_a_torn_last_line_and_goes_on_counting(tmp_path: Path) -> Non
 
 def test_folding_a_whole_run() -> None:
     view = RunView("r")
-    seen = [view := fold(view, event) for event in EXAMPLES[:13]]
+    seen = [view := fold(view, event) for event in EXAMPLES[:14]]
     assert view.points == (STEP, DPO_STEP)
     assert view.notes == ("one left out", "2 cut", "one skipped")
     assert view.used("precision", "auto") == "bf16" and view.used("rank", "16") == "16"

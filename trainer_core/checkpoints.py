@@ -26,8 +26,8 @@ from trainer_core.events import Stage
 
 MANIFEST = "MANIFEST.json"
 FOLDER = "checkpoints"
-KEEP = 6
-"""Checkpoints kept per stage. Two would do for safety; six let the user look back at how the answers changed."""
+KEEP = 2
+"""Newest checkpoints that are kept whatever they are: one to go on from, and one in case it is damaged."""
 RESERVE = 1.2
 """A save is refused unless this many times its predicted bytes are free: a full disk is met before it, not in it."""
 PINNED = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
@@ -184,13 +184,20 @@ def place(run_dir: Path, stage: Stage, step: int) -> Path:
     return run_dir / FOLDER / f"{stage}-{step:06d}"
 
 
-def rotate(run_dir: Path, stage: Stage, keep: int = KEEP) -> None:
-    """Remove all but the newest.
+def step_of(folder: Path) -> int:
+    """The step a checkpoint's name says."""
+    return int(folder.name.rpartition("-")[2])
+
+
+def rotate(run_dir: Path, stage: Stage, keep: int = KEEP, spared: frozenset[int] = frozenset()) -> None:
+    """Remove all but the newest, and those of the steps that are spared.
 
     Raises:
         DiskError: a folder cannot be renamed.
     """
     for folder in shelf(run_dir, stage)[keep:]:
+        if step_of(folder) in spared:
+            continue
         with durable.disk_errors(folder):
             durable.discard(folder)
 

@@ -99,6 +99,10 @@ class Training(Strict):
     """Longer gradients are shortened to this norm [QLoRA]."""
     optimiser: Optimiser = Field(default="auto", title="Optimiser")
     """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor [QLoRA]."""
+    evaluations: int = Field(default=10, ge=0, le=100, title="Held-out checks")
+    """How often the loss on held-out rows is measured; they get 5 % of the time at most. 0: never."""
+    patience: int | None = Field(default=None, ge=1, le=100, title="Patience")
+    """Stop after this many held-out checks without a new best (3 is usual) and keep the best [HF]. Empty: go to the end."""
 
     @property
     def effective_batch(self) -> int:
@@ -250,6 +254,12 @@ class Recipe(Strict):
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
     sampling: Sampling = Sampling()
+    samples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
+        default=(), max_length=5, title="Sample prompts"
+    )
+    """Up to five prompts, one a line, answered by the base and at checkpoints. Empty: four bundled ones."""
+    sample_tokens: int = Field(default=32, ge=0, le=512, title="Tokens of a sample answer")
+    """Sample answers are cut here; all of them get 10 % of the time at most. 0: no sample answers."""
 
     @model_validator(mode="after")
     def check_data(self) -> Self:

@@ -18,6 +18,8 @@ PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"
 ANSWERS = 3
 SCORED = 8
 """Prompts whose answers are measured for their length."""
+SAMPLES = 4
+"""Prompts that are answered during training: enough to see a manner, few enough to be read."""
 LOAD_SECONDS = 600.0
 SCORE_SECONDS = 1800.0
 DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=64)
@@ -113,6 +115,11 @@ def wait(supervisor: Supervisor, comparison: Comparison, until, seconds: float) 
     if view.phase is Phase.FAILED or not in_time:
         raise TrainingError(view.error or f"Compare gave no answer within {seconds:.0f} s.")
     return view
+
+
+def sample_prompts() -> list[str]:
+    """A few of them, of different kinds, that a run answers again and again while it trains."""
+    return prompts()[:: len(prompts()) // SAMPLES][:SAMPLES]
 
 
 def prompts() -> list[str]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from itertools import groupby
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -143,13 +144,41 @@ class Step:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The held-out rows at a step, measured in training. Units are those of `Step`; accuracy and margin in DPO only."""
+    """The held-out rows at a step, measured in training. Units are those of `Step`; accuracy and margin in DPO only.
+
+    rows: how many of them, the same at every step of a stage. seconds: what it took.
+    """
 
     stage: Stage
     step: int
     loss: float
     accuracy: float | None = None
     margin: float | None = None
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer to a fixed prompt. ended: by itself, not cut at the most tokens it may have."""
+
+    prompt: str
+    answer: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What the model answers to the run's fixed prompts at a step, always taking the likeliest token.
+
+    Step 0 is the base alone; of a run there is one. seconds: what it took.
+    """
+
+    stage: Stage
+    step: int
+    samples: tuple[Sample, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -416,7 +445,7 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Resumed | Checkpointed | OutOfMemory | Saved
+    Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Sampled | Resumed | Checkpointed | OutOfMemory | Saved
     | Scoring | Scored | ScoreFailed | Asked | Text | Answered
     | AskFailed | LanesLoaded | Dialed | Heated | Ended | Failed
 )  # fmt: skip
@@ -560,6 +589,7 @@ class RunView:
     traceback: str = ""
     points: tuple[Step, ...] = ()
     evaluated: tuple[Evaluated, ...] = ()
+    sampled: tuple[Sampled, ...] = ()
     planned: Mapping[str, int] = field(default_factory=dict)
     prepared: Prepared | None = None
     proof: Proof | None = None
@@ -585,6 +615,11 @@ class RunView:
     @property
     def last(self) -> Step | None:
         return self.points[-1] if self.points else None
+
+    def best(self, stage: Stage) -> Evaluated | None:
+        """The lowest held-out loss of a stage that was measured at least twice."""
+        measured = [one for one in self.evaluated if one.stage == stage and isfinite(one.loss)]
+        return min(measured, key=lambda one: one.loss) if len(measured) > 1 else None
 
     def used(self, what: str, asked: str) -> str:
         """The value a setting really had: what was asked, unless the run says otherwise."""
@@ -637,6 +672,8 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, points=(*view.points, event))
         case Evaluated():
             return replace(view, evaluated=(*view.evaluated, event))
+        case Sampled():
+            return replace(view, sampled=(*view.sampled, event))
         case Resumed(stage, step, skipped):
             return resumed(view, stage, step, skipped)
         case Checkpointed():
@@ -684,13 +721,14 @@ def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
 def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
     """The view without the steps and checkpoints that will be made again."""
 
-    def stays(one: Step | Evaluated | Checkpointed) -> bool:
+    def stays(one: Step | Evaluated | Sampled | Checkpointed) -> bool:
         return one.stage != stage or one.step <= step
 
     return replace(
         view,
         points=tuple(filter(stays, view.points)),
         evaluated=tuple(filter(stays, view.evaluated)),
+        sampled=tuple(filter(stays, view.sampled)),
         checkpoints=tuple(filter(stays, view.checkpoints)),
         notes=joined(view.notes, skipped),
     )

@@ -7,6 +7,14 @@ import math
 from trainer_core.config import Training
 
 
+def spaced(step: int, total: int, count: int) -> bool:
+    """Is this one of `count` steps that are evenly spread over 1 … total and end with the last? Where count ≥ total, each is.
+
+    Of two counts of which one is a multiple of the other, the larger has all steps of the smaller.
+    """
+    return step * count // total > (step - 1) * count // total
+
+
 def planned_steps(rows: int, settings: Training) -> int:
     """Optimiser steps for this many rows: batches per epoch, grouped by the accumulation, rounded as the trainer does."""
     if settings.max_steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +38,16 @@ class Progress(TrainerCallback):
         self._began = self._before = 0.0
         self._tokens = 0.0
         self._first = 1
+        self._seconds: list[float] = []
+
+    @property
+    def step_seconds(self) -> float:
+        """The usual length of a step; the first one, which also compiles, counts only while it is alone."""
+        return median(self._seconds[1:] or self._seconds or [0.0])
+
+    def apart(self, seconds: float) -> None:
+        """Something beside training took so long: no part of a step, though of the time that is left."""
+        self._before += seconds
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = self._before = time.monotonic()
@@ -70,6 +81,7 @@ class Progress(TrainerCallback):
             self._began = now
         mean = (now - self._began) / (state.global_step - self._first) if state.global_step > self._first else seconds
         self._before, self._tokens = now, logged.num_tokens
+        self._seconds.append(seconds)
         return Step(
             stage=self.stage,
             step=state.global_step,

@@ -6,8 +6,8 @@ the policy, after which a resumed run silently begins again at the reference.
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from trainer_core import checkpoints
 from trainer_core.errors import ModelError
 from trainer_core.events import Checkpointed, EventLog, Stage
 from trainer_core.guard import Guard
+from trainer_core.plan import spaced
 from trainer_core.runs import Wants
 
 PARTS = 5
@@ -39,6 +40,8 @@ class Shelf:
     stage: Stage
     data: str
     emit: EventLog
+    best: Callable[[], int | None] = lambda: None
+    """The step with the lowest held-out loss so far, whose checkpoint is never given up."""
 
 
 class Shelved(Trainer):
@@ -58,9 +61,15 @@ class Shelved(Trainer):
             finally:
                 self.args.output_dir = usual
             flatten(staging)
-        checkpoints.rotate(shelf.run_dir, shelf.stage)
+        checkpoints.rotate(shelf.run_dir, shelf.stage, spared=self.spared())
         folder = target.relative_to(shelf.run_dir).as_posix()
         shelf.emit(Checkpointed(shelf.stage, step, folder, checkpoints.size(target), time.monotonic() - began))
+
+    def spared(self) -> frozenset[int]:
+        """Steps whose checkpoints stay: those at even parts, to look back at, and the best."""
+        total = self.state.max_steps
+        parts = {step for step in range(1, total + 1) if spaced(step, total, PARTS)}
+        return frozenset(parts | {self.shelf.best() or 0})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Only the policy: a `ref` beside it would take its place on resume."""
@@ -92,7 +101,7 @@ class Save(TrainerCallback):
         self.guard, self.wants, self._last = guard, wants, time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        at_part = state.global_step % math.ceil(state.max_steps / PARTS) == 0
+        at_part = spaced(state.global_step, state.max_steps, PARTS)
         late = time.monotonic() - self._last >= SECONDS
         leaving = self.wants.to_leave and state.global_step < state.max_steps
         if leaving or ((at_part or late) and state.global_step < state.max_steps and not self.guard.bad):

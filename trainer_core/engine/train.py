@@ -10,14 +10,17 @@ from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 from trl import DPOTrainer
 
 from trainer_core import checkpoints, data, durable, models, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
-from trainer_core.engine import dpo, load, sft
+from trainer_core.demo import sample_prompts
+from trainer_core.engine import dpo, evaluate, load, sft
 from trainer_core.engine.callbacks import Progress
 from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf
+from trainer_core.engine.evaluate import Evaluate, HeldOut
+from trainer_core.engine.sample import Answers
 from trainer_core.errors import ModelError
 from trainer_core.events import (
     Changed,
@@ -107,33 +110,63 @@ class Run:
             fill_adapter(model, from_adapter)
         return model, tokens.dressed(base.tokenizer, self.recipe.data.template), base.precision
 
-    def finish(self, stage: Stage, trainer: Any, tokenizer: Any, reference: Path | None = None) -> Path | None:
+    def finish(
+        self, trainer: Any, tokenizer: Any, progress: Progress, held_out: HeldOut, reference: Path | None = None
+    ) -> Path | None:
         """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint."""
-        trainer.shelf = Shelf(self.run_dir, stage, self.data, self.emit)
+        stage = progress.stage
         found = checkpoints.newest(self.run_dir, stage, self.data)
         if any(point.stage == stage for point in self.before.points):
             self.emit(Resumed(stage, found.step, found.skipped))
+        checks = self.watch(trainer, tokenizer, progress, held_out)
+        trainer.shelf = Shelf(
+            self.run_dir, stage, self.data, self.emit, lambda: checks.best.step if checks.best else None
+        )
         if found.folder:
             trainer.add_callback(Continued(found.folder, reference))
         self.emit(Status(Phase(stage), "The first step is slower than the rest"))
         trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+        if checks.stopped:
+            return self.save_best(checks, trainer, tokenizer)
         if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return None
-        return self.save(stage, trainer, tokenizer)
+        return self.save(stage, trainer, tokenizer, trainer.state.global_step, trainer.state.max_steps)
 
-    def save(self, stage: Stage, trainer: Any, tokenizer: Any) -> Path:
+    def watch(self, trainer: Any, tokenizer: Any, progress: Progress, held_out: HeldOut) -> Evaluate:
+        """Held-out checks and sample answers, as far as the recipe wants them; they go on from what was said already."""
+        recipe, said = self.recipe, read_view(self.run_dir)
+        settings = getattr(recipe, progress.stage)
+        before = [one for one in said.evaluated if one.stage == progress.stage]
+        checks = Evaluate(trainer, held_out, settings.evaluations, settings.patience, progress, before)
+        if settings.evaluations:
+            trainer.add_callback(checks)
+        if recipe.sample_tokens:
+            asked = recipe.samples or sample_prompts()
+            trainer.add_callback(Answers(trainer, tokenizer, asked, recipe.sample_tokens, progress, said.sampled))
+        return checks
+
+    def save_best(self, checks: Evaluate, trainer: Any, tokenizer: Any) -> Path:
+        """After an early stop: the adapter as it was at its lowest held-out loss, whose checkpoint was saved then."""
+        stage, best, last = checks.held_out.stage, checks.best, trainer.state.global_step
+        assert best is not None
+        fill_adapter(trainer.model, checkpoints.place(self.run_dir, stage, best.step))
+        text = f"the held-out loss was lowest at step {best.step} ({best.loss:.3f}), not in the {checks.patience} checks after"
+        self.note(stage, [f"{text}. Stopped at step {last}; the adapter is that of step {best.step}."])
+        self.emit(Plan({**read_view(self.run_dir).planned, stage: last}))
+        return self.save(stage, trainer, tokenizer, best.step, best.step)
+
+    def save(self, stage: Stage, trainer: Any, tokenizer: Any, step: int, total: int) -> Path:
         self.emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
         folder = self.run_dir / f"adapter-{stage}"
-        origin = checkpoints.Origin(stage, trainer.state.max_steps, self.data)
-        with checkpoints.written(folder, origin, trainer.state.global_step) as staging:
+        with checkpoints.written(folder, checkpoints.Origin(stage, total, self.data), step) as staging:
             size = load.save_adapter(trainer.model, tokenizer, staging)
-        self.emit(Saved(stage, folder.name, size, trainer.state.global_step))
+        self.emit(Saved(stage, folder.name, size, step))
         return folder
 
-    def callbacks(self, stage: Stage) -> list[TrainerCallback]:
+    def callbacks(self, stage: Stage) -> tuple[Progress, Save]:
         guard = Guard()
-        return [Progress(stage, self.emit, self.wants, guard), Save(guard, self.wants)]
+        return Progress(stage, self.emit, self.wants, guard), Save(guard, self.wants)
 
     def note(self, stage: Stage, notes: Sequence[str]) -> None:
         for text in notes:
@@ -144,8 +177,10 @@ def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path | None:
     model, tokenizer, _precision = run.start("sft", None)
     encoded, notes = tokens.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
     run.note("sft", notes)
-    trainer = sft.trainer(model, tokenizer, encoded, run.recipe, run.run_dir / ".sft", run.callbacks("sft"))
-    folder = run.finish("sft", trainer, tokenizer)
+    progress, save = run.callbacks("sft")
+    trainer = sft.trainer(model, tokenizer, encoded, run.recipe, run.run_dir / ".sft", [progress, save])
+    held_out = evaluate.chats(tokenizer, loaded.held_out_chats, run.recipe.sft.max_length)
+    folder = run.finish(trainer, tokenizer, progress, held_out)
     del trainer, model
     load.free_memory()
     return folder
@@ -156,9 +191,10 @@ def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path | None:
     pairs, notes = tokens.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
-    callbacks = [dpo.Prove(run.recipe.dpo, precision, policy, run.emit), *run.callbacks("dpo")]
-    trainer = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", callbacks)
-    return run.finish("dpo", trainer, tokenizer, reference=after)
+    prove, (progress, save) = dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.callbacks("dpo")
+    trainer = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
+    held_out = evaluate.pairs(trainer, tokenizer, loaded.held_out, run.recipe.dpo.max_length)
+    return run.finish(trainer, tokenizer, progress, held_out, reference=after)
 
 
 def fill_adapter(model: PeftModel, folder: Path) -> None:

@@ -1,0 +1,242 @@
+"""The held-out rows while a stage trains: how often, on how many of them, and when their loss says that the best has passed.
+
+A check costs a bounded share of the time: its first batch is timed, and rows are left out before checks are. The same rows are
+measured at every check of a stage, so that two checks differ by the training alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.data import Chat, Pair
+from trainer_core.engine.aside import aside
+from trainer_core.engine.callbacks import Progress
+from trainer_core.events import Evaluated, EventLog, Noted, Stage
+from trainer_core.plan import spaced
+from trainer_core.runs import Wants
+from trainer_core.tokens import MASKED, as_dicts, encode_chat, encode_pair
+
+SHARE = 0.05
+"""Of the stage's training time, at most …"""
+GRACE_SECONDS = 2.0
+"""… but so much in any case: a run of a minute would have no held-out curve otherwise."""
+LEAST = {"sft": 4, "dpo": 8}
+"""Fewer rows say too little: pairs are counted as right or wrong, a loss is a number for each token."""
+MOST = 256
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over rows. weight: answer tokens (SFT) or pairs (DPO); the other fields are means times that."""
+
+    weight: float
+    loss: float
+    accuracy: float = 0.0
+    margin: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.weight + other.weight,
+            self.loss + other.loss,
+            self.accuracy + other.accuracy,
+            self.margin + other.margin,
+        )
+
+
+def sft_tally(trainer: Any, rows: list[Row]) -> Tally:
+    """The loss of a batch by SFT's own formula."""
+    batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    tokens = int((batch["labels"][..., 1:] != MASKED).sum())
+    return Tally(tokens, float(trainer.compute_loss(trainer.model, batch)) * tokens)
+
+
+def dpo_tally(trainer: Any, rows: list[Row]) -> Tally:
+    """Loss, accuracy and margin of a batch by TRL's own formulas. The reference never moves, so its half is kept in the rows."""
+    if not all("ref_chosen_logps" in row for row in rows):
+        batch = trainer._prepare_inputs(trainer.data_collator(rows))
+        for side, values in zip(
+            ("chosen", "rejected"), trainer.compute_ref_log_probs(trainer.model, batch), strict=True
+        ):
+            for row, value in zip(rows, values.tolist(), strict=True):
+                row[f"ref_{side}_logps"] = value
+    with reference_from_rows(trainer):
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.data_collator(rows)))
+    said, count = trainer._metrics["eval"], len(rows)
+    accuracy, margin = (said[f"rewards/{name}"][-1] for name in ("accuracies", "margins"))
+    return Tally(count, float(loss) * count, accuracy * count, margin * count)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows of a stage as its trainer's collator takes them, and how a batch of them is measured."""
+
+    stage: Stage
+    rows: Sequence[Row]
+    tally: Callable[[Any, list[Row]], Tally]
+
+
+def chats(tokenizer: Any, held_out: Sequence[Chat], length: int) -> HeldOut:
+    """SFT's held-out conversations, cut as in training."""
+    encoded = [encode_chat(tokenizer, chat).cut(length) for chat in held_out[:MOST]]
+    rows = [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.trained]
+    return HeldOut("sft", rows, sft_tally)
+
+
+def pairs(trainer: Any, tokenizer: Any, held_out: Sequence[Pair], length: int) -> HeldOut:
+    """DPO's held-out pairs, made tokens of by the trainer itself; those that differ beyond the length teach nothing."""
+    shown = [pair for pair in held_out[:MOST] if encode_pair(tokenizer, pair).differ < length]
+    if not shown:
+        return HeldOut("dpo", (), dpo_tally)
+    sides = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in shown]
+    plain = [{name: as_dicts(messages) for name, messages in row.items()} for row in sides]
+    made = trainer._prepare_dataset(Dataset.from_list(plain), tokenizer, trainer.args, "held-out")
+    return HeldOut("dpo", list(made), dpo_tally)
+
+
+@contextmanager
+def reference_from_rows(trainer: Any) -> Iterator[None]:
+    """TRL reads the reference's log-probs from the batch, whether it does so in training or not."""
+    usual = trainer.precompute_ref_logps
+    trainer.precompute_ref_logps = True
+    try:
+        yield
+    finally:
+        trainer.precompute_ref_logps = usual
+
+
+class Evaluate(TrainerCallback):
+    """Measures the held-out rows on the way, and ends a stage that has not got better for `patience` checks.
+
+    Args:
+        before: the checks that earlier workers made up to here.
+
+    Attributes:
+        known: every check of the stage.
+        stopped: has the stage been ended because its best has passed?
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        held_out: HeldOut,
+        checks: int,
+        patience: int | None,
+        progress: Progress,
+        before: Sequence[Evaluated] = (),
+    ):
+        self.trainer, self.held_out, self.checks, self.patience = trainer, held_out, checks, patience
+        self.progress, self.known, self.stopped = progress, list(before), False
+        self.used = before[-1].rows if before else 0
+
+    @property
+    def emit(self) -> EventLog:
+        return self.progress.emit
+
+    @property
+    def wants(self) -> Wants:
+        return self.progress.wants
+
+    @property
+    def best(self) -> Evaluated | None:
+        finite = [one for one in self.known if math.isfinite(one.loss)]
+        return min(finite, key=lambda one: one.loss, default=None)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or self.wants.to_leave or not self.due(state):
+            return
+        began = time.monotonic()
+        with aside(self.trainer):
+            found = self.measured(state)
+        self.progress.apart(time.monotonic() - began)
+        if found is None:
+            return
+        self.known.append(self.event(state.global_step, found, time.monotonic() - began))
+        self.emit(self.known[-1])
+        self.judge(state, control)
+
+    def allowance(self, state: TrainerState) -> float:
+        """Seconds that all checks of the stage may take."""
+        return max(SHARE * self.progress.step_seconds * state.max_steps, GRACE_SECONDS)
+
+    def due(self, state: TrainerState) -> bool:
+        """Is this step one of the evenly spaced ones, as many as the allowance is good for?"""
+        step, total = state.global_step, state.max_steps
+        if not self.held_out.rows or not spaced(step, total, self.checks):
+            return False
+        if not self.known:
+            return True
+        cost = sum(one.seconds for one in self.known) / len(self.known)
+        affordable = max(1, int(self.allowance(state) / cost)) if cost else self.checks
+        return spaced(step * self.checks // total, self.checks, affordable)
+
+    def measured(self, state: TrainerState) -> Tally | None:
+        """All rows that are measured; None where the user wants to leave before the end."""
+        self.used = self.used or self.settled(state)
+        rows = sorted(self.held_out.rows[: self.used], key=size)
+        tallies = []
+        for batch in self.batches(rows):
+            if self.wants.to_leave:
+                return None
+            tallies.append(self.held_out.tally(self.trainer, batch))
+        return reduce(Tally.__add__, tallies)
+
+    def batches(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Of the size used in training, so that a check needs no more memory than a step."""
+        size = self.trainer.args.per_device_train_batch_size
+        return (list(rows[at : at + size]) for at in range(0, len(rows), size))
+
+    def settled(self, state: TrainerState) -> int:
+        """How many rows, by timing a batch; the first pass over it, which may compile, is not counted."""
+        rows = list(self.held_out.rows[:MOST])
+        first = next(self.batches(rows))
+        self.held_out.tally(self.trainer, first)
+        began = time.monotonic()
+        self.held_out.tally(self.trainer, first)
+        each = max(time.monotonic() - began, 1e-6) / len(first)
+        affordable = int(self.allowance(state) / (each * (self.checks + 2)))  # the two passes here, and the reference
+        count = max(min(affordable, len(rows)), min(LEAST[self.held_out.stage], len(rows)))
+        if count < len(self.held_out.rows):
+            what = f"{count} of {len(self.held_out.rows)} held-out rows"
+            self.emit(Noted(f"{self.held_out.stage.upper()}: the held-out curve is measured on {what}, to save time."))
+        return count
+
+    def event(self, step: int, sums: Tally, seconds: float) -> Evaluated:
+        loss = sums.loss / sums.weight if sums.weight else math.nan
+        took = round(seconds, 3)
+        if self.held_out.stage == "sft":
+            return Evaluated("sft", step, loss, rows=self.used, seconds=took)
+        accuracy, margin = sums.accuracy / sums.weight, sums.margin / sums.weight
+        return Evaluated("dpo", step, loss, accuracy, margin, self.used, took)
+
+    def judge(self, state: TrainerState, control: TrainerControl) -> None:
+        """With patience a new best is saved at once, and after too many checks without one the stage ends."""
+        best = self.best
+        if self.patience is None or best is None or state.global_step >= state.max_steps:
+            return
+        if best is self.known[-1]:
+            control.should_save = True
+        elif len(self.known) - 1 - self.known.index(best) >= self.patience:
+            self.stopped = control.should_training_stop = True
+
+
+def size(row: Row) -> int:
+    """Tokens of a row, both sides of a pair."""
+    return sum(len(value) for value in row.values() if isinstance(value, list))
