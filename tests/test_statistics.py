@@ -140,6 +140,7 @@ def test_a_lane_that_never_lost_has_a_finite_strength_and_the_order_is_kept():
     assert found["a"].value > found["b"].value > found["c"].value
     assert all(math.isfinite(bound) for one in found.values() for bound in (one.low, one.high))
     assert found["a"].low > found["c"].high
+    assert all(one.low < one.value < one.high for one in found.values()), "eight prompts leave room"
     assert bradley_terry(games) == found, "the same votes give the same intervals"
 
 
