@@ -238,7 +238,7 @@ def test_equal_or_empty_answers_make_no_pair():
 def test_a_data_set_of_votes_is_read_as_pairs_and_says_where_it_is_from(tmp_path):
     workspace = runs.Workspace(tmp_path)
     given = [vote(at, "left" if at % 3 else "right", adapters={"DPO": "3f9a"}) for at in range(20)]
-    given.append(vote(20, "tie"))
+    given.append(vote(20, "tie", adapters={"DPO": "3f9a"}))
     place = votes.make_data_set(workspace, given, CONTEST)
     with data.Reader() as reader:
         report = next(news for news in reader.ask(Request(place, checkup=Checkup())) if isinstance(news, data.Report))
