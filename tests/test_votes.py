@@ -16,6 +16,7 @@ from trainer_core import data, runs, votes
 from trainer_core.config import Data, Method, Sampling
 from trainer_core.data.source import Checkup, Request
 from trainer_core.errors import DataError, DiskError
+from trainer_core.requests import Said
 from trainer_core.votes import Better, Contest, Round, Undo, Vote
 
 CONTEST = Contest(run="r1", first="Base", second="DPO")
@@ -24,7 +25,7 @@ NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 def vote(at: int, choice: str = "left", left: str = "DPO", contest: Contest = CONTEST, **more: object) -> Vote:
     said = {contest.first: f"The base says {at}.", contest.second: f"Trained to say {at}, and more of it."}
-    asked = ({"role": "user", "content": f"Question {at}?"},)
+    asked = (Said(role="user", content=f"Question {at}?"),)
     known = {"messages": asked, "answers": said, "index": at, "seed": 7, "sampling": Sampling(), **more}
     return Vote(id=f"v{at}", at=NOW, contest=contest, choice=choice, left=left, **known)  # type: ignore[arg-type]
 

@@ -23,9 +23,10 @@ from trainer_core import durable, runs, statistics
 from trainer_core.config import Sampling, Strict
 from trainer_core.errors import DataError
 from trainer_core.events import cut_torn_tail
+from trainer_core.requests import Said
 
 Choice = Literal["left", "right", "tie", "bad", "skip"]
-Messages = tuple[dict[str, str], ...]
+Messages = tuple[Said, ...]
 BLOCK = 10
 """In each run of ten questions every lane stands on the left five times, so forty questions have twenty and twenty."""
 
@@ -99,6 +100,8 @@ class Round:
     Fields:
         contest, messages, tag, index, seed, sampling: as in the vote it leads to.
         ask: the id under which the compare worker's events speak of it.
+        source, plain: the prompt set and the sampling that were chosen; `sampling` has another seed where the prompt
+            comes once more.
         vote: the vote that was given; None while the names are hidden or, after an undo, while it may be given again.
         again: the names have been seen before.
     """
@@ -110,6 +113,8 @@ class Round:
     seed: int
     sampling: Sampling
     ask: str
+    source: str = "bundled"
+    plain: Sampling = Sampling()
     vote: Vote | None = None
     again: bool = False
 
@@ -198,7 +203,7 @@ def standing(all_lines: Iterable[Vote | Undo | Better]) -> list[Vote]:
     return list(votes.values())
 
 
-def next_draw(all_lines: Iterable[Vote | Undo | Better], contest: Contest, fresh_seed: int) -> tuple[int, int]:
+def next_draw(all_lines: Sequence[Vote | Undo | Better], contest: Contest, fresh_seed: int) -> tuple[int, int]:
     """Seed and index of a contest's next question. A vote that was taken back has used its draw up."""
     given = [line for line in all_lines if isinstance(line, Vote) and line.contest == contest]
     if not given:
@@ -279,7 +284,7 @@ def by_kind(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
 def strengths(votes: Sequence[Vote], run: str) -> dict[str, statistics.Interval]:
     """Bradley-Terry over every contest of a run; empty where fewer than three lanes were voted on."""
     games = [
-        statistics.Game(vote.messages[-1]["content"], vote.contest.first, vote.contest.second, share_of_first(vote))
+        statistics.Game(vote.messages[-1].content, vote.contest.first, vote.contest.second, share_of_first(vote))
         for vote in votes
         if vote.contest.run == run and (vote.winner or vote.choice == "tie")
     ]
