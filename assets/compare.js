@@ -11,7 +11,7 @@
   const OPEN_KEYS = { n: "next", r: "again", b: "blind" };
   const WORDS = { left: "A is better", right: "B is better", tie: "Tie", bad: "Both bad", skip: "Skipped" };
   let server;
-  const now = { reveal: 0, voting: false, heat: "", heatOf: "" };
+  const now = { reveal: 0, voting: false, heat: "", heatOf: "", heatAsk: "" };
 
   app.beginCompare = (element, itsServer) => {
     server = itsServer;
@@ -27,7 +27,7 @@
     press("score-stop", () => wish("stop"));
     press("heat-near", () => look(at("near").value));
     press("heat-far", () => look(at("far").value));
-    for (const id of ["near", "far", "diff"]) at(id).addEventListener("change", () => { now.heat = now.heatOf = ""; app.drawLanes(); });
+    for (const id of ["near", "far", "diff"]) at(id).addEventListener("change", () => { now.heat = ""; app.drawLanes(); });
     at("vote-better").addEventListener("submit", keepBetter);
     drawAll();
   };
@@ -269,8 +269,8 @@
     const share = make("input", { type: "range", min: 0, max: 100, step: 5, value: 0, name: "share" });
     const other = make("select", { name: "other" });
     const box = make("details", { class: "dial" }, make("summary", {}, "Dial"),
-      make("label", {}, "Strength ", make("output", {}), strength),
-      make("label", {}, "Blend with ", other), make("label", {}, "Share of it ", make("output", {}), share),
+      make("label", {}, "Strength ", make("b", {}), strength),
+      make("label", {}, "Blend with ", other), make("label", {}, "Share of it ", make("b", {}), share),
       make("p", { class: "quiet" }, "Holds from the next answer on; nothing is loaded anew."));
     const turn = () => wish("dial", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
     for (const input of [strength, share, other]) {
@@ -281,7 +281,7 @@
   }
 
   function nameDial(box) {
-    const [strength, share] = box.querySelectorAll("input"), [first, second] = box.querySelectorAll("output");
+    const [strength, share] = box.querySelectorAll("input"), [first, second] = box.querySelectorAll("b");
     put(first, `${strength.value} %`);
     put(second, `${share.value} %`);
   }
@@ -315,10 +315,10 @@
   // ---- looking closer: words that differ, and the heat map. Marks: [[text, class or colour, title], …] for a lane
 
   function marked(compare) {
-    if (!compare?.done || app.is("ballot") || !at("near")) return {};
-    const near = at("near").value, far = at("far").value, heat = app.is("heat");
-    if (now.heat && heat?.ask === now.heat) return { [now.heatOf]: heated(heat) };
+    const near = at("near").value, far = at("far").value, heat = app.is("heat"), still = compare?.done && !app.is("ballot");
+    if (still && now.heat && heat?.ask === now.heat && now.heatAsk === app.ask) return { [now.heatOf]: heated(heat) };
     write("heat-legend", "");
+    if (!still) return {};
     if (!at("diff").checked || near === far) return {};
     return differing(near, far);
   }
@@ -331,9 +331,9 @@
   }
 
   function differing(near, far) {
-    const [one, other] = [near, far].map((lane) => (app.text[lane] ?? "").split(/(\s+)/).filter(Boolean));
-    if (Math.max(one.length, other.length) > 2 * LONG_DIFF) return {};
-    const same = common(one, other);
+    const [one, other] = [near, far].map((lane) => (app.text[lane] ?? "").split(/(?<=\s)(?=\S)/));
+    if (Math.max(one.length, other.length) > LONG_DIFF) return {};
+    const same = common(one.map((word) => word.trim()), other.map((word) => word.trim()));
     const marks = (words, side) => words.map((word, index) => [word, !same[side].has(index) && word.trim() ? "differs" : ""]);
     return { [near]: marks(one, 0), [far]: marks(other, 1) };
   }
@@ -355,7 +355,7 @@
   async function look(lane) {
     const { ask } = await wish("heat", { answer: lane, lanes: [at("near").value, at("far").value] });
     if (!ask) return;
-    [now.heat, now.heatOf] = [ask, lane];
+    Object.assign(now, { heat: ask, heatOf: lane, heatAsk: app.ask });
     app.drawLanes();
   }
 

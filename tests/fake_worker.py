@@ -185,7 +185,7 @@ class Script:
     def score(self, job: CompareJob, request: requests.Score, emit: EventLog, inbox: requests.Inbox) -> None:
         for done in range(20):
             emit(Scoring("held-out pairs", 1, 2, done, 20, 20.0 - done))
-            time.sleep(2 * self.pause)
+            time.sleep(10 * self.pause)
             if inbox.cancelled.is_set():
                 emit(ScoreFailed("Scoring was stopped."))
                 return

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -62,6 +63,15 @@ def vote(page: Page, name: str) -> None:
     key(page, "n")
     page.wait_for_function("before => window.tunebench.is('ballot').number > before", arg=number)
     ready(page)
+
+
+def generate(page: Page) -> None:
+    """Ask in all lanes and wait for the answers to this question."""
+    tab(page, "Compare")
+    before = page.evaluate("window.tunebench.ask")
+    page.click("#gen")
+    new = "before => window.tunebench.ask && window.tunebench.ask !== before && window.tunebench.is('compare')?.done"
+    page.wait_for_function(new, arg=before, timeout=20_000)
 
 
 def leave(page: Page) -> None:
@@ -135,7 +145,9 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     given = kept(app)
     won = sum(one.winner == "DPO" for one in given)
     assert won >= 19
-    expect(page.locator("#tally-verdict")).to_contain_text("Clear: DPO is better, by the check at 20 votes. Next check at 30")
+    expect(page.locator("#tally-verdict")).to_contain_text(
+        "Clear: DPO is better, by the check at 20 votes. Next check at 30"
+    )
     expect(page.locator("#tally-odds")).to_contain_text("exact sign test")
     expect(page.locator("#tally-checks")).to_contain_text("You picked the left side")
     expect(page.locator("#tally-kinds tbody tr").first).to_be_visible()
@@ -167,12 +179,8 @@ def test_sides_are_balanced_over_forty_questions(app: App) -> None:
 
 
 def test_a_killed_worker_is_told_and_loads_again(app: App, visit: Visit) -> None:
-    import psutil
-
     page = visit(app)
-    tab(page, "Compare")
-    page.click("#gen")
-    page.wait_for_function("window.tunebench.is('compare')?.done", timeout=20_000)
+    generate(page)
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or ())
         if str(Path(app.workspace) / "compare") in line and "fake_worker" in line:
