@@ -60,7 +60,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa:
             source = gr.Dropdown(
                 SETS,
                 value=prompt_sets.BUNDLED,
-                label="Prompt set (or the path of your own file)",
+                label="Prompt set or path of a file",
                 allow_custom_value=True,
                 interactive=True,
                 elem_id="pset",

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
-from tests.browser.test_page import begin, phase, tab
+from tests.browser.test_page import begin, tab
 from tests.browser.test_vote import generate
 from tests.fake_worker import HOSTILE
 
@@ -28,8 +28,8 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     for name in ("hostile", "twins", "fine"):
         tab(page, "Start")
         begin(page, name)
-        phase(page, "done")
-    page.wait_for_function("window.tunebench.is('compare')?.done", timeout=30_000)
+        loaded = "name => window.tunebench.is('compare')?.run.includes(name) && window.tunebench.is('compare').done"
+        page.wait_for_function(loaded, arg=name, timeout=30_000)  # Compare has opened by itself
     page.close()
     return opened
 
