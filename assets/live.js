@@ -25,7 +25,7 @@ async function tick() {
       app.finishedWhileWatching = "";
       trigger("opencompare", { run });
     }
-    if (app.is("compare")?.phase === "answering") pause = 120;
+    if (app.is("compare")?.answering) pause = 120;
   } catch (error) {
     if (!(error instanceof TypeError) && app.failing === 0) console.warn("Tunebench: no answer", error);
     app.failing += 1;
@@ -36,11 +36,11 @@ async function tick() {
 }
 
 // After a click something is about to change: ask sooner for a moment.
-document.addEventListener("click", (event) => {
-  if (!event.target.closest("button")) return;
+app.hurry = (soon = 200) => {
   hurried = Date.now() + 2000;
   if (asking) return;
   clearTimeout(timer);
-  timer = setTimeout(tick, 200);
-});
+  timer = setTimeout(tick, soon);
+};
+document.addEventListener("click", (event) => event.target.closest("button") && app.hurry());
 tick();

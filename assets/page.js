@@ -120,10 +120,10 @@
       draw(app.is(parts[0]), node);
     }
     app.drawCurves();
-    drawLanes();
+    app.drawLanes();
     drawTitle();
   }
-  app.drawCurves = () => {};
+  app.drawCurves = app.drawLanes = () => {};
 
   // Gradio makes a tab's content when the tab is first opened; what is known by then is drawn at once.
   new MutationObserver(drawAll).observe(document.documentElement, { childList: true, subtree: true });
@@ -190,49 +190,6 @@
         make("i", { class: "state", "data-tone": run.tone, "aria-hidden": "true" }),
         make("b", {}, run.name), make("span", { class: "sr" }, `, ${run.pill}, `),
         make("small", { class: "quiet" }, [run.kind, when(run.when)].filter(Boolean).join(" · "))))));
-  }
-
-  // ---- Compare: text grows in place, so that a selection or a scroll position is never lost
-
-  function drawLanes() {
-    const place = at("lanes"), compare = app.is("compare");
-    if (!place) return;
-    const key = JSON.stringify([compare?.run, compare?.lanes.map((lane) => lane.name)]);
-    if (place.dataset.key !== key) {
-      place.dataset.key = key;
-      place.replaceChildren(...(compare?.lanes ?? []).map(lanePane));
-    }
-    write("compare-status", statusOf(compare));
-    write("compare-failed", compare?.error ?? "");
-    at("compare-failed").hidden = !compare?.error;
-    for (const lane of compare?.lanes ?? []) fillLane(place, lane, compare);
-  }
-
-  function statusOf(compare) {
-    if (!compare) return "Nothing is loaded yet. Generate loads the base and the adapters of this run side by side.";
-    if (compare.phase === "failed" || compare.phase === "answering") return "";
-    if (!compare.active) return "The lanes were unloaded to free the device. Generate loads them again.";
-    return compare.detail;
-  }
-
-  function lanePane(lane) {
-    const tone = lane.name.toLowerCase();
-    return make("section", { class: "card lane", "data-lane": lane.name, "data-tone": tone, "aria-label": `Answer of ${lane.name}` },
-      make("header", { class: "row" }, make("h3", {}, make("i", { class: "dot", "aria-hidden": "true" }), lane.name), make("span", { class: "quiet end" })),
-      make("div", { class: "answer", tabindex: "0", dir: "auto" }), make("p", { class: "quiet cut" }), make("p", { class: "quiet proof" }));
-  }
-
-  function fillLane(place, lane, compare) {
-    const pane = [...place.children].find((one) => one.dataset.lane === lane.name), answer = pane.querySelector(".answer");
-    const text = app.text[lane.name] ?? "", had = answer.textContent;
-    if (text !== had) {
-      if (had && text.startsWith(had)) answer.append(text.slice(had.length));
-      else answer.textContent = text;
-      answer.normalize();
-    }
-    const loading = compare.active && compare.phase !== "ready" && !text;
-    pane.classList.toggle("waiting", loading);
-    for (const part of ["end", "cut", "proof"]) put(pane.querySelector(`.${part}`), lane[part]);
   }
 
   // ---- title and icon

@@ -3,20 +3,21 @@
 How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
-hostile   its answers try to break the page
+hostile   its answers try to break the page      twins     all lanes answer the same
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import signal
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from trainer_core import requests, runs, worker
@@ -26,17 +27,26 @@ from trainer_core.events import (
     Answered,
     Asked,
     Changed,
+    Dialed,
     Evaluated,
     EventLog,
+    Forgetting,
+    Heated,
     LaneEnd,
     LaneProof,
+    LaneScore,
     LanesLoaded,
+    Measured,
     Phase,
+    Piece,
     Plan,
     Prepared,
     Proof,
     Resumed,
     Saved,
+    Scored,
+    ScoreFailed,
+    Scoring,
     Stage,
     Status,
     Step,
@@ -58,7 +68,7 @@ ANSWERS = {
     "next to the kettle so you cannot miss it.",
 }
 STEPS = {"sft": 24, "dpo": 20}
-BEHAVIOURS = ("fails", "bug", "killed", "noload", "hostile", "slow", "trivial")
+BEHAVIOURS = ("fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
 SLOW = 4.0
 EVALUATE_EVERY = 6
 
@@ -158,14 +168,36 @@ class Script:
         emit(LanesLoaded(tuple(proof(lane) for lane in job.lanes)))
         emit(Status(Phase.READY, f"{len(job.lanes)} lanes on one base"))
         while (request := inbox.next()) is not None:
-            assert isinstance(request, requests.Ask)
-            self.answer(job, request, emit, inbox)
+            match request:
+                case requests.Ask():
+                    self.answer(job, request, emit, inbox)
+                case requests.Dial():
+                    lane = next(lane for lane in job.lanes if lane.name == request.lane)
+                    emit(Dialed(request.id, replace(proof(lane), strength=request.strength, share=request.share)))
+                case requests.Heat():
+                    words = [word + " " for word in request.answer.split(" ")]
+                    pieces = tuple(Piece(word, -1.0, -1.0 - (at % 5 - 2)) for at, word in enumerate(words))
+                    emit(Heated(request.id, request.lanes, pieces))
+                case requests.Score():
+                    self.score(job, request, emit, inbox)
         return Phase.STOPPED
 
+    def score(self, job: CompareJob, request: requests.Score, emit: EventLog, inbox: requests.Inbox) -> None:
+        for done in range(20):
+            emit(Scoring("held-out pairs", 1, 2, done, 20, 20.0 - done))
+            time.sleep(10 * self.pause)
+            if inbox.cancelled.is_set():
+                emit(ScoreFailed("Scoring was stopped."))
+                return
+        found = Scored(tuple(lane_score(lane.name, at) for at, lane in enumerate(job.lanes)))
+        if request.into:
+            runs.write_atomically(Path(request.into), json.dumps(asdict(found)))
+        emit(found)
+
     def answer(self, job: CompareJob, ask: requests.Ask, emit: EventLog, inbox: requests.Inbox) -> None:
-        names = [lane.name for lane in job.lanes]
+        names = list(ask.lanes or (lane.name for lane in job.lanes))
         emit(Asked(ask.id, ask.messages[-1].content, tuple(names)))
-        texts = {name: HOSTILE if self.behaviour == "hostile" else ANSWERS[name] for name in names}
+        texts = {name: self.text(name, ask) for name in names}
         words = {name: [word + " " for word in text.split(" ")] for name, text in texts.items()}
         for at in range(max(map(len, words.values()))):
             if inbox.cancelled.is_set():
@@ -175,9 +207,23 @@ class Script:
         ends = {name: LaneEnd(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
         emit(Answered(ask.id, ends, inbox.cancelled.is_set()))
 
+    def text(self, lane: str, ask: requests.Ask) -> str:
+        """Adapters answer by their names, so that a turned or a second one is told apart; twins all say the same."""
+        known = ANSWERS.get(lane[:3] if lane not in ANSWERS else lane, ANSWERS["Base"])
+        before = len(ask.own.get(lane, ask.messages)) // 2
+        later = f" This is turn {before + 1}." if before else ""
+        return {"hostile": HOSTILE, "twins": ANSWERS["SFT"]}.get(self.behaviour, known + later)
+
+
+def lane_score(name: str, at: int) -> LaneScore:
+    """Each lane better than the one before on the pairs, and the last one forgetful."""
+    share = Measured(0.5 + 0.1 * at, 0.4 + 0.1 * at, 0.6 + 0.1 * at, 40)
+    lost = Forgetting(9, 0, Measured(-0.225, -0.3, -0.1, 40), 0.0039) if at == 2 else None
+    return LaneScore(name, share, share, share, share, general=share, forgetting=lost)
+
 
 def proof(lane: Lane) -> LaneProof:
-    return LaneProof(lane.name, "3f9a12cd" * 8 if lane.adapter else "", 4.2 if lane.adapter else 0.0)
+    return LaneProof(lane.name, "3f9a12cd" * 8 if lane.adapter else "", 4.2 if lane.adapter else 0.0, lane.strength)
 
 
 def behaviour(job: Job) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer_core import console
+from trainer_core import console, score_table
 from trainer_core.estimates import forgetting
 from trainer_core.events import LaneScore, Measured, OwnAnswers, Scored
 
@@ -29,4 +29,4 @@ def test_a_lane_that_forgot_is_said_aloud() -> None:
 
 
 def test_a_number_without_an_interval_stands_alone() -> None:
-    assert console.cell(Measured(0.5, None, None, 1), ".0%") == "50%" and console.cell(None, ".0%") == ""
+    assert score_table.cell(Measured(0.5, None, None, 1), ".0%") == "50%" and score_table.cell(None, ".0%") == ""

@@ -80,7 +80,9 @@ def test_a_real_run_on_one_page(tmp_path: Path) -> None:
     assert "Step 0 proof holds: margin 0.0000 (must be 0), loss 0.6931." in text
     assert text.count("<figure>") == 5 and 'aria-label="DPO loss: Training from 0.693 to 0.228"' in text
     assert "Nothing that a curve can tell is wrong." in text
-    assert "<td>62%</td><td>+0.161</td><td>21 tokens</td><td>100%</td>" in text
+    assert '<th scope="col">Base</th><th scope="col">DPO</th>' in text
+    assert re.search(r"<td>Held-out accuracy</td><td>6%[^<]*</td><td>62%", text)
+    assert re.search(r"<td>Ends by itself</td><td>17%[^<]*</td><td>100%", text)
     assert '<th scope="row">LoRA rank</th><td>16</td>' in text and '<th scope="row">torch</th><td>2.13</td>' in text
     assert "precision: auto → bf16" in text and str(tmp_path) not in text
 

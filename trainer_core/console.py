@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from trainer_core.data.source import Progress
-from trainer_core.events import LaneScore, Measured, Phase, Proof, RunView, Scored, Step
+from trainer_core.events import Phase, Proof, RunView, Scored, Step
+from trainer_core.score_table import legend, score_lines, warnings
 from trainer_core.supervisor import Supervisor
 
 GLANCE_SECONDS = 0.3
@@ -100,70 +101,17 @@ def clock(seconds: float) -> str:
 def score_table(scored: Scored) -> str:
     """What was measured × lanes, each with its 95 % interval."""
     width = max(25, *(len(score.lane) + 2 for score in scored.scores))
-    rows = [(title, [cell(read(score), spell) for score in scored.scores]) for title, read, spell in MEASURES]
-    told = [(title, cells) for title, cells in rows if any(cells)]
     head = f"{'':<24}" + "".join(f"{score.lane:>{width}}" for score in scored.scores)
-    lines = [f"{title:<24}" + "".join(f"{one or '–':>{width}}" for one in cells) for title, cells in told]
-    return "\n".join([head, "-" * len(head), *lines, *textwrap.wrap(legend(scored), 100), *warnings(scored)])
-
-
-def warnings(scored: Scored) -> list[str]:
-    """A line for every lane that lost what the base knew."""
-    return [
-        f"{red('Forgotten')}: {score.lane} answers {score.forgetting.lost} general questions wrongly that the base answers "
-        f"rightly, and {score.forgetting.gained} the other way round (exact McNemar test, p = "
-        f"{score.forgetting.p_value:.2g}). Train with a lower rate, fewer steps or a smaller rank."
-        for score in scored.scores
-        if score.forgetting and score.forgetting.harmed
+    lines = [
+        f"{title:<24}" + "".join(f"{one:>{width}}" for one in cells) for title, *cells in score_lines(scored.scores)
     ]
+    forgotten = [f"{red('Forgotten')}: {line}" for line in warnings(scored.scores)]
+    return "\n".join([head, "-" * len(head), *lines, *textwrap.wrap(legend(scored), 100), *forgotten])
 
 
 def red(text: str) -> str:
     """Red on a terminal, plain in a file."""
     return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
-
-
-def cell(measured: Measured | None, spell: str) -> str:
-    """74 [61, 88]; without an interval the number alone, and nothing where there is none."""
-    if measured is None:
-        return ""
-    if measured.low is None or measured.high is None:
-        return format(measured.value, spell)
-    return f"{measured.value:{spell}} [{measured.low:{spell}}, {measured.high:{spell}}]"
-
-
-def legend(scored: Scored) -> str:
-    """What the lines of the table mean, as far as they are there."""
-    first = scored.scores[0]
-    told = [
-        f"On {first.accuracy.count} held-out pairs, in brackets the 95 % interval.",
-        "Accuracy: how often the chosen answer is likelier per token than the rejected one; margin: by how much, in nats "
-        "per token.",
-        f"Reward: the same for whole answers and against {scored.reference}, in nats; times beta it is DPO's margin.",
-        "KL: in nats per token of the chosen answers.",
-    ]
-    if first.own:
-        told.append(f"Answers: to {first.own.tokens.count} bundled prompts.")
-    if first.general:
-        told.append(f"General questions: {first.general.count} bundled ones; their change is that against the base.")
-    return " ".join(told)
-
-
-MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = (
-    ("Held-out accuracy", lambda score: score.accuracy, ".0%"),
-    ("Mean margin", lambda score: score.margin, ".3f"),
-    ("Reward accuracy", lambda score: score.reward_accuracy, ".0%"),
-    ("Reward margin", lambda score: score.reward_margin, ".2f"),
-    ("Perplexity of chosen", lambda score: score.perplexity, ".1f"),
-    ("KL to the base", lambda score: score.divergence, ".2f"),
-    ("Answer length, tokens", lambda score: score.own.tokens if score.own else None, ".0f"),
-    ("Length ÷ base", lambda score: score.own.ratio if score.own else None, ".2f"),
-    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, ".0%"),
-    ("Ends by itself", lambda score: score.own.ended if score.own else None, ".0%"),
-    ("General questions", lambda score: score.general, ".0%"),
-    ("Change of these", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
-)
-"""Every line of the table: its title, how it is read from a score, and how it is spelt."""
 
 
 def side_by_side(prompt: str, answers: Mapping[str, str]) -> str:

@@ -82,8 +82,7 @@ def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> Score
         TrainingError: the lanes could not be scored.
     """
     before = comparison.view.detail
-    into = str(pairs.with_name("scores.json"))
-    comparison.send(Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING, into=into))
+    comparison.send(score_request(pairs))
 
     def over(view: RunView) -> bool:
         return view.phase is Phase.READY and view.detail != before
@@ -92,6 +91,12 @@ def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> Score
     if not view.scored:
         raise TrainingError(view.detail)
     return view.scored
+
+
+def score_request(pairs: Path) -> Score:
+    """Every measure of all lanes; the result also goes beside the pairs."""
+    into = str(pairs.with_name("scores.json"))
+    return Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING, into=into)
 
 
 def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> RunView:

@@ -577,6 +577,20 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What the lanes said to one question: the texts, and how they ended once they have (empty until then)."""
+
+    answers: Mapping[str, str]
+    ends: Mapping[str, LaneEnd]
+    problem: str = ""
+    """Why there is no answer."""
+
+
+KEPT_ANSWERS = 4
+"""Questions whose answers stay at hand: the one on the page, and the next one, made while that is read."""
+
+
+@dataclass(frozen=True)
 class RunView:
     """All that is known of a run, folded from its events."""
 
@@ -601,12 +615,20 @@ class RunView:
     offers: tuple[Offer, ...] = ()
     scored: Scored | None = None
     scoring: Scoring | None = None
+    unscored: str = ""
     lanes: tuple[LaneProof, ...] = ()
     ask: str = ""
     prompt: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
     ends: Mapping[str, LaneEnd] = field(default_factory=dict)
+    said: Mapping[str, Said] = field(default_factory=dict)
     heated: Heated | None = None
+
+    def said_to(self, ask: str) -> Said | None:
+        """What was said to a question; None before its turn has come, and when it is long past."""
+        if ask and ask == self.ask and ask not in self.said:
+            return Said(self.answers, self.ends)
+        return self.said.get(ask)
 
     @property
     def scores(self) -> tuple[LaneScore, ...]:
@@ -683,18 +705,18 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
         case Saved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
         case Scoring():
-            return replace(view, phase=Phase.SCORING, detail=event.told, scoring=event)
+            return replace(view, phase=Phase.SCORING, detail=event.told, scoring=event, unscored="")
         case Scored():
             return replace(view, phase=Phase.READY, scored=event, scoring=None, detail="Scored.")
         case ScoreFailed(message):
-            return replace(view, phase=Phase.READY, detail=message, scoring=None)
+            return replace(view, phase=Phase.READY, detail=message, scoring=None, unscored=message)
         case Asked(ask, prompt, lanes):
             blank = dict.fromkeys(lanes, "")
             return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
         case Text(_, more):
             return replace(view, answers={lane: text + more.get(lane, "") for lane, text in view.answers.items()})
         case AskFailed(ask, message):
-            return replace(view, phase=Phase.READY, ask=ask, detail=message)
+            return keeping(replace(view, phase=Phase.READY, ask=ask, detail=message), ask, Said({}, {}, message))
         case LanesLoaded(proofs):
             return replace(view, lanes=proofs)
         case Dialed(_, proof):
@@ -702,12 +724,17 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, phase=Phase.READY, lanes=now)
         case Heated():
             return replace(view, phase=Phase.READY, heated=event)
-        case Answered(_, ends):
-            return replace(view, phase=Phase.READY, ends=ends)
+        case Answered(ask, ends):
+            return keeping(replace(view, phase=Phase.READY, ends=ends), ask, Said(view.answers, ends))
         case Ended(phase, detail):
             return replace(view, phase=phase, detail=detail)
         case Failed(message, details, offers):
             return replace(view, phase=Phase.FAILED, error=message, traceback=details, offers=offers)
+
+
+def keeping(view: RunView, ask: str, said: Said) -> RunView:
+    """The view with what was said to a question, and without what was said long ago."""
+    return replace(view, said=dict([*view.said.items(), (ask, said)][-KEPT_ANSWERS:]))
 
 
 T = TypeVar("T")

@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer_core import doctor, runs, shelf
+from trainer_core import doctor, runs, score_table, shelf
 from trainer_core.config import CompareJob, Recipe
 from trainer_core.doctor import Finding
 from trainer_core.durable import write_atomically
 from trainer_core.errors import ConfigError, UserError
-from trainer_core.events import LaneScore, Phase, RunView, Stage, read_view
+from trainer_core.events import LaneScore, Phase, RunView, Scored, Stage, read_view
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 52, 24, 10
@@ -93,7 +93,9 @@ def told(run_dir: Path) -> Told:
 
 
 def scores_of(run_dir: Path) -> tuple[LaneScore, ...]:
-    """The newest scores of a comparison in which an adapter of this run took part; nothing where there are none."""
+    """The scores in the run's folder, or the newest of a comparison in which an adapter of this run took part; or nothing."""
+    if (kept := run_dir / "scores.json").exists():
+        return score_table.read(kept).scores
     for folder in runs.folders(runs.Workspace.of(run_dir).compare):
         try:
             job = runs.read_run(folder).job
@@ -245,17 +247,9 @@ def value_of(point: tuple[float, float]) -> float:
 def scores(found: Sequence[LaneScore]) -> str:
     if not found:
         return ""
-    titles = ("Lane", "Held-out accuracy", "Mean margin", "Answer length", "Ends by itself")
-    rows = [
-        [one.lane, f"{one.accuracy.value:.0%}", f"{one.margin.value:+.3f}"]
-        + ([f"{one.own.tokens.value:.0f} tokens", f"{one.own.ended.value:.0%}"] if one.own else ["–", "–"])
-        for one in found
-    ]
-    legend = (
-        f"On {found[0].accuracy.count} held-out pairs. Accuracy: how often the chosen answer is likelier per "
-        "token than the rejected one. Margin: by how much, in nats per token."
-    )
-    return f"<h2>Scores</h2>{table(titles, rows)}<p class='quiet'>{legend}</p>"
+    rows = table(["", *[one.lane for one in found]], score_table.score_lines(found))
+    forgotten = "".join(f"<p class='bad'>{escape(line)}</p>" for line in score_table.warnings(found))
+    return f"<h2>Scores</h2>{rows}{forgotten}<p class='quiet'>{escape(score_table.legend(Scored(tuple(found))))}</p>"
 
 
 def notes(view: RunView) -> str:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +24,12 @@ from uuid import uuid4
 from trainer_core import checkpoints, hardware, models, runs, shelf, stall
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.events import Phase, RunView, Status, Tail, fold, folded, settle
+from trainer_core.events import Phase, RunView, Said, Status, Tail, fold, folded, settle
 from trainer_core.hardware import Gpu, Machine
 from trainer_core.readings import Readings
-from trainer_core.requests import Ask, Cancel, Said, Work
+from trainer_core.requests import Ask, Cancel, Work
+from trainer_core.requests import Said as Message
+from trainer_core.votes import Round
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
@@ -85,19 +87,53 @@ def explained(view: RunView, code: int | None) -> RunView:
     return replace(view, error=f"{view.error} It was ended by {name}.{why}")
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A prompt and what each lane said to it."""
+
+    prompt: str
+    answers: Mapping[str, str]
+
+
+def history(talk: Sequence[Turn], lane: str) -> Iterator[Message]:
+    """The conversation as this lane has led it."""
+    for turn in talk:
+        yield Message(role="user", content=turn.prompt)
+        yield Message(role="assistant", content=turn.answers.get(lane, ""))
+
+
 @dataclass
 class Comparison:
     """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes."""
 
     job: CompareJob
     watched: Watched
+    run: str = ""
+    """The run whose lanes these are."""
     asked: str = ""
     """The prompt asked last; empty: none yet."""
+    ask_id: str = ""
+    """The id of that question to the lanes under their names."""
+    sampling: Sampling = Sampling()
+    system: str = ""
+    """How it was answered, and under which system prompt."""
+    talk: tuple[Turn, ...] = ()
+    """The conversation before that prompt."""
+    round: Round | None = None
+    """The question to two lanes whose names the page must not tell; None where lanes stand under their names."""
+    ahead: Round | None = None
+    """The question after it, which the worker answers while that one is read."""
     send_lock: threading.Lock = field(default_factory=threading.Lock)
+    vote_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def view(self) -> RunView:
         return self.watched.view
+
+    @property
+    def said(self) -> Said | None:
+        """The answers on the page."""
+        return self.view.said_to(self.round.ask if self.round else self.ask_id)
 
     def send(self, request: Work | Cancel) -> None:
         """Hand a request over.
@@ -114,11 +150,23 @@ class Comparison:
         except OSError as error:
             raise BusyError("The compare worker has ended. Load the lanes again.") from error
 
-    def ask(self, prompt: str, sampling: Sampling) -> str:
-        """Answer one prompt in all lanes; returns the id under which the events speak of it."""
-        request = Ask(id=uuid4().hex[:8], messages=(Said(role="user", content=prompt),), sampling=sampling)
+    def ask(self, prompt: str, sampling: Sampling, follow: bool = False, system: str = "") -> str:
+        """Answer one prompt in all lanes; returns the id under which the events speak of it.
+
+        Args:
+            follow: as the next turn of the conversation, in which each lane has said what it said.
+            system: a system prompt for the lanes that have none of their own.
+        """
+        before = self.said
+        turn = Turn(self.asked, dict(before.answers)) if follow and self.asked and before and before.ends else None
+        talk = (*self.talk, turn) if turn else ()
+        first = (Message(role="system", content=system.strip()),) if system.strip() else ()
+        user = Message(role="user", content=prompt)
+        own = {lane.name: (*first, *history(talk, lane.name), user) for lane in self.job.lanes} if talk else {}
+        messages = next(iter(own.values()), (*first, user))
+        request = Ask(id=uuid4().hex[:8], messages=messages, own=own, sampling=sampling)
         self.send(request)
-        self.asked = prompt
+        self.asked, self.ask_id, self.talk, self.sampling, self.system = prompt, request.id, talk, sampling, system
         return request.id
 
     def close(self, seconds: float = LEAVE_SECONDS) -> None:
@@ -364,11 +412,13 @@ class Supervisor:
         ]
         return (Lane(name="Base"), *adapters)
 
-    def compare_run(self, run_id: str) -> Comparison:
-        """Load the base, SFT and DPO of one run."""
+    def compare_run(self, run_id: str, lanes: Sequence[Lane] = ()) -> Comparison:
+        """Load the base, SFT and DPO of one run, or other lanes on the same base."""
         recipe = self.recipe(run_id)
         precision = self._watched[run_id].view.used("precision", recipe.precision)
-        return self.compare(recipe.model, precision, self.lanes(run_id))
+        comparison = self.compare(recipe.model, precision, lanes or self.lanes(run_id))
+        comparison.run = run_id
+        return comparison
 
     def close_comparison(self) -> None:
         if self.comparison:

@@ -217,9 +217,53 @@ DATA = """
 """
 
 LANES = """
-<div id="compare-failed" class="verdict bad" role="alert" hidden></div>
+<div id="compare-failed" class="verdict bad" role="alert" hidden><p></p>
+  <button type="button" class="button small" id="compare-reload">Load again</button></div>
 <div id="compare-status" class="status" role="status" aria-live="polite"></div>
+<div id="compare-wrong" class="verdict bad" role="alert" hidden></div>
+<section id="vote-question" class="card" aria-label="Question of the blind vote" hidden>
+  <header class="row"><h2 id="vote-number"></h2><span>
+    <button type="button" class="button small" id="vote-again">New seed (R)</button>
+    <button type="button" class="button small" id="vote-end">End blind vote (B)</button></span></header>
+  <div id="vote-prompt"></div></section>
 <div id="lanes" class="lanes"></div>
+<div id="vote-bar" role="group" aria-label="Your vote" hidden>
+  <button type="button" class="button vote" id="vote-a" data-choice="left">← A is better</button>
+  <button type="button" class="button vote" id="vote-tie" data-choice="tie">↓ Tie</button>
+  <button type="button" class="button vote" id="vote-b" data-choice="right">B is better →</button>
+  <button type="button" class="button vote" id="vote-bad" data-choice="bad">Both bad (X)</button>
+  <button type="button" class="button vote" id="vote-skip" data-choice="skip">Skip (S)</button>
+  <button type="button" class="button vote" id="vote-next">Next (N)</button></div>
+<p id="vote-said" class="status" role="status" aria-live="polite"></p>
+<form id="vote-better" hidden><label for="vote-text">Both are bad. Write a better answer, and it becomes a training pair:</label>
+  <textarea id="vote-text" rows="3"></textarea><button class="button small">Keep this answer</button></form>
+<div id="compare-more">
+  <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head">Your votes</h2>
+    <button type="button" class="button small" id="vote-undo">Undo (U)</button></header>
+    <p id="tally-numbers"></p><div id="tally-span" role="img" hidden><i></i><b></b></div>
+    <p id="tally-odds"></p><p id="tally-verdict" class="strong"></p>
+    <table id="tally-kinds" hidden><caption class="sr">Votes by kind of prompt</caption><thead></thead><tbody></tbody></table>
+    <ul id="tally-checks" class="quiet"></ul>
+    <p class="buttons"><button type="button" class="button" id="topairs"></button>
+    <button type="button" class="button small" id="dlvotes">Download votes (JSONL)</button></p>
+    <p id="pairs-said" role="status"></p></section>
+  <section class="card" id="closer" aria-labelledby="closer-head" hidden><h2 id="closer-head">Look closer</h2>
+    <p class="row"><label>Lane <select id="near"></select></label><label>against <select id="far"></select></label></p>
+    <p><label><input type="checkbox" id="diff"> Highlight words that differ</label></p>
+    <p class="buttons"><button type="button" class="button small" id="heat-near">Heat map of the first answer</button>
+    <button type="button" class="button small" id="heat-far">Heat map of the second answer</button></p>
+    <p id="heat-legend" class="quiet"></p></section>
+  <section class="card" id="scored" aria-labelledby="scored-head">
+    <header class="row"><h2 id="scored-head">Scores without voting</h2>
+    <span><button type="button" class="button small" id="score-go">Score these lanes</button>
+    <button type="button" class="button small" id="score-stop" hidden>Stop</button></span></header>
+    <p id="score-hint" class="quiet">On the pairs the run held out, on its own answers, and on general questions that show what
+      was forgotten. Takes a few minutes.</p>
+    <div id="score-progress" role="status" hidden><div class="bar"><i></i></div><p></p></div>
+    <div class="tablewrap" tabindex="0" role="region" aria-label="Scores" id="score-wrap" hidden><table id="score-table">
+    <caption class="sr">Scores of each lane with 95 % intervals</caption><thead></thead><tbody></tbody></table></div>
+    <div id="score-warnings"></div><p id="score-legend" class="quiet small"></p></section>
+</div>
 """
 
 OVERLAY = Chart(

@@ -20,7 +20,7 @@ from trainer_core import report, runs
 from trainer_core.config import Strict, parse
 from trainer_core.events import RunView, Stage, Step
 from trainer_core.supervisor import Supervisor
-from ui import diagnosis, history, views
+from ui import compared, diagnosis, history, views
 
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
@@ -107,13 +107,13 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "device": views.device(supervisor),
         "recent": views.recent(supervisor),
         "gates": views.gates(supervisor),
-        "compare": views.comparison(supervisor),
         "run": views.run(supervisor, view),
         "pace": views.pace(view),
         "held": held_out(view),
         "doctor": diagnosis.of(supervisor, view),
         "facts": views.facts(supervisor, view),
     }
+    parts |= compared.parts(supervisor)
     if cursor.log and view:
         parts["log"] = runs.log_tail(supervisor.run_dir(view.id), LOG_LINES)
     return parts
@@ -223,11 +223,18 @@ def extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]
 def answers(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
     """What the lanes have said beyond what the page holds. Offsets count UTF-16 units, as a browser does."""
     supervisor.look_at_comparison()
-    view = supervisor.comparison.view if supervisor.comparison else None
-    if view is None or not view.ask:
+    current = supervisor.comparison
+    said = current.said if current else None
+    if current is None or said is None:
         return {"ask": "", "text": {}}
-    held = cursor.chars if cursor.ask == view.ask else {}
-    return {"ask": view.ask, "text": {lane: after(text, held.get(lane, 0)) for lane, text in view.answers.items()}}
+    question = current.round
+    ask = question.ask if question else current.ask_id
+    shown = {"A": question.left, "B": question.right} if question else {lane: lane for lane in said.answers}
+    held = cursor.chars if cursor.ask == ask else {}
+    return {
+        "ask": ask,
+        "text": {name: after(said.answers.get(lane, ""), held.get(name, 0)) for name, lane in shown.items()},
+    }
 
 
 def after(text: str, units: int) -> str:
@@ -239,6 +246,6 @@ def script(folder: Path = runs.PROJECT / "assets") -> str:
     """What draws the page, for its head: no file is fetched later."""
     code = "\n".join(
         (folder / name).read_text(encoding="utf-8")
-        for name in ("chart.js", "page.js", "train.js", "runs.js", "data.js")
+        for name in ("chart.js", "page.js", "compare.js", "train.js", "runs.js", "data.js")
     )
     return f"<script>\n{code}\n</script>"

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from pydantic import Field
 
-from trainer_core import data
+from trainer_core import data, votes
 from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
 from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
@@ -49,7 +49,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                 elem_id="model",
             )
             pairs = gr.Dropdown(
-                PAIRS,
+                pair_choices(supervisor),
                 value=SAMPLE,
                 label="Data",
                 info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
@@ -111,9 +111,10 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         named = f"The settings of {name_of(supervisor.run_dir(event.run))}"
         return wanted, *preview(wanted), cards.origin(named, ()), gr.update(selected="start")
 
-    def refresh() -> Any:
+    def refresh() -> tuple[Any, ...]:
         busy = supervisor.active is not None
-        return gr.update(interactive=not busy, value="Running…" if busy else "Train and compare")
+        button = gr.update(interactive=not busy, value="Running…" if busy else "Train and compare")
+        return button, gr.update(choices=pair_choices(supervisor))
 
     seen = [health, plan, goal, stored, chosen]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
@@ -125,7 +126,12 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(bus.retry, take_offer, gr.EventData, **elsewhere)
     on(bus.clone, clone, gr.EventData, **elsewhere)
     on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
-    on(bus.statechange, refresh, outputs=[go], **QUIET)
+    on(bus.statechange, refresh, outputs=[go, pairs], **QUIET)
+
+
+def pair_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
+    """The sample and every data set made of votes."""
+    return [*PAIRS, *((title, str(place)) for title, place in votes.data_sets(supervisor.workspace))]
 
 
 def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:

@@ -7,10 +7,10 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from trainer_core import runs
+from trainer_core import runs, votes
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import LaneEnd, LaneProof, Phase, Proof, RunView, Step
+from trainer_core.events import Phase, Proof, RunView, Step
 from trainer_core.hardware import GIB, Gpu
 from trainer_core.supervisor import Supervisor
 from ui.facts import about_of, facts_of, name_of
@@ -71,6 +71,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
         "leaving": leaving(supervisor, active),
         "compare": comparison.view.phase if comparison else "",
         "runs": len(supervisor.views),
+        "sets": len(votes.data_sets(supervisor.workspace)),
         "trouble": supervisor.trouble,
     }
 
@@ -271,48 +272,3 @@ def data_names(recipe: Recipe) -> list[str]:
     sources = [recipe.data.chat if "sft" in recipe.method.stages else None]
     sources.append(recipe.data.pairs if "dpo" in recipe.method.stages or not sources[0] else None)
     return [Path(source).name for source in sources if source]
-
-
-def comparison(supervisor: Supervisor) -> dict[str, Any] | None:
-    """The lanes: who they are, what the worker is doing, and how each answer ended."""
-    current = supervisor.comparison
-    if current is None:
-        return None
-    view = current.view
-    unanswered = view.phase is Phase.READY and bool(view.ask) and not view.ends
-    return {
-        "run": current.watched.run_dir.name,
-        "phase": view.phase,
-        "active": view.phase.active,
-        "detail": "" if unanswered else view.detail,
-        "error": view.detail if unanswered else view.error,
-        "lanes": [lane(one.name, view) for one in current.job.lanes],
-    }
-
-
-def lane(name: str, view: RunView) -> dict[str, str]:
-    """One lane: how its answer ended, and the proof that it is what its name says."""
-    end, proof = view.ends.get(name), next((proof for proof in view.lanes if proof.lane == name), None)
-    return {"name": name, "end": end_words(end), "cut": cut_words(end), "proof": lane_words(proof)}
-
-
-def end_words(end: LaneEnd | None) -> str:
-    if end is None:
-        return ""
-    rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
-    return f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}"
-
-
-def cut_words(end: LaneEnd | None) -> str:
-    return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
-
-
-def lane_words(proof: LaneProof | None) -> str:
-    if proof is None or not proof.sha256:
-        return ""
-    moved = (
-        f"moves logits by up to {proof.difference:.2g}"
-        if proof.difference
-        else "changes nothing: same logits as the base"
-    )
-    return f"adapter {proof.sha256[:8]}, {moved}"

@@ -1,0 +1,172 @@
+"""Compare under names: lanes of one's choice, conversation, dial, differences, heat, scores, and text that attacks the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+from tests.browser.test_page import begin, tab
+from tests.browser.test_vote import generate
+from tests.fake_worker import HOSTILE
+
+Visit = Callable[[App], Page]
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
+    """A server with an attacking run, one whose lanes say the same, and a well-behaved one, newest last."""
+    opened = serve("120", gpu=24)
+    page = browser.new_page()
+    page.goto(opened.address)
+    page.wait_for_function("window.tunebench?.is('gates')")
+    for name in ("hostile", "twins", "fine"):
+        tab(page, "Start")
+        begin(page, name)
+        loaded = "name => window.tunebench.is('compare')?.run.includes(name) && window.tunebench.is('compare').done"
+        page.wait_for_function(loaded, arg=name, timeout=30_000)  # Compare has opened by itself
+    page.close()
+    return opened
+
+
+def choose_run(page: Page, name: str) -> None:
+    """Pick a run in Compare."""
+    tab(page, "Compare")
+    page.click("#run input")
+    page.get_by_role("option", name=re.compile(name)).click()
+
+
+def pane(page: Page, lane: str):  # type: ignore[no-untyped-def]
+    return page.locator(f"#lanes [data-lane='{lane}']")
+
+
+def test_more_lanes_of_the_same_base(app: App, visit: Visit) -> None:
+    page = visit(app)
+    tab(page, "Compare")
+    page.click("#lane-choice input")
+    expect(page.get_by_role("option", name=re.compile("^DPO · twins"))).to_be_visible()
+    page.get_by_role("option", name="DPO at 50%").click()
+    page.keyboard.press("Escape")
+    generate(page)
+    expect(page.locator("#lanes h3")).to_have_text(["Base", "SFT", "DPO", "DPO at 50%"])
+    expect(pane(page, "DPO").locator(".proof")).to_contain_text("adapter 3f9a12cd, moves logits by up to 4.2")
+
+
+def test_a_prompted_base_and_a_conversation(app: App, visit: Visit) -> None:
+    page = visit(app)
+    tab(page, "Compare")
+    page.get_by_role("button", name="System prompt and conversation").click()
+    page.fill("#system textarea", "Be short.")
+    page.get_by_label("Only for an extra lane: the base with this prompt").check()
+    generate(page)
+    expect(page.locator("#lanes h3").last).to_have_text("Base, prompted")
+    page.get_by_label("Go on with the conversation: every lane remembers what it said").check()
+    page.fill("#prompt textarea", "And then?")
+    generate(page)
+    expect(pane(page, "SFT").locator(".answer")).to_contain_text("This is turn 2.")
+    expect(pane(page, "SFT").locator(".before .said")).to_have_text(
+        "I keep forgetting to water my plants. What can I do?"
+    )
+
+
+def test_the_dial_holds_from_the_next_answer_on(app: App, visit: Visit) -> None:
+    page = visit(app)
+    generate(page)
+    pane(page, "DPO").locator("summary").click()
+    dial = pane(page, "DPO").get_by_label("Strength")
+    dial.focus()
+    for _ in range(10):
+        dial.press("ArrowLeft")
+    expect(pane(page, "DPO").locator(".proof")).to_contain_text("at 50%")
+    page.click("#blind")
+    expect(page.locator("#compare-problem")).to_contain_text("DPO is at 50%. Set it back to 100%")
+    dial.focus()
+    for _ in range(10):
+        dial.press("ArrowRight")
+    expect(pane(page, "DPO").locator(".proof")).not_to_contain_text("at 50%")
+
+
+def test_differences_and_heat(app: App, visit: Visit) -> None:
+    page = visit(app)
+    generate(page)
+    page.select_option("#near", "SFT")
+    page.get_by_label("Highlight words that differ").check()
+    expect(pane(page, "SFT").locator("mark.differs").first).to_be_visible()
+    text = page.evaluate("window.tunebench.text.SFT")
+    assert pane(page, "SFT").locator(".answer").evaluate("node => node.textContent") == text
+    assert not any("kettle" in one for one in pane(page, "SFT").locator("mark.differs").all_inner_texts())
+    page.click("#heat-near")
+    expect(page.locator("#heat-legend")).to_contain_text("Green: SFT finds the token likelier; amber: DPO does.")
+    expect(pane(page, "SFT").locator("mark").first).to_have_attribute("title", "SFT -1.00, DPO 1.00 nats")
+    generate(page)
+    expect(page.locator("#heat-legend")).to_be_empty()
+
+
+def test_a_new_seed_asks_again(app: App, visit: Visit) -> None:
+    page = visit(app)
+    generate(page)
+    before = page.evaluate("window.tunebench.ask")
+    page.locator("body").press("r")
+    page.wait_for_function("before => window.tunebench.ask !== before", arg=before)
+    page.get_by_role("button", name="Sampling").click()
+    expect(page.locator("#sampling-seed input, #sampling-seed textarea")).to_have_value("43")
+
+
+def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) -> None:
+    page = visit(app)
+    generate(page)
+    run_dir = Path(app.workspace) / "runs" / page.evaluate("window.tunebench.is('compare').run")
+    page.click("#score-go")
+    expect(page.locator("#compare-wrong")).to_contain_text("held no pairs out")
+    (run_dir / "held-out.jsonl").write_text("{}\n")
+    page.click("#score-go")
+    expect(page.locator("#score-progress")).to_contain_text("Scoring, part 1 of 2: held-out pairs")
+    page.click("#score-stop")
+    expect(page.locator("#score-warnings")).to_contain_text("Scoring was stopped.")
+    page.click("#score-go")
+    table = page.locator("#score-table")
+    expect(table).to_contain_text("Held-out accuracy", timeout=20_000)
+    expect(table.locator("thead th")).to_have_text(["", "Base", "SFT", "DPO ⚑ forgot"])
+    expect(table.locator("tbody tr").first.locator("td").first).to_have_text("50% [40%, 60%]")
+    expect(page.locator("#score-warnings [role=alert]")).to_contain_text("DPO answers 9 general questions wrongly")
+    assert len(json.loads((run_dir / "scores.json").read_text())["scores"]) == 3
+
+
+def test_text_that_attacks_appears_literally(app: App, visit: Visit) -> None:
+    page = visit(app)
+    choose_run(page, "hostile")
+    page.fill("#prompt textarea", HOSTILE)
+    generate(page)
+    for lane in ("Base", "SFT", "DPO"):
+        assert pane(page, lane).locator(".answer").evaluate("node => node.textContent").strip() == HOSTILE
+    page.get_by_label("Highlight words that differ").check()
+    page.click("#heat-near")
+    page.wait_for_selector("#lanes mark[title]")
+    own = Path(app.workspace) / "hostile.txt"
+    own.write_text(HOSTILE)
+    page.fill("#pset input", str(own))
+    page.keyboard.press("Enter")
+    page.click("#blind")
+    page.wait_for_function("window.tunebench.is('ballot')?.ready")
+    expect(page.locator("#vote-prompt p")).to_have_text(HOSTILE)
+    expect(page.locator("#vote-said")).to_have_text("Both answers are identical. ↓ counts them as a tie.")
+    assert page.locator("#lanes .answer").first.evaluate("node => node.textContent").strip() == HOSTILE
+    assert page.evaluate("window.pwned") is None and page.locator("#lanes img, #vote-question img").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert page.locator("#lanes .answer").first.get_attribute("dir") == "auto"
+    page.click("#vote-end")
+
+
+def test_a_failed_question_leaves_the_lanes(app: App, visit: Visit) -> None:
+    """A prompt set that is not there is named, and nothing else happens."""
+    page = visit(app)
+    tab(page, "Compare")
+    page.fill("#pset input", "/nowhere/at/all.txt")
+    page.keyboard.press("Enter")
+    page.click("#blind")
+    expect(page.locator("#compare-problem")).to_contain_text("/nowhere/at/all.txt cannot be read")

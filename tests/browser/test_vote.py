@@ -1,0 +1,191 @@
+"""Blind voting in the page: nothing tells who is who before the vote, keys vote, nothing is lost, and votes become data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+from tests.browser.test_page import begin, phase, tab
+from trainer_core import votes
+
+Visit = Callable[[App], Page]
+NAMES = re.compile(r"\b(SFT|DPO)\b|3f9a12cd")
+"""What would tell who is who; "Base" begins too many words of the page."""
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-def]
+    """A server with one finished run, whose lanes have answered."""
+    opened = serve("120", gpu=24)
+    page = browser.new_page()
+    page.goto(opened.address)
+    page.wait_for_function("window.tunebench?.is('gates')")
+    begin(page, "fine")
+    phase(page, "done")
+    page.wait_for_function("window.tunebench.is('compare')?.done", timeout=30_000)
+    page.close()
+    return opened
+
+
+def kept(app: App) -> list[votes.Vote]:
+    return votes.standing(votes.lines(Path(app.workspace) / "votes" / "votes.jsonl"))
+
+
+def blind(page: Page) -> None:
+    """Begin a blind vote and wait until it may be given."""
+    tab(page, "Compare")
+    page.click("#blind")
+    ready(page)
+
+
+def ready(page: Page) -> None:
+    page.wait_for_function("window.tunebench.is('ballot')?.ready && window.tunebench.text.A && window.tunebench.text.B")
+    page.wait_for_selector("#vote-a:enabled")
+
+
+def key(page: Page, name: str) -> None:
+    page.locator("body").press(name)
+
+
+def vote(page: Page, name: str) -> None:
+    """One vote by key, and on to the next question."""
+    number = page.evaluate("window.tunebench.is('ballot').number")
+    key(page, name)
+    page.wait_for_function("window.tunebench.is('ballot').voted")
+    key(page, "n")
+    page.wait_for_function("before => window.tunebench.is('ballot').number > before", arg=number)
+    ready(page)
+
+
+def generate(page: Page) -> None:
+    """Ask in all lanes and wait for the answers to this question."""
+    tab(page, "Compare")
+    before = page.evaluate("window.tunebench.ask")
+    page.click("#gen")
+    new = "before => window.tunebench.ask && window.tunebench.ask !== before && window.tunebench.is('compare')?.done"
+    page.wait_for_function(new, arg=before, timeout=20_000)
+
+
+def leave(page: Page) -> None:
+    if page.evaluate("!!window.tunebench.is('ballot')"):
+        page.click("#vote-end")
+        page.wait_for_function("!window.tunebench.is('ballot')")
+
+
+def test_nothing_tells_who_is_who_before_the_vote(app: App, visit: Visit) -> None:
+    """Text, attributes and ids of the lanes, all that the network brought for them, and its order."""
+    page = visit(app)
+    told: list[str] = []
+    page.on("response", lambda response: told.append(response.text()) if "component_server" in response.url else None)
+    tab(page, "Compare")
+    page.click("#blind")
+    ready(page)
+    pane = page.locator("#lanes").evaluate("node => node.outerHTML")
+    assert not NAMES.search(pane) and "Base" not in pane
+    assert [order for order in re.findall(r'data-lane="(.*?)"', pane)] == ["A", "B"]
+    heard = [json.loads(one) for one in told if '"text"' in one]
+    during = [one for one in heard if one.get("ask") and one["ask"] == page.evaluate("window.tunebench.ask")]
+    assert during and all(list(one["text"]) == ["A", "B"] for one in during)
+    parts = json.dumps([{**one["parts"].get("compare", {}), "text": one["text"]} for one in during])
+    assert not NAMES.search(parts) and "Base" not in parts
+    assert page.locator("#compare-form").is_hidden() and page.locator("#closer").is_hidden()
+    key(page, "ArrowLeft")
+    page.wait_for_function("document.querySelector('#lanes').textContent.includes('the winner')")
+    (given,) = kept(app)
+    expect(page.locator("#lanes h3")).to_have_text(
+        [f"A was {given.left}, the winner", f"B was {'DPO' if given.left == 'Base' else 'Base'}"]
+    )
+    assert page.evaluate("window.tunebench.text.A") == given.answers[given.left]
+    page.wait_for_function("window.tunebench.is('ballot').number === 2")  # by itself, after the names were shown
+    ready(page)
+    assert not NAMES.search(page.locator("#lanes").evaluate("node => node.outerHTML"))
+    leave(page)
+
+
+def test_keys_vote_only_outside_inputs_and_undo_takes_back(app: App, visit: Visit) -> None:
+    page = visit(app)
+    blind(page)
+    before = len(kept(app))
+    key(page, "x")
+    page.wait_for_selector("#vote-better:visible")
+    page.fill("#vote-text", "xsn")
+    page.locator("#vote-text").press("ArrowLeft")
+    page.locator("#vote-text").press("u")
+    assert len(kept(app)) == before + 1 and kept(app)[-1].choice == "bad"
+    page.fill("#vote-text", "A better one.")
+    page.get_by_role("button", name="Keep this answer").click()
+    ready(page)
+    assert kept(app)[-1].better == "A better one."
+    key(page, "ArrowDown")
+    page.wait_for_function("window.tunebench.is('ballot').voted === 'tie'")
+    key(page, "u")
+    page.wait_for_function("window.tunebench.is('ballot').again")
+    assert len(kept(app)) == before + 1
+    key(page, "s")
+    page.wait_for_function("window.tunebench.is('ballot').voted === 'skip'")
+    expect(page.locator("#tally-numbers")).to_contain_text("skipped")
+    leave(page)
+
+
+def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data(app: App, visit: Visit) -> None:
+    page = visit(app)
+    blind(page)
+    decided = sum(bool(one.winner) for one in kept(app))
+    for _ in range(20 - decided):
+        dpo_left = page.evaluate("window.tunebench.text.A.startsWith('Tie it')")
+        vote(page, "ArrowLeft" if dpo_left else "ArrowRight")
+    given = kept(app)
+    won = sum(one.winner == "DPO" for one in given)
+    assert won >= 19
+    expect(page.locator("#tally-verdict")).to_contain_text(
+        "Clear: DPO is better, by the check at 20 votes. Next check at 30"
+    )
+    expect(page.locator("#tally-odds")).to_contain_text("exact sign test")
+    expect(page.locator("#tally-checks")).to_contain_text("You picked the left side")
+    expect(page.locator("#tally-kinds tbody tr").first).to_be_visible()
+    numbers = page.locator("#tally-numbers").inner_text()
+    page.reload()
+    expect(page.locator("#tally-numbers")).to_have_text(numbers)
+    app.kill()
+    app.start()
+    page.goto(app.address)
+    expect(page.locator("#tally-numbers")).to_have_text(numbers)
+    assert kept(app) == given
+    page.click("#topairs")
+    expect(page.locator("#pairs-said")).to_contain_text("pairs saved to votes-base-dpo")
+    page.click("#train-on-them")
+    expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
+    place = next(Path(app.workspace).glob("data/votes-base-dpo-*.jsonl"))
+    expect(page.locator("#data input")).to_have_value(re.compile("pairs from votes|" + re.escape(place.stem)))
+    rows = [json.loads(line) for line in place.read_text().splitlines()]
+    assert len(rows) == sum(bool(one.winner) for one in given) + 1, "and the better answer that was written"
+    assert json.loads((place.parent / f"{place.name}.provenance.json").read_text())["contest"]["second"] == "DPO"
+    page.get_by_label("DPO only").check()
+    begin(page, "fromvotes")
+    phase(page, "done")
+
+
+def test_sides_are_balanced_over_forty_questions(app: App) -> None:
+    lefts = Counter(votes.first_is_left(seed, index) for seed in (1, 2, 3) for index in range(40))
+    assert lefts[True] == lefts[False]
+
+
+def test_a_killed_worker_is_told_and_loads_again(app: App, visit: Visit) -> None:
+    page = visit(app)
+    generate(page)
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if str(Path(app.workspace) / "compare") in line and "fake_worker" in line:
+            process.kill()
+    expect(page.locator("#compare-failed")).to_contain_text("The worker ended without a last word", timeout=10_000)
+    page.click("#compare-reload")
+    page.wait_for_function("window.tunebench.is('compare')?.done", timeout=20_000)
+    expect(page.locator("#compare-failed")).to_be_hidden()

@@ -1,0 +1,82 @@
+"""Which lanes may stand side by side with those of a run: every adapter of the same base, at another strength, blended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trainer_core import shelf
+from trainer_core.config import Lane
+from trainer_core.errors import ConfigError, UserError
+from trainer_core.supervisor import Supervisor
+
+BASE = "Base"
+PROMPTED = "Base, prompted"
+"""The base with a system prompt: would a prompt have done it?"""
+STRENGTHS = (0.5, 1.5)
+MOST = 6
+
+
+def choices(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
+    """Name → lane: the run's own first, then variants of them, then the adapters of other runs on the same base."""
+    own = supervisor.lanes(run_id)
+    adapters = [lane for lane in own if lane.adapter]
+    found = [*own, *variants(adapters), *others(supervisor, run_id)]
+    return {lane.name: lane for lane in found}
+
+
+def variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
+    for lane in adapters:
+        for strength in STRENGTHS:
+            yield lane.model_copy(update={"name": f"{lane.name} at {strength:.0%}", "strength": strength})
+    if len(adapters) > 1:
+        first, last = adapters[0], adapters[-1]
+        half = {"name": f"{first.name} and {last.name}, half each", "other": last.adapter, "share": 0.5}
+        yield first.model_copy(update=half)
+
+
+def others(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
+    """Finished adapters of other runs on the same base in the same precision, newest first."""
+    base = base_of(supervisor, run_id)
+    for view in supervisor.views:
+        if view.id == run_id or view.phase.active or not view.adapters or known_base(supervisor, view.id) != base:
+            continue
+        for lane in supervisor.lanes(view.id)[1:]:
+            yield lane.model_copy(update={"name": f"{lane.name} · {title(supervisor, view.id)}"[:64]})
+
+
+def base_of(supervisor: Supervisor, run_id: str) -> tuple[str, str]:
+    recipe = supervisor.recipe(run_id)
+    return recipe.model, supervisor.run(run_id).used("precision", recipe.precision)
+
+
+def known_base(supervisor: Supervisor, run_id: str) -> tuple[str, str] | None:
+    """The base of a run; None where its run.json cannot be read, which is said where that run is shown."""
+    try:
+        return base_of(supervisor, run_id)
+    except UserError:
+        return None
+
+
+def title(supervisor: Supervisor, run_id: str) -> str:
+    """A run's name with its beginning, which no other run has."""
+    run_dir: Path = supervisor.run_dir(run_id)
+    name = shelf.read_about(run_dir).name or supervisor.recipe(run_id).name
+    return " ".join(filter(None, (name, run_id[:15])))
+
+
+def lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
+    """The lanes of these names, those of the run if none is named; and one of the base with a system prompt, if given.
+
+    Raises:
+        ConfigError: a lane is gone, or there are more than six.
+    """
+    known = choices(supervisor, run_id)
+    if gone := [name for name in names if name not in known]:
+        raise ConfigError(f"There is no lane {gone[0]!r} beside this run any more. Take it out of Lanes.")
+    chosen = tuple(known[name] for name in names) or supervisor.lanes(run_id)
+    if prompted.strip():
+        chosen = (*chosen, Lane(name=PROMPTED, system=prompted.strip()))
+    if len(chosen) > MOST:
+        raise ConfigError(f"{len(chosen)} lanes are chosen; {MOST} are the most that stand side by side.")
+    return chosen

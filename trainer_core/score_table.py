@@ -1,0 +1,84 @@
+"""Scores as a table: which lines it has, how each number is spelt, what they mean, and which lanes have forgotten something.
+
+The page, the terminal and the report show the same lines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from trainer_core.events import LaneScore, Measured, Scored
+
+SCORED = TypeAdapter(Scored)
+
+
+def read(path: Path) -> Scored:
+    """The scores that a comparison left in a run's folder as scores.json."""
+    return SCORED.validate_python(json.loads(path.read_bytes()))
+
+
+def score_lines(scores: Sequence[LaneScore]) -> list[list[str]]:
+    """A line for each measure that was taken: its title, then a cell for each lane."""
+    return [
+        [title, *[cell(of(score), spell) or "–" for score in scores]]
+        for title, of, spell in MEASURES
+        if any(of(score) for score in scores)
+    ]
+
+
+def warnings(scores: Sequence[LaneScore]) -> list[str]:
+    """A sentence for every lane that lost what the base knew."""
+    return [
+        f"{score.lane} answers {score.forgetting.lost} general questions wrongly that the base answers "
+        f"rightly, and {score.forgetting.gained} the other way round (exact McNemar test, p = "
+        f"{score.forgetting.p_value:.2g}). Train with a lower rate, fewer steps or a smaller rank."
+        for score in scores
+        if score.forgetting and score.forgetting.harmed
+    ]
+
+
+def cell(measured: Measured | None, spell: str) -> str:
+    """74 [61, 88]; without an interval the number alone, and nothing where there is none."""
+    if measured is None:
+        return ""
+    if measured.low is None or measured.high is None:
+        return format(measured.value, spell)
+    return f"{measured.value:{spell}} [{measured.low:{spell}}, {measured.high:{spell}}]"
+
+
+def legend(scored: Scored) -> str:
+    """What the lines of the table mean, as far as they are there."""
+    first = scored.scores[0]
+    told = [
+        f"On {first.accuracy.count} held-out pairs, in brackets the 95 % interval.",
+        "Accuracy: how often the chosen answer is likelier per token than the rejected one; margin: by how much, in nats "
+        "per token.",
+        f"Reward: the same for whole answers and against {scored.reference}, in nats; times beta it is DPO's margin.",
+        "KL: in nats per token of the chosen answers.",
+    ]
+    if first.own:
+        told.append(f"Answers: to {first.own.tokens.count} bundled prompts.")
+    if first.general:
+        told.append(f"General questions: {first.general.count} bundled ones; their change is that against the base.")
+    return " ".join(told)
+
+
+MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = (
+    ("Held-out accuracy", lambda score: score.accuracy, ".0%"),
+    ("Mean margin", lambda score: score.margin, ".3f"),
+    ("Reward accuracy", lambda score: score.reward_accuracy, ".0%"),
+    ("Reward margin", lambda score: score.reward_margin, ".2f"),
+    ("Perplexity of chosen", lambda score: score.perplexity, ".1f"),
+    ("KL to the base", lambda score: score.divergence, ".2f"),
+    ("Answer length, tokens", lambda score: score.own.tokens if score.own else None, ".0f"),
+    ("Length ÷ base", lambda score: score.own.ratio if score.own else None, ".2f"),
+    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, ".0%"),
+    ("Ends by itself", lambda score: score.own.ended if score.own else None, ".0%"),
+    ("General questions", lambda score: score.general, ".0%"),
+    ("Change of these", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
+)
+"""Every line of the table: its title, how it is read from a score, and how it is spelt."""

@@ -1,0 +1,297 @@
+"""Compare in plain values: lanes and their answers, the open question without names, the tally in words, scores, heat."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer_core import ballot, score_table, votes
+from trainer_core.events import LaneEnd, LaneProof, Phase, RunView, Scored
+from trainer_core.statistics import Interval
+from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.votes import Round, Tally, Vote
+from ui.words import duration
+
+FEW_PAIRS = 30
+
+
+def parts(supervisor: Supervisor) -> dict[str, Any]:
+    """Every part of the Compare tab."""
+    return {
+        "compare": comparison(supervisor),
+        "ballot": question(supervisor),
+        "tally": tally(supervisor),
+        "scores": scores(supervisor),
+        "heat": heat(supervisor),
+    }
+
+
+def comparison(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The lanes: who they are, what the worker is doing, and how each answer ended."""
+    current = supervisor.comparison
+    if current is None:
+        return None
+    view, said = current.view, current.said
+    problem = said.problem if said else ""
+    return {
+        "run": current.run,
+        "phase": view.phase,
+        "active": view.phase.active,
+        "dead": view.phase is Phase.FAILED,
+        "answering": view.phase is Phase.ANSWERING and bool(said and not said.ends and not problem),
+        "done": bool(said and said.ends),
+        "detail": "" if problem or view.phase is Phase.SCORING else view.detail,
+        "error": problem or view.error,
+        "asked": "" if current.round else current.asked,
+        "lanes": voted_on(current.round, current) if current.round else named(current),
+    }
+
+
+def named(current: Comparison) -> list[dict[str, Any]]:
+    """Every lane under its name, with the conversation so far and what can be turned."""
+    return [
+        {
+            **lane(one.name, one.name, current),
+            "dial": dial(one.name, current.view) if one.adapter else None,
+            "system": one.system,
+            "before": [{"prompt": turn.prompt, "text": turn.answers.get(one.name, "")} for turn in current.talk],
+        }
+        for one in current.job.lanes
+    ]
+
+
+def dial(name: str, view: RunView) -> dict[str, float] | None:
+    """How much of its adapter a lane uses now."""
+    proof = proof_of(name, view)
+    return {"strength": round(proof.strength, 3), "share": round(proof.share, 3)} if proof else None
+
+
+def voted_on(open_one: Round, current: Comparison) -> list[dict[str, Any]]:
+    """The two lanes of a vote as A and B. Who they are is said after the vote, and nothing that tells before it."""
+    sides = [lane(letter, name, current) for letter, name in (("A", open_one.left), ("B", open_one.right))]
+    hidden = {"was": "", "proof": ""} if open_one.blind else {}
+    return [{**one, **hidden, "dial": None, "system": "", "before": []} for one in sides]
+
+
+def lane(shown: str, name: str, current: Comparison) -> dict[str, Any]:
+    """One lane: how its answer ended, and the proof that it is what its name says."""
+    said = current.said
+    end = said.ends.get(name) if said else None
+    was = name if shown != name else ""
+    proof = lane_words(proof_of(name, current.view))
+    return {"name": shown, "was": was, "end": end_words(end), "cut": cut_words(end), "proof": proof}
+
+
+def proof_of(name: str, view: RunView) -> LaneProof | None:
+    return next((proof for proof in view.lanes if proof.lane == name), None)
+
+
+def end_words(end: LaneEnd | None) -> str:
+    if end is None:
+        return ""
+    rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
+    return f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}"
+
+
+def cut_words(end: LaneEnd | None) -> str:
+    return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
+
+
+def lane_words(proof: LaneProof | None) -> str:
+    if proof is None or not proof.sha256:
+        return ""
+    moved = (
+        f"moves logits by up to {proof.difference:.2g}"
+        if proof.difference
+        else "changes nothing: same logits as the base"
+    )
+    at = "" if proof.strength == 1 else f" at {proof.strength:.0%}"
+    return f"adapter {proof.sha256[:8]}{at}, {moved}"
+
+
+# ---- the open question
+
+
+def question(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The question of a blind vote: what it asks, whether a vote may be given, and what was voted."""
+    current = supervisor.comparison
+    open_one = current.round if current else None
+    if current is None or open_one is None:
+        return None
+    said = current.said
+    ready = ballot.answered(current)
+    return {
+        "first": open_one.contest.first,
+        "second": open_one.contest.second,
+        "number": open_one.index + 1,
+        "tag": open_one.tag,
+        "prompt": [{"role": one.role, "text": one.content} for one in open_one.messages],
+        "ready": ready and open_one.vote is None,
+        "again": open_one.again,
+        "same": bool(ready and said and len(set(said.answers.values())) == 1),
+        "voted": open_one.vote.choice if open_one.vote else "",
+        "better": open_one.vote is not None and open_one.vote.choice == "bad",
+    }
+
+
+# ---- the tally
+
+
+def tally(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The count of the contest that is voted on, or was voted on last."""
+    given = standing(votes.file_of(supervisor.workspace))
+    current = supervisor.comparison
+    contest = current.round.contest if current and current.round else given[-1].contest if given else None
+    if contest is None:
+        return None
+    found = votes.tally(given, contest)
+    return {
+        "run": contest.run,
+        "first": contest.first,
+        "second": contest.second,
+        "wins": [found.first, found.second],
+        "others": others(found),
+        "share": span(found.share),
+        "odds": odds(found),
+        "verdict": verdict(found),
+        "word": found.verdict.word,
+        "kinds": [[tag, *counts] for tag, counts in sorted(found.kinds.items())],
+        "checks": [line for line in (bias(found), lengths(found)) if line],
+        "strengths": strengths(given, contest.run),
+        "pairs": found.pairs,
+        "few": "Few pairs. Fine for a taste; 200 or more give a steadier change." if found.pairs < FEW_PAIRS else "",
+    }
+
+
+def standing(path: Path) -> list[Vote]:
+    """The votes that count; read again only when the file has changed."""
+    if not path.exists():
+        return []
+    told = path.stat()
+    return list(read(path, told.st_size, told.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def read(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
+    return tuple(votes.standing(votes.lines(path)))
+
+
+def others(found: Tally) -> str:
+    """The votes that decided nothing."""
+    counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
+    told = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
+    return " · ".join([*told, *([f"{found.again} given again after an undo"] if found.again else [])])
+
+
+def span(share: Interval | None) -> list[float] | None:
+    return [round(share.value, 4), round(share.low, 4), round(share.high, 4)] if share else None
+
+
+def odds(found: Tally) -> str:
+    """Share and p-value; no percentage of a handful."""
+    if found.share is None:
+        missing = 5 - found.decided
+        return f"{missing} more decided vote{'s' * (missing != 1)} until a percentage means anything."
+    low, high = f"{100 * found.share.low:.0f}", f"{100 * found.share.high:.0f}"
+    return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
+
+
+def verdict(found: Tally) -> str:
+    """The verdict of the newest look, and when it is renewed."""
+    stands = found.verdict
+    coming = f" Next check at {stands.next_look} decided votes." if stands.next_look else ""
+    side = (found.contest.first, found.contest.second)[stands.side] if stands.side is not None else ""
+    match stands.word:
+        case "Clear":
+            return f"Clear: {side} is better, by the check at {stands.at} votes.{coming}"
+        case "Leaning":
+            return f"Leaning {side}, not settled.{coming}"
+        case "No difference seen":
+            return f"No difference seen in {stands.at} votes."
+    return f"Not decided yet.{coming}"
+
+
+def bias(found: Tally) -> str:
+    one = found.bias
+    if one.share is None:
+        return ""
+    odd = " That is more than chance: look at the other side first for a while." if one.suspicious else ""
+    return f"You picked the left side {one.share.value:.0%} of the time.{odd}"
+
+
+def lengths(found: Tally) -> str:
+    """Did the length do the voting?"""
+    one = found.lengths
+    if one.ratio is None or found.decided < 5:
+        return ""
+    similar = (
+        f" Of {one.of_similar} with about equal lengths, {found.contest.second} won {one.second}."
+        if one.of_similar
+        else ""
+    )
+    return (
+        f"{found.contest.second}'s answers are {one.ratio:.1f}× as long; the longer answer won {one.longer} of "
+        f"{one.of_unequal}.{similar}"
+    )
+
+
+def strengths(given: list[Vote], run: str) -> list[str]:
+    """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
+    found = sorted(votes.strengths(given, run).items(), key=lambda one: -one[1].value)
+    return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]
+
+
+# ---- scores and heat
+
+
+def scores(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The score table of the lanes that are loaded, and how far a scoring is."""
+    current = supervisor.comparison
+    if current is None or not current.run:
+        return None
+    view = current.view
+    found = view.scored or saved(current.run, supervisor)
+    going = view.scoring
+    return {
+        "going": going.told if going else "",
+        "done": going.done / going.total if going else 0,
+        "left": duration(going.seconds_left) if going and going.seconds_left is not None else "",
+        "table": table(found) if found else None,
+        "problem": view.unscored,
+    }
+
+
+def saved(run_id: str, supervisor: Supervisor) -> Scored | None:
+    """The scores in the run's folder."""
+    path = supervisor.run_dir(run_id) / "scores.json"
+    return scored_in(path, path.stat().st_mtime_ns) if path.exists() else None
+
+
+@lru_cache(maxsize=4)
+def scored_in(path: Path, changed: int) -> Scored:
+    return score_table.read(path)
+
+
+def table(found: Scored) -> dict[str, Any]:
+    """Lines × lanes, as on the terminal."""
+    return {
+        "lanes": [score.lane for score in found.scores],
+        "lines": score_table.score_lines(found.scores),
+        "harmed": [score.lane for score in found.scores if score.forgetting and score.forgetting.harmed],
+        "warnings": score_table.warnings(found.scores),
+        "legend": score_table.legend(found),
+    }
+
+
+def heat(supervisor: Supervisor) -> dict[str, Any] | None:
+    """The answer looked at last, piece by piece: text and how much likelier the first lane finds it, in nats."""
+    current = supervisor.comparison
+    if current is None or current.view.heated is None or current.round:
+        return None
+    heated = current.view.heated
+    return {
+        "ask": heated.ask,
+        "lanes": list(heated.lanes),
+        "pieces": [[one.text, round(one.first, 3), round(one.second, 3)] for one in heated.pieces],
+    }
