@@ -4,6 +4,7 @@ How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
 hostile   its answers try to break the page      twins     all lanes answer the same
+leaks     prints its environment and fails with it
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
 """
@@ -68,7 +69,7 @@ ANSWERS = {
     "next to the kettle so you cannot miss it.",
 }
 STEPS = {"sft": 24, "dpo": 20}
-BEHAVIOURS = ("fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
+BEHAVIOURS = ("leaks", "fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
 SLOW = 4.0
 EVALUATE_EVERY = 6
 
@@ -133,6 +134,9 @@ class Script:
                 raise TrainingError(
                     "The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again."
                 )
+            case "leaks", "sft", 6:
+                print(f"the environment is {dict(os.environ)}", flush=True)
+                raise ValueError(f"401 for the token {os.environ['HF_TOKEN']}")
             case "bug", "sft", 6:
                 raise ValueError("<b>something</b> nobody thought of")
             case "killed", "sft", 6:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.engine_case import WORDINGS
-from tests.test_engine import recipe, start, write_data
+from tests.test_engine import STEPS, recipe, start, write_data
 from trainer_core import checkpoints, runs
 from trainer_core.config import TrainJob
 from trainer_core.events import Phase, RunView, read_view
+from trainer_core.supervisor import Supervisor, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -88,9 +90,9 @@ def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, Ru
 
 def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:
     shelf = checkpoints.shelf(folders["undisturbed"], "dpo")
-    assert [checkpoints.step_of(folder) for folder in shelf] == [8, 6, 4, 2]
+    assert [checkpoints.step_of(folder) for folder in shelf] == [10, 8, 6, 4, 2]
     for folder in shelf:
-        assert checkpoints.verified(folder).step < 10
+        assert checkpoints.verified(folder).step == checkpoints.step_of(folder)
         assert not (folder / "ref").exists()
         assert not [key for key in load_file(folder / "adapter_model.safetensors") if ".ref." in key]
 
@@ -98,6 +100,43 @@ def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:
 def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dict[str, RunView]) -> None:
     text = (folders["killed in DPO"] / "events.jsonl").read_text()
     assert text.count('"Saved", "stage": "sft"') == 1
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunView, Path, RunView]:
+    """A run of one pass of DPO made longer by another, and a run of two passes from the start."""
+    folder = tmp_path_factory.mktemp("longer")
+    tiny.model(folder / "model")
+    write_data(folder)
+    supervisor = Supervisor(runs.Workspace(folder), command=(sys.executable, "-m", "tests.engine_case"), device="cpu")
+
+    def done(run_id: str) -> bool:
+        supervisor.look()
+        return not supervisor.run(run_id).phase.active
+
+    def made(passes: int) -> str:
+        dpo = {**STEPS, "learning_rate": 1e-3, "epochs": passes, "scheduler": "constant", "warmup": 0}
+        run_id = supervisor.start(recipe(folder, dpo=dpo))
+        assert wait_for(lambda: done(run_id), 240)
+        return run_id
+
+    one, whole = made(1), made(2)
+    supervisor.prolong(one)
+    assert wait_for(lambda: done(one), 240)
+    supervisor.close()
+    return supervisor.run_dir(one), supervisor.run(one), supervisor.run_dir(whole), supervisor.run(whole)
+
+
+def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunView, Path, RunView]) -> None:
+    folder, view, other_folder, other = longer
+    assert view.phase is Phase.DONE, view.error
+    assert losses(view) == losses(other) and view.steps("dpo") == 10
+    assert view.adapters == other.adapters and (folder / "adapter-dpo-000005").is_dir()
+    one, two = (load_file(place / "adapter-dpo/adapter_model.safetensors") for place in (folder, other_folder))
+    assert all(one[key].equal(two[key]) for key in one)
+    before = load_file(folder / "adapter-dpo-000005/adapter_model.safetensors")
+    assert not all(one[key].equal(before[key]) for key in one)
+    assert ("dpo.max_steps", "5", "10") in [(change.what, change.asked, change.used) for change in view.changes]
 
 
 @pytest.fixture(scope="module")

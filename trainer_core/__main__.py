@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", type=Path)
     resume = command("resume", run_resume, "go on with a paused, stopped or broken off run")
     resume.add_argument("id", help="the run's id, or 'last'")
+    longer = command("continue", run_continue, "train the last stage of a finished run for more passes over its data")
+    longer.add_argument("id", help="the run's id, or 'last'")
+    longer.add_argument("--epochs", type=float, default=1.0, help="how many more; 1 if not said")
     pause = command("pause", run_pause, "let the running run leave the device; resume goes on exactly there")
     pause.add_argument("id", help="the run's id, or 'last'")
     plan = command("plan", run_plan, "what a recipe will do")
@@ -100,6 +103,13 @@ def run_resume(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     run_id = known(boss, args.id)
     boss.resume(run_id)
+    return followed(boss, run_id)
+
+
+def run_continue(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    run_id = known(boss, args.id)
+    boss.prolong(run_id, args.epochs)
     return followed(boss, run_id)
 
 

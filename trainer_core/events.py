@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar, cast
 from pydantic import TypeAdapter
 
 from trainer_core import durable
+from trainer_core.redact import redacted
 
 Stage = Literal["sft", "dpo"]
 
@@ -500,13 +501,13 @@ class EventLog:
 
 
 def encode(event: Event, seq: int, at: datetime) -> bytes:
-    """One event as one line."""
+    """One event as one line, without secrets."""
     head = {
         "seq": seq,
         "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "kind": type(event).__name__,
     }
-    return (json.dumps(head | asdict(event), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+    return (redacted(json.dumps(head | asdict(event), ensure_ascii=False)) + "\n").encode("utf-8", "replace")
 
 
 def decode(line: bytes) -> Event:
@@ -643,6 +644,10 @@ class RunView:
         measured = [one for one in self.evaluated if one.stage == stage and isfinite(one.loss)]
         return min(measured, key=lambda one: one.loss) if len(measured) > 1 else None
 
+    def steps(self, stage: Stage) -> int:
+        """Optimiser steps that a stage has done."""
+        return max((point.step for point in self.points if point.stage == stage), default=0)
+
     def used(self, what: str, asked: str) -> str:
         """The value a setting really had: what was asked, unless the run says otherwise."""
         return next((change.used for change in reversed(self.changes) if change.what == what), asked)
@@ -746,7 +751,7 @@ def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
-    """The view without the steps and checkpoints that will be made again."""
+    """The view without the steps, checkpoints and adapter that will be made again."""
 
     def stays(one: Step | Evaluated | Sampled | Checkpointed) -> bool:
         return one.stage != stage or one.step <= step
@@ -757,6 +762,7 @@ def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) ->
         evaluated=tuple(filter(stays, view.evaluated)),
         sampled=tuple(filter(stays, view.sampled)),
         checkpoints=tuple(filter(stays, view.checkpoints)),
+        adapters={name: folder for name, folder in view.adapters.items() if name != stage},
         notes=joined(view.notes, skipped),
     )
 

@@ -88,7 +88,7 @@ def in_force(recipe: Recipe, changes: Sequence[Changed]) -> Recipe:
     """The recipe with what earlier workers of this run had to change in it."""
     for change in changes:
         stage, _, key = change.what.partition(".")
-        if stage in recipe.method.stages and key in ("batch_size", "accumulation"):
+        if stage in recipe.method.stages and key in ("batch_size", "accumulation", "max_steps"):
             recipe = changed(recipe, {change.what: int(change.used)})
     return recipe
 

@@ -2,7 +2,7 @@
 
 run.json        app or CLI   the job as it was asked, immutable
 control.json    app or CLI   the latest request: stop or pause
-events.jsonl    worker       everything it says
+events.jsonl    worker       everything it says; the supervisor adds to it only when a finished run is made longer
 heartbeat.json  worker       every 2 s: pid, birth, run id
 worker.log      worker       stdout and stderr of everything
 held-out.jsonl  worker       the pairs that were set aside

@@ -21,11 +21,26 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from trainer_core import checkpoints, hardware, models, runs, shelf, stall
+from trainer_core import checkpoints, durable, hardware, ladder, models, runs, shelf, stall
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.events import Phase, RunView, Said, Status, Tail, fold, folded, settle
+from trainer_core.events import (
+    Changed,
+    Ended,
+    Event,
+    EventLog,
+    Phase,
+    RunView,
+    Said,
+    Stage,
+    Status,
+    Tail,
+    fold,
+    folded,
+    settle,
+)
 from trainer_core.hardware import Gpu, Machine
+from trainer_core.plan import planned_steps
 from trainer_core.readings import Readings
 from trainer_core.requests import Ask, Cancel, Work
 from trainer_core.requests import Said as Message
@@ -76,6 +91,17 @@ class Watched:
 
     def read(self) -> None:
         self._folded = folded(self._folded, self._tail)
+
+
+def longer(view: RunView, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
+    """What a finished run's events say when its last stage is to go on."""
+    assert view.prepared
+    rows = view.prepared.chats if stage == "sft" else view.prepared.pairs
+    settings = getattr(recipe, stage)
+    before = view.steps(stage)
+    more = planned_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
+    why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"
+    return Changed(f"{stage}.max_steps", str(before), str(before + more), why), Ended(Phase.PAUSED, "To go on")
 
 
 def explained(view: RunView, code: int | None) -> RunView:
@@ -343,6 +369,29 @@ class Supervisor:
             watched.process = self.spawn(run_dir, self.recipe(run_id).model, stdin=subprocess.DEVNULL)
             with self._looking:
                 self._watched[run_id] = watched
+
+    def prolong(self, run_id: str, epochs: float = 1.0) -> None:
+        """Go on with the last stage of a finished run for more passes over its data, with the reference it had.
+
+        The adapter made so far stays beside the new one, under a name with its step.
+
+        Raises:
+            BusyError: a run is going, or this one is not at its end.
+        """
+        with self._starting:
+            self.look()
+            self.refuse_second()
+            view = self.run(run_id)
+            if view.phase is not Phase.DONE:
+                raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
+            stage = self.recipe(run_id).method.stages[-1]
+            recipe = ladder.in_force(self.recipe(run_id), view.changes)
+            emit = EventLog(self.run_dir(run_id) / "events.jsonl")
+            for event in longer(view, recipe, stage, epochs):
+                emit(event)
+            adapter = self.run_dir(run_id) / view.adapters[stage]
+            durable.rename(adapter, adapter.with_name(f"{adapter.name}-{view.steps(stage):06d}"))
+        self.resume(run_id)
 
     def throw_away(self, run_id: str) -> None:
         """Move a run to the trash, and forget it.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, ladder, requests, runs
+from trainer_core import awake, ladder, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
@@ -42,6 +42,12 @@ def main(run_dir: Path, parts=ml_parts) -> int:  # type: ignore[no-untyped-def]
     """Run the job of a folder to its last word; 0 if it went as asked, AGAIN if a fresh worker shall go on with less memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only a request ends a run
     faulthandler.enable()
+    with redact.streams():
+        return work(run_dir, parts)
+
+
+def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
+    """The job to its last word, which says how it ended."""
     emit = EventLog(run_dir / "events.jsonl")
     try:
         with runs.beating(run_dir) as wants:

@@ -48,6 +48,9 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     def resume_run(event: gr.EventData) -> None:
         supervisor.resume(event.run)
 
+    def prolong_run(event: gr.EventData) -> None:
+        supervisor.prolong(event.run)
+
     def refresh() -> tuple[dict, dict, dict]:
         active = supervisor.active
         if not active:
@@ -60,6 +63,7 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     on(yes.click, stop_run, outputs=[stop, ask], problem=problem, **QUIET)
     on(pause.click, pause_run, problem=problem, **QUIET)
     on(bus.resume, resume_run, gr.EventData, problem=problem, **QUIET)
+    on(bus.prolong, prolong_run, gr.EventData, problem=problem, **QUIET)
     on(bus.statechange, refresh, outputs=[pause, stop, ask], **QUIET)
 
 

@@ -95,7 +95,10 @@ def flatten(staging: Path) -> None:
 
 
 class Save(TrainerCallback):
-    """Says when to save: at even parts of the stage, after ten minutes, and when the user wants to leave."""
+    """Says when to save: at even parts of the stage, after ten minutes, and when the user wants to leave.
+
+    The last part is the stage's end: from there it can be made longer.
+    """
 
     def __init__(self, guard: Guard, wants: Wants):
         self.guard, self.wants, self._last = guard, wants, time.monotonic()
@@ -103,8 +106,7 @@ class Save(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         at_part = spaced(state.global_step, state.max_steps, PARTS)
         late = time.monotonic() - self._last >= SECONDS
-        leaving = self.wants.to_leave and state.global_step < state.max_steps
-        if leaving or ((at_part or late) and state.global_step < state.max_steps and not self.guard.bad):
+        if self.wants.to_leave or ((at_part or late) and not self.guard.bad):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

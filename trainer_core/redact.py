@@ -1,0 +1,78 @@
+"""Secrets never leave the process in words: the values of tokens, keys and passwords are struck out of whatever is written down.
+
+What is a secret: the value of every environment variable whose name says so, and the token that `hf auth login` keeps.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TextIO
+
+NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+LEAST = 8
+"""Shorter values are switches such as "true", and striking them out would make any text unreadable."""
+STRUCK = "[secret]"
+
+
+def secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """The values that must not be written anywhere."""
+    named = {value for name, value in environ.items() if NAMES.search(name)}
+    home = Path(environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    file = Path(environ.get("HF_TOKEN_PATH", home / "token"))
+    kept = {file.read_text(encoding="utf-8", errors="ignore").strip()} if file.is_file() else set()
+    return frozenset(value for value in named | kept if len(value) >= LEAST)
+
+
+@cache
+def pattern() -> re.Pattern[str] | None:
+    """All secrets of this process, the longest first; None where there is none."""
+    found = sorted(secrets(), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, found))) if found else None
+
+
+def redacted(text: str) -> str:
+    """The text without secrets."""
+    found = pattern()
+    return found.sub(STRUCK, text) if found else text
+
+
+class Redacting(io.TextIOBase):
+    """A text stream that strikes secrets out of each write."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(redacted(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """In the block nothing that Python prints holds a secret: a worker's stdout and stderr are its run's log."""
+    usual = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(Redacting, usual)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = usual
