@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer_core.config import Dpo
+from trainer_core.config import Dpo, Recipe
 from trainer_core.course import Course
 from trainer_core.events import Offer
 
@@ -69,6 +69,16 @@ def with_sft_term(dpo: Dpo) -> Offer:
     return Offer(
         "Add an SFT term, weight 0.5", {"dpo.losses": [*dpo.losses, "sft"], "dpo.loss_weights": [*weights, 0.5]}
     )
+
+
+def unswapped(recipe: Recipe) -> Offer:
+    """Chosen and rejected the other way round; where that was done already, a loss that expects wrong labels [cDPO]."""
+    if "swap_sides" not in recipe.data.steps:
+        return Offer(
+            "Chosen and rejected of the training pairs swapped", {"data.steps": [*recipe.data.steps, "swap_sides"]}
+        )
+    changes = {"dpo.label_smoothing": 0.3, **single_loss("robust")}
+    return Offer("The robust loss, which expects wrong labels (smoothing 0.3)", changes)
 
 
 def single_loss(name: str) -> dict[str, Any]:
