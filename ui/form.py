@@ -122,9 +122,9 @@ def without_none(annotation: Any) -> Any:
     return kinds[0] if len(kinds) == 1 else annotation
 
 
-def shown(value: Any, info: FieldInfo) -> Any:
+def shown(value: Any, info: FieldInfo | None = None) -> Any:
     """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas, several texts one a line."""
-    if has_lines(info):
+    if info and has_lines(info):
         return "\n".join(value or ())
     match value:
         case bool():

@@ -25,6 +25,7 @@ from ui import compared, diagnosis, history, strip, views
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
+STAGES: tuple[Stage, ...] = ("sft", "dpo")
 OVERLAY_POINTS = 300
 LOG_LINES = 60
 
@@ -182,7 +183,7 @@ def held_out(view: RunView | None) -> dict[str, list[tuple[int, float]]]:
 
 def best(view: RunView | None) -> dict[str, int]:
     """Stage → the step with the lowest held-out loss."""
-    found = {stage: view.best(stage) for stage in view.planned} if view else {}
+    found = {stage: view.best(stage) for stage in STAGES} if view else {}
     return {stage: one.step for stage, one in found.items() if one}
 
 
