@@ -26,7 +26,7 @@ LORA = {"rank": 4, "alpha": 4, "dropout": 0.2}
 def write_pairs(path: Path, rows: int, seed: int) -> None:
     """Letters by chance: what is learned of one row says nothing about another."""
     random = Random(seed)
-    letters = ["".join(random.choices("abcdefghijklmnop", k=24)) for _ in range(2 * rows)]
+    letters = ["".join(random.choices("abcdefghijklmnop", k=random.randint(12, 36))) for _ in range(2 * rows)]
     made = [
         {"prompt": f"Say {seed} {at}.", "chosen": letters[2 * at], "rejected": letters[2 * at + 1]}
         for at in range(rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainer_core.config import Dpo, Recipe
 from trainer_core.course import Course
-from trainer_core.events import Offer
+from trainer_core.events import Offer, Stage
 
 SLOWER, FASTER = 5.0, 3.0
 """Rate ÷ 5 for a run that diverges, × 2 to 5 for one that does not move [field]."""
@@ -18,7 +18,7 @@ LARGEST_BETA, SMALLEST_BETA = 0.5, 0.01
 
 def slower(course: Course) -> Offer:
     """Rate ÷ 5, and no more than the fastest that makes sense; where DPO's is at its lower end already, a larger β."""
-    rate = min(course.settings.learning_rate / SLOWER, FASTEST_DPO if course.stage == "dpo" else FASTEST_SFT)
+    rate = slower_rate(course.stage, course.settings.learning_rate)
     if course.stage == "dpo" and rate < SLOWEST_DPO:
         return more_beta(course.recipe.dpo)
     changes: dict[str, Any] = {f"{course.stage}.learning_rate": tidy(rate)}
@@ -26,6 +26,10 @@ def slower(course: Course) -> Offer:
         changes[f"{course.stage}.warmup"] = 0.1
     warmer = " and 10 % warm-up" if len(changes) > 1 else ""
     return Offer(f"{course.stage.upper()} learning rate {short(rate)}{warmer}", changes)
+
+
+def slower_rate(stage: Stage, rate: float) -> float:
+    return min(rate / SLOWER, FASTEST_DPO if stage == "dpo" else FASTEST_SFT)
 
 
 def faster(course: Course, times: float) -> Offer:
