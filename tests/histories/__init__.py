@@ -25,12 +25,12 @@ RECORDED: dict[str, dict[str, Any]] = {
     "rank-32-stabilised": {"lora.rank": 32, "lora.alpha": 32, "lora.rslora": True},
     "first-hundred-pairs": {"data.pair_rows": 100, "seed": 3},
     "sample-chats": {"data.chat": "sample"},
-    "dpo-alone": {"method": "dpo", "dpo.max_steps": 16},
+    "dpo-alone": {"method": "dpo", "dpo.max_steps": 14},
     "two-by-two": {"sft.batch_size": 2, "sft.accumulation": 2, "dpo.batch_size": 2, "dpo.accumulation": 2},
     "strong-beta": {"dpo.beta": 0.3, "dpo.label_smoothing": 0.1},
 }
 """Real runs of the starter model on the sample data, by what differs from its preset besides SHORT; see record.py."""
-SHORT = {"sft.max_steps": 16, "dpo.max_steps": 8, "sample_tokens": 24}
+SHORT = {"sft.max_steps": 12, "dpo.max_steps": 7, "sample_tokens": 16}
 Curve = Callable[[int, float], float]
 """A true value by step and by share of the run."""
 
