@@ -44,7 +44,7 @@ def build(supervisor: Supervisor) -> gr.Blocks:
             with gr.Tab("Data", id="data"):
                 data_tab.build(supervisor)
             with gr.Tab("Train", id="train"):
-                train_tab.build()
+                train_tab.build(supervisor, bus)
             with gr.Tab("Compare", id="compare"):
                 compare_tab.build(supervisor, bus, tabs)
             with gr.Tab("Runs", id="runs"):

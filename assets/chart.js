@@ -93,11 +93,11 @@
   }
 
   // lines: [{ name, kind: main | held | second, points }]; total: the last step that is planned; time: x is seconds since 1970.
-  function draw(figure, lines, { total = 0, time = false } = {}) {
-    figure.shown = { lines, total, time };
+  function draw(figure, lines, { total = 0, time = false, marks = [] } = {}) {
+    figure.shown = { lines, total, time, marks };
     const main = lines.find((line) => line.points.length), name = figure.querySelector("h3").textContent;
     const plot = figure.querySelector(".plot"), width = plot.clientWidth || Number(figure.dataset.width) || 300;
-    const key = JSON.stringify([width, total, figure.zoom, figure.brush, figure.hover, lines.map((line) => [line.points.length, line.name])]);
+    const key = JSON.stringify([width, total, figure.zoom, figure.brush, figure.hover, marks, lines.map((line) => [line.points.length, line.name])]);
     if (figure.key === key && lines.every((line, at) => line.points === figure.held?.[at])) return;
     [figure.key, figure.held] = [key, lines.map((line) => line.points)];
     figure.dataset.width = width;
@@ -150,6 +150,7 @@
       inside.push(svg("circle", { class: `end ${line.kind}`, cx: x(end[0]), cy: y(end[1]), r: 3 }));
     }
     parts.push(svg("svg", { x: PAD.left - 4, y: 0, width: width - PAD.left - PAD.right + 8, height: HEIGHT, viewBox: `${PAD.left - 4} 0 ${width - PAD.left - PAD.right + 8} ${HEIGHT}` }, ...inside));
+    for (const one of figure.shown.marks) if (one.at >= scale.from && one.at <= scale.to) parts.push(...stepMark(x(one.at), one, width));
     if (figure.brush) parts.push(svg("rect", { class: "brush", x: Math.min(...figure.brush), y: PAD.top, width: Math.abs(figure.brush[1] - figure.brush[0]), height: HEIGHT - PAD.top - PAD.bottom }));
     if (figure.hover !== undefined && !figure.brush) parts.push(...hovered(lines, figure, width));
     return parts;
@@ -173,6 +174,15 @@
     return [
       svg("line", { class: "mark", x1: PAD.left, x2: width - PAD.right, y1: y, y2: y }),
       svg("text", { class: "markname", x: width - PAD.right, y: y + (above ? -4 : 12), "text-anchor": "end" }, name),
+    ];
+  }
+
+  // A step worth knowing: the best one, or the one whose answers are shown below.
+  function stepMark(x, { kind, name }, width) {
+    const left = x > width / 2;
+    return [
+      svg("line", { class: `${kind}-mark`, x1: x, x2: x, y1: PAD.top, y2: HEIGHT - PAD.bottom }),
+      ...(name ? [svg("text", { class: "markword", x: x + (left ? -4 : 4), y: HEIGHT - PAD.bottom - 4, "text-anchor": left ? "end" : "start" }, name)] : []),
     ];
   }
 

@@ -92,6 +92,7 @@
     const popup = make("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && close() },
       item("Use these settings", () => send("clone", run)),
       item("Copy as command", () => copy(run)),
+      item("Open folder", () => send("openfolder", run)),
       item(run.pinned ? "Unpin" : "Pin", () => send("about", run, { about: { pinned: !run.pinned } })),
       item("Rename or note", () => below(run, editor(run))),
       ...(run.active ? [] : [item("Save report", () => app.report(run.id)), item("Move to trash", () => below(run, question(run)))]));

@@ -21,13 +21,14 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from trainer_core import requests, runs, worker
+from trainer_core import checkpoints, requests, runs, worker
 from trainer_core.config import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.events import (
     Answered,
     Asked,
     Changed,
+    Checkpointed,
     Dialed,
     Evaluated,
     EventLog,
@@ -44,6 +45,8 @@ from trainer_core.events import (
     Prepared,
     Proof,
     Resumed,
+    Sample,
+    Sampled,
     Saved,
     Scored,
     ScoreFailed,
@@ -54,6 +57,7 @@ from trainer_core.events import (
     Text,
     read_view,
 )
+from trainer_core.plan import spaced
 
 HOSTILE = (
     '<img src=x onerror="window.pwned=1"> ${window.pwned=1} {{window.pwned=1}} `back` </script>'
@@ -68,6 +72,7 @@ ANSWERS = {
     "DPO": "Tie it to something you never skip! Water them with your Sunday coffee, and move the thirstiest one "
     "next to the kettle so you cannot miss it.",
 }
+PARTS = 5
 STEPS = {"sft": 24, "dpo": 20}
 BEHAVIOURS = ("leaks", "fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
 SLOW = 4.0
@@ -100,13 +105,31 @@ class Script:
                 emit(Changed("precision", "auto", "fp32", "The processor computes in 32 bit."))
             time.sleep(2 * self.pause)
             emit(Status(Phase(stage), ""))
-            if left := self.steps(stage, emit, wants, done.get(stage, 0)):
+            if left := self.steps(run_dir, stage, emit, wants, done.get(stage, 0)):
                 return left
         return Phase.DONE
 
-    def steps(self, stage: Stage, emit: EventLog, wants: runs.Wants, before: int) -> Phase | None:
+    def checkpoint(self, run_dir: Path, stage: Stage, step: int, emit: EventLog) -> None:
+        """Files as a real checkpoint's, small ones, and the answers at that step."""
+        emit(self.sampled(stage, step))
+        if step < STEPS[stage]:
+            folder = checkpoints.place(run_dir, stage, step)
+            write_adapter(folder, stage, step)
+            emit(Checkpointed(stage, step, folder.relative_to(run_dir).as_posix(), 1_000, 0.1))
+
+    def sampled(self, stage: Stage, step: int) -> Sampled:
+        """Answers that grow with the steps, so that each point has its own."""
+        words = (HOSTILE if self.behaviour == "hostile" else ANSWERS[stage.upper() if step else "Base"]).split(" ")
+        said = [f"{stage} {step}: {' '.join(words[: 3 + step])}" if step else " ".join(words) for _ in range(2)]
+        prompts = ("What about plants?", "<b>Why</b> is it so?")
+        samples = (Sample(prompt, text, 20, step > 0) for prompt, text in zip(prompts, said, strict=True))
+        return Sampled(stage, step, tuple(samples), 0.2)
+
+    def steps(self, run_dir: Path, stage: Stage, emit: EventLog, wants: runs.Wants, before: int) -> Phase | None:
         """Every step of a stage after those made before. How it was left early, or None. Stopped, the adapter is saved."""
         total = done = STEPS[stage]
+        if not read_view(run_dir).sampled:
+            emit(self.sampled(stage, 0))
         if before:
             emit(Resumed(stage, before))
         for step in range(before + 1, total + 1):
@@ -118,13 +141,16 @@ class Script:
                 emit(Proof("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
             emit(made := self.step(stage, step, total))
             if step % EVALUATE_EVERY == 0:
-                emit(Evaluated(stage, step, made.loss + 0.04, made.accuracy, made.margin))
+                emit(Evaluated(stage, step, made.loss + 0.04, made.accuracy, made.margin, 17, 0.1))
+            if spaced(step, total, PARTS):
+                self.checkpoint(run_dir, stage, step, emit)
             if wants.pause.is_set() and step < total:
                 return Phase.PAUSED
             if wants.stop.is_set():
                 done = step
                 break
         emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
+        write_adapter(run_dir / f"adapter-{stage}", stage, done)
         emit(Saved(stage, f"adapter-{stage}", 5_000_000, done))
         return Phase.STOPPED if done < total else None
 
@@ -224,6 +250,13 @@ def lane_score(name: str, at: int) -> LaneScore:
     share = Measured(0.5 + 0.1 * at, 0.4 + 0.1 * at, 0.6 + 0.1 * at, 40)
     lost = Forgetting(9, 0, Measured(-0.225, -0.3, -0.1, 40), 0.0039) if at == 2 else None
     return LaneScore(name, share, share, share, share, general=share, forgetting=lost)
+
+
+def write_adapter(folder: Path, stage: Stage, step: int) -> None:
+    """A sealed folder whose weights are its name."""
+    with checkpoints.written(folder, checkpoints.Origin(stage, STEPS[stage], "0" * 64), step) as staging:
+        for name in checkpoints.ADAPTER:
+            (staging / name).write_text(f"{stage} {step}")
 
 
 def proof(lane: Lane) -> LaneProof:

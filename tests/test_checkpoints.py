@@ -13,7 +13,7 @@ import pytest
 
 from trainer_core import checkpoints, durable
 from trainer_core.checkpoints import Origin, newest, place, rotate, verified, written
-from trainer_core.errors import DiskError
+from trainer_core.errors import DiskError, ModelError
 
 ORIGIN = Origin("dpo", 20, "data")
 FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
@@ -30,6 +30,45 @@ def save(run_dir: Path, step: int) -> None:
     with written(place(run_dir, "dpo", step), ORIGIN, step) as staging:
         fill(staging, step)
     rotate(run_dir, "dpo", keep=2)
+
+
+def adapter(run_dir: Path, step: int, folder: str = "adapter-dpo") -> None:
+    with written(run_dir / folder, ORIGIN, step) as staging:
+        fill(staging, step)
+        (staging / "adapter_config.json").write_text(f"config {step}")
+        (staging / "tokenizer.json").write_text("tokens")
+
+
+def test_rotation_spares_what_is_looked_back_at(tmp_path: Path) -> None:
+    for step in range(1, 9):
+        with written(place(tmp_path, "dpo", step), ORIGIN, step) as staging:
+            fill(staging, step)
+        rotate(tmp_path, "dpo", spared=frozenset({2, 5}))
+    assert list(checkpoints.stored(tmp_path, "dpo")) == [2, 5, 7, 8]
+
+
+def test_an_earlier_step_becomes_the_adapter_and_can_be_undone(tmp_path: Path) -> None:
+    adapter(tmp_path, 20)
+    adapter(tmp_path, 8, "checkpoints/dpo-000008")
+    last, config = ((tmp_path / "adapter-dpo" / name).read_bytes() for name in checkpoints.ADAPTER[::-1])
+    checkpoints.keep(tmp_path, "dpo", 8)
+    kept = verified(tmp_path / "adapter-dpo")
+    assert kept.step == 8 and set(kept.files) == {*FILES, *checkpoints.ADAPTER, "tokenizer.json"}
+    assert (tmp_path / "adapter-dpo" / "adapter_config.json").read_text() == "config 8"
+    assert sorted(checkpoints.stored(tmp_path, "dpo")) == [8, 20]
+    checkpoints.keep(tmp_path, "dpo", 20)
+    again = [(tmp_path / "adapter-dpo" / name).read_bytes() for name in checkpoints.ADAPTER[::-1]]
+    assert again == [last, config] and verified(tmp_path / "adapter-dpo").step == 20
+
+
+def test_a_damaged_or_missing_step_is_not_kept(tmp_path: Path) -> None:
+    adapter(tmp_path, 20)
+    adapter(tmp_path, 8, "checkpoints/dpo-000008")
+    (tmp_path / "checkpoints/dpo-000008/adapter_model.safetensors").write_bytes(b"short")
+    for step, words in ((8, "bytes"), (12, "not on the disk any more")):
+        with pytest.raises(ModelError, match=words):
+            checkpoints.keep(tmp_path, "dpo", step)
+    assert verified(tmp_path / "adapter-dpo").step == 20 and not list(tmp_path.glob("adapter-dpo-*"))
 
 
 def saved_with(run_dir: Path, fault: str) -> int:

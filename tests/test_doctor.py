@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.histories import FOLDER, LN2, Made, recorded, views
+from tests.histories import FOLDER, LN2, RECORDED, Made, recipe_of, recorded, views
 from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
 from trainer_core.course import noise, turns
 from trainer_core.doctor import CHECKS, Finding, examine
-from trainer_core.events import LaneScore, Measured, OwnAnswers, RunView
+from trainer_core.events import LaneScore, Measured, OwnAnswers, RunView, Sample, Sampled, Stage
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 
@@ -185,10 +186,10 @@ def test_sound_runs_are_left_alone(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.jsonl")), ids=lambda path: path.stem)
 def test_real_runs_of_the_starter_model_are_left_alone(path: Path) -> None:
-    """18 SFT and 6 DPO steps, or 24 and 12, on the sample data: the held-out scores of these runs rose."""
-    recipe = starter_recipe()
+    """18 SFT and 6 DPO steps, or 24 and 12, on the sample data, where held-out scores rose; and those of RECORDED."""
+    recipe = recipe_of(path.stem) if path.stem in RECORDED else starter_recipe()
     seen = [examine(view, recipe) for view in views(recorded(path))]
-    assert len(seen) > 40 and not any(seen)
+    assert len(seen) > 30 and not any(seen), next(filter(None, seen))[0]
 
 
 def test_a_real_run_at_a_hundred_times_the_rate_is_named_at_once() -> None:
@@ -206,7 +207,8 @@ def test_a_real_run_at_a_hundred_times_the_rate_is_named_at_once() -> None:
 
 
 def test_there_are_enough_histories() -> None:
-    assert len(SICK) >= 12 and len(HEALTHY) + len(list(FOLDER.glob("*.jsonl"))) >= 20
+    real = {path.stem for path in FOLDER.glob("*.jsonl")}
+    assert len(SICK) >= 12 and len(HEALTHY) + len(real) >= 20 and len(real) >= 10 and set(RECORDED) <= real
 
 
 def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float = 0.05) -> LaneScore:
@@ -229,6 +231,48 @@ def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float =
 def test_answers_tell_what_curves_do_not(scores: list[LaneScore], keys: list[str]) -> None:
     *_, view = views(steps_dpo().told(1))
     assert [one.key for one in examine(view, Recipe(method=Method.DPO), scores)] == keys
+
+
+def sampled(stage: Stage, step: int, tokens: int = 20, ended: int = 4, answer: str = "a b c d e f") -> Sampled:
+    """Four answers, of which so many ended by themselves."""
+    return Sampled(stage, step, tuple(Sample(f"Prompt {at}", answer, tokens, at < ended) for at in range(4)), 0.5)
+
+
+BEFORE = (sampled("sft", 0, 48, 1), sampled("sft", 12), sampled("sft", 24))
+
+
+@pytest.mark.parametrize(
+    ("said", "keys"),
+    [
+        ((sampled("dpo", 4), sampled("dpo", 8, 24), sampled("dpo", 10, 25)), []),
+        ((sampled("dpo", 4), sampled("dpo", 8, 48, 1)), []),
+        ((sampled("dpo", 4), sampled("dpo", 8, 25, 2), sampled("dpo", 10, 24, 1)), ["dpo.format"]),
+        ((sampled("dpo", 8, answer="Hi.<|im_start|>user"), sampled("dpo", 10, answer="[INST] no")), ["dpo.format"]),
+        ((sampled("dpo", 8, 35), sampled("dpo", 10, 40)), ["dpo.verbosity"]),
+        ((sampled("dpo", 8, answer="so it is " * 8), sampled("dpo", 10, answer="so it is " * 9)), ["dpo.repeating"]),
+    ],
+    ids=["sound", "one point", "no end", "markers", "longer", "in circles"],
+)
+def test_sample_answers_tell_it_while_the_run_goes_on(said: tuple[Sampled, ...], keys: list[str]) -> None:
+    *_, view = views(steps_dpo().told(1))
+    seen = replace(view, sampled=(*BEFORE, *said))
+    assert [one.key for one in examine(seen, Recipe(method=Method.DPO))] == keys
+
+
+def test_swapped_pairs_are_swapped_back_and_if_that_was_done_smoothed() -> None:
+    *_, view = views(SICK["DPO pairs are swapped"][0].told(0))
+    recipe = Recipe(method=Method.DPO)
+    first = examine(view, recipe)[0].offer
+    assert first.changes == {"data.steps": ["swap_sides"]}
+    assert examine(view, changed(recipe, first.changes))[0].offer.changes["dpo.losses"] == ["robust"]
+
+
+def test_easy_pairs_are_named_again_only_where_the_margin_runs_away() -> None:
+    recipe = Recipe(method=Method.DPO, dpo=Dpo(label_smoothing=0.1))
+    for margin, keys in ((2.0, []), (6.0, ["dpo.trivial"])):
+        made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way, height=margin: height * min(1, 4 * way))
+        *_, view = views(made.told(0))
+        assert [one.key for one in examine(view, recipe)] == keys
 
 
 @pytest.mark.parametrize(

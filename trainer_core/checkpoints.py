@@ -2,6 +2,7 @@
 
     checkpoints/sft-000012/   adapter, optimiser, schedule, random numbers, trainer state, MANIFEST.json
     adapter-sft/              the adapter alone, MANIFEST.json
+    adapter-sft-000024/       what was the adapter before the user kept another step
 
 The manifest names every file with its size and hash; a folder whose files do not match is never read. Written in a staging
 folder beside its place, flushed, renamed, and only then counted (0 of 200 kills lost a run; the stock trainer lost 67).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,6 +29,7 @@ MANIFEST = "MANIFEST.json"
 FOLDER = "checkpoints"
 KEEP = 2
 """Newest checkpoints that are kept whatever they are: one to go on from, and one in case it is damaged."""
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 RESERVE = 1.2
 """A save is refused unless this many times its predicted bytes are free: a full disk is met before it, not in it."""
 PINNED = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
@@ -138,15 +140,24 @@ def verified(folder: Path) -> Manifest:
     Raises:
         Damaged: naming the file that is missing, has another size or other bytes.
     """
+    manifest = manifest_of(folder)
+    for name, file in manifest.files.items():
+        check_file(folder, name, file)
+    return manifest
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """What a folder says it holds.
+
+    Raises:
+        Damaged: it says nothing that can be read.
+    """
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise Damaged(f"{folder.name} has no readable {MANIFEST}: {error.strerror}.") from error
     except ValidationError as error:
         raise Damaged(f"{folder.name}/{MANIFEST} is damaged or of another version of Tunebench.") from error
-    for name, file in manifest.files.items():
-        check_file(folder, name, file)
-    return manifest
 
 
 def check_file(folder: Path, name: str, file: File) -> None:
@@ -184,6 +195,58 @@ def place(run_dir: Path, stage: Stage, step: int) -> Path:
     return run_dir / FOLDER / f"{stage}-{step:06d}"
 
 
+def adapter_place(run_dir: Path, stage: Stage) -> Path:
+    return run_dir / f"adapter-{stage}"
+
+
+def stored(run_dir: Path, stage: Stage) -> dict[int, Path]:
+    """Step → where its adapter lies: among the checkpoints, or laid aside when another step was kept."""
+    aside = run_dir.glob(f"adapter-{stage}-*")
+    return {step_of(folder): folder for folder in sorted((*aside, *shelf(run_dir, stage)), key=step_of)}
+
+
+def weights(run_dir: Path, stage: Stage, step: int) -> Path | None:
+    """Where a step's adapter lies, if it is still there."""
+    return stored(run_dir, stage).get(step)
+
+
+def keep(run_dir: Path, stage: Stage, step: int) -> None:
+    """Make the weights of a step the stage's adapter. What was the adapter is laid aside first, so that it can be kept again.
+
+    Raises:
+        ModelError: the step's weights are gone or damaged.
+        DiskError: no room; everything is as it was.
+    """
+    source, target = weights(run_dir, stage, step), adapter_place(run_dir, stage)
+    before = verified(target)
+    if before.step == step:
+        return
+    if source is None:
+        raise ModelError(f"The weights of {stage.upper()} step {step} are not on the disk any more.")
+    chosen = verified(source)
+    aside = target.with_name(f"adapter-{stage}-{before.step:06d}")
+    if weights(run_dir, stage, before.step) is None:
+        copied(target, tuple(before.files), aside, before)
+    others = [name for name in before.files if name not in ADAPTER]
+    copied(source, ADAPTER, target, chosen, target, others)
+
+
+def copied(
+    source: Path,
+    names: Sequence[str],
+    target: Path,
+    origin: Manifest,
+    extra: Path | None = None,
+    more: Sequence[str] = (),
+) -> None:
+    """A folder of an adapter's files from one place and, where given, further ones from another."""
+    with written(target, Origin(origin.stage, origin.total, origin.data), origin.step, size(source)) as staging:
+        for folder, files in ((source, names), (extra or source, more)):
+            for name in files:
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, staging / name)
+
+
 def step_of(folder: Path) -> int:
     """The step a checkpoint's name says."""
     return int(folder.name.rpartition("-")[2])
@@ -204,7 +267,7 @@ def rotate(run_dir: Path, stage: Stage, keep: int = KEEP, spared: frozenset[int]
 
 def finished(run_dir: Path, stage: Stage) -> Path | None:
     """The adapter of a stage that went to its end, if it is there and sound."""
-    folder = run_dir / f"adapter-{stage}"
+    folder = adapter_place(run_dir, stage)
     try:
         manifest = verified(folder)
     except Damaged:

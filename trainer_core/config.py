@@ -49,7 +49,7 @@ LossType = Literal[
 ]  # fmt: skip
 Template = Literal["own", "plain", "alpaca", "chatml"]
 Step = Literal[
-    "swap", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
+    "swap", "swap_sides", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
     "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
     "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
 ]  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer_core.config import Dpo
+from trainer_core.config import Dpo, Recipe
 from trainer_core.course import Course
-from trainer_core.events import Offer
+from trainer_core.events import Offer, Stage
 
 SLOWER, FASTER = 5.0, 3.0
 """Rate ÷ 5 for a run that diverges, × 2 to 5 for one that does not move [field]."""
@@ -18,7 +18,7 @@ LARGEST_BETA, SMALLEST_BETA = 0.5, 0.01
 
 def slower(course: Course) -> Offer:
     """Rate ÷ 5, and no more than the fastest that makes sense; where DPO's is at its lower end already, a larger β."""
-    rate = min(course.settings.learning_rate / SLOWER, FASTEST_DPO if course.stage == "dpo" else FASTEST_SFT)
+    rate = slower_rate(course.stage, course.settings.learning_rate)
     if course.stage == "dpo" and rate < SLOWEST_DPO:
         return more_beta(course.recipe.dpo)
     changes: dict[str, Any] = {f"{course.stage}.learning_rate": tidy(rate)}
@@ -26,6 +26,10 @@ def slower(course: Course) -> Offer:
         changes[f"{course.stage}.warmup"] = 0.1
     warmer = " and 10 % warm-up" if len(changes) > 1 else ""
     return Offer(f"{course.stage.upper()} learning rate {short(rate)}{warmer}", changes)
+
+
+def slower_rate(stage: Stage, rate: float) -> float:
+    return min(rate / SLOWER, FASTEST_DPO if stage == "dpo" else FASTEST_SFT)
 
 
 def faster(course: Course, times: float) -> Offer:
@@ -69,6 +73,16 @@ def with_sft_term(dpo: Dpo) -> Offer:
     return Offer(
         "Add an SFT term, weight 0.5", {"dpo.losses": [*dpo.losses, "sft"], "dpo.loss_weights": [*weights, 0.5]}
     )
+
+
+def unswapped(recipe: Recipe) -> Offer:
+    """Chosen and rejected the other way round; where that was done already, a loss that expects wrong labels [cDPO]."""
+    if "swap_sides" not in recipe.data.steps:
+        return Offer(
+            "Chosen and rejected of the training pairs swapped", {"data.steps": [*recipe.data.steps, "swap_sides"]}
+        )
+    changes = {"dpo.label_smoothing": 0.3, **single_loss("robust")}
+    return Offer("The robust loss, which expects wrong labels (smoothing 0.3)", changes)
 
 
 def single_loss(name: str) -> dict[str, Any]:

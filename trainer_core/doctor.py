@@ -8,7 +8,7 @@ tests/test_doctor.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite, log
 from typing import Any
@@ -27,9 +27,11 @@ from trainer_core.cures import (
     slower,
     steadier,
     tidy,
+    unswapped,
     with_sft_term,
 )
-from trainer_core.events import Evaluated, LaneScore, Offer, OwnAnswers, RunView, Stage
+from trainer_core.data.words import has_markers
+from trainer_core.events import Evaluated, LaneScore, Measured, Offer, OwnAnswers, RunView, Sampled, Stage
 
 LN2 = log(2)
 """The loss of sigmoid DPO where policy and reference agree [DPO]."""
@@ -91,7 +93,7 @@ def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> 
         scores: how the run's lanes answered in Compare, where they were scored.
     """
     courses = [course_of(view, recipe, stage) for stage in recipe.method.stages]
-    answered = {score.lane.lower(): score.own for score in scores if score.own}
+    answered = from_samples(view) | {score.lane.lower(): score.own for score in scores if score.own}
     found = [check(course) for check in CHECKS for course in courses if course.points]
     found += [check(courses[-1], answered) for check in ANSWER_CHECKS if courses[-1].points]
     return tuple(one for one in found if one)
@@ -101,7 +103,49 @@ def course_of(view: RunView, recipe: Recipe, stage: Stage) -> Course:
     """The part of a run that belongs to one stage."""
     points = tuple(point for point in view.points if point.stage == stage)
     held_out = tuple(one for one in view.evaluated if one.stage == stage)
-    return Course(stage, recipe, points, held_out, view.prepared.held_out if view.prepared else 0)
+    rows = held_out[-1].rows if held_out and held_out[-1].rows else view.prepared.held_out if view.prepared else 0
+    return Course(stage, recipe, points, held_out, rows)
+
+
+def from_samples(view: RunView) -> dict[str, OwnAnswers]:
+    """What the sample answers are like, by lane. Of a stage its last two points, and of both the milder: one odd answer of
+    four is no evidence, and a stage with one point has none."""
+    before = next((one for one in view.sampled if one.step == 0), None)
+    found = {"base": own(before)} if before else {}
+    for stage in ("sft", "dpo"):
+        points = [own(one) for one in view.sampled if one.stage == stage and one.step]
+        if len(points) > 1:
+            found[stage] = milder(*points[-2:])
+    return found
+
+
+def own(said: Sampled) -> OwnAnswers:
+    """A point's answers in numbers. An answer with a chat template's markers did not end where it should have; phrases are
+    counted by words, for the tokens are not kept."""
+    count = len(said.samples)
+
+    def measured(values: Iterable[float]) -> Measured:
+        return Measured(sum(values) / count, None, None, count)
+
+    return OwnAnswers(
+        measured(one.tokens for one in said.samples),
+        measured(one.ended and not has_markers(one.answer) for one in said.samples),
+        measured(repeated(one.answer.split()) for one in said.samples),
+    )
+
+
+def repeated(words: Sequence[str], width: int = 4) -> float:
+    """The share of phrases of four words that were written before in the same answer."""
+    phrases = [tuple(words[at : at + width]) for at in range(len(words) - width + 1)]
+    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
+
+
+def milder(one: OwnAnswers, other: OwnAnswers) -> OwnAnswers:
+    def least(name: str) -> Measured:
+        return min(getattr(one, name), getattr(other, name), key=lambda measured: measured.value)
+
+    ended = max(one.ended, other.ended, key=lambda measured: measured.value)
+    return OwnAnswers(least("tokens"), ended, least("repetition"))
 
 
 # ---- both stages
@@ -309,7 +353,7 @@ def flat(course: Course) -> Finding | None:
 
 def trivial(course: Course) -> Finding | None:
     """Every pair is right from the first tenth of the run on."""
-    if course.stage != "dpo":
+    if course.stage != "dpo" or tamed(course):
         return None
     right = course.accuracy >= 0.999
     first = int(np.argmax(right)) if right.any() else len(right)
@@ -339,6 +383,12 @@ def trivial(course: Course) -> Finding | None:
         offer,
         at,
     )
+
+
+def tamed(course: Course) -> bool:
+    """Is what is done against easy pairs in force, and does it hold? A smoothed loss has its lowest point at a sound margin."""
+    dpo = course.recipe.dpo
+    return "ipo" in dpo.losses or (dpo.label_smoothing > 0 and not mean_after(course.margin, 5) > HEALTHY_MARGIN)
 
 
 def collapsing(course: Course) -> Finding | None:
@@ -438,11 +488,9 @@ def contradicted(course: Course) -> Finding | None:
         f"training accuracy {mean_after(course.accuracy, 5):.2f}",
     ]
     says = (
-        "The better it does in training, the worse on held-out pairs. Some training pairs probably have chosen and rejected "
+        "The better it does in training, the worse on held-out pairs. Most training pairs probably have chosen and rejected "
         "swapped: look at a few first."
     )
-    changes = {"dpo.label_smoothing": 0.3, **single_loss("robust")}
-    offer = Offer("The robust loss, which expects wrong labels (smoothing 0.3)", changes)
     return finding(
         course,
         "contradicted",
@@ -450,7 +498,7 @@ def contradicted(course: Course) -> Finding | None:
         says,
         evidence,
         "Mitchell 2023; 2.5 standard errors are our own",
-        offer,
+        unswapped(course.recipe),
     )
 
 

@@ -1,13 +1,14 @@
-"""Which lanes may stand side by side with those of a run: every adapter of the same base, at another strength, blended."""
+"""Which lanes may stand side by side with those of a run: each adapter of the same base, at a step, a strength, blended."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer_core import shelf
+from trainer_core import checkpoints, shelf
 from trainer_core.config import Lane
 from trainer_core.errors import ConfigError, UserError
+from trainer_core.events import Stage
 from trainer_core.supervisor import Supervisor
 
 BASE = "Base"
@@ -21,7 +22,7 @@ def choices(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
     """Name → lane: the run's own first, then variants of them, then the adapters of other runs on the same base."""
     own = supervisor.lanes(run_id)
     adapters = [lane for lane in own if lane.adapter]
-    found = [*own, *variants(adapters), *others(supervisor, run_id)]
+    found = [*own, *variants(adapters), *earlier(supervisor, run_id), *others(supervisor, run_id)]
     return {lane.name: lane for lane in found}
 
 
@@ -33,6 +34,18 @@ def variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
         first, last = adapters[0], adapters[-1]
         half = {"name": f"{first.name} and {last.name}, half each", "other": last.adapter, "share": 0.5}
         yield first.model_copy(update=half)
+
+
+def earlier(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
+    """The run's adapters as they were at steps whose weights are on the disk."""
+    run_dir = supervisor.run_dir(run_id)
+    for stage in supervisor.recipe(run_id).method.stages:
+        for step, folder in checkpoints.stored(run_dir, stage).items():
+            yield Lane(name=step_name(stage, step), adapter=str(folder))
+
+
+def step_name(stage: Stage, step: int) -> str:
+    return f"{stage.upper()} step {step}"
 
 
 def others(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:

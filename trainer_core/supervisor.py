@@ -469,6 +469,24 @@ class Supervisor:
         comparison.run = run_id
         return comparison
 
+    def keep(self, run_id: str, stage: Stage, step: int) -> None:
+        """Make an earlier step the adapter of its stage.
+
+        Raises:
+            BusyError: the run is going, or can be gone on with and would then be measured against another adapter.
+            ModelError: the step's weights are gone or damaged.
+        """
+        with self._starting:
+            self.look()
+            view = self.run(run_id)
+            if view.phase.active:
+                raise BusyError(f"The run {run_id} is going. When it is done, any of its checkpoints can be kept.")
+            later = view.last and view.last.stage != stage
+            if stage not in view.adapters or (later and view.phase.resumable):
+                raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
+            self.close_comparison()
+            checkpoints.keep(self.run_dir(run_id), stage, step)
+
     def close_comparison(self) -> None:
         if self.comparison:
             self.comparison.close()

@@ -158,6 +158,16 @@ def fold(name: str, title: str, charts: Sequence[Chart]) -> str:
     return f'<details id="{name}"><summary>{escape(title)}</summary><div class="charts">{drawn}</div></details>'
 
 
+STRIP = """<section class="card" id="strip" aria-labelledby="strip-head" hidden>
+  <header class="row head"><h3 id="strip-head">Sample answers</h3><b id="strip-when"></b></header>
+  <input type="range" id="strip-at" min="0" step="1" aria-label="Step whose answers are shown">
+  <p class="quiet small" id="strip-says"></p>
+  <div id="strip-answers"></div>
+  <p class="buttons" id="strip-deeds"></p>
+  <p class="sr" role="status" aria-live="polite" id="strip-said"></p>
+</section>"""
+
+
 def train() -> str:
     """The Train tab: empty until a run is there."""
     return f"""
@@ -171,6 +181,7 @@ def train() -> str:
   <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
   <p class="proof" id="proof" hidden></p>
   <div class="charts" id="charts">{"".join(map(chart, CHARTS))}</div>
+  {STRIP}
   <p class="quiet" id="rows"></p>
   <div class="folds">
     {fold("deep", "Learning rate, gradient and speed", DEEP)}

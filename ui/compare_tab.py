@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from trainer_core import ballot, lineup, prompt_sets
-from trainer_core.config import Sampling
+from trainer_core.config import Sampling, Strict, parse
 from trainer_core.demo import prompts
 from trainer_core.errors import ConfigError
+from trainer_core.events import Stage
 from trainer_core.supervisor import Supervisor
 from ui import cards, compared, views
 from ui.booth import Booth
@@ -114,10 +115,11 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa:
     def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
         """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
         run_id = event.run
-        comparison = supervisor.compare_run(run_id)
+        then = parse(Then, event._data, "Compare")
+        own = [*own_lanes(supervisor, run_id), *then.lanes]
+        comparison = supervisor.compare_run(run_id, lineup.lanes(supervisor, run_id, own))
         if not comparison.asked and not comparison.round:
             comparison.ask(samples[0], settings)
-        own = own_lanes(supervisor, run_id)
         return (
             gr.update(selected="compare"),
             gr.update(choices=run_choices(supervisor), value=run_id),
@@ -202,6 +204,19 @@ def side_updates(names: Sequence[str]) -> tuple[Any, Any]:
 
 def own_lanes(supervisor: Supervisor, run_id: str | None) -> list[str]:
     return [lane.name for lane in supervisor.lanes(run_id)] if run_id else []
+
+
+class Then(Strict):
+    """Which run to open, and an earlier step of it beside its adapters."""
+
+    run: str
+    stage: Stage | None = None
+    step: int = 0
+
+    @property
+    def lanes(self) -> list[str]:
+        """The name of the lane of that step."""
+        return [lineup.step_name(self.stage, self.step)] if self.stage else []
 
 
 def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:

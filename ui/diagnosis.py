@@ -53,7 +53,7 @@ class Seen:
 
     def __init__(self, view: RunView, recipe: Recipe, scores: tuple[LaneScore, ...]):
         self.view, self.recipe, self.scores = view, recipe, scores
-        self.key = (view.id, view.points[-1:], len(view.evaluated), scores)
+        self.key = (view.id, view.points[-1:], len(view.evaluated), len(view.sampled), scores)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Seen) and self.key == other.key

@@ -55,7 +55,7 @@ class Form:
         if given is None and isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             return Form(info.annotation, value)
         words = {"label": info.title, "info": info.description, "elem_id": f"{self.model.__name__}-{name}".lower()}
-        return (given or maker(info))(value=shown(value), interactive=True, **words)
+        return (given or maker(info))(value=shown(value, info), interactive=True, **words)
 
     @property
     def inputs(self) -> list[Component]:
@@ -82,7 +82,11 @@ class Form:
         return [
             one
             for name, part in self.parts.items()
-            for one in (part.show(getattr(value, name)) if isinstance(part, Form) else [shown(getattr(value, name))])
+            for one in (
+                part.show(getattr(value, name))
+                if isinstance(part, Form)
+                else [shown(getattr(value, name), self.model.model_fields[name])]
+            )
         ]
 
 
@@ -99,7 +103,15 @@ def maker(info: FieldInfo) -> Make:
         return lambda **words: gr.Dropdown(choices=list(get_args(kind)), **words)
     if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
         return lambda **words: gr.Dropdown(choices=list(get_args(get_args(kind)[0])), multiselect=True, **words)
+    if has_lines(info):
+        return lambda **words: gr.Textbox(lines=3, max_lines=8, **words)
     return lambda **words: gr.Textbox(max_lines=1, **words)
+
+
+def has_lines(info: FieldInfo) -> bool:
+    """Is the field several texts, one a line?"""
+    kind, inner = without_none(info.annotation), get_args(without_none(info.annotation))
+    return get_origin(kind) is tuple and (get_args(inner[0]) or inner)[0] is str
 
 
 def without_none(annotation: Any) -> Any:
@@ -110,8 +122,10 @@ def without_none(annotation: Any) -> Any:
     return kinds[0] if len(kinds) == 1 else annotation
 
 
-def shown(value: Any) -> Any:
-    """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas."""
+def shown(value: Any, info: FieldInfo | None = None) -> Any:
+    """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas, several texts one a line."""
+    if info and has_lines(info):
+        return "\n".join(value or ())
     match value:
         case bool():
             return value
@@ -132,6 +146,8 @@ def typed(value: Any, info: FieldInfo) -> Any:
     kind = without_none(info.annotation)
     if value in ("", None) and kind is not info.annotation:
         return None
+    if has_lines(info):
+        return [line.strip() for line in (value or "").splitlines() if line.strip()]
     if isinstance(value, str) and get_origin(kind) is tuple:
         return [part.strip() for part in value.split(",")]
     return "" if value is None and kind is str else value

@@ -20,11 +20,12 @@ from trainer_core import report, runs
 from trainer_core.config import Strict, parse
 from trainer_core.events import RunView, Stage, Step
 from trainer_core.supervisor import Supervisor
-from ui import compared, diagnosis, history, views
+from ui import compared, diagnosis, history, strip, views
 
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
+STAGES: tuple[Stage, ...] = ("sft", "dpo")
 OVERLAY_POINTS = 300
 LOG_LINES = 60
 
@@ -111,6 +112,8 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "pace": views.pace(view),
         "held": held_out(view),
         "doctor": diagnosis.of(supervisor, view),
+        "strip": strip.of(supervisor, view),
+        "best": best(view),
         "facts": views.facts(supervisor, view),
     }
     parts |= compared.parts(supervisor)
@@ -176,6 +179,12 @@ def held_out(view: RunView | None) -> dict[str, list[tuple[int, float]]]:
             if value is not None and isfinite(value):
                 found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, brief(value)))
     return found
+
+
+def best(view: RunView | None) -> dict[str, int]:
+    """Stage → the step with the lowest held-out loss."""
+    found = {stage: view.best(stage) for stage in STAGES} if view else {}
+    return {stage: one.step for stage, one in found.items() if one}
 
 
 def deep(view: RunView | None, cursor: Cursor) -> dict[str, Any]:
@@ -246,6 +255,6 @@ def script(folder: Path = runs.PROJECT / "assets") -> str:
     """What draws the page, for its head: no file is fetched later."""
     code = "\n".join(
         (folder / name).read_text(encoding="utf-8")
-        for name in ("chart.js", "page.js", "compare.js", "train.js", "runs.js", "data.js")
+        for name in ("chart.js", "page.js", "compare.js", "train.js", "strip.js", "runs.js", "data.js")
     )
     return f"<script>\n{code}\n</script>"

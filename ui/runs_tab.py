@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from trainer_core import shelf
+from trainer_core import desktop, shelf
 from trainer_core.config import parse
 from trainer_core.shelf import About
 from trainer_core.supervisor import Supervisor
@@ -35,6 +35,10 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:
     def empty() -> None:
         shelf.empty(supervisor.workspace)
 
+    def open_folder(event: gr.EventData) -> None:
+        desktop.open_folder(supervisor.run_dir(event.run))  # by its id, so that no other folder can be asked for
+
+    on(bus.openfolder, open_folder, gr.EventData, problem=problem, **QUIET)
     on(bus.about, write, gr.EventData, problem=problem, **QUIET)
     on(bus.throwaway, throw_away, gr.EventData, problem=problem, **QUIET)
     on(bus.restore, restore, gr.EventData, problem=problem, **QUIET)

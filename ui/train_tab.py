@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import gradio as gr
+
+from trainer_core.supervisor import Supervisor
 from ui import cards
+from ui.form import QUIET, on
 from ui.rail import fixed
 
 
-def build() -> None:
+def build(supervisor: Supervisor, bus: gr.HTML) -> None:
+    problem = gr.HTML("", elem_id="train-problem", elem_classes="problem")
     fixed(cards.train(), elem_id="train")
+
+    def keep(event: gr.EventData) -> None:
+        """An earlier step becomes the adapter of its stage."""
+        supervisor.keep(event.run, event.stage, event.step)
+
+    on(bus.keepstep, keep, gr.EventData, problem=problem, **QUIET)

@@ -7,13 +7,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from trainer_core.config import Recipe
 from trainer_core.events import Evaluated, Event, Prepared, RunView, Stage, Step, decode, fold
+from trainer_core.ladder import changed
+from trainer_core.presets import starter_recipe
 
 LN2 = math.log(2)
 FOLDER = Path(__file__).parent
 HELD_OUT = 50
+RECORDED: dict[str, dict[str, Any]] = {
+    "seed-7": {"seed": 7},
+    "seed-11-rank-8": {"seed": 11, "lora.rank": 8, "lora.alpha": 16},
+    "half-the-rate": {"sft.learning_rate": 5e-4, "dpo.learning_rate": 1e-4},
+    "one-and-a-half-times-the-rate": {"sft.learning_rate": 1.5e-3, "dpo.learning_rate": 3e-4},
+    "rank-32-stabilised": {"lora.rank": 32, "lora.alpha": 32, "lora.rslora": True},
+    "first-hundred-pairs": {"data.pair_rows": 100, "seed": 3},
+    "sample-chats": {"data.chat": "sample"},
+    "dpo-alone": {"method": "dpo", "dpo.max_steps": 14},
+    "two-by-two": {"sft.batch_size": 2, "sft.accumulation": 2, "dpo.batch_size": 2, "dpo.accumulation": 2},
+    "strong-beta": {"dpo.beta": 0.3, "dpo.label_smoothing": 0.1},
+}
+"""Real runs of the starter model on the sample data, by what differs from its preset besides SHORT; see record.py."""
+SHORT = {"sft.max_steps": 12, "dpo.max_steps": 7, "sample_tokens": 16}
 Curve = Callable[[int, float], float]
 """A true value by step and by share of the run."""
 
@@ -79,6 +96,11 @@ def views(events: Iterator[Event]) -> Iterator[RunView]:
     for event in events:
         view = fold(view, event)
         yield view
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe that a recorded history was made with."""
+    return changed(starter_recipe(), SHORT | RECORDED[name])
 
 
 def recorded(path: Path) -> Iterator[Event]:

@@ -90,6 +90,11 @@ def swap(item: Item) -> Item:
     return item
 
 
+def swap_sides(item: Item) -> Item:
+    """Chosen and rejected of a pair exchanged."""
+    return Pair(item.prompt, item.rejected, item.chosen) if isinstance(item, Pair) else item
+
+
 def strip_markers(item: Item) -> Item:
     """Every template marker taken out, with the white space that is left at the ends."""
     return each(item, lambda text: without_markers(text))
@@ -156,6 +161,7 @@ def each(item: Item, change: Callable[[str], str]) -> Item:
 
 MENDS: dict[str, Callable[[Item], Item]] = {
     "swap": swap,
+    "swap_sides": swap_sides,
     "strip_markers": strip_markers,
     "join_turns": join_turns,
     "mend_encoding": mend_encoding,
@@ -180,6 +186,7 @@ def labels(code: str, count: int) -> list[tuple[str, str]]:
 
 WORDS = {
     "swap": "Exchange prompt and answer",
+    "swap_sides": "Exchange chosen and rejected",
     "reverse": "Exchange the sides",
     "strip_markers": "Take the markers out",
     "join_turns": "Join neighbouring turns",

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer_core.cures import short, slower_rate, tidy
 from trainer_core.errors import TrainingError
 from trainer_core.events import EventLog, Offer, Stage, Step
 from trainer_core.guard import Guard
@@ -101,11 +102,13 @@ class Progress(TrainerCallback):
 
 def gone_wrong(stage: Stage, step: int, wrong: str, rate: float) -> TrainingError:
     """The error that ends a run the guard has given up."""
-    slower = Offer(
-        f"Start again with a fifth of the learning rate ({rate / 5:.2g}).", {f"{stage}.learning_rate": rate / 5}
+    slower = tidy(slower_rate(stage, rate))
+    again = Offer(
+        f"Start again with a learning rate of {short(slower)} instead of {short(rate)}.",
+        {f"{stage}.learning_rate": slower},
     )
     return TrainingError(
         f"{stage.upper()} went wrong: at step {step}, for the third step in a row, {wrong}. The run was stopped; "
         "its last checkpoint is from before that and is kept.",
-        (slower,),
+        (again,),
     )

@@ -64,7 +64,8 @@ def sft_tally(trainer: Any, rows: list[Row]) -> Tally:
 def dpo_tally(trainer: Any, rows: list[Row]) -> Tally:
     """Loss, accuracy and margin of a batch by TRL's own formulas. The reference never moves, so its half is kept in the rows."""
     if not all("ref_chosen_logps" in row for row in rows):
-        batch = trainer._prepare_inputs(trainer.data_collator(rows))
+        bare = [{name: value for name, value in row.items() if not name.startswith("ref_")} for row in rows]
+        batch = trainer._prepare_inputs(trainer.data_collator(bare))
         for side, values in zip(
             ("chosen", "rejected"), trainer.compute_ref_log_probs(trainer.model, batch), strict=True
         ):
@@ -164,11 +165,14 @@ class Evaluate(TrainerCallback):
             return
         began = time.monotonic()
         with aside(self.trainer):
-            found = self.measured(state)
-        self.progress.apart(time.monotonic() - began)
+            self.used = self.used or self.settled(state)
+            settled = time.monotonic()
+            found = self.measured()
+        ended = time.monotonic()
+        self.progress.apart(ended - began)
         if found is None:
             return
-        self.known.append(self.event(state.global_step, found, time.monotonic() - began))
+        self.known.append(self.event(state.global_step, found, ended - settled))
         self.emit(self.known[-1])
         self.judge(state, control)
 
@@ -187,9 +191,8 @@ class Evaluate(TrainerCallback):
         affordable = max(1, int(self.allowance(state) / cost)) if cost else self.checks
         return spaced(step * self.checks // total, self.checks, affordable)
 
-    def measured(self, state: TrainerState) -> Tally | None:
+    def measured(self) -> Tally | None:
         """All rows that are measured; None where the user wants to leave before the end."""
-        self.used = self.used or self.settled(state)
         rows = sorted(self.held_out.rows[: self.used], key=size)
         tallies = []
         for batch in self.batches(rows):

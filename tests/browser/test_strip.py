@@ -1,0 +1,121 @@
+"""The sample strip of Train: answers along the steps, an earlier step kept or compared, and model text that cannot break out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+from tests.browser.test_access import violations
+from tests.browser.test_page import begin, phase, settings, stop, tab
+from trainer_core import checkpoints
+
+Visit = Callable[[App], Page]
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App]) -> App:
+    return serve("60", gpu=24)
+
+
+@pytest.fixture
+def strip(app: App, visit: Visit) -> Page:
+    """Train with a finished run of its own."""
+    page = visit(app)
+    finished(page, "strip")
+    page.wait_for_function("window.tunebench.is('strip')?.points.length === 10")
+    return page
+
+
+def finished(page: Page, name: str) -> None:
+    """Train with a run at its end. Who watches Train to the end is taken to Compare, so this looks elsewhere meanwhile."""
+    begin(page, name)
+    expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
+    tab(page, "Runs")
+    phase(page, "done")
+    tab(page, "Train")
+
+
+def go(page: Page, point: int) -> None:
+    """The slider, by its keys."""
+    slider = page.locator("#strip-at")
+    slider.focus()
+    slider.press("Home")
+    for _ in range(point):
+        slider.press("ArrowRight")
+
+
+def answer(page: Page) -> str:
+    return page.locator("#strip-answers .then").nth(1).locator("p").inner_text()
+
+
+def test_the_slider_shows_what_was_answered_then(strip: Page) -> None:
+    expect(strip.locator("#strip-when")).to_have_text("DPO step 20")
+    go(strip, 1)
+    expect(strip.locator("#strip-when")).to_have_text("SFT step 10")
+    expect(strip.locator("#strip-at")).to_have_attribute("aria-valuetext", "SFT step 10")
+    assert answer(strip).startswith("sft 10: Pick one fixed moment")
+    expect(strip.locator("#strip-answers .base p").first).to_contain_text("Watering plants is an important task.")
+    expect(strip.locator("#strip-answers h4")).to_have_text(["What about plants?", "<b>Why</b> is it so?"])
+    expect(strip.locator("figure[data-series='sft.loss'] .then-mark")).to_have_count(1)
+    expect(strip.locator("figure[data-series='dpo.loss'] .then-mark")).to_have_count(0)
+    expect(strip.locator("figure[data-series='sft.loss'] .best-mark")).to_have_count(1)
+    assert violations(strip) == []
+
+
+def test_an_earlier_step_is_kept_and_the_last_one_again(app: App, strip: Page) -> None:
+    run = app.workspace / "runs" / strip.evaluate("window.tunebench.run")
+    expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
+    expect(strip.locator("#strip-keep")).to_have_count(0)
+    go(strip, 6)
+    strip.locator("#strip-keep").press("Enter")
+    expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
+    expect(strip.locator("#strip-when")).to_have_text("DPO step 8")
+    weights = run / "adapter-dpo" / "adapter_model.safetensors"
+    assert weights.read_text() == "dpo 8" and checkpoints.verified(run / "adapter-dpo").step == 8
+    go(strip, 9)
+    strip.locator("#strip-keep").click()
+    expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
+    assert weights.read_text() == "dpo 20"
+
+
+def test_an_earlier_step_is_a_lane_in_compare(strip: Page) -> None:
+    go(strip, 1)
+    strip.locator("#strip-compare").click()
+    lanes = strip.locator("#lanes .lane h3")
+    expect(lanes).to_have_text(["Base", "SFT", "DPO", "SFT step 10"], timeout=20_000)
+    strip.wait_for_function("window.tunebench.is('compare')?.lanes.every(lane => lane.end)", timeout=20_000)
+    strip.click("#gen")
+    strip.wait_for_function("window.tunebench.is('compare').phase === 'answering'")
+    expect(lanes).to_have_text(["Base", "SFT", "DPO", "SFT step 10"])
+
+
+def test_a_run_at_work_shows_the_newest_and_no_buttons(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "slow")
+    tab(page, "Train")
+    expect(page.locator("#strip-when")).to_have_text("The base, before training")
+    expect(page.locator("#strip-when")).to_have_text("SFT step 5")
+    expect(page.locator("#strip-deeds button")).to_have_count(0)
+    assert violations(page) == []
+    stop(page)
+
+
+def test_what_a_model_says_is_only_text(app: App, visit: Visit) -> None:
+    page = visit(app)
+    finished(page, "hostile")
+    go(page, 9)
+    expect(page.locator("#strip-answers .then p").first).to_contain_text('<img src=x onerror="window.pwned=1">')
+    assert page.evaluate("window.pwned") is None
+
+
+def test_prompts_are_edited_on_start(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.wait_for_function("document.querySelector('#plan').textContent.includes('steps of')")
+    settings(page, "Run")
+    page.fill("#recipe-samples textarea", "First one?\n\nA second, with a comma?")
+    begin(page, "prompts")
+    rows = page.evaluate_handle("window.tunebench.is('facts').settings.find(group => group.title === 'Run').rows")
+    assert ["Sample prompts", "First one?, A second, with a comma?", None] in rows.json_value()

@@ -1,0 +1,128 @@
+"""Three real runs of the starter model that go wrong, each caught while it runs; and what is then proposed, which goes well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.histories import recorded, views
+from tests.test_engine import start
+from trainer_core import runs
+from trainer_core.config import Recipe, TrainJob
+from trainer_core.doctor import Finding, examine
+from trainer_core.events import Offer, Phase, RunView
+from trainer_core.ladder import changed
+from trainer_core.presets import starter_recipe
+
+pytestmark = pytest.mark.slow
+ASSETS = runs.PROJECT / "assets"
+PAIRS = 64
+Row = dict[str, Any]
+
+
+def swapped(row: Row) -> Row:
+    return row | {"chosen": row["rejected"], "rejected": row["chosen"]}
+
+
+def trivial(row: Row) -> Row:
+    return row | {"rejected": [{"role": "assistant", "content": "No no no no no no."}]}
+
+
+@dataclass(frozen=True)
+class Sick:
+    """What is done to the pairs and the recipe, and the finding or failure that must come."""
+
+    changes: dict[str, Any]
+    key: str
+    spoil: Callable[[Row], Row] = lambda row: row
+
+
+DPO = {"method": "dpo", "dpo.max_steps": 18, "dpo.warmup": 0.0, "dpo.max_length": 128, "dpo.evaluations": 4}
+SICK = {
+    "rate × 100": Sick(
+        {"method": "sft", "sft.learning_rate": 0.1, "sft.max_steps": 10, "sft.max_length": 128}, "failed"
+    ),
+    "swapped pairs": Sick(DPO | {"dpo.learning_rate": 5e-4}, "dpo.contradicted", swapped),
+    "trivial pairs": Sick(DPO, "dpo.trivial", trivial),
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """A run: its end, and what was found at which of its events for the first time."""
+
+    recipe: Recipe
+    view: RunView
+    found: tuple[Finding, ...]
+    step: int
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sick")
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> Callable[[str], tuple[Told, Told]]:
+    """A sick run and the one that was proposed after it, made once."""
+    made: dict[str, tuple[Told, Told]] = {}
+
+    def of(name: str) -> tuple[Told, Told]:
+        if name not in made:
+            sick = run(folder, recipe_of(folder, name))
+            made[name] = sick, run(folder, changed(sick.recipe, offer_of(sick).changes))
+        return made[name]
+
+    return of
+
+
+def recipe_of(folder: Path, name: str) -> Recipe:
+    sick = SICK[name]
+    rows = [json.loads(line) for line in (ASSETS / "sample_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    path = folder / f"{sick.key}.jsonl"
+    path.write_text("\n".join(json.dumps(sick.spoil(row)) for row in rows[:PAIRS]), encoding="utf-8")
+    files = {"data.pairs": str(path), "data.held_out": str(ASSETS / "sample_heldout.jsonl")}
+    return changed(starter_recipe(), files | {"sample_tokens": 0} | sick.changes)
+
+
+def run(folder: Path, recipe: Recipe) -> Told:
+    run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe), "sick")
+    start(folder, str(run_dir))
+    *_, view = views(recorded(run_dir / "events.jsonl"))
+    for seen in views(recorded(run_dir / "events.jsonl")):
+        if found := examine(seen, recipe):
+            return Told(recipe, view, found, seen.last.step if seen.last else 0)
+    return Told(recipe, view, (), 0)
+
+
+def offer_of(sick: Told) -> Offer:
+    return sick.view.offers[0] if sick.view.offers else sick.found[0].offer
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_it_is_caught_while_it_runs(told: Callable[[str], tuple[Told, Told]], name: str) -> None:
+    sick, _ = told(name)
+    total = sick.view.points[0].total
+    if SICK[name].key == "failed":
+        assert sick.view.phase is Phase.FAILED and "went wrong" in sick.view.error and sick.view.points[-1].step < total
+        assert sick.found and sick.found[0].key == "sft.diverging"
+    else:
+        assert sick.found and sick.found[0].key == SICK[name].key, (sick.view.evaluated, sick.view.points)
+        assert sick.step < total, "before the end, so that it can be stopped"
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_what_is_proposed_goes_well(told: Callable[[str], tuple[Told, Told]], name: str) -> None:
+    sick, again = told(name)
+    assert again.view.phase is Phase.DONE, again.view.error
+    assert again.found == (), again.found[0]
+    first, last = again.view.points[0], again.view.points[-1]
+    assert last.loss < first.loss
+    if name == "swapped pairs":
+        held = again.view.evaluated[-1]
+        assert held.accuracy is not None and held.accuracy > 0.5 > (sick.view.evaluated[-1].accuracy or 0)

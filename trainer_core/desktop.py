@@ -1,0 +1,28 @@
+"""How a folder is shown in the file manager of each system."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer_core.errors import UserError
+
+FILE_MANAGERS: Mapping[str, str] = {"linux": "xdg-open", "darwin": "open", "win32": "explorer"}
+"""By `sys.platform`."""
+
+
+def open_folder(folder: Path, program: str = FILE_MANAGERS.get(sys.platform, "xdg-open")) -> None:
+    """Show a folder to the person at this computer, in a window of its own that outlives us.
+
+    Raises:
+        UserError: there is no such program, as on a server; it names the folder.
+    """
+    found = shutil.which(program)
+    if found is None:
+        raise UserError(f"No file manager was found ({program}). The folder is {folder}.")
+    subprocess.Popen(
+        [found, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
