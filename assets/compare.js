@@ -166,7 +166,7 @@
   }
 
   function drawTable(table, titles, rows) {
-    table.tHead.replaceChildren(make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title))));
+    table.tHead.replaceChildren(make("tr", {}, ...titles.map((title) => (title ? make("th", { scope: "col" }, title) : make("td", {})))));
     table.tBodies[0].replaceChildren(...rows.map(([title, ...cells]) =>
       make("tr", {}, make("th", { scope: "row" }, title), ...cells.map((cell) => make("td", {}, String(cell))))));
   }
