@@ -174,6 +174,8 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     page.get_by_label("DPO only").check()
     begin(page, "fromvotes")
     phase(page, "done")
+    opened = "window.tunebench.is('compare')?.run.includes('fromvotes') && window.tunebench.is('compare').done"
+    page.wait_for_function(opened, timeout=30_000)
 
 
 def test_sides_are_balanced_over_forty_questions(app: App) -> None:
