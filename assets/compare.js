@@ -29,6 +29,7 @@
     press("heat-far", () => look(at("far").value));
     for (const id of ["near", "far", "diff"]) at(id).addEventListener("change", () => { now.heat = ""; app.drawLanes(); });
     at("vote-better").addEventListener("submit", keepBetter);
+    beginJudge();
     drawAll();
   };
 
@@ -165,7 +166,7 @@
   }
 
   function drawTable(table, titles, rows) {
-    table.tHead.replaceChildren(make("tr", {}, ...titles.map((title) => make("th", { scope: "col" }, title))));
+    table.tHead.replaceChildren(make("tr", {}, ...titles.map((title) => (title ? make("th", { scope: "col" }, title) : make("td", {})))));
     table.tBodies[0].replaceChildren(...rows.map(([title, ...cells]) =>
       make("tr", {}, make("th", { scope: "row" }, title), ...cells.map((cell) => make("td", {}, String(cell))))));
   }
@@ -191,6 +192,33 @@
     write("score-legend", table?.legend ?? "");
   }
 
+  // ---- a model as judge; what was typed is kept in this browser, and the key is never typed
+
+  const JUDGE_FIELDS = ["url", "model", "variable", "cases"];
+
+  function beginJudge() {
+    const kept = JSON.parse(localStorage.getItem("tunebench.judge") || "{}");
+    for (const name of JUDGE_FIELDS) if (kept[name]) at(`judge-${name}`).value = kept[name];
+    at("judge-lane").addEventListener("change", drawJudge);
+    press("judge-stop", () => wish("pardon"));
+    at("judge-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const [url, model, variable, cases] = JUDGE_FIELDS.map((name) => at(`judge-${name}`).value.trim());
+      localStorage.setItem("tunebench.judge", JSON.stringify({ url, model, variable, cases }));
+      wish("judge", { lanes: [at("near").value, at("far").value], lane: at("judge-lane").value, endpoint: { url, model, variable }, source: at("judge-set").value, cases: cases || 20 });
+    });
+  }
+
+  function drawJudge() {
+    const told = app.is("judge");
+    if (!at("judge")) return;
+    for (const field of at("judge").querySelectorAll(".far")) field.hidden = !!at("judge-lane").value;
+    at("judge-stop").hidden = !told?.going;
+    at("judge-go").hidden = !!told?.going;
+    write("judge-said", told?.going || told?.problem || "");
+    at("judge-found").replaceChildren(...(told?.opinions ?? []).map((line) => make("li", {}, line)));
+  }
+
   // ---- lanes: text grows in place, so that a selection or a scroll position is never lost
 
   app.drawLanes = () => {
@@ -206,7 +234,7 @@
     put(at("compare-failed").querySelector("p"), compare?.error ?? "");
     at("compare-failed").hidden = !compare?.error;
     at("compare-reload").hidden = !compare?.dead;
-    at("closer").hidden = !compare || !!app.is("ballot") || compare.lanes.length < 2;
+    at("judge").hidden = at("closer").hidden = !compare || !!app.is("ballot") || compare.lanes.length < 2;
     const marks = marked(compare);
     for (const lane of compare?.lanes ?? []) fillLane(place, lane, compare, marks[lane.name]);
   };
@@ -298,6 +326,7 @@
     const tuned = (compare?.lanes ?? []).filter((lane) => lane.dial).map((lane) => lane.name);
     fillSelect(at("near"), names, names[0]);
     fillSelect(at("far"), names, names[names.length - 1]);
+    at("judge-lane").replaceChildren(make("option", { value: "" }, "An endpoint (OpenAI's protocol)"), ...names.map((name) => make("option", { value: name }, `The lane ${name}`)));
     for (const pane of at("lanes").children) {
       const box = pane.querySelector(".dial"), others = tuned.filter((name) => name !== pane.dataset.lane);
       if (!box) continue;
@@ -380,5 +409,6 @@
     ballot: ["vote-bar", drawBallot, ["ballot", "compare"]],
     tally: ["tally", drawTally, ["tally", "ballot"]],
     scores: ["scored", drawScores, ["scores", "compare"]],
+    judge: ["judge", drawJudge, ["judge", "compare", "ballot"]],
   });
 })();

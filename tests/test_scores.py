@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from trainer_core import runs, tokens
+from trainer_core import runs, score_table, tokens
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Message
 from trainer_core.errors import DataError, UserError
@@ -297,3 +297,34 @@ def test_progress_counts_every_part_to_its_end(folder: Path, lanes: Lanes) -> No
         assert those[0].seconds_left is None and those[-1].done == those[-1].total and those[-1].seconds_left == 0
         assert {(one.number, one.parts) for one in those} == {(number, 3)}
         assert [one.done for one in those] == sorted(one.done for one in those)
+
+
+def test_a_random_adapter_is_flagged_red_and_one_that_changes_nothing_is_not(folder: Path, tmp_path: Path) -> None:
+    """On a base that was taught the general questions, for chance alone cannot be lost."""
+    taught(tiny.model(tmp_path / "base"))
+    tiny.adapter(tmp_path / "noise", tmp_path / "base", scale=1.0)
+    tiny.adapter(tmp_path / "zero", tmp_path / "base", scale=0.0)
+    given = [Lane(name="Base"), *(Lane(name=name, adapter=str(tmp_path / name)) for name in ("noise", "zero"))]
+    found = score(load(str(tmp_path / "base"), "fp32", given), Score(pairs=str(folder / "pairs.jsonl")), progress())
+    base, noise, zero = found.scores
+    assert base.general and base.general.value > 0.8, base.general
+    assert noise.forgetting and noise.forgetting.harmed and noise.forgetting.lost > 20, noise.forgetting
+    assert zero.forgetting and not zero.forgetting.harmed
+    (warning,) = score_table.warnings(found.scores)
+    assert warning.startswith(f"noise answers {noise.forgetting.lost} general questions wrongly")
+
+
+def taught(base: Path, steps: int = 60) -> None:
+    """Train the model at this place on the right answers until it knows them."""
+    torch.manual_seed(0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    lines = [(Message("user", one.prompt), Message("assistant", f"{one.stem} {one.right}.")) for one in bundled()]
+    texts = [tokens.render(tokenizer, line) for line in lines]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(**batch, labels=labels).loss.backward()
+        optimiser.step()
+    model.save_pretrained(base)

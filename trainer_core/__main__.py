@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     compare = command("compare", run_compare, "score the base and every adapter of a run, and let them answer")
     compare.add_argument("id", help="the run's id, or 'last'")
     compare.add_argument("prompt", nargs="*", help="what to ask; without one, three of the bundled prompts")
+    compare.add_argument("--score", action="store_true", help="only score, and ask nothing")
     told = command(
         "report", run_report, "a run on one page: curves, findings, scores, settings; a file that needs no network"
     )
@@ -180,7 +181,8 @@ def run_fetch(args: argparse.Namespace) -> int:
 def run_compare(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     try:
-        side_by_side(boss, known(boss, args.id), args.prompt or prompts()[:ANSWERS])
+        asked = [] if args.score else args.prompt or prompts()[:ANSWERS]
+        side_by_side(boss, known(boss, args.id), asked)
     finally:
         boss.close()
     return 0

@@ -197,7 +197,7 @@ def open_comparison(supervisor: Supervisor) -> Comparison:
 def answered(comparison: Comparison) -> bool:
     """Have both lanes of the open question said all they say?"""
     said = comparison.said if comparison.round else None
-    return bool(said and said.ends)
+    return bool(said and said.ends and not said.cancelled)
 
 
 def cast(supervisor: Supervisor, choice: Choice) -> Vote:

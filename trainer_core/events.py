@@ -585,10 +585,11 @@ class Said:
     ends: Mapping[str, LaneEnd]
     problem: str = ""
     """Why there is no answer."""
+    cancelled: bool = False
 
 
-KEPT_ANSWERS = 4
-"""Questions whose answers stay at hand: the one on the page, and the next one, made while that is read."""
+KEPT_ANSWERS = 200
+"""Questions whose answers stay at hand: the one on the page, while others are answered ahead or for a judge."""
 
 
 @dataclass(frozen=True)
@@ -729,8 +730,9 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return replace(view, phase=Phase.READY, lanes=now)
         case Heated():
             return replace(view, phase=Phase.READY, heated=event)
-        case Answered(ask, ends):
-            return keeping(replace(view, phase=Phase.READY, ends=ends), ask, Said(view.answers, ends))
+        case Answered(ask, ends, cancelled):
+            said = Said(view.answers, ends, cancelled=cancelled)
+            return keeping(replace(view, phase=Phase.READY, ends=ends), ask, said)
         case Ended(phase, detail):
             return replace(view, phase=phase, detail=detail)
         case Failed(message, details, offers):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 from trainer_core import checkpoints, durable, hardware, ladder, models, runs, shelf, stall
@@ -45,6 +45,9 @@ from trainer_core.readings import Readings
 from trainer_core.requests import Ask, Cancel, Work
 from trainer_core.requests import Said as Message
 from trainer_core.votes import Round
+
+if TYPE_CHECKING:
+    from trainer_core.trial import Trial
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
@@ -149,6 +152,8 @@ class Comparison:
     """The question to two lanes whose names the page must not tell; None where lanes stand under their names."""
     ahead: Round | None = None
     """The question after it, which the worker answers while that one is read."""
+    trial: Trial | None = None
+    """A judge at work on these lanes, or done."""
     send_lock: threading.Lock = field(default_factory=threading.Lock)
     vote_lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -12,9 +12,11 @@ from trainer_core import ballot, votes
 from trainer_core.config import Strict, parse
 from trainer_core.demo import score_request
 from trainer_core.errors import BusyError, ConfigError, DataError
+from trainer_core.judge import Endpoint
 from trainer_core.requests import Cancel, Dial, Heat
 from trainer_core.requests import Said as Message
 from trainer_core.supervisor import Comparison, Supervisor, history
+from trainer_core.trial import Order, Trial
 from ui.compared import standing
 
 
@@ -42,6 +44,16 @@ class Looked(Strict):
     lanes: tuple[str, str]
 
 
+class Summoned(Strict):
+    """A judge, the two lanes it judges, and on how many prompts of which set."""
+
+    lanes: tuple[str, str]
+    lane: str = Field(default="", title="Judging lane")
+    endpoint: Endpoint = Endpoint()
+    source: str = "bundled"
+    cases: int = Field(default=20, ge=1, le=500, title="Answers to judge")
+
+
 class Booth:
     """Answers a page's wishes; each of them with an empty object, or with what the page cannot hear from the bus."""
 
@@ -63,6 +75,8 @@ class Booth:
             self.dial,
             self.heat,
             self.score,
+            self.judge,
+            self.pardon,
             self.download,
         ]
 
@@ -100,6 +114,26 @@ class Booth:
         place = votes.make_data_set(self.supervisor.workspace, given, contest)
         count = len(votes.pairs([vote for vote in given if vote.contest == contest]))
         return {"source": str(place), "name": place.stem, "count": count}
+
+    def judge(self, asked: Any = None) -> dict[str, Any]:
+        """Let a model judge two lanes; one judge at a time."""
+        wanted, current = parse(Summoned, asked, ""), self.open()
+        if current.round:
+            raise BusyError("A blind vote is going. End it first, so that the judge does not make you wait.")
+        if current.trial and not current.trial.state.over:
+            raise BusyError("A judge is at work. Wait for it, or press Stop.")
+        between = ballot.contest(current.run, [lane.name for lane in current.job.lanes], *wanted.lanes)
+        order = Order(
+            contest=between, source=wanted.source, lane=wanted.lane, endpoint=wanted.endpoint, cases=wanted.cases
+        )
+        current.trial = Trial(self.supervisor, current, order).start()
+        return {}
+
+    def pardon(self, asked: Any = None) -> dict[str, Any]:
+        """No more judging."""
+        if trial := self.open().trial:
+            trial.stop()
+        return {}
 
     def download(self, asked: Any = None) -> dict[str, Any]:
         """Every vote ever given, as it stands in the file."""

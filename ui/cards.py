@@ -274,6 +274,19 @@ LANES = """
     <div class="tablewrap" tabindex="0" role="region" aria-label="Scores" id="score-wrap" hidden><table id="score-table">
     <caption class="sr">Scores of each lane with 95 % intervals</caption><thead></thead><tbody></tbody></table></div>
     <div id="score-warnings"></div><p id="score-legend" class="quiet small"></p></section>
+  <details class="card" id="judge"><summary>A model as judge</summary><form id="judge-form">
+    <p class="quiet">It reads both answers twice, with the sides swapped, and is shown beside your votes, never counted among
+      them. Prompts and answers go to the address below; the key is read from that variable of this computer.</p>
+    <label>Judge <select id="judge-lane"></select></label>
+    <label class="far">URL <input id="judge-url" placeholder="http://127.0.0.1:11434/v1"></label>
+    <label class="far">Model <input id="judge-model"></label>
+    <label class="far">Variable with its key <input id="judge-variable" value="OPENAI_API_KEY"></label>
+    <label>Prompts <select id="judge-set"><option value="bundled">Bundled</option>
+      <option value="held-out">Held out</option></select></label>
+    <label>Answers to judge <input id="judge-cases" inputmode="numeric" value="20"></label>
+    <p class="buttons"><button class="button small" id="judge-go">Judge the two lanes of Look closer</button>
+    <button type="button" class="button small" id="judge-stop" hidden>Stop</button></p></form>
+    <p id="judge-said" role="status"></p><ul id="judge-found"></ul></details>
 </div>
 """
 

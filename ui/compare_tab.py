@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
+from pydantic import Field
 
 from trainer_core import ballot, lineup, prompt_sets
-from trainer_core.config import Sampling, Strict, parse
+from trainer_core.config import Lane, Sampling, Strict, parse
 from trainer_core.demo import prompts
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
@@ -22,95 +23,92 @@ COMPARE_JS = "window.tunebench.beginCompare(element, server);"
 SETS = [("Bundled prompts", prompt_sets.BUNDLED), ("Held-out prompts of the run", prompt_sets.HELD_OUT)]
 
 
-def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa: C901  (layout, then handlers, then wiring)
-    samples, wishes = prompts(), Booth(supervisor).wishes
-    first_run = next((run_id for _, run_id in run_choices(supervisor)), None)
-    beside = list(lineup.choices(supervisor, first_run)) if first_run else []
-    standard = own_lanes(supervisor, first_run)
+class Asked(Strict):
+    """All that is chosen above the answers. `only`: the system prompt is for an extra lane of the base alone."""
+
+    run: str
+    lanes: tuple[str, ...] = ()
+    prompt: str = ""
+    side1: str = ""
+    side2: str = ""
+    source: str = Field(default=prompt_sets.BUNDLED, title="Prompt set")
+    follow: bool = False
+    system: str = Field(default="", max_length=20_000, title="System prompt")
+    only: bool = False
+    sampling: Sampling = Sampling()
+
+
+def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
+    newest = next((run_id for _, run_id in run_choices(supervisor)), "")
     with gr.Column(elem_id="compare-form"):
-        with gr.Row():
-            run = gr.Dropdown(
-                run_choices(supervisor), value=first_run, label="Run", interactive=True, elem_id="run", scale=2
-            )
-            lanes = gr.Dropdown(
-                beside,
-                value=standard,
-                label="Lanes",
-                multiselect=True,
-                max_choices=lineup.MOST,
-                interactive=True,
-                elem_id="lane-choice",
-                scale=3,
-            )
-        with gr.Row():
-            prompt = gr.Textbox(
-                samples[0], label="Prompt", lines=2, max_lines=8, interactive=True, elem_id="prompt", scale=5
-            )
-            with gr.Column(scale=1, min_width=210, elem_id="ask-buttons"):
-                generate = gr.Button("Generate", variant="primary", elem_id="gen")
-                cancel = gr.Button("Stop", visible=False, elem_id="cancel")
-                with gr.Row(elem_id="steppers"):
-                    back = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
-                    onward = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
-                again = gr.Button("New seed", elem_id="again", size="sm", min_width=60)
-        with gr.Row(elem_id="blind-row"):
-            sides = [
-                gr.Dropdown(standard, value=value, label=label, interactive=True, elem_id=place, min_width=150)
-                for label, value, place in (("Vote on", first(standard), "side1"), ("against", last(standard), "side2"))
-            ]
-            source = gr.Dropdown(
-                SETS,
-                value=prompt_sets.BUNDLED,
-                label="Prompt set or path of a file",
-                allow_custom_value=True,
-                interactive=True,
-                elem_id="pset",
-                min_width=220,
-            )
-            blind = gr.Button("Blind vote (B)", elem_id="blind", min_width=150)
-        with gr.Accordion("System prompt and conversation", open=False, elem_id="talk"):
-            follow = gr.Checkbox(
-                False, label="Go on with the conversation: every lane remembers what it said", interactive=True, elem_id="follow"
-            )  # fmt: skip
-            system = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
-            extra = gr.Checkbox(
-                False, label="Only for an extra lane: the base with this prompt", interactive=True, elem_id="system-lane"
-            )  # fmt: skip
+        chosen, buttons = layout(supervisor, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
     gr.HTML(
         html_template=cards.LANES,
         js_on_load=COMPARE_JS,
-        server_functions=[answering(wish) for wish in wishes],
+        server_functions=[answering(wish) for wish in Booth(supervisor).wishes],
         apply_default_css=False,
         elem_id="compare-view",
     )
     with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
         sampling = Form(Sampling)
+    wire(supervisor, bus, tabs, {**chosen, "sampling": sampling}, buttons, problem)
 
-    def ask(
-        run_id: str | None, names: list[str], text: str, settings: Sampling, going_on: bool, said: str, only: bool
-    ) -> None:
-        if not text.strip():
-            raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
-        chosen = lineup.lanes(supervisor, known(run_id), names, said if only else "")
-        ballot.leave(supervisor)
-        comparison = supervisor.compare_run(known(run_id), chosen)
-        comparison.ask(text, settings, going_on, "" if only else said)
 
-    def ask_again(
-        run_id: str | None, names: list[str], text: str, settings: Sampling, going_on: bool, said: str, only: bool
-    ) -> Sampling:
+def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
+    """The inputs by the names they have in `Asked`, and the buttons by what they do."""
+    made: dict[str, Any] = {}
+    buttons: dict[str, gr.Button] = {}
+    own, beside = own_lanes(supervisor, run_id), lane_choices(supervisor, run_id)
+    with gr.Row():
+        runs: dict[str, Any] = {"choices": run_choices(supervisor), "value": run_id or None, "label": "Run", "scale": 2}
+        made["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
+        several: dict[str, Any] = {"multiselect": True, "max_choices": lineup.MOST, "label": "Lanes", "scale": 3}
+        made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
+    with gr.Row():
+        box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5}
+        made["prompt"] = gr.Textbox(prompts()[0], **box, interactive=True, elem_id="prompt")
+        with gr.Column(scale=1, min_width=210, elem_id="ask-buttons"):
+            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen")
+            buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
+            with gr.Row(elem_id="steppers"):
+                buttons["back"] = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
+                buttons["onward"] = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
+            buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60)
+    with gr.Row(elem_id="blind-row"):
+        side: dict[str, Any] = {"interactive": True, "min_width": 150}
+        made["side1"] = gr.Dropdown(own, value=first(own), label="Vote on", elem_id="side1", **side)
+        made["side2"] = gr.Dropdown(own, value=last(own), label="against", elem_id="side2", **side)
+        sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "min_width": 220}
+        made["source"] = gr.Dropdown(SETS, value=prompt_sets.BUNDLED, **sets, interactive=True, elem_id="pset")
+        buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", min_width=150)
+    with gr.Accordion("System prompt and conversation", open=False, elem_id="talk"):
+        going_on = "Go on with the conversation: every lane remembers what it said"
+        made["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
+        made["system"] = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
+        extra = "Only for an extra lane: the base with this prompt"
+        made["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
+    return made, buttons
+
+
+def wire(  # noqa: C901  (handlers, then wiring)
+    supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, chosen: dict[str, Any], buttons: dict[str, Any], problem: gr.HTML
+) -> None:  # fmt: skip
+    asked = Form(Asked, None, (), **chosen)
+    sampling, run, prompt = chosen["sampling"], chosen["run"], chosen["prompt"]
+    line = [chosen["lanes"], chosen["side1"], chosen["side2"]]
+
+    def ask(wanted: Asked) -> None:
+        generate(supervisor, wanted)
+
+    def ask_again(wanted: Asked) -> Sampling:
         """The same prompt with the next seed."""
-        fresh = ballot.reseeded(settings, 1)
-        ask(run_id, names, text, fresh, False, said, only)
+        fresh = ballot.reseeded(wanted.sampling, 1)
+        generate(supervisor, wanted.model_copy(update={"sampling": fresh, "follow": False}))
         return fresh
 
-    def vote(
-        run_id: str | None, names: list[str], one: str, other: str, prompt_set: str, settings: Sampling, said: str, only: bool
-    ) -> None:  # fmt: skip
-        chosen = lineup.lanes(supervisor, known(run_id), names, said if only else "")
-        between = ballot.contest(known(run_id), [lane.name for lane in chosen], one, other)
-        ballot.ask(supervisor, between, prompt_set, settings, chosen)
+    def vote(wanted: Asked) -> None:
+        begin_vote(supervisor, wanted)
 
     def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
         """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
@@ -119,74 +117,96 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:  # noqa:
         own = [*own_lanes(supervisor, run_id), *then.lanes]
         comparison = supervisor.compare_run(run_id, lineup.lanes(supervisor, run_id, own))
         if not comparison.asked and not comparison.round:
-            comparison.ask(samples[0], settings)
-        return (
-            gr.update(selected="compare"),
-            gr.update(choices=run_choices(supervisor), value=run_id),
-            *line_up(run_id, own),
-            comparison.asked or samples[0],
-        )
-
-    def line_up(run_id: str, chosen: Sequence[str]) -> tuple[Any, ...]:
-        """The lanes to choose from, and the two sides among those chosen."""
-        beside = list(lineup.choices(supervisor, run_id))
-        kept = [name for name in chosen if name in beside] or own_lanes(supervisor, run_id)
-        return gr.update(choices=beside, value=kept), *side_updates(kept)
+            comparison.ask(prompts()[0], settings)
+        shown = gr.update(choices=run_choices(supervisor), value=run_id)
+        return gr.update(selected="compare"), shown, *line_up(supervisor, run_id, own), comparison.asked or prompts()[0]
 
     def take_run(run_id: str | None) -> tuple[Any, ...]:
-        return line_up(run_id, ()) if run_id else (gr.skip(),) * 3
+        return line_up(supervisor, run_id) if run_id else (gr.skip(),) * 3
 
-    def take_lanes(names: list[str], said: str, only: bool) -> tuple[Any, ...]:
-        return side_updates([*names, *([lineup.PROMPTED] if only and said.strip() else [])])
+    def take_lanes(wanted: Asked) -> tuple[Any, ...]:
+        extra = [lineup.PROMPTED] if wanted.only and wanted.system.strip() else []
+        return side_updates([*wanted.lanes, *extra])
 
-    def step(text: str, run_id: str | None, prompt_set: str, by: int) -> str:
-        shown = [one.text for one in prompt_sets.load(supervisor.run_dir(run_id), prompt_set)] if run_id else samples
-        return shown[(shown.index(text) + by) % len(shown)] if text in shown else shown[0]
+    def previous(wanted: Asked) -> str:
+        return step(supervisor, wanted, -1)
 
-    def previous(text: str, run_id: str | None, prompt_set: str) -> str:
-        return step(text, run_id, prompt_set, -1)
-
-    def following(text: str, run_id: str | None, prompt_set: str) -> str:
-        return step(text, run_id, prompt_set, 1)
+    def following(wanted: Asked) -> str:
+        return step(supervisor, wanted, 1)
 
     def stop() -> None:
         Booth(supervisor).stop()
 
     def refresh(run_id: str | None, names: list[str]) -> tuple[Any, ...]:
-        told = compared.comparison(supervisor)
+        """Runs that came or went, and whether there is something to stop."""
+        told, choices = compared.comparison(supervisor), run_choices(supervisor)
         answering_now = bool(told and told["answering"])
-        choices = run_choices(supervisor)
         known_runs = [value for _, value in choices]
-        chosen = run_id if run_id in known_runs else next(iter(known_runs), None)
-        same = chosen == run_id and bool(names)
-        rest = (gr.skip(),) * 3 if same or not chosen else line_up(chosen, ())
-        buttons = gr.update(visible=not answering_now), gr.update(visible=answering_now)
-        return gr.update(choices=choices, value=chosen), *rest, *buttons
+        still = run_id if run_id in known_runs else next(iter(known_runs), None)
+        rest = (gr.skip(),) * 3 if (still == run_id and names) or not still else line_up(supervisor, still)
+        shown = gr.update(choices=choices, value=still)
+        return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now)
 
-    line = [lanes, *sides]
-    asked: list[Any] = [run, lanes, prompt, sampling, follow, system, extra]
     shown: dict[str, Any] = {"problem": problem, "show_progress": "hidden"}
     on(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
-    on([generate.click, prompt.submit], ask, *asked, **shown)
-    on(again.click, ask_again, *asked, outputs=[sampling], **shown)
-    on(blind.click, vote, run, lanes, *sides, source, sampling, system, extra, **shown)
-    on(cancel.click, stop, **shown)
-    on(back.click, previous, prompt, run, source, outputs=[prompt], problem=problem, **QUIET)
-    on(onward.click, following, prompt, run, source, outputs=[prompt], problem=problem, **QUIET)
+    on([buttons["generate"].click, prompt.submit], ask, asked, **shown)
+    on(buttons["again"].click, ask_again, asked, outputs=[sampling], **shown)
+    on(buttons["blind"].click, vote, asked, **shown)
+    on(buttons["cancel"].click, stop, **shown)
+    on(buttons["back"].click, previous, asked, outputs=[prompt], problem=problem, **QUIET)
+    on(buttons["onward"].click, following, asked, outputs=[prompt], problem=problem, **QUIET)
     on(run.input, take_run, run, outputs=line, problem=problem, **QUIET)
-    on([lanes.change, extra.change, system.blur], take_lanes, lanes, system, extra, outputs=sides, **QUIET)
-    on(bus.statechange, refresh, run, lanes, outputs=[run, *line, generate, cancel], **QUIET)
+    changes = [chosen["lanes"].input, chosen["only"].input, chosen["system"].blur]
+    on(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET)
+    outputs = [run, *line, buttons["generate"], buttons["cancel"]]
+    on(bus.statechange, refresh, run, chosen["lanes"], outputs=outputs, **QUIET)
 
 
-def known(run_id: str | None) -> str:
-    """The chosen run.
+def generate(supervisor: Supervisor, wanted: Asked) -> None:
+    """Let every chosen lane answer under its name.
 
     Raises:
-        ConfigError: there is none.
+        BusyError: a run holds the device.
+        ConfigError: no run or prompt, or a lane is gone.
     """
-    if not run_id:
+    if not wanted.prompt.strip():
+        raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
+    chosen = lanes_of(supervisor, wanted)
+    ballot.leave(supervisor)
+    comparison = supervisor.compare_run(wanted.run, chosen)
+    comparison.ask(wanted.prompt, wanted.sampling, wanted.follow, "" if wanted.only else wanted.system)
+
+
+def begin_vote(supervisor: Supervisor, wanted: Asked) -> None:
+    """Put the first question of a blind vote; raises what `ballot.ask` raises."""
+    chosen = lanes_of(supervisor, wanted)
+    between = ballot.contest(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
+    ballot.ask(supervisor, between, wanted.source, wanted.sampling, chosen)
+
+
+def lanes_of(supervisor: Supervisor, wanted: Asked) -> tuple[Lane, ...]:
+    if not wanted.run:
         raise ConfigError("No run is chosen. Train one on Start, or pick one above.")
-    return run_id
+    return lineup.lanes(supervisor, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
+
+
+def step(supervisor: Supervisor, wanted: Asked, by: int) -> str:
+    """The prompt after or before this one in its set."""
+    found = prompt_sets.load(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
+    shown = [one.text for one in found] or prompts()
+    return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]
+
+
+def line_up(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
+    """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
+    beside = lane_choices(supervisor, run_id)
+    lanes = [name for name in chosen if name in beside] or own_lanes(supervisor, run_id)
+    return gr.update(choices=beside, value=lanes), *side_updates(lanes)
+
+
+def side_updates(names: Sequence[str]) -> tuple[Any, Any]:
+    """The two lanes to be voted on: most often the base and what was trained last."""
+    return gr.update(choices=list(names), value=first(names)), gr.update(choices=list(names), value=last(names))
 
 
 def first(names: Sequence[str]) -> str | None:
@@ -197,12 +217,11 @@ def last(names: Sequence[str]) -> str | None:
     return names[-1] if names else None
 
 
-def side_updates(names: Sequence[str]) -> tuple[Any, Any]:
-    """The two lanes to be voted on: most often the base and what was trained last."""
-    return gr.update(choices=list(names), value=first(names)), gr.update(choices=list(names), value=last(names))
+def lane_choices(supervisor: Supervisor, run_id: str) -> list[str]:
+    return list(lineup.choices(supervisor, run_id)) if run_id else []
 
 
-def own_lanes(supervisor: Supervisor, run_id: str | None) -> list[str]:
+def own_lanes(supervisor: Supervisor, run_id: str) -> list[str]:
     return [lane.name for lane in supervisor.lanes(run_id)] if run_id else []
 
 

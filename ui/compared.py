@@ -6,11 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer_core import ballot, score_table, votes
+from trainer_core import ballot, judge, score_table, votes
 from trainer_core.events import LaneEnd, LaneProof, Phase, RunView, Scored
+from trainer_core.judge import Opinion
 from trainer_core.statistics import Interval
 from trainer_core.supervisor import Comparison, Supervisor
-from trainer_core.votes import Round, Tally, Vote
+from trainer_core.votes import Contest, Round, Tally, Vote
 from ui.words import duration
 
 FEW_PAIRS = 30
@@ -24,6 +25,7 @@ def parts(supervisor: Supervisor) -> dict[str, Any]:
         "tally": tally(supervisor),
         "scores": scores(supervisor),
         "heat": heat(supervisor),
+        "judge": judgement(supervisor),
     }
 
 
@@ -240,6 +242,40 @@ def strengths(given: list[Vote], run: str) -> list[str]:
     """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
     found = sorted(votes.strengths(given, run).items(), key=lambda one: -one[1].value)
     return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]
+
+
+# ---- the judge
+
+
+def judgement(supervisor: Supervisor) -> dict[str, Any] | None:
+    """How far a judge is, and what each judge thinks of the two lanes it was last asked about."""
+    current = supervisor.comparison
+    trial = current.trial if current else None
+    if trial is None or (current and current.round):
+        return None
+    state, contest = trial.state, trial.order.contest
+    found = judge.opinions(judge.read(supervisor.workspace, contest), standing(votes.file_of(supervisor.workspace)))
+    return {
+        "going": "" if state.over else f"Judged {state.done} of {state.total}",
+        "share": state.done / max(state.total, 1),
+        "problem": state.problem,
+        "opinions": [opinion_words(one, contest) for one in found],
+    }
+
+
+def opinion_words(one: Opinion, contest: Contest) -> str:
+    share = (
+        f" ({one.share.value:.0%} {contest.second}, 95 % interval {100 * one.share.low:.0f}–{100 * one.share.high:.0f})"
+        if one.share
+        else ""
+    )
+    decided = f"{contest.first} {one.first} – {one.second} {contest.second}{share}"
+    torn = f"; in {one.torn} cases only the side decided" if one.torn else ""
+    ties = f"; {one.ties} ties" if one.ties else ""
+    agreed = (
+        f" It agrees with you in {one.agreed} of {one.of_both} cases that both of you decided." if one.of_both else ""
+    )
+    return f"{one.judge}: {decided}{ties}{torn}.{agreed}"
 
 
 # ---- scores and heat

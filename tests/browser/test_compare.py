@@ -11,9 +11,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
+from tests.browser.test_access import violations
 from tests.browser.test_page import begin, tab
 from tests.browser.test_vote import generate
 from tests.fake_worker import HOSTILE
+from tests.test_judge import Judge, likes
 
 Visit = Callable[[App], Page]
 
@@ -131,7 +133,7 @@ def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) ->
     page.click("#score-go")
     table = page.locator("#score-table")
     expect(table).to_contain_text("Held-out accuracy", timeout=20_000)
-    expect(table.locator("thead th")).to_have_text(["", "Base", "SFT", "DPO ⚑ forgot"])
+    expect(table.locator("thead th")).to_have_text(["Base", "SFT", "DPO ⚑ forgot"])
     expect(table.locator("tbody tr").first.locator("td").first).to_have_text("50% [40%, 60%]")
     expect(page.locator("#score-warnings [role=alert]")).to_contain_text("DPO answers 9 general questions wrongly")
     assert len(json.loads((run_dir / "scores.json").read_text())["scores"]) == 3
@@ -170,3 +172,51 @@ def test_a_failed_question_leaves_the_lanes(app: App, visit: Visit) -> None:
     page.keyboard.press("Enter")
     page.click("#blind")
     expect(page.locator("#compare-problem")).to_contain_text("/nowhere/at/all.txt cannot be read")
+
+
+def test_a_model_judges_beside_the_votes(app: App, visit: Visit) -> None:
+    page = visit(app)
+    votes = Path(app.workspace) / "votes" / "votes.jsonl"
+    before = votes.read_bytes() if votes.exists() else b""
+    generate(page)
+    page.get_by_text("A model as judge").click()
+    page.get_by_role("button", name="Judge the two lanes").click()
+    expect(page.locator("#compare-wrong")).to_contain_text("'' is no URL of a judge. Write one such as")
+    judge = Judge(likes("Tie it"))
+    page.fill("#judge-url", judge.endpoint.url)
+    page.fill("#judge-model", "<b>judge-1</b>")
+    page.fill("#judge-cases", "4")
+    page.get_by_role("button", name="Judge the two lanes").click()
+    expect(page.locator("#judge-found li")).to_have_text(
+        "<b>judge-1</b>: Base 0 – 4 DPO (100% DPO, 95 % interval 51–100)."
+    )
+    judge.close()
+    assert votes.read_bytes() == before if before else not votes.exists(), "no vote was given"
+    page.reload()
+    tab(page, "Compare")
+    expect(page.locator("#judge-url")).to_have_value(judge.endpoint.url)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit, scheme: str) -> None:
+    page = visit(app)
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.reload()
+    page.wait_for_function("window.tunebench?.is('gates')")
+    generate(page)
+    page.get_by_text("A model as judge").click()
+    pane(page, "DPO").locator("summary").click()
+    page.click("#heat-near")
+    page.wait_for_selector("#lanes mark[title]")
+    assert violations(page) == []
+    page.click("#blind")
+    page.wait_for_selector("#vote-a:enabled")
+    page.locator("body").press("x")
+    page.wait_for_selector("#vote-better:visible")
+    for width in (1360, 1024, 820, 680):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
+    assert violations(page) == []
+    page.set_viewport_size({"width": 1360, "height": 900})
+    page.click("#vote-end")
+    page.wait_for_function("!window.tunebench.is('ballot')")

@@ -168,9 +168,14 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     rows = [json.loads(line) for line in place.read_text().splitlines()]
     assert len(rows) == sum(bool(one.winner) for one in given) + 1, "and the better answer that was written"
     assert json.loads((place.parent / f"{place.name}.provenance.json").read_text())["contest"]["second"] == "DPO"
+    page.click("#data input")
+    expect(page.get_by_role("option", name=re.compile(f"{len(rows)} pairs from votes: Base and DPO"))).to_be_visible()
+    page.keyboard.press("Escape")
     page.get_by_label("DPO only").check()
     begin(page, "fromvotes")
     phase(page, "done")
+    opened = "window.tunebench.is('compare')?.run.includes('fromvotes') && window.tunebench.is('compare').done"
+    page.wait_for_function(opened, timeout=30_000)
 
 
 def test_sides_are_balanced_over_forty_questions(app: App) -> None:

@@ -1,0 +1,51 @@
+"""Lanes that may stand side by side: those of the run, variants, and other runs on the same base."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.test_ballot import contest, supervisor  # noqa: F401  (fixtures)
+from trainer_core import lineup, runs
+from trainer_core.config import Recipe, TrainJob
+from trainer_core.errors import ConfigError
+from trainer_core.events import EventLog, Phase, Saved, Status
+
+
+def finished(supervisor, **recipe: str) -> str:  # type: ignore[no-untyped-def]  # noqa: F811
+    job = TrainJob(recipe=Recipe(**recipe))
+    run_dir = runs.create(supervisor.workspace.runs, job, job.recipe.name)
+    say = EventLog(run_dir / "events.jsonl")
+    say(Saved("dpo", "adapter-dpo", 5, 9))
+    say(Status(Phase.DONE, ""))
+    supervisor.look()
+    return run_dir.name
+
+
+def test_a_run_its_variants_and_others_on_the_same_base(supervisor, contest) -> None:  # noqa: F811
+    other = finished(supervisor, name="second")
+    finished(supervisor, name="elsewhere", model="unsloth/Qwen3-8B")
+    found = lineup.choices(supervisor, contest.run)
+    assert list(found) == [
+        "Base", "SFT", "DPO", "SFT at 50%", "SFT at 150%", "DPO at 50%", "DPO at 150%", "SFT and DPO, half each",
+        f"DPO · second {other[:15]}",
+    ]  # fmt: skip
+    half = found["SFT and DPO, half each"]
+    assert list(half.shares.values()) == [0.5, 0.5] and found["DPO at 150%"].strength == 1.5
+    assert all(lane.name == name for name, lane in found.items())
+
+
+def test_chosen_lanes(supervisor, contest) -> None:  # noqa: F811
+    assert [lane.name for lane in lineup.lanes(supervisor, contest.run, ())] == ["Base", "SFT", "DPO"]
+    prompted = lineup.lanes(supervisor, contest.run, ("Base",), " Be short. ")
+    assert [(lane.name, lane.system) for lane in prompted] == [("Base", ""), ("Base, prompted", "Be short.")]
+    with pytest.raises(ConfigError, match="no lane 'KTO' beside this run any more"):
+        lineup.lanes(supervisor, contest.run, ("KTO",))
+    six = list(lineup.choices(supervisor, contest.run))[:6]
+    with pytest.raises(ConfigError, match="7 lanes are chosen; 6 are the most"):
+        lineup.lanes(supervisor, contest.run, six, "Be short.")
+
+
+def test_a_run_that_cannot_be_read_is_left_out(supervisor, contest) -> None:  # noqa: F811
+    broken = finished(supervisor, name="broken")
+    (supervisor.run_dir(broken) / "run.json").write_text("{")
+    assert not [name for name in lineup.choices(supervisor, contest.run) if "broken" in name]

@@ -1,0 +1,140 @@
+"""A judge at work: what it judges, in which order, how far it is. It runs in a thread beside the app and ends with the lanes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from uuid import uuid4
+
+import httpx
+
+from trainer_core import judge, prompt_sets, votes
+from trainer_core.config import Sampling, Strict
+from trainer_core.errors import UserError
+from trainer_core.events import Said
+from trainer_core.judge import Case, Endpoint, JudgeError
+from trainer_core.requests import Ask
+from trainer_core.requests import Said as Message
+from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.votes import Contest, Messages
+
+GLANCE_SECONDS = 0.05
+VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=judge.MOST_TOKENS)
+
+
+class Order(Strict):
+    """What is to be judged, and by whom.
+
+    lane: a loaded lane that judges; empty: the endpoint does.
+    cases: how many at most.
+    """
+
+    contest: Contest
+    source: str = prompt_sets.BUNDLED
+    lane: str = ""
+    endpoint: Endpoint = Endpoint()
+    cases: int = 20
+
+    @property
+    def judge(self) -> str:
+        """What its verdicts are known by."""
+        return f"lane {self.lane}" if self.lane else self.endpoint.model
+
+
+@dataclass(frozen=True)
+class State:
+    """How far it is; `problem` is why it ended early."""
+
+    done: int
+    total: int
+    over: bool = False
+    problem: str = ""
+
+
+class Trial:
+    """Judges answers that a person voted on first, so that the two can be compared; then fresh ones to other prompts."""
+
+    def __init__(self, supervisor: Supervisor, comparison: Comparison, order: Order):
+        self.supervisor, self.comparison, self.order = supervisor, comparison, order
+        self.state = State(0, order.cases)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
+
+    def start(self) -> Trial:
+        """Begin.
+
+        Raises:
+            ConfigError: there is no such endpoint.
+            DataError: there are no such prompts.
+        """
+        self.waiting = prompt_sets.load(self.supervisor.run_dir(self.order.contest.run), self.order.source)
+        if not self.order.lane:
+            _ = self.order.endpoint.place
+        self.voted = self.voted_cases()
+        fresh = len({one.messages for one in self.waiting} - {case.messages for case in self.voted})
+        self.state = State(0, min(self.order.cases, len(self.voted) + fresh))
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End after the question that is being asked."""
+        self._stopped.set()
+
+    def _work(self) -> None:
+        try:
+            with httpx.Client() as client:
+                ask = self.ask_lane if self.order.lane else judge.asking(self.order.endpoint, client)
+                for case in islice(self.cases(), self.state.total):
+                    judge.keep(self.supervisor.workspace, judge.judged(case, ask, self.order.judge))
+                    self.state = replace(self.state, done=self.state.done + 1)
+        except UserError as error:
+            self.state = replace(self.state, problem=str(error))
+        finally:
+            self.state = replace(self.state, over=True)
+
+    def cases(self) -> Iterator[Case]:
+        """Those that a person voted on, then the rest of the prompts, answered for this."""
+        yield from self.voted
+        seen = {case.messages for case in self.voted}
+        for prompt in self.waiting:
+            if prompt.messages not in seen:
+                yield self.case(prompt.messages, self.answered(prompt.messages))
+
+    def voted_cases(self) -> list[Case]:
+        told = votes.standing(votes.lines(votes.file_of(self.supervisor.workspace)))
+        mine = [vote for vote in told if vote.contest == self.order.contest and vote.winner]
+        return [self.case(vote.messages, vote.answers) for vote in reversed(mine)][: self.order.cases]
+
+    def case(self, messages: Messages, answers: dict[str, str]) -> Case:
+        contest = self.order.contest
+        return Case(contest, messages, answers[contest.first], answers[contest.second])
+
+    def answered(self, messages: Messages) -> dict[str, str]:
+        """The two lanes' answers to a conversation."""
+        lanes = (self.order.contest.first, self.order.contest.second)
+        return dict(self.asked(messages, lanes, self.comparison.sampling).answers)
+
+    def ask_lane(self, messages: tuple[Message, ...]) -> str:
+        """A lane's own verdict."""
+        return self.asked(messages, (self.order.lane,), VERDICT_SAMPLING).answers[self.order.lane]
+
+    def asked(self, messages: Messages, lanes: Sequence[str], sampling: Sampling) -> Said:
+        """What these lanes say to a conversation.
+
+        Raises:
+            JudgeError: it was stopped, or the lanes are gone.
+        """
+        ask = Ask(id=uuid4().hex[:8], messages=messages, lanes=tuple(lanes), sampling=sampling)
+        self.comparison.send(ask)
+        while not self._stopped.wait(GLANCE_SECONDS):
+            self.supervisor.look_at_comparison()
+            said = self.comparison.view.said_to(ask.id)
+            if not self.comparison.view.phase.active:
+                raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")
+            if said and (said.problem or said.cancelled):
+                raise JudgeError(said.problem or "Judging was stopped. What was judged is kept.")
+            if said and said.ends:
+                return said
+        raise JudgeError("Judging was stopped. What was judged is kept.")
