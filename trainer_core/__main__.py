@@ -10,13 +10,15 @@ from pathlib import Path
 
 import orjson
 
-from trainer_core import console, data, models, presets, report, runs
+from trainer_core import console, data, hardware, models, presets, report, runs
 from trainer_core.config import STARTER, Data, parse, read_recipe
 from trainer_core.data import hub
 from trainer_core.data.load import located
 from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
 from trainer_core.errors import UserError
 from trainer_core.events import Phase
+from trainer_core.forecast import Place, forecast, shape_for, tokenizer_of
+from trainer_core.forecast_table import as_json, lines
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
 
@@ -52,8 +54,11 @@ def parser() -> argparse.ArgumentParser:
     longer.add_argument("--epochs", type=float, default=1.0, help="how many more; 1 if not said")
     pause = command("pause", run_pause, "let the running run leave the device; resume goes on exactly there")
     pause.add_argument("id", help="the run's id, or 'last'")
-    plan = command("plan", run_plan, "what a recipe will do")
+    plan = command("plan", run_plan, "what a recipe will do, and what it takes in memory and on disk")
     plan.add_argument("recipe", type=Path)
+    plan.add_argument(
+        "--vram", type=float, metavar="GB", help="plan for an empty card of this size instead of this machine"
+    )
     plan.add_argument("--json", action="store_true")
     check = command("check", run_check, "what is in a data file, and what is wrong with it")
     check.add_argument("data", help="a file or folder, or 'sample'")
@@ -140,12 +145,15 @@ def followed(boss: Supervisor, run_id: str) -> int:
 
 
 def run_plan(args: argparse.Namespace) -> int:
-    recipe = read_recipe(args.recipe)
-    rows = data.load(recipe.data, recipe.method)
-    counts = {"sft": len(rows.chats), "dpo": len(rows.pairs)}
+    recipe, workspace = read_recipe(args.recipe), runs.Workspace(args.workspace.resolve())
+    rows = data.count(recipe.data, recipe.method, tokenizer_of(recipe.model, workspace))
+    counts = {"sft": rows.sft, "dpo": rows.dpo}
     steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
+    shape = shape_for(recipe.model, workspace, presets.load_catalogue())
+    planned = forecast(recipe, shape, place(args, workspace), rows) if shape else None
     if args.json:
-        console.say(json.dumps({"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}, indent=1))
+        told = {"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}
+        console.say(json.dumps(told | {"plan": as_json(planned) if planned else None}, indent=1))
         return 0
     for stage, count in steps.items():
         settings = getattr(recipe, stage)
@@ -153,9 +161,18 @@ def run_plan(args: argparse.Namespace) -> int:
             f"{stage.upper()}: {count} steps over {counts[stage]} rows, effective batch {settings.effective_batch}, "
             f"rate {settings.learning_rate:g}, length {settings.max_length:,}"
         )
-    for note in rows.notes:
-        console.say(note)
+    unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]
+    for line in (*rows.notes, "", *(lines(planned) if planned else unknown)):
+        console.say(line)
     return 0
+
+
+def place(args: argparse.Namespace, workspace: runs.Workspace) -> Place:
+    """This machine as it is now, or an empty card of the size asked for."""
+    machine, disk = hardware.detect(), runs.disk_free(workspace)
+    if args.vram:
+        return Place.imagined(args.vram, machine, disk)
+    return Place.of(machine, disk_free=disk, use_card=args.device != "cpu")
 
 
 def run_check(args: argparse.Namespace) -> int:

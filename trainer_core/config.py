@@ -236,6 +236,17 @@ class Data(Strict):
         return next((name for name in (self.pairs, self.chat) if name not in (None, SAMPLE)), None)
 
 
+class Memory(Strict):
+    """How memory is used and measured. None of it changes what is learned."""
+
+    probe: Literal["auto", "on", "off"] = Field(default="auto", title="Measure memory first")
+    """Tries the longest rows before the first step. Auto: always on a GPU; on the processor where that costs 2 % at most."""
+    skip_layers: Literal["auto", "off"] = Field(default="auto", title="Keep layers")
+    """Auto: on a GPU, layers are kept instead of computed twice as far as memory is left after the first step."""
+    offload_embedding: Literal["auto", "on", "off"] = Field(default="auto", title="Embedding in main memory")
+    """Frees the token table's memory on the card for a little time in each step. Auto: only where memory is tight."""
+
+
 class Recipe(Strict):
     """One run, whole: model, data, method and every setting. What a recipe TOML holds and what run.json repeats."""
 
@@ -253,6 +264,7 @@ class Recipe(Strict):
     lora: Lora = Lora()
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
+    memory: Memory = Memory()
     sampling: Sampling = Sampling()
     samples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
         default=(), max_length=5, title="Sample prompts"

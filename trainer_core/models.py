@@ -36,6 +36,20 @@ def resolve(name: str, workspace: Workspace) -> str:
     )
 
 
+def on_this_computer(name: str, workspace: Workspace, file: str) -> Path | None:
+    """A file of a model (config.json, tokenizer.json) without any download: of the starter, a folder, or the hub's cache."""
+    if name == STARTER:
+        found = workspace.models / starter.NAME / file
+    elif (folder := Path(name).expanduser()).is_dir():
+        found = folder / file
+    else:
+        from huggingface_hub import try_to_load_from_cache  # half a second
+
+        cached = try_to_load_from_cache(name, file) if HUB_ID.match(name) else None
+        return Path(cached) if isinstance(cached, str) else None
+    return found if found.exists() else None
+
+
 def checked(folder: Path) -> Path:
     """The folder, if it holds a model that is safe to load.
 

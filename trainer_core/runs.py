@@ -82,6 +82,11 @@ class Workspace:
         return Workspace(run_dir.resolve().parent.parent)
 
 
+def disk_free(workspace: Workspace) -> int:
+    """Bytes that the workspace's disk has left."""
+    return psutil.disk_usage(str(made(workspace.root))).free
+
+
 def default_workspace() -> Path:
     """Beside the program, so that one folder holds everything; TUNEBENCH_WORKSPACE names another place."""
     return Path(os.environ.get("TUNEBENCH_WORKSPACE", PROJECT / "workspace"))

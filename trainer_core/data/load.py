@@ -11,9 +11,11 @@ from typing import Protocol
 import orjson
 
 from trainer_core import config
+from trainer_core.advice import Lengths
 from trainer_core.data import split, words
 from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS, text_of
+from trainer_core.data.lengths import row_lengths
 from trainer_core.data.reader import Reader
 from trainer_core.data.remedies import Treatment, too_marked
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
@@ -75,17 +77,23 @@ class Here:
 def counted(asked: Count) -> Counts:
     """What a run would train on, in numbers. For the child; see `count`."""
     rows = load(asked.data, asked.method, Here())
-    return Counts(len(rows.chats), len(rows.pairs), len(rows.held_out), rows.notes)
+    extents = {"sft": row_lengths(rows.chats, asked.tokenizer), "dpo": row_lengths(rows.pairs, asked.tokenizer)}
+    points = {stage: Lengths.of(found).points for stage, found in extents.items() if found}
+    measured = asked.tokenizer is not None
+    return Counts(len(rows.chats), len(rows.pairs), len(rows.held_out), rows.notes, points, measured)
 
 
-def count(data: config.Data, method: config.Method) -> Counts:
+def count(data: config.Data, method: config.Method, tokenizer: Path | None = None) -> Counts:
     """What a run would train on, in numbers, read in the limited child, so that no row comes into this process.
+
+    Args:
+        tokenizer: the model's tokenizer.json, where it is on this computer.
 
     Raises:
         DataError: see `load`.
     """
     with Reader() as reader:
-        return next(one for one in reader.ask(Count(data, method)) if isinstance(one, Counts))
+        return next(one for one in reader.ask(Count(data, method, tokenizer)) if isinstance(one, Counts))
 
 
 def chosen(data: config.Data, method: config.Method, shelf: Shelf) -> Loaded:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -128,10 +128,11 @@ class Glance:
 
 @dataclass(frozen=True)
 class Count:
-    """Asks for what a run would train on, in numbers."""
+    """Asks for what a run would train on, in numbers. With a tokenizer.json its rows are measured in real tokens."""
 
     data: Data
     method: Method
+    tokenizer: Path | None = None
 
     @property
     def names(self) -> dict[str, str]:
@@ -154,12 +155,18 @@ class Count:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy."""
+    """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy.
+
+    lengths: of each stage's rows in tokens, ascending (share, tokens) as in `advice.Lengths`. measured: by the model's own
+    tokenizer; else taken from the letters.
+    """
 
     sft: int
     dpo: int
     held_out: int
     notes: tuple[str, ...]
+    lengths: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
+    measured: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,155 @@
+"""The plan of a recipe: the same answer for page and command line, honest about hand-set values, quick enough for a slider."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.readings import card, replay
+from trainer_core import data, presets, runs
+from trainer_core.__main__ import main
+from trainer_core.advice import Lengths
+from trainer_core.config import Recipe
+from trainer_core.data import Counts
+from trainer_core.forecast import Forecast, Place, forecast, shape_for, tokenizer_of
+from trainer_core.forecast_table import as_json, lines
+from trainer_core.hardware import GIB, detect
+from trainer_core.ladder import changed
+
+FOUND = Counts(400, 400, 20, (), {stage: Lengths.of(range(20, 420)).points for stage in ("sft", "dpo")}, True)
+MODEL = "unsloth/Qwen3-8B-bnb-4bit"
+CATALOGUE = presets.load_catalogue()
+RECIPE = presets.load()["12gb"].recipe().model_copy(update={"model": MODEL})
+
+
+def planned(recipe: Recipe, gib: float = 12, free: float | None = None) -> Forecast:
+    machine = detect(replay(card(gib, free or gib)), environ={})
+    shape = CATALOGUE.shape(recipe.model)
+    assert shape
+    return forecast(recipe, shape, Place.of(machine, disk_free=50 * GIB), FOUND)
+
+
+def test_every_setting_has_its_value_and_a_reason() -> None:
+    plan = planned(RECIPE)
+    told = {one.key: one for one in plan.values}
+    for part in ("lora", "sft", "dpo"):
+        assert {f"{part}.{name}" for name in type(getattr(RECIPE, part)).model_fields} <= set(told)
+    assert all(one.why for one in plan.values)
+    assert told["lora.rank"].why == "rank 16: 400 pairs are few; more would memorise"
+
+
+def test_a_hand_set_value_stays_and_its_cost_is_told() -> None:
+    mine = changed(RECIPE, {"lora.rank": 128, "dpo.batch_size": 1})
+    plan = planned(mine, 16)
+    rank = next(one for one in plan.values if one.key == "lora.rank")
+    assert (rank.value, rank.chosen) == ("128", "16")
+    shape = CATALOGUE.shape(MODEL)
+    assert shape
+    assert rank.sentence.startswith("128 instead of 16: ") and " GB more. rank 16:" in rank.sentence
+    assert rank in plan.edits and plan.edits[0].costs == max(one.costs for one in plan.edits)
+    fewer = next(one for one in plan.values if one.key == "dpo.batch_size")
+    assert fewer.costs < 0
+    assert plan.stages == planned(mine, 16).stages and mine.lora.rank == 128
+
+
+def test_the_cost_is_the_difference_between_the_two_plans() -> None:
+    plan, without = planned(changed(RECIPE, {"lora.rank": 64}), 12), planned(changed(RECIPE, {"lora.rank": 16}), 12)
+    rank = next(one for one in plan.values if one.key == "lora.rank")
+
+    def middle(one: Forecast) -> int:
+        return (
+            max(
+                sum(part.lower + part.upper for part in stage.parts if part.name != "Kept layers")
+                for stage in one.stages.values()
+            )
+            // 2
+        )
+
+    assert rank.costs == pytest.approx(middle(plan) - middle(without), rel=0.15)
+
+
+def test_the_suggestion_keeps_what_the_chooser_does_not_decide() -> None:
+    mine = changed(RECIPE, {"sft.evaluations": 3, "dpo.max_length": 8192, "name": "mine"})
+    plan = planned(mine)
+    assert plan.suggested
+    assert (plan.suggested.sft.evaluations, plan.suggested.name, plan.suggested.model) == (3, "mine", MODEL)
+    assert plan.suggested.dpo.max_length == 448
+    assert not [one for one in planned(plan.suggested).values if one.chosen]
+
+
+def test_what_cannot_fit_says_so_and_still_shows_its_parts() -> None:
+    plan = planned(RECIPE, 24, free=0.3)
+    assert plan.verdict.level == "too big" and plan.suggested is None
+    assert plan.too_big.startswith("This model needs up to") and plan.peak.parts
+    assert plan.holders == "0.3 of 24.0 GB free."
+
+
+def test_kept_layers_never_make_a_plan_too_big() -> None:
+    plan = planned(RECIPE, 24)
+    assert any(part.name == "Kept layers" for part in plan.peak.parts)
+    assert plan.verdict.level == "fits" and plan.peak.upper <= plan.free
+    off = planned(changed(RECIPE, {"memory.skip_layers": "off"}), 24)
+    assert not any(part.name == "Kept layers" for part in off.peak.parts) and off.verdict == plan.verdict
+
+
+def test_embedding_in_main_memory_moves_its_bytes() -> None:
+    there, here = (planned(changed(RECIPE, {"memory.offload_embedding": one})) for one in ("on", "off"))
+    assert here.peak.middle > there.peak.middle
+    assert any(part.name == "Offloaded embedding" for part in there.peak.host)
+
+
+def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(f'model = "{MODEL}"\n[lora]\nrank = 64\n')
+    command = ["--workspace", str(tmp_path / "w"), "plan", str(file), "--vram", "24"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["plan"]
+    assert told["level"] == "fits" and told["verdict"] in text
+    shape = CATALOGUE.shape(MODEL)
+    assert shape
+    place = Place.imagined(24, detect(replay("none"), environ={}))
+    recipe = Recipe(model=MODEL).model_copy(update={"lora": Recipe().lora.model_copy(update={"rank": 64})})
+    again = as_json(forecast(recipe, shape, place, data.count(recipe.data, recipe.method)))
+    assert told["memory"] == again["memory"] and told["values"] == again["values"]
+    for part in told["memory"]["dpo"]:
+        assert f"{part['name']:<28}{part['lower'] / GIB:>9.2f}{part['upper'] / GIB:>9.2f}" in text
+    assert "lora.rank = 64: 64 instead of 16:" in text
+
+
+def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text('model = "nobody/knows-this"\n')
+    assert main(["--workspace", str(tmp_path / "w"), "plan", str(file)]) == 0
+    assert "its memory cannot be told" in capsys.readouterr().out
+
+
+def test_a_folder_is_known_by_its_config(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 4, "vocab_size": 320}))
+    workspace = runs.Workspace(tmp_path / "w")
+    shape = shape_for(str(tmp_path), workspace, CATALOGUE)
+    assert shape and shape.layers == 3
+    assert tokenizer_of(str(tmp_path), workspace) is None
+    assert shape_for("nobody/knows-this", workspace, CATALOGUE) is None
+
+
+def test_a_tokenizer_measures_rows_and_letters_guess_more(tmp_path: Path) -> None:
+    from tests import tiny
+
+    tiny.tokenizer().save_pretrained(tmp_path)
+    recipe = presets.starter_recipe()
+    guessed = data.count(recipe.data, recipe.method)
+    exact = data.count(recipe.data, recipe.method, tmp_path / "tokenizer.json")
+    assert (guessed.measured, exact.measured) == (False, True)
+    assert guessed.lengths.keys() == exact.lengths.keys() == {"sft", "dpo"}
+    assert exact.lengths["sft"] != guessed.lengths["sft"]
+    assert Lengths(exact.lengths["dpo"]).longest > Lengths(exact.lengths["sft"]).covering(0.5)
+
+
+def test_lines_name_the_holders() -> None:
+    text = "\n".join(lines(planned(RECIPE, 24, free=22)))
+    assert text.startswith("On RTX 4090: 21.2 GB to plan with. 22.0 of 24.0 GB free.")

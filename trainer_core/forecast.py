@@ -1,0 +1,262 @@
+"""What a recipe takes on this machine: memory by part, main memory, disk, whether it fits, and a reason for every value.
+
+The command line's `plan` and the page's bar are this one answer. A value that was set by hand is never changed: the answer
+says what it costs against the value that the chooser would take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer_core import ladder, models
+from trainer_core.advice import DataFacts, Lengths
+from trainer_core.chooser import Planned, Room, settings_for, with_kept_layers
+from trainer_core.config import Recipe
+from trainer_core.data import Counts
+from trainer_core.errors import DeviceError
+from trainer_core.hardware import GIB, Machine, gb, reserve
+from trainer_core.presets import Catalogue
+from trainer_core.runs import Workspace
+from trainer_core.shape import Shape, shape_of
+from trainer_core.vram import Estimate, Part, Setup, Verdict, disk_parts, estimate, most, settled, verdict
+
+STEP = 64 * 2**20
+"""Free memory is taken in whole steps of this many bytes, so that a plan does not flicker with every other program."""
+WORTH_SAYING = 0.005
+"""An edit that moves less than this share of the whole is not said to cost anything."""
+CHOSEN = {
+    "lora": ("rank", "alpha", "rslora", "dropout"),
+    "sft": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate"),
+    "dpo": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", "beta"),
+}
+"""What the chooser decides; every other setting is as the recipe has it, for the reason in its own description."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One setting: its key in the recipe, its value, and why. Where the chooser would take another: that one, and the bytes
+    that the present one takes more (less, if negative)."""
+
+    key: str
+    value: str
+    why: str
+    chosen: str = ""
+    costs: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """`2,048 instead of 512: 3.1 GB more. length 512: covers every row`; the reason alone where nothing else is meant."""
+        if not self.chosen:
+            return self.why
+        more = f"{gb(abs(self.costs))} {'more' if self.costs > 0 else 'less'}. " if abs(self.costs) > 0.05 * GIB else ""
+        return f"{self.value} instead of {self.chosen}: {more}{self.why}"
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One recipe on one machine. Bytes throughout.
+
+    device: in words. stages: the peak of each. free: what may be planned with. holders: who holds the rest, in words.
+    suggested: the chooser's whole recipe, or None where nothing fits; then `too_big` says why.
+    """
+
+    device: str
+    free: int
+    stages: Mapping[str, Estimate]
+    verdict: Verdict
+    values: tuple[Value, ...]
+    disk: tuple[Part, ...]
+    disk_free: int
+    host_free: int
+    holders: str = ""
+    suggested: Recipe | None = None
+    too_big: str = ""
+    notes: tuple[str, ...] = ()
+    measured: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """The stage with the highest peak."""
+        return max(self.stages, key=lambda stage: self.stages[stage].upper)
+
+    @property
+    def peak(self) -> Estimate:
+        """What the run needs."""
+        return self.stages[self.stage]
+
+    @property
+    def edits(self) -> tuple[Value, ...]:
+        """What is not as the chooser would have it and moves memory; the most expensive first."""
+        costly = [one for one in self.values if one.chosen and abs(one.costs) > WORTH_SAYING * self.peak.middle]
+        return tuple(sorted(costly, key=lambda one: -one.costs))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would live, in words and bytes."""
+
+    room: Room
+    device: str
+    holders: str = ""
+    host_free: int = 0
+    disk_free: int = 0
+
+    @classmethod
+    def of(cls, machine: Machine, own_pids: tuple[int, ...] = (), disk_free: int = 0, use_card: bool = True) -> Place:
+        """The machine as it is now; memory of our own workers counts as free."""
+        card = machine.best if use_card else None
+        room = Room.of(machine if card else replace(machine, gpus=()), own_pids)
+        room = replace(room, free=room.free // STEP * STEP)
+        words = card.memory_sentence if card else ""
+        return cls(room, card.name if card else machine.cpu.name, words, machine.cpu.budget_bytes(), disk_free)
+
+    @classmethod
+    def imagined(cls, gib: float, machine: Machine, disk_free: int = 0) -> Place:
+        """An empty card of this size in this machine."""
+        total = round(gib * GIB)
+        room = Room("cuda", max(0, total - reserve(total)))
+        return cls(room, f"an empty card of {gib:g} GB", "", machine.cpu.budget_bytes(), disk_free)
+
+
+def shape_for(model: str, workspace: Workspace, catalogue: Catalogue) -> Shape | None:
+    """A model's size from the catalogue or from its config.json on this computer; None: not known before it is downloaded.
+
+    Raises:
+        ModelError: its config.json is no language model's that can be trained here.
+    """
+    if known := catalogue.shape(model):
+        return known
+    config = models.on_this_computer(model, workspace, "config.json")
+    return shape_of(models.read_config(config.parent)) if config else None
+
+
+def tokenizer_of(model: str, workspace: Workspace) -> Path | None:
+    """The model's tokenizer.json, if it is on this computer."""
+    return models.on_this_computer(model, workspace, "tokenizer.json")
+
+
+def facts(found: Counts) -> DataFacts:
+    """Row counts and lengths as the chooser wants them."""
+    lengths = {stage: Lengths(points) for stage, points in found.lengths.items()}
+    return DataFacts(found.sft, found.dpo, lengths.get("sft"), lengths.get("dpo"))
+
+
+def forecast(recipe: Recipe, shape: Shape, place: Place, found: Counts) -> Forecast:
+    """The whole answer; a few milliseconds."""
+    data = facts(found)
+    setups = setups_of(recipe, shape, place.room, data)
+    stages = {stage: estimate(setup) for stage, setup in setups.items()}
+    suited, too_big = suggestion(place.room, shape, recipe, data)
+    peak = max(setups, key=lambda stage: stages[stage].upper)
+    return Forecast(
+        device=place.device,
+        free=place.room.free,
+        stages=stages,
+        verdict=verdict(needed(setups), place.room.free),
+        values=tuple(values(recipe, suited, setups, lambda other: setups_of(other, shape, place.room, data))),
+        disk=disk_parts(setups[peak], len(setups)),
+        disk_free=place.disk_free,
+        host_free=place.host_free,
+        holders=place.holders,
+        suggested=suggested(recipe, suited) if suited else None,
+        too_big=too_big,
+        notes=tuple(notes(found)),
+    )
+
+
+Setups = dict[str, Setup]
+
+
+def setups_of(recipe: Recipe, shape: Shape, room: Room, data: DataFacts) -> Setups:
+    """Every stage as memory sees it, with as many kept layers as there is room for."""
+    base, _ = settled(recipe.precision, room.device, room.bfloat16, shape.quantised)
+    found = {}
+    for stage in recipe.method.stages:
+        setup = Setup(
+            shape=shape,
+            lora=recipe.lora,
+            training=getattr(recipe, stage),
+            base=base,
+            device=room.device,
+            reference=stage == "dpo" and "sft" in recipe.method.stages,
+            longest=data.lengths(stage).longest,
+            offload_embedding=room.device == "cuda" and recipe.memory.offload_embedding == "on",
+        )
+        keeps = room.device == "cuda" and recipe.memory.skip_layers == "auto"
+        found[str(stage)] = with_kept_layers(room, setup) if keeps else setup
+    return found
+
+
+def needed(setups: Setups) -> Estimate:
+    """The peak without layers that are only kept because memory is left for them."""
+    return most(estimate(replace(setup, skip_layers=0)) for setup in setups.values())
+
+
+@lru_cache(maxsize=256)
+def chosen(room: Room, shape: Shape, method: Any, data: DataFacts) -> Planned:
+    return settings_for(room, shape, method, data)
+
+
+def suggestion(room: Room, shape: Shape, recipe: Recipe, data: DataFacts) -> tuple[Planned | None, str]:
+    """What the chooser would take, or why it can take nothing."""
+    try:
+        return chosen(room, shape, recipe.method, data), ""
+    except DeviceError as error:
+        return None, str(error)
+
+
+def values(
+    recipe: Recipe, suited: Planned | None, setups: Setups, setups_with: Callable[[Recipe], Setups]
+) -> Iterator[Value]:
+    """Every setting with its reason, and the cost of those that are not as chosen."""
+    if suited is None:
+        return
+    for key, one, usual in compared(recipe, suited.applied(recipe)):
+        value = Value(key, spelled(one), suited.reasons[key])
+        if one == usual:
+            yield value
+            continue
+        without = setups_with(ladder.changed(recipe, {key: usual}))
+        yield replace(value, chosen=spelled(usual), costs=needed(setups).middle - needed(without).middle)
+
+
+def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Every setting that has a reason: its key, its value, and the chooser's where that decides it."""
+    yield "precision", recipe.precision, other.precision if recipe.precision != "auto" else "auto"
+    for part, decided in CHOSEN.items():
+        if part != "lora" and part not in recipe.method.stages:
+            continue
+        mine, theirs = getattr(recipe, part), getattr(other, part)
+        for name in type(mine).model_fields:
+            one = getattr(mine, name)
+            yield f"{part}.{name}", one, getattr(theirs, name) if name in decided else one
+
+
+def suggested(recipe: Recipe, suited: Planned) -> Recipe:
+    """The recipe with the chooser's values, and everything it does not decide as it was."""
+    pairs = compared(recipe, suited.applied(recipe))
+    return ladder.changed(recipe, {key: usual for key, one, usual in pairs if one != usual})
+
+
+def spelled(value: Any) -> str:
+    match value:
+        case bool():
+            return "on" if value else "off"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def notes(found: Counts) -> list[str]:
+    """What the plan does not know for sure."""
+    if found.measured:
+        return []
+    return ["Row lengths are guessed from the letters; they are measured once the model is on this computer."]
