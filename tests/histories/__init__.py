@@ -32,7 +32,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 """Real runs of a tiny model on the sample data, by what differs from the starter's preset besides TINY; see record.py."""
 TINY = {
     "precision": "fp32",
-    "sample_tokens": 16,
+    "sample_tokens": 0,  # a model with random weights babbles, before and after
     **{"sft.max_steps": 60, "sft.max_length": 128, "sft.learning_rate": 5e-3},
     **{"dpo.max_steps": 40, "dpo.max_length": 128, "dpo.learning_rate": 1e-3},
 }
