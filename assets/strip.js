@@ -8,11 +8,11 @@
 
   const index = (points) => (chosen < 0 ? points.length - 1 : Math.min(chosen, points.length - 1));
 
-  // Marks that the charts of a stage draw: the step on the slider, and the best one.
-  app.marks = (stage) => {
+  // Marks that the charts of a stage draw: the step on the slider, and on its loss the best one.
+  app.marks = (stage, series) => {
     const points = app.is("strip")?.points ?? [], now = points[index(points)], best = app.is("best")?.[stage];
     return [
-      ...(best ? [{ at: best, kind: "best", name: "best" }] : []),
+      ...(best && series === `${stage}.loss` ? [{ at: best, kind: "best", name: "best" }] : []),
       ...(now?.stage === stage ? [{ at: now.step, kind: "then", name: "" }] : []),
     ];
   };

@@ -131,7 +131,7 @@
       const [group] = figure.dataset.series.split("."), lines = linesOf(figure), count = lines[0].points.length;
       if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes";
       figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
-      window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group) });
+      window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group, figure.dataset.series) });
       const told = says[figure.dataset.series];
       if (told && count > 1) put(figure.querySelector(".says"), told(lines.map((line) => line.points)));
       else if (told && !count) put(figure.querySelector(".says"), figure.dataset.says);

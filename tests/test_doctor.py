@@ -206,9 +206,28 @@ def test_a_real_run_at_a_hundred_times_the_rate_is_named_at_once() -> None:
     assert seen[-1][1][0].offer.changes == {"sft.learning_rate": 5e-4}
 
 
+SICK_AS_RECORDED = (("tiny-twice-the-rate", "dpo.diverging"), ("tiny-seed-11-rank-4", "dpo.overfitting"))
+"""Recorded as sound, and not so: held-out loss 0.61 → 1.47 by step 12; held-out margin below 0, that of training rising."""
+
+
+@pytest.mark.parametrize(("name", "key"), SICK_AS_RECORDED)
+def test_real_runs_that_are_not_sound_are_named(name: str, key: str) -> None:
+    recipe = recipe_of(name)
+    seen = [examine(view, recipe) for view in views(recorded(FOLDER / "sick" / f"{name}.jsonl"))]
+    named = [found[0].key for found in seen if found]
+    assert named and set(named) == {key}
+
+
+def test_a_held_out_margin_that_grows_is_no_overfitting() -> None:
+    """A few pairs that are badly wrong raise the loss; in real runs accuracy and margin went on rising meanwhile."""
+    made = steps_dpo(held_out=lambda way: (0.69 - 0.4 * way if way < 0.5 else 0.49 + 0.4 * (way - 0.5), 0.7, way))
+    assert not any(found for _, found in findings(made, 0, every=10))
+
+
 def test_there_are_enough_histories() -> None:
     real = {path.stem for path in FOLDER.glob("*.jsonl")}
-    assert len(SICK) >= 12 and len(HEALTHY) + len(real) >= 20 and len(real) >= 10 and set(RECORDED) <= real
+    assert len(SICK) >= 12 and len(HEALTHY) + len(real) >= 20 and len(real) >= 10
+    assert set(RECORDED) == {one for one in real if one in RECORDED} | {name for name, _ in SICK_AS_RECORDED}
 
 
 def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float = 0.05) -> LaneScore:

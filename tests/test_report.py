@@ -13,7 +13,20 @@ from tests.test_doctor import SICK
 from trainer_core import __main__, report, runs
 from trainer_core.config import CompareJob, Data, Lane, Method, Recipe, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.events import Changed, Ended, Event, EventLog, LaneScore, Measured, OwnAnswers, Phase, Scored
+from trainer_core.events import (
+    Changed,
+    Ended,
+    Event,
+    EventLog,
+    LaneScore,
+    Measured,
+    OwnAnswers,
+    Phase,
+    Sample,
+    Sampled,
+    Scored,
+    Stage,
+)
 from trainer_core.presets import starter_recipe
 from trainer_core.shelf import About, write_about
 
@@ -140,3 +153,22 @@ def test_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     )
     assert (tmp_path / "it.html").exists()
     assert __main__.main(["--workspace", str(tmp_path), "report", "nobody"]) == 1
+
+
+def test_the_sample_answers_of_the_base_and_each_last_step_are_in_it(tmp_path: Path) -> None:
+    def said(stage: Stage, step: int, answer: str) -> Sampled:
+        return Sampled(stage, step, (Sample("Why <b>?", answer, 3, True),), 0.1)
+
+    steps = (said("sft", 0, "base"), said("sft", 4, "early"), said("sft", 8, "late"), said("dpo", 4, "<i>last"))
+    text = report.page(report.told(made(tmp_path, Recipe(), *steps)))
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text[text.index("Sample answers") :])
+    assert cells[:8] == [
+        "Prompt",
+        "Base",
+        "SFT step 8",
+        "DPO step 4",
+        "Why &lt;b&gt;?",
+        "base",
+        "late",
+        "&lt;i&gt;last",
+    ]

@@ -42,13 +42,14 @@ class Sick:
     spoil: Callable[[Row], Row] = lambda row: row
 
 
-DPO = {"method": "dpo", "dpo.max_steps": 18, "dpo.warmup": 0.0, "dpo.max_length": 128, "dpo.evaluations": 4}
+DPO = {"method": "dpo", "dpo.warmup": 0.0, "dpo.max_length": 64, "dpo.evaluations": 4}
+HELD_OUT = 8
 SICK = {
     "rate × 100": Sick(
         {"method": "sft", "sft.learning_rate": 0.1, "sft.max_steps": 10, "sft.max_length": 128}, "failed"
     ),
-    "swapped pairs": Sick(DPO | {"dpo.learning_rate": 5e-4}, "dpo.contradicted", swapped),
-    "trivial pairs": Sick(DPO, "dpo.trivial", trivial),
+    "swapped pairs": Sick(DPO | {"dpo.max_steps": 40, "dpo.learning_rate": 1.5e-4}, "dpo.contradicted", swapped),
+    "trivial pairs": Sick(DPO | {"dpo.max_steps": 18}, "dpo.trivial", trivial),
 }
 
 
@@ -83,11 +84,22 @@ def told(folder: Path) -> Callable[[str], tuple[Told, Told]]:
 
 def recipe_of(folder: Path, name: str) -> Recipe:
     sick = SICK[name]
-    rows = [json.loads(line) for line in (ASSETS / "sample_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
-    path = folder / f"{sick.key}.jsonl"
-    path.write_text("\n".join(json.dumps(sick.spoil(row)) for row in rows[:PAIRS]), encoding="utf-8")
-    files = {"data.pairs": str(path), "data.held_out": str(ASSETS / "sample_heldout.jsonl")}
+    pairs, held_out = (lines(ASSETS / f"sample_{kind}.jsonl") for kind in ("pairs", "heldout"))
+    short = sorted(held_out, key=lambda row: len(json.dumps(row)))[:HELD_OUT]  # cheap, so that several checks fit
+    files = {
+        "data.pairs": write(folder / f"{sick.key}.jsonl", [sick.spoil(row) for row in pairs[:PAIRS]]),
+        "data.held_out": write(folder / "held-out.jsonl", short),
+    }
     return changed(starter_recipe(), files | {"sample_tokens": 0} | sick.changes)
+
+
+def lines(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write(path: Path, rows: list[Row]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
 
 
 def run(folder: Path, recipe: Recipe) -> Told:

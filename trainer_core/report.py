@@ -113,6 +113,7 @@ def page(run: Told) -> str:
         head(run),
         findings(run),
         charts(run.view),
+        samples(run.view),
         scores(run.scores),
         notes(run.view),
         settings(run),
@@ -244,6 +245,17 @@ def value_of(point: tuple[float, float]) -> float:
     return point[1]
 
 
+def samples(view: RunView) -> str:
+    """The sample answers of the base and of each stage's last step, side by side."""
+    newest = {(one.stage, one.step == 0): one for one in view.sampled}  # a later one takes an earlier one's place
+    if not newest:
+        return ""
+    said = list(newest.values())
+    titles = ["Base" if one.step == 0 else f"{STAGES[one.stage]} step {one.step}" for one in said]
+    rows = [[first.prompt, *(one.samples[at].answer for one in said)] for at, first in enumerate(said[0].samples)]
+    return f"<h2>Sample answers</h2>{table(['Prompt', *titles], rows, 'Sample answers')}"
+
+
 def scores(found: Sequence[LaneScore]) -> str:
     if not found:
         return ""
@@ -296,8 +308,8 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table><tbody>{body}</tbody></table>"
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], name: str = "Scores") -> str:
     top = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     whole = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide" tabindex="0" role="region" aria-label="Scores">{whole}</div>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(name)}">{whole}</div>'

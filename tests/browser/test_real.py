@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
-from tests.browser.test_page import tab
+from tests.browser.test_page import settings, tab
 from trainer_core.presets import starter_recipe
 
 RUN_SECONDS = 1200
@@ -53,3 +53,35 @@ def check_curves(page: Page) -> None:
         "no point is lost or repeated"
     )
     assert values["dpo.loss"][-1] < values["dpo.loss"][0] and values["dpo.margin"][-1] > 0
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_ended_and_its_retry_goes_well(
+    serve: Callable[..., App], visit: Callable[[App], Page]
+) -> None:
+    """SFT at a hundred times the rate, on the page; the one button of the failure fills Start with what then goes well."""
+    page = visit(serve("real"))
+    page.wait_for_function("document.querySelector('#plan').textContent.includes('steps of')")
+    page.get_by_label("SFT only").check()
+    settings(page, "SFT")
+    for name, value in (("learning_rate", "0.1"), ("max_steps", "8"), ("max_length", "96")):
+        page.fill(f"#sft-{name} input, #sft-{name} textarea", value)
+        page.locator(f"#sft-{name} input, #sft-{name} textarea").blur()
+    expect(page.locator("#plan")).to_contain_text("8 steps of 4 examples, rate 0.1")
+    page.click("#go")
+    ended(page, "failed")
+    expect(page.locator("#verdict [role=alert]")).to_contain_text("SFT went wrong")
+    expect(page.locator("#doctor h3")).to_contain_text("The run is diverging")
+    page.locator("#retry").press("Enter")
+    expect(page.locator("#origin")).to_contain_text("SFT learning rate: 5e-4 (changed from 0.1)")
+    sick = page.evaluate("window.tunebench.run")
+    page.click("#go")
+    page.wait_for_function("sick => window.tunebench.run !== sick", arg=sick)
+    ended(page, "done")
+    assert page.evaluate("window.tunebench.is('doctor')") == []
+
+
+def ended(page: Page, phase: str) -> None:
+    page.wait_for_function(
+        "phase => window.tunebench.is('run')?.phase === phase", arg=phase, timeout=RUN_SECONDS * 1000
+    )

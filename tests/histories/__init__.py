@@ -18,19 +18,24 @@ LN2 = math.log(2)
 FOLDER = Path(__file__).parent
 HELD_OUT = 50
 RECORDED: dict[str, dict[str, Any]] = {
-    "seed-7": {"seed": 7},
-    "seed-11-rank-8": {"seed": 11, "lora.rank": 8, "lora.alpha": 16},
-    "half-the-rate": {"sft.learning_rate": 5e-4, "dpo.learning_rate": 1e-4},
-    "one-and-a-half-times-the-rate": {"sft.learning_rate": 1.5e-3, "dpo.learning_rate": 3e-4},
-    "rank-32-stabilised": {"lora.rank": 32, "lora.alpha": 32, "lora.rslora": True},
-    "first-hundred-pairs": {"data.pair_rows": 100, "seed": 3},
-    "sample-chats": {"data.chat": "sample"},
-    "dpo-alone": {"method": "dpo", "dpo.max_steps": 14},
-    "two-by-two": {"sft.batch_size": 2, "sft.accumulation": 2, "dpo.batch_size": 2, "dpo.accumulation": 2},
-    "strong-beta": {"dpo.beta": 0.3, "dpo.label_smoothing": 0.1},
+    "tiny-seed-7": {"seed": 7},
+    "tiny-seed-11-rank-4": {"seed": 11, "lora.rank": 4, "lora.alpha": 8},
+    "tiny-half-the-rate": {"sft.learning_rate": 2.5e-3, "dpo.learning_rate": 5e-4},
+    "tiny-twice-the-rate": {"sft.learning_rate": 1e-2, "dpo.learning_rate": 2e-3},
+    "tiny-rank-32-stabilised": {"lora.rank": 32, "lora.alpha": 32, "lora.rslora": True},
+    "tiny-first-hundred-pairs": {"data.pair_rows": 100, "seed": 3},
+    "tiny-sample-chats": {"data.chat": "sample"},
+    "tiny-dpo-alone": {"method": "dpo", "dpo.max_steps": 60},
+    "tiny-two-by-four": {"sft.batch_size": 2, "sft.accumulation": 4, "dpo.batch_size": 2, "dpo.accumulation": 4},
+    "tiny-strong-beta": {"dpo.beta": 0.3, "dpo.label_smoothing": 0.1},
 }
-"""Real runs of the starter model on the sample data, by what differs from its preset besides SHORT; see record.py."""
-SHORT = {"sft.max_steps": 12, "dpo.max_steps": 7, "sample_tokens": 16}
+"""Real runs of a tiny model on the sample data, by what differs from the starter's preset besides TINY; see record.py."""
+TINY = {
+    "precision": "fp32",
+    "sample_tokens": 0,  # a model with random weights babbles, before and after
+    **{"sft.max_steps": 60, "sft.max_length": 128, "sft.learning_rate": 5e-3},
+    **{"dpo.max_steps": 40, "dpo.max_length": 128, "dpo.learning_rate": 1e-3},
+}
 Curve = Callable[[int, float], float]
 """A true value by step and by share of the run."""
 
@@ -100,7 +105,7 @@ def views(events: Iterator[Event]) -> Iterator[RunView]:
 
 def recipe_of(name: str) -> Recipe:
     """The recipe that a recorded history was made with."""
-    return changed(starter_recipe(), SHORT | RECORDED[name])
+    return changed(starter_recipe(), TINY | RECORDED[name])
 
 
 def recorded(path: Path) -> Iterator[Event]:

@@ -1,7 +1,4 @@
-"""Makes the recorded histories anew: `python -m tests.histories.record MODEL FOLDER [NAME ...]`, real runs of the starter model.
-
-MODEL is the converted starter model's folder. Each run takes about a minute; its events go to FOLDER/NAME.jsonl.
-"""
+"""Makes the recorded histories anew, real runs of a tiny model: `python -m tests.histories.record FOLDER [NAME ...]`."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import tiny
 from tests.histories import RECORDED, recipe_of
 from tests.test_engine import start
 from trainer_core import runs
@@ -17,12 +15,15 @@ from trainer_core.config import TrainJob
 
 
 def main() -> None:
-    model, into, *names = sys.argv[1:]
+    into, *names = sys.argv[1:]
     folder = Path(tempfile.mkdtemp())
+    tiny.model(folder / "model")
+    made = {}
     for name in names or RECORDED:
-        recipe = recipe_of(name).model_copy(update={"model": str(Path(model).resolve())})
-        run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe), name)
-        start(folder, str(run_dir))
+        recipe = recipe_of(name).model_copy(update={"model": str(folder / "model")})
+        made[name] = runs.create(folder / "runs", TrainJob(recipe=recipe), name)
+    start(folder, *map(str, made.values()))
+    for name, run_dir in made.items():
         shutil.copyfile(run_dir / "events.jsonl", Path(into) / f"{name}.jsonl")
     shutil.rmtree(folder)
 
