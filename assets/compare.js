@@ -138,8 +138,10 @@
 
   function drawTally(tally) {
     if (!at("tally")) return;
-    at("tally").hidden = !tally;
-    if (!tally) return;
+    at("tally").hidden = !tally || !!tally.problem;
+    put(at("votes-wrong"), tally?.problem ?? "");
+    at("votes-wrong").hidden = !tally?.problem;
+    if (at("tally").hidden) return;
     write("tally-numbers", `${tally.first} ${tally.wins[0]} – ${tally.wins[1]} ${tally.second}${tally.others ? ` · ${tally.others}` : ""}`);
     drawSpan(at("tally-span"), tally);
     write("tally-odds", tally.odds);

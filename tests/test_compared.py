@@ -102,3 +102,12 @@ def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # n
     assert compared.comparison(supervisor)["lanes"][1]["before"][0]["text"] == current.talk[0].answers["SFT"] != ""
     current.ask("Three?", Sampling())
     assert current.talk == ()
+
+
+def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> None:  # noqa: F811
+    votes.file_of(supervisor.workspace).write_text('{"kind": "nothing"}\n')
+    (supervisor.run_dir(contest.run) / "scores.json").write_text("{")
+    supervisor.compare_run(contest.run)
+    told = compared.parts(supervisor)
+    assert "votes.jsonl, line 1: this is no vote of this version" in told["tally"]["problem"]
+    assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]

@@ -11,14 +11,24 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from trainer_core.errors import DataError
 from trainer_core.events import LaneScore, Measured, Scored
 
 SCORED = TypeAdapter(Scored)
 
 
 def read(path: Path) -> Scored:
-    """The scores that a comparison left in a run's folder as scores.json."""
-    return SCORED.validate_python(json.loads(path.read_bytes()))
+    """The scores that a comparison left in a run's folder as scores.json.
+
+    Raises:
+        DataError: the file is damaged, or of another version.
+    """
+    try:
+        return SCORED.validate_python(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} holds no scores of this version. Score the lanes again; nothing else is affected."
+        ) from error
 
 
 def score_lines(scores: Sequence[LaneScore]) -> list[list[str]]:

@@ -248,6 +248,7 @@ LANES = """
 <p id="vote-said" class="status" role="status" aria-live="polite"></p>
 <form id="vote-better" hidden><label for="vote-text">Both are bad. Write a better answer, and it becomes a training pair:</label>
   <textarea id="vote-text" rows="3"></textarea><button class="button small">Keep this answer</button></form>
+<div id="votes-wrong" class="verdict bad" role="alert" hidden></div>
 <div id="compare-more">
   <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head">Your votes</h2>
     <button type="button" class="button small" id="vote-undo">Undo (U)</button></header>

@@ -66,7 +66,7 @@ def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[st
         several: dict[str, Any] = {"multiselect": True, "max_choices": lineup.MOST, "label": "Lanes", "scale": 3}
         made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
     with gr.Row():
-        box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5}
+        box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
         made["prompt"] = gr.Textbox(prompts()[0], **box, interactive=True, elem_id="prompt")
         with gr.Column(scale=1, min_width=210, elem_id="ask-buttons"):
             buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainer_core import ballot, judge, score_table, votes
+from trainer_core.errors import DataError
 from trainer_core.events import LaneEnd, LaneProof, Phase, RunView, Scored
 from trainer_core.judge import Opinion
 from trainer_core.statistics import Interval
@@ -142,11 +144,19 @@ def question(supervisor: Supervisor) -> dict[str, Any] | None:
 
 def tally(supervisor: Supervisor) -> dict[str, Any] | None:
     """The count of the contest that is voted on, or was voted on last."""
-    given = standing(votes.file_of(supervisor.workspace))
-    current = supervisor.comparison
+    path, current = votes.file_of(supervisor.workspace), supervisor.comparison
+    try:
+        given = standing(path)
+    except DataError as error:
+        return {"problem": str(error)}
     contest = current.round.contest if current and current.round else given[-1].contest if given else None
-    if contest is None:
-        return None
+    return counted(path, *stamp(path), contest) if contest else None
+
+
+@lru_cache(maxsize=8)
+def counted(path: Path, size: int, changed: int, contest: Contest) -> dict[str, Any]:
+    """A contest in words; the bootstrap over all lanes is too much for every second."""
+    given = read(path, size, changed)
     found = votes.tally(given, contest)
     return {
         "run": contest.run,
@@ -166,12 +176,15 @@ def tally(supervisor: Supervisor) -> dict[str, Any] | None:
     }
 
 
-def standing(path: Path) -> list[Vote]:
-    """The votes that count; read again only when the file has changed."""
-    if not path.exists():
-        return []
-    told = path.stat()
-    return list(read(path, told.st_size, told.st_mtime_ns))
+def standing(path: Path) -> tuple[Vote, ...]:
+    """The votes that count."""
+    return read(path, *stamp(path))
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change; a file with the same ones is not read again."""
+    told = path.stat() if path.exists() else None
+    return (told.st_size, told.st_mtime_ns) if told else (0, 0)
 
 
 @lru_cache(maxsize=4)
@@ -238,7 +251,7 @@ def lengths(found: Tally) -> str:
     )
 
 
-def strengths(given: list[Vote], run: str) -> list[str]:
+def strengths(given: Sequence[Vote], run: str) -> list[str]:
     """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
     found = sorted(votes.strengths(given, run).items(), key=lambda one: -one[1].value)
     return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]
@@ -254,7 +267,11 @@ def judgement(supervisor: Supervisor) -> dict[str, Any] | None:
     if trial is None or (current and current.round):
         return None
     state, contest = trial.state, trial.order.contest
-    found = judge.opinions(judge.read(supervisor.workspace, contest), standing(votes.file_of(supervisor.workspace)))
+    try:
+        given = standing(votes.file_of(supervisor.workspace))
+    except DataError:  # the tally says so
+        given = ()
+    found = judge.opinions(judge.read(supervisor.workspace, contest), given)
     return {
         "going": "" if state.over else f"Judged {state.done} of {state.total}",
         "share": state.done / max(state.total, 1),
@@ -287,14 +304,18 @@ def scores(supervisor: Supervisor) -> dict[str, Any] | None:
     if current is None or not current.run:
         return None
     view = current.view
-    found = view.scored or saved(current.run, supervisor)
+    found, problem = view.scored, view.unscored
+    try:
+        found = found or saved(current.run, supervisor)
+    except DataError as error:
+        problem = problem or str(error)
     going = view.scoring
     return {
         "going": going.told if going else "",
         "done": going.done / going.total if going else 0,
         "left": duration(going.seconds_left) if going and going.seconds_left is not None else "",
         "table": table(found) if found else None,
-        "problem": view.unscored,
+        "problem": problem,
     }
 
 
