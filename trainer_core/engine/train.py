@@ -16,7 +16,7 @@ from trl import DPOTrainer
 from trainer_core import checkpoints, data, durable, models, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
-from trainer_core.engine import dpo, evaluate, load, sft
+from trainer_core.engine import dpo, evaluate, load, rows, sft
 from trainer_core.engine.callbacks import Progress
 from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf
 from trainer_core.engine.evaluate import Evaluate, HeldOut
@@ -102,10 +102,10 @@ class Run:
         self.emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
         set_seed(self.recipe.seed)
         length = max(getattr(self.recipe, name).max_length for name in self.recipe.method.stages)
-        base = load.load_base(self.model, self.recipe.precision, length)
+        base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
             self.emit(Changed("precision", self.recipe.precision, base.precision, base.reason))
-        model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
+        model = load.add_adapter(base, self.recipe.lora, self.recipe.seed, self.recipe.memory)
         if from_adapter:
             fill_adapter(model, from_adapter)
         return model, tokens.dressed(base.tokenizer, self.recipe.data.template), base.precision
@@ -118,6 +118,7 @@ class Run:
         found = checkpoints.newest(self.run_dir, stage, self.data)
         if any(point.stage == stage for point in self.before.points):
             self.emit(Resumed(stage, found.step, found.skipped))
+        self.emit(rows.lengths(stage, rows.tokens(trainer, stage)))
         checks = self.watch(trainer, tokenizer, progress, held_out)
         trainer.shelf = Shelf(
             self.run_dir, stage, self.data, self.emit, lambda: checks.best.step if checks.best else None
