@@ -220,14 +220,14 @@ class Probed:
     """Memory as it was measured on the longest rows before the first step. Bytes, and tokens of a micro-batch.
 
     peak: with a whole micro-batch, and what the optimiser will add. half: what was measured with half of it, or less.
-    free: what a run may take. cut: the whole micro-batch was not tried, its peak follows from the half.
+    most: what a run may take. cut: the whole micro-batch was not tried, its peak follows from the half.
     """
 
     stage: Stage
     tokens: int
     half: int
     peak: int
-    free: int
+    most: int
     seconds: float
     cut: bool = False
 
