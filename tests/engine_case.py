@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback
 
 from trainer_core import runs, worker
-from trainer_core.events import EventLog, Saved, Status, Step
+from trainer_core.events import Checkpointed, Evaluated, EventLog, Phase, Saved, Status, Step
 
 
 def parts(fault: str, job):
@@ -52,12 +52,19 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: ru
         emit(event)
         if step == "start" and isinstance(event, Status) and event.phase == stage:
             cap(int(what.removeprefix("cap")))
-        at = isinstance(event, Saved) if step == "saved" else isinstance(event, Step) and str(event.step) == step
-        if at and event.stage == stage and not happened.exists():
+        if reached(event, step) and (getattr(event, "stage", stage) == stage) and not happened.exists():
             happened.touch()
             happen(what, wants)
 
     return train(job, run_dir, say, wants)
+
+
+def reached(event, step: str) -> bool:
+    """Is this the word that a point is reached: a step by its number, or a kind of event by its name?"""
+    if step == "saving":
+        return isinstance(event, Status) and event.phase is Phase.SAVING
+    kinds = {"saved": Saved, "evaluated": Evaluated, "checkpointed": Checkpointed}
+    return isinstance(event, kinds[step]) if step in kinds else isinstance(event, Step) and str(event.step) == step
 
 
 def cap(megabytes: int) -> None:

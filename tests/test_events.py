@@ -32,8 +32,10 @@ from trainer_core.events import (
     Piece,
     Plan,
     Prepared,
+    Probed,
     Proof,
     Resumed,
+    RowLengths,
     RunView,
     Sample,
     Sampled,
@@ -82,6 +84,8 @@ EXAMPLES: list[Event] = [
     Ended(Phase.DONE),
     Failed("no", "trace"),
     Failed("no", offers=(Offer("Halve it", {"sft.learning_rate": 1e-4}),)),
+    RowLengths("sft", 512, 300, 0.012),
+    Probed("sft", 2048, 900, 1400, 2000, 1.5, True),
 ]
 
 

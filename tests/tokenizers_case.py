@@ -31,8 +31,8 @@ def batches(trainer: Any) -> list[dict[str, Any]]:
 
 def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> dict[str, Any]:
     recipe = Recipe(sft={"max_length": length}, dpo={"max_length": length}, lora={"rank": 2})
-    base = load.load_base(model, "fp32", length)
-    adapted = load.add_adapter(base, recipe.lora, 0)
+    base = load.load_base(model, "fp32", length, recipe.memory)
+    adapted = load.add_adapter(base, recipe.lora, 0, recipe.memory)
     rows, _ = tokens.sft_rows(base.tokenizer, items(chats), length)
     told = {"sft": batches(sft.trainer(adapted, base.tokenizer, rows, recipe, scratch, []))}
     kept, _ = tokens.dpo_rows(base.tokenizer, items(pairs), length)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from trainer_core import console, data, hardware, models, presets, report, runs
+from trainer_core import console, data, hardware, measured, models, presets, report, runs
 from trainer_core.config import STARTER, Data, parse, read_recipe
 from trainer_core.data import hub
 from trainer_core.data.load import located
@@ -150,7 +150,7 @@ def run_plan(args: argparse.Namespace) -> int:
     counts = {"sft": rows.sft, "dpo": rows.dpo}
     steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
     shape = shape_for(recipe.model, workspace, presets.load_catalogue())
-    planned = forecast(recipe, shape, place(args, workspace), rows) if shape else None
+    planned = forecast(recipe, shape, place(args, workspace), rows, measured.recall(workspace)) if shape else None
     if args.json:
         told = {"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}
         console.say(json.dumps(told | {"plan": as_json(planned) if planned else None}, indent=1))

@@ -206,6 +206,34 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class RowLengths:
+    """How long a stage's rows are, in tokens as trained. most: 95 % of them have at most so many; beyond: the share of all
+    tokens that lies behind that."""
+
+    stage: Stage
+    longest: int
+    most: int
+    beyond: float
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Memory as it was measured on the longest rows before the first step. Bytes, and tokens of a micro-batch.
+
+    peak: with a whole micro-batch, and what the optimiser will add. half: what was measured with half of it, or less.
+    most: what a run may take. cut: the whole micro-batch was not tried, its peak follows from the half.
+    """
+
+    stage: Stage
+    tokens: int
+    half: int
+    peak: int
+    most: int
+    seconds: float
+    cut: bool = False
+
+
+@dataclass(frozen=True)
 class OutOfMemory:
     """Memory ran out, and a fresh worker goes on with less; what changes follows as `Changed` events."""
 
@@ -446,7 +474,8 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | Proof | Step | Evaluated | Sampled | Resumed | Checkpointed | OutOfMemory | Saved
+    Status | Prepared | Changed | Noted | Plan | RowLengths | Probed | Proof | Step | Evaluated
+    | Sampled | Resumed | Checkpointed | OutOfMemory | Saved
     | Scoring | Scored | ScoreFailed | Asked | Text | Answered
     | AskFailed | LanesLoaded | Dialed | Heated | Ended | Failed
 )  # fmt: skip
@@ -614,6 +643,8 @@ class RunView:
     adapters: Mapping[str, str] = field(default_factory=dict)
     checkpoints: tuple[Checkpointed, ...] = ()
     out_of_memory: tuple[OutOfMemory, ...] = ()
+    row_lengths: Mapping[str, RowLengths] = field(default_factory=dict)
+    probed: Mapping[str, Probed] = field(default_factory=dict)
     offers: tuple[Offer, ...] = ()
     scored: Scored | None = None
     scoring: Scoring | None = None
@@ -706,6 +737,10 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
             return resumed(view, stage, step, skipped)
         case Checkpointed():
             return replace(view, checkpoints=joined(view.checkpoints, (event,)))
+        case RowLengths(stage):
+            return replace(view, row_lengths={**view.row_lengths, stage: event})
+        case Probed(stage):
+            return replace(view, probed={**view.probed, stage: event})
         case OutOfMemory():
             return replace(view, out_of_memory=(*view.out_of_memory, event))
         case Saved(stage, folder):

@@ -7,12 +7,12 @@ says what it costs against the value that the chooser would take.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer_core import ladder, models
+from trainer_core import ladder, measured, models
 from trainer_core.advice import DataFacts, Lengths
 from trainer_core.chooser import Planned, Room, settings_for, with_kept_layers
 from trainer_core.config import Recipe
@@ -22,7 +22,7 @@ from trainer_core.hardware import GIB, Machine, gb, reserve
 from trainer_core.presets import Catalogue
 from trainer_core.runs import Workspace
 from trainer_core.shape import Shape, shape_of
-from trainer_core.vram import Estimate, Part, Setup, Verdict, disk_parts, estimate, most, settled, verdict
+from trainer_core.vram import Estimate, Measurement, Part, Setup, Verdict, disk_parts, estimate, most, settled, verdict
 
 STEP = 64 * 2**20
 """Free memory is taken in whole steps of this many bytes, so that a plan does not flicker with every other program."""
@@ -76,7 +76,6 @@ class Forecast:
     suggested: Recipe | None = None
     too_big: str = ""
     notes: tuple[str, ...] = ()
-    measured: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -104,6 +103,8 @@ class Place:
     holders: str = ""
     host_free: int = 0
     disk_free: int = 0
+    id: str = ""
+    """The card's UUID, or the processor's name."""
 
     @classmethod
     def of(cls, machine: Machine, own_pids: tuple[int, ...] = (), disk_free: int = 0, use_card: bool = True) -> Place:
@@ -112,7 +113,8 @@ class Place:
         room = Room.of(machine if card else replace(machine, gpus=()), own_pids)
         room = replace(room, free=room.free // STEP * STEP)
         words = card.memory_sentence if card else ""
-        return cls(room, card.name if card else machine.cpu.name, words, machine.cpu.budget_bytes(), disk_free)
+        name, own = (card.name, card.uuid) if card else (machine.cpu.name, machine.cpu.name)
+        return cls(room, name, words, machine.cpu.budget_bytes(), disk_free, own)
 
     @classmethod
     def imagined(cls, gib: float, machine: Machine, disk_free: int = 0) -> Place:
@@ -145,18 +147,21 @@ def facts(found: Counts) -> DataFacts:
     return DataFacts(found.sft, found.dpo, lengths.get("sft"), lengths.get("dpo"))
 
 
-def forecast(recipe: Recipe, shape: Shape, place: Place, found: Counts) -> Forecast:
-    """The whole answer; a few milliseconds."""
+def forecast(
+    recipe: Recipe, shape: Shape, place: Place, found: Counts, known: Mapping[str, Measurement] | None = None
+) -> Forecast:
+    """The whole answer; a few milliseconds. `known`: what was measured on this computer, see `measured.recall`."""
     data = facts(found)
     setups = setups_of(recipe, shape, place.room, data)
-    stages = {stage: estimate(setup) for stage, setup in setups.items()}
+    found_before = {stage: (known or {}).get(measured.key(place.id, setup)) for stage, setup in setups.items()}
+    stages = {stage: estimate(setup, measurement=found_before[stage]) for stage, setup in setups.items()}
     suited, too_big = suggestion(place.room, shape, recipe, data)
     peak = max(setups, key=lambda stage: stages[stage].upper)
     return Forecast(
         device=place.device,
         free=place.room.free,
         stages=stages,
-        verdict=verdict(needed(setups), place.room.free),
+        verdict=verdict(needed(setups, found_before), place.room.free),
         values=tuple(values(recipe, suited, setups, lambda other: setups_of(other, shape, place.room, data))),
         disk=disk_parts(setups[peak], len(setups)),
         disk_free=place.disk_free,
@@ -164,7 +169,7 @@ def forecast(recipe: Recipe, shape: Shape, place: Place, found: Counts) -> Forec
         holders=place.holders,
         suggested=suggested(recipe, suited) if suited else None,
         too_big=too_big,
-        notes=tuple(notes(found)),
+        notes=tuple(notes(found, [stage for stage, one in found_before.items() if one])),
     )
 
 
@@ -191,9 +196,11 @@ def setups_of(recipe: Recipe, shape: Shape, room: Room, data: DataFacts) -> Setu
     return found
 
 
-def needed(setups: Setups) -> Estimate:
-    """The peak without layers that are only kept because memory is left for them."""
-    return most(estimate(replace(setup, skip_layers=0)) for setup in setups.values())
+def needed(setups: Setups, known: Mapping[str, Measurement | None] | None = None) -> Estimate:
+    """The peak without layers that are only kept because memory is left for them. `known`: by stage, where it was measured."""
+    return most(
+        estimate(replace(setup, skip_layers=0), measurement=(known or {}).get(stage)) for stage, setup in setups.items()
+    )
 
 
 @lru_cache(maxsize=256)
@@ -255,8 +262,10 @@ def spelled(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def notes(found: Counts) -> list[str]:
-    """What the plan does not know for sure."""
-    if found.measured:
-        return []
-    return ["Row lengths are guessed from the letters; they are measured once the model is on this computer."]
+def notes(found: Counts, measured_stages: list[str]) -> Iterator[str]:
+    """How sure the plan is."""
+    if not found.measured:
+        yield "Row lengths are guessed from the letters; they are measured once the model is on this computer."
+    if measured_stages:
+        names = " and ".join(stage.upper() for stage in measured_stages)
+        yield f"{names}: memory was measured on this computer for this model and these versions."

@@ -158,6 +158,11 @@ def worker_environment(gpu: Gpu | None) -> dict[str, str]:
     return pinned
 
 
+def shows_card(environ: Mapping[str, str]) -> bool:
+    """Was a worker with this environment given a card? See `worker_environment`."""
+    return bool(environ.get("CUDA_VISIBLE_DEVICES"))
+
+
 @contextlib.contextmanager
 def session(nvml: Nvml | None = None) -> Iterator[None]:
     """Keeps NVML open, so that each `detect` inside costs a few milliseconds. A failure is left for `detect` to say."""

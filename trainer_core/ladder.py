@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainer_core.config import Recipe, Training
-from trainer_core.events import Changed, Offer, RunView, Stage
+from trainer_core.config import STARTER, Recipe, Training
+from trainer_core.events import Changed, Offer, RowLengths, RunView, Stage
+from trainer_core.presets import load_catalogue
 
 AUTOMATIC = 3
 """Rungs taken without asking."""
@@ -37,47 +38,83 @@ def ran_out(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Rung:
-    """Settings that take less memory and train the same: key → (before, after)."""
+    """Settings that take less memory and train the same. told: what the run goes on with, in words."""
 
-    batch: tuple[int, int]
-    accumulation: tuple[int, int]
-
-    def changes(self, stage: Stage, why: str) -> tuple[Changed, ...]:
-        pairs = {"batch_size": self.batch, "accumulation": self.accumulation}
-        return tuple(Changed(f"{stage}.{key}", str(a), str(b), why) for key, (a, b) in pairs.items())
+    settings: tuple[Changed, ...]
+    told: str
 
 
-def next_rung(settings: Training, taken: int) -> Rung | None:
-    """The largest smaller batch of at most half the size that divides the effective batch; None at the ladder's end."""
-    if taken >= AUTOMATIC or settings.batch_size == 1:
+def next_rung(recipe: Recipe, stage: Stage, taken: int, on_card: bool = False, loading: bool = False) -> Rung | None:
+    """Half the batch; on a card then no kept layers, then the embedding in main memory. None at the ladder's end.
+
+    Args:
+        taken: rungs that this run has taken already.
+        on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
+        loading: memory ran out before there was any batch, so a smaller one is no help.
+    """
+    if taken >= AUTOMATIC:
         return None
-    whole = settings.effective_batch
-    batch = next(size for size in range(settings.batch_size // 2, 0, -1) if whole % size == 0)
-    return Rung((settings.batch_size, batch), (settings.accumulation, whole // batch))
+    if not loading and getattr(recipe, stage).batch_size > 1:
+        return half_batch(getattr(recipe, stage), stage)
+    if on_card and not loading and recipe.memory.skip_layers != "off":
+        why = "memory ran out, so every layer is computed twice instead of kept; the result stays the same"
+        return Rung((Changed("memory.skip_layers", recipe.memory.skip_layers, "off", why),), "no kept layers")
+    if on_card and recipe.memory.offload_embedding != "on":
+        why = "memory ran out, so the token table lies in main memory; the result stays the same"
+        change = Changed("memory.offload_embedding", recipe.memory.offload_embedding, "on", why)
+        return Rung((change,), "the embedding in main memory")
+    return None
 
 
-def offers(recipe: Recipe, stage: Stage) -> tuple[Offer, ...]:
-    """Three ways out that change the result, the mildest first."""
-    settings: Training = getattr(recipe, stage)
+def half_batch(settings: Training, stage: Stage) -> Rung:
+    """The largest smaller batch of at most half the size that divides the effective batch."""
+    whole, before = settings.effective_batch, settings.batch_size
+    batch = next(size for size in range(before // 2, 0, -1) if whole % size == 0)
+    pairs = {"batch_size": (before, batch), "accumulation": (settings.accumulation, whole // batch)}
+    why = f"memory ran out at batch {before}; the effective batch stays the same"
+    changes = tuple(Changed(f"{stage}.{key}", str(a), str(b), why) for key, (a, b) in pairs.items())
+    return Rung(changes, f"batch {batch} × {whole // batch}")
+
+
+def offers(recipe: Recipe, stage: Stage, rows: RowLengths | None, precision: str) -> tuple[Offer, ...]:
+    """Three ways out that change the result, the mildest first. `precision`: the base's in fact, where auto was asked."""
+    lighter = smaller_rank(recipe) if precision in ("nf4", "auto") else four_bit()
+    return (shorter(getattr(recipe, stage), stage, rows), lighter, smaller_model(recipe.model))
+
+
+def shorter(settings: Training, stage: Stage, rows: RowLengths | None) -> Offer:
+    """The length that 95 % of the rows stay within; half the length where that is no shorter."""
+    if rows and rows.most < settings.max_length and rows.most < rows.longest:
+        text = f"Cut rows at {rows.most:,} tokens, which 95 % of them stay within: {rows.beyond:.1%} of all tokens are lost."
+        return Offer(text, {f"{stage}.max_length": max(rows.most, 32)})
     length = max(settings.max_length // 2, 32)
+    text = f"Cut rows at {length:,} tokens instead of {settings.max_length:,}: about half the memory for a batch."
+    return Offer(text, {f"{stage}.max_length": length})
+
+
+def smaller_rank(recipe: Recipe) -> Offer:
     rank = max(recipe.lora.rank // 2, 1)
-    ways = [
-        Offer(
-            f"Cut rows at {length:,} tokens instead of {settings.max_length:,}: about half the memory for a batch.",
-            {f"{stage}.max_length": length},
-        ),
-        Offer(f"Rank {rank} instead of {recipe.lora.rank}: smaller adapter and optimiser.", {"lora.rank": rank}),
-    ]
-    if recipe.precision != "nf4":
-        ways.append(Offer("Keep the base in 4 bit (NF4): a quarter of its memory.", {"precision": "nf4"}))
-    else:
-        ways.append(Offer("Take a smaller base model: pick one with a green badge on Start.", {}))
-    return tuple(ways)
+    changes = {"lora.rank": rank, "lora.alpha": max(recipe.lora.alpha // 2, 1)}
+    return Offer(
+        f"Rank {rank} instead of {recipe.lora.rank}: half the adapter, its gradients and the optimiser.", changes
+    )
+
+
+def four_bit() -> Offer:
+    return Offer("Keep the base in 4 bit (NF4): a quarter of its memory.", {"precision": "nf4"})
+
+
+def smaller_model(model: str) -> Offer:
+    """The largest model of the catalogue that is clearly smaller."""
+    known = load_catalogue().smaller(model)
+    name = known or STARTER
+    size = "the included starter model, 135M weights" if name == STARTER else name
+    return Offer(f"A smaller base model: {size}.", {"model": name})
 
 
 def explain(stage: Stage, settings: Training, taken: int) -> str:
     """Why the run ends, with what was tried."""
-    tried = f" after the batch was made smaller {taken} times" if taken else ""
+    tried = f" after {taken} smaller setting{'s' * (taken != 1)}" if taken else ""
     return (
         f"Memory ran out in {stage.upper()} at batch {settings.batch_size} and length {settings.max_length:,}{tried}, and "
         "nothing is left that would keep the result. Checkpoints and finished adapters are kept."
@@ -87,9 +124,11 @@ def explain(stage: Stage, settings: Training, taken: int) -> str:
 def in_force(recipe: Recipe, changes: Sequence[Changed]) -> Recipe:
     """The recipe with what earlier workers of this run had to change in it."""
     for change in changes:
-        stage, _, key = change.what.partition(".")
-        if stage in recipe.method.stages and key in ("batch_size", "accumulation", "max_steps"):
+        part, _, key = change.what.partition(".")
+        if part in recipe.method.stages and key in ("batch_size", "accumulation", "max_steps"):
             recipe = changed(recipe, {change.what: int(change.used)})
+        elif part == "memory":
+            recipe = changed(recipe, {change.what: change.used})
     return recipe
 
 

@@ -90,6 +90,15 @@ class Catalogue(Strict):
                 return known.shape
         return None
 
+    def smaller(self, model: str) -> str | None:
+        """The largest model with at most three quarters of the weights, in the same format; None: there is none, or `model`
+        is not in the catalogue."""
+        shape = self.shape(model)
+        packed = shape is not None and shape.quantised
+        fewer = [one for one in self.models if shape and one.shape.parameters <= 0.75 * shape.parameters]
+        best = max(fewer, key=lambda one: one.shape.parameters, default=None)
+        return (best.packed or best.whole if packed else best.whole) if best else None
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft
+from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict
 from trainer_core.hardware import GIB, Machine, gb
 from trainer_core.shape import Linear, Shape
 
@@ -71,6 +71,18 @@ class CpuPrior:
 CPU_LOW = CpuPrior({"fp32": 3.8, "bf16": 2.4, "nf4": 1.8}, tile=0.5, context=0.54 * GIB)
 CPU_HIGH = CpuPrior({"fp32": 4.6, "bf16": 3.2, "nf4": 2.8}, tile=2.0, context=0.75 * GIB)
 TILE = (4096, 32_768)
+
+
+class Measurement(Strict):
+    """What a probe found for a model, format and method: bytes for each token of a micro-batch, and all that is neither that
+    nor among the exactly known parts. On a card the CUDA context is not in it."""
+
+    per_token: float
+    rest: float
+
+
+MEASURED = (0.97, 1.05)
+"""How far the next run may be from what was measured: other rows, other fragments."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +186,11 @@ def setups(recipe: Recipe, shape: Shape, machine: Machine, longest: dict[str, in
     }
 
 
-def estimate(setup: Setup, low: Prior = LOW, high: Prior = HIGH) -> Estimate:
-    """The peak of one stage. On CUDA, measured constants may be handed in for the priors."""
+def estimate(setup: Setup, low: Prior = LOW, high: Prior = HIGH, measurement: Measurement | None = None) -> Estimate:
+    """The peak of one stage. A measurement takes the place of the priors, which may also be handed in (CUDA)."""
+    if measurement:
+        host = host_parts(setup) if setup.device == "cuda" else ()
+        return Estimate(bounds(*(measured_parts(setup, measurement, at) for at in (0, 1))), host)
     if setup.device == "cpu":
         return Estimate(bounds(cpu_parts(setup, CPU_LOW), cpu_parts(setup, CPU_HIGH)))
     return Estimate(bounds(cuda_parts(setup, low), cuda_parts(setup, high)), host_parts(setup))
@@ -219,6 +234,17 @@ def cpu_parts(setup: Setup, prior: CpuPrior) -> dict[str, float]:
         "Unpacked weights": unpacked(setup),
         "Loss": tile * prior.tile,
         "Python and torch": prior.context,
+    }
+
+
+def measured_parts(setup: Setup, measurement: Measurement, end: int) -> dict[str, float]:
+    """The lower (end 0) or upper (end 1) value of each part where the run was measured."""
+    prior = (LOW, HIGH)[end]
+    return static_parts(setup) | {
+        "Activations, measured": setup.tokens * measurement.per_token * MEASURED[end],
+        "The rest, measured": max(0.0, measurement.rest) * MEASURED[end],
+        "Kept layers": kept_layers(setup) * prior.whole_layer,
+        "CUDA context": prior.context if setup.device == "cuda" else 0,
     }
 
 

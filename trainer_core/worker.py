@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, ladder, redact, requests, runs
+from trainer_core import awake, hardware, ladder, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
@@ -88,18 +88,16 @@ def step_down(run_dir: Path, emit: EventLog, message: str) -> bool:
         )
         return False
     recipe = ladder.in_force(job.recipe, view.changes)
-    stage = ladder.stage_at(view, recipe)
-    settings = getattr(recipe, stage)
-    rung = ladder.next_rung(settings, len(view.out_of_memory)) if view.phase is not Phase.LOADING else None
+    stage, taken = ladder.stage_at(view, recipe), len(view.out_of_memory)
+    rung = ladder.next_rung(recipe, stage, taken, hardware.shows_card(os.environ), view.phase is Phase.LOADING)
     if rung is None:
-        emit(Failed(ladder.explain(stage, settings, len(view.out_of_memory)), offers=ladder.offers(recipe, stage)))
+        ways = ladder.offers(recipe, stage, view.row_lengths.get(stage), view.used("precision", recipe.precision))
+        emit(Failed(ladder.explain(stage, getattr(recipe, stage), taken), offers=ways))
         return False
     emit(OutOfMemory(stage, message.splitlines()[0][:500] if message else ""))
-    for change in rung.changes(
-        stage, f"memory ran out at batch {settings.batch_size}; the effective batch stays the same"
-    ):
+    for change in rung.settings:
         emit(change)
-    emit(Status(Phase.LOADING, f"Memory ran out: going on with batch {rung.batch[1]} × {rung.accumulation[1]}"))
+    emit(Status(Phase.LOADING, f"Memory ran out: going on with {rung.told}"))
     return True
 
 

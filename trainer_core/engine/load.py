@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,13 @@ from transformers import PreTrainedTokenizerBase
 from unsloth import FastLanguageModel
 
 from trainer_core import hardware, vram
-from trainer_core.config import Lora, Precision, Targets
+from trainer_core.config import Lora, Memory, Precision, Targets
 from trainer_core.errors import ModelError
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-TARGETS: dict[Targets, list[str]] = {
-    "all-linear": [*ATTENTION, *MLP],
-    "attention": list(ATTENTION),
-    "mlp": list(MLP),
-}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+TARGETS: dict[Targets, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
+"""Layers by the names of all architectures; Phi-3 has qkv_proj and gate_up_proj, each in the place of several others."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def settled(precision: Precision) -> tuple[Precision, str]:
     return vram.settled(precision, "cuda" if torch.cuda.is_available() else "cpu", hardware.has_bfloat16())
 
 
-def load_base(model: str, precision: Precision, max_length: int) -> Loaded:
+def load_base(model: str, precision: Precision, max_length: int, memory: Memory) -> Loaded:
     """The base model through Unsloth, on the GPU if there is one.
 
     Raises:
@@ -58,6 +56,7 @@ def load_base(model: str, precision: Precision, max_length: int) -> Loaded:
             load_in_4bit=precision == "nf4",
             trust_remote_code=False,
             use_exact_model_name=True,  # never swapped for another repository behind the user's back
+            **embedding_place(memory),
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
@@ -66,7 +65,14 @@ def load_base(model: str, precision: Precision, max_length: int) -> Loaded:
     return Loaded(loaded, tokenizer, precision, reason)
 
 
-def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
+def embedding_place(memory: Memory) -> dict[str, bool]:
+    """Where the token table lies, in Unsloth's words; nothing leaves it to Unsloth, and the processor has no other place."""
+    if memory.offload_embedding == "auto" or not torch.cuda.is_available():
+        return {}
+    return {"offload_embedding": memory.offload_embedding == "on"}
+
+
+def add_adapter(base: Loaded, lora: Lora, seed: int, memory: Memory) -> PeftModel:
     """The base with one new, trainable adapter called "default"."""
     return FastLanguageModel.get_peft_model(
         base.model,
@@ -75,11 +81,18 @@ def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        target_modules=TARGETS[lora.targets],
+        target_modules=present(base.model, TARGETS[lora.targets]),
         bias="none",
         use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
         random_state=seed,
+        **({"checkpoint_skip_layers": "auto"} if torch.cuda.is_available() and memory.skip_layers == "auto" else {}),
     )
+
+
+def present(model: Any, names: Sequence[str]) -> list[str]:
+    """Those of the names that a layer of the model has."""
+    known = {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    return [name for name in names if name in known]
 
 
 def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from trl import DPOTrainer
 
-from trainer_core import checkpoints, data, durable, models, runs, tokens
+from trainer_core import checkpoints, data, durable, hardware, measured, models, presets, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
-from trainer_core.engine import dpo, evaluate, load, sft
+from trainer_core.engine import dpo, evaluate, load, rows, sft
 from trainer_core.engine.callbacks import Progress
 from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf
 from trainer_core.engine.evaluate import Evaluate, HeldOut
+from trainer_core.engine.gauge import gauge
+from trainer_core.engine.probe import Point, Probe, measurement
 from trainer_core.engine.sample import Answers
 from trainer_core.errors import ModelError
 from trainer_core.events import (
@@ -36,9 +39,11 @@ from trainer_core.events import (
     Status,
     read_view,
 )
+from trainer_core.forecast import shape_for
 from trainer_core.guard import Guard
-from trainer_core.ladder import in_force
+from trainer_core.ladder import in_force, next_rung
 from trainer_core.plan import planned_steps
+from trainer_core.vram import Setup
 
 
 def train(
@@ -102,10 +107,10 @@ class Run:
         self.emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
         set_seed(self.recipe.seed)
         length = max(getattr(self.recipe, name).max_length for name in self.recipe.method.stages)
-        base = load.load_base(self.model, self.recipe.precision, length)
+        base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
             self.emit(Changed("precision", self.recipe.precision, base.precision, base.reason))
-        model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
+        model = load.add_adapter(base, self.recipe.lora, self.recipe.seed, self.recipe.memory)
         if from_adapter:
             fill_adapter(model, from_adapter)
         return model, tokens.dressed(base.tokenizer, self.recipe.data.template), base.precision
@@ -118,10 +123,12 @@ class Run:
         found = checkpoints.newest(self.run_dir, stage, self.data)
         if any(point.stage == stage for point in self.before.points):
             self.emit(Resumed(stage, found.step, found.skipped))
+        self.emit(rows.lengths(stage, rows.tokens(trainer, stage)))
         checks = self.watch(trainer, tokenizer, progress, held_out)
         trainer.shelf = Shelf(
             self.run_dir, stage, self.data, self.emit, lambda: checks.best.step if checks.best else None
         )
+        self.probe(trainer, stage, reference)
         if found.folder:
             trainer.add_callback(Continued(found.folder, reference))
         self.emit(Status(Phase(stage), "The first step is slower than the rest"))
@@ -132,6 +139,29 @@ class Run:
         if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return None
         return self.save(stage, trainer, tokenizer, trainer.state.global_step, trainer.state.max_steps)
+
+    def probe(self, trainer: Any, stage: Stage, reference: Path | None) -> None:
+        """Have memory measured before the first step, if the recipe wants that."""
+        setting, workspace = self.recipe.memory.probe, runs.Workspace.of(self.run_dir)
+        if setting == "off":
+            return
+        on_card = hardware.shows_card(os.environ)
+        has_rung = next_rung(self.recipe, stage, len(self.before.out_of_memory), on_card) is not None
+        device = os.environ["CUDA_VISIBLE_DEVICES"] if on_card else hardware.cpu_name()
+        shape = shape_for(self.recipe.model, workspace, presets.load_catalogue())
+        base = read_view(self.run_dir).used("precision", self.recipe.precision)
+
+        def learned(points: Sequence[Point], optimiser: int) -> None:
+            if shape is None:
+                return
+            part, where = getattr(self.recipe, stage), "cuda" if on_card else "cpu"
+            setup = Setup(shape, self.recipe.lora, part, base, where, reference is not None)  # type: ignore[arg-type]
+            measured.remember(workspace, measured.key(device, setup), measurement(points, optimiser, setup))
+
+        probe = Probe(trainer, stage, setting, self.emit, gauge(), has_rung, learned)
+        before = self.before.probed.get(stage)
+        if before is None or before.tokens != probe.tokens(trainer.args.per_device_train_batch_size):
+            trainer.add_callback(probe)
 
     def watch(self, trainer: Any, tokenizer: Any, progress: Progress, held_out: HeldOut) -> Evaluate:
         """Held-out checks and sample answers, as far as the recipe wants them; they go on from what was said already."""

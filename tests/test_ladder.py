@@ -1,0 +1,143 @@
+"""Out of memory: what is done by itself, in which order, what is only offered, and that the result stays the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.engine_case import WORDINGS
+from tests.test_engine import recipe, start, write_data
+from trainer_core import ladder, runs, worker
+from trainer_core.config import Recipe, Sft, TrainJob
+from trainer_core.events import EventLog, OutOfMemory, Phase, RowLengths, RunView, Status, Step, read_view
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "after"),
+    [(8, 2, (4, 4)), (2, 2, (1, 4)), (3, 1, (1, 3)), (6, 3, (3, 6)), (5, 4, (2, 10)), (7, 1, (1, 7)), (12, 1, (6, 2))],
+)
+def test_the_effective_batch_stays_also_where_it_cannot_be_halved(
+    batch: int, accumulation: int, after: tuple[int, int]
+) -> None:
+    asked = Recipe(sft=Sft(batch_size=batch, accumulation=accumulation))
+    rung = ladder.next_rung(asked, "sft", 0)
+    assert rung
+    now = ladder.in_force(asked, rung.settings).sft
+    assert (now.batch_size, now.accumulation) == after and now.effective_batch == batch * accumulation
+
+
+def climbed(asked: Recipe, on_card: bool, loading: bool = False) -> list[str]:
+    """What is gone on with, rung after rung."""
+    told: list[str] = []
+    while rung := ladder.next_rung(asked, "sft", len(told), on_card, loading):
+        asked = ladder.in_force(asked, rung.settings)
+        told.append(rung.told)
+    return told
+
+
+def test_rungs_in_their_order_and_at_most_three() -> None:
+    large, small = Recipe(sft=Sft(batch_size=16, accumulation=1)), Recipe(sft=Sft(batch_size=2, accumulation=8))
+    assert climbed(large, on_card=True) == ["batch 8 × 2", "batch 4 × 4", "batch 2 × 8"]
+    assert climbed(small, on_card=True) == ["batch 1 × 16", "no kept layers", "the embedding in main memory"]
+    assert climbed(small, on_card=False) == ["batch 1 × 16"]
+    assert climbed(small, on_card=True, loading=True) == ["the embedding in main memory"]
+    off = ladder.changed(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
+    assert climbed(off, on_card=True) == ["batch 1 × 16"]
+
+
+ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)
+
+
+def test_three_offers_the_mildest_first_each_a_click() -> None:
+    asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", precision="nf4")
+    length, rank, smaller = ladder.offers(asked, "dpo", ROWS, "nf4")
+    assert length.text == "Cut rows at 448 tokens, which 95 % of them stay within: 2.1% of all tokens are lost."
+    assert length.changes == {"dpo.max_length": 448}
+    assert rank.changes == {"lora.rank": 8, "lora.alpha": 8}
+    assert smaller.changes == {"model": "unsloth/Qwen3-4B-bnb-4bit"}
+    for offer in (length, rank, smaller):
+        assert ladder.changed(asked, offer.changes) != asked
+
+
+def test_a_base_in_more_bits_is_packed_before_the_rank_is_cut() -> None:
+    assert ladder.offers(Recipe(), "sft", None, "bf16")[1].changes == {"precision": "nf4"}
+
+
+def test_length_is_halved_where_the_95th_percentile_is_no_shorter() -> None:
+    even = replace(ROWS, longest=448)
+    assert ladder.offers(Recipe(), "dpo", even, "nf4")[0].changes == {"dpo.max_length": 512}
+    assert ladder.offers(Recipe(), "dpo", None, "nf4")[0].changes == {"dpo.max_length": 512}
+
+
+def test_an_unknown_model_is_replaced_by_the_starter() -> None:
+    assert ladder.smaller_model("nobody/knows-this").changes == {"model": "starter"}
+    assert ladder.smaller_model("unsloth/Qwen3-8B").changes == {"model": "unsloth/Qwen3-4B"}
+
+
+def run_dir(folder: Path, batch: int) -> tuple[Path, EventLog]:
+    """A run that has come to its first step."""
+    asked = Recipe(sft=Sft(batch_size=batch, accumulation=4))
+    made = runs.create(folder / "runs", TrainJob(recipe=asked), "t")
+    log = EventLog(made / "events.jsonl")
+    for event in (Status(Phase.SFT), replace(ROWS, stage="sft"), Step("sft", 1, 9, 1.0, 1e-4, 1.0, 1.0, 9.0, 9.0)):
+        log(event)
+    return made, log
+
+
+def test_a_rung_is_written_into_the_run(tmp_path: Path) -> None:
+    made, log = run_dir(tmp_path, 2)
+    assert worker.step_down(made, log, "CUDA out of memory")
+    view = read_view(made)
+    assert view.detail == "Memory ran out: going on with batch 1 × 8"
+    assert [(one.what, one.asked, one.used) for one in view.changes] == [
+        ("sft.batch_size", "2", "1"),
+        ("sft.accumulation", "4", "8"),
+    ]
+    assert view.out_of_memory == (OutOfMemory("sft", "CUDA out of memory"),)
+
+
+def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> None:
+    made, log = run_dir(tmp_path, 1)
+    assert not worker.step_down(made, log, "CUDA out of memory")
+    view = read_view(made)
+    assert view.phase is Phase.FAILED and len(view.offers) == 3
+    assert view.error.startswith("Memory ran out in SFT at batch 1 and length 1,024, and nothing is left")
+    assert view.offers[0].changes == {"sft.max_length": 448}
+
+
+PLACES = ("1", "4", "evaluated", "saving")
+"""The first step, mid-run, in an evaluation, and in saving."""
+FIVE = ("torch", "cublas", "cudnn", "cpu", "bnb")
+GRID = list(product(FIVE, PLACES))
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
+    """An undisturbed run, and one for each place and wording, all in one process that has the libraries loaded."""
+    folder = tmp_path_factory.mktemp("ladder")
+    tiny.model(folder / "model")
+    write_data(folder)
+    sft = {"batch_size": 2, "accumulation": 2, "max_length": 128, "max_steps": 6, "learning_rate": 1e-2}
+    asked = recipe(folder, method="sft", sft=sft, sample_tokens=0)
+    faults = ["", *(f"{wording}@sft.{place}" for wording, place in GRID)]
+    made = {fault: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for fault in faults}
+    start(folder, *(f"{fault}:{place}" if fault else str(place) for fault, place in made.items()))
+    return {fault: read_view(place) for fault, place in made.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("wording", "place"), GRID)
+def test_the_run_goes_on_by_itself_to_the_same_losses(views: dict[str, RunView], wording: str, place: str) -> None:
+    view, undisturbed = views[f"{wording}@sft.{place}"], views[""]
+    assert view.phase is Phase.DONE, view.error
+    assert [one.stage for one in view.out_of_memory] == ["sft"]
+    assert WORDINGS[wording].startswith(view.out_of_memory[0].message)
+    used = {change.what: int(change.used) for change in view.changes if change.what.startswith("sft.")}
+    assert used == {"sft.batch_size": 1, "sft.accumulation": 4}
+    assert [point.step for point in view.points] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(view.points, undisturbed.points, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-6)

@@ -1,0 +1,197 @@
+"""Memory measured before the first step: the longest rows, forward and backward, at half and at the whole micro-batch.
+
+No optimiser step is made, and gradients, random states and the trainer's sums are put back, so that the run is the same to
+the last bit. If the measure says that the whole batch will not fit, the ladder's next rung is taken at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.engine import rows
+from trainer_core.engine.gauge import Gauge
+from trainer_core.events import EventLog, Noted, Probed, Stage
+from trainer_core.hardware import gb
+from trainer_core.vram import Measurement, Setup, static_parts
+
+SECONDS = 20.0
+SHARE = 0.02
+"""A probe may take so many seconds, or so much of the run; what takes more than both is cut short."""
+EIGHT_BIT = 2 + 8 / 256
+"""Bytes of 8-bit AdamW for a number: two states, and a scale for each 256."""
+
+
+class WontFit(MemoryError):
+    """The measure says that a step would run out of memory."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A micro-batch of so many tokens had this peak, and took this long."""
+
+    tokens: int
+    bytes: int
+    seconds: float = 0.0
+
+
+def too_costly(counts: Sequence[int], batches: int) -> str:
+    """Why a probe is left out on the processor: one and a half of the longest batches against all that the run computes."""
+    share = 1.5 * max(counts) / (sum(counts) / len(counts) * batches)
+    if share <= SHARE:
+        return ""
+    return (
+        f"memory was not measured before the first step: that would add {share:.0%} to this short run, and on the processor "
+        f"{SHARE:.0%} is the limit. The setting 'Measure memory first' turns it on."
+    )
+
+
+def extrapolated(points: Sequence[Point], tokens: int) -> float:
+    """The peak at so many tokens, on the line through the last two points."""
+    first, last = points[-2:]
+    return last.bytes + (tokens - last.tokens) * slope(first, last)
+
+
+def slope(first: Point, last: Point) -> float:
+    """Bytes for one more token; memory never falls with tokens, whatever the noise."""
+    return max(0.0, (last.bytes - first.bytes) / max(1, last.tokens - first.tokens))
+
+
+class Probe(TrainerCallback):
+    """Measures once, when everything is in place and nothing has been trained.
+
+    Args:
+        has_rung: is there a smaller setting that the ladder could go on with? Without one the run is tried all the same.
+        learned: gets what was measured, for later plans.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        stage: Stage,
+        setting: str,
+        emit: EventLog,
+        gauge: Gauge,
+        has_rung: bool,
+        learned: Callable[[Sequence[Point], int], None],
+    ):
+        self.trainer, self.stage, self.setting, self.emit = trainer, stage, setting, emit
+        self.gauge, self.has_rung, self.learned = gauge, has_rung, learned
+        self.counts = rows.tokens(trainer, stage)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        batches = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
+        rule = self.setting == "auto" and not torch.cuda.is_available()
+        if rule and (why := too_costly(self.counts, max(1, batches))):
+            self.emit(Noted(f"{self.stage.upper()}: {why}"))
+            return
+        self.measure(max(1, batches), 0 if optimizer and optimizer.state else states(self.trainer))
+
+    def measure(self, batches: int, optimiser: int) -> None:
+        """Half, then whole, unless that would take too long; then the word on it."""
+        batch, began = self.trainer.args.per_device_train_batch_size, time.monotonic()
+        with untouched(self.trainer):
+            points = [Point(0, self.gauge.now())]
+            if torch.cuda.is_available():
+                self.run(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
+            if batch > 1:
+                points.append(self.run(batch // 2))
+            whole = self.tokens(batch)
+            cut = self.too_long(points[-1], whole, batches, time.monotonic() - began)
+            if not cut and extrapolated([points[0], *points], whole) + optimiser <= self.gauge.most():
+                points.append(self.run(batch))
+        self.say(points, whole, optimiser, time.monotonic() - began)
+
+    def too_long(self, last: Point, whole: int, batches: int, so_far: float) -> bool:
+        """Would the whole micro-batch take more than 20 s, and more than 2 % of the run?"""
+        if not last.tokens:
+            return False
+        each = last.seconds * whole / last.tokens
+        mean = sum(self.counts) / len(self.counts) / max(self.counts)
+        return so_far + each > SECONDS and so_far + each > SHARE * batches * each * mean
+
+    def tokens(self, batch: int) -> int:
+        """Of a padded micro-batch of the longest rows; a pair is two rows."""
+        return max(self.counts) * batch * (2 if self.stage == "dpo" else 1)
+
+    def run(self, batch: int) -> Point:
+        """Forward and backward over the longest rows."""
+        trainer, began = self.trainer, time.monotonic()
+        places = rows.longest(self.counts, batch)
+        inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[place] for place in places]))
+        with self.gauge.watching() as peak:
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model, inputs)
+            trainer.accelerator.backward(loss)
+            del loss
+        return Point(self.tokens(batch), peak.bytes, time.monotonic() - began)
+
+    def say(self, points: list[Point], whole: int, optimiser: int, seconds: float) -> None:
+        """The event, what later plans take from it, and whether to go on.
+
+        Raises:
+            WontFit: with a smaller setting left to try.
+        """
+        cut = points[-1].tokens < whole
+        line = points if len(points) > 1 else [*points, *points]
+        peak = round(extrapolated(line, whole)) + optimiser
+        most, half = self.gauge.most(), points[min(1, len(points) - 1)].bytes
+        self.emit(Probed(self.stage, whole, half, peak, most, round(seconds, 2), cut))
+        if len(points) > 1:
+            self.learned(points, optimiser)
+        if peak > most and self.has_rung:
+            raise WontFit(
+                f"Not enough memory, as measured before the first step: the longest rows need {gb(peak)}, {gb(most)} can be had."
+            )
+
+
+def measurement(points: Sequence[Point], optimiser: int, setup: Setup) -> Measurement:
+    """What holds for other ranks, batches and lengths too: bytes a token, and what is neither that nor exactly known."""
+    per_token = slope(*points[-2:])
+    rest = points[-1].bytes + optimiser - per_token * points[-1].tokens - sum(static_parts(setup).values())
+    return Measurement(per_token=per_token, rest=rest)
+
+
+def states(trainer: Any) -> int:
+    """Bytes that AdamW's states will take; they come with the first step."""
+    numbers = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    return round(numbers * (EIGHT_BIT if "8bit" in str(trainer.args.optim) else 8))
+
+
+@contextmanager
+def untouched(trainer: Any) -> Iterator[None]:
+    """A block with gradients in training mode, after which everything is as it was, bit for bit."""
+    model, was_training = trainer.model, trainer.model.training
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]
+    sums, seen = copy.deepcopy(trainer._metrics), trainer._total_train_tokens
+    kept, numbers = random.getstate(), np.random.get_state()
+    for weight in trained:  # in a step they are there from its second micro-batch on
+        weight.grad = torch.zeros_like(weight)
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        model.train()
+        try:
+            yield
+        finally:
+            model.train(was_training)
+            for weight, grad in zip(trained, grads, strict=True):
+                weight.grad = grad
+            trainer._metrics, trainer._total_train_tokens = sums, seen
+            random.setstate(kept)
+            np.random.set_state(numbers)

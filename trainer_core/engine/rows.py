@@ -1,0 +1,33 @@
+"""The rows of a stage as its trainer has them: how long each is, and which are the longest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from trainer_core.events import RowLengths, Stage
+
+SHARE = 0.95
+
+
+def tokens(trainer: Any, stage: Stage) -> list[int]:
+    """Tokens of every row after the cut at its length; a pair counts with its longer side."""
+    data, most = trainer.train_dataset, trainer.args.max_length
+    if stage == "sft":
+        return [min(len(row), most) for row in data["input_ids"]]
+    sides = zip(data["prompt_ids"], data["chosen_ids"], data["rejected_ids"], strict=True)
+    return [min(len(prompt) + max(len(chosen), len(rejected)), most) for prompt, chosen, rejected in sides]
+
+
+def lengths(stage: Stage, counts: list[int]) -> RowLengths:
+    """The longest row, the 95th percentile, and what a cut there would lose."""
+    ordered = sorted(counts)
+    most = ordered[math.ceil(SHARE * len(ordered)) - 1]
+    beyond = sum(count - most for count in ordered if count > most) / sum(ordered)
+    return RowLengths(stage, ordered[-1], most, round(beyond, 5))
+
+
+def longest(counts: list[int], size: int) -> list[int]:
+    """The places of the longest rows, as many as a batch takes; where there are fewer, some twice."""
+    places = sorted(range(len(counts)), key=lambda place: -counts[place])
+    return [places[at % len(places)] for at in range(size)]

@@ -1,0 +1,55 @@
+"""What memory really took on this computer, by device, versions, model, format and method; kept in the workspace.
+
+A later plan for the same model takes these numbers for its own, whatever rank, batch or length it has.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+
+from pydantic import ValidationError
+
+from trainer_core.config import Strict
+from trainer_core.durable import write_atomically
+from trainer_core.runs import Workspace
+from trainer_core.vram import Measurement, Setup
+
+VERSIONS = ("torch", "unsloth", "trl")
+
+
+class Measurements(Strict):
+    """What measured.json holds."""
+
+    known: dict[str, Measurement] = {}
+
+
+def key(device: str, setup: Setup) -> str:
+    """What a measurement holds for. `device`: a card's UUID, or the processor's name."""
+    shape = setup.shape
+    sizes = (shape.family, shape.layers, shape.hidden, shape.mlp, shape.query, shape.key, shape.vocabulary)
+    method = type(setup.training).__name__.lower()
+    return " ".join(map(str, (device, *versions(), *sizes, setup.base, method)))
+
+
+@cache
+def versions() -> tuple[str, ...]:
+    return tuple(version(name) for name in VERSIONS)
+
+
+def recall(workspace: Workspace) -> dict[str, Measurement]:
+    """Everything measured so far; nothing where the file is missing or of another version."""
+    try:
+        return Measurements.model_validate_json((workspace.root / "measured.json").read_bytes()).known
+    except (FileNotFoundError, ValidationError):
+        return {}
+
+
+def remember(workspace: Workspace, name: str, found: Measurement) -> None:
+    """Keep a measurement in the place of an earlier one.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    known = Measurements(known={**recall(workspace), name: found})
+    write_atomically(workspace.root / "measured.json", known.model_dump_json(indent=1))
