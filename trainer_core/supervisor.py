@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
+from filelock import FileLock
+
 from trainer_core import checkpoints, durable, hardware, ladder, models, runs, shelf, stall
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -319,6 +321,12 @@ class Supervisor:
     def run_file(self, run_id: str) -> runs.RunFile:
         return runs.read_run(self.run_dir(run_id))
 
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """One start at a time, in this app and in any other process on the workspace, so that each sees the one before."""
+        with self._starting, FileLock(runs.made(self.workspace.root) / "start.lock"):
+            yield
+
     def start(self, recipe: Recipe, reasons: Sequence[str] = ()) -> str:
         """Start a training run and return its id at once.
 
@@ -326,7 +334,7 @@ class Supervisor:
             BusyError: a run is going.
             UserError: the model cannot be used, or the workspace cannot be written.
         """
-        with self._starting:
+        with self.starting():
             self.look()
             self.refuse_second()
             if recipe.model != STARTER:
@@ -362,7 +370,7 @@ class Supervisor:
         Raises:
             BusyError: a run is going, or this one is at its end.
         """
-        with self._starting:
+        with self.starting():
             self.look()
             self.refuse_second()
             if not self.run(run_id).phase.resumable:
@@ -383,7 +391,7 @@ class Supervisor:
         Raises:
             BusyError: a run is going, or this one is not at its end.
         """
-        with self._starting:
+        with self.starting():
             self.look()
             self.refuse_second()
             view = self.run(run_id)
@@ -405,7 +413,7 @@ class Supervisor:
             BusyError: it is going, so its folder is in use.
             DiskError: it cannot be moved.
         """
-        with self._starting:
+        with self.starting():
             self.look()
             if self.run(run_id).phase.active:
                 raise BusyError(f"The run {run_id} is going. Stop it first; then it can be thrown away.")
@@ -445,7 +453,7 @@ class Supervisor:
             ModelError: the base model cannot be used.
         """
         job = CompareJob.model_validate({"model": model, "precision": precision, "lanes": tuple(lanes)})
-        with self._starting:
+        with self.starting():
             if active := self.active:
                 raise BusyError(f"The device is busy with the run {active.id}. Compare opens when it is done.")
             current = self.comparison
@@ -481,7 +489,7 @@ class Supervisor:
             BusyError: the run is going, or can be gone on with and would then be measured against another adapter.
             ModelError: the step's weights are gone or damaged.
         """
-        with self._starting:
+        with self.starting():
             self.look()
             view = self.run(run_id)
             if view.phase.active:

@@ -1,0 +1,60 @@
+"""`python -m reliability [NAME …] [--quick]`: makes the proofs and writes RELIABILITY.md; exit status 1 if one does not hold."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import ModuleType
+
+import reliability
+from bench.result import machine, now
+from reliability.proof import PAGE, Proof, page, write
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    held = [made(name, args.quick) for name in args.names or found()]
+    PAGE.write_text(page({name: load(name).QUESTION for name in found()}), encoding="utf-8")
+    return 0 if all(held) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="reliability", description="Count what goes wrong when things go wrong.")
+    top.add_argument("names", nargs="*", help=f"which; all if none is named: {', '.join(found())}")
+    top.add_argument("--quick", action="store_true", help="few trials: does the script work? Keeps no figures")
+    return top
+
+
+def found() -> list[str]:
+    return [one.name for one in pkgutil.iter_modules(reliability.__path__) if one.name not in ("__main__", "proof")]
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(f"reliability.{name}")
+
+
+def made(name: str, quick: bool) -> bool:
+    began, proofs = time.monotonic(), list[Proof]()
+    for proof in load(name).run(quick):
+        proofs.append(proof)
+        other = f"; control {proof.control.failures} of {proof.control.n}" if proof.control else ""
+        sys.stdout.write(f"{proof.claim}: {proof.ours.failures} of {proof.ours.n} failed{other} {proof.ours.worst}\n")
+        sys.stdout.flush()
+    if not quick:
+        facts = {
+            "machine": machine("cpu"),
+            "date": now(),
+            "seconds": time.monotonic() - began,
+            "torch": version("torch"),
+        }
+        write(name, proofs, facts)
+    return all(proof.holds for proof in proofs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

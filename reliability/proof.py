@@ -1,0 +1,98 @@
+"""What a proof says, and how all of them become RELIABILITY.md, which nobody writes by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.special import betaincinv
+
+from trainer_core.runs import PROJECT
+
+RESULTS = PROJECT / "reliability" / "results"
+PAGE = PROJECT / "RELIABILITY.md"
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many trials, and how many of them failed."""
+
+    n: int
+    failures: int
+    worst: str = ""
+    """The first failure in words, or the largest loss seen."""
+
+    @property
+    def bound(self) -> float:
+        """The 95 % upper bound of the failure rate (Clopper-Pearson, one-sided); for no failure in n it is about 3 / n."""
+        return 1.0 if self.failures == self.n else float(betaincinv(self.failures + 1, self.n - self.failures, 0.95))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A claim, what was counted for it, and the control: the same without what protects, which must fail."""
+
+    claim: str
+    ours: Count
+    control_name: str
+    control: Count | None = None
+    least_control: float = 0.1
+    """Share of the control's trials that must fail, or the proof proves nothing."""
+
+    @property
+    def holds(self) -> bool:
+        bites = self.control is None or self.control.failures > self.least_control * self.control.n
+        return self.ours.failures == 0 and self.ours.n > 0 and bites
+
+
+def write(name: str, proofs: Sequence[Proof], facts: Mapping[str, Any]) -> None:
+    """Keep what was found beside the others."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(one) | {"holds": one.holds, "bound": one.ours.bound} for one in proofs]
+    text = json.dumps({"name": name, **facts, "proofs": rows}, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def page(names: Mapping[str, str]) -> str:
+    """All results as Markdown. `names`: proof → what it asks; one without a result is listed as not measured."""
+    lines = [
+        "# Reliability",
+        "",
+        "Made by `python -m reliability`; not written by hand. A bound is the 95 % upper limit of the failure rate "
+        "(Clopper-Pearson). Each control is the same trial without what protects, and must fail often.",
+    ]
+    for name, asked in names.items():
+        lines += ["", f"## {name}", "", asked, ""]
+        path = RESULTS / f"{name}.json"
+        lines += told(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ["*not measured*"]
+    return "\n".join(lines) + "\n"
+
+
+def told(found: Mapping[str, Any]) -> list[str]:
+    head = ["| Claim | Trials | Failures | Bound | Control | Holds |", "|---|---|---|---|---|---|"]
+    rows = [
+        f"| {one['claim']} | {one['ours']['n']:,} | {one['ours']['failures']} | {one['bound']:.2%} | {control(one)} "
+        f"| {'yes' if one['holds'] else '**no**'} {one['ours']['worst']} |"
+        for one in found["proofs"]
+    ]
+    return [*head, *rows, "", f"{found['machine']}, {found['date']}, {found['seconds']:.0f} s, torch {found['torch']}."]
+
+
+def control(one: Mapping[str, Any]) -> str:
+    if not one["control"]:
+        return one["control_name"]
+    return f"{one['control_name']}: {one['control']['failures']} of {one['control']['n']} fail"
+
+
+def counted(trials: Sequence[str]) -> Count:
+    """From the failures in words, an empty text for each trial that went well."""
+    failed = [one for one in trials if one]
+    return Count(len(trials), len(failed), failed[0] if failed else "")
+
+
+def scratch(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
