@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from bench import table
+from bench import plot, table
 from bench.one import found
 from bench.result import DEVICES, ROWS, Device, Row, stamped
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "bench" / "results"
-BENCHES: tuple[str, ...] = ()
+BENCHES: tuple[str, ...] = ("data", "growth")
 """In the order in which they run and stand in BENCHMARKS.md."""
 LIMIT_SECONDS = 600.0
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         every += rows
         show(name, rows, args.json)
         if results:
-            write(results / f"{name}-{device}.json", ROWS.dump_json(rows, indent=1))
+            keep(results / f"{name}-{device}", rows)
     if results:
         page = PROJECT / "BENCHMARKS.md" if results == RESULTS else results / "BENCHMARKS.md"
         shown = [*BENCHES, *(name for name in names if name not in BENCHES)]
@@ -103,6 +103,13 @@ def environment(scratch: Path) -> dict[str, str]:
 def show(name: str, rows: Sequence[Row], json: bool) -> None:
     """On stderr where stdout is for JSON."""
     print(f"\n{name}\n{table.table(rows)}{table.notes(rows)}", file=sys.stderr if json else sys.stdout, flush=True)
+
+
+def keep(stem: Path, rows: Sequence[Row]) -> None:
+    """The rows of a bench as JSON, and a plot where they have points."""
+    write(stem.with_suffix(".json"), ROWS.dump_json(rows, indent=1))
+    if any(row.points for row in rows):
+        write(stem.with_suffix(".svg"), plot.svg(rows).encode())
 
 
 def write(file: Path, content: bytes) -> None:

@@ -56,6 +56,8 @@ class Row:
     """Repetitions, the warm-up not counted."""
     spread: float | None = None
     """Largest minus smallest repetition, as a share of the median."""
+    points: tuple[tuple[float, float], ...] = ()
+    """Size and cost, for the plot of how a cost grows."""
     note: str = ""
     error: str = ""
 

@@ -25,7 +25,7 @@ def text(names: Sequence[str], results: Path) -> str:
     for name in names:
         rows = list(rows_of(name, results))
         every += rows
-        parts.append(f"## {name}\n\n{found(name).QUESTION}\n\n{table(rows)}\n{notes(rows)}")
+        parts.append(f"## {name}\n\n{found(name).QUESTION}\n\n{table(rows)}\n{plots(name, results)}{notes(rows)}")
     return "\n".join([*parts, places(every)])
 
 
@@ -35,6 +35,11 @@ def rows_of(name: str, results: Path) -> Iterator[Row]:
     for device in bench.DEVICES:
         file = results / f"{name}-{device}.json"
         yield from ROWS.validate_json(file.read_bytes()) if file.exists() else bench.OPEN
+
+
+def plots(name: str, results: Path) -> str:
+    """Links to the plots of a bench; from the project's folder, where BENCHMARKS.md lies."""
+    return "".join(f"![{name}](bench/results/{file.name})\n" for file in sorted(results.glob(f"{name}-*.svg")))
 
 
 def table(rows: Iterable[Row]) -> str:
