@@ -22,7 +22,7 @@ from bench.result import DEVICES, ROWS, Device, Row, stamped
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "bench" / "results"
-BENCHES: tuple[str, ...] = ("data", "growth")
+BENCHES: tuple[str, ...] = ("data", "growth", "app", "lanes")
 """In the order in which they run and stand in BENCHMARKS.md."""
 LIMIT_SECONDS = 600.0
 
@@ -105,7 +105,7 @@ def show(name: str, rows: Sequence[Row], json: bool) -> None:
     print(f"\n{name}\n{table.table(rows)}{table.notes(rows)}", file=sys.stderr if json else sys.stdout, flush=True)
 
 
-def keep(stem: Path, rows: Sequence[Row]) -> None:
+def keep(stem: Path, rows: list[Row]) -> None:
     """The rows of a bench as JSON, and a plot where they have points."""
     write(stem.with_suffix(".json"), ROWS.dump_json(rows, indent=1))
     if any(row.points for row in rows):
