@@ -1,7 +1,7 @@
 """One way of answering, in a process of its own: `python -m bench.lanes_child ours|reload|batched PROMPTS TOKENS BASE ADAPTER…`.
 
-ours: all lanes loaded once, all rows in one batch. reload: each lane loaded anew, one prompt after another, as a notebook does it.
-batched: each lane loaded anew, its prompts in one batch. The last line on stdout is the result.
+ours: all lanes loaded once, all rows in one batch. reload: each lane loaded anew, one prompt after another, as in a
+notebook. batched: each lane loaded anew, its prompts in one batch. The last line on stdout is the result.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def theirs(who: str, base: str, adapters: list[str], asked: list[str], new: int)
     for lane, adapter in enumerate(["", *adapters]):
         began = processor_seconds()
         tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).to(DEVICE)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = model.to(DEVICE)
         model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model.eval()
         loaded = processor_seconds()
         groups = [asked] if who == "batched" else [[prompt] for prompt in asked]

@@ -47,6 +47,18 @@ def pair_lines(rows: int, row_bytes: int) -> Iterator[bytes]:
         )
 
 
+def chats(file: Path, rows: int, words: int) -> None:
+    """A JSONL file of conversations, no two alike, all of the same number of words: every step costs the same."""
+    dice = random.Random(7)
+    spoken = TEXT.split()
+    with file.open("wb") as out:
+        for _ in range(rows):
+            asked, said = ([dice.choice(spoken) for _ in range(words // 2)] for _ in range(2))
+            turns = [("user", asked), ("assistant", said)]
+            messages = [{"role": role, "content": " ".join(text)} for role, text in turns]
+            out.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))
+
+
 def run(workspace: runs.Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
     """A run folder that says it made so many steps, half of them in each stage. `last` None: no last word."""
     run_dir = runs.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)

@@ -51,5 +51,5 @@ def with_adapters(place: Path, tiny: bool) -> tuple[Path, list[Path]]:
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.01)
-        tuned.save_pretrained(folder)
+        tuned.save_pretrained(str(folder))
     return model, folders
