@@ -1,0 +1,77 @@
+"""One way of answering, in a process of its own: `python -m bench.lanes_child ours|reload|batched PROMPTS TOKENS BASE ADAPTER…`.
+
+ours: all lanes loaded once, all rows in one batch. reload: each lane loaded anew, one prompt after another, as in a
+notebook. batched: each lane loaded anew, its prompts in one batch. The last line on stdout is the result.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bench.lanes import Timed
+from bench.measure import processor_seconds
+from trainer_core import demo, tokens
+from trainer_core.config import Lane, Sampling
+from trainer_core.data import Message
+from trainer_core.lanes.batch import Row, generate
+from trainer_core.lanes.load import load
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    who, prompts, new, base, *adapters = sys.argv[1:]
+    torch.set_num_threads(1)
+    asked = (demo.prompts() * 2)[: int(prompts)]
+    said = ours(base, adapters, asked, int(new)) if who == "ours" else theirs(who, base, adapters, asked, int(new))
+    print(said.model_dump_json())
+
+
+def ours(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
+    began = processor_seconds()
+    lanes = load(base, "fp32", [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])])
+    loaded = processor_seconds()
+    rows = [Row(lane, rendered(lanes.tokenizer, prompt), prompt) for lane in lanes.names for prompt in asked]
+    generate(lanes, rows, Sampling(temperature=0, max_new_tokens=new), lambda: True)
+    said = {name: [row.tokens for row in rows if row.lane == name] for name in lanes.names}
+    return Timed(load=loaded - began, answer=processor_seconds() - loaded, said=said)
+
+
+def rendered(tokenizer: Any, prompt: str) -> str:
+    return tokens.render(tokenizer, [Message("user", prompt)], asking=True)
+
+
+def theirs(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
+    """Plain transformers and PEFT, lane by lane."""
+    said, loading, answering = dict[str, list[list[int]]](), 0.0, 0.0
+    for lane, adapter in enumerate(["", *adapters]):
+        began = processor_seconds()
+        tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = model.to(DEVICE)
+        model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model.eval()
+        loaded = processor_seconds()
+        groups = [asked] if who == "batched" else [[prompt] for prompt in asked]
+        said[str(lane)] = [ids for group in groups for ids in answers(model, tokenizer, group, new)]
+        loading, answering = loading + loaded - began, answering + processor_seconds() - loaded
+    return Timed(load=loading, answer=answering, said=said)
+
+
+def answers(model: Any, tokenizer: Any, group: list[str], new: int) -> Iterator[list[int]]:
+    """The new token ids of each prompt of a batch, without the end token and what follows it."""
+    texts = [rendered(tokenizer, prompt) for prompt in group]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(DEVICE)
+    with torch.no_grad():
+        out = model.generate(**batch, max_new_tokens=new, do_sample=False)
+    for row in out[:, batch["input_ids"].shape[1] :].tolist():
+        yield row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
+
+
+if __name__ == "__main__":
+    main()

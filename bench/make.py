@@ -1,0 +1,96 @@
+"""What the benches read: data files of any size, runs of any number and length. Made on the fly, the same each time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+
+from trainer_core import runs
+from trainer_core.config import Recipe, TrainJob
+from trainer_core.events import Ended, EventLog, Phase, Plan, Prepared, Stage, Status, Step
+
+TEXT = (
+    "water the plants on Sunday and turn each pot a little so that every side gets light "
+    "a short walk after lunch helps more than another coffee because the eyes rest too"
+)
+STAGES: tuple[Stage, ...] = ("sft", "dpo")
+POOL = 4000
+"""Words drawn once; rows are slices of them, which is fast and hard to pack."""
+
+
+def pairs(file: Path, rows: int, row_bytes: int) -> float:
+    """A JSONL file of preference pairs, no two alike. Its size in MB."""
+    with file.open("wb") as out:
+        out.writelines(pair_lines(rows, row_bytes))
+    return file.stat().st_size / 1e6
+
+
+def pair_lines(rows: int, row_bytes: int) -> Iterator[bytes]:
+    dice = random.Random(7)
+    words = TEXT.split()
+    pool = " ".join(dice.choice(words) for _ in range(POOL + row_bytes))
+    half = max(10, (row_bytes - 80) // 3)
+    for at in range(rows):
+        one, other, third = (dice.randrange(POOL) for _ in range(3))
+        yield orjson.dumps(
+            {
+                "prompt": f"{at}: {pool[one : one + half]}?",
+                "chosen": f"{pool[other : other + half]}.",
+                "rejected": f"{pool[third : third + half]}!",
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+
+
+def chats(file: Path, rows: int, words: int) -> None:
+    """A JSONL file of conversations, no two alike, all of the same number of words: every step costs the same."""
+    dice = random.Random(7)
+    spoken = TEXT.split()
+    with file.open("wb") as out:
+        for _ in range(rows):
+            asked, said = ([dice.choice(spoken) for _ in range(words // 2)] for _ in range(2))
+            turns = [("user", asked), ("assistant", said)]
+            messages = [{"role": role, "content": " ".join(text)} for role, text in turns]
+            out.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def run(workspace: runs.Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
+    """A run folder that says it made so many steps, half of them in each stage. `last` None: no last word."""
+    run_dir = runs.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    emit = EventLog(run_dir / "events.jsonl")
+    each = max(1, points // 2)
+    emit(Prepared(400, 400, 16, "0" * 64, ()))
+    emit(Plan({"sft": each, "dpo": each}))
+    for stage in STAGES:
+        emit(Status(Phase(stage), ""))
+        for at in range(1, each + 1):
+            emit(step(stage, at, each))
+    if last:
+        emit(Ended(last))
+    return run_dir
+
+
+def copies(of: Path, count: int) -> None:
+    """The same run under so many other names, each a second older."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    job = (of / "run.json").read_text(encoding="utf-8")
+    events = (of / "events.jsonl").read_bytes()
+    for at in range(count):
+        name = f"{begin + timedelta(seconds=at):%Y%m%d-%H%M%S}-copy-{at:04x}"
+        folder = of.with_name(name)
+        folder.mkdir()
+        (folder / "run.json").write_text(job.replace(of.name, name), encoding="utf-8")
+        (folder / "events.jsonl").write_bytes(events)
+
+
+def step(stage: Stage, at: int, total: int) -> Step:
+    noise = random.Random(at).random()
+    made = Step(stage, at, total, 1 + noise / at, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at))
+    if stage == "sft":
+        return made
+    return replace(made, margin=0.1 * noise, accuracy=0.5, chosen=-80.0 - noise, rejected=-90.0 + noise)

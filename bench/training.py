@@ -1,0 +1,135 @@
+"""What the app adds to a training: a run under the app beside the same training as a bare Unsloth script."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench import make, models
+from bench.measure import until
+from bench.result import Device, Row, Target, two_sided
+from bench.served import Served, served
+from trainer_core import runs
+from trainer_core.config import Data, Lora, Memory, Method, Recipe, Sft
+from trainer_core.supervisor import Supervisor
+
+QUESTION = "What do the app, its events and its checkpoints cost a training, and how soon does it begin?"
+DEVICES: tuple[Device, ...] = ("cpu",)
+OPEN: tuple[Row, ...] = ()
+LIMIT_SECONDS = 240.0
+WARM_STEPS = 3
+"""Steps before the measured ones: the first ones are slower."""
+WAIT_SECONDS = 15.0
+"""How long a user reads the Start tab before the click."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """One training: seconds from the start to the first step, and steps per CPU-second after the warm-up."""
+
+    first_step: float
+    pace: float
+
+
+def run(device: Device, tiny: bool) -> list[Row]:
+    os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
+    steps, turns = (5, 1) if tiny else (12, 3)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        model, chats = models.base(place, tiny), place / "chats.jsonl"
+        make.chats(chats, 200, 60)
+        with served(place / "app") as app:
+            if not tiny:
+                time.sleep(WAIT_SECONDS)
+            pairs = [(ours(app, model, chats, steps), bare(model, chats, steps)) for _ in range(turns)]
+    return rows(pairs)
+
+
+def rows(pairs: list[tuple[Course, Course]]) -> list[Row]:
+    pace = [[one.pace for one in side] for side in zip(*pairs, strict=True)]
+    first = [[one.first_step for one in side] for side in zip(*pairs, strict=True)]
+    said = "One thread; the app's own process is counted with the worker. Evaluations and sample answers are off: a script has none."
+    return [
+        two_sided(
+            "G3", "SFT under the app ÷ bare script", "steps/CPU-s", *pace, target=Target("ratio", "≥", 0.99), note=said
+        ),
+        two_sided("G8", "Click to first step ÷ cold script", "s", *first, target=Target("ratio", "≤", 0.6)),
+    ]
+
+
+def recipe(model: Path, chats: Path, steps: int) -> Recipe:
+    """The settings of `bare`."""
+    sft = Sft(max_steps=steps, batch_size=2, accumulation=1, max_length=128, evaluations=0, optimiser="adamw_torch")
+    return Recipe(
+        name="bench",
+        model=str(model),
+        precision="fp32",
+        method=Method.SFT,
+        data=Data(pairs=None, chat=str(chats)),
+        lora=Lora(rank=16, alpha=16),
+        sft=sft,
+        memory=Memory(probe="off"),
+        sample_tokens=0,
+    )
+
+
+def ours(app: Served, model: Path, chats: Path, steps: int) -> Course:
+    """A run in the app's workspace, which the app watches; the app's processor time counts too."""
+    supervisor = Supervisor(runs.Workspace(app.workspace), device="cpu")
+    began = time.monotonic()
+    run_id = supervisor.start(recipe(model, chats, steps))
+
+    def made() -> int:
+        supervisor.look()
+        view = supervisor.run(run_id)
+        assert view.phase.value != "failed", view.error
+        return len(view.points)
+
+    def spent() -> float:
+        beat = runs.read_heartbeat(supervisor.run_dir(run_id))
+        return app.processor_seconds + (processor(beat.pid) if beat else 0.0)
+
+    course = followed(made, spent, began, steps)
+    until(lambda: made() and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end of the run")
+    supervisor.close()
+    return course
+
+
+def bare(model: Path, chats: Path, steps: int) -> Course:
+    """The script in its own process; its lines are counted."""
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "bench.bare", model, chats, steps, 2, 128]
+        process = subprocess.Popen([*map(str, command)], cwd=runs.PROJECT, stdout=log.file)
+
+        def made() -> int:
+            assert process.poll() in (None, 0), f"the script ended with code {process.poll()}"
+            return sum(line.startswith("step ") for line in Path(log.name).read_text(encoding="utf-8").splitlines())
+
+        course = followed(made, lambda: processor(process.pid), began, steps)
+        process.wait(LIMIT_SECONDS)
+    return course
+
+
+def processor(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def followed(made: Callable[[], int], spent: Callable[[], float], began: float, steps: int) -> Course:
+    """Watch the steps come. Processor time is read when the last warm-up step and the last step but one are seen."""
+    until(made, LIMIT_SECONDS, "the first step")
+    first = time.monotonic() - began
+    until(lambda: made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
+    begun, before = made(), spent()
+    until(lambda: made() >= steps - 1, LIMIT_SECONDS, "the steps")
+    after, ended = spent(), made()
+    return Course(first, (ended - begun) / (after - before))

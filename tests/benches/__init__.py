@@ -1,0 +1,1 @@
+"""Benches for the test of the runner."""
