@@ -8,11 +8,12 @@ import pkgutil
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from types import ModuleType
 
 import reliability
-from bench.result import machine, now
+from bench.result import machine
 from reliability.proof import PAGE, Proof, page, write
 
 
@@ -54,6 +55,10 @@ def made(name: str, quick: bool) -> bool:
         }
         write(name, proofs, facts)
     return all(proof.holds for proof in proofs)
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
 
 
 if __name__ == "__main__":
