@@ -2,7 +2,7 @@
 // It runs inside the bus element, where Gradio gives `server` (Python) and `trigger` (events to Python).
 const app = window.tunebench;
 // Gradio takes those whose names stand here in quotes.
-const EVENTS = ["statechange", "opencompare", "keepstep", "resume", "prolong", "retry", "clone", "about", "openfolder", "throwaway", "restore", "emptytrash", "usedata"];
+const EVENTS = ["statechange", "opencompare", "keepstep", "resume", "prolong", "retry", "clone", "about", "openfolder", "throwaway", "restore", "emptytrash", "usedata", "lever", "suggest"];
 app.send = (event, data) => EVENTS.includes(event) && trigger(event, data);
 app.report = async (run) => {
   const page = await server.told(run);

@@ -2,12 +2,14 @@
 
 `python -m tests.engine_case [fault:]RUN_DIR ...`. A fault goes into the DPO reference of that run: corrupt (before
 training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell); or it happens
-once, where an event says that a point is reached: kill@dpo.3, pause@sft.2, cuda@dpo.1; or each time: cap300@sft.start leaves
+once, where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
+cuda@dpo.1; or each time: cap300@sft.start leaves
 the process 300 MB more memory than it has then.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -20,7 +22,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from trainer_core import runs, worker
+from trainer_core import keeper, runs, worker
 from trainer_core.events import Checkpointed, Evaluated, EventLog, Phase, Saved, Status, Step
 
 
@@ -75,7 +77,7 @@ def cap(megabytes: int) -> None:
 
 def happen(what: str, wants: runs.Wants) -> None:
     match what:
-        case "kill":
+        case "kill" | "oomkill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "pause":
             wants.pause.set()
@@ -109,23 +111,19 @@ def spoil(model, fault: str) -> None:
                 weight.data.add_(torch.randn_like(weight), alpha=0.5)
 
 
-def forked(main) -> int:
-    """A worker's exit code. Its process is a fork of this one, which has imported the libraries and computed nothing yet."""
-    from trainer_core import engine  # noqa: F401
-
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            code = main()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def lived(fault: str, folder: Path) -> None:
+    """A run from first to last. Its workers are forks of this process, which has imported the libraries and computed nothing."""
+    rising = itertools.count().__next__
+    keeper.kept(
+        partial(worker.main, folder, partial(parts, fault)),
+        partial(worker.killed, folder),
+        rising if fault.startswith("oomkill") else lambda: 0,
+    )
 
 
 if __name__ == "__main__":
+    from trainer_core import engine  # noqa: F401
+
     for argument in sys.argv[1:]:
         fault, _, folder = argument.rpartition(":")
-        while forked(partial(worker.main, Path(folder), partial(parts, fault))) == worker.AGAIN:
-            pass
+        lived(fault, Path(folder))

@@ -6,11 +6,14 @@ import argparse
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import app
+from tests.readings import replay
 from trainer_core import runs
-from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
+from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine, detect
 from trainer_core.supervisor import WORKER, Supervisor
 
 CPU = Cpu("Example processor", 8, 32 * GIB, 20 * GIB)
@@ -28,18 +31,27 @@ def machine(gpu_gib: float) -> Machine:
     return Machine(CPU, (card,))
 
 
+def recorded(file: Path) -> Callable[[], Machine]:
+    """The hardware of the recorded reading that the file names now."""
+    return lambda: replace(
+        detect(replay(file.read_text().strip()), environ={}, devices=file.parent / "no-dev"), cpu=CPU
+    )
+
+
 def main() -> int:
     top = argparse.ArgumentParser()
     top.add_argument("--workspace", type=Path, required=True)
     top.add_argument("--port", type=int, required=True)
     top.add_argument("--worker", default="20", help="steps a second of tests.fake_worker, or 'real'")
     top.add_argument("--gpu", type=float, default=0, help="GiB of the pretended card; 0: none")
+    top.add_argument("--reading", type=Path, help="a file that names a recorded reading; it is looked at each second")
     args = top.parse_args()
     workspace = runs.Workspace(args.workspace.resolve())
     command = WORKER if args.worker == "real" else (sys.executable, "-m", "tests.fake_worker", args.worker)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    supervisor = Supervisor(workspace, command, read_machine=lambda: machine(args.gpu)).watch()
+    read = recorded(args.reading) if args.reading else lambda: machine(args.gpu)
+    supervisor = Supervisor(workspace, command, read_machine=read).watch()
     app.open_page(app.build(supervisor), args.port, workspace)
     ended.wait()
     supervisor.close()

@@ -17,6 +17,7 @@ from trainer_core.errors import DataError
 from trainer_core.events import Ended, EventLog, Phase, Step
 from trainer_core.presets import starter_recipe
 from trainer_core.supervisor import Supervisor
+from ui import fit
 from ui.offers import GOALS, Offers, free_gib
 from ui.start_tab import UsedData, counts, expected, eyes, facts, plan_lines, recalled
 
@@ -31,7 +32,25 @@ def test_without_a_card_there_is_the_starter_model() -> None:
 def test_with_a_card_its_models_are_offered_by_title() -> None:
     (_, first), (title, second), *_ = CARD.models
     assert (first, second) == (STARTER, CARD.choice.preset.model)
-    assert title.startswith("Qwen3 14B, 4-bit · suits your 24 GB card")
+    assert title == "Qwen3 14B, 4-bit"
+
+
+def test_every_model_has_a_badge_against_the_memory_that_is_free(supervisor: Supervisor) -> None:
+    titles = dict(reversed(one) for one in CARD.labelled(supervisor))  # type: ignore[arg-type]
+    assert titles[CARD.choice.preset.model].startswith("Qwen3 14B, 4-bit · ✓ fits, ")
+    assert titles["unsloth/Llama-3.3-70B-Instruct-bnb-4bit"].endswith(" of 21.1 GB")
+    assert "✗ will not fit, " in titles["unsloth/Llama-3.3-70B-Instruct-bnb-4bit"]
+    assert len(titles) >= 15 and all("GB" in title for title in titles.values())
+
+
+def test_a_slider_keeps_the_effective_batch_and_nothing_else_moves() -> None:
+    before = CARD.recipe(CARD.choice.preset.model, "quick")
+    after = fit.slid(before, "sft.batch_size", 2)
+    assert (after.sft.batch_size, after.sft.accumulation) == (2, before.sft.effective_batch // 2)
+    assert fit.slid(after, "sft.batch_size", before.sft.batch_size) == before
+    assert fit.slid(before, "lora.rank", 128).lora.alpha == before.lora.alpha
+    with pytest.raises(ValueError, match="no slider"):
+        fit.slid(before, "data.pairs", 1)
 
 
 def test_the_first_click_is_the_demo() -> None:

@@ -7,17 +7,16 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, hardware, ladder, redact, requests, runs
+from trainer_core import awake, hardware, keeper, ladder, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
-
-AGAIN = 75
-"""Exit code of a worker that wants to be started again (EX_TEMPFAIL in sysexits.h)."""
+from trainer_core.keeper import AGAIN
 
 
 class Parts(Protocol):
@@ -101,13 +100,35 @@ def step_down(run_dir: Path, emit: EventLog, message: str) -> bool:
     return True
 
 
+def killed(run_dir: Path) -> bool:
+    """After the system's memory guard ended a worker: as after any lack of memory. False: nothing is left to try."""
+    return step_down(
+        run_dir, EventLog(run_dir / "events.jsonl"), "The system ended the worker, because memory ran out."
+    )
+
+
 def again() -> None:
     """This process anew: the same command with nothing in memory, on the processor and on the card. The lock goes with it."""
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-if __name__ == "__main__":
-    code = main(Path(sys.argv[1]).resolve())
+def life(run_dir: Path) -> int:
+    """A worker from first to last. One that trains is kept going by a parent, where the system can fork."""
+    if os.name == "posix" and trains(run_dir):
+        return keeper.end_like(keeper.kept(partial(main, run_dir), partial(killed, run_dir)))
+    code = main(run_dir)
     if code == AGAIN:
         again()
-    sys.exit(code)
+    return code
+
+
+def trains(run_dir: Path) -> bool:
+    """Is it a training run? A folder without a readable run.json is none; that is said by `main`."""
+    try:
+        return runs.train_job(runs.read_run(run_dir)) is not None
+    except UserError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(life(Path(sys.argv[1]).resolve()))

@@ -6,6 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
+
+from trainer_core.forecast import Forecast
+from trainer_core.hardware import GIB, gb
+from trainer_core.vram import Part
 
 BRAND = """
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
@@ -366,4 +371,82 @@ def origin(of: str, changes: Sequence[str]) -> str:
     return (
         f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
         f'<p class="quiet small">{said}</p></div>'
+    )
+
+
+MARKS = {"fits": ("✓", "Fits"), "tight": ("◐", "Tight"), "too big": ("✗", "Will not fit")}
+TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
+
+
+def sliders(levers: Sequence[Any]) -> str:
+    """One slider for each lever; fit.js sets them and says where they were put."""
+    rows = "".join(
+        f'<label data-key="{escape(one.key)}"><span class="row">{escape(one.title)}<output></output></span>'
+        f'<input type="range" min="0" max="{len(one.notches) - 1}" step="1" data-notches="{escape(json.dumps(one.notches))}">'
+        "</label>"
+        for one in levers
+    )
+    return f'<div id="levers" role="group" aria-label="What moves the memory">{rows}</div>'
+
+
+def memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
+    """Whether it fits: the verdict, the bar by part with its legend, who holds the rest, what edits cost, and the reasons."""
+    mark, word = MARKS[plan.verdict.level]
+    most = max(plan.free, plan.peak.upper, 1)
+    parts = gathered(plan.peak.parts)
+    rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'
+    bar = "".join(segment(part, most, at) for at, part in enumerate(parts)) + rest
+    said = f"{plan.stage.upper()} takes {gb(plan.peak.lower)} to {gb(plan.peak.upper)} of {gb(plan.free)}"
+    model, words = way
+    button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
+    lines = [plan.holders, plan.too_big, *plan.notes]
+    return f"""<section class="card memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
+<h2>Will it fit?</h2>
+<p class="fit"><span class="pill" data-tone="{TONES[plan.verdict.level]}">{mark} {word}</span>
+  <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
+<div class="stack" role="img" aria-label="{escape(said)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
+<ul class="parts">{"".join(named(part, at) for at, part in enumerate(parts))}</ul>
+{"".join(f'<p class="hint">{escape(line)}</p>' for line in lines if line)}
+{costs(plan)}{button if words else ""}{reasons(plan)}</section>"""
+
+
+def gathered(parts: Sequence[Part]) -> list[Part]:
+    """The largest first; what is under 1 % of the whole as one."""
+    whole = sum(part.upper for part in parts)
+    large = sorted((part for part in parts if part.upper >= 0.01 * whole), key=lambda part: -part.upper)
+    small = [part for part in parts if part not in large]
+    rest = Part("Other", sum(part.lower for part in small), sum(part.upper for part in small))
+    return [*large, *([rest] if small else [])]
+
+
+def segment(part: Part, most: int, at: int) -> str:
+    return f'<i class="p{at % 8}" style="flex-basis:{50 * (part.lower + part.upper) / most:.2f}%"></i>'
+
+
+def named(part: Part, at: int) -> str:
+    amount = gb(part.upper) if part.upper - part.lower < 0.05 * GIB else f"{part.lower / GIB:.1f} to {gb(part.upper)}"
+    return f'<li><i class="p{at % 8}"></i>{escape(part.name)} <b>{amount}</b></li>'
+
+
+def costs(plan: Forecast) -> str:
+    """What is set otherwise than the data and the memory ask for, where that moves memory."""
+    rows = "".join(f"<li><b>{escape(one.key)}</b> {escape(one.sentence)}</li>" for one in plan.edits)
+    return f'<ul class="edits">{rows}</ul>' if rows else ""
+
+
+def reasons(plan: Forecast) -> str:
+    """Main memory, disk, and every value with its reason; folded."""
+    rows = "".join(
+        f"<dt>{escape(one.key)} = {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>" for one in plan.values
+    )
+    host = f" Main memory: up to {gb(sum(part.upper for part in plan.peak.host))} of {gb(plan.host_free)} free."
+    disk = f"Disk: up to {gb(sum(part.upper for part in plan.disk))} of {gb(plan.disk_free)} free."
+    return f"""<details><summary>Disk, main memory, and why these values</summary>
+<p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
+
+
+def unknown_memory(sentence: str, levers: dict[str, int]) -> str:
+    return (
+        f'<section class="card memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">'
+        f'<h2>Will it fit?</h2><p class="quiet">{escape(sentence)}</p></section>'
     )

@@ -255,6 +255,6 @@ def script(folder: Path = runs.PROJECT / "assets") -> str:
     """What draws the page, for its head: no file is fetched later."""
     code = "\n".join(
         (folder / name).read_text(encoding="utf-8")
-        for name in ("chart.js", "page.js", "compare.js", "train.js", "strip.js", "runs.js", "data.js")
+        for name in ("chart.js", "page.js", "compare.js", "train.js", "strip.js", "runs.js", "data.js", "fit.js")
     )
     return f"<script>\n{code}\n</script>"

@@ -7,7 +7,7 @@ from trainer_core.config import STARTER, Recipe
 from trainer_core.errors import DeviceError
 from trainer_core.hardware import GIB
 from trainer_core.supervisor import Supervisor
-from ui import views
+from ui import fit, views
 
 STARTER_TITLE = "Starter model · SmolLM2 135M Instruct (included)"
 GOALS = ("quick", "balanced", "thorough")
@@ -33,13 +33,20 @@ class Offers:
 
     @property
     def models(self) -> list[tuple[str, str]]:
-        """The starter model, then what suits the card, as title and name."""
+        """The starter model; with a card then what suits it, and then the rest of the catalogue, as title and name."""
         titles = {known.whole: known.title for known in self.catalogue.models}
         titles |= {known.packed: f"{known.title}, 4-bit" for known in self.catalogue.models if known.packed}
         card = self.choice.preset
         suited = [name for name in (card.model, *card.also) if name != STARTER]
-        offered = [(f"{titles.get(name, name)} · suits your {card.name}, downloaded first", name) for name in suited]
-        return [(STARTER_TITLE, STARTER), *offered]
+        rest = [known.packed or known.whole for known in self.catalogue.models] if suited else []
+        others = [name for name in dict.fromkeys((*suited, *rest)) if name != STARTER]
+        return [(STARTER_TITLE, STARTER), *((titles.get(name, name), name) for name in others)]
+
+    def labelled(self, supervisor: Supervisor) -> list[tuple[str, str]]:
+        """The models with how each fits the memory that is free now."""
+        recipes = {name: self.recipe(name, BALANCED) for _, name in self.models}
+        badges = {name: fit.badge(supervisor, self.catalogue, recipe) for name, recipe in recipes.items()}
+        return [(" · ".join(filter(None, (title, badges[name]))), name) for title, name in self.models]
 
     @property
     def goal_choices(self) -> list[tuple[str, str]]:

@@ -17,9 +17,10 @@ from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, 
 from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
+from trainer_core.forecast import Forecast, tokenizer_of
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
-from ui import cards, diagnosis
+from ui import cards, diagnosis, fit
 from ui.data_tab import SAMPLE_CHATS
 from ui.facts import facts_of, name_of
 from ui.form import QUIET, Form, edits, on
@@ -38,29 +39,32 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     first = offers.recipe(STARTER, QUICK)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
-        with gr.Column(scale=3, min_width=340), gr.Column(elem_classes="card", elem_id="basics"):
-            model = gr.Dropdown(
-                offers.models,
-                value=first.model,
-                label="Model",
-                info="Pick one, or type a folder with a safetensors model or a hub id such as unsloth/Qwen3-8B.",
-                allow_custom_value=True,
-                interactive=True,
-                elem_id="model",
-            )
-            pairs = gr.Dropdown(
-                pair_choices(supervisor),
-                value=SAMPLE,
-                label="Data",
-                info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
-                allow_custom_value=True,
-                interactive=True,
-                elem_id="data",
-            )
-            health = gr.HTML("", elem_id="health")
-            chosen = gr.HTML("", elem_id="chosen")
-            method = gr.Radio(METHODS, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method")
-            goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
+        with gr.Column(scale=3, min_width=340):
+            with gr.Column(elem_classes="card", elem_id="basics"):
+                model = gr.Dropdown(
+                    offers.labelled(supervisor),
+                    value=first.model,
+                    label="Model",
+                    info="Pick one (the starter is included, others are downloaded), or type a folder or a hub id.",
+                    allow_custom_value=True,
+                    interactive=True,
+                    elem_id="model",
+                )
+                pairs = gr.Dropdown(
+                    pair_choices(supervisor),
+                    value=SAMPLE,
+                    label="Data",
+                    info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
+                    allow_custom_value=True,
+                    interactive=True,
+                    elem_id="data",
+                )
+                health = gr.HTML("", elem_id="health")
+                chosen = gr.HTML("", elem_id="chosen")
+                method = gr.Radio(METHODS, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method")
+                goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
+            memory = gr.HTML("", elem_id="memory")
+            fixed(cards.sliders(fit.LEVERS))
         with gr.Column(scale=2, min_width=300):
             plan = gr.HTML("", elem_id="plan")
             go = gr.Button("Train and compare", variant="primary", size="lg", elem_id="go")
@@ -69,12 +73,35 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     with gr.Accordion("All settings", open=False, elem_id="settings-form"):
         recipe = settings(first, model, pairs, method)
 
-    def preview(wanted: Recipe) -> tuple[str, str, str | None, dict[str, Any], str]:
-        found = counts(wanted)
+    def preview(wanted: Recipe) -> tuple[Any, ...]:
+        found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
         lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
         kept = wanted.model_dump(mode="json")
-        return cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept, cards.chosen(eyes(wanted))
+        seen = cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept, cards.chosen(eyes(wanted))
+        return *seen, *fitting(wanted)
+
+    def fitting(wanted: Recipe) -> tuple[str, Any]:
+        """The memory card, and what the button is called then."""
+        found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+        told, at = fit.planned(supervisor, offers.catalogue, wanted, found), fit.levers(wanted)
+        if isinstance(told, str):
+            return cards.unknown_memory(told, at), button(supervisor, "unknown")
+        way = fit.way_out(supervisor, offers.catalogue, told, wanted, found)
+        return cards.memory(told, at, way), button(supervisor, told.verdict.level)
+
+    def slide(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
+        moved = fit.slid(wanted, event.key, event.value)
+        return *(str(fit.value_of(moved, key)) for key in fit.MOVED), *preview(moved)
+
+    def suggest(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
+        """The settings for this data and memory; or a smaller model with its own."""
+        if event.model:
+            return take_model(wanted.model_copy(update={"model": event.model}), BALANCED)
+        found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+        told = fit.planned(supervisor, offers.catalogue, wanted, found)
+        suited = told.suggested if isinstance(told, Forecast) and told.suggested else wanted
+        return suited, *preview(suited)
 
     def restore(kept: dict[str, Any]) -> tuple[Any, ...]:
         wanted = recalled(kept) or first
@@ -111,12 +138,12 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         named = f"The settings of {name_of(supervisor.run_dir(event.run))}"
         return wanted, *preview(wanted), cards.origin(named, ()), gr.update(selected="start")
 
-    def refresh() -> tuple[Any, ...]:
-        busy = supervisor.active is not None
-        button = gr.update(interactive=not busy, value="Running…" if busy else "Train and compare")
-        return button, gr.update(choices=pair_choices(supervisor))
+    def refresh(kept: dict[str, Any]) -> tuple[Any, ...]:
+        """A run began or ended, or memory of the card was taken or given back."""
+        choices = gr.update(choices=offers.labelled(supervisor)), gr.update(choices=pair_choices(supervisor))
+        return *choices, *fitting(recalled(kept) or first)
 
-    seen = [health, plan, goal, stored, chosen]
+    seen = [health, plan, goal, stored, chosen, memory, go]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
@@ -126,7 +153,17 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(bus.retry, take_offer, gr.EventData, **elsewhere)
     on(bus.clone, clone, gr.EventData, **elsewhere)
     on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
-    on(bus.statechange, refresh, outputs=[go, pairs], **QUIET)
+    moved = [recipe.parts[part].parts[name] for part, name in (key.split(".") for key in fit.MOVED)]  # type: ignore[union-attr]
+    on(bus.lever, slide, gr.EventData, recipe, outputs=[*moved, *seen], problem=problem, **QUIET)
+    on(bus.suggest, suggest, gr.EventData, recipe, outputs=[recipe, *seen], problem=problem, **QUIET)
+    on(bus.statechange, refresh, stored, outputs=[model, pairs, memory, go], **QUIET)
+
+
+def button(supervisor: Supervisor, level: str) -> Any:
+    """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
+    busy = supervisor.active is not None
+    words = "Try anyway" if level == "too big" else "Train and compare"
+    return gr.update(interactive=not busy, value="Running…" if busy else words)
 
 
 def pair_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
@@ -201,19 +238,19 @@ def facts(found: data.Counts) -> list[str]:
     return [f"{count:,} {words}" for count, words in named if count]
 
 
-def counts(recipe: Recipe) -> data.Counts:
+def counts(recipe: Recipe, tokenizer: Path | None = None) -> data.Counts:
     """Read the data, or remember what was read from the same files.
 
     Raises:
         DataError: a file cannot be used.
     """
     sources = (recipe.data.chat, recipe.data.pairs, recipe.data.held_out)
-    return read(recipe.data, recipe.method, tuple(stamp(source) for source in sources if source))
+    return read(recipe.data, recipe.method, tokenizer, tuple(stamp(source) for source in sources if source))
 
 
 @lru_cache(maxsize=16)
-def read(sources: Data, method: Method, stamps: tuple[float, ...]) -> data.Counts:
-    return data.count(sources, method)
+def read(sources: Data, method: Method, tokenizer: Path | None, stamps: tuple[float, ...]) -> data.Counts:
+    return data.count(sources, method, tokenizer)
 
 
 def stamp(source: str) -> float:

@@ -71,6 +71,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
         "leaving": leaving(supervisor, active),
         "compare": comparison.view.phase if comparison else "",
         "runs": len(supervisor.views),
+        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.machine.gpus],
         "sets": len(votes.data_sets(supervisor.workspace)),
         "trouble": supervisor.trouble,
     }

@@ -49,9 +49,16 @@ def browser() -> Iterator[Browser]:
 class App:
     """One server process on one port; it can be killed and started again on the same workspace."""
 
-    def __init__(self, workspace: Path, worker: str, gpu: float = 0):
+    def __init__(self, workspace: Path, worker: str, gpu: float = 0, reading: str = ""):
         self.workspace, self.worker, self.gpu, self.port = workspace, worker, gpu, free_port()
+        self.reading = workspace.with_suffix(".reading") if reading else None
+        self.take(reading)
         self.start()
+
+    def take(self, reading: str) -> None:
+        """Let the hardware be another recorded reading from the next second on."""
+        if self.reading:
+            self.reading.write_text(reading)
 
     @property
     def address(self) -> str:
@@ -64,6 +71,7 @@ class App:
 
     def start(self) -> None:
         args = ["--workspace", self.workspace, "--port", self.port, "--worker", self.worker, "--gpu", self.gpu]
+        args += ["--reading", self.reading] if self.reading else []
         command = [sys.executable, "-m", "tests.serve", *map(str, args)]
         self.log = self.workspace.with_suffix(".log")
         with self.log.open("ab") as log:
@@ -101,8 +109,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ap
     """Starts servers; all of them end with the module."""
     started: list[App] = []
 
-    def start(worker: str, gpu: float = 0) -> App:
-        started.append(App(tmp_path_factory.mktemp("app") / "workspace", worker, gpu))
+    def start(worker: str, gpu: float = 0, reading: str = "") -> App:
+        started.append(App(tmp_path_factory.mktemp("app") / "workspace", worker, gpu, reading))
         return started[-1]
 
     yield start

@@ -1,0 +1,86 @@
+"""Every state that hardware can be in, from recorded readings: the page says it in a sentence and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import App
+
+Visit = Callable[[App], Page]
+STATES = {  # reading -> the device's name, and words that must be on the page
+    "none": ("Example processor", "No NVIDIA GPU found."),
+    "one_4090": ("RTX 4090", "GB free"),
+    "two_reversed": ("RTX 4090", "GB free"),
+    "mig": ("A100", "GB free"),
+    "na_power": ("RTX 4060 Laptop", "GB free"),
+    "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free"),
+    "driver_error": ("Example processor", "The NVIDIA driver"),
+}
+
+
+@pytest.fixture(scope="module")
+def app(serve: Callable[..., App]) -> App:
+    return serve("25", reading="none")
+
+
+@pytest.mark.parametrize("reading", STATES)
+def test_the_page_shows_it(app: App, visit: Visit, reading: str) -> None:
+    name, words = STATES[reading]
+    app.take(reading)
+    page = visit(app)
+    expect(page.locator("#device-name")).to_contain_text(name)
+    expect(page.locator("#rail")).to_contain_text(words)
+    expect(page.locator("#memory .fit")).to_contain_text("GB free")
+    expect(page.locator("#go")).to_be_enabled()
+
+
+def test_a_driver_that_fails_mid_run_is_said_and_the_run_goes_on(app: App, visit: Visit) -> None:
+    from tests.browser.test_page import begin, phase
+
+    app.take("one_4090")
+    page = visit(app)
+    expect(page.locator("#device-name")).to_contain_text("RTX 4090")
+    begin(page, "slow")
+    app.take("driver_error")
+    expect(page.locator("#device-problem")).to_contain_text("The NVIDIA driver")
+    assert page.evaluate("window.tunebench.is('run').active")
+    page.click("#stop")
+    page.click("#stop-yes")
+    phase(page, "stopped")
+
+
+def test_a_full_card_offers_what_fits_and_trying_anyway(app: App, visit: Visit) -> None:
+    app.take("300mb_free")
+    page = visit(app)
+    expect(page.locator("#memory .pill")).to_have_text("✗ Will not fit")
+    expect(page.locator("#memory")).to_contain_text("0.3 of 24.0 GB free. llama-server holds 23.0 GB")
+    expect(page.locator("#go")).to_have_text("Try anyway")
+    app.take("one_4090")
+    expect(page.locator("#memory .pill")).to_have_text("✓ Fits")
+    expect(page.locator("#go")).to_have_text("Train and compare")
+
+
+def test_a_slider_moves_the_bar_and_keeps_the_effective_batch(app: App, visit: Visit) -> None:
+    app.take("one_4090")
+    page = visit(app)
+    rank = page.locator("#levers label[data-key='lora.rank'] input")
+    expect(rank).to_have_attribute("aria-valuetext", "16")
+    rank.focus()
+    page.keyboard.press("End")
+    expect(rank).to_have_attribute("aria-valuetext", "256")
+    expect(page.locator("#memory .edits, #memory dl")).not_to_have_count(0)
+    expect(page.locator("#memory [data-levers]")).to_have_attribute("data-levers", pattern('"lora.rank": 256'))
+    batch = page.locator("#levers label[data-key='dpo.batch_size'] input")
+    batch.focus()
+    page.keyboard.press("Home")
+    expect(page.locator("#memory [data-levers]")).to_have_attribute("data-levers", pattern('"dpo.accumulation": 4'))
+    expect(page.locator("#plan")).to_contain_text("steps of 4 pairs")
+
+
+def pattern(text: str):  # type: ignore[no-untyped-def]
+    import re
+
+    return re.compile(re.escape(text))

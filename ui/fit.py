@@ -1,0 +1,116 @@
+"""Does it fit: the forecast of a recipe on this machine as it is now, a badge for every model, and what the sliders move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer_core import ladder, measured, runs
+from trainer_core.config import STARTER, Recipe
+from trainer_core.data import Counts
+from trainer_core.errors import DeviceError, ModelError
+from trainer_core.forecast import Forecast, Place, forecast, shape_for
+from trainer_core.hardware import GIB
+from trainer_core.presets import Catalogue
+from trainer_core.supervisor import Supervisor
+from trainer_core.vram import estimate, most, setups, verdict
+from ui import views
+
+MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One slider: the setting it moves, and where it may stand."""
+
+    key: str
+    title: str
+    notches: tuple[int, ...]
+
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16_384, 32_768)
+LEVERS = (
+    Lever("lora.rank", "LoRA rank", (4, 8, 16, 32, 64, 128, 256)),
+    Lever("sft.batch_size", "SFT batch", BATCHES),
+    Lever("sft.max_length", "SFT length", LENGTHS),
+    Lever("dpo.batch_size", "DPO batch", BATCHES),
+    Lever("dpo.max_length", "DPO length", LENGTHS),
+)
+MOVED = (*(lever.key for lever in LEVERS), "sft.accumulation", "dpo.accumulation")
+"""Every setting that a slider changes."""
+
+
+def place(supervisor: Supervisor) -> Place:
+    """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
+    try:
+        card = supervisor.gpu is not None
+    except DeviceError:  # shown in the rail, and said again by a start
+        card = False
+    own = tuple(views.own_pids(supervisor))
+    return Place.of(supervisor.machine, own, runs.disk_free(supervisor.workspace), use_card=card)
+
+
+def planned(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> Forecast | str:
+    """The forecast; a sentence where the model's size is not known yet."""
+    try:
+        shape = shape_for(wanted.model, supervisor.workspace, catalogue)
+    except ModelError as error:
+        return str(error)
+    if shape is None:
+        return f"How much memory {wanted.model} takes is known once its config.json is on this computer."
+    return forecast(wanted, shape, place(supervisor), found, measured.recall(supervisor.workspace))
+
+
+def badge(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
+    """`✓ fits, 15.5 of 21.2 GB`, at full length of the rows; nothing for a model of unknown size."""
+    shape = catalogue.shape(wanted.model)
+    if shape is None:
+        return ""
+    free = place(supervisor).room.free
+    peak = most(estimate(one) for one in setups(wanted, shape, supervisor.machine).values())
+    return f"{MARKS[verdict(peak, free).level]}, {peak.middle / GIB:.1f} of {free / GIB:.1f} GB"
+
+
+def slid(wanted: Recipe, key: str, value: int) -> Recipe:
+    """The recipe with a slider moved. Another batch leaves the effective batch as it is, as near as whole numbers come."""
+    part, _, name = key.partition(".")
+    if key not in MOVED or name == "accumulation":
+        raise ValueError(f"no slider moves {key}")
+    changes = {key: value}
+    if name == "batch_size":
+        changes[f"{part}.accumulation"] = max(1, round(getattr(wanted, part).effective_batch / value))
+    return ladder.changed(wanted, changes)
+
+
+def levers(wanted: Recipe) -> dict[str, int]:
+    """Where the sliders of this method stand."""
+    shown = ("lora", *wanted.method.stages)
+    return {key: value_of(wanted, key) for key in MOVED if key.partition(".")[0] in shown}
+
+
+def value_of(wanted: Recipe, key: str) -> int:
+    part, _, name = key.partition(".")
+    return int(getattr(getattr(wanted, part), name))
+
+
+def way_out(
+    supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, wanted: Recipe, found: Counts
+) -> tuple[str, str]:
+    """The model to take instead and the button's words; no model: the settings that suit data and memory."""
+    if plan.suggested and plan.suggested != wanted:
+        return "", "Use the settings for this data and memory"
+    if plan.suggested or wanted.model == STARTER:
+        return "", ""
+    name = smaller(supervisor, catalogue, wanted, found)
+    return name, f"Use {'the starter model' if name == STARTER else name} instead"
+
+
+def smaller(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> str:
+    """The largest smaller model that the chooser has settings for; the starter where there is none."""
+    name = catalogue.smaller(wanted.model)
+    while name:
+        told = planned(supervisor, catalogue, wanted.model_copy(update={"model": name}), found)
+        if isinstance(told, Forecast) and told.suggested:
+            return name
+        name = catalogue.smaller(name)
+    return STARTER
