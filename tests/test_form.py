@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 from pydantic import BaseModel, Field
 
-from trainer_core.config import Columns, Data, Dpo, Lora, Recipe, Sampling, Sft
+from trainer_core.config import Columns, Data, Dpo, Lora, Recipe, Sampling, Sft, Strict
 from trainer_core.errors import ConfigError
 from ui.form import Form, filling, number, on, shown
 
@@ -154,3 +154,13 @@ def test_words_in_a_problem_cannot_become_markup() -> None:
 
 def test_skip_fills_every_input_of_a_form() -> None:
     assert filling([Form(Small)], gr.skip()) == [gr.skip(), gr.skip()]
+
+
+def test_several_words_may_be_chosen_instead_of_typed() -> None:
+    """An input that gives a list is taken as it is; one that gives text gives a line each."""
+
+    class Chosen(Strict):
+        names: tuple[str, ...] = ()
+
+    form = Form(Chosen)
+    assert form.read([["Base", "DPO"]]).names == form.read(["Base\n\nDPO\n"]).names == ("Base", "DPO")

@@ -146,7 +146,7 @@ def typed(value: Any, info: FieldInfo) -> Any:
     kind = without_none(info.annotation)
     if value in ("", None) and kind is not info.annotation:
         return None
-    if has_lines(info):
+    if has_lines(info) and not isinstance(value, list):  # a list was chosen, not typed
         return [line.strip() for line in (value or "").splitlines() if line.strip()]
     if isinstance(value, str) and get_origin(kind) is tuple:
         return [part.strip() for part in value.split(",")]
