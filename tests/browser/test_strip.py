@@ -87,8 +87,9 @@ def test_an_earlier_step_is_a_lane_in_compare(strip: Page) -> None:
     lanes = strip.locator("#lanes .lane h3")
     expect(lanes).to_have_text(["Base", "SFT", "DPO", "SFT step 10"], timeout=20_000)
     strip.wait_for_function("window.tunebench.is('compare')?.lanes.every(lane => lane.end)", timeout=20_000)
+    before = strip.evaluate("window.tunebench.ask")
     strip.click("#gen")
-    strip.wait_for_function("window.tunebench.is('compare').phase === 'answering'")
+    strip.wait_for_function("before => window.tunebench.ask !== before", arg=before)
     expect(lanes).to_have_text(["Base", "SFT", "DPO", "SFT step 10"])
 
 

@@ -125,6 +125,7 @@ class Evaluate(TrainerCallback):
     Attributes:
         known: every check of the stage.
         stopped: has the stage been ended because its best has passed?
+        used: on how many rows it is measured; 0 before the first check. cost: seconds of a check.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Evaluate(TrainerCallback):
     ):
         self.trainer, self.held_out, self.checks, self.patience = trainer, held_out, checks, patience
         self.progress, self.known, self.stopped = progress, list(before), False
-        self.used = before[-1].rows if before else 0
+        self.used, self.cost = (before[-1].rows, before[-1].seconds) if before else (0, 0.0)
 
     @property
     def emit(self) -> EventLog:
@@ -172,6 +173,7 @@ class Evaluate(TrainerCallback):
         self.progress.apart(ended - began)
         if found is None:
             return
+        self.cost = self.cost if len(self.known) == 0 else ended - settled  # the first reads the reference as well
         self.known.append(self.event(state.global_step, found, ended - settled))
         self.emit(self.known[-1])
         self.judge(state, control)
@@ -187,8 +189,7 @@ class Evaluate(TrainerCallback):
             return False
         if not self.known:
             return True
-        cost = sum(one.seconds for one in self.known) / len(self.known)
-        affordable = max(1, int(self.allowance(state) / cost)) if cost else self.checks
+        affordable = max(1, int(self.allowance(state) / max(self.cost, 1e-6)))
         return spaced(step * self.checks // total, self.checks, affordable)
 
     def measured(self) -> Tally | None:
@@ -216,6 +217,7 @@ class Evaluate(TrainerCallback):
         each = max(time.monotonic() - began, 1e-6) / len(first)
         affordable = int(self.allowance(state) / (each * (self.checks + 2)))  # the two passes here, and the reference
         count = max(min(affordable, len(rows)), min(LEAST[self.held_out.stage], len(rows)))
+        self.cost = each * count
         if count < len(self.held_out.rows):
             what = f"{count} of {len(self.held_out.rows)} held-out rows"
             self.emit(Noted(f"{self.held_out.stage.upper()}: the held-out curve is measured on {what}, to save time."))
