@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
-from bench import parts
-from bench.result import Device, Row, ratio
-from trainer_core import runs
+from bench.result import Device, Row, Target, two_sided
+from trainer_core import presets, runs, starter
 from trainer_core.config import Recipe
 from trainer_core.events import RunView, Stage
 from trainer_core.hardware import GIB
@@ -24,6 +26,7 @@ QUESTION = (
     "the share of memory that torch may use."
 )
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+OPEN: tuple[Row, ...] = (Row("G12", "Peak told ÷ peak of the run", "GiB"),)
 SHAPES: tuple[tuple[Stage, int, int], ...] = (("sft", 2, 256), ("sft", 4, 512), ("dpo", 2, 256))
 """Stage, rows of a micro-batch, tokens of a row."""
 CAPPED = """
@@ -41,44 +44,58 @@ sys.exit(keeper.kept(partial(work, float(sys.argv[1]), folder), partial(worker.k
 """
 
 
-def run(device: Device, tiny: bool) -> Iterator[Row]:
-    for stage, batch, length in SHAPES[:1] if tiny else SHAPES:
-        with parts.workspace() as workspace:
-            asked = recipe(workspace, stage, batch, length)
-            told = probed(workspace, changed(asked, {"memory.probe": "on"}), stage, device) / GIB
-            real = peak(workspace, changed(asked, {"memory.probe": "off"}), stage, device) / GIB
-        what = f"{stage.upper()}, {batch} × {length} tokens"
-        yield ratio(what, "within 10 %", "GB", [told], [real], "the run", lambda value: abs(value - 1) <= 0.1)
-    if device == "cuda":
-        for gib in (24,) if tiny else (8, 12, 16, 24):
-            yield capped(gib)
+def run(device: Device, tiny: bool) -> list[Row]:
+    rows = [shape(*one, device) for one in (SHAPES[:1] if tiny else SHAPES)]
+    caps = (24,) if tiny else (8, 12, 16, 24)
+    return [*rows, *(capped(gib) for gib in caps if device == "cuda")]
 
 
-def recipe(workspace: runs.Workspace, stage: Stage, batch: int, length: int) -> Recipe:
+def shape(stage: Stage, batch: int, length: int, device: Device) -> Row:
+    with workspace() as place:
+        asked = recipe(place, stage, batch, length)
+        told = probed(place, changed(asked, {"memory.probe": "on"}), stage, device) / GIB
+        real = peak(place, changed(asked, {"memory.probe": "off"}), stage, device) / GIB
+    what, note = f"{stage.upper()}, {batch} × {length} tokens: told ÷ real", "must be within 10 % on both sides"
+    return two_sided("G12", what, "GiB", [told], [real], target=Target("ratio", "≤", 1.1), note=note)
+
+
+@contextmanager
+def workspace() -> Iterator[runs.Workspace]:
+    """An empty workspace that is gone at the end, with the starter model in it."""
+    shared = runs.Workspace(runs.default_workspace())
+    with tempfile.TemporaryDirectory() as folder:
+        made, model = runs.Workspace(Path(folder)), starter.folder(shared)
+        place = made.root / model.relative_to(shared.root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(model)
+        yield made
+
+
+def recipe(place: runs.Workspace, stage: Stage, batch: int, length: int) -> Recipe:
     """A few steps of one stage over rows that are all cut at the same length."""
-    file = runs.made(workspace.root) / "rows.jsonl"
+    file = runs.made(place.root) / "rows.jsonl"
     long = {"chosen": "one two three " * length, "rejected": "four five six " * length}
     file.write_text("\n".join(json.dumps({"prompt": f"Count to {at}.", **long}) for at in range(80)), encoding="utf-8")
     steps = {"max_steps": 3, "batch_size": batch, "accumulation": 2, "max_length": length, "evaluations": 0}
-    base = parts.recipe(True)
+    base = presets.starter_recipe()
     changes = {f"{stage}.{name}": value for name, value in steps.items()}
     return changed(base, {"method": stage, "data.pairs": str(file), "sample_tokens": 0} | changes)
 
 
-def probed(workspace: runs.Workspace, asked: Recipe, stage: Stage, device: Device) -> int:
+def probed(place: runs.Workspace, asked: Recipe, stage: Stage, device: Device) -> int:
     """The peak that the probe told, in bytes; on a card as NVML saw it, with the CUDA context, as in the run without."""
-    view, before, _ = finished(workspace, asked, device)
+    view, before, _ = finished(place, asked, device)
     return view.probed[stage].peak if device == "cpu" else before
 
 
-def peak(workspace: runs.Workspace, asked: Recipe, stage: Stage, device: Device) -> int:
+def peak(place: runs.Workspace, asked: Recipe, stage: Stage, device: Device) -> int:
     """The peak of the worker: resident memory, or what NVML says that it holds."""
-    return finished(workspace, asked, device)[2]
+    return finished(place, asked, device)[2]
 
 
-def finished(workspace: runs.Workspace, asked: Recipe, device: Device) -> tuple[RunView, int, int]:
+def finished(place: runs.Workspace, asked: Recipe, device: Device) -> tuple[RunView, int, int]:
     """A run to its end, and the most memory of its worker after the loading: up to the first step, and in all."""
-    supervisor = Supervisor(workspace, device=device)
+    supervisor = Supervisor(place, device=device)
     run_id, before, most = supervisor.start(asked), 0, 0
     while supervisor.run(run_id).phase.active:
         beat = runs.read_heartbeat(supervisor.run_dir(run_id))
@@ -107,15 +124,22 @@ def held(supervisor: Supervisor, pid: int) -> int:
 
 def capped(gib: int) -> Row:
     """Does a run with too large a batch come to its end by itself, and with the same effective batch?"""
-    with parts.workspace() as workspace:
-        card = Supervisor(workspace, WORKER, device="cuda").gpu
+    with workspace() as place:
+        card = Supervisor(place, WORKER, device="cuda").gpu
         assert card
-        asked = changed(recipe(workspace, "sft", 256, 1024), {"sft.accumulation": 1})
+        asked = changed(recipe(place, "sft", 256, 1024), {"sft.accumulation": 1})
         share = gib * GIB / card.total_bytes
-        supervisor = Supervisor(workspace, (sys.executable, "-c", CAPPED, str(share)), device="cuda")
-        view = parts.finished(supervisor, supervisor.start(asked))
+        supervisor = Supervisor(place, (sys.executable, "-c", CAPPED, str(share)), device="cuda")
+        run_id = supervisor.start(asked)
+        while supervisor.run(run_id).phase.active:
+            time.sleep(0.1)
+            supervisor.look()
+        view = supervisor.run(run_id)
         supervisor.close()
     used = {one.what: int(one.used) for one in view.changes if one.what.startswith("sft.")}
     batch, accumulation = used.get("sft.batch_size", 256), used.get("sft.accumulation", 1)
-    note = f"{len(view.out_of_memory)} smaller settings, batch {batch} × {accumulation}"
-    return Row(f"256 × 1,024 tokens on {gib} GB", "finishes", met=batch * accumulation == 256, value=1.0, note=note)
+    note = (
+        f"{len(view.out_of_memory)} smaller settings, batch {batch} × {accumulation}; {view.error or 'came to its end'}"
+    )
+    right = float(not view.error and batch * accumulation == 256)
+    return Row("G12", f"256 × 1,024 tokens on {gib} GB", "of 1", right, target=Target("ours", "≥", 1), n=1, note=note)

@@ -56,7 +56,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
 def rows(pairs: list[tuple[Course, Course]]) -> list[Row]:
     pace = [[one.pace for one in side] for side in zip(*pairs, strict=True)]
     first = [[one.first_step for one in side] for side in zip(*pairs, strict=True)]
-    said = "One thread; the app's own process is counted with the worker. Evaluations and sample answers are off: a script has none."
+    said = "One thread; the app's process is counted with the worker. Held-out checks and samples are off: a script has none."
     return [
         two_sided(
             "G3", "SFT under the app ÷ bare script", "steps/CPU-s", *pace, target=Target("ratio", "≥", 0.99), note=said

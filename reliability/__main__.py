@@ -48,8 +48,8 @@ def made(name: str, quick: bool) -> bool:
         sys.stdout.flush()
     if not quick:
         facts = {
-            "machine": machine("cpu"),
-            "date": now(),
+            "machine": machine(),
+            "date": today(),
             "seconds": time.monotonic() - began,
             "torch": version("torch"),
         }
