@@ -109,9 +109,9 @@ def maker(info: FieldInfo) -> Make:
 
 
 def has_lines(info: FieldInfo) -> bool:
-    """Is the field several texts, one a line?"""
+    """Is the field several texts with bounds of their own, which are typed one a line? Plain ones are chosen from a list."""
     kind, inner = without_none(info.annotation), get_args(without_none(info.annotation))
-    return get_origin(kind) is tuple and (get_args(inner[0]) or inner)[0] is str
+    return get_origin(kind) is tuple and get_args(inner[0])[:1] == (str,)
 
 
 def without_none(annotation: Any) -> Any:
