@@ -66,6 +66,7 @@ def environment() -> dict[str, str]:
         "UNSLOTH_FORCE_CPU": "1",
         "HF_HUB_OFFLINE": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
+        "OMP_NUM_THREADS": "1",  # two layers: threads cost more than they give, most of all on a busy machine
     }
     return {**os.environ, **ours, "UNSLOTH_COMPILE_LOCATION": "/tmp/tunebench-test-compiled"}
 
