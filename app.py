@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
 
 import gradio as gr
+import psutil
 from filelock import FileLock, Timeout
 from starlette.middleware import Middleware
 
@@ -71,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         prog="tunebench", description="Fine-tune, align and compare adapters, on this computer."
     )
     top.add_argument("--no-browser", dest="browser", action="store_false", help="do not open the page in a browser")
+    top.add_argument(
+        "--lan",
+        action="store_true",
+        help="let other computers of your network in, by a password: TUNEBENCH_PASSWORD, or one that is made and shown",
+    )
     top.add_argument("--port", type=int, help=f"the page's port; without it the first free one from {FIRST_PORT}")
     top.add_argument("--workspace", type=Path, default=runs.default_workspace(), help="where runs and models lie")
     top.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what runs use")
@@ -87,7 +94,7 @@ def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
         signal.signal(name, lambda *_: ended.set())
     supervisor = Supervisor(workspace, device=args.device).watch()
     try:
-        address = open_page(build(supervisor), port, workspace)
+        address = open_page(build(supervisor), port, workspace, lan_password() if args.lan else "")
         if args.browser:
             webbrowser.open(address)
         ended.wait()
@@ -96,14 +103,44 @@ def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
     return 0
 
 
-def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace) -> str:
-    """Serve the page, and say so once it answers. Returns the link that opens it."""
-    keys = door.Keys(workspace.root, f"http://127.0.0.1:{port}")
+def lan_password() -> str:
+    """The password for other computers.
+
+    Raises:
+        UserError: the one that was set is too short.
+    """
+    password = os.environ.get("TUNEBENCH_PASSWORD") or secrets.token_urlsafe(12)
+    if len(password) < door.SHORTEST:
+        raise UserError(f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {door.SHORTEST}.")
+    return password
+
+
+def lan_names() -> list[str]:
+    """What other computers of the network may call this one."""
+    addresses = [
+        one.address for several in psutil.net_if_addrs().values() for one in several if one.family == socket.AF_INET
+    ]
+    host = socket.gethostname().lower()
+    return [*(address for address in addresses if not address.startswith("127.")), host, f"{host}.local"]
+
+
+def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace, password: str = "") -> str:
+    """Serve the page, and say so once it answers: on this computer alone, or with a password to its network too.
+
+    Returns:
+        The link that opens it here.
+    """
+    names = lan_names() if password else []
+    keys = door.Keys(workspace.root, f"http://127.0.0.1:{port}", password, names)
     guard = {"middleware": [Middleware(door.Door, keys=keys)]}
-    page.launch(
-        server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **theme.launch_settings()
-    )
+    settings = {**theme.launch_settings(), **({"server_name": "0.0.0.0"} if password else {})}
+    page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
     link = keys.link.read_text(encoding="utf-8")
+    if password:
+        console.say(
+            f"For your network: http://{names[0]}:{port} with the password {password}\n"
+            "It goes over the network unencrypted: use this only in a network you trust."
+        )
     console.say(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
     return link
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -22,9 +25,10 @@ from trainer_core.supervisor import Supervisor
 SECONDS = 60
 
 
-def start(workspace: Path, *flags: str) -> subprocess.Popen[str]:
+def start(workspace: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "app.py", "--no-browser", "--device", "cpu", "--workspace", str(workspace), *flags]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **environment}, text=True, **pipes)
 
 
 def ready(process: subprocess.Popen[str]) -> str:
@@ -103,3 +107,44 @@ def test_the_page_costs_little_while_idle(tmp_path: Path) -> None:
 def test_no_handler_is_offered_to_programs(tmp_path: Path) -> None:
     page = app.build(Supervisor(runs.Workspace(tmp_path)))
     assert page.get_api_info()["named_endpoints"] == {}
+
+
+def test_the_network_gets_in_by_the_password_alone(tmp_path: Path) -> None:
+    process = start(tmp_path, "--lan", TUNEBENCH_PASSWORD="open sesame, please")
+    try:
+        assert process.stdout
+        told = next(line for line in process.stdout if line.startswith("For your network: "))
+        assert "open sesame, please" in told
+        there = urlsplit(told.split()[3])
+        ready(process)
+
+        def ask(method: str, path: str, body: str = "", **headers: str) -> tuple[int, dict[str, str], str]:
+            connection = http.client.HTTPConnection("127.0.0.1", there.port, timeout=20)
+            sent = {"Host": there.netloc, "Content-Type": "application/x-www-form-urlencoded"} | headers
+            connection.request(method, path, body or None, sent)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+
+        status, headers, page = ask("GET", "/")
+        assert status == 401 and 'type="password"' in page and "set-cookie" not in headers
+        assert ask("GET", "/config")[0] == 401
+        began = time.monotonic()
+        status, headers, page = ask("POST", "/tunebench/enter", "password=open+barley")
+        assert status == 401 and "not the password" in page and "set-cookie" not in headers
+        assert time.monotonic() - began > 0.9
+        assert ask("POST", "/tunebench/enter", "password=" + "x" * 5000)[0] == 413
+        right = "password=open+sesame%2C+please"
+        assert ask("POST", "/tunebench/enter", right, Origin="http://evil.example")[0] == 403
+        assert ask("POST", "/tunebench/enter", right, Host="evil.example")[0] == 400
+        status, headers, _ = ask("POST", "/tunebench/enter", right)
+        assert status == 303 and "httponly" in headers["set-cookie"].lower()
+        assert ask("GET", "/", Cookie=headers["set-cookie"].split(";")[0])[0] == 200
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def test_a_short_password_is_refused(tmp_path: Path) -> None:
+    process = start(tmp_path, "--lan", TUNEBENCH_PASSWORD="1234567")
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1 and said == "TUNEBENCH_PASSWORD has 7 letters; it needs at least 8.\n"

@@ -2,21 +2,24 @@
 
 A server on 127.0.0.1 is open to every web page in the same browser, by cross-site requests and by names that are made to point
 at 127.0.0.1 (DNS rebinding). So every request must name us as its host, come from our own page, and carry a cookie that only
-the link from the terminal hands out. After Jupyter's model.
+the link from the terminal hands out. After Jupyter's model. For other computers (`--lan`) there is a password beside the link.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainer_core.durable import write_atomically
@@ -25,6 +28,12 @@ BITS = 256
 COOKIE_DAYS = 30
 OPEN_PATHS = frozenset({"/gradio_api/startup-events", "/manifest.json"})
 """Gradio asks itself for the first, and browsers fetch the second without cookies. Neither tells or does anything."""
+ENTER = "/tunebench/enter"
+"""Where the password is sent."""
+WRONG_SECONDS = 1.0
+"""A wrong password waits so long, one after another: guessing eight letters would take thousands of years."""
+FORM_BYTES = 1024
+SHORTEST = 8
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; "
@@ -43,8 +52,10 @@ class Keys:
     The file `link` always holds the next unused link, so a second start of the app shows one that works.
     """
 
-    def __init__(self, folder: Path, address: str):
+    def __init__(self, folder: Path, address: str, password: str = "", names: Iterable[str] = ()):
+        """With a `password` the app answers to the computer's `names` in its network too, after asking for it."""
         self.address, self.link = address, folder / "app.address"
+        self.password, self.names = password, tuple(names)
         self.secret = kept_secret(folder / "app.secret")
         self.issue()
 
@@ -89,14 +100,17 @@ class Door:
     def __init__(self, app: ASGIApp, keys: Keys):
         self.app, self.keys = app, keys
         place = urlsplit(keys.address)
-        self.hosts = {f"{name}:{place.port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        self.hosts = {f"{name}:{place.port}" for name in ("127.0.0.1", "localhost", "[::1]", *keys.names)}
         self.cookie = f"tunebench-{place.port}"
+        self.asked = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         try:
             response = self.judge(scope)
+            if scope["path"] == ENTER and scope["method"] == "POST" and self.keys.password:
+                response = await self.enter(Request(scope, receive))
         except Refused as refused:
             response = PlainTextResponse(refused.why, refused.status, HEADERS)
         if response is None:
@@ -127,11 +141,24 @@ class Door:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and scope["method"] == "GET" and self.keys.redeem(given):
             return self.welcome()
+        if self.keys.password and (scope["path"], scope["method"]) in (("/", "GET"), (ENTER, "POST")):
+            return question("")
         raise Refused(
             401,
             "Tunebench is open, but this browser does not have its key yet.\n\nOpen the link that Tunebench printed when it "
             "started. It works once; start `python launch.py` again, and it prints a new one.",
         )
+
+    async def enter(self, request: Request) -> Response:
+        """The cookie for the right password; guesses wait for each other."""
+        if int(request.headers.get("content-length") or FORM_BYTES + 1) > FORM_BYTES:
+            raise Refused(413, "That is longer than any password.")
+        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
+        async with self.asked:
+            if same(given, self.keys.password):
+                return self.welcome()
+            await asyncio.sleep(WRONG_SECONDS)
+        return question("That was not the password.")
 
     def token(self, headers: Headers) -> str:
         try:
@@ -146,6 +173,20 @@ class Door:
         days = COOKIE_DAYS * 24 * 3600
         response.set_cookie(self.cookie, self.keys.secret, max_age=days, httponly=True, samesite="strict")
         return response
+
+
+def question(said: str) -> Response:
+    """The page that asks for the password."""
+    return HTMLResponse(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        "<title>Tunebench</title><style>body{font:16px system-ui;margin:20vh auto;max-width:22em;color-scheme:light dark}"
+        "input,button{font:inherit;padding:.5em;margin:.5em 0;width:100%;box-sizing:border-box}</style>"
+        f'<h1>Tunebench</h1><p role="status">{said}</p><form method="post" action="{ENTER}"><label for="password">Password, as '
+        'shown where Tunebench was started</label><input id="password" name="password" type="password" autofocus '
+        'autocomplete="current-password"><button>Open</button></form></html>',
+        401,
+        HEADERS,
+    )
 
 
 def guarded(send: Send) -> Send:
