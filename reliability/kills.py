@@ -27,7 +27,7 @@ MODEL = "import sys; from pathlib import Path; from tests import tiny; tiny.mode
 
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        yield killed(Path(name), 4 if quick else 300)
+        yield killed(Path(name), 6 if quick else 300)
 
 
 def killed(folder: Path, trials: int) -> Proof:

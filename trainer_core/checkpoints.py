@@ -51,6 +51,12 @@ class Manifest(Strict):
     """Hash of the data as trained on."""
     versions: Mapping[str, str]
     files: Mapping[str, File]
+    own: str = ""
+    """Hash of all the fields above, so that a flipped bit in the manifest itself is seen as well."""
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"own"}).encode()).hexdigest()
 
 
 class Damaged(ModelError):
@@ -111,6 +117,7 @@ def seal(folder: Path, origin: Origin, step: int) -> None:
     manifest = Manifest(
         stage=origin.stage, step=step, total=origin.total, data=origin.data, versions=versions, files=files
     )
+    manifest = manifest.model_copy(update={"own": manifest.hash})
     durable.write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=1))
     durable.flush(folder)
 
@@ -153,11 +160,14 @@ def manifest_of(folder: Path) -> Manifest:
         Damaged: it says nothing that can be read.
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise Damaged(f"{folder.name} has no readable {MANIFEST}: {error.strerror}.") from error
     except ValidationError as error:
         raise Damaged(f"{folder.name}/{MANIFEST} is damaged or of another version of Tunebench.") from error
+    if manifest.own != manifest.hash:
+        raise Damaged(f"{folder.name}/{MANIFEST} has changed since it was written.")
+    return manifest
 
 
 def check_file(folder: Path, name: str, file: File) -> None:

@@ -1,0 +1,29 @@
+"""The proofs of `reliability/` with few trials: the script works, its claims hold and its controls fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from reliability.proof import Count, Proof
+from trainer_core.runs import PROJECT
+
+
+@pytest.mark.parametrize("name", ["saves", "starts", "states", pytest.param("kills", marks=pytest.mark.slow)])
+def test_a_proof_holds_with_few_trials(name: str) -> None:
+    command = [sys.executable, "-m", "reliability", name, "--quick"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_what_a_proof_says() -> None:
+    assert Count(300, 0).bound == pytest.approx(0.00994, abs=1e-4)  # about 3 / n
+    assert Count(10, 10).bound == 1.0
+    assert Proof("x", Count(5, 0), "c", Count(10, 2)).holds
+    assert not Proof("x", Count(5, 0), "c", Count(10, 1)).holds, "a control that hardly fails proves nothing"
+    assert not Proof("x", Count(5, 1), "c", Count(10, 9)).holds
+    assert not Proof("x", Count(0, 0), "c").holds
