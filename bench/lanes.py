@@ -29,11 +29,13 @@ LOOK_SECONDS = 0.02
 
 
 class Timed(BaseModel):
-    """What `lanes_child` says: CPU-seconds, and each lane's token ids, prompt by prompt."""
+    """What `lanes_child` says: CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and
+    each lane's token ids, prompt by prompt."""
 
     model_config = ConfigDict(frozen=True)
     load: float
     answer: float
+    seconds: float
     said: dict[str, list[list[int]]]
 
 
