@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +23,20 @@ GIB = 2**30
 
 
 class Case(BaseModel):
-    """What to train, and how. `batch` rows (DPO: pairs) in memory at once; `cap_gib` pretends a smaller card."""
+    """What to train, and how. `batch` rows (DPO: pairs) in memory at once; `pairs` only where SFT comes before DPO."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
     way: Literal["ours", "bare", "plain", "logits"]
-    stage: Literal["sft", "dpo"] = "sft"
+    stage: Literal["sft", "dpo", "sft+dpo"] = "sft"
     model: str
     data: str
+    pairs: str | None = None
     precision: Precision = "nf4"
     batch: int = 4
     length: int = 2048
     steps: int = 13
     packing: bool = False
     skip_layers: Literal["auto", "off"] = "off"
-    cap_gib: float = 0.0
 
 
 class Result(BaseModel):
@@ -64,8 +63,7 @@ def ours(case: Case, scratch: Path) -> Result:
     from trainer_core.events import read_view
 
     run_dir = runs.create(runs.Workspace(scratch).runs, TrainJob(recipe=recipe(case)), "bench")
-    with capped(case):
-        code = worker.main(run_dir)
+    code = worker.main(run_dir)
     view = read_view(run_dir)
     if code:
         raise RuntimeError(view.error or f"the worker ended with code {code}")
@@ -77,29 +75,18 @@ def ours(case: Case, scratch: Path) -> Result:
 
 def recipe(case: Case) -> Recipe:
     common = {"batch_size": case.batch, "accumulation": 1, "max_length": case.length, "max_steps": case.steps}
+    chat, pairs = (None, case.data) if case.stage == "dpo" else (case.data, case.pairs)
     return Recipe(
         model=case.model,
         precision=case.precision,
         method=Method(case.stage),
-        data=Data(pairs=case.data if case.stage == "dpo" else None, chat=None if case.stage == "dpo" else case.data),
+        data=Data(chat=chat, pairs=pairs),
         lora=Lora(rank=16, alpha=16),
         sft=Sft(**common, evaluations=0, packing=case.packing),  # type: ignore[arg-type]
         dpo=DpoSettings(**common, evaluations=0),  # type: ignore[arg-type]
         memory=Memory(probe="off", skip_layers=case.skip_layers),
         sample_tokens=0,
     )
-
-
-@contextmanager
-def capped(case: Case):  # type: ignore[no-untyped-def]
-    """Only so much of the card's memory, as if it were a smaller one."""
-    if case.cap_gib:
-        from trainer_core import engine  # noqa: F401  (unsloth before torch, as in the worker)
-
-        import torch  # isort: skip
-
-        torch.cuda.set_per_process_memory_fraction(case.cap_gib * GIB / torch.cuda.mem_get_info()[1])
-    yield
 
 
 def theirs(case: Case, scratch: Path) -> Result:
@@ -170,6 +157,9 @@ def unsloth_model(case: Case) -> tuple[Any, Any]:
 
 def plain_model(case: Case) -> tuple[Any, Any]:
     import torch
+
+    if not torch.cuda.is_available() and case.way == "plain":
+        sys.exit("TRL 1.15 alone cannot train on a processor: its fused head needs Triton")
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
