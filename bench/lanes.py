@@ -50,7 +50,7 @@ def rounds(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[T
     """Every way in turns, each time in a process of its own."""
     found: dict[str, list[Timed]] = {way: [] for way in WAYS}
     sizes = ("2", "4") if tiny else ("8", "24")
-    for _ in range(1 if tiny else 3):
+    for _ in range(1 if tiny else 2):
         for way in WAYS:
             command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]
             done = subprocess.run(command, cwd=runs.PROJECT, stdout=subprocess.PIPE, check=True)

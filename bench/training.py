@@ -41,7 +41,7 @@ class Course:
 
 def run(device: Device, tiny: bool) -> list[Row]:
     os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
-    steps, turns = (5, 1) if tiny else (12, 3)
+    steps, turns = (5, 1) if tiny else (10, 3)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         model, chats = models.base(place, tiny), place / "chats.jsonl"
