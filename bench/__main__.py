@@ -22,7 +22,7 @@ from bench.result import DEVICES, ROWS, Device, Row, stamped
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "bench" / "results"
-BENCHES: tuple[str, ...] = ("data", "growth", "app", "lanes", "training", "plan", "probe")
+BENCHES: tuple[str, ...] = ("data", "growth", "app", "live", "lanes", "training", "plan", "probe", "cuda")
 """In the order in which they run and stand in BENCHMARKS.md."""
 LIMIT_SECONDS = 600.0
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         every += rows
         show(name, rows, args.json)
         if results:
-            keep(results / f"{name}-{device}", rows)
+            keep(results, f"{name}-{device}", rows)
     if results:
         page = PROJECT / "BENCHMARKS.md" if results == RESULTS else results / "BENCHMARKS.md"
         shown = [*BENCHES, *(name for name in names if name not in BENCHES)]
@@ -105,11 +105,11 @@ def show(name: str, rows: Sequence[Row], json: bool) -> None:
     print(f"\n{name}\n{table.table(rows)}{table.notes(rows)}", file=sys.stderr if json else sys.stdout, flush=True)
 
 
-def keep(stem: Path, rows: list[Row]) -> None:
+def keep(results: Path, stem: str, rows: list[Row]) -> None:
     """The rows of a bench as JSON, and a plot where they have points."""
-    write(stem.with_suffix(".json"), ROWS.dump_json(rows, indent=1))
+    write(results / f"{stem}.json", ROWS.dump_json(rows, indent=1))
     if any(row.points for row in rows):
-        write(stem.with_suffix(".svg"), plot.svg(rows).encode())
+        write(results / f"{stem}.svg", plot.svg(rows).encode())
 
 
 def write(file: Path, content: bytes) -> None:

@@ -29,11 +29,13 @@ LOOK_SECONDS = 0.02
 
 
 class Timed(BaseModel):
-    """What `lanes_child` says: CPU-seconds, and each lane's token ids, prompt by prompt."""
+    """What `lanes_child` says: CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and
+    each lane's token ids, prompt by prompt."""
 
     model_config = ConfigDict(frozen=True)
     load: float
     answer: float
+    seconds: float
     said: dict[str, list[list[int]]]
 
 
@@ -48,7 +50,7 @@ def rounds(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[T
     """Every way in turns, each time in a process of its own."""
     found: dict[str, list[Timed]] = {way: [] for way in WAYS}
     sizes = ("2", "4") if tiny else ("8", "24")
-    for _ in range(1 if tiny else 3):
+    for _ in range(1 if tiny else 2):
         for way in WAYS:
             command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]
             done = subprocess.run(command, cwd=runs.PROJECT, stdout=subprocess.PIPE, check=True)

@@ -7,6 +7,7 @@ notebook. batched: each lane loaded anew, its prompts in one batch. The last lin
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bench.lanes import Timed
 from bench.measure import processor_seconds
 from trainer_core import demo, tokens
-from trainer_core.config import Lane, Sampling
+from trainer_core.config import Lane, Precision, Sampling
 from trainer_core.data import Message
 from trainer_core.lanes.batch import Row, generate
-from trainer_core.lanes.load import load
+from trainer_core.lanes.load import load, number_format
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
 
 
 def main() -> None:
@@ -35,12 +37,12 @@ def main() -> None:
 
 def ours(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
     began = processor_seconds()
-    lanes = load(base, "fp32", [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])])
-    loaded = processor_seconds()
+    lanes = load(base, PRECISION, [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])])
+    loaded, clock = processor_seconds(), time.monotonic()
     rows = [Row(lane, rendered(lanes.tokenizer, prompt), prompt) for lane in lanes.names for prompt in asked]
     generate(lanes, rows, Sampling(temperature=0, max_new_tokens=new), lambda: True)
     said = {name: [row.tokens for row in rows if row.lane == name] for name in lanes.names}
-    return Timed(load=loaded - began, answer=processor_seconds() - loaded, said=said)
+    return Timed(load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said)
 
 
 def rendered(tokenizer: Any, prompt: str) -> str:
@@ -49,18 +51,17 @@ def rendered(tokenizer: Any, prompt: str) -> str:
 
 def theirs(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
     """Plain transformers and PEFT, lane by lane."""
-    said, loading, answering = dict[str, list[list[int]]](), 0.0, 0.0
+    said, loading, answering, clock = dict[str, list[list[int]]](), 0.0, 0.0, time.monotonic()
     for lane, adapter in enumerate(["", *adapters]):
         began = processor_seconds()
         tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        model = model.to(DEVICE)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, **number_format(PRECISION))
         model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model.eval()
         loaded = processor_seconds()
         groups = [asked] if who == "batched" else [[prompt] for prompt in asked]
         said[str(lane)] = [ids for group in groups for ids in answers(model, tokenizer, group, new)]
         loading, answering = loading + loaded - began, answering + processor_seconds() - loaded
-    return Timed(load=loading, answer=answering, said=said)
+    return Timed(load=loading, answer=answering, seconds=time.monotonic() - clock, said=said)
 
 
 def answers(model: Any, tokenizer: Any, group: list[str], new: int) -> Iterator[list[int]]:

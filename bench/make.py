@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,13 +47,14 @@ def pair_lines(rows: int, row_bytes: int) -> Iterator[bytes]:
         )
 
 
-def chats(file: Path, rows: int, words: int) -> None:
-    """A JSONL file of conversations, no two alike, all of the same number of words: every step costs the same."""
+def chats(file: Path, rows: int, words: Sequence[int]) -> None:
+    """A JSONL file of conversations, no two alike, of these numbers of words in turns; one number: every step costs the same."""
     dice = random.Random(7)
     spoken = TEXT.split()
     with file.open("wb") as out:
-        for _ in range(rows):
-            asked, said = ([dice.choice(spoken) for _ in range(words // 2)] for _ in range(2))
+        for at in range(rows):
+            length = words[at % len(words)]
+            asked, said = ([dice.choice(spoken) for _ in range(length // 2)] for _ in range(2))
             turns = [("user", asked), ("assistant", said)]
             messages = [{"role": role, "content": " ".join(text)} for role, text in turns]
             out.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))

@@ -14,26 +14,68 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama-3.1-8B": (
+        "llama",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14_336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128_256,
+        },
+    ),
+    "Qwen3-4B": (
+        "qwen3",
+        {
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151_936,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "SmolLM2-135M": (
+        "llama",
+        {
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "vocab_size": 49_152,
+            "tie_word_embeddings": True,
+        },
+    ),
+}
+"""From the models' published config.json."""
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def base(place: Path, tiny: bool) -> Path:
     """The starter model of the default workspace; or, tiny, random weights behind its tokenizer."""
     full = starter.folder(runs.Workspace(runs.default_workspace()))
-    return random_llama(place / "tiny", full, TINY) if tiny else full
+    return random_model(place / "tiny", full, "llama", TINY) if tiny else full
 
 
-def random_llama(folder: Path, tokenizer: Path, shape: dict[str, Any], dtype: str = "float32") -> Path:
-    """A Llama of this shape with random weights, saved with the tokenizer of another model."""
+def random_model(folder: Path, tokenizer: Path, kind: str, shape: dict[str, Any]) -> Path:
+    """A model of this kind and shape with random weights, saved with the tokenizer of another; on a card in bfloat16."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    words = AutoTokenizer.from_pretrained(tokenizer)
+    words: Any = AutoTokenizer.from_pretrained(tokenizer)
     ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
-    config = LlamaConfig(**({"vocab_size": len(words), "max_position_embeddings": 2048} | ids | shape))
+    config = AutoConfig.for_model(kind, **({"vocab_size": len(words), "max_position_embeddings": 40_960} | ids | shape))
+    card = torch.cuda.is_available()
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    words.save_pretrained(folder)
+    with torch.device("cuda" if card else "cpu"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if card else torch.float32)
+    model.save_pretrained(str(folder))
+    words.save_pretrained(str(folder))
     return folder
 
 

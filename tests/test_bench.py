@@ -6,10 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
-from bench import table
+from bench import make, plot, table
+from bench.__main__ import BENCHES
+from bench.growth import grown
+from bench.one import found
 from bench.result import Row, Target, one_sided, two_sided
+from trainer_core import runs
+from trainer_core.events import Phase
 from trainer_core.runs import PROJECT
+from trainer_core.supervisor import Supervisor
 
 
 def bench(*args: object) -> subprocess.CompletedProcess[str]:
@@ -26,6 +33,37 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert row["device"] == "cpu" and row["tiny"] and row["versions"]["python"] and row["machine"]
     page = (tmp_path / "BENCHMARKS.md").read_text()
     assert "failed" in page and "| 2 s | 8 s | 4 | ratio ≥ 3 | yes | 3 | 25% | cpu |" in page
+
+
+def test_the_cheapest_real_ones_run_to_their_end(tmp_path: Path) -> None:
+    done = bench("data", "app", "--tiny", "--json", "--results", tmp_path)
+    rows = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert len(rows) == 10 and all(row["ours"] is not None and row["tiny"] for row in rows)
+    assert (tmp_path / "data-cpu.json").exists() and "JSONL check" in (tmp_path / "BENCHMARKS.md").read_text()
+
+
+def test_a_cost_that_grows_is_drawn() -> None:
+    row = grown("Rows", "s", (10, 100, 1000), lambda size: size**2 / 1e6)
+    assert row.ours and abs(row.ours - 2) < 1e-9 and row.target and row.target.met(row) is False
+    drawn = ElementTree.fromstring(plot.svg([row, Row("app", "no points", "s", 1.0)]))
+    assert len(drawn.findall(".//{*}circle")) == 3 and "Rows: n^2.00" in "".join(drawn.itertext())
+
+
+def test_every_bench_says_what_it_asks_and_stands_in_the_table(tmp_path: Path) -> None:
+    page = table.text(BENCHES, tmp_path)
+    assert all(f"## {name}" in page and found(name).QUESTION in page for name in BENCHES)
+    assert len(set(BENCHES)) == len(BENCHES) and "| not measured |" in page
+    assert len(found("cuda").OPEN) >= 12
+
+
+def test_files_and_runs_are_of_the_size_asked_for(tmp_path: Path) -> None:
+    assert abs(make.pairs(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
+    workspace = runs.Workspace(tmp_path)
+    make.copies(make.run(workspace, "first", 10), 4)
+    views = Supervisor(workspace, device="cpu").views
+    assert [len(view.points) for view in views] == [10] * 5
+    assert {view.phase for view in views} == {Phase.DONE}
 
 
 def test_what_nobody_measured_says_so() -> None:

@@ -1,0 +1,254 @@
+"""Everything that needs a card, in ten minutes: each figure of ours beside plain TRL and a bare Unsloth script.
+
+Cases run in the order of their importance until the time is over; what was not reached says "not measured".
+`--device cpu --tiny` runs every case on a model of two layers, to see that the script is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from bench import make, models
+from bench.cuda_child import Case, Result, recipe
+from bench.result import Device, Row, Target
+from trainer_core import runs, shape, starter, vram
+
+QUESTION = "On a card: how fast, and in how much memory, against plain TRL + PEFT + bitsandbytes and bare Unsloth?"
+DEVICES: tuple[Device, ...] = ("cuda",)
+BUDGET_SECONDS = 540.0
+CASE_SECONDS = 150.0
+LARGE, MIDDLE, SMALL = models.SHAPES
+TOKENS = (2048, 8192, 32_768)
+"""Of a micro-batch."""
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "4090": 165.2}
+"""Dense bfloat16 with 32-bit sums, by a part of the card's name; from NVIDIA's data sheets."""
+GIB = 2**30
+
+
+@dataclass
+class Session:
+    """The data, the models made so far, and the clock."""
+
+    place: Path
+    tiny: bool
+    began: float = field(default_factory=time.monotonic)
+    made: dict[str, Path] = field(default_factory=dict)
+    number: Iterator[int] = field(default_factory=count)
+
+    @property
+    def left(self) -> float:
+        return BUDGET_SECONDS - (time.monotonic() - self.began)
+
+    def model(self, name: str) -> Path:
+        """Random weights in that model's shape; tiny for all."""
+        if name not in self.made:
+            tokenizer = starter.folder(runs.Workspace(runs.default_workspace()))
+            kind, size = ("llama", models.TINY) if self.tiny else models.SHAPES[name]
+            self.made[name] = models.random_model(self.place / name, tokenizer, kind, size)
+        return self.made[name]
+
+    def data(self, stage: str) -> Path:
+        """Rows of mixed lengths, as real data has them: half of them short, some as long as the context."""
+        file = self.place / f"{stage}.jsonl"
+        if not file.exists():
+            if stage.startswith("sft"):
+                make.chats(file, 200 if self.tiny else 4000, (20, 40, 80, 160, 320, 1200))
+            else:
+                make.pairs(file, 200 if self.tiny else 1000, 300 if self.tiny else 8000)
+        return file
+
+    def case(self, way: str, name: str, stage: str = "sft", **more: object) -> Case:
+        settings: dict[str, object] = {"way": way, "stage": stage, "model": str(self.model(name))}
+        if self.tiny:
+            more = {**more, "precision": "fp32", "batch": 2, "length": 64, "steps": 5, "packing": False}
+        return Case.model_validate({**settings, "data": str(self.data(stage)), **more})
+
+    def result(self, case: Case) -> Result | str:
+        """What a case gives, or why it gives nothing."""
+        if self.left < 30:
+            return f"not reached in {BUDGET_SECONDS:.0f} s"
+        file = self.place / f"case-{next(self.number)}.json"
+        file.write_text(case.model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "bench.cuda_child", str(file)]
+        with file.with_suffix(".log").open("wb") as log:
+            try:
+                done = subprocess.run(
+                    command, cwd=runs.PROJECT, stdout=subprocess.PIPE, stderr=log, timeout=min(self.left, CASE_SECONDS)
+                )
+            except subprocess.TimeoutExpired:
+                return f"not done after {min(self.left, CASE_SECONDS):.0f} s"
+        if done.returncode:
+            return last_line(file.with_suffix(".log"))
+        return Result.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "ended without a word"
+
+
+def run(device: Device, tiny: bool) -> list[Row]:
+    import torch
+
+    if not tiny and not torch.cuda.is_available():
+        raise RuntimeError("There is no card that torch can use.")
+    with tempfile.TemporaryDirectory() as scratch:
+        session = Session(Path(scratch), tiny)
+        card = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
+        return [row for part in (sft, dpo, batches, smaller, memory, proof, lanes) for row in part(session, card)]
+
+
+def beside(
+    goal: str, what: str, ours: Result | str, peer: Result | str, read: str, unit: str, target: Target | None = None
+) -> Row:
+    """One figure of two cases; a case that gave nothing leaves its words in the note."""
+    a, b = (None if isinstance(one, str) else getattr(one, read) for one in (ours, peer))
+    said = "; ".join(f"{who}: {one}" for who, one in (("ours", ours), ("peer", peer)) if isinstance(one, str))
+    ratio = a / b if a and b else None
+    return Row(goal, what, unit, a, b, ratio, target, n=int(a is not None), note=said)
+
+
+def sft(session: Session, card: str) -> list[Row]:
+    """The large model in 4 bit, mixed lengths: G1, G3 and the card's utilisation."""
+    ours = session.result(session.case("ours", LARGE, packing=True, batch=4))
+    padded = session.result(session.case("ours", LARGE, batch=4))
+    plain = session.result(session.case("plain", LARGE, batch=4))
+    bare = session.result(session.case("bare", LARGE, packing=True, batch=4))
+    speed, unit = "tokens_per_second", "tokens/s"
+    return [
+        beside("G1", ROWS[0], ours, plain, speed, unit, Target("ratio", "≥", 2.5)),
+        beside("G1", ROWS[1], padded, plain, speed, unit, Target("ratio", "≥", 1.5)),
+        beside("G3", ROWS[2], ours, bare, speed, unit, Target("ratio", "≥", 0.99)),
+        beside("G1", ROWS[3], ours, plain, "peak_gib", "GiB"),
+        utilisation(ours, card),
+    ]
+
+
+def utilisation(ours: Result | str, card: str) -> Row:
+    """Share of the card's arithmetic: 46.1 GFLOP a token for 8B at 2,048 tokens, recomputing included."""
+    most = next((value for name, value in PEAK_TFLOPS.items() if name in card), None)
+    known = None if isinstance(ours, str) or most is None else ours.tokens_per_second * 46.1e9 / (most * 1e12)
+    target = Target("ours", "≥", 0.55 if "4090" in card else 0.45)
+    return Row("G12", ROWS[4], "of the peak", known, target=target, n=int(known is not None))
+
+
+def dpo(session: Session, card: str) -> list[Row]:
+    """The large model's DPO: memory and speed against plain TRL, and against the full logits."""
+    more = {"batch": 2, "length": 1024, "steps": 9}
+    ours = session.result(session.case("ours", LARGE, "dpo", **more))
+    full = session.result(session.case("logits", LARGE, "dpo", **more))
+    plain = session.result(session.case("plain", LARGE, "dpo", **more))
+    return [
+        beside("G4", ROWS[5], ours, full, "peak_gib", "GiB", Target("ratio", "≤", 0.6)),
+        beside("G4", ROWS[6], ours, plain, "peak_gib", "GiB", Target("ratio", "≤", 0.9)),
+        beside("G4", ROWS[7], ours, plain, "steps_per_second", "steps/s"),
+    ]
+
+
+def batches(session: Session, card: str) -> list[Row]:
+    """The same with other micro-batches, and with layers kept while memory is left."""
+    found = {size: session.case("ours", LARGE, packing=True, batch=size // 2048, steps=9) for size in TOKENS}
+    base, *others = (session.result(case) for case in found.values())
+    kept = session.result(session.case("ours", LARGE, packing=True, batch=4, skip_layers="auto"))
+    speed = "tokens_per_second"
+    return [
+        *(beside("G1", what, one, base, speed, "tokens/s") for what, one in zip(ROWS[8:10], others, strict=True)),
+        beside("G1", ROWS[10], kept, others[0], speed, "tokens/s"),
+    ]
+
+
+def smaller(session: Session, card: str) -> list[Row]:
+    """Two smaller models in 4 and 16 bit."""
+    rows = []
+    for name, precision, what in zip((MIDDLE, MIDDLE, SMALL), ("nf4", "bf16", "bf16"), ROWS[11:14], strict=True):
+        ours, plain = (
+            session.result(session.case(way, name, precision=precision, packing=way == "ours", batch=4))
+            for way in ("ours", "plain")
+        )
+        rows.append(beside("G1", what, ours, plain, "tokens_per_second", "tokens/s"))
+    return rows
+
+
+def memory(session: Session, card: str) -> list[Row]:
+    """The plan's estimate without a probe against the peak; `bench/probe.py` asks the same with one, and about smaller cards."""
+    errors = list[float]()
+    for length in (1024, 4096):
+        case = session.case("ours", MIDDLE, batch=2, length=length, packing=True, steps=5)
+        found = session.result(case)
+        if isinstance(found, Result) and found.peak_gib:
+            errors.append(abs(estimated(case) / found.peak_gib - 1))
+    worst = 100 * max(errors) if errors else None
+    return [Row("G9", ROWS[14], "%", worst, target=Target("ours", "≤", 10), n=len(errors))]
+
+
+def proof(session: Session, card: str) -> list[Row]:
+    """SFT, then DPO with its frozen copy as the reference: the worker ends with an error where the step-0 proof does not hold."""
+    case = session.case("ours", SMALL, "sft+dpo", pairs=str(session.data("dpo")), precision="bf16", length=512, steps=5)
+    found = session.result(case)
+    held = None if isinstance(found, str) else 1.0
+    note = found if isinstance(found, str) else ""
+    return [Row("G4", ROWS[15], "of 1", held, target=Target("ours", "≥", 1), n=int(held is not None), note=note)]
+
+
+def setup(case: Case) -> vram.Setup:
+    wanted = recipe(case)
+    config = json.loads((Path(case.model) / "config.json").read_text(encoding="utf-8"))
+    base = case.precision if case.precision != "auto" else "nf4"
+    return vram.Setup(shape.shape_of(config), wanted.lora, wanted.sft, base)
+
+
+def estimated(case: Case) -> float:
+    """The plan's middle value in GiB."""
+    return vram.estimate(setup(case)).middle / GIB
+
+
+def lanes(session: Session, card: str) -> list[Row]:
+    """Three lanes on a 4-bit base in one batch, against one lane after another with its prompts in a batch."""
+    base, adapters = models.with_adapters(session.place / "lanes", session.tiny)
+    sizes = ("2", "4") if session.tiny else ("8", "64")
+    spent: list[float] = []
+    for way in ("ours", "batched"):
+        if session.left < 30:
+            return [OPEN[16]]
+        command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]
+        done = subprocess.run(command, cwd=runs.PROJECT, stdout=subprocess.PIPE, check=True, timeout=CASE_SECONDS)
+        told = json.loads(done.stdout.splitlines()[-1])
+        spent.append(told["seconds"])
+    ours, peer = spent
+    return [Row("G7", ROWS[16], "s", ours, peer, peer / ours, Target("ratio", "≥", 6), n=1)]
+
+
+ROWS = (
+    f"SFT {LARGE} NF4, packed, mixed lengths ÷ plain TRL",
+    f"SFT {LARGE} NF4, not packed ÷ plain TRL",
+    f"SFT {LARGE} NF4 ÷ bare Unsloth script",
+    f"SFT {LARGE} NF4: peak memory ÷ plain TRL",
+    f"SFT {LARGE} NF4: utilisation",
+    f"DPO {LARGE} NF4: peak memory ÷ full 32-bit logits",
+    f"DPO {LARGE} NF4: peak memory ÷ plain TRL",
+    f"DPO {LARGE} NF4: steps ÷ plain TRL",
+    f"SFT {LARGE} NF4: 8k ÷ 2k tokens a micro-batch",
+    f"SFT {LARGE} NF4: 32k ÷ 2k tokens a micro-batch",
+    f"SFT {LARGE} NF4: layers kept where memory allows ÷ all recomputed",
+    f"SFT {MIDDLE} NF4, packed ÷ plain TRL",
+    f"SFT {MIDDLE} bf16, packed ÷ plain TRL",
+    f"SFT {SMALL} bf16, packed ÷ plain TRL",
+    "Estimate without a probe: worst error",
+    "DPO on SFT: reference and step-0 proof hold",
+    "3 lanes × 8 prompts: reload, one batch a lane ÷ ours",
+)
+
+
+def opened(goals: Sequence[str]) -> tuple[Row, ...]:
+    return tuple(Row(goal, what, "") for goal, what in zip(goals, ROWS, strict=True))
+
+
+OPEN = opened(["G1", "G1", "G3", "G1", "G12", "G4", "G4", "G4", *["G1"] * 6, "G9", "G4", "G7"])

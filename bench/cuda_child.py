@@ -1,0 +1,235 @@
+"""One training on the device, in a process of its own: `python -m bench.cuda_child CASE.json` prints its Result last.
+
+ours: the worker as the app starts it. bare: a bare Unsloth script. plain: TRL, PEFT and bitsandbytes; unsloth is never imported.
+logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from trainer_core.config import Data, Lora, Memory, Method, Precision, Recipe, Sft
+from trainer_core.config import Dpo as DpoSettings
+
+WARM_STEPS = 3
+GIB = 2**30
+
+
+class Case(BaseModel):
+    """What to train, and how. `batch` rows (DPO: pairs) in memory at once; `pairs` only where SFT comes before DPO."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    way: Literal["ours", "bare", "plain", "logits"]
+    stage: Literal["sft", "dpo", "sft+dpo"] = "sft"
+    model: str
+    data: str
+    pairs: str | None = None
+    precision: Precision = "nf4"
+    batch: int = 4
+    length: int = 2048
+    steps: int = 13
+    packing: bool = False
+    skip_layers: Literal["auto", "off"] = "off"
+
+
+class Result(BaseModel):
+    """Real (non-padding) tokens a second after the warm-up, steps a second, and the peak that torch reserved."""
+
+    model_config = ConfigDict(frozen=True)
+    tokens_per_second: float
+    steps_per_second: float
+    peak_gib: float
+
+
+def main() -> None:
+    case = Case.model_validate_json(Path(sys.argv[1]).read_bytes())
+    with tempfile.TemporaryDirectory() as scratch:
+        way: dict[str, Callable[[Case, Path], Result]] = {"ours": ours, "logits": logits}
+        result = way.get(case.way, theirs)(case, Path(scratch))
+    print(result.model_dump_json())
+
+
+def ours(case: Case, scratch: Path) -> Result:
+    """The real worker on a real run folder, in this process, so that its peak can be read."""
+    from trainer_core import runs, worker
+    from trainer_core.config import TrainJob
+    from trainer_core.events import read_view
+
+    run_dir = runs.create(runs.Workspace(scratch).runs, TrainJob(recipe=recipe(case)), "bench")
+    code = worker.main(run_dir)
+    view = read_view(run_dir)
+    if code:
+        raise RuntimeError(view.error or f"the worker ended with code {code}")
+    measured = view.points[WARM_STEPS:]
+    spent = sum(point.seconds for point in measured)
+    seen = sum(point.tokens_per_second * point.seconds for point in measured)
+    return Result(tokens_per_second=seen / spent, steps_per_second=len(measured) / spent, peak_gib=peak())
+
+
+def recipe(case: Case) -> Recipe:
+    common = {"batch_size": case.batch, "accumulation": 1, "max_length": case.length, "max_steps": case.steps}
+    chat, pairs = (None, case.data) if case.stage == "dpo" else (case.data, case.pairs)
+    return Recipe(
+        model=case.model,
+        precision=case.precision,
+        method=Method(case.stage),
+        data=Data(chat=chat, pairs=pairs),
+        lora=Lora(rank=16, alpha=16),
+        sft=Sft(**common, evaluations=0, packing=case.packing),  # type: ignore[arg-type]
+        dpo=DpoSettings(**common, evaluations=0),  # type: ignore[arg-type]
+        memory=Memory(probe="off", skip_layers=case.skip_layers),
+        sample_tokens=0,
+    )
+
+
+def theirs(case: Case, scratch: Path) -> Result:
+    """The same settings in a script."""
+    model, tokenizer = (unsloth_model if case.way == "bare" else plain_model)(case)
+    from datasets import load_dataset
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seen: list[tuple[float, float]] = []
+
+        def on_log(self, args, state, control, logs=None, **_):  # type: ignore[no-untyped-def]
+            if logs and "loss" in logs:
+                self.seen.append((time.monotonic(), float(logs.get("num_tokens", 0))))
+
+    clock, rows = Clock(), load_dataset("json", data_files=case.data, split="train")
+    trainer = built(case, model, tokenizer, rows, scratch)
+    trainer.add_callback(clock)
+    trainer.train()
+    return paced(clock.seen)
+
+
+def built(case: Case, model: Any, tokenizer: Any, rows: Any, scratch: Path) -> Any:
+    import torch
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    card = torch.cuda.is_available()
+    settings: dict[str, Any] = {
+        "output_dir": str(scratch),
+        "per_device_train_batch_size": case.batch,
+        "max_steps": case.steps,
+        "max_length": case.length,
+        "learning_rate": 1e-5,
+        "optim": "adamw_8bit" if card else "adamw_torch",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": not card,
+        "bf16": card,
+        "gradient_checkpointing": card,
+        "disable_tqdm": True,
+    }
+    if case.stage == "dpo":
+        return DPOTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=DPOConfig(**settings))
+    rows = rows.map(lambda row: {"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)})
+    args = SFTConfig(**settings, dataset_text_field="text", packing=case.packing)
+    return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=args)
+
+
+def unsloth_model(case: Case) -> tuple[Any, Any]:
+    from unsloth import FastLanguageModel  # isort: skip
+    import torch
+
+    card = torch.cuda.is_available()
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        case.model,
+        max_seq_length=case.length,
+        dtype=torch.bfloat16 if card else torch.float32,
+        load_in_4bit=case.precision == "nf4",
+        use_exact_model_name=True,
+    )
+    checkpointing = "unsloth" if card else False
+    return FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=16, use_gradient_checkpointing=checkpointing
+    ), tokenizer
+
+
+def plain_model(case: Case) -> tuple[Any, Any]:
+    import torch
+
+    if not torch.cuda.is_available() and case.way == "plain":
+        sys.exit("TRL 1.15 alone cannot train on a processor: its fused head needs Triton")
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bench.models import LINEAR
+    from trainer_core.lanes.load import number_format  # plain transformers: how a base is held in this precision
+
+    model: Any = AutoModelForCausalLM.from_pretrained(case.model, **number_format(case.precision))
+    if case.precision == "nf4":
+        model = prepare_model_for_kbit_training(model)
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    lora = LoraConfig(r=16, lora_alpha=16, target_modules=LINEAR, task_type="CAUSAL_LM")
+    assert "unsloth" not in sys.modules, "a plain baseline must not be patched"
+    return get_peft_model(model, lora), AutoTokenizer.from_pretrained(case.model)
+
+
+def logits(case: Case, scratch: Path) -> Result:
+    """A DPO step that builds the logits of both sides whole, in 32 bit, for policy and reference."""
+    import json
+    from itertools import cycle
+
+    import torch
+
+    model, tokenizer = plain_model(case)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=1e-5)
+    lines = cycle(Path(case.data).read_text(encoding="utf-8").splitlines())
+    seen, told = list[tuple[float, float]](), 0.0
+    for _ in range(case.steps):
+        pairs = [json.loads(next(lines)) for _ in range(case.batch)]
+        texts = [pair["prompt"] + pair[side] for side in ("chosen", "rejected") for pair in pairs]
+        cut = {"padding": True, "truncation": True, "max_length": case.length}
+        batch = tokenizer(texts, return_tensors="pt", **cut).to(model.device)
+        with torch.no_grad(), model.disable_adapter():
+            reference = summed(model(**batch).logits.float(), batch)
+        policy = summed(model(**batch).logits.float(), batch)
+        chosen, rejected = (policy - reference).chunk(2)
+        loss = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        told += float(batch["attention_mask"].sum())
+        seen.append((time.monotonic(), told))
+    return paced(seen)
+
+
+def summed(scores: Any, batch: Any) -> Any:
+    """Log-probability of every row."""
+    import torch
+
+    chances = torch.log_softmax(scores[:, :-1], -1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    return (chances * batch["attention_mask"][:, 1:]).sum(-1)
+
+
+def paced(seen: Sequence[tuple[float, float]]) -> Result:
+    """From the end of the warm-up to the end."""
+    (began, before), (ended, after) = seen[WARM_STEPS - 1], seen[-1]
+    spent = ended - began
+    steps = (len(seen) - WARM_STEPS) / spent
+    return Result(tokens_per_second=(after - before) / spent, steps_per_second=steps, peak_gib=peak())
+
+
+def peak() -> float:
+    """GiB that torch reserved at most; 0 without a card."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() / GIB if torch.cuda.is_available() else 0.0
+
+
+if __name__ == "__main__":
+    main()

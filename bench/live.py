@@ -1,0 +1,111 @@
+"""The open page: what goes over the wire each second, and what the browser's main thread does, with 10,000 points drawn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import make
+from bench.result import Device, Row, Target
+from bench.served import Served, served
+from trainer_core import runs
+
+QUESTION = "What does an open page cost per second, over the wire and in the browser, with 10,000 points on its charts?"
+DEVICES: tuple[Device, ...] = ("cpu",)
+OPEN: tuple[Row, ...] = ()
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+FLAGS = ["--no-sandbox", "--disable-gpu"]
+SETTLE_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """All per second: KB to the app and from it, milliseconds of the main thread, percent of a core of the app."""
+
+    asked: float
+    told: float
+    thread: float
+    server: float
+
+
+def run(device: Device, tiny: bool) -> list[Row]:
+    points, seconds = (200, 3.0) if tiny else (10_000, 20.0)
+    with tempfile.TemporaryDirectory() as scratch:
+        workspace = runs.Workspace(Path(scratch) / "app")
+        run_dir = make.run(workspace, "long", points)
+        with served(workspace.root) as app, opened(app) as (page, wire):
+            page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+            page.get_by_role("tab", name="Train").click()
+            quiet = cost(app, page, wire, seconds)
+            busy = growing(run_dir, lambda: cost(app, page, wire, seconds), points)
+    return rows("a finished run", quiet) + rows("a step a second", busy)
+
+
+def rows(when: str, cost: Cost) -> list[Row]:
+    note = f"Bodies alone, without headers: {cost.asked:.2f} KB/s of questions, {cost.told:.2f} KB/s of answers."
+    wire, aim = cost.asked + cost.told, Target("ours", "≤", 0.5)
+    return [
+        Row("app", f"Page open, {when}: over the wire", "KB/s", wire, target=aim, n=1, note=note),
+        Row("app", f"Page open, {when}: main thread", "ms/s", cost.thread, target=Target("ours", "≤", 150), n=1),
+        Row("app", f"Page open, {when}: the app, of one core", "%", cost.server, n=1),
+    ]
+
+
+def growing(run_dir: Path, measure: Callable[[], Cost], points: int) -> Cost:
+    """What it costs while the run goes on with a step each second."""
+    worker = subprocess.Popen([sys.executable, "-m", "bench.stepping", run_dir, str(points)], cwd=runs.PROJECT)
+    try:
+        return measure()
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+@contextmanager
+def opened(app: Served) -> Iterator[tuple[Any, list[tuple[int, int]]]]:
+    """The page in Chromium, and a list that grows by the bytes of every request and answer."""
+    from playwright.sync_api import Response, sync_playwright
+
+    path = os.environ.get("TUNEBENCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1360, "height": 900})
+        wire: list[tuple[int, int]] = []
+
+        def count(response: Response) -> None:
+            sizes = response.request.sizes()
+            wire.append((sizes["requestBodySize"], sizes["responseBodySize"]))
+
+        page.goto(app.link)
+        page.on("requestfinished", lambda request: count(found) if (found := request.response()) else None)
+        yield page, wire
+        browser.close()
+
+
+def cost(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> Cost:
+    """Measured over so many seconds, after the page has settled."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    page.wait_for_timeout(1000 * SETTLE_SECONDS)
+    wire.clear()
+    before, spent, began = tasks(session), app.processor_seconds, time.monotonic()
+    page.wait_for_timeout(1000 * seconds)
+    waited = time.monotonic() - began
+    thread = 1000 * (tasks(session) - before) / waited
+    asked, told = (sum(side) / 1000 / waited for side in zip(*wire, strict=True))
+    return Cost(asked, told, thread, 100 * (app.processor_seconds - spent) / waited)
+
+
+def tasks(session: Any) -> float:
+    """Seconds that the page's main thread has worked so far, by the browser's own count."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))

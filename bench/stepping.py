@@ -1,0 +1,25 @@
+"""A worker that makes a step a second and nothing else, until it is ended: `python -m bench.stepping RUN_DIR POINTS`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from bench import make
+from trainer_core import runs
+from trainer_core.events import EventLog, Phase, Status
+
+
+def main() -> None:
+    run_dir, points = Path(sys.argv[1]), int(sys.argv[2])
+    emit = EventLog(run_dir / "events.jsonl")
+    with runs.beating(run_dir):
+        emit(Status(Phase.DPO, ""))
+        for at in range(points + 1, 2 * points):
+            emit(make.step("dpo", at, 2 * points))
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
