@@ -237,7 +237,7 @@ class Data(Strict):
 
 
 class Memory(Strict):
-    """How memory is used and measured. None of it changes what is learned."""
+    """How memory and time are used and measured. None of it changes what is learned."""
 
     probe: Literal["auto", "on", "off"] = Field(default="auto", title="Measure memory first")
     """Tries the longest rows before the first step. Auto: always on a GPU; on the processor where that costs 2 % at most."""
@@ -245,6 +245,10 @@ class Memory(Strict):
     """Auto: on a GPU, layers are kept instead of computed twice as far as memory is left after the first step."""
     offload_embedding: Literal["auto", "on", "off"] = Field(default="auto", title="Embedding in main memory")
     """Frees the token table's memory on the card for a little time in each step. Auto: only where memory is tight."""
+    sort_rows: Literal["auto", "off"] = Field(default="auto", title="Sort rows within a step")
+    """Auto: the rows of a step share micro-batches by length, so that less is padded. Each step has the same rows either way."""
+    keep_reference: Literal["auto", "off"] = Field(default="auto", title="Keep the reference's numbers")
+    """Auto: the DPO reference is asked once for each pair; later epochs and later runs from the same start take what it said."""
 
 
 class Recipe(Strict):

@@ -19,6 +19,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from trl import DPOTrainer, SFTTrainer
 
 from trainer_core import checkpoints
+from trainer_core.engine.order import InOrder
+from trainer_core.engine.reference import Recalled
 from trainer_core.errors import ModelError
 from trainer_core.events import Checkpointed, EventLog, Stage
 from trainer_core.guard import Guard
@@ -78,11 +80,11 @@ class Shelved(Trainer):
         )
 
 
-class ShelvedSft(Shelved, SFTTrainer):
+class ShelvedSft(Shelved, InOrder, SFTTrainer):
     pass
 
 
-class ShelvedDpo(Shelved, DPOTrainer):
+class ShelvedDpo(Shelved, InOrder, Recalled, DPOTrainer):
     pass
 
 

@@ -21,6 +21,7 @@ from trainer_core.config import Dpo, LossType, Precision, Recipe
 from trainer_core.engine import arguments
 from trainer_core.engine.callbacks import Logged
 from trainer_core.engine.checkpoint import ShelvedDpo
+from trainer_core.engine.order import WITHIN_A_BATCH
 from trainer_core.errors import TrainingError
 from trainer_core.events import EventLog, Proof
 
@@ -54,6 +55,8 @@ def trainer(
     )
     if fresh:
         model.delete_adapter("ref")
+    if recipe.memory.sort_rows == "auto" and not WITHIN_A_BATCH & set(recipe.dpo.losses):
+        built.sorts = "dpo"
     return built
 
 

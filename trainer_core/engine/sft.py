@@ -26,10 +26,13 @@ def trainer(
 ) -> ShelvedSft:
     """TRL's trainer on rows that are tokens and labels already, so that what is trained is what was shown."""
     data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
-    return ShelvedSft(
+    built = ShelvedSft(
         model=model,
         args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
         train_dataset=data,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    if recipe.memory.sort_rows == "auto" and not recipe.sft.packing:
+        built.sorts = "sft"
+    return built

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
 from trainer_core.engine.probe import Point, Probe, measurement
+from trainer_core.engine.reference import Kept
 from trainer_core.engine.sample import Answers
 from trainer_core.errors import ModelError
 from trainer_core.events import (
@@ -163,6 +167,21 @@ class Run:
         if before is None or before.tokens != probe.tokens(trainer.args.per_device_train_batch_size):
             trainer.add_callback(probe)
 
+    def reference_file(self, trainer: Any, after: Path | None, precision: Precision) -> Path:
+        """Where the reference's numbers for these pairs lie, under a name made of all that they depend on, to the last bit."""
+        recipe, folder = self.recipe, Path(self.model)
+        weights = [
+            (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))
+        ]
+        facts = [
+            self.data, self.model, weights, checkpoints.sha256(after / WEIGHTS) if after else "", precision, recipe.seed,
+            recipe.lora.model_dump(), recipe.data.template, [getattr(recipe, stage).max_length for stage in recipe.method.stages],
+            recipe.dpo.batch_size, recipe.dpo.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
+            hardware.cpu_name(), os.environ.get("CUDA_VISIBLE_DEVICES", ""), [version(name) for name in checkpoints.PINNED],
+        ]  # fmt: skip
+        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+        return runs.Workspace.of(self.run_dir).root / "reference" / f"{name}.json"
+
     def watch(self, trainer: Any, tokenizer: Any, progress: Progress, held_out: HeldOut) -> Evaluate:
         """Held-out checks and sample answers, as far as the recipe wants them; they go on from what was said already."""
         recipe, said = self.recipe, read_view(self.run_dir)
@@ -223,6 +242,10 @@ def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path | None:
     policy = "the SFT adapter" if after else "a new adapter on the base"
     prove, (progress, save) = dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.callbacks("dpo")
     trainer = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
+    if run.recipe.memory.keep_reference == "auto":
+        file = run.reference_file(trainer, after, precision)
+        trainer.reference = Kept(file, dpo.TOLERANCE[precision] / run.recipe.dpo.beta)
+        trainer.add_callback(trainer.reference)
     held_out = evaluate.pairs(trainer, tokenizer, loaded.held_out, run.recipe.dpo.max_length)
     return run.finish(trainer, tokenizer, progress, held_out, reference=after)
 
