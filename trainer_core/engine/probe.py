@@ -108,6 +108,7 @@ class Probe(TrainerCallback):
     def measure(self, batches: int, optimiser: int) -> None:
         """Half, then whole, unless that would take too long; then the word on it."""
         batch, began = self.trainer.args.per_device_train_batch_size, time.monotonic()
+        self.trainer.current_gradient_accumulation_steps = self.trainer.args.gradient_accumulation_steps
         with untouched(self.trainer):
             points = [Point(0, self.gauge.now())]
             if torch.cuda.is_available():
@@ -133,15 +134,12 @@ class Probe(TrainerCallback):
         return max(self.counts) * batch * (2 if self.stage == "dpo" else 1)
 
     def run(self, batch: int) -> Point:
-        """Forward and backward over the longest rows."""
+        """Forward and backward over the longest rows, just as training does it."""
         trainer, began = self.trainer, time.monotonic()
         places = rows.longest(self.counts, batch)
         inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[place] for place in places]))
         with self.gauge.watching() as peak:
-            with trainer.compute_loss_context_manager():
-                loss = trainer.compute_loss(trainer.model, inputs)
-            trainer.accelerator.backward(loss)
-            del loss
+            trainer.training_step(trainer.model, inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device))
         return Point(self.tokens(batch), peak.bytes, time.monotonic() - began)
 
     def say(self, points: list[Point], whole: int, optimiser: int, seconds: float) -> None:
