@@ -110,6 +110,7 @@ class Probe(TrainerCallback):
         batch, began = self.trainer.args.per_device_train_batch_size, time.monotonic()
         self.trainer.current_gradient_accumulation_steps = self.trainer.args.gradient_accumulation_steps
         with untouched(self.trainer):
+            first_step()
             points = [Point(0, self.gauge.now())]
             if torch.cuda.is_available():
                 self.run(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
@@ -172,6 +173,13 @@ def states(trainer: Any) -> int:
     """Bytes that AdamW's states will take; they come with the first step."""
     numbers = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     return round(numbers * (EIGHT_BIT if "8bit" in str(trainer.args.optim) else 8))
+
+
+def first_step() -> None:
+    """What the first optimiser step imports (a hundred megabytes) is there before anything is measured: a step of one number."""
+    number = torch.nn.Parameter(torch.zeros(1))
+    number.grad = torch.zeros(1)
+    torch.optim.AdamW([number]).step()
 
 
 @contextmanager
