@@ -63,7 +63,7 @@ PAPER = [8.00, 12.03, 16.06, 24.13, 80.6, 47.8, 80.8, 7.65, 4.42]
 """What the formula gave in the design paper at each of the published points."""
 
 
-@pytest.mark.parametrize(("point", "paper"), zip(PUBLISHED, PAPER, strict=True))
+@pytest.mark.parametrize(("point", "paper"), list(zip(PUBLISHED, PAPER, strict=True)))
 def test_published_peaks(point: dict[str, Any], paper: float) -> None:
     wanted = setup(SHAPES[point["model"]], point["length"], point["rows"], point["rank"])
     peak = estimate(wanted, DECEMBER_2024, DECEMBER_2024).upper / GIB

@@ -200,7 +200,8 @@ def with_kept_layers(room: Room, setup: Setup) -> Setup:
 def kept_reason(setup: Setup) -> str:
     if not setup.skip_layers:
         return "every layer is recomputed: there is no memory to keep one"
-    return f"{setup.skip_layers} of {setup.shape.layers} layers kept instead of recomputed: memory is left for them"
+    about = f"about {setup.skip_layers} of {setup.shape.layers} layers kept instead of recomputed"
+    return f"{about}: memory is left for them; how many in fact is settled after the first step"
 
 
 def batch_reasons(stage: str, setup: Setup) -> dict[str, str]:

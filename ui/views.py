@@ -10,8 +10,8 @@ from typing import Any
 from trainer_core import runs, votes
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Phase, Proof, RunView, Step
-from trainer_core.hardware import GIB, Gpu
+from trainer_core.events import Phase, Probed, Proof, RunView, Step
+from trainer_core.hardware import GIB, Gpu, gb
 from trainer_core.supervisor import Supervisor
 from ui.facts import about_of, facts_of, name_of
 from ui.words import STAGE_WORDS, duration, method_words, model_name
@@ -194,11 +194,20 @@ def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None
         "proof": proof_line(view.proof),
         "holds": view.proof.holds if view.proof else None,
         "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
-        "notes": list(view.notes),
+        "notes": [*view.notes, *map(probe_line, view.probed.values())],
         "rows": rows_line(view),
         "reasons": list(known.reasons),
         "settings": [{"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.settings],
     }
+
+
+def probe_line(found: Probed) -> str:
+    """What was measured before the first step."""
+    how = "from half a batch" if found.cut else "on the longest rows"
+    return (
+        f"{STAGE_WORDS[found.stage]}: memory measured before the first step, {how}: {gb(found.peak)} of {gb(found.most)} "
+        f"at {found.tokens:,} tokens, in {found.seconds:.1f} s."
+    )
 
 
 def rows_line(view: RunView) -> str:
