@@ -15,14 +15,13 @@ from typing import Any
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
-from trl import DPOTrainer
 
 from trainer_core import checkpoints, data, durable, hardware, measured, models, presets, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
 from trainer_core.engine import dpo, evaluate, load, rows, sft
 from trainer_core.engine.callbacks import Progress
-from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf
+from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, ShelvedDpo
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
 from trainer_core.engine.probe import Point, Probe, measurement
@@ -55,7 +54,7 @@ def train(
     run_dir: Path,
     emit: EventLog,
     wants: runs.Wants,
-    dpo_trainer: Callable[..., DPOTrainer] = dpo.trainer,
+    dpo_trainer: Callable[..., ShelvedDpo] = dpo.trainer,
 ) -> Phase:
     """Run every stage of the recipe that is not finished yet.
 
@@ -104,7 +103,7 @@ class Run:
     data: str
     emit: EventLog
     wants: runs.Wants
-    dpo_trainer: Callable[..., DPOTrainer]
+    dpo_trainer: Callable[..., ShelvedDpo]
 
     def start(self, stage: Stage, from_adapter: Path | None) -> tuple[PeftModel, Any, Precision]:
         """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
