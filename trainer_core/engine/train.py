@@ -240,7 +240,7 @@ def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path | None:
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
     prove, (progress, save) = dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.callbacks("dpo")
-    trainer = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
+    trainer: Any = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
     if run.recipe.memory.keep_reference == "auto":
         file = run.reference_file(trainer, after, precision)
         trainer.reference = Kept(file, dpo.TOLERANCE[precision] / run.recipe.dpo.beta)
