@@ -40,6 +40,8 @@ class Kept(TrainerCallback):
         self.known = read(file)
         self.asked = 0
         """Pairs that the reference was asked for by this worker."""
+        self.begun = False
+        """Has training begun? The memory probe comes before, in batches of its own, and nothing of it is kept."""
         self._trusted = False
 
     def of(self, batch: dict[str, Tensor], ask: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -60,6 +62,9 @@ class Kept(TrainerCallback):
 
     def off(self, kept: tuple[float, float], live: tuple[float, float]) -> bool:
         return any(not abs(one - other) <= self.tolerance for one, other in zip(kept, live, strict=True))
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.begun = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trusted = True
@@ -85,7 +90,7 @@ class Recalled(Trainer):
     reference: Kept | None = None
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        if self.reference is None:
+        if self.reference is None or not self.reference.begun:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         trainer: Any = self
