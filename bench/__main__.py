@@ -92,7 +92,7 @@ def fault(command: Sequence[str], scratch: Path) -> str:
             if isinstance(error, subprocess.TimeoutExpired):
                 return f"not done after {LIMIT_SECONDS:.0f} s"
             raise
-    return "" if code == 0 else log.read_text(encoding="utf-8", errors="replace")[-4000:] or f"exit code {code}"
+    return "" if code == 0 else f"{log.read_text(encoding='utf-8', errors='replace')[-4000:]}\nexit code {code}"
 
 
 def environment(scratch: Path) -> dict[str, str]:

@@ -73,7 +73,7 @@ def figure(value: float | None, unit: str) -> str:
 def notes(rows: Iterable[Row]) -> str:
     """What a row says beyond its figures, and what went wrong."""
     said = [f"- {row.what}: {row.note}" for row in rows if row.note]
-    wrong = [f"- {row.what}: failed: {row.error.splitlines()[-1]}" for row in rows if row.error]
+    wrong = [f"- {row.what}: failed: {' · '.join(row.error.splitlines()[-2:])}" for row in rows if row.error]
     return "\n".join(["", *said, *wrong, ""]) if said or wrong else ""
 
 
