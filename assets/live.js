@@ -15,11 +15,12 @@ async function tick() {
   let pause = Date.now() < hurried ? 200 : 1000;
   asking = true;
   try {
-    const news = await server.poll(app.cursor());
+    let news = await server.poll(app.cursor());
+    if (news?.stale) news = await server.poll(app.cursor(true)); // something changed: say part by part what is here
     if (!news) throw new Error("no answer"); // what Gradio gives when the server is gone
     app.failing = 0;
     app.take(news);
-    if (news.parts.gates) trigger("statechange", {});
+    if (news.parts?.gates) trigger("statechange", {});
     if (app.finishedWhileWatching) {
       const run = app.finishedWhileWatching;
       app.finishedWhileWatching = "";

@@ -30,25 +30,32 @@
 
   // ---- what goes to and comes from Python
 
-  app.cursor = () => ({
+  const empty = (value) => value === undefined || value === "" || value === false || (typeof value === "object" && !Object.keys(value).length);
+
+  // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all.
+  app.cursor = (named = app.whole === undefined) => Object.fromEntries(Object.entries({
     show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
-    chosen: app.chosen(), deep: at("deep")?.open ? app.deep : -1, machine: at("machine")?.open ? app.machine : -1,
+    chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
-    marks: Object.fromEntries(Object.entries(app.parts).map(([name, part]) => [name, part.mark])),
-  });
+    ...(named ? { marks: Object.fromEntries(Object.entries(app.parts).map(([name, part]) => [name, part.mark])) }
+      : { whole: app.whole, pace: app.parts.pace?.mark }),
+  }).filter(([, value]) => !empty(value)));
 
   app.take = (news) => {
     const before = app.is("run"), busyBefore = app.is("gates")?.busy;
-    for (const [name, part] of Object.entries(news.parts)) app.parts[name] = part;
-    if (news.run !== app.run || news.from === 0) dropCurves(news.run !== app.run);
-    app.run = news.run;
-    app.points = news.points;
-    addCurves(news.series);
+    for (const [name, part] of Object.entries(news.parts ?? {})) app.parts[name] = part;
+    app.whole = news.whole ?? app.whole;
+    if ("run" in news) {
+      if (news.run !== app.run || news.from === 0) dropCurves(news.run !== app.run);
+      app.run = news.run;
+      app.points = news.points;
+      addCurves(news.series ?? {});
+    }
     if (news.deep) takeDeep(news.deep);
     for (const [time, ...values] of news.machine ?? []) addReading(time, values);
-    if (news.ask !== app.ask) app.text = {};
-    app.ask = news.ask;
-    for (const [lane, more] of Object.entries(news.text)) app.text[lane] = (app.text[lane] ?? "") + more;
+    if ("ask" in news && news.ask !== app.ask) app.text = {};
+    app.ask = news.ask ?? app.ask;
+    for (const [lane, more] of Object.entries(news.text ?? {})) app.text[lane] = (app.text[lane] ?? "") + more;
     const busy = app.is("gates")?.busy;
     if (busy && busyBefore !== undefined && busy !== busyBefore) app.choose("");
     const run = app.is("run");

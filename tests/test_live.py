@@ -283,3 +283,24 @@ def test_settings_say_what_differs_from_the_preset(supervisor: Supervisor) -> No
     groups = {group.title: {row.label: row for row in group.rows} for group in settings(recipe, standard(recipe))}
     assert groups["DPO"]["Beta"] == Row("Beta", "0.3", "0.1")
     assert [row.label for rows in groups.values() for row in rows.values() if row.preset is not None] == ["Beta"]
+
+
+def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervisor: Supervisor) -> None:
+    run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
+    supervisor.look()
+    first = news(supervisor, Cursor())
+    held = Cursor(
+        run=first["run"], points=5, whole=first["whole"], pace=first["parts"]["pace"]["mark"], ask=first["ask"]
+    )
+    assert live.lean(news(supervisor, held), held) == {}
+    EventLog(supervisor.run_dir(run_id) / "events.jsonl")(step("sft", 6))
+    supervisor.look()
+    grown = live.lean(news(supervisor, held), held)
+    assert set(grown) == {"parts", "run", "from", "points", "series"} and set(grown["parts"]) == {"pace"}
+    EventLog(supervisor.run_dir(run_id) / "events.jsonl")(Saved("sft", "adapter-sft", 5, 6))
+    supervisor.look()
+    assert news(supervisor, held) == {"stale": True}
+    named = held.model_copy(
+        update={"whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}
+    )
+    assert "run" in news(supervisor, named)["parts"]

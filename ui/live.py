@@ -58,6 +58,10 @@ class Cursor(Strict):
     ask: str = ""
     chars: dict[str, int] = {}
     marks: dict[str, int] = {}
+    whole: int | None = None
+    """The checksum over all parts but the pace, which the last answer gave; sent in place of the marks."""
+    pace: int = 0
+    """The mark of the pace, which changes with every step."""
     tab: str = ""
     log: bool = False
     deep: int = -1
@@ -74,7 +78,8 @@ def build(supervisor: Supervisor) -> gr.HTML:
     rows = history.Rows(supervisor)
 
     def poll(cursor: Any = None) -> dict[str, Any]:
-        return news(supervisor, parse(Cursor, cursor or {}, "cursor"), rows)
+        asked = parse(Cursor, cursor or {}, "cursor")
+        return lean(news(supervisor, asked, rows), asked)
 
     def told(run_id: str) -> str:
         return report.page(report.told(supervisor.run_dir(run_id)))
@@ -88,14 +93,34 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     parts = all_parts(supervisor, view, cursor)
     if cursor.tab == "runs":
         parts |= listed(supervisor, cursor, rows or history.Rows(supervisor))
-    parts = fresh(parts, cursor.marks)
+    summed = {name: zlib.crc32(json.dumps(part, default=str).encode()) for name, part in parts.items()}
+    whole = zlib.crc32(json.dumps([pair for pair in sorted(summed.items()) if pair[0] != "pace"]).encode())
+    if cursor.whole is None:
+        held = cursor.marks
+    elif cursor.whole == whole:
+        held = {**summed, "pace": cursor.pace}
+    else:
+        return {"stale": True}  # the page asks again, naming what it holds
     return {
-        "parts": parts,
+        "parts": {name: {"mark": mark, "is": parts[name]} for name, mark in summed.items() if held.get(name) != mark},
+        "whole": whole,
         **curves(view, cursor),
         **deep(view, cursor),
         **readings(supervisor, cursor),
         **answers(supervisor, cursor),
     }
+
+
+def lean(news: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
+    """The same without what the page said itself: a quiet second is worth no more than a few bytes."""
+    same: list[str] = []
+    if news.get("run") == cursor.run and news.get("from") == news.get("points") == cursor.points:
+        same += ["run", "from", "points", "series"]
+    if news.get("ask") == cursor.ask and not any(news.get("text", {}).values()):
+        same += ["ask", "text"]
+    if news.get("whole") == cursor.whole:
+        same.append("whole")
+    return {name: value for name, value in news.items() if name not in same and value not in ({}, [])}
 
 
 def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
@@ -137,12 +162,6 @@ def all_curves(view: RunView) -> dict[str, list[tuple[int, float]]]:
     """Every curve of a run, thinned to what fits on a small chart."""
     found = {name: thinned(values(view.points, stage, read), OVERLAY_POINTS) for name, (stage, read) in SERIES.items()}
     return {name: points for name, points in found.items() if points}
-
-
-def fresh(parts: dict[str, Any], marks: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """The parts whose checksum differs from the page's, each with its new checksum."""
-    summed = {name: (zlib.crc32(json.dumps(part, default=str).encode()), part) for name, part in parts.items()}
-    return {name: {"mark": mark, "is": part} for name, (mark, part) in summed.items() if marks.get(name) != mark}
 
 
 def curves(view: RunView | None, cursor: Cursor) -> dict[str, Any]:
