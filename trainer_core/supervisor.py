@@ -263,8 +263,7 @@ class Supervisor:
                 self.machine = self.read_machine()
                 self.readings.note(self.machine)
                 self.look()
-                self.trouble = ""
-            except Exception:  # one bad folder must not blind the app; shown in the rail
+            except Exception:  # shown in the rail; the next round may go well
                 self.trouble = traceback.format_exc()
 
     def look(self) -> None:
@@ -273,8 +272,13 @@ class Supervisor:
             for run_dir in runs.folders(self.workspace.runs):
                 if run_dir.name not in self._watched:
                     self._watched[run_dir.name] = Watched(run_dir)
+            trouble = ""
             for watched in list(self._watched.values()):
-                watched.look()
+                try:
+                    watched.look()
+                except Exception:  # one bad folder must not blind the app to the others
+                    trouble = traceback.format_exc()
+            self.trouble = trouble
         self.look_at_comparison()
 
     def look_at_comparison(self) -> None:
