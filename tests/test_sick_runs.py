@@ -19,7 +19,7 @@ from trainer_core.events import Offer, Phase, RunView
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ASSETS = runs.PROJECT / "assets"
 PAIRS = 64
 Row = dict[str, Any]
