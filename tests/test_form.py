@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gradio as gr
 import pytest
@@ -157,10 +157,11 @@ def test_skip_fills_every_input_of_a_form() -> None:
 
 
 def test_several_words_may_be_chosen_instead_of_typed() -> None:
-    """An input that gives a list is taken as it is; one that gives text gives a line each."""
+    """An input that gives a list is taken as it is; one that gives text gives a line each, where a text may hold commas."""
 
     class Chosen(Strict):
         names: tuple[str, ...] = ()
+        asked: tuple[Annotated[str, Field(max_length=80)], ...] = ()
 
-    form = Form(Chosen)
-    assert form.read([["Base", "DPO"]]).names == form.read(["Base\n\nDPO\n"]).names == ("Base", "DPO")
+    read = Form(Chosen).read([["Base", "DPO"], "Who, me?\n\nWhy?\n"])
+    assert read.names == ("Base", "DPO") and read.asked == ("Who, me?", "Why?")
