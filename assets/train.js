@@ -64,8 +64,8 @@
     const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length ? "button small" : "button", id, onclick: deed }, text));
     for (const [index, offer] of (verdict.offers ?? []).entries()) button(index ? null : "retry", offer.text, retry(run.id, offer.key));
     if (run.resumable) button("resume", "Resume", () => app.send("resume", { run: run.id }));
-    if (run.phase === "done") button("longer", "One more pass", () => app.send("prolong", { run: run.id }));
     if (verdict.open) button("opencmp", "Open Compare", () => app.send("opencompare", { run: run.id }));
+    if (run.phase === "done") button("longer", "One more pass", () => app.send("prolong", { run: run.id }));
     button("report", "Save report", () => app.report(run.id));
     box.append(make("p", { class: "buttons" }, ...buttons));
     place.replaceChildren(box);
