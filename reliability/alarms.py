@@ -14,7 +14,7 @@ from trainer_core.guard import LEARNED, STRIKES, Guard
 from trainer_core.runs import PROJECT
 
 QUESTION = (
-    "Losses of SFT and DPO that become NaN or infinite at a random step, of SFT ten times as large, and healthy ones: is a sick run "
+    "Losses that become NaN or infinite at a random step (SFT, DPO) or ten times as large (SFT), and healthy ones: is a sick run "
     "stopped within three steps, and no healthy one? The curves are drawn at random; the recorded ones are real runs."
 )
 STEPS = 60
