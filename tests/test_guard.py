@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.events import Step, Tail
+from trainer_core.events import Stage, Step, Tail
 from trainer_core.guard import STRIKES, Guard
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -27,16 +27,16 @@ def dpo(seed: int, steps: int = 60) -> list[float]:
     return [math.log(2), *rest]
 
 
-def stopped_at(losses: Iterable[float], norm: float = 1.0) -> int | None:
+def stopped_at(losses: Iterable[float], norm: float = 1.0, stage: Stage = "sft") -> int | None:
     """The step (from 1) at which the guard gives the run up."""
-    guard = Guard()
+    guard = Guard(stage)
     return next((at for at, loss in enumerate(losses, 1) if guard.see(loss, norm)), None)
 
 
 @pytest.mark.parametrize("curve", [sft, dpo])
 @pytest.mark.parametrize("seed", range(30))
 def test_no_healthy_run_is_stopped(curve, seed: int) -> None:
-    assert stopped_at(curve(seed)) is None
+    assert stopped_at(curve(seed), stage="dpo" if curve is dpo else "sft") is None
 
 
 def real() -> list[Path]:
@@ -45,9 +45,9 @@ def real() -> list[Path]:
 
 @pytest.mark.parametrize("path", real(), ids=lambda path: path.stem)
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_no_real_healthy_run_is_stopped(path: Path, stage: str) -> None:
+def test_no_real_healthy_run_is_stopped(path: Path, stage: Stage) -> None:
     losses = [event.loss for event in Tail(path) if isinstance(event, Step) and event.stage == stage]
-    assert len(losses) > 3 and stopped_at(losses) is None
+    assert len(losses) > 3 and stopped_at(losses, stage=stage) is None
 
 
 @pytest.mark.parametrize("curve", [sft, dpo])
@@ -58,7 +58,7 @@ def test_numbers_that_are_none_stop_it_at_the_third(curve, bad: float, at: int) 
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("at", [8, 20, 40])
+@pytest.mark.parametrize("at", [8, 20, 40, 52])
 def test_ten_times_the_loss_stops_it_at_the_third(seed: int, at: int) -> None:
     losses = sft(seed)
     assert stopped_at([*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])]) == at + STRIKES - 1

@@ -213,7 +213,7 @@ class Run:
         return folder
 
     def callbacks(self, stage: Stage) -> tuple[Progress, Save]:
-        guard = Guard()
+        guard = Guard(stage)
         return Progress(stage, self.emit, self.wants, guard), Save(guard, self.wants)
 
     def note(self, stage: Stage, notes: Sequence[str]) -> None:
