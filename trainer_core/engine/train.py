@@ -132,6 +132,9 @@ class Run:
             self.run_dir, stage, self.data, self.emit, lambda: checks.best.step if checks.best else None
         )
         self.probe(trainer, stage, reference)
+        if found.folder and found.step >= planned_steps(len(trainer.train_dataset), getattr(self.recipe, stage)):
+            fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
+            return self.save(stage, trainer, tokenizer, found.step, found.step)
         if found.folder:
             trainer.add_callback(Continued(found.folder, reference))
         self.emit(Status(Phase(stage), "The first step is slower than the rest"))
