@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from trainer_core.events import Forgetting, Measured
+from trainer_core.statistics import wilson
 
 SURE = 0.95
 RESAMPLES = 2000
@@ -18,9 +19,10 @@ SEED = 1
 
 
 def share(hits: Sequence[bool]) -> Measured:
-    """How many of them are true, with Wilson's interval (1927)."""
-    found = stats.binomtest(sum(hits), len(hits)).proportion_ci(SURE, method="wilson")
-    return Measured(sum(hits) / len(hits), float(found.low), float(found.high), len(hits))
+    """How many of them are true, with Wilson's interval; at least one."""
+    found = wilson(sum(hits), len(hits))
+    assert found is not None
+    return Measured(found.value, found.low, found.high, len(hits))
 
 
 def mean(values: Sequence[float]) -> Measured:
