@@ -32,13 +32,14 @@
 
   const empty = (value) => value === undefined || value === "" || value === false || (typeof value === "object" && !Object.keys(value).length);
 
+  const marks = (names) => Object.fromEntries(names.map((name) => [name, app.parts[name]?.mark ?? 0]));
+
   // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all.
   app.cursor = (named = app.whole === undefined) => Object.fromEntries(Object.entries({
     show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
     chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
-    ...(named ? { marks: Object.fromEntries(Object.entries(app.parts).map(([name, part]) => [name, part.mark])) }
-      : { whole: app.whole, pace: app.parts.pace?.mark }),
+    ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: marks(["pace", "device"]) }),
   }).filter(([, value]) => !empty(value)));
 
   app.take = (news) => {
@@ -46,11 +47,11 @@
     for (const [name, part] of Object.entries(news.parts ?? {})) app.parts[name] = part;
     app.whole = news.whole ?? app.whole;
     if ("run" in news) {
-      if (news.run !== app.run || news.from === 0) dropCurves(news.run !== app.run);
+      dropCurves(news.run !== app.run);
       app.run = news.run;
-      app.points = news.points;
-      addCurves(news.series ?? {});
     }
+    app.points = news.points ?? app.points;
+    addCurves(news.series ?? {});
     if (news.deep) takeDeep(news.deep);
     for (const [time, ...values] of news.machine ?? []) addReading(time, values);
     if ("ask" in news && news.ask !== app.ask) app.text = {};
@@ -166,13 +167,13 @@
 
   function drawRunCard(run, bar) {
     if (!run) return;
-    const pill = at("run-pill"), percent = Math.round(100 * run.progress);
+    const pill = at("run-pill"), percent = Math.round(100 * run.progress), now = run.doing || run.step || run.detail;
     write("run-pill", run.pill);
     pill.dataset.tone = run.tone;
     write("run-left", run.left);
-    write("run-step", run.now || run.name);
+    write("run-step", now || run.name);
     bar.setAttribute("aria-valuenow", percent);
-    bar.setAttribute("aria-valuetext", `${percent} %, ${run.now}`);
+    bar.setAttribute("aria-valuetext", `${percent} %, ${now}`);
     bar.dataset.tone = run.tone;
     bar.firstElementChild.style.width = `${100 * run.progress}%`;
   }

@@ -73,3 +73,13 @@ def test_effective_batch_is_sixteen_by_default() -> None:
 
 def test_a_complaint_without_a_known_field_still_reads() -> None:
     assert complaint(Recipe, "x", {"loc": ("zzz",), "msg": "no", "input": 1, "type": "t"}) == "x: zzz: no (got 1)"
+
+
+@pytest.mark.parametrize(("loss", "read"), [("sigmoid", False), ("ipo", False), ("robust", True), ("aot", True)])
+def test_label_smoothing_that_the_loss_does_not_read_is_refused(loss: str, read: bool) -> None:
+    values = {"dpo": {"losses": [loss], "label_smoothing": 0.1}}
+    if read:
+        assert parse(Recipe, values, "recipe").dpo.label_smoothing == 0.1
+    else:
+        with pytest.raises(ConfigError, match=f"would change nothing: it is not read by {loss}"):
+            parse(Recipe, values, "recipe")

@@ -286,12 +286,13 @@ def test_swapped_pairs_are_swapped_back_and_if_that_was_done_smoothed() -> None:
     assert examine(view, changed(recipe, first.changes))[0].offer.changes["dpo.losses"] == ["robust"]
 
 
-def test_easy_pairs_are_named_again_only_where_the_margin_runs_away() -> None:
-    recipe = Recipe(method=Method.DPO, dpo=Dpo(label_smoothing=0.1))
-    for margin, keys in ((2.0, []), (6.0, ["dpo.trivial"])):
-        made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way, height=margin: height * min(1, 4 * way))
-        *_, view = views(made.told(0))
-        assert [one.key for one in examine(view, recipe)] == keys
+def test_easy_pairs_are_named_until_the_loss_sets_its_own_margin() -> None:
+    made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way: 6.0 * min(1, 4 * way))
+    *_, view = views(made.told(0))
+    recipe = Recipe(method=Method.DPO)
+    (found,) = examine(view, recipe)
+    assert found.key == "dpo.trivial" and found.offer.changes["dpo.losses"] == ["ipo"]
+    assert examine(view, changed(recipe, found.offer.changes)) == ()
 
 
 @pytest.mark.parametrize(

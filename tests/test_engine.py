@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import get_args
 
@@ -68,7 +69,11 @@ def environment() -> dict[str, str]:
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "OMP_NUM_THREADS": "1",  # two layers: threads cost more than they give, most of all on a busy machine
     }
-    return {**os.environ, **ours, "UNSLOTH_COMPILE_LOCATION": "/tmp/tunebench-test-compiled"}
+    return {
+        **os.environ,
+        **ours,
+        "UNSLOTH_COMPILE_LOCATION": str(Path(tempfile.gettempdir()) / "tunebench-test-compiled"),
+    }
 
 
 def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:

@@ -32,7 +32,7 @@ def test_defaults_go_through_the_inputs_unchanged(model: type[BaseModel]) -> Non
 def test_every_kind_of_value_goes_through() -> None:
     form = Form(Dpo)
     value = Dpo(
-        learning_rate=3.7e-7, max_steps=12, losses=("sigmoid", "sft"), loss_weights=(1.0, 0.25), label_smoothing=0.125
+        learning_rate=3.7e-7, max_steps=12, losses=("robust", "sft"), loss_weights=(1.0, 0.25), label_smoothing=0.125
     )
     assert form.read(entered(form, value)) == value
 

@@ -258,11 +258,11 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
     (said,) = news(supervisor, Cursor())["parts"]["doctor"]["is"]
     assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
     recipe, changes = diagnosis.retry(supervisor, run, said["key"])
-    assert (recipe.lora.rank, recipe.dpo.label_smoothing) == (8, 0.1)
+    assert (recipe.lora.rank, recipe.dpo.losses) == (8, ("ipo",))
     assert changes == [
         "LoRA rank: 8 (changed from 16)",
         "LoRA alpha: 8 (changed from 16)",
-        "DPO label smoothing: 0.1 (changed from 0)",
+        "DPO loss: ipo (changed from sigmoid)",
     ]
     with pytest.raises(ConfigError, match="does not hold any more"):
         diagnosis.retry(supervisor, run, "dpo.flat")
@@ -289,14 +289,13 @@ def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervi
     run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
     supervisor.look()
     first = news(supervisor, Cursor())
-    held = Cursor(
-        run=first["run"], points=5, whole=first["whole"], pace=first["parts"]["pace"]["mark"], ask=first["ask"]
-    )
+    quick = {name: first["parts"][name]["mark"] for name in live.QUICK}
+    held = Cursor(run=first["run"], points=5, whole=first["whole"], quick=quick, ask=first["ask"])
     assert live.lean(news(supervisor, held), held) == {}
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(step("sft", 6))
     supervisor.look()
     grown = live.lean(news(supervisor, held), held)
-    assert set(grown) == {"parts", "run", "from", "points", "series"} and set(grown["parts"]) == {"pace"}
+    assert set(grown) == {"parts", "points", "series"} and set(grown["parts"]) == {"pace"}
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(Saved("sft", "adapter-sft", 5, 6))
     supervisor.look()
     assert news(supervisor, held) == {"stale": True}

@@ -84,7 +84,9 @@ def test_losses_with_it_on_equal_those_with_it_off(views: dict[str, RunView], na
     assert losses(views[name]) == pytest.approx(losses(views["off"]), abs=1e-6)
     assert views[name].proof and views[name].proof.holds
     margins = [[point.margin for point in views[one].points if point.stage == "dpo"] for one in (name, "off")]
-    assert margins[0] == pytest.approx(margins[1], rel=2e-5, abs=1e-6)  # differences of sums over answers, in 32 bit
+    assert margins[0] == pytest.approx(
+        margins[1], rel=0, abs=3e-6
+    )  # 0.1 × sums of hundreds of nats, whose last bit is 3e-5
 
 
 def test_a_second_run_is_the_same_to_the_last_bit(views: dict[str, RunView]) -> None:

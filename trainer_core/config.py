@@ -55,6 +55,8 @@ Step = Literal[
 ]  # fmt: skip
 """How rows are mended or left out, see data/remedies.py."""
 REFERENCE_FREE = {"simpo", "orpo", "cpo"}
+SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""The losses that read `label_smoothing`; TRL's other formulas have no place for it."""
 
 
 class Lora(Strict):
@@ -133,7 +135,7 @@ class Dpo(Training):
     loss_weights: tuple[float, ...] | None = Field(default=None, title="Loss weights")
     """One weight per loss; empty: 1 each."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, title="Label smoothing")
-    """The share of pairs you believe to be labelled the wrong way round [cDPO]."""
+    """The share of pairs you believe to be labelled the wrong way round. For robust, exo_pair, aot and aot_unpaired [cDPO]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -155,6 +157,11 @@ class Dpo(Training):
             )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError("exo_pair needs a label smoothing above 0, for example 0.001")
+        if self.label_smoothing and not SMOOTHED & set(self.losses):
+            raise ValueError(
+                f"Label smoothing {self.label_smoothing:g} would change nothing: it is not read by {' or '.join(self.losses)}. "
+                "Take the loss robust, or set label smoothing to 0"
+            )
         return self
 
 

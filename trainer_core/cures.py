@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer_core.config import Dpo, Recipe
+from trainer_core.config import SMOOTHED, Dpo, Recipe
 from trainer_core.course import Course
 from trainer_core.events import Offer, Stage
 
@@ -86,7 +86,8 @@ def unswapped(recipe: Recipe) -> Offer:
 
 
 def single_loss(name: str) -> dict[str, Any]:
-    return {"dpo.losses": [name], "dpo.loss_weights": None}
+    smoothing = {} if name in SMOOTHED else {"dpo.label_smoothing": 0.0}
+    return {"dpo.losses": [name], "dpo.loss_weights": None, **smoothing}
 
 
 def tidy(value: float) -> float:

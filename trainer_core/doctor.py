@@ -353,7 +353,7 @@ def flat(course: Course) -> Finding | None:
 
 def trivial(course: Course) -> Finding | None:
     """Every pair is right from the first tenth of the run on."""
-    if course.stage != "dpo" or tamed(course):
+    if course.stage != "dpo" or "ipo" in course.recipe.dpo.losses:  # IPO ends at a set margin, however easy the pairs
         return None
     right = course.accuracy >= 0.999
     first = int(np.argmax(right)) if right.any() else len(right)
@@ -370,9 +370,7 @@ def trivial(course: Course) -> Finding | None:
     )
     rank = max(4, course.lora.rank // 2)
     changes: dict[str, Any] = {"lora.rank": rank, "lora.alpha": max(1, course.lora.alpha * rank // course.lora.rank)}
-    offer = Offer(f"Label smoothing 0.1 and rank {rank}", changes | {"dpo.label_smoothing": 0.1})
-    if course.recipe.dpo.label_smoothing:
-        offer = Offer(f"The IPO loss and rank {rank}", changes | single_loss("ipo"))
+    offer = Offer(f"The IPO loss and rank {rank}", changes | single_loss("ipo"))
     return finding(
         course,
         "trivial",
@@ -383,12 +381,6 @@ def trivial(course: Course) -> Finding | None:
         offer,
         at,
     )
-
-
-def tamed(course: Course) -> bool:
-    """Is what is done against easy pairs in force, and does it hold? A smoothed loss has its lowest point at a sound margin."""
-    dpo = course.recipe.dpo
-    return "ipo" in dpo.losses or (dpo.label_smoothing > 0 and not mean_after(course.margin, 5) > HEALTHY_MARGIN)
 
 
 def collapsing(course: Course) -> Finding | None:
@@ -469,9 +461,8 @@ def not_general(course: Course) -> Finding | None:
         f"held-out accuracy {accuracy:.2f}; {COIN} is a coin toss",
     ]
     says = "What it learns from the training pairs does not carry over: too few or too varied pairs, or labels that disagree."
-    offer = Offer(
-        "Label smoothing 0.1 and β 0.3", {"dpo.label_smoothing": 0.1, "dpo.beta": max(0.3, course.recipe.dpo.beta)}
-    )
+    changes = {"dpo.label_smoothing": 0.1, "dpo.beta": max(0.3, course.recipe.dpo.beta), **single_loss("robust")}
+    offer = Offer("The robust loss (smoothing 0.1) and β 0.3", changes)
     return finding(
         course,
         "not-general",

@@ -27,6 +27,8 @@ MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
 OVERLAY_POINTS = 300
+QUICK = ("pace", "device")
+"""The parts that may change every second."""
 LOG_LINES = 60
 
 Read = Callable[[Step], float | None]
@@ -59,9 +61,9 @@ class Cursor(Strict):
     chars: dict[str, int] = {}
     marks: dict[str, int] = {}
     whole: int | None = None
-    """The checksum over all parts but the pace, which the last answer gave; sent in place of the marks."""
-    pace: int = 0
-    """The mark of the pace, which changes with every step."""
+    """The checksum over all parts but the quick ones, which the last answer gave; sent in place of their marks."""
+    quick: dict[str, int] = {}
+    """The marks of the quick parts, in any case."""
     tab: str = ""
     log: bool = False
     deep: int = -1
@@ -94,11 +96,11 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     if cursor.tab == "runs":
         parts |= listed(supervisor, cursor, rows or history.Rows(supervisor))
     summed = {name: zlib.crc32(json.dumps(part, default=str).encode()) for name, part in parts.items()}
-    whole = zlib.crc32(json.dumps([pair for pair in sorted(summed.items()) if pair[0] != "pace"]).encode())
+    whole = zlib.crc32(json.dumps([pair for pair in sorted(summed.items()) if pair[0] not in QUICK]).encode())
     if cursor.whole is None:
         held = cursor.marks
     elif cursor.whole == whole:
-        held = {**summed, "pace": cursor.pace}
+        held = {**summed, **dict.fromkeys(QUICK), **cursor.quick}
     else:
         return {"stale": True}  # the page asks again, naming what it holds
     return {
@@ -113,9 +115,11 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
 
 def lean(news: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
     """The same without what the page said itself: a quiet second is worth no more than a few bytes."""
-    same: list[str] = []
-    if news.get("run") == cursor.run and news.get("from") == news.get("points") == cursor.points:
-        same += ["run", "from", "points", "series"]
+    same = ["from"]
+    if news.get("run") == cursor.run and news.get("from") == cursor.points:
+        same.append("run")  # where a page reads "run", it forgets its curves
+    if news.get("points") == cursor.points:
+        same.append("points")
     if news.get("ask") == cursor.ask and not any(news.get("text", {}).values()):
         same += ["ask", "text"]
     if news.get("whole") == cursor.whole:

@@ -94,6 +94,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "active": view.phase.active,
         **pill(supervisor, view),
         "detail": view.detail,
+        "doing": doing(view),
         "stages": stages(recipe, view),
         "planned": dict(view.planned),
         "error": view.error,
@@ -112,7 +113,6 @@ def pace(view: RunView | None) -> dict[str, Any] | None:
     return {
         "progress": round(view.progress, 4),
         "step": step_words(last) if last else "",
-        "now": now_words(view),
         "left": left_words(view),
         "seconds": None if left is None else round(left),
         "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
@@ -147,13 +147,11 @@ def step_words(last: Step) -> str:
     return f"{STAGE_WORDS[last.stage]} step {last.step} of {last.total}"
 
 
-def now_words(view: RunView) -> str:
-    """What the run does at this moment, or where it ended."""
+def doing(view: RunView) -> str:
+    """What the run does beside its steps at this moment; empty while it trains or when it is over."""
     if view.stalled:
         return view.stalled
-    if view.phase in (Phase.SFT, Phase.DPO) or not view.phase.active or not view.detail:
-        return step_words(view.last) if view.last else view.detail
-    return view.detail
+    return view.detail if view.phase.active and view.phase not in (Phase.SFT, Phase.DPO) else ""
 
 
 def left_words(view: RunView) -> str:

@@ -27,7 +27,7 @@ RECORDED: dict[str, dict[str, Any]] = {
     "tiny-sample-chats": {"data.chat": "sample"},
     "tiny-dpo-alone": {"method": "dpo", "dpo.max_steps": 60},
     "tiny-two-by-four": {"sft.batch_size": 2, "sft.accumulation": 4, "dpo.batch_size": 2, "dpo.accumulation": 4},
-    "tiny-strong-beta": {"dpo.beta": 0.3, "dpo.label_smoothing": 0.1},
+    "tiny-strong-beta": {"dpo.beta": 0.3},
 }
 """Real runs of a tiny model on the sample data, by what differs from the starter's preset besides TINY; see record.py."""
 TINY = {
