@@ -1,11 +1,12 @@
 // What the page has (parts, curves, answers) and how each part is drawn. Words from outside only ever become textContent.
 (() => {
   const at = (id) => document.getElementById(id);
+  const QUICK = { run: "pace", device: "meter" };
   const app = (window.tunebench = {
     parts: {}, series: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
     show: sessionStorage.getItem("tunebench.show") || "",
-    // What a run is, and on top of it what changes at every step.
-    is: (name) => (name === "run" && app.parts.run?.is ? { ...app.parts.run.is, ...app.parts.pace?.is } : app.parts[name]?.is),
+    // What a part is, and on top of it what changes every second.
+    is: (name) => (QUICK[name] && app.parts[name]?.is ? { ...app.parts[name].is, ...app.parts[QUICK[name]]?.is } : app.parts[name]?.is),
     send: () => {},
     make, draws: {}, tools: {}, after: [], chosen: () => [],
   });
@@ -39,7 +40,7 @@
     show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
     chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
-    ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: marks(["pace", "device"]) }),
+    ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: marks(Object.values(QUICK)) }),
   }).filter(([, value]) => !empty(value)));
 
   app.take = (news) => {
@@ -52,6 +53,7 @@
     }
     app.points = news.points ?? app.points;
     addCurves(news.series ?? {});
+    for (const [stage, rows] of Object.entries(news.steps ?? {})) rows.forEach((row) => addStep(stage, row));
     if (news.deep) takeDeep(news.deep);
     for (const [time, ...values] of news.machine ?? []) addReading(time, values);
     if ("ask" in news && news.ask !== app.ask) app.text = {};
@@ -78,6 +80,10 @@
 
   function addCurves(series) {
     for (const [name, points] of Object.entries(series)) (app.series[name] ??= []).push(...points);
+  }
+
+  function addStep(stage, [step, ...values]) {
+    CURVES[stage].forEach((name, index) => values[index] !== null && addCurves({ [name]: [[step, values[index]]] }));
   }
 
   function takeDeep(deep) {
@@ -137,7 +143,7 @@
   new MutationObserver(drawAll).observe(document.documentElement, { childList: true, subtree: true });
 
   Object.assign(app.draws, {
-    device: ["device-meter", drawDevice],
+    device: ["device-meter", drawDevice, ["device", "meter"]],
     card: ["run-bar", drawRunCard, ["run", "pace"]],
     gates: ["trouble", drawTrouble],
     recent: ["recent", drawRecent],

@@ -73,7 +73,7 @@ def cursor_after(first: dict, **more: object) -> Cursor:
 def test_an_empty_workspace_has_a_page(supervisor: Supervisor) -> None:
     first = news(supervisor, Cursor())
     assert first["run"] == "" and first["series"] == {} and first["parts"]["run"]["is"] is None
-    assert first["parts"]["device"]["is"]["free"] == "21.9 of 24.0 GB free"
+    assert first["parts"]["meter"]["is"]["free"] == "21.9 of 24.0 GB free"
 
 
 def test_the_second_answer_is_empty(supervisor: Supervisor) -> None:
@@ -211,9 +211,26 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
     first = news(supervisor, Cursor(tab="train"))
     log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
     supervisor.look()
-    second = news(supervisor, cursor_after(first, tab="train"))
+    asked = cursor_after(first, tab="train")
+    second = news(supervisor, asked)
     assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
-    assert len(json.dumps(second)) < 500
+    sent = live.lean(second, asked)
+    assert sent["steps"] == {"dpo": [[2, 0.6912, 0.2, 0.5, -91.13, -226.3]]} and "series" not in sent
+    assert len(json.dumps(sent, separators=(",", ":"))) < 300
+
+
+def test_many_points_are_sent_curve_by_curve(supervisor: Supervisor) -> None:
+    finished(supervisor, *(step("dpo", at) for at in range(1, live.FEW_POINTS + 2)))
+    sent = live.lean(news(supervisor, Cursor()), Cursor())
+    assert len(sent["series"]["dpo.loss"]) == live.FEW_POINTS + 1 and "steps" not in sent
+
+
+def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Supervisor) -> None:
+    finished(supervisor, step("sft", 1), step("dpo", 1), replace(step("dpo", 2), margin=float("nan")))
+    assert live.lean(news(supervisor, Cursor()), Cursor())["steps"] == {
+        "sft": [[1, 1.0]],
+        "dpo": [[1, 1.0, 0.1, 0.5, None, None], [2, 1.0, None, 0.5, None, None]],
+    }
 
 
 def test_deep_curves_run_over_both_stages(supervisor: Supervisor) -> None:

@@ -26,8 +26,10 @@ BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
 STAGES: tuple[Stage, ...] = ("sft", "dpo")
+FEW_POINTS = 20
+"""So many new points are sent step by step, which takes a third of the room."""
 OVERLAY_POINTS = 300
-QUICK = ("pace", "device")
+QUICK = ("pace", "meter")
 """The parts that may change every second."""
 LOG_LINES = 60
 
@@ -41,6 +43,8 @@ SERIES: dict[str, tuple[Stage, Read]] = {
     "dpo.rejected": ("dpo", lambda step: step.rejected),
 }
 """Every curve: its stage, and how it is read from a step. Without a margin no side is preferred, so there is no accuracy."""
+CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in STAGES}
+"""Stage → its curves, in the order in which a row of new points holds them."""
 DEEP: dict[str, Read] = {
     "deep.rate": lambda step: step.learning_rate,
     "deep.norm": lambda step: step.grad_norm,
@@ -100,7 +104,7 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     if cursor.whole is None:
         held = cursor.marks
     elif cursor.whole == whole:
-        held = {**summed, **dict.fromkeys(QUICK), **cursor.quick}
+        held = {**summed, **dict.fromkeys(QUICK, 0), **cursor.quick}
     else:
         return {"stale": True}  # the page asks again, naming what it holds
     return {
@@ -124,7 +128,23 @@ def lean(news: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
         same += ["ask", "text"]
     if news.get("whole") == cursor.whole:
         same.append("whole")
-    return {name: value for name, value in news.items() if name not in same and value not in ({}, [])}
+    kept = {name: value for name, value in news.items() if name not in same and value not in ({}, [])}
+    return in_rows(kept) if len(kept.get("series", {})) > 1 else kept
+
+
+def in_rows(news: dict[str, Any]) -> dict[str, Any]:
+    """A few new points step by step, as stage → [step, a value for each of its curves]; many stay curve by curve."""
+    rows: dict[Stage, dict[int, dict[str, float]]] = {}
+    for name, points in news["series"].items():
+        for step, value in points:
+            rows.setdefault(SERIES[name][0], {}).setdefault(step, {})[name] = value
+    if sum(map(len, rows.values())) > FEW_POINTS:
+        return news
+    steps = {
+        stage: [[step, *(found.get(name) for name in CURVES[stage])] for step, found in by_step.items()]
+        for stage, by_step in rows.items()
+    }
+    return {name: value for name, value in news.items() if name != "series"} | {"steps": steps}
 
 
 def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
@@ -135,6 +155,7 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
     """Every part of the page as it is now; the long ones only where they can be seen."""
     parts: dict[str, Any] = {
         "device": views.device(supervisor),
+        "meter": views.meter(supervisor),
         "recent": views.recent(supervisor),
         "gates": views.gates(supervisor),
         "run": views.run(supervisor, view),
@@ -280,4 +301,4 @@ def script(folder: Path = runs.PROJECT / "assets") -> str:
         (folder / name).read_text(encoding="utf-8")
         for name in ("chart.js", "page.js", "compare.js", "train.js", "strip.js", "runs.js", "data.js", "fit.js")
     )
-    return f"<script>\n{code}\n</script>"
+    return f"<script>\nconst CURVES = {json.dumps(CURVES)};\n{code}\n</script>"

@@ -20,22 +20,31 @@ RECENT = 6
 
 
 def device(supervisor: Supervisor) -> dict[str, Any]:
-    """The device card: a name, a memory bar with our share and that of others, and what is wrong, if anything."""
+    """What the device card says of a device as long as it is there: a name, and what is wrong, if anything."""
     try:
         gpu = supervisor.gpu
     except UserError as error:
-        return {"name": "No GPU", "used": 0, "ours": 0, "free": "", "facts": "", "problem": str(error)}
+        return {"name": "No GPU", "kind": "", "problem": str(error)}
+    cpu, problem = supervisor.machine.cpu, supervisor.machine.problem
+    if gpu:
+        return {"name": gpu.name, "kind": "", "problem": problem}
+    return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
+
+
+def meter(supervisor: Supervisor) -> dict[str, Any]:
+    """What may change every second: a memory bar with our share and that of others. The page lays it over `device`."""
+    try:
+        gpu = supervisor.gpu
+    except UserError:
+        return {"used": 0, "ours": 0, "free": "", "facts": ""}
     if gpu:
         return card(gpu, supervisor)
     cpu = supervisor.machine.cpu
     return {
-        "name": cpu.name,
-        "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}",
-        "ours": 0.0,
         "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
+        "ours": 0,
         "free": f"{cpu.free_bytes / GIB:.1f} of {cpu.total_bytes / GIB:.0f} GB free",
         "facts": "",
-        "problem": supervisor.machine.problem,
     }
 
 
@@ -44,14 +53,11 @@ def card(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
     used = gpu.total_bytes - gpu.free_bytes
     readings = [f"{gpu.celsius} °C" if gpu.celsius is not None else "", f"{gpu.watts:.0f} W" if gpu.watts else ""]
     return {
-        "name": gpu.name,
-        "kind": "",
-        "ours": round(ours / gpu.total_bytes, 3),
         "used": round(used / gpu.total_bytes, 3),
+        "ours": round(ours / gpu.total_bytes, 3),
         "free": f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free",
         "facts": " · ".join(filter(None, readings)),
         "split": [f"{ours / GIB:.1f} GB", f"{max(0, used - ours) / GIB:.1f} GB"],
-        "problem": supervisor.machine.problem,
     }
 
 

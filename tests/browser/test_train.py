@@ -52,13 +52,13 @@ def test_the_doctor_names_it_and_one_click_fills_start(train: Page) -> None:
     expect(train.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
     origin = train.locator("#origin")
     expect(origin).to_contain_text("LoRA rank: 8 (changed from 16)")
-    expect(origin).to_contain_text("DPO label smoothing: 0.1 (changed from 0)")
+    expect(origin).to_contain_text("DPO loss: ipo (changed from sigmoid)")
     expect(train.locator("#plan")).to_contain_text("LoRA rank 8")
     begin(train, "again")
     phase(train, "done")
     expect(train.locator("#origin .origin")).to_have_count(0)
     recipe = train.evaluate("window.tunebench.is('facts').settings.find(group => group.title === 'DPO').rows")
-    assert ["Label smoothing", "0.1", "0"] in recipe
+    assert ["Loss", "ipo", "sigmoid"] in recipe
 
 
 def test_settings_say_what_differs_from_the_preset(app: App, visit: Visit) -> None:
