@@ -14,7 +14,7 @@ from typing import Literal
 
 from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict
 from trainer_core.hardware import GIB, Machine, gb
-from trainer_core.shape import Linear, Shape
+from trainer_core.shape import TARGETS, Linear, Shape
 
 Device = Literal["cuda", "cpu"]
 Base = Literal["nf4", "bf16", "fp32"]
@@ -289,7 +289,7 @@ def whole_bytes(setup: Setup) -> int:
 
 def adapted(shape: Shape, lora: Lora) -> tuple[Linear, ...]:
     """The linear layers of one block that get an adapter."""
-    return tuple(linear for linear in shape.linears if lora.targets in ("all-linear", linear.role))
+    return tuple(linear for linear in shape.linears if linear.name in TARGETS[lora.targets])
 
 
 def adapter_sizes(shape: Shape, lora: Lora) -> tuple[int, ...]:
