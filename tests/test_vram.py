@@ -250,6 +250,8 @@ def test_levers() -> None:
     shape = SHAPES["Llama 3.1 8B"]
     plain = setup(shape, 2048)
     assert whole_bytes(plain) - whole_bytes(replace(plain, offload_embedding=True)) == 128_256 * 4096 * 2
+    tied = setup(SHAPES["Qwen3 4B"], 2048)
+    assert estimate(replace(tied, offload_embedding=True)) == estimate(tied)
     kept = estimate(replace(plain, skip_layers=3))
     assert part(kept, "Kept layers") == pytest.approx(1.2 * 3 * 2048 * 2 * (2 * 14_336 + 8 * 4096 + 2 * 1024), abs=1)
     assert part(estimate(setup(shape, 2048, base="bf16")), "Unpacked weights") == 0

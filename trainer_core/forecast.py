@@ -32,6 +32,7 @@ CHOSEN = {
     "lora": ("rank", "alpha", "rslora", "dropout"),
     "sft": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate"),
     "dpo": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", "beta"),
+    "memory": ("offload_embedding",),
 }
 """What the chooser decides; every other setting is as the recipe has it, for the reason in its own description."""
 
@@ -235,7 +236,7 @@ def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """Every setting that has a reason: its key, its value, and the chooser's where that decides it."""
     yield "precision", recipe.precision, other.precision if recipe.precision != "auto" else "auto"
     for part, decided in CHOSEN.items():
-        if part != "lora" and part not in recipe.method.stages:
+        if part not in ("lora", "memory", *recipe.method.stages):
             continue
         mine, theirs = getattr(recipe, part), getattr(other, part)
         for name in type(mine).model_fields:

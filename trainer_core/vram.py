@@ -283,8 +283,14 @@ def nf4_bytes(linear: Linear, double: bool = True) -> int:
 def whole_bytes(setup: Setup) -> int:
     """Embeddings, norms, biases and a picture encoder, which are never quantised."""
     shape = setup.shape
-    moved = shape.vocabulary * shape.hidden if setup.offload_embedding else 0
-    return (shape.embeddings + shape.small + shape.vision - moved) * BYTES[setup.base]
+    return (shape.embeddings + shape.small + shape.vision) * BYTES[setup.base] - moved_bytes(setup)
+
+
+def moved_bytes(setup: Setup) -> int:
+    """The token table, where it lies in main memory. Unsloth leaves one on the card that is the output head as well."""
+    shape = setup.shape
+    moved = setup.offload_embedding and not shape.tied
+    return shape.vocabulary * shape.hidden * BYTES[setup.base] if moved else 0
 
 
 def adapted(shape: Shape, lora: Lora) -> tuple[Linear, ...]:
@@ -366,7 +372,7 @@ def kept_numbers(shape: Shape) -> int:
 def host_parts(setup: Setup) -> tuple[Part, ...]:
     """Main memory beside a card: the process, what is offloaded in blocks of a power of two, an offloaded token table."""
     pinned = setup.shape.layers * 2 ** math.ceil(math.log2(block_bytes(setup))) if offloads(setup) else 0
-    table = setup.shape.vocabulary * setup.shape.hidden * BYTES[setup.base] if setup.offload_embedding else 0
+    table = moved_bytes(setup)
     parts = (
         Part("Python, torch and CUDA", round(2.5 * GIB), round(4.5 * GIB)),
         Part("Offloaded checkpoints", pinned, pinned),
