@@ -254,7 +254,7 @@ def test_the_token_table_leaves_the_card_before_anything_that_changes_the_result
         seen.append((plan.memory.offload_embedding, plan.lora.rank, plan.sft.max_length))
     assert seen == [("auto", 16, 896), ("on", 16, 896), ("on", 16, 896), ("on", 16, 768)]
     assert plan.reasons["memory.offload_embedding"].startswith("on: the token table's 1.0 GB lie in main memory")
-    tied = settings_for(Room("cuda", round(4.6 * GIB)), SHAPES["Qwen3 4B"], Method.SFT, DATA["400 usual"])
+    tied = settings_for(Room("cuda", 5 * GIB), SHAPES["Qwen3 4B"], Method.SFT, DATA["400 usual"])
     assert tied.memory.offload_embedding == "auto"  # its table is the output head as well
 
 

@@ -113,7 +113,7 @@ class Place:
         card = machine.best if use_card else None
         room = Room.of(machine if card else replace(machine, gpus=()), own_pids)
         room = replace(room, free=room.free // STEP * STEP)
-        words = card.memory_sentence if card else ""
+        words = f"{card.memory_sentence} {gb(reserve(card.total_bytes))} stay in reserve." if card else ""
         name, own = (card.name, card.uuid) if card else (machine.cpu.name, machine.cpu.name)
         return cls(room, name, words, machine.cpu.budget_bytes(), disk_free, own)
 

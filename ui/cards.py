@@ -411,9 +411,8 @@ def memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
 
 
 def gathered(parts: Sequence[Part]) -> list[Part]:
-    """The largest first; what is under 1 % of the whole as one."""
-    whole = sum(part.upper for part in parts)
-    large = sorted((part for part in parts if part.upper >= 0.01 * whole), key=lambda part: -part.upper)
+    """The largest first, seven at most, so that each has a colour of its own; what would read 0.0 GB is in the rest."""
+    large = sorted((part for part in parts if part.upper >= 0.05 * GIB), key=lambda part: -part.upper)[:7]
     small = [part for part in parts if part not in large]
     rest = Part("Other", sum(part.lower for part in small), sum(part.upper for part in small))
     return [*large, *([rest] if small else [])]

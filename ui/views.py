@@ -42,10 +42,11 @@ def device(supervisor: Supervisor) -> dict[str, Any]:
 def card(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
     ours = gpu.held_by(own_pids(supervisor))
     used = gpu.total_bytes - gpu.free_bytes
+    several = len(supervisor.machine.usable)
     readings = [f"{gpu.celsius} °C" if gpu.celsius is not None else "", f"{gpu.watts:.0f} W" if gpu.watts else ""]
     return {
         "name": gpu.name,
-        "kind": "",
+        "kind": f"The freest of {several} GPUs" if several > 1 else "",
         "ours": round(ours / gpu.total_bytes, 3),
         "used": round(used / gpu.total_bytes, 3),
         "free": f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free",
