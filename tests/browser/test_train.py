@@ -53,8 +53,8 @@ def test_without_memory_it_goes_on_with_less_and_ends_with_three_ways_out_a_clic
     expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. memory ran out at batch 4")
     ways = [
         ("Cut rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
+        ("Keep the base in 4 bit", "Precision of the base: nf4 (changed from auto)"),
         ("Rank 8 instead of 16", "LoRA rank: 8 (changed from 16)"),
-        ("attention layers alone", "Adapted layers: attention (changed from all-linear)"),
     ]
     for words, said in ways:
         page.evaluate("run => window.tunebench.choose(run)", run)
