@@ -381,8 +381,9 @@ def host_parts(setup: Setup) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.upper)
 
 
-def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2, merged: bool = False) -> tuple[Part, ...]:
-    """What a run leaves on disk: an adapter per stage, its checkpoints (one more while saving), the merged 16-bit model.
+def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2) -> tuple[Part, ...]:
+    """What a run leaves on disk: an adapter per stage and its checkpoints (one more while saving); and what an export as a whole
+    16-bit model would add, which need not be made.
 
     A checkpoint is the adapter, the optimiser's states, and up to 40 MB of tokenizer and trainer state.
     """
@@ -392,9 +393,14 @@ def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2, merged: boo
     parts = (
         Part("Adapters", stages * adapter, stages * (adapter + 40 * MIB)),
         Part("Checkpoints", checkpoints_kept * point, kept * (point + 40 * MIB)),
-        Part("Merged model", *(2 * [setup.shape.parameters * 2 if merged else 0])),
+        Part("Merged model, if exported", 0, setup.shape.parameters * 2),
     )
     return tuple(part for part in parts if part.upper)
+
+
+def surely(parts: Iterable[Part]) -> int:
+    """The upper sum of what comes in any case."""
+    return sum(part.upper for part in parts if part.lower)
 
 
 def most(estimates: Iterable[Estimate]) -> Estimate:

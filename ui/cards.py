@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer_core.forecast import Forecast
 from trainer_core.hardware import GIB, gb
-from trainer_core.vram import Part
+from trainer_core.vram import Part, surely
 
 BRAND = """
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
@@ -439,7 +439,8 @@ def reasons(plan: Forecast) -> str:
         f"<dt>{escape(one.key)} = {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>" for one in plan.values
     )
     host = f" Main memory: up to {gb(sum(part.upper for part in plan.peak.host))} of {gb(plan.host_free)} free."
-    disk = f"Disk: up to {gb(sum(part.upper for part in plan.disk))} of {gb(plan.disk_free)} free."
+    disk = f"Disk: up to {gb(surely(plan.disk))} of {gb(plan.disk_free)} free; "
+    disk += ", ".join(f"{part.name.lower()} {gb(part.upper)}" for part in plan.disk) + "."
     return f"""<details><summary>Disk, main memory, and why these values</summary>
 <p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
 
