@@ -21,20 +21,22 @@ PACKAGES = ("torch", "unsloth", "trl", "transformers", "peft", "gradio", "orjson
 
 @dataclass(frozen=True)
 class Target:
-    """What `ours`, or `ratio`, has to be at least or at most."""
+    """What `ours`, or `ratio`, has to be at least or at most; ±: so near to 1, on both sides."""
 
     of: Literal["ours", "ratio"]
-    sign: Literal["≥", "≤"]
+    sign: Literal["≥", "≤", "±"]
     value: float
 
     def __str__(self) -> str:
-        return f"{self.of} {self.sign} {self.value:g}"
+        return f"{self.of} {'1 ' if self.sign == '±' else ''}{self.sign} {self.value:g}"
 
     def met(self, row: Row) -> bool | None:
         """None: not measured."""
         got = getattr(row, self.of)
         if got is None:
             return None
+        if self.sign == "±":
+            return abs(got - 1) <= self.value
         return bool(got >= self.value if self.sign == "≥" else got <= self.value)
 
 

@@ -4,7 +4,7 @@ How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
 hostile   its answers try to break the page      twins     all lanes answer the same
-leaks     prints its environment and fails with it
+leaks     prints its environment and fails with it      crams     has no memory for SFT's sixth step, whatever is tried
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
 """
@@ -74,7 +74,7 @@ ANSWERS = {
 }
 PARTS = 5
 STEPS = {"sft": 24, "dpo": 20}
-BEHAVIOURS = ("leaks", "fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
+BEHAVIOURS = ("crams", "leaks", "fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
 SLOW = 4.0
 EVALUATE_EVERY = 6
 
@@ -134,7 +134,7 @@ class Script:
             emit(Resumed(stage, before))
         for step in range(before + 1, total + 1):
             time.sleep(self.pause)
-            if not before:
+            if not before or self.behaviour == "crams":
                 self.misbehave(stage, step)
             if stage == "dpo" and step == 1:
                 copy = "frozen copy of the SFT adapter"
@@ -160,6 +160,8 @@ class Script:
                 raise TrainingError(
                     "The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again."
                 )
+            case "crams", "sft", 6:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             case "leaks", "sft", 6:
                 print(f"the environment is {dict(os.environ)}", flush=True)
                 raise ValueError(f"401 for the token {os.environ['HF_TOKEN']}")
@@ -271,7 +273,9 @@ def behaviour(job: Job) -> str:
 
 def main() -> int:
     speed, run_dir = float(sys.argv[1]), Path(sys.argv[2]).resolve()
-    return worker.main(run_dir, parts=lambda job: Script(job, speed))
+    while (code := worker.main(run_dir, parts=lambda job: Script(job, speed))) == worker.AGAIN:
+        pass
+    return code
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def setups_of(plan: Planned, shape: Shape, data: DataFacts) -> dict[str, Setup]:
             reference=stage == "dpo" and "sft" in plan.estimates,
             longest=data.lengths(stage).longest,
             skip_layers=plan.skip_layers[stage],
+            offload_embedding=plan.memory.offload_embedding == "on",
         )
         for stage in plan.estimates
     }
@@ -88,7 +89,7 @@ def moves(setup: Setup) -> list[Setup]:
 def smallest(shape: Shape, method: Method) -> int:
     """The least that any plan for this model can take."""
     training = Dpo(batch_size=1, max_length=64) if "dpo" in method.stages else Sft(batch_size=1, max_length=64)
-    return estimate(Setup(shape, Lora(rank=8, alpha=8), training, "nf4")).upper
+    return estimate(Setup(shape, Lora(rank=8, alpha=8), training, "nf4", offload_embedding=True)).upper
 
 
 def check_plan(plan: Planned, shape: Shape, data: DataFacts, room: Room) -> list[str]:
@@ -110,7 +111,8 @@ def check_plan(plan: Planned, shape: Shape, data: DataFacts, room: Room) -> list
 
 
 def check_reasons(plan: Planned) -> None:
-    for part, model in {"lora": plan.lora, **{stage: getattr(plan, stage) for stage in plan.estimates}}.items():
+    parts = {"lora": plan.lora, "memory": plan.memory, **{stage: getattr(plan, stage) for stage in plan.estimates}}
+    for part, model in parts.items():
         for name in type(model).model_fields:
             assert plan.reasons[f"{part}.{name}"], f"{part}.{name} has no reason"
     assert plan.reasons["precision"]
@@ -216,7 +218,7 @@ def test_surplus_is_spent_in_order() -> None:
         plan = settings_for(Room("cuda", gib * GIB), SHAPES["Llama 3.1 8B"], Method.SFT, data)
         seen.append((plan.sft.batch_size * plan.sft.max_length, plan.base, plan.skip_layers["sft"]))
     assert seen == [
-        (2 * 896, "nf4", 0),
+        (4096, "nf4", 0),
         (8192, "nf4", 0),
         (8192, "nf4", 2),
         (8192, "bf16", 1),
@@ -245,11 +247,22 @@ def test_what_is_given_up_first() -> None:
     )
 
 
+def test_the_token_table_leaves_the_card_before_anything_that_changes_the_result() -> None:
+    seen = []
+    for gib in (8.8, 8.6, 7.6, 7.5):
+        plan = settings_for(Room("cuda", round(gib * GIB)), SHAPES["Llama 3.1 8B"], Method.SFT, DATA["400 usual"])
+        seen.append((plan.memory.offload_embedding, plan.lora.rank, plan.sft.max_length))
+    assert seen == [("auto", 16, 896), ("on", 16, 896), ("on", 16, 896), ("on", 16, 768)]
+    assert plan.reasons["memory.offload_embedding"].startswith("on: the token table's 1.0 GB lie in main memory")
+    tied = settings_for(Room("cuda", 5 * GIB), SHAPES["Qwen3 4B"], Method.SFT, DATA["400 usual"])
+    assert tied.memory.offload_embedding == "auto"  # its table is the output head as well
+
+
 def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
     with pytest.raises(DeviceError) as refused:
         settings_for(Room("cuda", 8 * GIB), SHAPES["Qwen3 32B"], Method.SFT_DPO, DATA["400 usual"])
     assert str(refused.value) == (
-        "This model needs up to 22.7 GB at its smallest (nf4 base, batch 1, 256 tokens, rank 8), "
+        "This model needs up to 21.2 GB at its smallest (nf4 base, batch 1, 256 tokens, rank 8, embedding in main memory), "
         "and 8.0 GB on the card are free. Take a smaller model, or close other programs that hold memory."
     )
 
@@ -292,6 +305,7 @@ def test_lengths() -> None:
 def test_a_plan_becomes_a_recipe() -> None:
     plan = settings_for(Room("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT_DPO, DATA["400 usual"])
     recipe = plan.applied(Recipe(name="mine", model="unsloth/Qwen3-4B"))
+    assert recipe.memory == Recipe().memory
     assert (recipe.name, recipe.precision, recipe.lora, recipe.sft, recipe.dpo) == (
         "mine",
         plan.base,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from tests.readings import card, replay
 from trainer_core import data, presets, runs
 from trainer_core.__main__ import main
 from trainer_core.advice import Lengths
+from trainer_core.chooser import Room
 from trainer_core.config import Recipe
 from trainer_core.data import Counts
 from trainer_core.forecast import Forecast, Place, forecast, shape_for, tokenizer_of
 from trainer_core.forecast_table import as_json, lines
 from trainer_core.hardware import GIB, detect
 from trainer_core.ladder import changed
+from trainer_core.vram import Part
 
 FOUND = Counts(400, 400, 20, (), {stage: Lengths.of(range(20, 420)).points for stage in ("sft", "dpo")}, True)
 MODEL = "unsloth/Qwen3-8B-bnb-4bit"
@@ -34,7 +37,7 @@ def planned(recipe: Recipe, gib: float = 12, free: float | None = None) -> Forec
 def test_every_setting_has_its_value_and_a_reason() -> None:
     plan = planned(RECIPE)
     told = {one.key: one for one in plan.values}
-    for part in ("lora", "sft", "dpo"):
+    for part in ("lora", "sft", "dpo", "memory"):
         assert {f"{part}.{name}" for name in type(getattr(RECIPE, part)).model_fields} <= set(told)
     assert all(one.why for one in plan.values)
     assert told["lora.rank"].why == "rank 16: 400 pairs are few; more would memorise"
@@ -83,7 +86,18 @@ def test_what_cannot_fit_says_so_and_still_shows_its_parts() -> None:
     plan = planned(RECIPE, 24, free=0.3)
     assert plan.verdict.level == "too big" and plan.suggested is None
     assert plan.too_big.startswith("This model needs up to") and plan.peak.parts
-    assert plan.holders == "0.3 of 24.0 GB free."
+    assert plan.holders == "0.3 of 24.0 GB free. 0.7 GB stay in reserve."
+
+
+def test_too_little_disk_or_main_memory_is_said() -> None:
+    shape = CATALOGUE.shape(MODEL)
+    assert shape
+    enough = Place(Room("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=3 * GIB)
+    short = replace(enough, host_free=2 * GIB, disk_free=GIB // 4)
+    told = [forecast(RECIPE, shape, place, FOUND) for place in (enough, short)]
+    assert not [note for note in told[0].notes if note.startswith("Too little")]
+    assert [note.partition(":")[0] for note in told[1].notes] == ["Too little main memory", "Too little disk"]
+    assert told[0].disk[-1] == Part("Merged model, if exported", 0, 2 * shape.parameters)
 
 
 def test_kept_layers_never_make_a_plan_too_big() -> None:

@@ -88,7 +88,7 @@ def test_na_readings_are_none() -> None:
     (gpu,) = read("na_power").gpus
     assert (gpu.celsius, gpu.watts, gpu.busy_percent) == (None, None, None)
     assert gpu.holders == (Holder("game.exe", 8844, None),)
-    assert gpu.memory_sentence == "6.7 of 8.0 GB free."
+    assert gpu.memory_sentence == "6.7 of 8.0 GB free. game.exe holds an unknown part."
 
 
 def test_who_holds_a_full_card() -> None:

@@ -13,7 +13,7 @@ from tests.engine_case import WORDINGS
 from tests.test_engine import recipe, start, write_data
 from trainer_core import ladder, runs, worker
 from trainer_core.config import Recipe, Sft, TrainJob
-from trainer_core.events import EventLog, OutOfMemory, Phase, RowLengths, RunView, Status, Step, read_view
+from trainer_core.events import EventLog, OutOfMemory, Phase, RowLengths, RunView, Stage, Status, Step, read_view
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,17 @@ def test_length_is_halved_where_the_95th_percentile_is_no_shorter() -> None:
 
 
 def test_an_unknown_model_is_replaced_by_the_starter() -> None:
-    assert ladder.smaller_model("nobody/knows-this").changes == {"model": "starter"}
-    assert ladder.smaller_model("unsloth/Qwen3-8B").changes == {"model": "unsloth/Qwen3-4B"}
+    for model, smaller in (("nobody/knows-this", "starter"), ("unsloth/Qwen3-8B", "unsloth/Qwen3-4B")):
+        offer = ladder.smaller_model(model)
+        assert offer and offer.changes == {"model": smaller}
+
+
+@pytest.mark.parametrize("precision", ["nf4", "bf16"])
+def test_the_smallest_model_is_not_replaced_by_itself(precision: str) -> None:
+    asked = Recipe()
+    offers = ladder.offers(asked, "sft", None, precision)
+    assert len({offer.text for offer in offers}) == 3
+    assert all(ladder.changed(asked, offer.changes) != asked for offer in offers)
 
 
 def run_dir(folder: Path, batch: int) -> tuple[Path, EventLog]:
@@ -112,32 +121,40 @@ def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> Non
 PLACES = ("1", "4", "evaluated", "saving")
 """The first step, mid-run, in an evaluation, and in saving."""
 FIVE = ("torch", "cublas", "cudnn", "cpu", "bnb")
-GRID = list(product(FIVE, PLACES))
+RATES = {"sft": 1e-2, "dpo": 1e-3}
+GRID = list(product(RATES, FIVE, PLACES))
 
 
 @pytest.fixture(scope="module")
 def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
-    """An undisturbed run, and one for each place and wording, all in one process that has the libraries loaded."""
+    """An undisturbed run of each stage, and one for each place and wording, all in one process that has the libraries loaded."""
     folder = tmp_path_factory.mktemp("ladder")
     tiny.model(folder / "model")
     write_data(folder)
-    sft = {"batch_size": 2, "accumulation": 2, "max_length": 128, "max_steps": 6, "learning_rate": 1e-2}
-    asked = recipe(folder, method="sft", sft=sft, sample_tokens=0)
-    faults = ["", *(f"{wording}@sft.{place}" for wording, place in GRID)]
-    made = {fault: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for fault in faults}
-    start(folder, *(f"{fault}:{place}" if fault else str(place) for fault, place in made.items()))
+    faults = [*RATES, *(f"{wording}@{stage}.{place}" for stage, wording, place in GRID)]
+    made = {fault: runs.create(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults}
+    start(folder, *(f"{fault}:{place}" if "@" in fault else str(place) for fault, place in made.items()))
     return {fault: read_view(place) for fault, place in made.items()}
 
 
+def short(folder: Path, fault: str) -> Recipe:
+    """Six steps of the stage that the fault is in."""
+    stage = fault.partition("@")[2].partition(".")[0] or fault
+    steps = {"batch_size": 2, "accumulation": 2, "max_length": 128, "max_steps": 6, "learning_rate": RATES[stage]}
+    return recipe(folder, method=stage, sample_tokens=0, **{stage: steps})
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("wording", "place"), GRID)
-def test_the_run_goes_on_by_itself_to_the_same_losses(views: dict[str, RunView], wording: str, place: str) -> None:
-    view, undisturbed = views[f"{wording}@sft.{place}"], views[""]
+@pytest.mark.parametrize(("stage", "wording", "place"), GRID)
+def test_the_run_goes_on_by_itself_to_the_same_losses(
+    views: dict[str, RunView], stage: Stage, wording: str, place: str
+) -> None:
+    view, undisturbed = views[f"{wording}@{stage}.{place}"], views[stage]
     assert view.phase is Phase.DONE, view.error
-    assert [one.stage for one in view.out_of_memory] == ["sft"]
+    assert [one.stage for one in view.out_of_memory] == [stage]
     assert WORDINGS[wording].startswith(view.out_of_memory[0].message)
-    used = {change.what: int(change.used) for change in view.changes if change.what.startswith("sft.")}
-    assert used == {"sft.batch_size": 1, "sft.accumulation": 4}
+    used = {change.what: int(change.used) for change in view.changes if change.what.startswith(f"{stage}.")}
+    assert used == {f"{stage}.batch_size": 1, f"{stage}.accumulation": 4}
     assert [point.step for point in view.points] == [1, 2, 3, 4, 5, 6]
     for one, other in zip(view.points, undisturbed.points, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=1e-6)

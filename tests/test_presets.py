@@ -12,8 +12,8 @@ from trainer_core.advice import DataFacts, Lengths
 from trainer_core.chooser import Room, settings_for
 from trainer_core.config import STARTER, Method, Recipe
 from trainer_core.errors import ConfigError
-from trainer_core.hardware import GIB, detect
-from trainer_core.presets import FOLDER, Choice, Preset, choose, choose_for, load, load_catalogue, load_goals
+from trainer_core.hardware import GIB, Machine, detect
+from trainer_core.presets import FOLDER, Choice, Preset, choose, load, load_catalogue, load_goals
 from trainer_core.vram import Device, Setup, estimate, settled, verdict
 
 PRESETS, GOALS, CATALOGUE = load(), load_goals(), load_catalogue()
@@ -46,7 +46,13 @@ def test_a_card_of_that_size_gets_its_preset(name: str) -> None:
     """Beside a desktop that holds 0.4 GB, more on larger cards."""
     size = int(name.removesuffix("gb"))
     machine = detect(replay(card(size, size - max(0.4, 0.02 * size))), environ={})
-    assert choose_for(PRESETS, machine).preset == PRESETS[name]
+    assert picked(machine) == PRESETS[name]
+
+
+def picked(machine: Machine, own_pids: tuple[int, ...] = ()) -> Preset:
+    """The preset for what is free on the machine's best card."""
+    room = Room.of(machine, own_pids)
+    return choose(PRESETS, room.free / GIB if room.device == "cuda" else None).preset
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -100,9 +106,9 @@ def test_choose(free: float | None, name: str, reason: str) -> None:
 
 def test_the_choice_follows_free_memory_and_counts_our_own_worker_as_free() -> None:
     full = detect(replay("300mb_free"), environ={})
-    assert choose_for(PRESETS, full).preset == PRESETS["cpu"]
-    assert choose_for(PRESETS, full, own_pids=[991]).preset == PRESETS["24gb"]
-    assert choose_for(PRESETS, detect(replay("none"), environ={})).preset == PRESETS["cpu"]
+    assert picked(full) == PRESETS["cpu"]
+    assert picked(full, own_pids=[991]) == PRESETS["24gb"]
+    assert picked(detect(replay("none"), environ={})) == PRESETS["cpu"]
 
 
 def test_goals_change_the_length_of_a_run_and_nothing_else() -> None:

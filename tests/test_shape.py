@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from trainer_core.config import Lora, Targets
 from trainer_core.errors import ModelError
-from trainer_core.shape import shape_of
+from trainer_core.shape import FAMILIES, TARGETS, shape_of
+from trainer_core.vram import adapter_numbers, adapter_sizes
 
-CATALOGUE = Path(__file__).parent.parent / "presets" / "models" / "catalogue.toml"
+PROJECT = Path(__file__).parent.parent
+FILES = (PROJECT / "presets" / "models" / "catalogue.toml", PROJECT / "bench" / "architectures.toml")
+PUBLISHED = [model for file in FILES for model in tomllib.loads(file.read_text(encoding="utf-8"))["models"]]
 TINY = {
     "hidden_size": 64,
     "intermediate_size": 160,
@@ -21,7 +25,7 @@ TINY = {
     "vocab_size": 320,
 }
 CASES: dict[str, dict[str, Any]] = {
-    **{model["title"]: model["config"] for model in tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))["models"]},
+    **{model["title"]: model["config"] for model in PUBLISHED},
     "llama, no grouping": {**TINY, "model_type": "llama", "num_key_value_heads": None},
     "llama with biases": {**TINY, "model_type": "llama", "attention_bias": True, "mlp_bias": True, "head_dim": 24},
     "mistral, groups left out": {key: value for key, value in TINY.items() if key != "num_key_value_heads"}
@@ -67,6 +71,30 @@ def test_counts_are_those_of_the_model(name: str) -> None:
     assert sorted(linears) == sorted(expected)
     assert shape.embeddings == sum(tables.values())
     assert shape.context == CASES[name].get("max_position_embeddings", shape.context)
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_adapters_are_those_that_peft_adds(name: str, targets: Targets) -> None:
+    """Phi-3's fused layers get one adapter where other models get two or three."""
+    from peft import LoraConfig, get_peft_model
+
+    model, shape = on_meta(CASES[name]), shape_of(CASES[name])
+    layers = {path.rpartition(".")[2] for path, _ in model.named_modules()}
+    names = [layer for layer in TARGETS[targets] if layer in layers]
+    adapted = get_peft_model(model, LoraConfig(r=8, target_modules=names))
+    trained = [weight for weight in adapted.parameters() if weight.requires_grad]
+    lora = Lora(rank=8, alpha=8, targets=targets)
+    assert adapter_numbers(shape, lora) == sum(weight.numel() for weight in trained)
+    assert len(adapter_sizes(shape, lora)) * shape.layers == len(trained)
+    assert targets != "all-linear" or {linear.name for linear in shape.linears} == set(names)
+
+
+def test_at_least_eight_architectures_are_counted() -> None:
+    counted = {case["model_type"] for case in CASES.values()}
+    assert counted == set(FAMILIES) and len(counted) >= 8
+    assert {shape_of(case).tied for case in CASES.values()} == {True, False}
+    assert {shape_of(case).query > shape_of(case).key for case in CASES.values()} == {True, False}
 
 
 def test_an_unknown_architecture_counts_as_a_llama_and_says_so() -> None:

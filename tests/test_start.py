@@ -21,12 +21,22 @@ from ui import fit
 from ui.offers import GOALS, Offers, free_gib
 from ui.start_tab import UsedData, counts, expected, eyes, facts, plan_lines, recalled
 
-NOBODY = Offers(None)
-CARD = Offers(21.0)
+NOBODY = Offers(lambda: None)
+CARD = Offers(lambda: 21.0)
 
 
 def test_without_a_card_there_is_the_starter_model() -> None:
     assert [name for _, name in NOBODY.models] == [STARTER]
+
+
+def test_a_card_that_comes_back_is_offered_its_models() -> None:
+    seen: list[float | None] = [None, 21.0]
+    offers = Offers(lambda: seen[0])
+    without = [name for _, name in offers.models]
+    assert offers.reasons(starter_recipe())[0].startswith("No usable GPU")
+    del seen[0]
+    assert without == [STARTER] and [name for _, name in offers.models] == [name for _, name in CARD.models]
+    assert offers.reasons(starter_recipe())[0] == "Settings of the preset 'Processor'."
 
 
 def test_with_a_card_its_models_are_offered_by_title() -> None:

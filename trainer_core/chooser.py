@@ -20,11 +20,11 @@ from trainer_core.advice import (
     named,
     training_for,
 )
-from trainer_core.config import Dpo, Lora, Method, Recipe, Sft, Strict
+from trainer_core.config import Dpo, Lora, Memory, Method, Recipe, Sft, Strict
 from trainer_core.errors import DeviceError
 from trainer_core.hardware import Machine, gb
 from trainer_core.shape import Shape
-from trainer_core.vram import SAFE_SHARE, Base, Device, Estimate, Setup, estimate, settled, with_batch
+from trainer_core.vram import SAFE_SHARE, Base, Device, Estimate, Setup, estimate, moved_bytes, settled, with_batch
 
 BUSY_TOKENS: dict[Device, int] = {"cuda": 8192, "cpu": 1024}
 """Tokens per micro-batch above which a device gains little: unpacking NF4 costs 4 to 5 % of the time at 8,192 on CUDA."""
@@ -37,6 +37,8 @@ RESTRAINTS = (
     *(Restraint(0.5, rank=8, tokens=tokens) for tokens in (1024, 512, 256)),
 )
 """What is given up, in this order: the longest rows, rank, longer and longer rows."""
+RELIEFS = ((Restraint(), False), *((restraint, True) for restraint in RESTRAINTS))
+"""With each: does the token table lie in main memory? That leaves the result as it is, so it comes before all that does not."""
 
 Plan = dict[str, Setup]
 """Stage -> its setup."""
@@ -70,20 +72,24 @@ class Room:
 class Planned:
     """Settings, what they take, and a reason for each by its name in the recipe (`lora.rank`, `sft.batch_size`, …).
 
-    `skip_layers`: by stage, layers that need not be recomputed because memory is left for them.
+    `skip_layers`: by stage, layers that need not be recomputed because memory is left for them. `memory`: the token table goes
+    to main memory where that is needed.
     """
 
     base: Base
     lora: Lora
     sft: Sft
     dpo: Dpo
+    memory: Memory
     skip_layers: dict[str, int]
     estimates: dict[str, Estimate]
     reasons: dict[str, str]
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe with these settings."""
-        return recipe.model_copy(update={"precision": self.base, "lora": self.lora, "sft": self.sft, "dpo": self.dpo})
+        memory = recipe.memory.model_copy(update={"offload_embedding": self.memory.offload_embedding})
+        parts = {"lora": self.lora, "sft": self.sft, "dpo": self.dpo, "memory": memory}
+        return recipe.model_copy(update={"precision": self.base, **parts})
 
 
 def settings_for(room: Room, shape: Shape, method: Method, data: DataFacts) -> Planned:
@@ -100,10 +106,11 @@ def settings_for(room: Room, shape: Shape, method: Method, data: DataFacts) -> P
 def fitting(room: Room, shape: Shape, method: Method, data: DataFacts) -> tuple[Plan, dict[str, str]]:
     """The first plan at batch 1 that fits, and why it is so: what the data asks for, or less and less of it."""
     for base, why in bases(room, shape):
-        for restraint in RESTRAINTS:
+        for restraint, away in RELIEFS:
             plan, reasons = by_data(room, shape, method, data, base, restraint)
+            plan = with_table_away(plan) if away else plan
             if room.holds_all(plan):
-                return plan, {"precision": why} | reasons
+                return plan, {"precision": why, "memory.offload_embedding": table_reason(plan)} | reasons
             if base != "nf4":  # a smaller format costs less than a shorter length
                 break
     raise DeviceError(too_small(room, plan))
@@ -139,13 +146,32 @@ def by_data(
     return plan, reasons
 
 
+def with_table_away(plan: Plan) -> Plan:
+    """The token table in main memory, where there are two memories and the table is not the output head as well."""
+    return {
+        stage: replace(setup, offload_embedding=setup.device == "cuda" and not setup.shape.tied)
+        for stage, setup in plan.items()
+    }
+
+
+def table_reason(plan: Plan) -> str:
+    setup = next(iter(plan.values()))
+    if setup.offload_embedding:
+        return f"on: the token table's {gb(moved_bytes(setup))} lie in main memory, and the result stays the same"
+    if setup.device == "cpu":
+        return "the processor has one memory"
+    return "left to Unsloth: the plan needs no room from it"
+
+
 def too_small(room: Room, plan: Plan) -> str:
     needed = max(estimate(setup).upper for setup in plan.values())
     setup = next(iter(plan.values()))
     at = f"{setup.base} base, batch 1, {setup.training.max_length} tokens, rank {setup.lora.rank}"
+    at += ", embedding in main memory" if setup.offload_embedding else ""
     where = "on the card" if room.device == "cuda" else "of main memory"
+    unsafe = ": too little to be safe" if needed <= room.free else ""
     return (
-        f"This model needs up to {gb(needed)} at its smallest ({at}), and {gb(room.free)} {where} are free. "
+        f"This model needs up to {gb(needed)} at its smallest ({at}), and {gb(room.free)} {where} are free{unsafe}. "
         "Take a smaller model, or close other programs that hold memory."
     )
 
@@ -224,11 +250,11 @@ def planned(plan: Plan, reasons: dict[str, str]) -> Planned:
     one = next(iter(plan.values()))
     sft = plan["sft"].training if "sft" in plan else Sft()
     dpo = plan["dpo"].training if "dpo" in plan else Dpo()
-    parts: dict[str, type[Strict]] = {"lora": Lora, "sft": Sft, "dpo": Dpo}
+    parts: dict[str, type[Strict]] = {"lora": Lora, "sft": Sft, "dpo": Dpo, "memory": Memory}
     told = {
         f"{part}.{name}": field.description or ""
         for part, model in parts.items()
-        if part == "lora" or part in plan
+        if part in ("lora", "memory", *plan)
         for name, field in model.model_fields.items()
     }
     return Planned(
@@ -236,6 +262,7 @@ def planned(plan: Plan, reasons: dict[str, str]) -> Planned:
         lora=one.lora,
         sft=Sft.model_validate(sft.model_dump()),  # copies with changes are not checked by pydantic
         dpo=Dpo.model_validate(dpo.model_dump()),
+        memory=Memory(offload_embedding="on" if one.offload_embedding else "auto"),
         skip_layers={stage: setup.skip_layers for stage, setup in plan.items()},
         estimates={stage: estimate(setup) for stage, setup in plan.items()},
         reasons=told | reasons,

@@ -22,7 +22,19 @@ from trainer_core.hardware import GIB, Machine, gb, reserve
 from trainer_core.presets import Catalogue
 from trainer_core.runs import Workspace
 from trainer_core.shape import Shape, shape_of
-from trainer_core.vram import Estimate, Measurement, Part, Setup, Verdict, disk_parts, estimate, most, settled, verdict
+from trainer_core.vram import (
+    Estimate,
+    Measurement,
+    Part,
+    Setup,
+    Verdict,
+    disk_parts,
+    estimate,
+    most,
+    settled,
+    surely,
+    verdict,
+)
 
 STEP = 64 * 2**20
 """Free memory is taken in whole steps of this many bytes, so that a plan does not flicker with every other program."""
@@ -32,6 +44,7 @@ CHOSEN = {
     "lora": ("rank", "alpha", "rslora", "dropout"),
     "sft": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate"),
     "dpo": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", "beta"),
+    "memory": ("offload_embedding",),
 }
 """What the chooser decides; every other setting is as the recipe has it, for the reason in its own description."""
 
@@ -112,7 +125,7 @@ class Place:
         card = machine.best if use_card else None
         room = Room.of(machine if card else replace(machine, gpus=()), own_pids)
         room = replace(room, free=room.free // STEP * STEP)
-        words = card.memory_sentence if card else ""
+        words = f"{card.memory_sentence} {gb(reserve(card.total_bytes))} stay in reserve." if card else ""
         name, own = (card.name, card.uuid) if card else (machine.cpu.name, machine.cpu.name)
         return cls(room, name, words, machine.cpu.budget_bytes(), disk_free, own)
 
@@ -157,19 +170,23 @@ def forecast(
     stages = {stage: estimate(setup, measurement=found_before[stage]) for stage, setup in setups.items()}
     suited, too_big = suggestion(place.room, shape, recipe, data)
     peak = max(setups, key=lambda stage: stages[stage].upper)
+    disk = disk_parts(setups[peak], len(setups))
     return Forecast(
         device=place.device,
         free=place.room.free,
         stages=stages,
         verdict=verdict(needed(setups, found_before), place.room.free),
         values=tuple(values(recipe, suited, setups, lambda other: setups_of(other, shape, place.room, data))),
-        disk=disk_parts(setups[peak], len(setups)),
+        disk=disk,
         disk_free=place.disk_free,
         host_free=place.host_free,
         holders=place.holders,
         suggested=suggested(recipe, suited) if suited else None,
         too_big=too_big,
-        notes=tuple(notes(found, [stage for stage, one in found_before.items() if one])),
+        notes=(
+            *shortages(place, stages[peak].host, disk),
+            *notes(found, [stage for stage, one in found_before.items() if one]),
+        ),
     )
 
 
@@ -235,7 +252,7 @@ def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """Every setting that has a reason: its key, its value, and the chooser's where that decides it."""
     yield "precision", recipe.precision, other.precision if recipe.precision != "auto" else "auto"
     for part, decided in CHOSEN.items():
-        if part != "lora" and part not in recipe.method.stages:
+        if part not in ("lora", "memory", *recipe.method.stages):
             continue
         mine, theirs = getattr(recipe, part), getattr(other, part)
         for name in type(mine).model_fields:
@@ -260,6 +277,13 @@ def spelled(value: Any) -> str:
         case tuple():
             return ", ".join(map(str, value))
     return "none" if value is None else str(value)
+
+
+def shortages(place: Place, host: tuple[Part, ...], disk: tuple[Part, ...]) -> Iterator[str]:
+    """What else than the card's memory is too little."""
+    for name, parts, free in (("main memory", host, place.host_free), ("disk", disk, place.disk_free)):
+        if (upper := surely(parts)) > free:
+            yield f"Too little {name}: up to {gb(upper)} are needed, {gb(free)} are free."
 
 
 def notes(found: Counts, measured_stages: list[str]) -> Iterator[str]:

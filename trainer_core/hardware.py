@@ -59,6 +59,10 @@ class Holder:
     pid: int
     bytes: int | None
 
+    @property
+    def words(self) -> str:
+        return f"{self.name} holds {'an unknown part' if self.bytes is None else gb(self.bytes)}"
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -89,7 +93,7 @@ class Gpu:
     @property
     def memory_sentence(self) -> str:
         """`0.3 of 24.0 GB free. python3 holds 21.0 GB.`, the three largest holders."""
-        known = [f"{holder.name} holds {gb(holder.bytes)}" for holder in self.holders[:3] if holder.bytes]
+        known = [holder.words for holder in self.holders[:3] if holder.bytes != 0]
         free = f"{self.free_bytes / GIB:.1f} of {gb(self.total_bytes)} free."
         return f"{free} {', '.join(known)}." if known else free
 

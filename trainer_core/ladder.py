@@ -78,8 +78,9 @@ def half_batch(settings: Training, stage: Stage) -> Rung:
 
 def offers(recipe: Recipe, stage: Stage, rows: RowLengths | None, precision: str) -> tuple[Offer, ...]:
     """Three ways out that change the result, the mildest first. `precision`: the base's in fact, where auto was asked."""
-    lighter = smaller_rank(recipe) if precision in ("nf4", "auto") else four_bit()
-    return (shorter(getattr(recipe, stage), stage, rows), lighter, smaller_model(recipe.model))
+    packed = precision in ("nf4", "auto")
+    lighter, without = (smaller_rank(recipe), attention_only()) if packed else (four_bit(), smaller_rank(recipe))
+    return (shorter(getattr(recipe, stage), stage, rows), lighter, smaller_model(recipe.model) or without)
 
 
 def shorter(settings: Training, stage: Stage, rows: RowLengths | None) -> Offer:
@@ -104,8 +105,14 @@ def four_bit() -> Offer:
     return Offer("Keep the base in 4 bit (NF4): a quarter of its memory.", {"precision": "nf4"})
 
 
-def smaller_model(model: str) -> Offer:
-    """The largest model of the catalogue that is clearly smaller."""
+def attention_only() -> Offer:
+    return Offer("Adapters on the attention layers alone: fewer weights are trained.", {"lora.targets": "attention"})
+
+
+def smaller_model(model: str) -> Offer | None:
+    """The largest model of the catalogue that is clearly smaller; None for the smallest."""
+    if model == STARTER:
+        return None
     known = load_catalogue().smaller(model)
     name = known or STARTER
     size = "the included starter model, 135M weights" if name == STARTER else name

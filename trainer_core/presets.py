@@ -11,7 +11,6 @@ from pydantic import Field
 
 from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict, parse, read_toml
 from trainer_core.errors import ConfigError
-from trainer_core.hardware import Machine
 from trainer_core.shape import Shape, shape_of
 
 FOLDER = Path(__file__).parent.parent / "presets"
@@ -154,9 +153,3 @@ def choose(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | N
         needed = f"'{listed[1].name}' needs {listed[1].min_free_gib:.1f} GB"
         return Choice(smallest, f"{free_gib:.1f} GB free on the GPU, and {needed}: the small starter model is taken.")
     return Choice(best, f"{free_gib:.1f} GB free fits '{best.name}' (from {best.min_free_gib:.1f} GB).")
-
-
-def choose_for(presets: Mapping[str, Preset], machine: Machine, own_pids: Iterable[int] = ()) -> Choice:
-    """`choose` by the machine's best card; memory of our own workers counts as free."""
-    best = machine.best
-    return choose(presets, best.budget_bytes(own_pids) / 2**30 if best else None)

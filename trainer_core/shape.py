@@ -9,9 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from trainer_core.config import Targets
 from trainer_core.errors import ModelError
 
-Role = Literal["attention", "mlp"]
+ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+TARGETS: dict[Targets, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
+"""Layers that get an adapter, by the names of all architectures; Phi-3 has qkv_proj and gate_up_proj, each in the place of
+several others."""
 MIXTURE_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -25,8 +30,8 @@ class Linear:
     bias: bool = False
 
     @property
-    def role(self) -> Role:
-        return "attention" if self.path.startswith("self_attn") else "mlp"
+    def name(self) -> str:
+        return self.path.rpartition(".")[2]
 
     @property
     def weights(self) -> int:
@@ -210,7 +215,7 @@ def llama_linears(config: ConfigJson, family: Family, query: int, key: int) -> t
         "mlp.down_proj": (mlp, hidden, config.mlp_bias),
     }
     return tuple(
-        Linear(path, into, out, bias or path.split(".")[1] in family.biased)
+        Linear(path, into, out, bias or path.rpartition(".")[2] in family.biased)
         for path, (into, out, bias) in sizes.items()
     )
 

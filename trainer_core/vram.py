@@ -14,7 +14,7 @@ from typing import Literal
 
 from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict
 from trainer_core.hardware import GIB, Machine, gb
-from trainer_core.shape import Linear, Shape
+from trainer_core.shape import TARGETS, Linear, Shape
 
 Device = Literal["cuda", "cpu"]
 Base = Literal["nf4", "bf16", "fp32"]
@@ -283,13 +283,19 @@ def nf4_bytes(linear: Linear, double: bool = True) -> int:
 def whole_bytes(setup: Setup) -> int:
     """Embeddings, norms, biases and a picture encoder, which are never quantised."""
     shape = setup.shape
-    moved = shape.vocabulary * shape.hidden if setup.offload_embedding else 0
-    return (shape.embeddings + shape.small + shape.vision - moved) * BYTES[setup.base]
+    return (shape.embeddings + shape.small + shape.vision) * BYTES[setup.base] - moved_bytes(setup)
+
+
+def moved_bytes(setup: Setup) -> int:
+    """The token table, where it lies in main memory. Unsloth leaves one on the card that is the output head as well."""
+    shape = setup.shape
+    moved = setup.offload_embedding and not shape.tied
+    return shape.vocabulary * shape.hidden * BYTES[setup.base] if moved else 0
 
 
 def adapted(shape: Shape, lora: Lora) -> tuple[Linear, ...]:
     """The linear layers of one block that get an adapter."""
-    return tuple(linear for linear in shape.linears if lora.targets in ("all-linear", linear.role))
+    return tuple(linear for linear in shape.linears if linear.name in TARGETS[lora.targets])
 
 
 def adapter_sizes(shape: Shape, lora: Lora) -> tuple[int, ...]:
@@ -366,7 +372,7 @@ def kept_numbers(shape: Shape) -> int:
 def host_parts(setup: Setup) -> tuple[Part, ...]:
     """Main memory beside a card: the process, what is offloaded in blocks of a power of two, an offloaded token table."""
     pinned = setup.shape.layers * 2 ** math.ceil(math.log2(block_bytes(setup))) if offloads(setup) else 0
-    table = setup.shape.vocabulary * setup.shape.hidden * BYTES[setup.base] if setup.offload_embedding else 0
+    table = moved_bytes(setup)
     parts = (
         Part("Python, torch and CUDA", round(2.5 * GIB), round(4.5 * GIB)),
         Part("Offloaded checkpoints", pinned, pinned),
@@ -375,8 +381,9 @@ def host_parts(setup: Setup) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.upper)
 
 
-def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2, merged: bool = False) -> tuple[Part, ...]:
-    """What a run leaves on disk: an adapter per stage, its checkpoints (one more while saving), the merged 16-bit model.
+def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2) -> tuple[Part, ...]:
+    """What a run leaves on disk: an adapter per stage and its checkpoints (one more while saving); and what an export as a whole
+    16-bit model would add, which need not be made.
 
     A checkpoint is the adapter, the optimiser's states, and up to 40 MB of tokenizer and trainer state.
     """
@@ -386,9 +393,14 @@ def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2, merged: boo
     parts = (
         Part("Adapters", stages * adapter, stages * (adapter + 40 * MIB)),
         Part("Checkpoints", checkpoints_kept * point, kept * (point + 40 * MIB)),
-        Part("Merged model", *(2 * [setup.shape.parameters * 2 if merged else 0])),
+        Part("Merged model, if exported", 0, setup.shape.parameters * 2),
     )
     return tuple(part for part in parts if part.upper)
+
+
+def surely(parts: Iterable[Part]) -> int:
+    """The upper sum of what comes in any case."""
+    return sum(part.upper for part in parts if part.lower)
 
 
 def most(estimates: Iterable[Estimate]) -> Estimate:

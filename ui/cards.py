@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer_core.forecast import Forecast
 from trainer_core.hardware import GIB, gb
-from trainer_core.vram import Part
+from trainer_core.vram import Part, surely
 
 BRAND = """
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
@@ -411,9 +411,8 @@ def memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
 
 
 def gathered(parts: Sequence[Part]) -> list[Part]:
-    """The largest first; what is under 1 % of the whole as one."""
-    whole = sum(part.upper for part in parts)
-    large = sorted((part for part in parts if part.upper >= 0.01 * whole), key=lambda part: -part.upper)
+    """The largest first, seven at most, so that each has a colour of its own; what would read 0.0 GB is in the rest."""
+    large = sorted((part for part in parts if part.upper >= 0.05 * GIB), key=lambda part: -part.upper)[:7]
     small = [part for part in parts if part not in large]
     rest = Part("Other", sum(part.lower for part in small), sum(part.upper for part in small))
     return [*large, *([rest] if small else [])]
@@ -440,7 +439,8 @@ def reasons(plan: Forecast) -> str:
         f"<dt>{escape(one.key)} = {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>" for one in plan.values
     )
     host = f" Main memory: up to {gb(sum(part.upper for part in plan.peak.host))} of {gb(plan.host_free)} free."
-    disk = f"Disk: up to {gb(sum(part.upper for part in plan.disk))} of {gb(plan.disk_free)} free."
+    disk = f"Disk: up to {gb(surely(plan.disk))} of {gb(plan.disk_free)} free; "
+    disk += ", ".join(f"{part.name.lower()} {gb(part.upper)}" for part in plan.disk) + "."
     return f"""<details><summary>Disk, main memory, and why these values</summary>
 <p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trainer_core import presets
 from trainer_core.config import STARTER, Recipe
 from trainer_core.errors import DeviceError
@@ -24,12 +26,16 @@ def free_gib(supervisor: Supervisor) -> float | None:
 
 
 class Offers:
-    """Presets and goals as a page shows them, for a card with this much free memory (GiB; None: no card)."""
+    """Presets and goals as a page shows them. `free`: asked each time for what a card has now (GiB; None: no card)."""
 
-    def __init__(self, free: float | None):
+    def __init__(self, free: Callable[[], float | None]):
         self.presets, self.catalogue = presets.load(), presets.load_catalogue()
-        self.goals = presets.load_goals()
-        self.choice = presets.choose(self.presets, free)
+        self.goals, self.free = presets.load_goals(), free
+
+    @property
+    def choice(self) -> presets.Choice:
+        """The preset for this moment: a card may fail, or come back."""
+        return presets.choose(self.presets, self.free())
 
     @property
     def models(self) -> list[tuple[str, str]]:
@@ -54,7 +60,7 @@ class Offers:
 
     def preset(self, model: str) -> presets.Preset:
         """The one that is made for the model, else the one for the card."""
-        return next((preset for preset in self.presets.values() if preset.model == model), self.choice.preset)
+        return next((preset for preset in self.presets.values() if preset.model == model), None) or self.choice.preset
 
     def recipe(self, model: str, goal: str) -> Recipe:
         """A whole run: the model's preset at a goal's length, on the sample data."""
@@ -85,5 +91,5 @@ class Offers:
     def settings_reason(self, wanted: Recipe) -> str:
         if self.lengthened(wanted, BALANCED) != self.suited(wanted, BALANCED):
             return "Some settings were changed by hand."
-        preset = self.preset(wanted.model)
-        return self.choice.reason if preset == self.choice.preset else f"Settings of the preset '{preset.name}'."
+        preset, choice = self.preset(wanted.model), self.choice
+        return choice.reason if preset == choice.preset else f"Settings of the preset '{preset.name}'."

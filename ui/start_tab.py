@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +34,7 @@ FOOT = "Learns the good answers (SFT), then to prefer them (DPO), then opens Com
 
 
 def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:  # noqa: C901  (layout, then handlers, then wiring)
-    offers = Offers(free_gib(supervisor))
+    offers = Offers(partial(free_gib, supervisor))
     origin = gr.HTML("", elem_id="origin")
     first = offers.recipe(STARTER, QUICK)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")

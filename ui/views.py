@@ -27,7 +27,8 @@ def device(supervisor: Supervisor) -> dict[str, Any]:
         return {"name": "No GPU", "kind": "", "problem": str(error)}
     cpu, problem = supervisor.machine.cpu, supervisor.machine.problem
     if gpu:
-        return {"name": gpu.name, "kind": "", "problem": problem}
+        several = len(supervisor.machine.usable)
+        return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
     return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
 
 

@@ -10,14 +10,18 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import App
 
 Visit = Callable[[App], Page]
-STATES = {  # reading -> the device's name, and words that must be on the page
-    "none": ("Example processor", "No NVIDIA GPU found."),
-    "one_4090": ("RTX 4090", "GB free"),
-    "two_reversed": ("RTX 4090", "GB free"),
-    "mig": ("A100", "GB free"),
-    "na_power": ("RTX 4060 Laptop", "GB free"),
-    "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free"),
-    "driver_error": ("Example processor", "The NVIDIA driver"),
+STATES = {  # reading -> the device's name, words in the rail, and words in the memory card
+    "none": ("Example processor", "No NVIDIA GPU found.", "of 19.0 GB free"),
+    "one_4090": (
+        "RTX 4090",
+        "21.9 of 24.0 GB free41 °C · 23 W",
+        "code holds 1.2 GB, Xorg holds 0.6 GB. 0.7 GB stay in reserve",
+    ),
+    "two_reversed": ("RTX 4090", "The freest of 2 GPUs", "of 21.1 GB free"),
+    "mig": ("A100-SXM4-40GB MIG 3g.20gb", "33 °C · 52 W", "of 19.0 GB free"),
+    "na_power": ("RTX 4060 Laptop GPU", "6.7 of 8.0 GB free", "game.exe holds an unknown part"),
+    "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free", "llama-server holds 23.0 GB"),
+    "driver_error": ("Example processor", "The NVIDIA driver stopped answering", "of 19.0 GB free"),
 }
 
 
@@ -28,13 +32,17 @@ def app(serve: Callable[..., App]) -> App:
 
 @pytest.mark.parametrize("reading", STATES)
 def test_the_page_shows_it(app: App, visit: Visit, reading: str) -> None:
-    name, words = STATES[reading]
+    name, words, planned = STATES[reading]
     app.take(reading)
     page = visit(app)
     expect(page.locator("#device-name")).to_contain_text(name)
     expect(page.locator("#rail")).to_contain_text(words)
-    expect(page.locator("#memory .fit")).to_contain_text("GB free")
+    expect(page.locator("#memory")).to_contain_text(planned)
+    reason = page.locator("#plan li", has_text="No usable GPU")
+    expect(reason).to_have_count(int(name == "Example processor"))
     expect(page.locator("#go")).to_be_enabled()
+    wide = "[...document.querySelectorAll('#rail section')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    assert page.evaluate(wide) == 0
 
 
 def test_a_driver_that_fails_mid_run_is_said_and_the_run_goes_on(app: App, visit: Visit) -> None:

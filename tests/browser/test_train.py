@@ -43,6 +43,27 @@ def train(app: App, trivial: str, visit: Visit) -> Page:
     return page
 
 
+def test_without_memory_it_goes_on_with_less_and_ends_with_three_ways_out_a_click_each(app: App, visit: Visit) -> None:
+    page = visit(app)
+    run = begin(page, "crams")
+    phase(page, "failed")
+    tab(page, "Train")
+    verdict = page.locator("#verdict")
+    expect(verdict).to_contain_text("Memory ran out in SFT at batch 1 and length 256 after 3 smaller settings")
+    expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. memory ran out at batch 4")
+    ways = [
+        ("Cut rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
+        ("Keep the base in 4 bit", "Precision of the base: nf4 (changed from auto)"),
+        ("Rank 8 instead of 16", "LoRA rank: 8 (changed from 16)"),
+    ]
+    for words, said in ways:
+        page.evaluate("run => window.tunebench.choose(run)", run)
+        tab(page, "Train")
+        verdict.get_by_role("button", name=words).click()
+        expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
+        expect(page.locator("#origin")).to_contain_text(said)
+
+
 def test_the_doctor_names_it_and_one_click_fills_start(train: Page) -> None:
     doctor = train.locator("#doctor")
     expect(doctor.locator("h3")).to_contain_text("The pairs are too easy")

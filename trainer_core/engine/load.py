@@ -14,13 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from unsloth import FastLanguageModel
 
 from trainer_core import hardware, vram
-from trainer_core.config import Lora, Memory, Precision, Targets
+from trainer_core.config import Lora, Memory, Precision
 from trainer_core.errors import ModelError
-
-ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
-TARGETS: dict[Targets, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
-"""Layers by the names of all architectures; Phi-3 has qkv_proj and gate_up_proj, each in the place of several others."""
+from trainer_core.shape import TARGETS
 
 
 @dataclass(frozen=True)
