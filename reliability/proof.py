@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from scipy.special import betaincinv
@@ -91,8 +90,3 @@ def counted(trials: Sequence[str]) -> Count:
     """From the failures in words, an empty text for each trial that went well."""
     failed = [one for one in trials if one]
     return Count(len(trials), len(failed), failed[0] if failed else "")
-
-
-def scratch(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -68,6 +68,12 @@ def test_a_rate_far_too_high_is_stopped_early() -> None:
     assert stopped_at([3.7, 4.0, 47.8, 31.0, 22.0, 15.0]) == 5
 
 
+def test_a_dpo_that_still_gets_pairs_wrong_goes_on_and_one_that_left_is_stopped() -> None:
+    assert stopped_at([0.69, 0.30, 1.46, 1.41, 1.42, 0.21], stage="dpo") is None
+    assert stopped_at([0.69, 0.30, 3.46, 5.41, 9.42, 9.21], stage="dpo") == 5
+    assert stopped_at([*dpo(1)[:40], 2.1, 2.4, 1.9], stage="dpo") == 43
+
+
 def test_one_odd_batch_is_forgiven() -> None:
     losses = sft(1)
     losses[30], losses[31] = math.nan, 60.0

@@ -11,16 +11,19 @@ from trainer_core.events import Stage
 
 STRIKES = 3
 """Bad steps in a row that end a run: one odd batch recovers by itself, three in a row did not in any run we looked at."""
-WINDOW = 20
-SPIKE = 3.0
+WINDOW = 8
+"""A falling loss leaves a longer window behind: with 20, the bound of a run that still learns was up to twice too high."""
+SPIKE = 2.5
 """A step is bad whose loss is this many times the median of the last WINDOW good ones …"""
-FLOOR = {"sft": 0.5, "dpo": 1.25}
+FLOOR = {"sft": 0.5, "dpo": 2.0}
 """… and this many times the loss at the start: DPO ends near 0, where a multiple of the last losses means nothing. With 1.25
-for SFT, 65 of 1,000 runs whose loss rose tenfold were stopped late or never; with 0.5, 2 (`python -m reliability alarms`)."""
+for SFT, 65 of 1,000 runs whose loss rose tenfold were stopped late or never; with 0.5, 7 of 10,000 one to three steps late,
+whose first bad losses were ten times exceptionally low ones (`python -m reliability alarms`)."""
 LEARNED = 5
 """Good steps before a spike can be told from noise …"""
-EARLY = 2.0
-"""… until then a step is bad at this many times the first loss: a rate 100 times too high is there by the third step."""
+EARLY = {"sft": 2.0, "dpo": 4.0}
+"""… until then a step is bad at this many times the first loss: a rate 100 times too high is there by the third step. Pairs
+that the policy still gets wrong cost DPO twice its first loss in healthy runs: with 2.0, 4 of 10,000 were stopped."""
 
 
 @dataclass
@@ -56,5 +59,5 @@ class Guard:
     def bound(self) -> float:
         """The largest loss, in nats, that still passes for noise."""
         if len(self.good) < LEARNED:
-            return EARLY * self.first if self.good else math.inf
+            return EARLY[self.stage] * self.first if self.good else math.inf
         return max(SPIKE * median(self.good), FLOOR[self.stage] * self.first)
