@@ -88,7 +88,7 @@ def test_settings_say_what_differs_from_the_preset(app: App, visit: Visit) -> No
     page.locator("#runs tbody tr", has_text="again").get_by_role("button").first.click()
     expect(page.locator("#settings summary")).to_have_text("Settings used (3 differ from the preset)")
     page.locator("#settings summary").click()
-    expect(page.locator("#settings dd.changed")).to_have_text(["8 preset: 16", "16 preset: 32", "0.1 preset: 0"])
+    expect(page.locator("#settings dd.changed")).to_have_text(["8 preset: 16", "16 preset: 32", "ipo preset: sigmoid"])
 
 
 def test_charts_speak(train: Page) -> None:
