@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench import make
-from bench.result import Device, Row, Target
+from bench.result import Device, Row, Target, one_sided
 from bench.served import Served, served
 from trainer_core import runs
 
@@ -46,8 +47,27 @@ def run(device: Device, tiny: bool) -> list[Row]:
             page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
             page.get_by_role("tab", name="Train").click()
             quiet = cost(app, page, wire, seconds)
+            times = [reloaded(page, points) for _ in range(1 if tiny else 5)]
             busy = growing(run_dir, lambda: cost(app, page, wire, seconds), points)
-    return rows("a finished run", quiet) + rows("a step a second", busy)
+    return [*rows("a finished run", quiet), *rows("a step a second", busy), restored(times)]
+
+
+def reloaded(page: Any, points: int) -> tuple[float, float]:
+    """Seconds from a reload until the same tab with all its curves is back, and how many of them until the page's own script runs."""
+    began = time.monotonic()
+    page.reload(wait_until="commit")
+    page.wait_for_function("window.tunebench?.points !== undefined", polling=10)
+    script = time.monotonic() - began
+    tab = "document.querySelector('#tabs button[aria-selected=true]')?.textContent.trim()"
+    back = f"n => tunebench.points >= n && {tab} === 'Train'"
+    page.wait_for_function(back, arg=points, polling=10)
+    return time.monotonic() - began, script
+
+
+def restored(times: list[tuple[float, float]]) -> Row:
+    whole, script = zip(*times, strict=True)
+    note = f"{median(script):.2f} s of it until the first line of the page's script runs."
+    return one_sided("app", "Page restored after a reload", "s", whole, target=Target("ours", "≤", 1), note=note)
 
 
 def rows(when: str, cost: Cost) -> list[Row]:
