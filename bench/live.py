@@ -53,7 +53,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
 
 
 def reloaded(page: Any, points: int) -> tuple[float, float]:
-    """Seconds from a reload until the same tab with all its curves is back, and how many of them until the page's own script runs."""
+    """Seconds from a reload until the same tab with all curves is back, and how many of them until the page's own script runs."""
     began = time.monotonic()
     page.reload(wait_until="commit")
     page.wait_for_function("window.tunebench?.points !== undefined", polling=10)
