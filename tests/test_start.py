@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import pytest
 
 from tests.serve import machine
-from trainer_core import runs
+from trainer_core import forecast_table, runs
 from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
 from trainer_core.data import Counts
 from trainer_core.errors import DataError
 from trainer_core.events import Ended, EventLog, Phase, Step
+from trainer_core.forecast import forecast
+from trainer_core.hardware import GIB, gb
 from trainer_core.presets import starter_recipe
 from trainer_core.supervisor import Supervisor
-from ui import fit
+from ui import cards, fit
 from ui.offers import GOALS, Offers, free_gib
 from ui.start_tab import UsedData, counts, expected, eyes, facts, plan_lines, recalled
 
@@ -139,6 +142,18 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     opened = Supervisor(runs.Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: machine(24))
     yield opened
     opened.close()
+
+
+def test_the_bar_and_the_command_lines_table_are_one_plan(supervisor: Supervisor) -> None:
+    wanted = CARD.recipe("unsloth/Qwen3-8B-bnb-4bit", "balanced")
+    found, shape = counts(wanted), CARD.catalogue.shape(wanted.model)
+    told = fit.planned(supervisor, CARD.catalogue, wanted, found)
+    assert shape and told == forecast(wanted, shape, fit.place(supervisor), found)
+    drawn, table = cards.memory(told, fit.levers(wanted), ("", "")), "\n".join(forecast_table.lines(told))
+    assert told.verdict.sentence in table and told.verdict.sentence.partition(": ")[2] in drawn
+    largest = sorted(told.peak.parts, key=lambda part: -part.upper)[:4]
+    assert all(one.name in drawn and f"{one.upper / GIB:.2f}" in table and gb(one.upper) in drawn for one in largest)
+    assert all(one.sentence in table and escape(one.sentence) in drawn for one in told.values)
 
 
 def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:

@@ -11,7 +11,7 @@ from trainer_core.hardware import GIB
 from trainer_core.supervisor import Supervisor
 from ui import fit, views
 
-STARTER_TITLE = "Starter model · SmolLM2 135M Instruct (included)"
+STARTER_TITLE = "Starter · SmolLM2 135M (included)"
 GOALS = ("quick", "balanced", "thorough")
 QUICK, BALANCED, THOROUGH = GOALS
 
