@@ -109,7 +109,7 @@ def load(folder: Path, adapter: bool) -> None:
     from trainer_core.lanes import adapters
 
     with torch.device("meta"):
-        outline = LlamaForCausalLM(LlamaConfig(**{key: value for key, value in CONFIG.items() if key != "model_type"}))
+        outline = LlamaForCausalLM(LlamaConfig.from_dict(CONFIG))
     adapters.check("SFT", folder, outline)
 
 
@@ -174,7 +174,7 @@ def hostile_models() -> Iterator[Beast]:
         )
     yield Beast("auto_map in a nested config", "has 'auto_map'", nested)
     for key in ("trust_remote_code", "custom_pipelines", "_attn_implementation_internal"):
-        yield Beast(key, f"has {key!r}", lambda folder, _, key=key: put(folder, "config.json", CONFIG | {key: "x/y"}))
+        yield Beast(key, f"has {key!r}", changed(**{key: "x/y"}))
     yield Beast("attention from the hub", "code from the hub", changed(_attn_implementation="evil/kernel"))
     yield Beast(
         "a config nested 100,000 deep", "not valid JSON", lambda folder, _: put(folder, "config.json", "[" * 100_000)

@@ -133,7 +133,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise ModelError(f"{place} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{place} is not valid JSON: {error}") from error
+        raise ModelError(f"{place} cannot be read, for it is not valid JSON: {error}") from error
 
 
 def check_place(path: Path, folder: Path) -> None:
