@@ -25,10 +25,10 @@ from trainer_core import runs
 from trainer_core.supervisor import Supervisor
 
 QUESTION = (
-    "Spellings of a way out (absolute, up, links, file://, backslashes) in encodings (percent, double, overlong, full width, NUL) "
-    "as route, upload name, id, name and field of everything the app answers, sent by who has the key: does a byte of a canary "
-    "outside of the workspace, of the key or of the system come back? The control joins paths as they come. A data file and a model "
-    "folder that the person opens by its path is no attack, and is left out."
+    "Spellings of a way out (absolute, up, links, file://, backslashes) in encodings (percent, double, overlong, full width, "
+    "NUL) as route, upload name, id and field of all that the app answers, sent by who has the key: does a byte of a canary "
+    "outside of the workspace, of the key or of the system come back? The control joins paths as they come; most spellings are "
+    "for servers that mend paths badly. A data file and a model that the person opens by its path is no attack, and left out."
 )
 CANARY = "CANARY-7f3a19"
 BYTES = 300_000
@@ -94,7 +94,9 @@ def run(quick: bool) -> Iterator[Proof]:
         finally:
             served.close()
         control = naive(folder, marks)
-    yield Proof("No byte from outside comes out", counted(ours), "a server that joins paths as they come", control)
+    yield Proof(
+        "No byte from outside comes out", counted(ours), "a server that joins paths as they come", control, 0.03
+    )
 
 
 def planted(folder: Path, workspace: Path) -> dict[str, bytes]:
@@ -142,7 +144,8 @@ def tried(served: App, cookie: str, marks: dict[str, bytes], attack: Attack) -> 
     body = None if attack.body is None else json.dumps(attack.body).encode()
     if attack.upload:
         headers["Content-Type"] = "multipart/form-data; boundary=x"
-        body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{attack.upload}"\r\n\r\nours\r\n--x--\r\n'.encode()
+        name = f'name="files"; filename="{attack.upload}"'
+        body = f"--x\r\nContent-Disposition: form-data; {name}\r\n\r\nours\r\n--x--\r\n".encode()
     answer, said = asked(served.port, "POST" if body else "GET", attack.path, body, headers)
     if attack.session and answer.status == 200:
         _, said = asked(served.port, "GET", f"/gradio_api/queue/data?session_hash={attack.session}", None, headers)
