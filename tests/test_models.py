@@ -1,24 +1,40 @@
-"""Which base models are taken: complete, safetensors, and without code of their own."""
+"""Which base models are taken: complete, safetensors, and without code of their own. The hostile ones: `reliability/zoo.py`."""
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
-from trainer_core import models, runs
+from trainer_core import chat_template, models, runs
 from trainer_core.errors import ModelError
 
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 4,
+}
 
-def folder(tmp_path: Path, **changes: str | None) -> Path:
+
+def weights(count: int = 300) -> bytes:
+    """A safetensors file of one tensor of so many 32-bit numbers."""
+    header = json.dumps({"x": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4 * count)
+
+
+def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
     files = {
-        "config.json": json.dumps({"model_type": "llama"}),
-        "model.safetensors": "x",
+        "config.json": json.dumps(CONFIG),
+        "model.safetensors": weights(),
         "tokenizer.json": "{}",
         **{name.replace("__", "."): text for name, text in changes.items()},
     }
     for name, text in files.items():
         if text is not None:
-            (tmp_path / name).write_text(text)
+            (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     return tmp_path
 
 
@@ -29,8 +45,10 @@ def folder(tmp_path: Path, **changes: str | None) -> Path:
         ({"config__json": "{"}, "not valid JSON"),
         ({"config__json": "[]"}, "model_type"),
         ({"config__json": json.dumps({"model_type": "x", "auto_map": {"AutoModel": "evil.py"}})}, "auto_map"),
+        ({"config__json": json.dumps(CONFIG | {"hidden_size": 400})}, "speaks of 646,400 weights.*1,200 bytes"),
         ({"model__safetensors": None}, "no .safetensors"),
         ({"model__safetensors": None, "pytorch_model__bin": "x"}, "pickle"),
+        ({"model__safetensors": weights()[:-1]}, "1,200 of 1,199"),
         ({"tokenizer__json": None}, "tokenizer.json"),
     ],
 )
@@ -46,7 +64,33 @@ def test_a_fit_folder_and_a_hub_id_are_taken(tmp_path: Path) -> None:
     assert models.resolve("owner/name", workspace) == "owner/name"
 
 
-@pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "../no-such-folder", "just-a-name", ""])
+def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
+    """Its files are links to `blobs`."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/abc"
+    blobs.mkdir(), snapshot.mkdir(parents=True)
+    for path in list(folder(blobs).iterdir()):
+        (snapshot / path.name).symlink_to(path)
+    assert models.resolve(str(snapshot), runs.Workspace(tmp_path / "w")) == str(snapshot)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "../no-such-folder", "just-a-name", "", "a\0b"])
 def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="hub id"):
         models.resolve(name, runs.Workspace(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for m in messages %}{% generation %}{{ m['content'] | tojson }}{% endgeneration %}{% endfor %}", ""),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}", ""),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ strftime_now('%Y') }}{% endfor %}", ""),
+        ("{{ ''.__class__ }}", "reaches for Python's own objects"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
+        ("{{ 'A' * 2000000000 }}", "takes too much memory"),
+        ("{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}", "takes too much memory"),
+    ],
+)
+def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
+    said = chat_template.tried(template)
+    assert said.startswith(says) and bool(said) == bool(says)

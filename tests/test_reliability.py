@@ -12,7 +12,9 @@ from reliability.proof import Count, Proof
 from trainer_core.runs import PROJECT
 
 
-@pytest.mark.parametrize("name", ["alarms", "saves", "starts", "states", pytest.param("kills", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", ["alarms", "saves", "starts", "paths", "states", "zoo", pytest.param("kills", marks=pytest.mark.long)]
+)
 def test_a_proof_holds_with_few_trials(name: str) -> None:
     command = [sys.executable, "-m", "reliability", name, "--quick"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1", "HF_HUB_OFFLINE": "1"}

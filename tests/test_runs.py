@@ -117,3 +117,11 @@ def test_run_json_holds_no_secret(tmp_path: Path) -> None:
     finally:
         del os.environ["HF_TOKEN"]
     assert "canary" not in json.dumps(json.loads((run_dir / "run.json").read_text()))
+
+
+def test_a_link_among_the_runs_is_no_run(tmp_path: Path) -> None:
+    workspace = runs.Workspace(tmp_path / "w")
+    real = runs.create(tmp_path / "elsewhere", TrainJob(recipe=Recipe(name="x")), "x")
+    (workspace.runs / "link").symlink_to(real)
+    ours = runs.create(workspace.runs, TrainJob(recipe=Recipe(name="y")), "y")
+    assert runs.folders(workspace.runs) == [ours]

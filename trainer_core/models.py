@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer_core import starter
+from trainer_core import chat_template, starter, weight_files
 from trainer_core.config import STARTER
 from trainer_core.errors import ModelError
 from trainer_core.runs import Workspace
+from trainer_core.shape import shape_of
 
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")
-"""Keys of a config.json that make loading run the model's own code."""
+CODE_KEYS = (
+    "auto_map",
+    "custom_pipelines",
+    "trust_remote_code",
+    "custom_generate",
+    "auto_mapping",
+    "megatron_config",
+    "_attn_implementation_internal",
+    "_experts_implementation_internal",
+)
+"""Keys of a configuration, at any depth, that make loading run code of the model's own or of a module that it names."""
+CONFIG_BYTES = 4 << 20
+LEAST_BITS = 3.5
+"""Bits of a weight on disk in the densest format that is trained on: NF4 with doubly quantised constants takes 4.1."""
 
 
 def resolve(name: str, workspace: Workspace) -> str:
@@ -25,15 +40,24 @@ def resolve(name: str, workspace: Workspace) -> str:
     """
     if name == STARTER:
         return str(starter.folder(workspace))
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    folder = place(name)
+    if folder and folder.is_dir():
         return str(checked(folder.resolve()))
+    if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and folder.exists():
+        raise ModelError(
+            f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
+        )
     if HUB_ID.match(name) and not name.startswith((".", "/", "~")):
         return name
     raise ModelError(
         f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
         f'Use "{STARTER}" for the embedded model.'
     )
+
+
+def place(name: str) -> Path | None:
+    """The path that a name may stand for; none where it cannot be one."""
+    return Path(name).expanduser() if name and "\0" not in name else None
 
 
 def on_this_computer(name: str, workspace: Workspace, file: str) -> Path | None:
@@ -56,18 +80,23 @@ def checked(folder: Path) -> Path:
     Raises:
         ModelError: naming what is missing or refused.
     """
+    for path in folder.iterdir():
+        check_place(path, folder)
     config = read_config(folder)
-    for key in CODE_KEYS:
-        if key in config:
-            raise ModelError(
-                f"{folder.name}/config.json has {key!r}: loading it would run the model's own code. Refused."
-            )
-    if not list(folder.glob("*.safetensors")):
-        others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-        held = f" It holds {others[0]}, a pickle, which can run code when loaded." if others else ""
+    check_configs(folder)
+    if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{folder} has no .safetensors file.{held} Save the model with safe_serialization=True, or pick another."
+            f"{folder.name} holds an adapter, which would be loaded with a base model of its own choice. Name the base "
+            "model's folder here, and open the adapter in Compare."
         )
+    held = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if not list(folder.glob("*.safetensors")):
+        pickle = f" It holds {held[0]}, a pickle, which can run code when loaded." if held else ""
+        raise ModelError(
+            f"{folder} has no .safetensors file.{pickle} Save the model with safe_serialization=True, or pick another."
+        )
+    check_size(folder, config, weight_files.weights(folder))
+    chat_template.check(folder)
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
         raise ModelError(
             f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it."
@@ -81,12 +110,86 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: missing or not JSON.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{folder} has no readable config.json, so it is not a model folder.") from error
-    except ValueError as error:
-        raise ModelError(f"{folder.name}/config.json is not valid JSON: {error}") from error
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no readable config.json, so it is not a model folder.")
+    config = read_json(path)
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"{folder.name}/config.json does not name a model_type, so this is not a language model.")
     return config
+
+
+def read_json(path: Path) -> Any:
+    """A small JSON file.
+
+    Raises:
+        ModelError: it cannot be read, is too large, nested too deeply, or not JSON.
+    """
+    place = f"{path.parent.name}/{path.name}"
+    try:
+        if (size := path.stat().st_size) > CONFIG_BYTES:
+            raise ModelError(f"{place} has {size:,} bytes; a configuration has at most {CONFIG_BYTES:,}. Refused.")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{place} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{place} cannot be read, for it is not valid JSON: {error}") from error
+
+
+def check_place(path: Path, folder: Path) -> None:
+    """A file of the folder itself, or a link to one; the hub's cache has its files in `blobs` beside the folder's parent.
+
+    Raises:
+        ModelError: it leads elsewhere, or is no file.
+    """
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise ModelError(f"{folder.name}/{path.name} is a link that leads nowhere. Copy the file there.") from None
+    if not (real.is_relative_to(folder) or real.is_relative_to(folder.parent.parent / "blobs")):
+        raise ModelError(f"{folder.name}/{path.name} is a link to a place outside of the folder. Copy the file there.")
+    if not (real.is_file() or real.is_dir()):
+        raise ModelError(f"{folder.name}/{path.name} is no file but a pipe or a device. Remove it.")
+
+
+def check_configs(folder: Path) -> None:
+    """No configuration of a model or adapter folder asks for code.
+
+    Raises:
+        ModelError: naming the file and the key.
+    """
+    for path in sorted((*folder.glob("*config*.json"), folder / "chat_template.json")):
+        config = read_json(path) if path.is_file() else {}
+        for key, value in pairs(config):
+            if key in CODE_KEYS and value:
+                raise ModelError(
+                    f"{folder.name}/{path.name} has {key!r}: loading it would run the model's own code. Refused."
+                )
+            if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
+                raise ModelError(
+                    f"{folder.name}/{path.name} takes {key!r} from {str(value)[:80]!r}: that is code from the hub. Refused."
+                )
+
+
+def pairs(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, however deep."""
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    if isinstance(config, dict):
+        yield from config.items()
+    for one in inner:
+        yield from pairs(one)
+
+
+def check_size(folder: Path, config: dict[str, Any], held: int) -> None:
+    """Do the files hold the weights that config.json speaks of? What is missing would be made up, and may fill the memory.
+
+    Raises:
+        ModelError: with both figures.
+    """
+    shape = shape_of(config)
+    asked = shape.linear_weights + shape.vocabulary * shape.hidden
+    if held * 8 < asked * LEAST_BITS:
+        raise ModelError(
+            f"{folder.name}/config.json speaks of {asked:,} weights, and the .safetensors files hold {held:,} bytes. "
+            "Download the model again."
+        )

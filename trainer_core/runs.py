@@ -144,8 +144,9 @@ def read_run(run_dir: Path) -> RunFile:
 
 
 def folders(parent: Path) -> list[Path]:
-    """Every run folder, newest first."""
-    return sorted((path.parent for path in parent.glob("*/run.json")), key=lambda path: path.name, reverse=True)
+    """Every run folder, newest first. A link is none: what it leads to is not ours to show."""
+    found = (path.parent for path in parent.glob("*/run.json") if not path.parent.is_symlink())
+    return sorted(found, key=lambda path: path.name, reverse=True)
 
 
 class Control(Strict):

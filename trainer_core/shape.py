@@ -135,16 +135,19 @@ class Vision(BaseModel):
 
 
 class ConfigJson(BaseModel):
-    """The keys of a config.json that decide the size. Keys that a model may leave out have transformers' own default."""
+    """The keys of a config.json that decide the size. Keys that a model may leave out have transformers' own default.
+
+    The bounds lie ten times above the largest models there are; a file made to hurt lies above them.
+    """
 
     model_type: str
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
-    num_attention_heads: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, le=1 << 20)
+    intermediate_size: int = Field(gt=0, le=1 << 23)
+    num_hidden_layers: int = Field(gt=0, le=2000)
+    num_attention_heads: int = Field(gt=0, le=1 << 16)
     num_key_value_heads: int | None = None
     head_dim: int | None = None
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=1 << 26)
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = False
     attention_bias: bool = False

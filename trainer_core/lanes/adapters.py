@@ -14,9 +14,13 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from trainer_core import chat_template, models, weight_files
 from trainer_core.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
+LONGEST_PATTERN = 2000
+REPEATED_GROUP = re.compile(r"\)[*+{]")
+"""`(a+)+`: a search for it may take 2ⁿ steps."""
 PREFIX = "base_model.model."
 """What PEFT writes before the base's own module names."""
 
@@ -52,16 +56,31 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
         raise ModelError(f"{lane}: there is no adapter folder {folder}.")
     if not (folder / WEIGHTS).exists():
         raise ModelError(f"{lane}: {folder.name} has no {WEIGHTS}. Pickled adapters are refused: they can run code.")
+    models.check_configs(folder)
+    chat_template.check(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{lane}: {folder.name}/adapter_config.json cannot be read: {error}") from error
     if not isinstance(config, LoraConfig):
         raise ModelError(f"{lane}: {folder.name} is a {config.peft_type} adapter; Compare takes LoRA adapters.")
-    for key in ("target_parameters", "alora_invocation_tokens", "arrow_config", "lora_bias"):
+    for key in ("target_parameters", "alora_invocation_tokens", "arrow_config", "lora_bias", "layer_replication"):
         if getattr(config, key):
             raise ModelError(f"{lane}: {folder.name} uses {key}, which cannot share a batch with other adapters.")
+    for pattern in patterns(config):
+        if len(pattern) > LONGEST_PATTERN or REPEATED_GROUP.search(pattern):
+            raise ModelError(
+                f"{lane}: {folder.name} names its layers by {pattern[:80]!r}, which may search for ever. Refused."
+            )
     return config
+
+
+def patterns(config: LoraConfig) -> Iterator[str]:
+    """Every regular expression of an adapter's description; PEFT tries each on the name of each layer."""
+    for one in (config.target_modules, config.exclude_modules):
+        if isinstance(one, str):
+            yield one
+    yield from (*(config.rank_pattern or {}), *(config.alpha_pattern or {}))
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,7 @@ def tensors(lane: str, folder: Path) -> Iterator[Tensor]:
     Raises:
         ModelError: the file is not safetensors, or holds more than LoRA.
     """
+    weight_files.header(folder / WEIGHTS)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
