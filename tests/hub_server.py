@@ -1,10 +1,11 @@
-"""A Hub of one data set on this machine: as much of its web interface as `datasets` asks for."""
+"""A Hub of one data set or model on this machine: as much of its web interface as `datasets` and `huggingface_hub` ask for."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -12,27 +13,30 @@ from typing import Any
 
 NAME = "somebody/pairs"
 COMMIT = "a" * 40
-API = f"/api/datasets/{NAME}"
+PIECE = 1 << 16
 
 
-def handler(rows: bytes) -> type[BaseHTTPRequestHandler]:
-    digest = hashlib.sha1(rows).hexdigest()
-    info = {"id": NAME, "sha": COMMIT, "private": False, "gated": False, "siblings": [{"rfilename": "train.jsonl"}]}
-    tree = [{"type": "file", "oid": digest, "size": len(rows), "path": "train.jsonl"}]
+def handler(kind: str, files: Mapping[str, bytes], pause: float) -> type[BaseHTTPRequestHandler]:
+    """kind: "datasets" or "models". pause: seconds before each 64 KiB, so that a download can be watched."""
+    api = f"/api/{kind}/{NAME}"
+    digests = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
+    siblings = [{"rfilename": name} for name in files]
+    info = {"id": NAME, "sha": COMMIT, "private": False, "gated": False, "siblings": siblings}
+    tree = [{"type": "file", "oid": digests[name], "size": len(files[name]), "path": name} for name in files]
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
             path = self.path.partition("?")[0]
-            if path in (API, f"{API}/revision/main", f"{API}/revision/{COMMIT}"):
+            if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
                 self.send(json.dumps(info).encode())
-            elif path.startswith(f"{API}/tree/"):
+            elif path.startswith(f"{api}/tree/"):
                 self.send(json.dumps(tree).encode())
-            elif path.endswith("/train.jsonl"):
-                self.send(rows, ETag=f'"{digest}"', **{"X-Repo-Commit": COMMIT})
+            elif (name := path.rpartition("/")[2]) in files and "/resolve/" in path:
+                self.send(files[name], ETag=f'"{digests[name]}"', **{"X-Repo-Commit": COMMIT})
             else:
-                self.send(b"", 404, **{"X-Error-Code": "EntryNotFound"})
+                self.send(b"", 404, **{"X-Error-Code": "EntryNotFound" if NAME in path else "RepoNotFound"})
 
         do_GET = do_HEAD
 
@@ -42,7 +46,9 @@ def handler(rows: bytes) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(content)
+                for at in range(0, len(content), PIECE):
+                    time.sleep(pause)
+                    self.wfile.write(content[at : at + PIECE])
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing on the test's output."""
@@ -53,7 +59,15 @@ def handler(rows: bytes) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def hub_of(rows: bytes) -> Iterator[str]:
     """The address of a Hub that has the data set NAME with these JSONL rows as its split `train`; gone at the end."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(rows))
+    with served("datasets", {"train.jsonl": rows}) as address:
+        yield address
+
+
+@contextmanager
+def served(kind: str, files: Mapping[str, bytes], pause: float = 0.0) -> Iterator[str]:
+    """The address of a Hub that has NAME with these files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(kind, files, pause))
+    server.daemon_threads = True
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

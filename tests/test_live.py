@@ -13,6 +13,7 @@ import pytest
 from tests.histories import LN2
 from tests.serve import machine
 from trainer_core import runs
+from trainer_core.clock import duration
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
 from trainer_core.events import (
@@ -37,7 +38,6 @@ from trainer_core.supervisor import Supervisor
 from ui import diagnosis, history, live, views
 from ui.facts import Row, settings, standard
 from ui.live import Cursor, news, thinned
-from ui.words import duration
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 

@@ -47,12 +47,17 @@ def resolve(name: str, workspace: Workspace) -> str:
         raise ModelError(
             f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
         )
-    if HUB_ID.match(name) and not name.startswith((".", "/", "~")):
+    if on_the_hub(name):
         return name
     raise ModelError(
         f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
         f'Use "{STARTER}" for the embedded model.'
     )
+
+
+def on_the_hub(name: str) -> bool:
+    """Does a name stand for a model of the Hub, and for no folder here?"""
+    return bool(HUB_ID.match(name)) and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
 
 
 def place(name: str) -> Path | None:

@@ -13,6 +13,7 @@ import gradio as gr
 from pydantic import Field
 
 from trainer_core import data, votes
+from trainer_core.clock import duration
 from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
 from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
@@ -26,7 +27,7 @@ from ui.facts import facts_of, name_of
 from ui.form import QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
-from ui.words import STAGE_WORDS, duration, listed, model_name, number
+from ui.words import STAGE_WORDS, listed, model_name, number
 
 METHODS = [("SFT, then DPO", Method.SFT_DPO.value), ("SFT only", Method.SFT.value), ("DPO only", Method.DPO.value)]
 PAIRS = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
@@ -45,7 +46,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                     offers.labelled(supervisor),
                     value=first.model,
                     label="Model",
-                    info="The starter is included, others are downloaded; or type a folder or a hub id. Figures: full rows, its preset.",
+                    info="One is included, others are downloaded; or type a folder or a hub id. Figures: full rows, its preset.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",

@@ -1,4 +1,4 @@
-"""How values are said: numbers, durations, models, methods and lists, in the words that every part of the page shares."""
+"""How values are said: numbers, models, methods and lists, in the words that every part of the page shares."""
 
 from __future__ import annotations
 
@@ -42,16 +42,6 @@ def method_words(recipe: Recipe) -> str:
 def listed(names: Sequence[str]) -> str:
     """base, SFT and DPO."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def duration(seconds: float) -> str:
-    """8 s, 2 min 05 s, 1 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def number(value: float) -> str:

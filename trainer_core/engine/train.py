@@ -16,7 +16,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from trainer_core import checkpoints, data, durable, hardware, measured, models, presets, runs, tokens
+from trainer_core import checkpoints, data, durable, hardware, hub_models, measured, models, presets, runs, tokens
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
 from trainer_core.engine import dpo, evaluate, load, rows, sft
@@ -78,6 +78,11 @@ def train(
     emit(Prepared(counts["sft"], counts["dpo"], len(loaded.held_out), loaded.sha256, loaded.notes))
     emit(Plan({stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}))
     model = models.resolve(recipe.model, runs.Workspace.of(run_dir))
+    if models.on_the_hub(model):
+        folder = hub_models.fetched(model, lambda text: emit(Status(Phase.LOADING, text)), lambda: wants.to_leave)
+        if folder is None:
+            return Phase.STOPPED if wants.stop.is_set() else Phase.PAUSED
+        model = str(folder)
     adapter: Path | None = None
     for stage in recipe.method.stages:
         if done := checkpoints.finished(run_dir, stage):
@@ -114,6 +119,8 @@ class Run:
         if base.precision != self.recipe.precision:
             self.emit(Changed("precision", self.recipe.precision, base.precision, base.reason))
         model = load.add_adapter(base, self.recipe.lora, self.recipe.seed, self.recipe.memory)
+        if models.on_the_hub(self.recipe.model):  # not the cache's folder on this computer
+            model.peft_config["default"].base_model_name_or_path = self.recipe.model
         if from_adapter:
             fill_adapter(model, from_adapter)
         return model, tokens.dressed(base.tokenizer, self.recipe.data.template), base.precision

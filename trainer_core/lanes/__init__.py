@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from trainer_core import models, requests, runs
+from trainer_core import hub_models, models, requests, runs
 from trainer_core.config import CompareJob
 from trainer_core.errors import DeviceError, UserError
 from trainer_core.events import (
@@ -45,7 +45,7 @@ def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox)
         ModelError: the base or an adapter cannot be loaded.
     """
     emit(Status(Phase.LOADING, "Loading the base model and its adapters"))
-    lanes = load(models.resolve(job.model, runs.Workspace.of(run_dir)), job.precision, job.lanes)
+    lanes = load(base_of(job, run_dir, emit), job.precision, job.lanes)
     proven = proofs(lanes)
     emit(LanesLoaded(proven))
     emit(Status(Phase.READY, summary(proven)))
@@ -58,6 +58,15 @@ def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox)
             case _:
                 respond(lanes, request, emit, inbox)
     return Phase.STOPPED
+
+
+def base_of(job: CompareJob, run_dir: Path, emit: EventLog) -> str:
+    """The folder of the base model; one of the Hub is fetched first, if it is not here."""
+    model = models.resolve(job.model, runs.Workspace.of(run_dir))
+    found = (
+        hub_models.fetched(model, lambda text: emit(Status(Phase.LOADING, text))) if models.on_the_hub(model) else None
+    )
+    return str(found or model)
 
 
 def summary(proven: Sequence[LaneProof]) -> str:
