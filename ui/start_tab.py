@@ -45,7 +45,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                     offers.labelled(supervisor),
                     value=first.model,
                     label="Model",
-                    info="The starter is included, others are downloaded; or type a folder or a hub id. Figures: preset, full rows.",
+                    info="The starter is included, others are downloaded; or type a folder or hub id. Figures: full rows.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",
