@@ -46,7 +46,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                     offers.labelled(supervisor),
                     value=first.model,
                     label="Model",
-                    info="One is included, others are downloaded; or type a folder or a hub id. Figures: full rows, its preset.",
+                    info="The starter is included, others are downloaded; or type a folder or hub id. Figures: full rows.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",

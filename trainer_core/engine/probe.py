@@ -29,8 +29,8 @@ from trainer_core.vram import Measurement, Setup, static_parts
 SECONDS = 20.0
 SHARE = 0.02
 """A probe may take so many seconds, or so much of the run; what takes more than both is cut short."""
-GAPS = 1.06
-"""Resident memory that a run comes to, against a first pass. Without it the line through half a batch told 1.02, 0.90 and 0.95
+GAPS = 1.1
+"""Resident memory that a run comes to, against a first pass. Without it the line through half a batch told 1.02, 0.90 and 0.86
 of the run's peak (SFT with 2 × 256 and 4 × 512 tokens, DPO with 2 × 256); a whole batch tried twice told 0.87."""
 EIGHT_BIT = 2 + 8 / 256
 """Bytes of 8-bit AdamW for a number: two states, and a scale for each 256."""
