@@ -110,7 +110,9 @@ def watched(run_dir: Path, tabs: list[Page], pid: int, seconds: float, reload_se
 
 def files(process: psutil.Process) -> int:
     """Open files and sockets."""
-    return process.num_handles() if sys.platform == "win32" else process.num_fds()
+    if sys.platform == "win32":
+        return process.num_handles()
+    return process.num_fds()
 
 
 def step(at: int, total: int) -> Step:
