@@ -182,14 +182,18 @@ def by_route(marks: dict[str, bytes]) -> Iterator[Attack]:
 
 
 def routes() -> Iterator[str]:
-    """Every path of the real app, its parameters in braces."""
+    return (path for _, path in page_routes())
+
+
+def page_routes() -> Iterator[tuple[str, str]]:
+    """Every method and path of the real app, its parameters in braces."""
     waiting: list[Any] = list(gr.routes.App.create_app(page()).routes)
     while waiting:
         route = waiting.pop()
         inner = getattr(route, "original_router", None) or getattr(route, "router", None)
         waiting += inner.routes if inner else []
         if path := getattr(route, "path", ""):
-            yield path
+            yield from ((method, path) for method in getattr(route, "methods", None) or {"GET"})
 
 
 def page() -> gr.Blocks:

@@ -29,23 +29,36 @@ def test_what_counts_as_a_secret(tmp_path: Path) -> None:
     assert redact.secrets(environ) == {CANARY, "sk-canary-canary", "correct horse", "hf_kept-by-login"}
 
 
-def test_no_secret_gets_into_a_runs_folder_or_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", CANARY)
+@pytest.mark.parametrize(("name", "end"), [("leaks", Phase.FAILED), ("sound", Phase.DONE)])
+def test_no_secret_gets_into_a_runs_folder_or_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: Phase
+) -> None:
+    """A whole run with the hub's token and the judge's key in the environment; one prints all of it and fails with it."""
+    canaries = {"HF_TOKEN": CANARY, "OPENAI_API_KEY": "sk-canary-9876543210"}
+    for variable, canary in canaries.items():
+        monkeypatch.setenv(variable, canary)
     supervisor = Supervisor(
         runs.Workspace(tmp_path), command=(sys.executable, "-m", "tests.fake_worker", "100"), device="cpu"
     )
-    run_id = supervisor.start(Recipe(name="leaks"))
-    arguments = [" ".join(one.cmdline()) for one in psutil.Process().children()]
+    run_id = supervisor.start(Recipe(name=name))
+    arguments = set[str]()
 
     def over() -> bool:
         supervisor.look()
+        for one in psutil.process_iter(["cmdline"]):
+            arguments.add(" ".join(one.info["cmdline"] or []))
         return not supervisor.run(run_id).phase.active
 
     assert wait_for(over, 60)
     report.save(supervisor.run_dir(run_id))
     view = supervisor.run(run_id)
-    assert view.phase is Phase.FAILED and f"401 for the token {redact.STRUCK}" in view.error
-    log = (supervisor.run_dir(run_id) / "worker.log").read_text()
-    assert f"'HF_TOKEN': '{redact.STRUCK}'" in log  # it did print it
-    holding = [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
-    assert holding == [] and CANARY not in " ".join(arguments) and CANARY not in repr(view)
+    assert view.phase is end
+    if name == "leaks":
+        assert f"401 for the token {redact.STRUCK}" in view.error
+        log = (supervisor.run_dir(run_id) / "worker.log").read_text()
+        assert all(f"'{variable}': '{redact.STRUCK}'" in log for variable in canaries)  # it did print them
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".html" for path in files) and any(run_id in one for one in arguments)
+    for canary in canaries.values():
+        assert [path for path in files if canary.encode() in path.read_bytes()] == []
+        assert not any(canary in one for one in arguments) and canary not in repr(view)

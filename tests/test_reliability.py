@@ -13,7 +13,18 @@ from trainer_core.runs import PROJECT
 
 
 @pytest.mark.parametrize(
-    "name", ["alarms", "saves", "starts", "paths", "states", "zoo", pytest.param("kills", marks=pytest.mark.long)]
+    "name",
+    [
+        "alarms",
+        "apps",
+        "disks",
+        "saves",
+        "starts",
+        "paths",
+        "states",
+        "zoo",
+        pytest.param("kills", marks=pytest.mark.long),
+    ],
 )
 def test_a_proof_holds_with_few_trials(name: str) -> None:
     command = [sys.executable, "-m", "reliability", name, "--quick"]

@@ -76,6 +76,43 @@ def test_it_goes_on_to_the_same_end_to_the_last_bit(
         assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
 
 
+ACCUMULATIONS = (1, 4)
+"""Beside the 2 of all other cases. Packing is not among them: Unsloth leaves it off on the processor."""
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], Path]:
+    """Runs of other accumulations: undisturbed, and killed in each stage."""
+    folder = tmp_path_factory.mktemp("accumulated")
+    tiny.model(folder / "model")
+    write_data(folder)
+    made, arguments = dict[tuple[int, str], Path](), list[str]()
+    for accumulation in ACCUMULATIONS:
+        steps = {**STEPS, "accumulation": accumulation, "epochs": 2}
+        rates = {"sft": {**steps, "learning_rate": 1e-2}, "dpo": {**steps, "learning_rate": 1e-3}}
+        for fault, starts in (("", 1), ("kill@sft.3", 2), ("kill@dpo.3", 2)):
+            run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, **rates)), "t")
+            made[accumulation, fault] = run_dir
+            arguments += [f"{fault}:{run_dir}"] * starts
+    start(folder, *arguments)
+    return made
+
+
+@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+@pytest.mark.parametrize("fault", ["kill@sft.3", "kill@dpo.3"])
+def test_it_goes_on_to_the_last_bit_with_any_accumulation(
+    accumulated: dict[tuple[int, str], Path], accumulation: int, fault: str
+) -> None:
+    folder, whole = accumulated[accumulation, fault], accumulated[accumulation, ""]
+    text = (folder / "events.jsonl").read_text()
+    assert text.count('"kind": "Resumed"') + text.count('"kind":"Resumed"') >= 1, "it was not killed at all"
+    assert read_view(folder).phase is Phase.DONE and losses(read_view(folder)) == losses(read_view(whole))
+    for stage in ("sft", "dpo"):
+        file = f"adapter-{stage}/adapter_model.safetensors"
+        one, other = load_file(folder / file), load_file(whole / file)
+        assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("out")])
 def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, RunView], name: str) -> None:
     view = views[name]

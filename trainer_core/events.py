@@ -509,11 +509,14 @@ class EventLog:
         with self._lock, durable.disk_errors(self.path):
             line = encode(event, self._seq + 1, datetime.now(UTC))
             try:
-                durable.point(self.path)
+                if self._reserve.exists():  # given up, it has made room
+                    durable.point(self.path)
                 self._append(line)
             except OSError:
                 self._reserve.unlink(missing_ok=True)
-                raise
+                if not isinstance(event, Ended | Failed):
+                    raise
+                self._append(line)  # a last word is said at once into the room that this left
             self._seq += 1
 
     def _append(self, line: bytes) -> None:
