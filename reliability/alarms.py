@@ -18,6 +18,8 @@ QUESTION = (
     "stopped within three steps, and no healthy one? The curves are drawn at random; the recorded ones are real runs."
 )
 STEPS = 60
+FIRST_SEED = 50_000
+"""The guard's bounds were chosen while looking at seeds below 10,000; what is counted here they have not seen."""
 HISTORIES = PROJECT / "tests" / "histories"
 Curve = Callable[[Random], list[float]]
 Sick = tuple[Stage, list[float], int]
@@ -95,7 +97,7 @@ def nervous(losses: Sequence[float], stage: Stage) -> int | None:
 
 def ill(curve: Callable[[Random], Sick], judge: Judge, trials: int) -> Count:
     failures = []
-    for seed in range(trials):
+    for seed in range(FIRST_SEED, FIRST_SEED + trials):
         stage, losses, at = curve(Random(seed))
         stopped, due = judge(losses, stage), at + STRIKES - 1
         failures.append(
@@ -107,7 +109,9 @@ def ill(curve: Callable[[Random], Sick], judge: Judge, trials: int) -> Count:
 
 
 def well(judge: Judge, trials: int) -> Count:
-    curves: list[tuple[Stage, Curve, int]] = [(*one, seed) for one in CURVES for seed in range(trials)]
+    curves: list[tuple[Stage, Curve, int]] = [
+        (*one, seed) for one in CURVES for seed in range(FIRST_SEED, FIRST_SEED + trials)
+    ]
     stops = [(stage, seed, judge(curve(Random(seed)), stage)) for stage, curve, seed in curves]
     return counted([f"{stage}, seed {seed}: stopped at {at}" if at else "" for stage, seed, at in stops])
 

@@ -46,7 +46,7 @@ def run(quick: bool) -> Iterator[Proof]:
     yield Proof(
         "Only our own page at our own address gets in",
         counted(ours),
-        "our own page",
+        "our own page, which must not be refused",
         Count(len(control), sum(control)),
         0.5,
     )

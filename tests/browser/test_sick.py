@@ -17,15 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 RUN_MS = 1_200_000
 
 
-@pytest.fixture(scope="module")
-def app(serve: Callable[..., App]) -> App:
-    return serve("real")
-
-
 @pytest.mark.parametrize("name", SICK)
 def test_caught_live_and_healthy_after_one_click(
-    app: App, visit: Callable[[App], Page], tmp_path: Path, name: str
+    serve: Callable[..., App], visit: Callable[[App], Page], tmp_path: Path, name: str
 ) -> None:
+    app = serve("real")  # each its own: where a run has ended, Compare holds the device
     page = visit(app)
     beside = Supervisor(Workspace(app.workspace), device="cpu")
     sick = beside.start(recipe_of(tmp_path, name))
