@@ -139,8 +139,18 @@
   }
   app.drawCurves = app.drawLanes = () => {};
 
+  // Until the choices of the last visit are back, what is typed or clicked on Start would be lost; the plan comes with them.
+  const FORM = ["model", "data", "method", "goal", "go", "settings-form"], PATIENCE = 10_000;
+  function holdForm() {
+    const ready = at("plan")?.querySelector("li") || at("start-problem")?.querySelector("[role=alert]") || performance.now() > PATIENCE;
+    for (const part of FORM.map(at)) if (part && part.inert === Boolean(ready)) part.inert = !ready;
+    if (ready) seen = drawAll;
+  }
+  let seen = () => (holdForm(), drawAll());
+  setTimeout(holdForm, PATIENCE);
+
   // Gradio makes a tab's content when the tab is first opened; what is known by then is drawn at once.
-  new MutationObserver(drawAll).observe(document.documentElement, { childList: true, subtree: true });
+  new MutationObserver(() => seen()).observe(document.documentElement, { childList: true, subtree: true });
 
   Object.assign(app.draws, {
     device: ["device-meter", drawDevice, ["device", "meter"]],

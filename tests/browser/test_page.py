@@ -294,6 +294,17 @@ def test_device_card(app: App, visit: Visit) -> None:
     expect(page.locator("#device-split")).to_contain_text("Others 2.1 GB")
 
 
+def test_nothing_can_be_typed_before_the_last_choices_are_back(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.route("**/run/predict*", lambda route: None)
+    page.reload()
+    page.wait_for_selector("#go")
+    page.wait_for_function("document.getElementById('go').inert && document.getElementById('settings-form').inert")
+    page.unroute("**/run/predict*")  # lets those go on that were held
+    page.wait_for_function("document.querySelector('#plan').textContent.includes('steps of')")
+    page.wait_for_function("!document.getElementById('go').inert && !document.getElementById('settings-form').inert")
+
+
 def test_nothing_is_kept_or_offered(app: App, visit: Visit) -> None:
     page = visit(app)
     status = {
