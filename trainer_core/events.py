@@ -124,7 +124,7 @@ class Proof:
     holds: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # many of them live as long as the app
 class Step:
     """One optimiser step. Loss in nats per token (SFT) or per pair (DPO), log-probs in nats per answer, margins in β·nats."""
 

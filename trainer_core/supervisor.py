@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from trainer_core import checkpoints, durable, hardware, ladder, models, runs, shelf, stall
+from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, stall
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import (
@@ -258,7 +258,11 @@ class Supervisor:
         self.close_comparison()
 
     def _loop(self) -> None:
+        trimmed = time.monotonic()
         while not self._ended.wait(ROUND_SECONDS):
+            if time.monotonic() > trimmed + heap.EVERY_SECONDS:
+                heap.trim()
+                trimmed = time.monotonic()
             try:
                 self.machine = self.read_machine()
                 self.readings.note(self.machine)

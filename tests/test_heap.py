@@ -1,0 +1,29 @@
+"""Freed memory goes back to the system, in a process whose holes no single object fits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trainer_core import runs
+
+HOLES = """
+import psutil
+from trainer_core import heap
+rss = psutil.Process().memory_info
+kept = [bytes(1000) for _ in range(200_000)]
+kept = kept[::100]
+before = rss().rss
+heap.trim()
+print(before - rss().rss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps what is freed")
+def test_holes_are_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], cwd=runs.PROJECT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) > 100_000_000
