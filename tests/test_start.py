@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -148,7 +149,9 @@ def test_the_bar_and_the_command_lines_table_are_one_plan(supervisor: Supervisor
     wanted = CARD.recipe("unsloth/Qwen3-8B-bnb-4bit", "balanced")
     found, shape = counts(wanted), CARD.catalogue.shape(wanted.model)
     told = fit.planned(supervisor, CARD.catalogue, wanted, found)
-    assert shape and told == forecast(wanted, shape, fit.place(supervisor), found)
+    assert shape
+    again = forecast(wanted, shape, fit.place(supervisor), found)
+    assert told == replace(again, disk_free=told.disk_free)  # other programs write meanwhile
     drawn, table = cards.memory(told, fit.levers(wanted), ("", "")), "\n".join(forecast_table.lines(told))
     assert told.verdict.sentence in table and told.verdict.sentence.partition(": ")[2] in drawn
     largest = sorted(told.peak.parts, key=lambda part: -part.upper)[:4]

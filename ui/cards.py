@@ -11,6 +11,7 @@ from typing import Any
 from trainer_core.forecast import Forecast
 from trainer_core.hardware import GIB, gb
 from trainer_core.vram import Part, surely
+from ui.words import setting
 
 BRAND = """
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
@@ -429,14 +430,15 @@ def named(part: Part, at: int) -> str:
 
 def costs(plan: Forecast) -> str:
     """What is set otherwise than the data and the memory ask for, where that moves memory."""
-    rows = "".join(f"<li><b>{escape(one.key)}</b> {escape(one.sentence)}</li>" for one in plan.edits)
+    rows = "".join(f"<li><b>{escape(setting(one.key))}:</b> {escape(one.sentence)}</li>" for one in plan.edits)
     return f'<ul class="edits">{rows}</ul>' if rows else ""
 
 
 def reasons(plan: Forecast) -> str:
     """Main memory, disk, and every value with its reason; folded."""
     rows = "".join(
-        f"<dt>{escape(one.key)} = {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>" for one in plan.values
+        f"<dt>{escape(setting(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
+        for one in plan.values
     )
     host = f" Main memory: up to {gb(sum(part.upper for part in plan.peak.host))} of {gb(plan.host_free)} free."
     disk = f"Disk: up to {gb(surely(plan.disk))} of {gb(plan.disk_free)} free; "

@@ -12,7 +12,7 @@ from trainer_core import presets, runs
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
 from trainer_core.shelf import About, read_about
-from ui.words import STAGE_WORDS, title, words
+from ui.words import GROUPS, STAGE_WORDS, title, within, words
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,6 @@ def labelled(part: BaseModel, preset: BaseModel) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-GROUPS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
-
-
 def spelled(part: BaseModel, group: str = "") -> dict[str, str]:
     """Every setting of a recipe in words, by a label that says which part it belongs to: "DPO learning rate", "LoRA rank"."""
     found: dict[str, str] = {}
@@ -108,7 +105,7 @@ def spelled(part: BaseModel, group: str = "") -> dict[str, str]:
         if isinstance(value, BaseModel):
             found |= spelled(value, GROUPS.get(name, ""))
         else:
-            found[f"{group} {label[0].lower()}{label[1:]}" if group else label] = words(value)
+            found[within(group, label)] = words(value)
     return found
 
 
