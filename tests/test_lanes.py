@@ -283,7 +283,7 @@ SPOILT = {
     "Pickled": lambda bad: (bad / "adapter_model.safetensors").rename(bad / "adapter_model.bin"),
     "no adapter folder": shutil.rmtree,
     "adapter_config.json cannot be read": lambda bad: (bad / "adapter_config.json").write_text("{"),
-    "safetensors cannot be read": lambda bad: (bad / "adapter_model.safetensors").write_bytes(b"x" * 50),
+    "is cut short or no safetensors file": lambda bad: (bad / "adapter_model.safetensors").write_bytes(b"x" * 50),
     "IA3 adapter": lambda bad: (bad / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
     "is 4 × 128, but this base model with rank 8 needs 8 × 128": lambda bad: change_config(bad, r=8),
     "has no lora_A for it": lambda bad: change_weights(bad, lambda weights: weights.pop(Q)),

@@ -105,7 +105,7 @@ def test_findings_are_told(tmp_path: Path) -> None:
     run_dir = made(tmp_path, sick.recipe.model_copy(update={"method": Method.DPO}), *sick.told(1), Ended(Phase.STOPPED))
     text = report.page(report.told(run_dir))
     self_contained(text)
-    assert "The pairs are too easy (DPO step 4)" in text and "Try: Label smoothing 0.1 and rank 8" in text
+    assert "The pairs are too easy (DPO step 4)" in text and "Try: The IPO loss and rank 8" in text
     assert "<h2>Scores</h2>" not in text and "The run was stopped after DPO step 200 of 200." in text
 
 

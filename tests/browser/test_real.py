@@ -28,7 +28,7 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     app.start()
     steps(page, seen + 1)
     page.wait_for_load_state()  # Gradio may reload a page whose server came back
-    assert page.evaluate("window.tunebench.run") == run
+    page.wait_for_function("run => window.tunebench?.run === run", arg=run)
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
     page.wait_for_function("window.tunebench?.is('compare')?.lanes.every(lane => lane.end)", timeout=RUN_SECONDS * 1000)
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def check(lane: str, folder: Path, base: nn.Module) -> None:
             )
 
 
+@contextmanager
+def named(lane: str) -> Iterator[None]:
+    """What is wrong with a folder is said with the lane that it is for."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{lane}: {error}") from error
+
+
 def read_config(lane: str, folder: Path) -> LoraConfig:
     """The adapter's own description.
 
@@ -56,8 +66,9 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
         raise ModelError(f"{lane}: there is no adapter folder {folder}.")
     if not (folder / WEIGHTS).exists():
         raise ModelError(f"{lane}: {folder.name} has no {WEIGHTS}. Pickled adapters are refused: they can run code.")
-    models.check_configs(folder)
-    chat_template.check(folder)
+    with named(lane):
+        models.check_configs(folder)
+        chat_template.check(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -105,7 +116,8 @@ def tensors(lane: str, folder: Path) -> Iterator[Tensor]:
     Raises:
         ModelError: the file is not safetensors, or holds more than LoRA.
     """
-    weight_files.header(folder / WEIGHTS)
+    with named(lane):
+        weight_files.header(folder / WEIGHTS)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
