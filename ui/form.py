@@ -21,6 +21,10 @@ from ui.words import number
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
 """For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""
 
+ORDERED: dict[str, Any] = {**QUIET, "queue": True}
+"""QUIET for what a person may set off twice within milliseconds, as by Tab from field to field: Gradio sends both before it knows
+of the first, and without its queue the older answer can come last and stay."""
+
 Make = Callable[..., Component]
 
 

@@ -24,7 +24,7 @@ from trainer_core.supervisor import Supervisor
 from ui import cards, diagnosis, fit
 from ui.data_tab import SAMPLE_CHATS
 from ui.facts import facts_of, name_of
-from ui.form import QUIET, Form, edits, on
+from ui.form import ORDERED, QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
 from ui.words import STAGE_WORDS, listed, model_name, number
@@ -146,7 +146,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
 
     seen = [health, plan, goal, stored, chosen, memory, go]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
-    on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **QUIET)
+    on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **ORDERED)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(go.click, start, recipe, outputs=[tabs, origin], problem=problem, show_progress="hidden")
