@@ -63,8 +63,8 @@ def test_a_worker_that_asks_for_another_gets_it(tmp_path: Path) -> None:
 
 
 def test_a_signal_is_passed_on() -> None:
-    assert keeper.forked(lambda: keeper.end_like(-signal.SIGTERM)) == -signal.SIGTERM
-    assert keeper.forked(lambda: keeper.end_like(-signal.SIGKILL)) == -signal.SIGKILL
+    assert keeper.ended(keeper.forked(lambda: keeper.end_like(-signal.SIGTERM))) == -signal.SIGTERM
+    assert keeper.ended(keeper.forked(lambda: keeper.end_like(-signal.SIGKILL))) == -signal.SIGKILL
     assert keeper.end_like(4) == 4
 
 

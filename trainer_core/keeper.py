@@ -16,25 +16,32 @@ AGAIN = 75
 COUNTS = Path("/proc/vmstat")
 
 
-def kept(work: Callable[[], int], step_down: Callable[[], bool], kills: Callable[[], int] | None = None) -> int:
+def kept(
+    work: Callable[[], int],
+    step_down: Callable[[], bool],
+    kills: Callable[[], int] | None = None,
+    first: int | None = None,
+) -> int:
     """Run the worker in a child, again and again as long as there is a reason to. Returns the last one's exit code.
 
     Args:
         work: the worker's whole life; returns its exit code.
         step_down: writes down what the next worker does with less; False: nothing is left to try.
         kills: how many processes the memory guard has ended so far.
+        first: a child that works already; its life is the first one.
     """
-    kills = kills or kernel_kills
+    kills, child = kills or kernel_kills, first
     while True:
         before = kills()
-        code = forked(work)
+        code = ended(child if child is not None else forked(work))
+        child = None
         guarded = code == -signal.SIGKILL and kills() > before
         if code != AGAIN and not (guarded and step_down()):
             return 1 if guarded else code
 
 
 def forked(work: Callable[[], int]) -> int:
-    """The exit code of `work` in a child of its own; minus the signal that ended it."""
+    """Have a child of its own do the `work`; its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -46,6 +53,11 @@ def forked(work: Callable[[], int]) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    return child
+
+
+def ended(child: int) -> int:
+    """Wait for the child's end: its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

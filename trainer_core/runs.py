@@ -34,6 +34,8 @@ from trainer_core.errors import BusyError, ConfigError, DiskError
 
 PROJECT = Path(__file__).resolve().parent.parent
 BEAT_SECONDS = 2.0
+WAITING = "trainer_core.waiting"
+"""The program of a worker that was started before its run, which its arguments therefore do not name."""
 LOOK_SECONDS = 0.5
 """How often a worker looks for a request: a stop is noticed within half a second."""
 
@@ -192,7 +194,7 @@ def alive(beat: Heartbeat | None) -> bool:
         return (
             process.status() != psutil.STATUS_ZOMBIE
             and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
-            and (not arguments or beat.run_id in " ".join(arguments))
+            and (not arguments or beat.run_id in " ".join(arguments) or WAITING in arguments)
         )
     except psutil.NoSuchProcess:
         return False
@@ -240,13 +242,22 @@ class Wants:
         return self.stop.is_set() or self.pause.is_set()
 
 
+def beat(run_dir: Path) -> None:
+    """Say that this process works on the run.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    me = psutil.Process()
+    heartbeat = Heartbeat(pid=me.pid, created=me.create_time(), run_id=run_dir.name)
+    write_atomically(run_dir / "heartbeat.json", heartbeat.model_dump_json())
+
+
 @contextmanager
 def beating(run_dir: Path) -> Iterator[Wants]:
     """Write heartbeats and watch for requests from a thread, as long as the block runs."""
     wants, ended = Wants(), threading.Event()
-    me = psutil.Process()
-    beat = Heartbeat(pid=me.pid, created=me.create_time(), run_id=run_dir.name).model_dump_json()
-    write_atomically(run_dir / "heartbeat.json", beat)
+    beat(run_dir)
 
     def run() -> None:
         rounds = 0
@@ -258,7 +269,7 @@ def beating(run_dir: Path) -> Iterator[Wants]:
                 with suppress(
                     DiskError
                 ):  # a beat is only seen by others; the thread must live, for it hears the requests
-                    write_atomically(run_dir / "heartbeat.json", beat)
+                    beat(run_dir)
 
     thread = threading.Thread(target=run, name="heartbeat", daemon=True)
     thread.start()

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
+import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, stall
+from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, stall, waiting
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import (
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
+AHEAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
+"""A worker is made to wait so long after somebody looked at Start, when the page is drawn; and no longer than this."""
 LEAVE_SECONDS = 15.0
 """How long a compare worker may take to give the device back before it is ended."""
 
@@ -224,6 +227,7 @@ class Supervisor:
         command: what a worker is started with; the run folder is appended.
         device: "auto" takes the GPU if there is one, "cpu" never does.
         read_machine: how the hardware is read, once a second, by the one thread here.
+        ahead: whether a worker may be started before its run is, see `expect`.
     """
 
     def __init__(
@@ -232,12 +236,16 @@ class Supervisor:
         command: Sequence[str] = WORKER,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         read_machine: Callable[[], Machine] = hardware.detect,
+        ahead: bool = False,
     ):
         self.workspace, self.command, self.device, self.read_machine = workspace, tuple(command), device, read_machine
         self.machine = read_machine()
         self.readings = Readings()
         self.comparison: Comparison | None = None
         self.trouble = ""
+        self.ahead = ahead and waiting.POSSIBLE
+        self._expected: tuple[str, float] | None = None
+        self._waiting: waiting.Waiting | None = None
         self._watched: dict[str, Watched] = {}
         self._starting = threading.Lock()
         self._looking = threading.Lock()
@@ -256,6 +264,7 @@ class Supervisor:
         if self._thread.is_alive():
             self._thread.join()
         self.close_comparison()
+        self.dismiss()
 
     def _loop(self) -> None:
         trimmed = time.monotonic()
@@ -267,6 +276,7 @@ class Supervisor:
                 self.machine = self.read_machine()
                 self.readings.note(self.machine)
                 self.look()
+                self.attend()
             except Exception:  # shown in the rail; the next round may go well
                 self.trouble = traceback.format_exc()
 
@@ -290,6 +300,51 @@ class Supervisor:
         with self._looking:
             if self.comparison:
                 self.comparison.watched.look()
+
+    def expect(self, model: str) -> None:
+        """Somebody is at the Start page with this model: a worker shall wait for the click, with the libraries imported."""
+        self._expected = model, time.monotonic()
+
+    def attend(self) -> None:
+        """Have one worker wait as long as a run is likely, and none otherwise."""
+        if not self.ahead or not self._starting.acquire(blocking=False):
+            return
+        try:
+            wanted = self.wanted_ahead()
+            if self._waiting and (self._waiting.environment != wanted or not self._waiting.lives):
+                self.dismiss()
+            if wanted and not self._waiting:
+                self._waiting = waiting.started(runs.made(self.workspace.root) / "waiting.log", wanted, **DETACHED)
+        finally:
+            self._starting.release()
+
+    def wanted_ahead(self) -> dict[str, str] | None:
+        """The environment of the worker that shall wait now; None: none shall."""
+        if self._expected is None or self.active:
+            return None
+        model, since = self._expected
+        loads = self.comparison is not None and self.comparison.view.phase is Phase.LOADING
+        seconds = time.monotonic() - since
+        if seconds > IDLE_SECONDS or not self._waiting and (seconds < AHEAD_SECONDS or loads or short_of_memory()):
+            return None
+        try:
+            return self.environment(model)
+        except DeviceError:
+            return None
+
+    def dismiss(self) -> None:
+        if self._waiting:
+            self._waiting.dismiss()
+            self._waiting = None
+
+    def begun(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
+        """A trainer for a run folder: the one that waits, if it is of this kind, or a new one."""
+        ready, self._waiting = self._waiting, None
+        if ready and ready.environment == self.environment(model) and ready.serve(run_dir):
+            return ready.process
+        if ready:
+            ready.dismiss()
+        return self.spawn(run_dir, model, stdin=subprocess.DEVNULL)
 
     @property
     def gpu(self) -> Gpu | None:
@@ -350,7 +405,7 @@ class Supervisor:
             self.close_comparison()
             run_dir = runs.create(self.workspace.runs, TrainJob(recipe=recipe), recipe.name, **self.facts(reasons))
             watched = Watched(run_dir)
-            watched.process = self.spawn(run_dir, recipe.model, stdin=subprocess.DEVNULL)
+            watched.process = self.begun(run_dir, recipe.model)
             with self._looking:
                 self._watched[run_dir.name] = watched
             return run_dir.name
@@ -387,7 +442,7 @@ class Supervisor:
             run_dir = self.run_dir(run_id)
             runs.withdraw_request(run_dir)
             watched = Watched.again(run_dir)
-            watched.process = self.spawn(run_dir, self.recipe(run_id).model, stdin=subprocess.DEVNULL)
+            watched.process = self.begun(run_dir, self.recipe(run_id).model)
             with self._looking:
                 self._watched[run_id] = watched
 
@@ -539,6 +594,10 @@ class Supervisor:
             **({"HF_HUB_OFFLINE": "1"} if local else {}),
         }
         return {**os.environ, **ours, **hardware.worker_environment(self.gpu)}
+
+
+def short_of_memory() -> bool:
+    return psutil.virtual_memory().available < waiting.LEAST_BYTES
 
 
 DETACHED: Mapping[str, Any] = (

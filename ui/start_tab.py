@@ -75,6 +75,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         recipe = settings(first, model, pairs, method)
 
     def preview(wanted: Recipe) -> tuple[Any, ...]:
+        supervisor.expect(wanted.model)
         found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
         lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
