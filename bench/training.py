@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -50,22 +51,35 @@ def run(device: Device, tiny: bool) -> list[Row]:
             [sys.executable, "-c", "import unsloth, trl"], check=True
         )  # brings the libraries into the disk's cache
         with served(place / "app") as app:
-            if not tiny:
-                time.sleep(WAIT_SECONDS)
-            pairs = [(ours(app, model, chats, steps), bare(model, chats, steps)) for _ in range(turns)]
-    return rows(pairs)
+            turn: list[Callable[[Path, Path, int], Course]] = [
+                partial(ours, app, ahead=True),
+                partial(ours, app, ahead=False),
+                bare,
+            ]
+            courses = [[one(model, chats, steps) for one in turn] for _ in range(turns)]
+    return rows(*map(list, zip(*courses, strict=True)))
 
 
-def rows(pairs: list[tuple[Course, Course]]) -> list[Row]:
-    app, script = ([one for one, _ in pairs], [one for _, one in pairs])
-    pace = [one.pace for one in app], [one.pace for one in script]
-    first = [one.first_step for one in app], [one.first_step for one in script]
+def rows(warm: list[Course], cold: list[Course], script: list[Course]) -> list[Row]:
+    pace = [one.pace for one in cold], [one.pace for one in script]
+    before = [one.first_step for one in script]
     said = "One thread; the app's process is counted with the worker. Held-out checks and samples are off: a script has none."
     return [
         two_sided(
             "G3", "SFT under the app ÷ bare script", "steps/CPU-s", *pace, target=Target("ratio", "≥", 0.99), note=said
         ),
-        two_sided("G8", "Click to first step ÷ cold script", "s", *first, target=Target("ratio", "≤", 0.6)),
+        two_sided(
+            "G8",
+            "Click to first step, a worker waiting ÷ cold script",
+            "s",
+            [one.first_step for one in warm],
+            before,
+            target=Target("ratio", "≤", 0.6),
+            note=f"The user has been at Start for {WAIT_SECONDS:g} s.",
+        ),
+        two_sided(
+            "G8", "Click to first step, nothing warm ÷ cold script", "s", [one.first_step for one in cold], before
+        ),
     ]
 
 
@@ -85,9 +99,12 @@ def recipe(model: Path, chats: Path, steps: int) -> Recipe:
     )
 
 
-def ours(app: Served, model: Path, chats: Path, steps: int) -> Course:
+def ours(app: Served, model: Path, chats: Path, steps: int, ahead: bool) -> Course:
     """A run in the app's workspace, which the app watches; the app's processor time counts too."""
-    supervisor = Supervisor(runs.Workspace(app.workspace), device="cpu")
+    supervisor = Supervisor(runs.Workspace(app.workspace), device="cpu", ahead=ahead).watch()
+    if ahead:
+        supervisor.expect(str(model))
+        time.sleep(WAIT_SECONDS)
     began = time.monotonic()
     run_id = supervisor.start(recipe(model, chats, steps))
 
