@@ -13,17 +13,28 @@ from collections.abc import Callable
 from functools import cache
 
 EVERY_SECONDS = 30.0
+OWN_PAGES, ARENAS = 16 * 1024, 1
+"""Blocks from so many bytes on get pages of their own, which go back when they are freed; and all threads share one heap."""
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""Their names for mallopt(3)."""
+
+
+def settle() -> None:
+    """Before other threads are started: have large blocks leave no holes. Elsewhere than with glibc nothing happens."""
+    if set_option := from_glibc("mallopt"):
+        set_option(M_MMAP_THRESHOLD, OWN_PAGES)
+        set_option(M_ARENA_MAX, ARENAS)
 
 
 def trim() -> None:
-    """Give whole free pages back to the system. Only glibc keeps them for good; elsewhere nothing happens."""
-    if give_back := trimmer():
+    """Give whole free pages back to the system."""
+    if give_back := from_glibc("malloc_trim"):
         give_back(0)
 
 
 @cache
-def trimmer() -> Callable[[int], int] | None:
+def from_glibc(name: str) -> Callable[..., int] | None:
     if sys.platform != "linux":
         return None
-    name = ctypes.util.find_library("c")
-    return getattr(ctypes.CDLL(name), "malloc_trim", None) if name else None
+    library = ctypes.util.find_library("c")
+    return getattr(ctypes.CDLL(library), name, None) if library else None

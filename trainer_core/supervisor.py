@@ -255,6 +255,7 @@ class Supervisor:
 
     def watch(self) -> Supervisor:
         """Keep looking from a thread, once a second."""
+        heap.settle()
         self._thread.start()
         return self
 

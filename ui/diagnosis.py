@@ -62,7 +62,7 @@ class Seen:
         return hash(self.key)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=3)  # each holds all points of its run
 def examined(seen: Seen) -> tuple[Finding, ...]:
     """Asked by every open page once a second, answered once a step."""
     return doctor.examine(seen.view, seen.recipe, seen.scores)

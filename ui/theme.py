@@ -75,6 +75,10 @@ def theme() -> themes.Base:
     )
 
 
+SESSIONS = 16
+"""Gradio keeps a third of a MB for each load of the page. Nothing of ours is in it, so an older page is served all the same."""
+
+
 def launch_settings() -> dict[str, Any]:
     """What launch() gets: local only, nothing kept, nothing sent."""
     return {
@@ -92,6 +96,7 @@ def launch_settings() -> dict[str, Any]:
         "pwa": True,
         "quiet": True,
         "show_error": True,
+        "state_session_capacity": SESSIONS,
         "max_file_size": "2gb",
         "allowed_paths": [],
     }
