@@ -1,0 +1,126 @@
+"""DPO with rows sorted within a step and the reference's numbers kept, beside the same training with both off."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from bench import make, models
+from bench.measure import until
+from bench.result import Device, Row, Target, two_sided
+from bench.training import LIMIT_SECONDS, followed, processor
+from trainer_core import runs
+from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe
+from trainer_core.supervisor import Supervisor
+
+QUESTION = (
+    "How many pairs a second does DPO learn from, with what we make faster and without, and are the losses the same?"
+)
+DEVICES: tuple[Device, ...] = ("cpu",)
+OPEN: tuple[Row, ...] = ()
+SHAPE = {**models.SHAPES["SmolLM2-135M"][1], "num_hidden_layers": 10}
+"""A third of the starter's layers: the ratios hardly depend on how many there are, and the time does."""
+BATCH, ACCUMULATION = 4, 4
+ANSWER_WORDS, PROMPT_WORDS = 40, 10
+SIGMA = 0.8
+"""Of the mixed answers' log-normal lengths, as in `NOTES.md`."""
+OFF = Memory(probe="off", sort_rows="off", keep_reference="off")
+ON = Memory(probe="off")
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Course:
+    """Pairs per CPU-second after the warm-up, and the loss of each step."""
+
+    pace: float
+    losses: tuple[float, ...]
+
+
+def run(device: Device, tiny: bool) -> list[Row]:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    steps = 5 if tiny else 9
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        model = models.random_model(
+            place / "model", models.base(place, tiny=False), "llama", models.TINY if tiny else SHAPE
+        )
+        return [row for mixed in (False, True) for row in rows(place, model, steps, mixed)]
+
+
+def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
+    """Off, then on without and with what the run before has kept."""
+    kind = "mixed" if mixed else "equal"
+    file = place / f"{kind}.jsonl"
+    write(file, (steps + 2) * BATCH * ACCUMULATION, mixed)
+    workspace = runs.Workspace(place / kind)
+    off, first, second = (course(workspace, recipe(model, file, steps, how), steps) for how in (OFF, ON, ON))
+    apart = max(abs(one - other) for on in (first, second) for one, other in zip(on.losses, off.losses, strict=True))
+    said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
+    what, unit = f"DPO, {kind} lengths", "pairs/CPU-s"
+    goal = Target("ratio", "≥", 1.8 if mixed else 1.25)
+    return [
+        two_sided("G5", f"{what}, reference known ÷ neither", unit, [second.pace], [off.pace], target=goal, note=said),
+        two_sided("G5", f"{what}, first run ÷ neither", unit, [first.pace], [off.pace]),
+        Row("G5", f"{what}, losses apart", "nats", apart, target=Target("ours", "≤", SAME), n=2),
+    ]
+
+
+def write(file: Path, count: int, mixed: bool) -> None:
+    """Pairs whose answers have the same number of words, or log-normal ones with that median."""
+    dice, spoken = random.Random(7), make.TEXT.split()
+
+    def text(median: float, spread: float) -> str:
+        words = max(2, round(median * dice.lognormvariate(0, spread)))
+        return " ".join(dice.choice(spoken) for _ in range(words))
+
+    with file.open("wb") as out:
+        for at in range(count):
+            sigma = SIGMA if mixed else 0.0
+            pair = {"prompt": f"{at}: {text(PROMPT_WORDS, 0)}?"}
+            pair |= {side: text(ANSWER_WORDS, sigma) for side in ("chosen", "rejected")}
+            out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def recipe(model: Path, pairs: Path, steps: int, memory: Memory) -> Recipe:
+    settings = Dpo(max_steps=steps, batch_size=BATCH, accumulation=ACCUMULATION, max_length=512, evaluations=0)
+    return Recipe(
+        name="bench",
+        model=str(model),
+        precision="fp32",
+        method=Method.DPO,
+        data=Data(pairs=str(pairs)),
+        lora=Lora(rank=16, alpha=16),
+        dpo=settings,
+        memory=memory,
+        sample_tokens=0,
+    )
+
+
+def course(workspace: runs.Workspace, wanted: Recipe, steps: int) -> Course:
+    """One run, as the app makes it."""
+    supervisor = Supervisor(workspace, device="cpu")
+    run_id = supervisor.start(wanted)
+
+    def made() -> int:
+        supervisor.look()
+        view = supervisor.run(run_id)
+        assert view.phase.value != "failed", view.error
+        return len(view.points)
+
+    def spent() -> float:
+        beat = runs.read_heartbeat(supervisor.run_dir(run_id))
+        assert beat
+        return processor(beat.pid)
+
+    pace = followed(made, spent, 0.0, steps).pace * BATCH * ACCUMULATION
+    until(lambda: made() and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end of the run")
+    losses: Sequence[float] = [point.loss for point in supervisor.run(run_id).points]
+    supervisor.close()
+    return Course(pace, tuple(losses))
