@@ -1,6 +1,6 @@
 """Sets Tunebench up and starts it. Knows the commands and what each is started with; launcher/ knows the set-up.
 
-    python launch.py [--no-browser] [--port N] [--workspace DIR]     the app
+    python launch.py [--no-browser] [--lan] [--port N] [--workspace DIR]   the app
     python launch.py test [pytest arguments]                         all checks and tests
     python launch.py demo | train RECIPE.toml | compare | ...        the command line, `python -m trainer_core`
 
@@ -21,6 +21,14 @@ from launcher import SetupError, venv
 from launcher.paths import ROOT, VENV_PYTHON, WINDOWS
 
 
+SWITCHES = {
+    "--no-browser": "print the app's address, open nothing",
+    "--lan": "let other computers of your network in, by a password",
+    "--no-warm": "import the libraries after the click, not while you read Start",
+}
+"""The app's own, handed on to it."""
+
+
 def main() -> int:
     options = arguments(sys.argv[1:])
     try:
@@ -39,7 +47,8 @@ def main() -> int:
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch.py", description="Sets Tunebench up and starts it.")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what .venv is made for")
-    parser.add_argument("--no-browser", action="store_true", help="print the app's address, open nothing")
+    for switch, told in SWITCHES.items():
+        parser.add_argument(switch, action="store_true", help=told)
     parser.add_argument("--port", help="the app's port on 127.0.0.1")
     parser.add_argument("--workspace", help="the folder for runs, votes and exports")
     parser.add_argument("command", nargs="?", help="test, demo, train, compare, ...; without one the app starts")
@@ -47,7 +56,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.command and app_flags(options):
         parser.error(
-            f"--no-browser, --port and --workspace are the app's; {options.command} takes its own after its name"
+            f"{', '.join(SWITCHES)}, --port and --workspace are the app's; {options.command} takes its own after its name"
         )
     return options
 
@@ -63,7 +72,8 @@ def target(options: argparse.Namespace, device: str) -> list[str]:
 
 
 def app_flags(options: argparse.Namespace) -> list[str]:
-    flags = ["--no-browser"] if options.no_browser else []
+    given = vars(options)
+    flags = [switch for switch in SWITCHES if given[switch.strip("-").replace("-", "_")]]
     for name, value in (("--port", options.port), ("--workspace", options.workspace)):
         flags += [name, value] if value else []
     return flags

@@ -22,7 +22,19 @@ from bench.result import DEVICES, ROWS, Device, Row, stamped
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "bench" / "results"
-BENCHES: tuple[str, ...] = ("data", "growth", "app", "live", "lanes", "training", "pairs", "plan", "probe", "checks", "cuda")
+BENCHES: tuple[str, ...] = (
+    "data",
+    "growth",
+    "app",
+    "live",
+    "lanes",
+    "training",
+    "pairs",
+    "plan",
+    "probe",
+    "checks",
+    "cuda",
+)
 """In the order in which they run and stand in BENCHMARKS.md."""
 LIMIT_SECONDS = 600.0
 

@@ -172,6 +172,7 @@ def test_everything_is_installed_without_dependencies() -> None:
     [
         ("", "app.py --device cpu"),
         ("--no-browser --port 7861 --workspace w", "app.py --device cpu --no-browser --port 7861 --workspace w"),
+        ("--lan --no-warm", "app.py --device cpu --lan --no-warm"),
         ("train r.toml --port 3", "-P -m trainer_core train r.toml --port 3"),
         ("--device cpu demo", "-P -m trainer_core demo"),
         ("test -k launch", "check.py -k launch"),
