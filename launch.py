@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from launcher import SetupError, venv
 from launcher.paths import ROOT, VENV_PYTHON, WINDOWS
 
-
 SWITCHES = {
     "--no-browser": "print the app's address, open nothing",
     "--lan": "let other computers of your network in, by a password",
