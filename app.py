@@ -29,8 +29,9 @@ from ui import cards, compare_tab, data_tab, door, live, rail, runs_tab, start_t
 
 FIRST_PORT = 7860
 PORTS = 100
-QUEUE_SLEEP_SECONDS = 0.05
-"""Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there."""
+QUEUE_SLEEP_SECONDS, PROGRESS_SLEEP_SECONDS = 0.05, 1.0
+"""Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there, and a hundred times a second for
+progress bars, of which we have none."""
 NEIGHBOUR_SECONDS = 20.0
 
 
@@ -53,6 +54,7 @@ def build(supervisor: Supervisor) -> gr.Blocks:
                 runs_tab.build(supervisor, bus)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
+    page._queue.progress_update_sleep_when_free = PROGRESS_SLEEP_SECONDS
     return page
 
 
