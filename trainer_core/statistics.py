@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri  # scipy.stats says the same, and takes the app a second more to start
 
 Array = NDArray[np.float64]
 
@@ -67,6 +67,8 @@ class Verdict:
 
 def sign_test(first: int, second: int) -> float:
     """Two-sided exact p-value of so many votes for each side if both were equally good; 1 without votes."""
+    from scipy.special import bdtr  # takes half a second, which the start of the app need not wait for
+
     return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
 
@@ -74,7 +76,7 @@ def wilson(wins: int, decided: int) -> Interval | None:
     """The share of wins with its score interval (Wilson, JASA 22, 1927, 209-212); None without votes."""
     if not decided:
         return None
-    share, z = wins / decided, float(ndtri((1 + CONFIDENCE) / 2))
+    share, z = wins / decided, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     middle = (share + z**2 / (2 * decided)) / (1 + z**2 / decided)
     half = z / (1 + z**2 / decided) * math.sqrt(share * (1 - share) / decided + z**2 / (4 * decided**2))
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
