@@ -93,6 +93,12 @@ def test_a_second_run_is_the_same_to_the_last_bit(views: dict[str, RunView]) -> 
     assert losses(views["both again"]) == losses(views["both"])
 
 
+def test_rows_are_made_tokens_of_once(folder: Path, views: dict[str, RunView]) -> None:
+    """Three whole runs of the workspace, one of them with another beta, share a file for each stage."""
+    assert views["both again"].phase is views["another beta"].phase is Phase.DONE
+    assert len(list((folder / "both" / "tokens").iterdir())) == 2
+
+
 def test_a_killed_run_goes_on_to_the_same_bits(views: dict[str, RunView]) -> None:
     assert losses(views["killed"]) == losses(views["both"])
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core import data, engine, tokens  # noqa: F401  (the engine first: it imports unsloth)
+
+from datasets import Dataset  # isort: skip
 from trainer_core.config import Recipe
 from trainer_core.data.source import Example, Request
 from trainer_core.engine import dpo, load, sft
@@ -34,9 +36,9 @@ def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> di
     base = load.load_base(model, "fp32", length, recipe.memory)
     adapted = load.add_adapter(base, recipe.lora, 0, recipe.memory)
     rows, _ = tokens.sft_rows(base.tokenizer, items(chats), length)
-    told = {"sft": batches(sft.trainer(adapted, base.tokenizer, rows, recipe, scratch, []))}
+    told = {"sft": batches(sft.trainer(adapted, base.tokenizer, sft.dataset(rows), recipe, scratch, []))}
     kept, _ = tokens.dpo_rows(base.tokenizer, items(pairs), length)
-    return told | {"dpo": batches(dpo.trainer(adapted, base.tokenizer, kept, recipe, scratch, []))}
+    return told | {"dpo": batches(dpo.trainer(adapted, base.tokenizer, Dataset.from_list(kept), recipe, scratch, []))}
 
 
 if __name__ == "__main__":

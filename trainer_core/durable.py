@@ -39,8 +39,8 @@ def point(path: Path) -> None:
     raise OSError(code, os.strerror(code), str(path))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old file or the new one; after a power cut too.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """A text is written as UTF-8. Readers see the old file or the new one; after a power cut too.
 
     Raises:
         DiskError: the folder cannot be written or the disk is full.
@@ -49,8 +49,8 @@ def write_atomically(path: Path, text: str) -> None:
     with disk_errors(path):
         try:
             point(staged)
-            with open(staged, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(staged, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 point(staged)
                 os.fsync(file.fileno())

@@ -85,7 +85,9 @@ class ShelvedSft(Shelved, InOrder, SFTTrainer):
 
 
 class ShelvedDpo(Shelved, InOrder, Recalled, DPOTrainer):
-    pass
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        """Rows that are tokens already stay as they are."""
+        return dataset if "chosen_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args)
 
 
 def flatten(staging: Path) -> None:

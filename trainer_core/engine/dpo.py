@@ -7,7 +7,6 @@ same base. Without SFT the reference is the base itself: the adapter is switched
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,15 @@ TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.02, "nf4": 0.02}
 def trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict[str, Any]],
+    rows: Dataset,
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
 ) -> ShelvedDpo:
-    """TRL's trainer; on a fresh adapter the reference is the base itself, so the copy TRL makes is dropped again."""
+    """TRL's trainer on pairs, or on the tokens that it made of them before.
+
+    On a fresh adapter the reference is the base itself, so the copy TRL makes is dropped again.
+    """
     fresh = is_fresh(model)
     built = ShelvedDpo(
         model=model,
@@ -49,7 +51,7 @@ def trainer(
             loss_weights=list(recipe.dpo.loss_weights) if recipe.dpo.loss_weights else None,
             label_smoothing=recipe.dpo.label_smoothing,
         ),
-        train_dataset=Dataset.from_list(list(rows)),
+        train_dataset=rows,
         processing_class=tokenizer,
         callbacks=callbacks,
     )

@@ -16,20 +16,23 @@ from trainer_core.engine.checkpoint import ShelvedSft
 from trainer_core.tokens import Encoded
 
 
+def dataset(rows: Sequence[Encoded]) -> Dataset:
+    return Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
+
+
 def trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Encoded],
+    rows: Dataset,
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
 ) -> ShelvedSft:
     """TRL's trainer on rows that are tokens and labels already, so that what is trained is what was shown."""
-    data = Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
     built = ShelvedSft(
         model=model,
         args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
-        train_dataset=data,
+        train_dataset=rows,
         processing_class=tokenizer,
         callbacks=callbacks,
     )

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
@@ -24,6 +25,7 @@ from trainer_core.engine.callbacks import Progress
 from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, ShelvedDpo
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
+from trainer_core.engine.kept_rows import KeptRows
 from trainer_core.engine.probe import Point, Probe, measurement
 from trainer_core.engine.reference import Kept
 from trainer_core.engine.sample import Answers
@@ -222,6 +224,9 @@ class Run:
         self.emit(Saved(stage, folder.name, size, step))
         return folder
 
+    def kept_rows(self, stage: Stage, tokenizer: Any) -> KeptRows:
+        return KeptRows(runs.Workspace.of(self.run_dir).root / "tokens", stage, self.recipe, self.data, tokenizer)
+
     def callbacks(self, stage: Stage) -> tuple[Progress, Save]:
         guard = Guard(stage)
         return Progress(stage, self.emit, self.wants, guard), Save(guard, self.wants)
@@ -233,10 +238,16 @@ class Run:
 
 def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path | None:
     model, tokenizer, _precision = run.start("sft", None)
-    encoded, notes = tokens.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
+    kept = run.kept_rows("sft", tokenizer)
+    found = kept.read()
+    if found is None:
+        encoded, notes = tokens.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
+        found = sft.dataset(encoded), notes
+        kept.write(*found)
+    given, notes = found
     run.note("sft", notes)
     progress, save = run.callbacks("sft")
-    trainer = sft.trainer(model, tokenizer, encoded, run.recipe, run.run_dir / ".sft", [progress, save])
+    trainer = sft.trainer(model, tokenizer, given, run.recipe, run.run_dir / ".sft", [progress, save])
     held_out = evaluate.chats(tokenizer, loaded.held_out_chats, run.recipe.sft.max_length)
     folder = run.finish(trainer, tokenizer, progress, held_out)
     del trainer, model
@@ -246,11 +257,19 @@ def run_sft(run: Run, loaded: data.Loaded, _: Path | None) -> Path | None:
 
 def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path | None:
     model, tokenizer, precision = run.start("dpo", after)
-    pairs, notes = tokens.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
+    kept = run.kept_rows("dpo", tokenizer)
+    found = kept.read()
+    if found is None:
+        pairs, notes = tokens.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
+        given = Dataset.from_list(pairs)  # TRL makes tokens of them
+    else:
+        given, notes = found
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
     prove, (progress, save) = dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.callbacks("dpo")
-    trainer: Any = run.dpo_trainer(model, tokenizer, pairs, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
+    trainer: Any = run.dpo_trainer(model, tokenizer, given, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
+    if found is None:
+        kept.write(trainer.train_dataset, notes)
     if run.recipe.memory.keep_reference == "auto":
         file = run.reference_file(trainer, after, precision)
         trainer.reference = Kept(file, dpo.TOLERANCE[precision] / run.recipe.dpo.beta)
