@@ -75,7 +75,7 @@ def theme() -> themes.Base:
     )
 
 
-SESSIONS = 16
+SESSIONS = 8
 """Gradio keeps a third of a MB for each load of the page. Nothing of ours is in it, so an older page is served all the same."""
 
 
