@@ -1,4 +1,4 @@
-"""DPO with rows sorted within a step and the reference's numbers kept, beside the same training with both off."""
+"""Training with rows sorted within a step and the DPO reference's numbers kept, beside the same training with both off."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -16,18 +17,16 @@ from bench.measure import until
 from bench.result import Device, Row, Target, two_sided
 from bench.training import LIMIT_SECONDS, followed, processor
 from trainer_core import runs
-from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe
+from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe, Sft
 from trainer_core.supervisor import Supervisor
 
-QUESTION = (
-    "How many pairs a second does DPO learn from, with what we make faster and without, and are the losses the same?"
-)
+QUESTION = "How many rows or pairs a second, with what we make faster and without, and are the losses the same?"
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[Row, ...] = ()
-SHAPE = {**models.SHAPES["SmolLM2-135M"][1], "num_hidden_layers": 10}
-"""A third of the starter's layers: the ratios hardly depend on how many there are, and the time does."""
+SHAPE = {**models.SHAPES["SmolLM2-135M"][1], "num_hidden_layers": 8}
+"""A quarter of the starter's layers: the ratios hardly depend on how many there are, and the time does."""
 BATCH, ACCUMULATION = 4, 4
-ANSWER_WORDS, PROMPT_WORDS = 40, 10
+ANSWER_WORDS, PROMPT_WORDS = 16, 6
 SIGMA = 0.8
 """Of the mixed answers' log-normal lengths, as in `NOTES.md`."""
 OFF = Memory(probe="off", sort_rows="off", keep_reference="off")
@@ -45,13 +44,14 @@ class Course:
 
 def run(device: Device, tiny: bool) -> list[Row]:
     os.environ["OMP_NUM_THREADS"] = "1"
-    steps = 5 if tiny else 9
+    steps = 5 if tiny else 7
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         model = models.random_model(
             place / "model", models.base(place, tiny=False), "llama", models.TINY if tiny else SHAPE
         )
-        return [row for mixed in (False, True) for row in rows(place, model, steps, mixed)]
+        pairs = [row for mixed in (False, True) for row in rows(place, model, steps, mixed)]
+        return [*pairs, sft(place, model, steps)]
 
 
 def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
@@ -72,6 +72,17 @@ def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
     ]
 
 
+def sft(place: Path, model: Path, steps: int) -> Row:
+    """The mixed pairs' chosen answers; there is no reference in it, only the order."""
+    workspace, file = runs.Workspace(place / "sft"), place / "mixed.jsonl"
+    on, off = (course(workspace, recipe(model, file, steps, how, Method.SFT), steps) for how in (ON, OFF))
+    apart = max(abs(one - other) for one, other in zip(on.losses, off.losses, strict=True))
+    said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
+    return two_sided(
+        "G1", "SFT, mixed lengths, sorted within steps ÷ not", "rows/CPU-s", [on.pace], [off.pace], note=said
+    )
+
+
 def write(file: Path, count: int, mixed: bool) -> None:
     """Pairs whose answers have the same number of words, or log-normal ones with that median."""
     dice, spoken = random.Random(7), make.TEXT.split()
@@ -88,16 +99,18 @@ def write(file: Path, count: int, mixed: bool) -> None:
             out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def recipe(model: Path, pairs: Path, steps: int, memory: Memory) -> Recipe:
-    settings = Dpo(max_steps=steps, batch_size=BATCH, accumulation=ACCUMULATION, max_length=512, evaluations=0)
+def recipe(model: Path, pairs: Path, steps: int, memory: Memory, method: Method = Method.DPO) -> Recipe:
+    settings: dict[str, Any] = {"max_steps": steps, "batch_size": BATCH, "accumulation": ACCUMULATION}
+    settings |= {"max_length": 512, "evaluations": 0}
     return Recipe(
         name="bench",
         model=str(model),
         precision="fp32",
-        method=Method.DPO,
+        method=method,
         data=Data(pairs=str(pairs)),
         lora=Lora(rank=16, alpha=16),
-        dpo=settings,
+        sft=Sft(**settings),
+        dpo=Dpo(**settings),
         memory=memory,
         sample_tokens=0,
     )
