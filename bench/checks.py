@@ -36,7 +36,7 @@ def row(stage: Stage, device: Device, tiny: bool) -> Row:
     steps = 4 if tiny else STEPS[stage]
     with workspace() as place:
         ways = {checks: partial(seconds, place, recipe(stage, steps, checks), device) for checks in (10, 0)}
-        times = interleaved({str(checks): way for checks, way in ways.items()}, 1 if tiny else 2, warm_up=0)
+        times = interleaved({str(checks): way for checks, way in ways.items()}, 1, warm_up=0)
     what, note = (
         f"{stage.upper()} with 10 held-out checks ÷ without",
         f"{steps} steps, from the first to the saved adapter",
