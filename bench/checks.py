@@ -46,7 +46,10 @@ def row(stage: Stage, device: Device, tiny: bool) -> Row:
 
 def recipe(stage: Stage, steps: int, checks: int) -> Recipe:
     changes = {f"{stage}.max_steps": steps, f"{stage}.evaluations": checks, f"{stage}.max_length": 256}
-    return changed(presets.starter_recipe(), {"method": stage, "sample_tokens": 0, "memory.probe": "off"} | changes)
+    return changed(
+        presets.starter_recipe(),
+        {"method": stage, "sample_tokens": 0, "memory.probe": "off", "memory.keep_reference": "off"} | changes,
+    )
 
 
 def seconds(place: runs.Workspace, asked: Recipe, device: Device) -> float:

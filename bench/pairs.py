@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import orjson
 from bench import make, models
 from bench.measure import until
 from bench.result import Device, Row, Target, two_sided
-from bench.training import LIMIT_SECONDS, followed, processor
+from bench.training import LIMIT_SECONDS, followed, processor, steps_made
 from trainer_core import runs
 from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe, Sft
 from trainer_core.supervisor import Supervisor
@@ -121,11 +122,7 @@ def course(workspace: runs.Workspace, wanted: Recipe, steps: int) -> Course:
     supervisor = Supervisor(workspace, device="cpu")
     run_id = supervisor.start(wanted)
 
-    def made() -> int:
-        supervisor.look()
-        view = supervisor.run(run_id)
-        assert view.phase.value != "failed", view.error
-        return len(view.points)
+    made = partial(steps_made, supervisor, run_id)
 
     def spent() -> float:
         beat = runs.read_heartbeat(supervisor.run_dir(run_id))

@@ -108,11 +108,7 @@ def ours(app: Served, model: Path, chats: Path, steps: int, ahead: bool) -> Cour
     began = time.monotonic()
     run_id = supervisor.start(recipe(model, chats, steps))
 
-    def made() -> int:
-        supervisor.look()
-        view = supervisor.run(run_id)
-        assert view.phase.value != "failed", view.error
-        return len(view.points)
+    made = partial(steps_made, supervisor, run_id)
 
     def spent() -> float:
         beat = runs.read_heartbeat(supervisor.run_dir(run_id))
@@ -122,6 +118,14 @@ def ours(app: Served, model: Path, chats: Path, steps: int, ahead: bool) -> Cour
     until(lambda: made() and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end of the run")
     supervisor.close()
     return course
+
+
+def steps_made(supervisor: Supervisor, run_id: str) -> int:
+    """How many steps a run has told of by now. A run that failed ends the bench with its reason."""
+    supervisor.look()
+    view = supervisor.run(run_id)
+    assert view.phase.value != "failed", view.error
+    return len(view.points)
 
 
 def bare(model: Path, chats: Path, steps: int) -> Course:

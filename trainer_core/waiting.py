@@ -61,7 +61,7 @@ class Waiting:
 def started(log: Path, environment: Mapping[str, str], **options: Any) -> Waiting:
     """Start one. `log` takes what the libraries print while they are imported."""
     with log.open("wb") as file:
-        command = [sys.executable, "-m", "trainer_core.waiting"]
+        command = [sys.executable, "-m", runs.WAITING]
         process = subprocess.Popen(
             command,
             cwd=runs.PROJECT,
