@@ -14,11 +14,11 @@ from tests import tiny
 from tests.test_engine import STEPS, recipe, run
 from trainer_core import checkpoints
 from trainer_core.events import Phase, RunView
+from trainer_core.held_out import LEAST
 from trainer_core.plan import spaced
 
 pytestmark = pytest.mark.slow
 OFF = {"evaluations": 0}
-LEAST = {"sft": 4, "dpo": 8}
 LORA = {"rank": 4, "alpha": 4, "dropout": 0.2}
 """With dropout, so that a random number drawn beside training would be seen."""
 
@@ -73,7 +73,7 @@ def test_both_stages_are_measured_on_the_same_rows_to_the_end(views: dict[str, R
         total = next(point.total for point in views["on"].points if point.stage == stage)
         spread = [step for step in range(1, total + 1) if spaced(step, total, 10)]
         assert set(one.step for one in found) <= set(spread) and found[-1].step == total  # a busy machine gets fewer
-        assert len({one.rows for one in found}) == 1 and found[0].rows >= LEAST[stage]
+        assert len({one.rows for one in found}) == 1 and found[0].rows >= LEAST
         assert all(math.isfinite(one.loss) for one in found)
     dpo = [one for one in views["on"].evaluated if one.stage == "dpo"]
     assert all(0 <= one.accuracy <= 1 and math.isfinite(one.margin) for one in dpo)

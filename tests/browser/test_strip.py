@@ -39,8 +39,9 @@ def finished(page: Page, name: str) -> None:
 
 
 def go(page: Page, point: int) -> None:
-    """The slider, by its keys."""
+    """The slider, by its keys. What is not on the screen yet cannot be focused, and the keys would go nowhere."""
     slider = page.locator("#strip-at")
+    expect(slider).to_be_visible()
     slider.focus()
     slider.press("Home")
     for _ in range(point):

@@ -1,8 +1,4 @@
-"""The held-out rows while a stage trains: how often, on how many of them, and when their loss says that the best has passed.
-
-A check costs a bounded share of the time: its first batch is timed, and rows are left out before checks are. The same rows are
-measured at every check of a stage, so that two checks differ by the training alone.
-"""
+"""The held-out rows while a stage trains: how a batch of them is measured, and when their loss says that the best has passed."""
 
 from __future__ import annotations
 
@@ -21,17 +17,9 @@ from trainer_core.data import Chat, Pair
 from trainer_core.engine.aside import aside
 from trainer_core.engine.callbacks import Progress
 from trainer_core.events import Evaluated, EventLog, Noted, Stage
-from trainer_core.plan import spaced
+from trainer_core.held_out import MOST, Budget
 from trainer_core.runs import Wants
 from trainer_core.tokens import MASKED, as_dicts, encode_chat, encode_pair
-
-SHARE = 0.05
-"""Of the stage's training time, at most …"""
-GRACE_SECONDS = 2.0
-"""… but so much in any case: a run of a minute would have no held-out curve otherwise."""
-LEAST = {"sft": 4, "dpo": 8}
-"""Fewer rows say too little: pairs are counted as right or wrong, a loss is a number for each token."""
-MOST = 256
 
 Row = dict[str, Any]
 
@@ -80,11 +68,15 @@ def dpo_tally(trainer: Any, rows: list[Row]) -> Tally:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows of a stage as its trainer's collator takes them, and how a batch of them is measured."""
+    """The rows of a stage as its trainer's collator takes them, and how a batch of them is measured.
+
+    passes: over the rows in the first check, where DPO reads the reference as well.
+    """
 
     stage: Stage
     rows: Sequence[Row]
     tally: Callable[[Any, list[Row]], Tally]
+    passes: int = 1
 
 
 def chats(tokenizer: Any, held_out: Sequence[Chat], length: int) -> HeldOut:
@@ -102,7 +94,7 @@ def pairs(trainer: Any, tokenizer: Any, held_out: Sequence[Pair], length: int) -
     sides = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in shown]
     plain = [{name: as_dicts(messages) for name, messages in row.items()} for row in sides]
     made = trainer._prepare_dataset(Dataset.from_list(plain), tokenizer, trainer.args, "held-out")
-    return HeldOut("dpo", list(made), dpo_tally)
+    return HeldOut("dpo", list(made), dpo_tally, passes=2)
 
 
 @contextmanager
@@ -125,7 +117,7 @@ class Evaluate(TrainerCallback):
     Attributes:
         known: every check of the stage.
         stopped: has the stage been ended because its best has passed?
-        used: on how many rows it is measured; 0 before the first check. cost: seconds of a check.
+        used: on how many rows it is measured; 0 before the first check.
     """
 
     def __init__(
@@ -139,7 +131,7 @@ class Evaluate(TrainerCallback):
     ):
         self.trainer, self.held_out, self.checks, self.patience = trainer, held_out, checks, patience
         self.progress, self.known, self.stopped = progress, list(before), False
-        self.used, self.cost = (before[-1].rows, before[-1].seconds) if before else (0, 0.0)
+        self.used = before[-1].rows if before else 0
 
     @property
     def emit(self) -> EventLog:
@@ -165,32 +157,34 @@ class Evaluate(TrainerCallback):
         if not logs or "loss" not in logs or self.wants.to_leave or not self.due(state):
             return
         began = time.monotonic()
+        self.used = self.used or self.settled(state)
         with aside(self.trainer):
-            self.used = self.used or self.settled(state)
-            settled = time.monotonic()
             found = self.measured()
-        ended = time.monotonic()
-        self.progress.apart(ended - began)
+        took = time.monotonic() - began
+        self.progress.apart(took)
         if found is None:
             return
-        self.cost = self.cost if len(self.known) == 0 else ended - settled  # the first reads the reference as well
-        self.known.append(self.event(state.global_step, found, ended - settled))
+        self.known.append(self.event(state.global_step, found, took))
         self.emit(self.known[-1])
         self.judge(state, control)
 
-    def allowance(self, state: TrainerState) -> float:
-        """Seconds that all checks of the stage may take."""
-        return max(SHARE * self.progress.step_seconds * state.max_steps, GRACE_SECONDS)
-
     def due(self, state: TrainerState) -> bool:
-        """Is this step one of the evenly spaced ones, as many as the allowance is good for?"""
-        step, total = state.global_step, state.max_steps
-        if not self.held_out.rows or not spaced(step, total, self.checks):
-            return False
-        if not self.known:
-            return True
-        affordable = max(1, int(self.allowance(state) / max(self.cost, 1e-6)))
-        return spaced(step * self.checks // total, self.checks, affordable)
+        there, step_seconds = len(self.held_out.rows), self.progress.step_seconds
+        return self.budget(state).due(state.global_step, self.known, there, step_seconds)
+
+    def budget(self, state: TrainerState) -> Budget:
+        args = self.trainer.args
+        step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        return Budget(self.checks, state.max_steps, step_rows, self.held_out.passes)
+
+    def settled(self, state: TrainerState) -> int:
+        """How many rows are measured; it is said where those are not all."""
+        there = len(self.held_out.rows)
+        count = self.budget(state).rows(there, self.progress.step_seconds)
+        if count < there:
+            what = f"{count} of {there} held-out rows"
+            self.emit(Noted(f"{self.held_out.stage.upper()}: the held-out curve is measured on {what}, to save time."))
+        return count
 
     def measured(self) -> Tally | None:
         """All rows that are measured; None where the user wants to leave before the end."""
@@ -206,22 +200,6 @@ class Evaluate(TrainerCallback):
         """Of the size used in training, so that a check needs no more memory than a step."""
         size = self.trainer.args.per_device_train_batch_size
         return (list(rows[at : at + size]) for at in range(0, len(rows), size))
-
-    def settled(self, state: TrainerState) -> int:
-        """How many rows, by timing a batch; the first pass over it, which may compile, is not counted."""
-        rows = list(self.held_out.rows[:MOST])
-        first = next(self.batches(rows))
-        self.held_out.tally(self.trainer, first)
-        began = time.monotonic()
-        self.held_out.tally(self.trainer, first)
-        each = max(time.monotonic() - began, 1e-6) / len(first)
-        affordable = int(self.allowance(state) / (each * (self.checks + 2)))  # the two passes here, and the reference
-        count = max(min(affordable, len(rows)), min(LEAST[self.held_out.stage], len(rows)))
-        self.cost = each * count
-        if count < len(self.held_out.rows):
-            what = f"{count} of {len(self.held_out.rows)} held-out rows"
-            self.emit(Noted(f"{self.held_out.stage.upper()}: the held-out curve is measured on {what}, to save time."))
-        return count
 
     def event(self, step: int, sums: Tally, seconds: float) -> Evaluated:
         loss = sums.loss / sums.weight if sums.weight else math.nan
