@@ -32,6 +32,7 @@ BENCHES: tuple[str, ...] = (
     "pairs",
     "plan",
     "probe",
+    "picked",
     "checks",
     "cuda",
 )

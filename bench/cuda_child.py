@@ -6,10 +6,12 @@ logits: DPO with the full logits of policy and reference in 32 bit, as trainers 
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,13 @@ from trainer_core.config import Dpo as DpoSettings
 
 WARM_STEPS = 3
 GIB = 2**30
+Attention = Literal["auto", "rows", "xformers", "flex"]
+SWITCHES: dict[Attention, dict[str, str]] = {
+    "rows": {"UNSLOTH_TORCH_VARLEN": "0"},
+    "xformers": {"UNSLOTH_SDPA_PACKED_SEGMENTS": "0"},
+}
+"""What Unsloth reads from the environment when it is imported. Left alone, it takes torch's own kernel for packed rows; `rows`:
+one call of torch's attention for each row of a pack."""
 
 
 class Case(BaseModel):
@@ -37,19 +46,25 @@ class Case(BaseModel):
     steps: int = 13
     packing: bool = False
     skip_layers: Literal["auto", "off"] = "off"
+    attention: Attention = "auto"
 
 
 class Result(BaseModel):
-    """Real (non-padding) tokens a second after the warm-up, steps a second, and the peak that torch reserved."""
+    """Real (non-padding) tokens a second after the warm-up, steps a second, the peak that torch reserved, and what the card
+    lost beside that: the CUDA context and the libraries' own memory."""
 
     model_config = ConfigDict(frozen=True)
     tokens_per_second: float
     steps_per_second: float
     peak_gib: float
+    context_gib: float = 0.0
 
 
 def main() -> None:
     case = Case.model_validate_json(Path(sys.argv[1]).read_bytes())
+    if case.attention == "xformers" and not find_spec("xformers"):
+        sys.exit("xformers is not installed")
+    os.environ.update(SWITCHES.get(case.attention, {}))
     with tempfile.TemporaryDirectory() as scratch:
         way: dict[str, Callable[[Case, Path], Result]] = {"ours": ours, "logits": logits}
         result = way.get(case.way, theirs)(case, Path(scratch))
@@ -70,7 +85,7 @@ def ours(case: Case, scratch: Path) -> Result:
     measured = view.points[WARM_STEPS:]
     spent = sum(point.seconds for point in measured)
     seen = sum(point.tokens_per_second * point.seconds for point in measured)
-    return Result(tokens_per_second=seen / spent, steps_per_second=len(measured) / spent, peak_gib=peak())
+    return Result(tokens_per_second=seen / spent, steps_per_second=len(measured) / spent, **held())
 
 
 def recipe(case: Case) -> Recipe:
@@ -166,7 +181,12 @@ def plain_model(case: Case) -> tuple[Any, Any]:
     from bench.models import LINEAR
     from trainer_core.lanes.load import number_format  # plain transformers: how a base is held in this precision
 
-    model: Any = AutoModelForCausalLM.from_pretrained(case.model, **number_format(case.precision))
+    kernel = (
+        "flex_attention" if case.attention == "flex" else "sdpa"
+    )  # Unsloth chooses its own, so flex is only seen here
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        case.model, attn_implementation=kernel, **number_format(case.precision)
+    )
     if case.precision == "nf4":
         model = prepare_model_for_kbit_training(model)
     if torch.cuda.is_available():
@@ -221,14 +241,18 @@ def paced(seen: Sequence[tuple[float, float]]) -> Result:
     (began, before), (ended, after) = seen[WARM_STEPS - 1], seen[-1]
     spent = ended - began
     steps = (len(seen) - WARM_STEPS) / spent
-    return Result(tokens_per_second=(after - before) / spent, steps_per_second=steps, peak_gib=peak())
+    return Result(tokens_per_second=(after - before) / spent, steps_per_second=steps, **held())
 
 
-def peak() -> float:
-    """GiB that torch reserved at most; 0 without a card."""
+def held() -> dict[str, float]:
+    """GiB that torch reserved at most, and that the card lost beside what torch holds now; nothing without a card."""
     import torch
 
-    return torch.cuda.max_memory_reserved() / GIB if torch.cuda.is_available() else 0.0
+    if not torch.cuda.is_available():
+        return {"peak_gib": 0.0}
+    free, total = torch.cuda.mem_get_info()
+    context = total - free - torch.cuda.memory_reserved()
+    return {"peak_gib": torch.cuda.max_memory_reserved() / GIB, "context_gib": context / GIB}
 
 
 if __name__ == "__main__":

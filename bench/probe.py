@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,42 +17,24 @@ from trainer_core.config import Recipe
 from trainer_core.events import RunView, Stage
 from trainer_core.hardware import GIB
 from trainer_core.ladder import changed
-from trainer_core.supervisor import WORKER, Supervisor
+from trainer_core.supervisor import Supervisor
 
 QUESTION = (
     "The starter model on rows of equal length: the peak as the probe told it before the first step, against the peak of a run "
-    "without a probe. On a GPU also whether a run finishes by itself on a card of 8, 12, 16 and 24 GB, which are emulated by "
-    "the share of memory that torch may use."
+    "without a probe."
 )
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 SOON = Target("ours", "≤", 20)
-CAPS = (8, 12, 16, 24)
-"""GB of the cards that are emulated."""
 OPEN: tuple[Row, ...] = (
     Row("G12", "Peak told ÷ peak of the run", "GiB", target=Target("ratio", "±", 0.1)),
     Row("G12", "Time of the probe", "s", target=SOON),
-    *(Row("G12", f"256 × 1,024 tokens on {gib} GB", "of 1", target=Target("ours", "≥", 1)) for gib in CAPS),
 )
 SHAPES: tuple[tuple[Stage, int, int], ...] = (("sft", 2, 256), ("sft", 4, 512), ("dpo", 2, 256))
 """Stage, rows of a micro-batch, tokens of a row."""
-CAPPED = """
-import sys
-from functools import partial
-from pathlib import Path
-from trainer_core import keeper, worker
-def work(share, folder):
-    from trainer_core import engine
-    import torch
-    torch.cuda.set_per_process_memory_fraction(share)
-    return worker.main(folder)
-folder = Path(sys.argv[2])
-sys.exit(keeper.kept(partial(work, float(sys.argv[1]), folder), partial(worker.killed, folder)))
-"""
 
 
 def run(device: Device, tiny: bool) -> list[Row]:
-    rows = [row for one in (SHAPES[:1] if tiny else SHAPES) for row in shape(*one, device)]
-    return [*rows, *(capped(gib) for gib in (CAPS[-1:] if tiny else CAPS) if device == "cuda")]
+    return [row for one in (SHAPES[:1] if tiny else SHAPES) for row in shape(*one, device)]
 
 
 def shape(stage: Stage, batch: int, length: int, device: Device) -> tuple[Row, Row]:
@@ -126,26 +107,3 @@ def held(supervisor: Supervisor, pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.NoSuchProcess:
         return 0
-
-
-def capped(gib: int) -> Row:
-    """Does a run with too large a batch come to its end by itself, and with the same effective batch?"""
-    with workspace() as place:
-        card = Supervisor(place, WORKER, device="cuda").gpu
-        assert card
-        asked = changed(recipe(place, "sft", 256, 1024), {"sft.accumulation": 1})
-        share = gib * GIB / card.total_bytes
-        supervisor = Supervisor(place, (sys.executable, "-c", CAPPED, str(share)), device="cuda")
-        run_id = supervisor.start(asked)
-        while supervisor.run(run_id).phase.active:
-            time.sleep(0.1)
-            supervisor.look()
-        view = supervisor.run(run_id)
-        supervisor.close()
-    used = {one.what: int(one.used) for one in view.changes if one.what.startswith("sft.")}
-    batch, accumulation = used.get("sft.batch_size", 256), used.get("sft.accumulation", 1)
-    note = (
-        f"{len(view.out_of_memory)} smaller settings, batch {batch} × {accumulation}; {view.error or 'came to its end'}"
-    )
-    right = float(not view.error and batch * accumulation == 256)
-    return Row("G12", f"256 × 1,024 tokens on {gib} GB", "of 1", right, target=Target("ours", "≥", 1), n=1, note=note)

@@ -8,20 +8,24 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench import make, plot, table
+import pytest
+
+from bench import cuda, make, models, plot, table
 from bench.__main__ import BENCHES
+from bench.cuda_child import Result
 from bench.growth import grown
 from bench.one import found
 from bench.result import Row, Target, one_sided, two_sided
-from trainer_core import runs
+from trainer_core import runs, vram
 from trainer_core.events import Phase
+from trainer_core.hardware import GIB
 from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor
 
 
-def bench(*args: object) -> subprocess.CompletedProcess[str]:
+def bench(*args: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, args)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=seconds)
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -48,6 +52,52 @@ def test_a_cost_that_grows_is_drawn() -> None:
     assert row.ours and abs(row.ours - 2) < 1e-9 and row.target and row.target.met(row) is False
     drawn = ElementTree.fromstring(plot.svg([row, Row("app", "no points", "s", 1.0)]))
     assert len(drawn.findall(".//{*}circle")) == 3 and "Rows: n^2.00" in "".join(drawn.itertext())
+
+
+def test_the_script_for_a_card_runs_whole_on_a_tiny_model(tmp_path: Path) -> None:
+    """Its figures say nothing; what cannot be on a processor says why."""
+    done = bench("cuda", "--tiny", "--json", "--results", tmp_path, seconds=600)
+    rows = {row["what"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stderr
+    assert list(rows) == list(cuda.ROWS)
+    measured = {what for what, row in rows.items() if row["ours"] is not None}
+    assert {cuda.ROWS[at] for at in (0, 2, 5, 8, 10, 22, 23)} <= measured
+    reasons = {what: row["note"] for what, row in rows.items() if row["peer"] is None}
+    assert "needs Triton" in reasons[cuda.ROWS[0]] and "xformers is not installed" in reasons[cuda.ROWS[15]]
+    assert "24 of 24 answers" not in rows[cuda.ROWS[23]]["note"] and "6 of 6 answers" in rows[cuda.ROWS[23]]["note"]
+
+
+def test_picked_settings_run_where_they_were_picked(tmp_path: Path) -> None:
+    done = bench("picked", "--tiny", "--json", "--results", tmp_path)
+    rows = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert [row["ours"] for row in rows] == [100.0, 1.0] and rows[0]["note"] == "1 of 1 runs. "
+
+
+def test_the_plans_constants_are_found_again_in_peaks_made_with_them(tmp_path: Path) -> None:
+    session = cuda.Session(tmp_path, tiny=False)
+    session.made = {
+        cuda.MIDDLE: shaped(tmp_path / "middle", cuda.MIDDLE),
+        cuda.LARGE: shaped(tmp_path / "large", cuda.LARGE),
+    }
+    truth = vram.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055)
+    for at, length in enumerate((*cuda.LENGTHS, 2048)):
+        name = cuda.LARGE if at == len(cuda.LENGTHS) else cuda.MIDDLE
+        case = session.case("ours", name, batch=2, length=length, packing=True, steps=5)
+        peak = vram.estimate(cuda.setup(case), truth, truth).middle / GIB - 0.6
+        session.found[case] = Result(tokens_per_second=1, steps_per_second=1, peak_gib=peak, context_gib=0.6)
+    before, activation, head, context, after = cuda.memory(session, "RTX 4090")
+    assert activation.ours == pytest.approx(4.3, rel=1e-3) and head.ours == pytest.approx(0.4, rel=1e-2)
+    assert context.ours == pytest.approx(0.6) and after.ours is not None and after.ours < 0.1 < (before.ours or 0)
+    assert (before.n, after.n) == (5, 1)
+
+
+def shaped(folder: Path, name: str) -> Path:
+    """A folder with that model's config.json and nothing else."""
+    kind, shape = models.SHAPES[name]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": kind} | shape))
+    return folder
 
 
 def test_every_bench_says_what_it_asks_and_stands_in_the_table(tmp_path: Path) -> None:

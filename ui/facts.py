@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -33,7 +33,7 @@ class Facts:
         return (*settings(self.recipe, standard(self.recipe)), made)
 
 
-@lru_cache(maxsize=4096)
+@cache  # as many as there are runs: Runs asks for all of them every second, and a bound below that would read all files anew
 def facts_of(run_dir: Path) -> Facts:
     """The immutable half of a run; a folder whose run.json cannot be read has none."""
     try:
@@ -115,7 +115,7 @@ def about_of(run_dir: Path) -> About:
     return about_at(run_dir, file.stat().st_mtime_ns) if file.exists() else About()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
 def about_at(run_dir: Path, stamp: int) -> About:
     return read_about(run_dir)
 
