@@ -6,6 +6,9 @@ import math
 
 from trainer_core.config import Training
 
+PARTS = 5
+"""A stage is saved this many times on its way, so that a look back at the answers shows how they came about."""
+
 
 def spaced(step: int, total: int, count: int) -> bool:
     """Is this one of `count` steps that are evenly spread over 1 … total and end with the last? Where count ≥ total, each is.

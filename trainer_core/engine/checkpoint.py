@@ -24,13 +24,11 @@ from trainer_core.engine.reference import Recalled
 from trainer_core.errors import ModelError
 from trainer_core.events import Checkpointed, EventLog, Stage
 from trainer_core.guard import Guard
-from trainer_core.plan import spaced
+from trainer_core.plan import PARTS, spaced
 from trainer_core.runs import Wants
 
-PARTS = 5
-"""A stage is saved this many times on its way, so that a look back at the answers shows how they came about …"""
 SECONDS = 600.0
-"""… and at least this often, so that a power cut costs ten minutes."""
+"""A stage is saved at its parts and at least this often, so that a power cut costs ten minutes."""
 WEIGHTS = "adapter_model.safetensors"
 
 

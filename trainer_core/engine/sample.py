@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trainer_core.data import Message
 from trainer_core.engine.aside import aside
 from trainer_core.engine.callbacks import Progress
-from trainer_core.engine.checkpoint import PARTS
 from trainer_core.events import Sample, Sampled
-from trainer_core.plan import spaced
+from trainer_core.plan import PARTS, spaced
 from trainer_core.tokens import tokenised
 
 SHARE = 0.10
