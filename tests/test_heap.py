@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
-from trainer_core import runs
+from trainer_core import heap, runs
 
 HOLES = """
 import psutil
@@ -27,3 +28,10 @@ def test_holes_are_given_back() -> None:
         [sys.executable, "-c", HOLES], cwd=runs.PROJECT, capture_output=True, text=True, check=True, timeout=60
     )
     assert int(done.stdout) > 100_000_000
+
+
+def test_cycles_are_looked_for_again_whatever_happens() -> None:
+    with pytest.raises(ValueError, match="on the way"), heap.filling():
+        assert not gc.isenabled()
+        raise ValueError("on the way")
+    assert gc.isenabled()

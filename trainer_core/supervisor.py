@@ -251,7 +251,8 @@ class Supervisor:
         self._looking = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
-        self.look()
+        with heap.filling():
+            self.look()
 
     def watch(self) -> Supervisor:
         """Keep looking from a thread, once a second."""
