@@ -73,8 +73,13 @@ def figure(value: float | None, unit: str) -> str:
 def notes(rows: Iterable[Row]) -> str:
     """What a row says beyond its figures, and what went wrong."""
     said = [f"- {row.what}: {row.note}" for row in rows if row.note]
-    wrong = [f"- {row.what}: failed: {' · '.join(row.error.splitlines()[-2:])}" for row in rows if row.error]
+    wrong = [f"- {row.what}: failed: {last_words(row.error)}" for row in rows if row.error]
     return "\n".join(["", *said, *wrong, ""]) if said or wrong else ""
+
+
+def last_words(error: str) -> str:
+    """The last line of what a bench printed, where its exception stands, and how it ended."""
+    return " · ".join([line for line in error.splitlines() if line.strip()][-2:])
 
 
 def places(rows: Iterable[Row]) -> str:
