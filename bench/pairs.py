@@ -25,13 +25,14 @@ from trainer_core.supervisor import Supervisor
 QUESTION = "How many rows or pairs a second, with what we make faster and without, and are the losses the same?"
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[Row, ...] = ()
-SHAPE = {**models.TINY, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
-"""With the starter's tokenizer 18 million weights: small, so that answers can be long. A template's own 40 tokens are in every
+SHAPE = {**models.TINY, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6}
+"""With the starter's tokenizer 8 million weights: small, so that answers can be long. A template's own 40 tokens are in every
 row and would hide in what short answers differ."""
 BATCH, ACCUMULATION = 4, 4
-ANSWER_WORDS, PROMPT_WORDS = 60, 6
-SIGMA, ALIKE = 0.8, 0.5
-"""Of the mixed answers' log-normal lengths: the spread, and how far a pair's sides go together. In public pairs: 1.3 and 0.5."""
+ANSWER_WORDS, PROMPT_WORDS = 40, 6
+SIGMA, ALIKE = 1.3, 0.5
+"""Of the mixed answers' log-normal lengths: the spread, and how far a pair's sides go together. Both as in public pairs, whose
+medians are above 200 words."""
 OFF = Memory(probe="off", sort_rows="off", keep_reference="off")
 ON = Memory(probe="off")
 SAME = 1e-6

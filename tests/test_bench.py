@@ -36,7 +36,10 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert (row["ours"], row["peer"], row["ratio"], row["n"]) == (2.0, 8.0, 4.0, 3)
     assert row["device"] == "cpu" and row["tiny"] and row["versions"]["python"] and row["machine"]
     page = (tmp_path / "BENCHMARKS.md").read_text()
-    assert "failed: ZeroDivisionError: division by zero · exit code 1" in page and "| 2 s | 8 s | 4 | ratio ≥ 3 | yes | 3 | 25% | cpu |" in page
+    assert (
+        "failed: ZeroDivisionError: division by zero · exit code 1" in page
+        and "| 2 s | 8 s | 4 | ratio ≥ 3 | yes | 3 | 25% | cpu |" in page
+    )
 
 
 def test_the_cheapest_real_ones_run_to_their_end(tmp_path: Path) -> None:

@@ -50,16 +50,16 @@ def test_a_check_that_takes_twice_as_long_is_made_less_often(seed: int) -> None:
 
 def test_where_there_is_time_every_check_measures_all_rows() -> None:
     budget = Budget(checks=10, total=1000, step_rows=8, passes=2)
-    made = checked(budget, 64, 4.0, budget.row_seconds(4.0))
+    made = checked(budget, 48, 4.0, budget.row_seconds(4.0))
     assert [one.step for one in made] == [step for step in range(1, 1001) if spaced(step, 1000, 10)]
-    assert {one.rows for one in made} == {64}
+    assert {one.rows for one in made} == {48}
 
 
 def test_a_short_stage_gets_few_rows_and_then_few_checks() -> None:
-    """24 steps of 8 pairs: a twentieth is 19 passes over a pair; four go into the reference, so three checks of four are left."""
-    budget = Budget(checks=10, total=24, step_rows=8, passes=2)
+    """30 steps of 8 pairs: 4 % are 19 passes over a pair; four go into the reference, so three checks of four are left."""
+    budget = Budget(checks=10, total=30, step_rows=8, passes=2)
     made = checked(budget, 16, 5.4, FORWARD * 5.4 / 8)
-    assert [one.rows for one in made] == [4, 4, 4] and made[-1].step == 24
+    assert [one.rows for one in made] == [4, 4, 4] and made[-1].step == 30
 
 
 def test_a_stage_that_goes_on_knows_what_was_spent() -> None:

@@ -36,12 +36,13 @@ def trim() -> None:
 
 @contextmanager
 def filling() -> Iterator[None]:
-    """Make what stays, without looking for cycles in it again and again: 10,000 runs are opened in 2.2 s instead of 3.1."""
+    """Make what stays, without looking for cycles in it on the way or later: 10,000 runs are opened in 2.2 s, not 3.1."""
     looks = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if looks:
             gc.enable()
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from trainer_core.events import Evaluated
 from trainer_core.plan import spaced
 
-SHARE = 0.05
-"""Of the stage's training time, at most …"""
+SHARE = 0.04
+"""Of the stage's training time, at most; 5 % are promised, and what a check disturbs beside its own time has to fit as well …"""
 GRACE_SECONDS = 2.0
 """… but so much in any case: a run of a minute would have no held-out curve otherwise."""
 FORWARD = 0.5

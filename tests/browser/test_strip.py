@@ -30,7 +30,7 @@ def strip(app: App, visit: Visit) -> Page:
 
 
 def finished(page: Page, name: str) -> None:
-    """Train with a run at its end. Who watches Train to the end is taken to Compare; a page that is opened again was not there."""
+    """Train with a run at its end. Who watches Train to the end is taken to Compare; a page opened anew was not there."""
     begin(page, name)
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
     tab(page, "Runs")
