@@ -14,6 +14,8 @@ from tests.test_engine import recipe, start, write_data
 from trainer_core import ladder, runs, worker
 from trainer_core.config import Recipe, Sft, TrainJob
 from trainer_core.events import EventLog, OutOfMemory, Phase, RowLengths, RunView, Stage, Status, Step, read_view
+from trainer_core.presets import load_catalogue
+from trainer_core.shape import Shape
 
 
 @pytest.mark.parametrize(
@@ -30,10 +32,10 @@ def test_the_effective_batch_stays_also_where_it_cannot_be_halved(
     assert (now.batch_size, now.accumulation) == after and now.effective_batch == batch * accumulation
 
 
-def climbed(asked: Recipe, on_card: bool, loading: bool = False) -> list[str]:
+def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Shape | None = None) -> list[str]:
     """What is gone on with, rung after rung."""
     told: list[str] = []
-    while rung := ladder.next_rung(asked, "sft", len(told), on_card, loading):
+    while rung := ladder.next_rung(asked, "sft", len(told), on_card, loading, shape):
         asked = ladder.in_force(asked, rung.settings)
         told.append(rung.told)
     return told
@@ -47,6 +49,15 @@ def test_rungs_in_their_order_and_at_most_three() -> None:
     assert climbed(small, on_card=True, loading=True) == ["the embedding in main memory"]
     off = ladder.changed(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
     assert climbed(off, on_card=True) == ["batch 1 × 16"]
+
+
+def test_a_table_that_is_the_output_head_too_is_not_moved() -> None:
+    small, catalogue = Recipe(sft=Sft(batch_size=2, accumulation=8)), load_catalogue()
+    tied, apart = (catalogue.shape(name) for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/Qwen3-8B-bnb-4bit"))
+    assert tied and apart and tied.tied and not apart.tied
+    assert climbed(small, on_card=True, shape=tied) == ["batch 1 × 16", "no kept layers"]
+    assert climbed(small, on_card=True, loading=True, shape=tied) == []
+    assert climbed(small, on_card=True, loading=True, shape=apart) == ["the embedding in main memory"]
 
 
 ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)

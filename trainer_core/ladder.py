@@ -14,6 +14,7 @@ from typing import Any
 from trainer_core.config import STARTER, Recipe, Training
 from trainer_core.events import Changed, Offer, RowLengths, RunView, Stage
 from trainer_core.presets import load_catalogue
+from trainer_core.shape import Shape
 
 AUTOMATIC = 3
 """Rungs taken without asking."""
@@ -44,13 +45,16 @@ class Rung:
     told: str
 
 
-def next_rung(recipe: Recipe, stage: Stage, taken: int, on_card: bool = False, loading: bool = False) -> Rung | None:
+def next_rung(
+    recipe: Recipe, stage: Stage, taken: int, on_card: bool = False, loading: bool = False, shape: Shape | None = None
+) -> Rung | None:
     """Half the batch; on a card then no kept layers, then the embedding in main memory. None at the ladder's end.
 
     Args:
         taken: rungs that this run has taken already.
         on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
         loading: memory ran out before there was any batch, so a smaller one is no help.
+        shape: the model's; Unsloth leaves a table on the card that is the output head as well. None: not known, so it is tried.
     """
     if taken >= AUTOMATIC:
         return None
@@ -59,7 +63,7 @@ def next_rung(recipe: Recipe, stage: Stage, taken: int, on_card: bool = False, l
     if on_card and not loading and recipe.memory.skip_layers != "off":
         why = "memory ran out, so every layer is computed twice instead of kept; the result stays the same"
         return Rung((Changed("memory.skip_layers", recipe.memory.skip_layers, "off", why),), "no kept layers")
-    if on_card and recipe.memory.offload_embedding != "on":
+    if on_card and recipe.memory.offload_embedding != "on" and not (shape and shape.tied):
         why = "memory ran out, so the token table lies in main memory; the result stays the same"
         change = Changed("memory.offload_embedding", recipe.memory.offload_embedding, "on", why)
         return Rung((change,), "the embedding in main memory")

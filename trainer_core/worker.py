@@ -12,10 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, hardware, keeper, ladder, redact, requests, runs
+from trainer_core import awake, hardware, keeper, ladder, presets, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
+from trainer_core.forecast import shape_for
 from trainer_core.keeper import AGAIN
 
 
@@ -88,7 +89,8 @@ def step_down(run_dir: Path, emit: EventLog, message: str) -> bool:
         return False
     recipe = ladder.in_force(job.recipe, view.changes)
     stage, taken = ladder.stage_at(view, recipe), len(view.out_of_memory)
-    rung = ladder.next_rung(recipe, stage, taken, hardware.shows_card(os.environ), view.phase is Phase.LOADING)
+    shape = shape_for(recipe.model, runs.Workspace.of(run_dir), presets.load_catalogue())
+    rung = ladder.next_rung(recipe, stage, taken, hardware.shows_card(os.environ), view.phase is Phase.LOADING, shape)
     if rung is None:
         ways = ladder.offers(recipe, stage, view.row_lengths.get(stage), view.used("precision", recipe.precision))
         emit(Failed(ladder.explain(stage, getattr(recipe, stage), taken), offers=ways))

@@ -161,9 +161,9 @@ class Run:
         if setting == "off":
             return
         on_card = hardware.shows_card(os.environ)
-        has_rung = next_rung(self.recipe, stage, len(self.before.out_of_memory), on_card) is not None
         device = os.environ["CUDA_VISIBLE_DEVICES"] if on_card else hardware.cpu_name()
         shape = shape_for(self.recipe.model, workspace, presets.load_catalogue())
+        has_rung = next_rung(self.recipe, stage, len(self.before.out_of_memory), on_card, shape=shape) is not None
         base = read_view(self.run_dir).used("precision", self.recipe.precision)
 
         def learned(points: Sequence[Point], optimiser: int) -> None:
