@@ -7,6 +7,7 @@ hostile   its answers try to break the page      twins     all lanes answer the 
 leaks     prints its environment and fails with it      crams     has no memory for SFT's sixth step, whatever is tried
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
+With "waits" in its name it takes its first step when a file named `go` lies in its folder.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class Script:
         )
         emit(Prepared(339, 335, 17, "0" * 64, notes))
         emit(Plan({stage: STEPS[stage] for stage in stages}))
+        while "waits" in job.recipe.name and not (run_dir / "go").exists() and not wants.to_leave:
+            time.sleep(0.01)
         before = read_view(run_dir)
         done = {point.stage: point.step for point in before.points}
         for stage in stages:

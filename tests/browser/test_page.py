@@ -28,8 +28,10 @@ def begin(page: Page, name: str) -> str:
     )  # the form has its kept values from here on
     settings(page, "Run")
     page.fill("#recipe-name input, #recipe-name textarea", name)
+    before = page.evaluate("window.tunebench.run")  # it may have the same name
     page.click("#go")
-    page.wait_for_function("name => window.tunebench.run.includes(name)", arg=name)
+    shown = "([name, before]) => window.tunebench.run.includes(name) && window.tunebench.run !== before"
+    page.wait_for_function(shown, arg=[name, before])
     return str(page.evaluate("window.tunebench.run"))
 
 

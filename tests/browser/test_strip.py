@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -24,19 +25,19 @@ def app(serve: Callable[..., App]) -> App:
 def strip(app: App, visit: Visit) -> Page:
     """Train with a finished run of its own."""
     page = visit(app)
-    finished(page, "strip")
+    finished(app, page, "strip")
     page.wait_for_function("window.tunebench.is('strip')?.points.length === 10")
     return page
 
 
-def finished(page: Page, name: str) -> None:
-    """Train with a run at its end. Who watches Train to the end is taken to Compare; a page opened anew was not there."""
-    begin(page, name)
+def finished(app: App, page: Page, name: str) -> None:
+    """Train with a run at its end. Who watches Train to the end is taken to Compare, so this looks elsewhere before it begins."""
+    run = begin(page, f"{name}-waits")
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
     tab(page, "Runs")
+    expect(page.get_by_role("tab", name="Runs", exact=True)).to_have_attribute("aria-selected", "true")
+    (app.workspace / "runs" / run / "go").touch()
     phase(page, "done")
-    page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
     tab(page, "Train")
 
 
@@ -101,7 +102,7 @@ def test_a_run_at_work_shows_the_newest_and_no_buttons(app: App, visit: Visit) -
     begin(page, "slow")
     tab(page, "Train")
     expect(page.locator("#strip-when")).to_have_text("The base, before training")
-    expect(page.locator("#strip-when")).to_have_text("SFT step 5")
+    expect(page.locator("#strip-when")).to_have_text(re.compile(r"SFT step \d+"), timeout=20_000)
     expect(page.locator("#strip-deeds button")).to_have_count(0)
     assert violations(page) == []
     stop(page)
@@ -109,7 +110,7 @@ def test_a_run_at_work_shows_the_newest_and_no_buttons(app: App, visit: Visit) -
 
 def test_what_a_model_says_is_only_text(app: App, visit: Visit) -> None:
     page = visit(app)
-    finished(page, "hostile")
+    finished(app, page, "hostile")
     go(page, 9)
     expect(page.locator("#strip-answers .then p").first).to_contain_text('<img src=x onerror="window.pwned=1">')
     assert page.evaluate("window.pwned") is None
