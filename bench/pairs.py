@@ -108,7 +108,7 @@ def write(file: Path, count: int, mixed: bool) -> None:
 
 def recipe(model: Path, pairs: Path, steps: int, memory: Memory, method: Method = Method.DPO) -> Recipe:
     settings: dict[str, Any] = {"max_steps": steps, "batch_size": BATCH, "accumulation": ACCUMULATION}
-    settings |= {"max_length": 512, "evaluations": 0}
+    settings |= {"max_length": 256, "evaluations": 0}
     return Recipe(
         name="bench",
         model=str(model),
