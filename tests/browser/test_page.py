@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import App
 from trainer_core.presets import starter_recipe
@@ -297,11 +297,14 @@ def test_device_card(app: App, visit: Visit) -> None:
 
 def test_nothing_can_be_typed_before_the_last_choices_are_back(app: App, visit: Visit) -> None:
     page = visit(app)
-    page.route("**/run/predict*", lambda route: None)
+    held, waiting = list[Route](), True
+    page.route("**/run/predict*", lambda route: held.append(route) if waiting else route.continue_())
     page.reload()
     page.wait_for_selector("#go")
     page.wait_for_function("document.getElementById('go').inert && document.getElementById('settings-form').inert")
-    page.unroute("**/run/predict*")  # lets those go on that were held
+    waiting = False
+    for route in held:
+        route.continue_()
     page.wait_for_function("document.querySelector('#plan').textContent.includes('steps of')")
     page.wait_for_function("!document.getElementById('go').inert && !document.getElementById('settings-form').inert")
 
