@@ -62,8 +62,9 @@ def grown(what: str, unit: str, sizes: Sequence[int], cost: Callable[[int], floa
 
 def checked(place: Path, rows: int, tokens: bool) -> float:
     """CPU-seconds of a check."""
-    file = place / "pairs.jsonl"
-    make.pairs(file, rows, ROW_BYTES)
+    file = place / f"pairs-{rows}.jsonl"
+    if not file.exists():
+        make.pairs(file, rows, ROW_BYTES)
     checkup = Checkup(tokenizer=starter.folder(runs.Workspace(runs.default_workspace())) / "tokenizer.json", length=512)
     return timed(lambda: data.check(file, checkup=checkup if tokens else None))
 
