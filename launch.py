@@ -28,6 +28,9 @@ SWITCHES = {
 """The app's own, handed on to it."""
 
 
+ISOLATED = "-P"  # the user's own folder may hold a torch.py or a trainer_core
+
+
 def main() -> int:
     options = arguments(sys.argv[1:])
     try:
@@ -63,10 +66,9 @@ def arguments(given: list[str]) -> argparse.Namespace:
 def target(options: argparse.Namespace, device: str) -> list[str]:
     """What .venv's Python is started with."""
     if options.command == "test":
-        return [str(ROOT / "tools" / "check.py"), *options.rest]
+        return [ISOLATED, "-m", "tools.check", *options.rest]
     if options.command:
-        isolated = "-P"  # the user's own folder may hold a torch.py or a trainer_core
-        return [isolated, "-m", "trainer_core", options.command, *options.rest]
+        return [ISOLATED, "-m", "trainer_core", options.command, *options.rest]
     return [str(ROOT / "app.py"), "--device", device, *app_flags(options)]
 
 

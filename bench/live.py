@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,12 +16,12 @@ from typing import Any
 from bench import make
 from bench.result import Device, Row, Target, one_sided
 from bench.served import Served, served
+from tools.browser import chromium
 from trainer_core import runs
 
 QUESTION = "What does an open page cost per second, over the wire and in the browser, with 10,000 points on its charts?"
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[Row, ...] = ()
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 SETTLE_SECONDS = 4.0
 
@@ -95,9 +93,8 @@ def opened(app: Served) -> Iterator[tuple[Any, list[tuple[int, int]]]]:
     """The page in Chromium, and a list that grows by the bytes of every request and answer."""
     from playwright.sync_api import Response, sync_playwright
 
-    path = os.environ.get("TUNEBENCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport={"width": 1360, "height": 900})
         wire: list[tuple[int, int]] = []
 

@@ -66,7 +66,7 @@ def recipe(place: runs.Workspace, stage: Stage, batch: int, length: int) -> Reci
     file = runs.made(place.root) / "rows.jsonl"
     long = {"chosen": "one two three " * length, "rejected": "four five six " * length}
     file.write_text("\n".join(json.dumps({"prompt": f"Count to {at}.", **long}) for at in range(80)), encoding="utf-8")
-    steps = {"max_steps": 3, "batch_size": batch, "accumulation": 1, "max_length": length, "evaluations": 0}
+    steps = {"max_steps": 2, "batch_size": batch, "accumulation": 2, "max_length": length, "evaluations": 0}
     base = presets.starter_recipe()
     changes = {f"{stage}.{name}": value for name, value in steps.items()}
     return changed(base, {"method": stage, "data.pairs": str(file), "sample_tokens": 0} | changes)

@@ -1,8 +1,7 @@
-"""Makes the pictures of the README: the app itself, one click on the starter model. `python docs/screenshots.py [WORKSPACE]`."""
+"""Makes the pictures of the README: the app itself, one click on the starter model. `python -m docs.screenshots [WORKSPACE]`."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,8 +9,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from tools.browser import chromium
+
 HERE = Path(__file__).resolve().parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 RUN_MINUTES = 20
 SIZE = {"width": 1360, "height": 850}
 
@@ -35,9 +35,8 @@ def address(app: subprocess.Popen[str]) -> str:
 
 def take(url: str) -> None:
     """Start before the click, Train in the middle of DPO, Compare with three answers."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport=SIZE, device_scale_factor=1.5, reduced_motion="reduce", locale="en-GB")
         page.goto(url)
         page.wait_for_function("document.querySelector('#plan')?.textContent.includes('steps of')")

@@ -175,7 +175,7 @@ def test_everything_is_installed_without_dependencies() -> None:
         ("--lan --no-warm", "app.py --device cpu --lan --no-warm"),
         ("train r.toml --port 3", "-P -m trainer_core train r.toml --port 3"),
         ("--device cpu demo", "-P -m trainer_core demo"),
-        ("test -k launch", "check.py -k launch"),
+        ("test -k launch", "-P -m tools.check -k launch"),
     ],
 )
 def test_commands_reach_their_programs_with_their_own_options(given: str, started: str) -> None:

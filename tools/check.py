@@ -1,26 +1,25 @@
 """All checks and tests, as `python launch.py test` runs them in .venv. Knows which they are, and where a browser is.
 
-TUNEBENCH_CHROMIUM names the browser; without it one is looked for, and tests find it under that name. Without any
-browser its tests are skipped, and with TUNEBENCH_REQUIRE_BROWSER=1 that is a failure.
+Without any browser its tests are skipped, and with TUNEBENCH_REQUIRE_BROWSER=1 that is a failure.
 """
 # ruff: noqa: T201
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tools.browser import VARIABLE, NoBrowser, chromium
+
 ROOT = Path(__file__).resolve().parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
 
 
 def main(pytest_arguments: list[str]) -> int:
-    browser = browser_path()
-    environment = {**os.environ, "TUNEBENCH_CHROMIUM": browser} if browser else dict(os.environ)
+    browser = known_browser()
+    environment = {**os.environ, VARIABLE: browser} if browser else dict(os.environ)
     print(f"browser: {browser or 'none, so the tests of the page are skipped'}", flush=True)
     failed = [] if browser or os.environ.get("TUNEBENCH_REQUIRE_BROWSER") != "1" else ["no browser"]
     for check in (*CHECKS, ("pytest", *pytest_arguments)):
@@ -32,12 +31,14 @@ def main(pytest_arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def browser_path() -> str | None:
+def known_browser() -> str | None:
     """A Chromium: the one named, one on the PATH, Playwright's own, which is fetched if it can be."""
-    named = os.environ.get("TUNEBENCH_CHROMIUM")
-    if named and not Path(named).is_file():
-        sys.exit(f"TUNEBENCH_CHROMIUM is {named}, and there is no such file.")
-    return named or next(filter(None, map(shutil.which, BROWSERS)), None) or playwright_browser()
+    try:
+        return chromium()
+    except NoBrowser as error:
+        if VARIABLE in os.environ:
+            sys.exit(f"{error}.")
+        return playwright_browser()
 
 
 def playwright_browser() -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tools import browser as browsers
 from trainer_core.runs import PROJECT
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 START_SECONDS = 60
 
 
@@ -30,11 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def chromium() -> str:
     """The browser to use. None found is a reason to skip, or a failure where one is required."""
-    found = os.environ.get("TUNEBENCH_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        reason = f"no Chromium: none of {', '.join(NAMES)} is on the PATH, and TUNEBENCH_CHROMIUM is not set"
-        pytest.fail(reason) if os.environ.get("TUNEBENCH_REQUIRE_BROWSER") == "1" else pytest.skip(reason)
-    return found
+    try:
+        return browsers.chromium()
+    except browsers.NoBrowser as error:
+        if os.environ.get("TUNEBENCH_REQUIRE_BROWSER") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

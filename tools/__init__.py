@@ -1,0 +1,1 @@
+"""What developers run: all checks, pinned files, a browser for both."""
