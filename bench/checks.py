@@ -26,7 +26,7 @@ QUESTION = (
 )
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 OPEN: tuple[Row, ...] = (Row("train", "Stage with 10 held-out checks ÷ without", "s"),)
-STEPS: dict[Stage, int] = {"sft": 40, "dpo": 24}
+STEPS: dict[Stage, int] = {"sft": 40, "dpo": 15}
 LENGTH: dict[Stage, int] = {"sft": 256, "dpo": 96}
 """So that a stage takes more than the 40 s below which checks have two seconds in any case, and little more."""
 LIMIT_SECONDS = 600.0

@@ -21,7 +21,7 @@ QUESTION = (
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[Row, ...] = ()
 ROW_BYTES = 300
-TURNS = 5
+TURNS = 4
 LINEAR = Target("ours", "≤", 1.1)
 """The exponent between the two largest sizes; a tenth for chance."""
 

@@ -49,7 +49,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
 def rounds(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[Timed]]:
     """Every way in turns, each time in a process of its own."""
     found: dict[str, list[Timed]] = {way: [] for way in WAYS}
-    sizes = ("2", "4") if tiny else ("8", "16")
+    sizes = ("2", "4") if tiny else ("8", "12")
     for _ in range(1 if tiny else 2):
         for way in WAYS:
             command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from bench import make, models
 from bench.measure import until
 from bench.result import Device, Row, Target, two_sided
-from bench.training import LIMIT_SECONDS, followed, processor, steps_made
+from bench.training import LIMIT_SECONDS, processor, steps_made
 from trainer_core import runs
 from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe, Sft
 from trainer_core.supervisor import Supervisor
@@ -35,6 +36,7 @@ SIGMA, ALIKE = 1.3, 0.5
 medians are above 200 words."""
 OFF = Memory(probe="off", sort_rows="off", keep_reference="off")
 ON = Memory(probe="off")
+WARM_STEPS = 2
 SAME = 1e-6
 
 
@@ -48,7 +50,7 @@ class Course:
 
 def run(device: Device, tiny: bool) -> list[Row]:
     os.environ["OMP_NUM_THREADS"] = "1"
-    steps = 5 if tiny else 7
+    steps = 4 if tiny else 6
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         model = models.random_model(
@@ -133,9 +135,14 @@ def course(workspace: runs.Workspace, wanted: Recipe, steps: int) -> Course:
     def spent() -> float:
         beat = runs.read_heartbeat(supervisor.run_dir(run_id))
         assert beat
-        return processor(beat.pid)
+        return processor(psutil.Process(beat.pid))
 
-    pace = followed(made, spent, 0.0, steps).pace * BATCH * ACCUMULATION
+    until(lambda: made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
+    begun, before = made(), spent()
+    until(
+        lambda: made() >= steps - 1, LIMIT_SECONDS, "the steps"
+    )  # at the last one the worker ends, and cannot be asked
+    pace = (made() - begun) * BATCH * ACCUMULATION / (spent() - before)
     until(lambda: made() and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end of the run")
     losses: Sequence[float] = [point.loss for point in supervisor.run(run_id).points]
     supervisor.close()

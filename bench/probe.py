@@ -29,7 +29,7 @@ OPEN: tuple[Row, ...] = (
     Row("G12", "Peak told ÷ peak of the run", "GiB", target=Target("ratio", "±", 0.1)),
     Row("G12", "Time of the probe", "s", target=SOON),
 )
-SHAPES: tuple[tuple[Stage, int, int], ...] = (("sft", 2, 256), ("sft", 4, 512), ("dpo", 2, 256))
+SHAPES: tuple[tuple[Stage, int, int], ...] = (("sft", 2, 256), ("sft", 4, 384), ("dpo", 2, 256))
 """Stage, rows of a micro-batch, tokens of a row."""
 
 
@@ -41,7 +41,7 @@ def shape(stage: Stage, batch: int, length: int, device: Device) -> tuple[Row, R
     """What was told against what the run took, and how long the telling took."""
     with workspace() as place:
         asked = recipe(place, stage, batch, length)
-        view, before, _ = finished(place, changed(asked, {"memory.probe": "on"}), device)
+        view, before, _ = finished(place, changed(asked, {"memory.probe": "on", f"{stage}.max_steps": 1}), device)
         told = (view.probed[stage].peak if device == "cpu" else before) / GIB
         real = peak(place, changed(asked, {"memory.probe": "off"}), device) / GIB
     what = f"{stage.upper()}, {batch} × {length} tokens"
