@@ -62,10 +62,17 @@ def tab(page: Page, name: str) -> None:
 
 
 def settings(page: Page, part: str) -> None:
-    """Open one page of All settings."""
+    """Open one page of All settings, and wait until it is there to stay: Gradio mounts it at its first opening and sends
+    each field its value once more a frame later, over what only a program is quick enough to have typed by then.
+    """
     if not page.get_by_role("tab", name=part, exact=True).is_visible():
         page.locator("#settings-form").get_by_role("button", name="All settings").click()
     tab(page, part)
+    model = {"Run": "recipe", "Rows": "data"}.get(part, part.lower())
+    page.locator(f"#settings-form [id^='{model}-']:visible").first.wait_for()
+    page.evaluate(
+        "() => new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 50))"
+    )
 
 
 def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> None:
