@@ -75,7 +75,7 @@ def ours(case: Case, scratch: Path) -> Result:
     """The real worker on a real run folder, in this process, so that its peak can be read."""
     from trainer_core import runs, worker
     from trainer_core.config import TrainJob
-    from trainer_core.events import read_view
+    from trainer_core.run_view import read_view
 
     run_dir = runs.create(runs.Workspace(scratch).runs, TrainJob(recipe=recipe(case)), "bench")
     code = worker.main(run_dir)

@@ -12,7 +12,8 @@ import orjson
 
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
-from trainer_core.events import Ended, EventLog, Phase, Plan, Prepared, Stage, Status, Step
+from trainer_core.event_log import EventLog
+from trainer_core.events import Ended, Phase, Plan, Prepared, Stage, Status, Step
 
 TEXT = (
     "water the plants on Sunday and turn each pot a little so that every side gets light "

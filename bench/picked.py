@@ -25,9 +25,10 @@ from trainer_core.advice import DataFacts, Lengths
 from trainer_core.chooser import Room, settings_for
 from trainer_core.config import Data, Lora, Method, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.events import RunView, Stage
+from trainer_core.events import Stage
 from trainer_core.hardware import GIB, reserve
 from trainer_core.ladder import changed
+from trainer_core.run_view import RunView
 from trainer_core.shape import shape_of
 from trainer_core.supervisor import WORKER, Supervisor
 

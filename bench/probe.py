@@ -14,9 +14,10 @@ import psutil
 from bench.result import Device, Row, Target, one_sided, two_sided
 from trainer_core import presets, runs, starter
 from trainer_core.config import Recipe
-from trainer_core.events import RunView, Stage
+from trainer_core.events import Stage
 from trainer_core.hardware import GIB
 from trainer_core.ladder import changed
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 
 QUESTION = (

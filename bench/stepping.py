@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bench import make
 from trainer_core import runs
-from trainer_core.events import EventLog, Phase, Status
+from trainer_core.event_log import EventLog
+from trainer_core.events import Phase, Status
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from random import Random
 
 from reliability.proof import Count, Proof, counted
-from trainer_core.events import Stage, Step, Tail
+from trainer_core.event_log import Tail
+from trainer_core.events import Stage, Step
 from trainer_core.guard import LEARNED, STRIKES, Guard
 from trainer_core.runs import PROJECT
 

@@ -15,7 +15,8 @@ import psutil
 from reliability.proof import Count, Proof, counted
 from trainer_core import runs
 from trainer_core.config import Recipe
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor, wait_for
 
 QUESTION = (

@@ -16,7 +16,8 @@ from trainer_core import checkpoints, durable, runs, shelf, votes, worker
 from trainer_core.config import Columns, Recipe, TrainJob
 from trainer_core.data import kept
 from trainer_core.errors import DiskError
-from trainer_core.events import Phase, read_view, settle
+from trainer_core.events import Phase
+from trainer_core.run_view import read_view, settle
 
 QUESTION = (
     "The disk full, or the process killed, at every write, flush and rename of a scripted run with its checkpoints and adapters, "

@@ -16,7 +16,8 @@ from reliability.proof import Count, Proof, counted
 from reliability.saves import loads
 from trainer_core import runs
 from trainer_core.config import TrainJob
-from trainer_core.events import Phase, RunView, read_view
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView, read_view
 
 QUESTION = (
     "SFT and DPO of a two-layer model, its worker killed (SIGKILL) at a random moment and started again; the end must be that "

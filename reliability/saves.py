@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from reliability.proof import Count, Proof, counted
 from trainer_core import checkpoints, durable
-from trainer_core.events import EventLog, Noted, Tail
+from trainer_core.event_log import EventLog, Tail
+from trainer_core.events import Noted
 
 QUESTION = (
     "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "

@@ -18,7 +18,8 @@ from reliability.proof import Count, Proof
 from tests.browser.conftest import App, chromium
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
-from trainer_core.events import EventLog, Noted, Phase, Plan, Prepared, Status, Step
+from trainer_core.event_log import EventLog
+from trainer_core.events import Noted, Phase, Plan, Prepared, Status, Step
 
 QUESTION = (
     "A run with five steps a second, three tabs in a real Chromium, one reloaded each minute, for 30 minutes: does the app's "

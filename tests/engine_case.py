@@ -23,7 +23,8 @@ import torch
 from transformers import TrainerCallback
 
 from trainer_core import keeper, runs, worker
-from trainer_core.events import Checkpointed, Evaluated, EventLog, Phase, Saved, Status, Step
+from trainer_core.event_log import EventLog
+from trainer_core.events import Checkpointed, Evaluated, Phase, Saved, Status, Step
 
 
 def parts(fault: str, job):

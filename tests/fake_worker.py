@@ -25,6 +25,7 @@ from pathlib import Path
 from trainer_core import checkpoints, requests, runs, worker
 from trainer_core.config import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
+from trainer_core.event_log import EventLog
 from trainer_core.events import (
     Answered,
     Asked,
@@ -32,7 +33,6 @@ from trainer_core.events import (
     Checkpointed,
     Dialed,
     Evaluated,
-    EventLog,
     Forgetting,
     Heated,
     LaneEnd,
@@ -56,9 +56,9 @@ from trainer_core.events import (
     Status,
     Step,
     Text,
-    read_view,
 )
 from trainer_core.plan import spaced
+from trainer_core.run_view import read_view
 
 HOSTILE = (
     '<img src=x onerror="window.pwned=1"> ${window.pwned=1} {{window.pwned=1}} `back` </script>'

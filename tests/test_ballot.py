@@ -16,7 +16,8 @@ from tests.serve import machine
 from trainer_core import ballot, runs, votes
 from trainer_core.config import Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, ConfigError
-from trainer_core.events import EventLog, Phase, Saved, Status
+from trainer_core.event_log import EventLog
+from trainer_core.events import Phase, Saved, Status
 from trainer_core.supervisor import Supervisor, wait_for
 from ui import live
 from ui.live import Cursor

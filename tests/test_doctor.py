@@ -14,9 +14,10 @@ from tests.histories import FOLDER, LN2, RECORDED, Made, recipe_of, recorded, vi
 from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
 from trainer_core.course import noise, turns
 from trainer_core.doctor import CHECKS, Finding, examine
-from trainer_core.events import LaneScore, Measured, OwnAnswers, RunView, Sample, Sampled, Stage
+from trainer_core.events import LaneScore, Measured, OwnAnswers, Sample, Sampled, Stage
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
+from trainer_core.run_view import RunView
 
 SEEDS = range(4)
 

@@ -16,8 +16,10 @@ from safetensors import safe_open
 from tests import tiny
 from trainer_core import runs
 from trainer_core.config import LossType, Recipe, TrainJob, parse
-from trainer_core.events import Phase, RunView, Tail, fold
+from trainer_core.event_log import Tail
+from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
+from trainer_core.run_view import RunView, fold
 
 pytestmark = pytest.mark.slow
 LOSSES = [loss for loss in get_args(LossType)]

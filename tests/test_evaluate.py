@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.test_engine import STEPS, recipe, run
 from trainer_core import checkpoints
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase
 from trainer_core.held_out import LEAST
 from trainer_core.plan import spaced
+from trainer_core.run_view import RunView
 
 pytestmark = pytest.mark.slow
 OFF = {"evaluations": 0}

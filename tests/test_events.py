@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer_core.event_log import EventLog, Tail, decode, encode
 from trainer_core.events import (
     Answered,
     Asked,
@@ -16,7 +17,6 @@ from trainer_core.events import (
     Ended,
     Evaluated,
     Event,
-    EventLog,
     Failed,
     Forgetting,
     Heated,
@@ -36,7 +36,6 @@ from trainer_core.events import (
     Proof,
     Resumed,
     RowLengths,
-    RunView,
     Sample,
     Sampled,
     Saved,
@@ -45,13 +44,9 @@ from trainer_core.events import (
     Scoring,
     Status,
     Step,
-    Tail,
     Text,
-    decode,
-    encode,
-    fold,
-    settle,
-)  # fmt: skip
+)
+from trainer_core.run_view import RunView, fold, settle  # fmt: skip
 
 HALF = Measured(0.5, 0.25, None, 48)
 STEP = Step("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)

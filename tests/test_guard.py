@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.events import Stage, Step, Tail
+from trainer_core.event_log import Tail
+from trainer_core.events import Stage, Step
 from trainer_core.guard import STRIKES, Guard
 
 HISTORIES = Path(__file__).parent / "histories"

@@ -14,7 +14,8 @@ from tests import tiny
 from tests.test_engine import recipe, start, write_data
 from trainer_core import keeper, runs
 from trainer_core.config import TrainJob
-from trainer_core.events import Phase, read_view
+from trainer_core.events import Phase
+from trainer_core.run_view import read_view
 
 
 def lives(folder: Path, *ends: Callable[[], int]) -> Callable[[], int]:

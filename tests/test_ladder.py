@@ -13,8 +13,10 @@ from tests.engine_case import WORDINGS
 from tests.test_engine import recipe, start, write_data
 from trainer_core import ladder, runs, worker
 from trainer_core.config import Recipe, Sft, TrainJob
-from trainer_core.events import EventLog, OutOfMemory, Phase, RowLengths, RunView, Stage, Status, Step, read_view
+from trainer_core.event_log import EventLog
+from trainer_core.events import OutOfMemory, Phase, RowLengths, Stage, Status, Step
 from trainer_core.presets import load_catalogue
+from trainer_core.run_view import RunView, read_view
 from trainer_core.shape import Shape
 
 

@@ -8,7 +8,8 @@ from tests.test_ballot import contest, supervisor  # noqa: F401  (fixtures)
 from trainer_core import lineup, runs
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.events import EventLog, Phase, Saved, Status
+from trainer_core.event_log import EventLog
+from trainer_core.events import Phase, Saved, Status
 
 
 def finished(supervisor, **recipe: str) -> str:  # type: ignore[no-untyped-def]  # noqa: F811

@@ -16,24 +16,12 @@ from trainer_core import runs
 from trainer_core.clock import duration
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.events import (
-    Ended,
-    Evaluated,
-    EventLog,
-    Failed,
-    Offer,
-    Phase,
-    Plan,
-    Prepared,
-    RunView,
-    Saved,
-    Status,
-    Step,
-    fold,
-)
+from trainer_core.event_log import EventLog
+from trainer_core.events import Ended, Evaluated, Failed, Offer, Phase, Plan, Prepared, Saved, Status, Step
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 from trainer_core.readings import Reading, Readings
+from trainer_core.run_view import RunView, fold
 from trainer_core.supervisor import Supervisor
 from ui import diagnosis, history, live, views
 from ui.facts import Row, settings, standard

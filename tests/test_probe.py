@@ -12,8 +12,9 @@ from tests import tiny
 from tests.test_engine import recipe, start, write_data
 from trainer_core import measured, runs
 from trainer_core.config import Lora, Sft, TrainJob
-from trainer_core.events import Phase, RunView, read_view
+from trainer_core.events import Phase
 from trainer_core.hardware import cpu_name
+from trainer_core.run_view import RunView, read_view
 from trainer_core.shape import shape_of
 from trainer_core.vram import Measurement, Setup, estimate, static_parts
 

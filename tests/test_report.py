@@ -13,11 +13,11 @@ from tests.test_doctor import SICK
 from trainer_core import __main__, report, runs
 from trainer_core.config import CompareJob, Data, Lane, Method, Recipe, TrainJob
 from trainer_core.errors import ConfigError
+from trainer_core.event_log import EventLog
 from trainer_core.events import (
     Changed,
     Ended,
     Event,
-    EventLog,
     LaneScore,
     Measured,
     OwnAnswers,

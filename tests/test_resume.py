@@ -15,7 +15,8 @@ from tests.engine_case import WORDINGS
 from tests.test_engine import STEPS, recipe, start, write_data
 from trainer_core import checkpoints, runs
 from trainer_core.config import TrainJob
-from trainer_core.events import Phase, RunView, read_view
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView, read_view
 from trainer_core.supervisor import Supervisor, wait_for
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,9 @@ from tests.serve import machine
 from trainer_core import runs, shelf
 from trainer_core.config import Dpo, Recipe, TrainJob
 from trainer_core.errors import BusyError, ConfigError
-from trainer_core.events import Ended, EventLog, Phase, RunView, Step
+from trainer_core.event_log import EventLog
+from trainer_core.events import Ended, Phase, Step
+from trainer_core.run_view import RunView
 from trainer_core.shelf import About
 from trainer_core.supervisor import Supervisor
 from ui import history

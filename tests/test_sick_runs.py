@@ -15,9 +15,10 @@ from tests.test_engine import start
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.doctor import Finding, examine
-from trainer_core.events import Offer, Phase, RunView
+from trainer_core.events import Offer, Phase
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
+from trainer_core.run_view import RunView
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 ASSETS = runs.PROJECT / "assets"

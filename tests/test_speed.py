@@ -12,7 +12,8 @@ from tests import tiny
 from tests.test_engine import recipe, start, view_of
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView
 
 pytestmark = pytest.mark.slow
 OFF = {"sort_rows": "off", "keep_reference": "off"}

@@ -13,7 +13,8 @@ import pytest
 
 from trainer_core import runs, stall
 from trainer_core.config import Recipe
-from trainer_core.events import Phase, RunView, Step
+from trainer_core.events import Phase, Step
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor, wait_for
 
 SCRIPTED = (sys.executable, "-m", "tests.fake_worker")

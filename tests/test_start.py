@@ -16,7 +16,8 @@ from trainer_core import forecast_table, runs
 from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
 from trainer_core.data import Counts
 from trainer_core.errors import DataError
-from trainer_core.events import Ended, EventLog, Phase, Step
+from trainer_core.event_log import EventLog
+from trainer_core.events import Ended, Phase, Step
 from trainer_core.forecast import forecast
 from trainer_core.hardware import GIB, gb
 from trainer_core.presets import starter_recipe

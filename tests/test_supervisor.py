@@ -16,7 +16,8 @@ import pytest
 from trainer_core import runs
 from trainer_core.config import Recipe
 from trainer_core.errors import BusyError, ModelError
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor, wait_for
 
 RECIPE = Recipe(name="scripted")

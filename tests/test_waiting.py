@@ -17,7 +17,8 @@ from tests import tiny
 from tests.test_engine import recipe, write_data
 from trainer_core import runs, waiting
 from trainer_core.config import Recipe
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import AHEAD_SECONDS, IDLE_SECONDS, Supervisor, wait_for
 
 Boss = Callable[..., Supervisor]

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from trainer_core.data.source import Progress
-from trainer_core.events import Phase, Proof, RunView, Scored, Step
+from trainer_core.events import Phase, Proof, Scored, Step
+from trainer_core.run_view import RunView
 from trainer_core.score_table import legend, score_lines, warnings
 from trainer_core.supervisor import Supervisor
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from trainer_core import console, runs
 from trainer_core.config import Recipe, Sampling
 from trainer_core.errors import TrainingError
-from trainer_core.events import Phase, RunView, Scored
+from trainer_core.events import Phase, Scored
 from trainer_core.requests import Score
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Comparison, Supervisor, wait_for
 
 PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"

@@ -31,7 +31,8 @@ from trainer_core.cures import (
     with_sft_term,
 )
 from trainer_core.data.words import has_markers
-from trainer_core.events import Evaluated, LaneScore, Measured, Offer, OwnAnswers, RunView, Sampled, Stage
+from trainer_core.events import Evaluated, LaneScore, Measured, Offer, OwnAnswers, Sampled, Stage
+from trainer_core.run_view import RunView
 
 LN2 = log(2)
 """The loss of sigmoid DPO where policy and reference agree [DPO]."""

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_core.config import STARTER, Recipe, Training
-from trainer_core.events import Changed, Offer, RowLengths, RunView, Stage
+from trainer_core.events import Changed, Offer, RowLengths, Stage
 from trainer_core.presets import load_catalogue
+from trainer_core.run_view import RunView
 from trainer_core.shape import Shape
 
 AUTOMATIC = 3

@@ -20,7 +20,8 @@ from trainer_core.config import CompareJob, Recipe
 from trainer_core.doctor import Finding
 from trainer_core.durable import write_atomically
 from trainer_core.errors import ConfigError, UserError
-from trainer_core.events import LaneScore, Phase, RunView, Scored, Stage, read_view
+from trainer_core.events import LaneScore, Phase, Scored, Stage
+from trainer_core.run_view import RunView, read_view
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 52, 24, 10

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from statistics import median
 
-from trainer_core.events import Phase, RunView
+from trainer_core.events import Phase
+from trainer_core.run_view import RunView
 
 SILENT_SECONDS = 12.0
 """A beat comes every 2 s from a thread of its own; six missing ones are no hiccup."""

@@ -27,26 +27,14 @@ from filelock import FileLock
 from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, stall, waiting
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.events import (
-    Changed,
-    Ended,
-    Event,
-    EventLog,
-    Phase,
-    RunView,
-    Said,
-    Stage,
-    Status,
-    Tail,
-    fold,
-    folded,
-    settle,
-)
+from trainer_core.event_log import EventLog, Tail
+from trainer_core.events import Changed, Ended, Event, Phase, Stage, Status
 from trainer_core.hardware import Gpu, Machine
 from trainer_core.plan import planned_steps
 from trainer_core.readings import Readings
 from trainer_core.requests import Ask, Cancel, Work
 from trainer_core.requests import Said as Message
+from trainer_core.run_view import RunView, Said, fold, folded, settle
 from trainer_core.votes import Round
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trainer_core import durable, runs, statistics
 from trainer_core.config import Sampling, Strict
 from trainer_core.errors import DataError
-from trainer_core.events import cut_torn_tail
+from trainer_core.event_log import cut_torn_tail
 from trainer_core.requests import Said
 
 Choice = Literal["left", "right", "tie", "bad", "skip"]

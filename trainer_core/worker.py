@@ -15,9 +15,11 @@ from typing import Protocol, cast
 from trainer_core import awake, hardware, keeper, ladder, presets, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
-from trainer_core.events import Ended, EventLog, Failed, OutOfMemory, Phase, Status, read_view
+from trainer_core.event_log import EventLog
+from trainer_core.events import Ended, Failed, OutOfMemory, Phase, Status
 from trainer_core.forecast import shape_for
 from trainer_core.keeper import AGAIN
+from trainer_core.run_view import read_view
 
 
 class Parts(Protocol):

@@ -12,8 +12,9 @@ from trainer_core import doctor
 from trainer_core.config import Recipe
 from trainer_core.doctor import Finding
 from trainer_core.errors import ConfigError
-from trainer_core.events import LaneScore, Offer, RunView
+from trainer_core.events import LaneScore, Offer
 from trainer_core.ladder import changed
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui.facts import facts_of, spelled
 from ui.words import STAGE_WORDS

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer_core import runs, shelf
 from trainer_core.config import Recipe
-from trainer_core.events import RunView
+from trainer_core.run_view import RunView
 from trainer_core.shelf import About
 from trainer_core.supervisor import Supervisor
 from ui import views

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from trainer_core import report, runs
 from trainer_core.config import Strict, parse
-from trainer_core.events import RunView, Stage, Step
+from trainer_core.events import Stage, Step
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui import compared, diagnosis, history, strip, views
 

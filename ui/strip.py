@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core import checkpoints
-from trainer_core.events import RunView, Sampled, Stage
+from trainer_core.events import Sampled, Stage
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui.words import STAGE_WORDS
 

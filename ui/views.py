@@ -11,8 +11,9 @@ from trainer_core import runs, votes
 from trainer_core.clock import duration
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Phase, Probed, Proof, RunView, Step
+from trainer_core.events import Phase, Probed, Proof, Step
 from trainer_core.hardware import GIB, Gpu, gb
+from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui.facts import about_of, facts_of, name_of
 from ui.words import STAGE_WORDS, method_words, model_name

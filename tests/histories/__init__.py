@@ -10,9 +10,11 @@ from random import Random
 from typing import Any
 
 from trainer_core.config import Recipe
-from trainer_core.events import Evaluated, Event, Prepared, RunView, Stage, Step, decode, fold
+from trainer_core.event_log import decode
+from trainer_core.events import Evaluated, Event, Prepared, Stage, Step
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
+from trainer_core.run_view import RunView, fold
 
 LN2 = math.log(2)
 FOLDER = Path(__file__).parent

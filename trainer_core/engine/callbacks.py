@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer_core.cures import short, slower_rate, tidy
 from trainer_core.errors import TrainingError
-from trainer_core.events import EventLog, Offer, Stage, Step
+from trainer_core.event_log import EventLog
+from trainer_core.events import Offer, Stage, Step
 from trainer_core.guard import Guard
 from trainer_core.runs import Wants
 

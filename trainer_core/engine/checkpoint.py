@@ -22,7 +22,8 @@ from trainer_core import checkpoints
 from trainer_core.engine.order import InOrder
 from trainer_core.engine.reference import Recalled
 from trainer_core.errors import ModelError
-from trainer_core.events import Checkpointed, EventLog, Stage
+from trainer_core.event_log import EventLog
+from trainer_core.events import Checkpointed, Stage
 from trainer_core.guard import Guard
 from trainer_core.plan import PARTS, spaced
 from trainer_core.runs import Wants

@@ -22,7 +22,8 @@ from trainer_core.engine.callbacks import Logged
 from trainer_core.engine.checkpoint import ShelvedDpo
 from trainer_core.engine.order import WITHIN_A_BATCH
 from trainer_core.errors import TrainingError
-from trainer_core.events import EventLog, Proof
+from trainer_core.event_log import EventLog
+from trainer_core.events import Proof
 
 LN2 = math.log(2)
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.02, "nf4": 0.02}

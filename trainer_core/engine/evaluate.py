@@ -16,7 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer_core.data import Chat, Pair
 from trainer_core.engine.aside import aside
 from trainer_core.engine.callbacks import Progress
-from trainer_core.events import Evaluated, EventLog, Noted, Stage
+from trainer_core.event_log import EventLog
+from trainer_core.events import Evaluated, Noted, Stage
 from trainer_core.held_out import MOST, Budget
 from trainer_core.runs import Wants
 from trainer_core.tokens import MASKED, as_dicts, encode_chat, encode_pair

@@ -22,7 +22,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer_core.engine import rows
 from trainer_core.engine.gauge import Gauge
-from trainer_core.events import EventLog, Noted, Probed, Stage
+from trainer_core.event_log import EventLog
+from trainer_core.events import Noted, Probed, Stage
 from trainer_core.hardware import gb
 from trainer_core.vram import Measurement, Setup, static_parts
 

@@ -30,24 +30,13 @@ from trainer_core.engine.probe import Point, Probe, measurement
 from trainer_core.engine.reference import Kept
 from trainer_core.engine.sample import Answers
 from trainer_core.errors import ModelError
-from trainer_core.events import (
-    Changed,
-    EventLog,
-    Noted,
-    Phase,
-    Plan,
-    Prepared,
-    Resumed,
-    RunView,
-    Saved,
-    Stage,
-    Status,
-    read_view,
-)
+from trainer_core.event_log import EventLog
+from trainer_core.events import Changed, Noted, Phase, Plan, Prepared, Resumed, Saved, Stage, Status
 from trainer_core.forecast import shape_for
 from trainer_core.guard import Guard
 from trainer_core.ladder import in_force, next_rung
 from trainer_core.plan import planned_steps
+from trainer_core.run_view import RunView, read_view
 from trainer_core.vram import Setup
 
 

@@ -17,17 +17,8 @@ import torch
 from trainer_core import hub_models, models, requests, runs
 from trainer_core.config import CompareJob
 from trainer_core.errors import DeviceError, UserError
-from trainer_core.events import (
-    Answered,
-    AskFailed,
-    Dialed,
-    EventLog,
-    LaneProof,
-    LanesLoaded,
-    Phase,
-    ScoreFailed,
-    Status,
-)
+from trainer_core.event_log import EventLog
+from trainer_core.events import Answered, AskFailed, Dialed, LaneProof, LanesLoaded, Phase, ScoreFailed, Status
 from trainer_core.lanes.answer import answer
 from trainer_core.lanes.heat import heat
 from trainer_core.lanes.load import Lanes, dialed, load, proofs

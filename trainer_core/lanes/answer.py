@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from trainer_core import tokens
 from trainer_core.config import Lane
 from trainer_core.data import Message
-from trainer_core.events import Asked, EventLog, LaneEnd, Text
+from trainer_core.event_log import EventLog
+from trainer_core.events import Asked, LaneEnd, Text
 from trainer_core.lanes.batch import Row, generate, under
 from trainer_core.lanes.load import Lanes
 from trainer_core.requests import Ask
