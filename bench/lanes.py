@@ -16,9 +16,10 @@ from bench import models
 from bench.measure import until
 from bench.result import Device, Row, Target, one_sided, two_sided
 from trainer_core import demo, runs
+from trainer_core.comparison import Comparison
 from trainer_core.config import Lane, Sampling
 from trainer_core.events import Phase
-from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.supervisor import Supervisor
 
 QUESTION = "How much faster do three lanes answer eight prompts in one batch than one after another, each loaded anew?"
 DEVICES: tuple[Device, ...] = ("cpu",)

@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from trainer_core import prompt_sets, votes
+from trainer_core.comparison import Comparison
 from trainer_core.config import Lane, Sampling
 from trainer_core.errors import BusyError, ConfigError
 from trainer_core.events import Phase
 from trainer_core.prompt_sets import Prompt
 from trainer_core.requests import Ask, Cancel
-from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.supervisor import Supervisor
 from trainer_core.votes import Better, Choice, Contest, Messages, Round, Undo, Vote
 
 

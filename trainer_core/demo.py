@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer_core import console, runs
+from trainer_core.comparison import Comparison
 from trainer_core.config import Recipe, Sampling
 from trainer_core.errors import TrainingError
 from trainer_core.events import Phase, Scored
 from trainer_core.requests import Score
 from trainer_core.run_view import RunView
-from trainer_core.supervisor import Comparison, Supervisor, wait_for
+from trainer_core.supervisor import Supervisor, wait_for
 
 PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"
 ANSWERS = 3

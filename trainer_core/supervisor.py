@@ -8,85 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
+from typing import Any, Literal
 
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, stall, waiting
-from trainer_core.config import STARTER, CompareJob, Lane, Recipe, Sampling, TrainJob
+from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, waiting
+from trainer_core.comparison import Comparison
+from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.event_log import EventLog, Tail
-from trainer_core.events import Changed, Ended, Event, Phase, Stage, Status
+from trainer_core.event_log import EventLog
+from trainer_core.events import Changed, Ended, Event, Phase, Stage
 from trainer_core.hardware import Gpu, Machine
 from trainer_core.plan import planned_steps
 from trainer_core.readings import Readings
-from trainer_core.requests import Ask, Cancel, Work
-from trainer_core.requests import Said as Message
-from trainer_core.run_view import RunView, Said, fold, folded, settle
-from trainer_core.votes import Round
-
-if TYPE_CHECKING:
-    from trainer_core.trial import Trial
+from trainer_core.run_view import RunView
+from trainer_core.watched import Watched
 
 WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
 AHEAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
 """A worker is made to wait so long after somebody looked at Start, when the page is drawn; and no longer than this."""
-LEAVE_SECONDS = 15.0
-"""How long a compare worker may take to give the device back before it is ended."""
-
-
-class Watched:
-    """One run folder: its tail, and the view folded from it so far."""
-
-    def __init__(self, run_dir: Path):
-        self.run_dir = run_dir
-        self.process: subprocess.Popen[bytes] | None = None
-        self._tail = Tail(run_dir / "events.jsonl")
-        self._folded = RunView(run_dir.name)
-        self.view = self._folded
-
-    @classmethod
-    def again(cls, run_dir: Path) -> Watched:
-        """A run that is gone on with: what an earlier worker said last is not what the new one says."""
-        watched = cls(run_dir)
-        watched.read()
-        watched._folded = fold(watched._folded, Status(Phase.QUEUED, "Going on"))
-        watched.view = watched._folded
-        return watched
-
-    def look(self) -> None:
-        """Read what is new, and whether its worker lives, which only a run without a last word is asked."""
-        if not self.view.phase.active and not self._tail.grew():
-            return
-        self.read()
-        self.view = self.settled() if self._folded.phase.active else self._folded
-
-    def settled(self) -> RunView:
-        """The view of a run at work. Life is asked before the events are read, so that what was said last is not missed."""
-        code = self.process.poll() if self.process else None
-        lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
-        self.read()
-        if lives and self._folded.phase.active:
-            beat, word = (runs.seconds_since(self.run_dir / name) for name in ("heartbeat.json", "events.jsonl"))
-            return replace(self._folded, stalled=stall.stalled(self._folded, beat, word))
-        settled = settle(self._folded, lives, "" if lives else runs.last_line(self.run_dir))
-        return explained(settled, code) if settled is not self._folded else settled
-
-    def read(self) -> None:
-        self._folded = folded(self._folded, self._tail)
 
 
 def longer(view: RunView, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
@@ -98,113 +48,6 @@ def longer(view: RunView, recipe: Recipe, stage: Stage, epochs: float) -> tuple[
     more = planned_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
     why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"
     return Changed(f"{stage}.max_steps", str(before), str(before + more), why), Ended(Phase.PAUSED, "To go on")
-
-
-def explained(view: RunView, code: int | None) -> RunView:
-    """A failed view with what the exit code tells; it is known only to the app that started the worker."""
-    if code is None or code >= 0:
-        return view
-    name = signal.Signals(-code).name
-    why = " The system ended it, most likely because memory ran out." if name == "SIGKILL" else ""
-    return replace(view, error=f"{view.error} It was ended by {name}.{why}")
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A prompt and what each lane said to it."""
-
-    prompt: str
-    answers: Mapping[str, str]
-
-
-def history(talk: Sequence[Turn], lane: str) -> Iterator[Message]:
-    """The conversation as this lane has led it."""
-    for turn in talk:
-        yield Message(role="user", content=turn.prompt)
-        yield Message(role="assistant", content=turn.answers.get(lane, ""))
-
-
-@dataclass
-class Comparison:
-    """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes."""
-
-    job: CompareJob
-    watched: Watched
-    run: str = ""
-    """The run whose lanes these are."""
-    asked: str = ""
-    """The prompt asked last; empty: none yet."""
-    ask_id: str = ""
-    """The id of that question to the lanes under their names."""
-    sampling: Sampling = Sampling()
-    system: str = ""
-    """How it was answered, and under which system prompt."""
-    talk: tuple[Turn, ...] = ()
-    """The conversation before that prompt."""
-    round: Round | None = None
-    """The question to two lanes whose names the page must not tell; None where lanes stand under their names."""
-    ahead: Round | None = None
-    """The question after it, which the worker answers while that one is read."""
-    trial: Trial | None = None
-    """A judge at work on these lanes, or done."""
-    send_lock: threading.Lock = field(default_factory=threading.Lock)
-    vote_lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def view(self) -> RunView:
-        return self.watched.view
-
-    @property
-    def said(self) -> Said | None:
-        """The answers on the page."""
-        return self.view.said_to(self.round.ask if self.round else self.ask_id)
-
-    def send(self, request: Work | Cancel) -> None:
-        """Hand a request over.
-
-        Raises:
-            BusyError: the worker is gone.
-        """
-        process = self.watched.process
-        assert process and process.stdin
-        try:
-            with self.send_lock:
-                process.stdin.write(request.model_dump_json().encode() + b"\n")
-                process.stdin.flush()
-        except OSError as error:
-            raise BusyError("The compare worker has ended. Load the lanes again.") from error
-
-    def ask(self, prompt: str, sampling: Sampling, follow: bool = False, system: str = "") -> str:
-        """Answer one prompt in all lanes; returns the id under which the events speak of it.
-
-        Args:
-            follow: as the next turn of the conversation, in which each lane has said what it said.
-            system: a system prompt for the lanes that have none of their own.
-        """
-        before = self.said
-        turn = Turn(self.asked, dict(before.answers)) if follow and self.asked and before and before.ends else None
-        talk = (*self.talk, turn) if turn else ()
-        first = (Message(role="system", content=system.strip()),) if system.strip() else ()
-        user = Message(role="user", content=prompt)
-        own = {lane.name: (*first, *history(talk, lane.name), user) for lane in self.job.lanes} if talk else {}
-        messages = next(iter(own.values()), (*first, user))
-        request = Ask(id=uuid4().hex[:8], messages=messages, own=own, sampling=sampling)
-        self.send(request)
-        self.asked, self.ask_id, self.talk, self.sampling, self.system = prompt, request.id, talk, sampling, system
-        return request.id
-
-    def close(self, seconds: float = LEAVE_SECONDS) -> None:
-        """End the worker and wait until it is gone."""
-        process = self.watched.process
-        assert process and process.stdin
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self.watched.look()
 
 
 class Supervisor:

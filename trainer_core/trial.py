@@ -11,13 +11,14 @@ from uuid import uuid4
 import httpx
 
 from trainer_core import judge, prompt_sets, votes
+from trainer_core.comparison import Comparison
 from trainer_core.config import Sampling, Strict
 from trainer_core.errors import UserError
 from trainer_core.judge import Case, Endpoint, JudgeError
 from trainer_core.requests import Ask
 from trainer_core.requests import Said as Message
 from trainer_core.run_view import Said
-from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.supervisor import Supervisor
 from trainer_core.votes import Contest, Messages
 
 GLANCE_SECONDS = 0.05

@@ -9,13 +9,14 @@ from uuid import uuid4
 from pydantic import Field
 
 from trainer_core import ballot, votes
+from trainer_core.comparison import Comparison, history
 from trainer_core.config import Strict, parse
 from trainer_core.demo import score_request
 from trainer_core.errors import BusyError, ConfigError, DataError
 from trainer_core.judge import Endpoint
 from trainer_core.requests import Cancel, Dial, Heat
 from trainer_core.requests import Said as Message
-from trainer_core.supervisor import Comparison, Supervisor, history
+from trainer_core.supervisor import Supervisor
 from trainer_core.trial import Order, Trial
 from ui.compared import standing
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from trainer_core import ballot, judge, score_table, votes
 from trainer_core.clock import duration
+from trainer_core.comparison import Comparison
 from trainer_core.errors import DataError
 from trainer_core.events import LaneEnd, LaneProof, Phase, Scored
 from trainer_core.judge import Opinion
 from trainer_core.run_view import RunView
 from trainer_core.statistics import Interval
-from trainer_core.supervisor import Comparison, Supervisor
+from trainer_core.supervisor import Supervisor
 from trainer_core.votes import Contest, Round, Tally, Vote
 
 FEW_PAIRS = 30

@@ -1,0 +1,63 @@
+"""One run folder as the app sees it: what its events say, whether its worker lives, and why a dead one died."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+from trainer_core import runs, stall
+from trainer_core.event_log import Tail
+from trainer_core.events import Phase, Status
+from trainer_core.run_view import RunView, fold, folded, settle
+
+
+class Watched:
+    """One run folder: its tail, and the view folded from it so far."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+        self.process: subprocess.Popen[bytes] | None = None
+        self._tail = Tail(run_dir / "events.jsonl")
+        self._folded = RunView(run_dir.name)
+        self.view = self._folded
+
+    @classmethod
+    def again(cls, run_dir: Path) -> Watched:
+        """A run that is gone on with: what an earlier worker said last is not what the new one says."""
+        watched = cls(run_dir)
+        watched.read()
+        watched._folded = fold(watched._folded, Status(Phase.QUEUED, "Going on"))
+        watched.view = watched._folded
+        return watched
+
+    def look(self) -> None:
+        """Read what is new, and whether its worker lives, which only a run without a last word is asked."""
+        if not self.view.phase.active and not self._tail.grew():
+            return
+        self.read()
+        self.view = self.settled() if self._folded.phase.active else self._folded
+
+    def settled(self) -> RunView:
+        """The view of a run at work. Life is asked before the events are read, so that what was said last is not missed."""
+        code = self.process.poll() if self.process else None
+        lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
+        self.read()
+        if lives and self._folded.phase.active:
+            beat, word = (runs.seconds_since(self.run_dir / name) for name in ("heartbeat.json", "events.jsonl"))
+            return replace(self._folded, stalled=stall.stalled(self._folded, beat, word))
+        settled = settle(self._folded, lives, "" if lives else runs.last_line(self.run_dir))
+        return explained(settled, code) if settled is not self._folded else settled
+
+    def read(self) -> None:
+        self._folded = folded(self._folded, self._tail)
+
+
+def explained(view: RunView, code: int | None) -> RunView:
+    """A failed view with what the exit code tells; it is known only to the app that started the worker."""
+    if code is None or code >= 0:
+        return view
+    name = signal.Signals(-code).name
+    why = " The system ended it, most likely because memory ran out." if name == "SIGKILL" else ""
+    return replace(view, error=f"{view.error} It was ended by {name}.{why}")
