@@ -11,8 +11,8 @@ from typing import Any, get_args
 import psutil
 import pytest
 
-from trainer_core.config import SAMPLE, Data, Method, Step
-from trainer_core.data import Chat, Columns, Message, Pair, count, load, split
+from trainer_core.config import SAMPLE, Columns, Data, Method, Step
+from trainer_core.data import Chat, Message, Pair, count, load, split
 from trainer_core.data.remedies import STEPS, Treatment
 from trainer_core.data.rows import prompt_key
 from trainer_core.errors import DataError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import os
@@ -217,6 +218,16 @@ def test_reading_needs_no_torch_and_leaves_the_app_without_pyarrow(tmp_path: Pat
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_child_starts_without_what_takes_long_to_import() -> None:
+    code = "import sys; from trainer_core.data import child; print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "trainer_core.data.child" in loaded
+    assert not loaded & {"pydantic", "psutil", "trainer_core.config"}, "0.3 s of every check"
 
 
 def test_a_check_of_a_file_that_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from trainer_core.data.rows import Message, Role
 
 Structure = Literal["text", "transcript", "number", "truth", "message", "messages", "scored", "other"]
 Values = dict[str, Any]
+Parts = dict[str, str]
+"""Part -> the column that plays it."""
 
 ROLES: dict[str, Role] = {
     "system": "system", "developer": "system",

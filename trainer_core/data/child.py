@@ -24,7 +24,7 @@ PROGRESS = b'["Progress"'
 
 def main(asked: BinaryIO, said: BinaryIO) -> None:
     for line in asked:
-        for answer in answers(wire.thing(line)):
+        for answer in answers(wire.request(line)):
             said.write(answer)
             if answer.startswith(PROGRESS):
                 said.flush()

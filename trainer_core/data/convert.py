@@ -4,38 +4,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainer_core.config import Columns
 from trainer_core.data import cells, dialects
-from trainer_core.data.cells import BadRow, Values
+from trainer_core.data.cells import BadRow, Parts, Values
 from trainer_core.data.rows import Chat, Message, Pair, Role
 
 
-def to_chat(values: Values, columns: Columns) -> Chat:
+def to_chat(values: Values, columns: Parts) -> Chat:
     """A row as one conversation; plain text becomes a single turn of the assistant.
 
     Raises:
         BadRow: a part is missing or not what it should be, or the assistant says nothing.
     """
-    messages = spoken(values, columns.text, "assistant", True) if columns.text else before_answer(values, columns)
-    if columns.answer:
-        messages += spoken(values, columns.answer, "assistant")
+    text, answer = columns.get("text"), columns.get("answer")
+    messages = spoken(values, text, "assistant", True) if text else before_answer(values, columns)
+    if answer:
+        messages += spoken(values, answer, "assistant")
     if not any(message.role == "assistant" for message in messages):
         raise BadRow("no answer", "no turn of the assistant to learn from")
     return Chat(messages)
 
 
-def to_pair(values: Values, columns: Columns) -> Pair:
+def to_pair(values: Values, columns: Parts) -> Pair:
     """A row as a pair. Sides that are whole conversations give the prompt themselves: the turns both begin with.
 
     Raises:
         BadRow: a part is missing or not what it should be, or the sides do not answer the same prompt.
     """
-    if columns.scored:
+    if columns.get("scored"):
         return best_and_worst(values, columns)
-    assert columns.chosen and columns.rejected
-    whole = columns.prompt is None and columns.messages is None
-    chosen = spoken(values, columns.chosen, "assistant", whole)
-    rejected = spoken(values, columns.rejected, "assistant", whole)
+    whole = "prompt" not in columns and "messages" not in columns
+    chosen = spoken(values, columns["chosen"], "assistant", whole)
+    rejected = spoken(values, columns["rejected"], "assistant", whole)
     if chosen[0].role == "assistant" and rejected[0].role == "assistant":
         return checked(Pair(before_answer(values, columns), chosen, rejected))
     shared = shared_turns(chosen, rejected)
@@ -62,15 +61,15 @@ def checked(pair: Pair) -> Pair:
     return pair
 
 
-def best_and_worst(values: Values, columns: Columns) -> Pair:
+def best_and_worst(values: Values, columns: Parts) -> Pair:
     """The answers with the highest and the lowest score.
 
     Raises:
         BadRow: no scored answers, or all with the same score.
     """
-    answers = values.get(columns.scored or "")
+    answers = values.get(columns["scored"])
     if not isinstance(answers, list) or not all(isinstance(one, dict) and cells.is_scored(one) for one in answers):
-        raise BadRow("not scored", f"{columns.scored!r} is not a list of answers with scores")
+        raise BadRow("not scored", f"{columns['scored']!r} is not a list of answers with scores")
     ranked = sorted(answers, key=cells.score_of, reverse=True)
     if len(ranked) < 2 or cells.score_of(ranked[0]) == cells.score_of(ranked[-1]):
         raise BadRow("no preference", "no two answers with different scores")
@@ -78,31 +77,31 @@ def best_and_worst(values: Values, columns: Columns) -> Pair:
     return checked(Pair(before_answer(values, columns), best, worst))
 
 
-def before_answer(values: Values, columns: Columns) -> tuple[Message, ...]:
+def before_answer(values: Values, columns: Parts) -> tuple[Message, ...]:
     """What stands before the answer: system, earlier rounds, the prompt with its input; or a conversation as it is."""
-    if columns.messages:
-        return with_system(cells.messages(values, columns.messages), values, columns)
-    if columns.prompt is None:
+    if conversation := columns.get("messages"):
+        return with_system(cells.messages(values, conversation), values, columns)
+    if "prompt" not in columns:
         return ()
-    messages = earlier(values, columns) + spoken(values, columns.prompt, "user", whole=True)
-    if columns.input and values.get(columns.input):
+    messages = earlier(values, columns) + spoken(values, columns["prompt"], "user", whole=True)
+    if (more := columns.get("input")) and values.get(more):
         last = messages[-1]
-        more = replace(last, content=f"{last.content}\n\n{cells.text(values, columns.input)}")
-        messages = (*messages[:-1], more)
+        whole = replace(last, content=f"{last.content}\n\n{cells.text(values, more)}")
+        messages = (*messages[:-1], whole)
     return with_system(messages, values, columns)
 
 
-def earlier(values: Values, columns: Columns) -> tuple[Message, ...]:
+def earlier(values: Values, columns: Parts) -> tuple[Message, ...]:
     """The turns of a history column.
 
     Raises:
         BadRow: it is no list of question and answer.
     """
-    rounds = values.get(columns.history) if columns.history else None
+    rounds = values.get(columns["history"]) if columns.get("history") else None
     if not rounds:
         return ()
     if not isinstance(rounds, list) or not all(is_round(one) for one in rounds):
-        raise BadRow("history", f"{columns.history!r} is not a list of question and answer")
+        raise BadRow("history", f"{columns['history']!r} is not a list of question and answer")
     return tuple(turn for asked, said in rounds for turn in (Message("user", asked), Message("assistant", said)))
 
 
@@ -110,11 +109,12 @@ def is_round(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)
 
 
-def with_system(messages: tuple[Message, ...], values: Values, columns: Columns) -> tuple[Message, ...]:
+def with_system(messages: tuple[Message, ...], values: Values, columns: Parts) -> tuple[Message, ...]:
     """The messages with the system column's text in front, where there is one and the messages have none."""
-    if not columns.system or not values.get(columns.system) or (messages and messages[0].role == "system"):
+    system = columns.get("system")
+    if not system or not values.get(system) or (messages and messages[0].role == "system"):
         return messages
-    return (Message("system", cells.text(values, columns.system)), *messages)
+    return (Message("system", cells.text(values, system)), *messages)
 
 
 def spoken(values: Values, column: str, role: Role, whole: bool = False) -> tuple[Message, ...]:

@@ -141,7 +141,7 @@ class Examiner:
 
     def file_report(self, found: Found) -> FileReport:
         shape = found.shape
-        return FileReport(found.file, found.format, shape.name, shape.columns.used, shape.unused, self.rows[found.file])
+        return FileReport(found.file, found.format, shape.name, shape.columns, shape.unused, self.rows[found.file])
 
     def step_notes(self) -> Iterator[str]:
         if (count := self.counts["damaged"]) and self.treatment.skip_damaged:

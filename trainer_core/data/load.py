@@ -6,21 +6,21 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
-from trainer_core import config
-from trainer_core.advice import Lengths
 from trainer_core.data import split, words
 from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS, text_of
 from trainer_core.data.lengths import row_lengths
-from trainer_core.data.reader import Reader
 from trainer_core.data.remedies import Treatment, too_marked
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
 from trainer_core.data.source import Count, Counts, Example, Found, Misfit, News, Note, Request, examples
 from trainer_core.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer_core import config
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 NAMED = 5
@@ -62,6 +62,8 @@ def load(data: config.Data, method: config.Method, reader: Asked | None = None) 
         DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
     """
     if reader is None:
+        from trainer_core.data.reader import Reader
+
         with Reader() as child:
             return load(data, method, child)
     return chosen(data, method, Shelf(reader, data))
@@ -76,6 +78,8 @@ class Here:
 
 def counted(asked: Count) -> Counts:
     """What a run would train on, in numbers. For the child; see `count`."""
+    from trainer_core.advice import Lengths
+
     rows = load(asked.data, asked.method, Here())
     extents = {"sft": row_lengths(rows.chats, asked.tokenizer), "dpo": row_lengths(rows.pairs, asked.tokenizer)}
     points = {stage: Lengths.of(found).points for stage, found in extents.items() if found}
@@ -92,6 +96,8 @@ def count(data: config.Data, method: config.Method, tokenizer: Path | None = Non
     Raises:
         DataError: see `load`.
     """
+    from trainer_core.data.reader import Reader
+
     with Reader() as reader:
         return next(one for one in reader.ask(Count(data, method, tokenizer)) if isinstance(one, Counts))
 
@@ -139,14 +145,18 @@ def conversations(data: config.Data, pairs: Part, shelf: Shelf) -> Part:
 
 def held_out_file(data: config.Data) -> Path | None:
     """Where the held-out pairs are, if they have a file of their own."""
+    from trainer_core.config import SAMPLE
+
     if data.held_out:
         return located(data.held_out, "sample_heldout.jsonl")
-    sample = data.pairs == config.SAMPLE and data.chat in (None, config.SAMPLE)
-    return located(config.SAMPLE, "sample_heldout.jsonl") if sample else None
+    sample = data.pairs == SAMPLE and data.chat in (None, SAMPLE)
+    return located(SAMPLE, "sample_heldout.jsonl") if sample else None
 
 
 def located(name: str, bundled: str) -> Path:
-    return ASSETS / bundled if name == config.SAMPLE else Path(name).expanduser()
+    from trainer_core.config import SAMPLE
+
+    return ASSETS / bundled if name == SAMPLE else Path(name).expanduser()
 
 
 def divided(rows: Part, what: str) -> Part:

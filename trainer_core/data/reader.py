@@ -9,17 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import psutil
-
-from trainer_core.config import Columns
 from trainer_core.data import wire
 from trainer_core.data.limits import CHILD, ChildLimits
 from trainer_core.data.read import is_text
 from trainer_core.data.report import Report
 from trainer_core.data.source import Checkup, Count, Glance, Glimpse, Progress, Request
 from trainer_core.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer_core.config import Columns
 
 PROJECT = Path(__file__).resolve().parents[2]
 Asked = Request | Glance | Count
@@ -67,14 +67,14 @@ class Reader:
         except BrokenPipeError as error:
             raise self.gone(request) from error
         for line in self.process.stdout:
-            match thing := wire.thing(line):
+            match answer := wire.answer(line):
                 case wire.Done():
                     return
                 case wire.Refused(sentence):
                     raise DataError(sentence)
                 case wire.Broke(traceback):
                     raise RuntimeError(f"The reader of {request.path} failed.\n{traceback}")
-            yield thing
+            yield answer
         raise self.gone(request)
 
     def stop(self) -> None:
@@ -84,6 +84,8 @@ class Reader:
 
     def watch(self) -> None:
         """Ends the child where it takes more memory or processor time than any honest file needs."""
+        import psutil
+
         while self.process.poll() is None:
             try:
                 child = psutil.Process(self.process.pid)

@@ -6,14 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from trainer_core.config import Columns
 from trainer_core.data import dialects
 from trainer_core.data.cells import Structure, Values, structure
 from trainer_core.data.convert import to_chat, to_pair
 from trainer_core.data.rows import Item
 from trainer_core.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer_core.config import Columns
 
 Kind = Literal["chat", "pairs"]
 Allowed = frozenset[Structure]
@@ -45,11 +47,11 @@ NEEDED = "Pairs need prompt, chosen and rejected; chats need messages, or a prom
 
 @dataclass(frozen=True)
 class Shape:
-    """What was found in a file: a name for people, what a row becomes, and the columns it is made of."""
+    """What was found in a file: a name for people, what a row becomes, and part -> the column it is made of."""
 
     name: str
     kind: Kind
-    columns: Columns
+    columns: dict[str, str]
     unused: tuple[str, ...] = ()
     scores: tuple[str, str] | None = None
     """The columns that score the chosen and the rejected answer, where there are such."""
@@ -172,9 +174,8 @@ def shaped(rule: Rule, kind: Kind, found: dict[str, str], columns: dict[str, Str
         if (column := pick(NAMES[part], free, allowed)) is not None:
             found[part] = column
     unused = tuple(column for column in columns if column not in found.values())
-    return Shape(
-        named(rule, found, rows), kind, Columns(**found), unused, score_columns(columns) if kind == "pairs" else None
-    )
+    parts = {part: found[part] for part in NAMES if part in found}
+    return Shape(named(rule, found, rows), kind, parts, unused, score_columns(columns) if kind == "pairs" else None)
 
 
 def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
@@ -207,14 +208,15 @@ def by_hand(given: Columns, columns: dict[str, Structure], where: str) -> Shape:
     Raises:
         DataError: a column that is not there, or parts that make neither a pair nor a chat.
     """
-    for part, column in given.used.items():
+    used = given.used
+    for part, column in used.items():
         if column not in columns:
             raise DataError(f"{where}: no column {column[:60]!r} for {part}; found {listed(columns)}.")
-    unused = tuple(column for column in columns if column not in given.used.values())
+    unused = tuple(column for column in columns if column not in used.values())
     if (given.chosen and given.rejected) or (given.scored and given.prompt):
-        return Shape("columns chosen by hand", "pairs", given, unused)
+        return Shape("columns chosen by hand", "pairs", used, unused)
     if given.messages or given.text or (given.prompt and given.answer):
-        return Shape("columns chosen by hand", "chat", given, unused)
+        return Shape("columns chosen by hand", "chat", used, unused)
     raise DataError(f"{where}: the columns chosen by hand make neither pairs nor chats. {NEEDED}.")
 
 

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainer_core.config import SAMPLE as SAMPLE_DATA
-from trainer_core.config import Columns, Data, Method
 from trainer_core.data import cells, read, shape
 from trainer_core.data.formats import Flaw, Row, place
 from trainer_core.data.limits import LIMITS, Limits
 from trainer_core.data.rows import Item
 from trainer_core.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer_core.config import Columns, Data, Method
 
 SAMPLE = 200
 """Rows looked at to find the shape."""
@@ -137,13 +139,15 @@ class Count:
     @property
     def names(self) -> dict[str, str]:
         """Field -> the file or folder it names; bundled data is not among them."""
+        from trainer_core.config import SAMPLE as bundled
+
         named = {field: getattr(self.data, field) for field in ("chat", "pairs", "held_out")}
-        return {field: name for field, name in named.items() if name not in (None, SAMPLE_DATA)}
+        return {field: name for field, name in named.items() if name not in (None, bundled)}
 
     @property
     def path(self) -> Path:
         """What a refusal names."""
-        return Path(next(iter(self.names.values()), SAMPLE_DATA))
+        return Path(next(iter(self.names.values()), "sample"))
 
     def absolute(self) -> Count:
         files = {field: str(Path(name).expanduser().absolute()) for field, name in self.names.items()}
@@ -208,7 +212,7 @@ def glanced(glance: Glance, limits: Limits = LIMITS) -> Glimpse:
             found = shape.find(sample, file.name)
         except DataError as error:
             return Glimpse(file.name, columns, shape.guess(kinds), problem=str(error))
-        return Glimpse(file.name, columns, found.columns.used, found.name)
+        return Glimpse(file.name, columns, found.columns, found.name)
 
 
 def column(name: str, kind: str, rows: list[cells.Values]) -> Column:
