@@ -4,7 +4,7 @@
 training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell); or it happens
 once, where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
 cuda@dpo.1; or each time: cap300@sft.start leaves
-the process 300 MB more memory than it has then.
+the process 300 MB more memory than it has then; nan8 makes the loss of DPO's step 8 and all later ones NaN. Two of them: nan5,stop@dpo.5.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ def parts(fault: str, job):
 
     def trainer(*args, **kwargs):
         built = dpo.trainer(*args, **kwargs)
-        if fault == "drift":
+        if lasting == "drift":
             built.add_callback(Drift())
+        elif lasting.startswith("nan"):
+            built.add_callback(Spoilt(int(lasting.removeprefix("nan"))))
         else:
-            spoil(built.model, fault)
+            spoil(built.model, lasting)
         return built
 
-    if "@" in fault:
-        return SimpleNamespace(train=partial(interrupted, engine.train, fault))
-    return SimpleNamespace(train=partial(engine.train, dpo_trainer=trainer)) if fault else engine
+    lasting, passing = (",".join(one for one in fault.split(",") if ("@" in one) == once) for once in (False, True))
+    train = partial(engine.train, dpo_trainer=trainer) if lasting else engine.train
+    return SimpleNamespace(train=partial(interrupted, train, passing) if passing else train)
 
 
 def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: runs.Wants):
@@ -96,6 +98,18 @@ WORDINGS = {
     "cpu": "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes.",
     "bnb": "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
 }
+
+
+class Spoilt(TrainerCallback):
+    """The loss of one step and of all after it is NaN, as after an overflow."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, model=None, **_):
+        if state.global_step == self.step - 1:
+            for weight in filter(lambda one: one.requires_grad, model.parameters()):
+                weight.data.fill_(torch.nan)
 
 
 class Drift(TrainerCallback):

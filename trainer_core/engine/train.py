@@ -21,7 +21,7 @@ from trainer_core import checkpoints, data, durable, hardware, hub_models, measu
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
 from trainer_core.engine import dpo, evaluate, load, rows, sft
-from trainer_core.engine.callbacks import Progress
+from trainer_core.engine.callbacks import Progress, finite
 from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, ShelvedDpo
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
@@ -142,7 +142,26 @@ class Run:
             return self.save_best(checks, trainer, tokenizer)
         if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return None
-        return self.save(stage, trainer, tokenizer, trainer.state.global_step, trainer.state.max_steps)
+        return self.save_last(trainer, tokenizer, progress)
+
+    def save_last(self, trainer: Any, tokenizer: Any, progress: Progress) -> Path:
+        """The adapter as the last step left it; where the user stopped a run that was going wrong, as it was before that.
+
+        Raises:
+            TrainingError: its numbers are none.
+        """
+        stage, step, total = progress.stage, trainer.state.global_step, trainer.state.max_steps
+        stopped, sound = step < total, finite(trainer.model)
+        if stopped and progress.saved and (progress.guard.bad or not sound):
+            fill_adapter(trainer.model, checkpoints.place(self.run_dir, stage, progress.saved))
+            self.note(stage, [f"stopped at step {step}, where {progress.wrong}; the adapter is that of step {progress.saved}."])
+            step = progress.saved
+        elif not sound:
+            where = f"at step {step}, {'where it was stopped' if stopped else 'its last one'}"
+            raise progress.gone_wrong(where, trainer.args.learning_rate)
+        elif progress.guard.bad:
+            self.note(stage, [f"at its last step, {step}, {progress.wrong}. If its answers are worse for it, keep an earlier step."])
+        return self.save(stage, trainer, tokenizer, step, total)
 
     def probe(self, trainer: Any, stage: Stage, reference: Path | None) -> None:
         """Have memory measured before the first step, if the recipe wants that."""
