@@ -1,15 +1,17 @@
 """Runs training jobs in a process of its own: unsloth patches the process it is imported in, and must not meet pytest's.
 
 `python -m tests.engine_case [fault:]RUN_DIR ...`. A fault goes into the DPO reference of that run: corrupt (before
-training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell); or it happens
-once, where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
-cuda@dpo.1; or each time: cap300@sft.start leaves
-the process 300 MB more memory than it has then; nan8 makes the loss of DPO's step 8 and all later ones NaN. Two of them: nan5,stop@dpo.5.
+training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell). nan8 makes the loss
+of DPO's step 8 and of all later ones NaN; weighed changes nothing and writes down what checkpoints take. Or it happens once,
+where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
+cuda@dpo.1, damage@dpo.3 (of the SFT adapter, and a kill); or each time: cap300@sft.start leaves the process 300 MB more memory
+than it has then. One of each kind: nan5,stop@dpo.5.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import resource
 import signal
@@ -22,7 +24,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from trainer_core import keeper, runs, worker
+from trainer_core import checkpoints, keeper, runs, worker
 from trainer_core.event_log import EventLog
 from trainer_core.events import Checkpointed, Evaluated, Phase, Saved, Status, Step
 
@@ -36,6 +38,8 @@ def parts(fault: str, job):
         built = dpo.trainer(*args, **kwargs)
         if lasting == "drift":
             built.add_callback(Drift())
+        elif lasting == "weighed":
+            built.add_callback(Weighed(built))
         elif lasting.startswith("nan"):
             built.add_callback(Spoilt(int(lasting.removeprefix("nan"))))
         else:
@@ -59,7 +63,7 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: ru
             cap(int(what.removeprefix("cap")))
         if reached(event, step) and (getattr(event, "stage", stage) == stage) and not happened.exists():
             happened.touch()
-            happen(what, wants)
+            happen(what, wants, run_dir)
 
     return train(job, run_dir, say, wants)
 
@@ -78,8 +82,12 @@ def cap(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def happen(what: str, wants: runs.Wants) -> None:
+def happen(what: str, wants: runs.Wants, run_dir: Path) -> None:
     match what:
+        case "damage":
+            file = run_dir / "adapter-sft/adapter_model.safetensors"
+            file.write_bytes(file.read_bytes()[:-1] + b"!")
+            os.kill(os.getpid(), signal.SIGKILL)
         case "kill" | "oomkill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "pause":
@@ -110,6 +118,22 @@ class Spoilt(TrainerCallback):
         if state.global_step == self.step - 1:
             for weight in filter(lambda one: one.requires_grad, model.parameters()):
                 weight.data.fill_(torch.nan)
+
+
+class Weighed(TrainerCallback):
+    """Writes down the bytes that were asked for before a checkpoint, and those that its adapter and optimiser took."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_save(self, args, state, control, **_):
+        from trainer_core.engine.checkpoint import adapter_bytes, optimiser_bytes
+
+        shelf = self.trainer.shelf
+        folder = checkpoints.place(shelf.run_dir, shelf.stage, state.global_step)
+        took = [(folder / name).stat().st_size for name in ("adapter_model.safetensors", "optimizer.pt")]
+        asked = [adapter_bytes(self.trainer), optimiser_bytes(self.trainer)]
+        (shelf.run_dir / "weighed").write_text(json.dumps([asked, took]))
 
 
 class Drift(TrainerCallback):
