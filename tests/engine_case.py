@@ -1,15 +1,17 @@
 """Runs training jobs in a process of its own: unsloth patches the process it is imported in, and must not meet pytest's.
 
 `python -m tests.engine_case [fault:]RUN_DIR ...`. A fault goes into the DPO reference of that run: corrupt (before
-training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell); or it happens
-once, where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
-cuda@dpo.1; or each time: cap300@sft.start leaves
-the process 300 MB more memory than it has then.
+training), unfrozen (before training), drift (after the weights were checked, so that only the numbers tell). nan8 makes the loss
+of DPO's step 8 and of all later ones NaN; weighed changes nothing and writes down what checkpoints take. Or it happens once,
+where an event says that a point is reached: kill@dpo.3, oomkill@sft.3 (the kernel counts it as its own), pause@sft.2,
+cuda@dpo.1, damage@dpo.3 (of the SFT adapter, and a kill); or each time: cap300@sft.start leaves the process 300 MB more memory
+than it has then. One of each kind: nan5,stop@dpo.5.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import resource
 import signal
@@ -22,7 +24,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from trainer_core import keeper, runs, worker
+from trainer_core import checkpoints, keeper, runs, worker
 from trainer_core.event_log import EventLog
 from trainer_core.events import Checkpointed, Evaluated, Phase, Saved, Status, Step
 
@@ -34,15 +36,19 @@ def parts(fault: str, job):
 
     def trainer(*args, **kwargs):
         built = dpo.trainer(*args, **kwargs)
-        if fault == "drift":
+        if lasting == "drift":
             built.add_callback(Drift())
+        elif lasting == "weighed":
+            built.add_callback(Weighed(built))
+        elif lasting.startswith("nan"):
+            built.add_callback(Spoilt(int(lasting.removeprefix("nan"))))
         else:
-            spoil(built.model, fault)
+            spoil(built.model, lasting)
         return built
 
-    if "@" in fault:
-        return SimpleNamespace(train=partial(interrupted, engine.train, fault))
-    return SimpleNamespace(train=partial(engine.train, dpo_trainer=trainer)) if fault else engine
+    lasting, passing = (",".join(one for one in fault.split(",") if ("@" in one) == once) for once in (False, True))
+    train = partial(engine.train, dpo_trainer=trainer) if lasting else engine.train
+    return SimpleNamespace(train=partial(interrupted, train, passing) if passing else train)
 
 
 def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: runs.Wants):
@@ -57,7 +63,7 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: ru
             cap(int(what.removeprefix("cap")))
         if reached(event, step) and (getattr(event, "stage", stage) == stage) and not happened.exists():
             happened.touch()
-            happen(what, wants)
+            happen(what, wants, run_dir)
 
     return train(job, run_dir, say, wants)
 
@@ -76,8 +82,12 @@ def cap(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def happen(what: str, wants: runs.Wants) -> None:
+def happen(what: str, wants: runs.Wants, run_dir: Path) -> None:
     match what:
+        case "damage":
+            file = run_dir / "adapter-sft/adapter_model.safetensors"
+            file.write_bytes(file.read_bytes()[:-1] + b"!")
+            os.kill(os.getpid(), signal.SIGKILL)
         case "kill" | "oomkill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "pause":
@@ -96,6 +106,34 @@ WORDINGS = {
     "cpu": "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes.",
     "bnb": "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
 }
+
+
+class Spoilt(TrainerCallback):
+    """The loss of one step and of all after it is NaN, as after an overflow."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, model=None, **_):
+        if state.global_step == self.step - 1:
+            for weight in filter(lambda one: one.requires_grad, model.parameters()):
+                weight.data.fill_(torch.nan)
+
+
+class Weighed(TrainerCallback):
+    """Writes down the bytes that were asked for before a checkpoint, and those that its adapter and optimiser took."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_save(self, args, state, control, **_):
+        from trainer_core.engine.checkpoint import adapter_bytes, optimiser_bytes
+
+        shelf = self.trainer.shelf
+        folder = checkpoints.place(shelf.run_dir, shelf.stage, state.global_step)
+        took = [(folder / name).stat().st_size for name in ("adapter_model.safetensors", "optimizer.pt")]
+        asked = [adapter_bytes(self.trainer), optimiser_bytes(self.trainer)]
+        (shelf.run_dir / "weighed").write_text(json.dumps([asked, took]))
 
 
 class Drift(TrainerCallback):

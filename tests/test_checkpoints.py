@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from trainer_core import checkpoints, durable
-from trainer_core.checkpoints import Origin, newest, place, rotate, verified, written
+from trainer_core import checkpoints, durable, tokens
+from trainer_core.checkpoints import Found, Origin, newest, place, rotate, verified, written
+from trainer_core.config import Recipe
+from trainer_core.data import Message, Pair
 from trainer_core.errors import DiskError, ModelError
+from trainer_core.ladder import changed
 
 ORIGIN = Origin("dpo", 20, "data")
 FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
@@ -184,6 +190,66 @@ def test_a_missing_file_and_other_data_are_named(tmp_path: Path) -> None:
     assert found.folder is None and "other data" in found.skipped[1]
 
 
+def resealed(folder: Path, **changes: object) -> None:
+    """The manifest with other values, and a hash that fits them."""
+    manifest = verified(folder).model_copy(update=changes)
+    text = manifest.model_copy(update={"own": manifest.hash}).model_dump_json()
+    (folder / checkpoints.MANIFEST).write_text(text)
+
+
+def test_another_major_version_is_named_with_both(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save(tmp_path, step)
+    now = verified(place(tmp_path, "dpo", 4)).versions
+    older = str(int(now["transformers"].partition(".")[0]) - 1)
+    resealed(place(tmp_path, "dpo", 4), versions={**now, "transformers": f"{older}.57.1"})
+    resealed(
+        place(tmp_path, "dpo", 2), versions={**now, "datasets": "1.0", "torch": now["torch"].partition(".")[0] + ".0"}
+    )
+    found = newest(tmp_path, "dpo", "data")
+    said = f"dpo-000004 was made by transformers {older}.57.1, and {now['transformers']} is installed, so it was not continued."
+    assert found.step == 2 and found.skipped == (said,)
+
+
+def test_other_settings_are_not_gone_on_with_and_unknown_ones_are(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    with written(place(tmp_path, "dpo", 4), replace(ORIGIN, spec="rank 8"), 4) as staging:
+        fill(staging, 4)
+    assert newest(tmp_path, "dpo", "data", "rank 8").step == 4
+    found = newest(tmp_path, "dpo", "data", "rank 16")
+    said = "dpo-000004 was made with other settings than the run has now, so it was not continued."
+    assert found.step == 2 and found.skipped == (said,)
+
+
+def test_a_manifest_of_before_there_were_settings_in_it_is_read(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    file = place(tmp_path, "dpo", 2) / checkpoints.MANIFEST
+    values = json.loads(file.read_text())
+    assert values.pop("spec") == ""
+    facts = {name: value for name, value in values.items() if name != "own"}
+    assert values["own"] == sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
+    file.write_text(json.dumps(values))
+    assert newest(tmp_path, "dpo", "data", "rank 16").step == 2
+
+
+def test_only_settings_that_change_the_result_are_in_the_hash() -> None:
+    asked = Recipe()
+    same = {"dpo.batch_size": 1, "sft.accumulation": 9, "dpo.max_steps": 3, "memory.probe": "off", "name": "x"}
+    free = {
+        **same,
+        "dpo.evaluations": 0,
+        "sft.patience": 3,
+        "data.pairs": "moved.jsonl",
+        "sampling.seed": 1,
+        "sample_tokens": 0,
+    }
+    assert {checkpoints.spec_of(changed(asked, {key: value})) for key, value in free.items()} == {
+        checkpoints.spec_of(asked)
+    }
+    for key, value in {"lora.rank": 8, "dpo.beta": 0.2, "seed": 1, "data.template": "plain", "sft.epochs": 2.0}.items():
+        assert checkpoints.spec_of(changed(asked, {key: value})) != checkpoints.spec_of(asked), key
+
+
 def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path: Path) -> None:
     save = written(place(tmp_path, "sft", 2), Origin("sft", 4, "data"), 2, needs=2**60)
     with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free"), save:
@@ -199,10 +265,17 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_only_a_stage_at_its_end_counts_as_finished(tmp_path: Path) -> None:
-    for step, expected in ((12, None), (20, tmp_path / "adapter-dpo")):
-        with written(tmp_path / "adapter-dpo", ORIGIN, step) as staging:
+    folder = tmp_path / "adapter-dpo"
+    assert checkpoints.finished(tmp_path, "dpo") == Found(None)
+    for step, expected in ((12, None), (20, folder)):
+        with written(folder, ORIGIN, step) as staging:
             fill(staging, step)
-        assert checkpoints.finished(tmp_path, "dpo") == expected
+        assert checkpoints.finished(tmp_path, "dpo").folder == expected
+    assert checkpoints.finished(tmp_path, "dpo", least=20).folder == folder
+    assert checkpoints.finished(tmp_path, "dpo", least=21).folder is None, "the run was made longer"
+    damage(folder / "adapter_model.safetensors", random.Random(1))
+    (said,) = checkpoints.finished(tmp_path, "dpo").skipped
+    assert said.startswith("adapter-dpo/adapter_model.safetensors has ") and said.endswith("The adapter is made again.")
 
 
 def test_a_text_is_old_or_new_at_every_point(tmp_path: Path) -> None:
@@ -213,6 +286,24 @@ def test_a_text_is_old_or_new_at_every_point(tmp_path: Path) -> None:
         assert path.read_text() == "old"
     assert in_a_process(lambda: durable.write_atomically(path, "new"), "kill:4") == 0
     assert path.read_text() == "new"
+
+
+def test_a_text_is_the_owners_alone_from_its_first_instant(tmp_path: Path) -> None:
+    path = tmp_path / "app.secret"
+    for at in (2, 3):
+        assert in_a_process(lambda: durable.write_atomically(path, "secret"), f"kill:{at}") == -signal.SIGKILL
+    left = [*tmp_path.iterdir()]
+    durable.write_atomically(path, "secret")
+    assert left and {one.stat().st_mode & 0o777 for one in (*left, path)} == {0o600}
+
+
+def test_held_out_pairs_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
+    pair = Pair((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
+    path = tmp_path / "held-out.jsonl"
+    assert in_a_process(lambda: tokens.write_pairs(path, [pair]), "enospc:1") == 1
+    assert list(tmp_path.iterdir()) == []
+    tokens.write_pairs(path, [pair, pair])
+    assert [json.loads(line)["chosen"][0]["content"] for line in path.read_text().splitlines()] == ["a", "a"]
 
 
 def test_a_full_disk_is_said_in_megabytes(tmp_path: Path) -> None:

@@ -112,4 +112,4 @@ def test_patience_ends_it_and_keeps_the_best(views: dict[str, RunView]) -> None:
     kept = checkpoints.place(folder, "sft", best.step)
     one, other = (load_file(place / "adapter_model.safetensors") for place in (folder / "adapter-sft", kept))
     assert all(one[key].equal(other[key]) for key in one)
-    assert checkpoints.finished(folder, "sft") and patient.planned == {"sft": patient.points[-1].step}
+    assert checkpoints.finished(folder, "sft").folder and patient.planned == {"sft": patient.points[-1].step}

@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from tests import tiny
-from trainer_core import tokens
+from trainer_core import checkpoints, tokens
 from trainer_core.config import Lane, Sampling
 from trainer_core.data import Message
 from trainer_core.errors import ConfigError, ModelError, UserError
@@ -303,6 +303,16 @@ def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, words: str) -> N
     with pytest.raises(ModelError, match=words) as error:
         load(str(folder / "base"), "fp32", (Lane(name="My lane", adapter=str(tmp_path / "bad")),))
     assert "My lane" in str(error.value)
+
+
+def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "one", tmp_path / "adapter-sft")
+    checkpoints.seal(tmp_path / "adapter-sft", checkpoints.Origin("sft", 20, "data"), 20)
+    assert load(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
+    change_weights(tmp_path / "adapter-sft", lambda weights: weights[Q].add_(1e-6))
+    words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. Open another step of its run"
+    with pytest.raises(ModelError, match=words):
+        load(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
 
 
 def test_an_adapter_of_another_base_is_refused_with_both_sizes(folder: Path, tmp_path: Path) -> None:

@@ -89,6 +89,43 @@ def test_engine_and_lanes_are_imported_by_the_worker_alone(path: Path) -> None:
         assert not parts
 
 
+WRITERS = {
+    "trainer_core/durable.py": "the one way to write state",
+    "trainer_core/event_log.py": "appends lines, each whole or not there",
+    "trainer_core/votes.py": "appends lines, each whole or not there",
+    "trainer_core/checkpoints.py": "fills a staging folder",
+    "trainer_core/data/kept.py": "fills a staging file",
+    "trainer_core/engine/checkpoint.py": "sorts a staging folder",
+    "trainer_core/engine/gauge.py": "resets a counter of the system's",
+    "trainer_core/supervisor.py": "hands a log to a worker",
+    "trainer_core/waiting.py": "hands a log to a worker",
+}
+WRITES = {"write_text", "write_bytes", "rename"}
+
+
+def writes(node: ast.AST) -> bool:
+    """Does a call put something on the disk: by a method that can do nothing else, or by opening a file for it?"""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    owner = node.func.value.id if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) else ""
+    if name == "open":
+        modes = [
+            one.value for one in (*node.args, *(key.value for key in node.keywords)) if isinstance(one, ast.Constant)
+        ]
+        return any(isinstance(mode, str) and set(mode) <= set("rwaxbt+") and set(mode) & set("wax+") for mode in modes)
+    if name == "replace" and isinstance(
+        node.func, ast.Attribute
+    ):  # a text's takes two, a copy of an object takes names
+        return len(node.args) == 1 and not node.keywords or owner == "os"
+    return name in WRITES and owner != "durable" or owner == "shutil" and name.startswith(("copy", "move"))
+
+
+def test_state_is_written_by_durable_alone() -> None:
+    found = {name_of(path) for path in CORE + PAGE if any(map(writes, ast.walk(ast.parse(path.read_text()))))}
+    assert found == set(WRITERS)
+
+
 def loaded_after(statement: str) -> set[str]:
     """Whole names of the modules that are there after it."""
     code = f"import sys; {statement}; print(','.join(sys.modules))"

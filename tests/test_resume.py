@@ -38,6 +38,7 @@ CASES = {
     "paused in SFT": Case("pause@sft.3"),
     "paused in DPO": Case("pause@dpo.3"),
     "stopped in DPO": Case("stop@dpo.3"),
+    "damaged between": Case("damage@dpo.3"),
 } | {f"out of memory: {name}": Case(f"{name}@{where}", 1) for name, where in zip(
     WORDINGS, ("sft.1", "dpo.1", "dpo.6", "sft.7", "dpo.saved", "sft.saved"), strict=True
 )}  # fmt: skip
@@ -124,6 +125,12 @@ def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, Ru
     assert used[f"{stage}.batch_size"] == ("2", "1") and used[f"{stage}.accumulation"] == ("2", "4")
     for one, other in zip(losses(view), losses(views["undisturbed"]), strict=True):
         assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], abs=1e-6)
+
+
+def test_an_adapter_that_is_made_again_is_said(views: dict[str, RunView]) -> None:
+    said = [note for name in CASES for note in views[name].notes if "made again" in note]
+    words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. The adapter is made again."
+    assert said == [words] and words in views["damaged between"].notes
 
 
 def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:

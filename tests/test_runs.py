@@ -46,6 +46,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["is-a-folder", "state.json"]
 
 
+def mode(folder: Path) -> int:
+    return folder.stat().st_mode & 0o7777
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_a_workspace_is_its_owners_alone(tmp_path: Path) -> None:
+    workspace = runs.Workspace(tmp_path / "new" / "workspace")
+    assert {mode(one) for one in (workspace.runs, workspace.root, workspace.root.parent)} == {0o700}
+    workspace.root.chmod(0o755)
+    runs.disk_free(workspace)
+    assert mode(workspace.root) == 0o700, "one that an earlier version made"
+    workspace.root.chmod(0o1777)
+    runs.disk_free(workspace)
+    assert mode(workspace.root) == 0o1777, "such as /tmp, which is not ours to close"
+
+
 def beat_of(pid: int, run_id: str, shift: float = 0.0) -> runs.Heartbeat:
     return runs.Heartbeat(pid=pid, created=psutil.Process(pid).create_time() + shift, run_id=run_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer_core import runs
+from tests.serve import machine
+from tests.test_checkpoints import in_a_process
+from trainer_core import checkpoints, runs
 from trainer_core.config import Recipe
 from trainer_core.errors import BusyError, ModelError
 from trainer_core.events import Phase
-from trainer_core.run_view import RunView
+from trainer_core.run_view import RunView, read_view
 from trainer_core.supervisor import Supervisor, wait_for
 
 RECIPE = Recipe(name="scripted")
@@ -54,6 +57,31 @@ def until(boss: Supervisor, run_id: str, condition: Callable[[RunView], bool], s
 
 def ended(view: RunView) -> bool:
     return not view.phase.active
+
+
+@pytest.mark.parametrize("fault", ["kill", "enospc"])
+def test_a_run_made_longer_after_an_earlier_step_was_kept(start, tmp_path: Path, fault: str) -> None:
+    """Whatever ends it on the way, the kept adapter is there and the run is finished, or waits to be gone on with."""
+    boss, run_id = start("scripted", 2000)
+    until(boss, run_id, ended)
+    boss.keep(run_id, "dpo", 8)
+    phases, at, code = [], 0, 1
+    while code:
+        at += 1
+        folder = tmp_path / f"{fault}{at}"
+        shutil.copytree(boss.run_dir(run_id), folder / "runs" / run_id)
+        idle = Supervisor(runs.Workspace(folder), (sys.executable, "-c", "pass"), read_machine=lambda: machine(24))
+        code = in_a_process(lambda idle=idle: idle.prolong(run_id), f"{fault}:{at}")
+        assert code in (0, -signal.SIGKILL if fault == "kill" else 1)
+        view = read_view(folder / "runs" / run_id)
+        least = int(view.used("dpo.max_steps", "0"))
+        assert checkpoints.verified(folder / "runs" / run_id / "adapter-dpo").step == 8
+        if view.phase is Phase.PAUSED:
+            assert checkpoints.verified(folder / "runs" / run_id / "adapter-dpo-000008").step == 8
+            assert least > 20 and checkpoints.finished(folder / "runs" / run_id, "dpo", least).folder is None
+        phases.append(view.phase)
+    assert at > 10 and phases[0] is Phase.DONE and phases[-1] is Phase.PAUSED
+    assert checkpoints.stored(folder / "runs" / run_id, "dpo").keys() >= {8, 20}
 
 
 def test_a_run_goes_through_its_phases_to_the_end(start) -> None:

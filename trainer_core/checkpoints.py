@@ -11,17 +11,19 @@ folder beside its place, flushed, renamed, and only then counted (0 of 200 kills
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from trainer_core import durable
-from trainer_core.config import Strict
+from trainer_core.config import Recipe, Strict
 from trainer_core.errors import DiskError, ModelError
 from trainer_core.events import Stage
 
@@ -33,6 +35,8 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 RESERVE = 1.2
 """A save is refused unless this many times its predicted bytes are free: a full disk is met before it, not in it."""
 PINNED = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
+TRAINERS = ("unsloth", "torch", "trl", "transformers", "peft")
+"""What reads a checkpoint: with another major version of one of these it is not gone on with."""
 
 
 class File(Strict):
@@ -51,12 +55,15 @@ class Manifest(Strict):
     """Hash of the data as trained on."""
     versions: Mapping[str, str]
     files: Mapping[str, File]
+    spec: str = ""
+    """Hash of the settings that made it, see `spec_of`; empty in folders of earlier versions."""
     own: str = ""
     """Hash of all the fields above, so that a flipped bit in the manifest itself is seen as well."""
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"own"}).encode()).hexdigest()
+        without = {"own"} if self.spec else {"own", "spec"}
+        return hashlib.sha256(self.model_dump_json(exclude=without).encode()).hexdigest()
 
 
 class Damaged(ModelError):
@@ -70,11 +77,27 @@ class Origin:
     stage: Stage
     total: int
     data: str
+    spec: str = ""
+
+
+FREE: dict[str, Any] = {
+    **dict.fromkeys(("name", "memory", "sampling", "samples", "sample_tokens"), True),
+    **dict.fromkeys(("sft", "dpo"), {"batch_size", "accumulation", "max_steps", "evaluations", "patience"}),
+    "data": {"chat", "pairs", "chat_rows", "pair_rows", "held_out", "steps", "columns"},
+}
+"""Settings that may change while a run goes on, and those of the data, which has a hash of its own."""
+
+
+def spec_of(recipe: Recipe) -> str:
+    """Hash of what a recipe says about the result. A setting that a later version adds counts once it is not at its default."""
+    values = recipe.model_dump(mode="json", exclude=FREE, exclude_defaults=True)
+    said = {name: value for name, value in values.items() if value != {}}  # nothing but free ones there
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that can be continued from, and a sentence for each newer one that cannot."""
+    """The newest folder that can be gone on from, and a sentence for each newer one that cannot."""
 
     folder: Path | None
     step: int = 0
@@ -115,7 +138,13 @@ def seal(folder: Path, origin: Origin, step: int) -> None:
             files[path.relative_to(folder).as_posix()] = File(bytes=path.stat().st_size, sha256=sha256(path))
     versions = {name: version(name) for name in PINNED}
     manifest = Manifest(
-        stage=origin.stage, step=step, total=origin.total, data=origin.data, versions=versions, files=files
+        stage=origin.stage,
+        step=step,
+        total=origin.total,
+        data=origin.data,
+        versions=versions,
+        files=files,
+        spec=origin.spec,
     )
     manifest = manifest.model_copy(update={"own": manifest.hash})
     durable.write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=1))
@@ -180,8 +209,9 @@ def check_file(folder: Path, name: str, file: File) -> None:
         raise Damaged(f"{folder.name}/{name} has changed since it was written.")
 
 
-def newest(run_dir: Path, stage: Stage, data: str) -> Found:
-    """The newest sound checkpoint of a stage, made from this data by the same major versions of the training libraries."""
+def newest(run_dir: Path, stage: Stage, data: str, spec: str = "") -> Found:
+    """The newest sound checkpoint of a stage, made from this data with these settings by the same major versions of the
+    training libraries."""
     skipped = []
     for folder in shelf(run_dir, stage):
         try:
@@ -189,11 +219,24 @@ def newest(run_dir: Path, stage: Stage, data: str) -> Found:
         except Damaged as error:
             skipped.append(f"{error} An older checkpoint was used.")
             continue
-        if manifest.data != data:
-            skipped.append(f"{folder.name} was made from other data than there is now, so it was not continued.")
+        if other := foreign(manifest, data, spec):
+            skipped.append(f"{folder.name} was made {other}, so it was not continued.")
             continue
         return Found(folder, manifest.step, tuple(skipped))
     return Found(None, 0, tuple(skipped))
+
+
+def foreign(manifest: Manifest, data: str, spec: str) -> str:
+    """What a folder was made from or by that there is not now; nothing where all is the same."""
+    if manifest.data != data:
+        return "from other data than there is now"
+    if manifest.spec and spec and manifest.spec != spec:
+        return "with other settings than the run has now"
+    for name in TRAINERS:
+        then, now = manifest.versions.get(name, ""), version(name)
+        if then and then.partition(".")[0] != now.partition(".")[0]:
+            return f"by {name} {then}, and {now} is installed"
+    return ""
 
 
 def shelf(run_dir: Path, stage: Stage) -> list[Path]:
@@ -234,11 +277,24 @@ def keep(run_dir: Path, stage: Stage, step: int) -> None:
     if source is None:
         raise ModelError(f"The weights of {stage.upper()} step {step} are not on the disk any more.")
     chosen = verified(source)
-    aside = target.with_name(f"adapter-{stage}-{before.step:06d}")
     if weights(run_dir, stage, before.step) is None:
-        copied(target, tuple(before.files), aside, before)
+        lay_aside(run_dir, stage)
     others = [name for name in before.files if name not in ADAPTER]
     copied(source, ADAPTER, target, chosen, target, others)
+
+
+def lay_aside(run_dir: Path, stage: Stage) -> None:
+    """Copy a stage's adapter beside itself, under a name with the step it is of; nothing to do where that is there already.
+
+    Raises:
+        ModelError: the adapter is damaged.
+        DiskError: no room; everything is as it was.
+    """
+    adapter = adapter_place(run_dir, stage)
+    manifest = verified(adapter)
+    aside = adapter.with_name(f"{adapter.name}-{manifest.step:06d}")
+    if not aside.exists():
+        copied(adapter, tuple(manifest.files), aside, manifest)
 
 
 def copied(
@@ -250,7 +306,8 @@ def copied(
     more: Sequence[str] = (),
 ) -> None:
     """A folder of an adapter's files from one place and, where given, further ones from another."""
-    with written(target, Origin(origin.stage, origin.total, origin.data), origin.step, size(source)) as staging:
+    same = Origin(origin.stage, origin.total, origin.data, origin.spec)
+    with written(target, same, origin.step, size(source)) as staging:
         for folder, files in ((source, names), (extra or source, more)):
             for name in files:
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
@@ -275,19 +332,20 @@ def rotate(run_dir: Path, stage: Stage, keep: int = KEEP, spared: frozenset[int]
             durable.discard(folder)
 
 
-def finished(run_dir: Path, stage: Stage) -> Path | None:
-    """The adapter of a stage that went to its end, if it is there and sound."""
+def finished(run_dir: Path, stage: Stage, least: int = 0) -> Found:
+    """The adapter of a stage that went to its end, if it is there and sound; a sentence where it is damaged.
+
+    Args:
+        least: steps that it must have, where the run was made longer since.
+    """
     folder = adapter_place(run_dir, stage)
+    if not folder.exists():
+        return Found(None)
     try:
         manifest = verified(folder)
-    except Damaged:
-        return None
-    return folder if manifest.step >= manifest.total else None
-
-
-def predicted(run_dir: Path, stage: Stage) -> int:
-    """Bytes the next checkpoint will take, by the last one; 0 before there is one."""
-    return next((size(folder) for folder in shelf(run_dir, stage)), 0)
+    except Damaged as error:
+        return Found(None, 0, (f"{error} The adapter is made again.",))
+    return Found(folder, manifest.step) if manifest.step >= max(manifest.total, least) else Found(None)
 
 
 def size(folder: Path) -> int:

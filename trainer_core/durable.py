@@ -40,7 +40,7 @@ def point(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """A text is written as UTF-8. Readers see the old file or the new one; after a power cut too.
+    """A text is written as UTF-8. Readers see the old file or the new one, after a power cut too; others than the owner neither.
 
     Raises:
         DiskError: the folder cannot be written or the disk is full.
@@ -49,7 +49,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     with disk_errors(path):
         try:
             point(staged)
-            with open(staged, "wb") as file:
+            with open(staged, "wb", opener=private) as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 point(staged)
@@ -60,6 +60,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             with suppress(OSError):
                 staged.unlink()
             raise
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that is the owner's alone from its first instant."""
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager

@@ -35,10 +35,12 @@ class Guard:
     first: float = math.nan
     bad: int = 0
     """Bad steps in a row, up to now."""
+    wrong_now: str = ""
+    """What is wrong with the last step; nothing if it was good."""
 
     def see(self, loss: float, grad_norm: float) -> str:
         """What is wrong, once it is certain; nothing as long as the run may be sound."""
-        wrong = self.wrong(loss, grad_norm)
+        self.wrong_now = wrong = self.wrong(loss, grad_norm)
         if not wrong:
             self.bad = 0
             self.good.append(loss)

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import Field, ValidationError
 
-from trainer_core import durable, runs, statistics
+from trainer_core import runs, statistics
 from trainer_core.config import Strict
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.requests import Said
-from trainer_core.votes import Contest, Messages, Vote
+from trainer_core.votes import Contest, Messages, Vote, append
 
 Word = Literal["A", "B", "tie"]
 ANSWER_SECONDS = 120.0
@@ -195,9 +195,7 @@ def keep(workspace: runs.Workspace, found: Judged) -> None:
     Raises:
         DiskError: it cannot be kept.
     """
-    path = file_of(workspace)
-    with durable.disk_errors(path), path.open("ab") as file:
-        file.write(found.model_dump_json().encode() + b"\n")
+    append(file_of(workspace), found)
 
 
 def read(workspace: runs.Workspace, contest: Contest) -> list[Judged]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -95,18 +96,32 @@ def default_workspace() -> Path:
 
 
 def made(folder: Path) -> Path:
-    """The folder, created if needed.
+    """The folder, created if needed, with those above it. Nobody but its owner can look into it.
 
     Raises:
         DiskError: it cannot be created.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for one in (*reversed(folder.parents), folder):
+            one.mkdir(mode=0o700, exist_ok=True)
+        close(folder)
     except OSError as error:
         raise DiskError(
             f"{folder} cannot be created: {error.strerror}. Choose another workspace with --workspace."
         ) from error
     return folder
+
+
+def close(folder: Path) -> None:
+    """Take what an earlier version, or whoever made the folder, allowed others; a place that is shared on purpose stays so."""
+    about = folder.stat()
+    if (
+        os.name == "posix"
+        and about.st_uid == os.getuid()
+        and about.st_mode & 0o077
+        and not about.st_mode & stat.S_ISVTX
+    ):
+        folder.chmod(0o700)
 
 
 def create(parent: Path, job: Job, name: str, **facts: Any) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from trainer_core import durable
 from trainer_core.config import Recipe, Strict
-from trainer_core.durable import write_atomically
 from trainer_core.errors import ConfigError, DiskError
 from trainer_core.runs import Workspace, folders, made
 
@@ -40,7 +40,7 @@ def write_about(run_dir: Path, about: About) -> None:
     Raises:
         DiskError: the folder cannot be written.
     """
-    write_atomically(run_dir / "about.json", about.model_dump_json())
+    durable.write_atomically(run_dir / "about.json", about.model_dump_json())
 
 
 def size_bytes(folder: Path) -> int:
@@ -86,7 +86,8 @@ def restore(workspace: Workspace, run_id: str) -> None:
 
 def move(folder: Path, to: Path) -> None:
     try:
-        folder.rename(to)
+        durable.point(to)
+        durable.rename(folder, to)
     except OSError as error:
         raise DiskError(f"{folder} cannot be moved to {to}: {error.strerror}. Nothing was changed.") from error
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from trainer_core import durable
 from trainer_core.errors import ModelError
 from trainer_core.runs import Workspace, made
 
@@ -71,5 +72,6 @@ def convert(gguf: Path, target: Path) -> None:
         config.bos_token_id, config.eos_token_id, config.pad_token_id = begin, end, pad
     model.save_pretrained(staging, safe_serialization=True)
     tokenizer.save_pretrained(staging)
-    (staging / "SOURCE.json").write_text(json.dumps({"package": PACKAGE, "file": GGUF, "licence": "Apache-2.0"}))
-    staging.replace(target)
+    source = {"package": PACKAGE, "file": GGUF, "licence": "Apache-2.0"}
+    durable.write_atomically(staging / "SOURCE.json", json.dumps(source))
+    durable.publish(staging, target)

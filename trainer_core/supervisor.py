@@ -21,7 +21,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, durable, hardware, heap, ladder, models, runs, shelf, waiting
+from trainer_core import checkpoints, hardware, heap, ladder, models, runs, shelf, waiting
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -282,10 +282,12 @@ class Supervisor:
     def prolong(self, run_id: str, epochs: float = 1.0) -> None:
         """Go on with the last stage of a finished run for more passes over its data, with the reference it had.
 
-        The adapter made so far stays beside the new one, under a name with its step.
+        The adapter made so far is laid aside first, so that a kill at any moment leaves a finished run or one to go on with.
 
         Raises:
             BusyError: a run is going, or this one is not at its end.
+            ModelError: the adapter is damaged.
+            DiskError: no room to lay it aside; everything is as it was.
         """
         with self.starting():
             self.look()
@@ -295,11 +297,10 @@ class Supervisor:
                 raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
             stage = self.recipe(run_id).method.stages[-1]
             recipe = ladder.in_force(self.recipe(run_id), view.changes)
+            checkpoints.lay_aside(self.run_dir(run_id), stage)
             emit = EventLog(self.run_dir(run_id) / "events.jsonl")
             for event in longer(view, recipe, stage, epochs):
                 emit(event)
-            adapter = self.run_dir(run_id) / view.adapters[stage]
-            durable.rename(adapter, adapter.with_name(f"{adapter.name}-{view.steps(stage):06d}"))
         self.resume(run_id)
 
     def throw_away(self, run_id: str) -> None:

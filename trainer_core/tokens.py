@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer_core import durable
 from trainer_core.config import Template
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
@@ -237,9 +238,11 @@ def dressed(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTraine
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form."""
-    with path.open("w", encoding="utf-8") as file:
-        for pair in pairs:
-            sides = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-            row = {name: as_dicts(messages) for name, messages in sides.items()}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    sides = ({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs)
+    rows = ({name: as_dicts(messages) for name, messages in side.items()} for side in sides)
+    durable.write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

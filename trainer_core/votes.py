@@ -144,7 +144,7 @@ def file_of(workspace: runs.Workspace) -> Path:
     return runs.made(workspace.root / "votes") / "votes.jsonl"
 
 
-def append(path: Path, line: Vote | Undo | Better) -> None:
+def append(path: Path, line: Strict) -> None:
     """Add a line; when this returns it outlives a kill and a power cut.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,7 +62,6 @@ class Keys:
         """Write a new link, which ends the one before."""
         link = f"{self.address}/?token={secrets.token_hex(BITS // 8)}"
         write_atomically(self.link, link)
-        os.chmod(self.link, 0o600)
         return link
 
     def redeem(self, token: str) -> bool:
@@ -79,7 +77,6 @@ def kept_secret(file: Path) -> str:
     """Kept from start to start, so that a page that is open outlives the app."""
     if not file.exists():
         write_atomically(file, secrets.token_hex(BITS // 8))
-        os.chmod(file, 0o600)
     return file.read_text(encoding="utf-8")
 
 

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from trainer_core import durable
+
 HUB = "https://huggingface.co"
 SECONDS = 5.0
 
@@ -78,7 +80,8 @@ def fetch(name: str, config: str, split: str, place: str) -> bytes:
 
     staging = Path(f"{place}.staging")
     load_dataset(name, config, split=split).to_parquet(staging)
-    staging.replace(place)
+    durable.flush(staging)
+    durable.publish(staging, Path(place))
     return b""
 
 

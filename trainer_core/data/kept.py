@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import TypeAdapter
 
-from trainer_core import runs
+from trainer_core import durable, runs
 from trainer_core.config import Columns
 from trainer_core.errors import DiskError
 
@@ -41,7 +41,8 @@ def copy(upload: Path, place: Path) -> None:
     staging = place.with_name(f".{place.name}.staging")
     try:
         shutil.copyfile(upload, staging)
-        staging.replace(place)
+        durable.flush(staging)
+        durable.publish(staging, place)
     except OSError as error:
         staging.unlink(missing_ok=True)
         size = upload.stat().st_size / 1e6

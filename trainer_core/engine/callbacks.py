@@ -6,7 +6,9 @@ import time
 from statistics import median
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.cures import short, slower_rate, tidy
@@ -33,10 +35,15 @@ class Logged(BaseModel):
 
 
 class Progress(TrainerCallback):
-    """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong."""
+    """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong.
+
+    Attributes:
+        saved: the step of the newest checkpoint that this worker made or went on from; 0: there is none.
+    """
 
     def __init__(self, stage: Stage, emit: EventLog, wants: Wants, guard: Guard):
         self.stage, self.emit, self.wants, self.guard = stage, emit, wants, guard
+        self.saved = 0
         self._began = self._before = 0.0
         self._tokens = 0.0
         self._first = 1
@@ -54,6 +61,10 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = self._before = time.monotonic()
         self._first = state.global_step + 1
+        self.saved = state.global_step
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.saved = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.wants.to_leave:
@@ -65,14 +76,18 @@ class Progress(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
+        model: Any = None,
         **_: Any,
     ) -> None:
+        """A step is judged here, after it was decided to save and before that is done: what went wrong is not saved."""
         if not logs or "loss" not in logs:
             return
         logged = Logged.model_validate(logs)
         self.emit(self.step(logged, state))
-        if wrong := self.guard.see(logged.loss, logged.grad_norm):
-            raise gone_wrong(self.stage, state.global_step, wrong, args.learning_rate)
+        if self.guard.see(logged.loss, logged.grad_norm):
+            raise self.gone_wrong(f"at step {state.global_step}, for the third step in a row", args.learning_rate)
+        if control.should_save and (self.guard.bad or not finite(model)):
+            control.should_save = False
 
     def step(self, logged: Logged, state: TrainerState) -> Step:
         """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
@@ -100,16 +115,27 @@ class Progress(TrainerCallback):
             rejected=logged.rejected,
         )
 
+    @property
+    def wrong(self) -> str:
+        """What is wrong with the last step, or with what it left."""
+        return self.guard.wrong_now or "some of the adapter's weights are no numbers"
 
-def gone_wrong(stage: Stage, step: int, wrong: str, rate: float) -> TrainingError:
-    """The error that ends a run the guard has given up."""
-    slower = tidy(slower_rate(stage, rate))
-    again = Offer(
-        f"Start again with a learning rate of {short(slower)} instead of {short(rate)}.",
-        {f"{stage}.learning_rate": slower},
-    )
-    return TrainingError(
-        f"{stage.upper()} went wrong: at step {step}, for the third step in a row, {wrong}. The run was stopped; "
-        "its last checkpoint is from before that and is kept.",
-        (again,),
-    )
+    def gone_wrong(self, where: str, rate: float) -> TrainingError:
+        """The error that ends a run which nothing can be saved of any more."""
+        slower = tidy(slower_rate(self.stage, rate))
+        again = Offer(
+            f"Start again with a learning rate of {short(slower)} instead of {short(rate)}.",
+            {f"{self.stage}.learning_rate": slower},
+        )
+        kept = f"its checkpoint of step {self.saved} is from before that and is kept"
+        return TrainingError(
+            f"{self.stage.upper()} went wrong: {where}, {self.wrong}. The run was stopped; "
+            f"{kept if self.saved else 'there is no checkpoint from before that'}.",
+            (again,),
+        )
+
+
+def finite(model: nn.Module) -> bool:
+    """Is every trained weight a number?"""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return bool(torch.stack([torch.isfinite(weight).all() for weight in trained]).all())

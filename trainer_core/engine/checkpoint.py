@@ -40,6 +40,7 @@ class Shelf:
     run_dir: Path
     stage: Stage
     data: str
+    spec: str
     emit: EventLog
     best: Callable[[], int | None] = lambda: None
     """The step with the lowest held-out loss so far, whose checkpoint is never given up."""
@@ -53,9 +54,10 @@ class Shelved(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         shelf, step, began = self.shelf, self.state.global_step, time.monotonic()
         target = checkpoints.place(shelf.run_dir, shelf.stage, step)
-        origin = checkpoints.Origin(shelf.stage, self.state.max_steps, shelf.data)
+        origin = checkpoints.Origin(shelf.stage, self.state.max_steps, shelf.data, shelf.spec)
+        needs = adapter_bytes(self) + optimiser_bytes(self)
         usual = self.args.output_dir
-        with checkpoints.written(target, origin, step, checkpoints.predicted(shelf.run_dir, shelf.stage)) as staging:
+        with checkpoints.written(target, origin, step, needs) as staging:
             try:
                 self.args.output_dir = str(staging)
                 Trainer._save_checkpoint(self, model, trial)  # past TRL's, which also writes a model card
@@ -87,6 +89,19 @@ class ShelvedDpo(Shelved, InOrder, Recalled, DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         """Rows that are tokens already stay as they are."""
         return dataset if "chosen_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args)
+
+
+def adapter_bytes(trainer: Trainer) -> int:
+    """What the trained weights take on disk."""
+    trained = (weight for weight in cast(PeftModel, trainer.model).parameters() if weight.requires_grad)
+    return sum(weight.numel() * weight.element_size() for weight in trained)
+
+
+def optimiser_bytes(trainer: Trainer) -> int:
+    """What the optimiser's numbers take on disk; 0 before the first step."""
+    kept: Any = trainer.optimizer
+    values = (value for state in kept.state.values() for value in state.values() if isinstance(value, torch.Tensor))
+    return sum(value.numel() * value.element_size() for value in values)
 
 
 def flatten(staging: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets import Dataset
 from pyarrow import feather
 
-from trainer_core import checkpoints, durable
+from trainer_core import checkpoints, durable, runs
 from trainer_core.config import Recipe
 from trainer_core.events import Stage
 
@@ -64,7 +64,7 @@ class KeptRows:
         body = pa.BufferOutputStream()
         feather.write_feather(table.replace_schema_metadata({"notes": json.dumps(list(notes))}), body)
         content = body.getvalue().to_pybytes()
-        self.folder.mkdir(exist_ok=True)
+        runs.made(self.folder)
         durable.write_atomically(self.file, hashlib.sha256(content).digest() + content)
         left = ROOM_BYTES
         for file in sorted(self.folder.glob("*.rows"), key=lambda path: path.stat().st_mtime, reverse=True):

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core import durable
+from trainer_core import durable, runs
 from trainer_core.engine.evaluate import reference_from_rows
 
 Pairs = dict[str, tuple[float, float]]
@@ -77,7 +77,7 @@ class Kept(TrainerCallback):
 
     def write(self) -> None:
         """Raises DiskError like every other write of a run."""
-        self.file.parent.mkdir(exist_ok=True)
+        runs.made(self.file.parent)
         sound = {key: values for key, values in self.known.items() if all(map(math.isfinite, values))}
         durable.write_atomically(self.file, PAIRS.dump_json(sound).decode())
         for old in sorted(self.file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-FILES]:

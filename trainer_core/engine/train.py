@@ -21,8 +21,8 @@ from trainer_core import checkpoints, data, durable, hardware, hub_models, measu
 from trainer_core.config import Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
 from trainer_core.engine import dpo, evaluate, load, rows, sft
-from trainer_core.engine.callbacks import Progress
-from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, ShelvedDpo
+from trainer_core.engine.callbacks import Progress, finite
+from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, ShelvedDpo, adapter_bytes
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
 from trainer_core.engine.kept_rows import KeptRows
@@ -76,10 +76,12 @@ def train(
         model = str(folder)
     adapter: Path | None = None
     for stage in recipe.method.stages:
-        if done := checkpoints.finished(run_dir, stage):
-            adapter = done
+        done = checkpoints.finished(run_dir, stage, least=int(before.used(f"{stage}.max_steps", "0")))
+        if done.folder:
+            adapter = done.folder
             continue
         run = Run(recipe, model, run_dir, before, loaded.sha256, emit, wants, dpo_trainer)
+        run.note(stage, done.skipped)
         adapter = {"sft": run_sft, "dpo": run_dpo}[stage](run, loaded, adapter)
         if adapter is None:
             return Phase.PAUSED
@@ -101,6 +103,10 @@ class Run:
     wants: runs.Wants
     dpo_trainer: Callable[..., ShelvedDpo]
 
+    @property
+    def spec(self) -> str:
+        return checkpoints.spec_of(self.recipe)
+
     def start(self, stage: Stage, from_adapter: Path | None) -> tuple[PeftModel, Any, Precision]:
         """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
         self.emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
@@ -121,13 +127,13 @@ class Run:
     ) -> Path | None:
         """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint."""
         stage = progress.stage
-        found = checkpoints.newest(self.run_dir, stage, self.data)
+        found = checkpoints.newest(self.run_dir, stage, self.data, self.spec)
         if any(point.stage == stage for point in self.before.points):
             self.emit(Resumed(stage, found.step, found.skipped))
         self.emit(rows.lengths(stage, rows.tokens(trainer, stage)))
         checks = self.watch(trainer, tokenizer, progress, held_out)
         trainer.shelf = Shelf(
-            self.run_dir, stage, self.data, self.emit, lambda: checks.best.step if checks.best else None
+            self.run_dir, stage, self.data, self.spec, self.emit, lambda: checks.best.step if checks.best else None
         )
         self.probe(trainer, stage, reference)
         if found.folder and found.step >= planned_steps(len(trainer.train_dataset), getattr(self.recipe, stage)):
@@ -142,7 +148,29 @@ class Run:
             return self.save_best(checks, trainer, tokenizer)
         if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return None
-        return self.save(stage, trainer, tokenizer, trainer.state.global_step, trainer.state.max_steps)
+        return self.save_last(trainer, tokenizer, progress)
+
+    def save_last(self, trainer: Any, tokenizer: Any, progress: Progress) -> Path:
+        """The adapter as the last step left it; where the user stopped a run that was going wrong, as it was before that.
+
+        Raises:
+            TrainingError: its numbers are none.
+        """
+        stage, step, total = progress.stage, trainer.state.global_step, trainer.state.max_steps
+        stopped, sound = step < total, finite(trainer.model)
+        if stopped and progress.saved and (progress.guard.bad or not sound):
+            fill_adapter(trainer.model, checkpoints.place(self.run_dir, stage, progress.saved))
+            self.note(
+                stage,
+                [f"stopped at step {step}, where {progress.wrong}; the adapter is that of step {progress.saved}."],
+            )
+            step = progress.saved
+        elif not sound:
+            where = f"at step {step}, {'where it was stopped' if stopped else 'its last one'}"
+            raise progress.gone_wrong(where, trainer.args.learning_rate)
+        elif progress.guard.bad:
+            self.note(stage, [f"at its last step, {step}, {progress.wrong}. Keep an earlier step if it is worse."])
+        return self.save(stage, trainer, tokenizer, step, total)
 
     def probe(self, trainer: Any, stage: Stage, reference: Path | None) -> None:
         """Have memory measured before the first step, if the recipe wants that."""
@@ -208,7 +236,8 @@ class Run:
     def save(self, stage: Stage, trainer: Any, tokenizer: Any, step: int, total: int) -> Path:
         self.emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
         folder = self.run_dir / f"adapter-{stage}"
-        with checkpoints.written(folder, checkpoints.Origin(stage, total, self.data), step) as staging:
+        origin = checkpoints.Origin(stage, total, self.data, self.spec)
+        with checkpoints.written(folder, origin, step, adapter_bytes(trainer)) as staging:
             size = load.save_adapter(trainer.model, tokenizer, staging)
         self.emit(Saved(stage, folder.name, size, step))
         return folder

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from trainer_core import chat_template, models, weight_files
+from trainer_core import chat_template, checkpoints, models, weight_files
 from trainer_core.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -32,6 +32,8 @@ def check(lane: str, folder: Path, base: nn.Module) -> None:
     Raises:
         ModelError: naming the lane, the folder, and the layer with both sizes where one does not fit.
     """
+    if (folder / checkpoints.MANIFEST).exists():
+        check_bytes(lane, folder)
     config = read_config(lane, folder)
     origin = f"{lane}: {folder.name} was trained on {config.base_model_name_or_path or 'an unnamed model'}"
     modules = dict(base.named_modules())
@@ -45,6 +47,18 @@ def check(lane: str, folder: Path, base: nn.Module) -> None:
                 f"{origin}. Its {tensor.part} for {tensor.module} is {size(tensor.shape)}, but this base model with "
                 f"rank {rank} needs {size(expected)}. Pick the base it was trained on."
             )
+
+
+def check_bytes(lane: str, folder: Path) -> None:
+    """Is every file of a run's folder as the run wrote it? One of another origin has nothing to tell by.
+
+    Raises:
+        ModelError: naming the lane and the file.
+    """
+    try:
+        checkpoints.verified(folder)
+    except checkpoints.Damaged as error:
+        raise ModelError(f"{lane}: {error} Open another step of its run, or train again.") from error
 
 
 @contextmanager
