@@ -28,8 +28,10 @@ QUESTION = (
     "Spellings of a way out (absolute, up, links, file://, backslashes) in encodings (percent, double, overlong, full width, "
     "NUL) as route, upload name, id and field of all that the app answers, sent by who has the key: does a byte of a canary "
     "outside of the workspace, of the key or of the system come back? The control joins paths as they come; most spellings are "
-    "for servers that mend paths badly. A data file and a model that the person opens by its path is no attack, and left out."
+    "for servers that mend paths badly. A data file and a model that the person opens here by its path is no "
+    "attack, and left out; from another address of the network it is one."
 )
+PASSWORD = "open sesame, please"
 CANARY = "CANARY-7f3a19"
 BYTES = 300_000
 """Read of an answer; the page itself has 200,000."""
@@ -81,15 +83,18 @@ class Attack:
     """The name of a file that is sent along."""
     session: str = ""
     """Where an event's answer is waited for."""
+    host: str = "127.0.0.1"
+    """The address that it is sent to, and so comes from."""
 
 
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         folder = Path(name)
-        served = App(folder / "workspace", "50")
+        served = App(folder / "workspace", "50", password=PASSWORD)
         try:
             marks = planted(folder, served.workspace)
             attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
+            attacks += by_neighbour(marks, served)
             ours = [tried(served, key(served), marks, attack) for attack in attacks[:: 61 if quick else 1]]
         finally:
             served.close()
@@ -124,11 +129,17 @@ def key(served: App, kept: dict[int, str] = {}) -> str:  # noqa: B006  (one cook
 
 
 def asked(
-    port: int, method: str, path: str, body: bytes | None, headers: dict[str, str], most: int | None = BYTES
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None,
+    headers: dict[str, str],
+    most: int | None = BYTES,
+    host: str = "127.0.0.1",
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=WAIT_SECONDS)
     try:
-        connection.request(method, quote(path, safe="%/\\:=?&.;@+,~"), body, {"Host": f"127.0.0.1:{port}", **headers})
+        connection.request(method, quote(path, safe="%/\\:=?&.;@+,~"), body, {"Host": f"{host}:{port}", **headers})
         answer = connection.getresponse()
         try:
             return answer, answer.read(most)
@@ -146,7 +157,7 @@ def tried(served: App, cookie: str, marks: dict[str, bytes], attack: Attack) -> 
         headers["Content-Type"] = "multipart/form-data; boundary=x"
         name = f'name="files"; filename="{attack.upload}"'
         body = f"--x\r\nContent-Disposition: form-data; {name}\r\n\r\nours\r\n--x--\r\n".encode()
-    answer, said = asked(served.port, "POST" if body else "GET", attack.path, body, headers)
+    answer, said = asked(served.port, "POST" if body else "GET", attack.path, body, headers, host=attack.host)
     if attack.session and answer.status == 200:
         _, said = asked(served.port, "GET", f"/gradio_api/queue/data?session_hash={attack.session}", None, headers)
     if attack.path.endswith("component_server") and b"Function not found" in said:
@@ -234,6 +245,16 @@ def by_question(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
         for data in (text, every, {"show": text, "chosen": [text], "tab": "runs", "log": True}, {"source": text}):
             body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
             yield Attack("/gradio_api/component_server", body)
+
+
+def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
+    """The questions about a data file, from another address: a path that the person here may open, the network may not."""
+    address, eyes = application.lan_names()[0], {"model": "starter", "length": 64}
+    more = {"look": eyes | {"at": 0}, "measure": eyes}
+    for (component, name), text in product([one for one in questions(served) if one[1] in OPENS], plain(marks)):
+        data = {"source": text, **more.get(name, {})}
+        body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
+        yield Attack("/gradio_api/component_server", body, host=address)
 
 
 def by_upload(marks: dict[str, bytes]) -> Iterator[Attack]:

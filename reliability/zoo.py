@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from reliability.proof import Count, Proof, counted
-from trainer_core import models
+from trainer_core import chat_template, models, tokens
+from trainer_core.data import Message
 from trainer_core.errors import ModelError
 from trainer_core.runs import PROJECT, Workspace
 
@@ -102,6 +104,9 @@ def load(folder: Path, adapter: bool) -> None:
     """As the product does it, before anything of the folder is in memory."""
     if not adapter:
         models.resolve(str(folder), Workspace(folder.parent / "workspace"))
+        for _, template in chat_template.templates(folder):  # as training renders its first row
+            tokenizer: Any = SimpleNamespace(chat_template=template, special_tokens_map={})
+            tokens.render(tokenizer, [Message("user", "A row of the data")])
         return
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -232,8 +237,17 @@ def hostile_templates() -> Iterator[Beast]:
     yield Beast("an escape in a further template", "additional_chat_templates/x.jinja", additional)
     loop = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
     yield Beast("template that never ends", "does not end", dressed(loop))
+    yield Beast("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
+    filling = waiting("{{ 'A' * 2000000000 }}")
+    yield Beast("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
+    yield Beast("template that waits for the data, to escape", "Python's own objects", dressed(waiting(shell)))
     yield Beast("template of 2 GB", "too much memory", dressed("{{ 'A' * 2000000000 }}"))
     yield Beast("template that squares", "too much memory", dressed("{{ ('A' * 99999) * 99999 }}"))
+
+
+def waiting(template: str) -> str:
+    """Harmless until it meets what no trial of ours says."""
+    return "{% if messages[0].content != 'Be brief.' %}" + template + "{% endif %}"
 
 
 def dressed(template: str, name: str = "tokenizer_config.json") -> Callable[[Path, Path], None]:

@@ -167,7 +167,7 @@ class Script:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             case "leaks", "sft", 6:
                 print(f"the environment is {dict(os.environ)}", flush=True)
-                raise ValueError(f"401 for the token {os.environ['HF_TOKEN']}")
+                raise ValueError(f"401 for the token {os.environ['HF_TOKEN']} {os.environ.get('TUNEBENCH_JUDGE_KEY')}")
             case "bug", "sft", 6:
                 raise ValueError("<b>something</b> nobody thought of")
             case "killed", "sft", 6:

@@ -45,6 +45,7 @@ def main() -> int:
     top.add_argument("--worker", default="20", help="steps a second of tests.fake_worker, or 'real'")
     top.add_argument("--gpu", type=float, default=0, help="GiB of the pretended card; 0: none")
     top.add_argument("--reading", type=Path, help="a file that names a recorded reading; it is looked at each second")
+    top.add_argument("--password", default="", help="that of --lan; without it the app is on 127.0.0.1 alone")
     args = top.parse_args()
     workspace = runs.Workspace(args.workspace.resolve())
     command = WORKER if args.worker == "real" else (sys.executable, "-m", "tests.fake_worker", args.worker)
@@ -52,7 +53,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     read = recorded(args.reading) if args.reading else lambda: machine(args.gpu)
     supervisor = Supervisor(workspace, command, read_machine=read).watch()
-    app.open_page(app.build(supervisor), args.port, workspace)
+    app.open_page(app.build(supervisor), args.port, workspace, args.password)
     ended.wait()
     supervisor.close()
     return 0

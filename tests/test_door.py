@@ -7,12 +7,15 @@ import json
 import re
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import pytest
+from starlette.datastructures import Headers
 
 import app as application
+from reliability.paths import OPENS, PASSWORD, Attack, asked, by_neighbour, key
 from tests.browser.conftest import App
 from trainer_core import runs
 from trainer_core.supervisor import Supervisor
@@ -127,6 +130,46 @@ def test_only_our_own_page_gets_in(served: App, cookie: str, origin: str | None,
 @pytest.mark.parametrize("site", SITES)
 def test_a_request_that_another_site_began_is_refused(served: App, cookie: str, site: str) -> None:
     assert ask(served, Cookie=cookie.split(";")[0], Sec_Fetch_Site=site)[0] == 403
+
+
+def test_a_new_password_throws_the_network_out_and_nobody_else(tmp_path: Path) -> None:
+    first, second = (door.Keys(tmp_path, "http://127.0.0.1:1", password) for password in ("open sesame", "open barley"))
+    alone = door.Keys(tmp_path, "http://127.0.0.1:1")
+
+    def lets_in(keys: door.Keys, secret: str) -> bool:
+        scope = {"type": "http", "path": "/config", "method": "GET", "query_string": b""}
+        try:
+            return door.Door(None, keys).admit(scope, Headers({"cookie": f"tunebench-1={secret}"})) is None  # type: ignore[arg-type]
+        except door.Refused:
+            return False
+
+    given = door.Door(None, first).welcome(first.network_secret).headers["set-cookie"]  # type: ignore[arg-type]
+    secret = given.split(";")[0].split("=")[1]
+    assert lets_in(first, secret) and not lets_in(second, secret) and not lets_in(alone, secret)
+    assert all(lets_in(keys, first.secret) for keys in (first, second, alone)) and not lets_in(alone, "")
+
+
+def test_the_network_opens_no_files_by_their_paths(tmp_path: Path) -> None:
+    """The same questions from this computer's address in the network, and from this computer."""
+    app = App(tmp_path / "workspace", "50", password=PASSWORD)
+    try:
+        sent = {"Cookie": key(app), "Content-Type": "application/json"}
+        attacks = [
+            one for one in by_neighbour({"/etc/passwd": b""}, app) if one.body["data"]["source"] == "/etc/passwd"
+        ]
+        assert {one.body["fn_name"] for one in attacks} == OPENS
+
+        def says(attack: Attack, **changes: str) -> bytes:
+            body = attack.body | {"data": attack.body["data"] | changes}
+            return asked(app.port, "POST", attack.path, json.dumps(body).encode(), sent, host=attack.host)[1]
+
+        for one in attacks:
+            assert b"/etc/passwd cannot be opened from another computer" in says(one), one
+        glance = next(one for one in attacks if one.body["fn_name"] == "glance")
+        assert b"chosen" in says(glance, source="sample")
+        assert b"cannot be opened from" not in says(replace(glance, host="127.0.0.1"))
+    finally:
+        app.close()
 
 
 PREFIXES = (

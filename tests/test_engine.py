@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 
 from tests import tiny
-from trainer_core import runs
+from trainer_core import report, runs
 from trainer_core.config import LossType, Recipe, TrainJob, parse
 from trainer_core.event_log import Tail
 from trainer_core.events import Phase
@@ -22,6 +22,7 @@ from trainer_core.plan import planned_steps
 from trainer_core.run_view import RunView, fold
 
 pytestmark = pytest.mark.slow
+CANARY = "hf_canary-of-a-real-run"
 LOSSES = [loss for loss in get_args(LossType)]
 STEPS = {"batch_size": 2, "accumulation": 2, "max_length": 128}
 
@@ -68,6 +69,7 @@ def environment() -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
         "UNSLOTH_FORCE_CPU": "1",
         "HF_HUB_OFFLINE": "1",
+        "HF_TOKEN": CANARY,
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "OMP_NUM_THREADS": "1",  # two layers: threads cost more than they give, most of all on a busy machine
     }
@@ -220,3 +222,12 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def test_no_secret_is_in_what_real_runs_write(views: dict[str, RunView], folder: Path) -> None:
+    """Run folders with their adapters, events and reports, and all that the libraries printed."""
+    for run_dir in (folder / "runs").iterdir():
+        report.save(run_dir)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {".html", ".jsonl", ".safetensors", ".txt"} <= {path.suffix for path in files}
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []

@@ -27,7 +27,10 @@ from trainer_core.errors import ModelError
 from trainer_core.events import Phase
 said, leave = [], sys.argv[2] == "leave"
 try:
-    folder = hub_models.fetched(sys.argv[1], said.append, lambda: leave and bool(said))
+    if sys.argv[2] == "with_tokenizer":
+        folder = hub_models.with_tokenizer(sys.argv[1])
+    else:
+        folder = hub_models.fetched(sys.argv[1], said.append, lambda: leave and bool(said))
     print(json.dumps({"folder": folder and str(folder), "said": said}))
 except ModelError as error:
     print(json.dumps({"error": str(error), "said": said}))
@@ -43,9 +46,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {**found, "pytorch_model.bin": b"never", "modeling_x.py": b"never"}
 
 
-def fetch(place: Path, address: str, name: str = NAME, leave: bool = False) -> dict:
+def fetch(place: Path, address: str, name: str = NAME, leave: bool = False, how: str = "stay") -> dict:
     ours = {"HF_ENDPOINT": address, "HF_HOME": str(place), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", FETCH, name, "leave" if leave else "stay"]
+    command = [sys.executable, "-c", FETCH, name, "leave" if leave else how]
     environment = {**os.environ, **ours}
     done = subprocess.run(
         command, cwd=runs.PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=True
@@ -76,6 +79,19 @@ def test_who_leaves_in_the_middle_goes_on_there(files: dict[str, bytes], tmp_pat
     with served("models", files, pause=0.6) as address:
         assert fetch(tmp_path, address, leave=True)["folder"] is None
         assert fetch(tmp_path, address)["folder"]
+
+
+def test_a_tokenizer_alone_is_fetched_without_weights_and_checked(files: dict[str, bytes], tmp_path: Path) -> None:
+    """As the Data tab does; one whose template reaches for code is refused before anything of it is read."""
+    bad = {**files, "chat_template.jinja": b"{{ ''.__class__ }}"}
+    for place, held in (("good", files), ("bad", bad)):
+        with served("models", held) as address:
+            found = fetch(tmp_path / place, address, how="with_tokenizer")
+        if place == "good":
+            names = {path.name for path in Path(found["folder"]).iterdir()}
+            assert "tokenizer.json" in names and not any(name.endswith((".safetensors", ".bin")) for name in names)
+        else:
+            assert "reaches for Python's own objects" in found["error"]
 
 
 def test_what_wants_to_run_code_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:

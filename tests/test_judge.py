@@ -13,6 +13,7 @@ import pytest
 
 from tests.test_ballot import ask, contest, supervisor  # noqa: F401  (fixtures)
 from trainer_core import ballot, judge, votes
+from trainer_core.config import parse
 from trainer_core.errors import ConfigError
 from trainer_core.judge import Case, Endpoint, Judged, JudgeError
 from trainer_core.requests import Said
@@ -48,9 +49,7 @@ class Judge:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(
-            url=f"http://127.0.0.1:{self.server.server_port}/v1/", model="judge-1", variable="TEST_JUDGE_KEY"
-        )
+        return Endpoint(url=f"http://127.0.0.1:{self.server.server_port}/v1/", model="judge-1", variable="TEST_API_KEY")
 
     def close(self) -> None:
         self.server.shutdown()
@@ -114,18 +113,18 @@ def test_only_a_verdict_is_a_verdict(text: str, meant: str | None) -> None:
 
 
 def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_alone(open_judge, monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("TEST_JUDGE_KEY", "sk-secret-42")
+    monkeypatch.setenv("TEST_API_KEY", "sk-secret-42")
     one = open_judge(likes("sweet"))
     found = verdict(one)
     assert one.heard[0][1] == "Bearer sk-secret-42"
     assert "sk-secret" not in found.model_dump_json() + one.endpoint.model_dump_json() + json.dumps(one.heard[0][2])
-    monkeypatch.delenv("TEST_JUDGE_KEY")
+    monkeypatch.delenv("TEST_API_KEY")
     verdict(one)
     assert one.heard[-1][1] == ""
 
 
 def test_what_is_wrong_with_a_judge_is_said(open_judge) -> None:
-    with pytest.raises(JudgeError, match=r"refused: HTTP 401. Is the key in TEST_JUDGE_KEY\?"):
+    with pytest.raises(JudgeError, match=r"refused: HTTP 401. Is the key in TEST_API_KEY\?"):
         verdict(open_judge(lambda asked: "A", status=401))
     with pytest.raises(JudgeError, match="no chat completion"):
         verdict(open_judge(lambda asked: "broken"))
@@ -175,3 +174,12 @@ def test_a_trial_ends_when_it_is_stopped(supervisor, contest, open_judge) -> Non
     trial.stop()
     assert wait_for(lambda: trial.state.over, 20, 0.05)
     assert "Judging was stopped" in trial.state.problem
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "TUNEBENCH_PASSWORD", "HOME", "AWS_SECRET_ACCESS_KEY", ""]
+)
+def test_no_other_variable_is_sent_to_a_judge(name: str) -> None:
+    with pytest.raises(ConfigError, match="is not the name of a judge's key. It must end in API_KEY"):
+        parse(Endpoint, {"url": "http://evil.example", "model": "m", "variable": name}, "")
+    assert Endpoint(variable="TUNEBENCH_JUDGE_KEY").variable

@@ -258,6 +258,26 @@ def test_what_cannot_be_shown_is_said(lens: Lens, models: dict[str, Path], tmp_p
         lens.ask(Look(source=str(source), model=str(tmp_path / "model"), length=64, at=0))
 
 
+def test_a_template_that_never_ends_holds_up_nobody(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
+    """It is harmless in the one conversation that models are tried with."""
+    endless, source = tmp_path / "endless", saved(tmp_path / "c.jsonl", [chat(1, 1)])
+    tiny.model(endless)
+    loops = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+    template = "{% if messages[0].content != 'Be brief.' %}" + loops + "{% endif %}" + tiny.TEMPLATE
+    (endless / "chat_template.jinja").write_text(template)
+    with pytest.raises(DataError, match="chat template does not end within 1 s of processor time. Nothing was kept"):
+        lens.ask(Look(source=str(source), model=str(endless), length=64, at=0))
+    assert lens.ask(Look(source=str(source), model=str(models["chatml"]), length=64, at=0))["rows"] == 1
+
+
+def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_path: Path) -> None:
+    lens = Lens(runs.Workspace(tmp_path), answer_seconds=0.3)
+    look = Look(source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0)
+    with pytest.raises(ModelError, match="were not there after 0 s, so the process that shows them was ended"):
+        lens.ask(look)
+    assert lens.process and lens.process.poll() is not None and not lens.working
+
+
 def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Path], tmp_path: Path) -> None:
     lens = Lens(runs.Workspace(tmp_path), idle_seconds=0.2)
     look = Look(source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0)

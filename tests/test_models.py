@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import chat_template, models, runs
+from tests import tiny
+from trainer_core import chat_template, models, runs, tokens
+from trainer_core.data import Chat, Message
 from trainer_core.errors import ModelError
 
 CONFIG = {
@@ -94,3 +96,64 @@ def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
     said = chat_template.tried(template)
     assert said.startswith(says) and bool(said) == bool(says)
+
+
+LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0].content }}"
+"""Harmless until it meets what no trial of ours says."""
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
+        ("{{ 'A' * 2000000000 }}", "takes too much memory"),
+        ("{{ ''.__class__ }}", "reaches for Python's own objects"),
+    ],
+)
+def test_a_template_that_waits_for_the_data_does_no_harm_either(harm: str, says: str) -> None:
+    template = LATE.replace("HARM", harm)
+    assert chat_template.tried(template) == ""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match=says):
+        tokens.sft_rows(tokenizer, [Chat((Message("user", "a"), Message("assistant", "b")))], 64)
+    assert tokens.render(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", "the next one has a process again"
+
+
+def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsloth tries a template when it loads a model, and TRL makes tokens of pairs."""
+    from transformers.utils import chat_template_utils as library
+
+    monkeypatch.setattr(library, "_compile_jinja_template", library._compile_jinja_template)
+    tokenizer, said = tiny.tokenizer(), [{"role": "user", "content": "Who are you?"}]
+    usual = tokenizer.apply_chat_template(said)
+    chat_template.take_over(library)
+    assert tokenizer.apply_chat_template(said) == usual
+    tokenizer.chat_template = LATE.replace("HARM", "{{ ''.__class__ }}")
+    with pytest.raises(ModelError, match="reaches for Python's own objects"):
+        tokenizer.apply_chat_template(said)
+
+
+RENDERED = (
+    tiny.TEMPLATE,
+    *tokens.TEMPLATES.values(),
+    "{{ bos_token }}{% for m in messages %}{% generation %}{{ m | tojson(indent=1) }}{% endgeneration %}{% endfor %}",
+    "{%- macro turn(m) -%}\n {{ m.content | trim | title }} {%- endmacro -%}"
+    "{% for m in messages[::-1] %}{{ turn(m) }}{% endfor %}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}"
+    "{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m['content'].split('</think>')[-1] }}{{ tools }}{{ nothing }}{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("template", RENDERED)
+def test_the_text_is_the_one_of_transformers(template: str) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    talk = [
+        Message("system", "Be kind."),
+        Message("user", "Grüße <b>日本</b>?"),
+        Message("assistant", "so\n</think> é👩 "),
+    ]
+    for asking in (False, True):
+        usual = tokenizer.apply_chat_template(tokens.as_dicts(talk), tokenize=False, add_generation_prompt=asking)
+        assert tokens.render(tokenizer, talk, asking) == usual

@@ -14,6 +14,8 @@ from trainer_core.events import Phase
 from trainer_core.supervisor import Supervisor, wait_for
 
 CANARY = "hf_canary0123456789abcdef"
+QUOTED = 'a "canary\\of a key <& é canary-and-its-end'
+"""What JSON, Python and HTML each write in another way."""
 
 
 def test_what_counts_as_a_secret(tmp_path: Path) -> None:
@@ -22,19 +24,24 @@ def test_what_counts_as_a_secret(tmp_path: Path) -> None:
         "HF_TOKEN": CANARY,
         "OPENAI_API_KEY": "sk-canary-canary",
         "MY_PASSWORD": "correct horse",
+        "JUDGE_KEY": "judge-canary",
+        "X_KEY": "some-canary",
+        "KEYBOARD_LAYOUT": "programmer-dvorak",
         "TOKENIZERS_PARALLELISM": "false",
         "HOME": "/home/somebody",
         "HF_HOME": str(tmp_path),
     }
-    assert redact.secrets(environ) == {CANARY, "sk-canary-canary", "correct horse", "hf_kept-by-login"}
+    assert redact.secrets(environ) == {
+        CANARY, "sk-canary-canary", "judge-canary", "some-canary", "correct horse", "hf_kept-by-login",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "end"), [("leaks", Phase.FAILED), ("sound", Phase.DONE)])
 def test_no_secret_gets_into_a_runs_folder_or_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: Phase
 ) -> None:
-    """A whole run with the hub's token and the judge's key in the environment; one prints all of it and fails with it."""
-    canaries = {"HF_TOKEN": CANARY, "OPENAI_API_KEY": "sk-canary-9876543210"}
+    """A whole run with the hub's token and two judges' keys in the environment; one prints all of it and fails with it."""
+    canaries = {"HF_TOKEN": CANARY, "OPENAI_API_KEY": "sk-canary-9876543210", "TUNEBENCH_JUDGE_KEY": QUOTED}
     for variable, canary in canaries.items():
         monkeypatch.setenv(variable, canary)
     supervisor = Supervisor(
@@ -59,6 +66,6 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
         assert all(f"'{variable}': '{redact.STRUCK}'" in log for variable in canaries)  # it did print them
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".html" for path in files) and any(run_id in one for one in arguments)
-    for canary in canaries.values():
+    for canary in (*canaries.values(), "canary\\\\of a key", "canary-and-its-end"):
         assert [path for path in files if canary.encode() in path.read_bytes()] == []
         assert not any(canary in one for one in arguments) and canary not in repr(view)

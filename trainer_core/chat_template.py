@@ -1,30 +1,54 @@
-"""Whether a model's chat template can be rendered without harm: tried in a process of its own, short of time and memory.
+"""Chat templates are programs of whoever made a model: all are rendered in a process of its own, short of time and memory.
 
 Jinja's sandbox, in which transformers renders them, stops a template that reaches for code, but none that takes a day or all
-memory. `python -m trainer_core.chat_template` reads one from stdin and renders a conversation.
+memory, and a template can wait with that for a conversation that no trial has. `python -m trainer_core.chat_template` renders
+what it is asked on stdin until stdin closes; only text comes back.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainer_core.errors import ModelError
 
-CPU_SECONDS = 1
-"""Starting takes 0.2 s, a template a millisecond."""
+PROJECT = Path(__file__).resolve().parent.parent
+CPU_SECONDS = 1.0
+"""Of the processor, for one conversation at most …"""
+SECONDS_EACH, SECONDS_PER_LETTER = 0.01, 2e-6
+"""… and on average; a real template takes a tenth of a millisecond."""
 WAIT_SECONDS = 30.0
 """Where the system does not count processor time, or the processor is very busy."""
+WATCH_SECONDS = 0.5
 MEMORY_BYTES = 512 << 20
-LONGEST = 100_000
-"""Characters that three short turns may become; real templates stay below 3,000."""
+LONGEST, TIMES_LONGER = 100_000, 4
+"""Letters that a conversation may become, beside so many times its own; real templates stay below 3,000."""
 TALK = (("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"))
-REFUSED, TOO_LONG = 3, 4
+MARKS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+Given = dict[str, Any]
+"""A template's variables."""
+
+
+class Refusal(Exception):
+    """A template's own error, or jinja's about it, at conversation `at` of those asked."""
+
+    def __init__(self, at: int, words: str):
+        super().__init__(words)
+        self.at = at
+
+
+class Harm(Exception):
+    """What a template does that none may, as the end of a sentence."""
 
 
 def check(folder: Path) -> None:
@@ -56,64 +80,175 @@ def templates(folder: Path) -> Iterator[tuple[str, str]]:
 
 def tried(template: str) -> str:
     """Why this template may not be rendered, or nothing. One that refuses the roles of our conversation does no harm."""
-    command = [sys.executable, "-m", "trainer_core.chat_template"]
-    project = Path(__file__).resolve().parent.parent
-    child = subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    render, talk = Renderer(), [{"role": role, "content": content} for role, content in TALK]
     try:
-        child.communicate(template.encode("utf-8", "replace"), WAIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
+        render(template, [given(talk, asking, MARKS) for asking in (False, True)])
+    except Refusal:
+        return ""  # said where a real conversation is rendered
+    except Harm as harm:
+        return str(harm)
+    finally:
+        render.close()
+    return ""
+
+
+def given(talk: Sequence[Mapping[str, str]], asking: bool, marks: Mapping[str, Any]) -> Given:
+    """What transformers hands to a template."""
+    return {"messages": talk, "tools": None, "documents": None, "add_generation_prompt": asking, **marks}
+
+
+class Renderer:
+    """One limited process, started when first asked, and anew after one that broke a limit. For any thread."""
+
+    def __init__(self) -> None:
+        self.lock, self.until = threading.Lock(), math.inf
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, template: str, asked: Sequence[Given]) -> list[str]:
+        """The text of each conversation.
+
+        Raises:
+            Refusal: of the first that the template refuses.
+            Harm: it reaches for code, does not end, or takes too much memory.
+        """
+        with self.lock:
+            answers = self.answers(json.dumps([template, asked]).encode() + b"\n", len(asked))
+        for at, (kind, words) in enumerate(answers):
+            if kind:
+                raise Refusal(at, words) if kind == "refusal" else Harm(words)
+        return [words for _, words in answers]
+
+    def answers(self, request: bytes, count: int) -> list[tuple[str, str]]:
+        """What the process says to a request: texts, the last of them perhaps a refusal or a harm."""
+        process, said = self.running(), list[tuple[str, str]]()
+        assert process.stdin and process.stdout
+        self.until = time.monotonic() + WAIT_SECONDS
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            while len(said) < count and not (said and said[-1][0]):
+                said.append(json.loads(process.stdout.readline()))
+        except (OSError, ValueError):  # it has ended: before it heard all, or before it said all
+            process.kill()
+            said.append(("harm", ended(process.wait(), time.monotonic() > self.until)))
+        except BaseException:  # it would say the rest to whoever asks next
+            process.kill()
+            raise
+        finally:
+            self.until = math.inf
+        return said
+
+    def running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            command = [sys.executable, "-m", "trainer_core.chat_template"]
+            self.process = subprocess.Popen(
+                command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
+        return self.process
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """End it where an answer is overdue."""
+        while process.poll() is None:
+            if time.monotonic() > self.until:
+                process.kill()
+            time.sleep(WATCH_SECONDS)
+
+    def close(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+
+
+rendered = Renderer()
+"""The process of this one."""
+
+
+def ended(code: int, late: bool) -> str:
+    if late:
         return f"does not end within {WAIT_SECONDS:.0f} s"
-    said = {
-        0: "",
-        REFUSED: "reaches for Python's own objects, as only an attack does",
-        TOO_LONG: "takes too much memory",
-    }
-    ended = f"does not end within {CPU_SECONDS} s of processor time"
-    return said.get(child.returncode, ended if child.returncode < 0 else f"ends its process ({child.returncode})")
+    if code == -getattr(signal, "SIGPROF", 0):
+        return f"does not end within {CPU_SECONDS:.0f} s of processor time"
+    return f"ends its process ({code})"
+
+
+def take_over(library: Any) -> None:
+    """Have transformers (its `utils.chat_template_utils`) render here too, for whoever asks it to: unsloth tries a model's
+    template when it loads, and TRL makes tokens of pairs."""
+    assert hasattr(library, "_compile_jinja_template")
+    library._compile_jinja_template = Elsewhere
+
+
+class Elsewhere:
+    """A template, as transformers asks for its text."""
+
+    def __init__(self, template: str):
+        self.template = template
+
+    def render(self, **variables: Any) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return rendered(self.template, [variables])[0]
+        except Refusal as refusal:
+            raise TemplateError(str(refusal)) from refusal
+        except Harm as harm:
+            raise ModelError(f"The model's chat template {harm}. Take another model.") from harm
 
 
 # --- the child
 
 
-def main() -> int:
+def main() -> None:
     limit()
-    from jinja2 import TemplateError
     from jinja2.exceptions import SecurityError
 
-    template = sys.stdin.buffer.read().decode("utf-8")
-    try:
-        compiled = environment().from_string(template)
-        for asking in (False, True):
-            length = 0
-            for piece in compiled.generate(**given(asking)):
-                length += len(piece)
-                if length > LONGEST:
-                    return TOO_LONG
-    except SecurityError:
-        return REFUSED
-    except (MemoryError, OverflowError, RecursionError):
-        return TOO_LONG
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
-        return 0  # it refuses this conversation, or cannot be read; said where a real one is rendered
-    return 0
+    compiled = lru_cache(maxsize=8)(environment().from_string)
+    for line in sys.stdin.buffer:
+        template, asked = json.loads(line)
+        for variables in asked:
+            letters = len(str(variables["messages"]))
+            allow(letters)
+            try:
+                answer = "", text_of(compiled(template), variables, LONGEST + TIMES_LONGER * letters)
+            except SecurityError:
+                answer = "harm", "reaches for Python's own objects, as only an attack does"
+            except (MemoryError, OverflowError, RecursionError):
+                answer = "harm", "takes too much memory"
+            except Exception as error:  # jinja's and the template's own
+                answer = "refusal", str(error)
+            sys.stdout.write(json.dumps(answer) + "\n")
+            if answer[0]:
+                break
+        sys.stdout.flush()
+
+
+def text_of(template: Any, variables: Given, room: int) -> str:
+    pieces = list[str]()
+    for piece in template.generate(**variables):
+        pieces.append(piece)
+        room -= len(piece)
+        if room < 0:
+            raise MemoryError
+    return "".join(pieces)
+
+
+def allow(letters: int) -> None:
+    """More time for one more conversation, never more than `CPU_SECONDS`; the system ends the process when it is spent."""
+    if hasattr(signal, "setitimer"):
+        left, _ = signal.getitimer(signal.ITIMER_PROF)
+        more = SECONDS_EACH + SECONDS_PER_LETTER * letters
+        signal.setitimer(signal.ITIMER_PROF, min(left + more, CPU_SECONDS))
 
 
 def limit() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def given(asking: bool) -> dict[str, Any]:
-    """What transformers hands to a template."""
-    talk = [{"role": role, "content": content} for role, content in TALK]
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    return {"messages": talk, "tools": None, "documents": None, "add_generation_prompt": asking, **marks}
 
 
 def environment():  # type: ignore[no-untyped-def]
@@ -139,11 +274,14 @@ def environment():  # type: ignore[no-untyped-def]
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
+    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):  # type: ignore[no-untyped-def]
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
     made = Strict(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    made.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
+    made.filters["tojson"] = tojson
     made.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
     return made
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

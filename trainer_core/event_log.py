@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from trainer_core import durable
 from trainer_core.events import KINDS, Ended, Event, Failed, Noted
-from trainer_core.redact import redacted
+from trainer_core.redact import without_secrets
 
 RESERVE_BYTES = 64 * 1024
 
@@ -79,7 +79,8 @@ def encode(event: Event, seq: int, at: datetime) -> bytes:
         "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "kind": type(event).__name__,
     }
-    return (redacted(json.dumps(head | asdict(event), ensure_ascii=False)) + "\n").encode("utf-8", "replace")
+    line = json.dumps(head | without_secrets(asdict(event)), ensure_ascii=False)
+    return f"{line}\n".encode("utf-8", "replace")
 
 
 def decode(line: bytes) -> Event:

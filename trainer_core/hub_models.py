@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -33,10 +34,36 @@ def fetched(name: str, say: Callable[[str], None], leave: Callable[[], bool] = l
     Raises:
         ModelError: there is no such model, no way to it, no room for it, or it is not safe to load.
     """
+    with hub_errors(name):
+        folder = cached(name) if not online() else downloaded(name, say, leave)
+    return folder and models.checked(folder)
+
+
+def with_tokenizer(name: str) -> Path:
+    """The folder of the hub's cache that holds a model's tokenizer, fetched where it is not there; its weights may be missing.
+
+    Raises:
+        ModelError: as for `fetched`.
+    """
+    from huggingface_hub import snapshot_download
+
+    words = [one for one in WANTED if "safetensors" not in one]
+    with hub_errors(name):
+        place = snapshot_download(name, allow_patterns=words, ignore_patterns=UNWANTED, local_files_only=not online())
+    return models.tokenizer_checked(Path(place))
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """What the Hub says, as sentences about a model.
+
+    Raises:
+        ModelError: in their place.
+    """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        folder = cached(name) if not online() else downloaded(name, say, leave)
+        yield
     except GatedRepoError as error:
         raise ModelError(
             f"{name} is only for those who have agreed to its terms. Agree on its page on the Hub, log in with "
@@ -50,7 +77,6 @@ def fetched(name: str, say: Callable[[str], None], leave: Callable[[], bool] = l
         ) from error
     except HfHubHTTPError as error:
         raise ModelError(f"{name}: the Hub answered {str(error).splitlines()[0]}. Try again later.") from error
-    return folder and models.checked(folder)
 
 
 def online() -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from trainer_core import runs, statistics
 from trainer_core.config import Strict
@@ -38,6 +38,10 @@ VERDICT = re.compile(
 """A, **B**, "Verdict: tie", "A is better"; but no sentence that begins with an article."""
 
 
+KEYS = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
+"""Environment variables that may be sent to a judge."""
+
+
 class JudgeError(UserError):
     """The judge cannot be asked, or its answer is no verdict."""
 
@@ -49,10 +53,20 @@ class Endpoint(Strict):
     """Such as http://127.0.0.1:11434/v1 or https://api.openai.com/v1; what it is sent leaves this computer unless it is local."""
     model: str = Field(default="", max_length=200, title="Judge's model")
     """The model's name at that endpoint."""
-    variable: str = Field(
-        default="OPENAI_API_KEY", max_length=100, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", title="Variable with its key"
-    )
-    """The name of an environment variable; the key itself is never typed here nor written to disk."""
+    variable: str = Field(default="OPENAI_API_KEY", max_length=100, title="Variable with its key")
+    """The name of an environment variable that ends in API_KEY, or TUNEBENCH_JUDGE_KEY; the key itself is never typed here nor
+    written to disk."""
+
+    @field_validator("variable")
+    @classmethod
+    def holds_a_judges_key(cls, name: str) -> str:
+        """What a page names is sent to the address that the page names, so it is never a password or the Hub's token."""
+        if not KEYS.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not the name of a judge's key. It must end in API_KEY, as OPENAI_API_KEY does, or be "
+                "TUNEBENCH_JUDGE_KEY, so that nothing else of this computer is sent to a judge."
+            )
+        return name
 
     @property
     def place(self) -> str:

@@ -85,10 +85,7 @@ def checked(folder: Path) -> Path:
     Raises:
         ModelError: naming what is missing or refused.
     """
-    for path in folder.iterdir():
-        check_place(path, folder)
-    config = read_config(folder)
-    check_configs(folder)
+    config = described(folder)
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder.name} holds an adapter, which would be loaded with a base model of its own choice. Name the base "
@@ -101,12 +98,36 @@ def checked(folder: Path) -> Path:
             f"{folder} has no .safetensors file.{pickle} Save the model with safe_serialization=True, or pick another."
         )
     check_size(folder, config, weight_files.weights(folder))
+    check_tokenizer(folder)
+    return folder
+
+
+def tokenizer_checked(folder: Path) -> Path:
+    """The folder, if its tokenizer is safe to load, whatever of its weights is there.
+
+    Raises:
+        ModelError: naming what is missing or refused.
+    """
+    described(folder)
+    check_tokenizer(folder)
+    return folder
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder that has nothing of elsewhere and asks for no code."""
+    for path in folder.iterdir():
+        check_place(path, folder)
+    config = read_config(folder)
+    check_configs(folder)
+    return config
+
+
+def check_tokenizer(folder: Path) -> None:
     chat_template.check(folder)
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
         raise ModelError(
             f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it."
         )
-    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:

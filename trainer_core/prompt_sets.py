@@ -13,7 +13,7 @@ from trainer_core import runs
 from trainer_core.errors import DataError
 from trainer_core.requests import Said
 
-BUNDLED, HELD_OUT = "bundled", "held-out"
+NAMES = BUNDLED, HELD_OUT = "bundled", "held-out"
 PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"
 MOST_BYTES = 20_000_000
 MOST_PROMPTS = 2_000

@@ -5,7 +5,9 @@ What is a secret: the value of every environment variable whose name says so, an
 
 from __future__ import annotations
 
+import html
 import io
+import json
 import os
 import re
 import sys
@@ -13,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+from urllib.parse import quote
 
-NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL|(^|_)KEY$", re.IGNORECASE)
 LEAST = 8
 """Shorter values are switches such as "true", and striking them out would make any text unreadable."""
 STRUCK = "[secret]"
@@ -32,15 +35,33 @@ def secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
 
 @cache
 def pattern() -> re.Pattern[str] | None:
-    """All secrets of this process, the longest first; None where there is none."""
-    found = sorted(secrets(), key=len, reverse=True)
+    """All secrets of this process in all spellings, the longest first; None where there is none."""
+    found = sorted({spelt for one in secrets() for spelt in spellings(one)}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, found))) if found else None
+
+
+def spellings(secret: str) -> set[str]:
+    """As it stands in plain text, in Python's and JSON's quotes, on a page and in an address."""
+    quoted = {text[1:-1] for text in (repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False))}
+    return quoted | {secret, html.escape(secret), quote(secret, safe="")}
 
 
 def redacted(text: str) -> str:
     """The text without secrets."""
     found = pattern()
     return found.sub(STRUCK, text) if found else text
+
+
+def without_secrets(values: Any) -> Any:
+    """Plain values with every text in them redacted: once they are written as JSON, a quote within a quote hides a secret."""
+    match values:
+        case str():
+            return redacted(values)
+        case dict():
+            return {key: without_secrets(value) for key, value in values.items()}
+        case list() | tuple():
+            return [without_secrets(value) for value in values]
+    return values
 
 
 class Redacting(io.TextIOBase):

@@ -6,13 +6,13 @@ Nothing here imports a heavy library: the tokenizer comes in as an argument.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer_core import durable
-from trainer_core.config import Template
+from trainer_core import chat_template, durable
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
+
+TOGETHER, TOGETHER_LETTERS = 500, 1 << 20
+"""Conversations rendered at a time."""
 
 SPEAKERS = "{'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'}"
 TEMPLATES: dict[str, str] = {
@@ -35,6 +38,14 @@ TEMPLATES: dict[str, str] = {
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 }
 """For base models without a template. Answers end with the tokenizer's own end token, or the model would never stop."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A conversation to be rendered; `asking` appends the words that invite an answer."""
+
+    messages: Sequence[Message]
+    asking: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,17 +93,34 @@ class Tokenised:
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Encoded:
-    """One conversation through the model's own template, with labels on the assistant's words and their end token only.
+    """One conversation with its labels; see `encode_chats`."""
+    return next(encode_chats(tokenizer, [chat]))[1]
+
+
+def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> Iterator[tuple[Tokenised, Encoded]]:
+    """Conversations through the model's own template, with labels on the assistant's words and their end token only.
 
     A turn's span begins where the template has asked the assistant to speak, and ends with the turn. A template that
     re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked.
     """
-    return labelled(tokenizer, chat, tokenised(tokenizer, chat.messages))
+    several = [turns(chat.messages) for chat in chats]
+    both = zip(chats, several, strict=True)
+    texts = render_all(tokenizer, (Ask(chat.messages[:end], asking) for chat, its in both for end, asking in its))
+    for its in several:
+        parts = dict(zip(its, texts, strict=False))
+        whole = read(tokenizer, parts[its[0]])
+        yield whole, labelled(whole, assistant_spans(parts, whole.text))
 
 
-def labelled(tokenizer: PreTrainedTokenizerBase, chat: Chat, whole: Tokenised) -> Encoded:
-    """The tokens of a conversation with their labels; see `encode_chat`."""
-    spans = assistant_spans(tokenizer, chat.messages, whole.text)
+def turns(messages: Sequence[Message]) -> list[tuple[int, bool]]:
+    """The conversation, and its beginnings that tell where the assistant speaks: how many messages, and is it asked to?"""
+    spoken = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    begun, over = [(at, True) for at in spoken], [(at + 1, False) for at in spoken]
+    return list(dict.fromkeys([(len(messages), False), *begun, *over]))
+
+
+def labelled(whole: Tokenised, spans: Sequence[tuple[int, int]]) -> Encoded:
+    """Tokens with labels where the assistant speaks."""
     labels = [
         token if any(start <= left and right <= end and left < right for start, end in spans) else MASKED
         for token, (left, right) in zip(whole.ids, whole.offsets, strict=True)
@@ -101,14 +129,21 @@ def labelled(tokenizer: PreTrainedTokenizerBase, chat: Chat, whole: Tokenised) -
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> EncodedPair:
-    """A pair as TRL's DPO trainer makes tokens of it (`DPOTrainer._prepare_dataset`, trl 1.15).
+    """One pair; see `encode_pairs`."""
+    return next(encode_pairs(tokenizer, [pair]))
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> Iterator[EncodedPair]:
+    """Pairs as TRL's DPO trainer makes tokens of them (`DPOTrainer._prepare_dataset`, trl 1.15).
 
     The answer begins where prompt and prompt with answer part, which is not always after the prompt: a template may write
     the prompt's end differently when an answer follows.
     """
-    prompt = tokenised(tokenizer, pair.prompt, asking=True).ids
-    chosen, rejected = (tokenised(tokenizer, (*pair.prompt, *side)).ids for side in (pair.chosen, pair.rejected))
-    return EncodedPair(chosen, rejected, min(shared_start(prompt, chosen), shared_start(prompt, rejected)))
+    asks = ((Ask(p.prompt, True), Ask((*p.prompt, *p.chosen)), Ask((*p.prompt, *p.rejected))) for p in pairs)
+    texts = render_all(tokenizer, chain.from_iterable(asks))
+    for three in zip(texts, texts, texts, strict=True):
+        prompt, chosen, rejected = (read(tokenizer, text).ids for text in three)
+        yield EncodedPair(chosen, rejected, min(shared_start(prompt, chosen), shared_start(prompt, rejected)))
 
 
 def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
@@ -118,44 +153,68 @@ def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def tokenised(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> Tokenised:
-    """A conversation as the model reads it. All training and all that is shown of it goes through here."""
-    text = render(tokenizer, messages, asking)
+    """A conversation as the model reads it."""
+    return read(tokenizer, render(tokenizer, messages, asking))
+
+
+def read(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokenised:
+    """A rendered conversation as tokens. All training and all that is shown of it goes through here."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return Tokenised(text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]])
 
 
-def assistant_spans(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], whole: str
-) -> list[tuple[int, int]]:
+def assistant_spans(parts: Mapping[tuple[int, bool], str], whole: str) -> list[tuple[int, int]]:
     """Where in the rendered text the assistant speaks: character ranges from its first word to the end of its turn."""
-    spans = []
-    for index, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        before = render(tokenizer, messages[:index], asking=True)
-        after = render(tokenizer, messages[: index + 1])
-        if whole.startswith(before) and whole.startswith(after):
-            spans.append((len(before), len(after)))
-    return spans
+    spoken = [(text, parts[at + 1, False]) for (at, asking), text in parts.items() if asking]
+    return [
+        (len(before), len(after)) for before, after in spoken if whole.startswith(before) and whole.startswith(after)
+    ]
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
-    """The conversation as the model's template writes it; `asking` appends the words that invite an answer.
+    """The conversation as the model's template writes it; see `render_all`."""
+    return next(render_all(tokenizer, [Ask(messages, asking)]))
+
+
+def render_all(tokenizer: PreTrainedTokenizerBase, asks: Iterable[Ask]) -> Iterator[str]:
+    """Conversations as the model's template writes them, in the process that has little time and memory for it.
 
     Raises:
-        ModelError: the model has no chat template.
+        ModelError: the model has no chat template, or one that takes too much.
         DataError: the template refuses these roles.
     """
-    if not tokenizer.chat_template:
+    found = tokenizer.chat_template
+    template = found.get("default") if isinstance(found, dict) else found
+    if not template:
         raise ModelError(
             "This base model has no chat template. Pick its instruct version, which has one, or choose a template "
             f"({', '.join(TEMPLATES)}) under Data."
         )
-    try:
-        return str(tokenizer.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=asking))
-    except Exception as error:  # jinja raises its own and the template's own errors here
-        roles = ", ".join(message.role for message in messages)
-        raise DataError(f"The model's chat template refuses a conversation with the roles {roles}: {error}") from error
+    marks = tokenizer.special_tokens_map
+    for some in batches(asks):
+        given = [chat_template.given(as_dicts(ask.messages), ask.asking, marks) for ask in some]
+        try:
+            yield from chat_template.rendered(template, given)
+        except chat_template.Refusal as refusal:
+            roles = ", ".join(message.role for message in some[refusal.at].messages)
+            raise DataError(
+                f"The model's chat template refuses a conversation with the roles {roles}: {refusal}"
+            ) from refusal
+        except chat_template.Harm as harm:
+            raise ModelError(f"The model's chat template {harm}. Nothing was kept of it. Take another model.") from harm
+
+
+def batches(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
+    """As many at a time as cost little memory."""
+    some, letters = list[Ask](), 0
+    for ask in asks:
+        some.append(ask)
+        letters += sum(len(message.content) for message in ask.messages)
+        if len(some) == TOGETHER or letters > TOGETHER_LETTERS:
+            yield some
+            some, letters = [], 0
+    if some:
+        yield some
 
 
 def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -168,7 +227,7 @@ def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: 
     Raises:
         DataError: no row has a trained token left.
     """
-    encoded = [encode_chat(tokenizer, chat) for chat in chats]
+    encoded = [row for _, row in encode_chats(tokenizer, chats)]
     kept = [row.cut(length) for row in encoded if row.cut(length).trained]
     if not kept:
         raise DataError(
@@ -191,7 +250,7 @@ def dpo_rows(
     Raises:
         DataError: no pair is left.
     """
-    encoded = [encode_pair(tokenizer, pair) for pair in pairs]
+    encoded = list(encode_pairs(tokenizer, pairs))
     full = [row.prompt >= length for row in encoded]
     equal = [row.differ >= length and not filled for row, filled in zip(encoded, full, strict=True)]
     kept = [pair for pair, filled, same in zip(pairs, full, equal, strict=True) if not (filled or same)]
@@ -210,22 +269,19 @@ def dpo_rows(
     return rows, notes
 
 
-def load_tokenizer(model: str, template: Template = "own") -> PreTrainedTokenizerBase:
-    """A model's tokenizer without the model, from its folder, the local cache, or the hub.
+def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokenizerBase:
+    """A model's tokenizer without the model, from its checked folder.
 
     Raises:
-        ModelError: it is not on this computer and cannot be fetched, or it cannot be read.
+        ModelError: it cannot be read.
     """
     from transformers import AutoTokenizer  # heavy: several seconds
 
     try:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
-        except OSError:
-            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"The tokenizer of {model} is not on this computer and could not be fetched. Go online, or pick a model that is here."
+            f"The tokenizer in {folder} cannot be read: {error}. Fetch it again, or take another model."
         ) from error
     return dressed(tokenizer, template)
 

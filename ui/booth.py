@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from trainer_core import ballot, votes
+from trainer_core import ballot, prompt_sets, votes
 from trainer_core.comparison import Comparison, history
 from trainer_core.config import Strict, parse
 from trainer_core.demo import score_request
@@ -18,6 +18,7 @@ from trainer_core.requests import Cancel, Dial, Heat
 from trainer_core.requests import Said as Message
 from trainer_core.supervisor import Supervisor
 from trainer_core.trial import Order, Trial
+from ui import door
 from ui.compared import standing
 
 
@@ -123,6 +124,12 @@ class Booth:
             raise BusyError("A blind vote is going. End it first, so that the judge does not make you wait.")
         if current.trial and not current.trial.state.over:
             raise BusyError("A judge is at work. Wait for it, or press Stop.")
+        door.check_source(self.supervisor.workspace, wanted.source, prompt_sets.NAMES)
+        if not wanted.lane and door.from_elsewhere():
+            raise ConfigError(
+                "A judge's URL is taken only at the computer that Tunebench runs on, since its key is sent there. Nothing was "
+                "sent. Let one of the lanes judge, or start the judge there."
+            )
         between = ballot.contest(current.run, [lane.name for lane in current.job.lanes], *wanted.lanes)
         order = Order(
             contest=between, source=wanted.source, lane=wanted.lane, endpoint=wanted.endpoint, cases=wanted.cases

@@ -14,7 +14,7 @@ from trainer_core.demo import prompts
 from trainer_core.errors import ConfigError
 from trainer_core.events import Stage
 from trainer_core.supervisor import Supervisor
-from ui import cards, compared, views
+from ui import cards, compared, door, views
 from ui.booth import Booth
 from ui.data_tab import answering
 from ui.form import QUIET, Form, on
@@ -180,6 +180,7 @@ def generate(supervisor: Supervisor, wanted: Asked) -> None:
 def begin_vote(supervisor: Supervisor, wanted: Asked) -> None:
     """Put the first question of a blind vote; raises what `ballot.ask` raises."""
     chosen = lanes_of(supervisor, wanted)
+    door.check_source(supervisor.workspace, wanted.source, prompt_sets.NAMES)
     between = ballot.contest(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
     ballot.ask(supervisor, between, wanted.source, wanted.sampling, chosen)
 
@@ -192,6 +193,7 @@ def lanes_of(supervisor: Supervisor, wanted: Asked) -> tuple[Lane, ...]:
 
 def step(supervisor: Supervisor, wanted: Asked, by: int) -> str:
     """The prompt after or before this one in its set."""
+    door.check_source(supervisor.workspace, wanted.source, prompt_sets.NAMES)
     found = prompt_sets.load(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
     shown = [one.text for one in found] or prompts()
     return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]

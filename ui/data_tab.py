@@ -19,7 +19,7 @@ from trainer_core.data.source import Checkup, Progress, Request
 from trainer_core.errors import DataError, UserError
 from trainer_core.lens import Lens, Look, Measure
 from trainer_core.supervisor import Supervisor
-from ui import cards
+from ui import cards, door
 
 DATA_JS = "window.tunebench.beginData(element, server, upload);"
 SAMPLE_CHATS = "sample chats"
@@ -37,14 +37,9 @@ class Wanted(Strict):
     ticket: str = Field(default="", max_length=64)
     """What a page calls this check, to ask how far it is or to stop it."""
 
-    @property
-    def file(self) -> Path:
-        return found(self.source)
-
-    @property
-    def request(self) -> Request:
+    def request(self, file: Path) -> Request:
         columns = self.columns if self.columns.used else None
-        return Request(self.file, columns, self.rows, Checkup(steps=self.steps))
+        return Request(file, columns, self.rows, Checkup(steps=self.steps))
 
 
 class Mapping(Strict):
@@ -88,11 +83,6 @@ def build(supervisor: Supervisor) -> None:
     )
 
 
-def found(path: str) -> Path:
-    """The file behind what was typed."""
-    return located(SAMPLE, SAMPLES[path]) if path in SAMPLES else Path(path.strip().strip('"')).expanduser()
-
-
 class Desk:
     """Answers a page's questions about data. Files are read in limited children; here are only the checks going on."""
 
@@ -102,14 +92,25 @@ class Desk:
         self.at: dict[str, Progress] = {}
         self.lens = Lens(workspace)
 
+    def file(self, typed: str) -> Path:
+        """The file behind what was typed.
+
+        Raises:
+            DataError: whoever typed it may not open it.
+        """
+        path = typed.strip().strip('"')
+        door.check_source(self.workspace, path, SAMPLES)
+        return located(SAMPLE, SAMPLES[path]) if path in SAMPLES else Path(path).expanduser()
+
     def glance(self, asked: Any = None) -> dict[str, Any]:
         """The file's columns and the shape found in them, or the mapping remembered for these columns; a hub id's parts."""
         wanted = parse(Wanted, asked, "")
         if hub.is_name(wanted.source):
             return {"parts": [asdict(part) for part in hub.parts(wanted.source)]}
-        seen = data.glance(wanted.file)
+        file = self.file(wanted.source)
+        seen = data.glance(file)
         before = kept.recalled(self.workspace, [column.name for column in seen.columns])
-        return {**asdict(seen), "source": str(wanted.file), "remembered": before.used if before else None}
+        return {**asdict(seen), "source": str(file), "remembered": before.used if before else None}
 
     def check(self, asked: Any = None) -> dict[str, Any]:
         """The whole report on a file."""
@@ -123,7 +124,7 @@ class Desk:
                 self.at.pop(wanted.ticket, None)
 
     def report(self, reader: data.Reader, wanted: Wanted) -> data.Report:
-        for news in reader.ask(wanted.request):
+        for news in reader.ask(wanted.request(self.file(wanted.source))):
             if isinstance(news, data.Report):
                 return news
             self.at[wanted.ticket] = news
@@ -162,12 +163,12 @@ class Desk:
     def look(self, asked: Any = None) -> dict[str, Any]:
         """One row as the model sees it."""
         wanted = parse(Look, asked, "")
-        return self.lens.ask(wanted.model_copy(update={"source": str(found(wanted.source))}))
+        return self.lens.ask(wanted.model_copy(update={"source": str(self.file(wanted.source))}))
 
     def measure(self, asked: Any = None) -> dict[str, Any]:
         """Lengths in tokens, and what the training length does to the rows."""
         wanted = parse(Measure, asked, "")
-        return self.lens.ask(wanted.model_copy(update={"source": str(found(wanted.source))}))
+        return self.lens.ask(wanted.model_copy(update={"source": str(self.file(wanted.source))}))
 
 
 def answering(ask: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:

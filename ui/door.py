@@ -2,26 +2,32 @@
 
 A server on 127.0.0.1 is open to every web page in the same browser, by cross-site requests and by names that are made to point
 at 127.0.0.1 (DNS rebinding). So every request must name us as its host, come from our own page, and carry a cookie that only
-the link from the terminal hands out. After Jupyter's model. For other computers (`--lan`) there is a password beside the link.
+the link from the terminal hands out. After Jupyter's model. For other computers (`--lan`) there is a password beside the link;
+its cookie ends with the password, and who comes from there opens no files but those of the workspace's data.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from gradio.context import LocalContext
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trainer_core.data import hub
 from trainer_core.durable import write_atomically
+from trainer_core.errors import DataError
+from trainer_core.runs import Workspace
 
 BITS = 256
 COOKIE_DAYS = 30
@@ -56,6 +62,8 @@ class Keys:
         self.address, self.link = address, folder / "app.address"
         self.password, self.names = password, tuple(names)
         self.secret = kept_secret(folder / "app.secret")
+        bound = hmac.new(self.secret.encode(), password.encode(), "sha256").hexdigest()
+        self.network_secret = bound if password else ""
         self.issue()
 
     def issue(self) -> str:
@@ -133,11 +141,12 @@ class Door:
         return self.admit(scope, headers)
 
     def admit(self, scope: Scope, headers: Headers) -> Response | None:
-        if same(self.token(headers), self.keys.secret) or scope["path"] in OPEN_PATHS:
+        token = self.token(headers)
+        if same(token, self.keys.secret) or same(token, self.keys.network_secret) or scope["path"] in OPEN_PATHS:
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and scope["method"] == "GET" and self.keys.redeem(given):
-            return self.welcome()
+            return self.welcome(self.keys.secret)
         if self.keys.password and (scope["path"], scope["method"]) in (("/", "GET"), (ENTER, "POST")):
             return question("")
         raise Refused(
@@ -153,7 +162,7 @@ class Door:
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
         async with self.asked:
             if same(given, self.keys.password):
-                return self.welcome()
+                return self.welcome(self.keys.network_secret)
             await asyncio.sleep(WRONG_SECONDS)
         return question("That was not the password.")
 
@@ -164,12 +173,33 @@ class Door:
             return ""
         return cookies[self.cookie].value if self.cookie in cookies else ""
 
-    def welcome(self) -> Response:
+    def welcome(self, secret: str) -> Response:
         """Hand out the cookie, and lead to an address without the token in it."""
         response = RedirectResponse("/", 303, HEADERS)
         days = COOKIE_DAYS * 24 * 3600
-        response.set_cookie(self.cookie, self.keys.secret, max_age=days, httponly=True, samesite="strict")
+        response.set_cookie(self.cookie, secret, max_age=days, httponly=True, samesite="strict")
         return response
+
+
+def from_elsewhere() -> bool:
+    """Does the request that is being answered come from another computer? Gradio knows it for questions and events alike."""
+    request = LocalContext.request.get(None)
+    return bool(request and request.client and not ipaddress.ip_address(request.client.host).is_loopback)
+
+
+def check_source(workspace: Workspace, source: str | None, ours: Collection[str]) -> None:
+    """Who sits at this computer may open any file; from elsewhere it is a set of `ours`, of the Hub, or of the workspace's data.
+
+    Raises:
+        DataError: it is another file.
+    """
+    if not source or source in ours or not from_elsewhere() or hub.is_name(source):
+        return
+    if not Path(source).expanduser().resolve().is_relative_to(workspace.data.resolve()):
+        raise DataError(
+            f"{source} cannot be opened from another computer: from there only dropped files, the workspace's own data and names "
+            "of the Hub can. Nothing was read. Drop the file into the Data tab."
+        )
 
 
 def question(said: str) -> Response:

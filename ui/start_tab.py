@@ -21,8 +21,8 @@ from trainer_core.events import Stage
 from trainer_core.forecast import Forecast, tokenizer_of
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
-from ui import cards, diagnosis, fit
-from ui.data_tab import SAMPLE_CHATS
+from ui import cards, diagnosis, door, fit
+from ui.data_tab import SAMPLE_CHATS, SAMPLES
 from ui.facts import facts_of, name_of
 from ui.form import ORDERED, QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
@@ -74,9 +74,14 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     with gr.Accordion("All settings", open=False, elem_id="settings-form"):
         recipe = settings(first, model, pairs, method)
 
+    def counted(wanted: Recipe, tokenizer: Path | None = None) -> data.Counts:
+        for source in sources_of(wanted):
+            door.check_source(supervisor.workspace, source, SAMPLES)
+        return counts(wanted, tokenizer)
+
     def preview(wanted: Recipe) -> tuple[Any, ...]:
         supervisor.expect(wanted.model)
-        found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+        found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
         lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
         kept = wanted.model_dump(mode="json")
@@ -85,7 +90,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
 
     def fitting(wanted: Recipe) -> tuple[str, Any]:
         """The memory card, and what the button is called then."""
-        found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+        found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         told, at = fit.planned(supervisor, offers.catalogue, wanted, found), fit.levers(wanted)
         if isinstance(told, str):
             return cards.unknown_memory(told, at), button(supervisor, "unknown")
@@ -100,7 +105,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         """The settings for this data and memory; or a smaller model with its own."""
         if event.model:
             return take_model(wanted.model_copy(update={"model": event.model}), BALANCED)
-        found = counts(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+        found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         told = fit.planned(supervisor, offers.catalogue, wanted, found)
         suited = told.suggested if isinstance(told, Forecast) and told.suggested else wanted
         return suited, *preview(suited)
@@ -124,7 +129,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         return gr.update(selected="start"), used, *preview(used)
 
     def start(wanted: Recipe) -> Any:
-        counts(wanted)
+        counted(wanted)
         supervisor.start(wanted, offers.reasons(wanted))
         return gr.update(selected="train"), ""
 
@@ -246,8 +251,11 @@ def counts(recipe: Recipe, tokenizer: Path | None = None) -> data.Counts:
     Raises:
         DataError: a file cannot be used.
     """
-    sources = (recipe.data.chat, recipe.data.pairs, recipe.data.held_out)
-    return read(recipe.data, recipe.method, tokenizer, tuple(stamp(source) for source in sources if source))
+    return read(recipe.data, recipe.method, tokenizer, tuple(map(stamp, sources_of(recipe))))
+
+
+def sources_of(recipe: Recipe) -> list[str]:
+    return [source for source in (recipe.data.chat, recipe.data.pairs, recipe.data.held_out) if source]
 
 
 @lru_cache(maxsize=16)

@@ -49,7 +49,8 @@ def browser() -> Iterator[Browser]:
 class App:
     """One server process on one port; it can be killed and started again on the same workspace."""
 
-    def __init__(self, workspace: Path, worker: str, gpu: float = 0, reading: str = ""):
+    def __init__(self, workspace: Path, worker: str, gpu: float = 0, reading: str = "", password: str = ""):
+        self.password = password
         self.workspace, self.worker, self.gpu, self.port = workspace, worker, gpu, free_port()
         self.reading = workspace.with_suffix(".reading") if reading else None
         self.take(reading)
@@ -72,6 +73,7 @@ class App:
     def start(self) -> None:
         args = ["--workspace", self.workspace, "--port", self.port, "--worker", self.worker, "--gpu", self.gpu]
         args += ["--reading", self.reading] if self.reading else []
+        args += ["--password", self.password] if self.password else []
         command = [sys.executable, "-m", "tests.serve", *map(str, args)]
         self.log = self.workspace.with_suffix(".log")
         with self.log.open("ab") as log:

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 from unsloth import FastLanguageModel
 
-from trainer_core import hardware, vram
+from trainer_core import chat_template, hardware, vram
 from trainer_core.config import Lora, Memory, Precision
 from trainer_core.errors import ModelError
 from trainer_core.shape import TARGETS
+
+chat_template.take_over(chat_template_utils)
 
 
 @dataclass(frozen=True)

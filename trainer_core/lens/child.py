@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainer_core import data, models, runs, tokens
+from trainer_core import data, hub_models, models, runs, tokens
 from trainer_core.config import Columns, Template
 from trainer_core.data.load import located
 from trainer_core.data.remedies import Treatment
@@ -34,7 +34,7 @@ from trainer_core.lens.says import (
     Working,
     line,
 )
-from trainer_core.lens.sight import Extent, extent, findings, sight, special_tokens
+from trainer_core.lens.sight import Extent, extents, findings, sight
 
 KEPT = 20_000
 """Rows kept of a data set, from the top."""
@@ -76,19 +76,19 @@ def looked(request: Look) -> Seen:
 
 
 def measured(request: Measure) -> Measured:
-    kept = extents(*known_by(request), resolved(request.model), request.template)
+    kept = reaches(*known_by(request), resolved(request.model), request.template)
     lengths = sorted(row.end for _, row in kept)
     return Measured(lengths, len(rows(request)), tuple(findings(kept, request.length)))
 
 
 @lru_cache(maxsize=2)
-def extents(
+def reaches(
     source: str, columns: Columns, steps: tuple[str, ...], stamp: float, model: str, template: Template
 ) -> tuple[tuple[Example, Extent], ...]:
     """Rows with how far they reach, evenly over all kept."""
-    kept, its = usable(source, columns, steps, stamp), tokenizer(model, template)
-    specials = special_tokens(its)
-    return tuple((one, extent(its, one.item, specials)) for one in kept[:: -(-len(kept) // MEASURED) or 1])
+    kept = usable(source, columns, steps, stamp)
+    some = kept[:: -(-len(kept) // MEASURED) or 1]
+    return tuple(zip(some, extents(tokenizer(model, template), [one.item for one in some]), strict=True))
 
 
 def rows(request: Rows) -> tuple[Example, ...]:
@@ -128,7 +128,9 @@ def eyes(request: Rows):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=8)
 def resolved(model: str) -> str:
-    return models.resolve(model, runs.Workspace(Path(sys.argv[1])))
+    """The checked folder of a model, also of one of the Hub."""
+    found = models.resolve(model, runs.Workspace(Path(sys.argv[1])))
+    return str(hub_models.with_tokenizer(found)) if models.on_the_hub(found) else found
 
 
 @lru_cache(maxsize=4)

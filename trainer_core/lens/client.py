@@ -6,23 +6,29 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import orjson
 
-from trainer_core.errors import DataError
+from trainer_core.errors import DataError, ModelError
 from trainer_core.lens.says import Look, Measure
 from trainer_core.runs import PROJECT, Workspace
 
 COMMAND = (sys.executable, "-m", "trainer_core.lens.child")
 IDLE_SECONDS = 600.0
+ANSWER_SECONDS = 180.0
+"""Longer than 5,000 long rows take on a busy processor; a tokenizer made to hurt takes for ever."""
 
 
 class Lens:
     """One process with one question at a time. `working`: what it says it is doing."""
 
-    def __init__(self, workspace: Workspace, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self, workspace: Workspace, idle_seconds: float = IDLE_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    ):
         self.command, self.idle_seconds = (*COMMAND, str(workspace.root)), idle_seconds
+        self.answer_seconds = answer_seconds
         self.working = ""
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
@@ -36,18 +42,31 @@ class Lens:
         """
         with self.lock:
             process = self.running()
-            assert process.stdin and process.stdout
-            process.stdin.write(request.model_dump_json().encode() + b"\n")
-            process.stdin.flush()
-            for text in process.stdout:
-                name, fields = orjson.loads(text)
-                self.working = fields["words"] if name == "Working" else ""
-                if name != "Working":
-                    self.rest_later()
-                    return answer(name, fields)
-            raise DataError(
-                f"{request.source}: the process that shows tokens ended with code {process.wait()}. Try again."
-            )
+            deadline = threading.Timer(self.answer_seconds, process.kill)
+            deadline.start()
+            try:
+                return self.asked(process, request)
+            finally:
+                deadline.cancel()
+
+    def asked(self, process: subprocess.Popen[bytes], request: Look | Measure) -> dict[str, Any]:
+        assert process.stdin and process.stdout
+        began = time.monotonic()
+        process.stdin.write(request.model_dump_json().encode() + b"\n")
+        process.stdin.flush()
+        for text in process.stdout:
+            name, fields = orjson.loads(text)
+            self.working = fields["words"] if name == "Working" else ""
+            if name != "Working":
+                self.rest_later()
+                return answer(name, fields)
+        code, self.working = process.wait(), ""
+        if time.monotonic() - began < self.answer_seconds:
+            raise DataError(f"{request.source}: the process that shows tokens ended with code {code}. Try again.")
+        raise ModelError(
+            f"{request.model}: its tokens were not there after {self.answer_seconds:.0f} s, so the process that shows them was "
+            "ended. Nothing was changed. Take fewer rows or another model."
+        )
 
     def running(self) -> subprocess.Popen[bytes]:
         """The process, started anew where it is not there."""

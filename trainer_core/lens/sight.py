@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from trainer_core import tokens
@@ -38,9 +39,8 @@ def sight(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, length: int) ->
     """
     specials = special_tokens(tokenizer)
     if isinstance(item, Chat):
-        whole = tokens.tokenised(tokenizer, item.messages)
-        labels = tokens.labelled(tokenizer, item, whole).labels
-        trained = [label != tokens.MASKED for label in labels]
+        whole, row = next(tokens.encode_chats(tokenizer, [item]))
+        trained = [label != tokens.MASKED for label in row.labels]
         side = Side("row", whole.ids, pieces(whole), trained, places(whole.ids, specials), min(length, len(whole.ids)))
         return Sight((side,), None, "" if any(trained[:length]) else f"no answer token within {length:,} tokens")
     pair = tokens.encode_pair(tokenizer, item)
@@ -94,12 +94,22 @@ class Extent:
     ends: bool
 
 
-def extent(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, specials: frozenset[int]) -> Extent:
-    if isinstance(item, Pair):
-        pair = tokens.encode_pair(tokenizer, item)
-        closed = not specials.isdisjoint(pair.chosen[-LAST:]) and not specials.isdisjoint(pair.rejected[-LAST:])
-        return Extent(pair.longest, pair.prompt, pair.differ, closed)
-    row = tokens.encode_chat(tokenizer, item)
+def extents(tokenizer: PreTrainedTokenizerBase, items: Sequence[Chat | Pair]) -> Iterator[Extent]:
+    """How far each row reaches."""
+    specials = special_tokens(tokenizer)
+    for kind, rows in groupby(items, type):
+        if kind is Pair:
+            yield from (extent_of_pair(pair, specials) for pair in tokens.encode_pairs(tokenizer, list(rows)))
+        else:
+            yield from (extent_of_chat(row, specials) for _, row in tokens.encode_chats(tokenizer, list(rows)))
+
+
+def extent_of_pair(pair: tokens.EncodedPair, specials: frozenset[int]) -> Extent:
+    closed = not specials.isdisjoint(pair.chosen[-LAST:]) and not specials.isdisjoint(pair.rejected[-LAST:])
+    return Extent(pair.longest, pair.prompt, pair.differ, closed)
+
+
+def extent_of_chat(row: tokens.Encoded, specials: frozenset[int]) -> Extent:
     trained = [place for place, label in enumerate(row.labels) if label != tokens.MASKED]
     answer = trained[0] if trained else len(row.labels)
     return Extent(
