@@ -179,8 +179,12 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
     with gr.Tabs():
         with gr.Tab("Run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Rows"), gr.Row(elem_classes="fields"):
-            made["data"] = Form(Data, first.data, pairs=pairs)
+        with gr.Tab("Rows"):
+            rows = gr.Row(elem_classes="fields")
+            with gr.Accordion("Columns, usually found by themselves", open=False), gr.Row(elem_classes="fields"):
+                columns = Form(Columns, first.data.columns)
+            with rows:
+                made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
             with gr.Tab(title), gr.Row(elem_classes="fields"):
