@@ -43,6 +43,7 @@ def test_every_setting_has_a_label_and_a_tooltip(model: type[Strict]) -> None:
     for name, field in model.model_fields.items():
         nested = isinstance(field.default, Strict)
         assert nested or (field.title and field.description), f"{model.__name__}.{name}"
+        assert "[" not in (field.description or ""), f"{model.__name__}.{name}: its source stands in a comment"
 
 
 def test_a_recipe_survives_json() -> None:

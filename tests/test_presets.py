@@ -23,7 +23,7 @@ CARDS = ("6gb", "8gb", "12gb", "16gb", "24gb", "32gb", "48gb", "80gb")
 def test_no_file_is_left_out() -> None:
     found = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.toml")}
     read = {f"{name}.toml" for name in PRESETS} | {f"goals/{name}.toml" for name in GOALS}
-    assert found == read | {"models/catalogue.toml"}
+    assert found == read | {"models/catalogue.toml", "speed/devices.toml"}
     assert list(PRESETS) == ["cpu", *CARDS]
     assert set(GOALS) == {"quick", "balanced", "thorough"}
 
@@ -87,7 +87,7 @@ def test_every_model_of_the_catalogue_has_a_shape_by_both_names() -> None:
 
 
 CHOICES = [
-    (None, "cpu", "No usable GPU: 'Processor' trains the small starter model."),
+    (None, "cpu", "No graphics card: the small starter model trains on the processor."),
     (0.0, "cpu", "0.0 GB free on the GPU, and '6 GB card' needs 4.7 GB: the small starter model is taken."),
     (4.0, "cpu", "4.0 GB free on the GPU, and '6 GB card' needs 4.7 GB: the small starter model is taken."),
     (4.7, "6gb", "4.7 GB free fits '6 GB card' (from 4.7 GB)."),

@@ -17,14 +17,14 @@ from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
 from trainer_core.data import Counts
 from trainer_core.errors import DataError
 from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Phase, Step
+from trainer_core.events import Ended, Phase, Stage, Step
 from trainer_core.forecast import forecast
-from trainer_core.hardware import GIB, gb
+from trainer_core.hardware import GIB, Cpu, Machine, gb
 from trainer_core.presets import starter_recipe
 from trainer_core.supervisor import Supervisor
-from ui import cards, fit
+from ui import cards, fit, times
 from ui.offers import GOALS, Offers, free_gib
-from ui.start_tab import UsedData, counts, expected, eyes, facts, plan_lines, recalled
+from ui.start_tab import UsedData, counts, eyes, facts, plan_lines, recalled
 
 NOBODY = Offers(lambda: None)
 CARD = Offers(lambda: 21.0)
@@ -38,10 +38,10 @@ def test_a_card_that_comes_back_is_offered_its_models() -> None:
     seen: list[float | None] = [None, 21.0]
     offers = Offers(lambda: seen[0])
     without = [name for _, name in offers.models]
-    assert offers.reasons(starter_recipe())[0].startswith("No usable GPU")
+    assert offers.reasons(starter_recipe())[0].startswith("No graphics card")
     del seen[0]
     assert without == [STARTER] and [name for _, name in offers.models] == [name for _, name in CARD.models]
-    assert offers.reasons(starter_recipe())[0] == "Settings of the preset 'Processor'."
+    assert offers.reasons(starter_recipe())[0] == "The settings made for SmolLM2 135M."
 
 
 def test_with_a_card_its_models_are_offered_by_title() -> None:
@@ -50,12 +50,23 @@ def test_with_a_card_its_models_are_offered_by_title() -> None:
     assert title == "Qwen3 14B, 4-bit"
 
 
-def test_every_model_has_a_badge_against_the_memory_that_is_free(supervisor: Supervisor) -> None:
-    titles = dict(reversed(one) for one in CARD.labelled(supervisor))  # type: ignore[arg-type]
-    assert titles[CARD.choice.preset.model].startswith("Qwen3 14B, 4-bit · ✓ fits, ")
-    assert titles["unsloth/Llama-3.3-70B-Instruct-bnb-4bit"].endswith(" of 21.1 GB")
-    assert "✗ will not fit, " in titles["unsloth/Llama-3.3-70B-Instruct-bnb-4bit"]
-    assert len(titles) >= 15 and all("GB" in title for title in titles.values())
+def test_every_model_says_whether_it_fits_and_the_best_come_first(supervisor: Supervisor) -> None:
+    labels, names = zip(*CARD.labelled(supervisor), strict=True)
+    assert labels[:2] == ("Starter · SmolLM2 135M (included) · ✓ fits", "Qwen3 14B, 4-bit · ✓ fits · recommended")
+    assert names[-1] == "unsloth/Qwen3-32B-bnb-4bit" and names[-2] == "unsloth/Llama-3.3-70B-Instruct-bnb-4bit"
+    fitting = ["will not fit" not in label for label in labels]
+    assert fitting == sorted(fitting, reverse=True) and len(names) >= 15
+    shapes = [CARD.catalogue.shape(name) for name, fits in zip(names, fitting, strict=True) if fits]
+    sizes = [shape.parameters for shape in shapes[2:] if shape]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_what_the_preset_has_itself_is_no_edit(supervisor: Supervisor) -> None:
+    preset = CARD.recipe(STARTER, "quick")
+    wanted = fit.slid(preset, "lora.rank", 256)
+    told = fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    assert not isinstance(told, str) and "dpo.batch_size" in [one.key for one in told.edits]
+    assert [one.key for one in fit.by_hand(told, preset).edits] == ["lora.rank"]
 
 
 def test_a_slider_keeps_the_effective_batch_and_nothing_else_moves() -> None:
@@ -84,7 +95,7 @@ def test_a_goal_keeps_what_was_set_by_hand() -> None:
     mine = CARD.recipe(STARTER, "quick").model_copy(update={"lora": Lora(rank=3), "name": "mine"})
     longer = CARD.lengthened(mine, "thorough")
     assert (longer.lora.rank, longer.name, longer.sft.epochs) == (3, "mine", 3.0)
-    assert CARD.reasons(longer)[0] == "Some settings were changed by hand."
+    assert CARD.reasons(longer)[0] == "Some settings differ from the model's preset."
 
 
 def test_a_length_of_ones_own_is_no_goal() -> None:
@@ -166,7 +177,7 @@ def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
 
 
 def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=recipe), "")
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts(()))
     log = EventLog(run_dir / "events.jsonl")
     for at, took in enumerate(seconds, 1):
         log(Step("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
@@ -174,14 +185,52 @@ def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
     supervisor.look()
 
 
+FOUND = Counts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
+
+
+def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], str]:
+    """The seconds of the stages, and the sentence on the whole."""
+    place = fit.place(supervisor)
+    known = times.paces(supervisor, recipe, CARD.catalogue.shape(recipe.model), place)
+    seconds = times.stage_seconds(known, recipe, FOUND)
+    return seconds, times.sentence(times.whole(supervisor, recipe, seconds), known)
+
+
 def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
-    recipe, found = starter_recipe(), Counts(352, 352, 50, ())
-    assert expected(supervisor, recipe, "sft", found) == ""
+    recipe = starter_recipe().model_copy(update={"method": Method.SFT})
     ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
-    assert expected(supervisor, recipe, "sft", found) == "≈ 48 s", "the median of all but the first step, 24 times"
-    assert expected(supervisor, recipe, "dpo", found) == ""
-    other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 512})})
-    assert expected(supervisor, other, "sft", found) == ""
+    seconds, said = told(supervisor, recipe)
+    assert seconds == {"sft": 48.0}, "the median of all but the first step, 24 times"
+    assert said == "≈ 2 min in all, as fast as your last run."
+
+
+def test_other_rows_take_as_long_as_the_last_runs_tokens_say(supervisor: Supervisor) -> None:
+    recipe = starter_recipe().model_copy(update={"method": Method.SFT})
+    ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
+    other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 90})})
+    seconds, _ = told(supervisor, other)
+    assert seconds["sft"] == pytest.approx(24 * 4 * (0.5 * 60 + 0.5 * 90) / 900)
+
+
+def test_before_the_first_run_time_is_estimated(tmp_path: Path) -> None:
+    """The starter on one core of the kind that was measured; the card of `machine` by its data sheet."""
+    recipe = starter_recipe()
+    core = Machine(Cpu("EPYC", 1, 32 * GIB, 20 * GIB, bfloat16=True), problem="")
+    opened = Supervisor(runs.Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: core)
+    seconds, said = told(opened, recipe)
+    opened.close()
+    assert seconds["sft"] == pytest.approx(24 * 4 * 80 / 110, rel=0.05), "110 tokens a second on a core"
+    assert seconds["dpo"] == pytest.approx(10 * 4 * 200 / 110 * 8 / 6, rel=0.05), "both answers, and the reference"
+    assert said == "≈ 4 min in all, estimated.", "with unpacking the model, which is not there yet"
+
+
+def test_a_model_of_unknown_size_has_no_time(supervisor: Supervisor) -> None:
+    assert told(supervisor, CARD.recipe("somebody/a-model", "quick")) == ({}, "")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")])
+def test_estimates_are_no_finer_than_they_are_known(seconds: float, words: str) -> None:
+    assert times.about(seconds) == words
 
 
 def used(**more: object) -> UsedData:

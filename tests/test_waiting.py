@@ -127,6 +127,23 @@ def test_without_the_app_it_ends(tmp_path: Path) -> None:
     assert not left, left
 
 
+def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: Recipe) -> None:
+    """Its child is halted, as one that imports for a minute on a busy computer."""
+    app = boss()
+    ready = expecting(app, wanted.model)
+    child = importing(ready.process)
+    child.suspend()
+    run_id = app.start(wanted)
+    beat = app.run_dir(run_id) / "heartbeat.json"
+    assert wait_for(beat.exists, 10)
+    first = beat.stat().st_mtime
+    assert wait_for(lambda: beat.stat().st_mtime >= first + 1.5 * runs.BEAT_SECONDS, 4 * runs.BEAT_SECONDS)
+    app.look()
+    assert app.run(run_id).detail.startswith("Loading the libraries")
+    child.kill()
+    assert ready.process.wait(3 * runs.BEAT_SECONDS) == -signal.SIGKILL
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["it", "what it keeps"])
 def test_one_that_was_killed_costs_nothing_but_time(boss: Boss, wanted: Recipe, which: str) -> None:

@@ -1,7 +1,7 @@
 """Every setting, once: its type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json are these models.
 
-Sources named in the docstrings: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024, the preference
-tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 ·
+Sources, named beside what they speak for: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024,
+the preference tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 ·
 [rs] Kalajdzievski 2023 · [cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
 """
 
@@ -62,18 +62,18 @@ SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
 class Lora(Strict):
     """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, one after the other."""
 
-    rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")
-    """Higher learns more detail and takes more memory. 16 suits up to a thousand pairs [LoRA, TM]."""
-    alpha: int = Field(default=16, ge=1, le=1024, title="LoRA alpha")
-    """Alpha ÷ rank scales the update. Equal to the rank is neutral; halve it when the run memorises [U]."""
-    dropout: float = Field(default=0.0, ge=0, lt=1, title="LoRA dropout")
-    """0 keeps Unsloth's fast path; 0.05 to 0.1 helps very small data sets [QLoRA]."""
-    rslora: bool = Field(default=False, title="Rank-stabilised scaling")
-    """Scale by alpha ÷ √rank instead of alpha ÷ rank. Worth it above rank 64 [rs]."""
+    rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")  # [LoRA, TM]
+    """Higher learns more detail and takes more memory. 16 suits up to a thousand pairs."""
+    alpha: int = Field(default=16, ge=1, le=1024, title="LoRA alpha")  # [U]
+    """Alpha ÷ rank scales the update. Equal to the rank is neutral; halve it when the run memorises."""
+    dropout: float = Field(default=0.0, ge=0, lt=1, title="LoRA dropout")  # [QLoRA]
+    """0 keeps Unsloth's fast path; 0.05 to 0.1 helps very small data sets."""
+    rslora: bool = Field(default=False, title="Rank-stabilised scaling")  # [rs]
+    """Scale by alpha ÷ √rank instead of alpha ÷ rank. Worth it above rank 64."""
     dora: bool = Field(default=False, title="DoRA")
     """Learns size and direction apart: a little better at the same rank, and slower."""
-    targets: Targets = Field(default="all-linear", title="Adapted layers")
-    """All linear layers; attention alone is clearly worse [TM]."""
+    targets: Targets = Field(default="all-linear", title="Adapted layers")  # [TM]
+    """All linear layers; attention alone is clearly worse."""
 
 
 class Training(Strict):
@@ -81,30 +81,30 @@ class Training(Strict):
 
     learning_rate: float = Field(default=2e-4, gt=0, le=1, title="Learning rate")
     """How far each step moves."""
-    scheduler: Scheduler = Field(default="cosine", title="Schedule")
-    """How the learning rate falls; cosine is the common choice for both methods [field]."""
-    warmup: float = Field(default=0.1, ge=0, le=0.5, title="Warm-up share")
-    """Share of the steps in which the learning rate rises from 0. DPO without it diverges early [field]."""
-    epochs: float = Field(default=1.0, gt=0, le=100, title="Epochs")
-    """How often each row is seen. One is enough for most sets; more memorises [HF]."""
+    scheduler: Scheduler = Field(default="cosine", title="Schedule")  # [field]
+    """How the learning rate falls; cosine is the common choice for both methods."""
+    warmup: float = Field(default=0.1, ge=0, le=0.5, title="Warm-up share")  # [field]
+    """Share of the steps in which the learning rate rises from 0. DPO without it diverges early."""
+    epochs: float = Field(default=1.0, gt=0, le=100, title="Epochs")  # [HF]
+    """How often each row is seen. One is enough for most sets; more memorises."""
     max_steps: int | None = Field(default=None, ge=1, title="Steps at most")
     """Stop after this many steps, even within an epoch. Empty: as many as the epochs take."""
     batch_size: int = Field(default=4, ge=1, le=512, title="Batch size")
     """Rows (or pairs) in memory at once. It moves memory and speed, not the result, while accumulation makes up for it."""
-    accumulation: int = Field(default=4, ge=1, le=1024, title="Accumulation")
-    """Batches added up before each step. Batch × accumulation = 16 by default: LoRA suffers above 32 [TM]."""
+    accumulation: int = Field(default=4, ge=1, le=1024, title="Accumulation")  # [TM]
+    """Batches added up before each step. Batch × accumulation = 16 by default: LoRA suffers above 32."""
     max_length: int = Field(default=1024, ge=32, le=1_048_576, title="Length in tokens")
     """Longer rows are cut at this length; the number of cut rows is shown before the run."""
-    weight_decay: float = Field(default=0.01, ge=0, le=1, title="Weight decay")
-    """Pulls the adapter gently back towards zero [U]."""
-    max_grad_norm: float = Field(default=1.0, gt=0, le=100, title="Gradient clip")
-    """Longer gradients are shortened to this norm [QLoRA]."""
-    optimiser: Optimiser = Field(default="auto", title="Optimiser")
-    """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor [QLoRA]."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1, title="Weight decay")  # [U]
+    """Pulls the adapter gently back towards zero."""
+    max_grad_norm: float = Field(default=1.0, gt=0, le=100, title="Gradient clip")  # [QLoRA]
+    """Longer gradients are shortened to this norm."""
+    optimiser: Optimiser = Field(default="auto", title="Optimiser")  # [QLoRA]
+    """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor."""
     evaluations: int = Field(default=10, ge=0, le=100, title="Held-out checks")
     """How often the loss on held-out rows is measured; they get 5 % of the time at most. 0: never."""
-    patience: int | None = Field(default=None, ge=1, le=100, title="Patience")
-    """Stop after this many held-out checks without a new best (3 is usual) and keep the best [HF]. Empty: go to the end."""
+    patience: int | None = Field(default=None, ge=1, le=100, title="Patience")  # [HF]
+    """Stop after this many held-out checks without a new best (3 is usual) and keep the best. Empty: go to the end."""
 
     @property
     def effective_batch(self) -> int:
@@ -112,30 +112,30 @@ class Training(Strict):
         return self.batch_size * self.accumulation
 
 
-class Sft(Training):
-    """Supervised fine-tuning: learn to write the good answers. Rate 2e-4 [U, field]."""
+class Sft(Training):  # [U, field]
+    """Supervised fine-tuning: learn to write the good answers. Rate 2e-4."""
 
     packing: bool = Field(default=False, title="Pack short rows")
     """Put several short rows into one sequence. Faster on CUDA for short data; changes the number of steps."""
 
 
-class Dpo(Training):
-    """Direct preference optimisation: prefer the chosen answer over the rejected one [DPO]."""
+class Dpo(Training):  # [DPO]
+    """Direct preference optimisation: prefer the chosen answer over the rejected one."""
 
-    learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")
-    """5e-6: ten times the 5e-7 of full tuning, as LoRA wants [HF, TM]. A base under 1B for a few dozen steps needs more."""
+    learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")  # [HF, TM]
+    """5e-6: ten times the 5e-7 of full tuning, as LoRA wants. A base under 1B for a few dozen steps needs more."""
     batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
     """Pairs in memory at once. Each pair is two rows, so half of the SFT batch costs the same memory."""
-    accumulation: int = Field(default=8, ge=1, le=1024, title="Accumulation")
-    """Batches added up before each step: 2 × 8 = 16 pairs [HF: 8 to 16 and more]."""
-    beta: float = Field(default=0.1, gt=0, le=10, title="Beta")
-    """How closely the policy is tied to its reference. 0.1 is the usual start; 0.01 to 0.5 is the range to try [DPO, HF]."""
+    accumulation: int = Field(default=8, ge=1, le=1024, title="Accumulation")  # [HF: 8 to 16 and more]
+    """Batches added up before each step: 2 × 8 = 16 pairs."""
+    beta: float = Field(default=0.1, gt=0, le=10, title="Beta")  # [DPO, HF]
+    """How closely the policy is tied to its reference. 0.1 is the usual start; 0.01 to 0.5 is the range to try."""
     losses: tuple[LossType, ...] = Field(default=("sigmoid",), min_length=1, title="Loss")
     """Sigmoid is DPO as published. Sigmoid + sft steadies format and fluency."""
     loss_weights: tuple[float, ...] | None = Field(default=None, title="Loss weights")
     """One weight per loss; empty: 1 each."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, title="Label smoothing")
-    """The share of pairs you believe to be labelled the wrong way round. For robust, exo_pair, aot and aot_unpaired [cDPO]."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, title="Label smoothing")  # [cDPO]
+    """The share of pairs you believe to be labelled the wrong way round. For robust, exo_pair, aot and aot_unpaired."""
 
     @model_validator(mode="before")
     @classmethod
@@ -265,8 +265,8 @@ class Recipe(Strict):
     """Shown in lists and used in folder names."""
     model: str = Field(default=STARTER, min_length=1, title="Model")
     """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
-    precision: Precision = Field(default="auto", title="Precision of the base")
-    """Auto: 4-bit NF4 on CUDA [QLoRA]; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
+    precision: Precision = Field(default="auto", title="Precision of the base")  # [QLoRA]
+    """Auto: 4-bit NF4 on CUDA; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
     method: Method = Field(default=Method.SFT_DPO, title="Method")
     """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
     seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")

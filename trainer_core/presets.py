@@ -147,7 +147,7 @@ def choose(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | N
     listed = sorted(presets.values() if isinstance(presets, Mapping) else presets, key=lambda one: one.min_free_gib)
     smallest = listed[0]
     if free_gib is None:
-        return Choice(smallest, f"No usable GPU: '{smallest.name}' trains the small starter model.")
+        return Choice(smallest, "No graphics card: the small starter model trains on the processor.")
     best = [preset for preset in listed if preset.min_free_gib <= free_gib][-1]
     if best is smallest and len(listed) > 1:
         needed = f"'{listed[1].name}' needs {listed[1].min_free_gib:.1f} GB"

@@ -30,12 +30,17 @@ def folder(workspace: Workspace) -> Path:
         ModelError: the package that carries the model is not installed.
     """
     target = workspace.models / NAME
-    if (target / "config.json").exists():
+    if unpacked(workspace):
         return target
     with FileLock(workspace.models / f".{NAME}.lock"):
-        if not (target / "config.json").exists():
+        if not unpacked(workspace):
             convert(source(), target)
     return target
+
+
+def unpacked(workspace: Workspace) -> bool:
+    """Is it there already? Else the first run converts it, which takes about a minute."""
+    return (workspace.models / NAME / "config.json").exists()
 
 
 def source() -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer_core import chat_template, durable
+from trainer_core.config import Template
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
 

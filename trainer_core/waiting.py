@@ -11,11 +11,14 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from trainer_core import hardware, keeper, runs, worker
 from trainer_core.errors import DiskError
@@ -85,7 +88,8 @@ def main(work: Callable[[Path], int] = worker.main) -> int:
         return keeper.ended(begun)
     run_dir = Path(os.fsdecode(line[:-1]))
     with contextlib.suppress(DiskError):  # which the child will meet and tell
-        runs.beat(run_dir)  # for the child, which may still be importing
+        runs.beat(run_dir)
+        worker.say_importing(run_dir)
     speak_into(run_dir)
     first: int | None = begun
     try:
@@ -94,7 +98,20 @@ def main(work: Callable[[Path], int] = worker.main) -> int:
         keeper.ended(begun)
         first = None
     os.close(writer)
+    if first:
+        stand_in(run_dir, first)
     return keeper.end_like(keeper.kept(partial(work, run_dir), partial(worker.killed, run_dir), first=first))
+
+
+def stand_in(run_dir: Path, child: int) -> None:
+    """Beat for the child, which may still be importing, until it beats itself or has ended."""
+    while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(runs.BEAT_SECONDS)
+        said = runs.read_heartbeat(run_dir)
+        if said and said.pid == child:
+            return
+        with contextlib.suppress(DiskError):
+            runs.beat(run_dir)
 
 
 def wait(reader: int, writer: int, work: Callable[[Path], int]) -> int:

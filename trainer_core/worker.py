@@ -21,6 +21,8 @@ from trainer_core.forecast import shape_for
 from trainer_core.keeper import AGAIN
 from trainer_core.run_view import read_view
 
+IMPORTING = Status(Phase.LOADING, "Loading the libraries, up to a minute the first time")
+
 
 class Parts(Protocol):
     """What does the work: `engine` trains, `lanes` compares."""
@@ -56,6 +58,7 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
             job = runs.read_run(run_dir).job
             emit(Status(Phase.LOADING, "Starting"))
             with runs.device_lease(runs.Workspace.of(run_dir), run_dir.name):
+                emit(IMPORTING)
                 match job:
                     case TrainJob():
                         with awake.kept() as how:
@@ -77,6 +80,15 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         emit(Ended(phase))
         return 0
     return 1
+
+
+def say_importing(run_dir: Path) -> None:
+    """For a child that imports before it can say so.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    EventLog(run_dir / "events.jsonl")(IMPORTING)
 
 
 def step_down(run_dir: Path, emit: EventLog, message: str) -> bool:

@@ -365,10 +365,10 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def origin(of: str, changes: Sequence[str]) -> str:
+def origin(of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays.") -> str:
     """Where the form's settings are from, and what is different in them."""
     rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
-    said = "Train and compare starts a new run; the old one stays." + ("" if changes else " Nothing is changed.")
+    said = escape(more) + ("" if changes else " Nothing is changed.")
     return (
         f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
         f'<p class="quiet small">{said}</p></div>'
@@ -380,14 +380,14 @@ TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
 
 
 def sliders(levers: Sequence[Any]) -> str:
-    """One slider for each lever; fit.js sets them and says where they were put."""
+    """The head of the memory card: one slider for each lever; fit.js sets them and says where they were put."""
     rows = "".join(
         f'<label data-key="{escape(one.key)}"><span class="row">{escape(one.title)}<output></output></span>'
         f'<input type="range" min="0" max="{len(one.notches) - 1}" step="1" data-notches="{escape(json.dumps(one.notches))}">'
         "</label>"
         for one in levers
     )
-    return f'<div id="levers" role="group" aria-label="What moves the memory">{rows}</div>'
+    return f'<h2>Will it fit?</h2><div id="levers" role="group" aria-label="What moves the memory">{rows}</div>'
 
 
 def memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
@@ -401,8 +401,7 @@ def memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
     model, words = way
     button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
     lines = [plan.holders, plan.too_big, *plan.notes]
-    return f"""<section class="card memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
-<h2>Will it fit?</h2>
+    return f"""<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
 <p class="fit"><span class="pill" data-tone="{TONES[plan.verdict.level]}">{mark} {word}</span>
   <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
 <div class="stack" role="img" aria-label="{escape(said)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
@@ -449,6 +448,6 @@ def reasons(plan: Forecast) -> str:
 
 def unknown_memory(sentence: str, levers: dict[str, int]) -> str:
     return (
-        f'<section class="card memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">'
-        f'<h2>Will it fit?</h2><p class="quiet">{escape(sentence)}</p></section>'
+        f'<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">'
+        f'<p class="quiet">{escape(sentence)}</p></section>'
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
 
 from trainer_core import ladder, measured, runs
 from trainer_core.config import STARTER, Recipe
 from trainer_core.data import Counts
 from trainer_core.errors import DeviceError, ModelError
-from trainer_core.forecast import Forecast, Place, forecast, shape_for
-from trainer_core.hardware import GIB
+from trainer_core.forecast import Forecast, Place, forecast, shape_for, spelled
 from trainer_core.presets import Catalogue
+from trainer_core.shape import Shape
 from trainer_core.supervisor import Supervisor
 from trainer_core.vram import estimate, most, setups, verdict
 from ui import views
@@ -50,6 +52,14 @@ def place(supervisor: Supervisor) -> Place:
     return Place.of(supervisor.machine, own, runs.disk_free(supervisor.workspace), use_card=card)
 
 
+def shape(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> Shape | None:
+    """The model's size, where it is known and can be trained."""
+    try:
+        return shape_for(wanted.model, supervisor.workspace, catalogue)
+    except ModelError:
+        return None
+
+
 def planned(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> Forecast | str:
     """The forecast; a sentence where the model's size is not known yet."""
     try:
@@ -61,14 +71,29 @@ def planned(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found:
     return forecast(wanted, shape, place(supervisor), found, measured.recall(supervisor.workspace))
 
 
-def badge(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
-    """`✓ fits, 15.5 of 21.2 GB`, at full length of the rows; nothing for a model of unknown size."""
+def by_hand(plan: Forecast, preset: Recipe) -> Forecast:
+    """The plan where only what a person set otherwise than the preset counts as an edit."""
+    values = (
+        replace(one, chosen="", costs=0, why="as the model's preset has it")
+        if one.chosen and one.value == spelled(at(preset, one.key))
+        else one
+        for one in plan.values
+    )
+    return replace(plan, values=tuple(values))
+
+
+def at(recipe: Recipe, key: str) -> Any:
+    """The value of a setting by its key, such as `lora.rank`."""
+    return reduce(getattr, key.split("."), recipe)
+
+
+def level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
+    """How a model fits at full length of the rows: a key of MARKS; nothing for a model of unknown size."""
     shape = catalogue.shape(wanted.model)
     if shape is None:
         return ""
-    free = place(supervisor).room.free
     peak = most(estimate(one) for one in setups(wanted, shape, supervisor.machine).values())
-    return f"{MARKS[verdict(peak, free).level]}, {peak.middle / GIB:.1f} of {free / GIB:.1f} GB"
+    return verdict(peak, place(supervisor).room.free).level
 
 
 def slid(wanted: Recipe, key: str, value: int) -> Recipe:
@@ -85,12 +110,7 @@ def slid(wanted: Recipe, key: str, value: int) -> Recipe:
 def levers(wanted: Recipe) -> dict[str, int]:
     """Where the sliders of this method stand."""
     shown = ("lora", *wanted.method.stages)
-    return {key: value_of(wanted, key) for key in MOVED if key.partition(".")[0] in shown}
-
-
-def value_of(wanted: Recipe, key: str) -> int:
-    part, _, name = key.partition(".")
-    return int(getattr(getattr(wanted, part), name))
+    return {key: at(wanted, key) for key in MOVED if key.partition(".")[0] in shown}
 
 
 def way_out(

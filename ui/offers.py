@@ -10,6 +10,7 @@ from trainer_core.errors import DeviceError
 from trainer_core.hardware import GIB
 from trainer_core.supervisor import Supervisor
 from ui import fit, views
+from ui.words import model_name
 
 STARTER_TITLE = "Starter · SmolLM2 135M (included)"
 GOALS = ("quick", "balanced", "thorough")
@@ -49,10 +50,23 @@ class Offers:
         return [(STARTER_TITLE, STARTER), *((titles.get(name, name), name) for name in others)]
 
     def labelled(self, supervisor: Supervisor) -> list[tuple[str, str]]:
-        """The models with how each fits the memory that is free now."""
-        recipes = {name: self.recipe(name, BALANCED) for _, name in self.models}
-        badges = {name: fit.badge(supervisor, self.catalogue, recipe) for name, recipe in recipes.items()}
-        return [(" · ".join(filter(None, (title, badges[name]))), name) for title, name in self.models]
+        """The models with how each fits the memory that is free now: the starter, the recommended one, then the largest
+        first; last what will not fit."""
+        best = self.choice.preset.model
+        levels = {
+            name: fit.level(supervisor, self.catalogue, self.recipe(name, BALANCED)) for _, name in self.models
+        }
+
+        def order(model: tuple[str, str]) -> tuple[bool, bool, bool, int]:
+            _, name = model
+            shape = self.catalogue.shape(name)
+            return name != STARTER, name != best, levels[name] == "too big", -shape.parameters if shape else 0
+
+        def label(title: str, name: str) -> str:
+            advice = "recommended" if name == best != STARTER else ""
+            return " · ".join(filter(None, (title, fit.MARKS.get(levels[name]), advice)))
+
+        return [(label(title, name), name) for title, name in sorted(self.models, key=order)]
 
     @property
     def goal_choices(self) -> list[tuple[str, str]]:
@@ -90,6 +104,6 @@ class Offers:
 
     def settings_reason(self, wanted: Recipe) -> str:
         if self.lengthened(wanted, BALANCED) != self.suited(wanted, BALANCED):
-            return "Some settings were changed by hand."
+            return "Some settings differ from the model's preset."
         preset, choice = self.preset(wanted.model), self.choice
-        return choice.reason if preset == choice.preset else f"Settings of the preset '{preset.name}'."
+        return choice.reason if preset == choice.preset else f"The settings made for {model_name(preset.model)}."

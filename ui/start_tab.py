@@ -6,14 +6,12 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import gradio as gr
 from pydantic import Field
 
 from trainer_core import data, votes
-from trainer_core.clock import duration
 from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
 from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError
@@ -21,9 +19,9 @@ from trainer_core.events import Stage
 from trainer_core.forecast import Forecast, tokenizer_of
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
-from ui import cards, diagnosis, door, fit
+from ui import cards, diagnosis, door, fit, times
 from ui.data_tab import SAMPLE_CHATS, SAMPLES
-from ui.facts import facts_of, name_of
+from ui.facts import name_of
 from ui.form import ORDERED, QUIET, Form, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
@@ -33,10 +31,15 @@ METHODS = [("SFT, then DPO", Method.SFT_DPO.value), ("SFT only", Method.SFT.valu
 PAIRS = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
 FOOT = "Learns the good answers (SFT), then to prefer them (DPO), then opens Compare. All on this computer; nothing is uploaded."
 
+HIDDEN: dict[str, Any] = gr.update(visible=False)
+TO_ORIGIN = "() => document.getElementById('origin').scrollIntoView({block: 'center'})"
+
 
 def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:  # noqa: C901  (layout, then handlers, then wiring)
     offers = Offers(partial(free_gib, supervisor))
     origin = gr.HTML("", elem_id="origin")
+    undo = gr.Button("Back to the settings before", visible=False, size="sm", elem_id="undo")
+    before = gr.State(None)
     first = offers.recipe(STARTER, QUICK)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
@@ -46,7 +49,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                     offers.labelled(supervisor),
                     value=first.model,
                     label="Model",
-                    info="The starter is included, others are downloaded; or type a folder or hub id. Figures: full rows.",
+                    info="The starter is included, others are downloaded; or type a folder or hub id.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",
@@ -64,8 +67,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
                 chosen = gr.HTML("", elem_id="chosen")
                 method = gr.Radio(METHODS, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method")
                 goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
-            memory = gr.HTML("", elem_id="memory")
-            fixed(cards.sliders(fit.LEVERS))
+            with gr.Column(elem_classes="card", elem_id="fit"):
+                fixed(cards.sliders(fit.LEVERS))
+                memory = gr.HTML("", elem_id="memory")
         with gr.Column(scale=2, min_width=300):
             plan = gr.HTML("", elem_id="plan")
             go = gr.Button("Train and compare", variant="primary", size="lg", elem_id="go")
@@ -82,11 +86,23 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     def preview(wanted: Recipe) -> tuple[Any, ...]:
         supervisor.expect(wanted.model)
         found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
-        takes = {stage: expected(supervisor, wanted, stage, found) for stage in wanted.method.stages}
-        lines = cards.plan(plan_lines(wanted, found, takes), offers.reasons(wanted))
+        known = times.paces(supervisor, wanted, fit.shape(supervisor, offers.catalogue, wanted), fit.place(supervisor))
+        seconds = times.stage_seconds(known, wanted, found)
+        takes = {stage: times.about(one) for stage, one in seconds.items()}
+        said = times.sentence(times.whole(supervisor, wanted, seconds), known)
+        lines = cards.plan(plan_lines(wanted, found, takes), [*filter(None, [said]), *offers.reasons(wanted)])
         kept = wanted.model_dump(mode="json")
-        seen = cards.checked(facts(found), found.notes), lines, offers.goal_of(wanted), kept, cards.chosen(eyes(wanted))
-        return *seen, *fitting(wanted)
+        seen = cards.checked(facts(found), found.notes), lines, lengths(wanted, found, known), kept
+        return *seen, cards.chosen(eyes(wanted)), *fitting(wanted)
+
+    def lengths(wanted: Recipe, found: data.Counts, known: Mapping[Stage, times.Pace]) -> Any:
+        """The goals with the time that each would take."""
+        choices = []
+        for title, name in offers.goal_choices:
+            longer = offers.lengthened(wanted, name)
+            seconds = times.whole(supervisor, longer, times.stage_seconds(known, longer, found))
+            choices.append((f"{title} · {times.about(seconds)}" if seconds else title, name))
+        return gr.update(choices=choices, value=offers.goal_of(wanted))
 
     def fitting(wanted: Recipe) -> tuple[str, Any]:
         """The memory card, and what the button is called then."""
@@ -95,20 +111,29 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         if isinstance(told, str):
             return cards.unknown_memory(told, at), button(supervisor, "unknown")
         way = fit.way_out(supervisor, offers.catalogue, told, wanted, found)
-        return cards.memory(told, at, way), button(supervisor, told.verdict.level)
+        edited = fit.by_hand(told, offers.suited(wanted, offers.goal_of(wanted) or BALANCED))
+        return cards.memory(edited, at, way), button(supervisor, told.verdict.level)
 
     def slide(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
         moved = fit.slid(wanted, event.key, event.value)
-        return *(str(fit.value_of(moved, key)) for key in fit.MOVED), *preview(moved)
+        return *(str(fit.at(moved, key)) for key in fit.MOVED), *preview(moved)
 
     def suggest(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
-        """The settings for this data and memory; or a smaller model with its own."""
+        """The settings for this data and memory, or a smaller model with its own: said change by change, with a way back."""
         if event.model:
-            return take_model(wanted.model_copy(update={"model": event.model}), BALANCED)
-        found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
-        told = fit.planned(supervisor, offers.catalogue, wanted, found)
-        suited = told.suggested if isinstance(told, Forecast) and told.suggested else wanted
-        return suited, *preview(suited)
+            suited = offers.suited(wanted.model_copy(update={"model": event.model}), BALANCED)
+        else:
+            found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+            told = fit.planned(supervisor, offers.catalogue, wanted, found)
+            suited = told.suggested if isinstance(told, Forecast) and told.suggested else wanted
+        named = f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
+        said = cards.origin(named, diagnosis.differences(wanted, suited), "Nothing has been started.")
+        return suited, *preview(suited), said, gr.update(visible=True), wanted.model_dump(mode="json")
+
+    def go_back(kept: dict[str, Any] | None, current: dict[str, Any]) -> tuple[Any, ...]:
+        """The settings before the last suggestion; those of now where the app was started anew since."""
+        wanted = recalled(kept or current) or first
+        return wanted, *preview(wanted), "", HIDDEN
 
     def restore(kept: dict[str, Any]) -> tuple[Any, ...]:
         wanted = recalled(kept) or first
@@ -131,19 +156,19 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     def start(wanted: Recipe) -> Any:
         counted(wanted)
         supervisor.start(wanted, offers.reasons(wanted))
-        return gr.update(selected="train"), ""
+        return gr.update(selected="train"), "", HIDDEN
 
     def take_offer(event: gr.EventData) -> tuple[Any, ...]:
         """What the doctor, or a failed run, proposes: that run's recipe with the change."""
         wanted, changes = diagnosis.retry(supervisor, event.run, event.key)
         named = f"The settings of {name_of(supervisor.run_dir(event.run))}"
-        return wanted, *preview(wanted), cards.origin(named, changes), gr.update(selected="start")
+        return wanted, *preview(wanted), cards.origin(named, changes), HIDDEN, gr.update(selected="start")
 
     def clone(event: gr.EventData) -> tuple[Any, ...]:
         """A run's recipe once more, ready to be changed."""
         wanted = supervisor.recipe(event.run)
         named = f"The settings of {name_of(supervisor.run_dir(event.run))}"
-        return wanted, *preview(wanted), cards.origin(named, ()), gr.update(selected="start")
+        return wanted, *preview(wanted), cards.origin(named, ()), HIDDEN, gr.update(selected="start")
 
     def refresh(kept: dict[str, Any]) -> tuple[Any, ...]:
         """A run began or ended, or memory of the card was taken or given back."""
@@ -155,22 +180,24 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **ORDERED)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
-    on(go.click, start, recipe, outputs=[tabs, origin], problem=problem, show_progress="hidden")
-    elsewhere = {"outputs": [recipe, *seen, origin, tabs], "problem": problem, **QUIET}
+    on(go.click, start, recipe, outputs=[tabs, origin, undo], problem=problem, show_progress="hidden")
+    elsewhere = {"outputs": [recipe, *seen, origin, undo, tabs], "problem": problem, **QUIET}
     on(bus.retry, take_offer, gr.EventData, **elsewhere)
     on(bus.clone, clone, gr.EventData, **elsewhere)
     on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
     moved = [recipe.parts[part].parts[name] for part, name in (key.split(".") for key in fit.MOVED)]  # type: ignore[union-attr]
     on(bus.lever, slide, gr.EventData, recipe, outputs=[*moved, *seen], problem=problem, **QUIET)
-    on(bus.suggest, suggest, gr.EventData, recipe, outputs=[recipe, *seen], problem=problem, **QUIET)
+    suggested = [recipe, *seen, origin, undo, before]
+    on(bus.suggest, suggest, gr.EventData, recipe, outputs=suggested, problem=problem, **QUIET).then(None, js=TO_ORIGIN)
+    on(undo.click, go_back, before, stored, outputs=[recipe, *seen, origin, undo], problem=problem, **QUIET)
     on(bus.statechange, refresh, stored, outputs=[model, pairs, memory, go], **QUIET)
 
 
 def button(supervisor: Supervisor, level: str) -> Any:
     """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
     busy = supervisor.active is not None
-    words = "Try anyway" if level == "too big" else "Train and compare"
-    return gr.update(interactive=not busy, value="Running…" if busy else words)
+    words, variant = ("Try anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
+    return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
 
 
 def pair_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
@@ -184,8 +211,12 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
     with gr.Tabs():
         with gr.Tab("Run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Rows"), gr.Row(elem_classes="fields"):
-            made["data"] = Form(Data, first.data, pairs=pairs)
+        with gr.Tab("Rows"):
+            rows = gr.Row(elem_classes="fields")
+            with gr.Accordion("Columns, usually found by themselves", open=False), gr.Row(elem_classes="fields"):
+                columns = Form(Columns, first.data.columns)
+            with rows:
+                made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
             with gr.Tab(title), gr.Row(elem_classes="fields"):
@@ -274,10 +305,10 @@ def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
     lines = [cards.Plan("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
     if "sft" in recipe.method.stages:
-        lines.append(cards.Plan("SFT", stage_words(found.sft, "examples", recipe.sft), takes["sft"]))
+        lines.append(cards.Plan("SFT", stage_words(found.sft, "examples", recipe.sft), takes.get("sft", "")))
     if "dpo" in recipe.method.stages:
         words = f"{stage_words(found.dpo, 'pairs', recipe.dpo)}, β {recipe.dpo.beta:g}"
-        lines.append(cards.Plan("DPO", words, takes["dpo"]))
+        lines.append(cards.Plan("DPO", words, takes.get("dpo", "")))
     lanes = listed(["base", *(STAGE_WORDS[stage] for stage in recipe.method.stages)])
     return [*lines, cards.Plan("Compare", f"{lanes} answer side by side")]
 
@@ -285,23 +316,3 @@ def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -
 def stage_words(rows: int, noun: str, settings: Training) -> str:
     steps = planned_steps(rows, settings)
     return f"{steps} steps of {settings.effective_batch} {noun}, rate {number(settings.learning_rate)}"
-
-
-def expected(supervisor: Supervisor, wanted: Recipe, stage: Stage, found: data.Counts) -> str:
-    """How long a stage will take by the steps of the last run like it; nothing where there was none."""
-    settings: Training = getattr(wanted, stage)
-    for view in supervisor.views:
-        before = facts_of(supervisor.run_dir(view.id)).recipe
-        seconds = [point.seconds for point in view.points if point.stage == stage][1:]  # the first one compiles
-        if seconds and before and alike(before, wanted, stage):
-            return f"≈ {duration(median(seconds) * planned_steps(getattr(found, stage), settings))}"
-    return ""
-
-
-def alike(one: Recipe, other: Recipe, stage: Stage) -> bool:
-    """Do two runs spend about the same time on a step?"""
-    same_base = (one.model, one.precision, one.lora, one.data) == (other.model, other.precision, other.lora, other.data)
-    first, second = getattr(one, stage), getattr(other, stage)
-    return same_base and all(
-        getattr(first, name) == getattr(second, name) for name in ("batch_size", "accumulation", "max_length")
-    )

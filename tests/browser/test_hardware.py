@@ -38,7 +38,7 @@ def test_the_page_shows_it(app: App, visit: Visit, reading: str) -> None:
     expect(page.locator("#device-name")).to_contain_text(name)
     expect(page.locator("#rail")).to_contain_text(words)
     expect(page.locator("#memory")).to_contain_text(planned)
-    reason = page.locator("#plan li", has_text="No usable GPU")
+    reason = page.locator("#plan li", has_text="No graphics card: the small")
     expect(reason).to_have_count(int(name == "Example processor"))
     expect(page.locator("#go")).to_be_enabled()
     wide = "[...document.querySelectorAll('#rail section')].filter((one) => one.scrollWidth > one.clientWidth).length"

@@ -17,8 +17,8 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from trainer_core import checkpoints, data, durable, hardware, hub_models, measured, models, presets, runs, tokens
-from trainer_core.config import Precision, Recipe, TrainJob
+from trainer_core import checkpoints, data, durable, hardware, hub_models, measured, models, presets, runs, starter, tokens
+from trainer_core.config import STARTER, Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
 from trainer_core.engine import dpo, evaluate, load, rows, sft
 from trainer_core.engine.callbacks import Progress, finite
@@ -68,6 +68,8 @@ def train(
     counts = {"sft": len(loaded.chats), "dpo": len(loaded.pairs)}
     emit(Prepared(counts["sft"], counts["dpo"], len(loaded.held_out), loaded.sha256, loaded.notes))
     emit(Plan({stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}))
+    if recipe.model == STARTER and not starter.unpacked(runs.Workspace.of(run_dir)):
+        emit(Status(Phase.LOADING, "Unpacking the starter model, about a minute and only once"))
     model = models.resolve(recipe.model, runs.Workspace.of(run_dir))
     if models.on_the_hub(model):
         folder = hub_models.fetched(model, lambda text: emit(Status(Phase.LOADING, text)), lambda: wants.to_leave)
