@@ -187,8 +187,8 @@
     const table = scores?.table;
     at("score-wrap").hidden = !table;
     at("score-hint").hidden = !!table;
-    if (table) drawTable(at("score-table"), ["", ...table.lanes], table.lines);
-    for (const head of at("score-table").querySelectorAll("thead th")) if (table?.harmed.includes(head.textContent)) head.append(make("b", { class: "flag" }, " ⚑ forgot"));
+    at("score-all").hidden = !table?.rest.length;
+    for (const part of ["first", "rest"]) at(`score-${part}`).replaceChildren(...(table?.[part] ?? []).map((one) => measureOf(one, table)));
     const warnings = [...(scores?.problem ? [scores.problem] : []), ...(table?.warnings ?? [])];
     at("score-warnings").replaceChildren(...warnings.map((line) => make("p", { class: "verdict bad", role: "alert" }, line)));
     write("score-legend", table?.legend ?? "");
@@ -197,6 +197,20 @@
   // ---- a model as judge; what was typed is kept in this browser, and the key is never typed
 
   const JUDGE_FIELDS = ["url", "model", "variable", "cases"];
+
+  // One measure as a small table: a row for each lane with its dot and interval, all on one scale, and its figure.
+  function measureOf({ title, cells, spans, zero }, { lanes, harmed }) {
+    const flag = (lane) => (title === "General questions" && harmed.includes(lane) ? [make("b", { class: "flag" }, " ⚑ forgot")] : []);
+    return make("table", { class: "measure" }, make("caption", {}, title), make("tbody", {}, ...lanes.map((lane, index) =>
+      make("tr", { "data-tone": lane.toLowerCase() }, make("th", { scope: "row" }, lane, ...flag(lane)),
+        make("td", { class: "span", "aria-hidden": "true", style: `--zero: ${100 * zero}%` }, ...whisker(spans[index])), make("td", { class: "figure" }, cells[index].replaceAll("-", "−"))))));
+  }
+
+  function whisker(span) {
+    if (!span) return [];
+    const [value, low, high] = span.map((part) => 100 * part);
+    return [make("div", {}, make("i", { style: `left: ${low}%; width: ${high - low}%` }), make("b", { style: `left: ${value}%` }))];
+  }
 
   function beginJudge() {
     const kept = JSON.parse(localStorage.getItem("tunebench.judge") || "{}");

@@ -278,8 +278,8 @@ LANES = """
     <p id="score-hint" class="quiet">On the pairs the run held out, on its own answers, and on general questions that show what
       was forgotten. Takes a few minutes.</p>
     <div id="score-progress" role="status" hidden><div class="bar"><i></i></div><p></p></div>
-    <div class="tablewrap" tabindex="0" role="region" aria-label="Scores" id="score-wrap" hidden><table id="score-table">
-    <caption class="sr">Scores of each lane with 95 % intervals</caption><thead></thead><tbody></tbody></table></div>
+    <div id="score-wrap" hidden><div class="measures" id="score-first"></div>
+    <details id="score-all"><summary>All figures</summary><div class="measures" id="score-rest"></div></details></div>
     <div id="score-warnings"></div><p id="score-legend" class="quiet small"></p></section>
   <details class="card" id="judge"><summary>A model as judge</summary><form id="judge-form">
     <p class="quiet">It reads both answers twice, with the sides swapped, and is shown beside your votes, never counted among

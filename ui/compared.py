@@ -333,10 +333,12 @@ def scored_in(path: Path, changed: int) -> Scored:
 
 
 def table(found: Scored) -> dict[str, Any]:
-    """Lines × lanes, as on the terminal."""
+    """The figures of the terminal's table, each also as a dot with its interval."""
+    measures = {line.title: measure(line) for line in score_table.lines(found.scores)}
     return {
         "lanes": [score.lane for score in found.scores],
-        "lines": score_table.score_lines(found.scores),
+        "first": [measures.pop(title) for title in FIRST if title in measures],
+        "rest": list(measures.values()),
         "harmed": [score.lane for score in found.scores if score.forgetting and score.forgetting.harmed],
         "warnings": score_table.warnings(found.scores),
         "legend": score_table.legend(found),
@@ -353,4 +355,23 @@ def heat(supervisor: Supervisor) -> dict[str, Any] | None:
         "ask": heated.ask,
         "lanes": list(heated.lanes),
         "pieces": [[one.text, round(one.first, 3), round(one.second, 3)] for one in heated.pieces],
+FIRST = ("Held-out accuracy", "Answer length, tokens", "General questions")
+"""The measures that most people ask for; the others are folded."""
+
+
     }
+def measure(line: score_table.Line) -> dict[str, Any]:
+    """One measure: each lane's figure, and where it, its interval and 0 lie on the scale that the lanes share."""
+    known = [(one.value, *score_table.bounds(one, line.spell)) for one in line.found if one]
+    low, high = min(0.0, *(one[1] for one in known)), max(0.0, *(one[2] for one in known))
+    if line.spell == score_table.SHARE:
+        low, high = 0.0, 1.0
+    places = iter([[round((at - low) / (high - low or 1), 4) for at in one] for one in known])
+    return {
+        "title": line.title,
+        "cells": line.cells,
+        "spans": [next(places) if one else None for one in line.found],
+        "zero": round(-low / (high - low or 1), 4),
+    }
+
+

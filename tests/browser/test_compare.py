@@ -131,10 +131,17 @@ def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) ->
     page.click("#score-stop")
     expect(page.locator("#score-warnings")).to_contain_text("Scoring was stopped.")
     page.click("#score-go")
-    table = page.locator("#score-table")
-    expect(table).to_contain_text("Held-out accuracy", timeout=20_000)
-    expect(table.locator("thead th")).to_have_text(["Base", "SFT", "DPO ⚑ forgot"])
-    expect(table.locator("tbody tr").first.locator("td").first).to_have_text("50% [40%, 60%]")
+    accuracy, general = page.locator("#score-first table").first, page.locator("#score-first table").last
+    expect(accuracy.locator("caption")).to_have_text("Held-out accuracy", timeout=20_000)
+    expect(accuracy.locator(".figure")).to_have_text(["50% [40%, 60%]", "60% [50%, 70%]", "70% [60%, 80%]"])
+    assert accuracy.locator(".span b").last.get_attribute("style") == "left: 70%"
+    expect(general.locator("th")).to_have_text(["Base", "SFT", "DPO ⚑ forgot"])
+    page.locator("#score-all summary").click()
+    expect(page.locator("#score-rest caption").last).to_have_text("Change against the base")
+    page.set_viewport_size({"width": 820, "height": 900})
+    expect(accuracy.locator(".figure").last).to_be_in_viewport(ratio=1)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 1360, "height": 900})
     expect(page.locator("#score-warnings [role=alert]")).to_contain_text("DPO answers 9 general questions wrongly")
     assert len(json.loads((run_dir / "scores.json").read_text())["scores"]) == 3
 
