@@ -186,8 +186,9 @@ def train() -> str:
   <p class="sr" role="status" aria-live="polite" id="doctor-said"></p>
   <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
   <p class="proof" id="proof" hidden></p>
-  <div class="charts" id="charts">{"".join(map(chart, CHARTS))}</div>
-  {STRIP}
+  <div class="look" id="look"><div class="charts" id="charts">{"".join(map(chart, CHARTS))}
+    <p class="quiet later" id="later" hidden></p></div>
+  {STRIP}</div>
   <p class="quiet" id="rows"></p>
   <div class="folds">
     {fold("deep", "Learning rate, gradient and speed", DEEP)}

@@ -102,7 +102,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "phase": view.phase,
         "active": view.phase.active,
         **pill(supervisor, view),
-        "detail": view.detail,
+        "detail": detail(view),
         "doing": doing(view),
         "stages": stages(recipe, view),
         "planned": dict(view.planned),
@@ -158,6 +158,11 @@ def step_words(last: Step) -> str:
 
 def doing(view: RunView) -> str:
     """What the run does beside its steps at this moment; empty while it trains or when it is over."""
+def detail(view: RunView) -> str:
+    """What the worker said last; what it said before a stage's first step holds no longer after it."""
+    return "" if view.last and view.last.stage == view.phase else view.detail
+
+
     if view.stalled:
         return view.stalled
     return view.detail if view.phase.active and view.phase not in (Phase.SFT, Phase.DPO) else ""
