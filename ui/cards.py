@@ -235,6 +235,9 @@ DATA = """
 """
 
 LANES = """
+<div id="compare-none" class="empty" hidden><h2>Nothing to compare yet</h2>
+  <p>A run leaves adapters, which answer here beside the base and each other.</p>
+  <p><button type="button" class="button" id="compare-start">Go to Start</button></p></div>
 <div id="compare-failed" class="verdict bad" role="alert" hidden><p></p>
   <button type="button" class="button small" id="compare-reload">Load again</button></div>
 <div id="compare-status" class="status" role="status" aria-live="polite"></div>
@@ -251,11 +254,14 @@ LANES = """
   <button type="button" class="button vote" id="vote-b" data-choice="right">B is better →</button>
   <button type="button" class="button vote" id="vote-bad" data-choice="bad">Both bad (X)</button>
   <button type="button" class="button vote" id="vote-skip" data-choice="skip">Skip (S)</button>
-  <button type="button" class="button vote" id="vote-next">Next (N)</button></div>
-<p id="vote-said" class="status" role="status" aria-live="polite"></p>
+  <button type="button" class="button vote" id="vote-next">Next (N)</button>
+  <p id="vote-said" class="status" role="status" aria-live="polite"></p></div>
 <form id="vote-better" hidden><label for="vote-text">Both are bad. Write a better answer, and it becomes a training pair:</label>
   <textarea id="vote-text" rows="3"></textarea><button class="button small">Keep this answer</button></form>
 <div id="votes-wrong" class="verdict bad" role="alert" hidden></div>
+"""
+
+COMPARE_MORE = """
 <div id="compare-more">
   <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head">Your votes</h2>
     <button type="button" class="button small" id="vote-undo">Undo (U)</button></header>

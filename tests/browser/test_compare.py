@@ -56,7 +56,10 @@ def test_more_lanes_of_the_same_base(app: App, visit: Visit) -> None:
     page.keyboard.press("Escape")
     generate(page)
     expect(page.locator("#lanes h3")).to_have_text(["Base", "SFT", "DPO", "DPO at 50%"])
-    expect(pane(page, "DPO").locator(".proof")).to_contain_text("adapter 3f9a12cd, moves logits by up to 4.2")
+    expect(pane(page, "DPO").locator(".proof")).to_have_text("Adapter active ✓")
+    expect(pane(page, "DPO").locator(".proof")).to_have_attribute(
+        "title", "adapter 3f9a12cd, moves logits by up to 4.2"
+    )
 
 
 def test_a_prompted_base_and_a_conversation(app: App, visit: Visit) -> None:
