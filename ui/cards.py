@@ -319,8 +319,9 @@ RUNS = f"""
 <div class="card tablewrap" tabindex="0" role="region" aria-label="Runs"><table id="runs">
 <caption class="sr">All runs, pinned ones first, then newest first</caption><thead><tr>
 <th scope="col"><span class="sr">Draw over each other</span></th><th scope="col">State</th><th scope="col">Run</th>
-<th scope="col">Data</th><th scope="col" class="num">Steps</th><th scope="col" class="num">Loss</th>
-<th scope="col" class="num">Accuracy</th><th scope="col" class="num">Size</th><th scope="col">Started</th>
+<th scope="col" class="minor">Data</th><th scope="col" class="num minor">Steps</th>
+<th scope="col" class="num lesser">Loss</th><th scope="col" class="num lesser">Accuracy</th>
+<th scope="col" class="num minor">Size</th><th scope="col" class="minor">Started</th>
 <th scope="col"><span class="sr">What can be done</span></th></tr></thead><tbody></tbody></table>
 <p class="empty" id="runs-empty">No run yet. The first one is one click away, on Start.</p></div>
 <p id="runs-said" class="sr" role="status" aria-live="polite"></p>
