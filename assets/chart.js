@@ -47,10 +47,14 @@
     return { found, digits: Math.max(0, -Math.floor(Math.log10(size) + 1e-9) + (size / power === 2.5 ? 1 : 0)) };
   }
 
+  // With real minus signs, and no minus before a zero.
+  const typeset = (text) => text.replace(/^-(?=[0.]+$)/, "").replaceAll("-", "−");
+  const fixed = (value, digits) => typeset(value.toFixed(digits));
+
   function short(value) {
     const size = Math.abs(value);
-    if (size && size < 0.001) return value.toExponential(1).replace("e-", "e-");
-    return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(3);
+    if (size && size < 0.001) return typeset(value.toExponential(1));
+    return fixed(value, size >= 100 ? 0 : size >= 10 ? 1 : 3);
   }
 
   const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
@@ -101,8 +105,8 @@
     if (figure.key === key && lines.every((line, at) => line.points === figure.held?.[at])) return;
     [figure.key, figure.held] = [key, lines.map((line) => line.points)];
     figure.dataset.width = width;
-    const value = figure.querySelector(".value"), latest = main ? short(last(main.points)[1]) : "–";
-    if (value.textContent !== latest) value.textContent = latest;
+    const value = figure.querySelector(".value"), told = main ? short(last(time ? main.points : smoothed(main.points))[1]) : "–";
+    if (value.textContent !== told) value.textContent = told; // where the thick line ends; what was measured shows by pointing at it
     plot.setAttribute("aria-label", summary(name, lines, time));
     const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, "aria-hidden": "true" });
     if (main) picture.append(...curves(figure, width));
@@ -162,7 +166,7 @@
     return [
       ...found.flatMap((value) => [
         svg("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: y(value), y2: y(value) }),
-        svg("text", { x: PAD.left - 6, y: y(value) + 3.5, "text-anchor": "end" }, high < 0.01 && high > 0 ? value.toExponential(0) : value.toFixed(digits)),
+        svg("text", { x: PAD.left - 6, y: y(value) + 3.5, "text-anchor": "end" }, high < 0.01 && high > 0 ? typeset(value.toExponential(0)) : fixed(value, digits)),
       ]),
       svg("text", { x: PAD.left, y: HEIGHT - 5, "text-anchor": time ? "start" : "middle" }, label(from)),
       svg("text", { x: width - PAD.right, y: HEIGHT - 5, "text-anchor": "end" }, time ? label(to) : `${label(to)} steps`),
@@ -330,4 +334,5 @@
 
   window.drawChart = draw;
   window.smoothCurve = smoothed;
+  window.fixed = fixed;
 })();

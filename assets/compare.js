@@ -16,6 +16,7 @@
   app.beginCompare = (element, itsServer) => {
     server = itsServer;
     for (const button of at("vote-bar").querySelectorAll("[data-choice]")) button.addEventListener("click", () => vote(button.dataset.choice));
+    press("compare-start", () => app.open("start"));
     press("vote-next", onward);
     press("vote-undo", () => { stopReveal(); wish("undo"); });
     press("vote-again", () => { stopReveal(); wish("again"); });
@@ -104,8 +105,10 @@
   function drawBallot() {
     const ballot = app.is("ballot"), place = at("vote-bar");
     if (!place) return;
+    const begins = ballot && at("vote-question").hidden;
     document.documentElement.toggleAttribute("data-blind", !!ballot);
     for (const id of ["vote-question", "vote-bar"]) at(id).hidden = !ballot;
+    if (begins) at("vote-question").scrollIntoView({ block: "nearest" });
     at("vote-better").hidden = !ballot?.better;
     write("vote-said", saidOf(ballot));
     if (!ballot) return;
@@ -116,6 +119,7 @@
       button.classList.toggle("offered", button.dataset.choice === "tie" && ballot.same && !ballot.voted);
       button.toggleAttribute("data-given", ballot.voted === button.dataset.choice);
     }
+    at("vote-next").hidden = !ballot.voted;
     at("vote-next").disabled = now.voting;
     if (ballot.voted && now.reveal === -1 && !ballot.better) now.reveal = setTimeout(onward, REVEAL_MS);
   }
@@ -152,7 +156,7 @@
     const strengths = tally.strengths.length ? [`All lanes voted on (Bradley-Terry, mean 0): ${tally.strengths.join("; ")}.`] : [];
     at("tally-checks").replaceChildren(...[...tally.checks, ...strengths, tally.few].filter(Boolean).map((line) => make("li", {}, line)));
     write("topairs", `Turn ${tally.pairs} vote${tally.pairs === 1 ? "" : "s"} into DPO pairs`);
-    at("topairs").disabled = !tally.pairs;
+    at("topairs").hidden = !tally.pairs;
     at("vote-undo").disabled = !app.is("ballot");
   }
 
@@ -187,11 +191,25 @@
     const table = scores?.table;
     at("score-wrap").hidden = !table;
     at("score-hint").hidden = !!table;
-    if (table) drawTable(at("score-table"), ["", ...table.lanes], table.lines);
-    for (const head of at("score-table").querySelectorAll("thead th")) if (table?.harmed.includes(head.textContent)) head.append(make("b", { class: "flag" }, " ⚑ forgot"));
+    at("score-all").hidden = !table?.rest.length;
+    for (const part of ["first", "rest"]) at(`score-${part}`).replaceChildren(...(table?.[part] ?? []).map((one) => measureOf(one, table)));
     const warnings = [...(scores?.problem ? [scores.problem] : []), ...(table?.warnings ?? [])];
     at("score-warnings").replaceChildren(...warnings.map((line) => make("p", { class: "verdict bad", role: "alert" }, line)));
     write("score-legend", table?.legend ?? "");
+  }
+
+  // One measure as a small table: a row for each lane with its dot and interval, all on one scale, and its figure.
+  function measureOf({ title, cells, spans, zero }, { lanes, harmed }) {
+    const flag = (lane) => (title === "General questions" && harmed.includes(lane) ? [make("b", { class: "flag" }, " ⚑ forgot")] : []);
+    return make("table", { class: "measure" }, make("caption", {}, title), make("tbody", {}, ...lanes.map((lane, index) =>
+      make("tr", { "data-tone": lane.toLowerCase() }, make("th", { scope: "row" }, lane, ...flag(lane)),
+        make("td", { class: "span", "aria-hidden": "true", style: `--zero: ${100 * zero}%` }, ...whisker(spans[index])), make("td", { class: "figure" }, cells[index].replaceAll("-", "−"))))));
+  }
+
+  function whisker(span) {
+    if (!span) return [];
+    const [value, low, high] = span.map((part) => 100 * part);
+    return [make("div", {}, make("i", { style: `left: ${low}%; width: ${high - low}%` }), make("b", { style: `left: ${value}%` }))];
   }
 
   // ---- a model as judge; what was typed is kept in this browser, and the key is never typed
@@ -224,7 +242,7 @@
   // ---- lanes: text grows in place, so that a selection or a scroll position is never lost
 
   app.drawLanes = () => {
-    const place = at("lanes"), compare = app.is("compare");
+    const place = at("lanes"), compare = app.is("compare") ?? expected();
     if (!place) return;
     const key = JSON.stringify([compare?.run, compare?.lanes.map((lane) => [lane.name, !!lane.dial])]);
     if (place.dataset.key !== key) {
@@ -241,8 +259,16 @@
     for (const lane of compare?.lanes ?? []) fillLane(place, lane, compare, marks[lane.name]);
   };
 
+  // The lanes of a run that was just opened, until the worker that loads them is known.
+  function expected() {
+    const run = app.is("run");
+    if (!run || run.id !== app.opening) return null;
+    const lanes = ["Base", ...run.adapters].map((name) => ({ name, end: "", cut: "", proof: "", hash: "" }));
+    return { run: run.id, active: true, asked: "the first prompt", detail: "Loading the base and its adapters…", lanes };
+  }
+
   function statusOf(compare) {
-    if (!compare) return "Nothing is loaded yet. Generate loads the base and the adapters of this run side by side.";
+    if (!compare) return "Generate loads the base and the adapters of this run side by side.";
     if (compare.phase === "failed" || compare.answering) return "";
     if (!compare.active) return "The lanes were unloaded to free the device. Generate loads them again.";
     return app.is("ballot") ? "" : compare.detail;
@@ -263,8 +289,11 @@
     fillBefore(pane.querySelector(".before"), lane.before ?? []);
     if (marks) drawMarks(answer, marks);
     else growText(answer, text);
-    pane.classList.toggle("waiting", compare.active && !compare.done && !text);
+    const asked = compare.asked || app.is("ballot");
+    pane.classList.toggle("waiting", compare.active && !compare.done && !text && !!asked);
+    pane.classList.toggle("unasked", compare.active && !text && !asked);
     for (const part of ["end", "cut", "proof"]) put(pane.querySelector(`.${part}`), lane[part]);
+    pane.querySelector(".proof").title = lane.hash;
     const dial = pane.querySelector(".dial");
     if (dial && lane.dial && !dial.open) showDial(dial, lane.dial);
   }
@@ -400,6 +429,12 @@
     });
   }
 
+  // Without an adapter there is nothing to ask.
+  function drawNone({ comparable }, place) {
+    place.hidden = comparable;
+    document.documentElement.toggleAttribute("data-nothing", !comparable);
+  }
+
   function drawAll() {
     drawBallot();
     drawTally(app.is("tally"));
@@ -412,5 +447,6 @@
     tally: ["tally", drawTally, ["tally", "ballot"]],
     scores: ["scored", drawScores, ["scores", "compare"]],
     judge: ["judge", drawJudge, ["judge", "compare", "ballot"]],
+    none: ["compare-none", drawNone, ["gates"]],
   });
 })();

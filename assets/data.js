@@ -93,7 +93,7 @@
     now.byHand = !!(glimpse.problem || mapped);
     now.columns = { ...(mapped ?? glimpse.parts) };
     now.steps = [...before.steps];
-    now.kind = now.byHand && !now.columns.rejected && !now.columns.scored && Object.keys(now.columns).length ? "chat" : "pairs";
+    now.kind = Object.keys(now.columns).length && !now.columns.rejected && !now.columns.scored ? "chat" : "pairs";
     drawHead();
     drawColumns();
     at("data-found").hidden = false;
@@ -397,8 +397,12 @@
     const part = lengths.length < measured.of ? ` ${number(lengths.length)} of ${number(measured.of)} rows measured.` : "";
     const words = `${share} at ${number(length())}; the median is ${number(at50)}, 95 % have ${number(at95)} or fewer, the longest has ${number(most)}.${part}`;
     place.replaceChildren(make("header", { class: "row" }, head, make("label", { class: "row" }, make("span", {}, "Cut at"), input)),
-      make("div", { class: "plot", role: "img", "aria-label": `Token lengths: ${words}` }, histogram(lengths, length(), place.clientWidth - 34)), make("p", { class: "quiet", id: "data-cut" }, words));
+      make("div", { class: "plot", role: "img", "aria-label": `Token lengths: ${words}` }), make("p", { class: "quiet", id: "data-cut" }, words));
+    sizes.disconnect();
+    sizes.observe(place.querySelector(".plot"));
   }
+
+  const sizes = new ResizeObserver(([{ target, contentRect }]) => contentRect.width && now.measured?.lengths && target.replaceChildren(histogram(now.measured.lengths, length(), contentRect.width)));
 
   function svg(tag, attributes, ...children) {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -447,6 +451,7 @@
   }
 
   function use() {
+    window.tunebench.tools.working(at("data-use"), "Using…");
     window.tunebench.send("usedata", { source: SAMPLES.includes(now.source) ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind,
       template: now.template || chosen().template, length: now.length || null });
   }

@@ -3,7 +3,18 @@
 const app = window.tunebench;
 // Gradio takes those whose names stand here in quotes.
 const EVENTS = ["statechange", "opencompare", "keepstep", "resume", "prolong", "retry", "clone", "about", "openfolder", "throwaway", "restore", "emptytrash", "usedata", "lever", "suggest"];
-app.send = (event, data) => EVENTS.includes(event) && trigger(event, data);
+app.send = (event, data) => {
+  if (event === "opencompare") expect(data.run);
+  if (EVENTS.includes(event)) trigger(event, data);
+};
+
+// Lanes are drawn before they are known; not for ever, for opening them may be refused.
+function expect(run) {
+  app.opening = run;
+  setTimeout(() => (app.opening = ""), 10_000);
+  app.hurry();
+}
+
 app.report = async (run) => {
   const page = await server.told(run);
   if (page) app.tools.take(`tunebench-${run}.html`, new Blob([page], { type: "text/html" }));
@@ -24,7 +35,7 @@ async function tick() {
     if (app.finishedWhileWatching) {
       const run = app.finishedWhileWatching;
       app.finishedWhileWatching = "";
-      trigger("opencompare", { run });
+      app.send("opencompare", { run });
     }
     if (app.is("compare")?.answering) pause = 120;
   } catch (error) {

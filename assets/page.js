@@ -181,17 +181,19 @@
     put(place, gates.trouble && `Tunebench cannot read its runs: ${gates.trouble.trim().split("\n").pop()}`);
   }
 
+  const NO_RUN = { progress: 0, step: "", left: "", doing: "", detail: "", pill: "Idle", tone: "plain", name: "No run yet." };
+
   function drawRunCard(run, bar) {
-    if (!run) return;
-    const pill = at("run-pill"), percent = Math.round(100 * run.progress), now = run.doing || run.step || run.detail;
-    write("run-pill", run.pill);
-    pill.dataset.tone = run.tone;
-    write("run-left", run.left);
-    write("run-step", now || run.name);
+    const { progress, step, left, pill: word, tone, name, doing, detail } = run ?? NO_RUN, now = doing || step || detail;
+    const pill = at("run-pill"), percent = Math.round(100 * progress);
+    write("run-pill", word);
+    pill.dataset.tone = tone;
+    write("run-left", left);
+    write("run-step", now || name);
     bar.setAttribute("aria-valuenow", percent);
-    bar.setAttribute("aria-valuetext", `${percent} %, ${now}`);
-    bar.dataset.tone = run.tone;
-    bar.firstElementChild.style.width = `${100 * run.progress}%`;
+    bar.setAttribute("aria-valuetext", `${percent} %, ${now || name}`);
+    bar.dataset.tone = tone;
+    bar.firstElementChild.style.width = `${100 * progress}%`;
   }
 
   const when = (iso) => {
@@ -208,7 +210,7 @@
   }
 
   function drawRecent(runs, place) {
-    if (!runs.length) return;
+    if (!runs.length) return place.replaceChildren(make("li", { class: "quiet" }, "None yet"));
     place.replaceChildren(...runs.map((run) =>
       make("li", {}, make("button", { class: "plain", onclick: () => show(run.id) },
         make("i", { class: "state", "data-tone": run.tone, "aria-hidden": "true" }),
@@ -249,5 +251,20 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  Object.assign(app.tools, { take, at, make, put, write, when, list, show, openTab });
+  // A button that was pressed says so, and its place is busy, until the page has gone on, something is said to be wrong, or it
+  // takes too long to be true.
+  function working(button, words, place = button) {
+    const before = button.textContent, tab = openTab(), end = Date.now() + 10_000;
+    const wrong = () => document.querySelector(".problem .verdict"), stale = wrong();
+    [button.disabled, button.textContent] = [true, words];
+    place.setAttribute("aria-busy", "true");
+    const timer = setInterval(() => {
+      if (button.isConnected && openTab() === tab && Date.now() < end && wrong() === stale) return;
+      clearInterval(timer);
+      [button.disabled, button.textContent] = [false, before];
+      place.removeAttribute("aria-busy");
+    }, 100);
+  }
+
+  Object.assign(app.tools, { take, at, make, put, write, when, list, show, openTab, working });
 })();

@@ -1,12 +1,12 @@
 // The Runs tab: the table, what one does with a run, curves of chosen runs over each other, and the trash.
 (() => {
-  const app = window.tunebench, { at, make, put, write, when, list, show } = app.tools;
+  const app = window.tunebench, { at, make, put, write, when, list, show, working } = app.tools;
   const CURVES = { "sft.loss": "SFT loss", "dpo.loss": "DPO loss", "dpo.margin": "Reward margin", "dpo.accuracy": "Reward accuracy" };
   const MOST = 6, COLUMNS = 10, LEVELS = 35;
   const chosen = new Set(), made = new Map(); // made: run → { key, row, more: the row below it that asks something }
 
   app.chosen = () => [...chosen];
-  app.draws.runs = ["runs", drawTable, ["runs", "going"]];
+  app.draws.runs = ["runs", drawTable, ["runs", "going", "trash"]];
   app.draws.trash = ["trash", drawTrash];
   app.draws.overlay = ["overlay", drawOverlay];
 
@@ -17,6 +17,7 @@
   function drawTable(_, table) {
     const runs = [...app.is("going"), ...app.is("runs")].sort((a, b) => b.pinned - a.pinned || (a.id < b.id ? 1 : -1));
     at("runs-empty").hidden = runs.length > 0;
+    write("runs-empty", app.is("trash").runs.length ? "All runs are in the trash, which is below." : "No run yet. The first one is one click away, on Start.");
     at("runs-tools").hidden = !runs.length;
     table.hidden = !runs.length;
     const known = new Set(runs.map((run) => run.id));
@@ -47,9 +48,9 @@
         ...(run.pinned ? [make("span", { class: "pin", title: "Pinned" }, " ★"), make("span", { class: "sr" }, " pinned")] : []),
         make("div", { class: "quiet small lineage" }, ...lineage(run)),
         ...(run.note ? [make("div", { class: "small note" }, run.note)] : [])),
-      cell(run.data), cell(run.steps, "num"),
-      make("td", { class: "num" }, ...(run.spark ? [sparkline(run.spark)] : []), run.loss || "–"),
-      cell(run.accuracy, "num"), cell(run.size, "num"), cell(when(run.when)),
+      cell(run.data, "minor"), cell(run.steps, "num minor"),
+      make("td", { class: "num lesser" }, ...(run.spark ? [sparkline(run.spark)] : []), run.loss || "–"),
+      cell(run.accuracy, "num lesser"), cell(run.size, "num minor"), cell(when(run.when), "minor"),
       make("td", { class: "deeds" },
         ...(run.comparable ? [make("button", { class: "button small", onclick: () => send("opencompare", run) }, "Compare")] : []),
         make("button", { class: "button small more", "aria-expanded": "false", "aria-label": `More about ${run.name}`, onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
@@ -137,9 +138,9 @@
   }
 
   function question(run) {
-    const away = () => {
+    const away = (event) => {
       send("throwaway", run);
-      below(run, null);
+      working(event.currentTarget, "Moving…", made.get(run.id).row);
     };
     return make("div", {}, make("p", {}, make("b", {}, `Move ${run.name} to the trash?`), ` ${run.size}. It can be brought back until the trash is emptied.`),
       ...(run.needed ? [make("p", { class: "warn" }, `⚠ Made from this run, and of no use without it: ${run.needed}.`)] : []),
@@ -173,7 +174,7 @@
     put(figure.querySelector("h3"), CURVES[name] ?? "");
     const lines = runs.map((run, index) => ({ name: run.name, kind: `o${index}`, points: run.curves[name] ?? [] }));
     window.drawChart(figure, lines);
-    put(figure.querySelector(".says"), `${list(lines.filter((line) => line.points.length).map((line) => line.name))}. What they differ in is below.`);
+    put(figure.querySelector(".says"), `${list(lines.filter((line) => line.points.length).map((line) => line.name))}.${lines.length > 1 ? " What they differ in is below." : ""}`);
   }
 
   new ResizeObserver(() => app.is("overlay")?.runs.length && drawChosen()).observe(document.documentElement);

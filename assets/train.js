@@ -3,7 +3,7 @@
   const app = window.tunebench, { at, make, put, write, list } = app.tools;
   const EMPTY = [];
 
-  app.draws.train = ["train-run", drawTrain, ["run", "pace"]];
+  app.draws.train = ["train-run", drawTrain, ["run", "pace", "doctor"]];
   app.draws.doctor = ["doctor", drawDoctor, ["doctor", "run"]];
   app.draws.facts = ["proof", drawFacts];
   app.draws.log = ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")];
@@ -32,7 +32,7 @@
     const key = JSON.stringify(run.stages);
     if (at("stages").dataset.key === key) return;
     at("stages").dataset.key = key;
-    const marks = { done: "✓", failed: "!", stopped: "■", paused: "⏸" };
+    const marks = { done: "✓", failed: "!", stopped: "■", paused: "" }; // two bars by CSS: fonts lack the sign
     const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", paused: "paused here", todo: "to come" };
     at("stages").replaceChildren(...run.stages.map((stage, index) =>
       make("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
@@ -50,18 +50,22 @@
     return null;
   }
 
+  // Is what the doctor proposes the one best next step? While a run goes on, and where it failed without a proposal of its own.
+  const leads = (run, findings) => !!findings?.length && (run.active || (run.phase === "failed" && !run.offers.length));
+
   const retry = (run, key) => () => app.send("retry", { run, key });
 
   function drawVerdict(run) {
-    const verdict = verdictOf(run), place = at("verdict");
-    const key = JSON.stringify([run.id, verdict, verdict ? "" : run.detail]);
+    const verdict = verdictOf(run), place = at("verdict"), led = leads(run, app.is("doctor"));
+    const key = JSON.stringify([run.id, verdict, verdict ? led : [run.detail, !run.step]]);
     if (place.dataset.key === key) return;
     place.dataset.key = key;
-    if (!verdict) return place.replaceChildren(...(run.detail ? [make("p", { class: "detail" }, run.detail)] : []));
+    const waits = run.active && !run.step;
+    if (!verdict) return place.replaceChildren(...(run.detail || waits ? [make("p", { class: waits ? "detail first" : "detail" }, run.detail || "Starting the worker")] : []));
     const box = make("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, make("h3", {}, verdict.title));
     for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
     const buttons = [];
-    const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length ? "button small" : "button", id, onclick: deed }, text));
+    const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length || led ? "button small" : "button", id, onclick: deed }, text));
     for (const [index, offer] of (verdict.offers ?? []).entries()) button(index ? null : "retry", offer.text, retry(run.id, offer.key));
     if (run.resumable) button("resume", "Resume", () => app.send("resume", { run: run.id }));
     if (verdict.open) button("opencmp", "Open Compare", () => app.send("opencompare", { run: run.id }));
@@ -83,7 +87,7 @@
     place.replaceChildren(
       make("h3", {}, make("i", { "aria-hidden": "true", class: "cross" }, "✚"), first.title, make("span", { class: "quiet small" }, first.where)),
       ...body(first),
-      make("p", { class: "buttons" }, make("button", { class: "button", id: "try", onclick: retry(run.id, first.key) }, `Try again with: ${first.offer}`)),
+      make("p", { class: "buttons" }, make("button", { class: leads(run, findings) ? "button" : "button small", id: "try", onclick: retry(run.id, first.key) }, tryWith(first))),
       ...(rest.length ? [make("details", { open: opened }, make("summary", {}, `${rest.length} more finding${rest.length > 1 ? "s" : ""}`), ...rest.map((one) => more(one, run)))] : []));
     if (focused) at("try")?.focus();
   }
@@ -95,27 +99,43 @@
   ];
 
   const more = (finding, run) => make("section", {}, make("h4", {}, finding.title, make("span", { class: "quiet small" }, ` ${finding.where}`)), ...body(finding),
-    make("button", { class: "button small", onclick: retry(run.id, finding.key) }, `Try again with: ${finding.offer}`));
+    make("button", { class: "button small", onclick: retry(run.id, finding.key) }, tryWith(finding)));
+
+  // The proposal in mid-sentence; what is written in capitals stays.
+  const tryWith = ({ offer }) => `Try again with: ${offer.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase())}`;
 
   // ---- charts
 
   function hideUnusedCharts(run) {
-    const words = run.stages.map((stage) => stage.word.toLowerCase());
-    document.querySelectorAll("#charts figure").forEach((figure) => (figure.hidden = !words.includes(figure.dataset.series.split(".")[0])));
+    const words = run.stages.filter((stage) => stage.state !== "todo").map((stage) => stage.word.toLowerCase());
+    const figures = [...document.querySelectorAll("#charts figure")];
+    figures.forEach((figure) => (figure.hidden = !words.includes(figure.dataset.series.split(".")[0])));
+    at("look").classList.toggle("few", figures.filter((figure) => !figure.hidden).length < 2); // room for the answers beside them
+    write("later", laterOf(run));
+    at("later").hidden = !at("later").textContent;
+  }
+
+  const isTraining = ({ word }) => ["SFT", "DPO"].includes(word);
+
+  // What a stage that is still to come will show, as one line instead of empty charts.
+  function laterOf(run) {
+    const training = run.stages.filter(isTraining), coming = training.findIndex((stage) => stage.state === "todo");
+    if (coming < 0) return "";
+    return coming ? `${training[coming].word} charts come after ${training[coming - 1].word}.` : "Charts come with the first step.";
   }
 
   const end = (points) => points[points.length - 1]?.[1];
-  const soft = (points) => end(window.smoothCurve(points.slice(-100)));
+  const soft = (points) => end(window.smoothCurve(points));
   const best = (points) => points.reduce((low, point) => (point[1] < low[1] ? point : low));
-  const signed = (value, digits = 2) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+  const signed = (value, digits = 2) => (Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits);
   const held = (points, words) => (points.length ? ` On held-out rows: ${words(points)}.` : "");
-  const bestHeld = (points) => `${end(points).toFixed(3)}, best ${best(points)[1].toFixed(3)} at step ${best(points)[0]}`;
+  const bestHeld = (points) => `${fixed(end(points), 3)}, best ${fixed(best(points)[1], 3)} at step ${best(points)[0]}`;
 
   // What a chart's numbers mean now; until there are any, its standing sentence is shown.
   const says = {
     "sft.loss": ([train, kept]) => `${soft(train).toFixed(2)} nats per token: about ${Math.exp(soft(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${held(kept, bestHeld)}`,
     "dpo.loss": ([train, kept]) => `${signed(soft(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${held(kept, bestHeld)}`,
-    "dpo.margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => end(points).toFixed(2))}`,
+    "dpo.margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => fixed(end(points), 2))}`,
     "dpo.accuracy": ([train, kept]) => `Of 100 pairs, ${Math.round(100 * soft(train))} have moved the right way; 50 is a coin toss.${held(kept, (points) => `${Math.round(100 * end(points))} of 100`)}`,
     "dpo.chosen": ([chosen, rejected]) => `Chosen ${signed(soft(chosen) - chosen[0][1], 0)}, rejected ${signed(soft(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
   };

@@ -11,7 +11,7 @@ from tests.test_ballot import ask, contest, supervisor  # noqa: F401  (fixtures)
 from tests.test_votes import CONTEST, vote
 from trainer_core import ballot, votes
 from trainer_core.config import Sampling
-from trainer_core.events import Heated, Measured, Piece, Scoring
+from trainer_core.events import Heated, LaneProof, LaneScore, Measured, Piece, Scored, Scoring
 from trainer_core.supervisor import wait_for
 from ui import compared
 from ui.booth import Booth
@@ -58,6 +58,32 @@ def test_ties_alone_decide_nothing() -> None:
 def test_a_habit_of_one_side_is_told() -> None:
     found = votes.tally([vote(at, "left", left="Base" if at % 2 else "DPO") for at in range(20)], CONTEST)
     assert compared.bias(found).startswith("You picked the left side 100% of the time. That is more than chance")
+    few = votes.tally([vote(at, "left", left="Base") for at in range(compared.FEW_SIDES - 1)], CONTEST)
+    assert compared.bias(few) == "", "nine votes are no habit"
+
+
+def test_the_lanes_of_a_measure_share_one_scale() -> None:
+    lanes = [
+        LaneScore(name, Measured(0.5, 0.25, 0.75, 40), margin, some, some)
+        for name, margin, some in (
+            ("Base", Measured(-1.0, -2.0, 0.0, 40), Measured(10.0, None, None, 1)),
+            ("DPO", Measured(1.0, 0.0, 2.0, 40), Measured(20.0, None, None, 1)),
+        )
+    ]
+    told = compared.table(Scored(tuple(lanes)))
+    assert [one["title"] for one in told["first"]] == ["Held-out accuracy"]
+    margin, perplexity, _ = told["rest"]
+    assert told["first"][0]["spans"] == [[0.5, 0.25, 0.75]] * 2, "a share stands on the whole of 0 to 1"
+    assert margin["spans"] == [[0.25, 0.0, 0.5], [0.75, 0.5, 1.0]] and margin["zero"] == 0.5
+    assert perplexity["spans"] == [[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]] and perplexity["zero"] == 0
+
+
+def test_what_an_adapter_does_is_one_word_and_its_hash_a_tooltip() -> None:
+    proof = LaneProof("DPO", "3f9a12cd" + 56 * "0", 4.2)
+    assert compared.proof_words(proof) == "Adapter active ✓" and compared.proof_words(None) == ""
+    assert compared.proof_words(replace(proof, strength=0.5)) == "Adapter active ✓ at 50%"
+    assert compared.proof_words(replace(proof, difference=0.0)).startswith("Adapter changes nothing")
+    assert compared.hash_words(proof) == "adapter 3f9a12cd, moves logits by up to 4.2"
 
 
 def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest) -> None:  # noqa: F811

@@ -30,3 +30,8 @@ def test_a_lane_that_forgot_is_said_aloud() -> None:
 
 def test_a_number_without_an_interval_stands_alone() -> None:
     assert score_table.cell(Measured(0.5, None, None, 1), ".0%") == "50%" and score_table.cell(None, ".0%") == ""
+
+
+def test_the_interval_of_a_share_stays_between_nothing_and_all() -> None:
+    assert score_table.cell(Measured(0.01, -0.01, 0.02, 8), ".0%") == "1% [0%, 2%]"
+    assert score_table.cell(Measured(-0.01, -0.04, 0.02, 8), "+.0%") == "-1% [-4%, +2%]", "a change may be below 0"

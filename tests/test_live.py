@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -149,7 +152,26 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
     row = history.Rows(supervisor)()[0]
-    assert (row["steps"], row["loss"], row["accuracy"], row["data"]) == ("2 + 2", "1.000 → 1.000", "50%", "sample")
+    assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50%", "sample")
+    assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
+
+
+def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> None:
+    slow = "The first step is slower than the rest"
+    before = fold(RunView("run"), [Status(Phase.SFT, slow)])
+    assert views.detail(before) == slow and views.detail(fold(before, [step("sft", 1)])) == ""
+
+
+def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished(supervisor, step("sft", 1, 1), Saved("sft", "adapter-sft", 5, 1))
+    began = datetime.fromisoformat(runs.read_run(supervisor.run_dir(run)).created)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    assert views.choice(supervisor, supervisor.run(run)).endswith(
+        f"{began.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%d %H:%M}"
+    )
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.mark.parametrize(

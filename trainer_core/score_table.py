@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -31,13 +32,29 @@ def read(path: Path) -> Scored:
         ) from error
 
 
+@dataclass(frozen=True)
+class Line:
+    """One measure that was taken: its title, how it is spelt, and what was found for each lane, if anything."""
+
+    title: str
+    spell: str
+    found: tuple[Measured | None, ...]
+
+    @property
+    def cells(self) -> list[str]:
+        """A cell for each lane."""
+        return [cell(one, self.spell) or "–" for one in self.found]
+
+
+def lines(scores: Sequence[LaneScore]) -> list[Line]:
+    """A line for each measure that was taken."""
+    taken = [Line(title, spell, tuple(of(score) for score in scores)) for title, of, spell in MEASURES]
+    return [line for line in taken if any(line.found)]
+
+
 def score_lines(scores: Sequence[LaneScore]) -> list[list[str]]:
-    """A line for each measure that was taken: its title, then a cell for each lane."""
-    return [
-        [title, *[cell(of(score), spell) or "–" for score in scores]]
-        for title, of, spell in MEASURES
-        if any(of(score) for score in scores)
-    ]
+    """The same in words: the title, then a cell for each lane."""
+    return [[line.title, *line.cells] for line in lines(scores)]
 
 
 def warnings(scores: Sequence[LaneScore]) -> list[str]:
@@ -57,7 +74,15 @@ def cell(measured: Measured | None, spell: str) -> str:
         return ""
     if measured.low is None or measured.high is None:
         return format(measured.value, spell)
-    return f"{measured.value:{spell}} [{measured.low:{spell}}, {measured.high:{spell}}]"
+    low, high = bounds(measured, spell)
+    return f"{measured.value:{spell}} [{low:{spell}}, {high:{spell}}]"
+
+
+def bounds(measured: Measured, spell: str) -> tuple[float, float]:
+    """The ends of the interval, or the value itself twice. A share lies in 0 to 1, whatever a t interval says."""
+    low = measured.value if measured.low is None else measured.low
+    high = measured.value if measured.high is None else measured.high
+    return (max(0.0, low), min(1.0, high)) if spell == SHARE else (low, high)
 
 
 def legend(scored: Scored) -> str:
@@ -77,18 +102,20 @@ def legend(scored: Scored) -> str:
     return " ".join(told)
 
 
+SHARE = ".0%"
+"""How a share of 0 to 1 is spelt."""
 MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = (
-    ("Held-out accuracy", lambda score: score.accuracy, ".0%"),
+    ("Held-out accuracy", lambda score: score.accuracy, SHARE),
     ("Mean margin", lambda score: score.margin, ".3f"),
-    ("Reward accuracy", lambda score: score.reward_accuracy, ".0%"),
+    ("Reward accuracy", lambda score: score.reward_accuracy, SHARE),
     ("Reward margin", lambda score: score.reward_margin, ".2f"),
     ("Perplexity of chosen", lambda score: score.perplexity, ".1f"),
     ("KL to the base", lambda score: score.divergence, ".2f"),
     ("Answer length, tokens", lambda score: score.own.tokens if score.own else None, ".0f"),
     ("Length ÷ base", lambda score: score.own.ratio if score.own else None, ".2f"),
-    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, ".0%"),
-    ("Ends by itself", lambda score: score.own.ended if score.own else None, ".0%"),
-    ("General questions", lambda score: score.general, ".0%"),
-    ("Change of these", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
+    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, SHARE),
+    ("Ends by itself", lambda score: score.own.ended if score.own else None, SHARE),
+    ("General questions", lambda score: score.general, SHARE),
+    ("Change against the base", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
 )
 """Every line of the table: its title, how it is read from a score, and how it is spelt."""

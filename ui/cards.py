@@ -186,8 +186,9 @@ def train() -> str:
   <p class="sr" role="status" aria-live="polite" id="doctor-said"></p>
   <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
   <p class="proof" id="proof" hidden></p>
-  <div class="charts" id="charts">{"".join(map(chart, CHARTS))}</div>
-  {STRIP}
+  <div class="look" id="look"><div class="charts" id="charts">{"".join(map(chart, CHARTS))}
+    <p class="quiet later" id="later" hidden></p></div>
+  {STRIP}</div>
   <p class="quiet" id="rows"></p>
   <div class="folds">
     {fold("deep", "Learning rate, gradient and speed", DEEP)}
@@ -234,6 +235,9 @@ DATA = """
 """
 
 LANES = """
+<div id="compare-none" class="empty" hidden><h2>Nothing to compare yet</h2>
+  <p>A run leaves adapters, which answer here beside the base and each other.</p>
+  <p><button type="button" class="button" id="compare-start">Go to Start</button></p></div>
 <div id="compare-failed" class="verdict bad" role="alert" hidden><p></p>
   <button type="button" class="button small" id="compare-reload">Load again</button></div>
 <div id="compare-status" class="status" role="status" aria-live="polite"></div>
@@ -250,11 +254,14 @@ LANES = """
   <button type="button" class="button vote" id="vote-b" data-choice="right">B is better →</button>
   <button type="button" class="button vote" id="vote-bad" data-choice="bad">Both bad (X)</button>
   <button type="button" class="button vote" id="vote-skip" data-choice="skip">Skip (S)</button>
-  <button type="button" class="button vote" id="vote-next">Next (N)</button></div>
-<p id="vote-said" class="status" role="status" aria-live="polite"></p>
+  <button type="button" class="button vote" id="vote-next">Next (N)</button>
+  <p id="vote-said" class="status" role="status" aria-live="polite"></p></div>
 <form id="vote-better" hidden><label for="vote-text">Both are bad. Write a better answer, and it becomes a training pair:</label>
   <textarea id="vote-text" rows="3"></textarea><button class="button small">Keep this answer</button></form>
 <div id="votes-wrong" class="verdict bad" role="alert" hidden></div>
+"""
+
+COMPARE_MORE = """
 <div id="compare-more">
   <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head">Your votes</h2>
     <button type="button" class="button small" id="vote-undo">Undo (U)</button></header>
@@ -278,8 +285,8 @@ LANES = """
     <p id="score-hint" class="quiet">On the pairs the run held out, on its own answers, and on general questions that show what
       was forgotten. Takes a few minutes.</p>
     <div id="score-progress" role="status" hidden><div class="bar"><i></i></div><p></p></div>
-    <div class="tablewrap" tabindex="0" role="region" aria-label="Scores" id="score-wrap" hidden><table id="score-table">
-    <caption class="sr">Scores of each lane with 95 % intervals</caption><thead></thead><tbody></tbody></table></div>
+    <div id="score-wrap" hidden><div class="measures" id="score-first"></div>
+    <details id="score-all"><summary>All figures</summary><div class="measures" id="score-rest"></div></details></div>
     <div id="score-warnings"></div><p id="score-legend" class="quiet small"></p></section>
   <details class="card" id="judge"><summary>A model as judge</summary><form id="judge-form">
     <p class="quiet">It reads both answers twice, with the sides swapped, and is shown beside your votes, never counted among
@@ -312,8 +319,9 @@ RUNS = f"""
 <div class="card tablewrap" tabindex="0" role="region" aria-label="Runs"><table id="runs">
 <caption class="sr">All runs, pinned ones first, then newest first</caption><thead><tr>
 <th scope="col"><span class="sr">Draw over each other</span></th><th scope="col">State</th><th scope="col">Run</th>
-<th scope="col">Data</th><th scope="col" class="num">Steps</th><th scope="col" class="num">Loss</th>
-<th scope="col" class="num">Accuracy</th><th scope="col" class="num">Size</th><th scope="col">Started</th>
+<th scope="col" class="minor">Data</th><th scope="col" class="num minor">Steps</th>
+<th scope="col" class="num lesser">Loss</th><th scope="col" class="num lesser">Accuracy</th>
+<th scope="col" class="num minor">Size</th><th scope="col" class="minor">Started</th>
 <th scope="col"><span class="sr">What can be done</span></th></tr></thead><tbody></tbody></table>
 <p class="empty" id="runs-empty">No run yet. The first one is one click away, on Start.</p></div>
 <p id="runs-said" class="sr" role="status" aria-live="polite"></p>

@@ -18,6 +18,7 @@ from ui import cards, compared, door, views
 from ui.booth import Booth
 from ui.data_tab import answering
 from ui.form import QUIET, Form, on
+from ui.rail import fixed
 
 COMPARE_JS = "window.tunebench.beginCompare(element, server);"
 SETS = [("Bundled prompts", prompt_sets.BUNDLED), ("Held-out prompts of the run", prompt_sets.HELD_OUT)]
@@ -43,8 +44,11 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
     with gr.Column(elem_id="compare-form"):
         chosen, buttons = layout(supervisor, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
+    fixed(cards.LANES, elem_id="compare-lanes")
+    with gr.Row(elem_id="sides"):
+        chosen |= sides(own_lanes(supervisor, newest))
     gr.HTML(
-        html_template=cards.LANES,
+        html_template=cards.COMPARE_MORE,
         js_on_load=COMPARE_JS,
         server_functions=[answering(wish) for wish in Booth(supervisor).wishes],
         apply_default_css=False,
@@ -65,23 +69,19 @@ def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[st
         made["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
         several: dict[str, Any] = {"multiselect": True, "max_choices": lineup.MOST, "label": "Lanes", "scale": 3}
         made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
+        sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "scale": 2}
+        made["source"] = gr.Dropdown(SETS, value=prompt_sets.BUNDLED, **sets, interactive=True, elem_id="pset")
     with gr.Row():
         box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
         made["prompt"] = gr.Textbox(prompts()[0], **box, interactive=True, elem_id="prompt")
-        with gr.Column(scale=1, min_width=210, elem_id="ask-buttons"):
+        with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
             buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen")
             buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
             with gr.Row(elem_id="steppers"):
                 buttons["back"] = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
                 buttons["onward"] = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
-            buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60)
-    with gr.Row(elem_id="blind-row"):
-        side: dict[str, Any] = {"interactive": True, "min_width": 150}
-        made["side1"] = gr.Dropdown(own, value=first(own), label="Vote on", elem_id="side1", **side)
-        made["side2"] = gr.Dropdown(own, value=last(own), label="against", elem_id="side2", **side)
-        sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "min_width": 220}
-        made["source"] = gr.Dropdown(SETS, value=prompt_sets.BUNDLED, **sets, interactive=True, elem_id="pset")
-        buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", min_width=150)
+                buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60)
+            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", size="md")
     with gr.Accordion("System prompt and conversation", open=False, elem_id="talk"):
         going_on = "Go on with the conversation: every lane remembers what it said"
         made["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
@@ -89,6 +89,15 @@ def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[st
         extra = "Only for an extra lane: the base with this prompt"
         made["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
     return made, buttons
+
+
+def sides(own: Sequence[str]) -> dict[str, gr.Dropdown]:
+    """The two lanes of a blind vote, where its count is."""
+    look: dict[str, Any] = {"interactive": True, "min_width": 150}
+    return {
+        "side1": gr.Dropdown(own, value=first(own), label="Blind votes are on", elem_id="side1", **look),
+        "side2": gr.Dropdown(own, value=last(own), label="against", elem_id="side2", **look),
+    }
 
 
 def wire(  # noqa: C901  (handlers, then wiring)

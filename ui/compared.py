@@ -19,6 +19,8 @@ from trainer_core.supervisor import Supervisor
 from trainer_core.votes import Contest, Round, Tally, Vote
 
 FEW_PAIRS = 30
+FEW_SIDES = 10
+"""Fewer votes say nothing about a habit of choosing one side."""
 
 
 def parts(supervisor: Supervisor) -> dict[str, Any]:
@@ -47,11 +49,19 @@ def comparison(supervisor: Supervisor) -> dict[str, Any] | None:
         "dead": view.phase is Phase.FAILED,
         "answering": view.phase is Phase.ANSWERING and bool(said and not said.ends and not problem),
         "done": bool(said and said.ends),
-        "detail": "" if problem or view.phase is Phase.SCORING else view.detail,
+        "detail": "" if problem or view.phase is Phase.SCORING else doing(current),
         "error": problem or view.error,
         "asked": "" if current.round else current.asked,
         "lanes": voted_on(current.round, current) if current.round else named(current),
     }
+
+
+def doing(current: Comparison) -> str:
+    """What the worker is at; while it loads, how much there is to load."""
+    if current.view.phase not in (Phase.QUEUED, Phase.LOADING):
+        return current.view.detail
+    count = len({lane.adapter for lane in current.job.lanes if lane.adapter})
+    return f"Loading the base and {count} adapter{'s' * (count != 1)}…"
 
 
 def named(current: Comparison) -> list[dict[str, Any]]:
@@ -76,7 +86,7 @@ def dial(name: str, view: RunView) -> dict[str, float] | None:
 def voted_on(open_one: Round, current: Comparison) -> list[dict[str, Any]]:
     """The two lanes of a vote as A and B. Who they are is said after the vote, and nothing that tells before it."""
     sides = [lane(letter, name, current) for letter, name in (("A", open_one.left), ("B", open_one.right))]
-    hidden = {"was": "", "proof": ""} if open_one.blind else {}
+    hidden = {"was": "", "proof": "", "hash": ""} if open_one.blind else {}
     return [{**one, **hidden, "dial": None, "system": "", "before": []} for one in sides]
 
 
@@ -85,8 +95,15 @@ def lane(shown: str, name: str, current: Comparison) -> dict[str, Any]:
     said = current.said
     end = said.ends.get(name) if said else None
     was = name if shown != name else ""
-    proof = lane_words(proof_of(name, current.view))
-    return {"name": shown, "was": was, "end": end_words(end), "cut": cut_words(end), "proof": proof}
+    proof = proof_of(name, current.view)
+    return {
+        "name": shown,
+        "was": was,
+        "end": end_words(end),
+        "cut": cut_words(end),
+        "proof": proof_words(proof),
+        "hash": hash_words(proof),
+    }
 
 
 def proof_of(name: str, view: RunView) -> LaneProof | None:
@@ -104,16 +121,20 @@ def cut_words(end: LaneEnd | None) -> str:
     return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
 
 
-def lane_words(proof: LaneProof | None) -> str:
+def proof_words(proof: LaneProof | None) -> str:
+    """Does the lane's adapter do anything?"""
     if proof is None or not proof.sha256:
         return ""
-    moved = (
-        f"moves logits by up to {proof.difference:.2g}"
-        if proof.difference
-        else "changes nothing: same logits as the base"
-    )
-    at = "" if proof.strength == 1 else f" at {proof.strength:.0%}"
-    return f"adapter {proof.sha256[:8]}{at}, {moved}"
+    if not proof.difference:
+        return "Adapter changes nothing: same logits as the base"
+    return "Adapter active ✓" + ("" if proof.strength == 1 else f" at {proof.strength:.0%}")
+
+
+def hash_words(proof: LaneProof | None) -> str:
+    """Which adapter it is, and by how much it moves the model."""
+    if proof is None or not proof.sha256:
+        return ""
+    return f"adapter {proof.sha256[:8]}, moves logits by up to {proof.difference:.2g}"
 
 
 # ---- the open question
@@ -231,7 +252,7 @@ def verdict(found: Tally) -> str:
 
 def bias(found: Tally) -> str:
     one = found.bias
-    if one.share is None:
+    if one.share is None or one.decided < FEW_SIDES:
         return ""
     odd = " That is more than chance: look at the other side first for a while." if one.suspicious else ""
     return f"You picked the left side {one.share.value:.0%} of the time.{odd}"
@@ -332,14 +353,35 @@ def scored_in(path: Path, changed: int) -> Scored:
     return score_table.read(path)
 
 
+FIRST = ("Held-out accuracy", "Answer length, tokens", "General questions")
+"""The measures that most people ask for; the others are folded."""
+
+
 def table(found: Scored) -> dict[str, Any]:
-    """Lines × lanes, as on the terminal."""
+    """The figures of the terminal's table, each also as a dot with its interval."""
+    measures = {line.title: measure(line) for line in score_table.lines(found.scores)}
     return {
         "lanes": [score.lane for score in found.scores],
-        "lines": score_table.score_lines(found.scores),
+        "first": [measures.pop(title) for title in FIRST if title in measures],
+        "rest": list(measures.values()),
         "harmed": [score.lane for score in found.scores if score.forgetting and score.forgetting.harmed],
         "warnings": score_table.warnings(found.scores),
         "legend": score_table.legend(found),
+    }
+
+
+def measure(line: score_table.Line) -> dict[str, Any]:
+    """One measure: each lane's figure, and where it, its interval and 0 lie on the scale that the lanes share."""
+    known = [(one.value, *score_table.bounds(one, line.spell)) for one in line.found if one]
+    low, high = min(0.0, *(one[1] for one in known)), max(0.0, *(one[2] for one in known))
+    if line.spell == score_table.SHARE:
+        low, high = 0.0, 1.0
+    places = iter([[round((at - low) / (high - low or 1), 4) for at in one] for one in known])
+    return {
+        "title": line.title,
+        "cells": line.cells,
+        "spans": [next(places) if one else None for one in line.found],
+        "zero": round(-low / (high - low or 1), 4),
     }
 
 

@@ -79,7 +79,7 @@ def build(supervisor: Supervisor) -> None:
         js_on_load=DATA_JS,
         server_functions=[answering(ask) for ask in asks],
         apply_default_css=False,
-        elem_id="data",
+        elem_id="data-view",
     )
 
 

@@ -307,7 +307,7 @@ def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -
     if "sft" in recipe.method.stages:
         lines.append(cards.Plan("SFT", stage_words(found.sft, "examples", recipe.sft), takes.get("sft", "")))
     if "dpo" in recipe.method.stages:
-        words = f"{stage_words(found.dpo, 'pairs', recipe.dpo)}, β {recipe.dpo.beta:g}"
+        words = f"{stage_words(found.dpo, 'pairs', recipe.dpo)}, β\u00a0{recipe.dpo.beta:g}"
         lines.append(cards.Plan("DPO", words, takes.get("dpo", "")))
     lanes = listed(["base", *(STAGE_WORDS[stage] for stage in recipe.method.stages)])
     return [*lines, cards.Plan("Compare", f"{lanes} answer side by side")]
@@ -315,4 +315,4 @@ def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -
 
 def stage_words(rows: int, noun: str, settings: Training) -> str:
     steps = planned_steps(rows, settings)
-    return f"{steps} steps of {settings.effective_batch} {noun}, rate {number(settings.learning_rate)}"
+    return f"{steps} steps of {settings.effective_batch} {noun}, rate\u00a0{number(settings.learning_rate)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
         "leaving": leaving(supervisor, active),
         "compare": comparison.view.phase if comparison else "",
         "runs": len(supervisor.views),
+        "comparable": any(map(comparable, supervisor.views)),
         "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.machine.gpus],
         "sets": len(votes.data_sets(supervisor.workspace)),
         "trouble": supervisor.trouble,
@@ -102,7 +104,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "phase": view.phase,
         "active": view.phase.active,
         **pill(supervisor, view),
-        "detail": view.detail,
+        "detail": detail(view),
         "doing": doing(view),
         "stages": stages(recipe, view),
         "planned": dict(view.planned),
@@ -154,6 +156,11 @@ def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
 
 def step_words(last: Step) -> str:
     return f"{STAGE_WORDS[last.stage]} step {last.step} of {last.total}"
+
+
+def detail(view: RunView) -> str:
+    """What the worker said last; what it said before a stage's first step holds no longer after it."""
+    return "" if view.last and view.last.stage == view.phase else view.detail
 
 
 def doing(view: RunView) -> str:
@@ -258,7 +265,8 @@ def choice(supervisor: Supervisor, view: RunView) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
     known = facts_of(supervisor.run_dir(view.id))
     adapters = ", ".join(STAGE_WORDS[stage] for stage in view.adapters)
-    return f"{name_of(supervisor.run_dir(view.id))} ({adapters}) · {known.created[:16].replace('T', ' ')} UTC"
+    began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail
+    return f"{name_of(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 
 def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:
@@ -269,7 +277,7 @@ def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:
         "model": model_name(recipe.model) if recipe and recipe.name else "",
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
-        "loss": " → ".join(f"{point.loss:.3f}" for point in last.values()),
+        "loss": " · ".join(f"{STAGE_WORDS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
         "accuracy": f"{accuracy:.0%}" if accuracy is not None else "",
         "error": view.error,
         "comparable": comparable(view),

@@ -73,3 +73,29 @@ def test_nothing_is_cut_off(app: App, history: None, visit: Visit, width: int) -
         page.evaluate("name => window.tunebench.open(name)", name.lower())
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
+    inner = "[...document.querySelectorAll('#talk, #runs-view .tablewrap')].filter(one => one.scrollWidth > one.clientWidth)"
+    assert page.evaluate(f"{inner}.map(one => one.id)") == []
+
+
+def test_the_button_is_at_hand_on_a_narrow_page(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.set_viewport_size({"width": 820, "height": 900})
+    box = page.locator("#go").bounding_box()
+    assert box and box["y"] < 600
+
+
+def test_what_the_browser_draws_is_dark_too(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.emulate_media(color_scheme="dark")
+    page.reload()
+    page.wait_for_function("window.tunebench?.is('gates')")
+    assert page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme") == "dark"
+
+
+def test_no_id_stands_twice(app: App, visit: Visit) -> None:
+    page = visit(app)
+    for name in TABS:
+        tab(page, name)
+        page.wait_for_timeout(300)
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert sorted({one for one in ids if ids.count(one) > 1}) == []

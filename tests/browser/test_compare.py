@@ -56,7 +56,10 @@ def test_more_lanes_of_the_same_base(app: App, visit: Visit) -> None:
     page.keyboard.press("Escape")
     generate(page)
     expect(page.locator("#lanes h3")).to_have_text(["Base", "SFT", "DPO", "DPO at 50%"])
-    expect(pane(page, "DPO").locator(".proof")).to_contain_text("adapter 3f9a12cd, moves logits by up to 4.2")
+    expect(pane(page, "DPO").locator(".proof")).to_have_text("Adapter active ✓")
+    expect(pane(page, "DPO").locator(".proof")).to_have_attribute(
+        "title", "adapter 3f9a12cd, moves logits by up to 4.2"
+    )
 
 
 def test_a_prompted_base_and_a_conversation(app: App, visit: Visit) -> None:
@@ -131,10 +134,17 @@ def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) ->
     page.click("#score-stop")
     expect(page.locator("#score-warnings")).to_contain_text("Scoring was stopped.")
     page.click("#score-go")
-    table = page.locator("#score-table")
-    expect(table).to_contain_text("Held-out accuracy", timeout=20_000)
-    expect(table.locator("thead th")).to_have_text(["Base", "SFT", "DPO ⚑ forgot"])
-    expect(table.locator("tbody tr").first.locator("td").first).to_have_text("50% [40%, 60%]")
+    accuracy, general = page.locator("#score-first table").first, page.locator("#score-first table").last
+    expect(accuracy.locator("caption")).to_have_text("Held-out accuracy", timeout=20_000)
+    expect(accuracy.locator(".figure")).to_have_text(["50% [40%, 60%]", "60% [50%, 70%]", "70% [60%, 80%]"])
+    assert accuracy.locator(".span b").last.get_attribute("style") == "left: 70%"
+    expect(general.locator("th")).to_have_text(["Base", "SFT", "DPO ⚑ forgot"])
+    page.locator("#score-all summary").click()
+    expect(page.locator("#score-rest caption").last).to_have_text("Change against the base")
+    page.set_viewport_size({"width": 820, "height": 900})
+    expect(accuracy.locator(".figure").last).to_be_in_viewport(ratio=1)
+    assert violations(page) == []
+    page.set_viewport_size({"width": 1360, "height": 900})
     expect(page.locator("#score-warnings [role=alert]")).to_contain_text("DPO answers 9 general questions wrongly")
     assert len(json.loads((run_dir / "scores.json").read_text())["scores"]) == 3
 

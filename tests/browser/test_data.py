@@ -242,3 +242,26 @@ def test_axe_finds_nothing_with_data_on_the_page(
     for width in (1360, 680):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
+
+
+def test_conversations_are_called_so_and_using_them_says_so(
+    app: App, visit: Visit, tmp_path: Path, model: Path
+) -> None:
+    page = visit(app)
+    chooses(page, model)
+    rows = [{"instruction": f"What is {n}?", "input": "", "output": f"It is {n}, and no more."} for n in range(40)]
+    (tmp_path / "alpaca.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened(page, tmp_path / "alpaca.jsonl")
+    expect(page.locator("#data-use")).to_have_text("Use this data for SFT", timeout=30_000)
+    expect(page.get_by_label("Conversations: one answer")).to_be_checked()
+    expect(page.locator("#data-lengths svg")).to_be_visible(timeout=60_000)
+    for width in (820, 1360):
+        page.set_viewport_size({"width": width, "height": 900})
+        fills = "one => document.querySelector(one + ' svg').clientWidth === document.querySelector(one).clientWidth"
+        page.wait_for_function(fills, arg="#data-lengths .plot")
+    said = "document.querySelector('#data-use').click(), document.querySelector('#data-use').textContent"
+    assert page.evaluate(said) == "Using…"
+    expect(page.locator("#data-use")).to_be_disabled()
+    expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
+    tab(page, "Data")
+    expect(page.locator("#data-use")).to_have_text("Use this data for SFT")

@@ -74,7 +74,9 @@ def test_a_row_says_what_a_run_is(runs: Page) -> None:
 def test_chosen_runs_over_each_other(runs: Page) -> None:
     expect(runs.locator("#overlay")).to_be_hidden()
     row(runs, "first").locator(".choose").check()
+    expect(runs.locator("#overlay .says")).to_have_text("first.")
     row(runs, "second").locator(".choose").check()
+    expect(runs.locator("#overlay .says")).to_contain_text("What they differ in is below.")
     expect(runs.locator("#overlay-differ tbody tr")).to_have_count(1)
     expect(runs.locator("#overlay-differ tbody tr")).to_have_text("DPO beta0.30.1")
     expect(runs.locator("#overlay-names span")).to_have_text(["second", "first"])
@@ -152,3 +154,24 @@ def test_thrown_away_brought_back_and_gone(app: App, runs: Page) -> None:
     expect(runs.locator("#trash")).to_be_hidden()
     assert not (app.workspace / "trash" / "20300101-000000-third").exists()
     assert sorted(path.name for path in (app.workspace / "runs").iterdir())[-1] == "20300101-000000-second"
+
+
+def test_a_run_on_its_way_to_the_trash_says_so_and_an_empty_table_where_its_runs_are(app: App, runs: Page) -> None:
+    """Last: nothing is left of the runs afterwards."""
+    for path in [*(app.workspace / "runs").iterdir()][1:]:
+        shutil.rmtree(path)
+    runs.wait_for_function("window.tunebench.is('runs').length === 1")
+    row(runs, "first").locator(".more").click()
+    runs.get_by_role("button", name="Move to trash", exact=True).click()
+    said = "document.querySelector('#runs .danger').click(), document.querySelector('#runs .danger').textContent"
+    assert runs.evaluate(said) == "Moving…"
+    expect(row(runs, "first")).to_have_attribute("aria-busy", "true")
+    expect(runs.locator("#runs-empty")).to_have_text("All runs are in the trash, which is below.")
+    expect(runs.locator("#recent")).to_have_text("None yet")
+    expect(runs.locator("#run-pill")).to_have_text("Idle")
+    tab(runs, "Compare")
+    expect(runs.get_by_role("heading", name="Nothing to compare yet")).to_be_visible()
+    expect(runs.locator("#gen")).to_be_hidden()
+    assert violations(runs) == []
+    runs.click("#compare-start")
+    expect(runs.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")

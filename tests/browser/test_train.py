@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,9 @@ def test_the_doctor_names_it_and_one_click_fills_start(train: Page) -> None:
     expect(doctor.locator("h3")).to_contain_text("The pairs are too easy")
     expect(doctor.locator(".evidence")).to_contain_text("accuracy 1.00 from step 2 of 20 on")
     expect(train.locator("#doctor-said")).to_contain_text("Doctor: The pairs are too easy.")
+    expect(train.locator("#try")).to_have_text("Try again with: the IPO loss and rank 8")
+    greens = train.locator("#train .button:not(.small):visible")
+    expect(greens).to_have_text(["Open Compare"])
     train.locator("#try").press("Enter")
     expect(train.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
     origin = train.locator("#origin")
@@ -98,6 +102,37 @@ def test_charts_speak(train: Page) -> None:
     expect(train.locator("figure[data-series='dpo.margin'] .says")).to_contain_text("Chosen answers have gained 1.")
     expect(train.locator("figure[data-series='dpo.accuracy'] .says")).to_contain_text("Of 100 pairs, 100 have moved")
     expect(train.locator("figure[data-series='dpo.chosen'] .says")).to_contain_text("rejected −1")
+    thick = train.locator(f"{LOSS} .value").inner_text()
+    expect(train.locator(f"{LOSS} .says")).to_contain_text(f"{float(thick):.2f} nats per token")
+    words = train.locator("#charts figure").evaluate_all("all => all.map(one => one.textContent).join()")
+    assert "−80" in words and not re.search(r"(?<![\w−])-\d", words), "real minus signs"
+
+
+def test_before_the_first_step_it_says_what_it_does_and_charts_to_come_are_one_line(app: App, visit: Visit) -> None:
+    page = visit(app)
+    run = begin(page, "slow-waits")
+    expect(page.locator("#verdict .detail.first")).to_have_text("Starting the worker")
+    expect(page.locator("#later")).to_have_text("Charts come with the first step.")
+    (app.workspace / "runs" / run / "go").write_text("")
+    page.wait_for_function("window.tunebench.series['sft.loss']?.length > 1")
+    expect(page.locator("#verdict .detail")).to_have_count(0)
+    expect(page.locator("#charts figure:visible")).to_have_count(1)
+    expect(page.locator("#later")).to_have_text("DPO charts come after SFT.")
+    stop(page)
+
+
+def test_a_failed_run_leads_with_what_the_doctor_proposes(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "fails")
+    phase(page, "failed")
+    tab(page, "Train")
+    resume = page.locator("#resume")
+    expect(resume).to_have_class("button")
+    blank = dict.fromkeys(("says", "where", "source"), "")
+    said = {**blank, "key": "x", "title": "It is too fast", "evidence": [], "offer": "Half the rate"}
+    page.evaluate("said => (tunebench.parts.doctor = { mark: 1, is: [said] }, tunebench.take({}), 0)", said)
+    expect(resume).to_have_class("button small")
+    expect(page.locator("#try")).to_have_class("button")
 
 
 def menu(page: Page, item: str) -> None:

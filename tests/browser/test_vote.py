@@ -96,7 +96,12 @@ def test_nothing_tells_who_is_who_before_the_vote(app: App, visit: Visit) -> Non
     assert during and all(list(one["text"]) == ["A", "B"] for one in during)
     parts = json.dumps([{**one["parts"].get("compare", {}), "text": one["text"]} for one in during])
     assert not NAMES.search(parts) and "Base" not in parts
-    assert page.locator("#compare-form").is_hidden() and page.locator("#closer").is_hidden()
+    assert all(
+        page.locator(f"#{part}").is_hidden() for part in ("compare-form", "sides", "closer", "vote-next", "topairs")
+    )
+    page.set_viewport_size({"width": 1360, "height": 420})
+    expect(page.locator("#vote-a")).to_be_in_viewport(ratio=0.95)
+    page.set_viewport_size({"width": 1360, "height": 900})
     key(page, "ArrowLeft")
     page.wait_for_function("document.querySelector('#lanes').textContent.includes('the winner')")
     (given,) = kept(app)
@@ -108,6 +113,8 @@ def test_nothing_tells_who_is_who_before_the_vote(app: App, visit: Visit) -> Non
     ready(page)
     assert not NAMES.search(page.locator("#lanes").evaluate("node => node.outerHTML"))
     leave(page)
+    expect(page.locator("#lanes .lane.unasked")).to_have_count(3)  # no lane seems to be at work
+    expect(page.locator("#lanes .lane.waiting")).to_have_count(0)
 
 
 def test_keys_vote_only_outside_inputs_and_undo_takes_back(app: App, visit: Visit) -> None:
