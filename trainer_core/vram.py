@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict
+from trainer_core.events import Stage
 from trainer_core.hardware import GIB, Machine, gb
 from trainer_core.shape import TARGETS, Linear, Shape
 
@@ -25,6 +26,8 @@ SAFE_SHARE = 0.85
 BYTES: dict[Base, int] = {"nf4": 2, "bf16": 2, "fp32": 4}
 """Bytes of a number that is not quantised: embeddings, norms, biases, activations."""
 MIB = 2**20
+LONG = 512
+"""A model that is loaded for so many tokens keeps its checkpoints in main memory; for fewer Unsloth leaves them on the card."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Setup:
 
     reference: DPO keeps a frozen copy of the SFT adapter. longest: tokens of the longest row, where that is known.
     skip_layers: layers that are kept instead of recomputed. offload_embedding: the token table lies in main memory.
+    loads: tokens that the model is loaded for, the longest of all stages, where that is more than this stage has.
     """
 
     shape: Shape
@@ -102,6 +106,17 @@ class Setup:
     longest: int | None = None
     skip_layers: int = 0
     offload_embedding: bool = False
+    loads: int = 0
+
+    @property
+    def long(self) -> bool:
+        """Is the model loaded for rows so long that checkpoints are kept in main memory? The processor has one memory."""
+        return self.device == "cuda" and max(self.loads, self.training.max_length) >= LONG
+
+    @property
+    def slow(self) -> bool:
+        """Do Unsloth's kernels stand aside?"""
+        return bool(self.lora.dropout or self.lora.dora)
 
     @property
     def sequence(self) -> int:
@@ -173,17 +188,27 @@ def setups(recipe: Recipe, shape: Shape, machine: Machine, longest: dict[str, in
     device: Device = "cuda" if machine.best else "cpu"
     base, _ = settled(recipe.precision, device, machine.cpu.bfloat16, shape.quantised)
     return {
-        stage: Setup(
-            shape=shape,
-            lora=recipe.lora,
-            training=recipe.sft if stage == "sft" else recipe.dpo,
-            base=base,
-            device=device,
-            reference=stage == "dpo" and "sft" in recipe.method.stages,
-            longest=(longest or {}).get(stage),
-        )
+        stage: setup_of(recipe, stage, shape, base, device, (longest or {}).get(stage))
         for stage in recipe.method.stages
     }
+
+
+def setup_of(
+    recipe: Recipe, stage: Stage, shape: Shape, base: Base, device: Device, longest: int | None = None
+) -> Setup:
+    """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
+    stages = recipe.method.stages
+    return Setup(
+        shape=shape,
+        lora=recipe.lora,
+        training=getattr(recipe, stage),
+        base=base,
+        device=device,
+        reference=stage == "dpo" and "sft" in stages,
+        longest=longest,
+        offload_embedding=device == "cuda" and recipe.memory.offload_embedding == "on" and not shape.tied,
+        loads=max(getattr(recipe, name).max_length for name in stages),
+    )
 
 
 def estimate(setup: Setup, low: Prior = LOW, high: Prior = HIGH, measurement: Measurement | None = None) -> Estimate:
@@ -330,7 +355,7 @@ def activations(setup: Setup, prior: Prior) -> float:
     """One layer's numbers while it is recomputed, for all tokens of the micro-batch."""
     shape = setup.shape
     numbers = setup.tokens * (prior.activation * shape.mlp + 7 * shape.hidden)
-    numbers *= prior.slow_path if setup.lora.dropout or setup.lora.dora else 1
+    numbers *= prior.slow_path if setup.slow else 1
     dora = max((dora_bytes(linear) for linear in adapted(shape, setup.lora)), default=0) if setup.lora.dora else 0
     return numbers * BYTES[setup.base] + dora
 
@@ -341,8 +366,9 @@ def dora_bytes(linear: Linear) -> int:
 
 
 def offloads(setup: Setup) -> bool:
-    """Unsloth's checkpointing moves a layer's input to main memory if the row is long and the block large enough."""
-    return setup.sequence >= 512 and block_bytes(setup) > 2 * MIB
+    """Unsloth's checkpointing moves a layer's input to main memory if the model is loaded for long rows and the block is large
+    enough; how long the rows are in fact is all the same."""
+    return setup.long and block_bytes(setup) > 2 * MIB
 
 
 def block_bytes(setup: Setup) -> int:
