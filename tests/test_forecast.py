@@ -152,7 +152,7 @@ def test_what_cannot_fit_says_so_and_still_shows_its_parts() -> None:
 def test_too_little_disk_or_main_memory_is_said() -> None:
     shape = CATALOGUE.shape(MODEL)
     assert shape
-    enough = Place(Room("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=3 * GIB)
+    enough = Place(Room("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=8 * GIB)
     short = replace(enough, host_free=2 * GIB, disk_free=GIB // 4)
     told = [forecast(RECIPE, shape, place, FOUND) for place in (enough, short)]
     assert not [note for note in told[0].notes if note.startswith("Too little")]
@@ -193,6 +193,21 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     for part in told["memory"]["dpo"]:
         assert f"{part['name']:<28}{part['lower'] / GIB:>9.2f}{part['upper'] / GIB:>9.2f}" in text
     assert "lora.rank = 64: 64 instead of 16:" in text
+    needs = [[part for part in parts if part["name"] != "Kept layers"] for parts in told["memory"].values()]
+    sums = [[sum(part[end] for part in parts) for end in ("lower", "upper")] for parts in needs]
+    for lower, upper in sums:
+        assert f"{'Sum':<28}{lower / GIB:>9.2f}{upper / GIB:>9.2f}" in text
+    assert f"about {sum(max(sums, key=lambda one: one[1])) / 2 / GIB:.1f} GB of" in told["verdict"]
+    assert "Kept layers save time where memory is left" in text
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-inf", "0", "-5", "1e9"])
+def test_a_card_of_no_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(f'model = "{MODEL}"\n')
+    assert main(["--workspace", str(tmp_path / "w"), "plan", str(file), f"--vram={size}"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("--vram is a card's size in GB, 1 to 1,024, such as 24; it is ")
 
 
 def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

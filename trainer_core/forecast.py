@@ -20,6 +20,7 @@ from trainer_core.data import Counts
 from trainer_core.errors import DeviceError
 from trainer_core.hardware import GIB, Machine, gb, reserve
 from trainer_core.measured import Known
+from trainer_core.plan import planned_steps
 from trainer_core.presets import Catalogue
 from trainer_core.runs import Workspace
 from trainer_core.shape import Shape, shape_of
@@ -177,7 +178,8 @@ def forecast(
     def takes(one: Recipe) -> int:
         return needed(room, setups_of(one, shape, room, data)).middle
 
-    disk = disk_parts(setups[peak], len(setups))
+    steps = {stage: planned_steps(data.count(stage), getattr(recipe, stage)) for stage in setups}
+    disk = disk_parts(setups, steps)
     return Forecast(
         device=place.device,
         free=room.free,

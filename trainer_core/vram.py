@@ -8,13 +8,15 @@ measured on a processor are the table in tests/test_vram.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trainer_core.checkpoints import KEEP
 from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict
 from trainer_core.events import Stage
 from trainer_core.hardware import GIB, Machine, gb
+from trainer_core.plan import PARTS
 from trainer_core.shape import TARGETS, Linear, Shape
 
 Device = Literal["cuda", "cpu"]
@@ -84,6 +86,8 @@ class Measurement(Strict):
     rest: float
 
 
+KEPT = "Kept layers"
+"""The part that a run can do without: layers that are kept only where memory is left for them."""
 MEASURED = (0.97, 1.05)
 """How far the next run may be from what was measured: other rows, other fragments."""
 
@@ -240,15 +244,15 @@ def cuda_parts(setup: Setup, prior: Prior) -> dict[str, float]:
     parts = static_parts(setup) | {
         "Activations": activations(setup, prior),
         "Checkpoints": checkpoints(setup),
-        "Kept layers": kept_layers(setup) * prior.whole_layer,
         "Unpacked weights": unpacked(setup),
         "Loss": prior.head + setup.tokens * setup.shape.vocabulary * prior.unfused,
     }
-    total = sum(parts.values())
+    total, unknown = sum(parts.values()), 0 if setup.shape.known else prior.unknown
     return parts | {
-        "Unknown architecture": 0 if setup.shape.known else total * prior.unknown,
+        "Unknown architecture": total * unknown,
         "Fragmentation": total * prior.fragmentation,
         "CUDA context": prior.context,
+        KEPT: kept_layers(setup) * prior.whole_layer * (1 + unknown + prior.fragmentation),
     }
 
 
@@ -268,8 +272,8 @@ def measured_parts(setup: Setup, measurement: Measurement, end: int) -> dict[str
     return static_parts(setup) | {
         "Activations, measured": setup.tokens * measurement.per_token * MEASURED[end],
         "The rest, measured": max(0.0, measurement.rest) * MEASURED[end],
-        "Kept layers": kept_layers(setup) * prior.whole_layer,
         "CUDA context": prior.context if setup.device == "cuda" else 0,
+        KEPT: kept_layers(setup) * prior.whole_layer,
     }
 
 
@@ -407,21 +411,31 @@ def host_parts(setup: Setup) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.upper)
 
 
-def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2) -> tuple[Part, ...]:
-    """What a run leaves on disk: an adapter per stage and its checkpoints (one more while saving); and what an export as a whole
-    16-bit model would add, which need not be made.
+def disk_parts(setups: Mapping[str, Setup], steps: Mapping[str, int]) -> tuple[Part, ...]:
+    """What a run leaves on disk: an adapter per stage and its checkpoints; and what an export as a whole 16-bit model would add,
+    which need not be made.
 
     A checkpoint is the adapter, the optimiser's states, and up to 40 MB of tokenizer and trainer state.
     """
-    adapter = adapter_numbers(setup.shape, setup.lora) * 4
-    point = adapter + optimiser_bytes(setup)
-    kept = checkpoints_kept + 1 if checkpoints_kept else 0
-    parts = (
-        Part("Adapters", stages * adapter, stages * (adapter + 40 * MIB)),
-        Part("Checkpoints", checkpoints_kept * point, kept * (point + 40 * MIB)),
-        Part("Merged model, if exported", 0, setup.shape.parameters * 2),
+    shape = next(iter(setups.values())).shape
+    adapters = {stage: adapter_numbers(shape, setup.lora) * 4 for stage, setup in setups.items()}
+    points = {stage: adapters[stage] + optimiser_bytes(setup) for stage, setup in setups.items()}
+    kept = {stage: kept_checkpoints(steps[stage]) for stage in setups}
+    return (
+        Part("Adapters", sum(adapters.values()), sum(one + 40 * MIB for one in adapters.values())),
+        Part(
+            "Checkpoints",
+            sum(kept[stage][0] * point for stage, point in points.items()),
+            sum(kept[stage][1] * (point + 40 * MIB) for stage, point in points.items()),
+        ),
+        Part("Merged model, if exported", 0, shape.parameters * 2),
     )
-    return tuple(part for part in parts if part.upper)
+
+
+def kept_checkpoints(steps: int) -> tuple[int, int]:
+    """Checkpoints of a stage at the least and the most: at its parts; then the newest, the best, and the one being written."""
+    parts = min(PARTS, steps)
+    return parts, min(PARTS + KEEP + 1, steps) + 1
 
 
 def surely(parts: Iterable[Part]) -> int:
