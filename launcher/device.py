@@ -1,7 +1,7 @@
 """CPU or CUDA. Knows what the pinned CUDA build of torch needs of a driver and of a GPU.
 
 NVML, which comes with the driver, is asked through ctypes here because nothing is installed yet; once .venv exists,
-trainer_core/hardware.py asks it with nvidia-ml-py.
+trainer_core/hardware.py asks it with nvidia-ml-py, and what is needed stands here for both.
 """
 
 from __future__ import annotations
@@ -70,24 +70,32 @@ def lacking(driver: Driver | None) -> str:
     if not driver.gpus:
         return f"NVIDIA driver {driver.version} sees no GPU"
     gpu = newest(driver)
-    if gpu.capability < CAPABILITY_NEEDED:
-        return (
-            f"{gpu.name} has compute capability {dotted(gpu.capability)}; CUDA 13.0 needs {dotted(CAPABILITY_NEEDED)}"
-        )
-    return ""
+    return card_lacks(gpu.name, gpu.capability)
+
+
+def card_lacks(name: str, capability: tuple[int, int]) -> str:
+    """Why this card cannot be used, or nothing."""
+    if capability >= CAPABILITY_NEEDED:
+        return ""
+    return f"{name} has compute capability {dotted(capability)}; CUDA 13.0 needs {dotted(CAPABILITY_NEEDED)}"
+
+
+def driver_lacks(version: str, cuda: int) -> str:
+    """What must be done about a driver that runs CUDA up to this one, or nothing."""
+    if cuda >= CUDA_NEEDED:
+        return ""
+    runs = dotted((cuda // 1000, cuda % 1000 // 10))
+    return (
+        f"NVIDIA driver {version} runs CUDA up to {runs}; CUDA 13.0 is needed, which takes driver {DRIVERS_NEEDED} or newer. "
+        "Update the driver."
+    )
 
 
 def curable(driver: Driver) -> str:
     """What the user must do before the GPU can be used; empty where nothing is in the way."""
     if driver.error == REBOOT_NEEDED:
         return "The NVIDIA driver was updated and the old one still runs. Restart the machine."
-    if driver.cuda < CUDA_NEEDED:
-        runs = dotted((driver.cuda // 1000, driver.cuda % 1000 // 10))
-        return (
-            f"NVIDIA driver {driver.version} runs CUDA up to {runs}; CUDA 13.0 is needed, which takes driver "
-            f"{DRIVERS_NEEDED} or newer. Update the driver."
-        )
-    return ""
+    return driver_lacks(driver.version, driver.cuda)
 
 
 def newest(driver: Driver) -> Gpu:

@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.readings import card, replay
+from trainer_core import measured
 from trainer_core.advice import EFFECTIVE_BATCH, DataFacts, Lengths, Restraint, length_for
 from trainer_core.chooser import Planned, Room, settings_for
 from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
 from trainer_core.errors import DeviceError
 from trainer_core.hardware import GIB, detect, gb, reserve
+from trainer_core.measured import Known
 from trainer_core.presets import load_catalogue
 from trainer_core.shape import Shape
-from trainer_core.vram import SAFE_SHARE, Setup, estimate, verdict, with_batch
+from trainer_core.vram import SAFE_SHARE, Measurement, Setup, estimate, verdict, with_batch
 
 SHAPES = {known.title: known.shape for known in load_catalogue().models}
 EIGHT = [
@@ -70,6 +72,7 @@ def setups_of(plan: Planned, shape: Shape, data: DataFacts) -> dict[str, Setup]:
             reference=stage == "dpo" and "sft" in plan.estimates,
             longest=data.lengths(stage).longest,
             skip_layers=plan.skip_layers[stage],
+            loads=max(stages[name].max_length for name in plan.estimates),
             offload_embedding=plan.memory.offload_embedding == "on",
         )
         for stage in plan.estimates
@@ -89,7 +92,7 @@ def moves(setup: Setup) -> list[Setup]:
 def smallest(shape: Shape, method: Method) -> int:
     """The least that any plan for this model can take."""
     training = Dpo(batch_size=1, max_length=64) if "dpo" in method.stages else Sft(batch_size=1, max_length=64)
-    return estimate(Setup(shape, Lora(rank=8, alpha=8), training, "nf4", offload_embedding=True)).upper
+    return estimate(Setup(shape, Lora(rank=8, alpha=8), training, "nf4", offload_embedding=True, loads=512)).upper
 
 
 def check_plan(plan: Planned, shape: Shape, data: DataFacts, room: Room) -> list[str]:
@@ -228,17 +231,18 @@ def test_surplus_is_spent_in_order() -> None:
 
 
 def test_what_is_given_up_first() -> None:
-    """The longest 2 % of the rows, then rank, then more rows; rate and dropout follow the rank."""
+    """The longest 2 % of the rows, then rank, then more rows, of pairs more than of chats; rate and dropout follow the rank."""
     seen = []
     for gib in (12, 10, 8, 6.5, 5.6):
         plan = settings_for(Room("cuda", round(gib * GIB)), SHAPES["Qwen3 4B"], Method.SFT_DPO, DATA["30,000 long"])
-        seen.append((plan.dpo.max_length, plan.lora.rank, plan.lora.rslora, plan.lora.dropout, plan.dpo.learning_rate))
+        lengths = plan.sft.max_length, plan.dpo.max_length
+        seen.append((lengths, plan.lora.rank, plan.lora.rslora, plan.lora.dropout, plan.dpo.learning_rate))
     assert seen == [
-        (8512, 128, True, 0.1, 1e-6),
-        (7040, 64, False, 0.0, 5e-6),
-        (7040, 32, False, 0.0, 5e-6),
-        (5760, 8, False, 0.0, 5e-6),
-        (2496, 8, False, 0.0, 5e-6),
+        ((8512, 8512), 128, True, 0.1, 1e-6),
+        ((8512, 8512), 64, False, 0.0, 5e-6),
+        ((8512, 7040), 32, False, 0.0, 5e-6),
+        ((8512, 5760), 8, False, 0.0, 5e-6),
+        ((5760, 2496), 8, False, 0.0, 5e-6),
     ]
     assert plan.reasons["lora.rank"] == "rank 8: memory is short; 30,000 pairs suggest 128"
     longest = f"the longest has {DATA['30,000 long'].lengths('dpo').longest:,} tokens"
@@ -258,11 +262,54 @@ def test_the_token_table_leaves_the_card_before_anything_that_changes_the_result
     assert tied.memory.offload_embedding == "auto"  # its table is the output head as well
 
 
+def test_short_rows_are_not_cut_where_512_tokens_take_less() -> None:
+    """Llama 8B on a card of 8 GB: from 512 tokens on checkpoints lie in main memory, so 512 × 1 fits where 384 × 1 does not."""
+    points = ((0.5, 150), (0.75, 220), (0.9, 300), (0.95, 330), (0.97, 360), (0.99, 500), (1.0, 900))
+    shape, data = SHAPES["Llama 3.1 8B"], facts(400, Lengths(points))
+    plan = settings_for(Room("cuda", 8 * GIB - reserve(8 * GIB)), shape, Method.SFT_DPO, data)
+    assert (plan.sft.max_length, plan.dpo.max_length, plan.dpo.batch_size) == (512, 512, 1)
+    assert plan.reasons["dpo.max_length"] == (
+        "length 512: covers 99% of your rows; the longest has 900 tokens; from 512 tokens on, what lies between the layers "
+        "is kept in main memory: that takes less of the card than 384"
+    )
+    taken, shorter = (
+        estimate(replace(setup, training=setup.training.model_copy(update={"max_length": length}), loads=length))
+        for setup in [setups_of(plan, shape, data)["dpo"]]
+        for length in (512, 384)
+    )
+    assert taken.upper < shorter.upper
+
+
+def test_what_was_measured_here_decides() -> None:
+    """Rows that were found to take three times as much leave room for fewer of them; other kernels were not measured."""
+    shape, data, here = SHAPES["Llama 3.1 8B"], DATA["3,000 with one outlier"], "GPU-1"
+    guessed = settings_for(Room("cuda", 11 * GIB), shape, Method.SFT, data)
+    setup = setups_of(guessed, shape, data)["sft"]
+    heavy = {measured.key(here, setup): Measurement(per_token=600_000, rest=GIB)}
+    found = settings_for(Room("cuda", 11 * GIB, known=Known.on(here, heavy)), shape, Method.SFT, data)
+    assert (guessed.sft.batch_size, found.sft.batch_size) == (8, 2)
+    assert any("measured" in part.name for part in found.estimates["sft"].parts)
+    for other in (Known.on("GPU-2", heavy), Known.on(here, {measured.key(here, slow(setup)): heavy.popitem()[1]})):
+        assert settings_for(Room("cuda", 11 * GIB, known=other), shape, Method.SFT, data) == guessed
+
+
+def slow(setup: Setup) -> Setup:
+    return replace(setup, lora=setup.lora.model_copy(update={"dora": True}))
+
+
+def test_what_is_not_chosen_counts() -> None:
+    """DoRA builds whole weights, so less is left for the rest."""
+    room, shape, data = Room("cuda", 8 * GIB), SHAPES["Qwen3 4B"], DATA["3,000 with one outlier"]
+    plain, dora = (settings_for(room, shape, Method.SFT, data, Recipe(lora=Lora(dora=one))) for one in (False, True))
+    assert (plain.lora.dora, dora.lora.dora) == (False, True)
+    assert dora.skip_layers["sft"] < plain.skip_layers["sft"]
+
+
 def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
     with pytest.raises(DeviceError) as refused:
         settings_for(Room("cuda", 8 * GIB), SHAPES["Qwen3 32B"], Method.SFT_DPO, DATA["400 usual"])
     assert str(refused.value) == (
-        "This model needs up to 21.2 GB at its smallest (nf4 base, batch 1, 256 tokens, rank 8, embedding in main memory), "
+        "This model needs up to 20.8 GB at its smallest (nf4 base, batch 1, 512 tokens, rank 8, embedding in main memory), "
         "and 8.0 GB on the card are free. Take a smaller model, or close other programs that hold memory."
     )
 

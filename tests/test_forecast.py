@@ -7,19 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.readings import card, replay
-from trainer_core import data, presets, runs
+from trainer_core import data, measured, presets, runs
 from trainer_core.__main__ import main
 from trainer_core.advice import Lengths
 from trainer_core.chooser import Room
-from trainer_core.config import Recipe
+from trainer_core.config import Lora, Method, Precision, Recipe, Sft
 from trainer_core.data import Counts
 from trainer_core.forecast import Forecast, Place, forecast, shape_for, tokenizer_of
 from trainer_core.forecast_table import as_json, lines
 from trainer_core.hardware import GIB, detect
 from trainer_core.ladder import changed
-from trainer_core.vram import Part
+from trainer_core.vram import Measurement, Part, setup_of
 
 FOUND = Counts(400, 400, 20, (), {stage: Lengths.of(range(20, 420)).points for stage in ("sft", "dpo")}, True)
 MODEL = "unsloth/Qwen3-8B-bnb-4bit"
@@ -82,6 +84,64 @@ def test_the_suggestion_keeps_what_the_chooser_does_not_decide() -> None:
     assert not [one for one in planned(plan.suggested).values if one.chosen]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    gib=st.sampled_from([6, 8, 12, 16, 24, 48, 80]),
+    model=st.sampled_from([name for known in CATALOGUE.models for name in (known.whole, known.packed) if name]),
+    method=st.sampled_from(list(Method)),
+    precision=st.sampled_from(["auto", "nf4", "bf16"]),
+    lora=st.sampled_from([Lora(), Lora(dora=True), Lora(rank=256, alpha=256, targets="attention")]),
+    packing=st.booleans(),
+)
+def test_what_is_suggested_fits_and_has_nothing_left_to_suggest(
+    gib: int, model: str, method: Method, precision: Precision, lora: Lora, packing: bool
+) -> None:
+    asked = Recipe(model=model, method=method, precision=precision, lora=lora, sft=Sft(packing=packing))
+    suggested = planned(asked, gib).suggested
+    if suggested:
+        again = planned(suggested, gib)
+        assert again.verdict.level == "fits", again.verdict.sentence
+        assert again.suggested == suggested
+
+
+def test_a_16_bit_base_that_is_chosen_is_suggested() -> None:
+    mine = Recipe(model="unsloth/Meta-Llama-3.1-8B-Instruct")
+    precision = next(one for one in planned(mine, 80).values if one.key == "precision")
+    assert (precision.value, precision.chosen) == ("auto", "bf16")
+    assert (
+        precision.sentence.startswith("auto instead of bf16: ")
+        and " GB less. 16-bit base: it fits" in precision.sentence
+    )
+    small = planned(mine, 12)
+    assert small.suggested and small.suggested.precision == "auto"
+    assert next(one for one in small.values if one.key == "precision").why.startswith("4-bit base: ")
+
+
+def test_a_format_that_does_not_fit_the_processor_is_not_suggested() -> None:
+    shape = CATALOGUE.shape("unsloth/Qwen3-1.7B")
+    assert shape
+    place = Place(Room("cpu", round(6.5 * GIB)), "a processor", host_free=60 * GIB, disk_free=60 * GIB)
+    told = forecast(Recipe(model="unsloth/Qwen3-1.7B"), shape, place, FOUND)
+    assert told.verdict.level == "too big" and told.suggested
+    assert told.suggested.precision in ("bf16", "nf4")
+    assert forecast(told.suggested, shape, place, FOUND).verdict.level == "fits"
+
+
+def test_what_was_measured_here_is_in_the_plan_and_in_what_is_suggested() -> None:
+    """Also with the token table in main memory: its bytes are not among those that were measured."""
+    shape = CATALOGUE.shape(MODEL)
+    assert shape
+    place = Place(Room("cuda", 11 * GIB), "a card", host_free=60 * GIB, disk_free=60 * GIB, id="GPU-1")
+    setups = {stage: setup_of(RECIPE, stage, shape, "nf4", "cuda") for stage in RECIPE.method.stages}
+    known = {measured.key("GPU-1", one): Measurement(per_token=900_000, rest=0.5 * GIB) for one in setups.values()}
+    told = forecast(RECIPE, shape, place, FOUND, known)
+    assert all(any("measured" in part.name for part in one.parts) for one in told.stages.values())
+    assert any(note.startswith("SFT and DPO: memory was measured") for note in told.notes)
+    assert told.suggested
+    again = forecast(told.suggested, shape, place, FOUND, known)
+    assert again.verdict.level == "fits" and again.suggested == told.suggested
+
+
 def test_what_cannot_fit_says_so_and_still_shows_its_parts() -> None:
     plan = planned(RECIPE, 24, free=0.3)
     assert plan.verdict.level == "too big" and plan.suggested is None
@@ -92,7 +152,7 @@ def test_what_cannot_fit_says_so_and_still_shows_its_parts() -> None:
 def test_too_little_disk_or_main_memory_is_said() -> None:
     shape = CATALOGUE.shape(MODEL)
     assert shape
-    enough = Place(Room("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=3 * GIB)
+    enough = Place(Room("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=8 * GIB)
     short = replace(enough, host_free=2 * GIB, disk_free=GIB // 4)
     told = [forecast(RECIPE, shape, place, FOUND) for place in (enough, short)]
     assert not [note for note in told[0].notes if note.startswith("Too little")]
@@ -109,7 +169,8 @@ def test_kept_layers_never_make_a_plan_too_big() -> None:
 
 
 def test_embedding_in_main_memory_moves_its_bytes() -> None:
-    there, here = (planned(changed(RECIPE, {"memory.offload_embedding": one})) for one in ("on", "off"))
+    plain = changed(RECIPE, {"memory.skip_layers": "off"})
+    there, here = (planned(changed(plain, {"memory.offload_embedding": one})) for one in ("on", "off"))
     assert here.peak.middle > there.peak.middle
     assert any(part.name == "Offloaded embedding" for part in there.peak.host)
 
@@ -132,6 +193,21 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     for part in told["memory"]["dpo"]:
         assert f"{part['name']:<28}{part['lower'] / GIB:>9.2f}{part['upper'] / GIB:>9.2f}" in text
     assert "lora.rank = 64: 64 instead of 16:" in text
+    needs = [[part for part in parts if part["name"] != "Kept layers"] for parts in told["memory"].values()]
+    sums = [[sum(part[end] for part in parts) for end in ("lower", "upper")] for parts in needs]
+    for lower, upper in sums:
+        assert f"{'Sum':<28}{lower / GIB:>9.2f}{upper / GIB:>9.2f}" in text
+    assert f"about {sum(max(sums, key=lambda one: one[1])) / 2 / GIB:.1f} GB of" in told["verdict"]
+    assert "Kept layers save time where memory is left" in text
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-inf", "0", "-5", "1e9"])
+def test_a_card_of_no_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str) -> None:
+    file = tmp_path / "r.toml"
+    file.write_text(f'model = "{MODEL}"\n')
+    assert main(["--workspace", str(tmp_path / "w"), "plan", str(file), f"--vram={size}"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("--vram is a card's size in GB, 1 to 1,024, such as 24; it is ")
 
 
 def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,10 @@ def read(*names: str, nowhere: Path = Path("/nonexistent"), **environ: str) -> M
     return detect(replay(*names), environ=environ, devices=nowhere)
 
 
+OLD = (
+    "NVIDIA driver {} runs CUDA up to {}; CUDA 13.0 is needed, which takes driver 580.65.06 on Linux, 580.88 on Windows or "
+    "newer. Update the driver."
+)
 TABLE = {  # reading: (index, name, free MiB) of every card, the best card's index, what the user is told
     "none": ([], None, hardware.NO_CARD),
     "no_cards": ([], None, hardware.NO_CARD),
@@ -35,11 +39,17 @@ TABLE = {  # reading: (index, name, free MiB) of every card, the best card's ind
     ),
     "na_power": ([(0, "RTX 4060 Laptop GPU", 6900)], 0, ""),
     "300mb_free": ([(0, "RTX 4090", 300)], 0, ""),
-    "old_driver": ([(0, "RTX 4090", 22425)], None, "Driver too old (535). Needs 550 or newer."),
+    "old_driver": ([(0, "RTX 4090", 22425)], None, OLD.format("535.183.01", "12.2")),
+    "driver_570": ([(0, "RTX 4090", 22425)], None, OLD.format("570.172.08", "12.8")),
     "old_card": (
         [(0, "GTX 1080", 7900)],
         None,
-        "GTX 1080 is too old to train on: compute capability 6.1, 7.0 or more is needed (RTX 20 or newer).",
+        "GTX 1080 has compute capability 6.1; CUDA 13.0 needs 7.5: an RTX 20, a T4 or anything newer.",
+    ),
+    "volta": (
+        [(0, "V100-SXM2-16GB", 15900)],
+        None,
+        "V100-SXM2-16GB has compute capability 7.0; CUDA 13.0 needs 7.5: an RTX 20, a T4 or anything newer.",
     ),
     "one_of_two_lost": (
         [(0, "RTX 3060", 11911)],

@@ -131,6 +131,28 @@ def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> Non
     assert view.offers[0].changes == {"sft.max_length": 448}
 
 
+def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Path) -> None:
+    made, log = run_dir(tmp_path, 16)
+    assert [worker.step_down(made, log, "CUDA out of memory") for _ in range(4)] == [True, True, True, False]
+    view = read_view(made)
+    assert view.error == (
+        "Memory ran out in SFT at batch 2 and length 1,024 after 3 smaller settings, as many as a run takes by itself. "
+        "Checkpoints and finished adapters are kept."
+    )
+    assert len(view.offers) == 3
+    assert view.offers[0].text == "Batch 1 × 64 instead of 2 × 32: the result stays the same."
+    assert view.offers[0].changes == {"sft.batch_size": 1, "sft.accumulation": 64}
+    assert view.offers[1].changes == {"sft.max_length": 448}
+
+
+def test_what_is_left_at_batch_1_is_offered_by_its_setting() -> None:
+    asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", sft=Sft(batch_size=1, accumulation=16))
+    left = ladder.rung_below(asked, "sft", on_card=True, loading=False, shape=None)
+    first = ladder.offers(asked, "sft", None, "nf4", left)[0]
+    assert first.text == "Go on with no kept layers: the result stays the same."
+    assert first.changes == {"memory.skip_layers": "off"} and ladder.changed(asked, first.changes) != asked
+
+
 PLACES = ("1", "4", "evaluated", "saving")
 """The first step, mid-run, in an evaluation, and in saving."""
 FIVE = ("torch", "cublas", "cudnn", "cpu", "bnb")

@@ -20,7 +20,7 @@ from trainer_core.clock import duration
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
 from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Evaluated, Failed, Offer, Phase, Plan, Prepared, Saved, Status, Step
+from trainer_core.events import Changed, Ended, Evaluated, Failed, Offer, Phase, Plan, Prepared, Saved, Status, Step
 from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 from trainer_core.readings import Reading, Readings
@@ -303,6 +303,19 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}]
     recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
+
+
+def test_a_retry_begins_at_the_batch_that_the_run_had_come_to(supervisor: Supervisor) -> None:
+    asked = changed(Recipe(), {"dpo.batch_size": 8, "dpo.accumulation": 2})
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=asked), "")
+    log = EventLog(run_dir / "events.jsonl")
+    for what, before, used in (("dpo.batch_size", "8", "2"), ("dpo.accumulation", "2", "8")):
+        log(Changed(what, before, used, "memory ran out"))
+    log(Failed("Memory", offers=(Offer("Half the length", {"dpo.max_length": 512}),)))
+    supervisor.look()
+    recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
+    assert (recipe.dpo.batch_size, recipe.dpo.accumulation, recipe.dpo.max_length) == (2, 8, 512)
+    assert len(changes) == 3 and any("2 (changed from 8)" in one for one in changes)
 
 
 def test_settings_say_what_differs_from_the_preset(supervisor: Supervisor) -> None:

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.test_engine import recipe, start, write_data
 from trainer_core import measured, runs
-from trainer_core.config import Lora, Sft, TrainJob
+from trainer_core.config import Dpo, Lora, Memory, Recipe, Sft, TrainJob
 from trainer_core.events import Phase
-from trainer_core.hardware import cpu_name
+from trainer_core.hardware import GIB, cpu_name
+from trainer_core.presets import load_catalogue
 from trainer_core.run_view import RunView, read_view
 from trainer_core.shape import shape_of
-from trainer_core.vram import Measurement, Setup, estimate, static_parts
+from trainer_core.vram import Measurement, Setup, estimate, setup_of, static_parts
 
 CAP = 260
 
@@ -116,6 +117,33 @@ def test_a_measurement_takes_the_place_of_the_guess_and_follows_rank_and_tokens(
     exact = sum(static_parts(small).values())
     assert planned.upper == pytest.approx(exact + 1.05 * (1e6 + 5e8), rel=1e-6)
     assert planned.lower == pytest.approx(exact + 0.97 * (1e6 + 5e8), rel=1e-6)
+
+
+def test_a_token_table_in_main_memory_is_not_taken_from_what_was_measured() -> None:
+    from trainer_core.engine.probe import Point, measurement
+
+    shape = load_catalogue().shape("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit")
+    assert shape
+    away, here = (
+        setup_of(Recipe(memory=Memory(offload_embedding=one)), "sft", shape, "nf4", "cuda") for one in ("on", "auto")
+    )
+    points = [Point(0, 5 * GIB), Point(2048, 6 * GIB), Point(4096, 7 * GIB)]
+    found = measurement(points, 0, away)
+    context = sum(part.upper for part in estimate(away, measurement=found).parts if part.name == "CUDA context")
+    assert estimate(away, measurement=found).upper - context >= 7 * GIB
+    table = shape.vocabulary * shape.hidden * 2
+    assert estimate(here, measurement=found).upper - estimate(away, measurement=found).upper == table
+
+
+def test_a_measurement_holds_for_its_kernels_and_where_its_checkpoints_lay() -> None:
+    shape = load_catalogue().shape("unsloth/Qwen3-4B-bnb-4bit")
+    assert shape
+    asked = [Recipe(), Recipe(lora=Lora(dora=True)), Recipe(lora=Lora(dropout=0.1))]
+    asked.append(Recipe(sft=Sft(max_length=256), dpo=Dpo(max_length=256)))
+    keys = [measured.key("GPU-1", setup_of(one, "sft", shape, "nf4", "cuda")) for one in asked]
+    assert len(set(keys)) == 3 and keys[1] == keys[2]
+    other = Recipe(sft=Sft(max_length=256))  # loaded for the pairs' 1,024 tokens
+    assert measured.key("GPU-1", setup_of(other, "sft", shape, "nf4", "cuda")) == keys[0]
 
 
 def test_measurements_are_kept_by_key(tmp_path: Path) -> None:

@@ -15,12 +15,15 @@ from trainer_core.config import STARTER, Data, parse, read_recipe
 from trainer_core.data import hub
 from trainer_core.data.load import located
 from trainer_core.demo import ANSWERS, demo, prompts, side_by_side
-from trainer_core.errors import UserError
+from trainer_core.errors import ConfigError, UserError
 from trainer_core.events import Phase
 from trainer_core.forecast import Place, forecast, shape_for, tokenizer_of
 from trainer_core.forecast_table import as_json, lines
 from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
+
+LEAST_GIB, MOST_GIB = 1, 1024
+"""Sizes of a card to plan for."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,9 +171,17 @@ def run_plan(args: argparse.Namespace) -> int:
 
 
 def place(args: argparse.Namespace, workspace: runs.Workspace) -> Place:
-    """This machine as it is now, or an empty card of the size asked for."""
+    """This machine as it is now, or an empty card of the size asked for.
+
+    Raises:
+        ConfigError: there is no card of that size.
+    """
     machine, disk = hardware.detect(), runs.disk_free(workspace)
-    if args.vram:
+    if args.vram is not None:
+        if not LEAST_GIB <= args.vram <= MOST_GIB:  # nor nan
+            raise ConfigError(
+                f"--vram is a card's size in GB, {LEAST_GIB} to {MOST_GIB:,}, such as 24; it is {args.vram:g}."
+            )
         return Place.imagined(args.vram, machine, disk)
     return Place.of(machine, disk_free=disk, use_card=args.device != "cpu")
 

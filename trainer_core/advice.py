@@ -170,10 +170,13 @@ def length_for(lengths: Lengths, restraint: Restraint, context: int) -> Reasoned
     enough = lengths.covering(restraint.share)
     tokens = lengths.longest if lengths.longest <= 1.25 * enough else enough
     length = max(64, min(-(-tokens // 64) * 64, context, restraint.tokens))
-    if length >= lengths.longest:
-        return length, f"length {length:,}: covers every row; the longest has {lengths.longest:,} tokens"
-    why = f"covers {lengths.share(length):.0%} of your rows; the longest has {lengths.longest:,} tokens"
-    return length, f"length {length:,}: {why}{', and more does not fit' if restraint.shortens else ''}"
+    cut = restraint.shortens and length < lengths.longest
+    return length, f"{length_told(lengths, length)}{', and more does not fit' if cut else ''}"
+
+
+def length_told(lengths: Lengths, length: int) -> str:
+    covered = "every row" if length >= lengths.longest else f"{lengths.share(length):.0%} of your rows"
+    return f"length {length:,}: covers {covered}; the longest has {lengths.longest:,} tokens"
 
 
 def named(part: str, advice: Advice) -> dict[str, str]:

@@ -8,23 +8,40 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from trainer_core.advice import (
     EFFECTIVE_BATCH,
+    Advice,
     DataFacts,
     Restraint,
     bare,
+    length_told,
     lora_for,
     named,
     training_for,
 )
 from trainer_core.config import Dpo, Lora, Memory, Method, Recipe, Sft, Strict
 from trainer_core.errors import DeviceError
+from trainer_core.events import Stage
 from trainer_core.hardware import Machine, gb
+from trainer_core.ladder import changed
+from trainer_core.measured import Known
 from trainer_core.shape import Shape
-from trainer_core.vram import SAFE_SHARE, Base, Device, Estimate, Setup, estimate, moved_bytes, settled, with_batch
+from trainer_core.vram import (
+    LONG,
+    SAFE_SHARE,
+    Base,
+    Device,
+    Estimate,
+    Setup,
+    estimate,
+    moved_bytes,
+    settled,
+    setup_of,
+    with_batch,
+)
 
 BUSY_TOKENS: dict[Device, int] = {"cuda": 8192, "cpu": 1024}
 """Tokens per micro-batch above which a device gains little: unpacking NF4 costs 4 to 5 % of the time at 8,192 on CUDA."""
@@ -36,21 +53,24 @@ RESTRAINTS = (
     *(Restraint(share, rank=8) for share in (0.9, 0.75, 0.5)),
     *(Restraint(0.5, rank=8, tokens=tokens) for tokens in (1024, 512, 256)),
 )
-"""What is given up, in this order: the longest rows, rank, longer and longer rows."""
+"""What is given up, in this order: the longest rows, rank, longer and longer rows; no stage more than it must."""
 RELIEFS = ((Restraint(), False), *((restraint, True) for restraint in RESTRAINTS))
 """With each: does the token table lie in main memory? That leaves the result as it is, so it comes before all that does not."""
 
 Plan = dict[str, Setup]
 """Stage -> its setup."""
+Draft = tuple[Plan, dict[str, str]]
+"""A plan and its reasons."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """Where a run will live: free bytes to plan with, on a card or in the machine's main memory."""
+    """Where a run will live: free bytes to plan with, on a card or in the machine's main memory, and what was measured there."""
 
     device: Device
     free: int
     bfloat16: bool = False
+    known: Known = Known()
 
     @classmethod
     def of(cls, machine: Machine, own_pids: Iterable[int] = ()) -> Room:
@@ -59,9 +79,13 @@ class Room:
             return cls("cuda", machine.best.budget_bytes(own_pids))
         return cls("cpu", machine.cpu.budget_bytes(), machine.cpu.bfloat16)
 
+    def takes(self, setup: Setup) -> Estimate:
+        """The peak of a stage here, as measured or as reckoned."""
+        return estimate(setup, measurement=self.known.of(setup))
+
     def holds(self, setup: Setup) -> bool:
         """Safely: about 85 % of what is free, and the upper estimate not above it."""
-        planned = estimate(setup)
+        planned = self.takes(setup)
         return planned.upper <= self.free and planned.middle <= SAFE_SHARE * self.free
 
     def holds_all(self, plan: Plan) -> bool:
@@ -92,28 +116,73 @@ class Planned:
         return recipe.model_copy(update={"precision": self.base, **parts})
 
 
-def settings_for(room: Room, shape: Shape, method: Method, data: DataFacts) -> Planned:
+def settings_for(room: Room, shape: Shape, method: Method, data: DataFacts, asked: Recipe | None = None) -> Planned:
     """The settings for this data on this device, spending what memory is left on speed.
+
+    Args:
+        asked: a recipe whose settings hold where nothing is chosen here, such as packing or DoRA.
 
     Raises:
         DeviceError: the model does not fit at its smallest, with the bytes needed and free.
     """
-    plan, reasons = fitting(room, shape, method, data)
+    asked = (asked or Recipe()).model_copy(update={"method": method})
+    plan, reasons = fitting(room, shape, asked, data)
     spend = spent_on_card if room.device == "cuda" else spent_on_processor
-    return planned(spend(room, plan, reasons), reasons)
+    return planned(room, spend(room, plan, reasons), reasons)
 
 
-def fitting(room: Room, shape: Shape, method: Method, data: DataFacts) -> tuple[Plan, dict[str, str]]:
+@dataclass(frozen=True)
+class Wish:
+    """What a plan is drawn up from: the model in this format, the recipe as asked, the data."""
+
+    shape: Shape
+    base: Base
+    asked: Recipe
+    data: DataFacts
+
+
+def fitting(room: Room, shape: Shape, asked: Recipe, data: DataFacts) -> Draft:
     """The first plan at batch 1 that fits, and why it is so: what the data asks for, or less and less of it."""
     for base, why in bases(room, shape):
+        wish = Wish(shape, base, asked, data)
         for restraint, away in RELIEFS:
-            plan, reasons = by_data(room, shape, method, data, base, restraint)
-            plan = with_table_away(plan) if away else plan
-            if room.holds_all(plan):
+            if found := least_cut(room, wish, restraint, away):
+                plan, reasons = found
                 return plan, {"precision": why, "memory.offload_embedding": table_reason(plan)} | reasons
             if base != "nf4":  # a smaller format costs less than a shorter length
                 break
-    raise DeviceError(too_small(room, plan))
+    raise DeviceError(too_small(room, drafts(room, wish, dict.fromkeys(asked.method.stages, restraint), away)))
+
+
+def least_cut(room: Room, wish: Wish, restraint: Restraint, away: bool) -> Draft | None:
+    """The plan under this restraint, if it fits; then each stage as long as fits, so that none is cut for the other's sake."""
+    each = dict.fromkeys(wish.asked.method.stages, restraint)
+    found = held(room, drafts(room, wish, each, away))
+    milder = [replace(one, rank=restraint.rank) for one in RESTRAINTS[: RESTRAINTS.index(restraint)]]
+    for stage in each if found else ():
+        for one in dict.fromkeys(milder):
+            if longer := held(room, drafts(room, wish, each | {stage: one}, away)):
+                found, each = longer, each | {stage: one}
+                break
+    return found
+
+
+def held(room: Room, some: Iterable[Draft]) -> Draft | None:
+    """The first that fits."""
+    return next((draft for draft in some if room.holds_all(draft[0])), None)
+
+
+def drafts(room: Room, wish: Wish, each: Mapping[Stage, Restraint], away: bool) -> Iterator[Draft]:
+    """The plan within these restraints; then, where rows are short, with 512 tokens for all stages, or for the first alone.
+
+    A model that is loaded for so many keeps what lies between its layers in main memory, which may save the card more than
+    the longer rows take.
+    """
+    plan, reasons = by_data(room, wish, each, away)
+    yield plan, reasons
+    if room.device == "cuda" and wish.shape.context >= LONG and not any(setup.long for setup in plan.values()):
+        for stages in (tuple(plan), tuple(plan)[:1]):
+            yield raised(plan, stages), reasons | raised_reasons(plan, stages, wish.data)
 
 
 def bases(room: Room, shape: Shape) -> Iterator[tuple[Base, str]]:
@@ -125,32 +194,35 @@ def bases(room: Room, shape: Shape) -> Iterator[tuple[Base, str]]:
         yield smaller, f"{smaller} base: a larger format does not fit"
 
 
-def by_data(
-    room: Room, shape: Shape, method: Method, data: DataFacts, base: Base, restraint: Restraint
-) -> tuple[Plan, dict[str, str]]:
-    """Every stage at batch 1 as the data asks for it within the restraint, and why."""
-    advice = lora_for(method, data, restraint)
-    lora, reasons, plan = Lora.model_validate(bare(advice)), named("lora", advice), {}
-    for stage in method.stages:
-        advice = training_for(stage, shape, lora, data, restraint)
-        reasons |= named(stage, advice)
-        plan[str(stage)] = Setup(
-            shape=shape,
-            lora=lora,
-            training=(Sft if stage == "sft" else Dpo).model_validate(bare(advice)),
-            base=base,
-            device=room.device,
-            reference=stage == "dpo" and "sft" in method.stages,
-            longest=data.lengths(stage).longest,
-        )
-    return plan, reasons
+def by_data(room: Room, wish: Wish, each: Mapping[Stage, Restraint], away: bool) -> Draft:
+    """Every stage at batch 1 as the data asks for it within its restraint, and why. `away`: the token table in main memory."""
+    asked, data = wish.asked, wish.data
+    advice: dict[str, Advice] = {"lora": lora_for(asked.method, data, next(iter(each.values())))}
+    lora = Lora.model_validate(asked.lora.model_dump() | bare(advice["lora"]))
+    for stage, restraint in each.items():
+        advice[stage] = training_for(stage, wish.shape, lora, data, restraint)
+    decided = {f"{part}.{name}": value for part, one in advice.items() for name, value in bare(one).items()}
+    recipe = changed(asked, decided | {"memory.offload_embedding": "on" if away else "auto"})
+    plan: Plan = {
+        stage: setup_of(recipe, stage, wish.shape, wish.base, room.device, data.lengths(stage).longest)
+        for stage in each
+    }
+    return plan, {key: why for part, one in advice.items() for key, why in named(part, one).items()}
 
 
-def with_table_away(plan: Plan) -> Plan:
-    """The token table in main memory, where there are two memories and the table is not the output head as well."""
+def raised(plan: Plan, stages: Iterable[str]) -> Plan:
+    """The plan with 512 tokens in these stages; the whole model is loaded for them."""
+    longer = {stage: plan[stage].training.model_copy(update={"max_length": LONG}) for stage in stages}
     return {
-        stage: replace(setup, offload_embedding=setup.device == "cuda" and not setup.shape.tied)
-        for stage, setup in plan.items()
+        stage: replace(setup, training=longer.get(stage, setup.training), loads=LONG) for stage, setup in plan.items()
+    }
+
+
+def raised_reasons(plan: Plan, stages: Iterable[str], data: DataFacts) -> dict[str, str]:
+    why = "from 512 tokens on, what lies between the layers is kept in main memory: that takes less of the card than {}"
+    return {
+        f"{stage}.max_length": f"{length_told(data.lengths(stage), LONG)}; {why.format(plan[stage].training.max_length)}"
+        for stage in stages
     }
 
 
@@ -163,8 +235,9 @@ def table_reason(plan: Plan) -> str:
     return "left to Unsloth: the plan needs no room from it"
 
 
-def too_small(room: Room, plan: Plan) -> str:
-    needed = max(estimate(setup).upper for setup in plan.values())
+def too_small(room: Room, some: Iterable[Draft]) -> str:
+    """Of the plans with the least of everything, the smallest in numbers."""
+    needed, plan = min(((needs(room, plan), plan) for plan, _ in some), key=lambda one: one[0])
     setup = next(iter(plan.values()))
     at = f"{setup.base} base, batch 1, {setup.training.max_length} tokens, rank {setup.lora.rank}"
     at += ", embedding in main memory" if setup.offload_embedding else ""
@@ -174,6 +247,10 @@ def too_small(room: Room, plan: Plan) -> str:
         f"This model needs up to {gb(needed)} at its smallest ({at}), and {gb(room.free)} {where} are free{unsafe}. "
         "Take a smaller model, or close other programs that hold memory."
     )
+
+
+def needs(room: Room, plan: Plan) -> int:
+    return max(room.takes(setup).upper for setup in plan.values())
 
 
 def spent_on_card(room: Room, plan: Plan, reasons: dict[str, str]) -> Plan:
@@ -245,7 +322,7 @@ def batch_reasons(stage: str, setup: Setup) -> dict[str, str]:
     }
 
 
-def planned(plan: Plan, reasons: dict[str, str]) -> Planned:
+def planned(room: Room, plan: Plan, reasons: dict[str, str]) -> Planned:
     """The plan as settings. What nothing spoke for keeps its default and the reason in its own description."""
     one = next(iter(plan.values()))
     sft = plan["sft"].training if "sft" in plan else Sft()
@@ -264,6 +341,6 @@ def planned(plan: Plan, reasons: dict[str, str]) -> Planned:
         dpo=Dpo.model_validate(dpo.model_dump()),
         memory=Memory(offload_embedding="on" if one.offload_embedding else "auto"),
         skip_layers={stage: setup.skip_layers for stage, setup in plan.items()},
-        estimates={stage: estimate(setup) for stage, setup in plan.items()},
+        estimates={stage: room.takes(setup) for stage, setup in plan.items()},
         reasons=told | reasons,
     )

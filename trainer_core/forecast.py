@@ -12,26 +12,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer_core import ladder, measured, models
+from trainer_core import ladder, models
 from trainer_core.advice import DataFacts, Lengths
 from trainer_core.chooser import Planned, Room, settings_for, with_kept_layers
 from trainer_core.config import Recipe
 from trainer_core.data import Counts
 from trainer_core.errors import DeviceError
 from trainer_core.hardware import GIB, Machine, gb, reserve
+from trainer_core.measured import Known
+from trainer_core.plan import planned_steps
 from trainer_core.presets import Catalogue
 from trainer_core.runs import Workspace
 from trainer_core.shape import Shape, shape_of
 from trainer_core.vram import (
+    Base,
     Estimate,
     Measurement,
     Part,
     Setup,
     Verdict,
     disk_parts,
-    estimate,
     most,
     settled,
+    setup_of,
     surely,
     verdict,
 )
@@ -165,27 +168,33 @@ def forecast(
 ) -> Forecast:
     """The whole answer; a few milliseconds. `known`: what was measured on this computer, see `measured.recall`."""
     data = facts(found)
-    setups = setups_of(recipe, shape, place.room, data)
-    found_before = {stage: (known or {}).get(measured.key(place.id, setup)) for stage, setup in setups.items()}
-    stages = {stage: estimate(setup, measurement=found_before[stage]) for stage, setup in setups.items()}
-    suited, too_big = suggestion(place.room, shape, recipe, data)
+    room = replace(place.room, known=Known.on(place.id, known or {}))
+    setups = setups_of(recipe, shape, room, data)
+    stages = {stage: room.takes(setup) for stage, setup in setups.items()}
+    suited, too_big = suggestion(room, shape, recipe, data)
+    other = applied(suited, recipe, shape, room) if suited else recipe
     peak = max(setups, key=lambda stage: stages[stage].upper)
-    disk = disk_parts(setups[peak], len(setups))
+
+    def takes(one: Recipe) -> int:
+        return needed(room, setups_of(one, shape, room, data)).middle
+
+    steps = {stage: planned_steps(data.count(stage), getattr(recipe, stage)) for stage in setups}
+    disk = disk_parts(setups, steps)
     return Forecast(
         device=place.device,
-        free=place.room.free,
+        free=room.free,
         stages=stages,
-        verdict=verdict(needed(setups, found_before), place.room.free),
-        values=tuple(values(recipe, suited, setups, lambda other: setups_of(other, shape, place.room, data))),
+        verdict=verdict(needed(room, setups), room.free),
+        values=tuple(values(recipe, other, suited.reasons, takes)) if suited else (),
         disk=disk,
         disk_free=place.disk_free,
         host_free=place.host_free,
         holders=place.holders,
-        suggested=suggested(recipe, suited) if suited else None,
+        suggested=suggested(recipe, other) if suited else None,
         too_big=too_big,
         notes=(
             *shortages(place, stages[peak].host, disk),
-            *notes(found, [stage for stage, one in found_before.items() if one]),
+            *notes(found, [stage for stage, setup in setups.items() if room.known.of(setup)]),
         ),
     )
 
@@ -195,62 +204,60 @@ Setups = dict[str, Setup]
 
 def setups_of(recipe: Recipe, shape: Shape, room: Room, data: DataFacts) -> Setups:
     """Every stage as memory sees it, with as many kept layers as there is room for."""
-    base, _ = settled(recipe.precision, room.device, room.bfloat16, shape.quantised)
-    found = {}
+    base, found = base_of(recipe, shape, room), {}
     for stage in recipe.method.stages:
-        setup = Setup(
-            shape=shape,
-            lora=recipe.lora,
-            training=getattr(recipe, stage),
-            base=base,
-            device=room.device,
-            reference=stage == "dpo" and "sft" in recipe.method.stages,
-            longest=data.lengths(stage).longest,
-            offload_embedding=room.device == "cuda" and recipe.memory.offload_embedding == "on",
-        )
+        setup = setup_of(recipe, stage, shape, base, room.device, data.lengths(stage).longest)
         keeps = room.device == "cuda" and recipe.memory.skip_layers == "auto"
         found[str(stage)] = with_kept_layers(room, setup) if keeps else setup
     return found
 
 
-def needed(setups: Setups, known: Mapping[str, Measurement | None] | None = None) -> Estimate:
-    """The peak without layers that are only kept because memory is left for them. `known`: by stage, where it was measured."""
-    return most(
-        estimate(replace(setup, skip_layers=0), measurement=(known or {}).get(stage)) for stage, setup in setups.items()
-    )
+def base_of(recipe: Recipe, shape: Shape, room: Room) -> Base:
+    """The format that the recipe's base would have here."""
+    return settled(recipe.precision, room.device, room.bfloat16, shape.quantised)[0]
+
+
+def needed(room: Room, setups: Setups) -> Estimate:
+    """The peak without layers that are only kept because memory is left for them."""
+    return most(room.takes(replace(setup, skip_layers=0)) for setup in setups.values())
 
 
 @lru_cache(maxsize=256)
-def chosen(room: Room, shape: Shape, method: Any, data: DataFacts) -> Planned:
-    return settings_for(room, shape, method, data)
+def chosen(room: Room, shape: Shape, asked: Recipe, data: DataFacts) -> Planned:
+    return settings_for(room, shape, asked.method, data, asked)
 
 
 def suggestion(room: Room, shape: Shape, recipe: Recipe, data: DataFacts) -> tuple[Planned | None, str]:
     """What the chooser would take, or why it can take nothing."""
     try:
-        return chosen(room, shape, recipe.method, data), ""
+        return chosen(room, shape, recipe, data), ""
     except DeviceError as error:
         return None, str(error)
 
 
 def values(
-    recipe: Recipe, suited: Planned | None, setups: Setups, setups_with: Callable[[Recipe], Setups]
+    recipe: Recipe, other: Recipe, reasons: Mapping[str, str], takes: Callable[[Recipe], int]
 ) -> Iterator[Value]:
     """Every setting with its reason, and the cost of those that are not as chosen."""
-    if suited is None:
-        return
-    for key, one, usual in compared(recipe, suited.applied(recipe)):
-        value = Value(key, spelled(one), suited.reasons[key])
+    for key, one, usual in compared(recipe, other):
+        value = Value(key, spelled(one), reasons[key])
         if one == usual:
             yield value
             continue
-        without = setups_with(ladder.changed(recipe, {key: usual}))
-        yield replace(value, chosen=spelled(usual), costs=needed(setups).middle - needed(without).middle)
+        without = ladder.changed(recipe, {key: usual})
+        yield replace(value, chosen=spelled(usual), costs=takes(recipe) - takes(without))
+
+
+def applied(suited: Planned, recipe: Recipe, shape: Shape, room: Room) -> Recipe:
+    """The recipe with the chooser's settings; "auto" stays where it stands for the format that was chosen."""
+    found = suited.applied(recipe)
+    stays = base_of(recipe, shape, room) == suited.base
+    return found.model_copy(update={"precision": recipe.precision}) if stays else found
 
 
 def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """Every setting that has a reason: its key, its value, and the chooser's where that decides it."""
-    yield "precision", recipe.precision, other.precision if recipe.precision != "auto" else "auto"
+    yield "precision", recipe.precision, other.precision
     for part, decided in CHOSEN.items():
         if part not in ("lora", "memory", *recipe.method.stages):
             continue
@@ -260,10 +267,9 @@ def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
             yield f"{part}.{name}", one, getattr(theirs, name) if name in decided else one
 
 
-def suggested(recipe: Recipe, suited: Planned) -> Recipe:
+def suggested(recipe: Recipe, other: Recipe) -> Recipe:
     """The recipe with the chooser's values, and everything it does not decide as it was."""
-    pairs = compared(recipe, suited.applied(recipe))
-    return ladder.changed(recipe, {key: usual for key, one, usual in pairs if one != usual})
+    return ladder.changed(recipe, {key: usual for key, one, usual in compared(recipe, other) if one != usual})
 
 
 def spelled(value: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from trainer_core.forecast import Forecast
 from trainer_core.hardware import GIB, gb
-from trainer_core.vram import Part
+from trainer_core.vram import KEPT, Part
 
 
 def lines(plan: Forecast) -> Iterator[str]:
@@ -18,6 +18,8 @@ def lines(plan: Forecast) -> Iterator[str]:
     for stage, planned in plan.stages.items():
         yield ""
         yield from table(f"{stage.upper()}, peak", planned.parts)
+    if any(part.name == KEPT for planned in plan.stages.values() for part in planned.parts):
+        yield f"{KEPT} save time where memory is left, and are given up first: they are not in the sum."
     if plan.peak.host:
         yield ""
         yield from table("Main memory", plan.peak.host)
@@ -30,11 +32,12 @@ def lines(plan: Forecast) -> Iterator[str]:
     yield from filter(None, (plan.too_big, *plan.notes))
 
 
-def table(title: str, parts: Iterable[Part]) -> Iterator[str]:
-    """Parts and their sum, lower and upper, in GB."""
-    rows = [*parts]
+def table(title: str, parts: Sequence[Part]) -> Iterator[str]:
+    """Parts and their sum, lower and upper, in GB; below it what a run can do without."""
+    rows = [part for part in parts if part.name != KEPT]
+    kept = [part for part in parts if part.name == KEPT]
     yield f"{title:<28}{'lower':>9}{'upper':>9}"
-    for part in (*rows, Part("Sum", sum(one.lower for one in rows), sum(one.upper for one in rows))):
+    for part in (*rows, Part("Sum", sum(one.lower for one in rows), sum(one.upper for one in rows)), *kept):
         yield f"{part.name:<28}{part.lower / GIB:>9.2f}{part.upper / GIB:>9.2f}"
 
 

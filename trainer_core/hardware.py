@@ -18,11 +18,9 @@ from typing import Any
 
 import psutil
 
-GIB = 2**30
-OLDEST_DRIVER = 550
-OLDEST_CAPABILITY = (7, 0)
-"""Unsloth's floor: V100, T4, RTX 20 and newer."""
+from launcher.device import CUDA_NEEDED, card_lacks, driver_lacks
 
+GIB = 2**30
 NO_CARD = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
 
 NVML_SENTENCES = {
@@ -242,11 +240,12 @@ def stop(nvml: Nvml) -> None:
 
 def read_cards(nvml: Nvml) -> tuple[tuple[Gpu, ...], str]:
     driver = text(nvml.nvmlSystemGetDriverVersion())
+    old = driver_lacks(driver, optional(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2) or CUDA_NEEDED)
     gpus: list[Gpu] = []
     sentences: list[str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            gpus += read_card(nvml, index, driver)
+            gpus += (replace(gpu, problem=gpu.problem or old) for gpu in read_card(nvml, index, driver))
         except nvml.NVMLError as error:
             sentences.append(f"GPU {index} does not answer: {error}. Restart the computer to get it back.")
     sentences += [gpu.problem for gpu in gpus if gpu.problem]
@@ -290,19 +289,14 @@ def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu
         watts=None if power is None else power / 1000,
         busy_percent=None if load is None else load.gpu,
         holders=holders(nvml, device),
-        problem=unfit(name, driver, capability),
+        problem=unfit(name, tuple(capability)) if capability else "",
     )
 
 
-def unfit(name: str, driver: str | None, capability: tuple[int, int] | None) -> str:
+def unfit(name: str, capability: tuple[int, int]) -> str:
     """Why the card cannot be trained on, or nothing."""
-    major = re.match(r"\d+", driver or "")
-    if major and int(major[0]) < OLDEST_DRIVER:
-        return f"Driver too old ({major[0]}). Needs {OLDEST_DRIVER} or newer."
-    if capability and tuple(capability) < OLDEST_CAPABILITY:
-        has, needs = ".".join(map(str, capability)), ".".join(map(str, OLDEST_CAPABILITY))
-        return f"{name} is too old to train on: compute capability {has}, {needs} or more is needed (RTX 20 or newer)."
-    return ""
+    lack = card_lacks(name, capability)
+    return f"{lack}: an RTX 20, a T4 or anything newer." if lack else ""
 
 
 def mig_slices(nvml: Nvml, card: Any) -> Iterator[Any]:
@@ -401,7 +395,7 @@ def torch_gpu(row: dict[str, Any]) -> Gpu:
         total_bytes=row["total"],
         free_bytes=row["free"],
         capability=capability,
-        problem=unfit(name, None, capability),
+        problem=unfit(name, capability),
     )
 
 

@@ -49,7 +49,7 @@ class Rung:
 def next_rung(
     recipe: Recipe, stage: Stage, taken: int, on_card: bool = False, loading: bool = False, shape: Shape | None = None
 ) -> Rung | None:
-    """Half the batch; on a card then no kept layers, then the embedding in main memory. None at the ladder's end.
+    """The next smaller setting that a run takes by itself; None after three, or at the ladder's end.
 
     Args:
         taken: rungs that this run has taken already.
@@ -57,8 +57,11 @@ def next_rung(
         loading: memory ran out before there was any batch, so a smaller one is no help.
         shape: the model's; Unsloth leaves a table on the card that is the output head as well. None: not known, so it is tried.
     """
-    if taken >= AUTOMATIC:
-        return None
+    return None if taken >= AUTOMATIC else rung_below(recipe, stage, on_card, loading, shape)
+
+
+def rung_below(recipe: Recipe, stage: Stage, on_card: bool, loading: bool, shape: Shape | None) -> Rung | None:
+    """Half the batch; on a card then no kept layers, then the embedding in main memory. See `next_rung`."""
     if not loading and getattr(recipe, stage).batch_size > 1:
         return half_batch(getattr(recipe, stage), stage)
     if on_card and not loading and recipe.memory.skip_layers != "off":
@@ -81,11 +84,26 @@ def half_batch(settings: Training, stage: Stage) -> Rung:
     return Rung(changes, f"batch {batch} × {whole // batch}")
 
 
-def offers(recipe: Recipe, stage: Stage, rows: RowLengths | None, precision: str) -> tuple[Offer, ...]:
-    """Three ways out that change the result, the mildest first. `precision`: the base's in fact, where auto was asked."""
+def offers(
+    recipe: Recipe, stage: Stage, rows: RowLengths | None, precision: str, left: Rung | None = None
+) -> tuple[Offer, ...]:
+    """Three ways out, the mildest first: a rung that is left after three, then what changes the result. `precision`: the base's
+    in fact, where auto was asked."""
     packed = precision in ("nf4", "auto")
     lighter, without = (smaller_rank(recipe), attention_only()) if packed else (four_bit(), smaller_rank(recipe))
-    return (shorter(getattr(recipe, stage), stage, rows), lighter, smaller_model(recipe.model) or without)
+    changing = (shorter(getattr(recipe, stage), stage, rows), lighter, smaller_model(recipe.model) or without)
+    return (same_result(left, getattr(recipe, stage), stage), *changing)[:3] if left else changing
+
+
+def same_result(left: Rung, settings: Training, stage: Stage) -> Offer:
+    """What is left of the ladder as an offer; of the batch, all that is left at once."""
+    if settings.batch_size == 1:
+        return Offer(
+            f"Go on with {left.told}: the result stays the same.", {one.what: one.used for one in left.settings}
+        )
+    whole = settings.effective_batch
+    text = f"Batch 1 × {whole} instead of {settings.batch_size} × {settings.accumulation}: the result stays the same."
+    return Offer(text, {f"{stage}.batch_size": 1, f"{stage}.accumulation": whole})
 
 
 def shorter(settings: Training, stage: Stage, rows: RowLengths | None) -> Offer:
@@ -124,12 +142,13 @@ def smaller_model(model: str) -> Offer | None:
     return Offer(f"A smaller base model: {size}.", {"model": name})
 
 
-def explain(stage: Stage, settings: Training, taken: int) -> str:
-    """Why the run ends, with what was tried."""
+def explain(stage: Stage, settings: Training, taken: int, left: Rung | None = None) -> str:
+    """Why the run ends, with what was tried and what is left that would keep the result."""
     tried = f" after {taken} smaller setting{'s' * (taken != 1)}" if taken else ""
+    end = "as many as a run takes by itself" if left else "and nothing is left that would keep the result"
     return (
-        f"Memory ran out in {stage.upper()} at batch {settings.batch_size} and length {settings.max_length:,}{tried}, and "
-        "nothing is left that would keep the result. Checkpoints and finished adapters are kept."
+        f"Memory ran out in {stage.upper()} at batch {settings.batch_size} and length {settings.max_length:,}{tried}, {end}. "
+        "Checkpoints and finished adapters are kept."
     )
 
 

@@ -5,6 +5,8 @@ A later plan for the same model takes these numbers for its own, whatever rank, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 
@@ -24,12 +26,35 @@ class Measurements(Strict):
     known: dict[str, Measurement] = {}
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was measured on one device, to be asked for each setup."""
+
+    device: str = ""
+    found: tuple[tuple[str, Measurement], ...] = ()
+
+    @classmethod
+    def on(cls, device: str, found: Mapping[str, Measurement]) -> Known:
+        """`device`: a card's UUID, or the processor's name. `found`: see `recall`."""
+        return cls(device, tuple((name, one) for name, one in found.items() if name.startswith(f"{device} ")))
+
+    def of(self, setup: Setup) -> Measurement | None:
+        if not self.found:
+            return None
+        wanted = key(self.device, setup)
+        return next((one for name, one in self.found if name == wanted), None)
+
+
 def key(device: str, setup: Setup) -> str:
-    """What a measurement holds for. `device`: a card's UUID, or the processor's name."""
+    """What a measurement holds for. `device`: a card's UUID, or the processor's name.
+
+    Rows of other kernels, and checkpoints in another memory, take another number of bytes for a token.
+    """
     shape = setup.shape
     sizes = (shape.family, shape.layers, shape.hidden, shape.mlp, shape.query, shape.key, shape.vocabulary)
     method = type(setup.training).__name__.lower()
-    return " ".join(map(str, (device, *versions(), *sizes, setup.base, method)))
+    ways = ("slow" if setup.slow else "fast", "long" if setup.long else "short")
+    return " ".join(map(str, (device, *versions(), *sizes, setup.base, method, *ways)))
 
 
 @cache

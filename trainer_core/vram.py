@@ -8,12 +8,15 @@ measured on a processor are the table in tests/test_vram.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trainer_core.checkpoints import KEEP
 from trainer_core.config import Dpo, Lora, Precision, Recipe, Sft, Strict
+from trainer_core.events import Stage
 from trainer_core.hardware import GIB, Machine, gb
+from trainer_core.plan import PARTS
 from trainer_core.shape import TARGETS, Linear, Shape
 
 Device = Literal["cuda", "cpu"]
@@ -25,6 +28,8 @@ SAFE_SHARE = 0.85
 BYTES: dict[Base, int] = {"nf4": 2, "bf16": 2, "fp32": 4}
 """Bytes of a number that is not quantised: embeddings, norms, biases, activations."""
 MIB = 2**20
+LONG = 512
+"""A model that is loaded for so many tokens keeps its checkpoints in main memory; for fewer Unsloth leaves them on the card."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class Measurement(Strict):
     rest: float
 
 
+KEPT = "Kept layers"
+"""The part that a run can do without: layers that are kept only where memory is left for them."""
 MEASURED = (0.97, 1.05)
 """How far the next run may be from what was measured: other rows, other fragments."""
 
@@ -91,6 +98,7 @@ class Setup:
 
     reference: DPO keeps a frozen copy of the SFT adapter. longest: tokens of the longest row, where that is known.
     skip_layers: layers that are kept instead of recomputed. offload_embedding: the token table lies in main memory.
+    loads: tokens that the model is loaded for, the longest of all stages, where that is more than this stage has.
     """
 
     shape: Shape
@@ -102,6 +110,17 @@ class Setup:
     longest: int | None = None
     skip_layers: int = 0
     offload_embedding: bool = False
+    loads: int = 0
+
+    @property
+    def long(self) -> bool:
+        """Is the model loaded for rows so long that checkpoints are kept in main memory? The processor has one memory."""
+        return self.device == "cuda" and max(self.loads, self.training.max_length) >= LONG
+
+    @property
+    def slow(self) -> bool:
+        """Do Unsloth's kernels stand aside?"""
+        return bool(self.lora.dropout or self.lora.dora)
 
     @property
     def sequence(self) -> int:
@@ -173,17 +192,27 @@ def setups(recipe: Recipe, shape: Shape, machine: Machine, longest: dict[str, in
     device: Device = "cuda" if machine.best else "cpu"
     base, _ = settled(recipe.precision, device, machine.cpu.bfloat16, shape.quantised)
     return {
-        stage: Setup(
-            shape=shape,
-            lora=recipe.lora,
-            training=recipe.sft if stage == "sft" else recipe.dpo,
-            base=base,
-            device=device,
-            reference=stage == "dpo" and "sft" in recipe.method.stages,
-            longest=(longest or {}).get(stage),
-        )
+        stage: setup_of(recipe, stage, shape, base, device, (longest or {}).get(stage))
         for stage in recipe.method.stages
     }
+
+
+def setup_of(
+    recipe: Recipe, stage: Stage, shape: Shape, base: Base, device: Device, longest: int | None = None
+) -> Setup:
+    """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
+    stages = recipe.method.stages
+    return Setup(
+        shape=shape,
+        lora=recipe.lora,
+        training=getattr(recipe, stage),
+        base=base,
+        device=device,
+        reference=stage == "dpo" and "sft" in stages,
+        longest=longest,
+        offload_embedding=device == "cuda" and recipe.memory.offload_embedding == "on" and not shape.tied,
+        loads=max(getattr(recipe, name).max_length for name in stages),
+    )
 
 
 def estimate(setup: Setup, low: Prior = LOW, high: Prior = HIGH, measurement: Measurement | None = None) -> Estimate:
@@ -215,15 +244,15 @@ def cuda_parts(setup: Setup, prior: Prior) -> dict[str, float]:
     parts = static_parts(setup) | {
         "Activations": activations(setup, prior),
         "Checkpoints": checkpoints(setup),
-        "Kept layers": kept_layers(setup) * prior.whole_layer,
         "Unpacked weights": unpacked(setup),
         "Loss": prior.head + setup.tokens * setup.shape.vocabulary * prior.unfused,
     }
-    total = sum(parts.values())
+    total, unknown = sum(parts.values()), 0 if setup.shape.known else prior.unknown
     return parts | {
-        "Unknown architecture": 0 if setup.shape.known else total * prior.unknown,
+        "Unknown architecture": total * unknown,
         "Fragmentation": total * prior.fragmentation,
         "CUDA context": prior.context,
+        KEPT: kept_layers(setup) * prior.whole_layer * (1 + unknown + prior.fragmentation),
     }
 
 
@@ -243,8 +272,8 @@ def measured_parts(setup: Setup, measurement: Measurement, end: int) -> dict[str
     return static_parts(setup) | {
         "Activations, measured": setup.tokens * measurement.per_token * MEASURED[end],
         "The rest, measured": max(0.0, measurement.rest) * MEASURED[end],
-        "Kept layers": kept_layers(setup) * prior.whole_layer,
         "CUDA context": prior.context if setup.device == "cuda" else 0,
+        KEPT: kept_layers(setup) * prior.whole_layer,
     }
 
 
@@ -330,7 +359,7 @@ def activations(setup: Setup, prior: Prior) -> float:
     """One layer's numbers while it is recomputed, for all tokens of the micro-batch."""
     shape = setup.shape
     numbers = setup.tokens * (prior.activation * shape.mlp + 7 * shape.hidden)
-    numbers *= prior.slow_path if setup.lora.dropout or setup.lora.dora else 1
+    numbers *= prior.slow_path if setup.slow else 1
     dora = max((dora_bytes(linear) for linear in adapted(shape, setup.lora)), default=0) if setup.lora.dora else 0
     return numbers * BYTES[setup.base] + dora
 
@@ -341,8 +370,9 @@ def dora_bytes(linear: Linear) -> int:
 
 
 def offloads(setup: Setup) -> bool:
-    """Unsloth's checkpointing moves a layer's input to main memory if the row is long and the block large enough."""
-    return setup.sequence >= 512 and block_bytes(setup) > 2 * MIB
+    """Unsloth's checkpointing moves a layer's input to main memory if the model is loaded for long rows and the block is large
+    enough; how long the rows are in fact is all the same."""
+    return setup.long and block_bytes(setup) > 2 * MIB
 
 
 def block_bytes(setup: Setup) -> int:
@@ -381,21 +411,31 @@ def host_parts(setup: Setup) -> tuple[Part, ...]:
     return tuple(part for part in parts if part.upper)
 
 
-def disk_parts(setup: Setup, stages: int, checkpoints_kept: int = 2) -> tuple[Part, ...]:
-    """What a run leaves on disk: an adapter per stage and its checkpoints (one more while saving); and what an export as a whole
-    16-bit model would add, which need not be made.
+def disk_parts(setups: Mapping[str, Setup], steps: Mapping[str, int]) -> tuple[Part, ...]:
+    """What a run leaves on disk: an adapter per stage and its checkpoints; and what an export as a whole 16-bit model would add,
+    which need not be made.
 
     A checkpoint is the adapter, the optimiser's states, and up to 40 MB of tokenizer and trainer state.
     """
-    adapter = adapter_numbers(setup.shape, setup.lora) * 4
-    point = adapter + optimiser_bytes(setup)
-    kept = checkpoints_kept + 1 if checkpoints_kept else 0
-    parts = (
-        Part("Adapters", stages * adapter, stages * (adapter + 40 * MIB)),
-        Part("Checkpoints", checkpoints_kept * point, kept * (point + 40 * MIB)),
-        Part("Merged model, if exported", 0, setup.shape.parameters * 2),
+    shape = next(iter(setups.values())).shape
+    adapters = {stage: adapter_numbers(shape, setup.lora) * 4 for stage, setup in setups.items()}
+    points = {stage: adapters[stage] + optimiser_bytes(setup) for stage, setup in setups.items()}
+    kept = {stage: kept_checkpoints(steps[stage]) for stage in setups}
+    return (
+        Part("Adapters", sum(adapters.values()), sum(one + 40 * MIB for one in adapters.values())),
+        Part(
+            "Checkpoints",
+            sum(kept[stage][0] * point for stage, point in points.items()),
+            sum(kept[stage][1] * (point + 40 * MIB) for stage, point in points.items()),
+        ),
+        Part("Merged model, if exported", 0, shape.parameters * 2),
     )
-    return tuple(part for part in parts if part.upper)
+
+
+def kept_checkpoints(steps: int) -> tuple[int, int]:
+    """Checkpoints of a stage at the least and the most: at its parts; then the newest, the best, and the one being written."""
+    parts = min(PARTS, steps)
+    return parts, min(PARTS + KEEP + 1, steps) + 1
 
 
 def surely(parts: Iterable[Part]) -> int:

@@ -104,10 +104,12 @@ def step_down(run_dir: Path, emit: EventLog, message: str) -> bool:
     recipe = ladder.in_force(job.recipe, view.changes)
     stage, taken = ladder.stage_at(view, recipe), len(view.out_of_memory)
     shape = shape_for(recipe.model, runs.Workspace.of(run_dir), presets.load_catalogue())
-    rung = ladder.next_rung(recipe, stage, taken, hardware.shows_card(os.environ), view.phase is Phase.LOADING, shape)
+    place = hardware.shows_card(os.environ), view.phase is Phase.LOADING, shape
+    rung = ladder.next_rung(recipe, stage, taken, *place)
     if rung is None:
-        ways = ladder.offers(recipe, stage, view.row_lengths.get(stage), view.used("precision", recipe.precision))
-        emit(Failed(ladder.explain(stage, getattr(recipe, stage), taken), offers=ways))
+        left, base = ladder.rung_below(recipe, stage, *place), view.used("precision", recipe.precision)
+        ways = ladder.offers(recipe, stage, view.row_lengths.get(stage), base, left)
+        emit(Failed(ladder.explain(stage, getattr(recipe, stage), taken, left), offers=ways))
         return False
     emit(OutOfMemory(stage, message.splitlines()[0][:500] if message else ""))
     for change in rung.settings:

@@ -13,7 +13,7 @@ from trainer_core.config import Recipe
 from trainer_core.doctor import Finding
 from trainer_core.errors import ConfigError
 from trainer_core.events import LaneScore, Offer
-from trainer_core.ladder import changed
+from trainer_core.ladder import changed, in_force
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui.facts import facts_of, spelled
@@ -92,9 +92,9 @@ def offered(supervisor: Supervisor, run_id: str, key: str) -> Offer:
 
 
 def retry(supervisor: Supervisor, run_id: str, key: str) -> tuple[Recipe, list[str]]:
-    """The recipe of a run as an offer changes it, and what it changes in words."""
+    """The recipe of a run, with what it had come to when memory was short, as an offer changes it; and all changes in words."""
     before = supervisor.recipe(run_id)
-    after = changed(before, offered(supervisor, run_id, key).changes)
+    after = changed(in_force(before, supervisor.run(run_id).changes), offered(supervisor, run_id, key).changes)
     return after, differences(before, after)
 
 

@@ -16,6 +16,12 @@ from typing import Any
 FOLDER = Path(__file__).parent
 NOT_SUPPORTED, NOT_FOUND = 3, 6
 WORDS = {4: "Insufficient Permissions", 9: "Driver Not Loaded", 15: "GPU is lost", 999: "Unknown Error"}
+SYSTEM_FUNCTIONS = (
+    "nvmlInit",
+    "nvmlShutdown",
+    "nvmlSystemGetDriverVersion",
+    "nvmlSystemGetCudaDriverVersion_v2",
+)
 CARD_FUNCTIONS = (
     "nvmlDeviceGetName",
     "nvmlDeviceGetUUID",
@@ -51,6 +57,7 @@ def card(
     basics = {"nvmlDeviceGetName": name, "nvmlDeviceGetUUID": uuid, "nvmlDeviceGetMemoryInfo": memory}
     return {
         "nvmlSystemGetDriverVersion": "580.95.05",
+        "nvmlSystemGetCudaDriverVersion_v2": 13_000,
         "cards": [basics | {"nvmlDeviceGetCudaComputeCapability": [8, 9], "nvmlDeviceGetTemperature": 41}],
     }
 
@@ -94,7 +101,7 @@ def replay(*readings: str | dict[str, Any], as_bytes: bool = False) -> SimpleNam
         nvmlDeviceGetHandleByIndex=lambda index: frames[0]["cards"][index],
         nvmlDeviceGetMigDeviceHandleByIndex=slice_of,
         nvmlSystemGetProcessName=lambda pid: answer(frames[0].get("names", {}), str(pid)),
-        **{name: of_system(name) for name in ("nvmlInit", "nvmlShutdown", "nvmlSystemGetDriverVersion")},
+        **{name: of_system(name) for name in SYSTEM_FUNCTIONS},
         **{name: of_card(name) for name in CARD_FUNCTIONS},
     )
 

@@ -37,7 +37,7 @@ from trainer_core.guard import Guard
 from trainer_core.ladder import in_force, next_rung
 from trainer_core.plan import planned_steps
 from trainer_core.run_view import RunView, read_view
-from trainer_core.vram import Setup
+from trainer_core.vram import setup_of
 
 
 def train(
@@ -188,8 +188,7 @@ class Run:
         def learned(points: Sequence[Point], optimiser: int) -> None:
             if shape is None:
                 return
-            part, where = getattr(self.recipe, stage), "cuda" if on_card else "cpu"
-            setup = Setup(shape, self.recipe.lora, part, base, where, reference is not None)  # type: ignore[arg-type]
+            setup = setup_of(self.recipe, stage, shape, base, "cuda" if on_card else "cpu")  # type: ignore[arg-type]
             measured.remember(workspace, measured.key(device, setup), measurement(points, optimiser, setup))
 
         probe = Probe(trainer, stage, setting, self.emit, gauge(), has_rung, learned)
