@@ -42,6 +42,12 @@ def swinging(step: int, way: float) -> float:
     return 3.0 + 0.1 * step if step % 3 == 0 else 0.2
 
 
+def rising_stairs(way: float) -> float:
+    """Three passes: each begins far lower than the last one ended, and rises again within."""
+    part = min(2, int(3 * way))
+    return (1.2, 0.75, 0.35)[part] + (-0.15, 0.12, 0.12)[part] * (3 * way - part)
+
+
 def humps(step: int, way: float) -> float:
     """Down, up, down."""
     return 1.0 + 1.5 * math.exp(-10 * way) + 0.7 * math.exp(-(((way - 0.4) / 0.1) ** 2))
@@ -54,7 +60,7 @@ def steps_dpo(**more: object) -> Made:
 SICK: dict[str, tuple[Made, str, int]] = {
     "SFT diverges": (Made(loss=away(20, 8.0)), "sft.diverging", 40),
     "SFT loss is NaN": (Made(loss=lambda step, way: math.nan if step >= 30 else 2.0), "sft.diverging", 30),
-    "SFT stands still": (Made(loss=lambda step, way: 2.0), "sft.still", 100),
+    "SFT stands still": (Made(loss=lambda step, way: 2.0), "sft.still", 180),
     "SFT adapter is frozen": (Made(loss=lambda step, way: 1.4, norm=0.0), "sft.still", 100),
     "SFT memorises": (
         Made(total=400, held_out=lambda way: (1.6 - 1.2 * way if way < 0.4 else 1.12 + 0.6 * (way - 0.4), 0, 0)),
@@ -63,11 +69,31 @@ SICK: dict[str, tuple[Made, str, int]] = {
     ),
     "SFT loss is low early": (Made(loss=lambda step, way: 0.08 + 2 * math.exp(-40 * way), wobble=0.02), "sft.low-loss", 60),
     "SFT jumps": (Made(spikes=((60, 2.5), (90, 3.0), (130, 2.2))), "sft.spikes", 130),
+    "SFT creeps up again": (
+        Made(total=300, wobble=0.06, loss=lambda step, way: 1.2 - min(step, 40) / 160 if step < 100 else min(1.35, 0.55 + step / 250)),
+        "sft.diverging",
+        190,
+    ),
+    "SFT knows its rows by heart": (
+        Made(total=300, passes=3, wobble=0.06, loss=lambda step, way: rising_stairs(way)),
+        "sft.memorising",
+        220,
+    ),
     "SFT descends twice": (Made(total=300, loss=humps), "sft.double-descent", 220),
     "DPO diverges": (
         Made(stage="dpo", loss=swinging, wobble=0.05, margin=lambda step, way: 0.3 * step),
         "dpo.diverging",
         26,
+    ),
+    "DPO margins run away": (
+        Made(stage="dpo", loss=dpo_loss, wobble=0.04, margin=lambda step, way: min(25.0, 0.2 * step)),
+        "dpo.margins",
+        50,
+    ),
+    "DPO margins are wide and the loss jumps": (
+        steps_dpo(margin=lambda step, way: 6 * way, spikes=tuple((at, 3.0) for at in range(120, 200, 9))),
+        "dpo.margins",
+        140,
     ),
     "DPO is flat": (
         Made(stage="dpo", loss=lambda step, way: LN2, wobble=0.01, margin=lambda step, way: 0.01, accuracy=lambda *_: 0.51),
@@ -137,7 +163,7 @@ def test_what_is_offered_is_a_recipe(name: str) -> None:
 
 
 def test_every_check_has_a_sick_run() -> None:
-    named = {key.split(".")[1] for _, key, _ in SICK.values()}
+    named = {key.split(".")[1] for _, key, _ in SICK.values()}  # what two stages share has one name
     assert len(named) == len(CHECKS)
 
 
@@ -158,7 +184,7 @@ HEALTHY: dict[str, Made] = {
     "SFT, slow": Made(loss=slow_start, total=300),
     "SFT, slow and noisy": Made(loss=slow_start, total=300, wobble=0.25),
     "SFT, fast and then level": Made(loss=lambda step, way: 1.5 + 2 * math.exp(-step / 4), total=300),
-    "SFT, three epochs in stairs": Made(loss=stairs, total=300),
+    "SFT, three epochs in stairs": Made(loss=stairs, total=300, passes=3),
     "SFT, low but late": Made(loss=lambda step, way: 0.15 + 2 * math.exp(-4 * way), wobble=0.03),
     "SFT, one odd row": Made(spikes=((70, 3.0),)),
     "SFT, long": Made(total=1500, wobble=0.2, loss=lambda step, way: 1.3 + math.exp(-30 * way)),
@@ -241,7 +267,9 @@ def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float =
     ("scores", "keys"),
     [
         ([score("Base", 74, 0.2), score("SFT"), score("DPO", 25)], []),
-        ([score("Base"), score("SFT"), score("DPO", ended=0.4)], ["dpo.format"]),
+        ([score("Base"), score("SFT"), score("DPO", 90, ended=0.4)], ["dpo.format"]),
+        ([score("Base"), score("SFT"), score("DPO", 36, ended=0.4)], []),
+        ([score("Base"), score("SFT", 90, ended=0.1), score("DPO", 200)], []),
         ([score("Base"), score("SFT"), score("DPO", tokens=70)], ["dpo.verbosity"]),
         ([score("Base"), score("SFT"), score("DPO", repetition=0.6)], ["dpo.repeating"]),
         ([score("Base", repetition=0.4), score("SFT"), score("DPO", repetition=0.5)], []),
@@ -266,12 +294,13 @@ BEFORE = (sampled("sft", 0, 48, 1), sampled("sft", 12), sampled("sft", 24))
     [
         ((sampled("dpo", 4), sampled("dpo", 8, 24), sampled("dpo", 10, 25)), []),
         ((sampled("dpo", 4), sampled("dpo", 8, 48, 1)), []),
-        ((sampled("dpo", 4), sampled("dpo", 8, 25, 2), sampled("dpo", 10, 24, 1)), ["dpo.format"]),
+        ((sampled("dpo", 4), sampled("dpo", 8, 96, 2), sampled("dpo", 10, 80, 1)), ["dpo.format"]),
+        ((sampled("dpo", 4), sampled("dpo", 8, 25, 0), sampled("dpo", 10, 24, 0)), []),
         ((sampled("dpo", 8, answer="Hi.<|im_start|>user"), sampled("dpo", 10, answer="[INST] no")), ["dpo.format"]),
         ((sampled("dpo", 8, 35), sampled("dpo", 10, 40)), ["dpo.verbosity"]),
         ((sampled("dpo", 8, answer="so it is " * 8), sampled("dpo", 10, answer="so it is " * 9)), ["dpo.repeating"]),
     ],
-    ids=["sound", "one point", "no end", "markers", "longer", "in circles"],
+    ids=["sound", "one point", "no end", "cut soon after", "markers", "longer", "in circles"],
 )
 def test_sample_answers_tell_it_while_the_run_goes_on(said: tuple[Sampled, ...], keys: list[str]) -> None:
     *_, view = views(steps_dpo().told(1))
@@ -288,7 +317,7 @@ def test_swapped_pairs_are_swapped_back_and_if_that_was_done_smoothed() -> None:
 
 
 def test_easy_pairs_are_named_until_the_loss_sets_its_own_margin() -> None:
-    made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way: 6.0 * min(1, 4 * way))
+    made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way: 4.0 * min(1, 4 * way))
     *_, view = views(made.told(0))
     recipe = Recipe(method=Method.DPO)
     (found,) = examine(view, recipe)
@@ -300,12 +329,21 @@ def test_easy_pairs_are_named_until_the_loss_sets_its_own_margin() -> None:
     ("recipe", "changes"),
     [
         (Recipe(), {"dpo.learning_rate": 1e-6}),
-        (Recipe(dpo=Dpo(learning_rate=1e-6)), {"dpo.beta": 0.2, "dpo.warmup": 0.1}),
+        (Recipe(dpo=Dpo(learning_rate=1e-6)), {"dpo.beta": 0.2}),
+        (Recipe(dpo=Dpo(learning_rate=1e-6, beta=0.5, warmup=0)), {"dpo.warmup": 0.1}),
+        (
+            Recipe(dpo=Dpo(learning_rate=1e-6, beta=0.5)),
+            {"dpo.losses": ["sigmoid", "sft"], "dpo.loss_weights": [1.0, 0.5]},
+        ),
+        (
+            Recipe(dpo=Dpo(learning_rate=1e-6, beta=0.5, losses=("sigmoid", "sft"), loss_weights=(1.0, 1.0))),
+            {"dpo.max_steps": 100},
+        ),
         (Recipe(dpo=Dpo(learning_rate=5e-3)), {"dpo.learning_rate": 5e-5}),
         (Recipe(dpo=Dpo(warmup=0)), {"dpo.learning_rate": 1e-6, "dpo.warmup": 0.1}),
     ],
-    ids=["a slower rate", "at the slowest rate more beta", "from far outside into the range", "no warm-up"],
-)
+    ids=["a slower rate", "at the slowest rate more beta", "most beta, so warm-up", "an SFT term", "fewer steps", "from far outside into the range", "no warm-up"],
+)  # fmt: skip
 def test_a_diverging_run_is_slowed_down_within_its_range(recipe: Recipe, changes: dict[str, float]) -> None:
     *_, view = views(SICK["DPO diverges"][0].told(0))
     assert examine(view, recipe.model_copy(update={"method": Method.DPO}))[0].offer.changes == changes

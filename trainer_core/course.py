@@ -7,7 +7,7 @@ neighbouring steps: a slow trend hardly moves these, while it moves every other 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
@@ -15,6 +15,11 @@ import numpy as np
 
 from trainer_core.config import Lora, Recipe, Training
 from trainer_core.events import Evaluated, Stage, Step
+from trainer_core.plan import planned_steps
+
+LEAST_ROWS = 4
+"""A point holds so many rows at least. The loss of one pair alone is often three times its mean in sound runs: steps of fewer
+rows are read together, so that what is a spike, or low, means the same for all batches [own]."""
 
 Column = np.ndarray
 """One number per step, float64; NaN where a step does not have it."""
@@ -25,8 +30,10 @@ class Course:
     """The steps of one stage so far, in order, with the settings that made them.
 
     Args:
+        points: a step each, or, with small batches, the mean of a few: see `joined`.
         held_out: what was measured on rows that are not trained on, in order.
         held_out_rows: on how many of them.
+        rows: that are trained on; 0 where that is not known.
     """
 
     stage: Stage
@@ -34,6 +41,7 @@ class Course:
     points: tuple[Step, ...]
     held_out: tuple[Evaluated, ...] = ()
     held_out_rows: int = 0
+    rows: int = 0
 
     @property
     def settings(self) -> Training:
@@ -52,6 +60,22 @@ class Course:
     def warm(self) -> int:
         """The step at which the learning rate is at its height."""
         return ceil(self.settings.warmup * self.total)
+
+    @property
+    def rows_of_a_point(self) -> int:
+        """Rows (or pairs) behind one point."""
+        return self.settings.effective_batch * steps_of_a_point(self.settings)
+
+    def points_for(self, rows: int, least: int) -> int:
+        """How many points hold so many rows; `least` of them in any case."""
+        return max(least, ceil(rows / self.rows_of_a_point))
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of one pass over the rows; 0 where that cannot be told."""
+        packed = getattr(self.settings, "packing", False)
+        whole = self.settings.model_copy(update={"epochs": 1.0, "max_steps": None})
+        return planned_steps(self.rows, whole) if self.rows and not packed else 0
 
     @property
     def last(self) -> int:
@@ -86,11 +110,37 @@ class Course:
         return max(0, int(np.searchsorted(self.steps, step, side="right")) - 1)
 
 
+def steps_of_a_point(settings: Training) -> int:
+    return ceil(LEAST_ROWS / settings.effective_batch)
+
+
+def joined(steps: Sequence[Step], count: int) -> tuple[Step, ...]:
+    """The means of each `count` steps, at the last of them. The first stays alone: it says where the stage began. Those that
+    make no whole group yet are left out."""
+    if count == 1:
+        return tuple(steps)
+    ends = range(count, len(steps), count)
+    return (*steps[:1], *(mean_of(steps[end + 1 - count : end + 1]) for end in ends))
+
+
+MEANS = ("loss", "grad_norm", "margin", "accuracy", "chosen", "rejected")
+
+
+def mean_of(steps: Sequence[Step]) -> Step:
+    values = {name: [getattr(step, name) for step in steps] for name in MEANS}
+    return replace(steps[-1], **{name: sum(all_) / len(all_) for name, all_ in values.items() if None not in all_})
+
+
 def noise(values: Column) -> float:
     """Standard deviation of a single value around its trend, robust: 1.4826 × the median distance of neighbours ÷ √2."""
     if len(values) < 3:
         return 0.0
     return 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
+
+
+def wiggle(values: Sequence[float]) -> float:
+    """The same for a few values on a steep curve, from second differences: a slope adds nothing to them, a corner little."""
+    return 1.4826 * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5
 
 
 def rolling(values: Column, width: int) -> Column:

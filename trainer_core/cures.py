@@ -7,6 +7,7 @@ from typing import Any
 from trainer_core.config import SMOOTHED, Dpo, Recipe
 from trainer_core.course import Course
 from trainer_core.events import Offer, Stage
+from trainer_core.ladder import changed
 
 SLOWER, FASTER = 5.0, 3.0
 """Rate ÷ 5 for a run that diverges, × 2 to 5 for one that does not move [field]."""
@@ -60,8 +61,23 @@ def steadier(course: Course) -> Offer:
 
 
 def more_beta(dpo: Dpo) -> Offer:
-    beta = tidy(min(2 * dpo.beta, LARGEST_BETA)) if dpo.beta < LARGEST_BETA else dpo.beta
-    return Offer(f"β {beta:g}, and 10 % warm-up", {"dpo.beta": beta, "dpo.warmup": max(dpo.warmup, 0.1)})
+    """Twice the β and 10 % warm-up, as far as they are not there; where both are, an SFT term."""
+    changes: dict[str, Any] = {}
+    if dpo.beta < LARGEST_BETA:
+        changes["dpo.beta"] = tidy(min(2 * dpo.beta, LARGEST_BETA))
+    if dpo.warmup < 0.1:
+        changes["dpo.warmup"] = 0.1
+    words = {"dpo.beta": "β {:g}", "dpo.warmup": "{:.0%} warm-up"}
+    text = " and ".join(words[key].format(value) for key, value in changes.items())
+    return Offer(text, changes) if changes else with_sft_term(dpo)
+
+
+def changing(course: Course, offer: Offer) -> Offer:
+    """The offer, or half the steps, which always differ, where the recipe is that already."""
+    if changed(course.recipe, offer.changes) != course.recipe:
+        return offer
+    steps = max(1, course.total // 2)
+    return Offer(f"Half as many {course.stage.upper()} steps ({steps})", {f"{course.stage}.max_steps": steps})
 
 
 def with_sft_term(dpo: Dpo) -> Offer:

@@ -10,16 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite, log
+from math import isfinite, log
 from typing import Any
 
 import numpy as np
 
 from trainer_core.config import Recipe
-from trainer_core.course import Course, mean_after, medians, noise, rolling, trend, turns
+from trainer_core.course import (
+    Course,
+    joined,
+    mean_after,
+    medians,
+    noise,
+    rolling,
+    steps_of_a_point,
+    trend,
+    turns,
+    wiggle,
+)
 from trainer_core.cures import (
     FASTER,
     SLOWER,
+    changing,
     faster,
     more_beta,
     short,
@@ -31,7 +43,7 @@ from trainer_core.cures import (
     with_sft_term,
 )
 from trainer_core.data.words import has_markers
-from trainer_core.events import Evaluated, LaneScore, Measured, Offer, OwnAnswers, Sampled, Stage
+from trainer_core.events import Evaluated, LaneScore, Offer, OwnAnswers, Sampled, Stage
 from trainer_core.run_view import RunView
 
 LN2 = log(2)
@@ -40,14 +52,19 @@ MEMORISED = 0.2
 """A training loss below this, early, is memory and not skill [U]."""
 EARLY = 1 / 3
 """The share of a DPO run that is early for that; half of an SFT run [own]."""
+LOW_PAIRS = 32
+"""A loss is low when it is so over that many pairs: of fewer, one run in ten is low by luck [own]."""
 HEALTHY_MARGIN = 3.0
-"""Sound runs end with margins of 1 to 3 [field]."""
-RISEN = 1.25
-"""A loss this many times its start, over several steps, has left [own]."""
+"""Sound runs end with margins of 1 to 3 [field]; twice that before the half is on its way out, as is more with spikes [own]."""
+RISEN, REGAINED = 1.25, 0.15
+"""A loss this many times its start, over several steps, has left; or back at its start, this share above its best [own]."""
 SPIKE_SIGMA, SPIKES = 8.0, 3
 """A spike stands this many times the noise above its neighbours; three are no accident [own]."""
 STILL_STEPS = 50
 """SFT that has not moved in this many steps at full rate does not learn [field]."""
+MOVED, SURE, FELL_SIGMA = 0.05, 3.0, 3.0
+"""Sound SFT loses 5 % of its loss and more: 0.62 → 0.58 is about the least seen. It stands still where less is sure by so many
+standard errors, and the first steps are not that many above the later ones [own]."""
 FLAT_STEPS, FLAT_MARGIN = 100, 0.1
 """A DPO margin still below this after that many steps at full rate is flat [field]."""
 DEAD_STEPS, DEAD_MARGIN, DEAD_LOSS = 20, 0.005, 0.002
@@ -55,13 +72,22 @@ DEAD_STEPS, DEAD_MARGIN, DEAD_LOSS = 20, 0.005, 0.002
 TRIVIAL_SHARE, TRIVIAL_PAIRS = 0.1, 48
 """All right within the first tenth of the steps [field], and for so many pairs in a row: at 0.9 a chance of 0.6 % [own]."""
 WORSE = 0.03
-"""A held-out loss this share above its best, at two measurements in a row, is worse [own]."""
+"""A held-out loss this share above its best, at two measurements in a row, is worse [own] …"""
+WORSE_ROWS, WORSE_CHECKS, WORSE_SIGMA = 32, 6, 5.0
+"""… on that many rows. Fewer wiggle more, as the root of their number; once there are that many checks, how much is measured,
+and it must be so many times that: checks that follow each other are alike, so the best is luck at times [own]."""
+STAIR = 0.2
+"""A training loss that falls by this share when the rows come again, twice, knows them by heart [field; figure: own]."""
 FALLEN, FALLEN_SIGMA = 0.15, 5.0
 """Chosen answers lose a little likelihood in sound DPO; this share, so far beyond the noise, is much [Pal, Raz; figures: own]."""
 COIN, HELD_OUT_FLAT = 0.5, 0.55
 """Accuracy of a guess, and what is hardly more [field: sound runs reach 0.6 to 0.8]."""
 UNENDED, LONGER, REPEATED = 0.4, 1.5, 0.35
 """Lost share of answers that end by themselves; growth of answers; share of repeated phrases [own]."""
+WHOLE = 0.75
+"""Share of answers that must have ended before a stage, for their length to be known [own]."""
+MARKED = 0.25
+"""Share of answers with a template's markers: one in four, at two points in a row [own]."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,19 @@ class Finding:
     offer: Offer
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a lane's own answers are like: mean tokens, and shares. An answer that did not end was cut: it is at least as long.
+
+    marked: with a chat template's markers, which are no part of an answer.
+    """
+
+    tokens: float
+    ended: float
+    repetition: float
+    marked: float = 0.0
+
+
 def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> tuple[Finding, ...]:
     """Every finding on a run so far, the weightiest first.
 
@@ -94,7 +133,7 @@ def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> 
         scores: how the run's lanes answered in Compare, where they were scored.
     """
     courses = [course_of(view, recipe, stage) for stage in recipe.method.stages]
-    answered = from_samples(view) | {score.lane.lower(): score.own for score in scores if score.own}
+    answered = from_samples(view) | {score.lane.lower(): scored(score.own) for score in scores if score.own}
     found = [check(course) for check in CHECKS for course in courses if course.points]
     found += [check(courses[-1], answered) for check in ANSWER_CHECKS if courses[-1].points]
     return tuple(one for one in found if one)
@@ -102,13 +141,16 @@ def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> 
 
 def course_of(view: RunView, recipe: Recipe, stage: Stage) -> Course:
     """The part of a run that belongs to one stage."""
-    points = tuple(point for point in view.points if point.stage == stage)
+    steps = [point for point in view.points if point.stage == stage]
+    points = joined(steps, steps_of_a_point(getattr(recipe, stage)))
     held_out = tuple(one for one in view.evaluated if one.stage == stage)
-    rows = held_out[-1].rows if held_out and held_out[-1].rows else view.prepared.held_out if view.prepared else 0
-    return Course(stage, recipe, points, held_out, rows)
+    there = view.prepared.held_out if view.prepared else 0
+    measured = held_out[-1].rows if held_out and held_out[-1].rows else there
+    trained = getattr(view.prepared, "chats" if stage == "sft" else "pairs", 0)
+    return Course(stage, recipe, points, held_out, measured, trained)
 
 
-def from_samples(view: RunView) -> dict[str, OwnAnswers]:
+def from_samples(view: RunView) -> dict[str, Answers]:
     """What the sample answers are like, by lane. Of a stage its last two points, and of both the milder: one odd answer of
     four is no evidence, and a stage with one point has none."""
     before = next((one for one in view.sampled if one.step == 0), None)
@@ -120,19 +162,22 @@ def from_samples(view: RunView) -> dict[str, OwnAnswers]:
     return found
 
 
-def own(said: Sampled) -> OwnAnswers:
-    """A point's answers in numbers. An answer with a chat template's markers did not end where it should have; phrases are
-    counted by words, for the tokens are not kept."""
-    count = len(said.samples)
+def own(said: Sampled) -> Answers:
+    """A point's answers in numbers. Phrases are counted by words, for the tokens are not kept."""
 
-    def measured(values: Iterable[float]) -> Measured:
-        return Measured(sum(values) / count, None, None, count)
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(said.samples)
 
-    return OwnAnswers(
-        measured(one.tokens for one in said.samples),
-        measured(one.ended and not has_markers(one.answer) for one in said.samples),
-        measured(repeated(one.answer.split()) for one in said.samples),
+    return Answers(
+        mean(one.tokens for one in said.samples),
+        mean(one.ended for one in said.samples),
+        mean(repeated(one.answer.split()) for one in said.samples),
+        mean(has_markers(one.answer) for one in said.samples),
     )
+
+
+def scored(said: OwnAnswers) -> Answers:
+    return Answers(said.tokens.value, said.ended.value, said.repetition.value)
 
 
 def repeated(words: Sequence[str], width: int = 4) -> float:
@@ -141,12 +186,13 @@ def repeated(words: Sequence[str], width: int = 4) -> float:
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
-def milder(one: OwnAnswers, other: OwnAnswers) -> OwnAnswers:
-    def least(name: str) -> Measured:
-        return min(getattr(one, name), getattr(other, name), key=lambda measured: measured.value)
-
-    ended = max(one.ended, other.ended, key=lambda measured: measured.value)
-    return OwnAnswers(least("tokens"), ended, least("repetition"))
+def milder(one: Answers, other: Answers) -> Answers:
+    return Answers(
+        min(one.tokens, other.tokens),
+        max(one.ended, other.ended),
+        min(one.repetition, other.repetition),
+        min(one.marked, other.marked),
+    )
 
 
 # ---- both stages
@@ -155,7 +201,7 @@ def milder(one: OwnAnswers, other: OwnAnswers) -> OwnAnswers:
 def diverged(course: Course) -> Finding | None:
     """The loss is no number, or has left its start upwards for several steps."""
     loss, left = course.loss, left_mildly if course.stage == "sft" else left_wildly
-    broken = not (isfinite(loss[-1]) and isfinite(course.norm[-1]))
+    broken = not isfinite(loss[-1]) or not np.isfinite(course.norm[-3:]).any()  # 16-bit training starts with one or two
     if not broken and not left_at_once(loss) and (len(loss) < 10 or not left(loss)):
         return None
     finite = loss[np.isfinite(loss)]
@@ -171,14 +217,18 @@ def diverged(course: Course) -> Finding | None:
 
 
 def left_at_once(loss: np.ndarray) -> bool:
-    """The last three are more than twice the first: beyond any noise, so no more steps are waited for."""
-    return bool(len(loss) > 3 and loss[-3:].min() > 2 * loss[0])
+    """The last three are more than twice the first and any of the usual: beyond any noise, so no more steps are waited for."""
+    return bool(len(loss) > 3 and loss[-3:].min() > 2 * max(loss[0], loss[1]))
 
 
 def left_mildly(loss: np.ndarray) -> bool:
-    """The last five are high in the middle: above the start and above the best by far more than noise."""
-    five = medians(loss, 5)
-    return bool(five[-1] > RISEN * five[0] and five[-1] > float(np.min(five)) + 6 * noise(loss))
+    """The last five are high in the middle, by far more than noise; or, slower, all that was won is lost again."""
+    five, width = medians(loss, 5), max(10, len(loss) // 15)
+    if five[-1] > RISEN * five[0] and five[-1] > float(np.min(five)) + 6 * noise(loss):
+        return True
+    soft = rolling(loss, width)
+    best = float(np.min(soft))
+    return bool(soft[-1] > soft[0] and soft[-1] > (1 + REGAINED) * best + 6 * noise(loss) / width**0.5)
 
 
 def left_wildly(loss: np.ndarray) -> bool:
@@ -186,20 +236,56 @@ def left_wildly(loss: np.ndarray) -> bool:
     return bool(mean_after(loss, 8) > max(RISEN * loss[0], loss[0] + 0.3) and np.sum(loss[-8:] > loss[0] + 0.8) >= 2)
 
 
-def spiking(course: Course) -> Finding | None:
-    """Single steps whose loss stands far above their neighbours'."""
+def margins_diverging(course: Course) -> Finding | None:
+    """The margin is far beyond a sound one long before the end, or beyond it while the loss has begun to jump."""
+    if course.stage != "dpo" or "ipo" in course.recipe.dpo.losses:  # IPO sets its margin itself
+        return None
+    ahead = course.steps > 10
+    margin, steps = course.margin[ahead], course.steps[ahead]
+    if len(margin) < 10:
+        return None
+    wide = rolling(margin, 10) > 2 * HEALTHY_MARGIN
+    early = bool(np.any(wide & (steps[9:] <= course.total / 2)))
+    spikes = spikes_of(course) if mean_after(margin, 10) > HEALTHY_MARGIN else np.array([], int)
+    if not early and len(spikes) < SPIKES:
+        return None
+    evidence = [
+        f"margin {mean_after(margin, 10):.2f} at step {course.last} of {course.total}; sound runs end at 1 to {HEALTHY_MARGIN:g}"
+    ]
+    if len(spikes):
+        evidence.append(f"the loss jumped {len(spikes)} times, to {course.loss[spikes[-1]]:.2f} last")
+    says = "The policy runs away from its reference: margins grow without bound, and the loss jumps sooner or later."
+    return finding(
+        course,
+        "margins",
+        "The margins are diverging",
+        says,
+        evidence,
+        "common practice; twice the sound margin is our own",
+        slower(course),
+    )
+
+
+def spikes_of(course: Course) -> np.ndarray:
+    """Where the loss stands far above its neighbours', by index."""
     width = 15
     if len(course.loss) <= width:
-        return None
+        return np.array([], int)
     above = course.loss[width:] - medians(course.loss, width)[:-1]
     floor = 0.25 * float(np.median(course.loss)) if course.stage == "sft" else course.loss[0]
-    spikes = np.flatnonzero(above > max(SPIKE_SIGMA * 1.4826 * float(np.median(np.abs(above))), floor)) + width
-    if len(spikes) < SPIKES or course.loss[spikes].max() < course.loss[0] * 0.5:
+    found = np.flatnonzero(above > max(SPIKE_SIGMA * 1.4826 * float(np.median(np.abs(above))), floor)) + width
+    return found if len(found) and course.loss[found].max() >= course.loss[0] * 0.5 else np.array([], int)
+
+
+def spiking(course: Course) -> Finding | None:
+    """Single steps whose loss stands far above their neighbours'."""
+    spikes = spikes_of(course)
+    if len(spikes) < SPIKES or margins_diverging(course):
         return None
     where = ", ".join(f"{course.loss[at]:.2f} at step {course.steps[at]:.0f}" for at in spikes[-SPIKES:])
     evidence = [
         f"{len(spikes)} spikes; the last: {where}",
-        f"around them the loss is {np.median(course.loss[width:]):.2f}",
+        f"around them the loss is {np.median(course.loss[15:]):.2f}",
     ]
     says = "Now and then a batch throws the model back: a few rows are odd (cut, garbage, another language), or the rate is high."
     rate = course.settings.learning_rate / 2
@@ -212,7 +298,7 @@ def spiking(course: Course) -> Finding | None:
 
 
 def double_descent(course: Course) -> Finding | None:
-    """The smoothed loss dips, rises and dips again."""
+    """The smoothed loss dips, rises and dips again, and not because the rows have come again."""
     width = max(10, len(course.loss) // 15)
     if len(course.loss) < 6 * width:
         return None
@@ -223,6 +309,8 @@ def double_descent(course: Course) -> Finding | None:
     if len(falls) < 2:
         return None
     top = falls[1]
+    if any(abs(step - course.steps[top + width // 2]) <= width for step in again(course)):
+        return None
     dip = corners[corners.index(top) - 1]
     evidence = [
         f"down to {soft[dip]:.2f} near step {course.steps[dip + width // 2]:.0f}, up to {soft[top]:.2f} near step "
@@ -244,37 +332,52 @@ def double_descent(course: Course) -> Finding | None:
 
 
 def not_learning(course: Course) -> Finding | None:
-    """No movement in STILL_STEPS at full rate: neither a trend nor a fast first fall."""
+    """No movement in STILL_STEPS at full rate, and none to come: were the fall steeper by all that noise can hide, it would
+    still be too little at the end. Where the gradient is 0 nothing is left to chance."""
     if course.stage != "sft" or course.last < course.warm + STILL_STEPS:
         return None
     rise, error = trend(course.loss)
     level, scatter = float(np.mean(course.loss)), noise(course.loss)
-    fell_at_once = float(np.mean(course.loss[:3])) - mean_after(course.loss, 10) > max(
-        2 * scatter * (1 / 3 + 1 / 10) ** 0.5, 0.03 * level
-    )
-    if fell_at_once or -rise > max(0.03 * level, error):
+    frozen = not np.any(course.norm[np.isfinite(course.norm)])
+    to_come = (SURE * error - rise) * course.total / course.last
+    if not frozen and (rise > SURE * error or to_come > MOVED * level or fell_at_once(course.loss)):
         return None
-    evidence = [f"loss {level:.3f} ± {scatter:.3f} over {len(course.loss)} steps, change {rise:+.3f}"]
-    if not np.any(course.norm[np.isfinite(course.norm)]):
+    evidence = [f"loss {level:.3f} ± {scatter:.3f} over {course.last} steps, change {rise:+.3f} ± {error:.3f}"]
+    if frozen:
         evidence.append("gradient norm 0 at every step: nothing is trained")
     says = "The loss is where it began. The steps are too small, or nothing of what they should move is trained."
     return finding(course, "still", "It is not learning", says, evidence, "common practice", faster(course, FASTER))
 
 
+def fell_at_once(loss: np.ndarray) -> bool:
+    """The first values are above the lowest third of the later ones: it learned quickly, whatever came then."""
+    few = min(max(10, len(loss) // 10), 50)
+    lowest = min(float(np.mean(part)) for part in np.array_split(loss[few:], 3))
+    return float(np.mean(loss[:few])) - lowest > max(FELL_SIGMA * noise(loss) / few**0.5, 0.03 * lowest)
+
+
 def memorising(course: Course) -> Finding | None:
-    """Held-out loss rises while the training loss falls: the best point has passed."""
-    best = passed_best(course)
-    if best is None or course.stage != "sft":
+    """Held-out loss rises while the training loss falls; or the training loss falls in stairs, where the rows come again."""
+    if course.stage != "sft":
         return None
-    then, now = around(course, best.step), mean_after(course.loss, 5)
-    if now > then:
+    best, stairs = passed_best(course), stairs_of(course)
+    if best and mean_after(course.loss, 5) <= around(course, best.step):
+        at = best.step
+        evidence = [
+            f"held-out loss {best.loss:.3f} at step {best.step}, now {course.held_out[-1].loss:.3f}",
+            f"training loss {around(course, best.step):.3f} → {mean_after(course.loss, 5):.3f}",
+        ]
+        offer = Offer(f"Stop SFT at step {at}, where it was best", {"sft.max_steps": at})
+    elif len(stairs) > 1 and not still_best(course):
+        at = course.epoch_steps
+        evidence = [f"training loss {before:.2f} → {after:.2f} at step {step}" for step, before, after in stairs]
+        evidence.append(f"there the same rows come again: a pass takes {at} steps")
+        offer = Offer(f"Stop SFT after one pass, at step {at}", {"sft.max_steps": at})
+    else:
         return None
-    evidence = [
-        f"held-out loss {best.loss:.3f} at step {best.step}, now {course.held_out[-1].loss:.3f}",
-        f"training loss {then:.3f} → {now:.3f}",
-    ]
     says = "It goes on learning the rows by heart, and gets worse on rows it has not seen."
-    offer = Offer(f"Stop SFT at step {best.step}, where it was best", {"sft.max_steps": best.step})
+    if not best:
+        says = "It knows the rows by heart: each time they come again it is better at once, and learns little in between."
     return finding(
         course,
         "memorising",
@@ -286,9 +389,33 @@ def memorising(course: Course) -> Finding | None:
     )
 
 
+def again(course: Course) -> list[int]:
+    """The steps after which the rows come again."""
+    return list(range(course.epoch_steps, course.last, course.epoch_steps)) if course.epoch_steps else []
+
+
+def stairs_of(course: Course) -> list[tuple[int, float, float]]:
+    """Where the loss falls by STAIR, and by far more than noise, as the rows come again: the step, the loss before and after."""
+    found = []
+    width = min(max(5, course.epoch_steps // 4), 20)
+    for step in again(course):
+        at = course.at(step) + 1
+        before, after = course.loss[max(0, at - width) : at], course.loss[at : at + width]
+        fall = float(np.mean(before)) - float(np.mean(after)) if len(after) == len(before) == width else 0.0
+        if fall > max(STAIR * float(np.mean(before)), FELL_SIGMA * noise(course.loss) * (2 / width) ** 0.5):
+            found.append((step, float(np.mean(before)), float(np.mean(after))))
+    return found
+
+
+def still_best(course: Course) -> bool:
+    """Is the newest held-out loss the lowest of several?"""
+    losses = [one.loss for one in course.held_out]
+    return len(losses) > 1 and losses[-1] == min(losses)
+
+
 def too_low(course: Course) -> Finding | None:
     """The loss is below MEMORISED while there is much to come."""
-    share, width = (EARLY, 5) if course.stage == "dpo" else (0.5, 5)
+    share, width = EARLY if course.stage == "dpo" else 0.5, course.points_for(LOW_PAIRS, 5)
     if len(course.loss) < 2 * width or (course.stage == "dpo" and not starts_at_ln2(course)):
         return None
     low = np.flatnonzero(rolling(course.loss, width) < MEMORISED)
@@ -342,7 +469,7 @@ def flat(course: Course) -> Finding | None:
     if len(margin) < 20 or mean_after(margin, 20) >= FLAT_MARGIN or mean_after(course.accuracy, 20) > 0.65:
         return None
     rise, error = trend(margin)
-    to_come = max(rise, 0) / len(margin) * (course.total - course.last)
+    to_come = max(rise, 0) * (course.total / course.last - 1)
     if rise > 3 * error and mean_after(margin, 20) + to_come >= 3 * FLAT_MARGIN:
         return None
     evidence = [
@@ -353,17 +480,16 @@ def flat(course: Course) -> Finding | None:
 
 
 def trivial(course: Course) -> Finding | None:
-    """Every pair is right from the first tenth of the run on."""
+    """Every pair is right, from a step in the first tenth of the run on."""
     if course.stage != "dpo" or "ipo" in course.recipe.dpo.losses:  # IPO ends at a set margin, however easy the pairs
         return None
     right = course.accuracy >= 0.999
-    first = int(np.argmax(right)) if right.any() else len(right)
-    enough = ceil(TRIVIAL_PAIRS / course.settings.effective_batch)
-    if first + enough > len(right) or course.steps[first] > max(3, TRIVIAL_SHARE * course.total):
+    enough = course.points_for(TRIVIAL_PAIRS, 1)
+    begins = np.flatnonzero(np.convolve(right, np.ones(enough), "valid") == enough) if len(right) >= enough else ()
+    if not len(begins) or course.steps[begins[0]] > max(3, TRIVIAL_SHARE * course.total):
         return None
-    if not right[first : first + enough].all():
-        return None
-    at, pairs = int(course.steps[first + enough - 1]), enough * course.settings.effective_batch
+    first = int(begins[0])
+    at, pairs = int(course.steps[first + enough - 1]), enough * course.rows_of_a_point
     evidence = [f"accuracy 1.00 from step {course.steps[first]:.0f} of {course.total} on, for {pairs} pairs"]
     says = (
         "All pairs are told apart at once: they are too easy (by length, by a fixed phrase), repeated, or known from SFT. "
@@ -505,14 +631,27 @@ def contradicted(course: Course) -> Finding | None:
 # ---- answers
 
 
-def unended(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
-    """The adapter's answers have stopped ending by themselves."""
-    base, ours = scores.get("base"), scores.get(course.stage)
-    rival = max((score.ended.value for lane, score in scores.items() if lane != course.stage), default=0.0)
-    if base is None or ours is None or rival - ours.ended.value < UNENDED:
+def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+    """The adapter's answers have a template's markers; or DPO's run on to where they are cut, and ended by themselves before.
+    SFT may learn longer answers than can be shown: that they are cut then says nothing."""
+    ours = answered.get(course.stage)
+    before = max(
+        (one for lane, one in answered.items() if lane != course.stage), key=lambda one: one.ended, default=None
+    )
+    if ours is None or before is None:
         return None
-    evidence = [f"{ours.ended.value:.0%} of the answers end by themselves; {rival:.0%} did before this stage"]
-    says = "The format is coming apart: the model no longer says when it is done."
+    run_on = before.ended - ours.ended >= UNENDED and ours.tokens >= LONGER * before.tokens
+    if ours.marked - before.marked >= MARKED:
+        evidence = [f"{ours.marked:.0%} of the answers hold markers of the chat template; {before.marked:.0%} did before"]
+        says = "The format is coming apart: the model writes the marks between turns into its answers. Check the template."
+    elif course.stage == "dpo" and run_on:
+        evidence = [
+            f"{ours.ended:.0%} of the answers end by themselves; {before.ended:.0%} did before this stage",
+            f"at least {ours.tokens:.0f} tokens each; {before.tokens:.0f} before",
+        ]
+        says = "The format is coming apart: the model no longer says when it is done."
+    else:
+        return None
     offer = with_sft_term(course.recipe.dpo) if course.stage == "dpo" else slower(course)
     return finding(
         course,
@@ -525,19 +664,21 @@ def unended(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
     )
 
 
-def longer(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
+def longer(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
     """DPO's answers have grown well beyond those of the model before it."""
-    before_dpo, ours = scores.get("sft") or scores.get("base"), scores.get("dpo")
-    if course.stage != "dpo" or before_dpo is None or ours is None or not before_dpo.tokens.value:
+    before, ours = answered.get("sft") or answered.get("base"), answered.get("dpo")
+    if course.stage != "dpo" or before is None or ours is None or before.ended < WHOLE or unended(course, answered):
         return None
-    growth = ours.tokens.value / before_dpo.tokens.value
-    if growth < LONGER or not len(course.margin) or mean_after(course.margin, 5) <= 0:
+    if ours.tokens < LONGER * before.tokens or not len(course.margin) or mean_after(course.margin, 5) <= 0:
         return None
     evidence = [
-        f"{before_dpo.tokens.value:.0f} tokens before DPO, {ours.tokens.value:.0f} after",
+        f"{before.tokens:.0f} tokens before DPO, {'at least ' if ours.ended < 1 else ''}{ours.tokens:.0f} after",
         f"margin {mean_after(course.margin, 5):.2f}",
     ]
-    says = "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data."
+    says = (
+        "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data. The Data tab "
+        "counts it under Health: Chosen is longer."
+    )
     offer = Offer("The length-normalised loss", single_loss("sigmoid_norm"))
     return finding(
         course,
@@ -550,12 +691,12 @@ def longer(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
     )
 
 
-def repeating(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | None:
+def repeating(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
     """The adapter says the same phrases over and over, and the base did not."""
-    base, ours = scores.get("base"), scores.get(course.stage)
-    if base is None or ours is None or ours.repetition.value < max(REPEATED, 2 * base.repetition.value):
+    base, ours = answered.get("base"), answered.get(course.stage)
+    if base is None or ours is None or ours.repetition < max(REPEATED, 2 * base.repetition):
         return None
-    evidence = [f"{ours.repetition.value:.0%} of its phrases are repeats; {base.repetition.value:.0%} for the base"]
+    evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
     says = "The answers go in circles: the adapter has moved too far from its base."
     offer = slower(course) if course.stage == "sft" else more_beta(course.recipe.dpo)
     return finding(
@@ -564,10 +705,10 @@ def repeating(course: Course, scores: Mapping[str, OwnAnswers]) -> Finding | Non
 
 
 CHECKS: tuple[Callable[[Course], Finding | None], ...] = (
-    diverged, contradicted, dead, not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
+    diverged, margins_diverging, contradicted, dead, not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
     double_descent,
 )  # fmt: skip
-ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, OwnAnswers]], Finding | None], ...] = (unended, repeating, longer)
+ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, Answers]], Finding | None], ...] = (unended, repeating, longer)
 
 
 # ---- what several checks ask, and what they offer
@@ -583,9 +724,9 @@ def finding(
     offer: Offer,
     step: int | None = None,
 ) -> Finding:
-    return Finding(
-        f"{course.stage}.{key}", course.stage, step or course.last, title, says, tuple(evidence), source, offer
-    )
+    """Of the course's last step, if no other is named; what is offered always changes something."""
+    at, helps = step or course.last, changing(course, offer)
+    return Finding(f"{course.stage}.{key}", course.stage, at, title, says, tuple(evidence), source, helps)
 
 
 def starts_at_ln2(course: Course) -> bool:
@@ -598,8 +739,15 @@ def passed_best(course: Course) -> Evaluated | None:
     if len(course.held_out) < 3:
         return None
     best = min(course.held_out, key=lambda one: one.loss)
-    bound = best.loss + max(WORSE * abs(best.loss), 0.01)
+    bound = best.loss + max(WORSE * abs(best.loss), 0.01, doubt(course, best.loss))
     return best if min(one.loss for one in course.held_out[-2:]) > bound else None
+
+
+def doubt(course: Course, best: float) -> float:
+    """How far above its best a held-out loss may be by chance."""
+    if len(course.held_out) >= WORSE_CHECKS:
+        return WORSE_SIGMA * wiggle([one.loss for one in course.held_out])
+    return WORSE * abs(best) * (WORSE_ROWS / max(1, course.held_out_rows)) ** 0.5
 
 
 def around(course: Course, step: int) -> float:

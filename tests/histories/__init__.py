@@ -48,6 +48,7 @@ class Made:
 
     loss, margin: the true curves. wobble: the noise of the loss. spikes: step → what is added to its loss.
     held_out: the true held-out loss, accuracy and margin by share of the run, measured eight times.
+    passes: over the rows, so the rows come again that often less one.
     """
 
     stage: Stage = "sft"
@@ -62,11 +63,16 @@ class Made:
     norm: float = 1.0
     held_out: Callable[[float], tuple[float, float, float]] | None = None
     recipe: Recipe = Recipe()
+    passes: int = 1
+
+    @property
+    def rows(self) -> int:
+        return self.total * getattr(self.recipe, self.stage).effective_batch // self.passes
 
     def told(self, seed: int) -> Iterator[Event]:
         """Every event, in order."""
         random = Random(seed)
-        yield Prepared(400, 400, HELD_OUT, "0" * 64)
+        yield Prepared(self.rows, self.rows, HELD_OUT, "0" * 64)
         for step in range(1, self.total + 1):
             yield self.step(step, random)
             if self.held_out and step % max(1, self.total // 8) == 0:
