@@ -94,7 +94,7 @@ def main(work: Callable[[Path], int] = worker.main) -> int:
         keeper.ended(begun)
         first = None
     os.close(writer)
-    return keeper.end_like(keeper.kept(partial(work, run_dir), partial(worker.killed, run_dir), first=first))
+    return worker.kept(run_dir, work, first)
 
 
 def wait(reader: int, writer: int, work: Callable[[Path], int]) -> int:
