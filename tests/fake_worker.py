@@ -3,10 +3,12 @@
 How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
+crashes   SIGSEGV in mid-SFT            hangs     makes no step after SFT's fifth, whatever is asked
 hostile   its answers try to break the page      twins     all lanes answer the same
 leaks     prints its environment and fails with it      crams     has no memory for SFT's sixth step, whatever is tried
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
+With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not.
 With "waits" in its name it takes its first step when a file named `go` lies in its folder.
 """
 
@@ -20,6 +22,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from trainer_core import checkpoints, requests, runs, worker
@@ -75,7 +78,7 @@ ANSWERS = {
 }
 PARTS = 5
 STEPS = {"sft": 24, "dpo": 20}
-BEHAVIOURS = ("crams", "leaks", "fails", "bug", "killed", "noload", "hostile", "slow", "trivial", "twins")
+BEHAVIOURS = ("crams", "leaks", "fails", "bug", "killed", "crashes", "hangs", "noload", "hostile", "slow", "trivial", "twins")
 SLOW = 4.0
 EVALUATE_EVERY = 6
 
@@ -172,6 +175,10 @@ class Script:
                 raise ValueError("<b>something</b> nobody thought of")
             case "killed", "sft", 6:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "crashes", "sft", 6:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hangs", "sft", 6:
+                time.sleep(600)
 
     def step(self, stage: Stage, step: int, total: int) -> Step:
         noise, way = self.random.gauss(0, 1) * (step > 1), (step - 1) / total
@@ -276,7 +283,10 @@ def behaviour(job: Job) -> str:
 
 def main() -> int:
     speed, run_dir = float(sys.argv[1]), Path(sys.argv[2]).resolve()
-    while (code := worker.main(run_dir, parts=lambda job: Script(job, speed))) == worker.AGAIN:
+    work = partial(worker.main, parts=lambda job: Script(job, speed))
+    if "kept" in run_dir.name:
+        return worker.kept(run_dir, work)
+    while (code := work(run_dir)) == worker.AGAIN:
         pass
     return code
 

@@ -109,12 +109,29 @@ def test_a_list_larger_than_the_buffer_is_read_piece_by_piece(tmp_path: Path) ->
     assert found == [Row(n + 1, 3 * n + 2, row) for n, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("text", [b'{"a": "b\\": c\\\\"}', b'{"a" : {"b" : "\\" : "}}', b'{"a":[{"b":1},{"b":2}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": "b\\": c\\\\"}',
+        b'{"a" : {"b" : "\\" : "}}',
+        b'{"a":[{"b":1},{"b":2}]}',
+        b'{"a\\"":"\\u0022","b\\\\":["\\"",{"\\u0022":null}]}',
+    ],
+)
 def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
     assert json_text.parsed(text, Limits()) == json.loads(text)
 
 
-@pytest.mark.parametrize("text", [b'{"a":1,"b":2,"a":3}', b'{"x":{"a":1,"a" : 2}}', b'{"x":[{"\\u0061":1,"a":2}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":1,"b":2,"a":3}',
+        b'{"x":{"a":1,"a" : 2}}',
+        b'{"x":[{"\\u0061":1,"a":2}]}',
+        b'{"a":1,"a"\t:"\\""}',
+        b'{"a":1,"a":"\\u0022\\u0022"}',
+    ],
+)
 def test_double_keys_are_found_at_any_depth(text: bytes) -> None:
     found = json_text.parsed(text, Limits())
     assert isinstance(found, json_text.Fault) and "'a' appears twice" in found.reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,7 +141,24 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
     boss, run_id = start("killed")
     view = until(boss, run_id, ended)
     assert view.phase is Phase.FAILED and "SIGKILL" in view.error and "without a last word" in view.error
+    assert "memory" not in view.error, "nobody has seen that memory ran out"
     assert boss_of(boss.workspace.root).run(run_id).phase is Phase.FAILED, "an app that starts anew says the same"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a keeper is a fork")
+@pytest.mark.parametrize(
+    ("behaviour", "words", "log"),
+    [
+        ("killed", r"was ended by SIGKILL from outside.*\. Resume goes on from SFT step 5\.$", ""),
+        ("crashes", r"was ended by SIGSEGV: a library or the driver failed .* Resume goes on from SFT step 5\.$", "misbehave"),
+    ],
+)
+def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words: str, log: str) -> None:
+    boss, run_id = start(f"{behaviour}-kept")
+    view = until(boss, run_id, ended)
+    assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
+    later = boss_of(boss.workspace.root).run(run_id)
+    assert (later.phase, later.error) == (Phase.FAILED, view.error)
 
 
 APP = """

@@ -21,6 +21,7 @@ def kept(
     step_down: Callable[[], bool],
     kills: Callable[[], int] | None = None,
     first: int | None = None,
+    last_word: Callable[[int], None] = lambda code: None,
 ) -> int:
     """Run the worker in a child, again and again as long as there is a reason to. Returns the last one's exit code.
 
@@ -29,6 +30,7 @@ def kept(
         step_down: writes down what the next worker does with less; False: nothing is left to try.
         kills: how many processes the memory guard has ended so far.
         first: a child that works already; its life is the first one.
+        last_word: says for the last one what its exit code tells, if it could not say it itself.
     """
     kills, child = kills or kernel_kills, first
     while True:
@@ -37,6 +39,7 @@ def kept(
         child = None
         guarded = code == -signal.SIGKILL and kills() > before
         if code != AGAIN and not (guarded and step_down()):
+            last_word(code)
             return 1 if guarded else code
 
 
@@ -59,6 +62,13 @@ def forked(work: Callable[[], int]) -> int:
 def ended(child: int) -> int:
     """Wait for the child's end: its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def told(code: int) -> str:
+    """How a process ended, by its exit code, as the end of a sentence that begins with the process."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was ended by {next((one.name for one in signal.Signals if one == -code), f'signal {-code}')}"
 
 
 def kernel_kills() -> int:

@@ -122,6 +122,16 @@ class RunView:
         """Optimiser steps that a stage has done."""
         return max((point.step for point in self.points if point.stage == stage), default=0)
 
+    @property
+    def kept(self) -> str:
+        """What there is to go on from if the run ends now, as a sentence."""
+        newest = self.checkpoints[-1] if self.checkpoints else None
+        if newest and newest.stage not in self.adapters:
+            return f"Resume goes on from {newest.stage.upper()} step {newest.step}."
+        if self.adapters:
+            return f"Resume goes on after {list(self.adapters)[-1].upper()}, whose adapter is saved."
+        return "No checkpoint was saved yet, so Resume begins anew."
+
     def used(self, what: str, asked: str) -> str:
         """The value a setting really had: what was asked, unless the run says otherwise."""
         return next((change.used for change in reversed(self.changes) if change.what == what), asked)
@@ -250,7 +260,7 @@ def settle(view: RunView, alive: bool, last_line: str) -> RunView:
     """An active run without a process failed, whatever its last event said."""
     if not view.phase.active or alive:
         return view
-    said = f" The last line of its log: {last_line}" if last_line else ""
+    said = f" The last line of its log: “{last_line}”." if last_line else ""
     return replace(view, phase=Phase.FAILED, error=f"The worker ended without a last word.{said}")
 
 

@@ -100,7 +100,7 @@ def main(work: Callable[[Path], int] = worker.main) -> int:
     os.close(writer)
     if first:
         stand_in(run_dir, first)
-    return keeper.end_like(keeper.kept(partial(work, run_dir), partial(worker.killed, run_dir), first=first))
+    return worker.kept(run_dir, work, first)
 
 
 def stand_in(run_dir: Path, child: int) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from trainer_core import runs, stall
+from trainer_core import keeper, runs, stall
 from trainer_core.event_log import Tail
 from trainer_core.events import Phase, Status
 from trainer_core.run_view import RunView, fold, folded, settle
@@ -55,9 +54,5 @@ class Watched:
 
 
 def explained(view: RunView, code: int | None) -> RunView:
-    """A failed view with what the exit code tells; it is known only to the app that started the worker."""
-    if code is None or code >= 0:
-        return view
-    name = signal.Signals(-code).name
-    why = " The system ended it, most likely because memory ran out." if name == "SIGKILL" else ""
-    return replace(view, error=f"{view.error} It was ended by {name}.{why}")
+    """A failed view with what the exit code tells, where nobody was left to say it: only the app that started it knows."""
+    return replace(view, error=f"{view.error} It {keeper.told(code)}.") if code else view

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +24,9 @@ from trainer_core.keeper import AGAIN
 from trainer_core.run_view import read_view
 
 IMPORTING = Status(Phase.LOADING, "Loading the libraries, up to a minute the first time")
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, getattr(signal, "SIGBUS", signal.SIGSEGV))
+"""Signals of a process to itself, after which faulthandler has written into the log where it was."""
+CRASH_LINES = 40
 
 
 class Parts(Protocol):
@@ -125,6 +130,30 @@ def killed(run_dir: Path) -> bool:
     )
 
 
+def last_word(run_dir: Path, code: int) -> None:
+    """What a worker could not say itself, since it was ended in mid-sentence. Its keeper says it, whether an app looks or not."""
+    view = read_view(run_dir)
+    if not view.phase.active:
+        return
+    log = "\n".join(runs.log_tail(run_dir, CRASH_LINES)) if -code in CRASHES else ""
+    with suppress(DiskError):
+        EventLog(run_dir / "events.jsonl")(Failed(f"The worker {keeper.told(code)}{cause(code)}. {view.kept}", log))
+
+
+def cause(code: int) -> str:
+    """What an exit code says about why, as the end of a sentence; nothing where it says nothing."""
+    if -code in CRASHES:
+        return ": a library or the driver failed below Python"
+    counted = "; the system counted no lack of memory" if keeper.COUNTS.exists() else ""
+    return f" from outside{counted}" if code < 0 else ""
+
+
+def kept(run_dir: Path, work: Callable[[Path], int], first: int | None = None) -> int:
+    """A worker that a parent keeps going, to its end. `first`: a child that works already."""
+    life, less, said = (partial(one, run_dir) for one in (work, killed, last_word))
+    return keeper.end_like(keeper.kept(life, less, first=first, last_word=said))
+
+
 def again() -> None:
     """This process anew: the same command with nothing in memory, on the processor and on the card. The lock goes with it."""
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -133,7 +162,7 @@ def again() -> None:
 def life(run_dir: Path) -> int:
     """A worker from first to last. One that trains is kept going by a parent, where the system can fork."""
     if os.name == "posix" and trains(run_dir):
-        return keeper.end_like(keeper.kept(partial(main, run_dir), partial(killed, run_dir)))
+        return kept(run_dir, main)
     code = main(run_dir)
     if code == AGAIN:
         again()

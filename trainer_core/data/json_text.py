@@ -61,19 +61,17 @@ def parsed(text: bytes, limits: Limits) -> dict[str, Any] | Fault:
     if isinstance(found, Fault):
         return found
     try:
-        keys = count_keys(found, limits.depth - 1)
+        quotes = count_quotes(found, limits.depth - 1)
     except RecursionError:
         return Fault(f"nested deeper than {limits.depth} levels")
-    return found if keys == count_colons(text) else without_double(text, found)
+    return found if quotes == spelled_quotes(text) else without_double(text, found)
 
 
 def as_object(value: Any) -> dict[str, Any] | Fault:
+    if isinstance(value, dict):
+        return value
     kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return (
-        value
-        if isinstance(value, dict)
-        else Fault(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
-    )
+    return Fault(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
 
 
 def fault(text: bytes, error: orjson.JSONDecodeError) -> Fault:
@@ -94,20 +92,25 @@ def shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text[:60]).strip()
 
 
-def count_keys(value: Any, left: int) -> int:
-    """How many keys a value has in all; RecursionError where it is deeper than `left` levels."""
+def count_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
+    """How many quotes it takes to spell the keys and texts of a value; RecursionError where it is deeper than `left` levels.
+
+    A text that has more of them has a key twice, of which a parser keeps only the last.
+    """
     if left < 0:
         raise RecursionError
-    if isinstance(value, dict):
-        own, inside = len(value), value.values()
-    else:
-        own, inside = 0, value
-    return own + sum(count_keys(one, left - 1) for one in inside if isinstance(one, dict | list))
+    quotes = 0
+    for one in [*value, *value.values()] if isinstance(value, dict) else value:
+        if isinstance(one, str):
+            quotes += 2 + one.count('"') if '"' in one else 2
+        elif isinstance(one, dict | list):
+            quotes += count_quotes(one, left - 1)
+    return quotes
 
 
-def count_colons(text: bytes) -> int:
-    """How many keys the text spells, by the quote and colon after each; exact for JSON as programs write it."""
-    return text.count(b'":') - text.count(b'\\":') + text.count(b'" :')
+def spelled_quotes(text: bytes) -> int | None:
+    """How many quotes a text has, or None where one of them is spelled in another way."""
+    return None if b"\\" in text and b"\\u0022" in text else text.count(b'"')
 
 
 def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault:
