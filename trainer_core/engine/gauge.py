@@ -12,7 +12,7 @@ from typing import Protocol
 import psutil
 import torch
 
-from trainer_core import hardware
+from trainer_core import hardware, heap
 
 LOOK_SECONDS = 0.002
 SELF = Path("/proc/self")
@@ -56,6 +56,7 @@ class Resident:
     @contextmanager
     def watching(self) -> Iterator[Peak]:
         peak, ended = Peak(), threading.Event()
+        heap.trim()
         peak.bytes = self.now()
         counted = forget_peak()
 

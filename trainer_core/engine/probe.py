@@ -1,7 +1,5 @@
 """Memory measured before the first step: the longest rows, forward and backward, at half and at the whole micro-batch.
 
-The whole one is tried twice, because an allocator that has once been full leaves gaps, and a run is full many times.
-
 No optimiser step is made, and gradients, random states and the trainer's sums are put back, so that the run is the same to
 the last bit. If the measure says that the whole batch will not fit, the ladder's next rung is taken at once.
 """
@@ -13,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,9 +28,6 @@ from trainer_core.vram import Measurement, Setup, static_parts
 SECONDS = 20.0
 SHARE = 0.02
 """A probe may take so many seconds, or so much of the run; what takes more than both is cut short."""
-GAPS = 1.1
-"""Resident memory that a run comes to, against a first pass. Without it the line through half a batch told 1.02, 0.90 and 0.86
-of the run's peak (SFT with 2 × 256 and 4 × 512 tokens, DPO with 2 × 256); a whole batch tried twice told 0.87."""
 EIGHT_BIT = 2 + 8 / 256
 """Bytes of 8-bit AdamW for a number: two states, and a scale for each 256."""
 
@@ -51,8 +46,8 @@ class Point:
 
 
 def too_costly(counts: Sequence[int], batches: int) -> str:
-    """Why a probe is left out on the processor: two and a half of the longest batches against all that the run computes."""
-    share = 2.5 * max(counts) / (sum(counts) / len(counts) * batches)
+    """Why a probe is left out on the processor: three of the longest batches against all that the run computes."""
+    share = 3 * max(counts) / (sum(counts) / len(counts) * batches)
     if share <= SHARE:
         return ""
     return (
@@ -123,7 +118,7 @@ class Probe(TrainerCallback):
             whole = self.tokens(batch)
             cut = self.too_long(points[-1], whole, batches, time.monotonic() - began)
             if not cut and extrapolated([points[0], *points], whole) + optimiser <= self.gauge.most():
-                points.append(max(self.run(batch), self.run(batch), key=lambda point: point.bytes))
+                points.append(self.run(batch))
         self.say(points, whole, optimiser, time.monotonic() - began)
 
     def too_long(self, last: Point, whole: int, batches: int, so_far: float) -> bool:
@@ -132,19 +127,31 @@ class Probe(TrainerCallback):
             return False
         each = last.seconds * whole / last.tokens
         mean = sum(self.counts) / len(self.counts) / max(self.counts)
-        return so_far + 2 * each > SECONDS and so_far + 2 * each > SHARE * batches * each * mean
+        return so_far + each > SECONDS and so_far + each > SHARE * batches * each / self.passes * mean
 
     def tokens(self, batch: int) -> int:
         """Of a padded micro-batch of the longest rows; a pair is two rows."""
         return max(self.counts) * batch * (2 if self.stage == "dpo" else 1)
 
+    @property
+    def passes(self) -> int:
+        """Micro-batches until a step's peak is seen. The gradients that the first one leaves lie among what it gave back, so that
+        a second one finds less of that in one piece, and takes more."""
+        return min(2, self.trainer.args.gradient_accumulation_steps)
+
     def run(self, batch: int) -> Point:
-        """Forward and backward over the longest rows, just as training does it."""
+        """The first micro-batches of a step, forward and backward, over the longest rows, just as training does it."""
         trainer, began = self.trainer, time.monotonic()
         places = rows.longest(self.counts, batch)
-        inputs = trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[place] for place in places]))
+        trainer.model.zero_grad()
         with self.gauge.watching() as peak:
-            trainer.training_step(trainer.model, inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device))
+            for _ in range(self.passes):
+                inputs = trainer._prepare_inputs(
+                    trainer.data_collator([trainer.train_dataset[place] for place in places])
+                )
+                trainer.training_step(
+                    trainer.model, inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device)
+                )
         return Point(self.tokens(batch), peak.bytes, time.monotonic() - began)
 
     def say(self, points: list[Point], whole: int, optimiser: int, seconds: float) -> None:
@@ -155,7 +162,7 @@ class Probe(TrainerCallback):
         """
         cut = points[-1].tokens < whole
         line = points if len(points) > 1 else [*points, *points]
-        peak = round(max(extrapolated(line, whole), extrapolated(steady(line), whole))) + optimiser
+        peak = round(extrapolated(line, whole)) + optimiser
         most, half = self.gauge.most(), points[min(1, len(points) - 1)].bytes
         self.emit(Probed(self.stage, whole, half, peak, most, round(seconds, 2), cut))
         if len(points) > 1:
@@ -166,18 +173,9 @@ class Probe(TrainerCallback):
             )
 
 
-def steady(points: Sequence[Point]) -> Sequence[Point]:
-    """The points whose line a long run follows. On the processor it is the line from nothing through half a batch, and a little
-    steeper: resident memory keeps gaps and grows for some steps."""
-    if torch.cuda.is_available():
-        return points[-2:]
-    nothing, half = points[:2]
-    return nothing, replace(half, bytes=round(nothing.bytes + GAPS * (half.bytes - nothing.bytes)))
-
-
 def measurement(points: Sequence[Point], optimiser: int, setup: Setup) -> Measurement:
     """What holds for other ranks, batches and lengths too: bytes a token, and what is neither that nor exactly known."""
-    first, last = steady(points)
+    first, last = points[-2:]
     per_token = slope(first, last)
     rest = last.bytes + optimiser - per_token * last.tokens - sum(static_parts(setup).values())
     return Measurement(per_token=per_token, rest=rest)
@@ -204,8 +202,6 @@ def untouched(trainer: Any) -> Iterator[None]:
     grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]
     sums, seen = copy.deepcopy(trainer._metrics), trainer._total_train_tokens
     kept, numbers = random.getstate(), np.random.get_state()
-    for weight in trained:  # in a step they are there from its second micro-batch on
-        weight.grad = torch.zeros_like(weight)
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         model.train()
         try:
