@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from trainer_core import data
 from trainer_core.config import Data, Method
-from trainer_core.data import Checkup, Finding, Report, Request, examine, load
+from trainer_core.data import Checkup, Finding, Message, Pair, Report, Request, examine, health, load
 from trainer_core.data.health import FAULTS
 from trainer_core.errors import DataError
 
@@ -286,6 +289,24 @@ def test_sides_that_share_95_percent_from_both_ends_are_nearly_identical(
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps({"prompt": "a?", "chosen": text, "rejected": other}))
     assert ("near_identical" in counts(check(path))) is found
+
+
+SHORT = st.text("aAbB \n", max_size=8)
+
+
+@settings(max_examples=300)
+@given(ends=st.tuples(SHORT, SHORT, SHORT, SHORT), middle=st.integers(0, 60), other=st.booleans())
+def test_a_look_at_the_ends_says_what_a_look_at_all_says(
+    ends: tuple[str, str, str, str], middle: int, other: bool
+) -> None:
+    start, other_start, end, other_end = ends
+    one = Message("assistant", f"{start}{'.' * middle}{end}")
+    two = Message("assistant", f"{other_start}{(',' if other else '.') * middle}{other_end}")
+    pair = Pair((), (one,), (two,))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(health, "END", sys.maxsize)
+        of_all = health.near_identical(pair)
+    assert health.near_identical(pair) is of_all
 
 
 def test_skipped_lines_are_a_note_and_no_finding(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +15,7 @@ import pytest
 from trainer_core.config import SAMPLE, Columns, Data, Method, Step
 from trainer_core.data import Chat, Message, Pair, count, load, split
 from trainer_core.data.remedies import STEPS, Treatment
-from trainer_core.data.rows import prompt_key
+from trainer_core.data.rows import plain, prompt_key
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]
@@ -69,6 +70,14 @@ def test_rows_with_one_prompt_stay_on_one_side(tmp_path: Path) -> None:
     assert len(loaded.held_out) == 25
     assert keys(loaded.pairs).isdisjoint(keys(loaded.held_out))
     assert set(Counter(prompt_key(one.prompt) for one in loaded.held_out).values()) == {5}
+
+
+def test_no_white_space_counts_in_a_prompt() -> None:
+    white = [letter for letter in map(chr, range(sys.maxunicode + 1)) if letter.isspace()]
+    assert len(white) > 20
+    for one in white:
+        for other in white:
+            assert plain(f"{one}{other}So{one}many {other}{other}Spaces{other}{one}{one}") == "so many spaces"
 
 
 def test_a_prompt_that_fills_the_set_cannot_be_held_out(tmp_path: Path) -> None:

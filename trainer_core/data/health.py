@@ -11,6 +11,10 @@ from trainer_core.data.rows import Chat, Item, Message, Pair, plain, prompt_key,
 
 NEAR = 0.95
 """Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
+END = 16
+"""Letters looked at first at either end: where both ends differ, two letters of 32 do, and that is more than a twentieth."""
+ALLOWED = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+"""Role -> the roles whose turn may come next; the first is the user's."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def unusable(item: Item) -> str | None:
         return "empty_prompt" if len(item.messages) > 1 and nothing_asked(item.messages) else None
     if nothing_asked(item.prompt):
         return "empty_prompt"
-    if any(is_empty(message) for message in item.chosen + item.rejected if message.role == "assistant"):
+    if any([is_empty(message) for message in item.chosen + item.rejected if message.role == "assistant"]):
         return "empty_answer"
     return "identical" if item.chosen == item.rejected else None
 
@@ -66,7 +70,7 @@ def is_empty(message: Message) -> bool:
 
 
 def nothing_asked(messages: tuple[Message, ...]) -> bool:
-    return all(is_empty(message) for message in messages if message.role == "user")
+    return all([is_empty(message) for message in messages if message.role == "user"])
 
 
 def faults(item: Item, margin: float | None = None) -> Iterator[str]:
@@ -124,8 +128,9 @@ def text_of(item: Item) -> str:
 
 def near_identical(pair: Pair) -> bool:
     """Whether the sides share 95 % of the longer one, counted from both ends; case and white space do not count."""
-    one, other = (" ".join(message.content for message in side) for side in (pair.chosen, pair.rejected))
-    if min(len(one), len(other)) < NEAR * max(len(one), len(other)) - 16:
+    one, other = (" ".join([message.content for message in side]) for side in (pair.chosen, pair.rejected))
+    shorter = min(len(one), len(other))
+    if shorter < NEAR * max(len(one), len(other)) - 16 or (shorter >= 2 * END and ends_differ(one, other)):
         return False
     one, other = plain(one), plain(other)
     if one == other:
@@ -133,6 +138,18 @@ def near_identical(pair: Pair) -> bool:
     start = shared_start(one, other)
     end = shared_start(one[start:][::-1], other[start:][::-1])
     return start + end >= NEAR * max(len(one), len(other))
+
+
+def ends_differ(one: str, other: str) -> bool:
+    """Whether two texts differ both in their first and in their last letters, told without a look at the rest.
+
+    For ASCII alone: elsewhere the letter behind the first ones may change them.
+    """
+    if not (one.isascii() and other.isascii()):
+        return False
+    start, other_start, end, other_end = map(plain, (one[:END], other[:END], one[-END:], other[-END:]))
+    starts_agree = start.startswith(other_start) or other_start.startswith(start)
+    return not (starts_agree or end.endswith(other_end) or other_end.endswith(end))
 
 
 def shared_start(one: str, other: str) -> int:
@@ -166,8 +183,7 @@ def out_of_order(item: Item) -> bool:
 def wrong_turns(messages: tuple[Message, ...], before: str = "") -> bool:
     first = bool(messages) and messages[0].role == "system"
     for message in messages[first:]:
-        allowed = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
-        if message.role not in allowed[before]:
+        if message.role not in ALLOWED[before]:
             return True
         before = message.role
     return False

@@ -10,6 +10,8 @@ from hashlib import blake2b
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+WHITE = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029"
+"""All white space that NFKC leaves, but for the space itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,8 @@ def prompt_key(prompt: tuple[Message, ...]) -> int:
     System messages, letter case, white space and Unicode look-alikes (NFKC) do not count. A row's prompt is asked for
     several times in a row, hence the small cache.
     """
-    digest = blake2b(digest_size=8)
-    for message in prompt:
-        if message.role != "system":
-            digest.update(f"{message.role}\0{plain(message.content)}\0".encode())
-    return int.from_bytes(digest.digest())
+    said = [f"{message.role}\0{plain(message.content)}\0" for message in prompt if message.role != "system"]
+    return int.from_bytes(blake2b("".join(said).encode(), digest_size=8).digest())
 
 
 def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
@@ -70,11 +69,16 @@ def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
 
 def opening(item: Item) -> tuple[Message, ...]:
     """What comes before the first answer; rows that share it are never split between training and held-out."""
-    return next(prompts_of(item))
+    return item.prompt if isinstance(item, Pair) else next(prompts_of(item))
 
 
 def plain(text: str) -> str:
     """Text without the differences that do not count: case, white space, Unicode look-alikes."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.split()).casefold()
+    for white in WHITE:
+        if white in text:
+            text = text.replace(white, " ")
+    while "  " in text:
+        text = text.replace("  ", " ")
+    return text.strip().casefold()
