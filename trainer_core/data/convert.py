@@ -19,7 +19,7 @@ def to_chat(values: Values, columns: Parts) -> Chat:
     messages = spoken(values, text, "assistant", True) if text else before_answer(values, columns)
     if answer:
         messages += spoken(values, answer, "assistant")
-    if not any(message.role == "assistant" for message in messages):
+    if "assistant" not in [message.role for message in messages]:
         raise BadRow("no answer", "no turn of the assistant to learn from")
     return Chat(messages)
 
@@ -56,7 +56,7 @@ def checked(pair: Pair) -> Pair:
     """
     if pair.chosen[0].role != "assistant" or pair.rejected[0].role != "assistant":
         raise BadRow("different prompts", "chosen and rejected do not answer the same prompt")
-    if not any(message.role == "user" for message in pair.prompt):
+    if "user" not in [message.role for message in pair.prompt]:
         raise BadRow("no prompt", "no prompt before the answers")
     return pair
 
@@ -119,8 +119,10 @@ def with_system(messages: tuple[Message, ...], values: Values, columns: Parts) -
 
 def spoken(values: Values, column: str, role: Role, whole: bool = False) -> tuple[Message, ...]:
     """A cell as messages: text is one turn of `role`; with `whole`, a transcript is taken apart into its turns."""
-    if isinstance(values.get(column), list | dict):
-        return cells.messages(values, column)
-    said = cells.text(values, column)
+    said = values.get(column)
+    if not isinstance(said, str):
+        if isinstance(said, list | dict):
+            return cells.messages(values, column)
+        said = cells.text(values, column)
     dialect = dialects.spoken_in(said) if whole else None
     return dialects.taken_apart(said, dialect) if dialect else (Message(role, said),)

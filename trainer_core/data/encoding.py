@@ -61,7 +61,7 @@ def utf16_without_mark(head: bytes) -> str | None:
 def is_utf8(file: BinaryIO) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(SAMPLE):
             decoder.decode(chunk)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:

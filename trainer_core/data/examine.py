@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainer_core.data import remedies, split, words
 from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS, Fault, text_of
-from trainer_core.data.lengths import Book, Characters, Tokens
+from trainer_core.data.lengths import Book, Tokens
 from trainer_core.data.report import FileReport, Finding, Level, Remedy, Report, Where
 from trainer_core.data.rows import Chat, Item, Pair, opening, prompt_key, prompts_of
 from trainer_core.data.source import Checkup, Example, Found, Misfit, News, Note, Progress, Request, examples
@@ -59,19 +59,22 @@ class Examiner:
     def __init__(self, checkup: Checkup) -> None:
         self.checkup = checkup
         self.treatment = remedies.Treatment(checkup.steps, held_out_prompts(checkup))
-        self.book = Book(Tokens(checkup.tokenizer) if checkup.tokenizer else Characters(), checkup.length)
+        self.book = Book(Tokens(checkup.tokenizer) if checkup.tokenizer else None, checkup.length)
         self.found: list[Found] = []
         self.rows: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[Where]] = {}
         self.reasons: dict[str, str] = {}
-        self.openings: Counter[int] = Counter()
+        self.openings: dict[int, int] = defaultdict(int)
         self.preview: list[Item] = []
         self.notes: list[str] = []
         self.usable = self.with_system = 0
 
     def look(self, news: News) -> None:
         match news:
+            case Example():
+                self.rows[news.file] += 1
+                self.look_at(news)
             case Note(text):
                 self.notes.append(text)
             case Found():
@@ -83,9 +86,6 @@ class Examiner:
                 self.rows[news.file] += 1
                 self.reasons.setdefault(news.code, news.reason)
                 self.count(f"misfit: {news.code}", Where(news.file, news.row, news.line, news.reason))
-            case Example():
-                self.rows[news.file] += 1
-                self.look_at(news)
 
     def look_at(self, example: Example) -> None:
         """One row: its faults, and where it is usable its lengths and its prompt."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from trainer_core.data.report import Lengths
 from trainer_core.data.rows import Chat, Item, Message, Pair
@@ -20,23 +20,12 @@ PER_TURN = 4
 FIRST_BIN = 16
 
 
-class Characters:
-    """Counts letters; the measure that is always there."""
-
-    unit: Literal["characters"] = "characters"
-
-    def __call__(self, text: str) -> int:
-        return len(text)
-
-
 class Tokens:
     """Counts with a tokenizer.json.
 
     Raises:
         DataError: the file is missing or no tokenizer.
     """
-
-    unit: Literal["tokens"] = "tokens"
 
     def __init__(self, path: Path) -> None:
         from tokenizers import Tokenizer
@@ -79,51 +68,57 @@ def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -
 
 
 class Book:
-    """The lengths of all rows so far, part by part, and what the training length would cut from each."""
+    """The lengths of all rows so far, part by part, and what the training length would cut from each.
 
-    def __init__(self, measure: Characters | Tokens, length: int | None) -> None:
-        self.measure, self.length = measure, length if isinstance(measure, Tokens) else None
-        self.parts: dict[str, array[int]] = {}
+    Args:
+        tokens: counts tokens; without it characters are counted, and nothing is known of what would be cut.
+    """
+
+    def __init__(self, tokens: Tokens | None, length: int | None) -> None:
+        self.tokens, self.length = tokens, length if tokens else None
+        self.parts: dict[str, array[int]] = defaultdict(lambda: array("I"))
         self.rows = 0
         self.ratios = array("f")
 
     def add(self, item: Item) -> tuple[str, ...]:
         """Notes the lengths of a row. Returns the codes of what the training length would do to it."""
         self.rows += 1
-        if isinstance(self.measure, Tokens) and self.rows % max(1, self.rows // MEASURED):
+        if self.tokens and self.rows % max(1, self.rows // MEASURED):
             return ()
         return self.add_pair(item) if isinstance(item, Pair) else self.add_chat(item.messages)
 
     def add_chat(self, messages: tuple[Message, ...]) -> tuple[str, ...]:
         first = next(at for at, message in enumerate(messages) if message.role == "assistant")
         prompt, row = self.long(messages[:first]), self.long(messages)
-        self.note({"row": row, "prompt": prompt, "answers": row - prompt})
+        self.note(row=row, prompt=prompt, answers=row - prompt)
         if self.length is None or row <= self.length:
             return ()
         return ("masked",) if prompt >= self.length else ("cut",)
 
     def add_pair(self, pair: Pair) -> tuple[str, ...]:
-        prompt, chosen, rejected = (self.long(side) for side in (pair.prompt, pair.chosen, pair.rejected))
-        self.note({"row": prompt + max(chosen, rejected), "prompt": prompt, "chosen": chosen, "rejected": rejected})
+        prompt, chosen, rejected = self.long(pair.prompt), self.long(pair.chosen), self.long(pair.rejected)
+        row = prompt + max(chosen, rejected)
+        self.note(row=row, prompt=prompt, chosen=chosen, rejected=rejected)
         self.ratios.append(chosen / max(1, rejected))
-        if self.length is None or prompt + max(chosen, rejected) <= self.length:
+        if self.length is None or row <= self.length:
             return ()
         if prompt >= self.length:
             return ("prompt_too_long",)
         return ("cut_equal",) if prompt + self.shared(pair) >= self.length else ("cut",)
 
-    def note(self, lengths: dict[str, int]) -> None:
+    def note(self, **lengths: int) -> None:
         for part, length in lengths.items():
-            self.parts.setdefault(part, array("I")).append(length)
+            self.parts[part].append(length)
 
     def long(self, messages: Iterable[Message]) -> int:
-        extra = PER_TURN if isinstance(self.measure, Tokens) else 0
-        return sum(self.measure(message.content) + extra for message in messages)
+        if self.tokens:
+            return sum([self.tokens(message.content) + PER_TURN for message in messages])
+        return sum([len(message.content) for message in messages])
 
     def shared(self, pair: Pair) -> int:
         """Tokens that both sides begin with."""
-        assert isinstance(self.measure, Tokens)
-        one, other = (self.measure.ids(side[0].content) for side in (pair.chosen, pair.rejected))
+        assert self.tokens
+        one, other = (self.tokens.ids(side[0].content) for side in (pair.chosen, pair.rejected))
         differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
         return next(differ, min(len(one), len(other)))
 
@@ -136,8 +131,9 @@ class Book:
         if self.length is not None:
             over = len(ordered) - bisect_left(ordered, self.length + 1)
         median, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
-        unit = self.measure.unit
-        return Lengths(part, unit, len(ordered), median, p95, ordered[-1], over, bins(ordered))
+        return Lengths(
+            part, "tokens" if self.tokens else "characters", len(ordered), median, p95, ordered[-1], over, bins(ordered)
+        )
 
     def chosen_over_rejected(self) -> tuple[float, float] | None:
         """Median of length of chosen over rejected, and the share of pairs in which chosen is longer."""

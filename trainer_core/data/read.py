@@ -124,7 +124,7 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Opened]:
         DataError: here or while the rows are read: not readable, empty, no known format, or beyond a limit.
     """
     try:
-        raw = path.open("rb")
+        raw = path.open("rb", encoding.SAMPLE)
     except OSError as error:
         raise unreadable(path, error) from error
     with raw, guarded(path):

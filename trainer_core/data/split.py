@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop
 from typing import TypeVar
 
 SHARE, LEAST, MOST = 0.05, 16, 200
@@ -24,8 +25,10 @@ def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
     """
     counts = Counter(keys)
     left = size(counts.total())
-    taken = set()
-    for key in sorted(counts):
+    taken, waiting = set(), list(counts)
+    heapify(waiting)
+    while left and waiting:
+        key = heappop(waiting)
         if counts[key] <= left:
             taken.add(key)
             left -= counts[key]

@@ -54,10 +54,13 @@ SIGNS = (
     Sign("personal", {"@": ("@",)}, MAIL),
     Sign(
         "personal",
-        {"_": ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"), "-": ("sk-", "-----BEGIN"), "A": ("AKIA",)},
+        {"_": ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"), "-": ("sk-",), "K": ("AKIA",), "G": ("-----BEGIN",)},
         KEY,
     ),
 )
+
+
+RARE = tuple((letter, sign) for sign in SIGNS for letter in sign.rare)
 
 
 def has_markers(text: str) -> bool:
@@ -68,8 +71,8 @@ def has_markers(text: str) -> bool:
 def faults(text: str) -> Iterator[str]:
     """The codes of all faults of a text, each once."""
     last = ""
-    for sign in SIGNS:
-        if sign.code != last and sign.at(text) is not None:
+    for letter, sign in RARE:
+        if letter in text and sign.code != last and sign.first(text, sign.rare[letter]) is not None:
             last = sign.code
             yield last
 
