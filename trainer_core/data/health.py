@@ -147,7 +147,8 @@ def ends_differ(one: str, other: str) -> bool:
     """
     if not (one.isascii() and other.isascii()):
         return False
-    start, other_start, end, other_end = map(plain, (one[:END], other[:END], one[-END:], other[-END:]))
+    parts = (one[:END], other[:END], one[-END:], other[-END:])
+    start, other_start, end, other_end = [" ".join(part.split()).casefold() for part in parts]
     starts_agree = start.startswith(other_start) or other_start.startswith(start)
     return not (starts_agree or end.endswith(other_end) or other_end.endswith(end))
 

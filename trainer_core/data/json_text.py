@@ -108,9 +108,9 @@ def count_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
     return quotes
 
 
-def spelled_quotes(text: bytes) -> int | None:
-    """How many quotes a text has, or None where one of them is spelled in another way."""
-    return None if b"\\" in text and b"\\u0022" in text else text.count(b'"')
+def spelled_quotes(text: bytes) -> int:
+    """How many quotes a text has, either way they may be spelled."""
+    return text.count(b'"') + (text.count(b"\\u0022") if b"\\" in text else 0)
 
 
 def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault:

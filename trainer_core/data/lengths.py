@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -139,7 +138,9 @@ class Book:
         """Median of length of chosen over rejected, and the share of pairs in which chosen is longer."""
         if not self.ratios:
             return None
-        return statistics.median(self.ratios), sum(ratio > 1 for ratio in self.ratios) / len(self.ratios)
+        ordered, middle = sorted(self.ratios), len(self.ratios) // 2
+        median = (ordered[middle] + ordered[~middle]) / 2
+        return median, (len(ordered) - bisect_right(ordered, 1)) / len(ordered)
 
 
 def bins(ordered: list[int]) -> tuple[tuple[int, int, int], ...]:
