@@ -309,7 +309,8 @@ def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_
     shutil.copytree(folder / "one", tmp_path / "adapter-sft")
     checkpoints.seal(tmp_path / "adapter-sft", checkpoints.Origin("sft", 20, "data"), 20)
     assert load(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
-    change_weights(tmp_path / "adapter-sft", lambda weights: weights[Q].add_(1e-6))
+    weights = tmp_path / "adapter-sft" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. Open another step of its run"
     with pytest.raises(ModelError, match=words):
         load(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
