@@ -97,11 +97,11 @@ class Extent:
 def extents(tokenizer: PreTrainedTokenizerBase, items: Sequence[Chat | Pair]) -> Iterator[Extent]:
     """How far each row reaches."""
     specials = special_tokens(tokenizer)
-    for kind, rows in groupby(items, type):
-        if kind is Pair:
-            yield from (extent_of_pair(pair, specials) for pair in tokens.encode_pairs(tokenizer, list(rows)))
-        else:
-            yield from (extent_of_chat(row, specials) for _, row in tokens.encode_chats(tokenizer, list(rows)))
+    for _, alike in groupby(items, type):
+        rows = list(alike)
+        pairs, chats = [one for one in rows if isinstance(one, Pair)], [one for one in rows if isinstance(one, Chat)]
+        yield from (extent_of_pair(pair, specials) for pair in tokens.encode_pairs(tokenizer, pairs))
+        yield from (extent_of_chat(row, specials) for _, row in tokens.encode_chats(tokenizer, chats))
 
 
 def extent_of_pair(pair: tokens.EncodedPair, specials: frozenset[int]) -> Extent:
