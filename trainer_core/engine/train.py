@@ -17,7 +17,19 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from trainer_core import checkpoints, data, durable, hardware, hub_models, measured, models, presets, runs, starter, tokens
+from trainer_core import (
+    checkpoints,
+    data,
+    durable,
+    hardware,
+    hub_models,
+    measured,
+    models,
+    presets,
+    runs,
+    starter,
+    tokens,
+)
 from trainer_core.config import STARTER, Precision, Recipe, TrainJob
 from trainer_core.demo import sample_prompts
 from trainer_core.engine import dpo, evaluate, load, rows, sft
