@@ -185,8 +185,8 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
     moved = [recipe.parts[part].parts[name] for part, name in (key.split(".") for key in fit.MOVED)]  # type: ignore[union-attr]
     on(bus.lever, slide, gr.EventData, recipe, outputs=[*moved, *seen], problem=problem, **QUIET)
-    suggested = [recipe, *seen, origin, undo, before]
-    on(bus.suggest, suggest, gr.EventData, recipe, outputs=suggested, problem=problem, **QUIET).then(None, js=TO_ORIGIN)
+    said = {"outputs": [recipe, *seen, origin, undo, before], "problem": problem, **QUIET}
+    on(bus.suggest, suggest, gr.EventData, recipe, **said).then(None, js=TO_ORIGIN)
     on(undo.click, go_back, before, stored, outputs=[recipe, *seen, origin, undo], problem=problem, **QUIET)
     on(bus.statechange, refresh, stored, outputs=[model, pairs, memory, go], **QUIET)
 
