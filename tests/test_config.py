@@ -84,3 +84,22 @@ def test_label_smoothing_that_the_loss_does_not_read_is_refused(loss: str, read:
     else:
         with pytest.raises(ConfigError, match=f"would change nothing: it is not read by {loss}"):
             parse(Recipe, values, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sft": {"learning_rate": 3}}, "SFT learning rate: must be above 0 and at most 1, you gave 3."),
+        ({"dpo": {"warmup": "0.7"}}, "DPO warm-up share: must be between 0 and 0.5, you gave 0.7."),
+        ({"dpo": {"max_steps": 0}}, "DPO steps at most: must be at least 1, you gave 0."),
+        ({"sft": {"learning_rate": "banana"}}, 'SFT learning rate: "banana" is not a number.'),
+    ],
+)
+def test_a_wrong_value_is_said_in_plain_words(values: dict, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Recipe, values, "")
+    assert str(caught.value) == words
+    [part] = values
+    assert caught.value.keys == (f"{part}.{next(iter(values[part]))}",)
+    with pytest.raises(ConfigError, match=r"^recipe\.toml: "):
+        parse(Recipe, values, "recipe.toml")

@@ -76,8 +76,20 @@ def test_every_wrong_field_is_named_once() -> None:
         form.read(values)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    for line, name in zip(lines, ("LoRA rank", "Learning rate", "Accumulation", "Beta"), strict=True):
-        assert f"({name})" in line
+    assert lines == [
+        "LoRA rank: must be between 1 and 512, you gave 0.",
+        'SFT learning rate: "fast" is not a number.',
+        'DPO accumulation: "2.5" is not a whole number.',
+        "DPO beta: is empty; it must be a number.",
+    ]
+    wrong = ["lora-rank", "sft-learning_rate", "dpo-accumulation", "dpo-beta"]
+    assert [form.place(key) for key in caught.value.keys] == wrong
+
+
+def test_a_key_without_an_input_of_its_own_has_no_place() -> None:
+    form = Form(Recipe, None, ("sampling",), model=gr.Dropdown(["starter"], elem_id="model"))
+    assert form.place("model") == "model" and form.place("data.columns.prompt") == "columns-prompt"
+    assert form.place("dpo") == form.place("sampling.seed") == form.place("") == ""
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_a_user_error_goes_to_its_place_and_leaves_the_rest() -> None:
     target, place = gr.Textbox(), gr.HTML()
     call = wired(refuse, Form(Small), outputs=[target], problem=place)
     kept, said = call(None, 0, "a")
-    assert kept == gr.skip() and "size (Size)" in said and 'role="alert"' in said
+    assert kept == gr.skip() and "Size: must be at least 1, you gave 0." in said and 'role="alert"' in said
     assert call(None, 1, "a") == ["never", ""], "the next success clears it"
 
 

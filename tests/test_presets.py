@@ -139,7 +139,7 @@ def test_a_preset_is_a_recipe() -> None:
         ('name = "x"\nmin_free_gib = 1\nmodel = "m"\n[sft]\nlerning_rate = 1e-4', "x.toml: sft.lerning_rate"),
         (
             'name = "x"\nmin_free_gib = -1\nmodel = "m"',
-            "x.toml: min_free_gib: Input should be greater than or equal to 0",
+            "x.toml: min_free_gib: must be at least 0, you gave -1.",
         ),
         ("name = ", "x.toml: not valid TOML"),
     ],

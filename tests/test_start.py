@@ -228,7 +228,9 @@ def test_a_model_of_unknown_size_has_no_time(supervisor: Supervisor) -> None:
     assert told(supervisor, CARD.recipe("somebody/a-model", "quick")) == ({}, "")
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")]
+)
 def test_estimates_are_no_finer_than_they_are_known(seconds: float, words: str) -> None:
     assert times.about(seconds) == words
 

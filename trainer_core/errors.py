@@ -20,7 +20,15 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """Names the file or form, the key and the value."""
+    """Names the file or form, the key and the value.
+
+    Args:
+        keys: the wrong settings, such as `sft.learning_rate`, one for each line of the message.
+    """
+
+    def __init__(self, message: str, keys: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.keys = keys
 
 
 class DataError(UserError):

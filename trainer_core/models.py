@@ -47,12 +47,22 @@ def resolve(name: str, workspace: Workspace) -> str:
         raise ModelError(
             f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
         )
-    if on_the_hub(name):
-        return name
-    raise ModelError(
-        f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
-        f'Use "{STARTER}" for the embedded model.'
-    )
+    check_name(name)
+    return name
+
+
+def check_name(name: str) -> None:
+    """Could there be a model of that name?
+
+    Raises:
+        ModelError: there cannot.
+    """
+    folder = place(name)
+    if name != STARTER and not on_the_hub(name) and not (folder and folder.exists()):
+        raise ModelError(
+            f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
+            f'Use "{STARTER}" for the embedded model.'
+        )
 
 
 def on_the_hub(name: str) -> bool:

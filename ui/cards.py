@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 from trainer_core.forecast import Forecast
@@ -329,10 +330,14 @@ RUNS = f"""
 """
 
 
-def problem(text: str) -> str:
-    """What went wrong, one line for each wrong field, announced at once."""
-    lines = "".join(f"<li>{escape(line)}</li>" for line in text.splitlines() if line.strip())
-    return f'<div class="verdict bad" role="alert"><ul>{lines}</ul></div>'
+def problem(text: str, places: Sequence[str] = ()) -> str:
+    """What went wrong, one line for each wrong field, announced at once; form.js marks the inputs whose ids are `places`."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    rows = "".join(
+        f'<li data-field="{escape(place or "")}">{escape(line)}</li>'
+        for line, place in zip_longest(lines, places[: len(lines)])
+    )
+    return f'<div class="verdict bad" role="alert"><ul>{rows}</ul></div>'
 
 
 @dataclass(frozen=True)
@@ -373,7 +378,9 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def origin(of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays.") -> str:
+def origin(
+    of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays."
+) -> str:
     """Where the form's settings are from, and what is different in them."""
     rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
     said = escape(more) + ("" if changes else " Nothing is changed.")

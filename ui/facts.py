@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from trainer_core import presets, runs
-from trainer_core.config import Recipe
+from trainer_core.config import GROUPS, Recipe, within
 from trainer_core.errors import UserError
 from trainer_core.shelf import About, read_about
-from ui.words import GROUPS, STAGE_WORDS, title, within, words
+from ui.words import STAGE_WORDS, title, words
 
 
 @dataclass(frozen=True)

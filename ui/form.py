@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer_core.config import parse
-from trainer_core.errors import UserError
+from trainer_core.errors import ConfigError, UserError
 from ui import cards
 from ui.words import number
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
 """For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""
 
-ORDERED: dict[str, Any] = {**QUIET, "queue": True}
+ORDERED: dict[str, Any] = {**QUIET, "queue": True, "concurrency_id": "ordered"}
 """QUIET for what a person may set off twice within milliseconds, as by Tab from field to field: Gradio sends both before it knows
 of the first, and without its queue the older answer can come last and stay."""
 
@@ -80,6 +80,13 @@ class Form:
             name: part.plain(values) if isinstance(part, Form) else typed(next(values), self.model.model_fields[name])
             for name, part in self.parts.items()
         }
+
+    def place(self, key: str) -> str:
+        """The id of the input for a key such as `sft.learning_rate`; nothing where it names no single input."""
+        part: Form | Component | None = self
+        for name in key.split("."):
+            part = part.parts.get(name) if isinstance(part, Form) else part
+        return getattr(part, "elem_id", None) or ""
 
     def show(self, value: BaseModel) -> list[Any]:
         """What to fill the inputs with."""
@@ -186,7 +193,7 @@ def on(
         except UserError as error:
             if problem is None:
                 raise gr.Error(str(error), print_exception=False) from error
-            filled = [gr.skip()] * (len(targets) - 1) + [cards.problem(str(error))]
+            filled = [gr.skip()] * (len(targets) - 1) + [cards.problem(str(error), places(error, sources))]
         else:
             filled = filling(outputs, results) + ([""] if problem else [])
         return filled[0] if len(filled) == 1 else filled or None
@@ -194,6 +201,12 @@ def on(
     call.__name__ = fn.__name__  # not functools.wraps: Gradio follows __wrapped__ and counts the wrong arguments
     wire = triggers if callable(triggers) else lambda *args, **more: gr.on(triggers, *args, **more)
     return wire(call, flat(asks) or None, targets or None, api_visibility="private", **options)
+
+
+def places(error: UserError, sources: Sequence[Source]) -> list[str]:
+    """For each line of an error the id of the input that it speaks of."""
+    form = next((source for source in sources if isinstance(source, Form)), None)
+    return [form.place(key) for key in error.keys] if form and isinstance(error, ConfigError) else []
 
 
 def flat(things: Sequence[Form | Block]) -> list[Block]:

@@ -300,6 +300,16 @@ def script(folder: Path = runs.PROJECT / "assets") -> str:
     """What draws the page, for its head: no file is fetched later."""
     code = "\n".join(
         (folder / name).read_text(encoding="utf-8")
-        for name in ("chart.js", "page.js", "compare.js", "train.js", "strip.js", "runs.js", "data.js", "fit.js")
+        for name in (
+            "chart.js",
+            "page.js",
+            "compare.js",
+            "train.js",
+            "strip.js",
+            "runs.js",
+            "data.js",
+            "fit.js",
+            "form.js",
+        )
     )
     return f"<script>\nconst CURVES = {json.dumps(CURVES)};\n{code}\n</script>"

@@ -53,9 +53,7 @@ class Offers:
         """The models with how each fits the memory that is free now: the starter, the recommended one, then the largest
         first; last what will not fit."""
         best = self.choice.preset.model
-        levels = {
-            name: fit.level(supervisor, self.catalogue, self.recipe(name, BALANCED)) for _, name in self.models
-        }
+        levels = {name: fit.level(supervisor, self.catalogue, self.recipe(name, BALANCED)) for _, name in self.models}
 
         def order(model: tuple[str, str]) -> tuple[bool, bool, bool, int]:
             _, name = model

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 from pydantic import Field
 
-from trainer_core import data, votes
+from trainer_core import data, models, votes
 from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
 from trainer_core.data.shape import Kind
-from trainer_core.errors import ConfigError
+from trainer_core.errors import ConfigError, ModelError
 from trainer_core.events import Stage
 from trainer_core.forecast import Forecast, tokenizer_of
 from trainer_core.plan import planned_steps
@@ -84,6 +84,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         return counts(wanted, tokenizer)
 
     def preview(wanted: Recipe) -> tuple[Any, ...]:
+        check_model(wanted.model)
         supervisor.expect(wanted.model)
         found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         known = times.paces(supervisor, wanted, fit.shape(supervisor, offers.catalogue, wanted), fit.place(supervisor))
@@ -126,7 +127,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
             found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
             told = fit.planned(supervisor, offers.catalogue, wanted, found)
             suited = told.suggested if isinstance(told, Forecast) and told.suggested else wanted
-        named = f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
+        named = (
+            f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
+        )
         said = cards.origin(named, diagnosis.differences(wanted, suited), "Nothing has been started.")
         return suited, *preview(suited), said, gr.update(visible=True), wanted.model_dump(mode="json")
 
@@ -178,8 +181,8 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     seen = [health, plan, goal, stored, chosen, memory, go]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
     on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **ORDERED)
-    on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
-    on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **QUIET)
+    on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **ORDERED)
+    on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **ORDERED)
     on(go.click, start, recipe, outputs=[tabs, origin, undo], problem=problem, show_progress="hidden")
     elsewhere = {"outputs": [recipe, *seen, origin, undo, tabs], "problem": problem, **QUIET}
     on(bus.retry, take_offer, gr.EventData, **elsewhere)
@@ -187,10 +190,22 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(bus.usedata, take_data, gr.EventData, recipe, outputs=[tabs, recipe, *seen], problem=problem, **QUIET)
     moved = [recipe.parts[part].parts[name] for part, name in (key.split(".") for key in fit.MOVED)]  # type: ignore[union-attr]
     on(bus.lever, slide, gr.EventData, recipe, outputs=[*moved, *seen], problem=problem, **QUIET)
-    suggested = [recipe, *seen, origin, undo, before]
-    on(bus.suggest, suggest, gr.EventData, recipe, outputs=suggested, problem=problem, **QUIET).then(None, js=TO_ORIGIN)
+    said = {"outputs": [recipe, *seen, origin, undo, before], "problem": problem, **QUIET}
+    on(bus.suggest, suggest, gr.EventData, recipe, **said).then(None, js=TO_ORIGIN)
     on(undo.click, go_back, before, stored, outputs=[recipe, *seen, origin, undo], problem=problem, **QUIET)
     on(bus.statechange, refresh, stored, outputs=[model, pairs, memory, go], **QUIET)
+
+
+def check_model(name: str) -> None:
+    """Look at the name as far as that goes without a network.
+
+    Raises:
+        ConfigError: there can be no model of that name; the key lets the page mark its input.
+    """
+    try:
+        models.check_name(name)
+    except ModelError as error:
+        raise ConfigError(str(error), ("model",)) from error
 
 
 def button(supervisor: Supervisor, level: str) -> Any:
@@ -209,9 +224,9 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
     """Every value of a recipe, beginning with those of the `first`; three of them have their input outside."""
     made: dict[str, Form] = {}
     with gr.Tabs():
-        with gr.Tab("Run"), gr.Row(elem_classes="fields"):
+        with gr.Tab("Run", elem_id="page-run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
-        with gr.Tab("Rows"):
+        with gr.Tab("Rows", elem_id="page-rows"):
             rows = gr.Row(elem_classes="fields")
             with gr.Accordion("Columns, usually found by themselves", open=False), gr.Row(elem_classes="fields"):
                 columns = Form(Columns, first.data.columns)
@@ -219,7 +234,7 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
                 made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
-            with gr.Tab(title), gr.Row(elem_classes="fields"):
+            with gr.Tab(title, elem_id=f"page-{name}"), gr.Row(elem_classes="fields"):
                 made[name] = Form(type(part), part)
     return Form(Recipe, None, ("sampling",), model=model, method=method, **made, **run.parts)
 

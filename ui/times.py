@@ -24,6 +24,8 @@ from ui.facts import facts_of
 
 START_SECONDS, STAGE_SECONDS, UNPACK_SECONDS = 5.0, 10.0, 60.0
 """Around the steps: until the data is read, loading the base for a stage, and making the starter model, once."""
+LEAST_STEP_SECONDS = 0.3
+"""Of a step that is not known from a run like it, however small the model: calling each layer takes its time."""
 ASIDE = 1.1
 """Held-out checks and sample answers on top of the steps; they take 15 % at most."""
 REFERENCE = 8 / 6
@@ -68,8 +70,8 @@ class Pace:
 
     def seconds(self, settings: Training, rows: int, tokens: float) -> float:
         """Of the whole stage, with rows of so many tokens."""
-        steps = planned_steps(rows, settings)
-        return steps * (self.step or self.token * tokens * settings.effective_batch)
+        step = self.step or max(LEAST_STEP_SECONDS, self.token * tokens * settings.effective_batch)
+        return planned_steps(rows, settings) * step
 
 
 def paces(supervisor: Supervisor, wanted: Recipe, shape: Shape | None, place: Place) -> dict[Stage, Pace]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer_core.config import STARTER, Recipe, title_of
+from trainer_core.config import STARTER, Recipe, label_of
 
 STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
 
@@ -39,17 +39,9 @@ def method_words(recipe: Recipe) -> str:
     return " → ".join(STAGE_WORDS[stage] for stage in recipe.method.stages)
 
 
-GROUPS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
-"""The parts of a recipe whose settings have the same labels in more than one of them."""
-
-
 def setting(key: str) -> str:
     """`dpo.batch_size` → DPO batch size, `lora.rank` → LoRA rank."""
-    return within(GROUPS.get(key.partition(".")[0], ""), title_of(Recipe, key.split(".")) or key)
-
-
-def within(group: str, label: str) -> str:
-    return f"{group} {label[0].lower()}{label[1:]}" if group else label
+    return label_of(Recipe, key.split(".")) or key
 
 
 def listed(names: Sequence[str]) -> str:

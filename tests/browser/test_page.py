@@ -247,10 +247,38 @@ def test_form_full_of_nonsense(app: App, visit: Visit) -> None:
     page.fill("#dpo-accumulation input, #dpo-accumulation textarea", "2.5")
     page.click("#go")
     lines = page.locator("#start-problem [role=alert] li")
-    for name in ("LoRA rank", "Learning rate", "Epochs", "Beta", "Accumulation"):
-        expect(lines.filter(has_text=f"({name})")).to_have_count(1)
+    for name in ("LoRA rank", "SFT learning rate", "SFT epochs", "DPO beta", "DPO accumulation"):
+        expect(lines.filter(has_text=f"{name}: ")).to_have_count(1)
     expect(lines).to_have_count(5)
+    expect(page.locator("#settings-form [aria-invalid]")).to_have_count(5)
+    rank = page.locator("#lora-rank")
+    expect(rank.locator("input, textarea")).to_be_focused()  # the first one, on another page than the one that was open
+    expect(rank.locator(".wrong")).to_have_text("LoRA rank: must be between 1 and 512, you gave 0.")
+    rank.locator("input, textarea").fill("8")
+    page.keyboard.press("Tab")
+    expect(rank.locator(".wrong, [aria-invalid]")).to_have_count(0)
     assert page.evaluate("window.tunebench.is('gates').runs") == before
+
+
+def test_a_model_that_cannot_be_is_said_at_once(app: App, visit: Visit) -> None:
+    page = visit(app)
+    page.fill("#model input", "asdf qwer")
+    page.keyboard.press("Enter")
+    expect(page.locator("#model .wrong")).to_contain_text("it is not a hub id of the form owner/name")
+    expect(page.locator("#model [aria-invalid]")).to_be_visible()
+
+
+def test_suggested_settings_are_said_and_taken_back(app: App, visit: Visit) -> None:
+    page = visit(app)
+    expect(page.locator("#memory .edits")).to_have_count(0)  # nothing was edited yet
+    expect(page.locator("#plan")).to_contain_text("steps of 4 pairs")
+    page.click("[data-suggest]")
+    expect(page.locator("#origin li").filter(has_text="DPO batch size: ")).to_contain_text("(changed from 4)")
+    expect(page.locator("#plan")).not_to_contain_text("steps of 4 pairs")
+    page.click("#undo")
+    expect(page.locator("#plan")).to_contain_text("steps of 4 pairs")
+    expect(page.locator("#origin li")).to_have_count(0)
+    expect(page.locator("#undo")).to_be_hidden()
 
 
 HOSTILE = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{window.pwned=1}}"
