@@ -208,7 +208,9 @@ def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
 @pytest.mark.slow
 def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunView, Path, RunView]) -> None:
     _, _, run_dir, view = longer
-    asked = runs.train_job(runs.read_run(run_dir)).recipe
+    job = runs.train_job(runs.read_run(run_dir))
+    assert job
+    asked = job.recipe
     shape = shape_of(json.loads((Path(asked.model) / "config.json").read_text()))
     for stage, steps in view.planned.items():
         least, most = kept_checkpoints(steps)
