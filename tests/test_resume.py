@@ -17,7 +17,9 @@ from trainer_core import checkpoints, runs
 from trainer_core.config import TrainJob
 from trainer_core.events import Phase
 from trainer_core.run_view import RunView, read_view
+from trainer_core.shape import shape_of
 from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.vram import disk_parts, kept_checkpoints, setup_of
 
 pytestmark = pytest.mark.slow
 
@@ -208,3 +210,18 @@ def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
     used = {change.what: change.used for change in view.changes}
     assert int(used["sft.batch_size"]) * int(used["sft.accumulation"]) == 8
     assert [point.step for point in view.points] == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunView, Path, RunView]) -> None:
+    _, _, run_dir, view = longer
+    job = runs.train_job(runs.read_run(run_dir))
+    assert job
+    asked = job.recipe
+    shape = shape_of(json.loads((Path(asked.model) / "config.json").read_text()))
+    for stage, steps in view.planned.items():
+        least, most = kept_checkpoints(steps)
+        assert least <= len(checkpoints.shelf(run_dir, stage)) < most
+    setups = {stage: setup_of(asked, stage, shape, "fp32", "cpu") for stage in asked.method.stages}
+    part = next(one for one in disk_parts(setups, view.planned) if one.name == "Checkpoints")
+    assert part.lower <= checkpoints.size(run_dir / checkpoints.FOLDER) <= part.upper

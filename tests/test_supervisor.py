@@ -10,17 +10,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.readings import replay
 from tests.serve import machine
 from tests.test_checkpoints import in_a_process
-from trainer_core import checkpoints, runs
+from trainer_core import checkpoints, hardware, runs
 from trainer_core.config import Recipe
 from trainer_core.errors import BusyError, ModelError
 from trainer_core.events import Phase
+from trainer_core.hardware import Machine
 from trainer_core.run_view import RunView, read_view
 from trainer_core.supervisor import Supervisor, wait_for
 
@@ -31,6 +34,33 @@ def boss_of(folder: Path, speed: int = 50) -> Supervisor:
     return Supervisor(
         runs.Workspace(folder), command=(sys.executable, "-m", "tests.fake_worker", str(speed)), device="cpu"
     )
+
+
+def test_nvml_is_kept_open_until_something_is_wrong(tmp_path: Path) -> None:
+    """Started once for the session and cheaply again for each reading; anew for every session after a card was lost."""
+    nvml, opened = replay("two_reversed", "two_reversed", "one_of_two_lost", "two_reversed"), []
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        opened.append(1)
+        with hardware.session(nvml):
+            yield
+
+    seen: list[int] = []
+
+    def read() -> Machine:
+        machine = hardware.detect(nvml, environ={})
+        seen.append(len(machine.gpus))
+        return machine
+
+    boss = Supervisor(runs.Workspace(tmp_path), read_machine=read, session=session).watch()
+    try:
+        assert wait_for(lambda: len(seen) >= 6, 30)
+    finally:
+        boss.close()
+    assert seen[:6] == [2, 2, 1, 2, 2, 2]
+    assert len(opened) == 2
+    assert nvml.calls["nvmlInit"] == nvml.calls["nvmlShutdown"] == len(seen) + len(opened)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,7 @@ class Supervisor:
         device: "auto" takes the GPU if there is one, "cpu" never does.
         read_machine: how the hardware is read, once a second, by the one thread here.
         ahead: whether a worker may be started before its run is, see `expect`.
+        session: what is kept open from one reading to the next.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class Supervisor:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         read_machine: Callable[[], Machine] = hardware.detect,
         ahead: bool = False,
+        session: Callable[[], AbstractContextManager[None]] = hardware.session,
     ):
         self.workspace, self.command, self.device, self.read_machine = workspace, tuple(command), device, read_machine
         self.machine = read_machine()
         self.readings = Readings()
         self.comparison: Comparison | None = None
         self.trouble = ""
-        self.ahead = ahead and waiting.POSSIBLE
+        self.session, self.ahead = session, ahead and waiting.POSSIBLE
         self._expected: tuple[str, float] | None = None
         self._waiting: waiting.Waiting | None = None
         self._watched: dict[str, Watched] = {}
@@ -100,18 +103,28 @@ class Supervisor:
         self.dismiss()
 
     def _loop(self) -> None:
-        trimmed = time.monotonic()
-        while not self._ended.wait(ROUND_SECONDS):
-            if time.monotonic() > trimmed + heap.EVERY_SECONDS:
-                heap.trim()
-                trimmed = time.monotonic()
-            try:
-                self.machine = self.read_machine()
-                self.readings.note(self.machine)
-                self.look()
-                self.attend()
-            except Exception:  # shown in the rail; the next round may go well
-                self.trouble = traceback.format_exc()
+        """Round after round, with NVML kept open as long as nothing is wrong: what comes back is only seen by a new start."""
+        self._trimmed = time.monotonic()
+        while not self._ended.is_set():
+            with self.session():
+                while self._round() and not self.machine.problem:
+                    pass
+
+    def _round(self) -> bool:
+        """False: the app ends."""
+        if self._ended.wait(ROUND_SECONDS):
+            return False
+        if time.monotonic() > self._trimmed + heap.EVERY_SECONDS:
+            heap.trim()
+            self._trimmed = time.monotonic()
+        try:
+            self.machine = self.read_machine()
+            self.readings.note(self.machine)
+            self.look()
+            self.attend()
+        except Exception:  # shown in the rail; the next round may go well
+            self.trouble = traceback.format_exc()
+        return True
 
     def look(self) -> None:
         """Bring every view up to date with its folder."""
