@@ -55,7 +55,7 @@ class Kind:
     def step(self, at: int, random: Random) -> Step:
         rate = getattr(self.recipe, self.stage).learning_rate
         bare = Step(self.stage, at, self.total, 0.0, rate, 1.0, 1.0, 900.0, 0.0)
-        return replace(bare, **self.values(at, (at - 1) / self.total, random))
+        return replace(bare, **self.values(at, (at - 1) / self.total, random))  # type: ignore[arg-type]
 
     def checks(self, random: Random) -> Iterator[Evaluated]:
         """Ten on the same few rows, so that one is like the one before."""
@@ -64,8 +64,9 @@ class Kind:
             off = 0.6 * off + random.gauss(0, self.wiggle or 0.0)
             learned = 1 - math.exp(-0.5 * part)
             loss = (0.9 if self.stage == "sft" else LN2) - 0.15 * learned + off
-            pair = (0.5 + 0.2 * learned, learned + random.gauss(0, 0.1)) if self.stage == "dpo" else (None, None)
-            yield Evaluated(self.stage, self.total * part // 10, loss, *pair, rows=self.rows)
+            bare = Evaluated(self.stage, self.total * part // 10, loss, rows=self.rows)
+            margin = learned + random.gauss(0, 0.1)
+            yield replace(bare, accuracy=0.5 + 0.2 * learned, margin=margin) if self.stage == "dpo" else bare
 
     def named(self, seed: int) -> dict[str, tuple[int, Finding]]:
         """Each finding, with the step at which it came."""

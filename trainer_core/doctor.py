@@ -487,8 +487,8 @@ def trivial(course: Course) -> Finding | None:
         return None
     right = course.accuracy >= 0.999
     enough = course.points_for(TRIVIAL_PAIRS, 1)
-    begins = np.flatnonzero(np.convolve(right, np.ones(enough), "valid") == enough) if len(right) >= enough else ()
-    if not len(begins) or course.steps[begins[0]] > max(3, TRIVIAL_SHARE * course.total):
+    begins = np.flatnonzero(rolling(right, enough) > 0.999)
+    if len(right) < enough or not len(begins) or course.steps[begins[0]] > max(3, TRIVIAL_SHARE * course.total):
         return None
     first = int(begins[0])
     at, pairs = int(course.steps[first + enough - 1]), enough * course.rows_of_a_point
