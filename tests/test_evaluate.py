@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.test_engine import STEPS, recipe, run
 from trainer_core import checkpoints
-from trainer_core.events import Phase
+from trainer_core.doctor import own
+from trainer_core.engine.sample import told
+from trainer_core.events import Phase, Sampled
 from trainer_core.held_out import LEAST
 from trainer_core.plan import spaced
 from trainer_core.run_view import RunView
@@ -89,6 +91,24 @@ def test_the_base_answers_once_and_then_the_adapter_at_its_checkpoints(views: di
     assert all([sample.prompt for sample in one.samples] == ["Say it.", "Why?"] for one in said)
     assert all(sample.tokens == 8 or sample.ended for one in said for sample in one.samples)
     assert len({one.samples[0].answer for one in said}) > 1, "an adapter that has learned answers otherwise"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "marked"),
+    [
+        ("the fox<|im_end|>", "the fox", 0.0),
+        ("the fox", "the fox", 0.0),
+        ("the fox<|im_start|>user\nthe dog<|im_end|><|endoftext|>", "the fox<|im_start|>user\nthe dog", 1.0),
+    ],
+    ids=["ended", "cut", "markers"],
+)
+def test_markers_in_an_answer_are_seen(said: str, answer: str, marked: float) -> None:
+    """As token ids they leave the model, by a tokenizer with the starter's own special tokens."""
+    tokenizer = tiny.tokenizer()
+    row = tokenizer(said, add_special_tokens=False)["input_ids"]
+    sample = told(tokenizer, "Why?", row, [tokenizer.eos_token_id])
+    assert sample.answer == answer and sample.ended == ("<|im_end|>" in said)
+    assert own(Sampled("dpo", 1, (sample,), 0.1)).marked == marked
 
 
 def test_a_run_that_memorises_is_seen_and_its_best_step_is_known(views: dict[str, RunView]) -> None:

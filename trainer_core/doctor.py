@@ -309,7 +309,7 @@ def double_descent(course: Course) -> Finding | None:
     if len(falls) < 2:
         return None
     top = falls[1]
-    if any(abs(step - course.steps[top + width // 2]) <= width for step in again(course)):
+    if any(abs(step - course.steps[top + width // 2]) <= 2 * width for step in again(course)):
         return None
     dip = corners[corners.index(top) - 1]
     evidence = [
@@ -340,7 +340,7 @@ def not_learning(course: Course) -> Finding | None:
     level, scatter = float(np.mean(course.loss)), noise(course.loss)
     frozen = not np.any(course.norm[np.isfinite(course.norm)])
     to_come = (SURE * error - rise) * course.total / course.last
-    if not frozen and (rise > SURE * error or to_come > MOVED * level or fell_at_once(course.loss)):
+    if not frozen and (rise > max(0.03 * level, error) or to_come > MOVED * level or fell_at_once(course.loss)):
         return None
     evidence = [f"loss {level:.3f} ± {scatter:.3f} over {course.last} steps, change {rise:+.3f} ± {error:.3f}"]
     if frozen:
@@ -377,7 +377,9 @@ def memorising(course: Course) -> Finding | None:
         return None
     says = "It goes on learning the rows by heart, and gets worse on rows it has not seen."
     if not best:
-        says = "It knows the rows by heart: each time they come again it is better at once, and learns little in between."
+        says = (
+            "It knows the rows by heart: each time they come again it is better at once, and learns little in between."
+        )
     return finding(
         course,
         "memorising",
@@ -485,8 +487,8 @@ def trivial(course: Course) -> Finding | None:
         return None
     right = course.accuracy >= 0.999
     enough = course.points_for(TRIVIAL_PAIRS, 1)
-    begins = np.flatnonzero(np.convolve(right, np.ones(enough), "valid") == enough) if len(right) >= enough else ()
-    if not len(begins) or course.steps[begins[0]] > max(3, TRIVIAL_SHARE * course.total):
+    begins = np.flatnonzero(rolling(right, enough) > 0.999)
+    if len(right) < enough or not len(begins) or course.steps[begins[0]] > max(3, TRIVIAL_SHARE * course.total):
         return None
     first = int(begins[0])
     at, pairs = int(course.steps[first + enough - 1]), enough * course.rows_of_a_point
@@ -642,8 +644,12 @@ def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
         return None
     run_on = before.ended - ours.ended >= UNENDED and ours.tokens >= LONGER * before.tokens
     if ours.marked - before.marked >= MARKED:
-        evidence = [f"{ours.marked:.0%} of the answers hold markers of the chat template; {before.marked:.0%} did before"]
-        says = "The format is coming apart: the model writes the marks between turns into its answers. Check the template."
+        evidence = [
+            f"{ours.marked:.0%} of the answers hold markers of the chat template; {before.marked:.0%} did before"
+        ]
+        says = (
+            "The format is coming apart: the model writes the marks between turns into its answers. Check the template."
+        )
     elif course.stage == "dpo" and run_on:
         evidence = [
             f"{ours.ended:.0%} of the answers end by themselves; {before.ended:.0%} did before this stage",
@@ -705,7 +711,8 @@ def repeating(course: Course, answered: Mapping[str, Answers]) -> Finding | None
 
 
 CHECKS: tuple[Callable[[Course], Finding | None], ...] = (
-    diverged, margins_diverging, contradicted, dead, not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
+    diverged, margins_diverging, contradicted, dead,
+    not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
     double_descent,
 )  # fmt: skip
 ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, Answers]], Finding | None], ...] = (unended, repeating, longer)

@@ -109,8 +109,9 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def told(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> Sample:
-    """One answer up to its end token, which is counted but not shown."""
+    """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
+    stand in an answer, its format is coming apart, and the doctor must see them."""
     end = next((at for at, token in enumerate(row) if token in ends), None)
     said = row if end is None else row[:end]
-    text = str(tokenizer.decode(said, skip_special_tokens=True)).strip()
+    text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()
     return Sample(prompt, text, len(said) + (end is not None), end is not None)
