@@ -44,7 +44,7 @@
     const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
     if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
     if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume goes on exactly here, also after a restart of the computer."], open: run.adapters.length };
-    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, kept || "No step was finished, so there is no adapter."], open: run.adapters.length };
+    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, run.detail, kept || (run.detail ? "" : "No step was finished, so there is no adapter.")], open: run.adapters.length };
     const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
     if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length, offers: run.offers };
     return null;

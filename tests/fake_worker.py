@@ -78,7 +78,20 @@ ANSWERS = {
 }
 PARTS = 5
 STEPS = {"sft": 24, "dpo": 20}
-BEHAVIOURS = ("crams", "leaks", "fails", "bug", "killed", "crashes", "hangs", "noload", "hostile", "slow", "trivial", "twins")
+BEHAVIOURS = (
+    "crams",
+    "leaks",
+    "fails",
+    "bug",
+    "killed",
+    "crashes",
+    "hangs",
+    "noload",
+    "hostile",
+    "slow",
+    "trivial",
+    "twins",
+)
 SLOW = 4.0
 EVALUATE_EVERY = 6
 

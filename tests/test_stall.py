@@ -13,7 +13,7 @@ import pytest
 
 from trainer_core import runs, stall
 from trainer_core.config import Recipe
-from trainer_core.events import Phase, Step
+from trainer_core.events import Evaluated, Phase, Step
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor, wait_for
 
@@ -45,6 +45,26 @@ def stepping(seconds: float, count: int = 10) -> RunView:
 def test_when_a_run_is_called_stalled(view: RunView, since_beat: float, since_word: float, says: str) -> None:
     said = stall.stalled(view, since_beat, since_word)
     assert said.startswith(says) and bool(said) == bool(says)
+
+
+CHECKED = replace(stepping(1), evaluated=(Evaluated("dpo", 5, 0.5, seconds=60.0),))
+
+
+@pytest.mark.parametrize(
+    ("view", "most"),
+    [
+        (stepping(1, count=9), 270),  # its first step took 90 s
+        (replace(stepping(1), points=stepping(1).points[1:]), 60),
+        (replace(CHECKED, points=CHECKED.points[1:]), 180),  # a check takes long: it may be at one
+        (stepping(1, count=3), 600),  # too few steps to know
+        (stepping(400, count=3), 1200),
+        (replace(stepping(1), phase=Phase.SAVING), 600),
+        (RunView("new", phase=Phase.LOADING), 600),
+    ],
+)
+def test_how_long_an_answer_is_waited_for(view: RunView, most: float) -> None:
+    assert not stall.unanswered(view, most)
+    assert stall.unanswered(view, most + 1) == f"It did not answer for {most + 1:.0f} s and was ended."
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")

@@ -19,7 +19,7 @@ import pytest
 from tests.readings import replay
 from tests.serve import machine
 from tests.test_checkpoints import in_a_process
-from trainer_core import checkpoints, hardware, runs
+from trainer_core import checkpoints, hardware, runs, stall
 from trainer_core.config import Recipe
 from trainer_core.errors import BusyError, ModelError
 from trainer_core.events import Phase
@@ -30,10 +30,12 @@ from trainer_core.supervisor import Supervisor, wait_for
 RECIPE = Recipe(name="scripted")
 
 
-def boss_of(folder: Path, speed: int = 50) -> Supervisor:
-    return Supervisor(
-        runs.Workspace(folder), command=(sys.executable, "-m", "tests.fake_worker", str(speed)), device="cpu"
-    )
+HURRIED = stall.Patience(step=1.0, load=1.0, kill=1.0)
+
+
+def boss_of(folder: Path, speed: int = 50, patience: stall.Patience = stall.PATIENCE) -> Supervisor:
+    command = (sys.executable, "-m", "tests.fake_worker", str(speed))
+    return Supervisor(runs.Workspace(folder), command=command, device="cpu", patience=patience)
 
 
 def test_nvml_is_kept_open_until_something_is_wrong(tmp_path: Path) -> None:
@@ -68,21 +70,21 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
     """Starts a run of a behaviour; whatever still runs at the end is ended."""
     bosses: list[Supervisor] = []
 
-    def started(behaviour: str, speed: int = 60) -> tuple[Supervisor, str]:
-        bosses.append(boss_of(tmp_path, speed))
+    def started(behaviour: str, speed: int = 60, patience: stall.Patience = stall.PATIENCE) -> tuple[Supervisor, str]:
+        bosses.append(boss_of(tmp_path, speed, patience))
         return bosses[-1], bosses[-1].start(RECIPE.model_copy(update={"name": behaviour}))
 
     yield started
     for boss in bosses:
         boss.close()
         for watched in boss._watched.values():
-            if watched.process and watched.process.poll() is None:
-                watched.process.kill()
+            runs.end(watched.run_dir, kill=True)
+            if watched.process:
                 watched.process.wait()
 
 
 def until(boss: Supervisor, run_id: str, condition: Callable[[RunView], bool], seconds: float = 30) -> RunView:
-    assert wait_for(lambda: boss.look() or condition(boss.run(run_id)), seconds), boss.run(run_id)
+    assert wait_for(lambda: boss.look() or boss.enforce() or condition(boss.run(run_id)), seconds), boss.run(run_id)
     return boss.run(run_id)
 
 
@@ -180,7 +182,11 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
     ("behaviour", "words", "log"),
     [
         ("killed", r"was ended by SIGKILL from outside.*\. Resume goes on from SFT step 5\.$", ""),
-        ("crashes", r"was ended by SIGSEGV: a library or the driver failed .* Resume goes on from SFT step 5\.$", "misbehave"),
+        (
+            "crashes",
+            r"was ended by SIGSEGV: a library or the driver failed .* Resume goes on from SFT step 5\.$",
+            "misbehave",
+        ),
     ],
 )
 def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words: str, log: str) -> None:
@@ -189,6 +195,101 @@ def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words
     assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
     later = boss_of(boss.workspace.root).run(run_id)
     assert (later.phase, later.error) == (Phase.FAILED, view.error)
+
+
+def hung(boss: Supervisor, run_id: str) -> RunView:
+    """A run whose worker makes no further step."""
+    return until(boss, run_id, lambda view: bool(view.checkpoints))
+
+
+@pytest.mark.parametrize("wish", ["stop", "pause"])
+@pytest.mark.parametrize("name", ["hangs", "hangs-kept"])
+def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name: str, wish: str) -> None:
+    boss, run_id = start(name, patience=HURRIED)
+    hung(boss, run_id)
+    assert not wait_for(lambda: boss.look() or boss.enforce() or ended(boss.run(run_id)), 2), "nobody has asked it"
+    getattr(boss, wish)(run_id)
+    view = until(boss, run_id, ended)
+    said = r"It did not answer for [1-9] s and was ended\. Resume goes on from SFT step 5\."
+    assert view.phase is Phase.STOPPED and re.fullmatch(said, view.detail) and not view.error
+    assert not runs.processes(boss.run_dir(run_id)) and not boss.active
+    again = boss_of(boss.workspace.root)
+    assert (again.run(run_id).phase, again.run(run_id).detail) == (Phase.STOPPED, view.detail)
+    boss.resume(run_id)
+    assert until(boss, run_id, ended).phase is Phase.DONE
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
+def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> None:
+    first, run_id = start("slow-kept")
+    until(first, run_id, lambda view: len(view.points) > 2)
+    family = runs.processes(first.run_dir(run_id))
+    assert len(family) == 2, "the keeper and its worker"
+    for process in family:
+        process.suspend()
+    first.pause(run_id)
+    later = boss_of(first.workspace.root, patience=HURRIED)
+    assert until(later, run_id, ended).phase is Phase.STOPPED
+    until(first, run_id, ended)  # which also waits for its child
+    assert not runs.processes(first.run_dir(run_id))
+
+
+def test_a_run_can_be_ended_in_mid_step(start) -> None:
+    boss, run_id = start("hangs-kept")
+    hung(boss, run_id)
+    boss.end(run_id)
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.STOPPED
+    assert view.detail == "It was ended at your request. Resume goes on from SFT step 5."
+    with pytest.raises(BusyError, match="not going"):
+        boss.end(run_id)
+
+
+def test_a_run_that_answers_slowly_is_let_be(start) -> None:
+    boss, run_id = start("slow", patience=stall.Patience(step=0.1, load=0.1))
+    until(boss, run_id, lambda view: len(view.points) > 3)
+    boss.stop(run_id)
+    assert until(boss, run_id, ended).adapters, "0.25 s a step: three of them are waited for"
+
+
+def test_time_that_the_computer_slept_does_not_count(start) -> None:
+    boss, run_id = start("hangs", patience=HURRIED)
+    hung(boss, run_id)
+    boss.stop(run_id)
+    for file in (runs.control_file(boss.run_dir(run_id)), boss.run_dir(run_id) / "events.jsonl"):
+        os.utime(file, (file.stat().st_mtime - 3600,) * 2)
+    boss._round -= 3600
+    boss.enforce()
+    assert runs.requested(boss.run_dir(run_id)) == "stop"
+    until(boss, run_id, ended)
+
+
+def test_no_process_of_another_birth_is_ended(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "run-1"])
+    try:
+        born = psutil.Process(other.pid).create_time() - 100
+        beat = runs.Heartbeat(pid=other.pid, created=born, run_id="run-1")
+        (tmp_path / "run-1").mkdir()
+        (tmp_path / "run-1" / "heartbeat.json").write_text(beat.model_dump_json())
+        runs.end(tmp_path / "run-1", kill=True)
+        assert not wait_for(lambda: other.poll() is not None, 0.5)
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a keeper is a fork")
+def test_a_worker_that_lost_its_keeper_still_works(start) -> None:
+    boss, run_id = start("slow-kept")
+    until(boss, run_id, lambda view: len(view.points) > 2)
+    keeper = boss._watched[run_id].process
+    assert keeper
+    keeper.kill()
+    keeper.wait()
+    boss.look()
+    assert boss.active
+    with pytest.raises(BusyError, match=run_id):
+        boss.start(RECIPE)
 
 
 APP = """

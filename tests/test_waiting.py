@@ -196,5 +196,5 @@ def test_none_waits_unless_it_is_wanted(boss: Boss, wanted: Recipe) -> None:
 def test_it_is_no_trainer(boss: Boss, wanted: Recipe) -> None:
     app = boss()
     expecting(app, wanted.model)
-    assert not any(runs.WAITING in args for args in runs.process_arguments())
+    assert not any(runs.WAITING in process.info["cmdline"] for process in runs.worker_processes())
     assert app.active is None and not runs.holder_of(app.workspace)

@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     longer.add_argument("--epochs", type=float, default=1.0, help="how many more; 1 if not said")
     pause = command("pause", run_pause, "let the running run leave the device; resume goes on exactly there")
     pause.add_argument("id", help="the run's id, or 'last'")
+    stop = command("stop", run_stop, "let the running run end after its step and keep what it has learned")
+    stop.add_argument("id", help="the run's id, or 'last'")
+    stop.add_argument("--now", action="store_true", help="end it in mid-step; its checkpoints are kept")
     plan = command("plan", run_plan, "what a recipe will do, and what it takes in memory and on disk")
     plan.add_argument("recipe", type=Path)
     plan.add_argument(
@@ -126,6 +129,16 @@ def run_pause(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     boss.pause(known(boss, args.id))
     return 0
+
+
+def run_stop(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    run_id = known(boss, args.id)
+    if not args.now:
+        boss.stop(run_id)
+        return 0
+    boss.end(run_id)
+    return followed(boss, run_id)
 
 
 def known(boss: Supervisor, name: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from trainer_core import runs
 from trainer_core.data.source import Progress
 from trainer_core.events import Phase, Proof, Scored, Step
 from trainer_core.run_view import RunView
@@ -18,6 +19,11 @@ from trainer_core.score_table import legend, score_lines, warnings
 from trainer_core.supervisor import Supervisor
 
 GLANCE_SECONDS = 0.3
+LEAVING = {
+    "stop": "Stopping after this step; what was learned is saved. (The run goes on by itself if you close this.) "
+    "Ctrl-C once more ends it at once, and keeps its checkpoints.",
+    "end": "Ending it now; its checkpoints are kept.",
+}
 
 
 def say(text: str = "") -> None:
@@ -40,11 +46,15 @@ def bar() -> Iterator[Callable[[Progress], None]]:
 
 
 def follow(supervisor: Supervisor, run_id: str) -> RunView:
-    """Print a run until its last word; Ctrl-C asks it to stop and keep what it has learned. Returns the last view."""
-    seen = RunView(run_id)
+    """Print a run until its last word; Ctrl-C asks it to stop and keep what it has learned, a second one ends it at once.
+
+    Returns the last view.
+    """
+    seen, deeds = RunView(run_id), iter((supervisor.stop, supervisor.end))
     while True:
         try:
             supervisor.look()
+            supervisor.enforce()
             view = supervisor.run(run_id)
             for line in news(seen, view):
                 say(line)
@@ -53,8 +63,8 @@ def follow(supervisor: Supervisor, run_id: str) -> RunView:
             seen = view
             time.sleep(GLANCE_SECONDS)
         except KeyboardInterrupt:
-            supervisor.stop(run_id)
-            say("Stopping after this step; what was learned is saved. (The run goes on by itself if you close this.)")
+            next(deeds, supervisor.end)(run_id)
+            say(LEAVING[runs.requested(supervisor.run_dir(run_id)) or "stop"])
 
 
 def news(before: RunView, now: RunView) -> Iterator[str]:
@@ -72,6 +82,8 @@ def news(before: RunView, now: RunView) -> Iterator[str]:
         yield f"Stalled: {now.stalled}"
     if now.error and not before.error:
         yield f"Failed: {now.error}"
+    if now.phase is Phase.STOPPED and now.detail:
+        yield f"Stopped: {now.detail}"
 
 
 def proof_line(proof: Proof) -> str:

@@ -1,7 +1,7 @@
 """The run folder, the only protocol between the app and its workers: which file holds what, and who writes it.
 
 run.json        app or CLI   the job as it was asked, immutable
-control.json    app or CLI   the latest request: stop or pause
+control.json    app or CLI   the latest request: stop, pause or end now
 events.jsonl    worker       everything it says; the supervisor adds to it only when a finished run is made longer
 heartbeat.json  worker       every 2 s: pid, birth, run id
 worker.log      worker       stdout and stderr of everything
@@ -166,29 +166,43 @@ def folders(parent: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
+Request = Literal["stop", "pause", "end"]
+
+
 class Control(Strict):
-    """What control.json asks of a running worker: to keep what it has learned and end, or to leave off for a while."""
+    """What control.json asks: that a worker keeps what it has learned and ends, that it leaves off for a while, or that its
+    processes are ended from outside, and why."""
 
-    request: Literal["stop", "pause"]
+    request: Request
+    why: str = ""
 
 
-def request(run_dir: Path, wish: Literal["stop", "pause"]) -> None:
+def request(run_dir: Path, wish: Request, why: str = "") -> None:
     """Ask the worker of a run for something; it obeys after its current step."""
-    write_atomically(run_dir / "control.json", Control(request=wish).model_dump_json())
+    write_atomically(control_file(run_dir), Control(request=wish, why=why).model_dump_json())
 
 
 def withdraw_request(run_dir: Path) -> None:
     """What was asked of an earlier worker does not hold for the next."""
-    (run_dir / "control.json").unlink(missing_ok=True)
+    control_file(run_dir).unlink(missing_ok=True)
 
 
-def requested(run_dir: Path) -> Literal["stop", "pause"] | None:
+def control_file(run_dir: Path) -> Path:
+    return run_dir / "control.json"
+
+
+def control(run_dir: Path) -> Control | None:
     try:
-        return Control.model_validate_json((run_dir / "control.json").read_bytes()).request
+        return Control.model_validate_json(control_file(run_dir).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError):
-        return "stop"  # somebody asked for something: to leave off and keep everything is never wrong
+        return Control(request="stop")  # somebody asked for something: to leave off and keep everything is never wrong
+
+
+def requested(run_dir: Path) -> Request | None:
+    asked = control(run_dir)
+    return asked.request if asked else None
 
 
 class Heartbeat(Strict):
@@ -201,20 +215,29 @@ class Heartbeat(Strict):
 
 def alive(beat: Heartbeat | None) -> bool:
     """Is the process that wrote this heartbeat still the same process, working on the same run? A pid alone is reused."""
-    if beat is None:
-        return False
+    try:
+        return beat is not None and process_of(beat) is not None
+    except psutil.AccessDenied:
+        return True
+
+
+def process_of(beat: Heartbeat) -> psutil.Process | None:
+    """The process that wrote this heartbeat, if it still lives.
+
+    Raises:
+        psutil.AccessDenied: the system does not say.
+    """
     try:
         process = psutil.Process(beat.pid)
         arguments = process.cmdline()  # empty for an instant while the process is between two programs (exec)
-        return (
+        same = (
             process.status() != psutil.STATUS_ZOMBIE
             and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
             and (not arguments or beat.run_id in " ".join(arguments) or WAITING in arguments)
         )
+        return process if same else None
     except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+        return None
 
 
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
@@ -234,14 +257,47 @@ def seconds_since(file: Path) -> float:
 
 def worker_lives(run_dir: Path) -> bool:
     """Is there a process for this run? Before its first heartbeat a worker is known by its arguments."""
-    return alive(read_heartbeat(run_dir)) or any(run_dir.name in " ".join(args) for args in process_arguments())
+    return alive(read_heartbeat(run_dir)) or any(named(run_dir))
 
 
-def process_arguments() -> Iterator[list[str]]:
+def named(run_dir: Path) -> Iterator[psutil.Process]:
+    """Workers whose arguments name this run."""
+    for process in worker_processes():
+        if run_dir.name in " ".join(process.info["cmdline"]):
+            yield process
+
+
+def worker_processes() -> Iterator[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "status"]):
         args = process.info["cmdline"] or []
         if "trainer_core.worker" in args or "tests.fake_worker" in args:
-            yield args
+            yield process
+
+
+def processes(run_dir: Path) -> list[psutil.Process]:
+    """All that works on a run, known by pid and birth."""
+    beat = read_heartbeat(run_dir)
+    worker = process_of(beat) if beat else None
+    found = (one for first in ([worker] if worker else named(run_dir)) for one in family(first))
+    return list(dict.fromkeys(found))
+
+
+def family(worker: psutil.Process) -> Iterator[psutil.Process]:
+    """The keeper that a worker is a fork of, first, for it would tell of the worker's end; the worker; and what it started."""
+    with suppress(psutil.Error):
+        parent = worker.parent()
+        if parent and parent.cmdline() == worker.cmdline():
+            yield parent
+    yield worker
+    with suppress(psutil.Error):
+        yield from worker.children(recursive=True)
+
+
+def end(run_dir: Path, kill: bool = False) -> None:
+    """Ask every process of a run to end, or kill them."""
+    for process in processes(run_dir):
+        with suppress(psutil.Error):
+            process.kill() if kill else process.terminate()
 
 
 @dataclass
@@ -250,6 +306,10 @@ class Wants:
 
     stop: threading.Event = field(default_factory=threading.Event)
     pause: threading.Event = field(default_factory=threading.Event)
+
+    def hear(self, wish: Request) -> None:
+        """Who is to be ended and can still leave by itself leaves as if it was asked to stop."""
+        (self.pause if wish == "pause" else self.stop).set()
 
     @property
     def to_leave(self) -> bool:
@@ -279,7 +339,7 @@ def beating(run_dir: Path) -> Iterator[Wants]:
         while not ended.wait(LOOK_SECONDS):
             rounds += 1
             if wish := requested(run_dir):
-                getattr(wants, wish).set()
+                wants.hear(wish)
             if rounds % round(BEAT_SECONDS / LOOK_SECONDS) == 0:
                 with suppress(
                     DiskError

@@ -1,10 +1,11 @@
-"""When a run that lives does nothing: its process does not run, or its steps do not come. Told, never acted upon."""
+"""When a run that lives does nothing: its process does not run, or its steps do not come. That is told; it is only acted upon
+where the run was asked to leave, and does not answer."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import median
 
-from trainer_core.events import Phase
 from trainer_core.run_view import RunView
 
 SILENT_SECONDS = 12.0
@@ -13,6 +14,21 @@ STEPS_KNOWN = 3
 """Steps of a stage before the next one can be called late; the first one also compiles."""
 LATE, LEAST_SECONDS = 20, 60.0
 """A step is late after 20 times the median of the last ones, and not before a minute."""
+LONG = 3
+"""A run that was asked to leave may be silent for so many times the longest that it was silent before."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds of silence after which a run that was asked to leave is ended: between steps, and while it loads or saves or its
+    pace is not known yet. kill: after so many more, what has not ended by then is killed."""
+
+    step: float = 60.0
+    load: float = 600.0
+    kill: float = 10.0
+
+
+PATIENCE = Patience()
 
 
 def stalled(view: RunView, since_beat: float, since_word: float) -> str:
@@ -25,20 +41,31 @@ def stalled(view: RunView, since_beat: float, since_word: float) -> str:
     if since_beat > SILENT_SECONDS:
         return (
             f"No sign of life for {since_beat:.0f} s: its process is there but does not run, as in a computer that sleeps "
-            "or a process that was halted. It goes on by itself once it may run; nothing is lost."
+            f"or a process that was halted. It goes on by itself once it may run. End now ends it. {view.kept}"
         )
     usual = usual_seconds(view)
     if usual is not None and since_word > max(LEAST_SECONDS, LATE * usual):
         return (
-            f"No step for {since_word:.0f} s, where one took {usual:.1f} s so far. If none comes, Stop keeps what is saved; "
-            "Resume goes on from there."
+            f"No step for {since_word:.0f} s, where one took {usual:.1f} s so far. If none comes: End now. {view.kept}"
         )
     return ""
 
 
+def unanswered(view: RunView, silent: float, patience: Patience = PATIENCE) -> str:
+    """Why a run that was asked to leave is ended now, or nothing. silent: seconds since it was asked, or spoke last."""
+    steps = step_seconds(view)
+    aside = [one.seconds for one in (*view.evaluated, *view.sampled, *view.checkpoints)]
+    least = patience.step if len(steps) > STEPS_KNOWN else patience.load
+    late = silent > max(least, LONG * max([*steps, *aside], default=0))
+    return f"It did not answer for {silent:.0f} s and was ended." if late else ""
+
+
 def usual_seconds(view: RunView) -> float | None:
     """What a step takes in the stage at work; None where that is not known yet, or no step is due."""
-    if view.phase not in (Phase.SFT, Phase.DPO):
-        return None
-    seconds = [point.seconds for point in view.points if point.stage == view.phase.value][1:][-20:]
+    seconds = step_seconds(view)[1:][-20:]
     return median(seconds) if len(seconds) >= STEPS_KNOWN else None
+
+
+def step_seconds(view: RunView) -> list[float]:
+    """What each step of the stage at work took; none where no step is due."""
+    return [point.seconds for point in view.points if point.stage == view.phase.value]

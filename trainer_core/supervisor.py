@@ -22,7 +22,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, hardware, heap, ladder, models, runs, shelf, waiting
+from trainer_core import checkpoints, hardware, heap, ladder, models, runs, shelf, stall, waiting
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -38,6 +38,8 @@ WORKER = (sys.executable, "-m", "trainer_core.worker")
 ROUND_SECONDS = 1.0
 AHEAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
 """A worker is made to wait so long after somebody looked at Start, when the page is drawn; and no longer than this."""
+ASLEEP_SECONDS = 30.0
+"""A round that comes so late: the computer slept, or its clock was set. Nobody could answer in that time."""
 
 
 def longer(view: RunView, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
@@ -61,6 +63,7 @@ class Supervisor:
         read_machine: how the hardware is read, once a second, by the one thread here.
         ahead: whether a worker may be started before its run is, see `expect`.
         session: what is kept open from one reading to the next.
+        patience: how long a run that was asked to leave may be silent, see `enforce`.
     """
 
     def __init__(
@@ -71,13 +74,15 @@ class Supervisor:
         read_machine: Callable[[], Machine] = hardware.detect,
         ahead: bool = False,
         session: Callable[[], AbstractContextManager[None]] = hardware.session,
+        patience: stall.Patience = stall.PATIENCE,
     ):
         self.workspace, self.command, self.device, self.read_machine = workspace, tuple(command), device, read_machine
         self.machine = read_machine()
         self.readings = Readings()
         self.comparison: Comparison | None = None
         self.trouble = ""
-        self.session, self.ahead = session, ahead and waiting.POSSIBLE
+        self.session, self.ahead, self.patience = session, ahead and waiting.POSSIBLE, patience
+        self._awake = self._round = time.time()
         self._expected: tuple[str, float] | None = None
         self._waiting: waiting.Waiting | None = None
         self._watched: dict[str, Watched] = {}
@@ -107,11 +112,11 @@ class Supervisor:
         self._trimmed = time.monotonic()
         while not self._ended.is_set():
             with self.session():
-                while self._round() and not self.machine.problem:
+                while self._turn() and not self.machine.problem:
                     pass
 
-    def _round(self) -> bool:
-        """False: the app ends."""
+    def _turn(self) -> bool:
+        """One round. False: the app ends."""
         if self._ended.wait(ROUND_SECONDS):
             return False
         if time.monotonic() > self._trimmed + heap.EVERY_SECONDS:
@@ -121,6 +126,7 @@ class Supervisor:
             self.machine = self.read_machine()
             self.readings.note(self.machine)
             self.look()
+            self.enforce()
             self.attend()
         except Exception:  # shown in the rail; the next round may go well
             self.trouble = traceback.format_exc()
@@ -272,6 +278,40 @@ class Supervisor:
     def pause(self, run_id: str) -> None:
         """Ask a run to leave the device after its current step; `resume` goes on exactly there."""
         runs.request(self.run_dir(run_id), "pause")
+
+    def end(self, run_id: str) -> None:
+        """End the processes of a run in mid-step, from the next rounds on; `resume` goes on from its newest checkpoint.
+
+        Raises:
+            BusyError: it is not going.
+        """
+        if not self.run(run_id).phase.active:
+            raise BusyError(f"The run {run_id} is not going, so there is nothing to end.")
+        runs.request(self.run_dir(run_id), "end", "It was ended at your request.")
+
+    def enforce(self) -> None:
+        """See to it that who was asked to leave does. What is due is read from the folders, so any app goes on with it."""
+        now = time.time()
+        self._awake, self._round = (now if now - self._round > ASLEEP_SECONDS else self._awake), now
+        for watched in list(self._watched.values()):
+            if watched.view.phase.active and (asked := runs.control(watched.run_dir)):
+                if asked.request == "end":
+                    self.put_down(watched)
+                elif why := stall.unanswered(watched.view, self.silent(watched), self.patience):
+                    runs.request(watched.run_dir, "end", why)
+
+    def silent(self, watched: Watched) -> float:
+        """Seconds for which a run could have answered and has not; an app that starts or wakes up counts anew."""
+        files = runs.control_file(watched.run_dir), watched.run_dir / "events.jsonl"
+        return min(time.time() - self._awake, *map(runs.seconds_since, files))
+
+    def put_down(self, watched: Watched) -> None:
+        """End the processes of a run, and kill those that stay. A start at the same time is waited for, and left alone."""
+        with self.starting():
+            asked = runs.control(watched.run_dir)
+            if asked and asked.request == "end":
+                since = runs.seconds_since(runs.control_file(watched.run_dir))
+                runs.end(watched.run_dir, kill=since > self.patience.kill)
 
     def resume(self, run_id: str) -> None:
         """Go on with a run that was paused, stopped or broken off, from its newest sound checkpoint.

@@ -41,13 +41,17 @@ class Watched:
     def settled(self) -> RunView:
         """The view of a run at work. Life is asked before the events are read, so that what was said last is not missed."""
         code = self.process.poll() if self.process else None
-        lives = code is None and (self.process is not None or runs.worker_lives(self.run_dir))
+        lives = (self.process is not None and code is None) or runs.worker_lives(self.run_dir)
         self.read()
-        if lives and self._folded.phase.active:
+        if not self._folded.phase.active:
+            return self._folded
+        if lives:
             beat, word = (runs.seconds_since(self.run_dir / name) for name in ("heartbeat.json", "events.jsonl"))
             return replace(self._folded, stalled=stall.stalled(self._folded, beat, word))
-        settled = settle(self._folded, lives, "" if lives else runs.last_line(self.run_dir))
-        return explained(settled, code) if settled is not self._folded else settled
+        asked = runs.control(self.run_dir)
+        if asked and asked.request == "end":
+            return replace(self._folded, phase=Phase.STOPPED, detail=f"{asked.why} {self._folded.kept}")
+        return explained(settle(self._folded, lives, runs.last_line(self.run_dir)), code)
 
     def read(self) -> None:
         self._folded = folded(self._folded, self._tail)

@@ -43,6 +43,11 @@ RUN = """
 </section>
 """
 
+END = """
+<p class="strong">End it in mid-step?</p>
+<p class="quiet">Its processes are ended. Checkpoints stay; Resume goes on from the newest and makes the steps since again.</p>
+"""
+
 RECENT = """
 <section aria-labelledby="recent-head"><h2 class="eyebrow" id="recent-head">Recent runs</h2>
 <ul class="recent" id="recent"><li class="quiet">None yet</li></ul></section>

@@ -22,6 +22,11 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
             fixed('<p class="strong">Stop after this step?</p>')
             yes = gr.Button("Stop and keep adapter", variant="stop", size="md", elem_id="stop-yes")
             no = gr.Button("Keep going", size="md", elem_id="stop-no")
+        end = gr.Button("End now", visible=False, size="md", elem_id="end")
+        with gr.Column(visible=False, elem_id="end-ask") as end_ask:
+            fixed(cards.END)
+            end_yes = gr.Button("End it in mid-step", variant="stop", size="md", elem_id="end-yes")
+            end_no = gr.Button("Wait for it", size="md", elem_id="end-no")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
         fixed(cards.RECENT)
 
@@ -34,16 +39,27 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     def keep_going() -> tuple[dict, dict]:
         return asking(False)
 
-    def stop_run() -> tuple[dict, dict]:
+    def going(to: str) -> str:
         if not supervisor.active:
-            raise BusyError("No run is going, so there is nothing to stop.")
-        supervisor.stop(supervisor.active.id)
+            raise BusyError(f"No run is going, so there is nothing to {to}.")
+        return supervisor.active.id
+
+    def stop_run() -> tuple[dict, dict]:
+        supervisor.stop(going("stop"))
         return asking(False)
 
     def pause_run() -> None:
-        if not supervisor.active:
-            raise BusyError("No run is going, so there is nothing to pause.")
-        supervisor.pause(supervisor.active.id)
+        supervisor.pause(going("pause"))
+
+    def open_end() -> dict:
+        return gr.update(visible=True)
+
+    def wait() -> dict:
+        return gr.update(visible=False)
+
+    def end_run() -> dict:
+        supervisor.end(going("end"))
+        return wait()
 
     def resume_run(event: gr.EventData) -> None:
         supervisor.resume(event.run)
@@ -51,12 +67,14 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     def prolong_run(event: gr.EventData) -> None:
         supervisor.prolong(event.run)
 
-    def refresh() -> tuple[dict, dict, dict]:
-        active = supervisor.active
+    def refresh() -> tuple[dict, dict, dict, dict, dict]:
+        active, hidden = supervisor.active, gr.update(visible=False)
         if not active:
-            return gr.update(interactive=False), gr.update(interactive=False, visible=True), gr.update(visible=False)
-        free = gr.update(interactive=not views.leaving(supervisor, active))
-        return free, free, gr.skip()
+            return gr.update(interactive=False), gr.update(interactive=False, visible=True), hidden, hidden, hidden
+        wish = views.leaving(supervisor, active)
+        free = gr.update(interactive=not wish)
+        may_end = wish != "end" and bool(wish or active.stalled)
+        return free, free, gr.skip(), gr.update(visible=may_end), gr.skip() if may_end else hidden
 
     on(stop.click, open_question, outputs=[stop, ask], **QUIET)
     on(no.click, keep_going, outputs=[stop, ask], **QUIET)
@@ -64,7 +82,10 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     on(pause.click, pause_run, problem=problem, **QUIET)
     on(bus.resume, resume_run, gr.EventData, problem=problem, **QUIET)
     on(bus.prolong, prolong_run, gr.EventData, problem=problem, **QUIET)
-    on(bus.statechange, refresh, outputs=[pause, stop, ask], **QUIET)
+    on(end.click, open_end, outputs=[end_ask], **QUIET)
+    on(end_no.click, wait, outputs=[end_ask], **QUIET)
+    on(end_yes.click, end_run, outputs=[end_ask], problem=problem, **QUIET)
+    on(bus.statechange, refresh, outputs=[pause, stop, ask, end, end_ask], **QUIET)
 
 
 def fixed(html: str, **options: object) -> gr.HTML:

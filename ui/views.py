@@ -79,6 +79,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
     return {
         "busy": active.id if active else "",
         "leaving": leaving(supervisor, active),
+        "stalled": bool(active and active.stalled),
         "compare": comparison.view.phase if comparison else "",
         "runs": len(supervisor.views),
         "comparable": any(map(comparable, supervisor.views)),
@@ -89,7 +90,7 @@ def gates(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def leaving(supervisor: Supervisor, view: RunView | None) -> str:
-    """What a run at work has been asked: "stop", "pause", or nothing."""
+    """What a run at work has been asked: "stop", "pause", "end", or nothing."""
     return (view and view.phase.active and runs.requested(supervisor.run_dir(view.id))) or ""
 
 
@@ -133,7 +134,7 @@ def pace(view: RunView | None) -> dict[str, Any] | None:
 def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     """One word for the state, and its tone."""
     if wish := leaving(supervisor, view):
-        return {"pill": {"stop": "Stopping", "pause": "Pausing"}[wish], "tone": "busy"}
+        return {"pill": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[wish], "tone": "busy"}
     if view.stalled:
         return {"pill": "Stalled", "tone": "bad"}
     match view.phase:
