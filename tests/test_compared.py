@@ -114,7 +114,8 @@ def test_scores_of_an_earlier_day_are_shown(supervisor, contest) -> None:  # noq
     score = {"lane": "Base", "accuracy": share, "margin": share, "perplexity": share, "divergence": share}
     (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
     supervisor.compare_run(contest.run)
-    assert compared.scores(supervisor)["table"]["lines"][0] == ["Held-out accuracy", "50% [40%, 60%]"]
+    (accuracy,) = compared.scores(supervisor)["table"]["first"]
+    assert (accuracy["title"], accuracy["cells"]) == ("Held-out accuracy", ["50% [40%, 60%]"])
 
 
 def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # noqa: F811

@@ -158,8 +158,8 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
 
 def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> None:
     slow = "The first step is slower than the rest"
-    before = fold(RunView("run"), [Status(Phase.SFT, slow)])
-    assert views.detail(before) == slow and views.detail(fold(before, [step("sft", 1)])) == ""
+    before = fold(RunView("run"), Status(Phase.SFT, slow))
+    assert views.detail(before) == slow and views.detail(fold(before, step("sft", 1))) == ""
 
 
 def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,8 +343,8 @@ def scores(supervisor: Supervisor) -> dict[str, Any] | None:
 
 
 def saved(run_id: str, supervisor: Supervisor) -> Scored | None:
-    """The scores in the run's folder."""
-    path = supervisor.run_dir(run_id) / "scores.json"
+    """The scores in the run's folder; none where the run went to the trash while its lanes are still here."""
+    path = supervisor.workspace.runs / run_id / "scores.json"
     return scored_in(path, path.stat().st_mtime_ns) if path.exists() else None
 
 

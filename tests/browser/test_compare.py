@@ -142,6 +142,7 @@ def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) ->
     page.locator("#score-all summary").click()
     expect(page.locator("#score-rest caption").last).to_have_text("Change against the base")
     page.set_viewport_size({"width": 820, "height": 900})
+    accuracy.scroll_into_view_if_needed()
     expect(accuracy.locator(".figure").last).to_be_in_viewport(ratio=1)
     assert violations(page) == []
     page.set_viewport_size({"width": 1360, "height": 900})
