@@ -54,9 +54,10 @@ def stalled(view: RunView, since_beat: float, since_word: float) -> str:
 def unanswered(view: RunView, silent: float, patience: Patience = PATIENCE) -> str:
     """Why a run that was asked to leave is ended now, or nothing. silent: seconds since it was asked, or spoke last."""
     steps = step_seconds(view)
-    aside = [one.seconds for one in (*view.evaluated, *view.sampled, *view.checkpoints)]
+    checks, answers = [one.seconds for one in view.evaluated], [one.seconds for one in view.sampled]
+    saves = [one.seconds for one in view.checkpoints]
     least = patience.step if len(steps) > STEPS_KNOWN else patience.load
-    late = silent > max(least, LONG * max([*steps, *aside], default=0))
+    late = silent > max(least, LONG * max([*steps, *checks, *answers, *saves], default=0))
     return f"It did not answer for {silent:.0f} s and was ended." if late else ""
 
 

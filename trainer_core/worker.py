@@ -150,8 +150,8 @@ def cause(code: int) -> str:
 
 def kept(run_dir: Path, work: Callable[[Path], int], first: int | None = None) -> int:
     """A worker that a parent keeps going, to its end. `first`: a child that works already."""
-    life, less, said = (partial(one, run_dir) for one in (work, killed, last_word))
-    return keeper.end_like(keeper.kept(life, less, first=first, last_word=said))
+    life, less = partial(work, run_dir), partial(killed, run_dir)
+    return keeper.end_like(keeper.kept(life, less, first=first, last_word=partial(last_word, run_dir)))
 
 
 def again() -> None:
