@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from statistics import median
 
 from scipy.stats import linregress
 
-from bench import make, models
+from bench import make, models, table
 from bench.cuda_child import Case, Result, recipe
 from bench.lanes import Timed
 from bench.result import Device, Row, Target
@@ -29,6 +30,8 @@ QUESTION = "On a card: how fast, and in how much memory, against plain TRL + PEF
 DEVICES: tuple[Device, ...] = ("cuda",)
 BUDGET_SECONDS = 540.0
 CASE_SECONDS = 150.0
+LEAST_SECONDS = 30.0
+"""With less time left nothing is begun."""
 LARGE, MIDDLE, SMALL = models.SHAPES
 TOKENS = (2048, 8192, 32_768)
 """Of a micro-batch."""
@@ -37,6 +40,7 @@ LENGTHS = (1024, 2048, 4096, 8192)
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "4090": 165.2}
 """Dense bfloat16 with 32-bit sums, by a part of the card's name; from NVIDIA's data sheets."""
 GIB = 2**30
+Part = Callable[["Session", str], list[Row]]
 
 
 @dataclass
@@ -57,11 +61,11 @@ class Session:
     def model(self, name: str) -> Path:
         """Random weights in that model's shape; tiny, the same two layers for all."""
         name = "tiny" if self.tiny else name
-        if name not in self.made:
+        if name not in self.made and self.left > LEAST_SECONDS:
             tokenizer = starter.folder(runs.Workspace(runs.default_workspace()))
             kind, size = ("llama", models.TINY) if self.tiny else models.SHAPES[name]
-            self.made[name] = models.random_model(self.place / name, tokenizer, kind, size)
-        return self.made[name]
+            self.made[name] = models.apart(models.random_model, self.place / name, tokenizer, kind, size)
+        return self.made.get(name, self.place / name)
 
     def data(self, stage: str) -> Path:
         """Rows of mixed lengths, as real data has them: half of them short, some as long as the context."""
@@ -86,7 +90,7 @@ class Session:
         return self.found[case]
 
     def run(self, case: Case) -> Result | str:
-        if self.left < 30:
+        if self.left < LEAST_SECONDS:
             return f"not reached in {BUDGET_SECONDS:.0f} s"
         file = self.place / f"case-{next(self.number)}.json"
         file.write_text(case.model_dump_json(), encoding="utf-8")
@@ -116,7 +120,19 @@ def run(device: Device, tiny: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         session = Session(Path(scratch), tiny)
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "processor"
-        return [row for part in PARTS for row in part(session, card)]
+        found = {row.what: row for part in PARTS for row in done(part, session, card)}
+    failed = [row for what, row in found.items() if what not in ROWS]
+    return [*(found.get(row.what, row) for row in OPEN), *failed]
+
+
+def done(part: Part, session: Session, card: str) -> list[Row]:
+    """The rows of a part, shown in the log at once; one that fails costs the others nothing."""
+    try:
+        rows = part(session, card)
+    except Exception as error:
+        rows = [Row("G1", part.__name__, "", error=traceback.format_exc(), note=f"{type(error).__name__}: {error}")]
+    sys.stderr.write(table.table(rows))
+    return rows
 
 
 def beside(
@@ -269,7 +285,9 @@ def beside_prior(what: str, unit: str, fitted: float, bounds: tuple[float, float
 
 def proof(session: Session, card: str) -> list[Row]:
     """SFT, then DPO with its frozen copy as the reference: the worker ends with an error where the step-0 proof does not hold."""
-    case = session.case("ours", SMALL, "sft+dpo", pairs=str(session.data("dpo")), precision="bf16", length=512, steps=5)
+    case = session.case(
+        "ours", SMALL, "sft+dpo", pairs=str(session.data("dpo")), precision="bf16", length=1024, steps=5
+    )
     found = session.result(case)
     held = None if isinstance(found, str) else 1.0
     note = found if isinstance(found, str) else ""
@@ -285,14 +303,16 @@ def setup(case: Case) -> vram.Setup:
 
 def lanes(session: Session, card: str) -> list[Row]:
     """Three lanes on a 4-bit base in one batch, against one lane after another with its prompts in a batch."""
-    base, adapters = models.with_adapters(session.place / "lanes", session.tiny)
+    base, adapters = models.apart(models.with_adapters, session.place / "lanes", session.tiny)
     sizes = ("2", "4") if session.tiny else ("8", "64")
     told = list[Timed]()
     for way in ("ours", "batched"):
-        if session.left < 30:
+        if session.left < LEAST_SECONDS:
             return [OPEN[23]]
         command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]
-        done = subprocess.run(command, cwd=runs.PROJECT, stdout=subprocess.PIPE, check=True, timeout=CASE_SECONDS)
+        done = subprocess.run(
+            command, cwd=runs.PROJECT, stdout=subprocess.PIPE, check=True, timeout=min(session.left, CASE_SECONDS)
+        )
         told.append(Timed.model_validate_json(done.stdout.splitlines()[-1]))
     ours, peer = told
     said, alone = ([one for lane in sorted(way.said) for one in way.said[lane]] for way in told)
@@ -302,7 +322,8 @@ def lanes(session: Session, card: str) -> list[Row]:
     return [Row("G7", ROWS[23], "s", ours.seconds, peer.seconds, ratio, Target("ratio", "≥", 6), n=1, note=note)]
 
 
-PARTS = (sft, dpo, batches, smaller, attention, memory, proof, lanes)
+PARTS = (proof, lanes, sft, dpo, memory, smaller, batches, attention)
+"""What must be right first, then what costs most to be wrong about."""
 ROWS = (
     f"SFT {LARGE} NF4, packed, mixed lengths ÷ plain TRL",
     f"SFT {LARGE} NF4, not packed ÷ plain TRL",

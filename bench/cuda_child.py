@@ -17,11 +17,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer_core import hardware
 from trainer_core.config import Data, Lora, Memory, Method, Precision, Recipe, Sft
 from trainer_core.config import Dpo as DpoSettings
 
 WARM_STEPS = 3
 GIB = 2**30
+HELD_BY_OTHERS = list[int]()
+"""Bytes of the card that were in use before this process touched it."""
 Attention = Literal["auto", "rows", "xformers", "flex"]
 SWITCHES: dict[Attention, dict[str, str]] = {
     "rows": {"UNSLOTH_TORCH_VARLEN": "0"},
@@ -61,6 +64,7 @@ class Result(BaseModel):
 
 
 def main() -> None:
+    HELD_BY_OTHERS.append(used())
     case = Case.model_validate_json(Path(sys.argv[1]).read_bytes())
     if case.attention == "xformers" and not find_spec("xformers"):
         sys.exit("xformers is not installed")
@@ -206,6 +210,7 @@ def logits(case: Case, scratch: Path) -> Result:
     import torch
 
     model, tokenizer = plain_model(case)
+    model.train()  # only then are activations recomputed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=1e-5)
     lines = cycle(Path(case.data).read_text(encoding="utf-8").splitlines())
@@ -245,14 +250,19 @@ def paced(seen: Sequence[tuple[float, float]]) -> Result:
 
 
 def held() -> dict[str, float]:
-    """GiB that torch reserved at most, and that the card lost beside what torch holds now; nothing without a card."""
+    """GiB that torch reserved at most, and that the card lost to this process beside what torch holds; nothing without a card."""
     import torch
 
     if not torch.cuda.is_available():
         return {"peak_gib": 0.0}
-    free, total = torch.cuda.mem_get_info()
-    context = total - free - torch.cuda.memory_reserved()
+    context = used() - HELD_BY_OTHERS[0] - torch.cuda.memory_reserved()
     return {"peak_gib": torch.cuda.max_memory_reserved() / GIB, "context_gib": context / GIB}
+
+
+def used() -> int:
+    """Bytes of the card that are in use, by the driver's count, which asks for no context."""
+    card = hardware.detect().best
+    return card.total_bytes - card.free_bytes if card else 0
 
 
 if __name__ == "__main__":

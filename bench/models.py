@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from trainer_core import runs, starter
 
@@ -53,6 +56,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """From the models' published config.json."""
+Asked, Made = ParamSpec("Asked"), TypeVar("Made")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -77,6 +81,12 @@ def random_model(folder: Path, tokenizer: Path, kind: str, shape: dict[str, Any]
     model.save_pretrained(str(folder))
     words.save_pretrained(str(folder))
     return folder
+
+
+def apart(make: Callable[Asked, Made], *args: Asked.args, **named: Asked.kwargs) -> Made:
+    """Made by a process of its own, which leaves nothing on the card that is measured afterwards."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(make, *args, **named).result()
 
 
 def with_adapters(place: Path, tiny: bool) -> tuple[Path, list[Path]]:

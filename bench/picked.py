@@ -91,7 +91,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
         for name in (SMALL,) if tiny else models.SHAPES:
             shape = ("llama", models.TINY) if tiny else models.SHAPES[name]
             tokenizer = starter.folder(runs.Workspace(runs.default_workspace()))
-            models.random_model(stand.place / name, tokenizer, *shape)
+            models.apart(models.random_model, stand.place / name, tokenizer, *shape)
         caps = CAPS[-1:] if tiny else CAPS
         with ThreadPoolExecutor(len(caps)) as pool:
             rows = list(pool.map(lambda gib: on_card(gib, stand), caps))
