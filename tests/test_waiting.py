@@ -15,7 +15,7 @@ import pytest
 
 from tests import tiny
 from tests.test_engine import recipe, write_data
-from trainer_core import runs, waiting
+from trainer_core import lease, runs, waiting
 from trainer_core.config import Recipe
 from trainer_core.events import Phase
 from trainer_core.run_view import RunView
@@ -197,4 +197,4 @@ def test_it_is_no_trainer(boss: Boss, wanted: Recipe) -> None:
     app = boss()
     expecting(app, wanted.model)
     assert not any(runs.WAITING in process.info["cmdline"] for process in runs.worker_processes())
-    assert app.active is None and not runs.holder_of(app.workspace)
+    assert app.active is None and not lease.holder_of(app.workspace.root / "gpu")

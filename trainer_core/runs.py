@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from trainer_core.config import Job, Strict, TrainJob
 from trainer_core.durable import write_atomically as write_atomically
-from trainer_core.errors import BusyError, ConfigError, DiskError
+from trainer_core.errors import ConfigError, DiskError
 
 PROJECT = Path(__file__).resolve().parent.parent
 BEAT_SECONDS = 2.0
@@ -74,10 +73,6 @@ class Workspace:
     @property
     def data(self) -> Path:
         return made(self.root / "data")
-
-    @property
-    def device_lock(self) -> Path:
-        return made(self.root) / "gpu.lock"
 
     @staticmethod
     def of(run_dir: Path) -> Workspace:
@@ -353,35 +348,6 @@ def beating(run_dir: Path) -> Iterator[Wants]:
     finally:
         ended.set()
         thread.join()
-
-
-@contextmanager
-def device_lease(workspace: Workspace, run_id: str, seconds: float = 15.0) -> Iterator[None]:
-    """Hold the device: an OS lock that the system releases when the process dies, however it dies.
-
-    Raises:
-        BusyError: another worker holds it for longer than `seconds`; a predecessor may need that long to leave.
-    """
-    lock = FileLock(workspace.device_lock)
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout as error:
-        holder = holder_of(workspace)
-        raise BusyError(
-            f"The device is busy with {holder or 'another run'}. Stop it first, or wait for its end."
-        ) from error
-    try:
-        write_atomically(workspace.root / "gpu.holder", run_id)
-        yield
-    finally:
-        lock.release()
-
-
-def holder_of(workspace: Workspace) -> str:
-    try:
-        return (workspace.root / "gpu.holder").read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def last_line(run_dir: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, hardware, keeper, ladder, presets, redact, requests, runs
+from trainer_core import awake, hardware, keeper, ladder, lease, presets, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.event_log import EventLog
@@ -62,7 +62,7 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         with runs.beating(run_dir) as wants:
             job = runs.read_run(run_dir).job
             emit(Status(Phase.LOADING, "Starting"))
-            with runs.device_lease(runs.Workspace.of(run_dir), run_dir.name):
+            with lease.device(run_dir, os.environ.get("CUDA_VISIBLE_DEVICES", "")):
                 emit(IMPORTING)
                 match job:
                     case TrainJob():
