@@ -51,8 +51,8 @@ def row(stage: Stage, device: Device, tiny: bool) -> Row:
     what = f"{stage.upper()} with held-out checks ÷ without"
     note = (
         f"{steps} steps; ten checks were asked for, {len(checked.at)} fitted into a twentieth of the time, on {checked.rows} "
-        f"rows. The machine was {drift:.2f} times as slow in the run with them, by the steps that no check touched; the other run's "
-        "time is multiplied by that."
+        f"rows. The machine was {drift:.2f} times as slow in the run with them, by the steps that no check touched; the other "
+        "run's time is multiplied by that."
     )
     ours, peer = [sum(checked.gaps)], [drift * sum(bare.gaps)]
     return two_sided("train", what, "s", ours, peer, target=Target("ratio", "≤", 1.05), note=note)
