@@ -55,22 +55,23 @@ FAULTS = {
 def unusable(item: Item) -> str | None:
     """The code of the fault that keeps a row from teaching anything, or None where it can be trained on."""
     if isinstance(item, Chat):
-        if any(is_empty(message) for message in item.messages if message.role == "assistant"):
+        if says_nothing(item.messages):
             return "empty_answer"
         return "empty_prompt" if len(item.messages) > 1 and nothing_asked(item.messages) else None
     if nothing_asked(item.prompt):
         return "empty_prompt"
-    if any([is_empty(message) for message in item.chosen + item.rejected if message.role == "assistant"]):
+    if says_nothing(item.chosen + item.rejected):
         return "empty_answer"
     return "identical" if item.chosen == item.rejected else None
 
 
-def is_empty(message: Message) -> bool:
-    return not message.content or message.content.isspace()
+def says_nothing(messages: tuple[Message, ...]) -> bool:
+    """Whether a turn of the assistant is empty."""
+    return not all([message.content.strip() for message in messages if message.role == "assistant"])
 
 
 def nothing_asked(messages: tuple[Message, ...]) -> bool:
-    return all([is_empty(message) for message in messages if message.role == "user"])
+    return not any([message.content.strip() for message in messages if message.role == "user"])
 
 
 def faults(item: Item, margin: float | None = None) -> Iterator[str]:

@@ -110,9 +110,10 @@ class Book:
             self.parts[part].append(length)
 
     def long(self, messages: Iterable[Message]) -> int:
-        if self.tokens:
-            return sum([self.tokens(message.content) + PER_TURN for message in messages])
-        return sum([len(message.content) for message in messages])
+        length = 0
+        for message in messages:
+            length += self.tokens(message.content) + PER_TURN if self.tokens else len(message.content)
+        return length
 
     def shared(self, pair: Pair) -> int:
         """Tokens that both sides begin with."""

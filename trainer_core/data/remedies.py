@@ -66,16 +66,10 @@ class Treatment:
             return Outcome(kept, why)
         if not (look or self.drops):
             return Outcome(kept)
-        found = tuple(faults(item, margin))
-        left_out = self.unwanted(found)
-        if left_out is None:
-            found += tuple(self.seen.faults(kept))
-            left_out = self.unwanted(found)
-        return Outcome(kept, left_out, found)
-
-    def unwanted(self, found: tuple[str, ...]) -> str | None:
-        """The first of the faults for which a step leaves the row out."""
-        return next((code for code in found if code in self.drops), None) if self.drops else None
+        found = list(faults(item, margin))
+        if self.drops.isdisjoint(found):
+            found += self.seen.faults(kept)
+        return Outcome(kept, next(filter(self.drops.__contains__, found), None), tuple(found))
 
 
 def trimmed(item: Item) -> Item:
