@@ -1,12 +1,14 @@
 // What the page has (parts, curves, answers) and how each part is drawn. Words from outside only ever become textContent.
 (() => {
   const at = (id) => document.getElementById(id);
-  const QUICK = { run: "pace", device: "meter" };
+  const QUICK = { run: "pace", active: "active_pace", device: "meter" };
   const app = (window.tunebench = {
     parts: {}, series: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
     show: sessionStorage.getItem("tunebench.show") || "",
     // What a part is, and on top of it what changes every second.
     is: (name) => (QUICK[name] && app.parts[name]?.is ? { ...app.parts[name].is, ...app.parts[QUICK[name]]?.is } : app.parts[name]?.is),
+    // The run at work, or else the newest, whichever is looked at: title, icon, run card and what is told at the end are its.
+    atWork: () => app.is("active") ?? app.is("run"),
     send: () => {},
     make, draws: {}, tools: {}, after: [], chosen: () => [],
   });
@@ -44,7 +46,7 @@
   }).filter(([, value]) => !empty(value)));
 
   app.take = (news) => {
-    const before = app.is("run"), busyBefore = app.is("gates")?.busy;
+    const before = app.atWork(), busyBefore = app.is("gates")?.busy;
     for (const [name, part] of Object.entries(news.parts ?? {})) app.parts[name] = part;
     app.whole = news.whole ?? app.whole;
     if ("run" in news) {
@@ -61,12 +63,12 @@
     for (const [lane, more] of Object.entries(news.text ?? {})) app.text[lane] = (app.text[lane] ?? "") + more;
     const busy = app.is("gates")?.busy;
     if (busy && busyBefore !== undefined && busy !== busyBefore) app.choose("");
-    const run = app.is("run");
+    const run = app.atWork();
     if (before?.active && run && run.id === before.id && !run.active) app.ended = run;
-    if (app.ended === run && run?.phase === "done" && openTab() === "train") app.finishedWhileWatching = run.id;
+    if (app.ended === run && run?.phase === "done" && run.id === app.run && openTab() === "train") app.finishedWhileWatching = run.id;
     rememberTab();
     drawAll();
-    for (const then of app.after) then(run);
+    for (const then of app.after) then();
     app.ended = null;
   };
 
@@ -154,7 +156,7 @@
 
   Object.assign(app.draws, {
     device: ["device-meter", drawDevice, ["device", "meter"]],
-    card: ["run-bar", drawRunCard, ["run", "pace"]],
+    card: ["run-bar", drawRunCard, ["run", "pace", "active", "active_pace"]],
     gates: ["trouble", drawTrouble],
     recent: ["recent", drawRecent],
   });
@@ -183,8 +185,8 @@
 
   const NO_RUN = { progress: 0, step: "", left: "", doing: "", detail: "", pill: "Idle", tone: "plain", name: "No run yet." };
 
-  function drawRunCard(run, bar) {
-    const { progress, step, left, pill: word, tone, name, doing, detail } = run ?? NO_RUN, now = doing || step || detail;
+  function drawRunCard(_, bar) {
+    const { progress, step, left, pill: word, tone, name, doing, detail } = app.atWork() ?? NO_RUN, now = doing || step || detail;
     const pill = at("run-pill"), percent = Math.round(100 * progress);
     write("run-pill", word);
     pill.dataset.tone = tone;
@@ -222,7 +224,7 @@
 
   let icon = "";
   function drawTitle() {
-    const run = app.is("run"), mine = run && (run.active || !app.show);
+    const run = app.atWork(), mine = run && (run.active || !app.show);
     let title = "Tunebench", tone = "plain";
     if (mine && run.active) [title, tone] = [`${Math.round(100 * run.progress)}% ${run.step.split(" ")[0] || run.pill} · Tunebench`, "busy"];
     else if (mine && run.phase === "done") [title, tone] = ["✓ Done · Tunebench", "good"];

@@ -30,7 +30,7 @@ STAGES: tuple[Stage, ...] = ("sft", "dpo")
 FEW_POINTS = 20
 """So many new points are sent step by step, which takes a third of the room."""
 OVERLAY_POINTS = 300
-QUICK = ("pace", "meter")
+QUICK = ("pace", "active_pace", "meter")
 """The parts that may change every second."""
 LOG_LINES = 60
 
@@ -153,7 +153,13 @@ def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
 
 
 def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> dict[str, Any]:
-    """Every part of the page as it is now; the long ones only where they can be seen."""
+    """Every part of the page as it is now; the long ones only where they can be seen.
+
+    active, active_pace: of the run at work, or else the newest, where the page shows another one.
+    """
+    at_work = supervisor.view
+    if at_work and view and at_work.id == view.id:
+        at_work = None
     parts: dict[str, Any] = {
         "device": views.device(supervisor),
         "meter": views.meter(supervisor),
@@ -161,6 +167,8 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "gates": views.gates(supervisor),
         "run": views.run(supervisor, view),
         "pace": views.pace(view),
+        "active": views.run(supervisor, at_work),
+        "active_pace": views.pace(at_work),
         "held": held_out(view),
         "doctor": diagnosis.of(supervisor, view),
         "strip": strip.of(supervisor, view),
