@@ -18,7 +18,7 @@ from pydantic import Field
 
 from trainer_core import report, runs
 from trainer_core.config import Strict, parse
-from trainer_core.events import Stage, Step
+from trainer_core.events import STAGES, Stage, Step
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui import compared, diagnosis, history, strip, views
@@ -26,7 +26,6 @@ from ui import compared, diagnosis, history, strip, views
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
-STAGES: tuple[Stage, ...] = ("sft", "dpo")
 FEW_POINTS = 20
 """So many new points are sent step by step, which takes a third of the room."""
 OVERLAY_POINTS = 300
