@@ -37,9 +37,10 @@
 
   const marks = (names) => Object.fromEntries(names.map((name) => [name, app.parts[name]?.mark ?? 0]));
 
-  // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all.
-  app.cursor = (named = app.whole === undefined) => Object.fromEntries(Object.entries({
-    show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
+  // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all, as it
+  // is where the checksum will not be right: another tab shows other parts.
+  app.cursor = (named = app.whole === undefined || app.asked !== openTab()) => Object.fromEntries(Object.entries({
+    show: app.show, run: app.run, points: app.points, ask: app.ask, tab: (app.asked = openTab()), log: !!at("log")?.open,
     chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
     ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: marks(Object.values(QUICK)) }),

@@ -163,7 +163,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     said = {**(views.run(supervisor, view) or {}), **(views.pace(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = history.Rows(supervisor)()[0]
+    row = history.Rows(supervisor)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50%", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
@@ -219,7 +219,7 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     folder.mkdir()
     (folder / "run.json").write_text("{")
     supervisor.look()
-    assert history.Rows(supervisor)()[0]["name"] == folder.name
+    assert history.Rows(supervisor)()[0][0]["name"] == folder.name
     assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.fake_worker import write_adapter
 from trainer_core import checkpoints, runs
@@ -17,7 +18,7 @@ NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 HELD = [Evaluated("sft", step, loss) for step, loss in ((8, 1.2), (9, 1.0), (10, 1.1))]
 
 
-def told(workspace: Path, *events: Event) -> dict:  # type: ignore[type-arg]
+def told(workspace: Path, *events: Event) -> dict[str, Any]:
     """The strip of a run that ended with an adapter of step 10, and has checkpoints of steps 9 and 10."""
     supervisor = Supervisor(runs.Workspace(workspace), NEVER, device="cpu")
     run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")

@@ -7,7 +7,7 @@ it has drawn. It gets back only what is new, so a quiet second costs next to not
 from __future__ import annotations
 
 import json
-import zlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
@@ -82,6 +82,9 @@ def build(supervisor: Supervisor) -> gr.HTML:
     """The bus: an element without a look whose script asks, keeps what it gets and tells the page."""
 
     rows = history.Rows(supervisor)
+    threading.Thread(
+        target=rows, name="rows", daemon=True
+    ).start()  # ahead of who opens Runs: reading all takes a while
 
     def poll(cursor: Any = None) -> dict[str, Any]:
         asked = parse(Cursor, cursor or {}, "cursor")
@@ -99,8 +102,8 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     parts = all_parts(supervisor, view, cursor)
     if cursor.tab == "runs":
         parts |= listed(supervisor, cursor, rows or history.Rows(supervisor))
-    summed = {name: zlib.crc32(json.dumps(part, default=str).encode()) for name, part in parts.items()}
-    whole = zlib.crc32(json.dumps([pair for pair in sorted(summed.items()) if pair[0] not in QUICK]).encode())
+    summed = {name: history.mark(part) for name, part in parts.items()}
+    whole = history.mark([pair for pair in sorted(summed.items()) if pair[0] not in QUICK])
     if cursor.whole is None:
         held = cursor.marks
     elif cursor.whole == whole:
@@ -182,10 +185,10 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
 
 def listed(supervisor: Supervisor, cursor: Cursor, rows: history.Rows) -> dict[str, Any]:
     """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
-    all_rows = rows()
+    over, going = rows()
     return {
-        "runs": [row for row in all_rows if not row["active"]],
-        "going": [row for row in all_rows if row["active"]],
+        "runs": over,
+        "going": going,
         "trash": history.trash(supervisor),
         "overlay": history.overlay(supervisor, cursor.chosen, all_curves),
     }
