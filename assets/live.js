@@ -20,6 +20,7 @@ app.report = async (run) => {
   if (page) app.tools.take(`tunebench-${run}.html`, new Blob([page], { type: "text/html" }));
 };
 
+const TAB = 30; // milliseconds: another tab was opened, and what it shows is not here
 let timer = 0, asking = false, hurried = 0;
 
 async function tick() {
@@ -38,6 +39,7 @@ async function tick() {
       app.send("opencompare", { run });
     }
     if (app.is("compare")?.answering) pause = 120;
+    if (app.asked !== app.tools.openTab()) pause = TAB;
   } catch (error) {
     if (!(error instanceof TypeError) && app.failing === 0) console.warn("Tunebench: no answer", error);
     app.failing += 1;
@@ -54,5 +56,5 @@ app.hurry = (soon = 200) => {
   clearTimeout(timer);
   timer = setTimeout(tick, soon);
 };
-document.addEventListener("click", (event) => event.target.closest("button") && app.hurry());
+document.addEventListener("click", (event) => event.target.closest("button") && app.hurry(event.target.closest("[role=tab]") ? TAB : undefined));
 tick();

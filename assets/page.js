@@ -1,12 +1,14 @@
 // What the page has (parts, curves, answers) and how each part is drawn. Words from outside only ever become textContent.
 (() => {
   const at = (id) => document.getElementById(id);
-  const QUICK = { run: "pace", device: "meter" };
+  const QUICK = { run: "pace", active: "active_pace", device: "meter" };
   const app = (window.tunebench = {
     parts: {}, series: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
     show: sessionStorage.getItem("tunebench.show") || "",
     // What a part is, and on top of it what changes every second.
     is: (name) => (QUICK[name] && app.parts[name]?.is ? { ...app.parts[name].is, ...app.parts[QUICK[name]]?.is } : app.parts[name]?.is),
+    // The run at work, or else the newest, whichever is looked at: title, icon, run card and what is told at the end are its.
+    atWork: () => app.is("active") ?? app.is("run"),
     send: () => {},
     make, draws: {}, tools: {}, after: [], chosen: () => [],
   });
@@ -35,16 +37,17 @@
 
   const marks = (names) => Object.fromEntries(names.map((name) => [name, app.parts[name]?.mark ?? 0]));
 
-  // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all.
-  app.cursor = (named = app.whole === undefined) => Object.fromEntries(Object.entries({
-    show: app.show, run: app.run, points: app.points, ask: app.ask, tab: openTab(), log: !!at("log")?.open,
+  // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all, as it
+  // is where the checksum will not be right: another tab shows other parts.
+  app.cursor = (named = app.whole === undefined || app.asked !== openTab()) => Object.fromEntries(Object.entries({
+    show: app.show, run: app.run, points: app.points, ask: app.ask, tab: (app.asked = openTab()), log: !!at("log")?.open,
     chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
     ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: marks(Object.values(QUICK)) }),
   }).filter(([, value]) => !empty(value)));
 
   app.take = (news) => {
-    const before = app.is("run"), busyBefore = app.is("gates")?.busy;
+    const before = app.atWork(), busyBefore = app.is("gates")?.busy;
     for (const [name, part] of Object.entries(news.parts ?? {})) app.parts[name] = part;
     app.whole = news.whole ?? app.whole;
     if ("run" in news) {
@@ -61,12 +64,12 @@
     for (const [lane, more] of Object.entries(news.text ?? {})) app.text[lane] = (app.text[lane] ?? "") + more;
     const busy = app.is("gates")?.busy;
     if (busy && busyBefore !== undefined && busy !== busyBefore) app.choose("");
-    const run = app.is("run");
+    const run = app.atWork();
     if (before?.active && run && run.id === before.id && !run.active) app.ended = run;
-    if (app.ended === run && run?.phase === "done" && openTab() === "train") app.finishedWhileWatching = run.id;
+    if (app.ended === run && run?.phase === "done" && run.id === app.run && openTab() === "train") app.finishedWhileWatching = run.id;
     rememberTab();
     drawAll();
-    for (const then of app.after) then(run);
+    for (const then of app.after) then();
     app.ended = null;
   };
 
@@ -154,7 +157,7 @@
 
   Object.assign(app.draws, {
     device: ["device-meter", drawDevice, ["device", "meter"]],
-    card: ["run-bar", drawRunCard, ["run", "pace"]],
+    card: ["run-bar", drawRunCard, ["run", "pace", "active", "active_pace"]],
     gates: ["trouble", drawTrouble],
     recent: ["recent", drawRecent],
   });
@@ -183,8 +186,8 @@
 
   const NO_RUN = { progress: 0, step: "", left: "", doing: "", detail: "", pill: "Idle", tone: "plain", name: "No run yet." };
 
-  function drawRunCard(run, bar) {
-    const { progress, step, left, pill: word, tone, name, doing, detail } = run ?? NO_RUN, now = doing || step || detail;
+  function drawRunCard(_, bar) {
+    const { progress, step, left, pill: word, tone, name, doing, detail } = app.atWork() ?? NO_RUN, now = doing || step || detail;
     const pill = at("run-pill"), percent = Math.round(100 * progress);
     write("run-pill", word);
     pill.dataset.tone = tone;
@@ -222,7 +225,7 @@
 
   let icon = "";
   function drawTitle() {
-    const run = app.is("run"), mine = run && (run.active || !app.show);
+    const run = app.atWork(), mine = run && (run.active || !app.show);
     let title = "Tunebench", tone = "plain";
     if (mine && run.active) [title, tone] = [`${Math.round(100 * run.progress)}% ${run.step.split(" ")[0] || run.pill} · Tunebench`, "busy"];
     else if (mine && run.phase === "done") [title, tone] = ["✓ Done · Tunebench", "good"];

@@ -2,8 +2,9 @@
 (() => {
   const app = window.tunebench, { at, make, put, write, when, list, show, working } = app.tools;
   const CURVES = { "sft.loss": "SFT loss", "dpo.loss": "DPO loss", "dpo.margin": "Reward margin", "dpo.accuracy": "Reward accuracy" };
-  const MOST = 6, COLUMNS = 10, LEVELS = 35;
+  const MOST = 6, COLUMNS = 10, LEVELS = 35, SCREENFUL = 100;
   const chosen = new Set(), made = new Map(); // made: run → { key, row, more: the row below it that asks something }
+  let room = SCREENFUL; // so many rows are there; more when the last one comes into sight
 
   app.chosen = () => [...chosen];
   app.draws.runs = ["runs", drawTable, ["runs", "going", "trash"]];
@@ -12,7 +13,8 @@
 
   const send = (event, run, more = {}) => app.send(event, { run: run.id, ...more });
 
-  // ---- the table: a row is only touched when its run has changed, so that nothing a person is doing in it is lost
+  // ---- the table: a row is made when it comes into sight, and only touched when its run has changed, so that nothing a person
+  // is doing in it is lost
 
   function drawTable(_, table) {
     const runs = [...app.is("going"), ...app.is("runs")].sort((a, b) => b.pinned - a.pinned || (a.id < b.id ? 1 : -1));
@@ -22,10 +24,22 @@
     table.hidden = !runs.length;
     const known = new Set(runs.map((run) => run.id));
     for (const id of made.keys()) if (!known.has(id)) forget(id);
-    const rows = runs.flatMap((run) => rowsOf(run)), body = table.tBodies[0];
-    if (rows.length !== body.rows.length || rows.some((row, index) => row !== body.rows[index])) body.replaceChildren(...rows);
-    find();
+    const found = runs.filter(fits), rows = found.slice(0, room).flatMap((run) => rowsOf(run)), body = table.tBodies[0];
+    const from = rows.findIndex((row, index) => row !== body.rows[index]);
+    if (from >= 0 && from === body.rows.length) body.append(...rows.slice(from));
+    else if (rows.length !== body.rows.length || from >= 0) body.replaceChildren(...rows);
+    put(at("runs-count"), wanted() ? `${found.length} of ${runs.length} runs` : `${runs.length} run${runs.length === 1 ? "" : "s"}`);
+    table.setAttribute("aria-rowcount", found.length + 1);
+    end.disconnect();
+    if (found.length > room) end.observe(rows[rows.length - 1]);
   }
+
+  const redraw = () => drawTable(null, at("runs"));
+  const end = new IntersectionObserver((seen) => {
+    if (!seen.some((one) => one.isIntersecting)) return;
+    room += SCREENFUL;
+    redraw();
+  });
 
   function forget(id) {
     made.delete(id);
@@ -72,18 +86,13 @@
 
   // ---- find
 
-  function find() {
-    const wanted = at("runs-find").value.trim().toLowerCase();
-    let seen = 0;
-    for (const { run, row, more } of made.values()) {
-      const fits = !wanted || [run.name, run.model, run.data, run.note, run.id, run.line.join(" ")].join(" ").toLowerCase().includes(wanted);
-      row.hidden = !fits;
-      if (more) more.hidden = !fits;
-      seen += fits;
-    }
-    put(at("runs-count"), wanted ? `${seen} of ${made.size} runs` : `${made.size} run${made.size === 1 ? "" : "s"}`);
-  }
-  document.addEventListener("input", (event) => event.target.id === "runs-find" && find());
+  const wanted = () => at("runs-find").value.trim().toLowerCase();
+  const fits = (run) => [run.name, run.model, run.data, run.note, run.id, run.line.join(" ")].join(" ").toLowerCase().includes(wanted());
+  document.addEventListener("input", (event) => {
+    if (event.target.id !== "runs-find") return;
+    room = SCREENFUL;
+    redraw();
+  });
 
   // ---- what one does with a run
 

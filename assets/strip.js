@@ -1,5 +1,5 @@
-// The sample strip of Train: a slider over the steps at which the model was asked the same prompts, its answers then beside the
-// base's, and what can be done with the weights of that step. Answers are the model's words: they only ever become textContent.
+// The sample strip of Train: a slider over the steps at which the model was asked the same prompts or whose weights are there, its
+// answers then beside the base's, and what can be done with the weights. Answers are the model's words: they only ever become textContent.
 (() => {
   const app = window.tunebench, { at, make, put, write } = app.tools;
   let run = "", chosen = -1; // chosen: the point the person went to; -1: the newest, also when another one comes
@@ -47,7 +47,7 @@
   function told(now) {
     if (!now) return "Next answers come at the first checkpoint. The prompts can be changed on Start, under All settings.";
     const loss = now.held === null ? "" : `Held-out loss ${now.held}${now.best ? ", the lowest of this stage" : ""}. `;
-    return `${loss}${now.kept ? "This step is the saved adapter. " : ""}The likeliest answer each time; prompts can be changed on Start, under All settings.`;
+    return `${loss}${now.kept ? "This step is the saved adapter. " : ""}${now.answers.length ? "The likeliest answer each time; prompts can be changed on Start, under All settings." : "The model was not asked at this step."}`;
   }
 
   const side = (name, tone, answer) =>
@@ -55,7 +55,7 @@
       make("small", { class: "quiet" }, `${answer[1]} token${answer[1] === 1 ? "" : "s"}${answer[2] ? "" : ", cut here"}`));
 
   function card(prompt, base, now, number) {
-    const sides = [...(base ? [side("Base", "base", base)] : []), ...(now ? [side(now.where, now.stage, now.answers[number])] : [])];
+    const sides = [...(base ? [side("Base", "base", base)] : []), ...(now?.answers[number] ? [side(now.where, now.stage, now.answers[number])] : [])];
     return make("article", {}, make("h4", { dir: "auto" }, prompt), make("div", { class: "sides" }, ...sides));
   }
 

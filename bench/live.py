@@ -1,4 +1,5 @@
-"""The open page: what goes over the wire each second, and what the browser's main thread does, with 10,000 points drawn."""
+"""The open page: what goes over the wire each second, what the browser's main thread does with 10,000 points drawn, and how soon
+a thousand runs are there."""
 
 from __future__ import annotations
 
@@ -19,11 +20,20 @@ from bench.served import Served, served
 from tools.browser import chromium
 from trainer_core import runs
 
-QUESTION = "What does an open page cost per second, over the wire and in the browser, with 10,000 points on its charts?"
+QUESTION = (
+    "What does an open page with 10,000 points cost per second, and how soon are its curves and 1,000 runs drawn?"
+)
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[Row, ...] = ()
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 SETTLE_SECONDS = 4.0
+CLICK = """() => new Promise(done => {
+  const began = performance.now(), drawn = () => document.querySelector("#runs tbody tr")
+    ? requestAnimationFrame(() => setTimeout(() => done(performance.now() - began))) : requestAnimationFrame(drawn);
+  [...document.querySelectorAll("#tabs button[role=tab]")].find(tab => tab.textContent.trim() === "Runs").click();
+  drawn();
+})"""
+"""Opens Runs, and says after how many milliseconds its rows were painted."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,24 @@ def run(device: Device, tiny: bool) -> list[Row]:
             quiet = cost(app, page, wire, seconds)
             times = [reloaded(page, points) for _ in range(1 if tiny else 5)]
             busy = growing(run_dir, lambda: cost(app, page, wire, seconds), points)
-    return [*rows("a finished run", quiet), *rows("a step a second", busy), restored(times)]
+        runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 5)
+    return [*rows("a finished run", quiet), *rows("a step a second", busy), restored(times), runs_drawn]
+
+
+def many(workspace: runs.Workspace, count: int, turns: int) -> Row:
+    """From the click on Runs until rows are on the screen, each time in a page that has not shown them."""
+    make.copies(make.run(workspace, "first", 40), count - 1)
+    times = []
+    with served(workspace.root) as app, opened(app) as (page, _):
+        for _ in range(turns):
+            page.reload()
+            page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+            page.get_by_role("tab", name="Train", exact=True).click()  # which a reload opens again
+            page.wait_for_timeout(1000 * SETTLE_SECONDS)
+            times.append(page.evaluate(CLICK) / 1000)
+            page.get_by_role("tab", name="Train", exact=True).click()
+            page.wait_for_timeout(1500)  # the page remembers it
+    return one_sided("app", f"{count:,} runs: click to rows drawn", "s", times, target=Target("ours", "≤", 0.5))
 
 
 def reloaded(page: Any, points: int) -> tuple[float, float]:

@@ -13,13 +13,12 @@ import orjson
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Phase, Plan, Prepared, Stage, Status, Step
+from trainer_core.events import STAGES, Ended, Phase, Plan, Prepared, Stage, Status, Step
 
 TEXT = (
     "water the plants on Sunday and turn each pot a little so that every side gets light "
     "a short walk after lunch helps more than another coffee because the eyes rest too"
 )
-STAGES: tuple[Stage, ...] = ("sft", "dpo")
 POOL = 4000
 """Words drawn once; rows are slices of them, which is fast and hard to pack."""
 

@@ -17,7 +17,7 @@ from trainer_core.doctor import own
 from trainer_core.engine.sample import told
 from trainer_core.events import Phase, Sampled
 from trainer_core.held_out import LEAST
-from trainer_core.plan import spaced
+from trainer_core.plan import PARTS, spaced
 from trainer_core.run_view import RunView
 
 pytestmark = pytest.mark.slow
@@ -117,6 +117,16 @@ def test_a_run_that_memorises_is_seen_and_its_best_step_is_known(views: dict[str
     best = view.best("sft")
     assert best and best.loss == min(losses) and losses[-1] > best.loss * 1.03, losses
     assert view.points[-1].loss < view.points[0].loss / 2
+
+
+def test_the_best_can_be_kept_though_its_step_is_no_save_point(views: dict[str, RunView]) -> None:
+    view = views["overfits"]
+    best, total = view.best("sft"), view.points[-1].step
+    assert best and not spaced(best.step, total, PARTS), "the example is of no use if the best falls on a save point"
+    folder = Path(view.id)
+    assert checkpoints.verified(checkpoints.place(folder, "sft", best.step)).step == best.step
+    checkpoints.keep(folder, "sft", best.step)
+    assert checkpoints.verified(checkpoints.adapter_place(folder, "sft")).step == best.step
 
 
 def test_patience_ends_it_and_keeps_the_best(views: dict[str, RunView]) -> None:

@@ -100,6 +100,18 @@ def test_a_page_may_show_an_older_run(supervisor: Supervisor) -> None:
     assert news(supervisor, Cursor(show="deleted"))["run"] == supervisor.views[0].id
 
 
+def test_the_run_at_work_is_told_beside_an_older_one_that_is_shown(supervisor: Supervisor) -> None:
+    older = finished(supervisor, step("sft", 20))
+    newer = finished(supervisor, step("sft", 20))
+    beside, alone = (news(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
+    assert beside["run"]["is"]["id"] == older and beside["active"]["is"]["id"] == alone["run"]["is"]["id"] == newer
+    assert beside["active_pace"]["is"] == alone["pace"]["is"] and alone["active"]["is"] is None
+    EventLog(supervisor.run_dir(newer) / "events.jsonl")(step("sft", 19))
+    supervisor.look()
+    asked = Cursor(show=older, run=older, points=1, marks={name: part["mark"] for name, part in beside.items()})
+    assert set(news(supervisor, asked)["parts"]) == {"active_pace"}
+
+
 def test_long_parts_are_sent_only_where_they_are_seen(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1))
     assert {"runs", "log"} & set(news(supervisor, Cursor())["parts"]) == set()
@@ -151,7 +163,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     said = {**(views.run(supervisor, view) or {}), **(views.pace(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = history.Rows(supervisor)()[0]
+    row = history.Rows(supervisor)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50%", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
@@ -207,7 +219,7 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     folder.mkdir()
     (folder / "run.json").write_text("{")
     supervisor.look()
-    assert history.Rows(supervisor)()[0]["name"] == folder.name
+    assert history.Rows(supervisor)()[0][0]["name"] == folder.name
     assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 

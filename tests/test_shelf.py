@@ -45,19 +45,32 @@ def test_what_is_written_about_a_run_is_kept(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe(name="one"))
     assert shelf.read_about(run_dir) == About()
     shelf.write_about(run_dir, About(name="Best: ✓", note="a\nb", pinned=True))
-    rows = history.Rows(supervisor)()
+    rows, _ = history.Rows(supervisor)()
     assert (rows[0]["name"], rows[0]["note"], rows[0]["pinned"]) == ("Best: ✓", "a\nb", True)
     (run_dir / "about.json").write_text("{broken")
-    assert history.Rows(supervisor)()[0]["name"] == "one"
+    assert history.Rows(supervisor)()[0][0]["name"] == "one"
 
 
 def test_pinned_runs_come_first(supervisor: Supervisor) -> None:
     older, newer = over(supervisor, Recipe(name="a")), over(supervisor, Recipe(name="b"))
     rows = history.Rows(supervisor)
-    assert {row["name"] for row in rows()} == {"a", "b"}
+    assert {row["name"] for row in rows()[0]} == {"a", "b"}
     last = min(older, newer, key=lambda folder: folder.name)
     shelf.write_about(last, About(pinned=True))
-    assert rows()[0]["id"] == last.name
+    assert rows()[0][0]["id"] == last.name
+
+
+def test_rows_are_the_same_until_something_changes(supervisor: Supervisor) -> None:
+    """Not made anew and summed anew each second: a thousand of them would keep a core busy."""
+    one = over(supervisor, Recipe(name="a"))
+    rows = history.Rows(supervisor)
+    first, _ = rows()
+    assert rows()[0] is first and history.mark(first) == history.mark(list(first))
+    shelf.write_about(one, About(note="new"))
+    second, _ = rows()
+    assert second is not first and history.mark(second) != history.mark(first)
+    over(supervisor, Recipe(name="child", model=str(one / "adapter-dpo")))
+    assert [row["needed"] for row in rows()[0]] == ["", "child"]
 
 
 def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
@@ -99,7 +112,7 @@ def test_nothing_outside_the_trash_is_restored(supervisor: Supervisor, name: str
 def test_a_child_names_its_parent(supervisor: Supervisor) -> None:
     parent = over(supervisor, Recipe(name="parent"))
     over(supervisor, Recipe(name="child", model=str(parent / "adapter-dpo")))
-    needed = {row["name"]: row["needed"] for row in history.Rows(supervisor)()}
+    needed = {row["name"]: row["needed"] for row in history.Rows(supervisor)()[0]}
     assert needed["parent"] == "child" and "" in needed.values()
 
 

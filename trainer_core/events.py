@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Stage = Literal["sft", "dpo"]
+STAGES: tuple[Stage, ...] = ("sft", "dpo")
+"""In the order in which a run makes them."""
 
 
 class Phase(StrEnum):

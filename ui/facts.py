@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -111,8 +112,16 @@ def spelled(part: BaseModel, group: str = "") -> dict[str, str]:
 
 def about_of(run_dir: Path) -> About:
     """What was written about a run, read again when it changes."""
-    file = run_dir / "about.json"
-    return about_at(run_dir, file.stat().st_mtime_ns) if file.exists() else About()
+    stamp = about_stamp(run_dir)
+    return about_at(run_dir, stamp) if stamp else About()
+
+
+def about_stamp(run_dir: Path) -> int:
+    """When a run was last written about; 0: never. Asked for every run every second, so it is one call of the system."""
+    try:
+        return os.stat(f"{run_dir}/about.json").st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @lru_cache(maxsize=65_536)

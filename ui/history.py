@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from trainer_core.run_view import RunView
 from trainer_core.shelf import About
 from trainer_core.supervisor import Supervisor
 from ui import views
-from ui.facts import about_of, facts_of, name_of, spelled
+from ui.facts import about_of, about_stamp, facts_of, name_of, spelled
 from ui.words import STAGE_WORDS, listed, model_name
 
 SPARK = 24
@@ -24,18 +26,45 @@ OVERLAID = 6
 """Runs over each other; more could not be told apart."""
 
 
+class Same(list[Any]):
+    """A long part of the page that is the same object as long as nothing in it changes, so that it is summed once."""
+
+    @cached_property
+    def mark(self) -> int:
+        return mark(list(self))
+
+
+def mark(part: Any) -> int:
+    """The checksum by which a page says which state of a part it holds."""
+    return part.mark if isinstance(part, Same) else zlib.crc32(json.dumps(part, default=str).encode())
+
+
 @dataclass
 class Rows:
     """Every run as a row. A row is made anew when its run has gone on or was written about, and else kept."""
 
     supervisor: Supervisor
     kept: dict[str, tuple[RunView, About, dict[str, Any]]] = field(default_factory=dict)
+    known: list[tuple[str | int, int]] = field(default_factory=list)
+    """What the rows of runs that are over were made from: their views, which runs there are, and when each was written about."""
+    needed: dict[str, str] = field(default_factory=dict)
+    over: Same = field(default_factory=Same)
 
-    def __call__(self) -> list[dict[str, Any]]:
-        """Pinned ones first, then newest first."""
+    def __call__(self) -> tuple[Same, list[dict[str, Any]]]:
+        """The runs that are over, and those at work, which change every second; each pinned ones first, then newest first."""
         views = self.supervisor.views
-        needed = parents({view.id: self.supervisor.run_dir(view.id) for view in views})
-        rows = [self.row(view) | {"needed": needed.get(view.id, "")} for view in views]
+        folders = {view.id: self.supervisor.run_dir(view.id) for view in views}
+        known = [
+            (view.id if view.phase.active else id(view), about_stamp(folders[view.id])) for view in views
+        ]  # `kept` holds the views, so that no new one gets the id of an old one
+        if known != self.known:
+            self.needed = parents(folders)
+            self.over = Same(self.rows(view for view in views if not view.phase.active))
+            self.known = known
+        return self.over, self.rows(view for view in views if view.phase.active)
+
+    def rows(self, views: Iterable[RunView]) -> list[dict[str, Any]]:
+        rows = [self.row(view) | {"needed": self.needed.get(view.id, "")} for view in views]
         return sorted(rows, key=lambda row: not row["pinned"])
 
     def row(self, view: RunView) -> dict[str, Any]:

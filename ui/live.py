@@ -7,7 +7,7 @@ it has drawn. It gets back only what is new, so a quiet second costs next to not
 from __future__ import annotations
 
 import json
-import zlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from trainer_core import report, runs
 from trainer_core.config import Strict, parse
-from trainer_core.events import Stage, Step
+from trainer_core.events import STAGES, Stage, Step
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui import compared, diagnosis, history, strip, views
@@ -26,11 +26,10 @@ from ui import compared, diagnosis, history, strip, views
 BUS_JS = (runs.PROJECT / "assets" / "live.js").read_text(encoding="utf-8")
 MOST_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
-STAGES: tuple[Stage, ...] = ("sft", "dpo")
 FEW_POINTS = 20
 """So many new points are sent step by step, which takes a third of the room."""
 OVERLAY_POINTS = 300
-QUICK = ("pace", "meter")
+QUICK = ("pace", "active_pace", "meter")
 """The parts that may change every second."""
 LOG_LINES = 60
 
@@ -83,6 +82,9 @@ def build(supervisor: Supervisor) -> gr.HTML:
     """The bus: an element without a look whose script asks, keeps what it gets and tells the page."""
 
     rows = history.Rows(supervisor)
+    threading.Thread(
+        target=rows, name="rows", daemon=True
+    ).start()  # ahead of who opens Runs: reading all takes a while
 
     def poll(cursor: Any = None) -> dict[str, Any]:
         asked = parse(Cursor, cursor or {}, "cursor")
@@ -100,8 +102,8 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     parts = all_parts(supervisor, view, cursor)
     if cursor.tab == "runs":
         parts |= listed(supervisor, cursor, rows or history.Rows(supervisor))
-    summed = {name: zlib.crc32(json.dumps(part, default=str).encode()) for name, part in parts.items()}
-    whole = zlib.crc32(json.dumps([pair for pair in sorted(summed.items()) if pair[0] not in QUICK]).encode())
+    summed = {name: history.mark(part) for name, part in parts.items()}
+    whole = history.mark([pair for pair in sorted(summed.items()) if pair[0] not in QUICK])
     if cursor.whole is None:
         held = cursor.marks
     elif cursor.whole == whole:
@@ -153,7 +155,13 @@ def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
 
 
 def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> dict[str, Any]:
-    """Every part of the page as it is now; the long ones only where they can be seen."""
+    """Every part of the page as it is now; the long ones only where they can be seen.
+
+    active, active_pace: of the run at work, or else the newest, where the page shows another one.
+    """
+    at_work = supervisor.view
+    if at_work and view and at_work.id == view.id:
+        at_work = None
     parts: dict[str, Any] = {
         "device": views.device(supervisor),
         "meter": views.meter(supervisor),
@@ -161,6 +169,8 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "gates": views.gates(supervisor),
         "run": views.run(supervisor, view),
         "pace": views.pace(view),
+        "active": views.run(supervisor, at_work),
+        "active_pace": views.pace(at_work),
         "held": held_out(view),
         "doctor": diagnosis.of(supervisor, view),
         "strip": strip.of(supervisor, view),
@@ -175,10 +185,10 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
 
 def listed(supervisor: Supervisor, cursor: Cursor, rows: history.Rows) -> dict[str, Any]:
     """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
-    all_rows = rows()
+    over, going = rows()
     return {
-        "runs": [row for row in all_rows if not row["active"]],
-        "going": [row for row in all_rows if row["active"]],
+        "runs": over,
+        "going": going,
         "trash": history.trash(supervisor),
         "overlay": history.overlay(supervisor, cursor.chosen, all_curves),
     }

@@ -1,50 +1,59 @@
-"""The sample strip of Train in plain values: what the model answered at which step, and what is known of that step."""
+"""The sample strip of Train in plain values: what the model answered at which step, and whether that step can be kept."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainer_core import checkpoints
-from trainer_core.events import Sampled, Stage
+from trainer_core.events import STAGES, Sample, Stage
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
 from ui.words import STAGE_WORDS
 
 
 def of(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
-    """The base's answers, and those at each step; None until there are any."""
-    if view is None or not view.sampled:
+    """The base's answers, and each step that was asked or, once the run is over, can be kept; None until there are any."""
+    if view is None:
         return None
     run_dir = supervisor.run_dir(view.id)
-    base = next((one for one in view.sampled if one.step == 0), None)
+    points = [point for stage in STAGES for point in points_of(run_dir, view, stage)]
+    if not points and not view.sampled:
+        return None
+    base = next((one.samples for one in view.sampled if one.step == 0), ())
     return {
-        "prompts": [sample.prompt for sample in view.sampled[0].samples],
-        "base": answers(base) if base else [],
-        "points": [point(run_dir, view, one) for one in view.sampled if one.step],
+        "prompts": [sample.prompt for sample in view.sampled[0].samples] if view.sampled else [],
+        "base": answers(base),
+        "points": points,
     }
 
 
-def point(run_dir: Path, view: RunView, said: Sampled) -> dict[str, Any]:
+def points_of(run_dir: Path, view: RunView, stage: Stage) -> list[dict[str, Any]]:
     """kept: is this step the stage's adapter? stored: are its weights there? best: was the held-out loss lowest here?"""
-    best = view.best(said.stage)
-    held = next((one.loss for one in view.evaluated if (one.stage, one.step) == (said.stage, said.step)), None)
-    kept = said.stage in view.adapters and adapter_step(run_dir, said.stage) == said.step
-    return {
-        "stage": said.stage,
-        "step": said.step,
-        "where": f"{STAGE_WORDS[said.stage]} step {said.step}",
-        "held": None if held is None else round(held, 3),
-        "best": best is not None and best.step == said.step,
-        "kept": kept,
-        "stored": kept or checkpoints.weights(run_dir, said.stage, said.step) is not None,
-        "answers": answers(said),
-    }
+    best, held = view.best(stage), {one.step: one.loss for one in view.evaluated if one.stage == stage}
+    said = {one.step: one.samples for one in view.sampled if one.stage == stage and one.step}
+    kept = adapter_step(run_dir, stage) if stage in view.adapters else None
+    stored = {*checkpoints.stored(run_dir, stage), *([kept] if kept else [])}
+    shown = said if view.phase.active else {*said, *stored}
+    return [
+        {
+            "stage": stage,
+            "step": step,
+            "where": f"{STAGE_WORDS[stage]} step {step}",
+            "held": round(held[step], 3) if step in held else None,
+            "best": best is not None and best.step == step,
+            "kept": step == kept,
+            "stored": step in stored,
+            "answers": answers(said.get(step, ())),
+        }
+        for step in sorted(shown)
+    ]
 
 
-def answers(said: Sampled) -> list[list[Any]]:
-    return [[sample.answer, sample.tokens, sample.ended] for sample in said.samples]
+def answers(samples: Sequence[Sample]) -> list[list[Any]]:
+    return [[sample.answer, sample.tokens, sample.ended] for sample in samples]
 
 
 def adapter_step(run_dir: Path, stage: Stage) -> int | None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from bench import make
 from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
+from trainer_core.runs import Workspace
 
 Visit = Callable[[App], Page]
 
@@ -69,6 +71,24 @@ def test_a_row_says_what_a_run_is(runs: Page) -> None:
     runs.fill("#runs-find", "sec")
     expect(runs.locator("#runs tbody tr:visible")).to_have_count(1)
     expect(runs.locator("#runs-count")).to_have_text("1 of 3 runs")
+
+
+def test_a_long_list_is_drawn_as_it_comes_into_sight_and_searched_whole(
+    serve: Callable[..., App], visit: Visit
+) -> None:
+    app = serve("100")
+    make.copies(make.run(Workspace(app.workspace), "first", 4), 249)
+    page = visit(app)
+    tab(page, "Runs")
+    rows = page.locator("#runs tbody tr")
+    expect(page.locator("#runs-count")).to_have_text("250 runs")
+    expect(rows).to_have_count(100)
+    for there in (200, 250):
+        rows.last.scroll_into_view_if_needed()
+        expect(rows).to_have_count(there)
+    page.fill("#runs-find", "copy-0000")
+    expect(rows).to_have_count(1)
+    expect(page.locator("#runs-count")).to_have_text("1 of 250 runs")
 
 
 def test_chosen_runs_over_each_other(runs: Page) -> None:

@@ -211,6 +211,23 @@ def test_the_end_is_told_once_to_those_who_asked(app: App, visit: Visit) -> None
     expect(page.locator("#at-end input[name=sound]")).not_to_be_checked()
 
 
+def test_progress_and_end_are_told_while_an_older_run_is_looked_at(app: App, trivial: str, visit: Visit) -> None:
+    page = visit(app)
+    page.evaluate(
+        "() => { window.said = []; window.Notification = class { constructor(title) { said.push(title) }"
+        " static permission = 'granted' }; localStorage.setItem('tunebench.notify', 'yes') }"
+    )
+    run = begin(page, "fails-waits")
+    page.locator("#recent button", has_text="trivial").first.click()
+    page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
+    (app.workspace / "runs" / run / "go").touch()
+    page.wait_for_function("/^[1-9][0-9]?% (SFT|DPO) · Tunebench$/.test(document.title)")
+    expect(page.locator("#run-pill")).to_have_text("Running")
+    page.wait_for_function("window.said.length")
+    assert page.evaluate("[said, tunebench.run]") == [["Failed: fails-waits"], trivial]
+    expect(page.locator("#run-pill")).to_have_text("Failed")
+
+
 def test_the_tab_icon_fills(app: App, visit: Visit) -> None:
     page = visit(app)
     begin(page, "slow")

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -110,7 +110,7 @@ def reference_from_rows(trainer: Any) -> Iterator[None]:
 
 
 class Evaluate(TrainerCallback):
-    """Measures the held-out rows on the way, and ends a stage that has not got better for `patience` checks.
+    """Measures the held-out rows on the way, has each new best saved, and ends a stage that is no better for `patience` checks.
 
     Args:
         before: the checks that earlier workers made up to here.
@@ -119,6 +119,7 @@ class Evaluate(TrainerCallback):
         known: every check of the stage.
         stopped: has the stage been ended because its best has passed?
         used: on how many rows it is measured; 0 before the first check.
+        saves: step → seconds of a checkpoint that was only made because of a new best.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Evaluate(TrainerCallback):
         self.trainer, self.held_out, self.checks, self.patience = trainer, held_out, checks, patience
         self.progress, self.known, self.stopped = progress, list(before), False
         self.used = before[-1].rows if before else 0
+        self.saves, self._asked = dict[int, float](), 0.0
 
     @property
     def emit(self) -> EventLog:
@@ -171,7 +173,8 @@ class Evaluate(TrainerCallback):
 
     def due(self, state: TrainerState) -> bool:
         there, step_seconds = len(self.held_out.rows), self.progress.step_seconds
-        return self.budget(state).due(state.global_step, self.known, there, step_seconds)
+        paid = [replace(one, seconds=one.seconds + self.saves.get(one.step, 0.0)) for one in self.known]
+        return self.budget(state).due(state.global_step, paid, there, step_seconds)
 
     def budget(self, state: TrainerState) -> Budget:
         args = self.trainer.args
@@ -211,14 +214,21 @@ class Evaluate(TrainerCallback):
         return Evaluated("dpo", step, loss, accuracy, margin, self.used, took)
 
     def judge(self, state: TrainerState, control: TrainerControl) -> None:
-        """With patience a new best is saved at once, and after too many checks without one the stage ends."""
+        """A new best is saved at once, so that it can be kept; with patience, too many checks without one end the stage."""
         best = self.best
-        if self.patience is None or best is None or state.global_step >= state.max_steps:
+        if best is None or state.global_step >= state.max_steps:
             return
         if best is self.known[-1]:
+            self._asked = 0.0 if control.should_save else time.monotonic()
             control.should_save = True
-        elif len(self.known) - 1 - self.known.index(best) >= self.patience:
+        elif self.patience is not None and len(self.known) - 1 - self.known.index(best) >= self.patience:
             self.stopped = control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What the save of a new best took is paid for by the checks: where saving is slow, there are fewer of them."""
+        if self._asked:
+            self.saves[state.global_step] = time.monotonic() - self._asked
+            self._asked = 0.0
 
 
 def size(row: Row) -> int:
