@@ -56,7 +56,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """From the models' published config.json."""
-Asked, Made = ParamSpec("Asked"), TypeVar("Made")
+Asked = ParamSpec("Asked")
+Made = TypeVar("Made")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
