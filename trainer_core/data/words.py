@@ -18,7 +18,7 @@ PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_][\w. ]{0,40}\}\}|\{(?:instruction|inpu
 
 @dataclass(frozen=True)
 class Sign:
-    """What gives a fault away: a letter that is rare in prose -> the strings with it, one of which must be there.
+    """What gives a fault away: one or two letters that are rare in prose -> the strings with them, one of which must be there.
 
     Looking for single letters first makes this 20 times faster than one pattern for all. `pattern`: what must match then.
     """
@@ -29,8 +29,8 @@ class Sign:
 
     def at(self, text: str) -> int | None:
         """Where in the text the fault begins, or None where it has none."""
-        for letter, strings in self.rare.items():
-            if letter in text and (place := self.first(text, strings)) is not None:
+        for letters, strings in self.rare.items():
+            if letters[0] in text and letters[-1] in text and (place := self.first(text, strings)) is not None:
                 return place
         return None
 
@@ -47,20 +47,23 @@ class Sign:
 SIGNS = (
     Sign("markers", {letter: tuple(m for m in MARKERS if letter in m) for letter in "|]>"}),
     Sign(
-        "headings", {"#": ("### Instruction:", "### Response:", "### Input:"), ":": ("\n\nHuman: ", "\n\nAssistant: ")}
+        "headings",
+        {
+            "#": ("### Instruction:", "### Response:", "### Input:"),
+            ":H": ("\n\nHuman: ",),
+            ":A": ("\n\nAssistant: ",),
+        },
     ),
     Sign("placeholder", {"{": ("{",)}, PLACEHOLDER),
     Sign("encoding", {letter: (letter,) for letter in "Ãâ\u00c2\ufffd\0\x08\x1b\x7f"}, MANGLED),
     Sign("personal", {"@": ("@",)}, MAIL),
     Sign(
         "personal",
-        {"_": ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"), "-": ("sk-",), "K": ("AKIA",), "G": ("-----BEGIN",)},
+        {"_": ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"), "-": ("sk-",), "K": ("AKIA",), "-G": ("-----BEGIN",)},
         KEY,
     ),
 )
-
-
-RARE = tuple((letter, sign) for sign in SIGNS for letter in sign.rare)
+RARE = tuple((letters[0], letters[-1], strings, sign) for sign in SIGNS for letters, strings in sign.rare.items())
 
 
 def has_markers(text: str) -> bool:
@@ -71,8 +74,8 @@ def has_markers(text: str) -> bool:
 def faults(text: str) -> Iterator[str]:
     """The codes of all faults of a text, each once."""
     last = ""
-    for letter, sign in RARE:
-        if letter in text and sign.code != last and sign.first(text, sign.rare[letter]) is not None:
+    for one, other, strings, sign in RARE:
+        if one in text and other in text and sign.code != last and sign.first(text, strings) is not None:
             last = sign.code
             yield last
 
