@@ -88,7 +88,7 @@ def test_what_was_measured_makes_the_next_plan_narrow(folders: dict[str, Path]) 
     folder = folders["on"].parent.parent / "model"
     setup = Setup(
         shape_of(json.loads((folder / "config.json").read_text())),
-        Lora(rank=4, alpha=4),
+        Lora(rank=4, alpha=4, dropout=0.1),
         Sft(max_length=128),
         "fp32",
         "cpu",
