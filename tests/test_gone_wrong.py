@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.test_engine import recipe, start, view_of, write_data
+from tests.test_engine import STEPS, recipe, start, view_of, write_data
 from trainer_core import checkpoints, runs
 from trainer_core.config import TrainJob
 from trainer_core.events import Phase
@@ -46,7 +46,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wrong")
     tiny.model(folder / "model")
     write_data(folder)
-    asked = recipe(folder, method="dpo")
+    unchecked = {**STEPS, "learning_rate": 1e-3, "epochs": 2, "evaluations": 0}  # a new best would be saved at any step
+    asked = recipe(folder, method="dpo", dpo=unchecked)
     made = {name: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
     start(folder, *(f"{case.fault}:{made[name]}" for name, case in CASES.items()))
     return made

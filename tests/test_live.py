@@ -101,8 +101,7 @@ def test_a_page_may_show_an_older_run(supervisor: Supervisor) -> None:
 
 
 def test_the_run_at_work_is_told_beside_an_older_one_that_is_shown(supervisor: Supervisor) -> None:
-    older = finished(supervisor, step("sft", 20))
-    newer = finished(supervisor, step("sft", 20))
+    older, newer = (finished(supervisor, step("sft", 20), name=name) for name in ("1", "2"))  # in one second perhaps
     beside, alone = (news(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
     assert beside["run"]["is"]["id"] == older and beside["active"]["is"]["id"] == alone["run"]["is"]["id"] == newer
     assert beside["active_pace"]["is"] == alone["pace"]["is"] and alone["active"]["is"] is None

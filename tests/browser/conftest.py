@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -76,8 +77,11 @@ class App:
         args += ["--password", self.password] if self.password else []
         command = [sys.executable, "-m", "tests.serve", *map(str, args)]
         self.log = self.workspace.with_suffix(".log")
+        home = {"HOME": str(self.workspace.parent)}  # where the leases of the pretended cards lie
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, cwd=PROJECT, env=os.environ | home, stdout=log, stderr=subprocess.STDOUT
+            )
         end = time.monotonic() + START_SECONDS
         while not answers(self.port):
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
@@ -93,6 +97,9 @@ class App:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.kill()
+        for left in psutil.process_iter(["cmdline"]):  # a run goes on without its app
+            if any(str(self.workspace) in part for part in left.info["cmdline"] or ()):
+                left.kill()
 
 
 def answers(port: int) -> bool:

@@ -218,7 +218,7 @@ def test_progress_and_end_are_told_while_an_older_run_is_looked_at(app: App, tri
         " static permission = 'granted' }; localStorage.setItem('tunebench.notify', 'yes') }"
     )
     run = begin(page, "fails-waits")
-    page.locator("#recent button", has_text="trivial").first.click()
+    page.evaluate("run => window.tunebench.choose(run)", trivial)
     page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
     (app.workspace / "runs" / run / "go").touch()
     page.wait_for_function("/^[1-9][0-9]?% (SFT|DPO) · Tunebench$/.test(document.title)")
