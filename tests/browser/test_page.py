@@ -198,6 +198,24 @@ def test_stop_asks_first_and_keeps_what_was_learned(running: Page) -> None:
     expect(running.locator("#lanes h3")).to_have_text(["Base", "SFT"], timeout=10_000)
 
 
+def test_a_run_that_does_not_answer_can_be_ended_now(app: App, visit: Visit) -> None:
+    page = visit(app)
+    begin(page, "hangs-kept")
+    page.wait_for_function("window.tunebench.is('run')?.active && window.tunebench.series['sft.loss']?.length >= 5")
+    expect(page.locator("#end")).to_be_hidden()
+    page.click("#stop")
+    page.click("#stop-yes")
+    page.click("#end")
+    page.click("#end-no")
+    expect(page.locator("#end-ask")).to_be_hidden()
+    assert page.evaluate("window.tunebench.is('run').active"), "it was only asked"
+    page.click("#end")
+    page.click("#end-yes")
+    phase(page, "stopped")
+    expect(page.locator("#verdict")).to_contain_text("It was ended at your request. Resume goes on from SFT step 5.")
+    expect(page.locator("#end")).to_be_hidden()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
