@@ -172,6 +172,7 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunView, Pat
         return run_id
 
     one, whole = made(1), made(2)
+    supervisor.keep(one, "sft", 4)
     supervisor.prolong(one)
     assert wait_for(lambda: done(one), 240)
     supervisor.close()
@@ -188,6 +189,18 @@ def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunVie
     before = load_file(folder / "adapter-dpo-000005/adapter_model.safetensors")
     assert not all(one[key].equal(before[key]) for key in one)
     assert ("dpo.max_steps", "5", "10") in [(change.what, change.asked, change.used) for change in view.changes]
+
+
+def test_an_earlier_step_of_sft_gives_way_to_the_one_that_dpo_began_from_and_that_is_said(
+    longer: tuple[Path, RunView, Path, RunView],
+) -> None:
+    folder, view, other_folder, _ = longer
+    one, two = (load_file(place / "adapter-sft/adapter_model.safetensors") for place in (folder, other_folder))
+    assert all(one[key].equal(two[key]) for key in one)
+    said = "SFT: what follows was trained from step 10, so that is the adapter again, not step 4. You can keep step 4 again"
+    assert [note for note in view.notes if note.startswith(said)]
+    checkpoints.keep(folder, "sft", 4)
+    assert checkpoints.kept(folder, "sft") == 4
 
 
 @pytest.fixture(scope="module")

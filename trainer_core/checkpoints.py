@@ -348,5 +348,13 @@ def finished(run_dir: Path, stage: Stage, least: int = 0) -> Found:
     return Found(folder, manifest.step) if manifest.step >= max(manifest.total, least) else Found(None)
 
 
+def kept(run_dir: Path, stage: Stage) -> int | None:
+    """The step that a stage's adapter is of; None where there is none, or none that is sound."""
+    try:
+        return verified(adapter_place(run_dir, stage)).step
+    except ModelError:
+        return None
+
+
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
