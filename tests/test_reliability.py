@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from reliability.alarms import recordings
 from reliability.proof import Count, Figure, Proof
 from trainer_core.runs import PROJECT
 
@@ -47,3 +48,9 @@ def test_what_has_no_control_is_called_a_figure() -> None:
     assert Figure("x", Count(1, 0)).holds and not Figure("x", Count(1, 1)).holds
     with pytest.raises(TypeError):
         Proof("x", Count(5, 0), "see above")  # type: ignore[call-arg]
+
+
+def test_enough_real_runs_are_recorded() -> None:
+    found = list(recordings())
+    assert len(found) >= 30 and len({one.name for one in found}) == len(found)
+    assert not [one.name for one in found if one.wrong or not one.stages]
