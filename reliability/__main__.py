@@ -14,7 +14,9 @@ from types import ModuleType
 
 import reliability
 from bench.result import machine
-from reliability.proof import PAGE, Proof, page, write
+from reliability.proof import PAGE, Found, page, write
+
+HELPERS = ("__main__", "proof", "plain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def found() -> list[str]:
-    return [one.name for one in pkgutil.iter_modules(reliability.__path__) if one.name not in ("__main__", "proof")]
+    return [one.name for one in pkgutil.iter_modules(reliability.__path__) if one.name not in HELPERS]
 
 
 def load(name: str) -> ModuleType:
@@ -41,7 +43,7 @@ def load(name: str) -> ModuleType:
 
 
 def made(name: str, quick: bool) -> bool:
-    began, proofs = time.monotonic(), list[Proof]()
+    began, proofs = time.monotonic(), list[Found]()
     for proof in load(name).run(quick):
         proofs.append(proof)
         other = f"; control {proof.control.failures} of {proof.control.n}" if proof.control else ""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,8 @@ SPEED = 40
 ATTACHED_SECONDS = 3.0
 STALLED_SECONDS = 30.0
 HALT_SECONDS = 60.0
+HALTED = 10
+"""Workers halted at the same time, each with an app and a workspace of its own."""
 Attach = Callable[[Supervisor, str], None]
 
 
@@ -44,8 +47,15 @@ def run(quick: bool) -> Iterator[Proof]:
             "an app that starts its run anew",
             Count(few, sum(map(bool, control))),
         )
-        halts = [halted(folder / f"h{at}", 16.0 if quick else HALT_SECONDS) for at in range(1 if quick else 3)]
-        yield Proof("A halted worker is shown as stalled within 30 s and goes on", counted(halts), "none")
+        seconds, count = (16.0, 2) if quick else (HALT_SECONDS, HALTED)
+        with ThreadPoolExecutor(count) as pool:
+            halts = list(pool.map(lambda at: halted(folder / f"h{at}", seconds), range(count)))
+        yield Proof(
+            "A halted worker is shown as stalled within 30 s and goes on",
+            counted([ours for ours, _ in halts]),
+            "the same workers judged by whether their process is there",
+            counted([control for _, control in halts]),
+        )
 
 
 def nothing(app: Supervisor, run_id: str) -> None:
@@ -136,8 +146,8 @@ def workers(run_id: str) -> set[int]:
     }
 
 
-def halted(folder: Path, seconds: float) -> str:
-    """The worker may not run for so long. What went wrong, or nothing."""
+def halted(folder: Path, seconds: float) -> tuple[str, str]:
+    """The worker may not run for so long. What went wrong in our app, and in one that looks at the process alone."""
     app = Supervisor(runs.Workspace(folder), scripted(), device="cpu")
     run_id = app.start(Recipe(name="slow"))
 
@@ -149,14 +159,15 @@ def halted(folder: Path, seconds: float) -> str:
         return wait_for(there, limit)
 
     if not looked(lambda view: len(view.points) > 3, 60):
-        return "the run did not begin"
+        return "the run did not begin", ""
     began, halt = time.monotonic(), [psutil.Process(pid) for pid in workers(run_id)]
     for process in halt:
         process.suspend()
     shown = looked(lambda view: bool(view.stalled), STALLED_SECONDS)
     wait_for(lambda: time.monotonic() - began > seconds, seconds)
-    active = app.run(run_id).phase.active
+    active, there = app.run(run_id).phase.active, all(psutil.pid_exists(process.pid) for process in halt)
     for process in halt:
         process.resume()
     ended = looked(lambda view: view.phase is Phase.DONE and not view.stalled, 60)
-    return "" if shown and active and ended else f"shown {shown}, still called active {active}, at its end {ended}"
+    wrong = "" if shown and active and ended else f"shown {shown}, still called active {active}, at its end {ended}"
+    return wrong, "its process is there, so it is called running" if there else ""

@@ -37,17 +37,39 @@ class Proof:
     claim: str
     ours: Count
     control_name: str
-    control: Count | None = None
+    control: Count
     least_control: float = 0.1
     """Share of the control's trials that must fail, or the proof proves nothing."""
 
     @property
     def holds(self) -> bool:
-        bites = self.control is None or self.control.failures > self.least_control * self.control.n
-        return self.ours.failures == 0 and self.ours.n > 0 and bites
+        return sound(self.ours) and self.control.failures > self.least_control * self.control.n
 
 
-def write(name: str, proofs: Sequence[Proof], facts: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Figure:
+    """A claim about something measured once, such as memory, for which there is no trial without what protects."""
+
+    claim: str
+    ours: Count
+    control_name: str = "a figure"
+    control: None = None
+
+    @property
+    def holds(self) -> bool:
+        return sound(self.ours)
+
+
+Found = Proof | Figure
+"""What a script counts: what has no control must be called a figure."""
+
+
+def sound(count: Count) -> bool:
+    """Was anything tried, and did nothing fail?"""
+    return count.n > 0 and count.failures == 0
+
+
+def write(name: str, proofs: Sequence[Found], facts: Mapping[str, Any]) -> None:
     """Keep what was found beside the others."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     rows = [asdict(one) | {"holds": one.holds, "bound": one.ours.bound} for one in proofs]
@@ -61,7 +83,7 @@ def page(names: Mapping[str, str]) -> str:
         "# Reliability",
         "",
         "Made by `python -m reliability`; not written by hand. A bound is the 95 % upper limit of the failure rate "
-        "(Clopper-Pearson). Each control is the same trial without what protects, and must fail often.",
+        "(Clopper-Pearson). Each control is the same trial without what protects, and must fail often; a figure has none.",
     ]
     for name, asked in names.items():
         lines += ["", f"## {name}", "", asked, ""]
@@ -82,8 +104,8 @@ def told(found: Mapping[str, Any]) -> list[str]:
 
 def control(one: Mapping[str, Any]) -> str:
     if not one["control"]:
-        return one["control_name"]
-    return f"{one['control_name']}: {one['control']['failures']} of {one['control']['n']} fail"
+        return str(one["control_name"])
+    return f"{one['control_name']}: {one['control']['failures']:,} of {one['control']['n']:,} fail"
 
 
 def counted(trials: Sequence[str]) -> Count:

@@ -7,14 +7,18 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as safetensors
 
+from reliability import plain
 from reliability.proof import Count, Proof, counted
 from trainer_core import checkpoints, durable
 from trainer_core.event_log import EventLog, Tail
@@ -22,22 +26,22 @@ from trainer_core.events import Noted
 
 QUESTION = (
     "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "
-    "checkpoint and of a state file."
+    "checkpoint and of a state file. Each control is the same work written in place, as the stock trainer, json.dump and an open "
+    "log do it, with the same faults at each of its own writes."
 )
 ORIGIN = checkpoints.Origin("dpo", 10, "data")
 FILES = 3
 """Weights, optimiser and trainer state: a checkpoint as the trainer leaves it, small."""
+EVENTS, SAID = 25, 20
+"""Points at which a log meets its fault, and how many events are said."""
 
 
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         folder = Path(name)
         yield damaged(folder / "damaged", 40 if quick else 500)
-        yield stopped(folder / "killed", "kill", "Killed at every write, flush and rename of a save", saved, sound)
-        yield stopped(folder / "full", "enospc", "Disk full at every write, flush and rename of a save", saved, sound)
-        yield stopped(folder / "state", "kill", "Killed at every step of writing a state file", stated, whole)
-        yield stopped(folder / "words", "enospc", "Disk full at every event", spoken, readable, points=25)
-        yield stopped(folder / "dead", "kill", "Killed at every event", spoken, readable, points=25)
+        for fault, claim, work, control in works():
+            yield stopped(folder / claim, fault, claim, work, control)
 
 
 def fill(folder: Path, seed: int) -> None:
@@ -104,14 +108,45 @@ def loads(folder: Path) -> bool:
 # --- at every point
 
 
-def stopped(
-    folder: Path,
-    fault: str,
-    claim: str,
-    work: Callable[[Path], None],
-    check: Callable[[Path], str],
-    points: int | None = None,
-) -> Proof:
+@dataclass(frozen=True)
+class Work:
+    """Something that changes what is on disk.
+
+    before: without a fault, what was there. check: what is wrong afterwards, or nothing.
+    points: so many are tried; None: until it gets through.
+    """
+
+    before: Callable[[Path], None]
+    do: Callable[[Path], None]
+    check: Callable[[Path], str]
+    points: int | None = None
+    name: str = ""
+
+
+def works() -> list[tuple[str, str, Work, Work]]:
+    """Fault, claim, our way, and the usual way."""
+    saving = Work(partial(save, step=4), partial(save, step=8), sound)
+    stock = Work(partial(stock_save, step=4), partial(stock_save, step=8), stock_loads, name="stock saving, in place")
+    state = Work(partial(state_file, content="before"), partial(state_file, content="after"), whole)
+    dump = Work(partial(dumped, content="before"), partial(dumped, content="after"), whole, name="json.dump in place")
+    words = Work(first_word, spoken, readable, EVENTS)
+    lines = Work(first_line, appended, lines_read, EVENTS, "lines appended, then json.loads")
+    buffered = Work(first_line, kept_open, lines_read, EVENTS, "a log left to Python's buffer")
+    return [
+        ("kill", "Killed at every write, flush and rename of a save", saving, stock),
+        ("enospc", "Disk full at every write, flush and rename of a save", saving, stock),
+        ("kill", "Killed at every step of writing a state file", state, dump),
+        ("enospc", "Disk full at every event", words, lines),
+        ("kill", "Killed at every event", words, buffered),
+    ]
+
+
+def stopped(folder: Path, fault: str, claim: str, ours: Work, control: Work) -> Proof:
+    one, other = (tried(folder / name, fault, work) for name, work in (("ours", ours), ("control", control)))
+    return Proof(claim, one, control.name, other)
+
+
+def tried(folder: Path, fault: str, work: Work) -> Count:
     """The work in a process of its own that meets the fault at point 1, 2, 3 …: so many, or until it gets through."""
     trials, point, through = list[str](), 0, False
     while not through:
@@ -119,38 +154,28 @@ def stopped(
         place = folder / str(point)
         place.mkdir(parents=True)
         done = forked(place, f"{fault}:{point}", work)
-        through = done if points is None else point == points
-        trials.append(check(place))
+        through = done if work.points is None else point == work.points
+        wrong = work.check(place)
+        trials.append(f"{fault} at {point}: {wrong}" if wrong else "")
         shutil.rmtree(place)
-    return Proof(claim, counted(trials), control_name="see below: stock saving")
+    return counted(trials)
 
 
-def forked(place: Path, fault: str, work: Callable[[Path], None]) -> bool:
+def forked(place: Path, fault: str, work: Work) -> bool:
     """Did the work get through in a fork that meets this fault?"""
     child = os.fork()
     if child == 0:
-        prepare(place, work)
+        work.before(place)
         os.environ["TUNEBENCH_FAULT"] = fault
         try:
-            work(place)
+            work.do(place)
         except Exception:  # noqa: BLE001  (what it leaves behind is what counts)
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def prepare(place: Path, work: Callable[[Path], None]) -> None:
-    """What was there before, without a fault."""
-    if work is saved:
-        save(place, 4)
-    elif work is stated:
-        durable.write_atomically(place / "control.json", "before")
-    else:
-        EventLog(place / "events.jsonl")(Noted("before"))
-
-
-def saved(place: Path) -> None:
-    save(place, 8)
+# --- our way
 
 
 def sound(place: Path) -> str:
@@ -163,23 +188,97 @@ def sound(place: Path) -> str:
     return "" if checkpoints.newest(place, "dpo", "data").step == 12 else "the next save failed"
 
 
-def stated(place: Path) -> None:
-    durable.write_atomically(place / "control.json", "after")
+def state_file(place: Path, content: str) -> None:
+    durable.write_atomically(place / "control.json", json.dumps(content))
 
 
 def whole(place: Path) -> str:
     text = (place / "control.json").read_text(encoding="utf-8")
-    return "" if text in ("before", "after") else f"half a file: {text!r}"
+    return "" if text in ('"before"', '"after"') else f"half a file: {text!r}"
+
+
+def first_word(place: Path) -> None:
+    EventLog(place / "events.jsonl")(Noted("before"))
 
 
 def spoken(place: Path) -> None:
     emit = EventLog(place / "events.jsonl")
-    for number in range(20):
+    for number in range(SAID):
         with suppress(Exception):
             emit(Noted(f"{number} " + "x" * 300))
 
 
 def readable(place: Path) -> str:
-    notes = [event.text for event in Tail(place / "events.jsonl") if isinstance(event, Noted)]
-    torn = [note for note in notes if "cannot be read" in note]
-    return torn[0] if torn else "" if notes and notes[0] == "before" else "what was said first is lost"
+    return all_said(place, [event.text for event in Tail(place / "events.jsonl") if isinstance(event, Noted)])
+
+
+def all_said(place: Path, notes: Sequence[str]) -> str:
+    """All that was said before the fault, whose number is the folder's name, is there, and nothing that nobody said."""
+    due = ["before", *map(str, range(min(int(place.name) - 1, SAID)))]
+    found = [note.split(" ")[0] for note in notes]
+    if found[: len(due)] == due and set(found) <= {"before", *map(str, range(SAID))}:
+        return ""
+    return f"{len(found)} events, {len(due)} were said before; the last: {notes[-1:]!r:.60}"
+
+
+# --- the usual way
+
+
+def stock_save(place: Path, step: int) -> None:
+    """As the trainer of transformers: a folder under its own name, filled file by file."""
+    folder = place / f"checkpoint-{step}"
+    durable.point(folder)
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(step)
+    with plain.opened(folder / "adapter_model.safetensors") as file:
+        file.write(safetensors({"weight": torch.randn(200, 250, generator=generator)}))
+    with plain.opened(folder / "optimizer.pt") as file:
+        torch.save({"state": torch.randn(2, 200, 250, generator=generator)}, file)
+    with plain.text(folder / "trainer_state.json") as words:
+        json.dump({"global_step": step}, words)
+
+
+def stock_loads(place: Path) -> str:
+    """Can what it goes on from be read? That is the folder with the highest number."""
+    folder = max(place.glob("checkpoint-*"), key=lambda one: int(one.name.rpartition("-")[2]))
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{folder.name}: {error}"
+    return "" if loads(folder) else f"{folder.name} cannot be loaded"
+
+
+def dumped(place: Path, content: str) -> None:
+    with plain.text(place / "control.json") as file:
+        json.dump(content, file)
+
+
+def first_line(place: Path) -> None:
+    (place / "events.jsonl").write_text(line("before"), encoding="utf-8")
+
+
+def line(words: str) -> str:
+    return json.dumps({"kind": "Noted", "text": words}) + "\n"
+
+
+def appended(place: Path) -> None:
+    """The file is opened for each line, and closed after it."""
+    for number in range(SAID):
+        with suppress(Exception), plain.at_end(place / "events.jsonl") as file:
+            file.write(line(f"{number} " + "x" * 300))
+
+
+def kept_open(place: Path) -> None:
+    """The file stays open, and what is written reaches it when the buffer is full or the file is closed."""
+    with open(place / "events.jsonl", "a", encoding="utf-8") as file:
+        for number in range(SAID):
+            durable.point(place)
+            file.write(line(f"{number} " + "x" * 300))
+
+
+def lines_read(place: Path) -> str:
+    try:
+        texts = (place / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        return all_said(place, [json.loads(text)["text"] for text in texts])
+    except ValueError as error:
+        return f"nothing can be read: {error}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from reliability.proof import Count, Proof
+from reliability.proof import Count, Figure
 from tests.browser.conftest import App, chromium
 from trainer_core import runs
 from trainer_core.config import Recipe, TrainJob
@@ -41,7 +41,7 @@ class Look:
     files: int
 
 
-def run(quick: bool) -> Iterator[Proof]:
+def run(quick: bool) -> Iterator[Figure]:
     minutes, warm = (0.4, 0.2) if quick else (MINUTES, WARM)
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         looks = list(soaked(Path(name) / "workspace", minutes * 60, 6.0 if quick else 60.0))
@@ -49,10 +49,10 @@ def run(quick: bool) -> Iterator[Proof]:
     first, last = average(later[: max(1, len(later) // 10)]), average(later[-max(1, len(later) // 10) :])
     grown = last.bytes / first.bytes - 1
     text = f"{first.bytes / 2**20:.0f} MB, {grown:+.1%} in {(last.at - first.at) / 60:.1f} min"
-    yield Proof("Memory grows by less than 2 %", Count(1, int(grown > (1 if quick else GROWTH)), text), "a figure")
+    yield Figure("Memory grows by less than 2 %", Count(1, int(grown > (1 if quick else GROWTH)), text))
     spread = f"{first.threads} threads, {first.files} files; then {last.threads} and {last.files}"
     more = last.threads > first.threads + TABS or last.files > first.files + 2 * TABS
-    yield Proof("Threads and open files stay as many", Count(1, int(more), spread), "a figure")
+    yield Figure("Threads and open files stay as many", Count(1, int(more), spread))
 
 
 def average(looks: list[Look]) -> Look:

@@ -26,7 +26,8 @@ from trainer_core.runs import PROJECT, Workspace
 QUESTION = (
     "Pickles under many names, configurations that ask for code, templates that reach out, never end or fill the memory, "
     "lying weights, links to elsewhere, adapters of another shape: is each refused within 5 s with a reason of its own, and "
-    "does nothing in it run? The control loads those with code the stock way: pickles unrestricted, remote code, plain Jinja."
+    "does nothing in it run? The control loads those with code the stock way: pickles unrestricted, remote code, plain Jinja. A "
+    "door that refuses everything would pass that, so sound ones must be taken."
 )
 SECONDS = 5.0
 CONFIG = {
@@ -64,12 +65,13 @@ def run(quick: bool) -> Iterator[Proof]:
         place = Path(name)
         beasts = [*hostile_models(), *hostile_adapters()]
         good = [taken(place / f"sound-{adapter}", adapter) for adapter in (False, True)]  # and torch is imported
+        shut = counted([taken(place / f"shut-{adapter}", adapter, closed) for adapter in (False, True)])
         ours = [refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
         coded = [beast for beast in beasts if beast.stock]
         fired = [stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])]
     control = Count(len(fired), sum(fired))
     yield Proof("Refused in time with its reason, and nothing ran", counted(ours), "loaded the stock way", control, 0.9)
-    yield Proof("A sound model and a sound adapter are taken", counted(good), "none")
+    yield Proof("A sound model and a sound adapter are taken", counted(good), "a door that refuses everything", shut)
 
 
 def refused(beast: Beast, place: Path) -> str:
@@ -92,12 +94,18 @@ def refused(beast: Beast, place: Path) -> str:
     return f"{beast.name}: its code ran" if canary.exists() else ""
 
 
-def taken(place: Path, adapter: bool) -> str:
+def taken(place: Path, adapter: bool, door: Callable[[Path, bool], None] | None = None) -> str:
+    """What a door says to a sound folder; nothing where it takes it."""
     try:
-        load(sound(place, adapter), adapter)
+        (door or load)(sound(place, adapter), adapter)
     except ModelError as error:
         return str(error)
     return ""
+
+
+def closed(folder: Path, adapter: bool) -> None:
+    """The control of what is taken: it would pass all the rest of this proof."""
+    raise ModelError(f"{folder.name} is refused, as everything is.")
 
 
 def load(folder: Path, adapter: bool) -> None:

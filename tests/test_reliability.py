@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from reliability.proof import Count, Proof
+from reliability.alarms import recordings
+from reliability.proof import Count, Figure, Proof
 from trainer_core.runs import PROJECT
 
 
@@ -39,4 +40,17 @@ def test_what_a_proof_says() -> None:
     assert Proof("x", Count(5, 0), "c", Count(10, 2)).holds
     assert not Proof("x", Count(5, 0), "c", Count(10, 1)).holds, "a control that hardly fails proves nothing"
     assert not Proof("x", Count(5, 1), "c", Count(10, 9)).holds
-    assert not Proof("x", Count(0, 0), "c").holds
+    assert not Proof("x", Count(0, 0), "c", Count(10, 9)).holds
+    assert not Proof("x", Count(5, 0), "c", Count(0, 0)).holds, "a control that did not run proves nothing"
+
+
+def test_what_has_no_control_is_called_a_figure() -> None:
+    assert Figure("x", Count(1, 0)).holds and not Figure("x", Count(1, 1)).holds
+    with pytest.raises(TypeError):
+        Proof("x", Count(5, 0), "see above")  # type: ignore[call-arg]
+
+
+def test_enough_real_runs_are_recorded() -> None:
+    found = list(recordings())
+    assert len(found) >= 30 and len({one.name for one in found}) == len(found)
+    assert not [one.name for one in found if one.wrong or not one.stages]
