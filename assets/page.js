@@ -263,6 +263,27 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
+  // Into the clipboard, and whether that went well. A page over plain http to another computer has no navigator.clipboard.
+  async function copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      return copySelected(text);
+    }
+  }
+
+  function copySelected(text) {
+    const focused = document.activeElement, area = make("textarea", { class: "sr", readonly: true, "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    focused?.focus();
+    return done;
+  }
+
   // A button that was pressed says so, and its place is busy, until the page has gone on, something is said to be wrong, or it
   // takes too long to be true.
   function working(button, words, place = button) {
@@ -278,5 +299,5 @@
     }, 100);
   }
 
-  Object.assign(app.tools, { take, at, make, put, write, when, list, show, openTab, working });
+  Object.assign(app.tools, { take, copy, at, make, put, write, when, list, show, openTab, working });
 })();

@@ -57,7 +57,7 @@
 
   function drawVerdict(run) {
     const verdict = verdictOf(run), place = at("verdict"), led = leads(run, app.is("doctor"));
-    const key = JSON.stringify([run.id, verdict, verdict ? led : [run.detail, !run.step]]);
+    const key = JSON.stringify([run.id, verdict, verdict ? [led, run.kept] : [run.detail, !run.step]]);
     if (place.dataset.key === key) return;
     place.dataset.key = key;
     const waits = run.active && !run.step;
@@ -67,6 +67,7 @@
     const buttons = [];
     const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length || led ? "button small" : "button", id, onclick: deed }, text));
     for (const [index, offer] of (verdict.offers ?? []).entries()) button(index ? null : "retry", offer.text, retry(run.id, offer.key));
+    if (run.phase === "failed" && !run.offers.length && !run.kept) button("again", "Start again", () => app.send("clone", { run: run.id })); // resuming would do all of it once more
     if (run.resumable) button("resume", "Resume", () => app.send("resume", { run: run.id }));
     if (verdict.open) button("opencmp", "Open Compare", () => app.send("opencompare", { run: run.id }));
     if (run.phase === "done") button("longer", "One more pass", () => app.send("prolong", { run: run.id }));

@@ -188,7 +188,7 @@ def cost(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) ->
     page.wait_for_timeout(1000 * seconds)
     waited = time.monotonic() - began
     thread = 1000 * (tasks(session) - before) / waited
-    asked, told = (sum(side) / 1000 / waited for side in zip(*wire, strict=True))
+    asked, told = (sum(side) / 1000 / waited for side in zip(*wire or [(0, 0)], strict=True))
     return Cost(asked, told, thread, 100 * (app.processor_seconds - spent) / waited)
 
 

@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.fake_worker import write_adapter
 from tests.histories import LN2
 from tests.serve import machine
-from trainer_core import runs
+from trainer_core import checkpoints, runs
 from trainer_core.clock import duration
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
@@ -312,7 +313,10 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     EventLog(run_dir / "events.jsonl")(Failed("NaN", offers=(Offer("Half the rate", {"dpo.learning_rate": 1e-6}),)))
     supervisor.look()
     run = news(supervisor, Cursor())["parts"]["run"]["is"]
-    assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}]
+    assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}] and not run["kept"]
+    write_adapter(checkpoints.place(run_dir, "dpo", 3), "dpo", 3)
+    supervisor.look()
+    assert news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
     recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
