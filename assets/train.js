@@ -148,9 +148,9 @@
     const run = app.is("run");
     if (!run) return;
     for (const figure of document.querySelectorAll("#charts figure.chart, #deep[open] figure.chart, #machine[open] figure.chart")) {
-      if (figure.hidden) continue;
       const [group] = figure.dataset.series.split("."), lines = linesOf(figure), count = lines[0].points.length;
-      if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes";
+      if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes"; // until the first reading has it
+      if (figure.hidden) continue;
       figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
       window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group, figure.dataset.series) });
       const told = says[figure.dataset.series];
@@ -163,10 +163,6 @@
   const sizes = new ResizeObserver((entries) => {
     if (entries.some(({ target }) => target.querySelector(".plot").clientWidth !== Number(target.dataset.width))) drawCharts();
   });
-  document.addEventListener("toggle", (event) => {
-    if (event.target.id !== "machine") return;
-    event.target.querySelectorAll("figure").forEach((figure) => (figure.hidden = false));
-  }, true);
 
   // ---- what was used
 

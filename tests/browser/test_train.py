@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,17 +138,17 @@ def test_a_failed_run_leads_with_what_the_doctor_proposes(app: App, visit: Visit
 
 def test_a_failed_run_without_a_checkpoint_leads_with_its_settings(app: App, visit: Visit) -> None:
     page = visit(app)
-    begin(page, "fails")
+    run = begin(page, "bug")
     phase(page, "failed")
     tab(page, "Train")
     expect(page.locator("#again")).to_have_count(0)
     expect(page.locator("#resume")).to_have_class("button")
-    page.evaluate("() => { const { run } = tunebench.parts; run.is.kept = false; run.mark = 1; tunebench.take({}); }")
-    expect(page.locator("#resume")).to_have_class("button small")
+    shutil.rmtree(app.workspace / "runs" / run / "checkpoints")
     expect(page.locator("#again")).to_have_class("button")
+    expect(page.locator("#resume")).to_have_class("button small")
     page.locator("#again").press("Enter")
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#origin")).to_contain_text("The settings of fails")
+    expect(page.locator("#origin")).to_contain_text("The settings of bug")
 
 
 def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, visit: Visit) -> None:
@@ -220,7 +221,7 @@ def test_a_curve_as_table_and_files(train: Page, tmp_path: Path) -> None:
         assert path.name.endswith(f"sft.loss.{kind}") and path.read_bytes().startswith(begins)
 
 
-def test_zoom_survives_new_points(app: App, visit: Visit) -> None:
+def test_zoom_survives_new_points(app: App, trivial: str, visit: Visit) -> None:
     page = visit(app)
     begin(page, "slow")
     page.wait_for_function("window.tunebench.series['sft.loss']?.length > 8")
@@ -251,11 +252,10 @@ def test_zoom_survives_new_points(app: App, visit: Visit) -> None:
     first = page.evaluate("window.tunebench.series['deep.rate'].map(point => point[0])")
     assert first == list(range(1, len(first) + 1)), "whole at first, then a row a step: none is lost or twice there"
     assert page.evaluate(zoom) == [2, 6]
+    page.evaluate("run => window.tunebench.choose(run)", trivial)
+    page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
+    assert page.evaluate(zoom) is None, "a zoom ends where another run is shown"
     stop(page)
-    tab(page, "Start")
-    begin(page, "next")
-    assert page.evaluate(zoom) is None, "a zoom ends with its run"
-    phase(page, "done")
 
 
 def test_the_end_is_told_once_to_those_who_asked(app: App, trivial: str, visit: Visit) -> None:
