@@ -20,11 +20,12 @@ app.report = async (run) => {
   if (page) app.tools.take(`tunebench-${run}.html`, new Blob([page], { type: "text/html" }));
 };
 
+const HIDDEN = 5000; // nobody looks; title and notification may be so late
 const TAB = 30; // milliseconds: another tab was opened, and what it shows is not here
 let timer = 0, asking = false, hurried = 0;
 
 async function tick() {
-  let pause = Date.now() < hurried ? 200 : 1000;
+  let pause = Date.now() < hurried ? 200 : document.hidden ? HIDDEN : 1000;
   asking = true;
   try {
     let news = await server.poll(app.cursor());
@@ -57,4 +58,5 @@ app.hurry = (soon = 200) => {
   timer = setTimeout(tick, soon);
 };
 document.addEventListener("click", (event) => event.target.closest("button") && app.hurry(event.target.closest("[role=tab]") ? TAB : undefined));
+document.addEventListener("visibilitychange", () => !document.hidden && app.hurry(0));
 tick();

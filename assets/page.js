@@ -1,6 +1,7 @@
 // What the page has (parts, curves, answers) and how each part is drawn. Words from outside only ever become textContent.
 (() => {
   const at = (id) => document.getElementById(id);
+  // In the order in which their marks are sent.
   const QUICK = { run: "pace", active: "active_pace", device: "meter" };
   const app = (window.tunebench = {
     parts: {}, series: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
@@ -40,10 +41,10 @@
   // What the page holds and wants; what is left out has its default. `named`: each part by its own mark instead of one for all, as it
   // is where the checksum will not be right: another tab shows other parts.
   app.cursor = (named = app.whole === undefined || app.asked !== openTab()) => Object.fromEntries(Object.entries({
-    show: app.show, run: app.run, points: app.points, ask: app.ask, tab: (app.asked = openTab()), log: !!at("log")?.open,
+    show: app.show, run: named && app.run, points: app.points, ask: app.ask, tab: (app.asked = openTab()) === "runs" && "runs", log: !!at("log")?.open,
     chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
-    ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: marks(Object.values(QUICK)) }),
+    ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: Object.values(marks(Object.values(QUICK))) }),
   }).filter(([, value]) => !empty(value)));
 
   app.take = (news) => {
@@ -58,7 +59,8 @@
     addCurves(news.series ?? {});
     for (const [stage, rows] of Object.entries(news.steps ?? {})) rows.forEach((row) => addStep(stage, row));
     if (news.deep) takeDeep(news.deep);
-    for (const [time, ...values] of news.machine ?? []) addReading(time, values);
+    const since = app.machine;
+    for (const [seconds, ...values] of news.machine ?? []) addReading(since + seconds, values);
     if ("ask" in news && news.ask !== app.ask) app.text = {};
     app.ask = news.ask ?? app.ask;
     for (const [lane, more] of Object.entries(news.text ?? {})) app.text[lane] = (app.text[lane] ?? "") + more;
@@ -78,7 +80,9 @@
   function dropCurves(another) {
     const kept = Object.entries(app.series).filter(([name]) => name.startsWith("machine.") || (name.startsWith("deep.") && !another));
     app.series = Object.fromEntries(kept);
-    if (another) app.deep = 0;
+    if (!another) return;
+    app.deep = 0;
+    for (const figure of document.querySelectorAll("#charts figure.chart, #deep figure.chart")) figure.zoom = undefined;
   }
 
   function addCurves(series) {
@@ -89,14 +93,19 @@
     CURVES[stage].forEach((name, index) => values[index] !== null && addCurves({ [name]: [[step, values[index]]] }));
   }
 
+  // A row for each new point, or, where there are many, curve by curve.
   function takeDeep(deep) {
+    if (Array.isArray(deep)) return deep.forEach((row) => {
+      app.deep += 1;
+      DEEP.forEach((name, index) => addCurves({ [name]: [[app.deep, row[index]]] }));
+    });
     if (deep.from === 0) for (const name of Object.keys(app.series)) if (name.startsWith("deep.")) delete app.series[name];
     app.deep = deep.points;
     addCurves(deep.series);
   }
 
   function addReading(time, [memory, celsius, watts, busy]) {
-    app.machine = Math.max(app.machine, time + 0.05); // times are rounded on the way
+    app.machine = Math.max(app.machine, Math.round(20 * time + 1) / 20); // 0.05 more: times are rounded on the way
     for (const [name, value] of Object.entries({ memory, celsius, watts, busy })) if (value !== null) (app.series[`machine.${name}`] ??= []).push([time, value]);
   }
 
@@ -136,7 +145,7 @@
       drawn.set(node, { ...drawn.get(node), [name]: marks }); // first: drawing wakes the observer below
       draw(app.is(parts[0]), node);
     }
-    app.drawCurves();
+    if (!document.hidden) app.drawCurves();
     app.drawLanes();
     drawTitle();
   }
@@ -254,6 +263,27 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
+  // Into the clipboard, and whether that went well. A page over plain http to another computer has no navigator.clipboard.
+  async function copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      return copySelected(text);
+    }
+  }
+
+  function copySelected(text) {
+    const focused = document.activeElement, area = make("textarea", { class: "sr", readonly: true, "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    focused?.focus();
+    return done;
+  }
+
   // A button that was pressed says so, and its place is busy, until the page has gone on, something is said to be wrong, or it
   // takes too long to be true.
   function working(button, words, place = button) {
@@ -269,5 +299,5 @@
     }, 100);
   }
 
-  Object.assign(app.tools, { take, at, make, put, write, when, list, show, openTab, working });
+  Object.assign(app.tools, { take, copy, at, make, put, write, when, list, show, openTab, working });
 })();

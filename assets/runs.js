@@ -1,6 +1,6 @@
 // The Runs tab: the table, what one does with a run, curves of chosen runs over each other, and the trash.
 (() => {
-  const app = window.tunebench, { at, make, put, write, when, list, show, working } = app.tools;
+  const app = window.tunebench, { at, make, put, write, when, list, show, working, copy } = app.tools;
   const CURVES = { "sft.loss": "SFT loss", "dpo.loss": "DPO loss", "dpo.margin": "Reward margin", "dpo.accuracy": "Reward accuracy" };
   const MOST = 6, COLUMNS = 10, LEVELS = 35, SCREENFUL = 100;
   const chosen = new Set(), made = new Map(); // made: run → { key, row, more: the row below it that asks something }
@@ -101,7 +101,7 @@
     const item = (text, deed) => make("button", { type: "button", onclick: () => { popup.hidePopover(); deed(); } }, text);
     const popup = make("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && close() },
       item("Use these settings", () => send("clone", run)),
-      item("Copy as command", () => copy(run)),
+      item("Copy as command", () => copyCommand(run)),
       item("Open folder", () => send("openfolder", run)),
       item(run.pinned ? "Unpin" : "Pin", () => send("about", run, { about: { pinned: !run.pinned } })),
       item("Rename or note", () => below(run, editor(run))),
@@ -119,9 +119,17 @@
     popup.firstElementChild.focus();
   }
 
-  async function copy(run) {
-    await navigator.clipboard.writeText(run.command);
-    write("runs-said", `Copied: ${run.command}`);
+  async function copyCommand(run) {
+    if (await copy(run.command)) return write("runs-said", `Copied: ${run.command}`);
+    below(run, byHand(run));
+    made.get(run.id).more.querySelector("input").select();
+  }
+
+  function byHand(run) {
+    const text = make("input", { type: "text", readonly: true });
+    text.value = run.command;
+    return make("div", {}, make("label", {}, "The browser does not let it be copied. Press Ctrl and C: ", text),
+      make("p", { class: "buttons" }, make("button", { class: "button small", onclick: () => below(run, null) }, "Done")));
   }
 
   // A row below a run's row, in place of what was asked there before; null takes it away.

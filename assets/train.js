@@ -57,7 +57,7 @@
 
   function drawVerdict(run) {
     const verdict = verdictOf(run), place = at("verdict"), led = leads(run, app.is("doctor"));
-    const key = JSON.stringify([run.id, verdict, verdict ? led : [run.detail, !run.step]]);
+    const key = JSON.stringify([run.id, verdict, verdict ? [led, run.kept] : [run.detail, !run.step]]);
     if (place.dataset.key === key) return;
     place.dataset.key = key;
     const waits = run.active && !run.step;
@@ -67,6 +67,7 @@
     const buttons = [];
     const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length || led ? "button small" : "button", id, onclick: deed }, text));
     for (const [index, offer] of (verdict.offers ?? []).entries()) button(index ? null : "retry", offer.text, retry(run.id, offer.key));
+    if (run.phase === "failed" && !run.offers.length && !run.kept) button("again", "Start again", () => app.send("clone", { run: run.id })); // resuming would do all of it once more
     if (run.resumable) button("resume", "Resume", () => app.send("resume", { run: run.id }));
     if (verdict.open) button("opencmp", "Open Compare", () => app.send("opencompare", { run: run.id }));
     if (run.phase === "done") button("longer", "One more pass", () => app.send("prolong", { run: run.id }));
@@ -147,9 +148,9 @@
     const run = app.is("run");
     if (!run) return;
     for (const figure of document.querySelectorAll("#charts figure.chart, #deep[open] figure.chart, #machine[open] figure.chart")) {
-      if (figure.hidden) continue;
       const [group] = figure.dataset.series.split("."), lines = linesOf(figure), count = lines[0].points.length;
-      if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes";
+      if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes"; // until the first reading has it
+      if (figure.hidden) continue;
       figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
       window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group, figure.dataset.series) });
       const told = says[figure.dataset.series];
@@ -162,10 +163,6 @@
   const sizes = new ResizeObserver((entries) => {
     if (entries.some(({ target }) => target.querySelector(".plot").clientWidth !== Number(target.dataset.width))) drawCharts();
   });
-  document.addEventListener("toggle", (event) => {
-    if (event.target.id !== "machine") return;
-    event.target.querySelectorAll("figure").forEach((figure) => (figure.hidden = false));
-  }, true);
 
   // ---- what was used
 

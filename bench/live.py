@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,7 @@ from bench.served import Served, served
 from tools.browser import chromium
 from trainer_core import runs
 
-QUESTION = (
-    "What does an open page with 10,000 points cost per second, and how soon are its curves and 1,000 runs drawn?"
-)
+QUESTION = "What do open pages with 10,000 points cost per second, and how soon are their curves and 1,000 runs drawn?"
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[Row, ...] = ()
 FLAGS = ["--no-sandbox", "--disable-gpu"]
@@ -34,6 +32,14 @@ CLICK = """() => new Promise(done => {
   drawn();
 })"""
 """Opens Runs, and says after how many milliseconds its rows were painted."""
+
+FOLD = "([id, open]) => { document.getElementById(id).open = open; }"
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+"""A browser without a window hides no tab, so the page is told that it did."""
+WIRE = Target("ours", "≤", 0.5)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,42 @@ def run(device: Device, tiny: bool) -> list[Row]:
             page.get_by_role("tab", name="Train").click()
             quiet = cost(app, page, wire, seconds)
             times = [reloaded(page, points) for _ in range(1 if tiny else 5)]
-            busy = growing(run_dir, lambda: cost(app, page, wire, seconds), points)
+            with growing(run_dir, points):
+                said = [*rows("a step a second", cost(app, page, wire, seconds)), *looks(app, page, wire, seconds)]
+                said += tabs(app, page, wire, seconds)
         runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 5)
-    return [*rows("a finished run", quiet), *rows("a step a second", busy), restored(times), runs_drawn]
+    return [*rows("a finished run", quiet), *said, restored(times), runs_drawn]
+
+
+def looks(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[Row]:
+    """The same page with one of its folds open, and where nobody looks at it."""
+    said = []
+    for fold, when in (("deep", "rate, norm and speed shown"), ("machine", "the machine shown")):
+        page.evaluate(FOLD, [fold, True])
+        said += rows(when, cost(app, page, wire, seconds))
+        page.evaluate(FOLD, [fold, False])
+    page.evaluate(HIDE, True)
+    said += rows("behind another tab", cost(app, page, wire, seconds))
+    page.evaluate(HIDE, False)
+    return said
+
+
+def tabs(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[Row]:
+    """Four pages at once: what each takes, and what all of them take of the app."""
+    more = [page.context.new_page() for _ in range(3)]
+    for one in more:
+        one.goto(app.link)
+        one.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+        one.get_by_role("tab", name="Train", exact=True).click()
+        counted(one, wire)
+    found = cost(app, page, wire, seconds)
+    for one in more:
+        one.close()
+    each, note = (found.asked + found.told) / 4, "All four show the same run, with a step a second."
+    return [
+        Row("app", "Four pages open: over the wire, each", "KB/s", each, target=WIRE, n=1, note=note),
+        Row("app", "Four pages open: the app, of one core", "%", found.server, n=1),
+    ]
 
 
 def many(workspace: runs.Workspace, count: int, turns: int) -> Row:
@@ -97,19 +136,19 @@ def restored(times: list[tuple[float, float]]) -> Row:
 
 def rows(when: str, cost: Cost) -> list[Row]:
     note = f"Bodies alone, without headers: {cost.asked:.2f} KB/s of questions, {cost.told:.2f} KB/s of answers."
-    wire, aim = cost.asked + cost.told, Target("ours", "≤", 0.5)
     return [
-        Row("app", f"Page open, {when}: over the wire", "KB/s", wire, target=aim, n=1, note=note),
+        Row("app", f"Page open, {when}: over the wire", "KB/s", cost.asked + cost.told, target=WIRE, n=1, note=note),
         Row("app", f"Page open, {when}: main thread", "ms/s", cost.thread, target=Target("ours", "≤", 100), n=1),
         Row("app", f"Page open, {when}: the app, of one core", "%", cost.server, n=1),
     ]
 
 
-def growing(run_dir: Path, measure: Callable[[], Cost], points: int) -> Cost:
-    """What it costs while the run goes on with a step each second."""
+@contextmanager
+def growing(run_dir: Path, points: int) -> Iterator[None]:
+    """The run goes on with a step each second."""
     worker = subprocess.Popen([sys.executable, "-m", "bench.stepping", run_dir, str(points)], cwd=runs.PROJECT)
     try:
-        return measure()
+        yield
     finally:
         worker.terminate()
         worker.wait()
@@ -118,21 +157,25 @@ def growing(run_dir: Path, measure: Callable[[], Cost], points: int) -> Cost:
 @contextmanager
 def opened(app: Served) -> Iterator[tuple[Any, list[tuple[int, int]]]]:
     """The page in Chromium, and a list that grows by the bytes of every request and answer."""
-    from playwright.sync_api import Response, sync_playwright
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        page = browser.new_page(viewport={"width": 1360, "height": 900})
+        page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()
         wire: list[tuple[int, int]] = []
-
-        def count(response: Response) -> None:
-            sizes = response.request.sizes()
-            wire.append((sizes["requestBodySize"], sizes["responseBodySize"]))
-
         page.goto(app.link)
-        page.on("requestfinished", lambda request: count(found) if (found := request.response()) else None)
+        counted(page, wire)
         yield page, wire
         browser.close()
+
+
+def counted(page: Any, wire: list[tuple[int, int]]) -> None:
+    def count(request: Any) -> None:
+        if request.response():
+            sizes = request.sizes()
+            wire.append((sizes["requestBodySize"], sizes["responseBodySize"]))
+
+    page.on("requestfinished", count)
 
 
 def cost(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> Cost:
@@ -145,7 +188,7 @@ def cost(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) ->
     page.wait_for_timeout(1000 * seconds)
     waited = time.monotonic() - began
     thread = 1000 * (tasks(session) - before) / waited
-    asked, told = (sum(side) / 1000 / waited for side in zip(*wire, strict=True))
+    asked, told = (sum(side) / 1000 / waited for side in zip(*wire or [(0, 0)], strict=True))
     return Cost(asked, told, thread, 100 * (app.processor_seconds - spent) / waited)
 
 

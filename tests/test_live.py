@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.fake_worker import write_adapter
 from tests.histories import LN2
 from tests.serve import machine
-from trainer_core import runs
+from trainer_core import checkpoints, runs
 from trainer_core.clock import duration
 from trainer_core.config import Recipe, TrainJob
 from trainer_core.errors import ConfigError
@@ -276,7 +277,8 @@ def test_readings_are_sent_where_they_are_shown(supervisor: Supervisor) -> None:
     supervisor.readings.note(machine(24))
     supervisor.readings.note(machine(24))
     assert "machine" not in news(supervisor, Cursor())
-    assert news(supervisor, Cursor(machine=100))["machine"] == [[101.0, 2.1, 41, 38.0, 3]]
+    assert news(supervisor, Cursor(machine=99.5))["machine"] == [[0.5, 2.1, 41, 38, 3], [1.5, 2.1, 41, 38, 3]]
+    assert news(supervisor, Cursor(machine=100))["machine"] == [[1, 2.1, 41, 38, 3]]
 
 
 def test_readings_of_the_processor() -> None:
@@ -311,7 +313,10 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     EventLog(run_dir / "events.jsonl")(Failed("NaN", offers=(Offer("Half the rate", {"dpo.learning_rate": 1e-6}),)))
     supervisor.look()
     run = news(supervisor, Cursor())["parts"]["run"]["is"]
-    assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}]
+    assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}] and not run["kept"]
+    write_adapter(checkpoints.place(run_dir, "dpo", 3), "dpo", 3)
+    supervisor.look()
+    assert news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
     recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
@@ -340,17 +345,18 @@ def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervi
     run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
     supervisor.look()
     first = news(supervisor, Cursor())
-    quick = {name: first["parts"][name]["mark"] for name in live.QUICK}
-    held = Cursor(run=first["run"], points=5, whole=first["whole"], quick=quick, ask=first["ask"])
+    quick = tuple(first["parts"][name]["mark"] for name in live.QUICK)
+    held = Cursor(points=5, whole=first["whole"], quick=quick, ask=first["ask"], deep=5)
     assert live.lean(news(supervisor, held), held) == {}
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(step("sft", 6))
     supervisor.look()
     grown = live.lean(news(supervisor, held), held)
-    assert set(grown) == {"parts", "points", "series"} and set(grown["parts"]) == {"pace"}
+    assert set(grown) == {"parts", "points", "series", "deep"} and set(grown["parts"]) == {"pace"}
+    assert grown["deep"] == [(1e-4, 1, 900, 0.5)], "a row, whose place follows from what the page holds"
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(Saved("sft", "adapter-sft", 5, 6))
     supervisor.look()
     assert news(supervisor, held) == {"stale": True}
     named = held.model_copy(
-        update={"whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}
+        update={"run": run_id, "whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}
     )
     assert "run" in news(supervisor, named)["parts"]

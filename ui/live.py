@@ -60,14 +60,15 @@ class Cursor(Strict):
     show: str = ""
     """The run the page shows; empty: the one at work, or else the newest."""
     run: str = ""
+    """Whose points it holds; left out where `whole` says it too."""
     points: int = Field(default=0, ge=0)
     ask: str = ""
     chars: dict[str, int] = {}
     marks: dict[str, int] = {}
     whole: int | None = None
     """The checksum over all parts but the quick ones, which the last answer gave; sent in place of their marks."""
-    quick: dict[str, int] = {}
-    """The marks of the quick parts, in any case."""
+    quick: tuple[int, ...] = ()
+    """The marks of the quick parts, in their order; sent beside `whole`."""
     tab: str = ""
     log: bool = False
     deep: int = -1
@@ -107,7 +108,8 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     if cursor.whole is None:
         held = cursor.marks
     elif cursor.whole == whole:
-        held = {**summed, **dict.fromkeys(QUICK, 0), **cursor.quick}
+        held = {**summed, **dict.fromkeys(QUICK, 0), **dict(zip(QUICK, cursor.quick, strict=False))}
+        cursor = cursor.model_copy(update={"run": view.id if view else ""})  # the run's id is in the sum
     else:
         return {"stale": True}  # the page asks again, naming what it holds
     return {
@@ -123,16 +125,26 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
 def lean(news: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
     """The same without what the page said itself: a quiet second is worth no more than a few bytes."""
     same = ["from"]
-    if news.get("run") == cursor.run and news.get("from") == cursor.points:
+    whole = cursor.whole is not None and news.get("whole") == cursor.whole
+    if (whole or news.get("run") == cursor.run) and news.get("from") == cursor.points:
         same.append("run")  # where a page reads "run", it forgets its curves
     if news.get("points") == cursor.points:
         same.append("points")
     if news.get("ask") == cursor.ask and not any(news.get("text", {}).values()):
         same += ["ask", "text"]
-    if news.get("whole") == cursor.whole:
+    if whole:
         same.append("whole")
+    if "deep" in news:
+        news = news | {"deep": deep_rows(news["deep"], cursor)}
     kept = {name: value for name, value in news.items() if name not in same and value not in ({}, [])}
     return in_rows(kept) if len(kept.get("series", {})) > 1 else kept
+
+
+def deep_rows(deep: dict[str, Any], cursor: Cursor) -> Any:
+    """A few deep points that go on where the page ends, as a row of values each; their places follow from what it holds."""
+    if deep["from"] != cursor.deep or deep["points"] - deep["from"] > FEW_POINTS:
+        return deep
+    return list(zip(*([value for _, value in points] for points in deep["series"].values()), strict=True))
 
 
 def in_rows(news: dict[str, Any]) -> dict[str, Any]:
@@ -221,8 +233,9 @@ def values(points: Sequence[Step], stage: Stage, read: Read) -> list[tuple[int, 
 
 
 def brief(value: float) -> float:
-    """Four digits draw the same picture as sixteen."""
-    return float(f"{value:.4g}")
+    """Four digits draw the same picture as sixteen, and a whole number needs no point."""
+    short = float(f"{value:.4g}")
+    return int(short) if short.is_integer() else short
 
 
 def held_out(view: RunView | None) -> dict[str, list[tuple[int, float]]]:
@@ -256,13 +269,19 @@ def deep(view: RunView | None, cursor: Cursor) -> dict[str, Any]:
 
 
 def readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
-    """What the machine did since the page heard of it last: seconds since 1970, GB, °C, W, percent."""
+    """What the machine did since the page heard of it last: seconds since then, GB, °C, W, percent."""
     if cursor.machine < 0:
         return {}
     new = supervisor.readings.since(cursor.machine)
     every = max(1, len(new) // (MOST_POINTS // 2))
     return {
-        "machine": [[round(one.at, 1), brief(one.memory), one.celsius, one.watts, one.busy] for one in new[::every]]
+        "machine": [
+            [
+                brief(round(one.at - cursor.machine, 1)) if cursor.machine else round(one.at, 1),
+                *(None if value is None else brief(value) for value in (one.memory, one.celsius, one.watts, one.busy)),
+            ]
+            for one in new[::every]
+        ]
     }
 
 
@@ -322,4 +341,4 @@ def script(folder: Path = runs.PROJECT / "assets") -> str:
             "form.js",
         )
     )
-    return f"<script>\nconst CURVES = {json.dumps(CURVES)};\n{code}\n</script>"
+    return f"<script>\nconst CURVES = {json.dumps(CURVES)}, DEEP = {json.dumps([*DEEP])};\n{code}\n</script>"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from pydantic import Field
 
 from trainer_core import data, models, votes
@@ -235,8 +236,14 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
         for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
             part = getattr(first, name)
             with gr.Tab(title, elem_id=f"page-{name}"), gr.Row(elem_classes="fields"):
-                made[name] = Form(type(part), part)
+                made[name] = Form(type(part), part, patience=stop_early)
     return Form(Recipe, None, ("sampling",), model=model, method=method, **made, **run.parts)
+
+
+def stop_early(**words: Any) -> Component:
+    """Patience as one click; another number may be typed, and nothing means off."""
+    usual = [("Off", ""), ("After 3 checks (usual)", "3"), ("After 5 checks", "5")]
+    return gr.Dropdown(usual, allow_custom_value=True, **words | {"label": "Stop early"})
 
 
 class UsedData(Strict):

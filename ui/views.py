@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainer_core import runs, votes
+from trainer_core import checkpoints, runs, votes
 from trainer_core.clock import duration
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Phase, Probed, Proof, Step
+from trainer_core.events import STAGES, Phase, Probed, Proof, Step
 from trainer_core.hardware import GIB, Gpu, gb
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
@@ -113,8 +113,14 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
         "resumable": view.phase.resumable,
+        "kept": not view.phase.active and keeps(supervisor.run_dir(view.id), view),
         "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
     }
+
+
+def keeps(run_dir: Path, view: RunView) -> bool:
+    """Is anything there that a resumed run would go on from?"""
+    return bool(view.adapters) or any(checkpoints.stored(run_dir, stage) for stage in STAGES)
 
 
 def pace(view: RunView | None) -> dict[str, Any] | None:

@@ -38,10 +38,24 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     check_curves(page)
     tab(page, "Train")
     expect(page.locator("#proof")).to_contain_text("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693")
+    check_answers(page)
 
 
 def steps(page: Page, count: int) -> None:
     page.wait_for_function("count => window.tunebench?.points >= count", arg=count, timeout=RUN_SECONDS * 1000)
+
+
+def check_answers(page: Page) -> None:
+    """At four checkpoints at least, each answered anew and shown beside the base's answer."""
+    points = page.evaluate("window.tunebench.is('strip').points")
+    asked = [at for at, point in enumerate(points) if point["answers"]]
+    assert len(asked) >= 4 and {points[at]["stage"] for at in asked} == {"sft", "dpo"}
+    slider = page.locator("#strip-at")
+    for at in asked:
+        slider.fill(str(at))
+        expect(page.locator("#strip-when")).to_have_text(points[at]["where"])
+        expect(page.locator("#strip-answers .then").nth(0)).to_contain_text("Base")
+        expect(page.locator("#strip-answers .then").nth(1)).to_contain_text(points[at]["where"])
 
 
 def check_curves(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
 from tests.browser.test_access import violations
-from tests.browser.test_page import begin, phase, stop, tab
+from tests.browser.test_page import begin, phase, settings, stop, tab
 
 Visit = Callable[[App], Page]
 LOSS = "figure[data-series='sft.loss']"
@@ -135,6 +136,65 @@ def test_a_failed_run_leads_with_what_the_doctor_proposes(app: App, visit: Visit
     expect(page.locator("#try")).to_have_class("button")
 
 
+def test_a_failed_run_without_a_checkpoint_leads_with_its_settings(app: App, visit: Visit) -> None:
+    page = visit(app)
+    run = begin(page, "bug")
+    phase(page, "failed")
+    tab(page, "Train")
+    expect(page.locator("#again")).to_have_count(0)
+    expect(page.locator("#resume")).to_have_class("button")
+    shutil.rmtree(app.workspace / "runs" / run / "checkpoints")
+    expect(page.locator("#again")).to_have_class("button")
+    expect(page.locator("#resume")).to_have_class("button small")
+    page.locator("#again").press("Enter")
+    expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#origin")).to_contain_text("The settings of bug")
+
+
+def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, visit: Visit) -> None:
+    page = visit(app)
+    settings(page, "SFT")
+    field = page.locator("#sft-patience input")
+    field.click()
+    page.get_by_role("option", name="After 3 checks (usual)").click()
+    settings(page, "DPO")
+    page.locator("#dpo-patience input").fill("7")
+    page.locator("#dpo-patience input").press("Enter")
+    page.wait_for_timeout(500)
+    begin(page, "early")
+    phase(page, "done")
+    found = page.evaluate(
+        "window.tunebench.is('facts').settings.map(one => one.rows.find(row => row[0] === 'Patience'))"
+    )
+    assert [row[1] for row in found if row] == ["3", "7"]
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_command_is_copied_without_the_clipboard_of_a_secure_page(train: Page, works: bool) -> None:
+    """As a page over plain http has none; where the old way fails as well, the text stands there to be copied by hand."""
+    train.evaluate(
+        "works => { Object.defineProperty(navigator, 'clipboard', { value: undefined });"
+        " document.addEventListener('copy', () => { window.copied = getSelection().toString()"
+        " || document.activeElement.value }); if (!works) document.execCommand = () => false; }",
+        works,
+    )
+    tab(train, "Runs")
+    row = train.locator("#runs tbody tr", has_text="trivial").first
+    row.locator(".more").click()
+    train.get_by_role("button", name="Copy as command").click()
+    if works:
+        expect(train.locator("#runs-said")).to_contain_text("Copied: python launch.py train ")
+        assert train.evaluate("'Copied: ' + copied") == train.locator("#runs-said").inner_text()
+        return
+    text = train.locator("#runs .ask input")
+    expect(text).to_be_focused()
+    assert text.input_value().startswith("python launch.py train ")
+    assert (
+        text.evaluate("one => [one.selectionStart, one.selectionEnd, one.value.length]")[1:]
+        == [len(text.input_value())] * 2
+    )
+
+
 def menu(page: Page, item: str) -> None:
     """Choose from a chart's menu, by keyboard alone."""
     summary = page.locator(f"{LOSS} .menu summary")
@@ -161,7 +221,7 @@ def test_a_curve_as_table_and_files(train: Page, tmp_path: Path) -> None:
         assert path.name.endswith(f"sft.loss.{kind}") and path.read_bytes().startswith(begins)
 
 
-def test_zoom_survives_new_points(app: App, visit: Visit) -> None:
+def test_zoom_survives_new_points(app: App, trivial: str, visit: Visit) -> None:
     page = visit(app)
     begin(page, "slow")
     page.wait_for_function("window.tunebench.series['sft.loss']?.length > 8")
@@ -181,6 +241,7 @@ def test_zoom_survives_new_points(app: App, visit: Visit) -> None:
     assert violations(page) == []
     page.locator(f"{LOSS} .plot").dblclick()
     assert page.evaluate(zoom) is None
+    page.evaluate(f"{zoom} = [2, 6]")
     page.locator("#deep > summary").click()
     page.locator("#machine > summary").click()
     page.wait_for_function(
@@ -188,10 +249,17 @@ def test_zoom_survives_new_points(app: App, visit: Visit) -> None:
     )
     expect(page.locator("figure[data-series='machine.watts'] .value")).to_have_text("38.0")
     expect(page.locator("#train-left")).to_contain_text("done about")
+    first = page.evaluate("window.tunebench.series['deep.rate'].map(point => point[0])")
+    assert first == list(range(1, len(first) + 1)), "whole at first, then a row a step: none is lost or twice there"
+    assert page.evaluate(zoom) == [2, 6]
+    page.evaluate("run => window.tunebench.choose(run)", trivial)
+    page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
+    assert page.evaluate(zoom) is None, "a zoom ends where another run is shown"
     stop(page)
 
 
-def test_the_end_is_told_once_to_those_who_asked(app: App, visit: Visit) -> None:
+def test_the_end_is_told_once_to_those_who_asked(app: App, trivial: str, visit: Visit) -> None:
+    """Beside a run from before, for without any Train asks nobody."""
     page = visit(app)
     page.evaluate(
         "() => { window.said = []; window.Notification = class { constructor(title, more) { said.push([title, more.tag]) }"

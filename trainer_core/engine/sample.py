@@ -24,6 +24,8 @@ SHARE = 0.10
 """Of the stage's training time, at most …"""
 GRACE_SECONDS = 6.0
 """… but so much in any case: the answers are what a first, short run is watched for."""
+LEAST = 2
+"""So many checkpoints of a stage in any case: half way and at its end, which makes four in SFT and DPO."""
 
 
 class Answers(TrainerCallback):
@@ -65,7 +67,7 @@ class Answers(TrainerCallback):
         """Is this one of the checkpoints, as many of them as the time is good for?"""
         step, total = state.global_step, state.max_steps
         allowance = max(SHARE * self.progress.step_seconds * total, GRACE_SECONDS)
-        affordable = min(PARTS, max(1, int(allowance / max(self.known[-1].seconds, 0.001))))
+        affordable = min(PARTS, max(LEAST, int(allowance / max(self.known[-1].seconds, 0.001))))
         return spaced(step, total, PARTS) and spaced(step * PARTS // total, PARTS, affordable)
 
     def say(self, step: int) -> None:
