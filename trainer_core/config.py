@@ -283,7 +283,7 @@ class Recipe(Strict):
     )
     """Up to five prompts, one a line, answered by the base and at checkpoints. Empty: four bundled ones."""
     sample_tokens: int = Field(default=96, ge=0, le=512, title="Tokens of a sample answer")
-    """Sample answers are cut here; fewer hide whether answers end. They get 10 % of the time at most. 0: no sample answers."""
+    """Sample answers are cut here; fewer hide whether they end. Beside two rounds a stage they get 10 % of its time. 0: none."""
 
     @model_validator(mode="after")
     def check_data(self) -> Self:
