@@ -97,7 +97,8 @@ class Session:
             more |= {"skip_layers": "off", "padding": "auto"}
             if more.get("attention") == "rows":
                 more["attention"] = "auto"
-        files = {"model": str(self.model(side.model)), "data": str(self.data(stage))}
+        model = LARGE if self.tiny and side.way == "bare" else side.model  # one script will do
+        files = {"model": str(self.model(model)), "data": str(self.data(stage))}
         return Case.model_validate({"way": side.way, "stage": stage, **files, **more})
 
     def result(self, side: Side) -> Result | str:

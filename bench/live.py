@@ -47,7 +47,7 @@ class Cost:
 
 
 def run(device: Device, tiny: bool) -> list[Row]:
-    points, seconds = (200, 3.0) if tiny else (10_000, 20.0)
+    points, seconds = (200, 3.0) if tiny else (10_000, 15.0)
     with tempfile.TemporaryDirectory() as scratch:
         workspace = runs.Workspace(Path(scratch) / "app")
         run_dir = make.run(workspace, "long", points)
@@ -57,7 +57,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
             quiet = cost(app, page, wire, seconds)
             times = [reloaded(page, points) for _ in range(1 if tiny else 5)]
             busy = growing(run_dir, lambda: cost(app, page, wire, seconds), points)
-        runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 5)
+        runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
     return [*rows("a finished run", quiet), *rows("a step a second", busy), restored(times), runs_drawn]
 
 
