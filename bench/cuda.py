@@ -1,7 +1,7 @@
 """Everything that needs a card, in ten minutes: each figure of ours beside plain TRL and a bare Unsloth script.
 
-What is compared stands in `cuda_cases`, part by part; a part that has had its time leaves the rest of its rows "not measured",
-with the reason. `--device cpu --tiny` runs every part on models of two layers, to see that the script is whole.
+What is compared stands in `cuda_cases`, part by part; a part that has had its time begins no more, and leaves the rest of its rows
+"not measured", with the reason. `--device cpu --tiny` runs every part on models of two layers, to see that the script is whole.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from trainer_core import runs, shape, starter, vram
 
 QUESTION = "On a card: how fast, and in how much memory, against plain TRL + PEFT + bitsandbytes and bare Unsloth?"
 DEVICES: tuple[Device, ...] = ("cuda",)
+BUDGET_SECONDS = sum(SECONDS.values())
 CASE_SECONDS = 150.0
 LEAST_SECONDS = 30.0
-"""With less time left nothing is begun."""
+"""With less time left in all, nothing is begun."""
+NOT_REACHED = f"not reached: all parts together have {BUDGET_SECONDS:.0f} s, and this one had had its share"
 SIDE_BY_SIDE = 2
 """Tiny, so many at once: their figures say nothing."""
 PYTHONS = "BENCH_PYTHONS"
@@ -55,21 +57,27 @@ class Session:
     place: Path
     tiny: bool
     card: bool = False
-    deadline: float = field(default_factory=lambda: time.monotonic() + sum(SECONDS.values()))
-    """When the part at work has had its time."""
+    end: float = field(default_factory=lambda: time.monotonic() + BUDGET_SECONDS)
+    due: float = inf
+    """When the part at work has had its time. What it has begun by then it may end."""
     made: dict[str, Path] = field(default_factory=dict)
     found: dict[Case, Result | str] = field(default_factory=dict)
     number: Iterator[int] = field(default_factory=count)
 
     @property
     def left(self) -> float:
-        return self.deadline - time.monotonic()
+        return self.end - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """May nothing more be begun in this part?"""
+        return self.left < LEAST_SECONDS or time.monotonic() >= self.due
 
     def model(self, name: str) -> Path:
         """Random weights in that model's shape; tiny, two layers of its kind."""
         kind, size = models.SHAPES[name]
         name, size = (kind, models.TINY) if self.tiny else (name, size)
-        if name not in self.made and self.left > LEAST_SECONDS:
+        if name not in self.made and not self.over:
             tokenizer = starter.folder(runs.Workspace(runs.default_workspace()))
             asked = self.place / name, tokenizer, kind, size
             self.made[name] = models.apart(models.random_model, *asked) if self.card else models.random_model(*asked)
@@ -109,8 +117,8 @@ class Session:
         return self.found[case]
 
     def run(self, case: Case) -> Result | str:
-        if self.left < LEAST_SECONDS:
-            return f"not reached in the {sum(SECONDS.values()):.0f} s that all parts have"
+        if self.over:
+            return NOT_REACHED
         file = self.place / f"case-{next(self.number)}.json"
         file.write_text(case.model_dump_json(), encoding="utf-8")
         command = [pythons().get(case.torch, sys.executable), "-m", "bench.cuda_child", str(file)]
@@ -167,11 +175,11 @@ def run(device: Device, tiny: bool) -> list[Row]:
         session = Session(Path(scratch), tiny, card)
         began, name = time.monotonic(), torch.cuda.get_device_name() if card else "processor"
         if tiny:
-            session.deadline = inf
+            session.end = inf
             ahead(session)
         rows = list[Row]()
         for part, due in zip(SECONDS, accumulate(SECONDS.values()), strict=True):
-            session.deadline = inf if tiny else began + due
+            session.due = inf if tiny else began + due
             rows += done(part, session, name)
     found = {row.what: row for row in rows}
     failed = [row for what, row in found.items() if what not in ROWS]
@@ -332,7 +340,7 @@ def lanes(session: Session, card: str) -> list[Row]:
 
 def answered(session: Session, way: str, base: Path, adapters: Sequence[Path]) -> Timed | None:
     """None: there was no time left for it."""
-    if session.left < LEAST_SECONDS:
+    if session.over:
         return None
     sizes = ("2", "4") if session.tiny else ("8", "64")
     command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]
@@ -344,7 +352,7 @@ def answered(session: Session, way: str, base: Path, adapters: Sequence[Path]) -
 def beside_lanes(ours: Timed | None, peer: Timed | None, what: str) -> Row:
     target = Target("ratio", "≥", 6) if what == AT_A_TIME["batched"] else None
     if not ours or not peer:
-        return Row("G7", what, "s", target=target, note="no time was left for it")
+        return Row("G7", what, "s", target=target, note=NOT_REACHED)
     said, alone = ([one for lane in sorted(way.said) for one in way.said[lane]] for way in (ours, peer))
     alike = sum(one == other for one, other in zip(said, alone, strict=True))
     note = f"{alike} of {len(said)} answers are the same, token for token"
