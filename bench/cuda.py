@@ -1,7 +1,7 @@
 """Everything that needs a card, in ten minutes: each figure of ours beside plain TRL and a bare Unsloth script.
 
-What is compared stands in `cuda_cases`, part by part; a part that has had its time begins no more, and leaves the rest of its rows
-"not measured", with the reason. `--device cpu --tiny` runs every part on models of two layers, to see that the script is whole.
+What is compared stands in `cuda_cases`, part by part; a part that has had its time begins no more, and leaves the rest of its
+rows "not measured", with the reason. `--device cpu --tiny` runs every part on models of two layers, to see that it is whole.
 """
 
 from __future__ import annotations
