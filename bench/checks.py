@@ -49,8 +49,9 @@ def row(stage: Stage, device: Device, tiny: bool) -> Row:
     with workspace() as place:
         found = course(place, recipe(stage, steps), device)
     whole, checked = sum(found.gaps), sum(found.checks.values())
-    untouched = [gap for at, gap in enumerate(found.gaps) if at not in found.checks]
-    rest = [found.gaps[at] - spent for at, spent in found.checks.items()]
+    steady = dict(enumerate(found.gaps[:-1]))  # after the last step the adapter is saved
+    untouched = [gap for at, gap in steady.items() if at not in found.checks]
+    rest = [gap - found.checks[at] for at, gap in steady.items() if at in found.checks]
     slower = f"{median(rest) / median(untouched):.2f}" if rest and untouched else "an unknown part of"
     note = (
         f"{steps} steps; ten checks were asked for, {len(found.checks)} fitted into a twentieth of the time, on {found.rows} "
