@@ -77,7 +77,7 @@ def measured(name: str, device: Device, tiny: bool) -> list[Row]:
     """The rows of one bench; if it fails, one row with the error."""
     began = time.monotonic()
     sys.stderr.write(f"{name}: {found(name).QUESTION}\n")
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         out = Path(scratch) / "rows.json"
         command = [sys.executable, "-m", "bench.one", name, device, "tiny" if tiny else "full", str(out)]
         error = fault(command, Path(scratch))

@@ -57,7 +57,7 @@ def shape(stage: Stage, batch: int, length: int, device: Device) -> tuple[Row, R
 def workspace() -> Iterator[runs.Workspace]:
     """An empty workspace that is gone at the end, with the starter model in it."""
     shared = runs.Workspace(runs.default_workspace())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be ending
         made, model = runs.Workspace(Path(folder)), starter.folder(shared)
         place = made.root / model.relative_to(shared.root)
         place.parent.mkdir(parents=True, exist_ok=True)
