@@ -46,13 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = cast(Device, args.device)
     names = args.names or [name for name in BENCHES if args.tiny or device in found(name).DEVICES]
     results = args.results or (None if args.tiny else RESULTS)
-    every = list[Row]()
+    every, began = list[Row](), time.monotonic()
     for name in names:
         rows = measured(name, device, args.tiny)
         every += rows
         show(name, rows, args.json)
         if results:
             keep(results, f"{name}-{device}", rows)
+    sys.stderr.write(f"{len(names)} benches: {minutes(time.monotonic() - began)}\n")
     if results:
         page = PROJECT / "BENCHMARKS.md" if results == RESULTS else results / "BENCHMARKS.md"
         shown = [*BENCHES, *(name for name in names if name not in BENCHES)]
@@ -76,13 +77,19 @@ def measured(name: str, device: Device, tiny: bool) -> list[Row]:
     """The rows of one bench; if it fails, one row with the error."""
     began = time.monotonic()
     sys.stderr.write(f"{name}: {found(name).QUESTION}\n")
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         out = Path(scratch) / "rows.json"
         command = [sys.executable, "-m", "bench.one", name, device, "tiny" if tiny else "full", str(out)]
         error = fault(command, Path(scratch))
         rows = [] if error else ROWS.validate_json(out.read_bytes())
-    sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s\n")
+    sys.stderr.write(f"{name}: {minutes(time.monotonic() - began)}\n")
     return [stamped(Row(name, name, "", error=error), device, tiny)] if error else rows
+
+
+def minutes(seconds: float) -> str:
+    """`343.2` → `5:43`."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02}"
 
 
 def fault(command: Sequence[str], scratch: Path) -> str:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,24 +21,32 @@ from trainer_core import hardware
 from trainer_core.config import Data, Lora, Memory, Method, Precision, Recipe, Sft
 from trainer_core.config import Dpo as DpoSettings
 
-WARM_STEPS = 3
+STRETCHES = 5
+"""The measured steps are cut into so many, each a repetition of its own."""
 GIB = 2**30
 HELD_BY_OTHERS = list[int]()
 """Bytes of the card that were in use before this process touched it."""
+Way = Literal["ours", "bare", "plain", "logits"]
 Attention = Literal["auto", "rows", "xformers", "flex"]
-SWITCHES: dict[Attention, dict[str, str]] = {
+Padding = Literal["auto", "free", "padded"]
+SWITCHES: dict[str, dict[str, str]] = {
     "rows": {"UNSLOTH_TORCH_VARLEN": "0"},
     "xformers": {"UNSLOTH_SDPA_PACKED_SEGMENTS": "0"},
+    "free": {"UNSLOTH_PADDING_CHOICE": "padding_free"},
+    "padded": {"UNSLOTH_DISABLE_AUTO_PADDING_FREE": "1"},
+    "dpo": {"UNSLOTH_LOGPROB_CHUNK_GB": "0.5"},
 }
 """What Unsloth reads from the environment when it is imported. Left alone, it takes torch's own kernel for packed rows; `rows`:
-one call of torch's attention for each row of a pack."""
+one call of torch's attention for each row of a pack. `dpo`: its head otherwise takes more the more of the card is free, so that
+a peak would tell of the card and not of the need."""
 
 
 class Case(BaseModel):
-    """What to train, and how. `batch` rows (DPO: pairs) in memory at once; `pairs` only where SFT comes before DPO."""
+    """What to train, and how. `batch` rows (DPO: pairs) in memory at once; `pairs` only where SFT comes before DPO; `warm` of the
+    steps are not measured; `torch`: the version of another Python, empty for this one."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
-    way: Literal["ours", "bare", "plain", "logits"]
+    way: Way
     stage: Literal["sft", "dpo", "sft+dpo"] = "sft"
     model: str
     data: str
@@ -46,19 +54,22 @@ class Case(BaseModel):
     precision: Precision = "nf4"
     batch: int = 4
     length: int = 2048
-    steps: int = 13
+    warm: int = 10
+    steps: int = 20
     packing: bool = False
     skip_layers: Literal["auto", "off"] = "off"
     attention: Attention = "auto"
+    padding: Padding = "auto"
+    torch: str = ""
 
 
 class Result(BaseModel):
-    """Real (non-padding) tokens a second after the warm-up, steps a second, the peak that torch reserved, and what the card
-    lost beside that: the CUDA context and the libraries' own memory."""
+    """Real (non-padding) tokens a second, and rows or pairs a second, of each stretch after the warm-up; the peak that torch
+    reserved, and what the card lost beside that: the CUDA context and the libraries' own memory."""
 
     model_config = ConfigDict(frozen=True)
-    tokens_per_second: float
-    steps_per_second: float
+    tokens_per_second: tuple[float, ...]
+    rows_per_second: tuple[float, ...]
     peak_gib: float
     context_gib: float = 0.0
 
@@ -66,9 +77,8 @@ class Result(BaseModel):
 def main() -> None:
     HELD_BY_OTHERS.append(used())
     case = Case.model_validate_json(Path(sys.argv[1]).read_bytes())
-    if case.attention == "xformers" and not find_spec("xformers"):
-        sys.exit("xformers is not installed")
-    os.environ.update(SWITCHES.get(case.attention, {}))
+    for chosen in (case.attention, case.padding, case.stage):
+        os.environ.update(SWITCHES.get(chosen, {}))
     with tempfile.TemporaryDirectory() as scratch:
         way: dict[str, Callable[[Case, Path], Result]] = {"ours": ours, "logits": logits}
         result = way.get(case.way, theirs)(case, Path(scratch))
@@ -86,10 +96,7 @@ def ours(case: Case, scratch: Path) -> Result:
     view = read_view(run_dir)
     if code:
         raise RuntimeError(view.error or f"the worker ended with code {code}")
-    measured = view.points[WARM_STEPS:]
-    spent = sum(point.seconds for point in measured)
-    seen = sum(point.tokens_per_second * point.seconds for point in measured)
-    return Result(tokens_per_second=seen / spent, steps_per_second=len(measured) / spent, **held())
+    return paced(case, [(point.seconds, point.tokens_per_second * point.seconds) for point in view.points])
 
 
 def recipe(case: Case) -> Recipe:
@@ -126,7 +133,7 @@ def theirs(case: Case, scratch: Path) -> Result:
     trainer = built(case, model, tokenizer, rows, scratch)
     trainer.add_callback(clock)
     trainer.train()
-    return paced(clock.seen)
+    return paced(case, between(clock.seen))
 
 
 def built(case: Case, model: Any, tokenizer: Any, rows: Any, scratch: Path) -> Any:
@@ -176,9 +183,6 @@ def unsloth_model(case: Case) -> tuple[Any, Any]:
 
 def plain_model(case: Case) -> tuple[Any, Any]:
     import torch
-
-    if not torch.cuda.is_available() and case.way == "plain":
-        sys.exit("TRL 1.15 alone cannot train on a processor: its fused head needs Triton")
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -230,7 +234,7 @@ def logits(case: Case, scratch: Path) -> Result:
         optimiser.zero_grad()
         told += float(batch["attention_mask"].sum())
         seen.append((time.monotonic(), told))
-    return paced(seen)
+    return paced(case, between(seen))
 
 
 def summed(scores: Any, batch: Any) -> Any:
@@ -241,15 +245,26 @@ def summed(scores: Any, batch: Any) -> Any:
     return (chances * batch["attention_mask"][:, 1:]).sum(-1)
 
 
-def paced(seen: Sequence[tuple[float, float]]) -> Result:
-    """From the end of the warm-up to the end."""
-    (began, before), (ended, after) = seen[WARM_STEPS - 1], seen[-1]
-    spent = ended - began
-    steps = (len(seen) - WARM_STEPS) / spent
-    return Result(tokens_per_second=(after - before) / spent, steps_per_second=steps, **held())
+def between(seen: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Seconds and tokens of each step from the clock and the tokens so far at the end of each; the first step's are left out."""
+    return [(ended - began, after - before) for (began, before), (ended, after) in pairwise(seen)]
 
 
-def held() -> dict[str, float]:
+def paced(case: Case, steps: Sequence[tuple[float, float]]) -> Result:
+    """The last steps, those after the warm-up, as stretches of equal numbers of steps."""
+    measured = steps[-(case.steps - case.warm) :]
+    size = max(1, len(measured) // STRETCHES)
+    stretches = [measured[at : at + size] for at in range(0, len(measured) - size + 1, size)]
+    spent = [sum(seconds for seconds, _ in one) for one in stretches]
+    tokens = [sum(told for _, told in one) for one in stretches]
+    return Result(
+        tokens_per_second=tuple(told / seconds for told, seconds in zip(tokens, spent, strict=True)),
+        rows_per_second=tuple(size * case.batch / seconds for seconds in spent),
+        **held(),
+    )
+
+
+def held() -> dict[str, Any]:
     """GiB that torch reserved at most, and that the card lost to this process beside what torch holds; nothing without a card."""
     import torch
 

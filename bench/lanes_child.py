@@ -1,7 +1,8 @@
-"""One way of answering, in a process of its own: `python -m bench.lanes_child ours|reload|batched PROMPTS TOKENS BASE ADAPTER…`.
+"""One way of answering, in a process of its own: `python -m bench.lanes_child WAY PROMPTS TOKENS BASE ADAPTER…`.
 
 ours: all lanes loaded once, all rows in one batch. reload: each lane loaded anew, one prompt after another, as in a
-notebook. batched: each lane loaded anew, its prompts in one batch. The last line on stdout is the result.
+notebook. batched: each lane loaded anew, its prompts in one batch. resident: all adapters loaded once, one switched on at a time,
+its prompts in one batch. The last line on stdout is the result.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def main() -> None:
     who, prompts, new, base, *adapters = sys.argv[1:]
     torch.set_num_threads(1)
     asked = (demo.prompts() * 2)[: int(prompts)]
-    said = ours(base, adapters, asked, int(new)) if who == "ours" else theirs(who, base, adapters, asked, int(new))
+    once = {"ours": ours, "resident": resident}
+    said = once[who](base, adapters, asked, int(new)) if who in once else theirs(who, base, adapters, asked, int(new))
     print(said.model_dump_json())
 
 
@@ -47,6 +49,23 @@ def ours(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
 
 def rendered(tokenizer: Any, prompt: str) -> str:
     return tokens.render(tokenizer, [Message("user", prompt)], asking=True)
+
+
+def resident(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
+    """Plain transformers and PEFT, with one base and both adapters in memory."""
+    began = processor_seconds()
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+    model: Any = AutoModelForCausalLM.from_pretrained(base, **number_format(PRECISION))
+    model = PeftModel.from_pretrained(model, adapters[0], adapter_name="1").eval()
+    for number, adapter in enumerate(adapters[1:], 2):
+        model.load_adapter(adapter, adapter_name=str(number))
+    loaded, clock = processor_seconds(), time.monotonic()
+    with model.disable_adapter():
+        said = {"0": list(answers(model, tokenizer, asked, new))}
+    for number in range(1, 1 + len(adapters)):
+        model.set_adapter(str(number))
+        said[str(number)] = list(answers(model, tokenizer, asked, new))
+    return Timed(load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said)
 
 
 def theirs(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> Timed:

@@ -53,7 +53,7 @@ class Cost:
 
 
 def run(device: Device, tiny: bool) -> list[Row]:
-    points, seconds = (200, 3.0) if tiny else (10_000, 20.0)
+    points, seconds = (200, 3.0) if tiny else (10_000, 15.0)
     with tempfile.TemporaryDirectory() as scratch:
         workspace = runs.Workspace(Path(scratch) / "app")
         run_dir = make.run(workspace, "long", points)
@@ -65,7 +65,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
             with growing(run_dir, points):
                 said = [*rows("a step a second", cost(app, page, wire, seconds)), *looks(app, page, wire, seconds)]
                 said += tabs(app, page, wire, seconds)
-        runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 5)
+        runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
     return [*rows("a finished run", quiet), *said, restored(times), runs_drawn]
 
 

@@ -30,6 +30,8 @@ OPEN: tuple[Row, ...] = (
 )
 SHAPES: tuple[tuple[Stage, int, int], ...] = (("sft", 2, 256), ("sft", 4, 384), ("dpo", 2, 256))
 """Stage, rows of a micro-batch, tokens of a row."""
+STEPS = 2
+"""The second one has the optimiser's states beside all else; later ones are like it."""
 
 
 def run(device: Device, tiny: bool) -> list[Row]:
@@ -55,7 +57,7 @@ def shape(stage: Stage, batch: int, length: int, device: Device) -> tuple[Row, R
 def workspace() -> Iterator[runs.Workspace]:
     """An empty workspace that is gone at the end, with the starter model in it."""
     shared = runs.Workspace(runs.default_workspace())
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be ending
         made, model = runs.Workspace(Path(folder)), starter.folder(shared)
         place = made.root / model.relative_to(shared.root)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +69,8 @@ def recipe(place: runs.Workspace, stage: Stage, batch: int, length: int) -> Reci
     """A few steps of one stage over rows that are all cut at the same length."""
     file = runs.made(place.root) / "rows.jsonl"
     long = {"chosen": "one two three " * length, "rejected": "four five six " * length}
-    file.write_text("\n".join(json.dumps({"prompt": f"Count to {at}.", **long}) for at in range(80)), encoding="utf-8")
-    steps = {"max_steps": 4, "batch_size": batch, "accumulation": 2, "max_length": length, "evaluations": 0}
+    file.write_text("\n".join(json.dumps({"prompt": f"Count to {at}.", **long}) for at in range(40)), encoding="utf-8")
+    steps = {"max_steps": STEPS, "batch_size": batch, "accumulation": 2, "max_length": length, "evaluations": 0}
     base = presets.starter_recipe()
     changes = {f"{stage}.{name}": value for name, value in steps.items()}
     return changed(base, {"method": stage, "data.pairs": str(file), "sample_tokens": 0} | changes)
@@ -81,13 +83,14 @@ def finished(place: runs.Workspace, asked: Recipe, device: Device) -> tuple[RunV
     the probe itself took counts in neither.
     """
     supervisor = Supervisor(place, device=device)
+    taken = in_use(supervisor)
     run_id, before, most, forgotten = supervisor.start(asked), 0, 0, False
     while (view := supervisor.run(run_id)).phase.active:
         beat = runs.read_heartbeat(supervisor.run_dir(run_id))
         if beat and view.row_lengths:
             if view.probed and not supervisor.gpu and not forgotten:
                 most, forgotten = 0, forget_peak(beat.pid)
-            most = max(most, held(supervisor, beat.pid))
+            most = max(most, held(supervisor, beat.pid, taken))
             before = before if view.points else most
         time.sleep(0.01)
         supervisor.look()
@@ -97,16 +100,25 @@ def finished(place: runs.Workspace, asked: Recipe, device: Device) -> tuple[RunV
     return view, before, most
 
 
-def held(supervisor: Supervisor, pid: int) -> int:
-    """Bytes that a worker holds now on its card, or the most main memory it held since its peak was last forgotten."""
+def held(supervisor: Supervisor, pid: int, taken: int) -> int:
+    """Bytes that a worker holds now on its card, or the most main memory it held since its peak was last forgotten.
+
+    A container may hide from NVML which process holds what; then it is what is in use beyond the `taken` bytes of before.
+    """
     if supervisor.gpu:
         card = supervisor.read_machine().gpu(supervisor.gpu.uuid)
-        return card.held_by([pid]) if card else 0
+        return (card.held_by([pid]) if card else 0) or max(0, in_use(supervisor) - taken)
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def in_use(supervisor: Supervisor) -> int:
+    """Bytes of the run's card that any program holds now; 0 without a card."""
+    card = supervisor.read_machine().gpu(supervisor.gpu.uuid) if supervisor.gpu else None
+    return card.total_bytes - card.free_bytes if card else 0
 
 
 def forget_peak(pid: int) -> bool:

@@ -90,7 +90,7 @@ class Training:
 
 def run(device: Device, tiny: bool) -> list[Row]:
     os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
-    strides, turns = (2, 1) if tiny else (6, 2)
+    strides, turns = (2, 1) if tiny else (4, 2)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         model, chats = models.base(place, tiny), place / "chats.jsonl"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import cuda, make, models, plot, table
+from bench import checks, cuda, make, models, plot, probe, table
 from bench.__main__ import BENCHES
 from bench.cuda_child import Result
 from bench.growth import grown
@@ -18,7 +19,7 @@ from bench.one import found
 from bench.result import Row, Target, one_sided, two_sided
 from trainer_core import runs, vram
 from trainer_core.events import Phase
-from trainer_core.hardware import GIB
+from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
 from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor
 
@@ -64,10 +65,27 @@ def test_the_script_for_a_card_runs_whole_on_a_tiny_model(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert list(rows) == list(cuda.ROWS)
     measured = {what for what, row in rows.items() if row["ours"] is not None}
-    assert {cuda.ROWS[at] for at in (0, 2, 5, 8, 10, 22, 23)} <= measured
-    reasons = {what: row["note"] for what, row in rows.items() if row["peer"] is None}
-    assert "needs Triton" in reasons[cuda.ROWS[0]] and "xformers is not installed" in reasons[cuda.ROWS[15]]
-    assert "24 of 24 answers" not in rows[cuda.ROWS[23]]["note"] and "6 of 6 answers" in rows[cuda.ROWS[23]]["note"]
+    beside = {what for what in measured if row_ratio(rows[what])}
+    trained = [
+        one
+        for part in cuda.COMPARED.values()
+        for one in part
+        if one.ours.way == "ours" and not one.ours.settings.get("torch")
+    ]
+    assert {one.what for one in trained if one.read != "peak_gib"} | {cuda.PROVED} <= measured
+    assert {one.what for one in trained if one.peer.way in ("ours", "bare")} - {XFORMERS} <= beside
+    assert "needs Triton" in rows[cuda.ROWS[1]]["note"] and "xformers is not installed" in rows[XFORMERS]["note"]
+    assert all(
+        "named in BENCH_PYTHONS" in rows[one.what]["note"] or one.what in beside for one in cuda.COMPARED["torch"]
+    )
+    assert all(what in beside and rows[what]["note"].startswith("6 of 6 answers") for what in cuda.AT_A_TIME.values())
+
+
+XFORMERS = f"SFT {cuda.MIDDLE} NF4, packed: torch's kernel ÷ xformers"
+
+
+def row_ratio(row: dict[str, object]) -> object:
+    return row["ratio"]
 
 
 def test_picked_settings_run_where_they_were_picked(tmp_path: Path) -> None:
@@ -81,18 +99,53 @@ def test_the_plans_constants_are_found_again_in_peaks_made_with_them(tmp_path: P
     session = cuda.Session(tmp_path, tiny=False)
     session.made = {
         cuda.MIDDLE: shaped(tmp_path / "middle", cuda.MIDDLE),
-        cuda.LARGE: shaped(tmp_path / "large", cuda.LARGE),
+        cuda.LARGE: shaped(tmp_path / cuda.LARGE, cuda.LARGE),
     }
     truth = vram.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055)
-    for at, length in enumerate((*cuda.LENGTHS, 2048)):
-        name = cuda.LARGE if at == len(cuda.LENGTHS) else cuda.MIDDLE
-        case = session.case("ours", name, batch=2, length=length, packing=True, steps=5)
+    for side in (*map(cuda.swept, cuda.SWEEP), cuda.packed(cuda.LARGE)):
+        case = session.case(side)
         peak = vram.estimate(cuda.setup(case), truth, truth).middle / GIB - 0.6
-        session.found[case] = Result(tokens_per_second=1, steps_per_second=1, peak_gib=peak, context_gib=0.6)
+        session.found[case] = Result(tokens_per_second=(1,), rows_per_second=(1,), peak_gib=peak, context_gib=0.6)
     before, activation, head, context, after = cuda.memory(session, "RTX 4090")
     assert activation.ours == pytest.approx(4.3, rel=1e-3) and head.ours == pytest.approx(0.4, rel=1e-2)
     assert context.ours == pytest.approx(0.6) and after.ours is not None and after.ours < 0.1 < (before.ours or 0)
-    assert (before.n, after.n) == (5, 1)
+    assert (before.n, after.n) == (6, 1)
+
+
+def test_what_a_card_can_do_is_counted_in_operations_for_a_token() -> None:
+    """The design's 46.1 GFLOP for 8B at 2,048 tokens."""
+    assert cuda.operations(cuda.LARGE) == pytest.approx(46.1e9, rel=0.01)
+
+
+def test_a_check_costs_what_lies_between_its_step_and_its_end_and_the_save_of_a_new_best() -> None:
+    said = [
+        *((f"{second:02}.000", {"kind": "Step"}) for second in (0, 1)),
+        ("01.250", {"kind": "Evaluated", "step": 2, "rows": 4}),
+        ("01.500", {"kind": "Checkpointed", "step": 2, "seconds": 0.125}),
+        *((f"{second:02}.000", {"kind": "Step"}) for second in (3, 4, 5, 6, 7, 8, 9, 10)),
+        ("11.000", {"kind": "Saved"}),
+    ]
+    found = checks.read("\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in said))
+    assert found.checks == {1: 0.25} and found.gaps[:3] == (1, 2, 1) and found.rows == 4
+    unplanned = [(at, more | ({"step": 3} if "step" in more else {})) for at, more in said]
+    found = checks.read("\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in unplanned))
+    assert found.checks[2] == pytest.approx(0.25 - 2 + 0.125)
+
+
+def test_a_card_that_does_not_say_who_holds_what_is_read_as_a_whole(tmp_path: Path) -> None:
+    """As in a container, where NVML sees no process ids."""
+    for holders, seen in (
+        ((), 3 * GIB),
+        ((Holder("python", 7, 2 * GIB),), 2 * GIB),
+        ((Holder("python", 7, None),), 3 * GIB),
+    ):
+        card = Gpu(0, "GPU-1", "RTX 4090", 24 * GIB, 20 * GIB, holders=holders)
+        machine = Machine(Cpu("x", 2, 8 * GIB, 8 * GIB), (card,))
+        supervisor = Supervisor(
+            runs.Workspace(tmp_path), device="cuda", read_machine=partial(Machine, machine.cpu, machine.gpus)
+        )
+        assert probe.in_use(supervisor) == 4 * GIB and probe.held(supervisor, 7, taken=1 * GIB) == seen
+        supervisor.close()
 
 
 def shaped(folder: Path, name: str) -> Path:
