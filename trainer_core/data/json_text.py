@@ -118,8 +118,11 @@ def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault
     doubles: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
-        keys = [key for key, _ in pairs]
-        doubles.extend(key for key in set(keys) if keys.count(key) > 1)
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                doubles.append(key)
+            seen.add(key)
 
     json.loads(text, object_pairs_hook=look)
     return Fault(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
