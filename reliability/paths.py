@@ -252,6 +252,8 @@ def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
     address, eyes = application.lan_names()[0], {"model": "starter", "length": 64}
     more = {"look": eyes | {"at": 0}, "measure": eyes}
     for (component, name), text in product([one for one in questions(served) if one[1] in OPENS], plain(marks)):
+        if not text:
+            continue  # the bundled sample, which unpacks the starter model
         data = {"source": text, **more.get(name, {})}
         body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
         yield Attack("/gradio_api/component_server", body, host=address)
