@@ -46,11 +46,13 @@ def running(app: App, visit: Visit) -> Iterator[Page]:
 
 
 def stop(page: Page) -> None:
-    if page.evaluate("!window.tunebench.is('run').active"):
+    """The run at work, whichever is shown."""
+    going = "(window.tunebench.is('active') ?? window.tunebench.is('run')).active"
+    if page.evaluate(f"!{going}"):
         return
     page.click("#stop")
     page.click("#stop-yes")
-    page.wait_for_function("!window.tunebench.is('run').active")
+    page.wait_for_function(f"!{going}")
 
 
 def phase(page: Page, wanted: str) -> None:
