@@ -14,11 +14,11 @@ from tests import tiny
 from tests.test_engine import STEPS, recipe, run
 from trainer_core import checkpoints
 from trainer_core.doctor import own
-from trainer_core.engine.sample import told
 from trainer_core.events import Phase, Sampled
 from trainer_core.held_out import LEAST
 from trainer_core.plan import PARTS, spaced
 from trainer_core.run_view import RunView
+from trainer_core.tokens import told
 
 pytestmark = pytest.mark.slow
 OFF = {"evaluations": 0}

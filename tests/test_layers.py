@@ -148,3 +148,10 @@ def test_the_command_line_starts_light() -> None:
 def test_lanes_load_without_unsloth() -> None:
     loaded = loaded_after("import trainer_core.lanes")
     assert {"torch", "peft"} <= loaded and not loaded & {"unsloth", "unsloth_zoo"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=name_of)
+def test_a_test_leaves_the_engine_to_processes_of_its_own(path: Path) -> None:
+    """Unsloth patches the process that it is imported in, and its environment: every test after that would see another world."""
+    engine = [name for name in imports(path) if name.startswith(("trainer_core.engine", "unsloth"))]
+    assert not engine

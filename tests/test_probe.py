@@ -120,15 +120,13 @@ def test_a_measurement_takes_the_place_of_the_guess_and_follows_rank_and_tokens(
 
 
 def test_a_token_table_in_main_memory_is_not_taken_from_what_was_measured() -> None:
-    from trainer_core.engine.probe import Point, measurement
-
     shape = load_catalogue().shape("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit")
     assert shape
     away, here = (
         setup_of(Recipe(memory=Memory(offload_embedding=one)), "sft", shape, "nf4", "cuda") for one in ("on", "auto")
     )
-    points = [Point(0, 5 * GIB), Point(2048, 6 * GIB), Point(4096, 7 * GIB)]
-    found = measurement(points, 0, away)
+    points = [measured.Point(tokens, (5 + tokens // 2048) * GIB) for tokens in (0, 2048, 4096)]
+    found = measured.measurement(points, 0, away)
     context = sum(part.upper for part in estimate(away, measurement=found).parts if part.name == "CUDA context")
     assert estimate(away, measurement=found).upper - context >= 7 * GIB
     table = shape.vocabulary * shape.hidden * 2

@@ -5,7 +5,7 @@ A later plan for the same model takes these numbers for its own, whatever rank, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from trainer_core.config import Strict
 from trainer_core.durable import write_atomically
 from trainer_core.runs import Workspace
-from trainer_core.vram import Measurement, Setup
+from trainer_core.vram import Measurement, Setup, static_parts
 
 VERSIONS = ("torch", "unsloth", "trl")
 
@@ -78,3 +78,31 @@ def remember(workspace: Workspace, name: str, found: Measurement) -> None:
     """
     known = Measurements(known={**recall(workspace), name: found})
     write_atomically(workspace.root / "measured.json", known.model_dump_json(indent=1))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A micro-batch of so many tokens had this peak, and took this long."""
+
+    tokens: int
+    bytes: int
+    seconds: float = 0.0
+
+
+def extrapolated(points: Sequence[Point], tokens: int) -> float:
+    """The peak at so many tokens, on the line through the last two points."""
+    first, last = points[-2:]
+    return last.bytes + (tokens - last.tokens) * slope(first, last)
+
+
+def slope(first: Point, last: Point) -> float:
+    """Bytes for one more token; memory never falls with tokens, whatever the noise."""
+    return max(0.0, (last.bytes - first.bytes) / max(1, last.tokens - first.tokens))
+
+
+def measurement(points: Sequence[Point], optimiser: int, setup: Setup) -> Measurement:
+    """What holds for other ranks, batches and lengths too: bytes a token, and what is neither that nor exactly known."""
+    first, last = points[-2:]
+    per_token = slope(first, last)
+    rest = last.bytes + optimiser - per_token * last.tokens - sum(static_parts(setup).values())
+    return Measurement(per_token=per_token, rest=rest)

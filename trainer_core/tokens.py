@@ -16,6 +16,7 @@ from trainer_core import chat_template, durable
 from trainer_core.config import Template
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
+from trainer_core.events import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -303,3 +304,12 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     sides = ({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs)
     rows = ({name: as_dicts(messages) for name, messages in side.items()} for side in sides)
     durable.write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def told(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> Sample:
+    """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
+    stand in an answer, its format is coming apart, and the doctor must see them."""
+    end = next((at for at, token in enumerate(row) if token in ends), None)
+    said = row if end is None else row[:end]
+    text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()
+    return Sample(prompt, text, len(said) + (end is not None), end is not None)

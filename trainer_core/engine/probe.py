@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from trainer_core.engine.gauge import Gauge
 from trainer_core.event_log import EventLog
 from trainer_core.events import Noted, Probed, Stage
 from trainer_core.hardware import gb
-from trainer_core.vram import Measurement, Setup, static_parts
+from trainer_core.measured import Point, extrapolated
 
 SECONDS = 20.0
 SHARE = 0.02
@@ -36,15 +35,6 @@ class WontFit(MemoryError):
     """The measure says that a step would run out of memory."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """A micro-batch of so many tokens had this peak, and took this long."""
-
-    tokens: int
-    bytes: int
-    seconds: float = 0.0
-
-
 def too_costly(counts: Sequence[int], batches: int) -> str:
     """Why a probe is left out on the processor: three of the longest batches against all that the run computes."""
     share = 3 * max(counts) / (sum(counts) / len(counts) * batches)
@@ -54,17 +44,6 @@ def too_costly(counts: Sequence[int], batches: int) -> str:
         f"memory was not measured before the first step: that would add {share:.0%} to this short run, and on the processor "
         f"{SHARE:.0%} is the limit. The setting 'Measure memory first' turns it on."
     )
-
-
-def extrapolated(points: Sequence[Point], tokens: int) -> float:
-    """The peak at so many tokens, on the line through the last two points."""
-    first, last = points[-2:]
-    return last.bytes + (tokens - last.tokens) * slope(first, last)
-
-
-def slope(first: Point, last: Point) -> float:
-    """Bytes for one more token; memory never falls with tokens, whatever the noise."""
-    return max(0.0, (last.bytes - first.bytes) / max(1, last.tokens - first.tokens))
 
 
 class Probe(TrainerCallback):
@@ -171,14 +150,6 @@ class Probe(TrainerCallback):
             raise WontFit(
                 f"Not enough memory, as measured before the first step: the longest rows need {gb(peak)}, {gb(most)} can be had."
             )
-
-
-def measurement(points: Sequence[Point], optimiser: int, setup: Setup) -> Measurement:
-    """What holds for other ranks, batches and lengths too: bytes a token, and what is neither that nor exactly known."""
-    first, last = points[-2:]
-    per_token = slope(first, last)
-    rest = last.bytes + optimiser - per_token * last.tokens - sum(static_parts(setup).values())
-    return Measurement(per_token=per_token, rest=rest)
 
 
 def states(trainer: Any) -> int:

@@ -18,7 +18,7 @@ from trainer_core.engine.aside import aside
 from trainer_core.engine.callbacks import Progress
 from trainer_core.events import Sample, Sampled
 from trainer_core.plan import PARTS, spaced
-from trainer_core.tokens import tokenised
+from trainer_core.tokens import tokenised, told
 
 SHARE = 0.10
 """Of the stage's training time, at most …"""
@@ -108,12 +108,3 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     named = model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
     return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *several) if token is not None))
-
-
-def told(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> Sample:
-    """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
-    stand in an answer, its format is coming apart, and the doctor must see them."""
-    end = next((at for at, token in enumerate(row) if token in ends), None)
-    said = row if end is None else row[:end]
-    text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()
-    return Sample(prompt, text, len(said) + (end is not None), end is not None)

@@ -38,7 +38,7 @@ from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, Shel
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
 from trainer_core.engine.kept_rows import KeptRows
-from trainer_core.engine.probe import Point, Probe, measurement
+from trainer_core.engine.probe import Probe
 from trainer_core.engine.reference import Kept
 from trainer_core.engine.sample import Answers
 from trainer_core.errors import ModelError
@@ -203,11 +203,11 @@ class Run:
         has_rung = next_rung(self.recipe, stage, len(self.before.out_of_memory), on_card, shape=shape) is not None
         base = read_view(self.run_dir).used("precision", self.recipe.precision)
 
-        def learned(points: Sequence[Point], optimiser: int) -> None:
+        def learned(points: Sequence[measured.Point], optimiser: int) -> None:
             if shape is None:
                 return
             setup = setup_of(self.recipe, stage, shape, base, "cuda" if on_card else "cpu")  # type: ignore[arg-type]
-            measured.remember(workspace, measured.key(device, setup), measurement(points, optimiser, setup))
+            measured.remember(workspace, measured.key(device, setup), measured.measurement(points, optimiser, setup))
 
         probe = Probe(trainer, stage, setting, self.emit, gauge(), has_rung, learned)
         before = self.before.probed.get(stage)
