@@ -330,6 +330,19 @@ def test_easy_pairs_are_named_until_the_loss_sets_its_own_margin() -> None:
     assert examine(view, changed(recipe, found.offer.changes)) == ()
 
 
+def test_pairs_that_held_out_ones_contradict_are_not_called_easy() -> None:
+    """Swapped ones are told apart at once too."""
+    made = steps_dpo(
+        accuracy=lambda *_: 1.0,
+        margin=lambda step, way: 4.0 * min(1, 4 * way),
+        held_out=lambda way: (0.70 + 0.05 * way, 0.4 - 0.4 * way, -way),
+    )
+    for seen in views(made.told(0)):
+        keys = [one.key for one in examine(seen, Recipe(method=Method.DPO))]
+        assert not seen.evaluated or "dpo.trivial" not in keys
+    assert keys[0] == "dpo.contradicted"
+
+
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
