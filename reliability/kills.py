@@ -79,10 +79,11 @@ def wrong(view: RunView, wanted: RunView, lost: int) -> str:
     one, other = ([(point.stage, point.step, point.loss) for point in run.points] for run in (view, wanted))
     if one != other:
         return "other losses than undisturbed"
-    return "" if lost <= save_interval(wanted) else f"{lost} steps made twice"
+    return "" if lost <= save_interval(view) else f"{lost} steps made twice"
 
 
 def save_interval(view: RunView) -> int:
+    """The most steps between two saves of this run: a new best is saved at once, and how often one is looked for depends on time."""
     steps = {point.stage: [0] for point in view.checkpoints}
     for point in view.checkpoints:
         steps[point.stage].append(point.step)
