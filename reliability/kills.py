@@ -83,7 +83,7 @@ def wrong(view: RunView, wanted: RunView, lost: int) -> str:
 
 
 def save_interval(view: RunView) -> int:
-    """The most steps between two saves of this run: a new best is saved at once, and how often one is looked for depends on time."""
+    """The most steps between two saves of this run: new bests are saved too, and how many are found depends on time."""
     steps = {point.stage: [0] for point in view.checkpoints}
     for point in view.checkpoints:
         steps[point.stage].append(point.step)
