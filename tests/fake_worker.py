@@ -9,6 +9,7 @@ leaks     prints its environment and fails with it      crams     has no memory 
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
 With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not.
+With "slowly" in its name it makes 4 steps a second, whatever else it does.
 With "waits" in its name it takes its first step when a file named `go` lies in its folder.
 """
 
@@ -101,7 +102,8 @@ class Script:
 
     def __init__(self, job: Job, speed: float):
         self.behaviour = behaviour(job)
-        self.pause = 1 / (SLOW if self.behaviour == "slow" else speed)
+        slowly = self.behaviour == "slow" or (isinstance(job, TrainJob) and "slowly" in job.recipe.name)
+        self.pause = 1 / (SLOW if slowly else speed)
         self.random = random.Random(7)
 
     def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: runs.Wants) -> Phase:
