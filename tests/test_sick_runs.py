@@ -49,7 +49,7 @@ SICK = {
     "rate × 100": Sick(
         {"method": "sft", "sft.learning_rate": 0.1, "sft.max_steps": 10, "sft.max_length": 128}, "failed"
     ),
-    "swapped pairs": Sick(DPO | {"dpo.max_steps": 80, "dpo.learning_rate": 1.5e-4}, "dpo.contradicted", swapped),
+    "swapped pairs": Sick(DPO | {"dpo.max_steps": 100, "dpo.learning_rate": 1.5e-4}, "dpo.contradicted", swapped),
     "trivial pairs": Sick(DPO | {"dpo.max_steps": 18}, "dpo.trivial", trivial),
 }
 
