@@ -153,11 +153,9 @@ class Run:
         if found.folder and found.step >= planned_steps(len(trainer.train_dataset), getattr(self.recipe, stage)):
             fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
             before = checkpoints.kept(self.run_dir, stage)
-            if before is not None and before != found.step:
-                text = (
-                    f"what follows was trained from step {found.step}, so that is the adapter again, not step {before}"
-                )
-                self.note(stage, [f"{text}. You can keep step {before} again afterwards."])
+            if before not in (None, found.step):
+                text = f"the adapter is that of step {found.step}, where the stage ended, in place of that of step {before}"
+                self.note(stage, [f"{text}, which you can keep again afterwards."])
             return self.save(stage, trainer, tokenizer, found.step, found.step)
         if found.folder:
             trainer.add_callback(Continued(found.folder, reference))
