@@ -104,7 +104,7 @@ class Training(Strict):
     """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor."""
     evaluations: int = Field(default=10, ge=0, le=100, title="Held-out checks")
     """How often the loss on held-out rows is measured; they get 5 % of the time at most. 0: never."""
-    patience: int | None = Field(default=None, ge=1, le=100, title="Patience")  # [HF]
+    patience: int | None = Field(default=None, ge=1, le=100, title="Stop early")  # [HF]
     """Stop after this many held-out checks without a new best (3 is usual) and keep the best. Empty: go to the end."""
 
     @property

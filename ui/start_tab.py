@@ -243,7 +243,7 @@ def settings(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.R
 def stop_early(**words: Any) -> Component:
     """Patience as one click; another number may be typed, and nothing means off."""
     usual = [("Off", ""), ("After 3 checks (usual)", "3"), ("After 5 checks", "5")]
-    return gr.Dropdown(usual, allow_custom_value=True, **words | {"label": "Stop early"})
+    return gr.Dropdown(usual, allow_custom_value=True, **words)
 
 
 class UsedData(Strict):

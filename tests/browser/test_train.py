@@ -164,7 +164,7 @@ def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, v
     begin(page, "early")
     phase(page, "done")
     found = page.evaluate(
-        "window.tunebench.is('facts').settings.map(one => one.rows.find(row => row[0] === 'Patience'))"
+        "window.tunebench.is('facts').settings.map(one => one.rows.find(row => row[0] === 'Stop early'))"
     )
     assert [row[1] for row in found if row] == ["3", "7"]
 
