@@ -99,6 +99,17 @@ def torches() -> tuple[Compared, ...]:
 SFT = f"SFT {LARGE} NF4"
 DPO = f"DPO {LARGE} NF4"
 PAIRS: dict[str, Any] = {"stage": "dpo", "batch": 2, "length": 1024, **QUICK}
+
+
+def preferred(peer: Side, words: str, most: float) -> tuple[Compared, Compared]:
+    """DPO of the large model beside a peer. most: of the peer's peak memory."""
+    mine = ours(LARGE, **PAIRS)
+    return (
+        Compared("G4", f"{DPO}: peak memory ÷ {words}", mine, peer, "peak_gib", Target("ratio", "≤", most)),
+        Compared("G4", f"{DPO}: pairs ÷ {words}", mine, peer, "rows_per_second"),
+    )
+
+
 COMPARED: dict[str, tuple[Compared, ...]] = {
     "sft": (
         Compared(
@@ -113,30 +124,8 @@ COMPARED: dict[str, tuple[Compared, ...]] = {
         Compared("G1", f"{SFT}, not packed ÷ plain TRL", ours(LARGE), plain(LARGE), target=Target("ratio", "≥", 1.5)),
     ),
     "dpo": (
-        Compared(
-            "G4",
-            f"{DPO}: peak memory ÷ plain TRL",
-            ours(LARGE, **PAIRS),
-            plain(LARGE, **PAIRS),
-            "peak_gib",
-            Target("ratio", "≤", 0.9),
-        ),
-        Compared("G4", f"{DPO}: pairs ÷ plain TRL", ours(LARGE, **PAIRS), plain(LARGE, **PAIRS), "rows_per_second"),
-        Compared(
-            "G4",
-            f"{DPO}: peak memory ÷ full 32-bit logits",
-            ours(LARGE, **PAIRS),
-            Side("logits", LARGE, PAIRS),
-            "peak_gib",
-            Target("ratio", "≤", 0.6),
-        ),
-        Compared(
-            "G4",
-            f"{DPO}: pairs ÷ full 32-bit logits",
-            ours(LARGE, **PAIRS),
-            Side("logits", LARGE, PAIRS),
-            "rows_per_second",
-        ),
+        *preferred(plain(LARGE, **PAIRS), "plain TRL", 0.9),
+        *preferred(Side("logits", LARGE, PAIRS), "full 32-bit logits", 0.6),
     ),
     "batches": tuple(
         Compared("G1", f"SFT {MIDDLE} NF4: {2 * rows}k ÷ 2k tokens a micro-batch", swept(rows), swept(1))
