@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from reliability.saves import loads
 from trainer_core import runs
 from trainer_core.config import TrainJob
 from trainer_core.events import Phase
+from trainer_core.plan import PARTS, spaced
 from trainer_core.run_view import RunView, read_view
 
 QUESTION = (
@@ -79,15 +81,14 @@ def wrong(view: RunView, wanted: RunView, lost: int) -> str:
     one, other = ([(point.stage, point.step, point.loss) for point in run.points] for run in (view, wanted))
     if one != other:
         return "other losses than undisturbed"
-    return "" if lost <= save_interval(view) else f"{lost} steps made twice"
+    return "" if lost <= save_interval(wanted) else f"{lost} steps made twice"
 
 
 def save_interval(view: RunView) -> int:
-    """The most steps between two saves of this run: new bests are saved too, and how many are found depends on time."""
-    steps = {point.stage: [0] for point in view.checkpoints}
-    for point in view.checkpoints:
-        steps[point.stage].append(point.step)
-    return max(b - a for found in steps.values() for a, b in zip(sorted(found), sorted(found)[1:], strict=False))
+    """The most steps between two planned saves. New bests are saved too, but how many are found depends on time."""
+    stages = {point.stage: point.total for point in view.points}
+    saves = ([0, *(step for step in range(1, total + 1) if spaced(step, total, PARTS))] for total in stages.values())
+    return max(b - a for steps in saves for a, b in pairwise(steps))
 
 
 def forked(run_dir: Path) -> int:
