@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import gradio as gr
 import app as application
 from reliability.proof import Count, Proof, counted
 from tests.browser.conftest import App
-from trainer_core import runs
+from trainer_core import runs, starter
 from trainer_core.supervisor import Supervisor
 
 QUESTION = (
@@ -35,7 +36,8 @@ PASSWORD = "open sesame, please"
 CANARY = "CANARY-7f3a19"
 BYTES = 300_000
 """Read of an answer; the page itself has 200,000."""
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
+"""The first look at a row as tokens imports the libraries."""
 OPENS = frozenset({"glance", "check", "look", "measure"})
 """Questions about the data file that the person names."""
 ENCODINGS: tuple[Callable[[str], str], ...] = (
@@ -92,6 +94,9 @@ def run(quick: bool) -> Iterator[Proof]:
         folder = Path(name)
         served = App(folder / "workspace", "50", password=PASSWORD)
         try:
+            # or a question about the bundled sample would unpack it first
+            ready = starter.folder(runs.Workspace(runs.default_workspace()))
+            shutil.copytree(ready, runs.Workspace(served.workspace).models / starter.NAME)
             marks = planted(folder, served.workspace)
             attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
             attacks += by_neighbour(marks, served)
@@ -252,8 +257,6 @@ def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
     address, eyes = application.lan_names()[0], {"model": "starter", "length": 64}
     more = {"look": eyes | {"at": 0}, "measure": eyes}
     for (component, name), text in product([one for one in questions(served) if one[1] in OPENS], plain(marks)):
-        if not text:
-            continue  # the bundled sample, which unpacks the starter model
         data = {"source": text, **more.get(name, {})}
         body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
         yield Attack("/gradio_api/component_server", body, host=address)
