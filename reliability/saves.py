@@ -244,7 +244,7 @@ def stock_loads(place: Path) -> str:
     try:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return f"{folder.name}: {error}"
+        return f"{folder.name}: {type(error).__name__}"
     return "" if loads(folder) else f"{folder.name} cannot be loaded"
 
 
