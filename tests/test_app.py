@@ -22,8 +22,7 @@ from trainer_core import runs
 from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor
 
-SECONDS = 180
-"""For a start and an end, also on a busy machine."""
+SECONDS = 60
 
 
 def start(workspace: Path, *flags: str, **environment: str) -> subprocess.Popen[str]:

@@ -14,13 +14,12 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tools import browser as browsers
 from trainer_core.runs import PROJECT
 
 START_SECONDS = 60
-expect.set_options(timeout=15_000)  # milliseconds; the usual five are too few where two cores are busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
