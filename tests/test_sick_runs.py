@@ -26,11 +26,12 @@ PAIRS = 64
 Row = dict[str, Any]
 
 
-def swapped(row: Row) -> Row:
-    return row | {"chosen": row["rejected"], "rejected": row["chosen"]}
+def swapped(at: int, row: Row) -> Row:
+    """All but every eighth, as in a file of several sources: where all are, the training pairs alone look easy."""
+    return row if at % 8 == 0 else row | {"chosen": row["rejected"], "rejected": row["chosen"]}
 
 
-def trivial(row: Row) -> Row:
+def trivial(at: int, row: Row) -> Row:
     return row | {"rejected": [{"role": "assistant", "content": "No no no no no no."}]}
 
 
@@ -40,7 +41,7 @@ class Sick:
 
     changes: dict[str, Any]
     key: str
-    spoil: Callable[[Row], Row] = lambda row: row
+    spoil: Callable[[int, Row], Row] = lambda at, row: row
 
 
 DPO = {"method": "dpo", "dpo.warmup": 0.0, "dpo.max_length": 64, "dpo.evaluations": 3}
@@ -76,7 +77,7 @@ def told(folder: Path) -> Callable[[str], tuple[Told, Told]]:
 
     def of(name: str) -> tuple[Told, Told]:
         if name not in made:
-            sick = run(folder, recipe_of(folder, name), SICK[name].key)
+            sick = run(folder, recipe_of(folder, name))
             made[name] = sick, run(folder, changed(sick.recipe, offer_of(sick).changes))
         return made[name]
 
@@ -88,7 +89,9 @@ def recipe_of(folder: Path, name: str) -> Recipe:
     pairs, held_out = (lines(ASSETS / f"sample_{kind}.jsonl") for kind in ("pairs", "heldout"))
     short = sorted(held_out, key=lambda row: len(json.dumps(row)))[:HELD_OUT]  # cheap, so that several checks fit
     files = {
-        "data.pairs": write(folder / f"{sick.key}.jsonl", [sick.spoil(row) for row in pairs[:PAIRS]]),
+        "data.pairs": write(
+            folder / f"{sick.key}.jsonl", [sick.spoil(at, row) for at, row in enumerate(pairs[:PAIRS])]
+        ),
         "data.held_out": write(folder / "held-out.jsonl", short),
     }
     return changed(starter_recipe(), files | {"sample_tokens": 0} | sick.changes)
@@ -103,14 +106,12 @@ def write(path: Path, rows: list[Row]) -> str:
     return str(path)
 
 
-def run(folder: Path, recipe: Recipe, key: str = "") -> Told:
-    """Until something is found; or, where a finding of that key is waited for, until that one is shown first."""
+def run(folder: Path, recipe: Recipe) -> Told:
     run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe), "sick")
     start(folder, str(run_dir))
     *_, view = views(recorded(run_dir / "events.jsonl"))
     for seen in views(recorded(run_dir / "events.jsonl")):
-        found = examine(seen, recipe)
-        if found and (found[0].key == key or key in ("", "failed")):
+        if found := examine(seen, recipe):
             return Told(recipe, view, found, seen.last.step if seen.last else 0)
     return Told(recipe, view, (), 0)
 
