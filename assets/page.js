@@ -123,14 +123,11 @@
 
   const tabs = () => [...document.querySelectorAll("#tabs button[role=tab]")];
   const openTab = () => tabs().find((tab) => tab.getAttribute("aria-selected") === "true")?.textContent.trim().toLowerCase() ?? "";
-  // The tab that was open before a reload is opened again; from then on the open one is remembered.
-  let reopened = false;
-  function rememberTab() {
-    if (reopened) return sessionStorage.setItem("tunebench.tab", openTab());
-    const before = sessionStorage.getItem("tunebench.tab");
-    if (before && before !== openTab()) app.open(before);
-    reopened = tabs().length > 0;
-  }
+  // The tab that was open before a reload is the one that Gradio opens first, for it builds the others only when they are opened, and
+  // Start is the largest; from then on the open one is remembered.
+  const before = sessionStorage.getItem("tunebench.tab"), frame = window.gradio_config?.components.find((one) => one.props.elem_id === "tabs");
+  if (before && frame) frame.props.selected = before;
+  const rememberTab = () => openTab() && sessionStorage.setItem("tunebench.tab", openTab());
   app.open = (name) => tabs().find((tab) => tab.textContent.trim().toLowerCase() === name)?.click();
 
   // ---- drawing: a part is drawn when it is new, or when its place on the page is

@@ -117,13 +117,13 @@ def many(workspace: runs.Workspace, count: int, turns: int) -> Row:
 
 
 def reloaded(page: Any, points: int) -> tuple[float, float]:
-    """Seconds from a reload until the same tab with all curves is back, and how many of them until the page's own script runs."""
+    """Seconds from a reload until the same tab is back with its curves drawn, and until the page's own script runs."""
     began = time.monotonic()
     page.reload(wait_until="commit")
     page.wait_for_function("window.tunebench?.points !== undefined", polling=10)
     script = time.monotonic() - began
     tab = "document.querySelector('#tabs button[aria-selected=true]')?.textContent.trim()"
-    back = f"n => tunebench.points >= n && {tab} === 'Train'"
+    back = f"n => tunebench.points >= n && {tab} === 'Train' && document.querySelector('#charts path.soft')"
     page.wait_for_function(back, arg=points, polling=10)
     return time.monotonic() - began, script
 

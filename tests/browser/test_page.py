@@ -138,6 +138,7 @@ def test_reload_keeps_the_curves(running: Page) -> None:
     first = running.evaluate("window.tunebench.series['sft.loss'][0][0]")
     drawn = running.locator("figure[data-series='sft.loss'] path.raw").get_attribute("d") or ""
     assert first == 1 and drawn.count("L") >= before, "the curve begins at step 1 again, with the steps from before"
+    tab(running, "Start")
     expect(running.locator("#go")).to_be_disabled()
     expect(running.locator("#stop")).to_be_enabled()
 
