@@ -29,7 +29,7 @@ from ui import cards, compare_tab, data_tab, door, live, rail, runs_tab, start_t
 
 FIRST_PORT = 7860
 PORTS = 100
-QUEUE_SLEEP_SECONDS, PROGRESS_SLEEP_SECONDS = 0.05, 1.0
+QUEUE_SLEEP_SECONDS, PROGRESS_SLEEP_SECONDS = 0.1, 1.0
 """Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there, and a hundred times a second for
 progress bars, of which we have none."""
 NEIGHBOUR_SECONDS = 20.0

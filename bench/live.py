@@ -53,7 +53,7 @@ class Cost:
 
 
 def run(device: Device, tiny: bool) -> list[Row]:
-    points, seconds = (200, 3.0) if tiny else (10_000, 15.0)
+    points, seconds = (200, 3.0) if tiny else (10_000, 10.0)
     with tempfile.TemporaryDirectory() as scratch:
         workspace = runs.Workspace(Path(scratch) / "app")
         run_dir = make.run(workspace, "long", points)

@@ -149,7 +149,8 @@ class RunView:
         """Time to the end of training from the measured steps; None before the first one and after the last."""
         if not self.last or not self.phase.active:
             return None
-        later = sum(steps for stage, steps in self.planned.items() if stage not in {p.stage for p in self.points})
+        begun = {self.points[0].stage, self.last.stage}  # there are two stages, one after the other
+        later = sum(steps for stage, steps in self.planned.items() if stage not in begun)
         return self.last.seconds_left + later * self.last.seconds
 
 

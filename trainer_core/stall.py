@@ -4,12 +4,15 @@ where the run was asked to leave, and does not answer."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from statistics import median
 
 from trainer_core.run_view import RunView
 
 SILENT_SECONDS = 12.0
 """A beat comes every 2 s from a thread of its own; six missing ones are no hiccup."""
+RECENT = 20
+"""Steps of the stage at work whose median is the usual time of one."""
 STEPS_KNOWN = 3
 """Steps of a stage before the next one can be called late; the first one also compiles."""
 LATE, LEAST_SECONDS = 20, 60.0
@@ -63,7 +66,9 @@ def unanswered(view: RunView, silent: float, patience: Patience = PATIENCE) -> s
 
 def usual_seconds(view: RunView) -> float | None:
     """What a step takes in the stage at work; None where that is not known yet, or no step is due."""
-    seconds = step_seconds(view)[1:][-20:]
+    stage = view.phase.value
+    newest = list(islice(takewhile(lambda point: point.stage == stage, reversed(view.points)), RECENT + 1))
+    seconds = [point.seconds for point in newest[:-1]]  # without the stage's first, which also compiles
     return median(seconds) if len(seconds) >= STEPS_KNOWN else None
 
 
