@@ -13,10 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from bench import plot, table
+from bench.measure import fixed_work
 from bench.one import found
 from bench.result import DEVICES, ROWS, Device, Row, stamped
 
@@ -75,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 def measured(name: str, device: Device, tiny: bool) -> list[Row]:
     """The rows of one bench; if it fails, one row with the error."""
-    began = time.monotonic()
+    began, before = time.monotonic(), fixed_work()
     sys.stderr.write(f"{name}: {found(name).QUESTION}\n")
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         out = Path(scratch) / "rows.json"
@@ -83,7 +85,10 @@ def measured(name: str, device: Device, tiny: bool) -> list[Row]:
         error = fault(command, Path(scratch))
         rows = [] if error else ROWS.validate_json(out.read_bytes())
     sys.stderr.write(f"{name}: {minutes(time.monotonic() - began)}\n")
-    return [stamped(Row(name, name, "", error=error), device, tiny)] if error else rows
+    if error:
+        rows = [stamped(Row(name, name, "", error=error), device, tiny)]
+    pace = (before + fixed_work()) / 2
+    return [replace(row, fixed_work=pace) for row in rows]
 
 
 def minutes(seconds: float) -> str:

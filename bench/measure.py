@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 
 import psutil
 
@@ -27,6 +29,17 @@ def timed(work: Callable[[], object], clock: Callable[[], float] = processor_sec
     began = clock()
     work()
     return clock() - began
+
+
+def fixed_work() -> float:
+    """Processor milliseconds of a piece of work that is always the same, median of seven: how fast this machine is just now."""
+    sample = {"rows": [{"step": at, "word": str(at)} for at in range(200)]}
+
+    def once() -> None:
+        for _ in range(300):
+            json.loads(json.dumps(sample))
+
+    return 1000 * median(timed(once) for _ in range(7))
 
 
 def interleaved(work: Mapping[str, Callable[[], float]], repetitions: int, warm_up: int = 1) -> dict[str, list[float]]:

@@ -66,6 +66,8 @@ class Row:
     device: str = ""
     date: str = ""
     machine: str = ""
+    fixed_work: float = 0.0
+    """Milliseconds, before and after the bench on average: see `measure.fixed_work`."""
     tiny: bool = False
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -41,6 +41,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
         "failed: ZeroDivisionError: division by zero · exit code 1" in page
         and "| 2 s | 8 s | 4 | ratio ≥ 3 | yes | 3 | 25% | cpu |" in page
     )
+    assert row["fixed_work"] > 1 and f"The fixed work took {row['fixed_work']:.0f} ms (cpu)." in page
 
 
 def test_the_cheapest_real_ones_run_to_their_end(tmp_path: Path) -> None:
