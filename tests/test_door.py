@@ -15,9 +15,10 @@ import pytest
 from starlette.datastructures import Headers
 
 import app as application
-from reliability.paths import OPENS, PASSWORD, Attack, asked, by_neighbour, key
+from reliability.paths import OPENS, PASSWORD, Attack, asked, by_neighbour, key, page, questions
 from tests.browser.conftest import App
 from trainer_core import runs
+from trainer_core.config import STARTER, Recipe
 from trainer_core.supervisor import Supervisor
 from ui import door
 
@@ -168,6 +169,42 @@ def test_the_network_opens_no_files_by_their_paths(tmp_path: Path) -> None:
         glance = next(one for one in attacks if one.body["fn_name"] == "glance")
         assert b"chosen" in says(glance, source="sample")
         assert b"cannot be opened from" not in says(replace(glance, host="127.0.0.1"))
+    finally:
+        app.close()
+
+
+def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path: Path) -> None:
+    """By an event of the form and a question of Compare, from an address in the network and from this computer."""
+    (tmp_path / "model").mkdir()
+    app = App(tmp_path / "workspace", "50", password=PASSWORD)
+    try:
+        sent, afar = {"Cookie": key(app), "Content-Type": "application/json"}, application.lan_names()[0]
+
+        def says(host: str, path: str, body: dict[str, object]) -> str:
+            told = json.dumps({"session_hash": "neighbour", **body}).encode()
+            return asked(app.port, "POST", f"/gradio_api/{path}", told, sent, host=host)[1].decode()
+
+        (restore,) = (
+            number for number, event in page().fns.items() if event.name == "restore" and len(event.inputs) == 1
+        )
+
+        def opened(host: str, model: str) -> str:
+            kept = Recipe(model=model).model_dump(mode="json")
+            return says(host, "run/predict", {"data": [kept], "fn_index": restore})
+
+        for model in (str(tmp_path / "model"), "/etc", "~"):
+            assert "cannot be opened from another computer" in opened(afar, model), model
+            assert "cannot be opened from" not in opened("127.0.0.1", model), model
+        (app.workspace / "models" / "own").mkdir(parents=True)
+        for model in (STARTER, "owner/name", str(app.workspace / "models" / "own")):
+            assert "cannot be opened from" not in opened(afar, model), model
+
+        (judge,) = ((component, name) for component, name in questions(app) if name == "judge")
+        endpoint = {"url": "http://127.0.0.1:9/v1", "model": "judge"}
+        wanted = {"lanes": ["Base", "SFT"], "endpoint": endpoint}
+        question = {"component_id": judge[0], "fn_name": judge[1], "data": wanted}
+        assert "taken only at the computer" in says(afar, "component_server", question)
+        assert "taken only at the computer" not in says("127.0.0.1", "component_server", question)
     finally:
         app.close()
 

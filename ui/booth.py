@@ -119,17 +119,18 @@ class Booth:
 
     def judge(self, asked: Any = None) -> dict[str, Any]:
         """Let a model judge two lanes; one judge at a time."""
-        wanted, current = parse(Summoned, asked, ""), self.open()
-        if current.round:
-            raise BusyError("A blind vote is going. End it first, so that the judge does not make you wait.")
-        if current.trial and not current.trial.state.over:
-            raise BusyError("A judge is at work. Wait for it, or press Stop.")
+        wanted = parse(Summoned, asked, "")
         door.check_source(self.supervisor.workspace, wanted.source, prompt_sets.NAMES)
         if not wanted.lane and door.from_elsewhere():
             raise ConfigError(
                 "A judge's URL is taken only at the computer that Tunebench runs on, since its key is sent there. Nothing was "
                 "sent. Let one of the lanes judge, or start the judge there."
             )
+        current = self.open()
+        if current.round:
+            raise BusyError("A blind vote is going. End it first, so that the judge does not make you wait.")
+        if current.trial and not current.trial.state.over:
+            raise BusyError("A judge is at work. Wait for it, or press Stop.")
         between = ballot.contest(current.run, [lane.name for lane in current.job.lanes], *wanted.lanes)
         order = Order(
             contest=between, source=wanted.source, lane=wanted.lane, endpoint=wanted.endpoint, cases=wanted.cases

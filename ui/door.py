@@ -3,7 +3,7 @@
 A server on 127.0.0.1 is open to every web page in the same browser, by cross-site requests and by names that are made to point
 at 127.0.0.1 (DNS rebinding). So every request must name us as its host, come from our own page, and carry a cookie that only
 the link from the terminal hands out. After Jupyter's model. For other computers (`--lan`) there is a password beside the link;
-its cookie ends with the password, and who comes from there opens no files but those of the workspace's data.
+its cookie ends with the password, and who comes from there opens no files but those of the workspace's data and models.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trainer_core import models
+from trainer_core.config import STARTER
 from trainer_core.data import hub
 from trainer_core.durable import write_atomically
-from trainer_core.errors import DataError
+from trainer_core.errors import DataError, ModelError
 from trainer_core.runs import Workspace
 
 BITS = 256
@@ -199,6 +201,22 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
         raise DataError(
             f"{source} cannot be opened from another computer: from there only dropped files, the workspace's own data and names "
             "of the Hub can. Nothing was read. Drop the file into the Data tab."
+        )
+
+
+def check_model(workspace: Workspace, name: str) -> None:
+    """Who sits at this computer may open any folder as a model; from elsewhere it is the starter, one of the Hub or of `models`.
+
+    Raises:
+        ModelError: it is another folder, whether it is there or not.
+    """
+    folder = models.place(name)
+    if not from_elsewhere() or name == STARTER or models.on_the_hub(name):
+        return
+    if folder is None or not folder.resolve().is_relative_to(workspace.models.resolve()):
+        raise ModelError(
+            f"{name} cannot be opened from another computer: from there only the starter, models of the Hub and the workspace's "
+            "own can. Nothing was read. Choose one of the list, or start the run where Tunebench is."
         )
 
 

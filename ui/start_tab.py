@@ -19,6 +19,7 @@ from trainer_core.errors import ConfigError, ModelError
 from trainer_core.events import Stage
 from trainer_core.forecast import Forecast, tokenizer_of
 from trainer_core.plan import planned_steps
+from trainer_core.runs import Workspace
 from trainer_core.supervisor import Supervisor
 from ui import cards, diagnosis, door, fit, times
 from ui.data_tab import SAMPLE_CHATS, SAMPLES
@@ -80,12 +81,13 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         recipe = settings(first, model, pairs, method)
 
     def counted(wanted: Recipe, tokenizer: Path | None = None) -> data.Counts:
+        door.check_model(supervisor.workspace, wanted.model)
         for source in sources_of(wanted):
             door.check_source(supervisor.workspace, source, SAMPLES)
         return counts(wanted, tokenizer)
 
     def preview(wanted: Recipe) -> tuple[Any, ...]:
-        check_model(wanted.model)
+        check_model(supervisor.workspace, wanted.model)
         supervisor.expect(wanted.model)
         found = counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
         known = times.paces(supervisor, wanted, fit.shape(supervisor, offers.catalogue, wanted), fit.place(supervisor))
@@ -197,13 +199,14 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
     on(bus.statechange, refresh, stored, outputs=[model, pairs, memory, go], **QUIET)
 
 
-def check_model(name: str) -> None:
+def check_model(workspace: Workspace, name: str) -> None:
     """Look at the name as far as that goes without a network.
 
     Raises:
-        ConfigError: there can be no model of that name; the key lets the page mark its input.
+        ConfigError: there can be no model of that name, or not for who asks; the key lets the page mark its input.
     """
     try:
+        door.check_model(workspace, name)
         models.check_name(name)
     except ModelError as error:
         raise ConfigError(str(error), ("model",)) from error
