@@ -99,7 +99,7 @@ def run(quick: bool) -> Iterator[Proof]:
             shutil.copytree(ready, runs.Workspace(served.workspace).models / starter.NAME)
             marks = planted(folder, served.workspace)
             attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
-            attacks += by_neighbour(marks, served)
+            attacks += [*by_neighbour(marks, served), *by_model(marks)]
             ours = [tried(served, key(served), marks, attack) for attack in attacks[:: 61 if quick else 1]]
         finally:
             served.close()
@@ -260,6 +260,15 @@ def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
         data = {"source": text, **more.get(name, {})}
         body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
         yield Attack("/gradio_api/component_server", body, host=address)
+
+
+def by_model(marks: dict[str, bytes]) -> Iterator[Attack]:
+    """The form of a run with a folder as its model, from another address."""
+    address = application.lan_names()[0]
+    (restore,) = (number for number, event in page().fns.items() if event.name == "restore" and len(event.inputs) == 1)
+    for text in plain(marks):
+        body = {"data": [{"model": text}], "fn_index": restore, "session_hash": "attack"}
+        yield Attack("/gradio_api/run/predict", body, host=address)
 
 
 def by_upload(marks: dict[str, bytes]) -> Iterator[Attack]:

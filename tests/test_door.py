@@ -15,10 +15,10 @@ import pytest
 from starlette.datastructures import Headers
 
 import app as application
-from reliability.paths import OPENS, PASSWORD, Attack, asked, by_neighbour, key, page, questions
+from reliability.paths import OPENS, PASSWORD, Attack, asked, by_model, by_neighbour, key, questions
 from tests.browser.conftest import App
 from trainer_core import runs
-from trainer_core.config import STARTER, Recipe
+from trainer_core.config import STARTER
 from trainer_core.supervisor import Supervisor
 from ui import door
 
@@ -184,13 +184,10 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
             told = json.dumps({"session_hash": "neighbour", **body}).encode()
             return asked(app.port, "POST", f"/gradio_api/{path}", told, sent, host=host)[1].decode()
 
-        (restore,) = (
-            number for number, event in page().fns.items() if event.name == "restore" and len(event.inputs) == 1
-        )
+        (event,) = {one.body["fn_index"] for one in by_model({"/etc": b""})}
 
         def opened(host: str, model: str) -> str:
-            kept = Recipe(model=model).model_dump(mode="json")
-            return says(host, "run/predict", {"data": [kept], "fn_index": restore})
+            return says(host, "run/predict", {"data": [{"model": model}], "fn_index": event})
 
         for model in (str(tmp_path / "model"), "/etc", "~"):
             assert "cannot be opened from another computer" in opened(afar, model), model
