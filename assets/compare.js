@@ -192,10 +192,18 @@
     at("score-wrap").hidden = !table;
     at("score-hint").hidden = !!table;
     at("score-all").hidden = !table?.rest.length;
-    for (const part of ["first", "rest"]) at(`score-${part}`).replaceChildren(...(table?.[part] ?? []).map((one) => measureOf(one, table)));
+    drawMeasures(table);
     const warnings = [...(scores?.problem ? [scores.problem] : []), ...(table?.warnings ?? [])];
     at("score-warnings").replaceChildren(...warnings.map((line) => make("p", { class: "verdict bad", role: "alert" }, line)));
     write("score-legend", table?.legend ?? "");
+  }
+
+  // Only new figures are drawn: what is read, selected or scrolled to stays while the lanes go on.
+  function drawMeasures(table) {
+    const key = JSON.stringify(table ?? null), place = at("score-wrap");
+    if (place.dataset.key === key) return;
+    place.dataset.key = key;
+    for (const part of ["first", "rest"]) at(`score-${part}`).replaceChildren(...(table?.[part] ?? []).map((one) => measureOf(one, table)));
   }
 
   // One measure as a small table: a row for each lane with its dot and interval, all on one scale, and its figure.
