@@ -196,6 +196,10 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
         for model in (STARTER, "owner/name", str(app.workspace / "models" / "own")):
             assert "cannot be opened from" not in opened(afar, model), model
 
+        for eyes in (one for one in by_neighbour({"/etc": b""}, app) if one.body["fn_name"] in ("look", "measure")):
+            seen = eyes.body | {"data": eyes.body["data"] | {"source": "sample", "model": "/etc"}}
+            assert "cannot be opened from another computer" in says(afar, "component_server", seen)
+
         (judge,) = ((component, name) for component, name in questions(app) if name == "judge")
         endpoint = {"url": "http://127.0.0.1:9/v1", "model": "judge"}
         wanted = {"lanes": ["Base", "SFT"], "endpoint": endpoint}

@@ -160,15 +160,22 @@ class Desk:
         kept.remember(self.workspace, mapping.names, mapping.columns)
         return {}
 
+    def through(self, wanted: Look | Measure) -> dict[str, Any]:
+        """What the lens says.
+
+        Raises:
+            DataError, ModelError: whoever asks may not open the file or the model.
+        """
+        door.check_model(self.workspace, wanted.model)
+        return self.lens.ask(wanted.model_copy(update={"source": str(self.file(wanted.source))}))
+
     def look(self, asked: Any = None) -> dict[str, Any]:
         """One row as the model sees it."""
-        wanted = parse(Look, asked, "")
-        return self.lens.ask(wanted.model_copy(update={"source": str(self.file(wanted.source))}))
+        return self.through(parse(Look, asked, ""))
 
     def measure(self, asked: Any = None) -> dict[str, Any]:
         """Lengths in tokens, and what the training length does to the rows."""
-        wanted = parse(Measure, asked, "")
-        return self.lens.ask(wanted.model_copy(update={"source": str(self.file(wanted.source))}))
+        return self.through(parse(Measure, asked, ""))
 
 
 def answering(ask: Callable[[Any], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
