@@ -24,6 +24,9 @@ LEARNED = 5
 EARLY = {"sft": 2.0, "dpo": 4.0}
 """… until then a step is bad at this many times the first loss: a rate 100 times too high is there by the third step. Pairs
 that the policy still gets wrong cost DPO twice its first loss in healthy runs: with 2.0, 4 of 10,000 were stopped."""
+SCALER_STEPS = 10
+"""Steps that a loss scaler may skip without a strike. It starts at 65,536 (torch.amp.GradScaler) and halves at each skip: after
+ten it is 64, where the gradients of a sound run fit into float16."""
 
 
 @dataclass
@@ -37,9 +40,18 @@ class Guard:
     """Bad steps in a row, up to now."""
     wrong_now: str = ""
     """What is wrong with the last step; nothing if it was good."""
+    skipped: int = 0
+    """Steps that changed nothing because the loss scaler was looking for its scale."""
 
-    def see(self, loss: float, grad_norm: float) -> str:
-        """What is wrong, once it is certain; nothing as long as the run may be sound."""
+    def see(self, loss: float, grad_norm: float, step_skipped: bool = False) -> str:
+        """What is wrong, once it is certain; nothing as long as the run may be sound.
+
+        Args:
+            step_skipped: the loss scaler of float16 found gradients beyond its range and left the weights alone.
+        """
+        if step_skipped and math.isfinite(loss) and self.skipped < SCALER_STEPS:
+            self.skipped += 1
+            return ""
         self.wrong_now = wrong = self.wrong(loss, grad_norm)
         if not wrong:
             self.bad = 0

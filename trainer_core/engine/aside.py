@@ -1,28 +1,78 @@
-"""Looking at the model in mid-training without a trace: what is random, the mode and the trainer's sums stay as they were."""
+"""Interrupts training without a trace: random numbers, the model's mode and the trainer's sums are afterwards as they were."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
+FLAGS = ("training", "gradient_checkpointing", "_flag_for_generation")
+"""What Unsloth's `for_inference` sets on modules: the mode, recomputation of activations, and its cached decoding path."""
+UNSET = object()
+
+
+@dataclass(frozen=True)
+class ModelMode:
+    """How a model was switched at one moment: the flags of its modules, `use_cache` of its configs, its tokenizers' padding.
+
+    On CUDA, Unsloth's `generate` calls `for_inference`, which switches recomputation off and the cache on. Afterwards it calls
+    `for_training` only where it found the model in training mode, and for some families never.
+    """
+
+    model: nn.Module
+    training: bool
+    values: tuple[tuple[Any, str, Any], ...]
+    """Object, attribute, and its value; UNSET: the object itself did not have it."""
+
+    @classmethod
+    def read(cls, model: nn.Module, *tokenizers: Any) -> ModelMode:
+        modules = list(model.modules())
+        flags = [(module, name) for module in modules for name in FLAGS]
+        configs = [vars(module).get(name) for module in modules for name in ("config", "generation_config")]
+        caches = [(config, "use_cache") for config in configs if config is not None]
+        readers = [*tokenizers, *(vars(module).get("_saved_temp_tokenizer") for module in modules)]
+        sides = [(reader, "padding_side") for reader in readers if reader is not None]
+        parts = {(id(owner), name): (owner, name) for owner, name in (*flags, *caches, *sides)}.values()
+        return cls(model, model.training, tuple((owner, name, vars(owner).get(name, UNSET)) for owner, name in parts))
+
+    def restore(self) -> None:
+        """Switch everything back: by Unsloth's own function, where it has one, then each value exactly."""
+        for_training = getattr(self.model, "for_training", None)
+        if self.training and callable(for_training):
+            for_training()
+        for owner, name, value in self.values:
+            if value is not UNSET:
+                setattr(owner, name, value)
+            elif name in vars(owner):
+                delattr(owner, name)
+
+
+@contextmanager
+def unchanged(trainer: Any) -> Iterator[None]:
+    """A block after which mode, random numbers and the trainer's own sums are as before, bit for bit."""
+    mode = ModelMode.read(trainer.model, trainer.processing_class)
+    kept, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        try:
+            yield
+        finally:
+            mode.restore()
+            random.setstate(kept)
+            np.random.set_state(numbers)
 
 
 @contextmanager
 def aside(trainer: Any) -> Iterator[None]:
     """A block without gradients in evaluation mode, after which training goes on as if it had not been there."""
-    model, was_training = trainer.model, trainer.model.training
-    kept, numbers = random.getstate(), np.random.get_state()
-    cards = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(cards), torch.no_grad(), trainer.compute_loss_context_manager():
-        model.eval()
+    with unchanged(trainer), torch.no_grad(), trainer.compute_loss_context_manager():
+        trainer.model.eval()
         try:
             yield
         finally:
-            model.train(was_training)
             trainer._metrics["eval"].clear()
-            random.setstate(kept)
-            np.random.set_state(numbers)

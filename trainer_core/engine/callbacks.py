@@ -14,20 +14,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trainer_core.cures import short, slower_rate, tidy
 from trainer_core.errors import TrainingError
 from trainer_core.event_log import EventLog
-from trainer_core.events import Offer, Stage, Step
+from trainer_core.events import Noted, Offer, Stage, Step
 from trainer_core.guard import Guard
 from trainer_core.runs import Wants
 
 
 class Logged(BaseModel):
-    """What TRL logs at a step, by TRL's names. Tokens count from the start of training."""
+    """What TRL logs at a step, by TRL's names."""
 
     model_config = ConfigDict(extra="ignore")
 
     loss: float
     grad_norm: float = 0.0
     learning_rate: float = 0.0
-    num_tokens: float = 0.0
     margin: float | None = Field(default=None, alias="rewards/margins")
     accuracy: float | None = Field(default=None, alias="rewards/accuracies")
     chosen: float | None = Field(default=None, alias="logps/chosen")
@@ -38,14 +37,17 @@ class Progress(TrainerCallback):
     """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong.
 
     Attributes:
+        trainer: whose tokens are counted and whose loss scaler is asked; set before training begins.
         saved: the step of the newest checkpoint that this worker made or went on from; 0: there is none.
     """
+
+    trainer: Any = None
 
     def __init__(self, stage: Stage, emit: EventLog, wants: Wants, guard: Guard):
         self.stage, self.emit, self.wants, self.guard = stage, emit, wants, guard
         self.saved = 0
         self._began = self._before = 0.0
-        self._tokens = 0.0
+        self._tokens = self._reported = 0
         self._first = 1
         self._seconds: list[float] = []
 
@@ -84,20 +86,34 @@ class Progress(TrainerCallback):
             return
         logged = Logged.model_validate(logs)
         self.emit(self.step(logged, state))
-        if self.guard.see(logged.loss, logged.grad_norm):
+        step_skipped = self.trainer.accelerator.optimizer_step_was_skipped
+        wrong = self.guard.see(logged.loss, logged.grad_norm, step_skipped)
+        self.report_skipped(step_skipped)
+        if wrong:
             raise self.gone_wrong(f"at step {state.global_step}, for the third step in a row", args.learning_rate)
         if control.should_save and (self.guard.bad or not finite(model)):
             control.should_save = False
+
+    def report_skipped(self, step_skipped: bool) -> None:
+        """Say how many steps the loss scaler skipped, once it has found its scale."""
+        count = self.guard.skipped - self._reported
+        if count and not step_skipped:
+            self._reported += count
+            text = (
+                f"{count} steps changed nothing while float16's loss scale was being found; that is usual at the start."
+            )
+            self.emit(Noted(f"{self.stage.upper()}: {text}"))
 
     def step(self, logged: Logged, state: TrainerState) -> Step:
         """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
         now = time.monotonic()
         seconds = now - self._before
-        tokens = logged.num_tokens - self._tokens
+        seen = int(self.trainer.tokens_seen)
+        tokens = seen - self._tokens
         if state.global_step == self._first:
             self._began = now
         mean = (now - self._began) / (state.global_step - self._first) if state.global_step > self._first else seconds
-        self._before, self._tokens = now, logged.num_tokens
+        self._before, self._tokens = now, seen
         self._seconds.append(seconds)
         return Step(
             stage=self.stage,

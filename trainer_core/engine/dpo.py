@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import DPOConfig
 
 from trainer_core.config import Dpo, LossType, Precision, Recipe
-from trainer_core.engine import arguments
+from trainer_core.engine import arguments, evaluate, rows
+from trainer_core.engine.aside import aside
 from trainer_core.engine.callbacks import Logged
 from trainer_core.engine.checkpoint import ShelvedDpo
 from trainer_core.engine.order import WITHIN_A_BATCH
@@ -26,14 +27,18 @@ from trainer_core.event_log import EventLog
 from trainer_core.events import Proof
 
 LN2 = math.log(2)
+EXACT = 1e-5
+"""How far loss and margin may be off before the first step, in nats: the loss itself is computed in 32 bit."""
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.02, "nf4": 0.02}
-"""How far the first loss and margin may be off, in nats: rounding of 16-bit log-probs summed over an answer, times β."""
+"""How far those of the first step may be off in any case, in nats …"""
+NOISE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.025, "nf4": 0.025}
+"""… and by this for a token, in nats: four times what rounding to bfloat16 (2⁻⁹) moves the log-prob of a token by, 0.006."""
 
 
 def trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset,
+    given: Dataset,
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
@@ -52,14 +57,14 @@ def trainer(
             loss_weights=list(recipe.dpo.loss_weights) if recipe.dpo.loss_weights else None,
             label_smoothing=recipe.dpo.label_smoothing,
         ),
-        train_dataset=rows,
+        train_dataset=given,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
     if fresh:
         model.delete_adapter("ref")
-    if recipe.memory.sort_rows == "auto" and not WITHIN_A_BATCH & set(recipe.dpo.losses):
-        built.sorts = "dpo"
+    built.row_lengths = rows.count_tokens(built.train_dataset, "dpo", recipe.dpo.max_length)
+    built.sorts = recipe.memory.sort_rows == "auto" and not WITHIN_A_BATCH & set(recipe.dpo.losses)
     return built
 
 
@@ -69,16 +74,35 @@ def is_fresh(model: PeftModel) -> bool:
 
 
 class Prove(TrainerCallback):
-    """Checks the weights before the first step and the numbers at it; a mismatch ends the run with an explanation."""
+    """Checks weights and numbers before the first step, and the first step's own numbers; a mismatch ends the run and says why.
 
-    def __init__(self, settings: Dpo, precision: Precision, policy: str, emit: EventLog):
-        self.settings, self.tolerance, self.policy, self.emit = settings, TOLERANCE[precision], policy, emit
+    Before the first step policy and reference are computed in the same way, so they must be equal to the last bit. In the step
+    itself they are not: with gradients, other kernels run, and their rounding adds up over the tokens of an answer.
+
+    Attributes:
+        trainer: set before training begins.
+    """
+
+    trainer: Any = None
+
+    def __init__(self, recipe: Recipe, precision: Precision, policy: str, emit: EventLog):
+        self.settings, self.precision, self.policy, self.emit = recipe.dpo, precision, policy, emit
+        # DoRA divides by a norm that it computes anew, so its fresh adapter equals the base only up to rounding
+        self.tolerance = TOLERANCE[precision] if recipe.lora.dora else EXACT
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        if state.global_step == 0:
-            check_reference(model)
+        if state.global_step:
+            return
+        check_reference(model)
+        count = args.per_device_train_batch_size
+        first = [self.trainer.train_dataset[at] for at in range(min(count, len(self.trainer.train_dataset)))]
+        with aside(self.trainer):
+            found = evaluate.dpo_tally(self.trainer, first)
+        self.conclude(
+            self.proof(found.loss / found.weight, found.margin / found.weight, self.tolerance, self.tolerance)
+        )
 
     def on_log(
         self,
@@ -86,30 +110,60 @@ class Prove(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        model: Any = None,
         **_: Any,
     ) -> None:
         if state.global_step != 1 or not logs or "loss" not in logs:
             return
-        proof = self.proof(Logged.model_validate(logs), "ref" in model.peft_config)
+        first = Logged.model_validate(logs)
+        noise = rounding(self.settings.beta, answer_tokens(self.trainer.train_dataset), self.precision)
+        bounds = (max(TOLERANCE[self.precision], steep * noise) for steep in (1.0, steepness(self.settings)))
+        proof = self.proof(first.loss, first.margin if first.margin is not None else math.nan, *bounds)
+        if not proof.holds:
+            self.conclude(proof)
+
+    def conclude(self, proof: Proof) -> None:
         self.emit(proof)
         if not proof.holds:
             raise TrainingError(explain(proof))
 
-    def proof(self, first: Logged, has_copy: bool) -> Proof:
-        expected, margin = first_loss(self.settings), first.margin if first.margin is not None else math.nan
-        holds = abs(margin) <= self.tolerance and (expected is None or abs(first.loss - expected) <= self.tolerance)
+    def proof(self, loss: float, margin: float, margin_bound: float, loss_bound: float) -> Proof:
+        expected = first_loss(self.settings)
+        holds = abs(margin) <= margin_bound and (expected is None or abs(loss - expected) <= loss_bound)
+        has_copy = "ref" in self.trainer.model.peft_config
         return Proof(
             stage="dpo",
-            loss=first.loss,
+            loss=loss,
             expected_loss=expected,
             margin=margin,
             expected_margin=0.0,
-            tolerance=self.tolerance,
+            tolerance=margin_bound,
             policy=self.policy,
             reference=f"frozen copy of {self.policy}" if has_copy else "the base model, adapter switched off",
             holds=holds,
         )
+
+
+def rounding(beta: float, tokens: int, precision: Precision) -> float:
+    """How far the first step's margin may be off, in β·nats: the errors of the tokens are independent and add up as √tokens."""
+    return beta * NOISE[precision] * math.sqrt(tokens)
+
+
+def answer_tokens(pairs: Dataset) -> int:
+    """Tokens of the two answers of the pair that has the most."""
+    return max(
+        len(chosen) + len(rejected) for chosen, rejected in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)
+    )
+
+
+def steepness(settings: Dpo) -> float:
+    """How much faster than the margin the loss may move at its start: |dloss/dmargin|, at least 1.
+
+    The squared losses move by 1/β for each nat of the log-ratio, and the margin by β; all others by 1 for each unit of the margin
+    at most.
+    """
+    weights = settings.loss_weights or (1.0,) * len(settings.losses)
+    each = (settings.beta**-2 if loss in ("ipo", "sppo_hard") else 1.0 for loss in settings.losses)
+    return max(1.0, sum(weight * steep for weight, steep in zip(weights, each, strict=True)))
 
 
 def check_reference(model: PeftModel) -> None:

@@ -61,7 +61,8 @@ def load_base(model: str, precision: Precision, max_length: int, memory: Memory)
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: DPO goes NaN with it (trl#7181)
-    return Loaded(loaded, tokenizer, precision, reason)
+    # a multimodal repository brings a processor, with the tokenizer inside
+    return Loaded(loaded, getattr(tokenizer, "tokenizer", tokenizer), precision, reason)
 
 
 def embedding_place(memory: Memory) -> dict[str, bool]:
@@ -71,7 +72,12 @@ def embedding_place(memory: Memory) -> dict[str, bool]:
     return {"offload_embedding": memory.offload_embedding == "on"}
 
 
-def add_adapter(base: Loaded, lora: Lora, seed: int, memory: Memory) -> PeftModel:
+def keeps_layers(memory: Memory) -> bool:
+    """Shall layers keep their activations as far as memory allows, instead of computing them twice?"""
+    return torch.cuda.is_available() and memory.skip_layers == "auto"
+
+
+def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
     """The base with one new, trainable adapter called "default"."""
     return FastLanguageModel.get_peft_model(
         base.model,
@@ -84,7 +90,6 @@ def add_adapter(base: Loaded, lora: Lora, seed: int, memory: Memory) -> PeftMode
         bias="none",
         use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
         random_state=seed,
-        **({"checkpoint_skip_layers": "auto"} if torch.cuda.is_available() and memory.skip_layers == "auto" else {}),
     )
 
 

@@ -14,8 +14,6 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 
 from trainer_core.config import LossType
-from trainer_core.engine import rows
-from trainer_core.events import Stage
 
 WITHIN_A_BATCH: frozenset[LossType] = frozenset({"aot", "aot_unpaired", "sft"})
 """Losses that compare or average the pairs of one micro-batch: for them it matters which pairs share one."""
@@ -53,14 +51,19 @@ class WithinSteps(Sampler[int]):
 
 
 class InOrder(Trainer):
-    """Mixed into a TRL trainer: sorts within steps for the stage in `sorts`; None: leaves the order alone."""
+    """Mixed into a TRL trainer: sorts rows by length within steps where `sorts`.
 
-    sorts: Stage | None = None
+    Attributes:
+        row_lengths: tokens of every row of the training set, after the cut; see `rows.count_tokens`.
+    """
+
+    sorts = False
+    row_lengths: Sequence[int] = ()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.sorts is None:
+        if not self.sorts:
             return super()._get_train_sampler(train_dataset)
         args = self.args
         order = SeedableRandomSampler(self.train_dataset, data_seed=args.data_seed)
         batch = args.per_device_train_batch_size
-        return WithinSteps(order, rows.tokens(self, self.sorts), batch, batch * args.gradient_accumulation_steps)
+        return WithinSteps(order, self.row_lengths, batch, batch * args.gradient_accumulation_steps)

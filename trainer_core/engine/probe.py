@@ -7,17 +7,16 @@ the last bit. If the measure says that the whole batch will not fit, the ladder'
 from __future__ import annotations
 
 import copy
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.engine import rows
+from trainer_core.engine.aside import unchanged
 from trainer_core.engine.gauge import Gauge
 from trainer_core.event_log import EventLog
 from trainer_core.events import Noted, Probed, Stage
@@ -66,7 +65,7 @@ class Probe(TrainerCallback):
     ):
         self.trainer, self.stage, self.setting, self.emit = trainer, stage, setting, emit
         self.gauge, self.has_rung, self.learned = gauge, has_rung, learned
-        self.counts = rows.tokens(trainer, stage)
+        self.counts = trainer.row_lengths
 
     def on_train_begin(
         self,
@@ -168,19 +167,16 @@ def first_step() -> None:
 @contextmanager
 def untouched(trainer: Any) -> Iterator[None]:
     """A block with gradients in training mode, after which everything is as it was, bit for bit."""
-    model, was_training = trainer.model, trainer.model.training
+    model = trainer.model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]
-    sums, seen = copy.deepcopy(trainer._metrics), trainer._total_train_tokens
-    kept, numbers = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+    sums, seen = copy.deepcopy(trainer._metrics), (trainer._total_train_tokens, trainer.tokens_seen)
+    with unchanged(trainer):
         model.train()
         try:
             yield
         finally:
-            model.train(was_training)
             for weight, grad in zip(trained, grads, strict=True):
                 weight.grad = grad
-            trainer._metrics, trainer._total_train_tokens = sums, seen
-            random.setstate(kept)
-            np.random.set_state(numbers)
+            trainer._metrics = sums
+            trainer._total_train_tokens, trainer.tokens_seen = seen

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
+from datasets import Dataset
 
 from trainer_core.events import RowLengths, Stage
 
 SHARE = 0.95
 
 
-def tokens(trainer: Any, stage: Stage) -> list[int]:
-    """Tokens of every row after the cut at its length; a pair counts with its longer side."""
-    data, most = trainer.train_dataset, trainer.args.max_length
+def count_tokens(data: Dataset, stage: Stage, limit: int) -> list[int]:
+    """Tokens of every row after the cut; a pair counts with its longer side.
+
+    Args:
+        limit: the recipe's own length. A trainer's copy is None on CUDA, where Unsloth moves it to another name.
+    """
     if stage == "sft":
-        return [min(len(row), most) for row in data["input_ids"]]
+        return [min(len(row), limit) for row in data["input_ids"]]
     sides = zip(data["prompt_ids"], data["chosen_ids"], data["rejected_ids"], strict=True)
-    return [min(len(prompt) + max(len(chosen), len(rejected)), most) for prompt, chosen, rejected in sides]
+    return [min(len(prompt) + max(len(chosen), len(rejected)), limit) for prompt, chosen, rejected in sides]
 
 
 def lengths(stage: Stage, counts: list[int]) -> RowLengths:

@@ -11,19 +11,19 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig
 
 from trainer_core.config import Recipe
-from trainer_core.engine import arguments
+from trainer_core.engine import arguments, rows
 from trainer_core.engine.checkpoint import ShelvedSft
 from trainer_core.tokens import Encoded
 
 
-def dataset(rows: Sequence[Encoded]) -> Dataset:
-    return Dataset.from_dict({"input_ids": [r.input_ids for r in rows], "labels": [r.labels for r in rows]})
+def dataset(encoded: Sequence[Encoded]) -> Dataset:
+    return Dataset.from_dict({"input_ids": [r.input_ids for r in encoded], "labels": [r.labels for r in encoded]})
 
 
 def trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset,
+    given: Dataset,
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
@@ -32,10 +32,10 @@ def trainer(
     built = ShelvedSft(
         model=model,
         args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
-        train_dataset=rows,
+        train_dataset=given,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    if recipe.memory.sort_rows == "auto" and not recipe.sft.packing:
-        built.sorts = "sft"
+    built.row_lengths = rows.count_tokens(built.train_dataset, "sft", recipe.sft.max_length)
+    built.sorts = recipe.memory.sort_rows == "auto" and not recipe.sft.packing
     return built

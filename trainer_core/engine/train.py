@@ -37,6 +37,7 @@ from trainer_core.engine.callbacks import Progress, finite
 from trainer_core.engine.checkpoint import WEIGHTS, Continued, Save, Shelf, ShelvedDpo, adapter_bytes
 from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
+from trainer_core.engine.keep_layers import KeepLayers
 from trainer_core.engine.kept_rows import KeptRows
 from trainer_core.engine.probe import Probe
 from trainer_core.engine.reference import Kept
@@ -125,11 +126,12 @@ class Run:
         """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
         self.emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
         set_seed(self.recipe.seed)
-        length = max(getattr(self.recipe, name).max_length for name in self.recipe.method.stages)
+        # the stage's own length: Unsloth takes a trainer's 1024 for "not given" and then uses the model's
+        length = getattr(self.recipe, stage).max_length
         base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
             self.emit(Changed("precision", self.recipe.precision, base.precision, base.reason))
-        model = load.add_adapter(base, self.recipe.lora, self.recipe.seed, self.recipe.memory)
+        model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
         if models.on_the_hub(self.recipe.model):  # not the cache's folder on this computer
             model.peft_config["default"].base_model_name_or_path = self.recipe.model
         if from_adapter:
@@ -144,12 +146,15 @@ class Run:
         found = checkpoints.newest(self.run_dir, stage, self.data, self.spec)
         if any(point.stage == stage for point in self.before.points):
             self.emit(Resumed(stage, found.step, found.skipped))
-        self.emit(rows.lengths(stage, rows.tokens(trainer, stage)))
+        self.emit(rows.lengths(stage, trainer.row_lengths))
+        progress.trainer = trainer
         checks = self.watch(trainer, tokenizer, progress, held_out)
         trainer.shelf = Shelf(
             self.run_dir, stage, self.data, self.spec, self.emit, lambda: checks.best.step if checks.best else None
         )
         self.probe(trainer, stage, reference)
+        if load.keeps_layers(self.recipe.memory):
+            trainer.add_callback(KeepLayers(trainer, stage, self.emit))  # after the probe, which measures without it
         if found.folder and found.step >= planned_steps(len(trainer.train_dataset), getattr(self.recipe, stage)):
             fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
             before = checkpoints.kept(self.run_dir, stage)
@@ -220,7 +225,7 @@ class Run:
         ]
         facts = [
             self.data, self.model, weights, checkpoints.sha256(after / WEIGHTS) if after else "", precision, recipe.seed,
-            recipe.lora.model_dump(), recipe.data.template, [getattr(recipe, stage).max_length for stage in recipe.method.stages],
+            recipe.lora.model_dump(), recipe.data.template, recipe.dpo.max_length,
             recipe.dpo.batch_size, recipe.dpo.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
             hardware.cpu_name(), os.environ.get("CUDA_VISIBLE_DEVICES", ""), [version(name) for name in checkpoints.PINNED],
         ]  # fmt: skip
@@ -301,8 +306,9 @@ def run_dpo(run: Run, loaded: data.Loaded, after: Path | None) -> Path | None:
         given, notes = found
     run.note("dpo", notes)
     policy = "the SFT adapter" if after else "a new adapter on the base"
-    prove, (progress, save) = dpo.Prove(run.recipe.dpo, precision, policy, run.emit), run.callbacks("dpo")
+    prove, (progress, save) = dpo.Prove(run.recipe, precision, policy, run.emit), run.callbacks("dpo")
     trainer: Any = run.dpo_trainer(model, tokenizer, given, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
+    prove.trainer = trainer
     if found is None:
         kept.write(trainer.train_dataset, notes)
     if run.recipe.memory.keep_reference == "auto":
