@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from trl import DPOConfig
 
 from trainer_core.config import Dpo, LossType, Precision, Recipe
-from trainer_core.engine import arguments, evaluate, rows
+from trainer_core.engine import arguments, evaluate, load, rows
 from trainer_core.engine.aside import aside
 from trainer_core.engine.callbacks import Logged
 from trainer_core.engine.checkpoint import ShelvedDpo
@@ -48,19 +48,20 @@ def trainer(
     On a fresh adapter the reference is the base itself, so the copy TRL makes is dropped again.
     """
     fresh = is_fresh(model)
-    built = ShelvedDpo(
-        model=model,
-        args=DPOConfig(
-            **arguments.shared(recipe.dpo, recipe.seed, scratch),
-            beta=recipe.dpo.beta,
-            loss_type=list(recipe.dpo.losses),
-            loss_weights=list(recipe.dpo.loss_weights) if recipe.dpo.loss_weights else None,
-            label_smoothing=recipe.dpo.label_smoothing,
-        ),
-        train_dataset=given,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    with load.keep_float32(model):
+        built = ShelvedDpo(
+            model=model,
+            args=DPOConfig(
+                **arguments.shared(recipe.dpo, recipe.seed, scratch),
+                beta=recipe.dpo.beta,
+                loss_type=list(recipe.dpo.losses),
+                loss_weights=list(recipe.dpo.loss_weights) if recipe.dpo.loss_weights else None,
+                label_smoothing=recipe.dpo.label_smoothing,
+            ),
+            train_dataset=given,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
     if fresh:
         model.delete_adapter("ref")
     built.row_lengths = rows.count_tokens(built.train_dataset, "dpo", recipe.dpo.max_length)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig
 
 from trainer_core.config import Recipe
-from trainer_core.engine import arguments, rows
+from trainer_core.engine import arguments, load, rows
 from trainer_core.engine.checkpoint import ShelvedSft
 from trainer_core.tokens import Encoded
 
@@ -29,13 +29,14 @@ def trainer(
     callbacks: list[TrainerCallback],
 ) -> ShelvedSft:
     """TRL's trainer on rows that are tokens and labels already, so that what is trained is what was shown."""
-    built = ShelvedSft(
-        model=model,
-        args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
-        train_dataset=given,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
+    with load.keep_float32(model):
+        built = ShelvedSft(
+            model=model,
+            args=SFTConfig(**arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
+            train_dataset=given,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
     built.row_lengths = rows.count_tokens(built.train_dataset, "sft", recipe.sft.max_length)
     built.sorts = recipe.memory.sort_rows == "auto" and not recipe.sft.packing
     return built
