@@ -169,6 +169,15 @@ def test_the_first_dpo_event_is_the_proof(views: dict[str, RunView]) -> None:
     assert first["reference"] == "frozen copy of the SFT adapter"
 
 
+@pytest.mark.parametrize("name", ["plain", "nf4", "dpo only"])
+def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, RunView], name: str) -> None:
+    """In 32 bit and on a quantised base, whose adapter TRL would cast to 16 bit and the reference not."""
+    proof = views[name].proof
+    assert proof and proof.margin == 0.0 and proof.tolerance == 1e-5 and abs(proof.loss - math.log(2)) < 1e-6
+    with safe_open(Path(views[name].id) / "adapter-dpo/adapter_model.safetensors", "pt") as weights:
+        assert {str(weights.get_tensor(key).dtype) for key in weights.keys()} == {"torch.float32"}
+
+
 def test_without_sft_the_reference_is_the_base(views: dict[str, RunView]) -> None:
     proof = views["dpo only"].proof
     assert proof and proof.holds and "base" in proof.reference

@@ -83,3 +83,24 @@ def test_one_odd_batch_is_forgiven() -> None:
 
 def test_an_endless_gradient_counts_as_well() -> None:
     assert stopped_at(sft(1), norm=math.inf) == STRIKES
+
+
+LOSS_SCALER = [(5.83, math.inf)] * 7 + [(5.82, 3.1), (5.61, 2.2), (5.57, 1.9)]
+"""(loss, gradient norm) of a float16 run on a card of the Turing generation: the scale halves from 65,536 until gradients fit."""
+
+
+def test_steps_that_the_loss_scaler_skips_are_no_strikes() -> None:
+    guard = Guard("dpo")
+    assert [guard.see(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [""] * len(LOSS_SCALER)
+    assert guard.skipped == 7 and guard.bad == 0
+
+
+def test_a_scale_that_is_never_found_ends_the_run() -> None:
+    guard = Guard("sft")
+    ended = [at for at in range(1, 20) if guard.see(5.8, math.inf, True)]
+    assert ended[0] == 10 + STRIKES
+
+
+def test_a_skipped_step_hides_no_loss_that_is_none() -> None:
+    guard = Guard("sft")
+    assert [bool(guard.see(math.nan, math.inf, True)) for _ in range(STRIKES)] == [False] * (STRIKES - 1) + [True]

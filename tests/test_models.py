@@ -46,6 +46,8 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
         ({"config__json": None}, "config.json"),
         ({"config__json": "{"}, "not valid JSON"),
         ({"config__json": "[]"}, "model_type"),
+        ({"config__json": json.dumps(CONFIG | {"vision_config": {"hidden_size": 4}})}, "more than text.*vision_config"),
+        ({"config__json": json.dumps(CONFIG | {"audio_config": {"x": 1}})}, "more than text.*audio_config"),
         ({"config__json": json.dumps({"model_type": "x", "auto_map": {"AutoModel": "evil.py"}})}, "auto_map"),
         ({"config__json": json.dumps(CONFIG | {"hidden_size": 400})}, "speaks of 646,400 weights.*1,200 bytes"),
         ({"model__safetensors": None}, "no .safetensors"),

@@ -27,6 +27,8 @@ CODE_KEYS = (
     "_experts_implementation_internal",
 )
 """Keys of a configuration, at any depth, that make loading run code of the model's own or of a module that it names."""
+MULTIMODAL = ("vision_config", "audio_config")
+"""Keys of a config.json with a picture or sound encoder. Untried: TRL would train it as such, with rows of its own kind."""
 CONFIG_BYTES = 4 << 20
 LEAST_BITS = 3.5
 """Bits of a weight on disk in the densest format that is trained on: NF4 with doubly quantised constants takes 4.1."""
@@ -96,6 +98,11 @@ def checked(folder: Path) -> Path:
         ModelError: naming what is missing or refused.
     """
     config = described(folder)
+    if more := [name for name in MULTIMODAL if config.get(name)]:
+        raise ModelError(
+            f"{folder.name} takes more than text ({', '.join(more)} in config.json). Only text models are trained here. Take the "
+            "text model of the same family."
+        )
     if (folder / "adapter_config.json").exists():
         raise ModelError(
             f"{folder.name} holds an adapter, which would be loaded with a base model of its own choice. Name the base "

@@ -10,6 +10,7 @@ import contextlib
 import os
 import types
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 UUID = "GPU-00000000-0000-0000-0000-000000000000"
@@ -146,14 +147,16 @@ def redirect_autocast() -> None:
 
     torch.autocast.__init__ = autocast  # type: ignore[method-assign]
     for name in ("is_autocast_enabled", "get_autocast_dtype", "set_autocast_enabled", "set_autocast_dtype"):
-
-        def ask(*args: Any, usual: Any = getattr(torch, name), name: str = name) -> Any:
-            if args and isinstance(args[0], str) and args[0].startswith("cuda"):
-                args = ("cpu", *args[1:])
-            return usual(*(args or (("cpu",) if name == "is_autocast_enabled" else ())))
-
-        setattr(torch, name, ask)
+        default = ("cpu",) if name == "is_autocast_enabled" else ()
+        setattr(torch, name, partial(ask_processor, getattr(torch, name), default))
     torch.get_autocast_gpu_dtype = lambda: torch.get_autocast_dtype("cpu")
+
+
+def ask_processor(usual: Any, default: tuple[str, ...], *args: Any) -> Any:
+    """Autocast's state for the processor, where that of the card is asked for."""
+    if args and isinstance(args[0], str) and args[0].startswith("cuda"):
+        args = ("cpu", *args[1:])
+    return usual(*(args or default))
 
 
 def tensors_in_main_memory() -> Any:

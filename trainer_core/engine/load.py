@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -62,8 +62,12 @@ def load_base(model: str, precision: Precision, max_length: int, memory: Memory)
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: DPO goes NaN with it (trl#7181)
-    # a multimodal repository brings a processor, with the tokenizer inside
-    return Loaded(loaded, getattr(tokenizer, "tokenizer", tokenizer), precision, reason)
+    return Loaded(loaded, text_tokenizer(tokenizer), precision, reason)
+
+
+def text_tokenizer(found: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer itself where a repository brings a processor around it, as those of multimodal families do."""
+    return cast(PreTrainedTokenizerBase, getattr(found, "tokenizer", found))
 
 
 def embedding_place(memory: Memory) -> dict[str, bool]:

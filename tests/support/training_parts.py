@@ -1,0 +1,137 @@
+"""Parts of the training package one by one, as JSON: in a process of its own, because importing it patches the process.
+
+`python -m tests.support.training_parts`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    gradient_checkpointing = False
+
+    def __init__(self, recomputed: bool):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.gradient_checkpointing = recomputed
+
+
+class Model(nn.Module):
+    """Switches as a model of Unsloth's on CUDA does: `generate` leaves everything set for inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(True), Layer(False)])  # the second one is kept, not recomputed
+        self.config = SimpleNamespace(use_cache=False)
+        self.generation_config = SimpleNamespace(use_cache=True)
+        self._saved_temp_tokenizer = SimpleNamespace(padding_side="right")
+        self.layers[1].linear.eval()
+        self.trained_again = 0
+
+    def for_training(self) -> None:
+        """As Unsloth's: every layer is recomputed, also those that were kept."""
+        self.trained_again += 1
+        self.train()
+        for layer in self.layers:
+            layer.gradient_checkpointing = True
+
+    def generate(self) -> None:
+        self.eval()
+        for layer in self.layers:
+            layer.gradient_checkpointing = False
+        for module in self.modules():
+            module._flag_for_generation = True
+        self.config.use_cache = self.generation_config.use_cache = True
+        self._saved_temp_tokenizer.padding_side = "left"
+        random.random(), np.random.rand(), torch.rand(1)
+
+
+def state(model: Model, tokenizer: Any) -> list[Any]:
+    """Everything that an interruption may change."""
+    flags = [
+        [module.training, vars(module).get("gradient_checkpointing"), vars(module).get("_flag_for_generation")]
+        for module in model.modules()
+    ]
+    caches = [model.config.use_cache, model.generation_config.use_cache]
+    dice = [repr(random.getstate()), repr(np.random.get_state()), torch.random.get_rng_state().tolist()]
+    return [flags, caches, tokenizer.padding_side, model._saved_temp_tokenizer.padding_side, dice]
+
+
+def interrupted() -> dict[str, bool]:
+    """Is everything as before after sample answers, after a failure in them, and inside what Unsloth does not know?"""
+    from contextlib import nullcontext, suppress
+
+    from trainer_core.engine.aside import aside, unchanged
+
+    model, tokenizer = Model(), SimpleNamespace(padding_side="right")
+    trainer = SimpleNamespace(
+        model=model, processing_class=tokenizer, compute_loss_context_manager=nullcontext, _metrics={"eval": {"a": [1]}}
+    )
+    before = state(model, tokenizer)
+    with aside(trainer):
+        model.generate()
+        tokenizer.padding_side = "left"
+    after = state(model, tokenizer)
+    with suppress(RuntimeError), unchanged(trainer):
+        model.generate()
+        raise RuntimeError
+    failed = state(model, tokenizer)
+    return {"after": after == before, "failed": failed == before, "asked unsloth": model.trained_again == 2}
+
+
+def counted() -> dict[str, Any]:
+    from datasets import Dataset
+
+    from trainer_core.engine.rows import count_tokens
+    from trainer_core.engine.token_count import count_batch
+
+    ids = torch.ones(2, 5, dtype=torch.long)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    chats = Dataset.from_dict({"input_ids": [[1] * 3, [1] * 9]})
+    pairs = Dataset.from_dict({"prompt_ids": [[1] * 4], "chosen_ids": [[1] * 2], "rejected_ids": [[1] * 3]})
+    return {
+        "padded": int(count_batch({"input_ids": ids, "attention_mask": mask})),
+        "padding-free": int(count_batch({"input_ids": ids.view(1, -1)})),
+        "chats": count_tokens(chats, "sft", 8),
+        "pairs": [*count_tokens(pairs, "dpo", 100), *count_tokens(pairs, "dpo", 6)],
+    }
+
+
+def bounds() -> dict[str, Any]:
+    from trainer_core.config import Dpo
+    from trainer_core.engine.dpo import NOISE, rounding, steepness
+
+    return {
+        "noise": NOISE,
+        "64": rounding(0.1, 64, "bf16"),
+        "6400": rounding(0.1, 6400, "bf16"),
+        "sigmoid": steepness(Dpo()),
+        "ipo": steepness(Dpo(losses=("ipo",), beta=0.1)),
+        "mixed": steepness(Dpo(losses=("sigmoid", "ipo"), loss_weights=(0.5, 0.1), beta=0.1)),
+    }
+
+
+def unwrapped() -> dict[str, bool]:
+    from trainer_core.engine.load import text_tokenizer
+
+    tokenizer = SimpleNamespace(backend_tokenizer=1)
+    return {
+        "of a processor": text_tokenizer(SimpleNamespace(tokenizer=tokenizer)) is tokenizer,
+        "itself": text_tokenizer(tokenizer) is tokenizer,
+    }
+
+
+if __name__ == "__main__":
+    import trainer_core.engine  # noqa: F401  (unsloth comes before what it patches)
+
+    print(
+        json.dumps({"interrupted": interrupted(), "counted": counted(), "bounds": bounds(), "unwrapped": unwrapped()})
+    )
