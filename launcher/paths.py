@@ -9,3 +9,6 @@ WINDOWS = sys.platform == "win32"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
 REQUIREMENTS = {"cpu": ROOT / "requirements-cpu.txt", "cuda": ROOT / "requirements.txt"}
 TEST_REQUIREMENTS = ROOT / "requirements-test.txt"
+REHEARSAL_REQUIREMENTS = ROOT / "requirements-rehearsal.txt"
+REHEARSAL = VENV / "rehearsal"
+"""Triton for tests of the CUDA code on the processor: apart from site-packages, where `import unsloth` would find it."""

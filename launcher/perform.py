@@ -21,8 +21,12 @@ TELLING = ("Collecting ", "Processing ", "Downloading ", "Building ", "Installin
 """How the lines of pip, uv and the trial begin that a waiting user wants to see; a failure shows the others."""
 
 
-def perform(step: Step, place: str, env: Mapping[str, str]) -> None:
-    """SetupError with every tool's last lines where no way of a needed step leads through."""
+def perform(step: Step, place: str, env: Mapping[str, str]) -> bool:
+    """True where the step was done, False where it is not needed and cannot be.
+
+    Raises:
+        SetupError: with every tool's last lines where no way of a needed step leads through.
+    """
     print(f"{place} {step.title}", flush=True)
     began = time.monotonic()
     failures = []
@@ -30,13 +34,14 @@ def perform(step: Step, place: str, env: Mapping[str, str]) -> None:
         status, tail = run(command, env)
         if status == 0:
             print(f"      done in {clock(began)}", flush=True)
-            return
+            return True
         failures.append(
             "\n".join([f"`{shown(command)}` ended with status {status}:", *(f"    {line}" for line in tail)])
         )
     if step.needed:
         raise SetupError("\n".join([f"'{step.title}' failed.", *failures, step.advice]))
     print("      could not be had; going on without it", flush=True)
+    return False
 
 
 def run(command: tuple[str, ...], env: Mapping[str, str]) -> tuple[int, list[str]]:

@@ -58,6 +58,14 @@ def packages(file: Path) -> Step:
     return Step(f"the packages of {file.name}", ((*UV, "-r", str(file)), (*PIP, "-r", str(file))))
 
 
+def into_folder(file: Path, folder: Path) -> Step:
+    """All pins of a file into a folder that is no site-packages. Nothing but tests reads it, so it is not needed."""
+    target = ("--target", str(folder), "-r", str(file))
+    return Step(
+        f"the packages of {file.name}, in a folder of their own", ((*UV, *target), (*PIP, *target)), needed=False
+    )
+
+
 def pinned(file: Path) -> dict[str, str]:
     """Version by name."""
     lines = file.read_text(encoding="utf-8").splitlines()

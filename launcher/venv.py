@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from launcher import SetupError, device, steps
-from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS, VENV, VENV_PYTHON, WINDOWS
+from launcher.paths import (
+    REHEARSAL,
+    REHEARSAL_REQUIREMENTS,
+    REQUIREMENTS,
+    ROOT,
+    TEST_REQUIREMENTS,
+    VENV,
+    VENV_PYTHON,
+    WINDOWS,
+)
 from launcher.perform import perform
 
 STAMP = VENV / "tunebench.json"
@@ -79,12 +89,31 @@ def set_up(asked: str, found: Stamp | None) -> Stamp:
     return write_stamp(replace(goal, ready=True))
 
 
-def add_test_tools(stamp: Stamp) -> None:
+def add_test_tools(stamp: Stamp, system: tuple[str, str] = (sys.platform, platform.machine())) -> None:
+    """What tests need on top. `system` is sys.platform and the machine's name: Triton's wheel is for Linux on x86-64."""
     wanted = fingerprint(TEST_REQUIREMENTS, stamp.closure)
     if stamp.tests != wanted:
         with alone():
             perform(steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp.device))
             write_stamp(replace(stamp, tests=wanted))
+    if system == ("linux", "x86_64"):
+        add_rehearsal(stamp, REHEARSAL)
+
+
+def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
+    """Fill `folder` from requirements-rehearsal.txt unless it is. False where that cannot be had: its tests are skipped."""
+    wanted, mark = fingerprint(REHEARSAL_REQUIREMENTS, stamp.python), folder / "tunebench.txt"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
+        return True
+    new = folder.with_name(folder.name + "-new")
+    with alone():
+        shutil.rmtree(new, ignore_errors=True)
+        if not perform(steps.into_folder(REHEARSAL_REQUIREMENTS, new), "[1/1]", environment(stamp.device)):
+            return False
+        (new / mark.name).write_text(wanted, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        new.replace(folder)
+    return True
 
 
 def environment(chosen: str) -> dict[str, str]:

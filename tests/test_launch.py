@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -216,6 +217,15 @@ def test_the_files_agree_with_each_other_and_with_their_source() -> None:
     assert not test.keys() & cuda.keys()
 
 
+def test_the_rehearsal_has_the_triton_that_cuda_has() -> None:
+    cuda, rehearsal = (
+        (ROOT / f"requirements{kind}.txt").read_text(encoding="utf-8").splitlines() for kind in ("", "-rehearsal")
+    )
+    assert [line for line in rehearsal if not line.startswith("#")] == [
+        line for line in cuda if line.startswith("triton==")
+    ]
+
+
 def test_only_the_cuda_closure_carries_cuda() -> None:
     gpu_only = {"torchvision", "xformers", "triton", "triton-windows", "nvidia-cublas", "nvidia-cudnn-cu13"}
     assert gpu_only <= PINS["requirements.txt"].keys()
@@ -326,6 +336,37 @@ def renewed_only_when_nothing_runs_from_it(project: Project) -> None:
     assert f"still runs from it (process {worker.pid})" in refused.stderr
     assert python.exists()
     assert json.loads(project.stamp.read_text())["ready"] is True
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="Triton's wheel is for Linux x86-64"
+)
+def test_the_rehearsals_triton_is_kept_out_of_site_packages_and_missing_it_is_no_failure(project: Project) -> None:
+    project.requires("unsloth==2026.10.9")
+    project.offers("unsloth", "2026.10.9", "__version__ = '2026.10.9'")
+    (project.root / "requirements-test.txt").write_text("unsloth==2026.10.9\n", encoding="utf-8")
+    pins = project.root / "requirements-rehearsal.txt"
+    pins.write_text("triton==3.7.1\n", encoding="utf-8")
+    (project.root / "tools").mkdir()
+    (project.root / "tools" / "__init__.py").touch()
+    (project.root / "tools" / "check.py").write_text(STUB, encoding="utf-8")
+    folder = project.root / ".venv" / "rehearsal"
+
+    without = project.launch("test")
+    assert (without.returncode, folder.exists()) == (7, False), without.stderr
+    assert "could not be had" in without.stdout
+
+    project.offers("triton", "3.7.1", "")
+    assert project.launch("test").returncode == 7
+    assert (folder / "triton" / "__init__.py").is_file()
+    assert not list((project.root / ".venv").glob("lib/*/site-packages/triton*"))
+
+    project.offers("triton", "3.8.0", "newer = True")
+    assert "rehearsal" not in project.launch("test").stdout  # it is there already
+    pins.write_text("triton==3.8.0\n", encoding="utf-8")
+    assert project.launch("test").returncode == 7
+    assert "newer" in (folder / "triton" / "__init__.py").read_text(encoding="utf-8")
+    assert not list(folder.glob("triton-3.7.1*"))
 
 
 def test_packages_that_do_not_work_are_not_built_upon(project: Project) -> None:

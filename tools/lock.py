@@ -1,10 +1,11 @@
-"""Compiles requirements.in into the three pinned closures. Knows which section of it goes into which file.
+"""Compiles requirements.in into the pinned files. Knows which section of it goes into which file.
 
     python tools/lock.py        needs uv on the PATH (pip install uv) and a package index
 
 [app]           what Tunebench imports, and its pins; in both closures
 [windows]       in the CUDA closure
 [test]          requirements-test.txt, pinned so that it fits beside the app
+[rehearsal]     requirements-rehearsal.txt: names, each with its line of the CUDA closure
 [as they are]   appended without asking for their own requirements
 [override]      versions that win over what packages ask for, which is why everything is installed with --no-deps
 [not on cpu]    packages left out of the CPU closure
@@ -32,6 +33,8 @@ def main() -> None:
     test = compiled("requirements-test.txt", part["test"], beside, [])
     write("requirements.txt", "CUDA, on Linux and Windows", cuda + as_they_are)
     write("requirements-cpu.txt", "machines without CUDA", cpu + as_they_are)
+    rehearsal = [line for line in cuda if name_of(line) in pins(part["rehearsal"])]
+    write("requirements-rehearsal.txt", "tests of the CUDA code without a card, in a folder of their own", rehearsal)
     names = {name_of(line) for line in beside}
     write("requirements-test.txt", "tests, on top", [line for line in test if name_of(line) not in names])
 
