@@ -43,7 +43,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped. The next start goes on from here.", file=sys.stderr)
         return 130
-    return become([str(VENV_PYTHON), *target(options, stamp.device)], venv.environment(stamp.device))
+    return become([str(VENV_PYTHON), *target(options, stamp.device)], venv.environment(stamp))
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
