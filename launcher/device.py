@@ -62,13 +62,18 @@ print(0 if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) else cou
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card, or a MIG slice of one. `unusable` says why CUDA cannot run on it whatever the driver, or nothing."""
+    """A card, or a MIG slice of one. `unusable` says why CUDA cannot run on it whatever the driver, or nothing.
+
+    free_bytes, total_bytes: 0 where the driver does not say.
+    """
 
     name: str
     capability: tuple[int, int]
     index: int = 0
     uuid: str = ""
     unusable: str = ""
+    free_bytes: int = 0
+    total_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -260,6 +265,12 @@ def count_cuda(visible: str, environ: Mapping[str, str] = os.environ) -> int:
 # ---- NVML
 
 
+class Memory(ctypes.Structure):
+    """NVML's nvmlMemory_t, in bytes."""
+
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
+
+
 def read_driver() -> Driver | None:
     """None where no NVIDIA driver is installed. nvidia-smi need not be there."""
     for name in ["nvml.dll"] if WINDOWS else ["libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1"]:
@@ -294,7 +305,16 @@ def ask_gpu(nvml: ctypes.CDLL, index: int) -> list[Gpu]:
     )
     if error:
         return []
-    gpu = Gpu(name.value.decode(errors="replace"), (major.value, minor.value), index, uuid(nvml, handle))
+    memory = Memory()
+    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    gpu = Gpu(
+        name.value.decode(errors="replace"),
+        (major.value, minor.value),
+        index,
+        uuid(nvml, handle),
+        free_bytes=memory.free,
+        total_bytes=memory.total,
+    )
     mig, pending = ctypes.c_uint(), ctypes.c_uint()
     if nvml.nvmlDeviceGetMigMode(handle, ctypes.byref(mig), ctypes.byref(pending)) or mig.value != 1:
         return [gpu]

@@ -229,15 +229,15 @@ def others_on_path() -> dict[tuple[int, int], str]:
     return found
 
 
-def refuse_while_running() -> None:
-    """A training run outlives the app and still loads modules: its .venv must not go. Windows refuses by itself."""
+def refuse_while_running(refused: str = ".venv must be made anew") -> None:
+    """A training run outlives the app and still loads modules: they must not go. For .venv Windows refuses by itself."""
     if not VENV.exists() or WINDOWS or not shutil.which("ps"):
         return
     table = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, errors="replace")
     for process in table.stdout.splitlines():
         if str(VENV) in process and ("trainer_core" in process or "app.py" in process):
             raise SetupError(
-                f".venv must be made anew, but Tunebench still runs from it (process {process.split()[0]}). "
+                f"{refused}, but Tunebench still runs from it (process {process.split()[0]}). "
                 "Let its training end or stop it, close the app, and start again."
             )
 

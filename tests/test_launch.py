@@ -173,6 +173,10 @@ class Library:
         text.value = f"MIG-{handle.value - 100}".encode() if handle.value >= 100 else f"GPU-{handle.value - 1}".encode()
         return 0
 
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:
+        memory._obj.total, memory._obj.free = 24 * 2**30, 3 * 2**30
+        return 0
+
     def nvmlDeviceGetMigMode(self, handle: Any, mode: Any, pending: Any) -> int:
         mode._obj.value = 1
         return 3 if self.slices is None else 0  # not supported, as by every GeForce
@@ -188,7 +192,8 @@ class Library:
 
 def test_the_driver_is_read_through_nvml() -> None:
     lost_card: Any = Library(cards=(ADA, None, VOLTA))
-    cards = replace(ADA, index=0, uuid="GPU-0"), replace(VOLTA, index=2, uuid="GPU-2")
+    memory = {"free_bytes": 3 * 2**30, "total_bytes": 24 * 2**30}
+    cards = replace(ADA, index=0, uuid="GPU-0", **memory), replace(VOLTA, index=2, uuid="GPU-2", **memory)
     assert ask(lost_card) == Driver(version="580.95.05", cuda=13_000, gpus=cards)
     no_driver: Any = Library(init=9)
     assert ask(no_driver) == Driver(error=9)
@@ -288,6 +293,7 @@ def test_the_trial_knows_which_torch_it_must_find(build: str, given: list[str]) 
         ("train r.toml --port 3", "-P -m trainer_core train r.toml --port 3"),
         ("--device cpu demo", "-P -m trainer_core demo"),
         ("test -k launch", "-P -m tools.check -k launch"),
+        ("report last", "-P -m trainer_core report last"),
     ],
 )
 def test_commands_reach_their_programs_with_their_own_options(given: str, started: str) -> None:
