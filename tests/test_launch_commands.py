@@ -113,7 +113,11 @@ def test_a_strangers_events_are_read_in_bounds(tmp_path: Path) -> None:
     (runs / "odd" / "events.jsonl").write_bytes(b"[" * 50_000 + b"\n3\n\xff\n")
     assert info.last_error(runs) == "no run has failed"
     assert info.last_error(tmp_path / "none") == "no run has failed"
-    long: dict[str, Any] = {"kind": "Failed", "message": "m" * 50_000, "details": "line\n" * 1000 + "the end"}
+    long: dict[str, Any] = {
+        "kind": "Failed",
+        "message": "m" * 50_000,
+        "details": "line\n" * 1000 + "x" * 50_000 + "the end",
+    }
     (runs / "odd" / "events.jsonl").write_text(json.dumps(long) + "\n")
     shown = info.last_error(runs)
     assert len(shown) < 4000
@@ -211,6 +215,7 @@ def test_linux_gets_a_desktop_entry_in_the_menu_and_on_the_desktop(tmp_path: Pat
     assert Path(entry["Icon"]).is_file()
     assert entry["Terminal"] == "true"
     # read back as the specification says: the file's own escapes, then %%, then the quotes of a shell
+    assert "100%%/bin" in entry["Exec"]
     quoted = entry["Exec"].replace("\\\\", "\\").replace("%%", "%")
     words = subprocess.run(["/bin/sh", "-c", f"printf '%s\\n' {quoted}"], capture_output=True, text=True).stdout
     assert words.splitlines() == ["/bin/sh", str(ROOT / "launcher" / "start.sh"), PYTHON, str(ROOT / "launch.py")]
