@@ -3,6 +3,10 @@
     python launch.py [--no-browser] [--lan] [--port N] [--workspace DIR]   the app
     python launch.py test [pytest arguments]                         all checks and tests
     python launch.py demo | train RECIPE.toml | compare | ...        the command line, `python -m trainer_core`
+    python launch.py setup                   set up, start nothing
+    python launch.py update                  fetch the newest Tunebench with git, then set up; the workspace stays
+    python launch.py info [--trial]          versions, card, driver and the last error in one block to paste
+    python launch.py shortcut                a starter with an icon on the desktop
 
 `--device cpu` or `--device cuda` before the command makes .venv for that device. Without it a .venv stays what it is,
 and a new one is for CUDA where an NVIDIA GPU answers, else for the CPU. This file and launcher/ need nothing but Python.
@@ -16,9 +20,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from launcher import SetupError, venv
 from launcher.paths import ROOT, VENV_PYTHON, WINDOWS
+from launcher.version import version
 
 SWITCHES = {
     "--no-browser": "print the app's address, open nothing",
@@ -33,21 +39,65 @@ ISOLATED = "-P"  # the user's own folder may hold a torch.py or a trainer_core
 
 def main() -> int:
     options = arguments(sys.argv[1:])
+    if options.command in BARE:
+        return without_venv(options)
     try:
         stamp = venv.ready_for(options.device)
         if options.command == "test":
             venv.add_test_tools(stamp)
+        if options.command == "setup":
+            print(f"Tunebench {version()} is set up for {stamp.device.upper()}. `python launch.py` starts it.")
+            return 0
     except (SetupError, OSError) as error:
         print(f"\nTunebench is not set up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The next start goes on from here.", file=sys.stderr)
         return 130
-    return become([str(VENV_PYTHON), *target(options, stamp.device)], venv.environment(stamp.device))
+    return become([str(VENV_PYTHON), *target(options, stamp.device)], venv.environment(stamp))
+
+
+def without_venv(options: argparse.Namespace) -> int:
+    try:
+        return BARE[options.command](options)
+    except (SetupError, OSError) as error:
+        print(f"`{options.command}` failed: {error}", file=sys.stderr)
+        return 1
+
+
+def print_info(options: argparse.Namespace) -> int:
+    from launcher import info  # here, so that a start does not wait for it
+
+    workspace = Path(options.workspace or os.environ.get("TUNEBENCH_WORKSPACE") or ROOT / "workspace")
+    print(info.report(info.Sources(workspace.resolve()), with_trial="--trial" in options.rest))
+    return 0
+
+
+def add_shortcut(options: argparse.Namespace) -> int:
+    from launcher.shortcut import make_shortcut
+
+    for file in make_shortcut():
+        print(f"A double click on {file} starts Tunebench.")
+    return 0
+
+
+def update_and_set_up(options: argparse.Namespace) -> int:
+    """Fetch, then let the new launch.py set up: this process still holds the old one."""
+    from launcher.update import update
+
+    venv.refuse_while_running("Tunebench cannot be updated")
+    update()
+    device = ["--device", options.device] if options.device != "auto" else []
+    return become([sys.executable, str(ROOT / "launch.py"), *device, "setup"], os.environ)
+
+
+BARE = {"info": print_info, "shortcut": add_shortcut, "update": update_and_set_up}
+"""Commands that need no .venv, and no other part of Tunebench than launcher/."""
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch.py", description="Sets Tunebench up and starts it.")
+    parser.add_argument("--version", action="version", version=f"Tunebench {version()}")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what .venv is made for")
     for switch, told in SWITCHES.items():
         parser.add_argument(switch, action="store_true", help=told)
@@ -56,7 +106,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("command", nargs="?", help="test, demo, train, compare, ...; without one the app starts")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="the command's own arguments")
     options = parser.parse_args(given)
-    if options.command and app_flags(options):
+    if options.command and app_flags(options) and not (options.command == "info" and options.workspace):
         parser.error(
             f"{', '.join(SWITCHES)}, --port and --workspace are the app's; {options.command} takes its own after its name"
         )

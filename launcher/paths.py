@@ -7,7 +7,12 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 WINDOWS = sys.platform == "win32"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
-REQUIREMENTS = {"cpu": ROOT / "requirements-cpu.txt", "cuda": ROOT / "requirements.txt"}
+REQUIREMENTS = {
+    "cpu": ROOT / "requirements-cpu.txt",
+    "cu130": ROOT / "requirements.txt",
+    "cu126": ROOT / "requirements-cu126.txt",
+}
+"""By build of torch. The last has neither torch nor CUDA libraries: PyTorch's index alone knows them for CUDA 12.6."""
 TEST_REQUIREMENTS = ROOT / "requirements-test.txt"
 REHEARSAL_REQUIREMENTS = ROOT / "requirements-rehearsal.txt"
 REHEARSAL = VENV / "rehearsal"

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from launcher import SetupError, device, steps
+from launcher import SetupError, compiler, device, steps
+from launcher.managed_python import fetch_python
 from launcher.paths import (
     REHEARSAL,
     REHEARSAL_REQUIREMENTS,
@@ -32,61 +33,100 @@ from launcher.paths import (
     WINDOWS,
 )
 from launcher.perform import perform
+from launcher.plan import Plan, make_plan
+from launcher.system import System, read_system
 
 STAMP = VENV / "tunebench.json"
 LAUNCHER = 1
 """Raised when launcher/ fills .venv differently, so that every .venv is made anew once."""
+TRIAL = "kernels"
+"""Changed when the trial on a card tries more: a CUDA .venv that has not passed it passes it first."""
 PYTHONS = ((3, 13), (3, 12), (3, 11))
 """Every pinned package has a wheel for these on Linux, Windows and Apple silicon."""
-SIZES = {"cpu": "0.6 GB to download, 2.2 GB on disk", "cuda": "3 GB to download, 8 GB on disk"}
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What .venv is, or is becoming. `closure` and `tests` are fingerprints of the requirement files in it."""
+    """What .venv is, or is becoming. `closure` and `tests` are fingerprints of the requirement files in it.
+
+    build: of torch, a key of REQUIREMENTS.
+    cards_by: how a worker names its card to CUDA, "uuid" or "index"; see device.name_for_cuda.
+    trial: which trial it has passed.
+    """
 
     device: str
     python: str
     closure: str
     ready: bool = False
     tests: str = ""
+    build: str = "cpu"
+    cards_by: str = "uuid"
+    trial: str = ""
 
 
 def ready_for(asked: str) -> Stamp:
     """The stamp of a .venv that is ready for `asked` (auto, cpu, cuda). One small hash where there is one already."""
-    if (found := read_stamp()) and finished(found, asked):
+    if (found := read_stamp()) and finished(found, asked) and not outgrown(found, asked):
         return found
     with alone():
         found = read_stamp()  # another launcher may have finished it meanwhile
-        return found if found and finished(found, asked) else set_up(asked, found)
+        if found and finished(found, asked) and not outgrown(found, asked):
+            return found
+        return set_up(asked, found)
 
 
 def finished(found: Stamp, asked: str, python: Path = VENV_PYTHON) -> bool:
-    current = found.closure == closure(found.device, found.python)
-    return current and found.ready and asked in ("auto", found.device) and python.exists()
+    current = found.closure == closure(found.build, found.python)
+    tried = found.device == "cpu" or found.trial == TRIAL
+    return current and tried and found.ready and asked in ("auto", found.device) and python.exists()
+
+
+def outgrown(found: Stamp, asked: str) -> bool:
+    """CUDA is asked for by name, and the driver now runs a better build than the one in .venv, or no longer that one."""
+    if asked != "cuda" or found.device != "cuda":
+        return False
+    return device.choose(asked, device.read_driver(), os.environ.get(device.VISIBLE)).build != found.build
 
 
 def set_up(asked: str, found: Stamp | None) -> Stamp:
-    choice = device.choose(found.device if found and asked == "auto" else asked, device.read_driver())
-    base, python = choose_python(running(), sys.executable, others_on_path)
-    goal = Stamp(choice.device, python, closure(choice.device, python))
-    print(f"Setting Tunebench up for {choice.device.upper()}: {choice.reason}.")
-    print(f"This happens once: about {SIZES[choice.device]}, in {VENV}.", flush=True)
-    parts = [*steps.install(choice.device, sys.platform), steps.trial(choice.device), steps.starter()]
-    if found == goal and VENV_PYTHON.exists():
-        print("An earlier set-up was cut short; going on with it.")
+    system = read_system()
+    wanted = found.device if found and asked == "auto" else asked
+    choice = device.choose(wanted, device.read_driver(), os.environ.get(device.VISIBLE), system)
+    python = choose_python(running(), sys.executable, others_on_path)
+    plan = make_plan(choice, python, system)
+    goal = Stamp(
+        choice.device, plan.version, closure(choice.build, plan.version), build=choice.build, cards_by=plan.cards_by
+    )
+    print("\n".join(plan.lines), flush=True)
+    print(f".venv is {VENV}.", flush=True)
+    parts = [*steps.install(choice.build, sys.platform), steps.trial(choice.build), steps.starter()]
+    if found and replace(found, ready=False, tests="", trial="") == goal and VENV_PYTHON.exists():
+        print("An earlier set-up was cut short or tried less; going on with it.")
     else:
         refuse_while_running()
-        perform(steps.bare_venv(base, python), f"[1/{len(parts) + 1}]", os.environ)
+        base = with_headers(plan, system)
+        perform(steps.bare_venv(base, plan.version, system), f"[1/{len(parts) + 1}]", os.environ)
         write_stamp(goal)
     for number, step in enumerate(parts, start=2):
         try:
-            perform(step, f"[{number}/{len(parts) + 1}]", environment(choice.device))
+            perform(step, f"[{number}/{len(parts) + 1}]", environment(goal, plan.card))
         except SetupError:
             if step.title.startswith("trial"):
                 STAMP.unlink()  # all is installed and does not work: the next start must not build on it
             raise
-    return write_stamp(replace(goal, ready=True))
+    return write_stamp(replace(goal, ready=True, trial=TRIAL))
+
+
+def with_headers(plan: Plan, system: System) -> str:
+    """The Python to make .venv with: uv's where Python.h is missing. SetupError says what to install if that cannot be had."""
+    if not plan.fetch_python:
+        return plan.python
+    try:
+        return fetch_python(plan.version, plan.python, "[1/1]")
+    except SetupError as error:
+        headers = compiler.ask_python(plan.python)
+        remedy = compiler.advice(compiler.examine(headers), headers, plan.version, system)
+        raise SetupError(f"{error}\n{remedy}") from error
 
 
 def add_test_tools(stamp: Stamp, system: tuple[str, str] = (sys.platform, platform.machine())) -> None:
@@ -94,7 +134,7 @@ def add_test_tools(stamp: Stamp, system: tuple[str, str] = (sys.platform, platfo
     wanted = fingerprint(TEST_REQUIREMENTS, stamp.closure)
     if stamp.tests != wanted:
         with alone():
-            perform(steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp.device))
+            perform(steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp))
             write_stamp(replace(stamp, tests=wanted))
     if system == ("linux", "x86_64"):
         add_rehearsal(stamp, REHEARSAL)
@@ -108,7 +148,7 @@ def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
     new = folder.with_name(folder.name + "-new")
     with alone():
         shutil.rmtree(new, ignore_errors=True)
-        if not perform(steps.into_folder(REHEARSAL_REQUIREMENTS, new), "[1/1]", environment(stamp.device)):
+        if not perform(steps.into_folder(REHEARSAL_REQUIREMENTS, new), "[1/1]", environment(stamp)):
             return False
         (new / mark.name).write_text(wanted, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -116,16 +156,21 @@ def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
     return True
 
 
-def environment(chosen: str) -> dict[str, str]:
-    """For all that runs in .venv: our modules on the path, UTF-8, no telemetry, no GPU where torch cannot use one."""
+def environment(stamp: Stamp, card: str = "") -> dict[str, str]:
+    """For all that runs in .venv: our modules on the path, UTF-8, no telemetry, no GPU where torch cannot use one.
+
+    `card` is the one that CUDA shall see; without it CUDA sees what it saw. TUNEBENCH_CARDS_BY tells workers how to name theirs.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": chosen}
+    ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": stamp.device}
+    ours["TUNEBENCH_CARDS_BY"] = stamp.cards_by
+    pinned = {device.VISIBLE: card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if card else {}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-    return {**os.environ, **ours, **quiet, **({"UNSLOTH_FORCE_CPU": "1"} if chosen == "cpu" else {})}
+    return {**os.environ, **ours, **quiet, **pinned, **({"UNSLOTH_FORCE_CPU": "1"} if stamp.device == "cpu" else {})}
 
 
-def closure(chosen: str, python: str) -> str:
-    return fingerprint(REQUIREMENTS[chosen], chosen, python, str(LAUNCHER), steps.INSTALLER)
+def closure(build: str, python: str) -> str:
+    return fingerprint(REQUIREMENTS[build], "cpu" if build == "cpu" else "cuda", python, str(LAUNCHER), steps.INSTALLER)
 
 
 def fingerprint(file: Path, *words: str) -> str:
@@ -135,10 +180,13 @@ def fingerprint(file: Path, *words: str) -> str:
 def read_stamp() -> Stamp | None:
     """None where there is no .venv, or one that this launcher cannot have made."""
     try:
-        stamp = Stamp(**json.loads(STAMP.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        facts = dict(json.loads(STAMP.read_text(encoding="utf-8")))
+        facts.setdefault("build", "cpu" if facts["device"] == "cpu" else "cu130")  # an earlier launcher wrote none
+        known = {field.name for field in fields(Stamp)}
+        stamp = Stamp(**{name: value for name, value in facts.items() if name in known})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return stamp if stamp.device in REQUIREMENTS else None
+    return stamp if stamp.build in REQUIREMENTS else None
 
 
 def write_stamp(stamp: Stamp) -> Stamp:
@@ -181,15 +229,15 @@ def others_on_path() -> dict[tuple[int, int], str]:
     return found
 
 
-def refuse_while_running() -> None:
-    """A training run outlives the app and still loads modules: its .venv must not go. Windows refuses by itself."""
+def refuse_while_running(refused: str = ".venv must be made anew") -> None:
+    """A training run outlives the app and still loads modules: they must not go. For .venv Windows refuses by itself."""
     if not VENV.exists() or WINDOWS or not shutil.which("ps"):
         return
     table = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, errors="replace")
     for process in table.stdout.splitlines():
         if str(VENV) in process and ("trainer_core" in process or "app.py" in process):
             raise SetupError(
-                f".venv must be made anew, but Tunebench still runs from it (process {process.split()[0]}). "
+                f"{refused}, but Tunebench still runs from it (process {process.split()[0]}). "
                 "Let its training end or stop it, close the app, and start again."
             )
 
@@ -198,12 +246,19 @@ def refuse_while_running() -> None:
 def alone() -> Iterator[None]:
     """One set-up of this folder at a time. The operating system frees the lock of one that died."""
     name = f"tunebench-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock"
-    with (Path(tempfile.gettempdir()) / name).open("a", encoding="utf-8") as file:
+    with (temporary_folder() / name).open("a", encoding="utf-8") as file:
         try:
             lock(file.fileno())
         except OSError:
             raise SetupError("another launch.py is setting .venv up right now. Wait until it has finished.") from None
         yield
+
+
+def temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise SetupError(f"{error.strerror}. Set TMPDIR to a folder that can be written.") from None
 
 
 def lock(descriptor: int) -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from launcher.device import BUILDS
 from tests.readings import card, replay
 from trainer_core import hardware
 from trainer_core.hardware import GIB, Gpu, Holder, Machine, detect, gb, read_cpu, session, worker_environment
 
 MIB = 2**20
+CUDA_13, CUDA_12 = BUILDS
 
 
 def read(*names: str, nowhere: Path = Path("/nonexistent"), **environ: str) -> Machine:
-    return detect(replay(*names), environ=environ, devices=nowhere)
+    return detect(replay(*names), environ=environ, devices=nowhere, build=CUDA_13)
 
 
 OLD = (
@@ -247,3 +249,21 @@ def test_this_machine_reads_without_an_error() -> None:
     machine = detect(environ={})
     assert machine.cpu.free_bytes > 0
     assert machine.gpus or machine.problem
+
+
+@pytest.mark.parametrize("name", ["old_driver", "driver_570"])
+def test_torch_for_cuda_12_runs_on_drivers_that_cuda_13_does_not(name: str) -> None:
+    assert read(name).best is None
+    machine = detect(replay(name), environ={}, build=CUDA_12)
+    assert machine.best
+    assert machine.problem == ""
+
+
+def test_torch_for_cuda_12_has_no_kernels_for_the_newest_cards() -> None:
+    blackwell = card(32, 31, "NVIDIA GeForce RTX 5090")
+    blackwell["cards"][0]["nvmlDeviceGetCudaComputeCapability"] = [12, 0]
+    (gpu,) = detect(replay(blackwell), environ={}, build=CUDA_12).gpus
+    assert "compute capability 12.0" in gpu.problem
+    assert "ends at 9.0" in gpu.problem
+    assert "launch.py --device cuda" in gpu.problem
+    assert not detect(replay(blackwell), environ={}, build=CUDA_13).problem

@@ -20,46 +20,61 @@ import pytest
 
 import launch
 from launcher import SetupError, steps, venv
-from launcher.device import Driver, Gpu, ask, choose
+from launcher.device import Driver, Gpu, ask, choose, installed_build, name_for_cuda
 from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS
 from launcher.venv import Stamp, choose_python
 
 ADA, VOLTA = Gpu("NVIDIA GeForce RTX 4090", (8, 9)), Gpu("Tesla V100-SXM2-16GB", (7, 0))
 FITS = Driver(version="580.95.05", cuda=13_000, gpus=(ADA,))
 OLD = Driver(version="570.86.10", cuda=12_080, gpus=(ADA,))
+OLDER = Driver(version="470.256.02", cuda=11_040, gpus=(ADA,))
+BLACKWELL = Gpu("NVIDIA GeForce RTX 5090", (12, 0), index=1, uuid="GPU-b5090000-1111")
+TWO = replace(FITS, gpus=(replace(ADA, uuid="GPU-a4090000-2222"), BLACKWELL))
+NO_SLICE = replace(ADA, unusable="MIG is on for it and it has no slice.")
 
 
 # ---- CPU or CUDA
 
 
 @pytest.mark.parametrize(
-    ("asked", "driver", "device", "reason"),
+    ("asked", "driver", "build", "reason"),
     [
         ("auto", None, "cpu", "no NVIDIA driver"),
-        ("auto", FITS, "cuda", "RTX 4090, NVIDIA driver 580.95.05"),
-        ("auto", replace(FITS, cuda=13_020), "cuda", "RTX 4090"),
-        ("auto", replace(FITS, gpus=(VOLTA, ADA)), "cuda", "RTX 4090"),
-        ("auto", replace(FITS, gpus=(Gpu("NVIDIA GeForce GTX 1660", (7, 5)),)), "cuda", "GTX 1660"),
+        ("auto", FITS, "cu130", "RTX 4090, NVIDIA driver 580.95.05"),
+        ("auto", replace(FITS, cuda=13_020), "cu130", "RTX 4090"),
+        ("auto", replace(FITS, gpus=(VOLTA, ADA)), "cu130", "RTX 4090"),
+        ("auto", replace(FITS, gpus=(Gpu("NVIDIA GeForce GTX 1660", (7, 5)),)), "cu130", "GTX 1660"),
         ("auto", replace(FITS, gpus=(VOLTA,)), "cpu", "V100-SXM2-16GB has compute capability 7.0; CUDA 13.0 needs 7.5"),
         ("auto", replace(OLD, gpus=(VOLTA,)), "cpu", "compute capability 7.0"),
         ("auto", replace(FITS, gpus=()), "cpu", "driver 580.95.05 sees no GPU"),
         ("auto", Driver(error=9), "cpu", "NVML error 9"),
         ("cpu", FITS, "cpu", "the CPU was chosen"),
         ("cpu", OLD, "cpu", "the CPU was chosen"),
-        ("cuda", FITS, "cuda", "RTX 4090"),
+        ("cuda", FITS, "cu130", "RTX 4090"),
+        ("auto", OLD, "cu126", "runs CUDA up to 12.8, so torch's build for CUDA 12.6 is taken"),
+        ("cuda", replace(OLD, version="525.60.13", cuda=12_000), "cu126", "up to 12.0"),
+        ("auto", TWO, "cu130", "RTX 5090"),
+        ("auto", replace(FITS, gpus=(NO_SLICE, ADA)), "cu130", "RTX 4090"),
     ],
 )
-def test_the_device_is_chosen_with_a_reason(asked: str, driver: Driver | None, device: str, reason: str) -> None:
+def test_the_device_is_chosen_with_a_reason(asked: str, driver: Driver | None, build: str, reason: str) -> None:
     choice = choose(asked, driver)
-    assert choice.device == device
+    assert (choice.build, choice.device) == (build, "cpu" if build == "cpu" else "cuda")
     assert reason in choice.reason
 
 
 @pytest.mark.parametrize(
     ("asked", "driver", "said"),
     [
-        ("auto", OLD, "driver 570.86.10 runs CUDA up to 12.8; CUDA 13.0 is needed, which takes driver 580.65.06"),
-        ("cuda", OLD, "580.88 on Windows"),
+        ("auto", OLDER, "driver 470.256.02 runs CUDA up to 11.4; CUDA 12.6 is needed, which takes driver 525.60.13"),
+        ("cuda", OLDER, "528.33 on Windows"),
+        (
+            "auto",
+            replace(OLD, gpus=(ADA, BLACKWELL)),
+            "5090 (compute capability 12.0): NVIDIA driver 570.86.10 runs CUDA up to",
+        ),
+        ("auto", replace(OLD, gpus=(BLACKWELL,)), "CUDA 13.0 is needed, which takes driver 580.65.06"),
+        ("auto", replace(FITS, gpus=(NO_SLICE,)), "MIG is on"),
         ("auto", Driver(error=18), "Restart the machine"),
         ("cuda", None, "no NVIDIA driver is installed"),
         ("cuda", replace(FITS, gpus=(VOLTA,)), "needs 7.5"),
@@ -72,11 +87,55 @@ def test_a_gpu_that_needs_a_hand_is_not_passed_over(asked: str, driver: Driver |
     assert "--device cpu" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("visible", "card"),
+    [
+        (None, "RTX 5090"),
+        ("0", "RTX 4090"),
+        ("1,0", "RTX 5090"),
+        ("GPU-a409", "RTX 4090"),
+        (" GPU-b5090000-1111 ", "RTX 5090"),
+    ],
+)
+def test_cuda_visible_devices_chooses_the_card(visible: str | None, card: str) -> None:
+    chosen = choose("auto", TWO, visible).gpu
+    assert chosen
+    assert chosen.name.endswith(card)
+
+
+@pytest.mark.parametrize(
+    ("visible", "said"), [("", "is empty"), ("-1", "is -1"), ("7", "=7 names no GPU"), ("GPU-c", "=GPU-c names no GPU")]
+)
+def test_a_hidden_card_is_the_users_word_and_is_said(visible: str, said: str) -> None:
+    choice = choose("auto", TWO, visible)
+    assert choice.build == "cpu"
+    assert said in choice.reason
+    with pytest.raises(SetupError, match="CUDA cannot be used: CUDA_VISIBLE_DEVICES"):
+        choose("cuda", TWO, visible)
+    assert "CUDA_VISIBLE_DEVICES" not in choose("auto", None, visible).reason
+
+
+@pytest.mark.parametrize(
+    ("known", "name"), [(["GPU-b5090000-1111", "1"], "GPU-b5090000-1111"), (["1"], "1"), ([], "GPU-b5090000-1111")]
+)
+def test_a_card_is_named_by_its_number_where_cuda_does_not_know_its_uuid(known: list[str], name: str) -> None:
+    assert name_for_cuda(BLACKWELL, lambda visible: int(visible in known)) == name
+    assert name_for_cuda(replace(BLACKWELL, uuid=""), lambda visible: 0) == "1"
+
+
+@pytest.mark.parametrize(
+    ("torch", "name"),
+    [("2.13.0", "cu130"), ("2.13.0+cu130", "cu130"), ("2.13.0+cu126", "cu126"), ("2.13.0+cpu", "cu126"), ("", "cu130")],
+)
+def test_a_driver_is_held_against_the_torch_that_is_installed(torch: str, name: str) -> None:
+    assert installed_build(torch).name == name
+
+
 class Library:
     """Answers as libnvidia-ml does: error codes returned, values written where the caller points."""
 
-    def __init__(self, init: int = 0, cards: tuple[Gpu | None, ...] = ()) -> None:
-        self.init, self.cards = init, cards
+    def __init__(self, init: int = 0, cards: tuple[Gpu | None, ...] = (), slices: int | None = None) -> None:
+        self.init, self.cards, self.slices = init, cards, slices
 
     def nvmlInit_v2(self) -> int:
         return self.init
@@ -110,12 +169,44 @@ class Library:
         major._obj.value, minor._obj.value = card.capability if card else (0, 0)
         return 0
 
+    def nvmlDeviceGetUUID(self, handle: Any, text: Any, length: int) -> int:
+        text.value = f"MIG-{handle.value - 100}".encode() if handle.value >= 100 else f"GPU-{handle.value - 1}".encode()
+        return 0
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:
+        memory._obj.total, memory._obj.free = 24 * 2**30, 3 * 2**30
+        return 0
+
+    def nvmlDeviceGetMigMode(self, handle: Any, mode: Any, pending: Any) -> int:
+        mode._obj.value = 1
+        return 3 if self.slices is None else 0  # not supported, as by every GeForce
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: Any, number: Any) -> int:
+        number._obj.value = 7
+        return 0
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: Any, place: int, part: Any) -> int:
+        part._obj.value = 100 + place
+        return 0 if place < (self.slices or 0) else 6
+
 
 def test_the_driver_is_read_through_nvml() -> None:
     lost_card: Any = Library(cards=(ADA, None, VOLTA))
-    assert ask(lost_card) == Driver(version="580.95.05", cuda=13_000, gpus=(ADA, VOLTA))
+    memory = {"free_bytes": 3 * 2**30, "total_bytes": 24 * 2**30}
+    cards = replace(ADA, index=0, uuid="GPU-0", **memory), replace(VOLTA, index=2, uuid="GPU-2", **memory)
+    assert ask(lost_card) == Driver(version="580.95.05", cuda=13_000, gpus=cards)
     no_driver: Any = Library(init=9)
     assert ask(no_driver) == Driver(error=9)
+
+
+def test_a_card_in_slices_is_its_slices() -> None:
+    library: Any = Library(cards=(ADA,), slices=2)
+    driver = ask(library)
+    assert [gpu.uuid for gpu in driver.gpus] == ["MIG-0", "MIG-1"]
+    assert choose("auto", driver, "MIG-1").gpu == driver.gpus[1]
+    none: Any = Library(cards=(ADA,), slices=0)
+    with pytest.raises(SetupError, match="nvidia-smi -i 0 -mig 0"):
+        choose("auto", ask(none))
 
 
 # ---- Python, torch, commands
@@ -144,28 +235,53 @@ def test_without_a_python_that_fits_its_number_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "platform", "ways"),
+    ("build", "platform", "ways"),
     [
         ("cpu", "linux", [("pip", "torch==2.13.0+cpu"), ("uv", "--torch-backend=cpu torch==2.13.0")]),
-        ("cuda", "win32", [("uv", "--torch-backend=cu130 torch==2.13.0 torchvision==0.28.0")]),
-        ("cuda", "linux", []),
+        ("cu130", "win32", [("uv", "--torch-backend=cu130 torch==2.13.0 torchvision==0.28.0")]),
+        ("cu130", "linux", []),
         ("cpu", "win32", []),
         ("cpu", "darwin", []),
     ],
 )
 def test_torch_is_taken_apart_only_where_the_usual_index_has_the_other_build(
-    device: str, platform: str, ways: list[tuple[str, str]]
+    build: str, platform: str, ways: list[tuple[str, str]]
 ) -> None:
-    found = [(way[2], " ".join(way)) for step in steps.torch(device, platform) for way in step.ways]
+    found = [(way[2], " ".join(way)) for step in steps.torch(build, platform) for way in step.ways]
     assert [tool for tool, _ in found] == [tool for tool, _ in ways]
     assert all(text.endswith(end) for (_, text), (_, end) in zip(found, ways, strict=True))
 
 
-def test_everything_is_installed_without_dependencies() -> None:
+def test_everything_is_installed_without_dependencies_but_torch_for_an_older_driver() -> None:
     every = [
-        step for device in REQUIREMENTS for platform in ("linux", "win32") for step in steps.install(device, platform)
+        (build, way)
+        for build in REQUIREMENTS
+        for platform in ("linux", "win32")
+        for step in steps.install(build, platform)
+        for way in step.ways
     ]
-    assert all("--no-deps" in way for step in every for way in step.ways)
+    resolved = {(build, " ".join(way[-3:])) for build, way in every if "--no-deps" not in way}
+    assert resolved == {("cu126", "--torch-backend=cu126 torch==2.13.0 torchvision==0.28.0")}
+
+
+def test_torch_for_an_older_driver_comes_last_and_finds_its_own_requirements_pinned() -> None:
+    titles = [step.title for step in steps.install("cu126", "linux")]
+    assert ["installer" in titles[0], "requirements-cu126.txt" in titles[1], "torch==2.13.0" in titles[2]] == [True] * 3
+    older, newer = PINS["requirements-cu126.txt"], PINS["requirements.txt"]
+    gone = {name for name in newer.keys() - older.keys() if not name.startswith(("nvidia-", "cuda-"))}
+    assert gone == {"torch", "torchvision"}
+    assert {name for name in older if name.startswith(("nvidia-", "cuda-"))} == {"nvidia-ml-py"}
+    assert older.items() <= newer.items()
+    assert {"filelock", "sympy", "networkx", "jinja2", "fsspec", "typing-extensions", "triton"} <= older.keys()
+
+
+@pytest.mark.parametrize(
+    ("build", "given"), [("cpu", ["cpu"]), ("cu130", ["cuda", "13.0"]), ("cu126", ["cuda", "12.6"])]
+)
+def test_the_trial_knows_which_torch_it_must_find(build: str, given: list[str]) -> None:
+    (command,) = steps.trial(build).ways
+    assert list(command[3:]) == given
+    assert Path(command[2]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +293,7 @@ def test_everything_is_installed_without_dependencies() -> None:
         ("train r.toml --port 3", "-P -m trainer_core train r.toml --port 3"),
         ("--device cpu demo", "-P -m trainer_core demo"),
         ("test -k launch", "-P -m tools.check -k launch"),
+        ("report last", "-P -m trainer_core report last"),
     ],
 )
 def test_commands_reach_their_programs_with_their_own_options(given: str, started: str) -> None:
@@ -382,13 +499,18 @@ def test_packages_that_do_not_work_are_not_built_upon(project: Project) -> None:
 def test_a_finished_venv_is_one_for_these_files_this_device_and_an_existing_python() -> None:
     closure = venv.closure("cpu", "3.11")
     made, python = Stamp("cpu", "3.11", closure, ready=True), Path(sys.executable)
+    on_card = Stamp("cuda", "3.11", venv.closure("cu130", "3.11"), ready=True, build="cu130", trial=venv.TRIAL)
+    assert venv.finished(on_card, "cuda", python)
+    assert not venv.finished(replace(on_card, trial=""), "cuda", python)
     assert venv.finished(made, "auto", python)
     assert venv.finished(made, "cpu", python)
     assert not venv.finished(made, "cuda", python)
     assert not venv.finished(made, "auto", python / "gone")
     assert not venv.finished(replace(made, ready=False), "auto", python)
     assert not venv.finished(replace(made, closure="other"), "auto", python)
-    assert len({closure, venv.closure("cpu", "3.12"), venv.closure("cuda", "3.11")}) == 3
+    assert (
+        len({closure, venv.closure("cpu", "3.12"), venv.closure("cu130", "3.11"), venv.closure("cu126", "3.11")}) == 4
+    )
 
 
 def test_two_set_ups_at_once_are_one_too_many() -> None:
@@ -397,7 +519,11 @@ def test_two_set_ups_at_once_are_one_too_many() -> None:
 
 
 def test_children_are_told_the_device_and_keep_their_words_to_themselves() -> None:
-    on_cpu, on_cuda = venv.environment("cpu"), venv.environment("cuda")
+    on_cpu = venv.environment(Stamp("cpu", "3.11", ""))
+    on_cuda = venv.environment(Stamp("cuda", "3.11", "", build="cu130", cards_by="index"), card="1")
+    assert (on_cuda["CUDA_VISIBLE_DEVICES"], on_cuda["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
+    assert (on_cpu["TUNEBENCH_CARDS_BY"], on_cuda["TUNEBENCH_CARDS_BY"]) == ("uuid", "index")
+    assert on_cpu.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
     assert on_cpu["UNSLOTH_FORCE_CPU"] == "1"
     assert on_cpu["TUNEBENCH_DEVICE"] == "cpu"
     assert on_cuda["TUNEBENCH_DEVICE"] == "cuda"

@@ -8,6 +8,7 @@
 [rehearsal]     requirements-rehearsal.txt: names, each with its line of the CUDA closure
 [as they are]   appended without asking for their own requirements
 [override]      versions that win over what packages ask for, which is why everything is installed with --no-deps
+[cuda 13 libraries]  left out of the closures for the CPU and for CUDA 12.6
 [not on cpu]    packages left out of the CPU closure
 [never]         packages left out of all closures
 
@@ -26,12 +27,16 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     part = sections((ROOT / "requirements.in").read_text(encoding="utf-8"))
     as_they_are = pins(part["as they are"])
-    never, not_on_cpu = part["never"], part["never"] + part["not on cpu"]
+    never, cuda_13 = part["never"], part["cuda 13 libraries"]
     cuda = compiled("requirements.txt", part["app"] + part["windows"], part["override"], never)
-    cpu = compiled("requirements-cpu.txt", part["app"], part["override"], not_on_cpu)
+    older = compiled("requirements-cu126.txt", part["app"] + part["windows"], part["override"], never + cuda_13)
+    cpu = compiled("requirements-cpu.txt", part["app"], part["override"], never + cuda_13 + part["not on cpu"])
     beside = pins(cpu)
     test = compiled("requirements-test.txt", part["test"], beside, [])
     write("requirements.txt", "CUDA, on Linux and Windows", cuda + as_they_are)
+    kept = {name_of(line) for line in older} - {"torch", "torchvision"}
+    own = [line for line in cuda if name_of(line) in kept]  # in the same versions, whatever was resolved
+    write("requirements-cu126.txt", "CUDA 12.6, without torch and what it brings itself", own + as_they_are)
     write("requirements-cpu.txt", "machines without CUDA", cpu + as_they_are)
     rehearsal = [line for line in cuda if name_of(line) in pins(part["rehearsal"])]
     write("requirements-rehearsal.txt", "tests of the CUDA code without a card, in a folder of their own", rehearsal)

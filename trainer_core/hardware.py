@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from launcher.device import CUDA_NEEDED, card_lacks, driver_lacks
+from launcher.device import Build, card_lacks, driver_lacks, installed_build
 
 GIB = 2**30
 NO_CARD = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
@@ -182,18 +182,20 @@ def detect(
     environ: Mapping[str, str] = os.environ,
     torch_command: tuple[str, ...] = TORCH_COMMAND,
     devices: Path = Path("/dev"),
+    build: Build | None = None,
 ) -> Machine:
     """Reads every card and the processor once. Never raises for what a driver or card does: that is `Machine.problem`.
 
     `nvml` answers like pynvml (the default). Without an NVML library, and only where `devices` or CUDA_VISIBLE_DEVICES
     suggest a card, `torch_command` is asked in a child process, once per process because it takes seconds.
-    CUDA_VISIBLE_DEVICES is obeyed; its numbers are taken in PCI order, as nvidia-smi shows them.
+    CUDA_VISIBLE_DEVICES is obeyed; its numbers are taken in PCI order, as nvidia-smi shows them. `build` is the CUDA
+    build of torch that driver and cards are held against, the installed one by default.
     """
     cpu = read_cpu()
     if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return Machine(cpu, problem="CUDA_VISIBLE_DEVICES hides every GPU, so the processor is used.")
     nvml = nvml or pynvml_module()
-    gpus, problem, has_library = read_nvml(nvml) if nvml else ((), NO_CARD, False)
+    gpus, problem, has_library = read_nvml(nvml, build or installed_build()) if nvml else ((), NO_CARD, False)
     if not has_library and suggests_card(environ, devices):
         gpus, problem = ask_torch(torch_command)
     seen = visible(gpus, environ)
@@ -210,7 +212,7 @@ def pynvml_module() -> ModuleType | None:
     return pynvml  # type: ignore[no-any-return]
 
 
-def read_nvml(nvml: Nvml) -> tuple[tuple[Gpu, ...], str, bool]:
+def read_nvml(nvml: Nvml, build: Build) -> tuple[tuple[Gpu, ...], str, bool]:
     """The cards, what is wrong, and whether there is an NVML library at all."""
     try:
         nvml.nvmlInit()
@@ -218,7 +220,7 @@ def read_nvml(nvml: Nvml) -> tuple[tuple[Gpu, ...], str, bool]:
         sentence = NVML_SENTENCES.get(code(error), f"The NVIDIA driver does not start: {error}. Restart the computer.")
         return (), sentence, code(error) != NVML_NO_LIBRARY
     try:
-        return *read_cards(nvml), True
+        return *read_cards(nvml, build), True
     except nvml.NVMLError as error:
         return (), f"The NVIDIA driver stopped answering: {error}. Restart the computer.", True
     finally:
@@ -238,14 +240,16 @@ def stop(nvml: Nvml) -> None:
         nvml.nvmlShutdown()
 
 
-def read_cards(nvml: Nvml) -> tuple[tuple[Gpu, ...], str]:
+def read_cards(nvml: Nvml, build: Build) -> tuple[tuple[Gpu, ...], str]:
     driver = text(nvml.nvmlSystemGetDriverVersion())
-    old = driver_lacks(driver, optional(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2) or CUDA_NEEDED)
+    cuda = optional(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2) or build.driver_cuda
+    old = driver_lacks(driver, cuda, build)
     gpus: list[Gpu] = []
     sentences: list[str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            gpus += (replace(gpu, problem=gpu.problem or old) for gpu in read_card(nvml, index, driver))
+            found = read_card(nvml, index, driver)
+            gpus += (replace(gpu, problem=gpu.problem or old or beyond(gpu, build)) for gpu in found)
         except nvml.NVMLError as error:
             sentences.append(f"GPU {index} does not answer: {error}. Restart the computer to get it back.")
     sentences += [gpu.problem for gpu in gpus if gpu.problem]
@@ -297,6 +301,12 @@ def unfit(name: str, capability: tuple[int, int]) -> str:
     """Why the card cannot be trained on, or nothing."""
     lack = card_lacks(name, capability)
     return f"{lack}: an RTX 20, a T4 or anything newer." if lack else ""
+
+
+def beyond(gpu: Gpu, build: Build) -> str:
+    """Why this build of torch has no kernels for the card, or nothing."""
+    lack = card_lacks(gpu.name, gpu.capability, build) if gpu.capability else ""
+    return f"{lack}." if lack else ""
 
 
 def mig_slices(nvml: Nvml, card: Any) -> Iterator[Any]:

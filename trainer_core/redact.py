@@ -1,6 +1,7 @@
 """Secrets never leave the process in words: the values of tokens, keys and passwords are struck out of whatever is written down.
 
 What is a secret: the value of every environment variable whose name says so, and the token that `hf auth login` keeps.
+launcher/info.py reads this file with whatever Python it finds: standard library only, and nothing newer than Python 3.8.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -33,7 +34,7 @@ def secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     return frozenset(value for value in named | kept if len(value) >= LEAST)
 
 
-@cache
+@lru_cache(maxsize=None)  # noqa: UP033
 def pattern() -> re.Pattern[str] | None:
     """All secrets of this process in all spellings, the longest first; None where there is none."""
     found = sorted({spelt for one in secrets() for spelt in spellings(one)}, key=len, reverse=True)
@@ -54,13 +55,12 @@ def redacted(text: str) -> str:
 
 def without_secrets(values: Any) -> Any:
     """Plain values with every text in them redacted: once they are written as JSON, a quote within a quote hides a secret."""
-    match values:
-        case str():
-            return redacted(values)
-        case dict():
-            return {key: without_secrets(value) for key, value in values.items()}
-        case list() | tuple():
-            return [without_secrets(value) for value in values]
+    if isinstance(values, str):
+        return redacted(values)
+    if isinstance(values, dict):
+        return {key: without_secrets(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [without_secrets(value) for value in values]
     return values
 
 

@@ -9,14 +9,15 @@ from html import escape
 from itertools import zip_longest
 from typing import Any
 
+from launcher.version import version
 from trainer_core.forecast import Forecast
 from trainer_core.hardware import GIB, gb
 from trainer_core.vram import Part, surely
 from ui.words import setting
 
-BRAND = """
+BRAND = f"""
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
-<path d="M12 2.8a9.2 9.2 0 0 1 0 18.4z"/></svg>Tunebench</h1>
+<path d="M12 2.8a9.2 9.2 0 0 1 0 18.4z"/></svg>Tunebench <small id="version">{version()}</small></h1>
 """
 
 DEVICE = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from launcher import info
 from trainer_core.errors import BusyError
 from trainer_core.supervisor import Supervisor
 from ui import cards, views
@@ -29,6 +30,16 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
             end_no = gr.Button("Wait for it", size="md", elem_id="end-no")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
         fixed(cards.RECENT)
+        problem_report = gr.Button("Report a problem", size="md", elem_id="report-problem")
+        block = gr.Textbox(
+            label="To paste where you ask for help",
+            visible=False,
+            interactive=False,
+            lines=8,
+            max_lines=16,
+            buttons=["copy"],
+            elem_id="problem-report",
+        )
 
     def asking(wanted: bool) -> tuple[dict, dict]:
         return gr.update(visible=not wanted), gr.update(visible=wanted)
@@ -67,6 +78,10 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     def prolong_run(event: gr.EventData) -> None:
         supervisor.prolong(event.run)
 
+    def write_report() -> tuple[dict, dict]:
+        text = info.report(info.Sources(supervisor.workspace.root))
+        return gr.update(value=text, visible=True), gr.update(value="Write the report again")
+
     def refresh() -> tuple[dict, dict, dict, dict, dict]:
         active, hidden = supervisor.active, gr.update(visible=False)
         if not active:
@@ -85,6 +100,7 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
     on(end.click, open_end, outputs=[end_ask], **QUIET)
     on(end_no.click, wait, outputs=[end_ask], **QUIET)
     on(end_yes.click, end_run, outputs=[end_ask], problem=problem, **QUIET)
+    on(problem_report.click, write_report, outputs=[block, problem_report])
     on(bus.statechange, refresh, outputs=[pause, stop, ask, end, end_ask], **QUIET)
 
 

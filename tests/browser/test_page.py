@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from launcher.version import version
 from tests.browser.conftest import App
 from trainer_core.presets import starter_recipe
 
@@ -435,3 +437,14 @@ def test_a_failed_run_can_be_gone_on_with(app: App, visit: Visit) -> None:
     tab(page, "Train")
     page.click("#resume")
     phase(page, "done")
+
+
+def test_a_report_to_paste_is_one_click_away(app: App, visit: Visit) -> None:
+    page = visit(app)
+    assert page.inner_text("#version") == version()
+    expect(page.locator("#problem-report")).to_be_hidden()
+    page.click("#report-problem")
+    block = page.locator("#problem-report textarea")
+    expect(block).to_have_value(re.compile(rf"^Tunebench\s+{re.escape(version())}\b"), timeout=60_000)
+    assert re.search(r"^Packages\s.*\btorch 2\.", block.input_value(), re.MULTILINE)
+    assert "could not be read" not in block.input_value()

@@ -1,0 +1,120 @@
+"""Whether Triton can build C here. It does so at the first kernel's launch (triton/runtime/build.py).
+
+Triton takes the compiler that CC names, else gcc, else clang, and includes Python.h of the running Python. What is
+missing is found by building, as Triton does, a file of three lines: a gcc without the C library's headers is none.
+On Windows triton-windows brings a compiler and the headers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.system import System, install_command
+
+SECONDS = 60
+QUESTION = """
+import importlib.util, json, os, sys, sysconfig
+scheme = sysconfig.get_default_scheme() if hasattr(sysconfig, "get_default_scheme") else None
+include = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme or sysconfig._get_default_scheme())["include"]
+system = os.path.realpath("/usr/bin/python3") == os.path.realpath(sys.executable)
+venv = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
+print(json.dumps({"include": include, "venv": venv, "stock": system}))
+"""
+"""Debian's own scheme posix_local has no headers; Triton asks for posix_prefix there, and so do we."""
+BARE = "#include <stdlib.h>\n#include <dlfcn.h>\n"
+WITH_PYTHON = "#include <Python.h>\n" + BARE
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What a Python says of itself: where Python.h should lie, whether it can make a .venv, whether it is the system's own."""
+
+    include: str
+    venv: bool = True
+    stock: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`missing` holds "compiler", "header" and "venv"; `said` is the compiler's first complaint."""
+
+    missing: tuple[str, ...] = ()
+    said: str = ""
+
+
+def ask_python(python: str) -> Headers:
+    """OSError or ValueError where it does not answer: it is no Python that works."""
+    answer = subprocess.run([python, "-I", "-c", QUESTION], capture_output=True, timeout=SECONDS)
+    return Headers(**json.loads(answer.stdout.decode("utf-8", "replace")))
+
+
+def find_compiler(environ: Mapping[str, str]) -> str:
+    """The compiler's path as Triton looks for it, or nothing."""
+    path = environ.get("PATH")
+    if "CC" in environ:
+        return shutil.which(environ["CC"], path=path) or ""
+    return shutil.which("gcc", path=path) or shutil.which("clang", path=path) or ""
+
+
+def examine(headers: Headers, environ: Mapping[str, str] = os.environ) -> Finding:
+    """What of compiler, Python.h and venv is missing for this Python."""
+    missing, said = [] if headers.venv else ["venv"], ""
+    compiler = find_compiler(environ)
+    if not compiler:
+        missing.append("compiler")
+        said = f"CC={environ['CC']} is not there" if "CC" in environ else "neither gcc nor clang is on the PATH"
+    elif complaint := build(compiler, BARE, "", environ):
+        missing.append("compiler")
+        said = f"{compiler} does not build C: {complaint}"
+    if not (Path(headers.include) / "Python.h").is_file():
+        missing.append("header")
+    elif "compiler" not in missing and (complaint := build(compiler, WITH_PYTHON, headers.include, environ)):
+        missing.append("header")
+        said = complaint
+    return Finding(tuple(missing), said)
+
+
+def build(compiler: str, source: str, include: str, environ: Mapping[str, str]) -> str:
+    """Build a shared library from the source. The compiler's first complaint, or nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trial.c"
+        file.write_text(source, encoding="ascii")
+        command = [compiler, str(file), "-shared", "-fPIC", "-o", str(file.with_suffix(".so"))]
+        try:
+            done = subprocess.run(
+                command + ([f"-I{include}"] if include else []),
+                env={**environ, "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=SECONDS,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    first = next((line for line in lines if "error" in line.lower()), f"status {done.returncode}")
+    return "" if done.returncode == 0 else first.replace(str(file), file.name)
+
+
+def advice(finding: Finding, headers: Headers, version: str, system: System) -> str:
+    """What Triton lacks, and the one command that installs it; empty where it lacks nothing."""
+    names = {"compiler": "a C compiler", "header": f"Python.h of Python {version}"}
+    lacking = [name for part, name in names.items() if part in finding.missing]
+    if not lacking:
+        return ""
+    what = f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing"
+    said = f" ({finding.said})" if finding.said else ""
+    command = install_command(system, finding.missing, version, headers.stock)
+    remedy = (
+        f"Install it with `{command}`"
+        if command
+        else f"Install {' and '.join(lacking)} with {system.title}'s package manager"
+    )
+    return f"Triton builds a C file at its first kernel, and {what}{said}. {remedy}, then start again."

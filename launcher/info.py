@@ -1,0 +1,261 @@
+"""What a person who helps must know, in one block to paste: versions, card, driver, compiler, torch, memory, the last error.
+
+It works where .venv is missing or broken: everything but the packages is read by this Python, and a line that cannot
+be read says so. Secrets are struck out by trainer_core/redact.py, and the user's home folder is written as ~.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher import compiler, device, venv
+from launcher.device import Driver, read_driver
+from launcher.paths import ROOT, VENV, VENV_PYTHON
+from launcher.steps import trial
+from launcher.system import System, read_system
+from launcher.version import commit, version
+from trainer_core.redact import redacted
+
+PACKAGES = [
+    "unsloth",
+    "unsloth-zoo",
+    "trl",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "triton",
+    "triton-windows",
+    "xformers",
+    "gradio",
+]
+QUESTION = """
+import importlib.metadata as metadata, json, platform, sys
+versions = {}
+for name in sys.argv[1:]:
+    try: versions[name] = metadata.version(name)
+    except metadata.PackageNotFoundError: pass
+import torch
+cards = torch.cuda.device_count() if torch.version.cuda else 0
+print(json.dumps({"python": platform.python_version(), "torch": torch.__version__, "cards": cards, "versions": versions}))
+"""
+SECONDS, TRIAL_SECONDS = 60, 600
+GIB = 2**30
+RUNS, TAIL_BYTES, ERROR_LINES, ERROR_LETTERS = 100, 64 * 1024, 30, 3000
+"""The newest runs that are looked at for an error, how much of each one's events, and how much of the error is shown."""
+LABEL = 14
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the facts come from; what a test has no machine for is given in its place."""
+
+    workspace: Path
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    driver: Callable[[], Driver | None] = read_driver
+    system: Callable[[], System] = read_system
+    python: Path = VENV_PYTHON
+
+
+def report(sources: Sources, with_trial: bool = False) -> str:
+    """The block, with a line for each fact. Never raises: what cannot be read is said in its line."""
+    facts: list[tuple[str, Callable[[], str]]] = [
+        ("Tunebench", tunebench),
+        ("System", lambda: system_line(sources.system())),
+        ("Python", lambda: f"{platform.python_version()}, {sys.executable}"),
+        (".venv", venv_line),
+        ("Packages", lambda: packages(sources.python)),
+        ("Driver", lambda: driver_line(sources.driver())),
+        ("Cards", lambda: "; ".join(map(card_line, cards(sources.driver()))) or "none"),
+        ("Variables", lambda: variables(sources.environ)),
+        ("Compiler", lambda: compiler_line(sources)),
+        ("Memory", memory),
+        ("Disk", lambda: disk(sources.workspace)),
+        ("Last error", lambda: last_error(sources.workspace / "runs")),
+    ]
+    if with_trial:
+        facts.insert(-1, ("Trial", lambda: run_trial(sources.python)))
+    lines = "\n".join(f"{name:<{LABEL}}{read(fact)}" for name, fact in facts)
+    return redacted(lines).replace(str(Path.home()), "~")
+
+
+def read(fact: Callable[[], str]) -> str:
+    """A fact in printable letters; its further lines stand under the first."""
+    try:
+        text = fact()
+    except Exception as error:  # a report about something broken must not break
+        text = f"could not be read: {type(error).__name__}: {error}"
+    lines = text.splitlines() or [""]
+    return ("\n" + " " * LABEL).join(
+        "".join(letter if letter.isprintable() else "?" for letter in line.expandtabs()) for line in lines
+    )
+
+
+def tunebench() -> str:
+    at = commit()
+    return f"{version()}, commit {at}" if at else version()
+
+
+def system_line(system: System) -> str:
+    names = [system.title, platform.system(), platform.release(), platform.machine(), "WSL" if system.wsl else ""]
+    return " ".join(filter(None, names))
+
+
+def venv_line() -> str:
+    stamp = venv.read_stamp()
+    if not VENV.is_dir():
+        return "missing; `python launch.py` makes it"
+    if stamp is None:
+        return "was not made by this launcher, or its set-up failed in the trial"
+    state = "ready" if stamp.ready else "set-up not finished"
+    tried = f", trial passed: {stamp.trial}" if stamp.trial else ""
+    return f"{stamp.device}, torch build {stamp.build}, Python {stamp.python}, {state}{tried}"
+
+
+def packages(python: Path) -> str:
+    """torch and what stands on it, asked in a child, which may hang or die."""
+    answer = subprocess.run(
+        [str(python), "-P", "-c", QUESTION, *PACKAGES],
+        cwd=str(ROOT),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    if answer.returncode:
+        said = answer.stderr.decode("utf-8", "replace").strip().splitlines()[-3:]
+        return f"asking .venv failed with status {answer.returncode}: " + " / ".join(said)
+    found = json.loads(answer.stdout.decode("utf-8", "replace").splitlines()[-1])
+    names = [
+        f"torch {found['torch']} (sees {found['cards']} cards)",
+        *(f"{name} {at}" for name, at in found["versions"].items()),
+    ]
+    return ", ".join([f"Python {found['python']}", *names])
+
+
+def driver_line(driver: Driver | None) -> str:
+    if driver is None:
+        return "no NVIDIA driver"
+    if driver.error:
+        return f"NVIDIA, does not answer: NVML error {driver.error}"
+    return f"NVIDIA {driver.version}, CUDA up to {device.spelt(driver.cuda)}"
+
+
+def cards(driver: Driver | None) -> tuple[device.Gpu, ...]:
+    return driver.gpus if driver else ()
+
+
+def card_line(gpu: device.Gpu) -> str:
+    memory = f", {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free" if gpu.total_bytes else ""
+    return f"{gpu.index}: {gpu.name}, compute capability {device.dotted(gpu.capability)}{memory} {gpu.unusable}".strip()
+
+
+def variables(environ: Mapping[str, str]) -> str:
+    """Those that change which card is seen and which compiler is taken."""
+    names = (
+        device.VISIBLE,
+        "CUDA_DEVICE_ORDER",
+        "CC",
+        "TRITON_CACHE_DIR",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+    )
+    return ", ".join(f"{name}={environ[name]}" for name in names if name in environ) or "none of ours are set"
+
+
+def compiler_line(sources: Sources) -> str:
+    if sources.system().platform == "win32":
+        return "triton-windows brings its own"
+    python = str(sources.python if sources.python.exists() else sys.executable)
+    finding = compiler.examine(compiler.ask_python(python), sources.environ)
+    found = compiler.find_compiler(sources.environ) or "none"
+    said = f" ({finding.said})" if finding.said else ""
+    return (
+        f"{found}; missing: {', '.join(finding.missing)}{said}" if finding.missing else f"{found}, builds with Python.h"
+    )
+
+
+def memory() -> str:
+    """Linux says it in a file; elsewhere the page does."""
+    table = Path("/proc/meminfo")
+    if not table.is_file():
+        return "not read on this system"
+    sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in table.open())}
+    return f"{sizes['MemAvailable'] / GIB:.1f} of {sizes['MemTotal'] / GIB:.1f} GB free"
+
+
+def disk(workspace: Path) -> str:
+    folder = next(place for place in (workspace, *workspace.parents) if place.exists())
+    usage = shutil.disk_usage(str(folder))
+    return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GB free at {workspace}"
+
+
+def run_trial(python: Path) -> str:
+    """The set-up's last step once more. On a card it takes some memory and a minute."""
+    stamp = venv.read_stamp()
+    if stamp is None:
+        return "there is no finished .venv to try"
+    ((_, *words),) = trial(stamp.build).ways
+    done = subprocess.run(
+        [str(python), *words],
+        cwd=str(VENV),
+        env=venv.environment(stamp),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TRIAL_SECONDS,
+    )
+    last = "\n".join(done.stdout.decode("utf-8", "replace").strip().splitlines()[-5:])
+    return last if done.returncode == 0 else f"failed with status {done.returncode}:\n{last}"
+
+
+# ---- the last error
+
+
+def last_error(runs: Path) -> str:
+    """The last word of the newest run that failed."""
+    for folder in newest(runs):
+        for event in reversed(list(events(folder / "events.jsonl"))):
+            if event.get("kind") == "Failed":
+                words = f"{event.get('message', '')}\n{event.get('details', '')}".strip()[-ERROR_LETTERS:]
+                return "\n".join([f"run {folder.name}, {event.get('at', '')}", *words.splitlines()[-ERROR_LINES:]])
+    return "no run has failed"
+
+
+def newest(runs: Path) -> list[Path]:
+    """Run folders, newest first. A link is left out: it may point outside the workspace."""
+    try:
+        found = [Path(entry.path) for entry in os.scandir(str(runs)) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)[:RUNS]
+
+
+def events(file: Path) -> Iterator[dict[str, object]]:
+    """The events in the last part of a file, which may be anything: a pipe, a link, no JSON, of any size."""
+    try:
+        handle = os.open(str(file), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return
+    with os.fdopen(handle, "rb") as opened:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            return
+        opened.seek(max(0, about.st_size - TAIL_BYTES))
+        lines = opened.read(TAIL_BYTES).splitlines()
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            yield event

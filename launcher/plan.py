@@ -1,0 +1,100 @@
+"""What a set-up is about to do, and why, before anything is downloaded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher import SetupError, compiler, device
+from launcher.device import Choice
+from launcher.system import System
+
+SIZES = {
+    "cpu": "0.6 GB to download, 2.2 GB on disk",
+    "cu130": "3 GB to download, 8 GB on disk",
+    "cu126": "3 GB to download, 8 GB on disk",
+}
+"""By build of torch. The last is that of cu130; it was not measured."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`python` makes .venv. With `fetch_python` uv brings another one of that version first, since this one lacks Python.h.
+
+    card: what CUDA_VISIBLE_DEVICES holds in the trial; empty on the CPU.
+    """
+
+    choice: Choice
+    python: str
+    version: str
+    fetch_python: bool = False
+    card: str = ""
+    lines: tuple[str, ...] = field(default=())
+
+    @property
+    def cards_by(self) -> str:
+        """How a worker must name its card to CUDA: "uuid", or "index" where CUDA does not know UUIDs."""
+        return "index" if self.card.isdigit() else "uuid"
+
+
+def make_plan(
+    choice: Choice,
+    python: tuple[str, str],
+    system: System,
+    environ: Mapping[str, str] = os.environ,
+    ask_python: Callable[[str], compiler.Headers] = compiler.ask_python,
+    count_cuda: Callable[[str], int] = device.count_cuda,
+) -> Plan:
+    """The plan for this choice and this Python (its path, its version).
+
+    Raises:
+        SetupError: where something is missing that set-up cannot bring: a compiler, a folder that can be written.
+    """
+    path, version = python
+    lines = [
+        f"Setting Tunebench up for {choice.device.upper()}: {choice.reason}.",
+        f"This happens once: about {SIZES[choice.build]}.",
+    ]
+    if choice.device != "cuda" or choice.gpu is None:
+        return Plan(choice, path, version, lines=tuple(lines))
+    check_kernel_folder(environ)
+    card = device.name_for_cuda(choice.gpu, count_cuda)
+    if card != choice.gpu.uuid:
+        lines.append(f"CUDA does not know this card by its UUID, so it is named by its number, {card}.")
+    fetch_python = system.platform != "win32" and header_is_missing(path, version, system, environ, ask_python)
+    if fetch_python:
+        lines.append(f"Python {version} comes from uv: {path} has no Python.h, with which Triton builds its kernels.")
+    return Plan(choice, path, version, fetch_python, card, tuple(lines))
+
+
+def header_is_missing(
+    python: str,
+    version: str,
+    system: System,
+    environ: Mapping[str, str],
+    ask_python: Callable[[str], compiler.Headers] = compiler.ask_python,
+) -> bool:
+    """True where Python.h alone is missing, which another Python brings; SetupError where there is no compiler."""
+    headers = ask_python(python)
+    finding = compiler.examine(headers, environ)
+    if "compiler" in finding.missing:
+        raise SetupError(compiler.advice(finding, headers, version, system))
+    return "header" in finding.missing
+
+
+def check_kernel_folder(environ: Mapping[str, str]) -> None:
+    """Triton keeps what it builds in a folder of the user's; SetupError where that cannot be written."""
+    home = Path(environ.get("TRITON_HOME") or Path.home())
+    folder = Path(environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=str(folder)):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"Triton keeps its kernels in {folder}, and that cannot be written ({error.strerror}). "
+            "Set TRITON_CACHE_DIR to a folder that can."
+        ) from None
