@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftConfig
+import torch
+from peft import LoraConfig, PeftConfig, TaskType
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -19,6 +21,32 @@ from trainer_core import chat_template, checkpoints, models, weight_files
 from trainer_core.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+LEAVE_THE_BASE = ("gaussian", "eva", "orthogonal")
+"""Initialisations by which PEFT 0.21 changes the adapter alone; the file's weights then take the place of what they made."""
+CONVERT = (
+    "Where it was trained, save it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), "
+    "which makes plain LoRA of it, and open that folder."
+)
+CHANGE_THE_BASE = {
+    "pissa": CONVERT,
+    "olora": CONVERT,
+    "corda": CONVERT,
+    "lora_ga": CONVERT,
+    "loftq": "Merge it into the base that it was trained on, with PEFT's merge_and_unload, and open the result as a model.",
+}
+"""The first four take the adapter's beginning out of the base, LoftQ puts a rounded base in its place."""
+NOT_IN_A_BATCH = (
+    "target_parameters",
+    "lora_bias",
+    "layer_replication",
+    "use_qalora",
+    "modules_to_save",
+    "trainable_token_indices",
+    "megatron_config",
+)
+"""Settings of PEFT that `mixed.Mixed` does not compute, besides all that PEFT calls a variant but DoRA."""
+MOST_RANK = 2**14
 LONGEST_PATTERN = 2000
 REPEATED_GROUP = re.compile(r"\)[*+{]")
 """`(a+)+`: a search for it may take 2ⁿ steps."""
@@ -83,15 +111,16 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
     with named(lane):
         models.check_configs(folder)
         chat_template.check(folder)
+        check_initialisation(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{lane}: {folder.name}/adapter_config.json cannot be read: {error}") from error
     if not isinstance(config, LoraConfig):
         raise ModelError(f"{lane}: {folder.name} is a {config.peft_type} adapter; Compare takes LoRA adapters.")
-    for key in ("target_parameters", "alora_invocation_tokens", "arrow_config", "lora_bias", "layer_replication"):
-        if getattr(config, key):
-            raise ModelError(f"{lane}: {folder.name} uses {key}, which cannot share a batch with other adapters.")
+    with named(lane):
+        check_kind(folder, config)
+        check_numbers(folder, config)
     for pattern in patterns(config):
         if len(pattern) > LONGEST_PATTERN or REPEATED_GROUP.search(pattern):
             raise ModelError(
@@ -100,11 +129,75 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
     return config
 
 
+def check_initialisation(folder: Path) -> None:
+    """Adding an adapter must not change the base: PEFT runs its initialisation again, which for some takes a part out of the
+    base's weights, for every lane.
+
+    Raises:
+        ModelError: with the way to convert it.
+    """
+    raw = models.read_json(folder / CONFIG)
+    named = raw.get("init_lora_weights", True) if isinstance(raw, dict) else True
+    if isinstance(named, bool) or named in LEAVE_THE_BASE:
+        return
+    known = next((method for method in CHANGE_THE_BASE if str(named).lower().startswith(method)), "")
+    if not known:
+        raise ModelError(f"{folder.name} was initialised by {named!r:.80}, which Compare does not know. Refused.")
+    raise ModelError(
+        f"{folder.name} was initialised by {named!r:.80}, so it belongs to a base that this changed: opened, it would change the "
+        f"base of every lane. {CHANGE_THE_BASE[known]}"
+    )
+
+
+def check_kind(folder: Path, config: LoraConfig) -> None:
+    """It is LoRA or DoRA for a language model, in layers that see whole rows, and nothing beside.
+
+    Raises:
+        ModelError: naming the setting.
+    """
+    variants = (one.name for one in fields(config) if one.metadata.get("is_lora_variant") and one.name != "use_dora")
+    for key in (*variants, *NOT_IN_A_BATCH):
+        if getattr(config, key):
+            raise ModelError(f"{folder.name} uses {key}, which cannot share a batch with other adapters.")
+    if config.task_type not in (None, TaskType.CAUSAL_LM):
+        raise ModelError(
+            f"{folder.name} is for the task {config.task_type!r:.80}; Compare takes adapters that write text."
+        )
+    known, raw = {one.name for one in fields(config)}, models.read_json(folder / CONFIG)
+    for key, value in raw.items():
+        if key not in known and (value is True or (isinstance(value, dict) and value)):
+            raise ModelError(
+                f"{folder.name} has {key!r:.80} switched on, which this version of PEFT does not know and would leave out. "
+                "Update Tunebench, or train the adapter without it."
+            )
+
+
+def check_numbers(folder: Path, config: LoraConfig) -> None:
+    """Ranks are whole numbers of a possible size, alphas finite.
+
+    Raises:
+        ModelError: naming the number.
+    """
+    own = config.rank_pattern or {}, config.alpha_pattern or {}
+    if not all(isinstance(one, dict) for one in own):
+        raise ModelError(f"{folder.name}/{CONFIG}: rank_pattern and alpha_pattern are no tables. Refused.")
+    for rank in (config.r, *own[0].values()):
+        if type(rank) is not int or not 0 < rank <= MOST_RANK:
+            raise ModelError(
+                f"{folder.name} has the rank {rank!r:.80}; a rank is a whole number from 1 to {MOST_RANK:,}."
+            )
+    for alpha in (config.lora_alpha, *own[1].values()):
+        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+            raise ModelError(f"{folder.name} has the lora_alpha {alpha!r:.80}; it must be a finite number.")
+
+
 def patterns(config: LoraConfig) -> Iterator[str]:
     """Every regular expression of an adapter's description; PEFT tries each on the name of each layer."""
     for one in (config.target_modules, config.exclude_modules):
         if isinstance(one, str):
             yield one
+    inner = config.layers_pattern or ()
+    yield from (inner,) if isinstance(inner, str) else inner
     yield from (*(config.rank_pattern or {}), *(config.alpha_pattern or {}))
 
 
@@ -168,10 +261,11 @@ def sha256(folder: str) -> str:
 
 
 def check_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
-    """Every layer that now carries the adapter got its weights from the file. PEFT only warns, and leaves them random.
+    """Every layer that now carries the adapter got its weights from the file, and they are numbers. PEFT only warns, and leaves
+    what is missing random; NaN would spoil every lane, for a share of 0 times NaN is NaN.
 
     Raises:
-        ModelError: naming the first layer and tensor that the file lacks.
+        ModelError: naming the first layer and tensor that the file lacks, or that holds NaN or infinity.
     """
     held = {(tensor.module, tensor.part) for tensor in tensors(lane, folder)}
     for path, layer in layers(model, name):
@@ -179,6 +273,13 @@ def check_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
         for part in parts(layer, name):
             if (module, part) not in held:
                 raise ModelError(f"{lane}: {folder} should adapt {module}, but its {WEIGHTS} has no {part} for it.")
+            holder = getattr(layer, part)[name]
+            weight: torch.Tensor = getattr(holder, "weight", holder)
+            if not weight.isfinite().all():
+                raise ModelError(
+                    f"{lane}: {folder.name} holds NaN or infinity in {part} for {module}, so its training went wrong. "
+                    "Open an earlier step of its run."
+                )
 
 
 def parts(layer: Any, name: str) -> tuple[str, ...]:

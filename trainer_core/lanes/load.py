@@ -73,7 +73,7 @@ class Lanes:
 
     def forward(self, rows: Sequence[Mixture], **inputs: Any) -> Any:
         """One pass; `rows` says for each row of the batch how much of each adapter it gets."""
-        self.shares.set(torch.tensor(rows, dtype=self.model.dtype, device=self.device))
+        self.shares.set(torch.tensor(rows, dtype=torch.float32, device=self.device))
         with torch.inference_mode():
             return self.model(**inputs)
 
@@ -154,10 +154,10 @@ def mixed(base: Any, owners: Mapping[str, Lane], shares: Shares) -> tuple[Any, f
     """
     if not owners:
         return base, frozenset()
-    dtype, folders = base.dtype, {f"adapter{index}": folder for index, folder in enumerate(owners)}
+    folders = {f"adapter{index}": folder for index, folder in enumerate(owners)}
     for name, folder in folders.items():
         base = with_adapter(base, name, folder, owners[folder])
-    changing = install(base, list(folders), shares, dtype)
+    changing = install(base, list(folders), shares)
     return base.get_base_model(), frozenset(folders[name] for name in changing)
 
 

@@ -4,6 +4,10 @@ The adapters' matrices of a layer lie side by side, so that one product serves t
 result = W x + B (shares · A x). That is the sum of the adapters' changes (PEFT's "cat" combination), so a share of 0 adds
 exactly nothing, 1 is the adapter as trained, and blends and strengths cost no reload. PEFT's own mixed batch gathers and
 scatters the rows of each adapter in each layer, which took half the time of a small model.
+
+On a base in 16 or 4 bit the adapters are held and multiplied in 32 bit, and rounded where PEFT rounds, so that a LoRA lane's
+logits are those of plain PEFT, bit for bit where the batch has the same shape. Adapters in 16 bit were up to a fifth
+further from the exact logits.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Embedding, Linear, LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.nn import functional as F
@@ -69,7 +73,7 @@ class Part:
 class Mixed(nn.Module):
     """A layer of the base with all its adapters. Takes the place of PEFT's layer."""
 
-    def __init__(self, layer: Any, parts: Sequence[Part | None], shares: Shares, dtype: torch.dtype):
+    def __init__(self, layer: Any, parts: Sequence[Part | None], shares: Shares):
         super().__init__()
         self.down: torch.Tensor
         self.up: torch.Tensor
@@ -80,9 +84,10 @@ class Mixed(nn.Module):
         down, up = torch.cat([part.down for part in held]), torch.cat([part.up for part in held], 1)
         embedding = isinstance(self.base_layer, nn.Embedding)
         self.inner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.embedding if embedding else linear
-        self.register_buffer("down", (down.T if embedding else down).to(dtype).contiguous(), persistent=False)
-        self.register_buffer("up", up.to(dtype).contiguous(), persistent=False)
-        self.register_buffer("gains", stacked_gains(parts, up.shape[0], dtype), persistent=False)
+        self.rounded = not isinstance(layer, Linear | Embedding)
+        self.register_buffer("down", (down.T if embedding else down).contiguous(), persistent=False)
+        self.register_buffer("up", up.contiguous(), persistent=False)
+        self.register_buffer("gains", stacked_gains(parts, up.shape[0]), persistent=False)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result = self.base_layer(x, *args, **kwargs)
@@ -99,24 +104,25 @@ class Mixed(nn.Module):
             bias = getattr(self.base_layer, "bias", None)
             plain = result if bias is None else result - bias
             added = added + self.shares.of_gains(self.gains) * plain
-        return result + added.to(result.dtype)
+        added = added.to(result.dtype) if self.rounded else added
+        return (result + added).to(result.dtype)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return F.linear(x.to(weight.dtype), weight)
 
 
-def stacked_gains(parts: Sequence[Part | None], outputs: int, dtype: torch.dtype) -> torch.Tensor | None:
+def stacked_gains(parts: Sequence[Part | None], outputs: int) -> torch.Tensor | None:
     """Adapters × outputs, 0 for those without a gain; None where nobody has one."""
     gains = [part.gain if part else None for part in parts]
     if not any(gain is not None for gain in gains):
         return None
     device = next(gain.device for gain in gains if gain is not None)
     blank = torch.zeros(outputs, device=device)
-    return torch.stack([blank if gain is None else gain for gain in gains]).to(dtype)
+    return torch.stack([blank if gain is None else gain for gain in gains])
 
 
-def install(model: nn.Module, names: Sequence[str], shares: Shares, dtype: torch.dtype) -> set[str]:
+def install(model: nn.Module, names: Sequence[str], shares: Shares) -> set[str]:
     """Replace every LoRA layer of PEFT by one that mixes; `names` are PEFT's, in the order of the shares' columns.
 
     Returns the names of those that change anything: an adapter fresh from its initialisation does not.
@@ -129,7 +135,7 @@ def install(model: nn.Module, names: Sequence[str], shares: Shares, dtype: torch
         parts = [part_of(layer, name, path) for name in names]
         changing |= {name for name, part in zip(names, parts, strict=True) if part and part.changes}
         owner, _, child = path.rpartition(".")
-        setattr(model.get_submodule(owner), child, Mixed(layer, parts, shares, dtype))
+        setattr(model.get_submodule(owner), child, Mixed(layer, parts, shares))
     return changing
 
 
