@@ -3,6 +3,7 @@
 How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
+unplugged its card is lost in mid-SFT
 crashes   SIGSEGV in mid-SFT            hangs     makes no step after SFT's fifth, whatever is asked
 hostile   its answers try to break the page      twins     all lanes answer the same
 leaks     prints its environment and fails with it      crams     has no memory for SFT's sixth step, whatever is tried
@@ -84,6 +85,7 @@ BEHAVIOURS = (
     "leaks",
     "fails",
     "bug",
+    "unplugged",
     "killed",
     "crashes",
     "hangs",
@@ -188,6 +190,9 @@ class Script:
                 raise ValueError(f"401 for the token {os.environ['HF_TOKEN']} {os.environ.get('TUNEBENCH_JUDGE_KEY')}")
             case "bug", "sft", 6:
                 raise ValueError("<b>something</b> nobody thought of")
+            case "unplugged", "sft", 6:
+                lost = "CUDA error: unspecified launch failure\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions."
+                raise RuntimeError("a hook failed") from RuntimeError(lost)
             case "killed", "sft", 6:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "crashes", "sft", 6:

@@ -21,7 +21,7 @@ from tests.serve import machine
 from tests.test_checkpoints import in_a_process
 from trainer_core import checkpoints, hardware, runs, stall
 from trainer_core.config import Recipe
-from trainer_core.errors import BusyError, ModelError
+from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import Phase
 from trainer_core.hardware import Machine
 from trainer_core.run_view import RunView, read_view
@@ -167,6 +167,30 @@ def test_a_failure_is_the_runs_last_word(start, behaviour: str, words: str, trac
     boss, run_id = start(behaviour)
     view = until(boss, run_id, ended)
     assert view.phase is Phase.FAILED and words in view.error and bool(view.traceback) == traceback
+
+
+def test_a_lost_card_is_said_with_what_is_safe_and_what_to_do(start) -> None:
+    boss, run_id = start("unplugged")
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.FAILED and "CUDA error: unspecified launch failure" in view.error
+    assert "Resume goes on from SFT step 5." in view.error and "Restart the computer" in view.error
+    assert "a hook failed" in view.traceback and not view.out_of_memory
+    boss.resume(run_id)
+    assert until(boss, run_id, ended).phase is Phase.DONE
+
+
+def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> None:
+    boss, run_id = start("fails", speed=200)
+    until(boss, run_id, ended)
+    with (boss.run_dir(run_id) / "events.jsonl").open("a") as file:
+        file.write('{"kind": "Placed", "card": "GPU-1"}\n')
+    lost = Machine(boss.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
+    later = Supervisor(boss.workspace, command=boss.command, read_machine=lambda: lost)
+    with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume goes on"):
+        later.resume(run_id)
+    boss.look()
+    boss.resume(run_id)  # --device cpu: it was asked for
+    assert until(boss, run_id, ended).phase is Phase.DONE
 
 
 def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> None:
@@ -343,6 +367,9 @@ def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: P
     boss = boss_of(tmp_path)
     local, hub = boss.environment("starter"), boss.environment("owner/name")
     assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
+    compiled = boss.workspace.root / "compiled"
+    assert local["TORCHINDUCTOR_CACHE_DIR"] == str(compiled / "inductor")
+    assert local["TRITON_CACHE_DIR"] == str(compiled / "triton")
     assert local["CUDA_VISIBLE_DEVICES"] == "" and local["UNSLOTH_DISABLE_STATISTICS"] == "1"
 
 

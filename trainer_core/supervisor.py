@@ -22,7 +22,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, hardware, heap, ladder, models, runs, shelf, stall, waiting
+from trainer_core import checkpoints, hardware, heap, kernels, ladder, models, runs, shelf, stall, waiting
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -191,6 +191,7 @@ class Supervisor:
 
     def begun(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
         """A trainer for a run folder: the one that waits, if it is of this kind, or a new one."""
+        kernels.trim(kernels.home(self.workspace.root.resolve()))
         ready, self._waiting = self._waiting, None
         if ready and ready.environment == self.environment(model) and ready.serve(run_dir):
             return ready.process
@@ -265,9 +266,11 @@ class Supervisor:
     def facts(self, reasons: Sequence[str]) -> dict[str, object]:
         """What a run.json says beside the job."""
         versions = {name: version(name) for name in checkpoints.PINNED}
+        gpu = self.gpu
+        pinned = hardware.by_number(gpu, hardware.worker_environment(gpu)) if gpu else ""
         return {
-            "device": self.gpu.name if self.gpu else self.machine.cpu.name,
-            "reasons": tuple(reasons),
+            "device": gpu.name if gpu else self.machine.cpu.name,
+            "reasons": (*reasons, *filter(None, [pinned])),
             "versions": versions,
         }
 
@@ -318,12 +321,14 @@ class Supervisor:
 
         Raises:
             BusyError: a run is going, or this one is at its end.
+            DeviceError: it trained on a card, and there is none now.
         """
         with self.starting():
             self.look()
             self.refuse_second()
             if not self.run(run_id).phase.resumable:
                 raise BusyError(f"The run {run_id} is at its end, so there is nothing to go on with.")
+            self.refuse_without_card(self.run(run_id))
             self.close_comparison()
             run_dir = self.run_dir(run_id)
             runs.withdraw_request(run_dir)
@@ -394,6 +399,18 @@ class Supervisor:
         """
         if active := self.active:
             raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
+
+    def refuse_without_card(self, view: RunView) -> None:
+        """What trained on a card is not gone on with on the processor, unless that was asked for.
+
+        Raises:
+            DeviceError: there is no card to go on with.
+        """
+        if view.card and self.device != "cpu" and not self.machine.best:
+            raise DeviceError(
+                f"The run {view.id} trained on a graphics card, and none can be used now. {self.machine.problem} "
+                f"{view.kept} Bring the card back first, or start with --device cpu to go on with the processor."
+            )
 
     def compare(self, model: str, precision: str, lanes: Sequence[Lane]) -> Comparison:
         """Load these lanes; an open comparison of the same lanes is kept, another one is closed first.
@@ -476,7 +493,7 @@ class Supervisor:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(runs.PROJECT), os.environ.get("PYTHONPATH", "")))),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "UNSLOTH_DISABLE_STATISTICS": "1",
-            "UNSLOTH_COMPILE_LOCATION": str(self.workspace.root / "compiled"),
+            **kernels.environment(kernels.home(self.workspace.root.resolve())),
             "TOKENIZERS_PARALLELISM": "false",
             **({"HF_HUB_OFFLINE": "1"} if local else {}),
         }

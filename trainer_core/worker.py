@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, hardware, keeper, ladder, lease, presets, redact, requests, runs
+from trainer_core import awake, hardware, keeper, kernels, ladder, lease, presets, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Failed, OutOfMemory, Phase, Status
+from trainer_core.events import Ended, Failed, OutOfMemory, Phase, Placed, Status
 from trainer_core.forecast import shape_for
 from trainer_core.keeper import AGAIN
 from trainer_core.run_view import read_view
@@ -43,7 +43,8 @@ def ml_parts(job: Job) -> Parts:
         case CompareJob():
             from trainer_core import lanes as parts
         case TrainJob():
-            from trainer_core import engine as parts  # its first line is `import unsloth`
+            with kernels.unmoved():
+                from trainer_core import engine as parts  # its first line is `import unsloth`
     return cast(Parts, parts)
 
 
@@ -62,7 +63,9 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         with runs.beating(run_dir) as wants:
             job = runs.read_run(run_dir).job
             emit(Status(Phase.LOADING, "Starting"))
-            with lease.device(run_dir, os.environ.get("CUDA_VISIBLE_DEVICES", "")):
+            card = hardware.card_of(os.environ)
+            with lease.device(run_dir, card):
+                emit(Placed(card))
                 emit(IMPORTING)
                 match job:
                     case TrainJob():
@@ -78,6 +81,9 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         emit(Failed(str(error), offers=getattr(error, "offers", ())))
     except Exception as error:
         traceback.print_exc()
+        if line := hardware.card_lost(error):
+            emit(Failed(lost(line, run_dir), traceback.format_exc()))
+            return 1
         if ladder.ran_out(error):
             return AGAIN if step_down(run_dir, emit, str(error)) else 1
         emit(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))  # a bug: say so, keep the traceback
@@ -85,6 +91,16 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         emit(Ended(phase))
         return 0
     return 1
+
+
+def lost(line: str, run_dir: Path) -> str:
+    """What happened, what is safe and what to do after a card has gone in mid-run. line: what CUDA said."""
+    view, trains_it = read_view(run_dir), trains(run_dir)
+    safe = view.kept if trains_it else "Nothing is lost; load the lanes again."
+    return (
+        f"The graphics card stopped answering ({line[:200]}). {safe} Restart the computer before that. If it comes again, "
+        "the card is too hot, overclocked or short of power, or its driver needs an update."
+    )
 
 
 def say_importing(run_dir: Path) -> None:
