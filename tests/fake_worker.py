@@ -9,7 +9,7 @@ hostile   its answers try to break the page      twins     all lanes answer the 
 leaks     prints its environment and fails with it      crams     has no memory for SFT's sixth step, whatever is tried
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
-With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not.
+With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not; with "spawned" as on Windows.
 With "slowly" in its name it makes 4 steps a second, whatever else it does.
 With "waits" in its name it takes its first step when a file named `go` lies in its folder.
 """
@@ -306,6 +306,8 @@ def main() -> int:
     work = partial(worker.main, parts=lambda job: Script(job, speed))
     if "kept" in run_dir.name:
         return worker.kept(run_dir, work)
+    if "spawned" in run_dir.name:
+        return worker.life(run_dir, work, forks=False)
     while (code := work(run_dir)) == worker.AGAIN:
         pass
     return code

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, hardware, heap, kernels, ladder, models, runs, shelf, stall, waiting
+from trainer_core import checkpoints, durable, hardware, heap, kernels, ladder, models, runs, shelf, stall, waiting
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -355,6 +355,7 @@ class Supervisor:
                 raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
             stage = self.recipe(run_id).method.stages[-1]
             recipe = ladder.in_force(self.recipe(run_id), view.changes)
+            durable.sweep(self.run_dir(run_id))
             checkpoints.lay_aside(self.run_dir(run_id), stage)
             emit = EventLog(self.run_dir(run_id) / "events.jsonl")
             for event in longer(view, recipe, stage, epochs):
@@ -443,6 +444,10 @@ class Supervisor:
 
     def compare_run(self, run_id: str, lanes: Sequence[Lane] = ()) -> Comparison:
         """Load the base, SFT and DPO of one run, or other lanes on the same base."""
+        with self.starting():
+            self.look()
+            if not self.run(run_id).phase.active:
+                durable.sweep(self.run_dir(run_id))  # an adapter whose replacement was cut short comes back
         recipe = self.recipe(run_id)
         precision = self._watched[run_id].view.used("precision", recipe.precision)
         comparison = self.compare(recipe.model, precision, lanes or self.lanes(run_id))
@@ -465,6 +470,7 @@ class Supervisor:
             if stage not in view.adapters or (later and view.phase.resumable):
                 raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
             self.close_comparison()
+            durable.sweep(self.run_dir(run_id))
             checkpoints.keep(self.run_dir(run_id), stage, step)
 
     def close_comparison(self) -> None:
@@ -504,11 +510,23 @@ def short_of_memory() -> bool:
     return psutil.virtual_memory().available < waiting.LEAST_BYTES
 
 
-DETACHED: Mapping[str, Any] = (
-    {"start_new_session": True}
-    if os.name == "posix"
-    else {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
-)
+CREATE_NO_WINDOW, CREATE_NEW_PROCESS_GROUP = 0x08000000, 0x00000200
+"""Windows' words, see CreateProcess."""
+
+
+def detached(system: str = sys.platform) -> Mapping[str, Any]:
+    """How a worker is started so that neither Ctrl-C nor the end of the app's console reaches it.
+
+    On Windows it gets a console without a window, not none: each program that it starts, such as a compiler, would open one.
+    """
+    return (
+        {"creationflags": CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP}
+        if system == "win32"
+        else {"start_new_session": True}
+    )
+
+
+DETACHED = detached()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,9 @@ from trainer_core.keeper import AGAIN
 from trainer_core.run_view import read_view
 
 IMPORTING = Status(Phase.LOADING, "Loading the libraries, up to a minute the first time")
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, getattr(signal, "SIGBUS", signal.SIGSEGV))
-"""Signals of a process to itself, after which faulthandler has written into the log where it was."""
 CRASH_LINES = 40
+CHILD = "TUNEBENCH_CHILD"
+"""Set for a worker that has a parent which keeps it going, where that is not a fork."""
 
 
 class Parts(Protocol):
@@ -151,38 +151,41 @@ def last_word(run_dir: Path, code: int) -> None:
     view = read_view(run_dir)
     if not view.phase.active:
         return
-    log = "\n".join(runs.log_tail(run_dir, CRASH_LINES)) if -code in CRASHES else ""
+    log = "\n".join(runs.log_tail(run_dir, CRASH_LINES)) if keeper.crashed(code) else ""
     with suppress(DiskError):
         EventLog(run_dir / "events.jsonl")(Failed(f"The worker {keeper.told(code)}{cause(code)}. {view.kept}", log))
 
 
 def cause(code: int) -> str:
     """What an exit code says about why, as the end of a sentence; nothing where it says nothing."""
-    if -code in CRASHES:
-        return ": a library or the driver failed below Python"
-    counted = "; the system counted no lack of memory" if keeper.COUNTS.exists() else ""
-    return f" from outside{counted}" if code < 0 else ""
+    if not keeper.by_signal(code):
+        return ""  # an NTSTATUS is told with its meaning
+    if keeper.crashed(code):
+        return f": {keeper.BELOW}"
+    return f" from outside{'; the system counted no lack of memory' if keeper.COUNTS.exists() else ''}"
 
 
 def kept(run_dir: Path, work: Callable[[Path], int], first: int | None = None) -> int:
-    """A worker that a parent keeps going, to its end. `first`: a child that works already."""
-    life, less = partial(work, run_dir), partial(killed, run_dir)
-    return keeper.end_like(keeper.kept(life, less, first=first, last_word=partial(last_word, run_dir)))
+    """A worker that a parent keeps going, to its end: a fork of it. `first`: a child that works already."""
+    return keeper.end_like(
+        keeper.kept(
+            partial(work, run_dir), partial(killed, run_dir), first=first, last_word=partial(last_word, run_dir)
+        )
+    )
 
 
-def again() -> None:
-    """This process anew: the same command with nothing in memory, on the processor and on the card. The lock goes with it."""
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+def respawned(run_dir: Path, command: Sequence[str]) -> int:
+    """The same where the system cannot fork: each worker is this command anew, with nothing in memory."""
+    work = partial(keeper.in_process, command, {**os.environ, CHILD: "1"})
+    less, last = partial(killed, run_dir), partial(last_word, run_dir)
+    return keeper.end_like(keeper.kept(work, less, last_word=last, run=lambda work: work()))
 
 
-def life(run_dir: Path) -> int:
-    """A worker from first to last. One that trains is kept going by a parent, where the system can fork."""
-    if os.name == "posix" and trains(run_dir):
-        return kept(run_dir, main)
-    code = main(run_dir)
-    if code == AGAIN:
-        again()
-    return code
+def life(run_dir: Path, work: Callable[[Path], int] = main, forks: bool = hasattr(os, "fork")) -> int:
+    """A worker from first to last. One that trains is kept going by a small parent."""
+    if CHILD in os.environ or not trains(run_dir):
+        return work(run_dir)
+    return kept(run_dir, work) if forks else respawned(run_dir, [sys.executable, *sys.orig_argv[1:]])
 
 
 def trains(run_dir: Path) -> bool:
