@@ -33,6 +33,8 @@ QUEUE_SLEEP_SECONDS, PROGRESS_SLEEP_SECONDS = 0.1, 1.0
 """Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there, and a hundred times a second for
 progress bars, of which we have none."""
 NEIGHBOUR_SECONDS = 20.0
+LISTEN_SECONDS = 0.5
+"""Windows handles a Ctrl-C only between two waits, so none may be without an end."""
 
 
 def build(supervisor: Supervisor) -> gr.Blocks:
@@ -98,17 +100,23 @@ def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
     if not free(port):
         raise UserError(f"Port {port} is used by another program. Choose another with --port, or leave --port out.")
     ended = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):
         signal.signal(name, lambda *_: ended.set())
     supervisor = Supervisor(workspace, device=args.device, ahead=args.warm).watch()
     try:
         address = open_page(build(supervisor), port, workspace, lan_password() if args.lan else "")
         if args.browser:
             webbrowser.open(address)
-        ended.wait()
+        wait_for(ended)
     finally:
         supervisor.close()
     return 0
+
+
+def wait_for(ended: threading.Event) -> None:
+    """Until it is set, by a signal."""
+    while not ended.wait(LISTEN_SECONDS):
+        pass
 
 
 def lan_password() -> str:

@@ -3,12 +3,13 @@
 How it behaves is the run's name:
 fails     a UserError in mid-DPO        bug       an exception in mid-SFT
 killed    SIGKILL in mid-SFT            noload    trains, but Compare cannot load
+unplugged its card is lost in mid-SFT
 crashes   SIGSEGV in mid-SFT            hangs     makes no step after SFT's fifth, whatever is asked
 hostile   its answers try to break the page      twins     all lanes answer the same
 leaks     prints its environment and fails with it      crams     has no memory for SFT's sixth step, whatever is tried
 slow      4 steps a second              trivial   every pair is right from DPO's second step on
 any other: SFT and DPO to the end
-With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not.
+With "kept" in its name it has a keeper, as real workers have, and a Compare worker has not; with "spawned" as on Windows.
 With "slowly" in its name it makes 4 steps a second, whatever else it does.
 With "waits" in its name it takes its first step when a file named `go` lies in its folder.
 """
@@ -84,6 +85,7 @@ BEHAVIOURS = (
     "leaks",
     "fails",
     "bug",
+    "unplugged",
     "killed",
     "crashes",
     "hangs",
@@ -188,6 +190,9 @@ class Script:
                 raise ValueError(f"401 for the token {os.environ['HF_TOKEN']} {os.environ.get('TUNEBENCH_JUDGE_KEY')}")
             case "bug", "sft", 6:
                 raise ValueError("<b>something</b> nobody thought of")
+            case "unplugged", "sft", 6:
+                lost = "CUDA error: unspecified launch failure\nCompile with `TORCH_USE_CUDA_DSA` to enable assertions."
+                raise RuntimeError("a hook failed") from RuntimeError(lost)
             case "killed", "sft", 6:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "crashes", "sft", 6:
@@ -301,6 +306,8 @@ def main() -> int:
     work = partial(worker.main, parts=lambda job: Script(job, speed))
     if "kept" in run_dir.name:
         return worker.kept(run_dir, work)
+    if "spawned" in run_dir.name:
+        return worker.life(run_dir, work, forks=False)
     while (code := work(run_dir)) == worker.AGAIN:
         pass
     return code

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -84,6 +85,20 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(SECONDS) == 0
     assert process.stderr and "Traceback" not in process.stderr.read()
+
+
+def test_no_wait_for_the_end_is_without_an_end() -> None:
+    """Windows hears a Ctrl-C between two waits only."""
+
+    class Ended(threading.Event):
+        waits: list[float | None] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits.append(timeout)
+            return len(self.waits) == 3
+
+    app.wait_for(ended := Ended())
+    assert len(ended.waits) == 3 and all(seconds is not None and seconds <= 1 for seconds in ended.waits)
 
 
 def test_a_free_port_is_found(tmp_path: Path) -> None:

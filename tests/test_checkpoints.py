@@ -67,6 +67,81 @@ def test_an_earlier_step_becomes_the_adapter_and_can_be_undone(tmp_path: Path) -
     assert again == [last, config] and verified(tmp_path / "adapter-dpo").step == 20
 
 
+@pytest.mark.parametrize("fault", ["kill", "enospc"])
+def test_an_adapter_that_is_replaced_is_never_lost(tmp_path: Path, fault: str) -> None:
+    """At every point there is the one before or the new one, if only after what was cut short is swept."""
+    adapter(tmp_path / "whole", 20)
+    adapter(tmp_path / "whole", 8, "checkpoints/dpo-000008")
+    seen, code, at = set(), 1, 0
+    while code:
+        at += 1
+        folder = tmp_path / f"{fault}{at}"
+        shutil.copytree(tmp_path / "whole", folder)
+        code = in_a_process(lambda folder=folder: checkpoints.keep(folder, "dpo", 8), f"{fault}:{at}")
+        durable.sweep(folder)
+        seen.add(verified(folder / "adapter-dpo").step)
+        assert not list(folder.glob(".*"))
+    assert at > 20 and seen == {20, 8}
+
+
+def denied(*names: str) -> Callable[[Path, Path], None]:
+    """A rename that Windows refuses where a file in one of these is mapped; the rest is done."""
+
+    def move(source: Path, target: Path) -> None:
+        if source.name in names:
+            error = PermissionError(13, "Access is denied", str(source))
+            error.winerror = 5  # type: ignore[attr-defined]
+            raise error
+        os.replace(source, target)
+
+    return move
+
+
+@pytest.mark.parametrize("held", ["adapter", ".staging-adapter"])
+def test_an_adapter_that_cannot_be_replaced_stays(tmp_path: Path, held: str) -> None:
+    """Compare maps a file of the one before, or a scanner looks into the new one."""
+    for name in ("adapter", ".staging-adapter"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    with pytest.raises(DiskError, match="close Compare"), durable.disk_errors(tmp_path / "adapter"):
+        durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter", denied(held))
+    assert (tmp_path / "adapter" / "weights").read_text() == "adapter"
+    durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "weights").read_text() == ".staging-adapter"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_rename_is_tried_again_while_a_scanner_looks(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    left = iter([PermissionError, PermissionError])
+
+    def replace(source: Path, target: Path) -> None:
+        for error in left:
+            raise error
+        os.replace(source, target)
+
+    durable.rename(tmp_path / "one", tmp_path / "two", tries=3, replace=replace)
+    assert (tmp_path / "two").exists()
+    with pytest.raises(PermissionError):
+        durable.rename(tmp_path / "two", tmp_path / "one", tries=2, replace=denied("two"))
+
+
+def test_a_checkpoint_that_is_in_use_does_not_end_the_run(tmp_path: Path) -> None:
+    for step in range(1, 5):
+        with written(place(tmp_path, "dpo", step), ORIGIN, step) as staging:
+            fill(staging, step)
+
+    def discard(folder: Path, tries: int) -> None:
+        if folder.name == "dpo-000002":
+            raise PermissionError
+        durable.discard(folder, tries)
+
+    rotate(tmp_path, "dpo", discard=discard)
+    assert list(checkpoints.stored(tmp_path, "dpo")) == [2, 3, 4]
+    rotate(tmp_path, "dpo")
+    assert list(checkpoints.stored(tmp_path, "dpo")) == [3, 4]
+
+
 def test_a_damaged_or_missing_step_is_not_kept(tmp_path: Path) -> None:
     adapter(tmp_path, 20)
     adapter(tmp_path, 8, "checkpoints/dpo-000008")

@@ -195,9 +195,15 @@ def script(code: str) -> tuple[str, ...]:
             ChildLimits(memory_bytes=512 << 20, watch_seconds=0.02),
             "0.5 GB of memory",
         ),
+        (  # as on Windows, where .venv's python.exe only starts the Python that reads
+            "import subprocess; grow = 'b = bytes([1]) * (600 << 20); import time; time.sleep(4)'; "
+            "subprocess.call([sys.executable, '-S', '-c', grow], stdout=subprocess.DEVNULL)",
+            ChildLimits(memory_bytes=512 << 20, watch_seconds=0.02),
+            "0.5 GB of memory",
+        ),
         ("exec('while True: pass')", ChildLimits(cpu_seconds=0.3, watch_seconds=0.02), "seconds of processor time"),
     ],
-    ids=["crash", "memory", "time"],
+    ids=["crash", "memory", "memory below a launcher", "time"],
 )
 def test_a_child_that_crashes_grows_or_hangs_becomes_a_sentence(
     tmp_path: Path, code: str, limits: ChildLimits, says: str

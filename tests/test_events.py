@@ -30,6 +30,7 @@ from trainer_core.events import (
     OutOfMemory,
     Phase,
     Piece,
+    Placed,
     Plan,
     Prepared,
     Probed,
@@ -53,6 +54,7 @@ STEP = Step("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)
 DPO_STEP = replace(STEP, stage="dpo", total=2, seconds_left=2.0, margin=0.1, accuracy=0.5, chosen=-10.0, rejected=-12.0)
 EXAMPLES: list[Event] = [
     Status(Phase.SFT, "go"),
+    Placed("GPU-1"),
     Prepared(3, 2, 1, "ab", ("one left out",)),
     Changed("precision", "auto", "bf16", "because"),
     Noted("2 cut"),
@@ -122,15 +124,16 @@ def test_a_log_cuts_a_torn_last_line_and_goes_on_counting(tmp_path: Path) -> Non
 
 def test_folding_a_whole_run() -> None:
     view = RunView("r")
-    seen = [view := fold(view, event) for event in EXAMPLES[:14]]
+    seen = [view := fold(view, event) for event in EXAMPLES[:15]]
     assert view.points == (STEP, DPO_STEP)
     assert view.notes == ("one left out", "2 cut", "one skipped")
     assert view.used("precision", "auto") == "bf16" and view.used("rank", "16") == "16"
     assert [one.accuracy for one in view.evaluated] == [0.75]
     assert view.adapters == {"sft": "adapter-sft"}
+    assert view.card == "GPU-1"
     assert view.progress == pytest.approx(2 / 6)
     assert view.proof and view.proof.holds
-    assert seen[6].seconds_left == 6.0 + 2 * 2.0  # the rest of SFT, and DPO's two steps at SFT's pace
+    assert seen[7].seconds_left == 6.0 + 2 * 2.0  # the rest of SFT, and DPO's two steps at SFT's pace
     assert fold(view, Ended(Phase.DONE)).progress == 1.0
 
 

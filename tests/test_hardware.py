@@ -220,9 +220,74 @@ def test_a_worker_is_pinned_by_uuid() -> None:
     assert environment.get("PYTORCH_ALLOC_CONF") == ("expandable_segments:True" if sys.platform == "linux" else None)
     assert worker_environment(None) == {
         "CUDA_VISIBLE_DEVICES": "",
+        "TUNEBENCH_CARD": "",
         "UNSLOTH_FORCE_CPU": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+WSL = "5.15.167.4-microsoft-standard-WSL2"
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "segments"),
+    [("linux", "6.8.0-51-generic", True), ("linux", WSL, False), ("win32", "11", False), ("darwin", "24.1.0", False)],
+)
+def test_only_linux_itself_has_expandable_segments(system: str, release: str, segments: bool) -> None:
+    environment = worker_environment(read("one_4090").best, system, release, takes=lambda name: True)
+    assert ("PYTORCH_ALLOC_CONF" in environment) == segments
+
+
+@pytest.mark.parametrize(("taken", "name"), [("GPU-", "GPU-"), ("1", "1"), ("nothing", "GPU-")])
+def test_on_wsl_a_card_is_named_as_its_cuda_takes_it(taken: str, name: str) -> None:
+    """By UUID, else by number, else by UUID again, so that the worker says what is wrong."""
+    best = read("two_reversed").best
+    assert best
+    environment = worker_environment(best, "linux", WSL, takes=lambda name: name.startswith(taken))
+    assert environment["CUDA_VISIBLE_DEVICES"].startswith(name)
+    assert hardware.card_of(environment) == best.uuid, "the lock and what was measured go by the UUID all the same"
+    assert ("card 1 by its number" in hardware.by_number(best, environment)) == (name == "1")
+
+
+def test_the_driver_alone_is_asked_for_a_name() -> None:
+    say = (sys.executable, "-S", "-c", "import os, sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'] != 'GPU-1')")
+    assert hardware.leaves_one("GPU-1", say) and not hardware.leaves_one("0", say)
+    assert not hardware.leaves_one("GPU-1", ("/nonexistent/python",))
+    child = subprocess.run(
+        hardware.DRIVER_COMMAND, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, capture_output=True
+    )
+    assert child.returncode, "no card is found where all are hidden, with a driver or without"
+
+
+def test_a_mig_slice_has_a_lock_of_its_own() -> None:
+    cards = {hardware.card_of(worker_environment(gpu)) for gpu in read("mig").gpus}
+    assert len(cards) == 2 and all(card.startswith("MIG-") for card in cards)
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported asynchronously", True),
+        ("CUDA error: unknown error", True),
+        ("CUDA driver error: unknown error", True),
+        ("CUDA error: the launch timed out and was terminated", True),
+        ("CUDA error: uncorrectable ECC error encountered", True),
+        ("CUDA error: no CUDA-capable device is detected", True),
+        ("No CUDA GPUs are available", True),
+        ("Triton Error [CUDA]: unspecified launch failure", True),
+        ("GPU is lost", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 24 GiB", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("CUDA error: device-side assert triggered", False),
+        ("unknown error", False),
+    ],
+)
+def test_what_says_that_a_card_is_lost(said: str, lost: bool) -> None:
+    try:
+        raise ValueError("a hook failed") from RuntimeError(said)
+    except ValueError as error:
+        assert bool(hardware.card_lost(error)) == lost
+        assert hardware.card_lost(error) in said
 
 
 def test_a_containers_memory_limit_counts(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,47 @@ def test_a_signal_is_passed_on() -> None:
     assert keeper.ended(keeper.forked(lambda: keeper.end_like(-signal.SIGTERM))) == -signal.SIGTERM
     assert keeper.ended(keeper.forked(lambda: keeper.end_like(-signal.SIGKILL))) == -signal.SIGKILL
     assert keeper.end_like(4) == 4
+
+
+def test_a_command_is_kept_going_as_a_fork_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where there is no fork; its words go where ours go."""
+    file = tmp_path / "Jané Doe" / "lives"
+    file.parent.mkdir()
+    code = (
+        "import os, sys; open(sys.argv[1], 'a').write('x')\n"
+        "count = os.stat(sys.argv[1]).st_size; print(count); sys.exit((75, 75, 4)[count - 1])"
+    )
+    work = partial(keeper.in_process, [sys.executable, "-S", "-c", code, str(file)], os.environ)
+    assert keeper.kept(work, lambda: False, lambda: 0, run=lambda work: work()) == 4
+    assert file.read_text() == "xxx" and capfd.readouterr().out.split() == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "crashed"),
+    [
+        (0xC0000005, "was ended by Windows with 0xC0000005 (access violation: a library", True),
+        (0xC0000005 - 2**32, "was ended by Windows with 0xC0000005 (access violation: a library", True),
+        (0xC0000135, "was ended by Windows with 0xC0000135 (DLL not found", False),
+        (0xC0001234, "was ended by Windows with 0xC0001234", False),
+        (0xE06D7363, "was ended by Windows with 0xE06D7363 (C++ exception", True),
+        (0xFFFFFFFF, "ended with exit code 4294967295", False),
+        (1, "ended with exit code 1", False),
+        (-signal.SIGSEGV, "was ended by SIGSEGV", True),
+        (-signal.SIGTERM, "was ended by SIGTERM", False),
+    ],
+)
+def test_how_a_process_ended(code: int, told: str, crashed: bool) -> None:
+    assert keeper.told(code).startswith(told) and keeper.crashed(code) == crashed
+
+
+def test_windows_word_for_no_memory_is_a_lack_of_memory() -> None:
+    codes, stepped = iter([0xC000012D, 0xC0000017 - 2**32, 0]), list[bool]()
+    kept = keeper.kept(lambda: next(codes), lambda: stepped.append(True) or True, lambda: 0, run=lambda work: work())
+    assert kept == 0 and len(stepped) == 2
+
+
+def test_a_status_is_passed_on_in_the_range_that_exit_takes() -> None:
+    assert keeper.end_like(0xC0000005) == keeper.end_like(-0x3FFFFFFB) == -0x3FFFFFFB
 
 
 def test_the_kernels_count_is_read() -> None:

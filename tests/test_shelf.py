@@ -12,7 +12,7 @@ from tests.histories import Made
 from tests.serve import machine
 from trainer_core import runs, shelf
 from trainer_core.config import Dpo, Recipe, TrainJob
-from trainer_core.errors import BusyError, ConfigError
+from trainer_core.errors import BusyError, ConfigError, DiskError
 from trainer_core.event_log import EventLog
 from trainer_core.events import Ended, Phase, Step
 from trainer_core.run_view import RunView
@@ -86,6 +86,24 @@ def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
     assert shelf.empty(supervisor.workspace) == size > 0
     with pytest.raises(ConfigError, match="no run .* in the trash"):
         shelf.restore(supervisor.workspace, run_dir.name)
+
+
+def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
+    run_dir = over(supervisor, Recipe())
+    supervisor.throw_away(run_dir.name)
+    before = shelf.size_bytes(shelf.trash(supervisor.workspace))
+
+    def discard(folder: Path) -> None:
+        raise PermissionError(13, "Access is denied", str(folder))
+
+    with pytest.raises(DiskError, match="Access is denied"):
+        shelf.empty(supervisor.workspace, discard)
+    assert shelf.size_bytes(shelf.trash(supervisor.workspace)) == before
+    left = shelf.trash(supervisor.workspace) / ".trash-run-1"  # of the last time, when a file in it was in use
+    left.mkdir()
+    (left / "weights").write_bytes(bytes(500))
+    assert shelf.empty(supervisor.workspace) == before
+    assert not list(shelf.trash(supervisor.workspace).iterdir())
 
 
 def test_a_run_that_is_going_stays(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ def stepping(seconds: float, count: int = 10) -> RunView:
     return RunView("a run", phase=Phase.DPO, points=tuple(steps))
 
 
+ON_CARD = replace(stepping(1), points=stepping(1).points[1:], card="GPU-1")
+
+
 @pytest.mark.parametrize(
     ("view", "since_beat", "since_word", "says"),
     [
@@ -38,6 +41,8 @@ def stepping(seconds: float, count: int = 10) -> RunView:
         (stepping(30), 3, 601, "No step for 601 s"),
         (stepping(1, count=3), 3, 4000, ""),  # too few steps to know
         (replace(stepping(1), phase=Phase.SAVING), 3, 4000, ""),
+        (ON_CARD, 3, 179, ""),  # a new shape may be compiled
+        (ON_CARD, 3, 181, "No step for 181 s, where one took 1.0 s"),
         (RunView("new", phase=Phase.LOADING), 3, 4000, ""),  # a download says nothing for long
         (RunView("new", phase=Phase.LOADING), 13, 0, "No sign of life for 13 s"),
     ],
@@ -55,6 +60,7 @@ CHECKED = replace(stepping(1), evaluated=(Evaluated("dpo", 5, 0.5, seconds=60.0)
     [
         (stepping(1, count=9), 270),  # its first step took 90 s
         (replace(stepping(1), points=stepping(1).points[1:]), 60),
+        (ON_CARD, 180),  # the first check, answer or long row compiles
         (replace(CHECKED, points=CHECKED.points[1:]), 180),  # a check takes long: it may be at one
         (stepping(1, count=3), 600),  # too few steps to know
         (stepping(400, count=3), 1200),

@@ -21,11 +21,11 @@ from tests.serve import machine
 from tests.test_checkpoints import in_a_process
 from trainer_core import checkpoints, hardware, runs, stall
 from trainer_core.config import Recipe
-from trainer_core.errors import BusyError, ModelError
+from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import Phase
 from trainer_core.hardware import Machine
 from trainer_core.run_view import RunView, read_view
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.supervisor import Supervisor, detached, wait_for
 
 RECIPE = Recipe(name="scripted")
 
@@ -169,6 +169,30 @@ def test_a_failure_is_the_runs_last_word(start, behaviour: str, words: str, trac
     assert view.phase is Phase.FAILED and words in view.error and bool(view.traceback) == traceback
 
 
+def test_a_lost_card_is_said_with_what_is_safe_and_what_to_do(start) -> None:
+    boss, run_id = start("unplugged")
+    view = until(boss, run_id, ended)
+    assert view.phase is Phase.FAILED and "CUDA error: unspecified launch failure" in view.error
+    assert "Resume goes on from SFT step 5." in view.error and "Restart the computer" in view.error
+    assert "a hook failed" in view.traceback and not view.out_of_memory
+    boss.resume(run_id)
+    assert until(boss, run_id, ended).phase is Phase.DONE
+
+
+def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> None:
+    boss, run_id = start("fails", speed=200)
+    until(boss, run_id, ended)
+    with (boss.run_dir(run_id) / "events.jsonl").open("a") as file:
+        file.write('{"kind": "Placed", "card": "GPU-1"}\n')
+    lost = Machine(boss.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
+    later = Supervisor(boss.workspace, command=boss.command, read_machine=lambda: lost)
+    with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume goes on"):
+        later.resume(run_id)
+    boss.look()
+    boss.resume(run_id)  # --device cpu: it was asked for
+    assert until(boss, run_id, ended).phase is Phase.DONE
+
+
 def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> None:
     boss, run_id = start("killed")
     view = until(boss, run_id, ended)
@@ -178,6 +202,7 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a keeper is a fork")
+@pytest.mark.parametrize("keeper", ["kept", "spawned"])
 @pytest.mark.parametrize(
     ("behaviour", "words", "log"),
     [
@@ -189,8 +214,8 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
         ),
     ],
 )
-def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words: str, log: str) -> None:
-    boss, run_id = start(f"{behaviour}-kept")
+def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words: str, log: str, keeper: str) -> None:
+    boss, run_id = start(f"{behaviour}-{keeper}")
     view = until(boss, run_id, ended)
     assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
     later = boss_of(boss.workspace.root).run(run_id)
@@ -203,7 +228,7 @@ def hung(boss: Supervisor, run_id: str) -> RunView:
 
 
 @pytest.mark.parametrize("wish", ["stop", "pause"])
-@pytest.mark.parametrize("name", ["hangs", "hangs-kept"])
+@pytest.mark.parametrize("name", ["hangs", "hangs-kept", "hangs-spawned"])
 def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name: str, wish: str) -> None:
     boss, run_id = start(name, patience=HURRIED)
     hung(boss, run_id)
@@ -232,6 +257,56 @@ def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> Non
     assert until(later, run_id, ended).phase is Phase.STOPPED
     until(first, run_id, ended)  # which also waits for its child
     assert not runs.processes(first.run_dir(run_id))
+
+
+def test_without_a_fork_a_fresh_worker_goes_on_with_less_as_well(start) -> None:
+    """Windows' way: each worker is a command of its own, below a small parent that stays."""
+    boss, run_id = start("crams-spawned", speed=200)
+    until(boss, run_id, lambda view: bool(view.points))
+    first = boss._watched[run_id].process
+    assert first
+    view = until(boss, run_id, ended)
+    assert len(view.out_of_memory) == 2 and view.phase is Phase.FAILED and view.offers
+    assert boss._watched[run_id].process is first and first.wait(10) == 1
+
+
+def test_in_a_folder_with_spaces_and_accents_a_run_goes_to_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "Jané Doe’s Рабочий стол 工作"
+    boss = boss_of(folder, speed=200)
+    for name in ("scripted", "scripted-kept", "scripted-spawned"):
+        run_id = boss.start(RECIPE.model_copy(update={"name": name}))
+        assert until(boss, run_id, ended).phase is Phase.DONE, name
+    lanes = boss.compare_run(run_id)
+    assert wait_for(lambda: boss.look() or lanes.view.phase is Phase.READY, 30), lanes.view
+    boss.close()
+
+
+class Shown:
+    """A process as psutil shows it."""
+
+    def __init__(self, *arguments: str, parent: Shown | None = None):
+        self.cmdline, self.parent, self.children = lambda: list(arguments), lambda: parent, lambda recursive: []
+
+
+def test_all_that_stands_above_a_worker_is_found_outermost_first() -> None:
+    """On Windows .venv's python.exe starts Python's own, of the keeper and of its worker; `Popen.pid` is the first one's."""
+    arguments = "-m", "trainer_core.worker", "C:/Users/Jané Doe/workspace/runs/run-1"
+    app = Shown("python.exe", "app.py")
+    keeper = Shown(
+        "C:/Python311/python.exe", *arguments, parent=(first := Shown(".venv/python.exe", *arguments, parent=app))
+    )
+    worker = Shown(
+        "C:/Python311/python.exe", *arguments, parent=(second := Shown(".venv/python.exe", *arguments, parent=keeper))
+    )
+    assert list(runs.family(worker)) == [first, keeper, second, worker]
+    assert len(list(runs.family(Shown("python", parent=Shown("sh"))))) == 1, "no arguments, nothing alike"
+
+
+@pytest.mark.parametrize(
+    ("system", "options"), [("win32", {"creationflags": 0x08000200}), ("linux", {"start_new_session": True})]
+)
+def test_on_windows_a_worker_has_a_console_without_a_window(system: str, options: dict[str, object]) -> None:
+    assert detached(system) == options
 
 
 def test_a_run_can_be_ended_in_mid_step(start) -> None:
@@ -343,6 +418,9 @@ def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: P
     boss = boss_of(tmp_path)
     local, hub = boss.environment("starter"), boss.environment("owner/name")
     assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
+    compiled = boss.workspace.root / "compiled"
+    assert local["TORCHINDUCTOR_CACHE_DIR"] == str(compiled / "inductor")
+    assert local["TRITON_CACHE_DIR"] == str(compiled / "triton")
     assert local["CUDA_VISIBLE_DEVICES"] == "" and local["UNSLOTH_DISABLE_STATISTICS"] == "1"
 
 

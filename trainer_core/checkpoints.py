@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -319,17 +319,23 @@ def step_of(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
 
 
-def rotate(run_dir: Path, stage: Stage, keep: int = KEEP, spared: frozenset[int] = frozenset()) -> None:
-    """Remove all but the newest, and those of the steps that are spared.
+def rotate(
+    run_dir: Path,
+    stage: Stage,
+    keep: int = KEEP,
+    spared: frozenset[int] = frozenset(),
+    discard: Callable[[Path, int], None] = durable.discard,
+) -> None:
+    """Remove all but the newest, and those of the steps that are spared. One that is in use is removed the next time.
 
     Raises:
-        DiskError: a folder cannot be renamed.
+        DiskError: the disk does not allow it.
     """
     for folder in shelf(run_dir, stage)[keep:]:
         if step_of(folder) in spared:
             continue
-        with durable.disk_errors(folder):
-            durable.discard(folder)
+        with durable.disk_errors(folder), suppress(PermissionError):
+            discard(folder, 2)
 
 
 def finished(run_dir: Path, stage: Stage, least: int = 0) -> Found:

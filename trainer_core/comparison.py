@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from trainer_core import runs
 from trainer_core.config import CompareJob, Sampling
 from trainer_core.errors import BusyError
 from trainer_core.requests import Ask, Cancel, Work
@@ -118,6 +119,7 @@ class Comparison:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
+            runs.end(self.watched.run_dir, kill=True)  # on Windows `process` is only what started it
             process.kill()
             process.wait()
         self.watched.look()

@@ -13,14 +13,17 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer_core.errors import DiskError
 
 RENAME_TRIES = 10
-"""Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later."""
+"""Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
+IN_USE = (5, 32, 33)
+"""Windows' errors where a file, or one in a folder that is renamed, is open or mapped: access denied, sharing, lock."""
+BEFORE = ".before-"
 _points = itertools.count(1)
 
 
@@ -82,7 +85,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(
                 f"The disk is full: {path} cannot be written, {free / 2**20:,.0f} MB are free. Free some space."
             ) from error
-        raise DiskError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise DiskError(f"{path} cannot be written: {reason(error)}.") from error
+
+
+def reason(error: OSError) -> str:
+    """What an error says, as the end of a sentence; where Windows says that a file is in use, also what to do."""
+    if getattr(error, "winerror", None) in IN_USE:
+        return f"{error.strerror}. A program has a file of it open: close Compare and what shows that folder, then try again"
+    return error.strerror or str(error)
 
 
 def existing(path: Path) -> Path:
@@ -90,13 +100,18 @@ def existing(path: Path) -> Path:
     return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(
+    source: Path,
+    target: Path,
+    tries: int = 1 if os.name == "posix" else RENAME_TRIES,
+    replace: Callable[[Path, Path], None] = os.replace,
+) -> None:
     """os.replace, patient with whoever holds the file open for a moment on Windows."""
-    for attempt in range(RENAME_TRIES):
+    for attempt in range(tries):
         try:
-            return os.replace(source, target)
+            return replace(source, target)
         except PermissionError:
-            if os.name == "posix" or attempt == RENAME_TRIES - 1:
+            if attempt == tries - 1:
                 raise
             time.sleep(0.05 * 2**attempt)
     return None
@@ -114,25 +129,55 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(staging: Path, target: Path) -> None:
-    """A complete folder appears under its name in one step; one that was there before goes first to the bin beside it."""
+def publish(staging: Path, target: Path, move: Callable[[Path, Path], None] = rename) -> None:
+    """A complete folder or file appears under its name in one step. One that was there before is laid beside it first, and comes
+    back if that step fails, or by `sweep` if the process ends before it."""
+    before = target.with_name(f"{BEFORE}{target.name}")
     if target.exists():
-        discard(target)
-    point(target)
-    rename(staging, target)
+        remove(before)
+        point(target)
+        move(target, before)
+    try:
+        point(target)
+        move(staging, target)
+    except OSError:
+        if before.exists():
+            move(before, target)
+        raise
     flush(target.parent)
+    remove(before)
 
 
-def discard(folder: Path) -> None:
-    """Delete a folder so that no half of it is ever seen under its name."""
+def discard(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES) -> None:
+    """Delete a folder so that no half of it is ever seen under its name. What is in use stays in the bin, until `sweep`.
+
+    Raises:
+        PermissionError: on Windows: it is in use, and was not touched.
+    """
     trash = folder.with_name(f".trash-{folder.name}-{time.time_ns()}")
     point(folder)
-    rename(folder, trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    rename(folder, trash, tries)
+    remove(trash)
 
 
 def sweep(parent: Path) -> None:
-    """Remove what an interrupted write or deletion left behind."""
+    """Remove what an interrupted write or deletion left behind, and bring back what was to be replaced and was not."""
+    for before in parent.glob(f"{BEFORE}*"):
+        target = before.with_name(before.name.removeprefix(BEFORE))
+        if target.exists():
+            remove(before)
+        else:
+            with suppress(OSError):
+                rename(before, target)
     for pattern in (".staging-*", ".trash-*"):
         for left in parent.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder or a file as far as that can be done now."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

@@ -12,6 +12,7 @@ UserError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -61,3 +62,11 @@ class TrainingError(UserError):
     def __init__(self, message: str, offers: tuple[Any, ...] = ()):
         super().__init__(message)
         self.offers = offers
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from or beside, back to the first one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

@@ -56,6 +56,13 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A worker has the device. card: the UUID of its graphics card; empty: the processor."""
+
+    card: str
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The data as it will be trained on."""
 
@@ -459,7 +466,7 @@ class Failed:
 
 
 Event = (
-    Status | Prepared | Changed | Noted | Plan | RowLengths | Probed | Proof | Step | Evaluated
+    Status | Placed | Prepared | Changed | Noted | Plan | RowLengths | Probed | Proof | Step | Evaluated
     | Sampled | Resumed | Checkpointed | OutOfMemory | Saved
     | Scoring | Scored | ScoreFailed | Asked | Text | Answered
     | AskFailed | LanesLoaded | Dialed | Heated | Ended | Failed

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from launcher.device import Build, card_lacks, driver_lacks, installed_build
+from trainer_core.errors import causes
 
 GIB = 2**30
 NO_CARD = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
@@ -44,6 +45,22 @@ print(json.dumps([card(i) for i in range(torch.cuda.device_count())]))
 """
 TORCH_COMMAND = (sys.executable, "-c", TORCH_QUESTION)
 TORCH_SECONDS = 30
+DRIVER_QUESTION = """
+import ctypes, sys
+driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+sys.exit(driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value != 1)
+"""
+DRIVER_COMMAND = (sys.executable, "-S", "-c", DRIVER_QUESTION)
+"""Does CUDA_VISIBLE_DEVICES leave one card? The driver alone is asked, in a tenth of a second."""
+
+CARD_LOST = re.compile(
+    r"unspecified launch failure|launch timed out|GPU is lost|fallen off the bus|uncorrectable ECC|hardware stack error"
+    r"|no CUDA-capable device|No CUDA GPUs are available|CUDA-capable device\(s\) is/are busy or unavailable"
+    r"|(?:CUDA|Triton)[^\n]*unknown error"
+    r"|CUDA_ERROR_(?:LAUNCH_FAILED|LAUNCH_TIMEOUT|UNKNOWN|ECC_UNCORRECTABLE|NO_DEVICE|DEVICE_UNAVAILABLE)",
+    re.IGNORECASE,
+)
+"""What CUDA, torch, Triton and NVML say once a card does not answer any more (cudaGetErrorString, CUDA 13)."""
 
 Nvml = Any
 """The pynvml module, or anything that answers like it."""
@@ -144,25 +161,81 @@ def reserve(total_bytes: int) -> int:
     return max(GIB // 2, total_bytes * 3 // 100)
 
 
-def worker_environment(gpu: Gpu | None) -> dict[str, str]:
+def on_wsl(system: str = sys.platform, release: str = platform.release()) -> bool:
+    """Is this Linux inside Windows? Its kernel's name says so."""
+    return system == "linux" and "microsoft" in release.lower()
+
+
+@cache
+def leaves_one(name: str, command: tuple[str, ...] = DRIVER_COMMAND) -> bool:
+    """Does CUDA find one card where CUDA_VISIBLE_DEVICES is `name`? Asked once."""
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    try:
+        asked = subprocess.run(
+            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=TORCH_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return asked.returncode == 0
+
+
+def visible_as(gpu: Gpu, wsl: bool, takes: Callable[[str], bool] = leaves_one) -> str:
+    """What CUDA_VISIBLE_DEVICES calls the card: its UUID, or on a WSL that takes none its number in PCI order."""
+    return next((name for name in (gpu.uuid, str(gpu.index)) if not wsl or takes(name)), gpu.uuid)
+
+
+def worker_environment(
+    gpu: Gpu | None,
+    system: str = sys.platform,
+    release: str = platform.release(),
+    takes: Callable[[str], bool] = leaves_one,
+) -> dict[str, str]:
     """What a worker's environment must hold before torch is imported.
 
     A card is named by its UUID: NVML counts in PCI order and CUDA fastest first, so a number may mean another card.
     Without a card every card is hidden, which Unsloth takes as meant and trains on the processor. There torch's threads
     sleep while they wait for each other instead of spinning: beside another busy program, spinning cost more than 4 in 5
     of the speed (two cores, two busy loops: no step in 60 s against 220 tokens/s), asleep a quarter when alone.
+
+    Args:
+        system, release: sys.platform's and platform.release()'s words.
+        takes: on WSL, whether CUDA finds one card under this name.
     """
     if gpu is None:
-        return {"CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    pinned = {"CUDA_VISIBLE_DEVICES": gpu.uuid, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    if sys.platform == "linux":  # elsewhere torch has no expandable segments and warns
+        unseen = {"CUDA_VISIBLE_DEVICES": "", "TUNEBENCH_CARD": ""}
+        return {**unseen, "UNSLOTH_FORCE_CPU": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    wsl = on_wsl(system, release)
+    named = {"CUDA_VISIBLE_DEVICES": visible_as(gpu, wsl, takes), "TUNEBENCH_CARD": gpu.uuid}
+    pinned = {**named, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    if system == "linux" and not wsl:  # elsewhere torch has none, and WSL's driver fails on them
         pinned["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return pinned
+
+
+def by_number(gpu: Gpu, environ: Mapping[str, str]) -> str:
+    """The sentence for a run whose worker's environment names the card by a number; empty where it does by UUID."""
+    if environ.get("CUDA_VISIBLE_DEVICES") == gpu.uuid:
+        return ""
+    return f"This WSL takes no card by its UUID, so the run has card {gpu.index} by its number."
 
 
 def shows_card(environ: Mapping[str, str]) -> bool:
     """Was a worker with this environment given a card? See `worker_environment`."""
     return bool(environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def card_of(environ: Mapping[str, str]) -> str:
+    """The UUID of the card that a worker with this environment was given; empty: the processor."""
+    return environ.get("TUNEBENCH_CARD") or environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def card_lost(error: BaseException) -> str:
+    """The line that says that the card does not answer any more, in the error or in what caused it; empty: none does.
+
+    A card that ran out of memory, or code that reads where it may not, is none of these.
+    """
+    lines = (line.strip() for one in causes(error) for line in str(one).splitlines())
+    return next((line for line in lines if CARD_LOST.search(line)), "")
 
 
 @contextlib.contextmanager

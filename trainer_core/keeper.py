@@ -7,13 +7,39 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 AGAIN = 75
 """Exit code of a worker that wants to be started again (EX_TEMPFAIL in sysexits.h)."""
 COUNTS = Path("/proc/vmstat")
+KILL = 9
+"""SIGKILL, which Windows has no name for."""
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, getattr(signal, "SIGBUS", signal.SIGSEGV))
+"""Signals of a process to itself, after which faulthandler has written into the log where it was."""
+BELOW = "a library or the driver failed below Python"
+STATUSES: Mapping[int, str] = {
+    0xC0000005: f"access violation: {BELOW}",
+    0xC0000374: f"heap corruption: {BELOW}",
+    0xC0000409: f"abort: {BELOW}",
+    0xC0000094: f"division by zero: {BELOW}",
+    0xC00000FD: f"stack overflow: {BELOW}",
+    0xE06D7363: f"C++ exception: {BELOW}",
+    0xC000001D: "illegal instruction: the processor lacks one that a library uses",
+    0xC0000006: "in-page error: a file could not be read from its disk or network drive",
+    0xC0000017: "no memory: main memory and page file are full",
+    0xC000012D: "commitment limit: main memory and page file are full",
+    0xC0000135: "DLL not found: a part of .venv or the Visual C++ runtime is missing",
+    0xC0000139: "entry point not found: two parts of .venv do not fit together",
+    0xC0000142: "DLL not started: its session was ending",
+    0xC000013A: "Ctrl-C: its console was closed",
+}
+"""What Windows says about a process that it ended, by exit code (NTSTATUS, ntstatus.h)."""
+NO_MEMORY = (0xC0000017, 0xC000012D)
+FIRST_STATUS, BEYOND_STATUS = 0xC0000000, 0xD0000000
+"""Between them an exit code is an NTSTATUS of severity error, and no program's own."""
 
 
 def kept(
@@ -22,6 +48,7 @@ def kept(
     kills: Callable[[], int] | None = None,
     first: int | None = None,
     last_word: Callable[[int], None] = lambda code: None,
+    run: Callable[[Callable[[], int]], int] | None = None,
 ) -> int:
     """Run the worker in a child, again and again as long as there is a reason to. Returns the last one's exit code.
 
@@ -31,20 +58,38 @@ def kept(
         kills: how many processes the memory guard has ended so far.
         first: a child that works already; its life is the first one.
         last_word: says for the last one what its exit code tells, if it could not say it itself.
+        run: has the work done in a process of its own and returns its exit code; by default a fork.
     """
-    kills, child = kills or kernel_kills, first
+    kills, child, run = kills or kernel_kills, first, run or in_fork
     while True:
         before = kills()
-        code = ended(child if child is not None else forked(work))
+        code = run(work) if child is None else ended(child)
         child = None
-        guarded = code == -signal.SIGKILL and kills() > before
+        guarded = status(code) in NO_MEMORY or (code == -KILL and kills() > before)
         if code != AGAIN and not (guarded and step_down()):
             last_word(code)
             return 1 if guarded else code
 
 
+def in_fork(work: Callable[[], int]) -> int:
+    """Have a fork do the `work`, to its end; its exit code as `ended` says it."""
+    return ended(forked(work))
+
+
+def in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a command to its end, for systems that cannot fork: what it prints goes where this process prints.
+
+    Returns:
+        Its exit code; on Windows, where the system ended it, an NTSTATUS.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return subprocess.call(command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=1, stderr=2)
+
+
 def forked(work: Callable[[], int]) -> int:
     """Have a child of its own do the `work`; its pid."""
+    assert sys.platform != "win32"  # `in_process` is for there
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -66,9 +111,28 @@ def ended(child: int) -> int:
 
 def told(code: int) -> str:
     """How a process ended, by its exit code, as the end of a sentence that begins with the process."""
+    if (number := status(code)) is not None:
+        words = f" ({STATUSES[number]})" if number in STATUSES else ""
+        return f"was ended by Windows with 0x{number:08X}{words}"
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was ended by {next((one.name for one in signal.Signals if one == -code), f'signal {-code}')}"
+
+
+def status(code: int) -> int | None:
+    """The NTSTATUS that an exit code is, which some say with a sign; None where it is none."""
+    number = code % 2**32
+    return number if number in STATUSES or FIRST_STATUS <= number < BEYOND_STATUS else None
+
+
+def by_signal(code: int) -> bool:
+    """Is the exit code minus a signal, as POSIX systems say it?"""
+    return -128 < code < 0
+
+
+def crashed(code: int) -> bool:
+    """Did it fail below Python, so that the log's end says where?"""
+    return -code in CRASHES or BELOW in STATUSES.get(status(code) or 0, "")
 
 
 def kernel_kills() -> int:
@@ -81,9 +145,13 @@ def kernel_kills() -> int:
 
 
 def end_like(code: int) -> int:
-    """The exit code for this process; where a signal ended the worker, the same ends this one, so that others see it."""
-    if code < 0:
-        if -code != signal.SIGKILL:
+    """The exit code for this process; where a signal ended the worker, the same ends this one, so that others see it.
+
+    An NTSTATUS is returned with its sign, for Windows' exit takes a C long: what is larger would become -1.
+    """
+    if by_signal(code):
+        if -code != KILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
-    return code
+    number = status(code)
+    return code if number is None else number - 2**32

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_core.config import STARTER, Recipe, Training
+from trainer_core.errors import causes
 from trainer_core.events import Changed, Offer, RowLengths, Stage
 from trainer_core.presets import load_catalogue
 from trainer_core.run_view import RunView
@@ -30,12 +31,10 @@ WORDINGS = re.compile(
 
 def ran_out(error: BaseException) -> bool:
     """Does the error, or what caused it, say that memory ran out? The same thing has many names."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or WORDINGS.search(str(seen)) or "OutOfMemory" in type(seen).__name__:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(
+        isinstance(one, MemoryError) or WORDINGS.search(str(one)) or "OutOfMemory" in type(one).__name__
+        for one in causes(error)
+    )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from trainer_core.events import (
     Offer,
     OutOfMemory,
     Phase,
+    Placed,
     Plan,
     Prepared,
     Probed,
@@ -70,6 +71,8 @@ class RunView:
     id: str
     phase: Phase = Phase.QUEUED
     detail: str = ""
+    card: str = ""
+    """UUID of the graphics card its newest worker has; empty: the processor."""
     stalled: str = ""
     """Why a living run is not getting on; found by whoever looks at it, not by its events."""
     error: str = ""
@@ -170,6 +173,8 @@ def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per e
     match event:
         case Status(phase, detail):
             return replace(view, phase=phase, detail=detail, error="", traceback="", offers=())
+        case Placed(card):
+            return replace(view, card=card)
         case Prepared():
             return replace(view, prepared=event, notes=joined(view.notes, event.notes))
         case Changed():

@@ -278,14 +278,21 @@ def processes(run_dir: Path) -> list[psutil.Process]:
 
 
 def family(worker: psutil.Process) -> Iterator[psutil.Process]:
-    """The keeper that a worker is a fork of, first, for it would tell of the worker's end; the worker; and what it started."""
-    with suppress(psutil.Error):
-        parent = worker.parent()
-        if parent and parent.cmdline() == worker.cmdline():
-            yield parent
+    """Its keeper first, for it would tell of the worker's end; the worker; and what it started."""
+    yield from reversed(list(keepers(worker)))
     yield worker
     with suppress(psutil.Error):
         yield from worker.children(recursive=True)
+
+
+def keepers(worker: psutil.Process) -> Iterator[psutil.Process]:
+    """The processes above a worker with the same arguments: its keeper, and on Windows the python.exe of .venv above each, which
+    only starts Python's own and waits, and of which `Popen.pid` is. psutil takes no parent that was born later."""
+    with suppress(psutil.Error):
+        arguments, above = worker.cmdline()[1:], worker.parent()
+        while above and arguments and above.cmdline()[1:] == arguments:
+            yield above
+            above = above.parent()
 
 
 def end(run_dir: Path, kill: bool = False) -> None:

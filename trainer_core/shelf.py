@@ -6,8 +6,7 @@ rename: instant, and undone as easily until the trash is emptied.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -89,21 +88,19 @@ def move(folder: Path, to: Path) -> None:
         durable.point(to)
         durable.rename(folder, to)
     except OSError as error:
-        raise DiskError(f"{folder} cannot be moved to {to}: {error.strerror}. Nothing was changed.") from error
+        raise DiskError(f"{folder} cannot be moved to {to}: {durable.reason(error)}. Nothing was changed.") from error
 
 
-def empty(workspace: Workspace) -> int:
+def empty(workspace: Workspace, discard: Callable[[Path], None] = durable.discard) -> int:
     """Delete what is in the trash for good. Returns the bytes that are free now.
 
     Raises:
-        DiskError: some file could not be deleted; what could be is gone.
+        DiskError: a run is in use, and still there whole; those before it are gone.
     """
-    freed = 0
-    for folder in folders(trash(workspace)):
-        size = size_bytes(folder)
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise DiskError(f"{folder} could not be deleted whole: {error.strerror}.") from error
-        freed += size
-    return freed
+    place = trash(workspace)
+    durable.sweep(place)  # what was in use the last time
+    before = size_bytes(place)
+    for folder in folders(place):
+        with durable.disk_errors(folder):
+            discard(folder)
+    return before - size_bytes(place)

@@ -16,7 +16,10 @@ RECENT = 20
 STEPS_KNOWN = 3
 """Steps of a stage before the next one can be called late; the first one also compiles."""
 LATE, LEAST_SECONDS = 20, 60.0
-"""A step is late after 20 times the median of the last ones, and not before a minute."""
+"""A step is late after 20 times the median of the last ones, and not before a minute on the processor."""
+CARD_SECONDS = 180.0
+"""The least on a card: a step, check or answer of a shape not seen before compiles first, 20 to 90 s for 8B as far as is known
+without a measurement, and its process says nothing meanwhile."""
 LONG = 3
 """A run that was asked to leave may be silent for so many times the longest that it was silent before."""
 
@@ -24,9 +27,10 @@ LONG = 3
 @dataclass(frozen=True)
 class Patience:
     """Seconds of silence after which a run that was asked to leave is ended: between steps, and while it loads or saves or its
-    pace is not known yet. kill: after so many more, what has not ended by then is killed."""
+    pace is not known yet. card: between steps on a card. kill: after so many more, what has not ended by then is killed."""
 
     step: float = 60.0
+    card: float = CARD_SECONDS
     load: float = 600.0
     kill: float = 10.0
 
@@ -47,7 +51,7 @@ def stalled(view: RunView, since_beat: float, since_word: float) -> str:
             f"or a process that was halted. It goes on by itself once it may run. End now ends it. {view.kept}"
         )
     usual = usual_seconds(view)
-    if usual is not None and since_word > max(LEAST_SECONDS, LATE * usual):
+    if usual is not None and since_word > max(CARD_SECONDS if view.card else LEAST_SECONDS, LATE * usual):
         return (
             f"No step for {since_word:.0f} s, where one took {usual:.1f} s so far. If none comes: End now. {view.kept}"
         )
@@ -59,7 +63,8 @@ def unanswered(view: RunView, silent: float, patience: Patience = PATIENCE) -> s
     steps = step_seconds(view)
     checks, answers = [one.seconds for one in view.evaluated], [one.seconds for one in view.sampled]
     saves = [one.seconds for one in view.checkpoints]
-    least = patience.step if len(steps) > STEPS_KNOWN else patience.load
+    known = patience.card if view.card else patience.step
+    least = known if len(steps) > STEPS_KNOWN else patience.load
     late = silent > max(least, LONG * max([*steps, *checks, *answers, *saves], default=0))
     return f"It did not answer for {silent:.0f} s and was ended." if late else ""
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, hardware, heap, ladder, models, runs, shelf, stall, waiting
+from trainer_core import checkpoints, durable, hardware, heap, kernels, ladder, models, runs, shelf, stall, waiting
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -191,6 +191,7 @@ class Supervisor:
 
     def begun(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
         """A trainer for a run folder: the one that waits, if it is of this kind, or a new one."""
+        kernels.trim(kernels.home(self.workspace.root.resolve()))
         ready, self._waiting = self._waiting, None
         if ready and ready.environment == self.environment(model) and ready.serve(run_dir):
             return ready.process
@@ -265,9 +266,11 @@ class Supervisor:
     def facts(self, reasons: Sequence[str]) -> dict[str, object]:
         """What a run.json says beside the job."""
         versions = {name: version(name) for name in checkpoints.PINNED}
+        gpu = self.gpu
+        pinned = hardware.by_number(gpu, hardware.worker_environment(gpu)) if gpu else ""
         return {
-            "device": self.gpu.name if self.gpu else self.machine.cpu.name,
-            "reasons": tuple(reasons),
+            "device": gpu.name if gpu else self.machine.cpu.name,
+            "reasons": (*reasons, *filter(None, [pinned])),
             "versions": versions,
         }
 
@@ -318,12 +321,14 @@ class Supervisor:
 
         Raises:
             BusyError: a run is going, or this one is at its end.
+            DeviceError: it trained on a card, and there is none now.
         """
         with self.starting():
             self.look()
             self.refuse_second()
             if not self.run(run_id).phase.resumable:
                 raise BusyError(f"The run {run_id} is at its end, so there is nothing to go on with.")
+            self.refuse_without_card(self.run(run_id))
             self.close_comparison()
             run_dir = self.run_dir(run_id)
             runs.withdraw_request(run_dir)
@@ -350,6 +355,7 @@ class Supervisor:
                 raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
             stage = self.recipe(run_id).method.stages[-1]
             recipe = ladder.in_force(self.recipe(run_id), view.changes)
+            durable.sweep(self.run_dir(run_id))
             checkpoints.lay_aside(self.run_dir(run_id), stage)
             emit = EventLog(self.run_dir(run_id) / "events.jsonl")
             for event in longer(view, recipe, stage, epochs):
@@ -395,6 +401,18 @@ class Supervisor:
         if active := self.active:
             raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
 
+    def refuse_without_card(self, view: RunView) -> None:
+        """What trained on a card is not gone on with on the processor, unless that was asked for.
+
+        Raises:
+            DeviceError: there is no card to go on with.
+        """
+        if view.card and self.device != "cpu" and not self.machine.best:
+            raise DeviceError(
+                f"The run {view.id} trained on a graphics card, and none can be used now. {self.machine.problem} "
+                f"{view.kept} Bring the card back first, or start with --device cpu to go on with the processor."
+            )
+
     def compare(self, model: str, precision: str, lanes: Sequence[Lane]) -> Comparison:
         """Load these lanes; an open comparison of the same lanes is kept, another one is closed first.
 
@@ -426,6 +444,10 @@ class Supervisor:
 
     def compare_run(self, run_id: str, lanes: Sequence[Lane] = ()) -> Comparison:
         """Load the base, SFT and DPO of one run, or other lanes on the same base."""
+        with self.starting():
+            self.look()
+            if not self.run(run_id).phase.active:
+                durable.sweep(self.run_dir(run_id))  # an adapter whose replacement was cut short comes back
         recipe = self.recipe(run_id)
         precision = self._watched[run_id].view.used("precision", recipe.precision)
         comparison = self.compare(recipe.model, precision, lanes or self.lanes(run_id))
@@ -448,6 +470,7 @@ class Supervisor:
             if stage not in view.adapters or (later and view.phase.resumable):
                 raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
             self.close_comparison()
+            durable.sweep(self.run_dir(run_id))
             checkpoints.keep(self.run_dir(run_id), stage, step)
 
     def close_comparison(self) -> None:
@@ -476,7 +499,7 @@ class Supervisor:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(runs.PROJECT), os.environ.get("PYTHONPATH", "")))),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "UNSLOTH_DISABLE_STATISTICS": "1",
-            "UNSLOTH_COMPILE_LOCATION": str(self.workspace.root / "compiled"),
+            **kernels.environment(kernels.home(self.workspace.root.resolve())),
             "TOKENIZERS_PARALLELISM": "false",
             **({"HF_HUB_OFFLINE": "1"} if local else {}),
         }
@@ -487,11 +510,23 @@ def short_of_memory() -> bool:
     return psutil.virtual_memory().available < waiting.LEAST_BYTES
 
 
-DETACHED: Mapping[str, Any] = (
-    {"start_new_session": True}
-    if os.name == "posix"
-    else {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
-)
+CREATE_NO_WINDOW, CREATE_NEW_PROCESS_GROUP = 0x08000000, 0x00000200
+"""Windows' words, see CreateProcess."""
+
+
+def detached(system: str = sys.platform) -> Mapping[str, Any]:
+    """How a worker is started so that neither Ctrl-C nor the end of the app's console reaches it.
+
+    On Windows it gets a console without a window, not none: each program that it starts, such as a compiler, would open one.
+    """
+    return (
+        {"creationflags": CREATE_NO_WINDOW | CREATE_NEW_PROCESS_GROUP}
+        if system == "win32"
+        else {"start_new_session": True}
+    )
+
+
+DETACHED = detached()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:

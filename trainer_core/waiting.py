@@ -46,7 +46,7 @@ class Waiting:
         """Make it the worker of a run. False: it is gone."""
         assert self.process.stdin
         try:
-            self.process.stdin.write(f"{run_dir.resolve()}\n".encode())
+            self.process.stdin.write(os.fsencode(run_dir.resolve()) + b"\n")
             self.process.stdin.close()
         except OSError:
             return False

@@ -7,26 +7,26 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from trainer_core import awake, hardware, keeper, ladder, lease, presets, redact, requests, runs
+from trainer_core import awake, hardware, keeper, kernels, ladder, lease, presets, redact, requests, runs
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Failed, OutOfMemory, Phase, Status
+from trainer_core.events import Ended, Failed, OutOfMemory, Phase, Placed, Status
 from trainer_core.forecast import shape_for
 from trainer_core.keeper import AGAIN
 from trainer_core.run_view import read_view
 
 IMPORTING = Status(Phase.LOADING, "Loading the libraries, up to a minute the first time")
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, getattr(signal, "SIGBUS", signal.SIGSEGV))
-"""Signals of a process to itself, after which faulthandler has written into the log where it was."""
 CRASH_LINES = 40
+CHILD = "TUNEBENCH_CHILD"
+"""Set for a worker that has a parent which keeps it going, where that is not a fork."""
 
 
 class Parts(Protocol):
@@ -43,7 +43,8 @@ def ml_parts(job: Job) -> Parts:
         case CompareJob():
             from trainer_core import lanes as parts
         case TrainJob():
-            from trainer_core import engine as parts  # its first line is `import unsloth`
+            with kernels.unmoved():
+                from trainer_core import engine as parts  # its first line is `import unsloth`
     return cast(Parts, parts)
 
 
@@ -62,7 +63,9 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         with runs.beating(run_dir) as wants:
             job = runs.read_run(run_dir).job
             emit(Status(Phase.LOADING, "Starting"))
-            with lease.device(run_dir, os.environ.get("CUDA_VISIBLE_DEVICES", "")):
+            card = hardware.card_of(os.environ)
+            with lease.device(run_dir, card):
+                emit(Placed(card))
                 emit(IMPORTING)
                 match job:
                     case TrainJob():
@@ -78,6 +81,9 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         emit(Failed(str(error), offers=getattr(error, "offers", ())))
     except Exception as error:
         traceback.print_exc()
+        if line := hardware.card_lost(error):
+            emit(Failed(lost(line, run_dir), traceback.format_exc()))
+            return 1
         if ladder.ran_out(error):
             return AGAIN if step_down(run_dir, emit, str(error)) else 1
         emit(Failed(f"{type(error).__name__}: {error}", traceback.format_exc()))  # a bug: say so, keep the traceback
@@ -85,6 +91,16 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
         emit(Ended(phase))
         return 0
     return 1
+
+
+def lost(line: str, run_dir: Path) -> str:
+    """What happened, what is safe and what to do after a card has gone in mid-run. line: what CUDA said."""
+    view, trains_it = read_view(run_dir), trains(run_dir)
+    safe = view.kept if trains_it else "Nothing is lost; load the lanes again."
+    return (
+        f"The graphics card stopped answering ({line[:200]}). {safe} Restart the computer before that. If it comes again, "
+        "the card is too hot, overclocked or short of power, or its driver needs an update."
+    )
 
 
 def say_importing(run_dir: Path) -> None:
@@ -135,38 +151,41 @@ def last_word(run_dir: Path, code: int) -> None:
     view = read_view(run_dir)
     if not view.phase.active:
         return
-    log = "\n".join(runs.log_tail(run_dir, CRASH_LINES)) if -code in CRASHES else ""
+    log = "\n".join(runs.log_tail(run_dir, CRASH_LINES)) if keeper.crashed(code) else ""
     with suppress(DiskError):
         EventLog(run_dir / "events.jsonl")(Failed(f"The worker {keeper.told(code)}{cause(code)}. {view.kept}", log))
 
 
 def cause(code: int) -> str:
     """What an exit code says about why, as the end of a sentence; nothing where it says nothing."""
-    if -code in CRASHES:
-        return ": a library or the driver failed below Python"
-    counted = "; the system counted no lack of memory" if keeper.COUNTS.exists() else ""
-    return f" from outside{counted}" if code < 0 else ""
+    if not keeper.by_signal(code):
+        return ""  # an NTSTATUS is told with its meaning
+    if keeper.crashed(code):
+        return f": {keeper.BELOW}"
+    return f" from outside{'; the system counted no lack of memory' if keeper.COUNTS.exists() else ''}"
 
 
 def kept(run_dir: Path, work: Callable[[Path], int], first: int | None = None) -> int:
-    """A worker that a parent keeps going, to its end. `first`: a child that works already."""
-    life, less = partial(work, run_dir), partial(killed, run_dir)
-    return keeper.end_like(keeper.kept(life, less, first=first, last_word=partial(last_word, run_dir)))
+    """A worker that a parent keeps going, to its end: a fork of it. `first`: a child that works already."""
+    return keeper.end_like(
+        keeper.kept(
+            partial(work, run_dir), partial(killed, run_dir), first=first, last_word=partial(last_word, run_dir)
+        )
+    )
 
 
-def again() -> None:
-    """This process anew: the same command with nothing in memory, on the processor and on the card. The lock goes with it."""
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+def respawned(run_dir: Path, command: Sequence[str]) -> int:
+    """The same where the system cannot fork: each worker is this command anew, with nothing in memory."""
+    work = partial(keeper.in_process, command, {**os.environ, CHILD: "1"})
+    less, last = partial(killed, run_dir), partial(last_word, run_dir)
+    return keeper.end_like(keeper.kept(work, less, last_word=last, run=lambda work: work()))
 
 
-def life(run_dir: Path) -> int:
-    """A worker from first to last. One that trains is kept going by a parent, where the system can fork."""
-    if os.name == "posix" and trains(run_dir):
-        return kept(run_dir, main)
-    code = main(run_dir)
-    if code == AGAIN:
-        again()
-    return code
+def life(run_dir: Path, work: Callable[[Path], int] = main, forks: bool = hasattr(os, "fork")) -> int:
+    """A worker from first to last. One that trains is kept going by a small parent."""
+    if CHILD in os.environ or not trains(run_dir):
+        return work(run_dir)
+    return kept(run_dir, work) if forks else respawned(run_dir, [sys.executable, *sys.orig_argv[1:]])
 
 
 def trains(run_dir: Path) -> bool:

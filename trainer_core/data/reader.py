@@ -19,6 +19,8 @@ from trainer_core.data.source import Checkup, Count, Glance, Glimpse, Progress, 
 from trainer_core.errors import DataError
 
 if TYPE_CHECKING:
+    import psutil
+
     from trainer_core.config import Columns
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -88,13 +90,12 @@ class Reader:
 
         while self.process.poll() is None:
             try:
-                child = psutil.Process(self.process.pid)
-                memory, times = child.memory_info().rss, child.cpu_times()
-            except psutil.Error:
-                return
+                memory, seconds = taken(psutil.Process(self.process.pid))
+            except psutil.Error:  # one has just ended
+                memory, seconds = 0, 0.0
             if memory > self.limits.memory_bytes:
                 self.verdict = f"takes more than {self.limits.memory_bytes / 2**30:.1f} GB of memory"
-            elif times.user + times.system > self.allowed_seconds:
+            elif seconds > self.allowed_seconds:
                 self.verdict = f"takes more than {self.allowed_seconds:.0f} seconds of processor time"
             if self.verdict:
                 self.process.kill()
@@ -105,6 +106,18 @@ class Reader:
         code = self.process.wait()
         why = self.verdict or f"makes the reader end with code {code}; the file is damaged or made to do harm"
         return DataError(f"{request.path}: reading it {why}. Nothing of it was used.")
+
+
+def taken(child: psutil.Process) -> tuple[int, float]:
+    """Bytes of memory and seconds of the processor, with those of what it started: on Windows .venv's python.exe only starts the
+    Python that works.
+
+    Raises:
+        psutil.Error: one of them has ended.
+    """
+    both = [child, *child.children()]
+    times = [one.cpu_times() for one in both]
+    return sum(one.memory_info().rss for one in both), sum(one.user + one.system for one in times)
 
 
 def check(
