@@ -175,7 +175,7 @@ def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, R
     proof = views[name].proof
     assert proof and proof.margin == 0.0 and proof.tolerance == 1e-5 and abs(proof.loss - math.log(2)) < 1e-6
     with safe_open(Path(views[name].id) / "adapter-dpo/adapter_model.safetensors", "pt") as weights:
-        assert {str(weights.get_tensor(key).dtype) for key in weights.keys()} == {"torch.float32"}
+        assert {str(weights.get_tensor(key).dtype) for key in list(weights.keys())} == {"torch.float32"}
 
 
 def test_without_sft_the_reference_is_the_base(views: dict[str, RunView]) -> None:

@@ -45,5 +45,10 @@ def test_the_first_steps_bound_grows_with_the_root_of_the_tokens(found: dict[str
     assert (bounds["sigmoid"], bounds["ipo"], bounds["mixed"]) == pytest.approx((1.0, 100.0, 10.5))
 
 
+def test_labels_that_are_all_masked_end_a_run(found: dict[str, Any]) -> None:
+    said = found["refused"]
+    assert "2 tokens" in said["masked"] and not said["learned"]
+
+
 def test_the_tokenizer_is_taken_out_of_a_processor(found: dict[str, Any]) -> None:
     assert found["unwrapped"] == {"of a processor": True, "itself": True}

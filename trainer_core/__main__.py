@@ -19,7 +19,7 @@ from trainer_core.errors import ConfigError, UserError
 from trainer_core.events import Phase
 from trainer_core.forecast import Place, forecast, shape_for, tokenizer_of
 from trainer_core.forecast_table import as_json, lines
-from trainer_core.plan import planned_steps
+from trainer_core.plan import planned_steps, warmup_text
 from trainer_core.supervisor import Supervisor
 
 LEAST_GIB, MOST_GIB = 1, 1024
@@ -175,7 +175,7 @@ def run_plan(args: argparse.Namespace) -> int:
         settings = getattr(recipe, stage)
         console.say(
             f"{stage.upper()}: {count} steps over {counts[stage]} rows, effective batch {settings.effective_batch}, "
-            f"rate {settings.learning_rate:g}, length {settings.max_length:,}"
+            f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
     unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]
     for line in (*rows.notes, "", *(lines(planned) if planned else unknown)):

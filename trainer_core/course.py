@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer_core.config import Lora, Recipe, Training
 from trainer_core.events import Evaluated, Stage, Step
-from trainer_core.plan import planned_steps
+from trainer_core.plan import planned_steps, warmup_steps
 
 LEAST_ROWS = 4
 """A point holds so many rows at least. The loss of one pair alone is often three times its mean in sound runs: steps of fewer
@@ -59,7 +59,7 @@ class Course:
     @property
     def warm(self) -> int:
         """The step at which the learning rate is at its height."""
-        return ceil(self.settings.warmup * self.total)
+        return warmup_steps(self.settings, self.total) if self.total else 0
 
     @property
     def rows_of_a_point(self) -> int:

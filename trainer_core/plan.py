@@ -1,4 +1,4 @@
-"""What a recipe will do, before it is done: the optimiser steps of each stage."""
+"""What a recipe will do, before it is done: the optimiser steps of each stage, and the learning rate at each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,35 @@ def spaced(step: int, total: int, count: int) -> bool:
     Of two counts of which one is a multiple of the other, the larger has all steps of the smaller.
     """
     return step * count // total > (step - 1) * count // total
+
+
+def warmup_steps(settings: Training, total: int) -> int:
+    """Steps before the learning rate is at its height: the share rounded up as transformers does, but never the whole run."""
+    return 0 if settings.scheduler == "constant" else min(math.ceil(settings.warmup * total), total - 1)
+
+
+def warmup_text(settings: Training, total: int) -> str:
+    """`warm-up 2 of 12 steps`; nothing where the rate is at its height from the start."""
+    warm = warmup_steps(settings, total)
+    return f"warm-up {warm} of {total} steps" if warm else ""
+
+
+def rate_factor(step: int, settings: Training, total: int) -> float:
+    """The share of the learning rate at a step, counted from 0. Above 0 at every step of the run.
+
+    transformers' own schedules begin a warm-up at 0, so that the first step learns nothing, and a run of one step nothing at all.
+    """
+    warm = warmup_steps(settings, total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    progress = (step - warm) / (total - warm)
+    match settings.scheduler:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        case "linear":
+            return max(0.0, 1 - progress)
+        case "constant" | "constant_with_warmup":
+            return 1.0
 
 
 def planned_steps(rows: int, settings: Training) -> int:

@@ -18,7 +18,7 @@ from trainer_core.data.shape import Kind
 from trainer_core.errors import ConfigError, ModelError
 from trainer_core.events import Stage
 from trainer_core.forecast import Forecast, tokenizer_of
-from trainer_core.plan import planned_steps
+from trainer_core.plan import planned_steps, warmup_text
 from trainer_core.runs import Workspace
 from trainer_core.supervisor import Supervisor
 from ui import cards, diagnosis, door, fit, times
@@ -340,4 +340,5 @@ def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -
 
 def stage_words(rows: int, noun: str, settings: Training) -> str:
     steps = planned_steps(rows, settings)
-    return f"{steps} steps of {settings.effective_batch} {noun}, rate\u00a0{number(settings.learning_rate)}"
+    parts = [f"{steps} steps of {settings.effective_batch} {noun}", f"rate\u00a0{number(settings.learning_rate)}"]
+    return ", ".join(filter(None, [*parts, warmup_text(settings, steps)]))

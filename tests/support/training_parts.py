@@ -119,6 +119,28 @@ def bounds() -> dict[str, Any]:
     }
 
 
+def refused() -> dict[str, str]:
+    """What ends a run whose loss is computed on no token, and what is said of one that learns."""
+    from transformers import TrainerControl, TrainerState
+
+    from trainer_core.engine.learning import RequireLearning
+    from trainer_core.engine.token_count import count_learned
+    from trainer_core.errors import TrainingError
+
+    masked, learned = torch.tensor([[-100, -100]]), torch.tensor([[-100, 5]])
+    said = {}
+    for name, labels in {"masked": masked, "learned": learned}.items():
+        trainer = SimpleNamespace(tokens_seen=2, tokens_learned=count_learned({"labels": labels}))
+        state = TrainerState(global_step=1, max_steps=9)
+        try:
+            logs = {"loss": 0.0, "grad_norm": 1.0}
+            RequireLearning(trainer, "sft").on_log(None, state, TrainerControl(), logs)  # type: ignore[arg-type]
+            said[name] = ""
+        except TrainingError as error:
+            said[name] = str(error)
+    return said
+
+
 def unwrapped() -> dict[str, bool]:
     from trainer_core.engine.load import text_tokenizer
 
@@ -133,5 +155,13 @@ if __name__ == "__main__":
     import trainer_core.engine  # noqa: F401  (unsloth comes before what it patches)
 
     print(
-        json.dumps({"interrupted": interrupted(), "counted": counted(), "bounds": bounds(), "unwrapped": unwrapped()})
+        json.dumps(
+            {
+                "interrupted": interrupted(),
+                "counted": counted(),
+                "bounds": bounds(),
+                "unwrapped": unwrapped(),
+                "refused": refused(),
+            }
+        )
     )

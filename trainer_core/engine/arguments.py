@@ -19,8 +19,6 @@ def shared(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulation,
         "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.scheduler,
-        "warmup_steps": settings.warmup,  # below 1 it is a share of all steps
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps or -1,
         "weight_decay": settings.weight_decay,

@@ -21,6 +21,7 @@ from trl import DPOTrainer, SFTTrainer
 from trainer_core import checkpoints
 from trainer_core.engine.order import InOrder
 from trainer_core.engine.reference import Recalled
+from trainer_core.engine.schedule import ScheduledRate
 from trainer_core.engine.token_count import CountsTokens
 from trainer_core.errors import ModelError
 from trainer_core.event_log import EventLog
@@ -47,7 +48,7 @@ class Shelf:
     """The step with the lowest held-out loss so far, whose checkpoint is never given up."""
 
 
-class Shelved(CountsTokens):
+class Shelved(CountsTokens, ScheduledRate):
     """Mixed into a TRL trainer: saves by the protocol of `trainer_core.checkpoints`."""
 
     shelf: Shelf

@@ -64,6 +64,7 @@ def trainer(
         )
     if fresh:
         model.delete_adapter("ref")
+    built.settings = recipe.dpo
     built.row_lengths = rows.count_tokens(built.train_dataset, "dpo", recipe.dpo.max_length)
     built.sorts = recipe.memory.sort_rows == "auto" and not WITHIN_A_BATCH & set(recipe.dpo.losses)
     return built

@@ -170,7 +170,8 @@ def untouched(trainer: Any) -> Iterator[None]:
     model = trainer.model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]
-    sums, seen = copy.deepcopy(trainer._metrics), (trainer._total_train_tokens, trainer.tokens_seen)
+    sums = copy.deepcopy(trainer._metrics)
+    counts = trainer._total_train_tokens, trainer.tokens_seen, trainer.tokens_learned
     with unchanged(trainer):
         model.train()
         try:
@@ -179,4 +180,4 @@ def untouched(trainer: Any) -> Iterator[None]:
             for weight, grad in zip(trained, grads, strict=True):
                 weight.grad = grad
             trainer._metrics = sums
-            trainer._total_train_tokens, trainer.tokens_seen = seen
+            trainer._total_train_tokens, trainer.tokens_seen, trainer.tokens_learned = counts

@@ -37,6 +37,7 @@ def trainer(
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+    built.settings = recipe.sft
     built.row_lengths = rows.count_tokens(built.train_dataset, "sft", recipe.sft.max_length)
     built.sorts = recipe.memory.sort_rows == "auto" and not recipe.sft.packing
     return built

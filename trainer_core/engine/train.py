@@ -39,6 +39,7 @@ from trainer_core.engine.evaluate import Evaluate, HeldOut
 from trainer_core.engine.gauge import gauge
 from trainer_core.engine.keep_layers import KeepLayers
 from trainer_core.engine.kept_rows import KeptRows
+from trainer_core.engine.learning import RequireLearning, require_change
 from trainer_core.engine.probe import Probe
 from trainer_core.engine.reference import Kept
 from trainer_core.engine.sample import Answers
@@ -48,7 +49,7 @@ from trainer_core.events import Changed, Noted, Phase, Plan, Prepared, Resumed, 
 from trainer_core.forecast import shape_for
 from trainer_core.guard import Guard
 from trainer_core.ladder import in_force, next_rung
-from trainer_core.plan import planned_steps
+from trainer_core.plan import planned_steps, warmup_text
 from trainer_core.run_view import RunView, read_view
 from trainer_core.vram import setup_of
 
@@ -146,12 +147,15 @@ class Run:
         found = checkpoints.newest(self.run_dir, stage, self.data, self.spec)
         if any(point.stage == stage for point in self.before.points):
             self.emit(Resumed(stage, found.step, found.skipped))
+        elif warmup := warmup_text(trainer.settings, planned_steps(len(trainer.train_dataset), trainer.settings)):
+            self.note(stage, [f"{warmup}."])
         self.emit(rows.lengths(stage, trainer.row_lengths))
         progress.trainer = trainer
         checks = self.watch(trainer, tokenizer, progress, held_out)
         trainer.shelf = Shelf(
             self.run_dir, stage, self.data, self.spec, self.emit, lambda: checks.best.step if checks.best else None
         )
+        trainer.add_callback(RequireLearning(trainer, stage))
         self.probe(trainer, stage, reference)
         if load.keeps_layers(self.recipe.memory):
             trainer.add_callback(KeepLayers(trainer, stage, self.emit))  # after the probe, which measures without it
@@ -171,6 +175,8 @@ class Run:
             return self.save_best(checks, trainer, tokenizer)
         if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return None
+        if trainer.state.global_step >= trainer.state.max_steps and finite(trainer.model):
+            require_change(trainer.model, stage, reference and reference / WEIGHTS, trainer.args.learning_rate)
         return self.save_last(trainer, tokenizer, progress)
 
     def save_last(self, trainer: Any, tokenizer: Any, progress: Progress) -> Path:
