@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer_core.config import Training
+
+os.environ["UNSLOTH_DATASET_NUM_PROC"] = "0"
+"""Rows become tokens in this process: on CUDA, Unsloth would fork it with the card and the template renderer open."""
 
 
 def shared(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
