@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from launcher import SetupError, compiler, device, steps
+from launcher.device import Driver
 from launcher.managed_python import fetch_python
 from launcher.paths import (
     REHEARSAL,
@@ -88,10 +89,10 @@ def outgrown(found: Stamp, asked: str) -> bool:
     return device.choose(asked, device.read_driver(), os.environ.get(device.VISIBLE)).build != found.build
 
 
-def set_up(asked: str, found: Stamp | None) -> Stamp:
+def set_up(asked: str, found: Stamp | None, read_driver: Callable[[], Driver | None] = device.read_driver) -> Stamp:
     system = read_system()
     wanted = found.device if found and asked == "auto" else asked
-    choice = device.choose(wanted, device.read_driver(), os.environ.get(device.VISIBLE), system)
+    choice = device.choose(wanted, read_driver(), os.environ.get(device.VISIBLE), system)
     python = choose_python(running(), sys.executable, others_on_path)
     plan = make_plan(choice, python, system)
     goal = Stamp(
@@ -100,7 +101,7 @@ def set_up(asked: str, found: Stamp | None) -> Stamp:
     print("\n".join(plan.lines), flush=True)
     print(f".venv is {VENV}.", flush=True)
     parts = [*steps.install(choice.build, sys.platform), steps.trial(choice.build), steps.starter()]
-    if found and replace(found, ready=False, tests="", trial="") == goal and VENV_PYTHON.exists():
+    if found and replace(found, ready=False, tests="", trial="") == goal and is_sound(VENV_PYTHON, plan):
         print("An earlier set-up was cut short or tried less; going on with it.")
     else:
         refuse_while_running()
@@ -115,6 +116,13 @@ def set_up(asked: str, found: Stamp | None) -> Stamp:
                 STAMP.unlink()  # all is installed and does not work: the next start must not build on it
             raise
     return write_stamp(replace(goal, ready=True, trial=TRIAL))
+
+
+def is_sound(python: Path, plan: Plan) -> bool:
+    """Is .venv's Python there, with Python.h where the plan is to fetch one for that?"""
+    if not python.exists() or not plan.fetch_python:
+        return python.exists()
+    return "header" not in compiler.examine(compiler.ask_python(str(python))).missing
 
 
 def with_headers(plan: Plan, system: System) -> str:
@@ -243,10 +251,17 @@ def refuse_while_running(refused: str = ".venv must be made anew") -> None:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def alone(folder: Path | None = None) -> Iterator[None]:
     """One set-up of this folder at a time. The operating system frees the lock of one that died."""
     name = f"tunebench-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock"
-    with (temporary_folder() / name).open("a", encoding="utf-8") as file:
+    path = (folder or temporary_folder()) / name
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:  # as where another user of this computer set up this folder
+        raise SetupError(
+            f"{path} cannot be opened ({error.strerror}). Delete it, or set TMPDIR to a folder of yours."
+        ) from None
+    with file:
         try:
             lock(file.fileno())
         except OSError:
@@ -254,9 +269,9 @@ def alone() -> Iterator[None]:
         yield
 
 
-def temporary_folder() -> Path:
+def temporary_folder(find: Callable[[], str] = tempfile.gettempdir) -> Path:
     try:
-        return Path(tempfile.gettempdir())
+        return Path(find())
     except FileNotFoundError as error:
         raise SetupError(f"{error.strerror}. Set TMPDIR to a folder that can be written.") from None
 

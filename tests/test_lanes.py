@@ -184,11 +184,40 @@ def test_filters_are_those_of_generate_in_its_order(folder: Path) -> None:
     assert [type(one) for one in filters(Sampling(**settings))] == [type(one) for one in theirs]
 
 
+CPU = torch.device("cpu")
+
+
 def test_noise_depends_on_seed_prompt_and_step_alone() -> None:
-    same = gumbel(1, "p", 2, 5)
-    assert torch.equal(same, gumbel(1, "p", 2, 5))
-    for other in (gumbel(2, "p", 2, 5), gumbel(1, "q", 2, 5), gumbel(1, "p", 3, 5)):
+    same = gumbel(1, "p", 2, 5, CPU)
+    assert torch.equal(same, gumbel(1, "p", 2, 5, CPU))
+    for other in (gumbel(2, "p", 2, 5, CPU), gumbel(1, "q", 2, 5, CPU), gumbel(1, "p", 3, 5, CPU)):
         assert not torch.equal(same, other)
+
+
+def test_a_seed_keeps_its_meaning_on_the_processor() -> None:
+    """These are the values of the first version: an answer of then is the answer of now."""
+    assert gumbel(1, "p", 2, 3, CPU).tolist() == pytest.approx([0.97756928, -0.18043074, 0.90073586], abs=1e-7)
+
+
+def test_the_noise_is_made_where_the_logits_are() -> None:
+    """A device without a generator refuses to make one; it would take noise that the processor made."""
+    logits, seen = torch.zeros(2, 7, device="meta"), torch.zeros(2, 1, device="meta")
+    with pytest.raises(RuntimeError, match="META"):
+        Sampler(Sampling(temperature=1, top_p=1)).draw(logits, seen, ["p", "p"], 0)
+
+
+@pytest.mark.gpu
+def test_rows_with_the_same_dice_share_their_luck_on_a_card() -> None:
+    pytest.skip("no CUDA device") if not torch.cuda.is_available() else None
+    card, sampler = torch.device("cuda", 0), Sampler(Sampling(temperature=1, top_p=1))
+    logits, seen = torch.zeros(3, 150_000, device=card), torch.zeros(3, 1, dtype=torch.long, device=card)
+    drawn = [sampler.draw(logits, seen, ["p", "q", "p"], step).tolist() for step in range(20)]
+    assert all(first == third for first, _, third in drawn) and any(first != second for first, second, _ in drawn)
+    assert sampler.draw(logits[:1], seen[:1], ["p"], 7).item() == drawn[7][0], "alone as in company"
+    values = torch.cat([gumbel(1, "p", step, 150_000, card) for step in range(20)])
+    assert values.device.type == "cuda" and values.isfinite().all()
+    assert values.mean().item() == pytest.approx(0.5772, abs=0.01)
+    assert values.std().item() == pytest.approx(1.2825, abs=0.01)
 
 
 def test_proofs_tell_an_adapter_from_none(lanes: Lanes) -> None:

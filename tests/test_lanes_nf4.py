@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from trainer_core import tokens
 from trainer_core.config import Lane, Precision, Sampling
 from trainer_core.data import Message
 from trainer_core.lanes.batch import PREFILL, Row, encoded, generate, padded
-from trainer_core.lanes.load import Lanes, dialed, load, number_format, proofs
+from trainer_core.lanes.load import Lanes, dialed, half_format, load, number_format, proofs
 from trainer_core.lanes.mixed import Mixed
 from trainer_core.requests import Dial
 
@@ -114,7 +115,7 @@ def test_every_layer_rounds_where_peft_rounds(pair: Pair) -> None:
     pair.lanes.shares.set(torch.tensor(list(pair.lanes.mixtures.values()), device=pair.lanes.device))
     rows, unequal = len(pair.lanes.lanes), []
     for path, layer in layers.items():
-        x = torch.randn(rows, 20, layer.down.shape[1], dtype=torch.bfloat16, device=pair.lanes.device)
+        x = torch.randn(rows, 20, layer.down.shape[1], dtype=pair.lanes.model.dtype, device=pair.lanes.device)
         with torch.inference_mode():
             ours = layer(x)
         for row, lane in enumerate(pair.lanes.names):
@@ -193,3 +194,15 @@ def test_a_base_that_is_stored_in_4_bit_is_the_same_base(folder: Path) -> None:
     ids = IDS.expand(2, -1).to(once.device)
     rows = list(once.mixtures.values())
     assert torch.equal(once.forward(rows, input_ids=ids).logits, stored.forward(rows, input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("there", "native", "expected"),
+    [(False, False, torch.bfloat16), (True, True, torch.bfloat16), (True, False, torch.float16)],
+)
+def test_a_card_that_only_emulates_bfloat16_computes_in_float16(there, native, expected) -> None:
+    """As torch 2.13 answers for a T4: supported, by emulation."""
+    card = SimpleNamespace(
+        is_available=lambda: there, is_bf16_supported=lambda including_emulation=True: native or including_emulation
+    )
+    assert half_format(card) is expected

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import launch
-from launcher import SetupError, steps, venv
+from launcher import SetupError, compiler, steps, venv
 from launcher.device import Driver, Gpu, ask, choose, installed_build, name_for_cuda
 from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS
 from launcher.venv import Stamp, choose_python
@@ -356,6 +356,7 @@ def test_only_the_cuda_closure_carries_cuda() -> None:
 FAKE_TORCH = """
 from types import SimpleNamespace
 __version__, version = "2.13.0+cpu", SimpleNamespace(cuda={cuda!r})
+cuda = SimpleNamespace(is_available=lambda: False)
 class Square:
     def __matmul__(self, other): return self
     def sum(self): return 64.0**3
@@ -377,15 +378,18 @@ class Project:
         return self.root / ".venv" / "tunebench.json"
 
     def launch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(str(self.root / "launch.py"), "--device", "cpu", *arguments)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         away = {
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.wheels),
             "PIP_CONFIG_FILE": os.devnull,
             "UV_OFFLINE": "1",
         }
-        command = [sys.executable, str(self.root / "launch.py"), "--device", "cpu", *arguments]
+        environ = {**os.environ, **away, "PYTHONPATH": str(self.root)}
         return subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **away}, cwd=ROOT, timeout=120
+            [sys.executable, *arguments], capture_output=True, text=True, env=environ, cwd=self.root, timeout=120
         )
 
     def requires(self, *lines: str) -> None:
@@ -516,6 +520,38 @@ def test_a_finished_venv_is_one_for_these_files_this_device_and_an_existing_pyth
 def test_two_set_ups_at_once_are_one_too_many() -> None:
     with venv.alone(), pytest.raises(SetupError, match="another launch.py"), venv.alone():
         pass
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_had_is_said(tmp_path: Path) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    with pytest.raises(SetupError, match="No usable temporary directory.*Set TMPDIR"):
+        venv.temporary_folder(none)
+    assert venv.temporary_folder(lambda: str(tmp_path)) == tmp_path
+    with pytest.raises(SetupError, match="cannot be opened.*Delete it, or set TMPDIR"), venv.alone(tmp_path / "none"):
+        pass
+
+
+CARD_SET_UP = """
+from launcher import SetupError, device, venv
+card = device.Gpu("NVIDIA GeForce RTX 4090", (8, 9), uuid="GPU-4090")
+driver = device.Driver(version={version!r}, cuda={cuda}, gpus=(card,))
+try: venv.set_up("auto", None, lambda: driver)
+except SetupError as error: print("refused:", error)
+"""
+
+
+@pytest.mark.skipif(not compiler.find_compiler(os.environ), reason="no gcc or clang here")
+def test_a_set_up_for_a_pretended_card_reaches_the_trial_with_that_card(project: Project) -> None:
+    """All but card and torch is real: the plan, .venv, the packages, and the trial, which finds no card."""
+    (project.root / "requirements.txt").write_text("torch==2.13.0\nunsloth==2026.10.9\n", encoding="utf-8")
+    project.offers("torch", "2.13.0+cpu", FAKE_TORCH.format(cuda="13.0"))
+    project.offers("unsloth", "2026.10.9", "__version__ = '2026.10.9'")
+    done = project.run("-c", CARD_SET_UP.format(version="580.95.05", cuda=13_000))
+    assert "for CUDA: NVIDIA GeForce RTX 4090, NVIDIA driver 580.95.05" in done.stdout
+    assert "finds no CUDA device with CUDA_VISIBLE_DEVICES=GPU-4090" in done.stdout
+    assert not project.stamp.exists()
 
 
 def test_children_are_told_the_device_and_keep_their_words_to_themselves() -> None:

@@ -184,7 +184,7 @@ def number_format(precision: Precision) -> dict[str, Any]:
     if precision == "auto":
         precision = "nf4" if on_gpu else "fp32"
     place = {"device_map": {"": 0}} if on_gpu else {}
-    half = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    half = half_format()
     if precision == "nf4":
         four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -194,6 +194,12 @@ def number_format(precision: Precision) -> dict[str, Any]:
         )
         return {"quantization_config": four_bit, "dtype": half, **place}
     return {"dtype": torch.float32 if precision == "fp32" else half, **place}
+
+
+def half_format(cuda: Any = torch.cuda) -> torch.dtype:
+    """The 16-bit format that the device computes in. Turing emulates bfloat16, so it gets float16 as in training."""
+    emulated = cuda.is_available() and not cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
 
 
 def proofs(lanes: Lanes) -> tuple[LaneProof, ...]:

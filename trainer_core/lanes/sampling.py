@@ -2,6 +2,10 @@
 
 A token is drawn as argmax(log p + g) with Gumbel noise g, which is exactly a draw from p (Gumbel-max trick, Maddison 2014).
 All lanes of a prompt use the same g at the same step, so that they differ by their adapters and by nothing else.
+
+The noise is made where the logits are, for all lanes lie on one device: on a card, 150,000 numbers made by the processor and
+sent over take milliseconds a token. A seed therefore means the same answers on the same device; a card and the processor, and
+two kinds of card, throw other dice, as their logits are rounded otherwise anyway.
 """
 
 from __future__ import annotations
@@ -41,8 +45,8 @@ class Sampler:
         scores = self.filters(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))
         if self.sampling.temperature == 0:
             return scores.argmax(-1)
-        thrown = {one: gumbel(self.sampling.seed, one, step, logits.shape[-1]) for one in set(dice)}
-        noise = torch.stack([thrown[one] for one in dice]).to(logits.device)
+        thrown = {one: gumbel(self.sampling.seed, one, step, logits.shape[-1], logits.device) for one in set(dice)}
+        noise = torch.stack([thrown[one] for one in dice])
         return (scores + noise).argmax(-1)  # without the log-softmax: a constant per row moves no argmax
 
 
@@ -64,8 +68,9 @@ def filters(sampling: Sampling) -> LogitsProcessorList:
     return found
 
 
-def gumbel(seed: int, dice: str, step: int, size: int) -> torch.Tensor:
-    """`size` standard Gumbel values that depend on these three and nothing else. On the CPU, so that every device agrees."""
+def gumbel(seed: int, dice: str, step: int, size: int, device: torch.device) -> torch.Tensor:
+    """`size` standard Gumbel values on the device, which depend on these five and nothing else: each throw has a generator of its
+    own, so neither other rows nor earlier steps move it."""
     digest = hashlib.blake2b(f"{seed}\0{step}\0{dice}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return -torch.empty(size).exponential_(generator=generator).log()
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    return -torch.empty(size, device=device).exponential_(generator=generator).log()
