@@ -207,7 +207,7 @@ class Run:
         if setting == "off":
             return
         on_card = hardware.shows_card(os.environ)
-        device = os.environ["CUDA_VISIBLE_DEVICES"] if on_card else hardware.cpu_name()
+        device = hardware.card_of(os.environ) if on_card else hardware.cpu_name()
         shape = shape_for(self.recipe.model, workspace, presets.load_catalogue())
         has_rung = next_rung(self.recipe, stage, len(self.before.out_of_memory), on_card, shape=shape) is not None
         base = read_view(self.run_dir).used("precision", self.recipe.precision)
@@ -233,7 +233,7 @@ class Run:
             self.data, self.model, weights, checkpoints.sha256(after / WEIGHTS) if after else "", precision, recipe.seed,
             recipe.lora.model_dump(), recipe.data.template, recipe.dpo.max_length,
             recipe.dpo.batch_size, recipe.dpo.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
-            hardware.cpu_name(), os.environ.get("CUDA_VISIBLE_DEVICES", ""), [version(name) for name in checkpoints.PINNED],
+            hardware.cpu_name(), hardware.card_of(os.environ), [version(name) for name in checkpoints.PINNED],
         ]  # fmt: skip
         name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
         return runs.Workspace.of(self.run_dir).root / "reference" / f"{name}.json"
