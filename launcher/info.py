@@ -49,6 +49,7 @@ cards = torch.cuda.device_count() if torch.version.cuda else 0
 print(json.dumps({"python": platform.python_version(), "torch": torch.__version__, "cards": cards, "versions": versions}))
 """
 SECONDS, TRIAL_SECONDS = 60, 600
+TRIAL_LINES = 5
 GIB = 2**30
 RUNS, TAIL_BYTES, ERROR_LINES, ERROR_LETTERS = 100, 64 * 1024, 30, 3000
 """The newest runs that are looked at for an error, how much of each one's events, and how much of the error is shown."""
@@ -214,8 +215,8 @@ def run_trial(python: Path) -> str:
         stderr=subprocess.STDOUT,
         timeout=TRIAL_SECONDS,
     )
-    last = "\n".join(done.stdout.decode("utf-8", "replace").strip().splitlines()[-5:])
-    return last if done.returncode == 0 else f"failed with status {done.returncode}:\n{last}"
+    lines = done.stdout.decode("utf-8", "replace").strip().splitlines()[-TRIAL_LINES:]
+    return lines[-1] if done.returncode == 0 else "\n".join([f"failed with status {done.returncode}:", *lines])
 
 
 # ---- the last error

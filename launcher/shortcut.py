@@ -6,8 +6,9 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from launcher import SetupError
 from launcher.paths import ROOT
@@ -28,7 +29,8 @@ Write-Output $link.FullName
 """
 """What a path may hold goes in through variables, where nothing is quoted."""
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+Run = Any
+"""subprocess.run, or what stands for it."""
 
 
 def make_shortcut(

@@ -82,11 +82,11 @@ def finished(found: Stamp, asked: str, python: Path = VENV_PYTHON) -> bool:
     return current and tried and found.ready and asked in ("auto", found.device) and python.exists()
 
 
-def outgrown(found: Stamp, asked: str) -> bool:
+def outgrown(found: Stamp, asked: str, read_driver: Callable[[], Driver | None] = device.read_driver) -> bool:
     """CUDA is asked for by name, and the driver now runs a better build than the one in .venv, or no longer that one."""
     if asked != "cuda" or found.device != "cuda":
         return False
-    return device.choose(asked, device.read_driver(), os.environ.get(device.VISIBLE)).build != found.build
+    return device.choose(asked, read_driver(), os.environ.get(device.VISIBLE)).build != found.build
 
 
 def set_up(asked: str, found: Stamp | None, read_driver: Callable[[], Driver | None] = device.read_driver) -> Stamp:
@@ -185,10 +185,10 @@ def fingerprint(file: Path, *words: str) -> str:
     return hashlib.sha256(" ".join(words).encode() + b"\n" + file.read_bytes()).hexdigest()[:16]
 
 
-def read_stamp() -> Stamp | None:
+def read_stamp(file: Path = STAMP) -> Stamp | None:
     """None where there is no .venv, or one that this launcher cannot have made."""
     try:
-        facts = dict(json.loads(STAMP.read_text(encoding="utf-8")))
+        facts = dict(json.loads(file.read_text(encoding="utf-8")))
         facts.setdefault("build", "cpu" if facts["device"] == "cpu" else "cu130")  # an earlier launcher wrote none
         known = {field.name for field in fields(Stamp)}
         stamp = Stamp(**{name: value for name, value in facts.items() if name in known})

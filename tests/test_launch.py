@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import platform
@@ -436,6 +437,8 @@ def test_a_set_up_that_fails_is_said_and_continued_then_starts_at_once(project: 
     assert json.loads(project.stamp.read_text())["ready"] is True
 
     shutil.rmtree(project.wheels)
+    only_set_up = project.launch("setup")
+    assert (only_set_up.returncode, "is set up for CPU" in only_set_up.stdout) == (0, True)
     assert min(warm_seconds(project) for _ in range(3)) < 1.0
     renewed_only_when_nothing_runs_from_it(project)
 
@@ -490,6 +493,26 @@ def test_the_rehearsals_triton_is_kept_out_of_site_packages_and_missing_it_is_no
     assert not list(folder.glob("triton-3.7.1*"))
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="no git here")
+def test_after_an_update_the_new_launcher_sets_up(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def git(folder: Path, *words: str) -> None:
+        name = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(folder), *name, *words], check=True, capture_output=True)
+
+    origin = tmp_path_factory.mktemp("origin")
+    git(project.root, "init", "-q", "-b", "main")
+    git(project.root, "add", "-A")
+    git(project.root, "commit", "-q", "-m", "old")
+    git(origin, "clone", "-q", str(project.root), "clone")
+    git(project.root, "remote", "add", "origin", str(origin / "clone"))
+    (origin / "clone" / "launch.py").write_text("import sys; print('new', *sys.argv[1:])\n", encoding="utf-8")
+    git(origin / "clone", "commit", "-q", "-a", "-m", "new")
+    git(project.root, "fetch", "-q", "origin")
+    git(project.root, "branch", "--set-upstream-to=origin/main")
+    done = project.launch("update")
+    assert done.stdout.endswith("new --device cpu setup\n"), done.stderr
+
+
 def test_packages_that_do_not_work_are_not_built_upon(project: Project) -> None:
     project.requires("unsloth==2026.10.9")
     project.offers("torch", "2.13.0+cpu", FAKE_TORCH.format(cuda="13.0"))
@@ -515,6 +538,36 @@ def test_a_finished_venv_is_one_for_these_files_this_device_and_an_existing_pyth
     assert (
         len({closure, venv.closure("cpu", "3.12"), venv.closure("cu130", "3.11"), venv.closure("cu126", "3.11")}) == 4
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "build", "driver", "outgrown"),
+    [
+        ("cuda", "cu126", FITS, True),
+        ("cuda", "cu130", FITS, False),
+        ("cuda", "cu130", OLD, True),
+        ("auto", "cu126", FITS, False),
+    ],
+)
+def test_asked_for_by_name_cuda_follows_the_driver(asked: str, build: str, driver: Driver, outgrown: bool) -> None:
+    assert venv.outgrown(Stamp("cuda", "3.11", "", build=build), asked, lambda: driver) == outgrown
+
+
+def test_stamps_of_other_launchers_are_read(tmp_path: Path) -> None:
+    stamp = tmp_path / "tunebench.json"
+    stamp.write_text('{"device": "cuda", "python": "3.11", "closure": "c", "ready": true, "tests": "", "newer": 1}')
+    assert venv.read_stamp(stamp) == Stamp("cuda", "3.11", "c", ready=True, build="cu130")
+    for text in ('{"device": "tpu", "build": "x", "python": "3", "closure": "c"}', "[]", "{", '{"device": "cpu"}'):
+        stamp.write_text(text)
+        assert venv.read_stamp(stamp) is None
+    assert venv.read_stamp(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    "file", ["launch.py", "trainer_core/redact.py", *(f"launcher/{p.name}" for p in (ROOT / "launcher").glob("*.py"))]
+)
+def test_an_old_python_can_read_why_it_is_too_old(file: str) -> None:
+    ast.parse((ROOT / file).read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
 def test_two_set_ups_at_once_are_one_too_many() -> None:
