@@ -34,11 +34,6 @@ class Plan:
     card: str = ""
     lines: tuple[str, ...] = field(default=())
 
-    @property
-    def cards_by(self) -> str:
-        """How a worker must name its card to CUDA: "uuid", or "index" where CUDA does not know UUIDs."""
-        return "index" if self.card.isdigit() else "uuid"
-
 
 def make_plan(
     choice: Choice,

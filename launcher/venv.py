@@ -51,7 +51,6 @@ class Stamp:
     """What .venv is, or is becoming. `closure` and `tests` are fingerprints of the requirement files in it.
 
     build: of torch, a key of REQUIREMENTS.
-    cards_by: how a worker names its card to CUDA, "uuid" or "index"; see device.name_for_cuda.
     trial: which trial it has passed.
     """
 
@@ -61,7 +60,6 @@ class Stamp:
     ready: bool = False
     tests: str = ""
     build: str = "cpu"
-    cards_by: str = "uuid"
     trial: str = ""
 
 
@@ -95,9 +93,7 @@ def set_up(asked: str, found: Stamp | None, read_driver: Callable[[], Driver | N
     choice = device.choose(wanted, read_driver(), os.environ.get(device.VISIBLE), system)
     python = choose_python(running(), sys.executable, others_on_path)
     plan = make_plan(choice, python, system)
-    goal = Stamp(
-        choice.device, plan.version, closure(choice.build, plan.version), build=choice.build, cards_by=plan.cards_by
-    )
+    goal = Stamp(choice.device, plan.version, closure(choice.build, plan.version), build=choice.build)
     print("\n".join(plan.lines), flush=True)
     print(f".venv is {VENV}.", flush=True)
     parts = [*steps.install(choice.build, sys.platform), steps.trial(choice.build), steps.starter()]
@@ -167,11 +163,10 @@ def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
 def environment(stamp: Stamp, card: str = "") -> dict[str, str]:
     """For all that runs in .venv: our modules on the path, UTF-8, no telemetry, no GPU where torch cannot use one.
 
-    `card` is the one that CUDA shall see; without it CUDA sees what it saw. TUNEBENCH_CARDS_BY tells workers how to name theirs.
+    `card` is the one that CUDA shall see; without it CUDA sees what it saw.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": stamp.device}
-    ours["TUNEBENCH_CARDS_BY"] = stamp.cards_by
     pinned = {device.VISIBLE: card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if card else {}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     return {**os.environ, **ours, **quiet, **pinned, **({"UNSLOTH_FORCE_CPU": "1"} if stamp.device == "cpu" else {})}

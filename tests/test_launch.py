@@ -609,9 +609,8 @@ def test_a_set_up_for_a_pretended_card_reaches_the_trial_with_that_card(project:
 
 def test_children_are_told_the_device_and_keep_their_words_to_themselves() -> None:
     on_cpu = venv.environment(Stamp("cpu", "3.11", ""))
-    on_cuda = venv.environment(Stamp("cuda", "3.11", "", build="cu130", cards_by="index"), card="1")
+    on_cuda = venv.environment(Stamp("cuda", "3.11", "", build="cu130"), card="1")
     assert (on_cuda["CUDA_VISIBLE_DEVICES"], on_cuda["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
-    assert (on_cpu["TUNEBENCH_CARDS_BY"], on_cuda["TUNEBENCH_CARDS_BY"]) == ("uuid", "index")
     assert on_cpu.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
     assert on_cpu["UNSLOTH_FORCE_CPU"] == "1"
     assert on_cpu["TUNEBENCH_DEVICE"] == "cpu"
