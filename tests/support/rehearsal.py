@@ -90,13 +90,14 @@ class Seen:
 class Pass:
     """One call of `training_step`, before it ran.
 
-    recomputed: for each layer, are its activations computed again? mode: flags of all modules, caches and padding. tokens: of the
-    batch. length: the trainer's limit.
+    recomputed: for each layer, are its activations computed again? inference: is a module or a cache set for generating? mode: flags of
+    all modules, caches and padding. tokens: of the batch. length: the trainer's limit.
     """
 
     stage: str
     step: int
     recomputed: tuple[bool, ...]
+    inference: bool
     mode: tuple[Any, ...]
     tokens: int
     length: int
@@ -146,7 +147,8 @@ def held(asked: argparse.Namespace, view: Any, seen: Seen) -> Iterator[tuple[str
         flags = [one.recomputed for one in passes]
         yield f"{stage}: every layer is recomputed in every pass", (all(map(all, flags)) and all(flags), flags)
         modes = {one.mode for one in passes}
-        yield f"{stage}: nothing that interrupts training leaves a trace in the model", (len(modes) == 1, len(modes))
+        clean = len(modes) == 1 and not any(one.inference for one in passes)
+        yield f"{stage}: nothing that interrupts training leaves a trace in the model", (clean, len(modes))
         yield f"{stage}: tokens are counted", tokens_counted(points, passes)
         lengths = {one.length for one in passes}
         yield f"{stage}: the length is the stage's own", (lengths == {length_of(stage)}, lengths)
@@ -255,6 +257,7 @@ def read_pass(trainer: Any, model: Any, inputs: Any) -> Pass:
         stage="dpo" if "Dpo" in type(trainer).__name__ else "sft",
         step=trainer.state.global_step + 1,
         recomputed=tuple(bool(getattr(layer, "gradient_checkpointing", False)) for layer in layers),
+        inference=bool(model.config.use_cache) or any(vars(one).get("_flag_for_generation") for one in model.modules()),
         mode=(*sides, *(getattr(module, name, None) for module in model.modules() for name in FLAGS)),
         tokens=inputs["input_ids"].numel() if mask is None else int(mask.sum()),
         length=trainer.args.max_length or trainer.args.max_seq_length,
