@@ -184,7 +184,7 @@ def number_format(precision: Precision) -> dict[str, Any]:
     if precision == "auto":
         precision = "nf4" if on_gpu else "fp32"
     place = {"device_map": {"": 0}} if on_gpu else {}
-    half = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    half = torch.float16 if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else torch.bfloat16
     if precision == "nf4":
         four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
