@@ -21,6 +21,9 @@ HELPERS = ("__main__", "proof", "plain")
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if sys.platform == "win32":
+        sys.stderr.write("The proofs fork and kill by signals, so they run on Linux and macOS.\n")
+        return 2
     held = [made(name, args.quick) for name in args.names or found()]
     if not args.quick:
         PAGE.write_text(page({name: load(name).QUESTION for name in found()}), encoding="utf-8")
@@ -49,7 +52,9 @@ def made(name: str, quick: bool) -> bool:
         other = f"; control {proof.control.failures} of {proof.control.n}" if proof.control else ""
         sys.stdout.write(f"{proof.claim}: {proof.ours.failures} of {proof.ours.n} failed{other} {proof.ours.worst}\n")
         sys.stdout.flush()
-    if not quick:
+    if not proofs:
+        sys.stdout.write(f"{name}: not measured, this machine has no graphics card\n")
+    elif not quick:
         facts = {
             "machine": machine(),
             "date": today(),

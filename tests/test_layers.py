@@ -89,6 +89,16 @@ def test_engine_and_lanes_are_imported_by_the_worker_alone(path: Path) -> None:
         assert not parts
 
 
+@pytest.mark.parametrize("path", [p for p in CORE if not within(p, "engine")], ids=name_of)
+def test_an_emulated_bfloat16_is_none(path: Path) -> None:
+    """Torch says yes for a T4, where training takes float16: Unsloth, which the engine has imported, makes it say no."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    asked = [one for one in calls if isinstance(one.func, ast.Attribute) and one.func.attr == "is_bf16_supported"]
+    for call in asked:
+        said = {key.arg: key.value for key in call.keywords}.get("including_emulation")
+        assert isinstance(said, ast.Constant) and said.value is False
+
+
 WRITERS = {
     "trainer_core/durable.py": "the one way to write state",
     "trainer_core/event_log.py": "appends lines, each whole or not there",

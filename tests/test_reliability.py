@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from reliability import card
 from reliability.alarms import recordings
-from reliability.proof import Count, Figure, Proof
+from reliability.proof import Count, Figure, Proof, page
 from trainer_core.runs import PROJECT
 
 
@@ -32,6 +34,21 @@ def test_a_proof_holds_with_few_trials(name: str) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "UNSLOTH_FORCE_CPU": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+def test_without_a_card_its_row_says_not_measured() -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "reliability", "card", "--quick"]
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "card: not measured" in done.stdout, done.stderr[-2000:]
+    told = page({"card": card.QUESTION})
+    assert "*not measured*" in told and "same, and the losses" in told
+
+
+@pytest.mark.long
+def test_what_is_measured_on_a_card_is_exact_on_the_processor(tmp_path: Path) -> None:
+    found = card.resumed(tmp_path, 1, "cpu")
+    assert found.holds and found.ours.worst == "(at most 0.0e+00 nats)"
 
 
 def test_what_a_proof_says() -> None:

@@ -14,7 +14,23 @@ from pathlib import Path
 from tools.browser import VARIABLE, NoBrowser, chromium
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKS = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",))
+ON_WINDOWS = ("launch.py", "app.py", "launcher", "tools", "trainer_core", "ui")
+"""What also runs there. bench and reliability fork, and count what the kernel says."""
+
+
+def types(system: str, *paths: str) -> tuple[str, ...]:
+    """The type check as on that system (`sys.platform`'s word), whatever this one is. A cache each, for one of another system is
+    thrown away."""
+    return ("mypy", "--platform", system, "--cache-dir", f".mypy_cache/{system}", *paths)
+
+
+CHECKS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    types("linux"),
+    types("win32", *ON_WINDOWS),
+    types("darwin"),
+)
 
 
 def main(pytest_arguments: list[str]) -> int:

@@ -235,14 +235,14 @@ def text_of(template: Any, variables: Given, room: int) -> str:
 
 def allow(letters: int) -> None:
     """More time for one more conversation, never more than `CPU_SECONDS`; the system ends the process when it is spent."""
-    if hasattr(signal, "setitimer"):
+    if sys.platform != "win32":
         left, _ = signal.getitimer(signal.ITIMER_PROF)
         more = SECONDS_EACH + SECONDS_PER_LETTER * letters
         signal.setitimer(signal.ITIMER_PROF, min(left + more, CPU_SECONDS))
 
 
 def limit() -> None:
-    if hasattr(signal, "setitimer"):
+    if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     if sys.platform == "linux":
         import resource

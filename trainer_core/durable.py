@@ -24,6 +24,8 @@ RENAME_TRIES = 10
 IN_USE = (5, 32, 33)
 """Windows' errors where a file, or one in a folder that is renamed, is open or mapped: access denied, sharing, lock."""
 BEFORE = ".before-"
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""On Windows both end a process at once."""
 _points = itertools.count(1)
 
 
@@ -37,7 +39,7 @@ def point(path: Path) -> None:
     if not fault or next(_points) < int(at):
         return
     if fault == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), KILL)
     code = getattr(errno, fault.upper())
     raise OSError(code, os.strerror(code), str(path))
 

@@ -490,8 +490,14 @@ def read_cpu(cgroup: Path = Path("/sys/fs/cgroup")) -> Cpu:
         cached = numbers(cgroup / "memory.stat").get("inactive_file", 0)  # the kernel gives it up when asked
         held = numbers(cgroup / "memory.current").get("", 0) - cached
         total, free = min(total, limit), min(free, max(0, limit - held))
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else psutil.cpu_count() or 1
-    return Cpu(cpu_name(), cores, total, free, has_bfloat16())
+    return Cpu(cpu_name(), cores(), total, free, has_bfloat16())
+
+
+def cores() -> int:
+    """Logical processors that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return psutil.cpu_count() or 1
 
 
 def numbers(path: Path) -> dict[str, int]:

@@ -89,7 +89,8 @@ def in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def forked(work: Callable[[], int]) -> int:
     """Have a child of its own do the `work`; its pid."""
-    assert sys.platform != "win32"  # `in_process` is for there
+    if sys.platform == "win32":
+        raise NotImplementedError("`in_process` is for systems without fork")
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def close(folder: Path) -> None:
     """Take what an earlier version, or whoever made the folder, allowed others; a place that is shared on purpose stays so."""
     about = folder.stat()
     if (
-        os.name == "posix"
+        sys.platform != "win32"
         and about.st_uid == os.getuid()
         and about.st_mode & 0o077
         and not about.st_mode & stat.S_ISVTX

@@ -90,8 +90,8 @@ class Seen:
 class Pass:
     """One call of `training_step`, before it ran.
 
-    recomputed: for each layer, are its activations computed again? inference: is a module or a cache set for generating? mode: flags of
-    all modules, caches and padding. tokens: of the batch. length: the trainer's limit.
+    recomputed: for each layer, are its activations computed again? inference: is a module or a cache set for generating?
+    mode: flags of all modules, caches and padding. tokens: of the batch. length: the trainer's limit.
     """
 
     stage: str
