@@ -1,25 +1,31 @@
 """`python -m bench [NAME…] [--device cpu|cuda] [--tiny] [--json] [--results DIR]`: every bench, one after another.
 
 Each has a process of its own and a time limit; one that fails leaves its error in its row and in the exit status.
+
+`cuda` and `picked` can be cut at any time and continued: `python -m bench cuda --parts proof,sft --budget 480 --results X.jsonl`
+measures what X.jsonl lacks of these parts and makes X.md from all that it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from bench import plot, table
+from bench import cuda, picked, plot, table
+from bench.journal import Call, Journal, JournalError
 from bench.measure import fixed_work
-from bench.one import found
+from bench.one import Continued, found
 from bench.result import DEVICES, ROWS, Device, Row, stamped
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -40,23 +46,30 @@ BENCHES: tuple[str, ...] = (
 )
 """In the order in which they run and stand in BENCHMARKS.md."""
 LIMIT_SECONDS = 600.0
+JOURNAL = ".jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: all went well; 1: at least one failed."""
+    """0: all went well; 1: at least one failed; 2: the results file cannot be used."""
     args = parser().parse_args(argv)
     device = cast(Device, args.device)
     names = args.names or [name for name in BENCHES if args.tiny or device in found(name).DEVICES]
     results = args.results or (None if args.tiny else RESULTS)
     every, began = list[Row](), time.monotonic()
     for name in names:
-        rows = measured(name, device, args.tiny)
+        try:
+            rows = measured(name, device, args, journal_file(results, name, device), began)
+        except JournalError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
         every += rows
         show(name, rows, args.json)
-        if results:
+        if results and results.suffix != JOURNAL:
             keep(results, f"{name}-{device}", rows)
     sys.stderr.write(f"{len(names)} benches: {minutes(time.monotonic() - began)}\n")
-    if results:
+    if results and results.suffix == JOURNAL:
+        write(results.with_suffix(".md"), (table.table(every) + table.notes(every) + table.places(every)).encode())
+    elif results:
         page = PROJECT / "BENCHMARKS.md" if results == RESULTS else results / "BENCHMARKS.md"
         shown = [*BENCHES, *(name for name in names if name not in BENCHES)]
         write(page, table.text(BENCHES if results == RESULTS else shown, results).encode())
@@ -71,24 +84,75 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--device", choices=DEVICES, default="cpu")
     top.add_argument("--tiny", action="store_true", help="smallest sizes, to see that it works; writes no results")
     top.add_argument("--json", action="store_true", help="the rows as JSON on stdout")
-    top.add_argument("--results", type=Path, help="write results and BENCHMARKS.md there instead")
+    top.add_argument(
+        "--results",
+        type=Path,
+        help=f"write results and BENCHMARKS.md there instead; cuda, picked: or a file *{JOURNAL}",
+    )
+    card = top.add_argument_group("cuda and picked")
+    card.add_argument("--first", action="store_true", help=f"cuda: these parts: {','.join(cuda.FIRST)}")
+    card.add_argument("--parts", type=some(cuda.PARTS), default=(), help=f"cuda: of {','.join(cuda.PARTS)}")
+    card.add_argument("--sizes", type=some(picked.SIZES), default=(), help=f"picked: GB, of {','.join(picked.SIZES)}")
+    card.add_argument("--budget", type=float, default=math.inf, help="seconds after which nothing is at work any more")
+    card.add_argument("--again", action="store_true", help="measure anew what the results file has")
     return top
 
 
-def measured(name: str, device: Device, tiny: bool) -> list[Row]:
-    """The rows of one bench; if it fails, one row with the error."""
-    began, before = time.monotonic(), fixed_work()
-    sys.stderr.write(f"{name}: {found(name).QUESTION}\n")
+def some(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """Reads names with commas between them."""
+
+    def read(text: str) -> tuple[str, ...]:
+        asked = tuple(text.split(","))
+        if unknown := [one for one in asked if one not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
+        return asked
+
+    return read
+
+
+def journal_file(results: Path | None, name: str, device: Device) -> Path | None:
+    """Where a bench that can be continued keeps what it measured; None: nowhere for long."""
+    if results is None or results.suffix == JOURNAL:
+        return results
+    return results / f"{name}-{device}{JOURNAL}"
+
+
+def measured(name: str, device: Device, args: argparse.Namespace, file: Path | None, began: float) -> list[Row]:
+    """The rows of one bench; if it fails, one row with the error.
+
+    Raises:
+        JournalError: the results file of a bench that can be continued cannot be used.
+    """
+    start, before, bench = time.monotonic(), fixed_work(), found(name)
+    sys.stderr.write(f"{name}: {bench.QUESTION}\n")
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        out = Path(scratch) / "rows.json"
-        command = [sys.executable, "-m", "bench.one", name, device, "tiny" if tiny else "full", str(out)]
-        error = fault(command, Path(scratch))
-        rows = [] if error else ROWS.validate_json(out.read_bytes())
-    sys.stderr.write(f"{name}: {minutes(time.monotonic() - began)}\n")
-    if error:
-        rows = [stamped(Row(name, name, "", error=error), device, tiny)]
+        if isinstance(bench, Continued):
+            rows = continued(bench, device, args, file or Path(scratch) / f"{name}{JOURNAL}", began)
+        else:
+            rows = apart(name, device, args.tiny, Path(scratch))
+    sys.stderr.write(f"{name}: {minutes(time.monotonic() - start)}\n")
     pace = (before + fixed_work()) / 2
     return [replace(row, fixed_work=pace) for row in rows]
+
+
+def continued(bench: Continued, device: Device, args: argparse.Namespace, file: Path, began: float) -> list[Row]:
+    """In this process, which measures nothing itself: so nothing is at work any more when it is killed."""
+    only = {"cuda": args.parts or (tuple(cuda.FIRST) if args.first else ()), "picked": args.sizes}
+    with Journal(file, args.again) as journal:
+        call = Call(journal, only.get(bench.__name__.rpartition(".")[2], ()), began + args.budget)
+        try:
+            return bench.resume(device, args.tiny, call)
+        except Exception:
+            return [stamped(Row(bench.__name__, bench.__name__, "", error=traceback.format_exc()), device, args.tiny)]
+
+
+def apart(name: str, device: Device, tiny: bool, scratch: Path) -> list[Row]:
+    """In a process of its own."""
+    out = scratch / "rows.json"
+    command = [sys.executable, "-m", "bench.one", name, device, "tiny" if tiny else "full", str(out)]
+    if error := fault(command, scratch):
+        return [stamped(Row(name, name, "", error=error), device, tiny)]
+    return ROWS.validate_json(out.read_bytes())
 
 
 def minutes(seconds: float) -> str:

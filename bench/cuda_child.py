@@ -1,148 +1,207 @@
-"""One training on the device, in a process of its own: `python -m bench.cuda_child CASE.json` prints its Result last.
+"""One measurement on the device, in a process of its own: `python -m bench.cuda_child ORDER.json`.
 
 ours: the worker as the app starts it. bare: a bare Unsloth script. plain: TRL, PEFT and bitsandbytes; unsloth is never imported.
-logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it.
+logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it. lanes: `lanes_child`.
+kernel: a Triton kernel and torch.compile. noise: what Compare throws its dice with, on the processor and on the card.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import signal
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from trainer_core import hardware
-from trainer_core.config import Data, Lora, Memory, Method, Precision, Recipe, Sft
+from bench.case import NOTHING, Case, Measurement, Order, Result, StageResult, Way
+from bench.child import end_with_parent
+from trainer_core import durable, hardware
+from trainer_core.config import Data, Lora, Memory, Method, Recipe, Sft
 from trainer_core.config import Dpo as DpoSettings
+from trainer_core.events import Stage
+from trainer_core.run_view import RunView
 
-STRETCHES = 5
-"""The measured steps are cut into so many, each a repetition of its own."""
 GIB = 2**30
-HELD_BY_OTHERS = list[int]()
-"""Bytes of the card that were in use before this process touched it."""
-Way = Literal["ours", "bare", "plain", "logits"]
-Attention = Literal["auto", "rows", "xformers", "flex"]
-Padding = Literal["auto", "free", "padded"]
 SWITCHES: dict[str, dict[str, str]] = {
     "rows": {"UNSLOTH_TORCH_VARLEN": "0"},
     "xformers": {"UNSLOTH_SDPA_PACKED_SEGMENTS": "0"},
     "free": {"UNSLOTH_PADDING_CHOICE": "padding_free"},
     "padded": {"UNSLOTH_DISABLE_AUTO_PADDING_FREE": "1"},
-    "dpo": {"UNSLOTH_LOGPROB_CHUNK_GB": "0.5"},
+    "eager": {"UNSLOTH_BLOCK_COMPILE": "0"},
 }
 """What Unsloth reads from the environment when it is imported. Left alone, it takes torch's own kernel for packed rows; `rows`:
-one call of torch's attention for each row of a pack. `dpo`: its head otherwise takes more the more of the card is free, so that
-a peak would tell of the card and not of the need."""
-
-
-class Case(BaseModel):
-    """What to train, and how. `batch` rows (DPO: pairs) in memory at once; `pairs` only where SFT comes before DPO; `warm` of the
-    steps are not measured; `torch`: the version of another Python, empty for this one."""
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-    way: Way
-    stage: Literal["sft", "dpo", "sft+dpo"] = "sft"
-    model: str
-    data: str
-    pairs: str | None = None
-    precision: Precision = "nf4"
-    batch: int = 4
-    length: int = 2048
-    warm: int = 10
-    steps: int = 20
-    packing: bool = False
-    skip_layers: Literal["auto", "off"] = "off"
-    attention: Attention = "auto"
-    padding: Padding = "auto"
-    torch: str = ""
-
-
-class Result(BaseModel):
-    """Real (non-padding) tokens a second, and rows or pairs a second, of each stretch after the warm-up; the peak that torch
-    reserved, and what the card lost beside that: the CUDA context and the libraries' own memory."""
-
-    model_config = ConfigDict(frozen=True)
-    tokens_per_second: tuple[float, ...]
-    rows_per_second: tuple[float, ...]
-    peak_gib: float
-    context_gib: float = 0.0
+one call of torch's attention for each row of a pack. eager: decoder blocks are not compiled."""
+LOSS_WORKSPACE = {"UNSLOTH_LOGPROB_CHUNK_GB": "0.5"}
+"""Always set: SFT's and DPO's loss otherwise take up to 2 GB, more the more of the card is free, so that a peak would tell of the
+card and not of the need."""
+KEPT_LAYERS = re.compile(r'checkpoint_skip_layers = "auto" keeps (\d+) of (\d+)')
+PACKAGES = ("triton", "bitsandbytes", "xformers", "unsloth", "trl", "transformers", "peft")
+TO_BE_KILLED = "--to-be-killed"
 
 
 def main() -> None:
-    HELD_BY_OTHERS.append(used())
-    case = Case.model_validate_json(Path(sys.argv[1]).read_bytes())
-    for chosen in (case.attention, case.padding, case.stage):
+    end_with_parent()
+    order = Order.model_validate_json(Path(sys.argv[1]).read_bytes())
+    case, held_before, compiled = order.case, used(), compiled_files()
+    os.environ.update(LOSS_WORKSPACE)
+    for chosen in (case.attention, case.padding, case.blocks):
         os.environ.update(SWITCHES.get(chosen, {}))
-    with tempfile.TemporaryDirectory() as scratch:
-        way: dict[str, Callable[[Case, Path], Result]] = {"ours": ours, "logits": logits}
-        result = way.get(case.way, theirs)(case, Path(scratch))
-    print(result.model_dump_json())
+    measure: dict[Way, Callable[[Order], Result]] = {
+        "ours": ours, "logits": logits, "lanes": lanes, "kernel": kernel, "noise": noise
+    }  # fmt: skip
+    result = measure.get(case.way, script)(order)
+    kept = KEPT_LAYERS.findall(order.log.read_text(encoding="utf-8", errors="replace")) if order.log.exists() else []
+    more = {"context_gib": context_gib(held_before), "kept_layers": tuple(map(int, kept[-1])) if kept else None}
+    measured = Measurement(result=result.model_copy(update={**more, "compiled": compiled}), where=place())
+    durable.write_atomically(order.result, measured.model_dump_json())
 
 
-def ours(case: Case, scratch: Path) -> Result:
+# --- where
+
+
+def place() -> dict[str, str]:
+    """The card and the versions that this process runs on."""
+    import torch
+
+    card = hardware.detect().best
+    return {
+        "card": card.name if card else hardware.cpu_name(),
+        "driver": (card.driver if card else None) or "none",
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        **{name: found for name in PACKAGES if (found := installed(name))},
+        "packed attention": packed_attention(),
+    }
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def packed_attention() -> str:
+    """Which kernel Unsloth has for packed rows: torch's takes grouped heads from 2.12 on."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        found = False
+    else:
+        found = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    return "torch" if found else "xformers" if installed("xformers") else "row by row"
+
+
+def used() -> int:
+    """Bytes of the card that are in use, by the driver's count, which asks for no context."""
+    card = hardware.detect().best
+    return card.total_bytes - card.free_bytes if card else 0
+
+
+def context_gib(before: int) -> float:
+    """GiB that the card lost to this process beside what torch holds; 0 without a card."""
+    import torch
+
+    return (used() - before - torch.cuda.memory_reserved()) / GIB if torch.cuda.is_available() else 0.0
+
+
+def compiled_files() -> int:
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    return sum(path.is_file() for path in folder.rglob("*")) if folder.name else 0
+
+
+# --- training
+
+
+def ours(order: Order) -> Result:
     """The real worker on a real run folder, in this process, so that its peak can be read."""
+    if order.case.killed and TO_BE_KILLED not in sys.argv:
+        first = subprocess.run([sys.executable, "-m", "bench.cuda_child", sys.argv[1], TO_BE_KILLED])
+        if first.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"the run that was to be killed ended with code {first.returncode}")
+    os.environ.update(hardware.worker_environment(hardware.detect().best))
     from trainer_core import runs, worker
     from trainer_core.config import TrainJob
     from trainer_core.run_view import read_view
 
-    run_dir = runs.create(runs.Workspace(scratch).runs, TrainJob(recipe=recipe(case)), "bench")
-    code = worker.main(run_dir)
-    view = read_view(run_dir)
-    if code:
-        raise RuntimeError(view.error or f"the worker ended with code {code}")
-    return paced(case, [(point.seconds, point.tokens_per_second * point.seconds) for point in view.points])
+    folder = runs.Workspace(order.folder).runs
+    earlier = sorted(folder.iterdir()) if folder.exists() else []
+    asked = recipe(order.case, str(order.model), str(order.chats), str(order.pairs))
+    run_dir = earlier[0] if earlier else runs.create(folder, TrainJob(recipe=asked), "bench")
+    watching = list[dict[Stage, Any]]()
+
+    def watched(job: Any) -> Any:
+        engine = worker.ml_parts(job)
+        from bench.watch import watch_trainers
+
+        watching.append(watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else ""))
+        return engine
+
+    code = worker.main(run_dir, watched)
+    view, meters = read_view(run_dir), watching[0] if watching else {}
+    proof = view.proof and (view.proof.loss - (view.proof.expected_loss or 0.0), view.proof.margin)
+    error = view.error or (f"the worker ended with code {code}" if code else "")
+    trained = {stage: meter.result for stage, meter in meters.items()}
+    stages = {one.stage: told(trained.get(one.stage, NOTHING), view, one.stage) for one in view.points}
+    return Result(stages=stages, proof=proof or None, error=error)
 
 
-def recipe(case: Case) -> Recipe:
+def told(result: StageResult, view: RunView, stage: Stage) -> StageResult:
+    """With what the run's own events say; their seconds leave out samples and checks."""
+    points = [one for one in view.points if one.stage == stage]
+    more = {
+        "seconds": tuple(one.seconds for one in points),
+        "losses": tuple(one.loss for one in points),
+        "margins": tuple(one.margin for one in points if one.margin is not None),
+        "samples": tuple(one.seconds for one in view.sampled if one.stage == stage),
+        "checks": tuple(one.seconds for one in view.evaluated if one.stage == stage),
+        "probe": view.probed[stage].seconds if stage in view.probed else 0.0,
+    }
+    return result.model_copy(update=more)
+
+
+def recipe(case: Case, model: str, chats: str, pairs: str) -> Recipe:
+    """The settings of a case, in ours. chats, pairs: files, of which those of its stages are read."""
     common = {"batch_size": case.batch, "accumulation": 1, "max_length": case.length, "max_steps": case.steps}
-    chat, pairs = (None, case.data) if case.stage == "dpo" else (case.data, case.pairs)
     return Recipe(
-        model=case.model,
+        model=model,
         precision=case.precision,
         method=Method(case.stage),
-        data=Data(chat=chat, pairs=pairs),
+        data=Data(chat=chats if "sft" in case.stage else None, pairs=pairs if "dpo" in case.stage else None),
         lora=Lora(rank=16, alpha=16),
-        sft=Sft(**common, evaluations=0, packing=case.packing),  # type: ignore[arg-type]
-        dpo=DpoSettings(**common, evaluations=0),  # type: ignore[arg-type]
-        memory=Memory(probe="off", skip_layers=case.skip_layers),
-        sample_tokens=0,
+        sft=Sft(**common, evaluations=case.checks, packing=case.packing),  # type: ignore[arg-type]
+        dpo=DpoSettings(**common, evaluations=case.checks),  # type: ignore[arg-type]
+        memory=Memory(probe=case.probe, skip_layers=case.skip_layers),
+        sample_tokens=case.samples,
     )
 
 
-def theirs(case: Case, scratch: Path) -> Result:
+def script(order: Order) -> Result:
     """The same settings in a script."""
-    model, tokenizer = (unsloth_model if case.way == "bare" else plain_model)(case)
-    from datasets import load_dataset
-    from transformers import TrainerCallback
+    case, loaded = order.case, unsloth_model if order.case.way == "bare" else plain_model
+    model, tokenizer = loaded(order)
+    from bench.watch import watch_trainers
 
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.seen: list[tuple[float, float]] = []
-
-        def on_log(self, args, state, control, logs=None, **_):  # type: ignore[no-untyped-def]
-            if logs and "loss" in logs:
-                self.seen.append((time.monotonic(), float(logs.get("num_tokens", 0))))
-
-    clock, rows = Clock(), load_dataset("json", data_files=case.data, split="train")
-    trainer = built(case, model, tokenizer, rows, scratch)
-    trainer.add_callback(clock)
-    trainer.train()
-    return paced(case, between(clock.seen))
+    meters = watch_trainers()
+    built(order, model, tokenizer).train()
+    stage: Stage = "dpo" if case.stage == "dpo" else "sft"
+    return Result(stages={stage: meters[stage].result})
 
 
-def built(case: Case, model: Any, tokenizer: Any, rows: Any, scratch: Path) -> Any:
+def built(order: Order, model: Any, tokenizer: Any) -> Any:
     import torch
+    from datasets import load_dataset
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    card = torch.cuda.is_available()
+    case, card = order.case, torch.cuda.is_available()
     settings: dict[str, Any] = {
-        "output_dir": str(scratch),
+        "output_dir": str(order.folder / "output"),
         "per_device_train_batch_size": case.batch,
         "max_steps": case.steps,
         "max_length": case.length,
@@ -156,6 +215,8 @@ def built(case: Case, model: Any, tokenizer: Any, rows: Any, scratch: Path) -> A
         "gradient_checkpointing": card,
         "disable_tqdm": True,
     }
+    file = order.pairs if case.stage == "dpo" else order.chats
+    rows: Any = load_dataset("json", data_files=str(file), split="train", cache_dir=str(order.folder / "rows"))
     if case.stage == "dpo":
         return DPOTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=DPOConfig(**settings))
     rows = rows.map(lambda row: {"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)})
@@ -163,13 +224,13 @@ def built(case: Case, model: Any, tokenizer: Any, rows: Any, scratch: Path) -> A
     return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=args)
 
 
-def unsloth_model(case: Case) -> tuple[Any, Any]:
+def unsloth_model(order: Order) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel  # isort: skip
     import torch
 
-    card = torch.cuda.is_available()
+    case, card = order.case, torch.cuda.is_available()
     model, tokenizer = FastLanguageModel.from_pretrained(
-        case.model,
+        str(order.model),
         max_seq_length=case.length,
         dtype=torch.bfloat16 if card else torch.float32,
         load_in_4bit=case.precision == "nf4",
@@ -181,7 +242,7 @@ def unsloth_model(case: Case) -> tuple[Any, Any]:
     ), tokenizer
 
 
-def plain_model(case: Case) -> tuple[Any, Any]:
+def plain_model(order: Order) -> tuple[Any, Any]:
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -189,11 +250,11 @@ def plain_model(case: Case) -> tuple[Any, Any]:
     from bench.models import LINEAR
     from trainer_core.lanes.load import number_format  # plain transformers: how a base is held in this precision
 
-    kernel = (
-        "flex_attention" if case.attention == "flex" else "sdpa"
-    )  # Unsloth chooses its own, so flex is only seen here
+    case = order.case
+    # Unsloth chooses its own kernel, so flex is only seen here
+    kernel = "flex_attention" if case.attention == "flex" else "sdpa"
     model: Any = AutoModelForCausalLM.from_pretrained(
-        case.model, attn_implementation=kernel, **number_format(case.precision)
+        order.model, attn_implementation=kernel, **number_format(case.precision)
     )
     if case.precision == "nf4":
         model = prepare_model_for_kbit_training(model)
@@ -203,23 +264,25 @@ def plain_model(case: Case) -> tuple[Any, Any]:
         model.enable_input_require_grads()
     lora = LoraConfig(r=16, lora_alpha=16, target_modules=LINEAR, task_type="CAUSAL_LM")
     assert "unsloth" not in sys.modules, "a plain baseline must not be patched"
-    return get_peft_model(model, lora), AutoTokenizer.from_pretrained(case.model)
+    return get_peft_model(model, lora), AutoTokenizer.from_pretrained(order.model)
 
 
-def logits(case: Case, scratch: Path) -> Result:
+def logits(order: Order) -> Result:
     """A DPO step that builds the logits of both sides whole, in 32 bit, for policy and reference."""
     import json
     from itertools import cycle
 
     import torch
 
-    model, tokenizer = plain_model(case)
+    from bench.watch import Meter, real_tokens
+
+    case, (model, tokenizer) = order.case, plain_model(order)
     model.train()  # only then are activations recomputed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=1e-5)
-    lines = cycle(Path(case.data).read_text(encoding="utf-8").splitlines())
-    seen, told = list[tuple[float, float]](), 0.0
+    optimiser, meter = torch.optim.AdamW(weights, lr=1e-5), Meter()
+    lines = cycle(order.pairs.read_text(encoding="utf-8").splitlines())
     for _ in range(case.steps):
+        began = time.monotonic()
         pairs = [json.loads(next(lines)) for _ in range(case.batch)]
         texts = [pair["prompt"] + pair[side] for side in ("chosen", "rejected") for pair in pairs]
         cut = {"padding": True, "truncation": True, "max_length": case.length}
@@ -232,9 +295,13 @@ def logits(case: Case, scratch: Path) -> Result:
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        told += float(batch["attention_mask"].sum())
-        seen.append((time.monotonic(), told))
-    return paced(case, between(seen))
+        meter.losses.append(float(loss))  # waits for the card
+        meter.tokens.append(int(real_tokens(batch)))
+        meter.seconds.append(time.monotonic() - began)
+    if torch.cuda.is_available():
+        meter.step_peak = torch.cuda.max_memory_allocated()
+    meter.look()
+    return Result(stages={"dpo": meter.result})
 
 
 def summed(scores: Any, batch: Any) -> Any:
@@ -245,39 +312,68 @@ def summed(scores: Any, batch: Any) -> Any:
     return (chances * batch["attention_mask"][:, 1:]).sum(-1)
 
 
-def between(seen: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Seconds and tokens of each step from the clock and the tokens so far at the end of each; the first step's are left out."""
-    return [(ended - began, after - before) for (began, before), (ended, after) in pairwise(seen)]
+# --- beside training
 
 
-def paced(case: Case, steps: Sequence[tuple[float, float]]) -> Result:
-    """The last steps, those after the warm-up, as stretches of equal numbers of steps."""
-    measured = steps[-(case.steps - case.warm) :]
-    size = max(1, len(measured) // STRETCHES)
-    stretches = [measured[at : at + size] for at in range(0, len(measured) - size + 1, size)]
-    spent = [sum(seconds for seconds, _ in one) for one in stretches]
-    tokens = [sum(told for _, told in one) for one in stretches]
-    return Result(
-        tokens_per_second=tuple(told / seconds for told, seconds in zip(tokens, spent, strict=True)),
-        rows_per_second=tuple(size * case.batch / seconds for seconds in spent),
-        **held(),
-    )
+def lanes(order: Order) -> Result:
+    """Compare: the base and two adapters answer."""
+    from bench.lanes_child import answer
+    from trainer_core import demo
+
+    case = order.case
+    asked = (demo.prompts() * 2)[: case.batch]
+    timed = answer(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
+    return Result(numbers={"seconds": timed.seconds}, said=timed.said)
 
 
-def held() -> dict[str, Any]:
-    """GiB that torch reserved at most, and that the card lost to this process beside what torch holds; nothing without a card."""
+def kernel(order: Order) -> Result:
+    """Seconds until the first Triton kernel and the first compiled function, forward and backward, have run."""
     import torch
 
-    if not torch.cuda.is_available():
-        return {"peak_gib": 0.0}
-    context = used() - HELD_BY_OTHERS[0] - torch.cuda.memory_reserved()
-    return {"peak_gib": torch.cuda.max_memory_reserved() / GIB, "context_gib": context / GIB}
+    from bench.kernel import add
+
+    began, ones = time.monotonic(), torch.ones(4096, device="cuda")
+    assert torch.equal(add(ones, ones), ones * 2)
+    torch.cuda.synchronize()
+    triton, began = time.monotonic() - began, time.monotonic()
+    row = torch.randn(64, 64, device="cuda", requires_grad=True)
+    normed = torch.compile(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+    normed(row).sum().backward()
+    torch.cuda.synchronize()
+    return Result(numbers={"triton": triton, "compile": time.monotonic() - began})
 
 
-def used() -> int:
-    """Bytes of the card that are in use, by the driver's count, which asks for no context."""
-    card = hardware.detect().best
-    return card.total_bytes - card.free_bytes if card else 0
+def noise(order: Order) -> Result:
+    """Seconds for a token's noise of three lanes, of 151,936 numbers: drawn by the processor and sent, and drawn by the card."""
+    import torch
+
+    from trainer_core.lanes.sampling import gumbel
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def sent(at: int) -> None:
+        torch.stack([gumbel(7, str(lane), at, 151_936, torch.device("cpu")) for lane in range(3)]).to(device)
+
+    def drawn(at: int) -> None:
+        torch.stack([gumbel(7, str(lane), at, 151_936, device) for lane in range(3)])
+
+    return Result(numbers={"processor": each(sent, wait), "card": each(drawn, wait)})
+
+
+def each(work: Callable[[int], None], wait: Callable[[], None], times: Iterable[int] = range(1, 101)) -> float:
+    """Seconds of one, after one to warm up."""
+    work(0)
+    wait()
+    began, count = time.monotonic(), 0
+    for at in times:
+        work(at)
+        count += 1
+    wait()
+    return (time.monotonic() - began) / count
 
 
 if __name__ == "__main__":

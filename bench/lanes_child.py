@@ -32,17 +32,22 @@ def main() -> None:
     who, prompts, new, base, *adapters = sys.argv[1:]
     torch.set_num_threads(1)
     asked = (demo.prompts() * 2)[: int(prompts)]
-    once = {"ours": ours, "resident": resident}
-    said = once[who](base, adapters, asked, int(new)) if who in once else theirs(who, base, adapters, asked, int(new))
-    print(said.model_dump_json())
+    print(answer(who, base, adapters, asked, int(new)).model_dump_json())
 
 
-def ours(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
+def answer(who: str, base: str, adapters: list[str], asked: list[str], new: int, dice: bool = False) -> Timed:
+    """By the way of that name. dice: drawn with noise (ours only), else the likeliest token."""
+    if who == "ours":
+        return ours(base, adapters, asked, new, 0.8 if dice else 0)
+    return resident(base, adapters, asked, new) if who == "resident" else theirs(who, base, adapters, asked, new)
+
+
+def ours(base: str, adapters: list[str], asked: list[str], new: int, temperature: float) -> Timed:
     began = processor_seconds()
     lanes = load(base, PRECISION, [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])])
     loaded, clock = processor_seconds(), time.monotonic()
     rows = [Row(lane, rendered(lanes.tokenizer, prompt), prompt) for lane in lanes.names for prompt in asked]
-    generate(lanes, rows, Sampling(temperature=0, max_new_tokens=new), lambda: True)
+    generate(lanes, rows, Sampling(temperature=temperature, max_new_tokens=new), lambda: True)
     said = {name: [row.tokens for row in rows if row.lane == name] for name in lanes.names}
     return Timed(load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said)
 

@@ -60,6 +60,16 @@ def chats(file: Path, rows: int, words: Sequence[int]) -> None:
             out.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))
 
 
+def answers(file: Path, rows: int, words: Sequence[int]) -> None:
+    """A JSONL file of preference pairs whose answers have these numbers of words in turns, both sides alike."""
+    text = TEXT.split()
+    with file.open("wb") as out:
+        for at in range(rows):
+            said = [text[(at + word) % len(text)] for word in range(words[at % len(words)])]
+            sides = {"chosen": " ".join(said), "rejected": " ".join(reversed(said))}
+            out.write(orjson.dumps({"prompt": f"Say {at}."} | sides, option=orjson.OPT_APPEND_NEWLINE))
+
+
 def run(workspace: runs.Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
     """A run folder that says it made so many steps, half of them in each stage. `last` None: no last word."""
     run_dir = runs.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)

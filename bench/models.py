@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from trainer_core import runs, starter
+from filelock import FileLock
+
+from trainer_core import durable, runs, starter
 
 TINY = {
     "hidden_size": 64,
@@ -61,10 +66,39 @@ Made = TypeVar("Made")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
+def home() -> Path:
+    """What this machine keeps for the benches between calls; TUNEBENCH_BENCH names another place."""
+    return runs.made(Path(os.environ.get("TUNEBENCH_BENCH", "~/.cache/tunebench/bench")).expanduser())
+
+
+def tokenizer_folder() -> Path:
+    return starter.folder(runs.Workspace(runs.default_workspace()))
+
+
+def kept_model(name: str, tiny: bool = False) -> Path:
+    """Random weights in the shape of that name, made once on this machine; tiny, two layers of its kind."""
+    kind, shape = SHAPES[name]
+    name, shape = (f"tiny-{kind}", TINY) if tiny else (name, shape)
+    digest = hashlib.sha256(json.dumps([kind, shape]).encode()).hexdigest()[:8]
+    place = runs.made(home() / "models")
+    folder, staging = place / f"{name}-{digest}", place / f".staging-{name}"
+    with FileLock(place / ".lock"):
+        if not folder.exists():
+            durable.sweep(place)
+            apart(random_model, staging, tokenizer_folder(), kind, shape)
+            durable.publish(staging, folder)
+    return folder
+
+
+def starter_model() -> Path:
+    """The starter model; where only its tokenizer is there, random weights in its shape."""
+    folder = tokenizer_folder()
+    return folder if any(folder.glob("*.safetensors")) else kept_model("SmolLM2-135M")
+
+
 def base(place: Path, tiny: bool) -> Path:
-    """The starter model of the default workspace; or, tiny, random weights behind its tokenizer."""
-    full = starter.folder(runs.Workspace(runs.default_workspace()))
-    return random_model(place / "tiny", full, "llama", TINY) if tiny else full
+    """The starter model; or, tiny, random weights behind its tokenizer."""
+    return random_model(place / "tiny", tokenizer_folder(), "llama", TINY) if tiny else starter_model()
 
 
 def random_model(folder: Path, tokenizer: Path, kind: str, shape: dict[str, Any]) -> Path:
@@ -91,18 +125,36 @@ def apart(make: Callable[Asked, Made], *args: Asked.args, **named: Asked.kwargs)
 
 
 def with_adapters(place: Path, tiny: bool) -> tuple[Path, list[Path]]:
-    """A base and two rank-16 adapters with random weights, small enough that answers stay answers."""
+    """The starter model or a tiny one, and two adapters."""
+    model = base(place, tiny)
+    return model, [random_adapter(model, place / name, seed) for seed, name in enumerate(("one", "two"))]
+
+
+def kept_adapters(model: Path) -> tuple[Path, ...]:
+    """Two adapters for a kept model, made once."""
+    place = runs.made(home() / "adapters" / model.name)
+    for seed, name in enumerate(("one", "two")):
+        if not (place / name).exists():
+            durable.publish(apart(random_adapter, model, place / f".staging-{name}", seed), place / name)
+    return place / "one", place / "two"
+
+
+def random_adapter(model: Path, folder: Path, seed: int) -> Path:
+    """A rank-16 adapter with random weights, small enough that answers stay answers. The base's weights are not read."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model, folders = base(place, tiny), [place / "one", place / "two"]
-    for seed, folder in enumerate(folders):
-        torch.manual_seed(seed)
-        lora = LoraConfig(r=16, lora_alpha=16, target_modules=LINEAR, task_type="CAUSAL_LM")
-        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
-        for name, weight in tuned.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.01)
-        tuned.save_pretrained(str(folder))
-    return model, folders
+    lora = LoraConfig(r=16, lora_alpha=16, target_modules=LINEAR, task_type="CAUSAL_LM")
+    lora.base_model_name_or_path = str(model)
+    with torch.device("meta"):
+        tuned = get_peft_model(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)), lora)
+    dice, weights = torch.Generator().manual_seed(seed), {}
+    for name, weight in tuned.named_parameters():
+        if "lora_" in name:
+            spread = 0.01 if "lora_B" in name else weight.shape[1] ** -0.5
+            weights[name.replace(".default", "")] = torch.randn(weight.shape, generator=dice) * spread
+    tuned.peft_config["default"].save_pretrained(str(folder))
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder

@@ -1,26 +1,32 @@
 """Settings that the app picks by itself, on cards of 8 to 24 GB: does the first try fit?
 
-Larger cards stand in for the small ones: torch may use no more than a share of their memory. Four sizes run side by side.
+Larger cards stand in for the small ones: torch may use no more than a share of their memory. The sizes run side by side, each
+with a home of its own, since the app lets one worker of a user onto a card. `python -m bench picked --sizes 8,12 --budget 480
+--results FILE.jsonl` makes as many of the runs as there is time for; the next call makes the others.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from signal import SIGKILL
 from tempfile import TemporaryDirectory
-from time import monotonic, sleep
-
-import orjson
+from time import sleep
+from typing import Any
 
 from bench import make, models
+from bench.cuda_child import place as read_place
+from bench.journal import Call, Entry
 from bench.probe import recipe as too_large
 from bench.probe import workspace
-from bench.result import Device, Row, Target
-from trainer_core import runs, starter
+from bench.result import Device, Row, Target, placed
+from trainer_core import runs, shape
 from trainer_core.advice import DataFacts, Lengths
 from trainer_core.chooser import Room, settings_for
 from trainer_core.config import Data, Lora, Method, Recipe
@@ -29,7 +35,6 @@ from trainer_core.events import Stage
 from trainer_core.hardware import GIB, reserve
 from trainer_core.ladder import changed
 from trainer_core.run_view import RunView
-from trainer_core.shape import shape_of
 from trainer_core.supervisor import WORKER, Supervisor
 
 QUESTION = (
@@ -37,154 +42,178 @@ QUESTION = (
     "picks end without being out of memory, and does one with a batch that is too large end by itself?"
 )
 DEVICES: tuple[Device, ...] = ("cuda",)
-CAPS = (8, 12, 16, 24)
+SIZES = ("8", "12", "16", "24")
 """GB of the cards that are emulated."""
 CONTEXT = 0.6 * GIB
 """Of an emulated card, what torch does not count."""
 LARGE, MIDDLE, SMALL = models.SHAPES
-METHODS = (Method.SFT, Method.DPO, Method.SFT_DPO)
-PICKS: tuple[tuple[str, Method], ...] = (
-    *((name, method) for name in (SMALL, MIDDLE) for method in METHODS),
-    (LARGE, Method.SFT),
-    (LARGE, Method.DPO),
-)
-"""Eight for each size of card; what the app itself refuses there is no run."""
+WORDS: dict[str, tuple[int, ...]] = {
+    "short": (20, 40, 80),
+    "mixed": (20, 40, 80, 160, 320, 1200),
+    "long": (800, 1200, 1600),
+}
+"""Words of the rows, in turns; some of the long ones are longer than any context that is picked."""
+TOKENS = {
+    "short": Lengths(((0.5, 60), (0.9, 110), (0.95, 110), (0.99, 110), (1.0, 120))),
+    "mixed": Lengths(((0.5, 200), (0.9, 700), (0.95, 1500), (0.99, 2000), (1.0, 2400))),
+    "long": Lengths(((0.5, 1400), (0.9, 1900), (0.95, 1900), (0.99, 1900), (1.0, 2400))),
+}
+"""About what rows of so many words become; the worker counts them anew."""
+PICKS = tuple(product((SMALL, MIDDLE, LARGE), (Method.SFT, Method.DPO, Method.SFT_DPO), WORDS))
+"""Twenty-seven for each size of card; what the app itself refuses there is no run."""
 PICKED, GREW = "Runs with picked settings that never ran out of memory", "256 × 1,024 tokens on {gib} GB"
 OPEN: tuple[Row, ...] = (
     Row("G10", PICKED, "%", target=Target("ours", "≥", 100)),
-    *(Row("G10", GREW.format(gib=gib), "of 1", target=Target("ours", "≥", 1)) for gib in CAPS),
+    *(Row("G10", GREW.format(gib=gib), "of 1", target=Target("ours", "≥", 1)) for gib in SIZES),
 )
-LIMIT_SECONDS = 540.0
-WORDS = (20, 40, 80, 160, 320, 1200)
-TOKENS = Lengths(((0.5, 200), (0.9, 700), (0.95, 1500), (0.99, 2000), (1.0, 2400)))
-"""About what rows of so many words become; the worker counts them anew."""
-CAPPED = """
-import sys
-from functools import partial
-from pathlib import Path
-from trainer_core import keeper, worker
-def work(share, folder):
-    from trainer_core import engine
-    import torch
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share)
-    return worker.main(folder)
-folder = Path(sys.argv[2])
-sys.exit(keeper.kept(partial(work, float(sys.argv[1]), folder), partial(worker.killed, folder)))
-"""
 
 
 @dataclass(frozen=True)
 class Stand:
-    """Where the runs of a bench take what they share."""
+    """Where the runs of a call take what they share, and where they were made."""
 
     place: Path
     device: Device
     tiny: bool
-    until: float
+    call: Call
+    where: dict[str, str]
+    made: Mapping[str, Path]
+    """The models, by their names."""
+
+    def find(self, key: dict[str, Any]) -> Entry | None:
+        return self.call.journal.find(key, self.where["card"], self.where["torch"])
+
+    def picks(self, gib: str) -> list[tuple[dict[str, Any], Recipe]]:
+        """The runs of a size of card: their keys in the results file, and their recipes."""
+        found = list[tuple[dict[str, Any], Recipe]]()
+        for name, method, rows in PICKS[:1] if self.tiny else PICKS:
+            with suppress(DeviceError):  # the app says itself that it does not fit
+                key = {"picked": name, "method": str(method), "rows": rows, "gib": gib, "tiny": self.tiny}
+                found.append((key, picked(int(gib), name, method, rows, self)))
+        return found
+
+    def grew(self, gib: str) -> dict[str, Any]:
+        return {"grew": gib, "tiny": self.tiny}
 
 
-def run(device: Device, tiny: bool) -> list[Row]:
-    with TemporaryDirectory() as scratch:
-        stand = Stand(Path(scratch), device, tiny, monotonic() + LIMIT_SECONDS)
-        write_data(stand.place, 40 if tiny else 400)
-        for name in (SMALL,) if tiny else models.SHAPES:
-            shape = ("llama", models.TINY) if tiny else models.SHAPES[name]
-            tokenizer = starter.folder(runs.Workspace(runs.default_workspace()))
-            models.apart(models.random_model, stand.place / name, tokenizer, *shape)
-        caps = CAPS[-1:] if tiny else CAPS
-        with ThreadPoolExecutor(len(caps)) as pool:
-            rows = list(pool.map(lambda gib: on_card(gib, stand), caps))
-    ends = [end for _, found in rows for end in found]
-    fine = sum(end == "" for end in ends)
-    share = 100 * fine / len(ends) if ends else None
-    note = f"{fine} of {len(ends)} runs. " + " ".join(sorted({end for end in ends if end}))
-    target = Target("ours", "≥", 100)
-    return [Row("G10", PICKED, "%", share, target=target, n=len(ends), note=note), *(row for row, _ in rows)]
+def resume(device: Device, tiny: bool, call: Call) -> list[Row]:
+    """Make the runs that are missing, and the rows of all that were made."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
+        made = {name: Path(name) if call.over else models.kept_model(name, tiny) for name in names}
+        stand = Stand(Path(scratch), device, tiny, call, models.apart(read_place), made)
+        for name, words in WORDS.items():
+            make.chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
+            make.answers(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
+        sizes = SIZES[-1:] if tiny else SIZES
+        asked = [gib for gib in sizes if gib in (call.only or SIZES)]
+        with ThreadPoolExecutor(max(1, len(asked))) as pool:
+            list(pool.map(lambda gib: on_card(gib, stand), asked))
+        return [overall(sizes, stand), *(grown(gib, stand) for gib in sizes)]
 
 
-def write_data(place: Path, rows: int) -> None:
-    """Rows of mixed lengths, some longer than any context that is picked."""
-    make.chats(place / "chats.jsonl", rows, WORDS)
-    text = make.TEXT.split()
-    with (place / "pairs.jsonl").open("wb") as out:
-        for at in range(rows):
-            long = [text[(at + word) % len(text)] for word in range(WORDS[at % len(WORDS)])]
-            sides = {"chosen": " ".join(long), "rejected": " ".join(reversed(long))}
-            out.write(orjson.dumps({"prompt": f"Say {at}."} | sides, option=orjson.OPT_APPEND_NEWLINE))
+def on_card(gib: str, stand: Stand) -> None:
+    """Make the runs of one size of card that are missing, the one that is too large first."""
+    if not stand.find(stand.grew(gib)) and not stand.call.over:
+        keep(stand.grew(gib), capped(gib, stand), stand)
+    for key, recipe in stand.picks(gib):
+        if not stand.find(key) and not stand.call.over:
+            keep(key, ended(recipe, gib, stand), stand)
 
 
-def on_card(gib: int, stand: Stand) -> tuple[Row, list[str]]:
-    """How the picked runs of one size of card ended, and the one that is too large from the start."""
-    grew = capped(gib, stand)
-    ends = list[str]()
-    for name, method in PICKS[-1:] if stand.tiny else PICKS:
-        if monotonic() > stand.until:
-            break
-        with suppress(DeviceError):  # the app says itself that it does not fit
-            ends.append(ended(picked(gib, SMALL if stand.tiny else name, method, stand), gib, stand))
-    return grew, ends
+def keep(key: dict[str, Any], value: dict[str, Any] | None, stand: Stand) -> None:
+    """Into the results file; None: the run was cut by the end of the budget."""
+    if value is not None:
+        stand.call.journal.add(Entry(key, value, stand.where))
 
 
-def picked(gib: int, name: str, method: Method, stand: Stand) -> Recipe:
+def overall(sizes: Sequence[str], stand: Stand) -> Row:
+    """The share of all runs so far that never ran out of memory."""
+    keys = [key for gib in sizes for key, _ in stand.picks(gib)]
+    made = [entry for entry in map(stand.find, keys) if entry]
+    ends = [str(entry.value["end"]) for entry in made]
+    fine = sum(not end for end in ends)
+    note = f"{fine} of {len(ends)} runs, of {len(keys)} that the app picks settings for. "
+    note += " ".join(sorted({end for end in ends if end}))
+    row = replace(OPEN[0], ours=100 * fine / len(ends) if ends else None, n=len(ends), note=note)
+    return placed(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made)) if made else row
+
+
+def grown(gib: str, stand: Stand) -> Row:
+    row = next(row for row in OPEN if row.what == GREW.format(gib=gib))
+    entry = stand.find(stand.grew(gib))
+    if entry is None:
+        return row
+    row = replace(row, ours=float(entry.value["right"]), n=1, note=entry.value["note"])
+    return placed(row, stand.device, stand.tiny, entry.where, entry.date)
+
+
+def picked(gib: int, name: str, method: Method, rows: str, stand: Stand) -> Recipe:
     """Three steps a stage with what the app would choose.
 
     Raises:
         DeviceError: it chooses nothing, since nothing fits.
     """
-    model = stand.place / name
-    shape = shape_of(orjson.loads((model / "config.json").read_bytes()))
+    kind, sizes = models.SHAPES[name]
+    sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else sizes
     room = Room("cpu" if stand.device == "cpu" else "cuda", gib * GIB - reserve(gib * GIB))
     base = Recipe(
-        model=str(model),
+        model=str(stand.made[name]),
         method=method,
         data=Data(
-            chat=str(stand.place / "chats.jsonl") if "sft" in method.stages else None,
-            pairs=str(stand.place / "pairs.jsonl") if "dpo" in method.stages else None,
+            chat=str(stand.place / f"chats-{rows}.jsonl") if "sft" in method.stages else None,
+            pairs=str(stand.place / f"pairs-{rows}.jsonl") if "dpo" in method.stages else None,
         ),
         lora=Lora(),
         sample_tokens=0,
     )
-    settled = settings_for(room, shape, method, DataFacts(400, 400, TOKENS, TOKENS)).applied(base)
+    facts = DataFacts(400, 400, TOKENS[rows], TOKENS[rows])
+    settled = settings_for(room, shape.shape_of({"model_type": kind, **sizes}), method, facts).applied(base)
     few: dict[str, object] = {f"{stage}.max_steps": 3 for stage in method.stages}
     return changed(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
 
 
-def ended(asked: Recipe, gib: int, stand: Stand) -> str:
-    """Nothing where a run came to its end at the first try; else in words what happened."""
+def ended(asked: Recipe, gib: str, stand: Stand) -> dict[str, Any] | None:
+    """An empty end where a run came to its end at the first try; else in words what happened. None: it was cut."""
     with workspace() as place:
         view = followed(place, asked, gib, stand)
-    what = f"{Path(asked.model).name}, {asked.method}, {gib} GB"
-    if view.error:
-        return f"{what}: {view.error}"
-    return f"{what}: out of memory {len(view.out_of_memory)} times." if view.out_of_memory else ""
+    if view is None:
+        return None
+    what, tries = f"{Path(asked.model).name}, {asked.method}, {gib} GB", len(view.out_of_memory)
+    end = f"{what}: {view.error}" if view.error else f"{what}: out of memory {tries} times." if tries else ""
+    return {"end": end}
 
 
-def capped(gib: int, stand: Stand) -> Row:
-    """Does a run with too large a batch come to its end by itself, and with the same effective batch?"""
+def capped(gib: str, stand: Stand) -> dict[str, Any] | None:
+    """Does a run with too large a batch come to its end by itself, and with the same effective batch? None: it was cut."""
     stage: Stage = "sft"
     batch, length = (4, 64) if stand.tiny else (256, 1024)
     with workspace() as place:
         asked = changed(too_large(place, stage, batch, length), {"sft.accumulation": 1})
         view = followed(place, asked, gib, stand)
+    if view is None:
+        return None
     used = {one.what: int(one.used) for one in view.changes if one.what.startswith("sft.")}
     fitted, accumulation = used.get("sft.batch_size", batch), used.get("sft.accumulation", 1)
     how = view.error or "came to its end"
     note = f"{len(view.out_of_memory)} smaller settings, batch {fitted} × {accumulation}; {how}"
-    right = float(not view.error and fitted * accumulation == batch)
-    return Row("G10", GREW.format(gib=gib), "of 1", right, target=Target("ours", "≥", 1), n=1, note=note)
+    return {"right": not view.error and fitted * accumulation == batch, "note": note}
 
 
-def followed(place: runs.Workspace, asked: Recipe, gib: int, stand: Stand) -> RunView:
-    """A run under the app to its end, on a card of this size."""
+def followed(place: runs.Workspace, asked: Recipe, gib: str, stand: Stand) -> RunView | None:
+    """A run under the app to its end, on a card of this size. None: it was cut by the end of the budget."""
     card = Supervisor(place, WORKER, device=stand.device).gpu
-    share = (gib * GIB - CONTEXT) / card.total_bytes if card else 1.0
-    command: Sequence[str] = (sys.executable, "-c", CAPPED, str(share))
+    share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
+    home = runs.made(stand.place / f"home-{gib}")
+    command: Sequence[str] = (sys.executable, "-m", "bench.capped", str(share), str(home), str(os.getpid()))
     supervisor = Supervisor(place, command, device=stand.device)
     run_id = supervisor.start(asked)
-    while supervisor.run(run_id).phase.active:
+    while supervisor.run(run_id).phase.active and stand.call.left > 0:
         sleep(0.1)
         supervisor.look()
     view = supervisor.run(run_id)
+    if view.phase.active and (beat := runs.read_heartbeat(supervisor.run_dir(run_id))):
+        with suppress(ProcessLookupError):
+            os.killpg(os.getpgid(beat.pid), SIGKILL)
     supervisor.close()
-    return view
+    return None if view.phase.active else view

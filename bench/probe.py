@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench import models
 from bench.result import Device, Row, Target, one_sided, two_sided
 from trainer_core import presets, runs, starter
 from trainer_core.config import Recipe
@@ -56,10 +57,10 @@ def shape(stage: Stage, batch: int, length: int, device: Device) -> tuple[Row, R
 @contextmanager
 def workspace() -> Iterator[runs.Workspace]:
     """An empty workspace that is gone at the end, with the starter model in it."""
-    shared = runs.Workspace(runs.default_workspace())
+    model = models.starter_model()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be ending
-        made, model = runs.Workspace(Path(folder)), starter.folder(shared)
-        place = made.root / model.relative_to(shared.root)
+        made = runs.Workspace(Path(folder))
+        place = made.models / starter.NAME
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(model)
         yield made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -45,7 +45,7 @@ class Row:
     """One line of the table. A bench fills in the first block; the runner stamps the second."""
 
     goal: str
-    """Which goal it answers: G1 to G12 of the design, or "app", "data", "growth"."""
+    """Which goal it answers: G1 to G12 of the design, or "app", "data", "growth", "first"."""
     what: str
     unit: str
     ours: float | None = None
@@ -64,6 +64,8 @@ class Row:
     error: str = ""
 
     device: str = ""
+    card: str = ""
+    """Its name; empty on the processor."""
     date: str = ""
     machine: str = ""
     fixed_work: float = 0.0
@@ -79,6 +81,13 @@ def stamped(row: Row, device: Device, tiny: bool) -> Row:
     """The row with when and where it was measured."""
     today = datetime.now(UTC).date().isoformat()
     return replace(row, device=device, date=today, machine=machine(), tiny=tiny, versions=versions())
+
+
+def placed(row: Row, device: Device, tiny: bool, where: Mapping[str, str], date: str) -> Row:
+    """The row with when and where it was measured, as the process that measured it said: card, driver and versions."""
+    versions = {name: value for name, value in where.items() if name not in ("card", "driver")}
+    place = f"{where['card']}, driver {where['driver']}; {machine()}"
+    return replace(row, device=device, date=date, machine=place, tiny=tiny, versions=versions, card=where["card"])
 
 
 def machine() -> str:

@@ -18,6 +18,20 @@ of stretches of one run), the ratio the median of the ratios of those made toget
 share of the median. A machine's pace changes by the hour: the fixed work (`bench/measure.py`) is always the same, and seconds
 under two headings compare only as far as it does. Each heading's script is `bench/<name>.py`. Why a goal is missed, and what was
 tried, is in [bench/NOTES.md](bench/NOTES.md).
+
+**On a card**, `cuda` and `picked` can be cut at any time and continued. Each measurement is one line of a results file, written
+when it is made, with the card, the driver and the versions it was made with; a row's Device says card and torch. A call measures
+what the file lacks for this card and this torch, and makes the table, `card.md`, from all that the file has; what failed is tried
+again.
+
+    python -m bench cuda --device cuda --first --budget 480 --results card.jsonl            # what a first call must find out
+    python -m bench cuda --device cuda --parts sft,dpo --budget 480 --results card.jsonl    # these parts; without: all
+    python -m bench picked --device cuda --sizes 8,12 --budget 480 --results card.jsonl     # of 108 runs on emulated cards
+    python -m bench cuda --device cuda --budget 0 --results card.jsonl                      # only the table
+
+`--again` measures anew. Without `--results` the file is `bench/results/cuda-cuda.jsonl`. `--budget`: seconds after which nothing
+is at work. Models are made once and kept in `~/.cache/tunebench/bench` (26 GB; `TUNEBENCH_BENCH` names another place), beside
+what is compiled for each results file. A machine without a network gets its packages from `tools/pack_gpu.sh`, which says how.
 """
 
 
@@ -64,9 +78,14 @@ def cells(row: Row) -> tuple[str, ...]:
         {None: "–", True: "yes", False: "**no**"}[met],
         str(row.n or "–"),
         f"{row.spread:.0%}" if row.spread is not None else "–",
-        row.device or "–",
+        where(row),
         row.date or "–",
     )
+
+
+def where(row: Row) -> str:
+    """The device; a card by its name, with the torch that ran on it."""
+    return f"{row.card}, torch {row.versions['torch']}" if row.card else row.device or "–"
 
 
 def figure(value: float | None, unit: str) -> str:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import psutil
 import pytest
+import torch
 
-from bench import checks, cuda, make, models, plot, probe, table
-from bench.__main__ import BENCHES
-from bench.cuda_child import Result
+from bench import checks, cuda, cuda_reading, make, models, picked, plot, probe, table
+from bench.__main__ import BENCHES, main
+from bench.case import Case, Result, StageResult
+from bench.cuda_session import Session
 from bench.growth import grown
+from bench.journal import Call, Entry, Journal, JournalError, read
 from bench.one import found
 from bench.result import Row, Target, one_sided, two_sided
+from bench.watch import real_tokens
 from trainer_core import runs, vram
 from trainer_core.events import Phase
 from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
@@ -59,55 +68,238 @@ def test_a_cost_that_grows_is_drawn() -> None:
     assert len(drawn.findall(".//{*}circle")) == 3 and "Rows: n^2.00" in "".join(drawn.itertext())
 
 
+QUICK_PARTS = "kernel,recipe,sft"
+
+
+def cuda_tiny(file: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "bench", "cuda", "--tiny", "--json", "--results", str(file), *more]
+
+
+def keys_in(file: Path) -> list[str]:
+    """What the whole lines of a results file measured."""
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return [json.dumps(json.loads(line)["key"], sort_keys=True) for line in lines]
+
+
+def cut(file: Path, enough: Callable[[], bool], *more: str) -> None:
+    """Begin a call, and kill it with -9 when that is so; nothing of it is left at work."""
+    process = subprocess.Popen(cuda_tiny(file, *more), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not enough() and process.poll() is None:
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+
+
+def test_a_cut_call_is_gone_on_with_by_the_next(tmp_path: Path) -> None:
+    """Its figures say nothing. The half of a line is what a power cut leaves."""
+    file = tmp_path / "card.jsonl"
+    cut(file, lambda: bool(keys_in(file)), "--parts", QUICK_PARTS)
+    before = keys_in(file)
+    with file.open("ab") as out:
+        out.write(b'{"key": {"cuda": {"way"')
+    done = subprocess.run(cuda_tiny(file, "--parts", QUICK_PARTS), cwd=PROJECT, capture_output=True, timeout=1500)
+    after, rows = keys_in(file), {row["what"]: row for row in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stderr
+    assert before and after[: len(before)] == before and len(set(after)) == len(after) == 3
+    assert list(rows) == [row.what for row in cuda.OPEN]
+    recipe, beside_bare = (rows[cuda.PARTS[part][at].what] for part, at in (("recipe", 0), ("sft", 2)))
+    assert recipe["ours"] == 1 and beside_bare["ours"] > 0 and beside_bare["peer"] > 0 and beside_bare["ratio"]
+    assert recipe["versions"]["torch"] == torch.__version__ and recipe["card"] and "driver none" in recipe["machine"]
+    assert "needs Triton" in rows[cuda.PARTS["sft"][0].what]["note"] and rows[cuda.PARTS["dpo"][0].what]["ours"] is None
+    page = file.with_suffix(".md").read_text()
+    assert f"torch {torch.__version__}" in page and page.count("| not measured |") > 40
+
+
+@pytest.mark.long
 def test_the_script_for_a_card_runs_whole_on_a_tiny_model(tmp_path: Path) -> None:
     """Its figures say nothing; what cannot be on a processor says why."""
-    done = bench("cuda", "--tiny", "--json", "--results", tmp_path, seconds=600)
+    file = tmp_path / "card.jsonl"
+    done = subprocess.run(cuda_tiny(file), cwd=PROJECT, capture_output=True, timeout=3600)
     rows = {row["what"]: row for row in json.loads(done.stdout)}
     assert done.returncode == 0, done.stderr
-    assert list(rows) == list(cuda.ROWS)
-    measured = {what for what, row in rows.items() if row["ours"] is not None}
-    beside = {what for what in measured if row_ratio(rows[what])}
-    trained = [
-        one
-        for part in cuda.COMPARED.values()
-        for one in part
-        if one.ours.way == "ours" and not one.ours.settings.get("torch")
+    assert_whole(rows)
+
+
+def assert_whole(rows: dict[str, dict[str, Any]]) -> None:
+    """Every row says a figure, or why there can be none on a processor."""
+    lacking = ("needs Triton", "there is no card", "is not installed", "named in BENCH_PYTHONS", "is not known")
+    memory = ("GiB", "%", "numbers", "layers")
+    silent = [
+        what
+        for what, row in rows.items()
+        if row["ours"] is None and row["unit"] not in memory and not any(why in row["note"] for why in lacking)
     ]
-    assert {one.what for one in trained if one.read != "peak_gib"} | {cuda.PROVED} <= measured
-    assert {one.what for one in trained if one.peer.way in ("ours", "bare")} - {XFORMERS} <= beside
-    assert "needs Triton" in rows[cuda.ROWS[1]]["note"] and "xformers is not installed" in rows[XFORMERS]["note"]
-    assert all(
-        "named in BENCH_PYTHONS" in rows[one.what]["note"] or one.what in beside for one in cuda.COMPARED["torch"]
+    assert silent == [] and list(rows) == [row.what for row in cuda.OPEN]
+    resumed, proof = (rows[cuda.PARTS[part][0].what] for part in ("resume", "proof"))
+    assert resumed["ours"] == 0 and resumed["n"] == 6 and proof["ours"] == 1
+    assert all(rows[figure.what]["note"].startswith("6 of 6 answers") for figure in cuda.PARTS["lanes"])
+
+
+@pytest.mark.long
+def test_nothing_measured_is_lost_whenever_it_is_cut(tmp_path: Path) -> None:
+    """Twenty times at a random second; then to the end, and nothing was measured twice."""
+    file, dice, kept = tmp_path / "card.jsonl", random.Random(20), list[str]()
+    for number in range(20):
+        due = time.monotonic() + dice.uniform(1, 45)
+        cut(file, lambda due=due: time.monotonic() > due)  # type: ignore[misc]
+        now = keys_in(file)
+        print(f"cut {number + 1}: {len(kept)} measured before, {len(now)} after")
+        assert now[: len(kept)] == kept
+        kept = now
+    done = subprocess.run(cuda_tiny(file), cwd=PROJECT, capture_output=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    every = keys_in(file)
+    print(
+        f"at the end: {len(every)} measured, {len(set(every))} different, {len(kept)} of them in the calls that were cut"
     )
-    assert all(what in beside and rows[what]["note"].startswith("6 of 6 answers") for what in cuda.AT_A_TIME.values())
+    assert every[: len(kept)] == kept and len(set(every)) == len(every)
+    assert_whole({row["what"]: row for row in json.loads(done.stdout)})
 
 
-XFORMERS = f"SFT {cuda.MIDDLE} NF4, packed: torch's kernel ÷ xformers"
+HERE = {"card": "RTX 4090", "torch": "2.13.0+cu130"}
 
 
-def row_ratio(row: dict[str, object]) -> object:
-    return row["ratio"]
+def test_a_results_file_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
+    file = tmp_path / "card.jsonl"
+    first, second = (Entry({"at": at}, {"seconds": at}, HERE, "2026-01-01") for at in (1, 2))
+    with Journal(file) as journal:
+        journal.add(first)
+        whole = len(file.read_bytes())
+        journal.add(second)
+    content = file.read_bytes()
+    for end in range(whole, len(content)):
+        file.write_bytes(content[:end])
+        assert read(file) == [first]
+        with Journal(file) as journal:
+            assert journal.entries == [first]
+            journal.add(second)
+        assert file.read_bytes() == content
+
+
+def test_a_measurement_counts_for_its_card_and_its_torch(tmp_path: Path) -> None:
+    file = tmp_path / "card.jsonl"
+    with Journal(file) as journal:
+        journal.add(Entry({"at": 1}, {"seconds": 1}, HERE))
+        with pytest.raises(JournalError, match="in use"):
+            Journal(file)
+    with Journal(file) as journal:
+        assert journal.find({"at": 1}, "RTX 4090", "2.13.0") == journal.entries[0]
+        assert not journal.find({"at": 1}, "RTX 4090", "2.11.0+cu130")
+        assert not journal.find({"at": 1}, "H200", "2.13.0") and not journal.find({"at": 2}, "RTX 4090", "2.13.0")
+    with Journal(file, again=True) as journal:
+        assert not journal.find({"at": 1}, "RTX 4090", "2.13.0")
+    file.write_text("key,value\n1,2\n")
+    with pytest.raises(JournalError, match="line 1"):
+        Journal(file)
+
+
+def test_a_results_file_that_is_something_else_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text("one\ntwo\n")
+    assert main(["cuda", "--tiny", "--results", str(tmp_path / "rows.jsonl")]) == 2
+    assert "line 1" in capsys.readouterr().err and (tmp_path / "rows.jsonl").read_text() == "one\ntwo\n"
+
+
+def test_what_failed_is_tried_again_by_the_next_call_and_what_did_not_is_not(tmp_path: Path) -> None:
+    file, fine, bad = tmp_path / "card.jsonl", cuda.packed(cuda.LARGE), cuda.bare(cuda.LARGE)
+    gpu = Gpu(0, "GPU-1", "RTX 4090", 24 * GIB, 20 * GIB)
+    where = {"card": "RTX 4090", "torch": torch.__version__}
+    measured = list[Case]()
+
+    class Untrained(Session):
+        """There is no card to train on."""
+
+        def run(self, case: Case) -> Entry | str:
+            measured.append(case)
+            entry = Entry(self.key(case), {"failed": "again", "log": ""}, where)
+            self.call.journal.add(entry)
+            return entry
+
+    with Journal(file) as journal:
+        session = Untrained(Call(journal), tmp_path, False, gpu)
+        journal.add(Entry(session.key(fine), {"result": Result().model_dump(mode="json")}, where))
+        journal.add(Entry(session.key(bad), {"failed": "out of memory", "log": ""}, where))
+        for case in (fine, bad, bad):
+            session.measure(case)
+        assert measured == [bad]
+        spent = Untrained(Call(journal, until=time.monotonic() + 10), tmp_path, False, gpu)
+        spent.measure(cuda.ours(cuda.SMALL))
+        assert measured == [bad] and spent.known(cuda.ours(cuda.SMALL)) == ""
+
+
+def test_real_tokens_are_counted_alike_for_padded_and_flat_batches() -> None:
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    assert int(real_tokens({"input_ids": ids, "attention_mask": mask})) == 7
+    assert real_tokens({"input_ids": torch.ones(1, 7), "position_ids": torch.arange(7)}) == 7
+
+
+def test_a_pace_is_read_off_the_steps_after_the_warm_up() -> None:
+    case = cuda.packed(cuda.LARGE)
+    slow, fast = (10.0,) * case.warm, (2.0,) * (case.steps - case.warm)
+    result = Result(stages={"sft": StageResult(seconds=slow + fast, tokens=(100,) * case.steps)})
+    assert cuda_reading.tokens_per_second(case, result) == [50.0] * 5
+    assert cuda_reading.pairs_per_second(case, result) == []
 
 
 def test_picked_settings_run_where_they_were_picked(tmp_path: Path) -> None:
-    done = bench("picked", "--tiny", "--json", "--results", tmp_path)
+    done = bench("picked", "--tiny", "--json", "--results", tmp_path / "picked.jsonl")
     rows = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
-    assert [row["ours"] for row in rows] == [100.0, 1.0] and rows[0]["note"] == "1 of 1 runs. "
+    assert [row["ours"] for row in rows] == [100.0, 1.0] and rows[0]["note"].startswith("1 of 1 runs")
+    again = bench("picked", "--tiny", "--json", "--budget", "0", "--results", tmp_path / "picked.jsonl")
+    assert [row["ours"] for row in json.loads(again.stdout)] == [100.0, 1.0] and len(
+        keys_in(tmp_path / "picked.jsonl")
+    ) == 2
 
 
-def test_the_plans_constants_are_found_again_in_peaks_made_with_them(tmp_path: Path) -> None:
-    session = cuda.Session(tmp_path, tiny=False)
-    session.made = {
-        cuda.MIDDLE: shaped(tmp_path / "middle", cuda.MIDDLE),
-        cuda.LARGE: shaped(tmp_path / cuda.LARGE, cuda.LARGE),
-    }
-    truth = vram.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055)
-    for side in (*map(cuda.swept, cuda.SWEEP), cuda.packed(cuda.LARGE)):
-        case = session.case(side)
-        peak = vram.estimate(cuda.setup(case), truth, truth).middle / GIB - 0.6
-        session.found[case] = Result(tokens_per_second=(1,), rows_per_second=(1,), peak_gib=peak, context_gib=0.6)
-    before, activation, head, context, after = cuda.memory(session, "RTX 4090")
+def test_a_hundred_runs_are_picked_for_the_emulated_cards(tmp_path: Path) -> None:
+    made = {name: tmp_path / name for name in models.SHAPES}
+    with Journal(tmp_path / "picked.jsonl") as journal:
+        stand = picked.Stand(tmp_path, "cuda", False, Call(journal), HERE, made)
+        keys = [json.dumps(key) for gib in picked.SIZES for key, _ in stand.picks(gib)]
+    assert len(set(keys)) == len(keys) >= 100
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bench.capped import use_home
+use_home(sys.argv[1])
+from trainer_core import lease
+with lease.device(Path(sys.argv[2]), "GPU-1", seconds=0.2):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def test_emulated_cards_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """The control is one card for both."""
+
+    def hold(home: str, run: str, seconds: str) -> subprocess.Popen[str]:
+        for folder in (tmp_path / home, tmp_path / run / "runs" / "one"):
+            folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-c", HOLD, str(tmp_path / home), str(tmp_path / run / "runs" / "one"), seconds]
+        return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = hold("8", "first", "60")
+    assert first.stdout and first.stdout.readline() == "held\n"
+    other, same = hold("12", "second", "0"), hold("8", "third", "0")
+    assert other.communicate(timeout=60)[0] == "held\n" and "BusyError" in same.communicate(timeout=60)[1]
+    first.kill()
+    first.communicate()
+
+
+def test_the_plans_constants_are_found_again_in_peaks_made_with_them() -> None:
+    truth, told = vram.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055), list[Result]()
+    for case in cuda.PLANNED:
+        peak = vram.estimate(cuda_reading.setup(case), truth, truth).middle / GIB - 0.6
+        stage = StageResult(seconds=(1,), tokens=(1,), peak_gib=peak)
+        told.append(Result(stages={"sft": stage}, context_gib=0.6))
+    rows = [figure.read(figure, told, "RTX 4090") for figure in cuda.PARTS["memory"]]
+    before, activation, head, context, after = rows
     assert activation.ours == pytest.approx(4.3, rel=1e-3) and head.ours == pytest.approx(0.4, rel=1e-2)
     assert context.ours == pytest.approx(0.6) and after.ours is not None and after.ours < 0.1 < (before.ours or 0)
     assert (before.n, after.n) == (6, 1)
@@ -115,7 +307,7 @@ def test_the_plans_constants_are_found_again_in_peaks_made_with_them(tmp_path: P
 
 def test_what_a_card_can_do_is_counted_in_operations_for_a_token() -> None:
     """The design's 46.1 GFLOP for 8B at 2,048 tokens."""
-    assert cuda.operations(cuda.LARGE) == pytest.approx(46.1e9, rel=0.01)
+    assert cuda_reading.operations(cuda.LARGE) == pytest.approx(46.1e9, rel=0.01)
 
 
 def test_a_check_costs_what_lies_between_its_step_and_its_end_and_the_save_of_a_new_best() -> None:
@@ -147,14 +339,6 @@ def test_a_card_that_does_not_say_who_holds_what_is_read_as_a_whole(tmp_path: Pa
         )
         assert probe.in_use(supervisor) == 4 * GIB and probe.held(supervisor, 7, taken=1 * GIB) == seen
         supervisor.close()
-
-
-def shaped(folder: Path, name: str) -> Path:
-    """A folder with that model's config.json and nothing else."""
-    kind, shape = models.SHAPES[name]
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": kind} | shape))
-    return folder
 
 
 def test_every_bench_says_what_it_asks_and_stands_in_the_table(tmp_path: Path) -> None:

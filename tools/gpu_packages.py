@@ -1,0 +1,82 @@
+"""Which pinned packages a bare CUDA machine lacks: `python -m tools.gpu_packages [--xformers]` prints a line for each.
+
+Versions come from requirements.txt, and what asks for what from its "via" comments; tools/gpu_machine.txt says what is there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+REQUIREMENTS, MACHINE = ROOT / "requirements.txt", ROOT / "tools" / "gpu_machine.txt"
+TARGET = {
+    "python_full_version": "3.12.3",
+    "python_version": "3.12",
+    "sys_platform": "linux",
+    "platform_machine": "x86_64",
+}
+ASKED = "-r requirements.in"
+NOT_THERE = frozenset({"gradio"})
+"""Asked for by requirements.in, and not needed without the page."""
+OPTIONAL = frozenset({"xformers"})
+"""Only with `--xformers`: 2 MB more. It makes packed rows fast where torch is older than 2.12."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A line of requirements.txt. via: the names that ask for it."""
+
+    requirement: Requirement
+    via: frozenset[str]
+
+    @property
+    def fits(self) -> bool:
+        """Is it for the machine's Python and system?"""
+        return self.requirement.marker is None or self.requirement.marker.evaluate(TARGET)
+
+
+def main() -> None:
+    without = OPTIONAL - {one.removeprefix("--") for one in sys.argv[1:]}
+    pins = read_pins(REQUIREMENTS.read_text(encoding="utf-8"))
+    sys.stdout.writelines(f"{pin}\n" for pin in missing(pins, machine_packages(), without))
+
+
+def read_pins(text: str) -> dict[str, Pin]:
+    """The lines of a pinned file by name."""
+    found = dict[str, Pin]()
+    for line in text.splitlines():
+        pin, _, comment = line.partition("  # via ")
+        if pin.strip() and not pin.startswith("#"):
+            requirement = Requirement(re.sub(r"\s*#.*", "", pin))
+            found[requirement.name] = Pin(requirement, frozenset(comment.strip().split(", ")))
+    return found
+
+
+def machine_packages() -> dict[str, str]:
+    """Name → version of what the machine has; the version empty where it was not read."""
+    lines = MACHINE.read_text(encoding="utf-8").splitlines()
+    names = (line.partition("==") for line in lines if line and not line.startswith("#"))
+    return {name: release for name, _, release in names}
+
+
+def missing(pins: Mapping[str, Pin], there: Mapping[str, str], without: frozenset[str] = OPTIONAL) -> Sequence[str]:
+    """Pins to carry, as `name==version`: what is asked for, by us or by something that is carried, and is not there."""
+    left_out = set(there) | NOT_THERE | without
+    carried = set[str]()
+
+    def wanted(pin: Pin) -> bool:
+        return ASKED in pin.via or bool(pin.via & carried)  # what is there has what it needs
+
+    while more := {name for name, pin in pins.items() if name not in left_out | carried and pin.fits and wanted(pin)}:
+        carried |= more
+    return [f"{name}{pins[name].requirement.specifier}" for name in sorted(carried)]
+
+
+if __name__ == "__main__":
+    main()
