@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -51,16 +52,21 @@ def resumed(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure
     )
 
 
-def over(boss: Supervisor, run_id: str) -> RunView:
-    """A run at its end, whichever that is."""
-    if not wait_for(lambda: boss.look() or not boss.run(run_id).phase.active, SECONDS):
+def over(boss: Supervisor, run_id: str, steps: float = math.inf) -> RunView:
+    """A run at its end, whichever that is, or after so many steps."""
+
+    def there() -> bool:
+        boss.look()
+        return not boss.run(run_id).phase.active or len(boss.run(run_id).points) >= steps
+
+    if not wait_for(there, SECONDS):
         raise RuntimeError(f"{run_id} is not at its end after {SECONDS:.0f} s.")
     return boss.run(run_id)
 
 
 def paused(boss: Supervisor, run_id: str, steps: int) -> RunView:
     """A run that was paused after so many steps or a few more, and resumed."""
-    wait_for(lambda: boss.look() or len(boss.run(run_id).points) >= steps or not boss.run(run_id).phase.active, SECONDS)
+    over(boss, run_id, steps)
     boss.pause(run_id)
     if not over(boss, run_id).phase.resumable:
         raise RuntimeError(f"{run_id} was at its end before it could be paused, so nothing was measured.")
