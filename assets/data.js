@@ -4,7 +4,7 @@
   const at = (id) => document.getElementById(id);
   const { make } = window.tunebench;
   const PAIR_PARTS = ["prompt", "chosen", "rejected"], CHAT_PARTS = ["prompt", "answer"];
-  const MORE_PARTS = ["messages", "system", "input", "history", "scored", "text"];
+  const MORE_PARTS = ["messages", "system", "input", "history", "reasoning", "scored", "text"];
   const SAMPLES = ["sample", "sample chats"];
   const LEVELS = { error: "!", warning: "⚠", notice: "i" };
   let server, upload, now = fresh("");
@@ -345,7 +345,9 @@
   }
 
   function turn(message) {
-    return make("div", { class: `turn ${message.role}` }, make("b", {}, message.role), make("p", { dir: "auto" }, message.content));
+    const thought = message.reasoning ? [make("p", { class: "quiet", dir: "auto" }, `${message.learn_reasoning ? "Reasoning" : "Reasoning, not learned"}: ${message.reasoning}`)] : [];
+    const weight = message.learned === false ? [make("span", { class: "quiet" }, " not learned (weight 0)")] : [];
+    return make("div", { class: `turn ${message.role}` }, make("b", {}, message.role), ...weight, ...thought, make("p", { dir: "auto" }, message.content));
   }
 
   // ---- health

@@ -68,6 +68,15 @@ def reverse(row: Row) -> None:
     row["score_chosen"], row["score_rejected"] = 2, 9
 
 
+def weigh(row: Row, weight: object) -> None:
+    """An earlier answer that is only to be read."""
+    row["prompt"] = [
+        *row["prompt"],
+        {"role": "assistant", "content": "Wait.", "weight": weight},
+        {"role": "user", "content": "Now?"},
+    ]
+
+
 PLANTS = (
     Plant("empty_prompt", 2, lambda row: say(row, "prompt", " \n")),
     Plant("empty_answer", 3, lambda row: say(row, "chosen", "")),
@@ -84,6 +93,10 @@ PLANTS = (
     Plant(
         "personal", 6, lambda row: say(row, "rejected", "Mail me@example.org, " + row["rejected"][0]["content"]), "mask"
     ),
+    Plant("tools", 3, lambda row: row.update(tools='[{"name": "count"}]')),
+    Plant("pictures", 4, lambda row: say(row, "prompt", "<image>\n" + row["prompt"][0]["content"]), "strip_pictures"),
+    Plant("weight_zero", 5, lambda row: weigh(row, 0), "learn_all"),
+    Plant("reasoning", 6, lambda row: row["chosen"][0].update(reasoning_content="One by one."), "learn_reasoning"),
 )
 
 

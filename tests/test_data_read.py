@@ -26,7 +26,7 @@ TEXT = "Grüße, naïve café – „ok“ €"
 
 def rows_in(path: Path, limits: Limits = LIMITS) -> list[Row | Flaw]:
     with opened(path, limits) as file:
-        return list(file.rows)
+        return list(file.rows())
 
 
 def lines(*texts: str) -> str:
@@ -174,7 +174,10 @@ def test_one_child_answers_several_requests(tmp_path: Path) -> None:
             news = list(reader.ask(Request(path)))
             assert sum(isinstance(one, Example) for one in news) == 4500
             progress = [one for one in news if isinstance(one, Progress)]
-            assert [one.rows for one in progress] == [2000, 4000] and progress[-1].of == path.stat().st_size
+            assert [one.rows for one in progress] == [2000, 4000] * 2, "once for the shape, once for the rows"
+            assert progress[-1].of == 2 * path.stat().st_size and [one.bytes for one in progress] == sorted(
+                one.bytes for one in progress
+            )
         with pytest.raises(DataError, match="no such file"):
             list(reader.ask(Request(tmp_path / "missing")))
         assert sum(isinstance(one, Example) for one in reader.ask(Request(path, rows=7))) == 7

@@ -20,7 +20,7 @@ from pyarrow import parquet
 from trainer_core.config import Columns
 from trainer_core.data import Chat, Message, Pair, Request
 from trainer_core.data.rows import Role
-from trainer_core.data.source import Example, Found, examples
+from trainer_core.data.source import Example, Found, LeftAside, examples
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]
@@ -190,7 +190,7 @@ def written(rows: list[Row], form: str) -> bytes:
 
 
 def read_back(path: Path, columns: Columns | None = None) -> tuple[str, list[Any]]:
-    news = list(examples(Request(path, columns)))
+    news = [one for one in examples(Request(path, columns)) if not isinstance(one, LeftAside)]
     assert [type(one) for one in news] == [Found] + [Example] * (len(news) - 1), news
     return news[0].shape.name, [one.item for one in news[1:]]  # type: ignore[union-attr]
 

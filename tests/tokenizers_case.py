@@ -34,7 +34,7 @@ def batches(trainer: Any) -> list[dict[str, Any]]:
 def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> dict[str, Any]:
     recipe = Recipe(sft={"max_length": length}, dpo={"max_length": length}, lora={"rank": 2})
     base = load.load_base(model, "fp32", length, recipe.memory)
-    adapted = load.add_adapter(base, recipe.lora, 0, recipe.memory)
+    adapted = load.add_adapter(base, recipe.lora, 0)
     rows, _ = tokens.sft_rows(base.tokenizer, items(chats), length)
     told = {"sft": batches(sft.trainer(adapted, base.tokenizer, sft.dataset(rows), recipe, scratch, []))}
     kept, _ = tokens.dpo_rows(base.tokenizer, items(pairs), length)

@@ -53,6 +53,8 @@ Step = Literal[
     "swap", "swap_sides", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
     "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
     "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
+    "strip_pictures", "learn_all", "learn_reasoning", "no_reasoning", "drop_tools", "drop_pictures", "drop_weight_zero",
+    "drop_reasoning",
 ]  # fmt: skip
 """How rows are mended or left out, see data/remedies.py."""
 REFERENCE_FREE = {"simpo", "orpo", "cpo"}
@@ -210,6 +212,8 @@ class Columns(Strict):
     """Good or bad, for single answers (KTO)."""
     text: str | None = Field(default=None, title="Text column")
     """Plain text, or conversations written out as text."""
+    reasoning: str | None = Field(default=None, title="Reasoning column")
+    """What the assistant thinks before the answer. SFT reads it and does not learn it, unless a step says so."""
 
     @property
     def used(self) -> dict[str, str]:

@@ -44,10 +44,11 @@ TEMPLATES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Ask:
-    """A conversation to be rendered; `asking` appends the words that invite an answer."""
+    """A conversation to be rendered; `asking` appends the words that invite an answer, `reading` shows all reasoning."""
 
     messages: Sequence[Message]
     asking: bool = False
+    reading: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,21 @@ def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> I
     """Conversations through the model's own template, with labels on the assistant's words and their end token only.
 
     A turn's span begins where the template has asked the assistant to speak, and ends with the turn. A template that
-    re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked.
+    re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked. So do turns
+    that are not to be learned, and reasoning that is only to be read.
     """
     several = [turns(chat.messages) for chat in chats]
     both = zip(chats, several, strict=True)
-    texts = render_all(tokenizer, (Ask(chat.messages[:end], asking) for chat, its in both for end, asking in its))
-    for its in several:
+    texts = render_all(tokenizer, (Ask(chat.messages[:end], asking, True) for chat, its in both for end, asking in its))
+    for chat, its in zip(chats, several, strict=True):
         parts = dict(zip(its, texts, strict=False))
         whole = read(tokenizer, parts[its[0]])
-        yield whole, labelled(whole, assistant_spans(parts, whole.text))
+        yield whole, labelled(whole, assistant_spans(parts, whole.text, chat.messages))
 
 
 def turns(messages: Sequence[Message]) -> list[tuple[int, bool]]:
-    """The conversation, and its beginnings that tell where the assistant speaks: how many messages, and is it asked to?"""
-    spoken = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    """The conversation, and the beginnings that bound each learned turn: how many messages, and is an answer asked for?"""
+    spoken = [at for at, message in enumerate(messages) if message.role == "assistant" and message.learned]
     begun, over = [(at, True) for at in spoken], [(at + 1, False) for at in spoken]
     return list(dict.fromkeys([(len(messages), False), *begun, *over]))
 
@@ -165,12 +167,29 @@ def read(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokenised:
     return Tokenised(text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]])
 
 
-def assistant_spans(parts: Mapping[tuple[int, bool], str], whole: str) -> list[tuple[int, int]]:
-    """Where in the rendered text the assistant speaks: character ranges from its first word to the end of its turn."""
-    spoken = [(text, parts[at + 1, False]) for (at, asking), text in parts.items() if asking]
+def assistant_spans(
+    parts: Mapping[tuple[int, bool], str], whole: str, messages: Sequence[Message]
+) -> list[tuple[int, int]]:
+    """Where in the rendered text are the words to learn: character ranges from a turn's first word to the end of its turn."""
+    spoken = [(messages[at], text, parts[at + 1, False]) for (at, asking), text in parts.items() if asking]
     return [
-        (len(before), len(after)) for before, after in spoken if whole.startswith(before) and whole.startswith(after)
+        (answer_start(whole, len(before), len(after), message), len(after))
+        for message, before, after in spoken
+        if whole.startswith(before) and whole.startswith(after)
     ]
+
+
+def answer_start(whole: str, start: int, end: int, message: Message) -> int:
+    """Where the learned words of a turn begin: behind its reasoning, where that is only to be read."""
+    thought, said = message.reasoning.strip(), message.content.strip()
+    if not thought or message.learn_reasoning:
+        return start
+    at = whole.find(thought, start, end)
+    if at < 0:
+        return start
+    behind = at + len(thought)
+    answer = whole.find(said, behind, end)
+    return behind if answer < 0 else answer
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
@@ -194,7 +213,7 @@ def render_all(tokenizer: PreTrainedTokenizerBase, asks: Iterable[Ask]) -> Itera
         )
     marks = tokenizer.special_tokens_map
     for some in batches(asks):
-        given = [chat_template.given(as_dicts(ask.messages), ask.asking, marks) for ask in some]
+        given = [chat_template.given(as_dicts(ask.messages, ask.reading), ask.asking, marks) for ask in some]
         try:
             yield from chat_template.rendered(template, given)
         except chat_template.Refusal as refusal:
@@ -211,7 +230,7 @@ def batches(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
     some, letters = list[Ask](), 0
     for ask in asks:
         some.append(ask)
-        letters += sum(len(message.content) for message in ask.messages)
+        letters += sum(len(message.content) + len(message.reasoning) for message in ask.messages)
         if len(some) == TOGETHER or letters > TOGETHER_LETTERS:
             yield some
             some, letters = [], 0
@@ -219,8 +238,30 @@ def batches(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
         yield some
 
 
-def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+REASONING_FIELDS = ("reasoning_content", "thinking")
+"""Under these names templates look for reasoning: Qwen, DeepSeek, GLM and SmolLM; gpt-oss."""
+
+
+def as_dicts(messages: Sequence[Message], reading: bool = False) -> list[dict[str, str]]:
+    """Messages as templates and TRL read them. Reasoning is there, under every name that templates have for it, where it is
+    to be learned, and with `reading` anywhere. DPO learns all it reads of an answer, so its rows have only the former."""
+    return [
+        {"role": message.role, "content": message.content}
+        | (dict.fromkeys(REASONING_FIELDS, message.reasoning) if shows_reasoning(message, reading) else {})
+        for message in messages
+    ]
+
+
+def shows_reasoning(message: Message, reading: bool) -> bool:
+    return bool(message.reasoning) and (reading or message.learn_reasoning)
+
+
+def unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
+    """In how many conversations some reasoning is not in the rendered text: the template has no place for it."""
+    several = ((chat.messages, text) for chat, text in zip(chats, texts, strict=True))
+    return sum(
+        any(one.reasoning.strip() not in text for one in messages if one.reasoning) for messages, text in several
+    )
 
 
 def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: int) -> tuple[list[Encoded], list[str]]:
@@ -229,7 +270,8 @@ def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: 
     Raises:
         DataError: no row has a trained token left.
     """
-    encoded = [row for _, row in encode_chats(tokenizer, chats)]
+    written = [(whole.text, row) for whole, row in encode_chats(tokenizer, chats)]
+    encoded = [row for _, row in written]
     kept = [row.cut(length) for row in encoded if row.cut(length).trained]
     if not kept:
         raise DataError(
@@ -241,6 +283,10 @@ def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: 
         notes.append(f"{lost} of {len(encoded)} examples left out: no answer token within {length} tokens.")
     if cut := sum(len(row.input_ids) > length and row.cut(length).trained > 0 for row in encoded):
         notes.append(f"{cut} of {len(encoded)} examples cut at {length} tokens.")
+    if lost := unwritten_reasoning(chats, (text for text, _ in written)):
+        notes.append(
+            f"{lost} of {len(encoded)} examples have reasoning that the model's chat template does not write, so it is left out."
+        )
     return kept, notes
 
 
@@ -265,10 +311,20 @@ def dpo_rows(
         notes.append(f"{lost} of {len(pairs)} pairs left out: cut at {length} tokens, both sides are the same.")
     if cut := sum(row.longest > length for row in encoded) - sum(full) - sum(equal):
         notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
-    rows = [
-        {"prompt": as_dicts(p.prompt), "chosen": as_dicts(p.chosen), "rejected": as_dicts(p.rejected)} for p in kept
-    ]
-    return rows, notes
+    if lost := sum(any(one.reasoning and not one.learn_reasoning for one in turns_of(p)) for p in kept):
+        notes.append(
+            f"{lost} of {len(pairs)} pairs have reasoning, which DPO leaves out (step learn_reasoning learns it)."
+        )
+    return [as_row(pair) for pair in kept], notes
+
+
+def as_row(pair: Pair) -> dict[str, list[dict[str, str]]]:
+    """A pair in TRL's conversational form."""
+    return {"prompt": as_dicts(pair.prompt), "chosen": as_dicts(pair.chosen), "rejected": as_dicts(pair.rejected)}
+
+
+def turns_of(pair: Pair) -> tuple[Message, ...]:
+    return pair.prompt + pair.chosen + pair.rejected
 
 
 def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokenizerBase:
@@ -301,9 +357,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     Raises:
         DiskError: the disk is full.
     """
-    sides = ({"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs)
-    rows = ({name: as_dicts(messages) for name, messages in side.items()} for side in sides)
-    durable.write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    durable.write_atomically(path, "".join(json.dumps(as_row(pair), ensure_ascii=False) + "\n" for pair in pairs))
 
 
 def told(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> Sample:

@@ -8,11 +8,22 @@ from pathlib import Path
 
 from trainer_core.data import remedies, split, words
 from trainer_core.data.formats import Flaw
-from trainer_core.data.health import FAULTS, Fault, text_of
+from trainer_core.data.health import FAULTS, Fault, text_of, turns
 from trainer_core.data.lengths import Book, Tokens
-from trainer_core.data.report import FileReport, Finding, Level, Remedy, Report, Where
+from trainer_core.data.report import ASIDE, FileReport, Finding, Level, Remedy, Report, Where, named
 from trainer_core.data.rows import Chat, Item, Pair, opening, prompt_key, prompts_of
-from trainer_core.data.source import Checkup, Example, Found, Misfit, News, Note, Progress, Request, examples
+from trainer_core.data.source import (
+    Checkup,
+    Example,
+    Found,
+    LeftAside,
+    Misfit,
+    News,
+    Note,
+    Progress,
+    Request,
+    examples,
+)
 
 SHOWN = 5
 """Rows shown as examples of one finding, and rows in the preview."""
@@ -67,6 +78,7 @@ class Examiner:
         self.reasons: dict[str, str] = {}
         self.openings: dict[int, int] = defaultdict(int)
         self.preview: list[Item] = []
+        self.aside: dict[str, list[LeftAside]] = defaultdict(list)
         self.notes: list[str] = []
         self.usable = self.with_system = 0
 
@@ -79,6 +91,8 @@ class Examiner:
                 self.notes.append(text)
             case Found():
                 self.found.append(news)
+            case LeftAside():
+                self.aside[news.code].append(news)
             case Flaw():
                 self.rows[news.file] += 1
                 self.count("damaged", Where(news.file, news.row, news.line, str(news)))
@@ -103,7 +117,7 @@ class Examiner:
         for code in (left_out, *faults) if left_out else faults:
             self.counts[code] += 1
             if len(self.examples.setdefault(code, [])) < SHOWN:
-                snippet = words.around(text_of(item), code) or glimpse(item)
+                snippet = words.around(text_of(item), code) or unlearned(item, code) or glimpse(item)
                 self.examples[code].append(Where(example.file, example.row, example.line, snippet))
 
     def count(self, code: str, where: Where) -> None:
@@ -149,7 +163,7 @@ class Examiner:
         for code, count in self.counts.items():
             if code.startswith("left out: "):
                 fault = FAULTS[code.removeprefix("left out: ")]
-                yield f"{count:,} rows left out by the step drop_{fault.code}: {fault.meaning}."
+                yield f"{count:,} {'row' if count == 1 else 'rows'} left out by the step drop_{fault.code}: {fault.meaning}."
 
     # --- findings -----------------------------------------------------------------------------------------------------
 
@@ -158,7 +172,7 @@ class Examiner:
         for code, count in self.counts.items():
             if code in FAULTS:
                 fault = FAULTS[code]
-                text = f"{share(count, total)}: {fault.meaning}."
+                text = f"{share(count, total)}: {fault.meaning}.{self.where(code)}"
                 yield self.finding(code, level_of(fault, count, self.usable), fault.title, text)
             elif code in BY_LENGTH:
                 level, title, meaning = BY_LENGTH[code]
@@ -169,8 +183,27 @@ class Examiner:
                 yield self.finding(code, "error", "Damaged lines", f"{share(count, total)} cannot be read.")
             elif code.startswith("misfit: "):
                 reason = self.reasons[code.removeprefix("misfit: ")]
-                yield self.finding(code, "error", "Rows that do not fit", f"{share(count, total)}: {reason}.")
+                title = "Tool calls" if code == "misfit: tool calls" else "Rows that do not fit"
+                yield self.finding(code, "error", title, f"{share(count, total)}: {reason}.")
+        yield from self.left_aside()
         yield from self.over_all()
+
+    def left_aside(self) -> Iterator[Finding]:
+        """What is not used of the rows, kind by kind, each column or field with its count and its first row."""
+        total = self.rows.total()
+        for code, several in self.aside.items():
+            if code in ASIDE:
+                level, title, meaning = ASIDE[code]
+                counts = by_name(several)
+                where = tuple(
+                    Where(one.file, one.row, one.line, f"{one.name}: {one.snippet}") for one in several[:SHOWN]
+                )
+                sentence = f"{share(max(counts.values()), total)}: {meaning.format(names=named(counts))}."
+                yield Finding(f"aside: {code}", level, title, max(counts.values()), total, sentence, where)
+
+    def where(self, code: str) -> str:
+        """The columns and fields in which a fault stands, where it does not stand in the words."""
+        return f" It stands in {named(by_name(self.aside[code]))}." if code in self.aside else ""
 
     def finding(self, code: str, level: Level, title: str, sentence: str) -> Finding:
         count = self.counts[code]
@@ -200,6 +233,14 @@ class Examiner:
             yield Finding("few", "notice", "Few rows", total, total, text)
 
 
+def by_name(several: list[LeftAside]) -> Counter[str]:
+    """Column or field -> rows, over all files."""
+    counts = Counter[str]()
+    for one in several:
+        counts[one.name] += one.count
+    return counts
+
+
 LEVELS: tuple[Level, ...] = ("error", "warning", "notice")
 
 
@@ -219,6 +260,15 @@ def level_of(fault: Fault, count: int, usable: int) -> Level:
 def first_role(item: Item) -> str:
     messages = item.prompt if isinstance(item, Pair) else item.messages
     return messages[0].role
+
+
+def unlearned(item: Item, code: str) -> str | None:
+    """The beginning of what is not learned of a row, where a finding speaks of that."""
+    found = {
+        "reasoning": (one.reasoning for one in turns(item) if one.reasoning),
+        "weight_zero": (one.content for one in turns(item) if one.role == "assistant" and not one.learned),
+    }
+    return next((" ".join(text[:200].split())[:80] for text in found.get(code, ())), None)
 
 
 def glimpse(item: Item) -> str:

@@ -91,7 +91,7 @@ def json_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]
             yield Flaw(name, row, piece.line, piece.column, piece.fault, fatal=True)
             return
         found = json_text.parsed(piece.text, limits)
-        inner = json_text.only_list(found) if piece.alone and isinstance(found, dict) else None
+        inner = json_text.rows_in(found) if piece.alone and isinstance(found, dict) else None
         if inner is not None:
             yield from (as_row(json_text.as_object(one), name, at, None, 1) for at, one in enumerate(inner, start=1))
         elif isinstance(found, json_text.Fault):

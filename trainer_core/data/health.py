@@ -19,13 +19,13 @@ ALLOWED = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"),
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that can be wrong with a row. `mend`: name of the step that repairs it, where there is one."""
+    """One thing that can be wrong with a row. `mends`: names of the steps that repair it or choose otherwise."""
 
     code: str
     level: Level
     title: str
     meaning: str
-    mend: str = ""
+    mends: tuple[str, ...] = ()
 
 
 FAULTS = {
@@ -33,22 +33,43 @@ FAULTS = {
     for fault in (
         Fault("empty_prompt", "error", "Empty prompt", "the prompt is empty"),
         Fault("empty_answer", "error", "Empty answer", "an answer is empty"),
+        Fault("unlearned", "error", "No answer to learn", "every answer has weight 0, so there is nothing to learn"),
         Fault("identical", "error", "Identical sides", "chosen and rejected are the same text"),
         Fault("near_identical", "warning", "Nearly identical sides", "chosen and rejected share 95 % of their text"),
         Fault("duplicate_row", "warning", "Repeated rows", "the same row came before"),
         Fault("duplicate_prompt", "notice", "Repeated prompts", "the same prompt came before with another answer"),
         Fault("leaked", "warning", "Prompts in the held-out file", "the prompt is also in the held-out file"),
-        Fault("swapped", "warning", "Prompt and answer swapped?", "a long prompt has a question as its answer", "swap"),
-        Fault("reversed", "warning", "Sides reversed?", "the rejected answer has the higher score", "reverse"),
-        Fault("markers", "warning", "Template markers", "a text holds a chat template's own markers", "strip_markers"),
+        Fault("swapped", "warning", "Prompt and answer swapped?", "a long prompt has a question as its answer", ("swap",)),
+        Fault("reversed", "warning", "Sides reversed?", "the rejected answer has the higher score", ("reverse",)),
+        Fault("markers", "warning", "Template markers", "a text holds a chat template's own markers", ("strip_markers",)),
         Fault("headings", "warning", "Role headings", "a text holds headings such as ### Response: or Human:"),
         Fault("placeholder", "warning", "Unfilled placeholders", "a text holds a placeholder such as {{name}}"),
-        Fault("roles", "warning", "Turns out of order", "user and assistant do not take turns", "join_turns"),
+        Fault("roles", "warning", "Turns out of order", "user and assistant do not take turns", ("join_turns",)),
         Fault("unanswered", "notice", "Last turn unanswered", "the chat ends with a turn nobody answers"),
-        Fault("encoding", "warning", "Mangled characters", "a text was decoded wrongly somewhere", "mend_encoding"),
-        Fault("personal", "notice", "Mail addresses or keys", "a text holds a mail address or a secret key", "mask"),
+        Fault(
+            "tools", "warning", "Tool lists and calls",
+            "there is a list of tools or a tool call; the model is not told of the list, and calls are learned as plain text",
+        ),
+        Fault(
+            "pictures", "warning", "Pictures, sound or video",
+            "there is a picture, sound or video, or a placeholder for one such as <image>; only the text is trained on, and "
+            "the placeholder stays in it",
+            ("strip_pictures",),
+        ),
+        Fault(
+            "weight_zero", "notice", "Answers with weight 0",
+            "an answer has weight 0: it is read and not learned",
+            ("learn_all",),
+        ),
+        Fault(
+            "reasoning", "notice", "Reasoning",
+            "an answer has reasoning: SFT reads it and does not learn it, DPO leaves it out",
+            ("learn_reasoning", "no_reasoning"),
+        ),
+        Fault("encoding", "warning", "Mangled characters", "a text was decoded wrongly somewhere", ("mend_encoding",)),
+        Fault("personal", "notice", "Mail addresses or keys", "a text holds a mail address or a secret key", ("mask",)),
     )
-}
+}  # fmt: skip
 """Errors are never trained on and need no remedy; an unanswered last turn is always cut off."""
 
 
@@ -57,17 +78,31 @@ def unusable(item: Item) -> str | None:
     if isinstance(item, Chat):
         if says_nothing(item.messages):
             return "empty_answer"
-        return "empty_prompt" if len(item.messages) > 1 and nothing_asked(item.messages) else None
+        if len(item.messages) > 1 and nothing_asked(item.messages):
+            return "empty_prompt"
+        return "unlearned" if nothing_learned(item.messages) else None
     if nothing_asked(item.prompt):
         return "empty_prompt"
     if says_nothing(item.chosen + item.rejected):
         return "empty_answer"
-    return "identical" if item.chosen == item.rejected else None
+    if nothing_learned(item.chosen) or nothing_learned(item.rejected):
+        return "unlearned"
+    return "identical" if bare(item.chosen) == bare(item.rejected) else None
+
+
+def bare(messages: tuple[Message, ...]) -> tuple[tuple[str, str, str], ...]:
+    """What DPO reads of a side."""
+    return tuple([(one.role, one.content, one.reasoning if one.learn_reasoning else "") for one in messages])
 
 
 def says_nothing(messages: tuple[Message, ...]) -> bool:
-    """Whether a turn of the assistant is empty."""
-    return not all([message.content.strip() for message in messages if message.role == "assistant"])
+    """Whether a turn of the assistant that is to be learned is empty."""
+    return not all([turn.content.strip() for turn in messages if turn.role == "assistant" and turn.learned])
+
+
+def nothing_learned(messages: tuple[Message, ...]) -> bool:
+    """Whether every turn of the assistant is only to be read."""
+    return not any([turn.learned for turn in messages if turn.role == "assistant"])
 
 
 def nothing_asked(messages: tuple[Message, ...]) -> bool:
@@ -87,7 +122,17 @@ def faults(item: Item, margin: float | None = None) -> Iterator[str]:
         yield "swapped"
     if out_of_order(item):
         yield "roles"
+    yield from choices(item)
     yield from words.faults(text_of(item))
+
+
+def choices(item: Item) -> Iterator[str]:
+    """The codes of what a row has that is not learned unless a step says so."""
+    messages = turns(item)
+    if any([one.reasoning and not one.learn_reasoning for one in messages]):
+        yield "reasoning"
+    if not all([one.learned for one in messages if one.role == "assistant"]):
+        yield "weight_zero"
 
 
 @dataclass

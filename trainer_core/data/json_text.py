@@ -131,9 +131,38 @@ def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault
 def only_list(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that wraps one list of objects, as in {"data": [...]}; the turns of a chat are no rows."""
     lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
-    if len(lists) != 1 or any(key in lists[0][0] for key in ("role", "from", "content", "value")):
+    return lists[0] if len(lists) == 1 and not is_turn(lists[0][0]) else None
+
+
+def rows_in(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that is a whole file; None where it is one row itself."""
+    table = by_column(value)
+    return only_list(value) if table is None else table
+
+
+def by_column(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that holds a table column by column, as pandas writes it: lists of equal length, or objects
+    with the same row numbers, or `columns` beside `data` (orient "list", "dict" and "split"). None where it is no table."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(one, str) for one in columns):
+        whole = all(isinstance(row, list) and len(row) == len(columns) for row in data)
+        return [dict(zip(columns, row, strict=True)) for row in data] if whole else None
+    cells = list(value.values())
+    if len(cells) > 1 and all(isinstance(one, dict) and one and all(map(str.isdigit, one)) for one in cells):
+        rows = list(dict.fromkeys(number for one in cells for number in one))
+        return [{name: one.get(row) for name, one in value.items()} for row in rows]
+    if not all(isinstance(one, list) for one in cells) or len({len(one) for one in cells}) != 1 or not cells[0]:
         return None
-    return lists[0]
+    if any(is_turn(cell) for one in cells for cell in one):
+        return None
+    if len(cells) == 1 and not all(isinstance(cell, list) for cell in cells[0]):
+        return None
+    return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value looks like one message of a chat, so that a list of it is one conversation."""
+    return isinstance(value, dict) and any(key in value for key in ("role", "from", "content", "value"))
 
 
 def moved(piece: Piece, characters: int) -> tuple[int, int]:

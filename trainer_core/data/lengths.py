@@ -57,13 +57,23 @@ def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -
     """
     measure = Tokens(tokenizer) if tokenizer else Letters()
 
-    def long(messages: Iterable[Message]) -> int:
-        return sum(measure(message.content) + PER_TURN for message in messages)
+    def long(messages: Iterable[Message], reading: bool = False) -> int:
+        return sum(measure(message.content) + thought(message, reading) + PER_TURN for message in messages)
+
+    def thought(message: Message, reading: bool) -> int:
+        return measure(message.reasoning) if is_read(message, reading) else 0
 
     return [
-        long(row.messages) if isinstance(row, Chat) else long(row.prompt) + max(long(row.chosen), long(row.rejected))
+        long(row.messages, True)
+        if isinstance(row, Chat)
+        else long(row.prompt) + max(long(row.chosen), long(row.rejected))
         for row in rows[:: -(-len(rows) // MEASURED) or 1]
     ]
+
+
+def is_read(message: Message, reading: bool) -> bool:
+    """Whether a message's reasoning is among its tokens: SFT reads it, DPO only what it is to learn."""
+    return bool(message.reasoning) and (reading or message.learn_reasoning)
 
 
 class Book:
@@ -87,8 +97,8 @@ class Book:
         return self.add_pair(item) if isinstance(item, Pair) else self.add_chat(item.messages)
 
     def add_chat(self, messages: tuple[Message, ...]) -> tuple[str, ...]:
-        first = next(at for at, message in enumerate(messages) if message.role == "assistant")
-        prompt, row = self.long(messages[:first]), self.long(messages)
+        first = next(at for at, message in enumerate(messages) if message.role == "assistant" and message.learned)
+        prompt, row = self.long(messages[:first], True), self.long(messages, True)
         self.note(row=row, prompt=prompt, answers=row - prompt)
         if self.length is None or row <= self.length:
             return ()
@@ -109,10 +119,11 @@ class Book:
         for part, length in lengths.items():
             self.parts[part].append(length)
 
-    def long(self, messages: Iterable[Message]) -> int:
+    def long(self, messages: Iterable[Message], reading: bool = False) -> int:
         length = 0
         for message in messages:
-            length += self.tokens(message.content) + PER_TURN if self.tokens else len(message.content)
+            texts = (message.content, message.reasoning) if is_read(message, reading) else (message.content,)
+            length += sum(map(self.tokens, texts)) + PER_TURN if self.tokens else sum(map(len, texts))
         return length
 
     def shared(self, pair: Pair) -> int:

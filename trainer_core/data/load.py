@@ -15,14 +15,17 @@ from trainer_core.data.formats import Flaw
 from trainer_core.data.health import FAULTS, text_of
 from trainer_core.data.lengths import row_lengths
 from trainer_core.data.remedies import Treatment, too_marked
+from trainer_core.data.report import ASIDE, named
 from trainer_core.data.rows import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
-from trainer_core.data.source import Count, Counts, Example, Found, Misfit, News, Note, Request, examples
+from trainer_core.data.source import Count, Counts, Example, Found, LeftAside, Misfit, News, Note, Request, examples
 from trainer_core.errors import DataError
 
 if TYPE_CHECKING:
     from trainer_core import config
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
+UNUSED = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
+"""Faults of rows that are used all the same, which a run tells of."""
 NAMED = 5
 """Rows named in one sentence; a longer list would not be read."""
 
@@ -206,6 +209,7 @@ class Shelf:
                     tally.leave_out(FAULTS[outcome.left_out].meaning, news)
                 else:
                     items.append(outcome.item)
+                    tally.tell(outcome.faults, news)
         tally.check_damage(treatment.skip_damaged)
         if why := too_marked(sum(words.has_markers(text_of(item)) for item in items), len(items), path.name):
             raise DataError(why)
@@ -231,6 +235,8 @@ class Tally:
     def __init__(self, name: str) -> None:
         self.name, self.total, self.said = name, 0, list[str]()
         self.reasons: dict[str, list[str]] = {}
+        self.told: dict[str, list[str]] = {}
+        self.aside: list[LeftAside] = []
         self.damaged: list[Flaw] = []
 
     def add(self, news: News) -> None:
@@ -242,16 +248,29 @@ class Tally:
                 self.damaged.append(news)
             case Misfit():
                 self.leave_out(news.reason, news)
+            case LeftAside():
+                self.aside.append(news)
 
     def leave_out(self, reason: str, row: Example | Misfit) -> None:
-        self.reasons.setdefault(reason, []).append(f"line {row.line}" if row.line else f"row {row.row}")
+        self.reasons.setdefault(reason, []).append(at(row))
+
+    def tell(self, faults: Iterable[str], row: Example) -> None:
+        """A row that is used, though not all of it."""
+        for code in faults:
+            if code in UNUSED:
+                self.told.setdefault(code, []).append(at(row))
 
     def notes(self) -> Iterator[str]:
         """Such as "2 of 400 rows in x.jsonl left out (line 3, line 17): the prompt is empty."."""
         yield from self.said
         for reason, places in self.reasons.items():
-            named = ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
-            yield f"{len(places)} of {self.total} rows in {self.name} left out ({named}): {reason}."
+            yield f"{len(places)} of {self.total} rows in {self.name} left out ({listed(places)}): {reason}."
+        for code, places in self.told.items():
+            yield f"{len(places)} of {self.total} rows in {self.name} ({listed(places)}): {FAULTS[code].meaning}."
+        for code in dict.fromkeys(one.code for one in self.aside if one.code in ASIDE):
+            several = [one for one in self.aside if one.code == code]
+            counts = {one.name: sum(each.count for each in several if each.name == one.name) for one in several}
+            yield f"{self.name} ({at(several[0])}): {ASIDE[code][2].format(names=named(counts))}."
 
     def check_damage(self, skip: bool) -> None:
         """Where lines could not be read, what they held is not known: they are passed over only on request.
@@ -268,6 +287,14 @@ class Tally:
             way_out = "" if fatal else ', or pass over it with the step "skip_damaged"'
             raise DataError(f"{lines}\n{count}. Mend or remove it{way_out}.")
         self.said.append(f"{count} passed over. {self.damaged[0]}")
+
+
+def at(row: Example | Misfit | LeftAside) -> str:
+    return f"line {row.line}" if row.line else f"row {row.row}"
+
+
+def listed(places: Sequence[str]) -> str:
+    return ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
 
 
 def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:
@@ -289,4 +316,11 @@ def canonical(item: Item) -> list[list[list[str]]]:
     parts: tuple[tuple[Message, ...], ...] = (
         (item.messages,) if isinstance(item, Chat) else (item.prompt, item.chosen, item.rejected)
     )
-    return [[[message.role, message.content] for message in part] for part in parts]
+    return [[[message.role, message.content, *choices(message)] for message in part] for part in parts]
+
+
+def choices(message: Message) -> list[str]:
+    """What else of a message decides what is learned; nothing for most, so that their hash stays what it was."""
+    if message.learned and not message.reasoning:
+        return []
+    return [str(message.learned), message.reasoning, str(message.learn_reasoning)]

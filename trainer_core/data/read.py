@@ -105,12 +105,12 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 @dataclass(frozen=True)
 class Opened:
-    """One file, its format, its encoding, and its rows as they are read."""
+    """One file, its format, its encoding, and its rows. Each call of `rows` reads it anew from its beginning."""
 
     name: str
     format: Format
     encoding: encoding.Encoding
-    rows: Iterator[Row | Flaw]
+    rows: Callable[[], Iterator[Row | Flaw]]
     size: int
     position: Callable[[], int]
     """Bytes of the file read so far."""
@@ -138,8 +138,11 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Opened]:
 
         form = recognised(path, again)
         found = encoding.UTF8 if form == "parquet" else encoding.find(again)
-        rows = ROWS[form](encoding.as_utf8(again(), found, path.name), path.name, limits)
-        yield Opened(path.name, form, found, bounded(rows, path, limits), size, raw.tell)
+
+        def rows() -> Iterator[Row | Flaw]:
+            return bounded(ROWS[form](encoding.as_utf8(again(), found, path.name), path.name, limits), path, limits)
+
+        yield Opened(path.name, form, found, rows, size, raw.tell)
 
 
 def bounded(rows: Iterator[Row | Flaw], path: Path, limits: Limits) -> Iterator[Row | Flaw]:
@@ -220,6 +223,6 @@ def starts_with_row(file: BinaryIO, head: bytes) -> bool:
     lines = encoding.as_utf8(file, found, "")
     first, second = (lines.readline(LIMITS.line_bytes).strip() for _ in range(2))
     try:
-        return isinstance(orjson.loads(first), dict) and not (json_text.only_list(orjson.loads(first)) and not second)
+        return isinstance(orjson.loads(first), dict) and not (json_text.rows_in(orjson.loads(first)) and not second)
     except orjson.JSONDecodeError:
         return first.endswith(b"}") and second.startswith(b"{")

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from trainer_core.data.dialects import MARKERS
-from trainer_core.data.health import FAULTS, Seen, faults, is_swapped, turns, unusable
+from trainer_core.data.health import FAULTS, Seen, choices, faults, is_swapped, turns, unusable
 from trainer_core.data.rows import Chat, Item, Message, Pair
 from trainer_core.data.source import Example
-from trainer_core.data.words import KEY, MAIL, MANGLED
+from trainer_core.data.words import KEY, MAIL, MANGLED, PICTURES
 from trainer_core.errors import DataError
 
 SKIP_DAMAGED = "skip_damaged"
@@ -33,7 +33,10 @@ def too_marked(count: int, total: int, name: str) -> str | None:
 
 
 class Outcome(NamedTuple):
-    """A row after its treatment; `left_out` is the code of the fault for which training does not get it."""
+    """A row after its treatment; `left_out` is the code of the fault for which training does not get it.
+
+    faults: unless every one was looked for, those that training itself tells of: what it does not use of the row.
+    """
 
     item: Item
     left_out: str | None = None
@@ -65,8 +68,8 @@ class Treatment:
         if why := unusable(kept):
             return Outcome(kept, why)
         if not (look or self.drops):
-            return Outcome(kept)
-        found = list(faults(item, margin))
+            return Outcome(kept, None, (*example.marks, *choices(item), *(["unanswered"] if kept is not item else [])))
+        found = list(dict.fromkeys((*faults(item, margin), *example.marks)))
         if self.drops.isdisjoint(found):
             found += self.seen.faults(kept)
         return Outcome(kept, next(filter(self.drops.__contains__, found), None), tuple(found))
@@ -115,8 +118,10 @@ def join_turns(item: Item) -> Item:
 def joined(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     done: list[Message] = []
     for message in messages:
-        if done and done[-1].role == message.role and message.role != "tool":
-            done[-1] = replace(done[-1], content=f"{done[-1].content}\n\n{message.content}")
+        alike = done and (done[-1].role, done[-1].learned) == (message.role, message.learned) and message.role != "tool"
+        if alike:
+            thought = "\n\n".join(filter(None, (done[-1].reasoning, message.reasoning)))
+            done[-1] = replace(done[-1], content=f"{done[-1].content}\n\n{message.content}", reasoning=thought)
         else:
             done.append(message)
     return tuple(done)
@@ -146,11 +151,48 @@ def no_system(item: Item) -> Item:
     return replace(item, prompt=tuple(message for message in item.prompt if message.role != "system"))
 
 
+def strip_pictures(item: Item) -> Item:
+    """Placeholders of pictures, films and sounds taken out, with the white space that is left at the ends."""
+
+    def bare(text: str) -> str:
+        found = text
+        for placeholder in PICTURES:
+            found = found.replace(placeholder, "")
+        return text if found == text else found.strip()
+
+    return each(item, bare)
+
+
+def learn_all(item: Item) -> Item:
+    """Every answer learned, whatever weight the file gives it."""
+    return each_message(item, lambda one: one if one.learned else replace(one, learned=True))
+
+
+def learn_reasoning(item: Item) -> Item:
+    """Reasoning learned like the answer it leads to."""
+    return each_message(item, lambda one: replace(one, learn_reasoning=True) if one.reasoning else one)
+
+
+def no_reasoning(item: Item) -> Item:
+    """Without reasoning."""
+    return each_message(item, lambda one: replace(one, reasoning="") if one.reasoning else one)
+
+
 def each(item: Item, change: Callable[[str], str]) -> Item:
-    """The item with every text changed."""
+    """The item with every text changed, also that of its reasoning."""
+
+    def changed(message: Message) -> Message:
+        thought = change(message.reasoning) if message.reasoning else ""
+        return replace(message, content=change(message.content), reasoning=thought)
+
+    return each_message(item, changed)
+
+
+def each_message(item: Item, change: Callable[[Message], Message]) -> Item:
+    """The item with every message changed."""
 
     def all_of(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(replace(message, content=change(message.content)) for message in messages)
+        return tuple(map(change, messages))
 
     if isinstance(item, Chat):
         return Chat(all_of(item.messages))
@@ -165,6 +207,10 @@ MENDS: dict[str, Callable[[Item], Item]] = {
     "mend_encoding": mend_encoding,
     "mask": mask,
     "no_system": no_system,
+    "strip_pictures": strip_pictures,
+    "learn_all": learn_all,
+    "learn_reasoning": learn_reasoning,
+    "no_reasoning": no_reasoning,
 }
 
 STEPS = (*MENDS, "reverse", *(f"drop_{code}" for code, fault in FAULTS.items() if fault.level != "error"), SKIP_DAMAGED)
@@ -178,8 +224,10 @@ def labels(code: str, count: int) -> list[tuple[str, str]]:
     fault = FAULTS.get(code)
     if fault is None or fault.level == "error" or code == "unanswered":
         return []
-    mend = [(fault.mend, WORDS[fault.mend])] if fault.mend else []
-    return [*mend, (f"drop_{code}", f"Leave out {'this row' if count == 1 else f'these {count:,} rows'}")]
+    return [
+        *((mend, WORDS[mend]) for mend in fault.mends),
+        (f"drop_{code}", f"Leave out {'this row' if count == 1 else f'these {count:,} rows'}"),
+    ]
 
 
 WORDS = {
@@ -191,4 +239,8 @@ WORDS = {
     "mend_encoding": "Mend the characters",
     "mask": "Replace them by [mail] and [key]",
     "no_system": "Take out all system prompts",
+    "strip_pictures": "Take the placeholders out",
+    "learn_all": "Learn them all the same",
+    "learn_reasoning": "Learn the reasoning too",
+    "no_reasoning": "Take the reasoning out",
 }

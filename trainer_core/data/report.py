@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +54,30 @@ class Finding:
             yield f"    {remedy.label}: {remedy.step}"
 
 
+ASIDE: dict[str, tuple[Level, str, str]] = {
+    "column": ("notice", "Columns not used", "not used: {names}"),
+    "field": ("notice", "Fields of messages not used", "not used of the messages: {names}"),
+    "weight": ("warning", "Weights between", "a weight is neither 0 nor 1 and is taken as 1 if it is above 0: {names}"),
+    "weight_of_others": (
+        "warning", "Weights of other turns", "only what the assistant says is learned, whatever the weight of others: {names}",
+    ),
+    "json_text": ("notice", "JSON text unpacked", "JSON written as text is read as what it spells: {names}"),
+    "system": ("warning", "Second system prompts", "a second system prompt that says something else is left out: {names}"),
+    "prompt": (
+        "warning", "Prompts beside whole conversations",
+        "the sides begin with another prompt than the prompt's own column, which is left out: {names}",
+    ),
+}  # fmt: skip
+"""What is not used of a row, or not as the file says: code -> level, title, and the end of its sentence."""
+
+
+def named(counts: Mapping[str, int]) -> str:
+    """Columns or fields with the rows they are filled in: `id (12 rows), source (1 row)`; at most eight."""
+    most = sorted(counts.items(), key=lambda one: -one[1])
+    told = [f"{name} ({count:,} row{'s' * (count != 1)})" for name, count in most[:8]]
+    return ", ".join(told) + (f" and {len(most) - 8} more" if len(most) > 8 else "")
+
+
 @dataclass(frozen=True)
 class FileReport:
     """One file as it was read. `columns`: part -> column."""
@@ -103,7 +127,8 @@ class Report:
         """The report as lines of text."""
         for file in self.files:
             columns = ", ".join(f"{part} ← {column}" for part, column in file.columns.items())
-            yield f"{file.name}: {file.shape} ({columns}), {file.rows:,} rows."
+            unused = f" Not used: {', '.join(file.unused)}." if file.unused else ""
+            yield f"{file.name}: {file.shape} ({columns}), {file.rows:,} rows.{unused}"
         yield f"{self.usable:,} of {self.rows:,} rows are usable: {self.train:,} to train on, {self.held_out:,} held out."
         for one in self.lengths:
             over = "" if one.over is None else f", {one.over / one.measured:.1%} over the length"

@@ -20,6 +20,12 @@ class Message:
 
     role: Role
     content: str
+    learned: bool = True
+    """False: read as context, never trained on. A file asks for it with a weight of 0."""
+    reasoning: str = ""
+    """What the assistant thinks before it answers, where the file has it in a field of its own."""
+    learn_reasoning: bool = False
+    """Train on the reasoning too. Without it SFT reads the reasoning, and DPO leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)

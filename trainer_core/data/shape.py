@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer_core.data import dialects
-from trainer_core.data.cells import Structure, Values, structure
+from trainer_core.data.cells import PICTURES, TOOLS, RowCells, Structure, Values, filled, spelled, structure
 from trainer_core.data.convert import to_chat, to_pair
 from trainer_core.data.rows import Item
 from trainer_core.errors import DataError
@@ -32,6 +32,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "scored": ("completions", "responses", "answers", "candidates"),
     "label": ("label", "kto_tag"),
     "text": ("text", "content"),
+    "reasoning": ("reasoning_content", "reasoning", "thinking", "thoughts"),
 }
 """Part -> the names a column for it may have, likeliest first."""
 
@@ -41,8 +42,25 @@ TURNS: Allowed = frozenset(("messages",))
 WHOLE: Allowed = frozenset(("transcript",))
 ANY = TEXT | TALK
 LABEL: Allowed = frozenset(("truth", "text", "number"))
-EXTRAS: dict[str, Allowed] = {"system": TEXT, "input": TEXT, "history": frozenset(("other",))}
+EXTRAS: dict[str, Allowed] = {
+    "system": TEXT,
+    "input": TEXT,
+    "history": frozenset(("rounds", "message", "messages", "other")),
+    "reasoning": TEXT,
+}
+NEEDS: dict[str, str] = {"input": "prompt", "history": "prompt", "reasoning": "answer"}
+"""Part that may be there -> the part without which nothing could be made of it."""
+SPELLED: dict[str, Structure] = {"history": "rounds", "scored": "scored"}
+"""Part -> what its cells may spell as JSON text, besides messages."""
+COMMON = 0.5
+"""A column filled in fewer rows than this share of the best candidate's is not taken for a part that every row needs."""
+MOST_COLUMNS = 1_000
+"""Columns that are told apart in one file; data sets have tens."""
 NEEDED = "Pairs need prompt, chosen and rejected; chats need messages, or a prompt and an answer"
+
+
+KINDS = dict.fromkeys(TOOLS, "tools") | dict.fromkeys(PICTURES, "pictures")
+"""Name of a column -> the code of the remark when it is not used; "column" for all others."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +84,26 @@ class Shape:
             return None
         return chosen - rejected
 
-    def convert(self, values: Values) -> Item:
+    def cells(self, values: Values) -> RowCells:
+        """A row's cells, with what is spelled as JSON text made into objects, and remarks on the columns nobody uses."""
+        row = RowCells(values, self.columns)
+        for column in self.unused:
+            if filled(value := values.get(column)):
+                row.remark(KINDS.get(simple(column), "column"), column, value)
+        for part, column in self.columns.items():
+            value = values.get(column)
+            if isinstance(value, str) and (found := spelled(value, SPELLED.get(part))) is not value:
+                row.values = {**row.values, column: found}
+                row.remark("json_text", column, value)
+        return row
+
+    def convert(self, row: RowCells) -> Item:
         """One row as a chat or a pair.
 
         Raises:
             BadRow: the row lacks a part, or a part is not what it should be.
         """
-        return to_pair(values, self.columns) if self.kind == "pairs" else to_chat(values, self.columns)
+        return to_pair(row) if self.kind == "pairs" else to_chat(row)
 
 
 @dataclass(frozen=True)
@@ -108,57 +139,169 @@ RULES = (
 """Tried in this order: what needs more comes first."""
 
 
-def find(sample: Iterable[Values], where: str, given: Columns | None = None) -> Shape:
-    """The shape of the rows, or the one that columns given by hand make.
+@dataclass
+class ColumnSurvey:
+    """What the filled cells of one column are: how many of each structure, the first of them, and yes-or-no words."""
+
+    also: Structure | None = None
+    counts: Counter[Structure] = field(default_factory=Counter)
+    first: Any = None
+    samples: list[str] = field(default_factory=list)
+    judges: bool = True
+    """Every cell so far is a yes or a no."""
+
+    def add(self, value: Any) -> None:
+        if self.judges:
+            self.judges = str(value).strip().casefold() in ("true", "false", "0", "1")
+        if not filled(value):
+            return
+        found = spelled(value, self.also) if isinstance(value, str) else value
+        if not self.counts:
+            self.first = found
+        if len(self.samples) < SAMPLES:
+            self.samples.append(" ".join(str(value)[:400].split())[:160])
+        self.counts[structure(found)] += 1
+
+    @property
+    def structure(self) -> Structure:
+        """What most of the filled cells are; a column that is empty throughout counts as text."""
+        return self.counts.most_common(1)[0][0] if self.counts else "text"
+
+
+SAMPLES = 3
+"""Cells shown of a column."""
+
+
+class Survey:
+    """The columns of a file, from all of its rows. Columns beyond `MOST_COLUMNS` are only counted."""
+
+    def __init__(self, given: Columns | None = None) -> None:
+        self.given, self.rows, self.beyond = given, 0, 0
+        self.columns: dict[str, ColumnSurvey] = {}
+
+    def add(self, values: Values) -> None:
+        self.rows += 1
+        for name, value in values.items():
+            column = self.columns.get(name)
+            if column is None:
+                if len(self.columns) >= MOST_COLUMNS:
+                    self.beyond += 1
+                    continue
+                column = self.columns[name] = ColumnSurvey(self.also(name))
+            column.add(value)
+
+    def also(self, name: str) -> Structure | None:
+        """What the cells of a column may spell besides messages: by the part it was given, or by its name."""
+        given = self.given.used if self.given else {}
+        parts = (part for part in SPELLED if given.get(part) == name or simple(name) in NAMES[part])
+        return next((SPELLED[part] for part in parts), None)
+
+    def structures(self) -> dict[str, Structure]:
+        return {name: column.structure for name, column in self.columns.items()}
+
+    def fills(self, column: str, allowed: Allowed) -> int:
+        """How many rows have what is allowed in a column."""
+        return sum(count for kind, count in self.columns[column].counts.items() if kind in allowed)
+
+
+def find(survey: Survey, where: str) -> Shape:
+    """The shape of the rows, or the one that columns given by hand make. Of the known shapes that fit, the first that
+    most rows have: a few rows with more columns do not turn the others away.
 
     Raises:
         DataError: nothing known fits, or it is KTO. Names the columns found and those needed.
     """
-    rows = list(sample)
-    columns = structures(rows)
-    if given is not None:
-        return by_hand(given, columns, where)
-    for rule in RULES:
-        found = match(rule, columns)
-        if found and rule.kind != "kto":
-            return shaped(rule, rule.kind, found, columns, rows)
-        if found and says_yes_or_no(rows, found["label"]):
-            raise DataError(
-                f"{where}: these are single answers with a label (KTO). Tunebench trains on pairs and on chats; "
-                "give each prompt a chosen and a rejected answer."
-            )
-    raise DataError(f"{where}: found {listed(columns)}. {NEEDED}. Say which column is which, or rename them.")
+    columns = survey.structures()
+    if survey.given is not None:
+        return by_hand(survey.given, columns, where)
+    fitting = [(rule, found) for rule in RULES if (found := match(rule, survey)) and not_meant(rule, found, survey)]
+    best = max((coverage(rule, found, survey) for rule, found in fitting), default=0)
+    for rule, found in fitting:
+        if coverage(rule, found, survey) < COMMON * best:
+            continue
+        if rule.kind != "kto":
+            return shaped(rule, rule.kind, found, survey)
+        raise DataError(
+            f"{where}: these are single answers with a label (KTO). Tunebench trains on pairs and on chats; "
+            "give each prompt a chosen and a rejected answer."
+        )
+    raise DataError(
+        f"{where}: found {listed(columns)}. {NEEDED}. {unfit(columns)}Say which column is which, or rename them."
+    )
 
 
-def structures(rows: Iterable[Values]) -> dict[str, Structure]:
-    """Column -> what most of its filled cells are. A column that is empty throughout counts as text."""
-    seen: dict[str, Counter[Structure]] = {}
-    for row in rows:
-        for column, value in row.items():
-            counts = seen.setdefault(column, Counter())
-            if value is not None and value != "" and value != []:
-                counts[structure(value)] += 1
-    return {column: counts.most_common(1)[0][0] if counts else "text" for column, counts in seen.items()}
+UNFIT: dict[Structure, str] = {
+    "truth": "true or false",
+    "other": "lists or objects that are no messages",
+    "rounds": "lists of questions and answers",
+    "scored": "answers with scores",
+}
 
 
-def match(rule: Rule, columns: dict[str, Structure]) -> dict[str, str] | None:
+def unfit(columns: Mapping[str, Structure]) -> str:
+    """Which columns have a known name and nothing in them that the name promises."""
+    known = {name for part in ("prompt", "answer", "chosen", "rejected", "messages", "text") for name in NAMES[part]}
+    found = [f"{name} holds {UNFIT[kind]}" for name, kind in columns.items() if kind in UNFIT and simple(name) in known]
+    return f"But {', '.join(found[:4])}; each of its cells must be a text or messages. " if found else ""
+
+
+def not_meant(rule: Rule, found: Mapping[str, str], survey: Survey) -> bool:
+    """Whether a rule's match is to be believed: KTO's label is a judgement in every row."""
+    return rule.kind != "kto" or survey.columns[found["label"]].judges
+
+
+def coverage(rule: Rule, found: Mapping[str, str], survey: Survey) -> int:
+    """In how many rows the rarest of the needed columns is filled as it must be. An input may stand in for its prompt."""
+    fills = {part: survey.fills(column, rule.needs[part]) for part, column in found.items()}
+    inputs = (column for column in survey.columns if simple(column) in NAMES["input"])
+    if "prompt" in fills:
+        fills["prompt"] = max(fills["prompt"], *(survey.fills(column, TEXT) for column in inputs), 0)
+    return min(fills.values())
+
+
+def match(rule: Rule, survey: Survey) -> dict[str, str] | None:
     """Part -> column for every part the rule needs, or None where one is missing."""
     found: dict[str, str] = {}
+    columns = survey.structures()
     for part, allowed in rule.needs.items():
         free = {column: kind for column, kind in columns.items() if column not in found.values()}
-        column = pick(rule.names.get(part) or NAMES[part], free, allowed)
+        column = pick(rule.names.get(part) or NAMES[part], free, allowed, common(survey, part, allowed))
         if column is None and part == "messages" and not rule.names:
-            column = only(free, allowed)
+            column = only(without_prompt(free), allowed)
         if column is None:
             return None
         found[part] = column
     return found
 
 
-def pick(names: tuple[str, ...], columns: dict[str, Structure], allowed: Allowed) -> str | None:
-    """The column with the first of the names that is what is allowed; case and separators do not count."""
-    simple = {re.sub(r"[\s-]+", "_", column.strip()).casefold(): column for column in columns}
-    return next((simple[name] for name in names if name in simple and columns[simple[name]] in allowed), None)
+def common(survey: Survey, part: str, allowed: Allowed) -> frozenset[str] | None:
+    """The columns with a part's names that enough rows have. The prompt may stand in its input alone, so all count there."""
+    fills = {column: survey.fills(column, allowed) for column in survey.columns if simple(column) in NAMES[part]}
+    if part == "prompt" and any(simple(column) in NAMES["input"] for column in fills):
+        return None
+    best = max(fills.values(), default=0)
+    return frozenset(column for column, count in fills.items() if count >= COMMON * best)
+
+
+def simple(column: str) -> str:
+    """A column's name without case and separators, which do not count."""
+    return re.sub(r"[\s-]+", "_", column.strip()).casefold()
+
+
+def pick(
+    names: tuple[str, ...], columns: Mapping[str, Structure], allowed: Allowed, among: frozenset[str] | None = None
+) -> str | None:
+    """The column with the first of the names that is what is allowed, and one of `among` where that is given."""
+    known = {simple(column): column for column in columns if among is None or column in among}
+    return next((known[name] for name in names if name in known and columns[known[name]] in allowed), None)
+
+
+def without_prompt(columns: dict[str, Structure]) -> dict[str, Structure]:
+    """The columns without those named as a prompt, where another is named as its answer."""
+    names = {column: simple(column) for column in columns}
+    if not any(name in NAMES["answer"] for name in names.values()):
+        return columns
+    return {column: kind for column, kind in columns.items() if names[column] not in NAMES["prompt"]}
 
 
 def only(columns: dict[str, Structure], allowed: Allowed) -> str | None:
@@ -167,15 +310,18 @@ def only(columns: dict[str, Structure], allowed: Allowed) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def shaped(rule: Rule, kind: Kind, found: dict[str, str], columns: dict[str, Structure], rows: list[Values]) -> Shape:
+def shaped(rule: Rule, kind: Kind, found: dict[str, str], survey: Survey) -> Shape:
     """The rule's shape with the parts that may be there too, and the columns left over."""
+    columns = survey.structures()
     for part, allowed in EXTRAS.items() if "text" not in found else ():
         free = {column: its for column, its in columns.items() if column not in found.values()}
-        if (column := pick(NAMES[part], free, allowed)) is not None:
+        wanted = NEEDS.get(part) in (None, *found)
+        if wanted and (column := pick(NAMES[part], free, allowed)) is not None:
             found[part] = column
-    unused = tuple(column for column in columns if column not in found.values())
+    scores = score_columns(columns) if kind == "pairs" else None
+    unused = tuple(column for column in columns if column not in (*found.values(), *(scores or ())))
     parts = {part: found[part] for part in NAMES if part in found}
-    return Shape(named(rule, found, rows), kind, parts, unused, score_columns(columns) if kind == "pairs" else None)
+    return Shape(named(rule, found, survey), kind, parts, unused, scores)
 
 
 def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
@@ -188,18 +334,13 @@ def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
     return None
 
 
-def named(rule: Rule, found: dict[str, str], rows: list[Values]) -> str:
+def named(rule: Rule, found: dict[str, str], survey: Survey) -> str:
     """The rule's name, more exact where the first row tells: "from" instead of "role", or the dialect of a text."""
-    first = {part: next((row[column] for row in rows if row.get(column)), None) for part, column in found.items()}
+    first = {part: survey.columns[column].first for part, column in found.items()}
     if rule.name == "chat messages" and isinstance(first["messages"], list) and "from" in first["messages"][0]:
         return "ShareGPT"
     dialect = dialects.spoken_in(str(first.get("text", "")))
     return f"conversations written in {dialect.name}" if dialect else rule.name
-
-
-def says_yes_or_no(rows: list[Values], column: str) -> bool:
-    """Whether a column is a judgement in every row, as KTO's label is."""
-    return all(str(row.get(column)).strip().casefold() in ("true", "false", "0", "1") for row in rows)
 
 
 def by_hand(given: Columns, columns: dict[str, Structure], where: str) -> Shape:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ from trainer_core.errors import DataError
 if TYPE_CHECKING:
     from trainer_core.config import Columns, Data, Method
 
-SAMPLE = 200
-"""Rows looked at to find the shape."""
+GLANCED_BYTES = 64 << 20
+"""Of a file, looked at to show its columns; the rows that are used are all looked at."""
 EVERY = 2000
 """Rows between two words on progress."""
 
@@ -49,6 +49,8 @@ class Example:
     item: Item
     margin: float | None = None
     """Score of the chosen answer less that of the rejected one, where the file has such columns."""
+    marks: tuple[str, ...] = ()
+    """Codes of faults that the item no longer shows: "tools", "pictures"."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,27 @@ class Progress:
     rows: int
 
 
-News = Note | Found | Progress | Example | Flaw | Misfit
+@dataclass(frozen=True)
+class LeftAside:
+    """What was not used of the rows of a file, or not as the file says: in how many rows, and the first of them.
+
+    code: see `report.ASIDE`; name: the column or field.
+    """
+
+    file: str
+    code: str
+    name: str
+    count: int
+    row: int
+    line: int | None
+    snippet: str
+
+
+News = Note | Found | Progress | Example | Flaw | Misfit | LeftAside
 A_ROW = (Example, Flaw, Misfit)
+MARKS = ("tools", "pictures")
+MOST_ASIDE = 200
+"""Names of columns and fields counted for one file."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +131,18 @@ class Request:
 
 
 def bytes_behind(path: Path) -> int:
-    if path.is_dir():
-        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
-    return path.stat().st_size if path.is_file() else 0
+    """The size of a file or of all files in a folder; 0 where it cannot be told. Whoever opens it says why."""
+    try:
+        if path.is_dir():
+            return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)
 class Glance:
-    """Asks for what can be seen in the first rows of a path, before its shape is known."""
+    """Asks for the columns of a path and the shape found in them."""
 
     path: Path
 
@@ -125,7 +150,7 @@ class Glance:
         return replace(self, path=self.path.expanduser().absolute())
 
     def size(self) -> int:
-        return 0
+        return bytes_behind(self.path)
 
 
 @dataclass(frozen=True)
@@ -175,7 +200,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Column:
-    """One column as the first rows have it; `samples` are its first filled cells on one line each, cut short."""
+    """One column of a file; `samples` are its first filled cells on one line each, cut short."""
 
     name: str
     structure: str
@@ -198,26 +223,25 @@ def glanced(glance: Glance, limits: Limits = LIMITS) -> Glimpse:
     """The columns of the first file, with samples, and the shape that is found by itself.
 
     Raises:
-        DataError: the file cannot be read, or none of its first rows can.
+        DataError: the file cannot be read, or none of its rows can.
     """
     with read.opened(read.files(glance.path).paths[0], limits) as file:
-        first = list(islice(file.rows, SAMPLE))
-        unpack = cells.unpacked if file.format == "csv" else dict
-        sample = [unpack(row.values) for row in first if isinstance(row, Row)]
-        if not sample:
-            raise DataError(str(first[0]) if first else f"{file.name}: there are no rows in it.")
-        kinds = shape.structures(sample)
-        columns = tuple(column(name, kind, sample) for name, kind in kinds.items())
+        survey, flaw = shape.Survey(), None
+        for row in file.rows():
+            if isinstance(row, Row):
+                survey.add(row.values)
+            else:
+                flaw = flaw or row
+            if file.position() > GLANCED_BYTES:
+                break
+        if not survey.rows:
+            raise DataError(str(flaw) if flaw else f"{file.name}: there are no rows in it.")
+        columns = tuple(Column(name, one.structure, tuple(one.samples)) for name, one in survey.columns.items())
         try:
-            found = shape.find(sample, file.name)
+            found = shape.find(survey, file.name)
         except DataError as error:
-            return Glimpse(file.name, columns, shape.guess(kinds), problem=str(error))
+            return Glimpse(file.name, columns, shape.guess(survey.structures()), problem=str(error))
         return Glimpse(file.name, columns, found.columns, found.name)
-
-
-def column(name: str, kind: str, rows: list[cells.Values]) -> Column:
-    filled = (row[name] for row in rows if row.get(name) not in (None, "", []))
-    return Column(name, kind, tuple(" ".join(str(value)[:400].split())[:160] for value in islice(filled, 3)))
 
 
 def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
@@ -230,15 +254,14 @@ def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
     yield from (Note(text) for text in found.notes)
     left, kinds = request.rows, dict[str, str]()
     for path in found.paths:
-        for news in one_file(path, request.columns, limits):
+        for news in one_file(path, request.columns, left, limits):
             if isinstance(news, Found):
                 kinds[news.shape.kind] = path.name
                 check_kinds(kinds, request.path)
+            left = left - 1 if left is not None and isinstance(news, A_ROW) else left
             yield news
-            if left is not None and isinstance(news, A_ROW):
-                left -= 1
-                if left == 0:
-                    return
+        if left == 0:
+            return
 
 
 def check_kinds(kinds: dict[str, str], path: Path) -> None:
@@ -248,8 +271,8 @@ def check_kinds(kinds: dict[str, str], path: Path) -> None:
         raise DataError(f"{path}: {both}. Put them in folders of their own.")
 
 
-def one_file(path: Path, columns: Columns | None, limits: Limits) -> Iterator[News]:
-    """What one file holds, its shape found from its first rows.
+def one_file(path: Path, columns: Columns | None, most: int | None, limits: Limits) -> Iterator[News]:
+    """What one file holds in its first `most` rows, its shape found from all of these.
 
     Raises:
         DataError: it has no rows at all, or see `examples`.
@@ -257,26 +280,77 @@ def one_file(path: Path, columns: Columns | None, limits: Limits) -> Iterator[Ne
     with read.opened(path, limits) as file:
         if file.encoding.note:
             yield Note(f"{file.name}: {file.encoding.note}.")
-        first = list(islice(file.rows, SAMPLE))
-        if not first:
+        survey, clock = shape.Survey(columns), Clock(file)
+        for row in islice(file.rows(), most):
+            if isinstance(row, Row):
+                survey.add(row.values)
+            yield from clock.tick()
+        if not clock.rows:
             raise DataError(f"{file.name}: there are no rows in it.")
-        unpack = cells.unpacked if file.format == "csv" else dict
-        sample = [unpack(row.values) for row in first if isinstance(row, Row)]
-        if not sample:
-            yield from (row for row in first if isinstance(row, Flaw))
+        if not survey.rows:
+            yield from (row for row in islice(file.rows(), most) if isinstance(row, Flaw))
             return
-        found = shape.find(sample, file.name, columns)
+        if survey.beyond:
+            yield Note(f"{file.name}: has more than {shape.MOST_COLUMNS:,} columns; those after them are not used.")
+        found = shape.find(survey, file.name)
         yield Found(file.name, file.format, found)
-        for count, row in enumerate(chain(first, file.rows), start=1):
-            yield row if isinstance(row, Flaw) else converted(row, found, file)
-            if count % EVERY == 0:
-                yield Progress(file.name, file.position(), file.size, count)
+        clock.again()
+        yield from converted_rows(islice(file.rows(), most), found, file, clock)
 
 
-def converted(row: Row, found: shape.Shape, file: read.Opened) -> Example | Misfit:
-    """The row as an item; CSV cells that spell messages are unpacked first."""
-    values = cells.unpacked(row.values) if file.format == "csv" else row.values
+def converted_rows(
+    rows: Iterable[Row | Flaw], found: shape.Shape, file: read.Opened, clock: Clock
+) -> Iterator[Example | Misfit | Flaw | Progress | LeftAside]:
+    """The rows as items, and at their end what was not used of them."""
+    aside: dict[tuple[str, str], LeftAside] = {}
+    for row in rows:
+        if isinstance(row, Flaw):
+            yield row
+        else:
+            its = found.cells(row.values)
+            yield converted(row, its, found, file)
+            note(aside, row, its.remarks, file)
+        yield from clock.tick()
+    yield from aside.values()
+
+
+class Clock:
+    """How far the two passes over a file are, for its shape and for its rows: bytes of both, out of twice its size."""
+
+    def __init__(self, file: read.Opened) -> None:
+        self.file, self.rows, self.passed = file, 0, 0
+
+    def again(self) -> None:
+        """The second pass begins."""
+        self.rows, self.passed = 0, self.file.size
+
+    def tick(self) -> Iterator[Progress]:
+        """One more row; every now and then a word about it."""
+        self.rows += 1
+        if self.rows % EVERY == 0:
+            done = min(self.file.position(), self.file.size)
+            yield Progress(self.file.name, self.passed + done, 2 * self.file.size, self.rows)
+
+
+def converted(row: Row, its: cells.RowCells, found: shape.Shape, file: read.Opened) -> Example | Misfit:
+    """The row as an item, or why it is none."""
     try:
-        return Example(file.name, row.number, row.line, found.convert(values), found.margin(values))
+        item = found.convert(its)
     except cells.BadRow as bad:
         return Misfit(file.name, row.number, row.line, bad.code, str(bad))
+    return Example(file.name, row.number, row.line, item, found.margin(its.values), marks(its.remarks))
+
+
+def marks(remarks: list[cells.Remark]) -> tuple[str, ...]:
+    """The codes of what a row loses for which a step can leave it out."""
+    return tuple({one.code for one in remarks if one.code in MARKS}) if remarks else ()
+
+
+def note(aside: dict[tuple[str, str], LeftAside], row: Row, remarks: Iterable[cells.Remark], file: read.Opened) -> None:
+    """Count each remark once a row; the first row is the example."""
+    for code, name, snippet in {(one.code, one.name): one for one in remarks}.values():
+        known = aside.get((code, name))
+        if known is None and len(aside) < MOST_ASIDE:
+            aside[code, name] = LeftAside(file.name, code, name, 1, row.number, row.line, snippet)
+        elif known:
+            aside[code, name] = replace(known, count=known.count + 1)

@@ -23,6 +23,7 @@ from trainer_core.data.source import (
     Found,
     Glance,
     Glimpse,
+    LeftAside,
     Misfit,
     Note,
     Progress,
@@ -54,7 +55,7 @@ class Broke:
 
 ANSWERS = {
     kind.__name__: kind
-    for kind in (Done, Refused, Broke, Note, Found, Progress, Example, Flaw, Misfit, Report, Glimpse, Counts)
+    for kind in (Done, Refused, Broke, Note, Found, Progress, Example, Flaw, Misfit, LeftAside, Report, Glimpse, Counts)
 }
 
 

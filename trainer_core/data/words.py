@@ -14,6 +14,11 @@ KEY = re.compile(
 )
 MANGLED = re.compile("Ã[\u0080-\u00bf\u201a-\u2122]|â€|Â[\u00a0-\u00bf]|[\ufffd\0\x08\x1b\x7f]")
 PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_][\w. ]{0,40}\}\}|\{(?:instruction|input|prompt|question|output|response)\}")
+PICTURES = (
+    "<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "<|video_pad|>", "<|image_1|>", "<start_of_image>",
+    "<image_placeholder>",
+)  # fmt: skip
+"""What stands in a text for a picture, a film or a sound."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ SIGNS = (
         },
     ),
     Sign("placeholder", {"{": ("{",)}, PLACEHOLDER),
+    Sign("pictures", {"<>": PICTURES}),
     Sign("encoding", {letter: (letter,) for letter in "Ãâ\u00c2\ufffd\0\x08\x1b\x7f"}, MANGLED),
     Sign("personal", {"@": ("@",)}, MAIL),
     Sign(

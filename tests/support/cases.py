@@ -1,0 +1,111 @@
+"""What becomes of data files: `python -m tests.support.cases PATH …` prints for every file below the paths how many rows
+are used, how many are left out and why, what else is said of them, and the first row as it is trained on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer_core import data
+from trainer_core.data.health import FAULTS
+from trainer_core.data.load import Tally
+from trainer_core.data.remedies import Treatment
+from trainer_core.data.rows import Chat, Item, Message
+from trainer_core.data.source import Example, Found, Request
+from trainer_core.errors import UserError
+
+NOT_DATA = (".md", ".toml", ".py", ".txt", ".jinja")
+LETTERS = 300
+"""Shown of one text."""
+
+
+@dataclass
+class Case:
+    """One data file as training would get it. `left_out`: reason -> where; `said`: every note on the file."""
+
+    path: Path
+    refused: str = ""
+    shape: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    used: list[Item] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> Item:
+        return self.used[0]
+
+
+def read(path: Path, steps: Sequence[str] = ()) -> Case:
+    """The rows of a file after the steps, read in the limited child."""
+    case, tally, treatment = Case(path), Tally(path.name), Treatment(steps)
+    try:
+        with data.Reader() as reader:
+            for news in reader.ask(Request(path)):
+                tally.add(news)
+                if isinstance(news, Found):
+                    case.shape, case.columns = news.shape.name, news.shape.columns
+                if isinstance(news, Example):
+                    outcome = treatment.apply(news)
+                    if outcome.left_out:
+                        tally.leave_out(FAULTS[outcome.left_out].meaning, news)
+                    else:
+                        case.used.append(outcome.item)
+                        tally.tell(outcome.faults, news)
+    except UserError as error:
+        case.refused = str(error)
+    case.left_out = {**tally.reasons, **({"cannot be read": [*map(str, tally.damaged)]} if tally.damaged else {})}
+    case.said = list(tally.notes())
+    return case
+
+
+def lines(case: Case) -> Iterator[str]:
+    """A case for people."""
+    yield f"== {case.path}"
+    if case.refused:
+        yield f"refused: {case.refused}"
+        return
+    columns = ", ".join(f"{part} ← {column}" for part, column in case.columns.items())
+    yield f"{case.shape} ({columns})"
+    yield f"{len(case.used)} rows used, {sum(map(len, case.left_out.values()))} left out"
+    for reason, places in case.left_out.items():
+        yield f"  {len(places)} left out, such as {places[0]}: {reason}"
+    for note in case.said:
+        yield f"  {note}"
+    if case.used:
+        yield "first row as trained:"
+        yield from shown(case.first)
+
+
+def shown(item: Item) -> Iterator[str]:
+    """A row's turns with what is learned of them; of a pair, DPO learns both sides against each other."""
+    if isinstance(item, Chat):
+        yield from (f"  {line}" for one in item.messages for line in turn(one, one.role == "assistant"))
+        return
+    yield from (f"  prompt, {line}" for one in item.prompt for line in turn(one, False))
+    for name, side in (("chosen", item.chosen), ("rejected", item.rejected)):
+        yield from (f"  {name}, {line}" for one in side for line in turn(one, True))
+
+
+def turn(message: Message, answer: bool) -> Iterator[str]:
+    if message.reasoning:
+        yield f"{message.role} thinks ({'learned' if message.learn_reasoning else 'read'}): {message.reasoning[:LETTERS]}"
+    yield f"{message.role} ({'learned' if answer and message.learned else 'read'}): {message.content[:LETTERS]}"
+
+
+def files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        below = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        yield from (one for one in below if path == one or one.suffix not in NOT_DATA)
+
+
+def main(paths: Sequence[str]) -> int:
+    for path in files([Path(one) for one in paths]):
+        sys.stdout.write("\n".join(lines(read(path))) + "\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
