@@ -177,7 +177,7 @@ def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
 
 
 def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts(()))
+    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts((), recipe.model))
     log = EventLog(run_dir / "events.jsonl")
     for at, took in enumerate(seconds, 1):
         log(Step("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))

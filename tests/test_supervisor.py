@@ -19,7 +19,7 @@ import pytest
 from tests.readings import replay
 from tests.serve import machine
 from tests.test_checkpoints import in_a_process
-from trainer_core import checkpoints, hardware, runs, stall
+from trainer_core import checkpoints, hardware, runs, stall, starter
 from trainer_core.config import Recipe
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.events import Phase
@@ -191,6 +191,27 @@ def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> Non
     boss.look()
     boss.resume(run_id)  # --device cpu: it was asked for
     assert until(boss, run_id, ended).phase is Phase.DONE
+
+
+def test_a_run_that_goes_on_with_another_starter_says_so_once(start) -> None:
+    boss, run_id = start("unplugged", speed=200)
+    until(boss, run_id, ended)
+    file = boss.run_file(run_id)
+    assert file.versions[starter.NAME] == "conversion 2"
+    earlier = file.model_copy(update={"versions": {}})
+    (boss.run_dir(run_id) / "run.json").write_text(earlier.model_dump_json(), encoding="utf-8")
+    boss.resume(run_id)
+    assert until(boss, run_id, ended).phase is Phase.DONE
+    boss.prolong(run_id)
+    said = [change for change in until(boss, run_id, ended).changes if change.what == starter.NAME]
+    assert [(change.asked, change.used) for change in said] == [("conversion 1", "conversion 2")]
+
+
+def test_a_run_of_this_starter_goes_on_without_a_word(start) -> None:
+    boss, run_id = start("unplugged", speed=200)
+    until(boss, run_id, ended)
+    boss.resume(run_id)
+    assert not [change for change in until(boss, run_id, ended).changes if change.what == starter.NAME]
 
 
 def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> None:

@@ -22,7 +22,20 @@ from typing import Any, Literal
 import psutil
 from filelock import FileLock
 
-from trainer_core import checkpoints, durable, hardware, heap, kernels, ladder, models, runs, shelf, stall, waiting
+from trainer_core import (
+    checkpoints,
+    durable,
+    hardware,
+    heap,
+    kernels,
+    ladder,
+    models,
+    runs,
+    shelf,
+    stall,
+    starter,
+    waiting,
+)
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
 from trainer_core.errors import BusyError, DeviceError, ModelError
@@ -51,6 +64,14 @@ def longer(view: RunView, recipe: Recipe, stage: Stage, epochs: float) -> tuple[
     more = planned_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
     why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"
     return Changed(f"{stage}.max_steps", str(before), str(before + more), why), Ended(Phase.PAUSED, "To go on")
+
+
+def another_starter(view: RunView, recipe: Recipe, file: runs.RunFile) -> tuple[Event, ...]:
+    """What the events of a run say that goes on with another conversion of the starter than it has trained on so far."""
+    before = view.used(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
+    if recipe.model != STARTER or not view.points or before == starter.EDITION:
+        return ()
+    return (Changed(starter.NAME, before, starter.EDITION, starter.DIFFERENCE),)
 
 
 class Supervisor:
@@ -256,16 +277,20 @@ class Supervisor:
             if recipe.model != STARTER:
                 models.resolve(recipe.model, self.workspace)
             self.close_comparison()
-            run_dir = runs.create(self.workspace.runs, TrainJob(recipe=recipe), recipe.name, **self.facts(reasons))
+            run_dir = runs.create(
+                self.workspace.runs, TrainJob(recipe=recipe), recipe.name, **self.facts(reasons, recipe.model)
+            )
             watched = Watched(run_dir)
             watched.process = self.begun(run_dir, recipe.model)
             with self._looking:
                 self._watched[run_dir.name] = watched
             return run_dir.name
 
-    def facts(self, reasons: Sequence[str]) -> dict[str, object]:
-        """What a run.json says beside the job."""
+    def facts(self, reasons: Sequence[str], model: str) -> dict[str, object]:
+        """What a run.json says beside the job, which uses this model."""
         versions = {name: version(name) for name in checkpoints.PINNED}
+        if model == STARTER:
+            versions[starter.NAME] = starter.EDITION
         gpu = self.gpu
         pinned = hardware.by_number(gpu, hardware.worker_environment(gpu)) if gpu else ""
         return {
@@ -331,6 +356,8 @@ class Supervisor:
             self.refuse_without_card(self.run(run_id))
             self.close_comparison()
             run_dir = self.run_dir(run_id)
+            for event in another_starter(self.run(run_id), self.recipe(run_id), self.run_file(run_id)):
+                EventLog(run_dir / "events.jsonl")(event)
             runs.withdraw_request(run_dir)
             watched = Watched.again(run_dir)
             watched.process = self.begun(run_dir, self.recipe(run_id).model)
@@ -428,7 +455,7 @@ class Supervisor:
             if current and current.job == job and current.view.phase.active:
                 return current
             self.close_comparison()
-            run_dir = runs.create(self.workspace.compare, job, "", **self.facts(()))
+            run_dir = runs.create(self.workspace.compare, job, "", **self.facts((), model))
             watched = Watched(run_dir)
             watched.process = self.spawn(run_dir, model, stdin=subprocess.PIPE)
             self.comparison = Comparison(job, watched)
