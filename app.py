@@ -15,7 +15,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer_core import proxies
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
+os.environ.update(proxies.changes(os.environ))  # so are the proxies
 
 import gradio as gr
 import psutil
@@ -29,6 +32,7 @@ from ui import cards, compare_tab, data_tab, door, live, rail, runs_tab, start_t
 
 FIRST_PORT = 7860
 PORTS = 100
+LAST_PORT, FIRST_OPEN_PORT = 65_535, 1024
 QUEUE_SLEEP_SECONDS, PROGRESS_SLEEP_SECONDS = 0.1, 1.0
 """Gradio's queue looks for work every millisecond, which costs 6 % of a core with nobody there, and a hundred times a second for
 progress bars, of which we have none."""
@@ -62,14 +66,15 @@ def build(supervisor: Supervisor) -> gr.Blocks:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 after a clean end, or when the app is open already; 1 with one sentence where the user can mend it."""
+    console.prepare_streams()
     args = parser().parse_args(argv)
-    workspace = runs.Workspace(args.workspace.resolve())
-    try:
+
+    def opened() -> int:
+        workspace = runs.Workspace(args.workspace.resolve())
         with only_one(workspace) as first:
             return serve(workspace, args) if first else show_open_one(workspace, args.browser)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+
+    return console.exit_code(opened)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,9 +101,9 @@ def parser() -> argparse.ArgumentParser:
 
 def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
     """Show the page until Ctrl-C. A training run goes on after it; Compare ends with it."""
-    port = args.port or free_port()
-    if not free(port):
-        raise UserError(f"Port {port} is used by another program. Choose another with --port, or leave --port out.")
+    port = free_port() if args.port is None else checked(args.port)
+    if unused := proxies.unused(os.environ):
+        console.say(unused)
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):
         signal.signal(name, lambda *_: ended.set())
@@ -199,6 +204,22 @@ def free_port() -> int:
     port = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if free(port)), None)
     if port is None:
         raise UserError(f"Every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken. Choose one with --port.")
+    return port
+
+
+def checked(port: int) -> int:
+    """The port that was asked for.
+
+    Raises:
+        UserError: there is no such port, the system keeps it for itself, or it is taken.
+    """
+    if not 1 <= port <= LAST_PORT:
+        raise UserError(
+            f"{port} is no port: they go from 1 to {LAST_PORT:,}. Choose one with --port, or leave --port out."
+        )
+    if not free(port):
+        who = "may only be used by the system" if port < FIRST_OPEN_PORT else "is used by another program"
+        raise UserError(f"Port {port} {who}. Choose another with --port, or leave --port out.")
     return port
 
 

@@ -63,7 +63,8 @@ def single(pick: Pick, note: Callable[[Result], str] = lambda _: "") -> Read:
             return replace(figure.open, note=found)
         values = pick(case, found)
         ours = median(values) if values else None
-        return replace(figure.open, ours=ours, n=len(values), note=note(found) or found.error)
+        said = note(found) or found.error or ("" if values else "this run says nothing of it")
+        return replace(figure.open, ours=ours, n=len(values), note=said)
 
     return read
 

@@ -138,16 +138,15 @@ class Session:
 
     def environment(self) -> dict[str, str]:
         """Nothing is fetched, and the cases of one results file share what is compiled."""
-        compiled = models.home() / "compiled" / self.call.journal.file.stem
+        name = self.call.journal.file.stem
         return {
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "UNSLOTH_DISABLE_STATISTICS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUTF8": "1",
-            "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
-            "TRITON_CACHE_DIR": str(compiled / "triton"),
-            "UNSLOTH_COMPILE_LOCATION": str(compiled / "unsloth"),
+            "UNSLOTH_COMPILE_LOCATION": str(models.home() / "compiled" / name / "unsloth"),
+            **models.compile_caches(name),
             **({"OMP_NUM_THREADS": "1"} if self.tiny else {}),
         }
 

@@ -71,6 +71,12 @@ def home() -> Path:
     return runs.made(Path(os.environ.get("TUNEBENCH_BENCH", "~/.cache/tunebench/bench")).expanduser())
 
 
+def compile_caches(name: str) -> dict[str, str]:
+    """Variables for a process that compiles: what has the same name shares what was compiled."""
+    place = home() / "compiled" / name
+    return {"TORCHINDUCTOR_CACHE_DIR": str(place / "inductor"), "TRITON_CACHE_DIR": str(place / "triton")}
+
+
 def tokenizer_folder() -> Path:
     return starter.folder(runs.Workspace(runs.default_workspace()))
 

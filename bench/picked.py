@@ -98,6 +98,7 @@ class Stand:
 
 def resume(device: Device, tiny: bool, call: Call) -> list[Row]:
     """Make the runs that are missing, and the rows of all that were made."""
+    os.environ.update(models.compile_caches(call.journal.file.stem))  # not below the homes of the emulated cards
     with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
         made = {name: Path(name) if call.over else models.kept_model(name, tiny) for name in names}

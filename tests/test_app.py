@@ -20,6 +20,7 @@ import pytest
 
 import app
 from trainer_core import runs
+from trainer_core.errors import UserError
 from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor
 
@@ -76,6 +77,29 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert said == f"Port {port} is used by another program. Choose another with --port, or leave --port out.\n"
+
+
+@pytest.mark.parametrize("port", ["80000", "65536", "0", "-5", "9" * 30])
+def test_a_port_that_cannot_be_is_refused_with_a_sentence(port: str) -> None:
+    with pytest.raises(UserError, match="is no port: they go from 1 to 65,535"):
+        app.checked(int(port))
+
+
+def test_it_opens_behind_proxies_that_lead_nowhere(tmp_path: Path) -> None:
+    nowhere = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy")}
+    process = start(tmp_path, **nowhere, ALL_PROXY="socks5://127.0.0.1:9", NO_PROXY="", no_proxy="")
+    try:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
+        assert direct.open(ready(process), timeout=10).status == 200
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def test_a_workspace_that_cannot_be_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    process = start(tmp_path / ("a" * 300))
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1 and said.count("\n") == 1 and "name too long" in said.lower()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

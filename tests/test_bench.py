@@ -24,7 +24,7 @@ from bench.cuda_session import Session
 from bench.growth import grown
 from bench.journal import Call, Entry, Journal, JournalError, read
 from bench.one import found
-from bench.result import Row, Target, one_sided, two_sided
+from bench.result import ROWS, Row, Target, one_sided, two_sided
 from bench.watch import real_tokens
 from trainer_core import runs, vram
 from trainer_core.events import Phase
@@ -125,7 +125,14 @@ def test_the_script_for_a_card_runs_whole_on_a_tiny_model(tmp_path: Path) -> Non
 
 def assert_whole(rows: dict[str, dict[str, Any]]) -> None:
     """Every row says a figure, or why there can be none on a processor."""
-    lacking = ("needs Triton", "there is no card", "is not installed", "named in BENCH_PYTHONS", "is not known")
+    lacking = (
+        "needs Triton",
+        "there is no card",
+        "is not installed",
+        "named in BENCH_PYTHONS",
+        "is not known",
+        "says nothing",
+    )
     memory = ("GiB", "%", "numbers", "layers")
     silent = [
         what
@@ -140,13 +147,18 @@ def assert_whole(rows: dict[str, dict[str, Any]]) -> None:
 
 @pytest.mark.long
 def test_nothing_measured_is_lost_whenever_it_is_cut(tmp_path: Path) -> None:
-    """Twenty times at a random second; then to the end, and nothing was measured twice."""
+    """Twenty times at a random second of a measurement or two, as long as they take on this machine; then to the end, and nothing
+    was measured twice."""
     file, dice, kept = tmp_path / "card.jsonl", random.Random(20), list[str]()
+    began = time.monotonic()
+    cut(tmp_path / "pace.jsonl", lambda: bool(keys_in(tmp_path / "pace.jsonl")))
+    usual = time.monotonic() - began
     for number in range(20):
-        due = time.monotonic() + dice.uniform(1, 45)
+        spent = dice.uniform(0, 1.8 * usual)
+        due = time.monotonic() + spent
         cut(file, lambda due=due: time.monotonic() > due)  # type: ignore[misc]
         now = keys_in(file)
-        print(f"cut {number + 1}: {len(kept)} measured before, {len(now)} after")
+        print(f"cut {number + 1} after {spent:.1f} s: {len(kept)} measured before, {len(now)} after", flush=True)
         assert now[: len(kept)] == kept
         kept = now
     done = subprocess.run(cuda_tiny(file), cwd=PROJECT, capture_output=True, timeout=3600)
@@ -157,6 +169,19 @@ def test_nothing_measured_is_lost_whenever_it_is_cut(tmp_path: Path) -> None:
     )
     assert every[: len(kept)] == kept and len(set(every)) == len(every)
     assert_whole({row["what"]: row for row in json.loads(done.stdout)})
+
+
+@pytest.mark.gpu
+@pytest.mark.long
+def test_the_first_parts_hold_on_a_card(tmp_path: Path) -> None:
+    pytest.skip("no CUDA device") if not torch.cuda.is_available() else None
+    file = tmp_path / "card.jsonl"
+    parts = ("kernel", "recipe", "samples")
+    done = bench("cuda", "--device", "cuda", "--json", "--parts", ",".join(parts), "--results", file, seconds=900)
+    rows = {row.what: row for row in ROWS.validate_json(done.stdout)}
+    first = [rows[figure.what] for part in parts for figure in cuda.PARTS[part]]
+    assert done.returncode == 0 and all(row.ours for row in first), done.stderr
+    assert [row.what for row in first if row.target and not row.target.met(row)] == []
 
 
 HERE = {"card": "RTX 4090", "torch": "2.13.0+cu130"}

@@ -8,9 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-import orjson
-
-from trainer_core import console, data, hardware, measured, models, presets, report, runs
+from trainer_core import console, data, hardware, measured, models, presets, proxies, report, runs
 from trainer_core.config import STARTER, Data, parse, read_recipe
 from trainer_core.data import hub
 from trainer_core.data.load import located
@@ -28,12 +26,9 @@ LEAST_GIB, MOST_GIB = 1, 1024
 
 def main(argv: list[str] | None = None) -> int:
     """0 when the command did what it says; 1 with one sentence on stderr when the user can mend it."""
+    console.prepare_streams()
     args = parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except UserError as error:
-        print(str(error), file=sys.stderr)
-        return 1
+    return console.exit_code(lambda: args.run(args))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -205,7 +200,10 @@ def run_check(args: argparse.Namespace) -> int:
     given = asked.columns if asked.columns.used else None
     with console.bar() as going:
         checked = data.check(located(args.data, "sample_pairs.jsonl"), given, data.Checkup(steps=asked.steps), going)
-    console.say(orjson.dumps(checked, option=orjson.OPT_INDENT_2).decode() if args.json else "\n".join(checked.told()))
+    if args.json:
+        console.say_json(checked)
+    else:
+        console.say("\n".join(checked.told()))
     return 1 if checked.blocked else 0
 
 
@@ -247,4 +245,5 @@ def run_starter(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    os.environ.update(proxies.changes(os.environ))
     sys.exit(main())

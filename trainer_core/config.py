@@ -7,6 +7,8 @@ the preference tuning study · [TM] Thinking Machines 2025, LoRA without regret 
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -438,11 +440,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, unreadable or not TOML, with the line the parser names.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}. Check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name}: not valid TOML: not UTF-8 text, {error.reason}. Save it as UTF-8.") from error
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {error}{cure(text, error)}") from error
+
+
+def cure(text: str, error: Exception) -> str:
+    """What to do where the parser stumbled over the path of a file on Windows; nothing elsewhere."""
+    found = re.search(r"at line (\d+)", str(error))
+    line = "\n".join(text.splitlines()[: int(found[1])][-1:]) if found else ""
+    if not re.search(r'"[^"]*\\', line):
+        return ""
+    return ". In double quotes a backslash begins a sign: write the path in single quotes, or each backslash twice"
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -461,7 +476,7 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
     def at(name: str | None) -> str | None:
         return (
             str((folder / name).resolve())
-            if name and name not in (SAMPLE, STARTER) and (folder / name).exists()
+            if name and name not in (SAMPLE, STARTER) and os.path.exists(folder / name)  # False for too long a name
             else name
         )
 

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import errno
+import io
+import json
+import os
 import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import orjson
 from tqdm import tqdm
 
 from trainer_core import runs
 from trainer_core.data.source import Progress
+from trainer_core.errors import UserError
 from trainer_core.events import Phase, Proof, Scored, Step
 from trainer_core.run_view import RunView
 from trainer_core.score_table import legend, score_lines, warnings
 from trainer_core.supervisor import Supervisor
 
 GLANCE_SECONDS = 0.3
+PIPE_CLOSED, INTERRUPTED = 141, 130
+MENDABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
+"""What the system says of a path that its user chose."""
+SIGNS = {"←": "<-", "→": "->", "…": "...", "✓": "+", "✗": "x", "■": "#", "–": "-", "—": "-", "·": "-"}
+"""Our own signs as ASCII has them."""
 LEAVING = {
     "stop": "Stopping after this step; what was learned is saved. (The run goes on by itself if you close this.) "
     "Ctrl-C once more ends it at once, and keeps its checkpoints.",
@@ -31,13 +45,82 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def complain(text: str) -> None:
+    """One sentence on stderr; where nobody hears it, the exit code alone tells."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def say_json(value: Any) -> None:
+    """A value as JSON, in ASCII where the output has no letters beyond."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    encoding = sys.stdout.encoding or "utf-8"
+    wide = codecs.lookup(encoding).name.startswith("utf")
+    say(text if wide else json.dumps(json.loads(text), indent=2))
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """Run a command. What its user can mend becomes one sentence on stderr and 1; a reader that closed the pipe, as `head`
+    does, 141, and Ctrl-C 130, as shells have them."""
+    try:
+        return run()
+    except UserError as error:
+        complain(str(error))
+        return 1
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of the pipe at its end
+        return PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in MENDABLE or error.filename is None:
+            raise
+        complain(f"{shortened(str(error.filename))}: {error.strerror}. Choose another place or name.")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def shortened(text: str) -> str:
+    """A long name or prompt by its beginning and its end."""
+    return text if len(text) <= 200 else f"{text[:100]} … {text[-60:]}"
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr take every letter: what their encoding lacks is written in ASCII. Streams that are closed lead
+    nowhere; else the next file or pipe that is opened would get their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    codecs.register_error("tunebench", in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="tunebench")
+
+
+def in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """What to write for letters that cannot be written: signs of our own as ASCII has them, any other by its number."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(SIGNS.get(letter) or ascii(letter)[1:-1] for letter in lost), error.end
+
+
 @contextmanager
 def bar() -> Iterator[Callable[[Progress], None]]:
     """A line on stderr with how far the reading of a file is and the time left; nothing where nobody looks at it."""
     with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as line:
+        shown = ""
 
         def going(at: Progress) -> None:
-            if line.desc != f"{at.file}: ":
+            nonlocal shown
+            if line.disable:
+                return
+            if shown != at.file:
+                shown = at.file
                 line.reset(at.of)
                 line.set_description(at.file)
             line.update(at.bytes - line.n)

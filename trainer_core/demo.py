@@ -13,7 +13,7 @@ from trainer_core.config import Recipe, Sampling
 from trainer_core.errors import TrainingError
 from trainer_core.events import Phase, Scored
 from trainer_core.requests import Score
-from trainer_core.run_view import RunView
+from trainer_core.run_view import RunView, Said
 from trainer_core.supervisor import Supervisor, wait_for
 
 PROMPTS = runs.PROJECT / "assets" / "prompts.jsonl"
@@ -101,9 +101,18 @@ def score_request(pairs: Path) -> Score:
     return Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING, into=into)
 
 
-def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> RunView:
+def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> Said:
+    """What every lane says to a prompt.
+
+    Raises:
+        TrainingError: the lanes refuse it, such as one that is too long for the model, or they failed.
+    """
     ask = comparison.ask(prompt, DEMO_SAMPLING)
-    return wait(supervisor, comparison, lambda view: view.ask == ask and bool(view.ends), SCORE_SECONDS)
+    view = wait(supervisor, comparison, lambda view: ask in view.said, SCORE_SECONDS)
+    said = view.said.get(ask) or Said({}, {}, view.detail or "the lanes were closed before they answered")
+    if said.problem:
+        raise TrainingError(f"{console.shortened(prompt)}: {said.problem}")
+    return said
 
 
 def wait(supervisor: Supervisor, comparison: Comparison, until, seconds: float) -> RunView:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,9 +44,9 @@ def resolve(name: str, workspace: Workspace) -> str:
     if name == STARTER:
         return str(starter.folder(workspace))
     folder = place(name)
-    if folder and folder.is_dir():
+    if folder and os.path.isdir(folder):  # False for too long a name
         return str(checked(folder.resolve()))
-    if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and folder.exists():
+    if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and os.path.exists(folder):
         raise ModelError(
             f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
         )
@@ -60,7 +61,7 @@ def check_name(name: str) -> None:
         ModelError: there cannot.
     """
     folder = place(name)
-    if name != STARTER and not on_the_hub(name) and not (folder and folder.exists()):
+    if name != STARTER and not on_the_hub(name) and not (folder and os.path.exists(folder)):
         raise ModelError(
             f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
             f'Use "{STARTER}" for the embedded model.'
@@ -69,19 +70,19 @@ def check_name(name: str) -> None:
 
 def on_the_hub(name: str) -> bool:
     """Does a name stand for a model of the Hub, and for no folder here?"""
-    return bool(HUB_ID.match(name)) and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
+    return bool(HUB_ID.match(name)) and not name.startswith((".", "/", "~")) and not os.path.isdir(name)
 
 
 def place(name: str) -> Path | None:
     """The path that a name may stand for; none where it cannot be one."""
-    return Path(name).expanduser() if name and "\0" not in name else None
+    return Path(os.path.expanduser(name)) if name and "\0" not in name else None
 
 
 def on_this_computer(name: str, workspace: Workspace, file: str) -> Path | None:
     """A file of a model (config.json, tokenizer.json) without any download: of the starter, a folder, or the hub's cache."""
     if name == STARTER:
         found = workspace.models / starter.NAME / file
-    elif (folder := Path(name).expanduser()).is_dir():
+    elif os.path.isdir(folder := Path(os.path.expanduser(name))):
         found = folder / file
     else:
         from huggingface_hub import try_to_load_from_cache  # half a second

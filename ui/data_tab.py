@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -100,7 +101,7 @@ class Desk:
         """
         path = typed.strip().strip('"')
         door.check_source(self.workspace, path, SAMPLES)
-        return located(SAMPLE, SAMPLES[path]) if path in SAMPLES else Path(path).expanduser()
+        return located(SAMPLE, SAMPLES[path]) if path in SAMPLES else Path(os.path.expanduser(path))
 
     def glance(self, asked: Any = None) -> dict[str, Any]:
         """The file's columns and the shape found in them, or the mapping remembered for these columns; a hub id's parts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,7 @@ PARTS = TypeAdapter(tuple[Part, ...])
 
 def is_name(source: str) -> bool:
     """Whether this is a data set's name and not a path on this computer."""
-    return bool(NAME.match(source)) and not Path(source).exists()
+    return bool(NAME.match(source)) and not os.path.exists(source)
 
 
 def parts(name: str) -> tuple[Part, ...]:

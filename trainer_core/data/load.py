@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def held_out_file(data: config.Data) -> Path | None:
 def located(name: str, bundled: str) -> Path:
     from trainer_core.config import SAMPLE
 
-    return ASSETS / bundled if name == SAMPLE else Path(name).expanduser()
+    return ASSETS / bundled if name == SAMPLE else Path(os.path.expanduser(name))
 
 
 def divided(rows: Part, what: str) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -123,11 +124,16 @@ class Request:
 
     def absolute(self) -> Request:
         """The same request for a process in another folder."""
-        return replace(self, path=self.path.expanduser().absolute())
+        return replace(self, path=expanded(self.path))
 
     def size(self) -> int:
         """Bytes of all files behind the path; 0 where there is none."""
         return bytes_behind(self.path)
+
+
+def expanded(path: Path) -> Path:
+    """The path without ~ and from the root; ~ of somebody unknown stays, and is found missing."""
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def bytes_behind(path: Path) -> int:
@@ -147,7 +153,7 @@ class Glance:
     path: Path
 
     def absolute(self) -> Glance:
-        return replace(self, path=self.path.expanduser().absolute())
+        return replace(self, path=expanded(self.path))
 
     def size(self) -> int:
         return bytes_behind(self.path)
@@ -175,7 +181,7 @@ class Count:
         return Path(next(iter(self.names.values()), "sample"))
 
     def absolute(self) -> Count:
-        files = {field: str(Path(name).expanduser().absolute()) for field, name in self.names.items()}
+        files = {field: str(expanded(Path(name))) for field, name in self.names.items()}
         return replace(self, data=self.data.model_copy(update=files))
 
     def size(self) -> int:

@@ -98,7 +98,7 @@ def rows(request: Rows) -> tuple[Example, ...]:
 def known_by(request: Rows) -> tuple[str, Columns, tuple[str, ...], float]:
     """What makes two requests speak of the same rows: all of it, and when the file last changed."""
     path = located(request.source, "sample_pairs.jsonl")
-    return str(path), request.columns, request.steps, path.stat().st_mtime if path.exists() else 0.0
+    return str(path), request.columns, request.steps, path.stat().st_mtime if os.path.exists(path) else 0.0
 
 
 @lru_cache(maxsize=2)

@@ -1,0 +1,55 @@
+"""Proxies of the environment: our own address never goes through one, and one that cannot be used stops nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import urllib.request
+from collections.abc import Mapping
+
+OWN = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+SCHEMES = ("http", "https", "all")
+
+
+def changes(environment: Mapping[str, str], can_socks: bool | None = None) -> dict[str, str]:
+    """What to change in the environment: our own addresses need no proxy, and a proxy that httpx cannot use is emptied, for
+    it would end the app at its first request. To be applied before gradio is imported, which makes a client at once.
+
+    Where only the system's settings name a proxy (Windows, macOS), it is written into the environment, since those settings
+    are not asked once the environment says anything of proxies.
+
+    Args:
+        can_socks: whether SOCKS proxies can be used; asked of the installed packages unless given.
+    """
+    named = {key: value for key, value in environment.items() if is_proxy(key) and value.strip()}
+    named = named or {f"{scheme}_proxy": address for scheme, address in system_proxies().items()}
+    if not named:
+        return {}
+    if can_socks is None:
+        can_socks = importlib.util.find_spec("socksio") is not None
+    without = ",".join(environment.get(key, "") for key in ("no_proxy", "NO_PROXY"))
+    names = ",".join(dict.fromkeys((*(name for one in without.split(",") if (name := one.strip())), *OWN)))
+    kept = {key: value if usable(value, can_socks) else "" for key, value in named.items()}
+    return {**kept, "no_proxy": names, "NO_PROXY": names}
+
+
+def unused(environment: Mapping[str, str]) -> str:
+    """A sentence about the proxies that were emptied; nothing where there are none."""
+    emptied = sorted(key for key, value in environment.items() if is_proxy(key) and not value)
+    return f"{', '.join(emptied)}: not used, since this program cannot speak to such a proxy." if emptied else ""
+
+
+def is_proxy(key: str) -> bool:
+    return key.lower().removesuffix("_proxy") in SCHEMES and key.lower().endswith("_proxy")
+
+
+def system_proxies() -> dict[str, str]:
+    """Proxies by the settings of Windows or macOS; none elsewhere."""
+    return {scheme: address for scheme, address in urllib.request.getproxies().items() if scheme in SCHEMES}
+
+
+def usable(address: str, can_socks: bool) -> bool:
+    """Whether a proxy's address is one that httpx takes; any other would end the app before it opens."""
+    scheme = address.strip().partition("://")[0].lower() if "://" in address else "http"
+    if scheme.startswith("socks"):
+        return can_socks and scheme in ("socks5", "socks5h")
+    return scheme in ("http", "https")
