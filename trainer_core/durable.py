@@ -6,21 +6,26 @@ TUNEBENCH_FAULT=kill:12 ends it at the twelfth point, =enospc:12 makes the disk 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer_core.errors import DiskError
 
 RENAME_TRIES = 10
-"""Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later."""
+"""Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
+IN_USE = (5, 32, 33)
+"""Windows' errors where a file, or one in a folder that is renamed, is open or mapped: access denied, sharing, lock."""
+BEFORE = ".before-"
 _points = itertools.count(1)
 
 
@@ -63,8 +68,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """Opens a file that is the owner's alone from its first instant."""
-    return os.open(path, flags, 0o600)
+    """Opens a file that is the owner's alone from its first instant, and never through a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 @contextmanager
@@ -82,7 +87,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(
                 f"The disk is full: {path} cannot be written, {free / 2**20:,.0f} MB are free. Free some space."
             ) from error
-        raise DiskError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise DiskError(f"{path} cannot be written: {reason(error)}.") from error
+
+
+def reason(error: OSError) -> str:
+    """What an error says, as the end of a sentence; where Windows says that a file is in use, also what to do."""
+    if getattr(error, "winerror", None) in IN_USE:
+        return f"{error.strerror}. A program has a file of it open: close Compare and what shows that folder, then try again"
+    return error.strerror or str(error)
 
 
 def existing(path: Path) -> Path:
@@ -90,13 +102,18 @@ def existing(path: Path) -> Path:
     return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(
+    source: Path,
+    target: Path,
+    tries: int = 1 if os.name == "posix" else RENAME_TRIES,
+    replace: Callable[[Path, Path], None] = os.replace,
+) -> None:
     """os.replace, patient with whoever holds the file open for a moment on Windows."""
-    for attempt in range(RENAME_TRIES):
+    for attempt in range(tries):
         try:
-            return os.replace(source, target)
+            return replace(source, target)
         except PermissionError:
-            if os.name == "posix" or attempt == RENAME_TRIES - 1:
+            if attempt == tries - 1:
                 raise
             time.sleep(0.05 * 2**attempt)
     return None
@@ -114,25 +131,85 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(staging: Path, target: Path) -> None:
-    """A complete folder appears under its name in one step; one that was there before goes first to the bin beside it."""
+def exchanged(one: Path, other: Path) -> bool:
+    """Swap what two names stand for in one step. False: this system or file system cannot, and nothing was changed.
+
+    Linux: renameat2(2) with RENAME_EXCHANGE; macOS: renamex_np(2) with RENAME_SWAP. Windows has no such call.
+    """
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            here = -100  # AT_FDCWD
+            return library.renameat2(here, names[0], here, names[1], ctypes.c_uint(2)) == 0
+        if sys.platform == "darwin":
+            return library.renamex_np(*names, ctypes.c_uint(2)) == 0
+    except (OSError, AttributeError, TypeError):  # a library without the call; Windows has no CDLL(None)
+        pass
+    return False
+
+
+def publish(
+    staging: Path,
+    target: Path,
+    move: Callable[[Path, Path], None] = rename,
+    swap: Callable[[Path, Path], bool] = exchanged,
+) -> None:
+    """A complete folder or file appears under its name in one step. One that was there before changes places with it, so that
+    one of them is there at any moment. Where the system cannot do that, it is laid beside it first, and comes back if the second
+    step fails, or by `sweep` if the process ends before it."""
+    before = target.with_name(f"{BEFORE}{target.name}")
     if target.exists():
-        discard(target)
-    point(target)
-    rename(staging, target)
+        point(target)
+        if swap(staging, target):
+            flush(target.parent)
+            return remove(staging)
+        remove(before)
+        point(target)
+        move(target, before)
+    try:
+        point(target)
+        move(staging, target)
+    except OSError:
+        if before.exists():
+            move(before, target)
+        raise
     flush(target.parent)
+    return remove(before)
 
 
-def discard(folder: Path) -> None:
-    """Delete a folder so that no half of it is ever seen under its name."""
+def discard(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES) -> None:
+    """Delete a folder so that no half of it is ever seen under its name. What is in use stays in the bin, until `sweep`.
+
+    Raises:
+        PermissionError: on Windows: it is in use, and was not touched.
+    """
     trash = folder.with_name(f".trash-{folder.name}-{time.time_ns()}")
     point(folder)
-    rename(folder, trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    rename(folder, trash, tries)
+    remove(trash)
 
 
 def sweep(parent: Path) -> None:
-    """Remove what an interrupted write or deletion left behind."""
+    """Remove what an interrupted write or deletion left behind, and bring back what was to be replaced and was not."""
+    if parent.is_symlink():
+        return  # not ours
+    for before in parent.glob(f"{BEFORE}*"):
+        target = before.with_name(before.name.removeprefix(BEFORE))
+        if target.exists():
+            remove(before)
+        else:
+            with suppress(OSError):
+                rename(before, target)
     for pattern in (".staging-*", ".trash-*"):
         for left in parent.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder or a file as far as that can be done now."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

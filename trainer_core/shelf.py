@@ -6,13 +6,12 @@ rename: instant, and undone as easily until the trash is emptied.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from trainer_core import durable
+from trainer_core import durable, run_files
 from trainer_core.config import Recipe, Strict
 from trainer_core.errors import ConfigError, DiskError
 from trainer_core.runs import Workspace, folders, made
@@ -29,8 +28,8 @@ class About(Strict):
 def read_about(run_dir: Path) -> About:
     """What was written about a run; nothing yet, or nothing readable, is nothing."""
     try:
-        return About.model_validate_json((run_dir / "about.json").read_bytes())
-    except (OSError, ValidationError):
+        return run_files.load(About, run_dir, "about.json")[0]
+    except (OSError, ValueError):
         return About()
 
 
@@ -79,9 +78,10 @@ def restore(workspace: Workspace, run_id: str) -> None:
         ConfigError: it is not there.
         DiskError: it cannot be moved.
     """
-    if run_id not in {folder.name for folder in folders(trash(workspace))}:
+    thrown = {run_files.printable_id(folder): folder for folder in folders(trash(workspace))}
+    if run_id not in thrown:
         raise ConfigError(f"There is no run {run_id} in the trash.")
-    move(trash(workspace) / run_id, workspace.runs / run_id)
+    move(thrown[run_id], workspace.runs / thrown[run_id].name)
 
 
 def move(folder: Path, to: Path) -> None:
@@ -89,21 +89,19 @@ def move(folder: Path, to: Path) -> None:
         durable.point(to)
         durable.rename(folder, to)
     except OSError as error:
-        raise DiskError(f"{folder} cannot be moved to {to}: {error.strerror}. Nothing was changed.") from error
+        raise DiskError(f"{folder} cannot be moved to {to}: {durable.reason(error)}. Nothing was changed.") from error
 
 
-def empty(workspace: Workspace) -> int:
+def empty(workspace: Workspace, discard: Callable[[Path], None] = durable.discard) -> int:
     """Delete what is in the trash for good. Returns the bytes that are free now.
 
     Raises:
-        DiskError: some file could not be deleted; what could be is gone.
+        DiskError: a run is in use, and still there whole; those before it are gone.
     """
-    freed = 0
-    for folder in folders(trash(workspace)):
-        size = size_bytes(folder)
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            raise DiskError(f"{folder} could not be deleted whole: {error.strerror}.") from error
-        freed += size
-    return freed
+    place = trash(workspace)
+    durable.sweep(place)  # what was in use the last time
+    before = size_bytes(place)
+    for folder in folders(place):
+        with durable.disk_errors(folder):
+            discard(folder)
+    return before - size_bytes(place)

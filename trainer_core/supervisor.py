@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from trainer_core import checkpoints, hardware, heap, ladder, models, runs, shelf, stall, waiting
+from trainer_core import checkpoints, durable, hardware, heap, ladder, models, run_files, runs, shelf, stall, waiting
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
-from trainer_core.errors import BusyError, DeviceError, ModelError
+from trainer_core.errors import BusyError, DeviceError, DiskError, ModelError
 from trainer_core.event_log import EventLog
 from trainer_core.events import Changed, Ended, Event, Phase, Stage
 from trainer_core.hardware import Gpu, Machine
@@ -92,6 +92,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         with heap.filling():
             self.look()
+        self.mend_all()
 
     def watch(self) -> Supervisor:
         """Keep looking from a thread, once a second."""
@@ -136,8 +137,8 @@ class Supervisor:
         """Bring every view up to date with its folder."""
         with self._looking:
             for run_dir in runs.folders(self.workspace.runs):
-                if run_dir.name not in self._watched:
-                    self._watched[run_dir.name] = Watched(run_dir)
+                if run_files.printable_id(run_dir) not in self._watched:
+                    self._watched[run_files.printable_id(run_dir)] = Watched(run_dir)
             trouble = ""
             for watched in list(self._watched.values()):
                 try:
@@ -236,10 +237,14 @@ class Supervisor:
     def run_file(self, run_id: str) -> runs.RunFile:
         return runs.read_run(self.run_dir(run_id))
 
+    @property
+    def start_lock(self) -> Path:
+        return runs.made(self.workspace.root) / "start.lock"
+
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """One start at a time, in this app and in any other process on the workspace, so that each sees the one before."""
-        with self._starting, FileLock(runs.made(self.workspace.root) / "start.lock"):
+        with self._starting, FileLock(self.start_lock):
             yield
 
     def start(self, recipe: Recipe, reasons: Sequence[str] = ()) -> str:
@@ -345,6 +350,7 @@ class Supervisor:
         with self.starting():
             self.look()
             self.refuse_second()
+            self.mend(run_id)
             view = self.run(run_id)
             if view.phase is not Phase.DONE:
                 raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
@@ -444,11 +450,23 @@ class Supervisor:
             view = self.run(run_id)
             if view.phase.active:
                 raise BusyError(f"The run {run_id} is going. When it is done, any of its checkpoints can be kept.")
+            self.mend(run_id)
             later = view.last and view.last.stage != stage
             if stage not in view.adapters or (later and view.phase.resumable):
                 raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
             self.close_comparison()
             checkpoints.keep(self.run_dir(run_id), stage, step)
+
+    def mend_all(self) -> None:
+        """Finish or undo what a process that is gone left half done in the runs. Another app that starts something goes first."""
+        with contextlib.suppress(OSError, Timeout, DiskError), FileLock(self.start_lock, timeout=0):
+            for run_id in list(self._watched):
+                self.mend(run_id)
+
+    def mend(self, run_id: str) -> None:
+        """Finish or undo what a process that is gone left half done in a run that nobody works on."""
+        if not self.run(run_id).phase.active:
+            checkpoints.sweep(self.run_dir(run_id))
 
     def close_comparison(self) -> None:
         if self.comparison:
@@ -456,7 +474,7 @@ class Supervisor:
 
     def spawn(self, run_dir: Path, model: str, stdin: int) -> subprocess.Popen[bytes]:
         """A worker for a run folder. A trainer gets its own session and no pipe, so that nothing of the app can hold it up."""
-        with (run_dir / "worker.log").open("ab") as log:
+        with durable.disk_errors(run_dir / "worker.log"), run_files.appended(run_dir, "worker.log") as log:
             return subprocess.Popen(
                 [*self.command, str(run_dir.resolve())],
                 cwd=runs.PROJECT,
