@@ -61,6 +61,7 @@
       make("th", { scope: "row" }, make("button", { class: "plain", onclick: () => show(run.id) }, run.name),
         ...(run.pinned ? [make("span", { class: "pin", title: "Pinned" }, " ★"), make("span", { class: "sr" }, " pinned")] : []),
         make("div", { class: "quiet small lineage" }, ...lineage(run)),
+        ...(run.problem ? [make("div", { class: "small warn" }, run.problem)] : []),
         ...(run.note ? [make("div", { class: "small note" }, run.note)] : [])),
       cell(run.data, "minor"), cell(run.steps, "num minor"),
       make("td", { class: "num lesser" }, ...(run.spark ? [sparkline(run.spark)] : []), run.loss || "–"),
@@ -98,14 +99,14 @@
 
   // A popover: in front of everything, gone by Escape or a click elsewhere, and made only when it is asked for.
   function openMenu(button, run) {
+    const shown = run.command !== ""; // of a run that cannot be shown there is only its folder
     const item = (text, deed) => make("button", { type: "button", onclick: () => { popup.hidePopover(); deed(); } }, text);
     const popup = make("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && close() },
-      item("Use these settings", () => send("clone", run)),
-      item("Copy as command", () => copyCommand(run)),
+      ...(shown ? [item("Use these settings", () => send("clone", run)), item("Copy as command", () => copyCommand(run))] : []),
       item("Open folder", () => send("openfolder", run)),
-      item(run.pinned ? "Unpin" : "Pin", () => send("about", run, { about: { pinned: !run.pinned } })),
-      item("Rename or note", () => below(run, editor(run))),
-      ...(run.active ? [] : [item("Save report", () => app.report(run.id)), item("Move to trash", () => below(run, question(run)))]));
+      ...(shown ? [item(run.pinned ? "Unpin" : "Pin", () => send("about", run, { about: { pinned: !run.pinned } })), item("Rename or note", () => below(run, editor(run)))] : []),
+      ...(shown && !run.active ? [item("Save report", () => app.report(run.id))] : []),
+      ...(run.active ? [] : [item("Move to trash", () => below(run, question(run)))]));
     const close = () => {
       button.setAttribute("aria-expanded", "false");
       popup.remove();

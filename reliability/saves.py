@@ -26,8 +26,8 @@ from trainer_core.events import Noted
 
 QUESTION = (
     "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "
-    "checkpoint and of a state file. Each control is the same work written in place, as the stock trainer, json.dump and an open "
-    "log do it, with the same faults at each of its own writes."
+    "checkpoint, of an adapter that replaces another and of a state file. Each control is the same work written in place, as the "
+    "stock trainer, a copy, json.dump and an open log do it, with the same faults at each of its own writes."
 )
 ORIGIN = checkpoints.Origin("dpo", 10, "data")
 FILES = 3
@@ -127,6 +127,8 @@ def works() -> list[tuple[str, str, Work, Work]]:
     """Fault, claim, our way, and the usual way."""
     saving = Work(partial(save, step=4), partial(save, step=8), sound)
     stock = Work(partial(stock_save, step=4), partial(stock_save, step=8), stock_loads, name="stock saving, in place")
+    keeping = Work(two_steps, partial(checkpoints.keep, stage="dpo", step=4), one_of_two)
+    over = Work(two_steps, copied_over, one_of_two, name="files copied over those that are there")
     state = Work(partial(state_file, content="before"), partial(state_file, content="after"), whole)
     dump = Work(partial(dumped, content="before"), partial(dumped, content="after"), whole, name="json.dump in place")
     words = Work(first_word, spoken, readable, EVENTS)
@@ -135,6 +137,8 @@ def works() -> list[tuple[str, str, Work, Work]]:
     return [
         ("kill", "Killed at every write, flush and rename of a save", saving, stock),
         ("enospc", "Disk full at every write, flush and rename of a save", saving, stock),
+        ("kill", "Killed at every write, flush and rename while an adapter replaces another", keeping, over),
+        ("enospc", "Disk full at every write, flush and rename while an adapter replaces another", keeping, over),
         ("kill", "Killed at every step of writing a state file", state, dump),
         ("enospc", "Disk full at every event", words, lines),
         ("kill", "Killed at every event", words, buffered),
@@ -186,6 +190,31 @@ def sound(place: Path) -> str:
     durable.sweep(place / checkpoints.FOLDER)
     save(place, 12)
     return "" if checkpoints.newest(place, "dpo", "data").step == 12 else "the next save failed"
+
+
+def two_steps(place: Path) -> None:
+    """Steps 4 and 8 among the checkpoints, and 8 as the adapter."""
+    for folder, step in ((checkpoints.place(place, "dpo", 4), 4), (checkpoints.adapter_place(place, "dpo"), 8)):
+        with checkpoints.written(folder, ORIGIN, step) as staging:
+            fill(staging, step)
+            (staging / "adapter_config.json").write_text(str(step), encoding="utf-8")
+
+
+def one_of_two(place: Path) -> str:
+    """The adapter is whole, the one or the other, without anybody mending it; and the next start leaves nothing half done."""
+    step = checkpoints.kept(place, "dpo")
+    if step not in (4, 8):
+        return "no adapter is left"
+    checkpoints.sweep(place)
+    return "" if checkpoints.kept(place, "dpo") == step and not list(place.glob(".*")) else "the next start changes it"
+
+
+def copied_over(place: Path) -> None:
+    """As one does by hand: the manifest too, last."""
+    source, target = checkpoints.place(place, "dpo", 4), checkpoints.adapter_place(place, "dpo")
+    for name in (*checkpoints.ADAPTER, "optimizer.pt", "trainer_state.json", checkpoints.MANIFEST):
+        with plain.opened(target / name) as file:
+            file.write((source / name).read_bytes())
 
 
 def state_file(place: Path, content: str) -> None:

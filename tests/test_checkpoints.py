@@ -16,10 +16,14 @@ import pytest
 
 from trainer_core import checkpoints, durable, tokens
 from trainer_core.checkpoints import Found, Origin, newest, place, rotate, verified, written
-from trainer_core.config import Recipe
+from trainer_core.config import Recipe, TrainJob
 from trainer_core.data import Message, Pair
 from trainer_core.errors import DiskError, ModelError
+from trainer_core.event_log import EventLog
+from trainer_core.events import Ended, Phase
 from trainer_core.ladder import changed
+from trainer_core.runs import Workspace, create
+from trainer_core.supervisor import Supervisor
 
 ORIGIN = Origin("dpo", 20, "data")
 FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
@@ -67,9 +71,41 @@ def test_an_earlier_step_becomes_the_adapter_and_can_be_undone(tmp_path: Path) -
     assert again == [last, config] and verified(tmp_path / "adapter-dpo").step == 20
 
 
+def never(*_: Path) -> bool:
+    """A system that cannot make two names change places."""
+    return False
+
+
+@pytest.mark.parametrize("swap", [durable.exchanged, never], ids=["exchanged", "one after the other"])
+@pytest.mark.parametrize("fault", ["kill", "enospc"])
+def test_what_is_replaced_is_never_lost(tmp_path: Path, fault: str, swap: Callable[[Path, Path], bool]) -> None:
+    """At every point there is the one before or the new one, whole: at once, or after what was half done is swept."""
+    if swap is durable.exchanged and os.name != "posix":
+        pytest.skip("Windows cannot exchange")
+    seen, code, at = [], 1, 0
+    while code:
+        at += 1
+        folder = tmp_path / f"{at}"
+        for name in ("adapter", ".staging-adapter"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "weights").write_text(name)
+        publish = lambda folder=folder: durable.publish(folder / ".staging-adapter", folder / "adapter", swap=swap)  # noqa: E731
+        code = in_a_process(lambda publish=publish: disk(publish), f"{fault}:{at}")
+        if swap is never:
+            durable.sweep(folder)
+        seen.append((folder / "adapter" / "weights").read_text())
+        durable.sweep(folder)
+        assert [path.name for path in folder.iterdir()] == ["adapter"]
+    assert seen[0] == "adapter" and seen[-1] == ".staging-adapter" and sorted(seen) == seen[::-1] and at > 2
+
+
+def disk(work: Callable[[], object]) -> None:
+    with durable.disk_errors(Path("x")):
+        work()
+
+
 @pytest.mark.parametrize("fault", ["kill", "enospc"])
 def test_an_adapter_that_is_replaced_is_never_lost(tmp_path: Path, fault: str) -> None:
-    """At every point there is the one before or the new one, if only after what was cut short is swept."""
     adapter(tmp_path / "whole", 20)
     adapter(tmp_path / "whole", 8, "checkpoints/dpo-000008")
     seen, code, at = set(), 1, 0
@@ -78,9 +114,11 @@ def test_an_adapter_that_is_replaced_is_never_lost(tmp_path: Path, fault: str) -
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(tmp_path / "whole", folder)
         code = in_a_process(lambda folder=folder: checkpoints.keep(folder, "dpo", 8), f"{fault}:{at}")
-        durable.sweep(folder)
         seen.add(verified(folder / "adapter-dpo").step)
-        assert not list(folder.glob(".*"))
+        checkpoints.sweep(folder)
+        assert not [*folder.glob(".*"), *folder.glob("checkpoints/.*")]
+        assert {20, 8} & {*checkpoints.stored(folder, "dpo"), verified(folder / "adapter-dpo").step} == {20, 8}
+        shutil.rmtree(folder)
     assert at > 20 and seen == {20, 8}
 
 
@@ -104,7 +142,7 @@ def test_an_adapter_that_cannot_be_replaced_stays(tmp_path: Path, held: str) -> 
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name)
     with pytest.raises(DiskError, match="close Compare"), durable.disk_errors(tmp_path / "adapter"):
-        durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter", denied(held))
+        durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter", denied(held), never)
     assert (tmp_path / "adapter" / "weights").read_text() == "adapter"
     durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter")
     assert (tmp_path / "adapter" / "weights").read_text() == ".staging-adapter"
@@ -140,6 +178,19 @@ def test_a_checkpoint_that_is_in_use_does_not_end_the_run(tmp_path: Path) -> Non
     assert list(checkpoints.stored(tmp_path, "dpo")) == [2, 3, 4]
     rotate(tmp_path, "dpo")
     assert list(checkpoints.stored(tmp_path, "dpo")) == [3, 4]
+
+
+def test_the_next_start_brings_back_what_was_to_be_replaced(tmp_path: Path) -> None:
+    """Killed between two renames, on a system that needs two."""
+    workspace = Workspace(tmp_path)
+    run_dir = create(workspace.runs, TrainJob(recipe=Recipe()), "x")
+    EventLog(run_dir / "events.jsonl")(Ended(Phase.DONE))
+    adapter(run_dir, 20)
+    adapter(run_dir, 8, ".staging-adapter-dpo")
+    (run_dir / "adapter-dpo").rename(run_dir / ".before-adapter-dpo")
+    assert checkpoints.kept(run_dir, "dpo") is None
+    Supervisor(workspace, device="cpu")
+    assert checkpoints.kept(run_dir, "dpo") == 20 and not list(run_dir.glob(".staging-*"))
 
 
 def test_a_damaged_or_missing_step_is_not_kept(tmp_path: Path) -> None:
@@ -330,6 +381,51 @@ def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path:
     with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free"), save:
         raise AssertionError("it went on")
     assert not (tmp_path / checkpoints.FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../canary", "/tmp/canary", "a/../../canary", "a\\b", "", ".", "a//b", "a\0b", "c:d", "a/.."]
+)
+def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
+    save(tmp_path, 2)
+    folder = place(tmp_path, "dpo", 2)
+    files = verified(folder).files
+    resealed(folder, files={**files, name: files["optimizer.pt"]})
+    assert newest(tmp_path, "dpo", "data").folder is None
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    """Of a file, of the folder, and of the folder above: what they lead to is neither read nor written nor deleted."""
+    for step in (2, 4):
+        save(tmp_path / "outside", step)
+    for run, inner in (("a", "checkpoints"), ("b", "checkpoints/dpo-000004")):
+        (tmp_path / run / inner).parent.mkdir(parents=True)
+        (tmp_path / run / inner).symlink_to(tmp_path / "outside" / inner)
+        assert newest(tmp_path / run, "dpo", "data").folder is None
+    with pytest.raises(DiskError, match="is a link"):
+        save(tmp_path / "a", 6)
+    (tmp_path / "outside/checkpoints/.staging-x").mkdir()
+    checkpoints.sweep(tmp_path / "a")
+    rotate(tmp_path / "a", "dpo", keep=0)
+    left = {path.name for path in (tmp_path / "outside/checkpoints").iterdir()}
+    assert left == {"dpo-000002", "dpo-000004", ".staging-x"}
+    save(tmp_path / "c", 2)
+    (place(tmp_path / "c", "dpo", 2) / "optimizer.pt").unlink()
+    (place(tmp_path / "c", "dpo", 2) / "optimizer.pt").symlink_to(
+        place(tmp_path / "outside", "dpo", 2) / "optimizer.pt"
+    )
+    assert "is a link" in newest(tmp_path / "c", "dpo", "data").skipped[0]
+
+
+def test_a_manifest_with_a_key_more_is_read_and_sealed(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    file = place(tmp_path, "dpo", 2) / checkpoints.MANIFEST
+    values = {**json.loads(file.read_text()), "spec": "x", "of_a_later_version": [1, "ü"]}
+    facts = {name: value for name, value in values.items() if name != "own"}
+    for words, found in ((facts, 2), ({**facts, "total": 7}, 0)):
+        own = sha256(json.dumps(facts, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+        file.write_text(json.dumps(words | {"own": own}), encoding="utf-8")
+        assert newest(tmp_path, "dpo", "data").step == found
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_no_checkpoint_and_no_adapter_holds_numbers_that_are_none(folders: dict[
     view = view_of(folder)
     assert view.phase is case.phase, view.error
     assert case.words in " ".join((view.error, *view.notes))
-    assert [checkpoints.step_of(one) for one in checkpoints.shelf(folder, "dpo")][:1] == [case.newest] * (
+    assert [checkpoints.verified(one).step for one in checkpoints.shelf(folder, "dpo")][:1] == [case.newest] * (
         case.newest > 0
     )
     for file in folder.rglob("adapter_model.safetensors"):

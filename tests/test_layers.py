@@ -110,7 +110,7 @@ WRITERS = {
     "trainer_core/supervisor.py": "hands a log to a worker",
     "trainer_core/waiting.py": "hands a log to a worker",
 }
-WRITES = {"write_text", "write_bytes", "rename"}
+WRITES = {"write_text", "write_bytes", "rename", "appended"}
 
 
 def writes(node: ast.AST) -> bool:

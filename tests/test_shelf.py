@@ -145,8 +145,16 @@ def test_what_recipes_differ_in() -> None:
 
 @pytest.mark.parametrize(
     ("losses", "drawn"),
-    [([3, 2, 1], "zi0"), ([1.0], ""), ([1, 1, 1], ""), ([float("nan"), 1, 2], "")],
-    ids=["falls", "one step", "level", "no number"],
+    [
+        ([3, 2, 1], "zi0"),
+        ([1.0], ""),
+        ([1, 1, 1], ""),
+        ([float("nan"), 1, 2], ""),
+        ([3, 2, 1, float("nan"), float("inf"), float("nan")], "zi0"),
+        ([3, float("-inf")], ""),
+        ([1e308, -1e308, 1e308], ""),
+    ],
+    ids=["falls", "one step", "level", "no number", "diverged", "at once", "too far"],
 )
 def test_sparklines(losses: list[float], drawn: str) -> None:
     points = tuple(Step("sft", at, 3, loss, 1e-4, 1.0, 1.0, 1.0, 1.0) for at, loss in enumerate(losses, 1))

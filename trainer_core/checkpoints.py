@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from trainer_core import durable
+from trainer_core import durable, run_files
 from trainer_core.config import Recipe, Strict
 from trainer_core.errors import DiskError, ModelError
 from trainer_core.events import Stage
@@ -49,8 +50,8 @@ class Manifest(Strict):
 
     version: int = 1
     stage: Stage
-    step: int
-    total: int
+    step: int = Field(ge=0, lt=10**9)
+    total: int = Field(ge=0, lt=10**9)
     data: str
     """Hash of the data as trained on."""
     versions: Mapping[str, str]
@@ -112,8 +113,10 @@ def written(target: Path, origin: Origin, step: int, needs: int = 0) -> Iterator
         needs: predicted bytes.
 
     Raises:
-        DiskError: there is not enough room, or a write failed; `target` is as it was before.
+        DiskError: there is not enough room, or a write failed; `target` is whole, as it was before or as it was to be.
     """
+    if run_files.is_link(target.parent):
+        raise DiskError(f"{target.parent} is a link, so nothing is written there. Put a folder in its place.")
     room(target, needs)
     staging = target.with_name(f".staging-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -188,24 +191,43 @@ def manifest_of(folder: Path) -> Manifest:
     Raises:
         Damaged: it says nothing that can be read.
     """
+    if run_files.is_link(folder):
+        raise Damaged(f"{folder.name} is a link, and links in a run are not followed.")
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        values = run_files.parsed(run_files.read(folder, MANIFEST))
+        own = sealed(values)
+        manifest, _ = run_files.known(Manifest, values)
+        for name in manifest.files:  # whoever wrote it chose the names, and files are copied by them
+            run_files.check_name(name)
     except OSError as error:
         raise Damaged(f"{folder.name} has no readable {MANIFEST}: {error.strerror}.") from error
-    except ValidationError as error:
+    except ValueError as error:
         raise Damaged(f"{folder.name}/{MANIFEST} is damaged or of another version of Tunebench.") from error
-    if manifest.own != manifest.hash:
+    if manifest.own not in (own, manifest.hash):
         raise Damaged(f"{folder.name}/{MANIFEST} has changed since it was written.")
     return manifest
 
 
+def sealed(values: Any) -> str:
+    """The hash that a manifest of these values must bear, with keys of a later version, which are sealed as well."""
+    facts = {key: value for key, value in values.items() if key != "own"} if isinstance(values, dict) else values
+    return hashlib.sha256(
+        json.dumps(facts, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    ).hexdigest()
+
+
 def check_file(folder: Path, name: str, file: File) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise Damaged(f"{folder.name}/{name} is missing.")
-    if path.stat().st_size != file.bytes:
-        raise Damaged(f"{folder.name}/{name} has {path.stat().st_size:,} bytes, and was written with {file.bytes:,}.")
-    if sha256(path) != file.sha256:
+    try:
+        with run_files.opened(folder, name) as content:
+            size = os.fstat(content.fileno()).st_size
+            same = size == file.bytes and hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+    except FileNotFoundError as error:
+        raise Damaged(f"{folder.name}/{name} is missing.") from error
+    except OSError as error:
+        raise Damaged(f"{folder.name}/{name} cannot be read: {error.strerror}.") from error
+    if size != file.bytes:
+        raise Damaged(f"{folder.name}/{name} has {size:,} bytes, and was written with {file.bytes:,}.")
+    if not same:
         raise Damaged(f"{folder.name}/{name} has changed since it was written.")
 
 
@@ -241,7 +263,19 @@ def foreign(manifest: Manifest, data: str, spec: str) -> str:
 
 def shelf(run_dir: Path, stage: Stage) -> list[Path]:
     """The checkpoints of a stage, newest first, sound or not."""
-    return sorted((run_dir / FOLDER).glob(f"{stage}-*"), reverse=True)
+    return [folder for _, folder in numbered(run_dir / FOLDER, f"{stage}-")][::-1]
+
+
+def numbered(parent: Path, before: str) -> list[tuple[int, Path]]:
+    """Folders named `before` and a number, by that number. Anything else that somebody put there is not ours, nor is a link."""
+    if run_files.is_link(parent):
+        return []
+    found = ((run_files.number_in(folder.name, before), folder) for folder in parent.glob(f"{before}*"))
+    return sorted(
+        (step, folder)
+        for step, folder in found
+        if step is not None and folder.is_dir() and not run_files.is_link(folder)
+    )
 
 
 def place(run_dir: Path, stage: Stage, step: int) -> Path:
@@ -254,8 +288,7 @@ def adapter_place(run_dir: Path, stage: Stage) -> Path:
 
 def stored(run_dir: Path, stage: Stage) -> dict[int, Path]:
     """Step → where its adapter lies: among the checkpoints, or laid aside when another step was kept."""
-    aside = run_dir.glob(f"adapter-{stage}-*")
-    return {step_of(folder): folder for folder in sorted((*aside, *shelf(run_dir, stage)), key=step_of)}
+    return dict(sorted((*numbered(run_dir, f"adapter-{stage}-"), *numbered(run_dir / FOLDER, f"{stage}-"))))
 
 
 def weights(run_dir: Path, stage: Stage, step: int) -> Path | None:
@@ -307,16 +340,18 @@ def copied(
 ) -> None:
     """A folder of an adapter's files from one place and, where given, further ones from another."""
     same = Origin(origin.stage, origin.total, origin.data, origin.spec)
-    with written(target, same, origin.step, size(source)) as staging:
+    with written(target, same, origin.step, sum(file.bytes for file in origin.files.values())) as staging:
         for folder, files in ((source, names), (extra or source, more)):
-            for name in files:
+            for name in map(run_files.check_name, files):
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / name, staging / name)
+                with run_files.opened(folder, name) as content, (staging / name).open("xb") as copy:
+                    shutil.copyfileobj(content, copy, 1 << 20)
 
 
-def step_of(folder: Path) -> int:
-    """The step a checkpoint's name says."""
-    return int(folder.name.rpartition("-")[2])
+def sweep(run_dir: Path) -> None:
+    """Finish or undo what an earlier process left half done in a run that nobody works on."""
+    for place in (run_dir, run_dir / FOLDER):
+        durable.sweep(place)
 
 
 def rotate(
@@ -331,8 +366,8 @@ def rotate(
     Raises:
         DiskError: the disk does not allow it.
     """
-    for folder in shelf(run_dir, stage)[keep:]:
-        if step_of(folder) in spared:
+    for step, folder in numbered(run_dir / FOLDER, f"{stage}-")[: -keep or None]:
+        if step in spared:
             continue
         with durable.disk_errors(folder), suppress(PermissionError):
             discard(folder, 2)

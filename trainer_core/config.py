@@ -145,8 +145,8 @@ class Dpo(Training):  # [DPO]
     @model_validator(mode="before")
     @classmethod
     def refuse_reference_free(cls, values: Any) -> Any:
-        asked = values.get("losses") or () if isinstance(values, dict) else ()
-        for name in (asked,) if isinstance(asked, str) else asked:
+        asked = values.get("losses") if isinstance(values, dict) else None
+        for name in asked if isinstance(asked, list | tuple) else (asked,):
             if str(name).lower() in REFERENCE_FREE:
                 raise ValueError(
                     f"{name} works without a reference, and Tunebench measures every run against its reference "

@@ -153,10 +153,10 @@ def course_of(view: RunView, recipe: Recipe, stage: Stage) -> Course:
 def from_samples(view: RunView) -> dict[str, Answers]:
     """What the sample answers are like, by lane. Of a stage its last two points, and of both the milder: one odd answer of
     four is no evidence, and a stage with one point has none."""
-    before = next((one for one in view.sampled if one.step == 0), None)
+    before = next((one for one in view.sampled if one.step == 0 and one.samples), None)
     found = {"base": own(before)} if before else {}
     for stage in ("sft", "dpo"):
-        points = [own(one) for one in view.sampled if one.stage == stage and one.step]
+        points = [own(one) for one in view.sampled if one.stage == stage and one.step and one.samples]
         if len(points) > 1:
             found[stage] = milder(*points[-2:])
     return found

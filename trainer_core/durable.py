@@ -6,11 +6,13 @@ TUNEBENCH_FAULT=kill:12 ends it at the twelfth point, =enospc:12 makes the disk 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,8 +70,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """Opens a file that is the owner's alone from its first instant."""
-    return os.open(path, flags, 0o600)
+    """Opens a file that is the owner's alone from its first instant, and never through a link."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 @contextmanager
@@ -131,11 +133,39 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(staging: Path, target: Path, move: Callable[[Path, Path], None] = rename) -> None:
-    """A complete folder or file appears under its name in one step. One that was there before is laid beside it first, and comes
-    back if that step fails, or by `sweep` if the process ends before it."""
+def exchanged(one: Path, other: Path) -> bool:
+    """Swap what two names stand for in one step. False: this system or file system cannot, and nothing was changed.
+
+    Linux: renameat2(2) with RENAME_EXCHANGE; macOS: renamex_np(2) with RENAME_SWAP. Windows has no such call.
+    """
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "linux":
+            here = -100  # AT_FDCWD
+            return library.renameat2(here, names[0], here, names[1], ctypes.c_uint(2)) == 0
+        if sys.platform == "darwin":
+            return library.renamex_np(*names, ctypes.c_uint(2)) == 0
+    except (OSError, AttributeError, TypeError):  # a library without the call; Windows has no CDLL(None)
+        pass
+    return False
+
+
+def publish(
+    staging: Path,
+    target: Path,
+    move: Callable[[Path, Path], None] = rename,
+    swap: Callable[[Path, Path], bool] = exchanged,
+) -> None:
+    """A complete folder or file appears under its name in one step. One that was there before changes places with it, so that
+    one of them is there at any moment. Where the system cannot do that, it is laid beside it first, and comes back if the second
+    step fails, or by `sweep` if the process ends before it."""
     before = target.with_name(f"{BEFORE}{target.name}")
     if target.exists():
+        point(target)
+        if swap(staging, target):
+            flush(target.parent)
+            return remove(staging)
         remove(before)
         point(target)
         move(target, before)
@@ -147,7 +177,7 @@ def publish(staging: Path, target: Path, move: Callable[[Path, Path], None] = re
             move(before, target)
         raise
     flush(target.parent)
-    remove(before)
+    return remove(before)
 
 
 def discard(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES) -> None:
@@ -164,6 +194,8 @@ def discard(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES
 
 def sweep(parent: Path) -> None:
     """Remove what an interrupted write or deletion left behind, and bring back what was to be replaced and was not."""
+    if parent.is_symlink():
+        return  # not ours
     for before in parent.glob(f"{BEFORE}*"):
         target = before.with_name(before.name.removeprefix(BEFORE))
         if target.exists():
@@ -178,7 +210,7 @@ def sweep(parent: Path) -> None:
 
 def remove(path: Path) -> None:
     """Delete a folder or a file as far as that can be done now."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):

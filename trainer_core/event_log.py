@@ -1,6 +1,7 @@
 """The file that events are appended to and read from.
 
 One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.123Z", "kind": "Step", ...its fields}.
+A log is read as data of a stranger, see `run_files`: a line that is no event becomes a note about itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,21 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from trainer_core import durable
-from trainer_core.events import KINDS, Ended, Event, Failed, Noted
+from trainer_core import durable, run_files
+from trainer_core.events import KINDS, Checkpointed, Ended, Event, Failed, Noted, Saved
 from trainer_core.redact import without_secrets
 
 RESERVE_BYTES = 64 * 1024
+MOST_LINE = 16 << 20
+"""Bytes of one event; the longest of ours are scores with all answers, some hundred KB."""
+MOST_LOG = 1 << 30
+"""Bytes of a log: three million steps."""
+MOST_UNREAD = 20
+"""Lines that cannot be read and are told one by one."""
+MOST_AMOUNT = 1e12
+"""Of seconds, tokens, bytes and counts: beyond it a number is damage. What is measured on a model may be anything, also NaN."""
+COUNTS = ("bytes", "tokens", "step", "total", "done", "rows")
+AMOUNTS = ("seconds", "seconds_left", "tokens_per_second", *COUNTS)
 
 
 class EventLog:
@@ -33,12 +44,15 @@ class EventLog:
 
     def __init__(self, path: Path):
         self.path, self._reserve = path, path.with_name(".reserve")
-        cut_torn_tail(path)
-        self._seq = path.read_bytes().count(b"\n") if path.exists() else 0
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (open as long as the worker lives)
         self._lock = threading.Lock()
+        with durable.disk_errors(path):
+            cut_torn_tail(path)
+            self._file = run_files.appended(path.parent, path.name)  # open as long as the worker lives
+            self._seq = lines_in(path)
         with durable.disk_errors(self._reserve):
-            self._reserve.write_bytes(bytes(RESERVE_BYTES))
+            self._reserve.unlink(missing_ok=True)  # never through a link that lies there
+            with run_files.appended(path.parent, self._reserve.name) as file:
+                file.write(bytes(RESERVE_BYTES))
 
     def __call__(self, event: Event) -> None:
         """Append one event.
@@ -61,14 +75,14 @@ class EventLog:
 
     def _append(self, line: bytes) -> None:
         """All of the line or nothing of it: half a line would swallow the next."""
-        whole = self.path.stat().st_size
+        whole = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(line)
         except OSError:
-            os.truncate(self.path, whole)
+            self._file.truncate(whole)
             raise
         if written != len(line):
-            os.truncate(self.path, whole)
+            self._file.truncate(whole)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -89,12 +103,45 @@ def decode(line: bytes) -> Event:
     Raises:
         ValueError: the line is no event of this version.
     """
-    values = json.loads(line)
-    kind = values.pop("kind", "") if isinstance(values, dict) else ""
-    if kind not in KINDS:
-        raise ValueError(f"unknown event kind {kind!r}")
-    fields = {key: value for key, value in values.items() if key not in ("seq", "at")}
-    return adapter(KINDS[kind]).validate_python(fields)
+    return event_of(values_of(line))
+
+
+def values_of(line: bytes) -> dict[str, Any]:
+    """The kind and the fields of one line; errors as in `decode`."""
+    values = run_files.parsed(line)
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"unknown event kind {str(kind)[:80]!r}")
+    return {key: value for key, value in values.items() if key not in ("seq", "at")}
+
+
+def event_of(values: dict[str, Any]) -> Event:
+    """The event of these values; errors as in `decode`."""
+    kind = KINDS[values["kind"]]
+    event: Event = adapter(kind).validate_python({key: value for key, value in values.items() if key != "kind"})
+    for name in amounts(kind):
+        value = getattr(event, name)
+        least = 0 if name in COUNTS else -MOST_AMOUNT
+        if value is not None and not least <= value <= MOST_AMOUNT:  # nor NaN
+            raise ValueError(f"{name} is {value}")
+    if isinstance(event, Saved | Checkpointed):
+        run_files.check_name(event.folder)
+    return event
+
+
+@cache
+def amounts(kind: type) -> tuple[str, ...]:
+    """The fields of an event that count or time something."""
+    return tuple(one.name for one in fields(kind) if one.name in AMOUNTS)
+
+
+def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
+    return frozenset(values).difference(known_keys(KINDS[values["kind"]]))
+
+
+@cache
+def known_keys(kind: type) -> frozenset[str]:
+    return frozenset({"kind", *(one.name for one in fields(kind))})
 
 
 @cache
@@ -104,15 +151,23 @@ def adapter(kind: type) -> TypeAdapter[Any]:
 
 def cut_torn_tail(path: Path) -> None:
     """Remove a last line without its newline: a killed worker leaves one, and the next event would be glued to it."""
-    if not path.exists() or not path.stat().st_size:
+    try:
+        file = run_files.changed(path.parent, path.name)
+    except FileNotFoundError:
         return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) == b"\n":
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) in (b"\n", b""):
             return
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
         file.truncate(whole)
+
+
+def lines_in(path: Path) -> int:
+    with run_files.opened(path.parent, path.name) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 class Tail:
@@ -120,26 +175,68 @@ class Tail:
 
     def __init__(self, path: Path):
         self.path = path
-        self._offset = self._line = 0
+        self._offset = self._line = self._unread = 0
+        self._long = False
+        """Within a line that is longer than any event."""
+        self._told: set[tuple[str, frozenset[str]]] = set()
 
     def grew(self) -> bool:
-        return self.path.exists() and self.path.stat().st_size > self._offset
+        return self._offset < min(run_files.size_bytes(self.path.parent, self.path.name), MOST_LOG)
 
     def __iter__(self) -> Iterator[Event]:
-        """The new events. A line that is none becomes a note about itself, so that it hides neither the rest nor other runs."""
-        if not self.path.exists():
+        """The new events. A line that is none becomes a note about itself, so that it hides neither the rest nor other runs.
+
+        Raises:
+            UnsafeFile: there is no regular file.
+            OSError: it cannot be read.
+        """
+        if self._offset >= MOST_LOG:
             return
-        with self.path.open("rb") as file:
+        try:
+            file = run_files.opened(self.path.parent, self.path.name)
+        except FileNotFoundError:
+            return
+        with file:
             file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(MOST_LINE):
+                whole = line.endswith(b"\n")
+                if not whole and len(line) < MOST_LINE:
                     return
                 self._offset += len(line)
-                self._line += 1
-                try:
-                    yield decode(line)
-                except ValueError:
+                long, self._long = self._long or not whole, not whole
+                if whole:
+                    self._line += 1
+                    yield from self.unread("is longer than any event") if long else self.read(line)
+                if self._offset >= MOST_LOG:
                     yield Noted(
-                        f"Line {self._line} of {self.path.name} cannot be read: it was damaged, or written by another version of "
-                        "Tunebench. Adapters and checkpoints are as they were."
+                        f"{self.path.name} has more than {MOST_LOG >> 20:,} MB; what comes after them is not shown."
                     )
+                    return
+
+    def read(self, line: bytes) -> Iterator[Event]:
+        try:
+            values = values_of(line)
+            event = event_of(values)
+        except ValueError:
+            yield from self.unread("cannot be read: it was damaged, or written by another version of Tunebench")
+            return
+        if unknown := unknown_keys(values):
+            yield from self.left_out(values["kind"], unknown)
+        yield event
+
+    def left_out(self, kind: str, unknown: frozenset[str]) -> Iterator[Event]:
+        """Said once for each kind, as all events of another version have the same keys."""
+        if (kind, unknown) not in self._told and len(self._told) < MOST_UNREAD:
+            self._told.add((kind, unknown))
+            names = ", ".join(sorted(run_files.plain(name[:80]) for name in unknown)[:5])
+            yield Noted(
+                f"{kind} events have keys that this version of Tunebench does not know, and leaves out: {names}."
+            )
+
+    def unread(self, why: str) -> Iterator[Event]:
+        """A note for each of the first lines that cannot be read, and one for all the others."""
+        self._unread += 1
+        if self._unread <= MOST_UNREAD:
+            yield Noted(f"Line {self._line} of {self.path.name} {why}. Adapters and checkpoints are as they were.")
+        elif self._unread == MOST_UNREAD + 1:
+            yield Noted(f"More lines of {self.path.name} cannot be read, from line {self._line} on.")

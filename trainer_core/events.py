@@ -350,7 +350,7 @@ class Scoring:
     @property
     def told(self) -> str:
         left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
-        return f"Scoring, part {self.number} of {self.parts}: {self.part}, {self.done / self.total:.0%}{left}"
+        return f"Scoring, part {self.number} of {self.parts}: {self.part}, {self.done / (self.total or 1):.0%}{left}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from trainer_core import runs
+from trainer_core import run_files, runs
 from trainer_core.errors import DataError
 from trainer_core.requests import Said
 
@@ -42,7 +42,7 @@ def load(run_dir: Path, source: str) -> list[Prompt]:
     """
     if source == HELD_OUT:
         path = run_dir / "held-out.jsonl"
-        if not path.exists() or not path.stat().st_size:
+        if not run_files.size_bytes(run_dir, path.name):
             raise DataError(f"The run {run_dir.name} held no pairs out. Choose the bundled prompts instead.")
         return read(path)
     return read(PROMPTS if source == BUNDLED else Path(source).expanduser())

@@ -6,6 +6,7 @@ The page is one HTML file without script and without a reference to anything out
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -15,11 +16,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer_core import doctor, runs, score_table, shelf
+from trainer_core import doctor, run_files, runs, score_table, shelf
 from trainer_core.config import CompareJob, Recipe
 from trainer_core.doctor import Finding
 from trainer_core.durable import write_atomically
-from trainer_core.errors import ConfigError, UserError
+from trainer_core.errors import ConfigError, DataError, UserError
 from trainer_core.events import LaneScore, Phase, Scored, Stage
 from trainer_core.run_view import RunView, read_view
 
@@ -86,7 +87,7 @@ def told(run_dir: Path) -> Told:
     file = runs.read_run(run_dir)
     job = runs.train_job(file)
     if job is None:
-        raise ConfigError(f"{run_dir.name} is no training run, so there is nothing to report.")
+        raise ConfigError(f"{run_files.printable_id(run_dir)} is no training run, so there is nothing to report.")
     view = read_view(run_dir)
     scores = scores_of(run_dir)
     findings = doctor.examine(view, job.recipe, scores)
@@ -95,8 +96,8 @@ def told(run_dir: Path) -> Told:
 
 def scores_of(run_dir: Path) -> tuple[LaneScore, ...]:
     """The scores in the run's folder, or the newest of a comparison in which an adapter of this run took part; or nothing."""
-    if (kept := run_dir / "scores.json").exists():
-        return score_table.read(kept).scores
+    with suppress(FileNotFoundError, DataError):  # damaged ones are not worth losing the report for
+        return score_table.read(run_dir / "scores.json").scores
     for folder in runs.folders(runs.Workspace.of(run_dir).compare):
         try:
             job = runs.read_run(folder).job

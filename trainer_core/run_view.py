@@ -9,6 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TypeVar, cast
 
+from trainer_core import run_files
+from trainer_core.errors import ConfigError
 from trainer_core.event_log import Tail
 from trainer_core.events import (
     Answered,
@@ -47,6 +49,7 @@ from trainer_core.events import (
     Step,
     Text,
 )
+from trainer_core.run_files import UnsafeFile
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Said:
     cancelled: bool = False
 
 
+MOST_NOTED = 1_000
+"""Notes, changes and checkpoints of one run that are kept; more are damage, and nobody reads them."""
 KEPT_ANSWERS = 200
 """Questions whose answers stay at hand: the one on the page, while others are answered ahead or for a judge."""
 
@@ -77,6 +82,8 @@ class RunView:
     """Why a living run is not getting on; found by whoever looks at it, not by its events."""
     error: str = ""
     traceback: str = ""
+    unreadable: str = ""
+    """Why nothing of the run can be shown; found by whoever looks at it."""
     points: tuple[Step, ...] = ()
     evaluated: tuple[Evaluated, ...] = ()
     sampled: tuple[Sampled, ...] = ()
@@ -242,7 +249,11 @@ T = TypeVar("T")
 
 def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
     """What is new added; a worker that goes on says some things a second time."""
-    return (*known, *(one for one in new if one not in known))
+    return (
+        (*known, *(one for one in new[:MOST_NOTED] if one not in known))[:MOST_NOTED]
+        if len(known) < MOST_NOTED
+        else known
+    )
 
 
 def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
@@ -271,5 +282,17 @@ def settle(view: RunView, alive: bool, last_line: str) -> RunView:
 
 
 def read_view(run_dir: Path) -> RunView:
-    """All that the events of a folder say, up to now."""
-    return folded(RunView(run_dir.name), Tail(run_dir / "events.jsonl"))
+    """All that the events of a folder say, up to now.
+
+    Raises:
+        ConfigError: there is a log that cannot be read.
+    """
+    try:
+        return folded(RunView(run_files.printable_id(run_dir)), Tail(run_dir / "events.jsonl"))
+    except OSError as error:
+        raise ConfigError(unreadable("events.jsonl", error)) from error
+
+
+def unreadable(name: str, error: OSError) -> str:
+    """Why a run cannot be shown, as a sentence."""
+    return f"Cannot be shown: {name} {error.strerror if isinstance(error, UnsafeFile) else f'cannot be read ({error.strerror})'}."

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
+from trainer_core import run_files
 from trainer_core.config import Job, Strict, TrainJob
 from trainer_core.durable import write_atomically as write_atomically
 from trainer_core.errors import ConfigError, DiskError
@@ -39,18 +40,34 @@ WAITING = "trainer_core.waiting"
 """The program of a worker that was started before its run, which its arguments therefore do not name."""
 LOOK_SECONDS = 0.5
 """How often a worker looks for a request: a stop is noticed within half a second."""
+MOST_NAMED = 5
+"""Settings of another version that are named one by one."""
+LOG_BYTES = 65_536
 
 
 class RunFile(Strict):
-    """What run.json holds."""
+    """What run.json holds. What another version left out is filled in from the folder, or has its default."""
 
     version: int = 1
-    id: str
-    created: str
+    id: str = ""
+    created: str = ""
     job: Job
     device: str = ""
     reasons: tuple[str, ...] = Field(default=(), description="why the app chose what the user did not")
     versions: dict[str, str] = Field(default_factory=dict)
+    _left_out: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the file is not used, as sentences."""
+        if not self._left_out:
+            return ()
+        names = ", ".join(map(run_files.plain, self._left_out[:MOST_NAMED]))
+        more = len(self._left_out) - MOST_NAMED
+        return (
+            f"run.json has settings that this version of Tunebench does not know, and leaves out: {names}"
+            f"{f' and {more} more' if more > 0 else ''}. What was trained is as it was.",
+        )
 
 
 @dataclass(frozen=True)
@@ -142,24 +159,58 @@ def read_run(run_dir: Path) -> RunFile:
     """The run.json of a folder.
 
     Raises:
-        ConfigError: it is missing or not of this version.
+        ConfigError: it is missing or no regular file, or a value in it cannot be.
     """
     try:
-        return RunFile.model_validate_json((run_dir / "run.json").read_bytes())
+        file, left_out = run_files.load(RunFile, run_dir, "run.json")
     except OSError as error:
         raise ConfigError(
-            f"{run_dir}: no readable run.json ({error.strerror}), so this is not a run folder."
+            f"{run_files.plain(str(run_dir))}: no readable run.json ({error.strerror}), so this is not a run folder."
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{run_dir.name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
+        first = error.errors(include_url=False)[0]
+        key = run_files.plain(".".join(str(part) for part in first["loc"]))[:200]
+        name = run_files.printable_id(run_dir)
+        raise ConfigError(f"{name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{run_files.printable_id(run_dir)}/run.json cannot be read: {error}. It was damaged, or made by another version."
+        ) from error
+    file = file.model_copy(update={"id": run_files.printable_id(run_dir), "created": began(run_dir, file.created)})
+    file._left_out = left_out
+    return file
+
+
+def began(run_dir: Path, told: str = "") -> str:
+    """When a run began, in ISO's spelling with seconds and zone: as it was told, or else as the folder's name says, or else when
+    the folder was changed last."""
+    for text, read in ((told, datetime.fromisoformat), (run_dir.name[:15], from_name)):
+        with suppress(ValueError):
+            when = read(text)
+            if 1970 <= when.year < 9999:  # with room for a day of any zone
+                return (when if when.tzinfo else when.replace(tzinfo=UTC)).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(changed_at(run_dir), UTC).isoformat(timespec="seconds")
+
+
+def from_name(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+
+
+def changed_at(folder: Path) -> float:
+    """Seconds since 1970; 0 where that is not known."""
+    try:
+        return min(max(0.0, folder.lstat().st_mtime), 2.0**32)
+    except OSError:
+        return 0.0
 
 
 def folders(parent: Path) -> list[Path]:
-    """Every run folder, newest first. A link is none: what it leads to is not ours to show."""
-    found = (path.parent for path in parent.glob("*/run.json") if not path.parent.is_symlink())
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    """Every run folder, newest first. Links are skipped: they may lead out of the workspace."""
+    found = (
+        (Path(one.path) for one in os.scandir(parent) if one.is_dir(follow_symlinks=False)) if parent.is_dir() else ()
+    )
+    ours = (path for path in found if os.path.lexists(path / "run.json") and not run_files.is_link(path))
+    return sorted(ours, key=lambda path: path.name, reverse=True)
 
 
 Request = Literal["stop", "pause", "end"]
@@ -189,10 +240,10 @@ def control_file(run_dir: Path) -> Path:
 
 def control(run_dir: Path) -> Control | None:
     try:
-        return Control.model_validate_json(control_file(run_dir).read_bytes())
+        return run_files.load(Control, run_dir, "control.json")[0]
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError):
+    except (OSError, ValueError):
         return Control(request="stop")  # somebody asked for something: to leave off and keep everything is never wrong
 
 
@@ -204,7 +255,7 @@ def requested(run_dir: Path) -> Request | None:
 class Heartbeat(Strict):
     """Which process works on a run. `created` is the process's birth in seconds since 1970."""
 
-    pid: int
+    pid: int = Field(ge=1, le=2**31 - 1)
     created: float
     run_id: str
 
@@ -238,8 +289,8 @@ def process_of(beat: Heartbeat) -> psutil.Process | None:
 
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
     try:
-        return Heartbeat.model_validate_json((run_dir / "heartbeat.json").read_bytes())
-    except (OSError, ValidationError):
+        return run_files.load(Heartbeat, run_dir, "heartbeat.json")[0]
+    except (OSError, ValueError):
         return None
 
 
@@ -367,9 +418,7 @@ def last_line(run_dir: Path) -> str:
 def log_tail(run_dir: Path, lines: int) -> list[str]:
     """The last lines of the worker's log, from at most its last 64 KiB."""
     try:
-        with (run_dir / "worker.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 65_536))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+        return run_files.tail(run_dir, "worker.log", LOG_BYTES).decode("utf-8", "replace").splitlines()[-lines:]
     except OSError:
         return []
 

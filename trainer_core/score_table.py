@@ -5,13 +5,13 @@ The page, the terminal and the report show the same lines.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from trainer_core import run_files
 from trainer_core.errors import DataError
 from trainer_core.events import LaneScore, Measured, Scored
 
@@ -25,7 +25,7 @@ def read(path: Path) -> Scored:
         DataError: the file is damaged, or of another version.
     """
     try:
-        return SCORED.validate_python(json.loads(path.read_bytes()))
+        return SCORED.validate_python(run_files.parsed(run_files.read(path.parent, path.name)))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} holds no scores of this version. Score the lanes again; nothing else is affected."

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from trainer_core import durable
+from trainer_core import durable, run_files
 from trainer_core.config import Recipe, Strict
 from trainer_core.errors import ConfigError, DiskError
 from trainer_core.runs import Workspace, folders, made
@@ -28,8 +28,8 @@ class About(Strict):
 def read_about(run_dir: Path) -> About:
     """What was written about a run; nothing yet, or nothing readable, is nothing."""
     try:
-        return About.model_validate_json((run_dir / "about.json").read_bytes())
-    except (OSError, ValidationError):
+        return run_files.load(About, run_dir, "about.json")[0]
+    except (OSError, ValueError):
         return About()
 
 
@@ -78,9 +78,10 @@ def restore(workspace: Workspace, run_id: str) -> None:
         ConfigError: it is not there.
         DiskError: it cannot be moved.
     """
-    if run_id not in {folder.name for folder in folders(trash(workspace))}:
+    thrown = {run_files.printable_id(folder): folder for folder in folders(trash(workspace))}
+    if run_id not in thrown:
         raise ConfigError(f"There is no run {run_id} in the trash.")
-    move(trash(workspace) / run_id, workspace.runs / run_id)
+    move(thrown[run_id], workspace.runs / thrown[run_id].name)
 
 
 def move(folder: Path, to: Path) -> None:

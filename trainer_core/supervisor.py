@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from trainer_core import (
     checkpoints,
@@ -30,6 +30,7 @@ from trainer_core import (
     kernels,
     ladder,
     models,
+    run_files,
     runs,
     shelf,
     stall,
@@ -38,7 +39,7 @@ from trainer_core import (
 )
 from trainer_core.comparison import Comparison
 from trainer_core.config import STARTER, CompareJob, Lane, Recipe, TrainJob
-from trainer_core.errors import BusyError, DeviceError, ModelError
+from trainer_core.errors import BusyError, DeviceError, DiskError, ModelError
 from trainer_core.event_log import EventLog
 from trainer_core.events import Changed, Ended, Event, Phase, Stage
 from trainer_core.hardware import Gpu, Machine
@@ -113,6 +114,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         with heap.filling():
             self.look()
+        self.mend_all()
 
     def watch(self) -> Supervisor:
         """Keep looking from a thread, once a second."""
@@ -157,8 +159,8 @@ class Supervisor:
         """Bring every view up to date with its folder."""
         with self._looking:
             for run_dir in runs.folders(self.workspace.runs):
-                if run_dir.name not in self._watched:
-                    self._watched[run_dir.name] = Watched(run_dir)
+                if run_files.printable_id(run_dir) not in self._watched:
+                    self._watched[run_files.printable_id(run_dir)] = Watched(run_dir)
             trouble = ""
             for watched in list(self._watched.values()):
                 try:
@@ -258,10 +260,14 @@ class Supervisor:
     def run_file(self, run_id: str) -> runs.RunFile:
         return runs.read_run(self.run_dir(run_id))
 
+    @property
+    def start_lock(self) -> Path:
+        return runs.made(self.workspace.root) / "start.lock"
+
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """One start at a time, in this app and in any other process on the workspace, so that each sees the one before."""
-        with self._starting, FileLock(runs.made(self.workspace.root) / "start.lock"):
+        with self._starting, FileLock(self.start_lock):
             yield
 
     def start(self, recipe: Recipe, reasons: Sequence[str] = ()) -> str:
@@ -377,12 +383,13 @@ class Supervisor:
         with self.starting():
             self.look()
             self.refuse_second()
+            self.mend(run_id)
             view = self.run(run_id)
             if view.phase is not Phase.DONE:
                 raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
             stage = self.recipe(run_id).method.stages[-1]
             recipe = ladder.in_force(self.recipe(run_id), view.changes)
-            durable.sweep(self.run_dir(run_id))
+            checkpoints.sweep(self.run_dir(run_id))
             checkpoints.lay_aside(self.run_dir(run_id), stage)
             emit = EventLog(self.run_dir(run_id) / "events.jsonl")
             for event in longer(view, recipe, stage, epochs):
@@ -474,7 +481,7 @@ class Supervisor:
         with self.starting():
             self.look()
             if not self.run(run_id).phase.active:
-                durable.sweep(self.run_dir(run_id))  # an adapter whose replacement was cut short comes back
+                checkpoints.sweep(self.run_dir(run_id))  # an adapter whose replacement was cut short comes back
         recipe = self.recipe(run_id)
         precision = self._watched[run_id].view.used("precision", recipe.precision)
         comparison = self.compare(recipe.model, precision, lanes or self.lanes(run_id))
@@ -493,12 +500,24 @@ class Supervisor:
             view = self.run(run_id)
             if view.phase.active:
                 raise BusyError(f"The run {run_id} is going. When it is done, any of its checkpoints can be kept.")
+            self.mend(run_id)
             later = view.last and view.last.stage != stage
             if stage not in view.adapters or (later and view.phase.resumable):
                 raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
             self.close_comparison()
-            durable.sweep(self.run_dir(run_id))
+            checkpoints.sweep(self.run_dir(run_id))
             checkpoints.keep(self.run_dir(run_id), stage, step)
+
+    def mend_all(self) -> None:
+        """Finish or undo what a process that is gone left half done in the runs. Another app that starts something goes first."""
+        with contextlib.suppress(OSError, Timeout, DiskError), FileLock(self.start_lock, timeout=0):
+            for run_id in list(self._watched):
+                self.mend(run_id)
+
+    def mend(self, run_id: str) -> None:
+        """Finish or undo what a process that is gone left half done in a run that nobody works on."""
+        if not self.run(run_id).phase.active:
+            checkpoints.sweep(self.run_dir(run_id))
 
     def close_comparison(self) -> None:
         if self.comparison:
@@ -506,7 +525,7 @@ class Supervisor:
 
     def spawn(self, run_dir: Path, model: str, stdin: int) -> subprocess.Popen[bytes]:
         """A worker for a run folder. A trainer gets its own session and no pipe, so that nothing of the app can hold it up."""
-        with (run_dir / "worker.log").open("ab") as log:
+        with durable.disk_errors(run_dir / "worker.log"), run_files.appended(run_dir, "worker.log") as log:
             return subprocess.Popen(
                 [*self.command, str(run_dir.resolve())],
                 cwd=runs.PROJECT,

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from trainer_core import hardware, keeper, runs, worker
+from trainer_core import hardware, keeper, run_files, runs, worker
 from trainer_core.errors import DiskError
 
 POSSIBLE = os.name == "posix"
@@ -132,7 +132,7 @@ def speak_into(run_dir: Path) -> None:
     """From now on what this process prints goes to the run's log, and it hears nothing more from the app."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with (run_dir / "worker.log").open("ab") as log, open(os.devnull, "rb") as nothing:
+    with run_files.appended(run_dir, "worker.log") as log, open(os.devnull, "rb") as nothing:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         os.dup2(nothing.fileno(), 0)

@@ -6,10 +6,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from trainer_core import keeper, runs, stall
+from trainer_core import keeper, run_files, runs, stall
+from trainer_core.errors import ConfigError
 from trainer_core.event_log import Tail
 from trainer_core.events import Phase, Status
-from trainer_core.run_view import RunView, fold, folded, settle
+from trainer_core.run_files import UnsafeFile
+from trainer_core.run_view import RunView, fold, folded, settle, unreadable
 
 
 class Watched:
@@ -19,14 +21,22 @@ class Watched:
         self.run_dir = run_dir
         self.process: subprocess.Popen[bytes] | None = None
         self._tail = Tail(run_dir / "events.jsonl")
-        self._folded = RunView(run_dir.name)
+        self._folded = RunView(run_files.printable_id(run_dir))
+        self._blocked = ""
+        """Why its log cannot be read."""
         self.view = self._folded
 
     @classmethod
     def again(cls, run_dir: Path) -> Watched:
-        """A run that is gone on with: what an earlier worker said last is not what the new one says."""
+        """A run that is gone on with: what an earlier worker said last is not what the new one says.
+
+        Raises:
+            ConfigError: there is a log that cannot be read.
+        """
         watched = cls(run_dir)
         watched.read()
+        if watched._blocked:
+            raise ConfigError(f"The run {watched.view.id} cannot be resumed. {watched._blocked}")
         watched._folded = fold(watched._folded, Status(Phase.QUEUED, "Going on"))
         watched.view = watched._folded
         return watched
@@ -36,7 +46,10 @@ class Watched:
         if not self.view.phase.active and not self._tail.grew():
             return
         self.read()
-        self.view = self.settled() if self._folded.phase.active else self._folded
+        view = self.settled() if self._folded.phase.active and not self._blocked else self._folded
+        if self._blocked:
+            view = replace(view, phase=Phase.FAILED, error=self._blocked, unreadable=self._blocked)
+        self.view = view
 
     def settled(self) -> RunView:
         """The view of a run at work. Life is asked before the events are read, so that what was said last is not missed."""
@@ -54,7 +67,17 @@ class Watched:
         return explained(settle(self._folded, lives, runs.last_line(self.run_dir)), code)
 
     def read(self) -> None:
-        self._folded = folded(self._folded, self._tail)
+        """Take in what is new. A log that cannot be read is what the view says until it can.
+
+        Raises:
+            OSError: one that was read before cannot be read at this moment.
+        """
+        try:
+            self._folded, self._blocked = folded(self._folded, self._tail), ""
+        except OSError as error:
+            if not isinstance(error, UnsafeFile) and (self._folded.points or not isinstance(error, PermissionError)):
+                raise
+            self._blocked = unreadable("events.jsonl", error)
 
 
 def explained(view: RunView, code: int | None) -> RunView:

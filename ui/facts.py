@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from trainer_core import presets, runs
+from trainer_core import presets, run_files, runs
 from trainer_core.config import GROUPS, Recipe, within
 from trainer_core.errors import UserError
 from trainer_core.shelf import About, read_about
@@ -18,12 +18,16 @@ from ui.words import STAGE_WORDS, title, words
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run.json says, which never changes. made: what it was made with, name → version or device."""
+    """What a run.json says, which never changes. made: what it was made with, name → version or device.
+
+    notes: what of it is not known here, or why nothing is.
+    """
 
     recipe: Recipe | None = None
     reasons: tuple[str, ...] = ()
     made: tuple[tuple[str, str], ...] = ()
     created: str = ""
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def settings(self) -> tuple[Group, ...]:
@@ -36,14 +40,14 @@ class Facts:
 
 @cache  # as many as there are runs: Runs asks for all of them every second, and a bound below that would read all files anew
 def facts_of(run_dir: Path) -> Facts:
-    """The immutable half of a run; a folder whose run.json cannot be read has none."""
+    """The immutable half of a run; of a folder whose run.json cannot be read only when it began, and why."""
     try:
         file = runs.read_run(run_dir)
-    except UserError:
-        return Facts()
+    except UserError as error:
+        return Facts(created=runs.began(run_dir), notes=(str(error),))
     job = runs.train_job(file)
     made = (("Device", file.device), *file.versions.items())
-    return Facts(job.recipe if job else None, file.reasons, made, file.created)
+    return Facts(job.recipe if job else None, file.reasons, made, file.created, file.notes)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def about_stamp(run_dir: Path) -> int:
     """When a run was last written about; 0: never. Asked for every run every second, so it is one call of the system."""
     try:
         return os.stat(f"{run_dir}/about.json").st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
@@ -131,4 +135,4 @@ def about_at(run_dir: Path, stamp: int) -> About:
 
 def name_of(run_dir: Path) -> str:
     """What a run is called: the name it was given later, or with its recipe, or its model and method."""
-    return about_of(run_dir).name or title(facts_of(run_dir).recipe, run_dir.name)
+    return about_of(run_dir).name or title(facts_of(run_dir).recipe, run_files.printable_id(run_dir))

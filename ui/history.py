@@ -7,10 +7,12 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from trainer_core import runs, shelf
+from trainer_core import run_files, runs, shelf
 from trainer_core.config import Recipe
 from trainer_core.run_view import RunView
 from trainer_core.shelf import About
@@ -71,8 +73,17 @@ class Rows:
         about = about_of(self.supervisor.run_dir(view.id))
         known = self.kept.get(view.id)
         if known is None or known[0] is not view or known[1] != about:
-            known = self.kept[view.id] = (view, about, self.made(view, about))
+            known = self.kept[view.id] = (view, about, self.shown(view, about))
         return known[2]
+
+    def shown(self, view: RunView, about: About) -> dict[str, Any]:
+        """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be thrown away."""
+        try:
+            return self.made(view, about) | {
+                "problem": view.unreadable or " ".join(facts_of(self.supervisor.run_dir(view.id)).notes)
+            }
+        except Exception as error:  # whatever is wrong with one folder, the others are shown
+            return bare(view, f"Cannot be shown: {type(error).__name__}: {run_files.plain(str(error))[:200]}.")
 
     def made(self, view: RunView, about: About) -> dict[str, Any]:
         run_dir = self.supervisor.run_dir(view.id)
@@ -90,16 +101,25 @@ class Rows:
         }
 
 
+def bare(view: RunView, problem: str) -> dict[str, Any]:
+    """The row of a run of which nothing but its folder can be shown."""
+    words = ("kind", "when", "model", "data", "steps", "loss", "accuracy", "note", "spark", "size", "command")
+    unknown = {"line": [], "pinned": False, "comparable": False, "active": view.phase.active, "error": problem}
+    state = {"id": view.id, "name": view.id, "pill": "Unreadable", "tone": "bad", "problem": problem}
+    return {**dict.fromkeys(words, ""), **unknown, **state}
+
+
 def spark(view: RunView) -> str:
-    """The loss of the last stage as one letter for each of at most SPARK means, 0 the lowest."""
-    losses = [point.loss for point in view.points if view.last and point.stage == view.last.stage]
+    """The loss of the last stage as one letter for each of at most SPARK means, 0 the lowest; up to where it is no number."""
+    told = (point.loss for point in view.points if view.last and point.stage == view.last.stage)
+    losses = list(takewhile(isfinite, told))
     count = min(SPARK, len(losses))
     if count < 2:
         return ""
     parts = [losses[at * len(losses) // count : (at + 1) * len(losses) // count] for at in range(count)]
     means = [sum(part) / len(part) for part in parts]
     low, high = min(means), max(means)
-    if not high > low:  # level, or no number
+    if not low < high < low + 1e300:  # level, or too far apart to be told apart
         return ""
     return "".join(LEVELS[round((mean - low) / (high - low) * (len(LEVELS) - 1))] for mean in means)
 
@@ -124,7 +144,7 @@ def trash(supervisor: Supervisor) -> dict[str, Any]:
     """What lies in the trash."""
     thrown = runs.folders(shelf.trash(supervisor.workspace))
     return {
-        "runs": [{"id": folder.name, "name": name_of(folder)} for folder in thrown],
+        "runs": [{"id": run_files.printable_id(folder), "name": name_of(folder)} for folder in thrown],
         "size": trash_size(tuple(thrown)),
     }
 
@@ -156,5 +176,5 @@ def compared(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
 def command(run_dir: Path) -> str:
     """What repeats a run on a terminal, from the program's folder."""
     file = run_dir / "run.json"
-    text = str(file.relative_to(runs.PROJECT) if file.is_relative_to(runs.PROJECT) else file)
+    text = run_files.plain(str(file.relative_to(runs.PROJECT) if file.is_relative_to(runs.PROJECT) else file))
     return "python launch.py train " + (f'"{text}"' if " " in text else text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
@@ -18,7 +19,7 @@ import orjson
 from pydantic import Field
 from starlette.responses import Response
 
-from trainer_core import report, runs
+from trainer_core import report, run_files, runs
 from trainer_core.config import Strict, parse
 from trainer_core.events import STAGES, Stage, Step
 from trainer_core.run_view import RunView
@@ -92,7 +93,7 @@ def build(supervisor: Supervisor) -> gr.HTML:
     def poll(cursor: Any = None) -> Response:
         asked = parse(Cursor, cursor or {}, "cursor")
         # Written here: Gradio would look through every number of it for things to convert, 30 ms for 10,000 points.
-        return Response(orjson.dumps(lean(news(supervisor, asked, rows), asked)), media_type="application/json")
+        return Response(written(lean(news(supervisor, asked, rows), asked)), media_type="application/json")
 
     def told(run_id: str) -> str:
         return report.page(report.told(supervisor.run_dir(run_id)))
@@ -100,12 +101,50 @@ def build(supervisor: Supervisor) -> gr.HTML:
     return gr.HTML(html_template="<span></span>", js_on_load=BUS_JS, server_functions=[poll, told], elem_id="bus")
 
 
+def written(answer: dict[str, Any]) -> bytes:
+    """An answer as JSON; what JSON cannot hold is replaced, so that one odd value does not take the whole answer away."""
+    try:
+        return orjson.dumps(answer)
+    except TypeError:
+        return orjson.dumps(writable(answer))
+
+
+def writable(value: Any) -> Any:
+    match value:
+        case str():
+            return run_files.valid(value)
+        case int() if abs(value) > run_files.MOST_INTEGER:
+            return None
+        case dict():
+            return {run_files.valid(str(key)): writable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [writable(one) for one in value]
+        case int() | float() | None:
+            return value
+    return run_files.valid(str(value))
+
+
+class Making:
+    """Makes parts of an answer, each for itself: one that cannot be made is empty, and `trouble` says why."""
+
+    trouble = ""
+
+    def __call__(self, make: Callable[[], Any], instead: Any = None) -> Any:
+        try:
+            return make()
+        except Exception:
+            self.trouble = traceback.format_exc()
+            return instead
+
+
 def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = None) -> dict[str, Any]:
     """What this page does not have yet."""
-    view = shown(supervisor, cursor.show)
-    parts = all_parts(supervisor, view, cursor)
+    view, made = shown(supervisor, cursor.show), Making()
+    parts = all_parts(supervisor, view, cursor, made)
     if cursor.tab == "runs":
-        parts |= listed(supervisor, cursor, rows or history.Rows(supervisor))
+        parts |= listed(supervisor, cursor, rows or history.Rows(supervisor), made)
+    if made.trouble and not parts["gates"]["trouble"]:
+        parts["gates"] = parts["gates"] | {"trouble": made.trouble}
     summed = {name: history.mark(part) for name, part in parts.items()}
     whole = history.mark([pair for pair in sorted(summed.items()) if pair[0] not in QUICK])
     if cursor.whole is None:
@@ -118,10 +157,10 @@ def news(supervisor: Supervisor, cursor: Cursor, rows: history.Rows | None = Non
     return {
         "parts": {name: {"mark": mark, "is": parts[name]} for name, mark in summed.items() if held.get(name) != mark},
         "whole": whole,
-        **curves(view, cursor),
-        **deep(view, cursor),
-        **readings(supervisor, cursor),
-        **answers(supervisor, cursor),
+        **made(lambda: curves(view, cursor), {}),
+        **made(lambda: deep(view, cursor), {}),
+        **made(lambda: readings(supervisor, cursor), {}),
+        **made(lambda: answers(supervisor, cursor), {}),
     }
 
 
@@ -171,7 +210,29 @@ def shown(supervisor: Supervisor, run_id: str) -> RunView | None:
     return next((view for view in supervisor.views if view.id == run_id), supervisor.view)
 
 
-def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> dict[str, Any]:
+NOTHING: dict[str, Any] = {
+    "device": {"name": "", "kind": "", "problem": ""},
+    "meter": {"used": 0, "ours": 0, "free": "", "facts": ""},
+    "recent": [],
+    "gates": {
+        "busy": "",
+        "leaving": "",
+        "stalled": False,
+        "compare": "",
+        "runs": 0,
+        "comparable": False,
+        "room": [],
+        "sets": 0,
+        "trouble": "",
+    },
+    "held": {},
+    "doctor": [],
+    "best": {},
+}
+"""What a part is that cannot be made, where the page needs more than none."""
+
+
+def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor, made: Making) -> dict[str, Any]:
     """Every part of the page as it is now; the long ones only where they can be seen.
 
     active, active_pace: of the run at work, or else the newest, where the page shows another one.
@@ -179,35 +240,38 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
     at_work = supervisor.view
     if at_work and view and at_work.id == view.id:
         at_work = None
-    parts: dict[str, Any] = {
-        "device": views.device(supervisor),
-        "meter": views.meter(supervisor),
-        "recent": views.recent(supervisor),
-        "gates": views.gates(supervisor),
-        "run": views.run(supervisor, view),
-        "pace": views.pace(view),
-        "active": views.run(supervisor, at_work),
-        "active_pace": views.pace(at_work),
-        "held": held_out(view),
-        "doctor": diagnosis.of(supervisor, view),
-        "strip": strip.of(supervisor, view),
-        "best": best(view),
-        "facts": views.facts(supervisor, view),
+    makers: dict[str, Callable[[], Any]] = {
+        "device": lambda: views.device(supervisor),
+        "meter": lambda: views.meter(supervisor),
+        "recent": lambda: views.recent(supervisor),
+        "gates": lambda: views.gates(supervisor),
+        "run": lambda: views.run(supervisor, view),
+        "pace": lambda: views.pace(view),
+        "active": lambda: views.run(supervisor, at_work),
+        "active_pace": lambda: views.pace(at_work),
+        "held": lambda: held_out(view),
+        "doctor": lambda: diagnosis.of(supervisor, view),
+        "strip": lambda: strip.of(supervisor, view),
+        "best": lambda: best(view),
+        "facts": lambda: views.facts(supervisor, view),
     }
-    parts |= compared.parts(supervisor)
+    parts = {name: made(make, NOTHING.get(name)) for name, make in makers.items()}
+    parts |= made(lambda: compared.parts(supervisor), {})
     if cursor.log and view:
-        parts["log"] = runs.log_tail(supervisor.run_dir(view.id), LOG_LINES)
+        parts["log"] = made(lambda: runs.log_tail(supervisor.run_dir(view.id), LOG_LINES), [])
     return parts
 
 
-def listed(supervisor: Supervisor, cursor: Cursor, rows: history.Rows) -> dict[str, Any]:
+def listed(supervisor: Supervisor, cursor: Cursor, rows: history.Rows, made: Making) -> dict[str, Any]:
     """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
-    over, going = rows()
+    over, going = made(rows, ([], []))
     return {
         "runs": over,
         "going": going,
-        "trash": history.trash(supervisor),
-        "overlay": history.overlay(supervisor, cursor.chosen, all_curves),
+        "trash": made(lambda: history.trash(supervisor), {"runs": [], "size": ""}),
+        "overlay": made(
+            lambda: history.overlay(supervisor, cursor.chosen, all_curves), {"runs": [], "differences": []}
+        ),
     }
 
 
@@ -241,7 +305,7 @@ def curve(points: Sequence[Step], stage: Stage, read: Read, most: int) -> list[t
 def brief(value: float) -> float:
     """Four digits draw the same picture as sixteen, and a whole number needs no point."""
     short = float(f"{value:.4g}")
-    return int(short) if short.is_integer() else short
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
 def held_out(view: RunView | None) -> dict[str, list[tuple[int, float]]]:

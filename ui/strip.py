@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core import checkpoints
+from trainer_core.errors import ModelError
 from trainer_core.events import STAGES, Sample, Stage
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
@@ -57,9 +58,12 @@ def answers(samples: Sequence[Sample]) -> list[list[Any]]:
 
 
 def adapter_step(run_dir: Path, stage: Stage) -> int | None:
-    """The step a stage's adapter is of, read again when it is replaced."""
+    """The step a stage's adapter is of, read again when it is replaced; None where its manifest is missing or damaged."""
     file = checkpoints.adapter_place(run_dir, stage) / checkpoints.MANIFEST
-    return step_in(file, file.stat().st_mtime_ns) if file.exists() else None
+    try:
+        return step_in(file, file.lstat().st_mtime_ns)
+    except (OSError, ModelError):
+        return None
 
 
 @lru_cache(maxsize=1024)

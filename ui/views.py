@@ -12,7 +12,7 @@ from trainer_core import checkpoints, runs, votes
 from trainer_core.clock import duration
 from trainer_core.config import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import STAGES, Phase, Probed, Proof, Step
+from trainer_core.events import STAGES, Phase, Probed, Proof, Stage, Step
 from trainer_core.hardware import GIB, Gpu, gb
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor
@@ -112,7 +112,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "error": view.error,
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
-        "resumable": view.phase.resumable,
+        "resumable": view.phase.resumable and not view.unreadable,
         "kept": not view.phase.active and keeps(supervisor.run_dir(view.id), view),
         "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
     }
@@ -137,28 +137,27 @@ def pace(view: RunView | None) -> dict[str, Any] | None:
     }
 
 
+ENDS = {
+    Phase.DONE: ("Finished", "good"),
+    Phase.STOPPED: ("Stopped", "plain"),
+    Phase.PAUSED: ("Paused", "plain"),
+    Phase.FAILED: ("Failed", "bad"),
+    Phase.QUEUED: ("Starting", "busy"),
+    Phase.LOADING: ("Loading", "busy"),
+    Phase.SAVING: ("Saving", "busy"),
+}
+
+
 def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     """One word for the state, and its tone."""
     if wish := leaving(supervisor, view):
         return {"pill": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[wish], "tone": "busy"}
+    if view.unreadable:
+        return {"pill": "Unreadable", "tone": "bad"}
     if view.stalled:
         return {"pill": "Stalled", "tone": "bad"}
-    match view.phase:
-        case Phase.DONE:
-            return {"pill": "Finished", "tone": "good"}
-        case Phase.STOPPED:
-            return {"pill": "Stopped", "tone": "plain"}
-        case Phase.PAUSED:
-            return {"pill": "Paused", "tone": "plain"}
-        case Phase.FAILED:
-            return {"pill": "Failed", "tone": "bad"}
-        case Phase.QUEUED:
-            return {"pill": "Starting", "tone": "busy"}
-        case Phase.LOADING:
-            return {"pill": "Loading", "tone": "busy"}
-        case Phase.SAVING:
-            return {"pill": "Saving", "tone": "busy"}
-    return {"pill": "Running", "tone": "busy"}
+    word, tone = ENDS.get(view.phase, ("Running", "busy"))
+    return {"pill": word, "tone": tone}
 
 
 def step_words(last: Step) -> str:
@@ -183,7 +182,7 @@ def left_words(view: RunView) -> str:
 
 def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
     """Load – SFT – DPO – Compare, each done, now, failed or still to come."""
-    names = ["load", *(recipe.method.stages if recipe else ()), "compare"]
+    names = ["load", *(recipe.method.stages if recipe else stages_told(view)), "compare"]
     words = {"load": "Load", "compare": "Compare", **STAGE_WORDS}
     here = names.index(place(view, names))
     if view.phase is Phase.DONE:
@@ -194,11 +193,17 @@ def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
     return [{"word": words[name], "state": state} for name, state in zip(names, states, strict=True)]
 
 
+def stages_told(view: RunView) -> list[Stage]:
+    """The stages that the events speak of, for a run whose recipe cannot be read."""
+    told = {*(point.stage for point in view.points), *view.adapters, *view.planned}
+    return [stage for stage in STAGES if stage in told]
+
+
 def place(view: RunView, names: list[str]) -> str:
     """The stage a run is in, or ended in: that of its last step, or the next one once its adapter is saved."""
-    if view.phase in (Phase.SFT, Phase.DPO):
+    if view.phase in (Phase.SFT, Phase.DPO) and view.phase in names:
         return view.phase.value
-    if not view.last:
+    if not view.last or view.last.stage not in names:
         return "load"
     stage = view.last.stage
     if stage in view.adapters and view.phase in (Phase.LOADING, Phase.QUEUED):
@@ -215,7 +220,7 @@ def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None
         "proof": proof_line(view.proof),
         "holds": view.proof.holds if view.proof else None,
         "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
-        "notes": [*view.notes, *map(probe_line, view.probed.values())],
+        "notes": [*known.notes, *view.notes, *map(probe_line, view.probed.values())],
         "rows": rows_line(view),
         "reasons": list(known.reasons),
         "settings": [{"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.settings],
@@ -263,8 +268,10 @@ def summary(supervisor: Supervisor, view: RunView) -> dict[str, str]:
     """One run in a list: its name or model, its method, when it began, and its state."""
     known = facts_of(supervisor.run_dir(view.id))
     recipe = known.recipe
-    name, kind = (recipe.name or model_name(recipe.model), method_words(recipe)) if recipe else (view.id, "")
-    name = about_of(supervisor.run_dir(view.id)).name or name
+    kind = method_words(recipe) if recipe else ""
+    name = (
+        about_of(supervisor.run_dir(view.id)).name or (recipe and (recipe.name or model_name(recipe.model))) or view.id
+    )
     return {"id": view.id, "name": name, "kind": kind, "when": known.created, **pill(supervisor, view)}
 
 
@@ -272,7 +279,7 @@ def choice(supervisor: Supervisor, view: RunView) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
     known = facts_of(supervisor.run_dir(view.id))
     adapters = ", ".join(STAGE_WORDS[stage] for stage in view.adapters)
-    began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail
+    began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail; see runs.began
     return f"{name_of(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 
