@@ -107,6 +107,7 @@ WRITERS = {
     "trainer_core/data/kept.py": "fills a staging file",
     "trainer_core/engine/checkpoint.py": "sorts a staging folder",
     "trainer_core/engine/gauge.py": "resets a counter of the system's",
+    "trainer_core/console.py": "puts the null device in the place of a stream that is closed",
     "trainer_core/supervisor.py": "hands a log to a worker",
     "trainer_core/waiting.py": "hands a log to a worker",
 }

@@ -389,7 +389,6 @@ class Supervisor:
                 raise BusyError(f"The run {run_id} is {view.phase.value}; only a finished run can be made longer.")
             stage = self.recipe(run_id).method.stages[-1]
             recipe = ladder.in_force(self.recipe(run_id), view.changes)
-            checkpoints.sweep(self.run_dir(run_id))
             checkpoints.lay_aside(self.run_dir(run_id), stage)
             emit = EventLog(self.run_dir(run_id) / "events.jsonl")
             for event in longer(view, recipe, stage, epochs):
@@ -480,8 +479,7 @@ class Supervisor:
         """Load the base, SFT and DPO of one run, or other lanes on the same base."""
         with self.starting():
             self.look()
-            if not self.run(run_id).phase.active:
-                checkpoints.sweep(self.run_dir(run_id))  # an adapter whose replacement was cut short comes back
+            self.mend(run_id)
         recipe = self.recipe(run_id)
         precision = self._watched[run_id].view.used("precision", recipe.precision)
         comparison = self.compare(recipe.model, precision, lanes or self.lanes(run_id))
@@ -505,7 +503,6 @@ class Supervisor:
             if stage not in view.adapters or (later and view.phase.resumable):
                 raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
             self.close_comparison()
-            checkpoints.sweep(self.run_dir(run_id))
             checkpoints.keep(self.run_dir(run_id), stage, step)
 
     def mend_all(self) -> None:
