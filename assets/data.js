@@ -195,16 +195,12 @@
 
   function drawReport(report, partly) {
     at("data-problem").hidden = true;
-    const kind = report.kind === "pairs" ? "pair" : "conversation", files = report.files;
+    const files = report.files;
     const more = files.length > 1 ? ` in ${files.length} files` : "";
     at("data-shape").textContent = files.length ? `${files[0].shape}, ${files[0].format.toUpperCase()}${more}` : "";
     drawRows(report, partly);
     if (partly) return;
-    at("data-numbers").textContent = [
-      `${report.usable.toLocaleString("en")} of ${count(report.rows, "row")} usable`,
-      ...(now.source === "sample" ? ["held-out pairs lie in a file of their own"] : [`${count(report.train, kind)} to train on`, `${report.held_out} held out for Compare`]),
-      report.kind === "chat" ? "no rejected answers: good for SFT alone" : "",
-    ].filter(Boolean).join(" · ");
+    drawNumbers(report);
     at("data-blocked").hidden = !report.blocked.length;
     at("data-blocked").replaceChildren(...report.blocked.map((line) => make("p", {}, line)));
     at("data-use").hidden = report.blocked.length > 0 || !report.usable;
@@ -212,6 +208,21 @@
     drawSteps();
     drawHealth(report);
     measure();
+  }
+
+  // How many rows there are to train on. Once their lengths are known, those that the length leaves nothing of do not count.
+  const LOST = ["masked", "prompt_too_long", "cut_equal"];
+  function drawNumbers(report) {
+    const kind = report.kind === "pairs" ? "pair" : "conversation", found = now.measured?.findings ?? [];
+    const hits = (codes) => found.filter((one) => codes.includes(one.code)).reduce((sum, one) => sum + one.count / one.of, 0);
+    const usable = Math.round(report.usable * (1 - hits(LOST))), cut = Math.round(report.usable * hits(["cut"]));
+    const lost = usable < report.usable, train = Math.round(report.train * usable / Math.max(1, report.usable));
+    at("data-numbers").textContent = [
+      `${usable.toLocaleString("en")} of ${count(report.rows, "row")} usable${lost ? ` at ${length().toLocaleString("en")} tokens` : ""}`,
+      cut ? `${cut.toLocaleString("en")} of them cut short` : "",
+      ...(now.source === "sample" ? ["held-out pairs lie in a file of their own"] : [`${lost ? "about " : ""}${count(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
+      report.kind === "chat" ? "no rejected answers: good for SFT alone" : "",
+    ].filter(Boolean).join(" · ");
   }
 
   // ---- columns: which one plays which part
@@ -281,6 +292,7 @@
     drawLengths(measured);
     if (!measured.findings) return;
     drawHealth(now.report);
+    drawNumbers(now.report);
     look(now.row);
   }
 
@@ -372,9 +384,13 @@
   // What the length does is mended by a greater length.
   function longer(finding) {
     if (!["cut", "cut_equal", "prompt_too_long", "masked"].includes(finding.code)) return [];
-    const lengths = now.measured.lengths, needed = Math.ceil(lengths[lengths.length - 1] / 64) * 64;
-    return [make("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Raise the length to ${needed.toLocaleString("en")}`)];
+    const needed = fitting(now.measured.lengths);
+    if (needed <= length()) return [];
+    return [make("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Set the length to ${needed.toLocaleString("en")} (95 % fit)`)];
   }
+
+  // The next multiple of 64 that holds 95 % of the rows in full: a single long row would take memory for all the others.
+  const fitting = (lengths) => Math.ceil(lengths[Math.ceil(0.95 * lengths.length) - 1] / 64) * 64;
 
   function setLength(tokens) {
     now.length = Math.max(32, Math.min(1048576, Math.round(tokens) || 32));

@@ -130,6 +130,10 @@
   const best = (points) => points.reduce((low, point) => (point[1] < low[1] ? point : low));
   const signed = (value, digits = 2) => (Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits);
   const held = (points, words) => (points.length ? ` On held-out rows: ${words(points)}.` : "");
+  const percent = (share) => `${Math.round(100 * share)} %`;
+  // A share with what it is a share of; of fewer than 16 it says little, and is grey.
+  const FEW = 16;
+  const counted = (share, of) => make("span", { class: of < FEW ? "few" : null }, ` ${percent(share)} (${Math.round(share * of)} of ${of} held-out pairs measured).`);
   const bestHeld = (points) => `${fixed(end(points), 3)}, best ${fixed(best(points)[1], 3)} at step ${best(points)[0]}`;
 
   // What a chart's numbers mean now; until there are any, its standing sentence is shown.
@@ -137,7 +141,8 @@
     "sft.loss": ([train, kept]) => `${soft(train).toFixed(2)} nats per token: about ${Math.exp(soft(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${held(kept, bestHeld)}`,
     "dpo.loss": ([train, kept]) => `${signed(soft(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${held(kept, bestHeld)}`,
     "dpo.margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => fixed(end(points), 2))}`,
-    "dpo.accuracy": ([train, kept]) => `Of 100 pairs, ${Math.round(100 * soft(train))} have moved the right way; 50 is a coin toss.${held(kept, (points) => `${Math.round(100 * end(points))} of 100`)}`,
+    "dpo.accuracy": ([train, kept]) => [`${percent(soft(train))} of the pairs of the latest steps (${app.is("run").pairs} a step) have moved the right way; 50 % is a coin toss.`,
+      kept.length ? counted(end(kept), end(points("dpo.held.rows"))) : ""],
     "dpo.chosen": ([chosen, rejected]) => `Chosen ${signed(soft(chosen) - chosen[0][1], 0)}, rejected ${signed(soft(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
   };
 
@@ -154,10 +159,17 @@
       figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
       window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group, figure.dataset.series) });
       const told = says[figure.dataset.series];
-      if (told && count > 1) put(figure.querySelector(".says"), told(lines.map((line) => line.points)));
+      if (told && count > 1) say(figure.querySelector(".says"), told(lines.map((line) => line.points)));
       else if (told && !count) put(figure.querySelector(".says"), figure.dataset.says);
       sizes.observe(figure);
     }
+  }
+
+  // Words, and parts of them that have a look of their own; drawn anew only where they have changed.
+  function say(place, told) {
+    if (typeof told === "string") return put(place, told);
+    const text = told.map((part) => part.textContent ?? part).join("");
+    if (place.textContent !== text) place.replaceChildren(...told);
   }
 
   const sizes = new ResizeObserver((entries) => {

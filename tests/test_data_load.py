@@ -203,3 +203,26 @@ def test_counting_a_large_file_leaves_this_process_small(tmp_path: Path) -> None
     before = process.memory_info().rss
     assert count(Data(pairs=path), Method.DPO).dpo == 19_800
     assert process.memory_info().rss - before < 10 * 2**20
+
+
+@pytest.mark.parametrize("length", [8, 60, 200, 400, 5_000])
+def test_rows_that_the_length_leaves_nothing_of_are_not_counted(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "long " * (4 * n) + f"{n}?", "chosen": "Yes, it is so.", "rejected": "No."} for n in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = count(Data(pairs=str(path)), Method.DPO)
+    needs = whole.needs["dpo"]
+    assert len(needs) == whole.dpo == 84 and list(needs) == sorted(needs)
+    found = whole.within({"dpo": length})
+    assert found.dpo == sum(one <= length for one in needs)
+    said = [note for note in found.notes if note.startswith("DPO: about ")]
+    assert bool(said) == (length < 5_000)
+    if said:
+        fits = int(said[0].split(". ")[1].split(" tokens")[0].replace(",", ""))
+        assert f"{found.dpo} of 84 rows" in said[0] and fits % 64 == 0
+        assert (
+            sum(one <= fits for one in whole.wholes["dpo"])
+            >= 0.95 * 84
+            > sum(one <= fits - 64 for one in whole.wholes["dpo"])
+        )
+    assert found.sft == whole.sft

@@ -18,8 +18,9 @@ from trainer_core.data import Counts
 from trainer_core.errors import DataError
 from trainer_core.event_log import EventLog
 from trainer_core.events import Ended, Phase, Stage, Step
-from trainer_core.forecast import forecast
+from trainer_core.forecast import forecast, standing
 from trainer_core.hardware import GIB, Cpu, Machine, gb
+from trainer_core.plan import planned_steps
 from trainer_core.presets import starter_recipe
 from trainer_core.supervisor import Supervisor
 from ui import cards, fit, times
@@ -101,7 +102,7 @@ def test_a_goal_keeps_what_was_set_by_hand() -> None:
 def test_a_length_of_ones_own_is_no_goal() -> None:
     recipe = CARD.recipe(STARTER, "quick")
     odd = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7})})
-    assert CARD.goal_of(odd) is None and CARD.reasons(odd)[1] == "The length was set by hand."
+    assert CARD.goal_of(odd) is None and CARD.reasons(odd)[1] == "Epochs and steps were set by hand."
 
 
 def test_another_model_brings_its_settings() -> None:
@@ -258,3 +259,45 @@ def test_the_data_tab_hears_what_start_has_chosen() -> None:
     told = json.loads(eyes(used(columns={"prompt": "q"}, steps=("mask",)).applied(starter_recipe())))
     assert (told["source"], told["columns"], told["steps"]) == ("/data/x.jsonl", {"prompt": "q"}, ["mask"])
     assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}
+
+
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
+def test_a_quick_look_is_never_the_longest(rows: int, method: Method) -> None:
+    here = {"sft": rows, "dpo": rows}
+    wanted = CARD.recipe(STARTER, "balanced").model_copy(update={"method": method})
+    steps = [
+        sum(planned_steps(rows, getattr(CARD.lengthened(wanted, goal, here), stage)) for stage in method.stages)
+        for goal in GOALS
+    ]
+    assert steps[0] <= steps[1] <= steps[2]
+    quick = CARD.lengthened(wanted, "quick", here)
+    assert (
+        CARD.goal_of(quick, here) == "quick"
+        and CARD.goal_of(CARD.lengthened(wanted, "balanced", here), here) == "balanced"
+    )
+    assert CARD.goal_of(CARD.recipe(STARTER, "quick"), here) == "quick", "as one click on a fresh page has it"
+
+
+def test_a_quick_look_at_few_rows_sees_each_once() -> None:
+    quick = CARD.lengthened(CARD.recipe(STARTER, "quick"), "quick", {"sft": 8, "dpo": 8})
+    assert (quick.sft.max_steps, quick.dpo.max_steps) == (2, 2), "two steps of four rows"
+    assert CARD.lengthened(quick, "quick", {"sft": 352, "dpo": 352}) == CARD.recipe(STARTER, "quick"), (
+        "the sample's stays"
+    )
+
+
+def test_reasons_are_made_from_the_values_that_stand_there(supervisor: Supervisor) -> None:
+    recipe = CARD.recipe(STARTER, "quick")
+    sft = recipe.sft.model_copy(update={"batch_size": 4, "accumulation": 1})
+    lora = recipe.lora.model_copy(update={"rank": 16, "alpha": 32})
+    wanted = recipe.model_copy(update={"sft": sft, "lora": lora})
+    told = fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    assert not isinstance(told, str)
+    why = {one.key: one.why for one in told.values if not one.chosen}
+    assert why.get("sft.accumulation", "4 × 1 = 4 for each step") == "4 × 1 = 4 for each step"
+    assert standing(wanted, "sft.accumulation") == "4 × 1 = 4 for each step"
+    assert standing(Recipe(), "dpo.accumulation").endswith("= 16 for each step, the size LoRA learns well with")
+    assert (
+        standing(wanted, "lora.alpha") == "alpha 32: the update is scaled by 2" and standing(wanted, "lora.rank") == ""
+    )

@@ -158,6 +158,7 @@ def followed(boss: Supervisor, run_id: str) -> int:
 def run_plan(args: argparse.Namespace) -> int:
     recipe, workspace = read_recipe(args.recipe), runs.Workspace(args.workspace.resolve())
     rows = data.count(recipe.data, recipe.method, tokenizer_of(recipe.model, workspace))
+    rows = rows.within({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
     counts = {"sft": rows.sft, "dpo": rows.dpo}
     steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
     shape = shape_for(recipe.model, workspace, presets.load_catalogue())

@@ -97,7 +97,7 @@ class Training(Strict):
     batch_size: int = Field(default=4, ge=1, le=512, title="Batch size")
     """Rows (or pairs) in memory at once. It moves memory and speed, not the result, while accumulation makes up for it."""
     accumulation: int = Field(default=4, ge=1, le=1024, title="Accumulation")  # [TM]
-    """Batches added up before each step. Batch × accumulation = 16 by default: LoRA suffers above 32."""
+    """Batches added up before each step. Batch × accumulation is usually 16: LoRA suffers above 32."""
     max_length: int = Field(default=1024, ge=32, le=1_048_576, title="Length in tokens")
     """Longer rows are cut at this length; the number of cut rows is shown before the run."""
     weight_decay: float = Field(default=0.01, ge=0, le=1, title="Weight decay")  # [U]
@@ -128,11 +128,11 @@ class Dpo(Training):  # [DPO]
     """Direct preference optimisation: prefer the chosen answer over the rejected one."""
 
     learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")  # [HF, TM]
-    """5e-6: ten times the 5e-7 of full tuning, as LoRA wants. A base under 1B for a few dozen steps needs more."""
+    """Usual is 5e-6, ten times the rate of full tuning, as LoRA wants. A base under 1B for a few dozen steps needs more."""
     batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
     """Pairs in memory at once. Each pair is two rows, so half of the SFT batch costs the same memory."""
     accumulation: int = Field(default=8, ge=1, le=1024, title="Accumulation")  # [HF: 8 to 16 and more]
-    """Batches added up before each step: 2 × 8 = 16 pairs."""
+    """Batches added up before each step. Batch × accumulation is usually 16 pairs."""
     beta: float = Field(default=0.1, gt=0, le=10, title="Beta")  # [DPO, HF]
     """How closely the policy is tied to its reference. 0.1 is the usual start; 0.01 to 0.5 is the range to try."""
     losses: tuple[LossType, ...] = Field(default=("sigmoid",), min_length=1, title="Loss")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core import ladder, models
-from trainer_core.advice import DataFacts, Lengths
+from trainer_core.advice import EFFECTIVE_BATCH, DataFacts, Lengths
 from trainer_core.chooser import Planned, Room, settings_for, with_kept_layers
 from trainer_core.config import Recipe
 from trainer_core.data import Counts
@@ -242,10 +242,22 @@ def values(
     for key, one, usual in compared(recipe, other):
         value = Value(key, spelled(one), reasons[key])
         if one == usual:
-            yield value
+            yield replace(value, why=standing(recipe, key) or value.why)
             continue
         without = ladder.changed(recipe, {key: usual})
         yield replace(value, chosen=spelled(usual), costs=takes(recipe) - takes(without))
+
+
+def standing(recipe: Recipe, key: str) -> str:
+    """The reason for a value that depends on another one, made from the values that stand there; nothing for all others."""
+    part, _, name = key.partition(".")
+    if name == "accumulation":
+        settings = getattr(recipe, part)
+        total = f"{settings.batch_size} × {settings.accumulation} = {settings.effective_batch} for each step"
+        return total + (", the size LoRA learns well with" if settings.effective_batch == EFFECTIVE_BATCH else "")
+    if key == "lora.alpha" and recipe.lora.alpha != recipe.lora.rank:
+        return f"alpha {recipe.lora.alpha}: the update is scaled by {recipe.lora.alpha / recipe.lora.rank:g}"
+    return ""
 
 
 def applied(suited: Planned, recipe: Recipe, shape: Shape, room: Room) -> Recipe:

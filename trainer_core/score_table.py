@@ -69,13 +69,14 @@ def warnings(scores: Sequence[LaneScore]) -> list[str]:
 
 
 def cell(measured: Measured | None, spell: str) -> str:
-    """74 [61, 88]; without an interval the number alone, and nothing where there is none."""
+    """74 [61, 88]; without an interval the number alone, and nothing where there is none. A share of 0 to 1 says of how many."""
     if measured is None:
         return ""
+    of = f" (n {measured.count:,})" if spell == SHARE else ""
     if measured.low is None or measured.high is None:
-        return format(measured.value, spell)
+        return f"{measured.value:{spell}}{of}"
     low, high = bounds(measured, spell)
-    return f"{measured.value:{spell}} [{low:{spell}}, {high:{spell}}]"
+    return f"{measured.value:{spell}} [{low:{spell}}, {high:{spell}}]{of}"
 
 
 def bounds(measured: Measured, spell: str) -> tuple[float, float]:

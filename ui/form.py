@@ -231,9 +231,10 @@ def filling(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
     return filled
 
 
-def edits(form: Form, but: Component) -> list[Any]:
-    """The events of a person changing the form's inputs, all but one; filling them from a handler is no such event."""
-    return [event for one in form.inputs if one is not but for event in edit_events(one)]
+def edits(form: Form, but: Sequence[Component]) -> list[Any]:
+    """The events of a person changing the form's inputs, all but a few; filling them from a handler is no such event."""
+    left = (one for one in form.inputs if not any(one is other for other in but))
+    return [event for one in left for event in edit_events(one)]
 
 
 def edit_events(component: Component) -> list[Any]:

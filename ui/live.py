@@ -312,7 +312,7 @@ def held_out(view: RunView | None) -> dict[str, list[tuple[int, float]]]:
     """The held-out curves, whole: a few dozen points at most."""
     found: dict[str, list[tuple[int, float]]] = {}
     for one in view.evaluated if view else ():
-        for name in ("loss", "margin", "accuracy"):
+        for name in ("loss", "margin", "accuracy", "rows"):
             value = getattr(one, name)
             if value is not None and isfinite(value):
                 found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, brief(value)))

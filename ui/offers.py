@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from trainer_core import presets
-from trainer_core.config import STARTER, Recipe
+from trainer_core.config import STARTER, Recipe, Training
 from trainer_core.errors import DeviceError
+from trainer_core.events import Stage
 from trainer_core.hardware import GIB
+from trainer_core.plan import planned_steps
 from trainer_core.supervisor import Supervisor
 from ui import fit, views
 from ui.words import model_name
 
 STARTER_TITLE = "Starter · SmolLM2 135M (included)"
+Rows = Mapping[Stage, int]
+"""Stage -> the rows that it trains on."""
 GOALS = ("quick", "balanced", "thorough")
 QUICK, BALANCED, THOROUGH = GOALS
 
@@ -24,6 +28,11 @@ def free_gib(supervisor: Supervisor) -> float | None:
     except DeviceError:  # shown in the rail, and said again by a start
         return None
     return card.budget_bytes(views.own_pids(supervisor)) / GIB if card else None
+
+
+def one_pass(rows: int, settings: Training) -> int:
+    """Steps of one pass over the rows."""
+    return planned_steps(rows, settings.model_copy(update={"epochs": 1.0, "max_steps": None}))
 
 
 class Offers:
@@ -83,21 +92,37 @@ class Offers:
         base = self.recipe(wanted.model, goal)
         return wanted.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", "sft", "dpo")})
 
-    def lengthened(self, wanted: Recipe, goal: str) -> Recipe:
-        """The same run with a goal's length; every other setting stays."""
+    def lengthened(self, wanted: Recipe, goal: str, rows: Rows | None = None) -> Recipe:
+        """The same run with a goal's length; every other setting stays.
+
+        Args:
+            rows: of each stage. Where a goal's fixed steps would make the run longer than one pass over them, they end there:
+                a quick look is never the longest, nor does it see few rows again and again.
+        """
         base = self.recipe(wanted.model, goal)
         lengths = {stage: getattr(base, stage).model_dump(include={"epochs", "max_steps"}) for stage in ("sft", "dpo")}
-        stages = {stage: getattr(wanted, stage).model_copy(update=length) for stage, length in lengths.items()}
-        return wanted.model_copy(update=stages)
+        longer = wanted.model_copy(
+            update={stage: getattr(wanted, stage).model_copy(update=length) for stage, length in lengths.items()}
+        )
+        fixed = {stage: steps for stage in wanted.method.stages if (steps := getattr(longer, stage).max_steps)}
+        passes = {stage: one_pass(rows[stage], getattr(longer, stage)) for stage in fixed} if rows else {}
+        if not rows or sum(fixed.values()) <= sum(passes.values()):
+            return longer
+        shorter = {stage: {"max_steps": min(steps, passes[stage])} for stage, steps in fixed.items()}
+        return longer.model_copy(
+            update={stage: getattr(longer, stage).model_copy(update=length) for stage, length in shorter.items()}
+        )
 
-    def goal_of(self, wanted: Recipe) -> str | None:
-        """The goal whose length the run has, or None where it was set by hand."""
-        return next((name for name in GOALS if self.lengthened(wanted, name) == wanted), None)
+    def goal_of(self, wanted: Recipe, rows: Rows | None = None) -> str | None:
+        """The goal whose length the run has, for these rows or for any, or None where it was set by hand."""
+        lengths = ((name, few) for few in (rows, None) for name in GOALS)
+        return next((name for name, few in lengths if self.lengthened(wanted, name, few) == wanted), None)
 
-    def reasons(self, wanted: Recipe) -> list[str]:
+    def reasons(self, wanted: Recipe, rows: Rows | None = None) -> list[str]:
         """Why the run is as it is: its settings, then its length."""
-        goal = self.goal_of(wanted)
-        length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else "The length was set by hand."
+        goal = self.goal_of(wanted, rows)
+        by_hand = "Epochs and steps were set by hand."
+        length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else by_hand
         return [self.settings_reason(wanted), length]
 
     def settings_reason(self, wanted: Recipe) -> str:

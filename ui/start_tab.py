@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field
 from trainer_core import data, models, votes
 from trainer_core.config import SAMPLE, STARTER, Columns, Data, Method, Recipe, Step, Strict, Template, Training, parse
 from trainer_core.data.shape import Kind
-from trainer_core.errors import ConfigError, ModelError
+from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.events import Stage
 from trainer_core.forecast import Forecast, tokenizer_of
 from trainer_core.plan import planned_steps, warmup_text
@@ -24,7 +25,7 @@ from trainer_core.supervisor import Supervisor
 from ui import cards, diagnosis, door, fit, times
 from ui.data_tab import SAMPLE_CHATS, SAMPLES
 from ui.facts import name_of
-from ui.form import ORDERED, QUIET, Form, edits, on
+from ui.form import ORDERED, QUIET, Form, edit_events, edits, on
 from ui.offers import BALANCED, QUICK, Offers, free_gib
 from ui.rail import fixed
 from ui.words import STAGE_WORDS, listed, model_name, number
@@ -86,6 +87,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
             door.check_source(supervisor.workspace, source, SAMPLES)
         return counts(wanted, tokenizer)
 
+    def counted_in(wanted: Recipe) -> data.Counts:
+        return counted(wanted, tokenizer_of(wanted.model, supervisor.workspace))
+
     def preview(wanted: Recipe) -> tuple[Any, ...]:
         check_model(supervisor.workspace, wanted.model)
         supervisor.expect(wanted.model)
@@ -94,7 +98,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         seconds = times.stage_seconds(known, wanted, found)
         takes = {stage: times.about(one) for stage, one in seconds.items()}
         said = times.sentence(times.whole(supervisor, wanted, seconds), known)
-        lines = cards.plan(plan_lines(wanted, found, takes), [*filter(None, [said]), *offers.reasons(wanted)])
+        lines = cards.plan(
+            plan_lines(wanted, found, takes), [*filter(None, [said]), *offers.reasons(wanted, rows_of(found))]
+        )
         kept = wanted.model_dump(mode="json")
         seen = cards.checked(facts(found), found.notes), lines, lengths(wanted, found, known), kept
         return *seen, cards.chosen(eyes(wanted)), *fitting(wanted)
@@ -103,10 +109,10 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         """The goals with the time that each would take."""
         choices = []
         for title, name in offers.goal_choices:
-            longer = offers.lengthened(wanted, name)
+            longer = offers.lengthened(wanted, name, rows_of(found))
             seconds = times.whole(supervisor, longer, times.stage_seconds(known, longer, found))
             choices.append((f"{title} · {times.about(seconds)}" if seconds else title, name))
-        return gr.update(choices=choices, value=offers.goal_of(wanted))
+        return gr.update(choices=choices, value=offers.goal_of(wanted, rows_of(found)))
 
     def fitting(wanted: Recipe) -> tuple[str, Any]:
         """The memory card, and what the button is called then."""
@@ -115,7 +121,7 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         if isinstance(told, str):
             return cards.unknown_memory(told, at), button(supervisor, "unknown")
         way = fit.way_out(supervisor, offers.catalogue, told, wanted, found)
-        edited = fit.by_hand(told, offers.suited(wanted, offers.goal_of(wanted) or BALANCED))
+        edited = fit.by_hand(told, offers.suited(wanted, offers.goal_of(wanted, rows_of(found)) or BALANCED))
         return cards.memory(edited, at, way), button(supervisor, told.verdict.level)
 
     def slide(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
@@ -151,17 +157,29 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
         return suited, *preview(suited)
 
     def take_goal(wanted: Recipe, name: str) -> tuple[Any, ...]:
-        longer = offers.lengthened(wanted, name)
+        longer = offers.lengthened(wanted, name, rows_of(counted_in(wanted)))
         return longer, *preview(longer)
+
+    def refitted(before: Recipe, wanted: Recipe) -> Recipe:
+        """A run on other data than before: the length of its goal is that for the new rows."""
+        try:
+            goal = offers.goal_of(before, rows_of(counted_in(before)))
+        except UserError:  # the data before is not there any more
+            goal = offers.goal_of(before)
+        return offers.lengthened(wanted, goal, rows_of(counted_in(wanted))) if goal else wanted
+
+    def take_pairs(wanted: Recipe, kept: dict[str, Any]) -> tuple[Any, ...]:
+        fitted = refitted(recalled(kept) or first, wanted)
+        return fitted, *preview(fitted)
 
     def take_data(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
         """Data as it was checked under Data, with its columns and steps."""
         used = parse(UsedData, event._data, "Data").applied(wanted)
+        used = refitted(wanted, used)
         return gr.update(selected="start"), used, *preview(used)
 
     def start(wanted: Recipe) -> Any:
-        counted(wanted)
-        supervisor.start(wanted, offers.reasons(wanted))
+        supervisor.start(wanted, offers.reasons(wanted, rows_of(counted_in(wanted))))
         return gr.update(selected="train"), "", HIDDEN
 
     def take_offer(event: gr.EventData) -> tuple[Any, ...]:
@@ -183,8 +201,9 @@ def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) 
 
     seen = [health, plan, goal, stored, chosen, memory, go]
     on(page.load, restore, stored, outputs=[recipe, *seen], problem=problem, **QUIET)
-    on(edits(recipe, but=model), preview, recipe, outputs=seen, problem=problem, **ORDERED)
+    on(edits(recipe, but=(model, pairs)), preview, recipe, outputs=seen, problem=problem, **ORDERED)
     on(model.input, take_model, recipe, goal, outputs=[recipe, *seen], problem=problem, **ORDERED)
+    on(edit_events(pairs), take_pairs, recipe, stored, outputs=[recipe, *seen], problem=problem, **ORDERED)
     on(goal.input, take_goal, recipe, goal, outputs=[recipe, *seen], problem=problem, **ORDERED)
     on(go.click, start, recipe, outputs=[tabs, origin, undo], problem=problem, show_progress="hidden")
     elsewhere = {"outputs": [recipe, *seen, origin, undo, tabs], "problem": problem, **QUIET}
@@ -295,6 +314,11 @@ def recalled(kept: dict[str, Any]) -> Recipe | None:
         return None
 
 
+def rows_of(found: data.Counts) -> dict[Stage, int]:
+    """The rows of each stage."""
+    return {"sft": found.sft, "dpo": found.dpo}
+
+
 def facts(found: data.Counts) -> list[str]:
     """What is in the data, as short lines."""
     named = [(found.sft, "examples for SFT"), (found.dpo, "pairs for DPO"), (found.held_out, "pairs held out")]
@@ -307,7 +331,8 @@ def counts(recipe: Recipe, tokenizer: Path | None = None) -> data.Counts:
     Raises:
         DataError: a file cannot be used.
     """
-    return read(recipe.data, recipe.method, tokenizer, tuple(map(stamp, sources_of(recipe))))
+    found = read(recipe.data, recipe.method, tokenizer, tuple(map(stamp, sources_of(recipe))))
+    return found.within({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
 
 
 def sources_of(recipe: Recipe) -> list[str]:
@@ -321,8 +346,8 @@ def read(sources: Data, method: Method, tokenizer: Path | None, stamps: tuple[fl
 
 def stamp(source: str) -> float:
     """When a file last changed; 0 where there is none, which reading it will say."""
-    path = Path(source).expanduser()
-    return path.stat().st_mtime if path.exists() else 0.0
+    path = os.path.expanduser(source)
+    return os.path.getmtime(path) if os.path.exists(path) else 0.0  # False for too long a name
 
 
 def plan_lines(recipe: Recipe, found: data.Counts, takes: Mapping[Stage, str]) -> list[cards.Plan]:

@@ -109,6 +109,7 @@ def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
         "doing": doing(view),
         "stages": stages(recipe, view),
         "planned": dict(view.planned),
+        "pairs": recipe.dpo.effective_batch if recipe else 0,
         "error": view.error,
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
@@ -292,7 +293,7 @@ def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
         "loss": " · ".join(f"{STAGE_WORDS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
-        "accuracy": f"{accuracy:.0%}" if accuracy is not None else "",
+        "accuracy": f"{accuracy:.0%} (n {recipe.dpo.effective_batch})" if accuracy is not None and recipe else "",
         "error": view.error,
         "comparable": comparable(view),
     }

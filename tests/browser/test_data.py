@@ -173,7 +173,8 @@ def test_names_that_say_it_are_guessed(app: App, visit: Visit, tmp_path: Path, m
 def test_a_length_that_cuts_is_drawn_and_mended(app: App, visit: Visit, model: Path, tmp_path: Path) -> None:
     page = visit(app)
     chooses(page, model)
-    rows = [{"prompt": f"why {n}", "chosen": "so " * (5 if n % 4 else 60), "rejected": f"no {n}"} for n in range(40)]
+    lengths = [400, *(5 if n % 4 else 60 for n in range(1, 40))]
+    rows = [{"prompt": f"why {n}", "chosen": "so " * long, "rejected": f"no {n}"} for n, long in enumerate(lengths)]
     (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "long.jsonl")
     expect(page.locator("#data-lengths svg")).to_be_visible(timeout=30_000)
@@ -182,9 +183,17 @@ def test_a_length_that_cuts_is_drawn_and_mended(app: App, visit: Visit, model: P
     expect(page.locator("#data-cut")).to_contain_text("25.0 % of the rows are cut at 100")
     expect(page.locator("[data-code=cut] .count")).to_have_text("10")
     expect(page.locator(".cutname")).to_have_text("cut at 100")
+    numbers(page, "40 of 40 rows usable · 10 of them cut short")
     page.click("[data-code=cut] [data-length]")
-    expect(page.locator("#data-cut")).to_contain_text("0 % of the rows are cut")
-    expect(page.locator("[data-code=cut]")).to_have_count(0)
+    expect(page.locator("#data-cut")).to_contain_text("2.5 % of the rows are cut")
+    expect(page.locator("[data-code=cut] .count")).to_have_text("1")
+    expect(page.locator("[data-code=cut] [data-length]")).to_have_count(0)
+    page.fill("#data-length", "32")
+    page.press("#data-length", "Enter")
+    expect(page.locator("#data-numbers")).to_contain_text("rows usable at 32 tokens", timeout=15_000)
+    page.fill("#data-length", "320")
+    page.press("#data-length", "Enter")
+    expect(page.locator("#data-cut")).to_contain_text("at 320;")
     chosen = page.locator("#data-length").input_value()
     page.click("#data-use")
     known(page, f'"pairs": {chosen}')

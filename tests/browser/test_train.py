@@ -101,7 +101,9 @@ def test_charts_speak(train: Page) -> None:
     assert label.startswith("SFT loss: latest 1.") and "; Held out latest" in label
     expect(train.locator(f"{LOSS} .says")).to_contain_text("nats per token: about 3.")
     expect(train.locator("figure[data-series='dpo.margin'] .says")).to_contain_text("Chosen answers have gained 1.")
-    expect(train.locator("figure[data-series='dpo.accuracy'] .says")).to_contain_text("Of 100 pairs, 100 have moved")
+    expect(train.locator("figure[data-series='dpo.accuracy'] .says")).to_contain_text(
+        "100 % of the pairs of the latest steps ("
+    )
     expect(train.locator("figure[data-series='dpo.chosen'] .says")).to_contain_text("rejected −1")
     thick = train.locator(f"{LOSS} .value").inner_text()
     expect(train.locator(f"{LOSS} .says")).to_contain_text(f"{float(thick):.2f} nats per token")

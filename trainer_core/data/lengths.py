@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
@@ -49,8 +50,9 @@ class Letters:
         return -(-2 * len(text.encode("utf-8", "replace")) // 7)
 
 
-def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -> list[int]:
-    """Tokens of rows, evenly over all where there are many; a pair counts with its longer answer.
+def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -> list[tuple[int, int]]:
+    """Of rows, evenly over all where there are many: the tokens a row needs before anything of it is learned, and all of its
+    tokens. A pair counts with its longer answer, and needs its prompt, what its sides begin with together, and one more.
 
     Raises:
         DataError: the tokenizer cannot be read.
@@ -63,12 +65,24 @@ def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -
     def thought(message: Message, reading: bool) -> int:
         return measure(message.reasoning) if is_read(message, reading) else 0
 
-    return [
-        long(row.messages, True)
-        if isinstance(row, Chat)
-        else long(row.prompt) + max(long(row.chosen), long(row.rejected))
-        for row in rows[:: -(-len(rows) // MEASURED) or 1]
-    ]
+    def needed(row: Chat | Pair) -> int:
+        if isinstance(row, Pair):
+            return long(row.prompt) + measure(shared_text(row)) + 1
+        first = next(at for at, one in enumerate(row.messages) if one.role == "assistant" and one.learned)
+        return long(row.messages[:first], True) + 1
+
+    def whole(row: Chat | Pair) -> int:
+        if isinstance(row, Chat):
+            return long(row.messages, True)
+        return long(row.prompt) + max(long(row.chosen), long(row.rejected))
+
+    return [(needed(row), whole(row)) for row in rows[:: -(-len(rows) // MEASURED) or 1]]
+
+
+def shared_text(pair: Pair) -> str:
+    """The words both answers begin with."""
+    one, other = pair.chosen[0].content, pair.rejected[0].content
+    return os.path.commonprefix((one, other))
 
 
 def is_read(message: Message, reading: bool) -> bool:

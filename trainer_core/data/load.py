@@ -86,9 +86,11 @@ def counted(asked: Count) -> Counts:
 
     rows = load(asked.data, asked.method, Here())
     extents = {"sft": row_lengths(rows.chats, asked.tokenizer), "dpo": row_lengths(rows.pairs, asked.tokenizer)}
-    points = {stage: Lengths.of(found).points for stage, found in extents.items() if found}
-    measured = asked.tokenizer is not None
-    return Counts(len(rows.chats), len(rows.pairs), len(rows.held_out), rows.notes, points, measured)
+    needs = {stage: tuple(sorted(need for need, _ in found)) for stage, found in extents.items() if found}
+    wholes = {stage: tuple(sorted(whole for _, whole in found)) for stage, found in extents.items() if found}
+    points = {stage: Lengths.of(found).points for stage, found in wholes.items()}
+    measured, held_out = asked.tokenizer is not None, len(rows.held_out)
+    return Counts(len(rows.chats), len(rows.pairs), held_out, rows.notes, points, measured, needs, wholes)
 
 
 def count(data: config.Data, method: config.Method, tokenizer: Path | None = None) -> Counts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -96,6 +97,8 @@ class LeftAside:
 
 News = Note | Found | Progress | Example | Flaw | Misfit | LeftAside
 A_ROW = (Example, Flaw, Misfit)
+FEW_CUT = 0.05
+"""Up to this share of rows cut short goes without a word on Start; Data and the run say it."""
 MARKS = ("tools", "pictures")
 MOST_ASIDE = 200
 """Names of columns and fields counted for one file."""
@@ -202,6 +205,30 @@ class Counts:
     notes: tuple[str, ...]
     lengths: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
     measured: bool = False
+    needs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of each stage's measured rows, ascending: the tokens that a row must have before anything of it is learned."""
+    wholes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the same rows, ascending: all of their tokens."""
+
+    def within(self, lengths: Mapping[str, int]) -> Counts:
+        """What is left of the rows at these lengths in tokens, with a sentence for each stage that loses some of them."""
+        left, notes = {"sft": self.sft, "dpo": self.dpo}, list[str]()
+        for stage, length in lengths.items():
+            needs, wholes = self.needs.get(stage), self.wholes.get(stage)
+            if not needs or not wholes:
+                continue
+            rows, share = left[stage], bisect_right(needs, length) / len(needs)
+            left[stage] = round(rows * share)
+            cut = rows - round(rows * bisect_right(wholes, length) / len(wholes)) - (rows - left[stage])
+            if left[stage] == rows and cut <= FEW_CUT * rows:
+                continue
+            about = "" if self.measured and len(needs) == rows else "about "
+            fits = next(-(-tokens // 64) * 64 for held, tokens in self.lengths[stage] if held >= 0.95)
+            notes.append(
+                f"{stage.upper()}: {about}{left[stage]:,} of {rows:,} rows can be learned from at {length:,} tokens, "
+                f"{cut:,} of them cut short. {fits:,} tokens hold 95 % of the rows in full."
+            )
+        return replace(self, sft=left["sft"], dpo=left["dpo"], notes=(*self.notes, *notes))
 
 
 @dataclass(frozen=True)
