@@ -29,6 +29,7 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
             end_no = gr.Button("Wait for it", size="md", elem_id="end-no")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
         fixed(cards.RECENT)
+        fixed(cards.LEAVE)
 
     def asking(wanted: bool) -> tuple[dict, dict]:
         return gr.update(visible=not wanted), gr.update(visible=wanted)
