@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from starlette.middleware import Middleware
 from trainer_core import console, runs
 from trainer_core.errors import UserError
 from trainer_core.supervisor import Supervisor
-from ui import cards, compare_tab, data_tab, door, live, rail, runs_tab, start_tab, theme, train_tab
+from ui import address, cards, compare_tab, data_tab, door, live, rail, runs_tab, start_tab, theme, train_tab
 
 FIRST_PORT = 7860
 PORTS = 100
@@ -109,9 +109,10 @@ def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
         signal.signal(name, lambda *_: ended.set())
     supervisor = Supervisor(workspace, device=args.device, ahead=args.warm).watch()
     try:
-        address = open_page(build(supervisor), port, workspace, lan_password() if args.lan else "")
+        own = address.own_name(workspace.root)
+        open_page(build(supervisor), port, workspace, lan_password() if args.lan else "", own)
         if args.browser:
-            webbrowser.open(address)
+            show(workspace)
         wait_for(ended)
     finally:
         supervisor.close()
@@ -122,6 +123,11 @@ def wait_for(ended: threading.Event) -> None:
     """Until it is set, by a signal."""
     while not ended.wait(LISTEN_SECONDS):
         pass
+
+
+def show(workspace: runs.Workspace, browse: Callable[[str], object] = webbrowser.open) -> None:
+    """Open the page in the browser, by a file that only its owner can read: what a process is started with, every user can."""
+    browse((workspace.root / address.OPENER).as_uri())
 
 
 def lan_password() -> str:
@@ -145,14 +151,20 @@ def lan_names() -> list[str]:
     return [*(address for address in addresses if not address.startswith("127.")), host, f"{host}.local"]
 
 
-def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace, password: str = "") -> str:
+def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace, password: str = "", own: str = "") -> str:
     """Serve the page, and say so once it answers: on this computer alone, or with a password to its network too.
+
+    Args:
+        own: a name below `.localhost` to be found under as well, see `address.own_name`; shown where this computer knows it.
 
     Returns:
         The link that opens it here.
     """
     names = lan_names() if password else []
-    keys = door.Keys(workspace.root, f"http://127.0.0.1:{port}", password, names)
+    held = address.held_port(port) if own else None
+    host = own if held and address.leads_here(own) else "127.0.0.1"
+    keys = door.Keys(workspace.root, f"http://{host}:{port}", password, names, f"http://{own}:{port}" if held else "")
+    keys.held = held
     guard = {"middleware": [Middleware(door.Door, keys=keys)]}
     settings = {**theme.launch_settings(), **({"server_name": "0.0.0.0"} if password else {})}
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
@@ -193,10 +205,10 @@ def show_open_one(workspace: runs.Workspace, browser: bool) -> int:
         raise UserError(
             f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s."
         )
-    address = file.read_text(encoding="utf-8")
-    console.say(f"Tunebench is already open at {address}")
+    link = file.read_text(encoding="utf-8")
+    console.say(f"Tunebench is already open at {link}")
     if browser:
-        webbrowser.open(address)
+        show(workspace)
     return 0
 
 

@@ -46,6 +46,7 @@ def main() -> int:
     top.add_argument("--gpu", type=float, default=0, help="GiB of the pretended card; 0: none")
     top.add_argument("--reading", type=Path, help="a file that names a recorded reading; it is looked at each second")
     top.add_argument("--password", default="", help="that of --lan; without it the app is on 127.0.0.1 alone")
+    top.add_argument("--own", default="", help="the page's name below .localhost")
     args = top.parse_args()
     workspace = runs.Workspace(args.workspace.resolve())
     command = WORKER if args.worker == "real" else (sys.executable, "-m", "tests.fake_worker", args.worker)
@@ -53,7 +54,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     read = recorded(args.reading) if args.reading else lambda: machine(args.gpu)
     supervisor = Supervisor(workspace, command, read_machine=read).watch()
-    app.open_page(app.build(supervisor), args.port, workspace, args.password)
+    app.open_page(app.build(supervisor), args.port, workspace, args.password, args.own)
     ended.wait()
     supervisor.close()
     return 0

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import url2pathname
 
 import psutil
 import pytest
@@ -22,7 +24,8 @@ import app
 from trainer_core import runs
 from trainer_core.errors import UserError
 from trainer_core.runs import PROJECT
-from trainer_core.supervisor import Supervisor
+from trainer_core.supervisor import Supervisor, wait_for
+from ui import door
 
 SECONDS = 60
 
@@ -53,7 +56,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
 
 def test_it_answers_on_127_0_0_1_only(opened: tuple[subprocess.Popen[str], str, Path]) -> None:
     process, address, _ = opened
-    assert address.startswith("http://127.0.0.1:")
+    name = urlsplit(address).hostname or ""
+    assert name == "127.0.0.1" or name.startswith("tunebench-") and name.endswith(".localhost")
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     assert browser.open(address, timeout=10).status == 200
     listening = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("inet") if c.status == "LISTEN"]
@@ -66,6 +70,55 @@ def test_a_second_start_points_to_the_first(opened: tuple[subprocess.Popen[str],
     said, _ = second.communicate(timeout=SECONDS)
     link = (workspace / "app.address").read_text()
     assert (second.returncode, said) == (0, f"Tunebench is already open at {link}\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a browser that is a script")
+def test_no_process_is_started_with_the_key(tmp_path: Path) -> None:
+    """The arguments of a process can be read by every user of the computer: a browser gets a file instead."""
+    (tmp_path / "browser").write_text(f'#!/bin/sh\nfor one; do echo "$one" >> {tmp_path}/given; done\nexec sleep 30\n')
+    (tmp_path / "browser").chmod(0o700)
+    workspace = tmp_path / "w"
+    command = [sys.executable, "app.py", "--device", "cpu", "--workspace", str(workspace), "--no-warm"]
+    variables = {**os.environ, "BROWSER": f"{tmp_path}/browser %s"}
+    process = subprocess.Popen(command, cwd=PROJECT, env=variables, text=True, stdout=subprocess.PIPE)
+    try:
+        token = parse_qs(urlsplit(ready(process)).query)["token"][0]
+        assert wait_for((tmp_path / "given").exists, SECONDS)
+        told = (tmp_path / "given").read_text()
+        assert told.strip() == (workspace / "open-tunebench.html").as_uri()
+        assert token in (workspace / "open-tunebench.html").read_text()
+        assert (workspace / "open-tunebench.html").stat().st_mode & 0o777 == 0o600
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        assert len(family) > 1 and not [one for one in family if token in " ".join(one.cmdline())]
+    finally:
+        for one in psutil.Process(process.pid).children(recursive=True):
+            one.kill()
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("folder", ["w", "Jané Doe’s #1 %41?"])
+def test_a_browser_is_given_an_address_without_the_key(tmp_path: Path, folder: str) -> None:
+    workspace, given = runs.Workspace(tmp_path / folder), list[str]()
+    runs.made(workspace.root)
+    keys = door.Keys(workspace.root, "http://127.0.0.1:7860", own="http://tunebench-1.localhost:7860")
+    app.show(workspace, given.append)
+    token = parse_qs(urlsplit(keys.link.read_text()).query)["token"][0]
+    assert given[0].startswith("file:///") and token not in given[0]
+    assert Path(url2pathname(urlsplit(given[0]).path)).read_text().count(token) == 2
+
+
+def test_signed_out_by_a_command_while_the_app_is_open(opened: tuple[subprocess.Popen[str], str, Path]) -> None:
+    process, _, workspace = opened
+    link = (workspace / "app.address").read_text()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    root = f"http://127.0.0.1:{urlsplit(link).port}"
+    assert browser.open(f"{root}/?{urlsplit(link).query}", timeout=10).status == 200
+    assert browser.open(f"{root}/config", timeout=10).status == 200
+    command = [sys.executable, "-m", "trainer_core", "--workspace", str(workspace), "sign-out"]
+    assert subprocess.run(command, cwd=PROJECT, timeout=SECONDS).returncode == 0
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        browser.open(f"{root}/config", timeout=10)
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

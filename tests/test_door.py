@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,14 +14,15 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from starlette.datastructures import Headers
+from starlette.responses import Response
 
 import app as application
 from reliability.paths import OPENS, PASSWORD, Attack, asked, by_model, by_neighbour, key, questions
 from tests.browser.conftest import App
-from trainer_core import runs
+from trainer_core import app_secret, runs
 from trainer_core.config import STARTER
 from trainer_core.supervisor import Supervisor
-from ui import door
+from ui import address, door
 
 ORIGINS = (
     None,
@@ -131,6 +133,134 @@ def test_only_our_own_page_gets_in(served: App, cookie: str, origin: str | None,
 @pytest.mark.parametrize("site", SITES)
 def test_a_request_that_another_site_began_is_refused(served: App, cookie: str, site: str) -> None:
     assert ask(served, Cookie=cookie.split(";")[0], Sec_Fetch_Site=site)[0] == 403
+
+
+def cookie_of(keys: door.Keys, secret: str) -> dict[str, str]:
+    return {"cookie": f"tunebench-1={secret}"}
+
+
+def entered(keys: door.Keys, method: str = "GET", path: str = "/", query: str = "", **headers: str) -> Response | None:
+    """What the door says to a request; None: it is let in."""
+    sent = {name.replace("_", "-"): value for name, value in {"host": "127.0.0.1:1", **headers}.items()}
+    raw = [(name.encode(), value.encode()) for name, value in sent.items()]
+    scope = {"type": "http", "path": path, "method": method, "query_string": query.encode(), "headers": raw}
+    return door.Door(None, keys).judge(scope)  # type: ignore[arg-type]
+
+
+NAVIGATES = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+
+
+def test_the_page_on_the_disk_is_another_site_and_gets_in_once(tmp_path: Path) -> None:
+    """A redirect would be that site's, to which a strict cookie is not sent; so the answer is a page of ours that goes on."""
+    keys = door.Keys(tmp_path, "http://127.0.0.1:1")
+    query = keys.link.read_text().partition("?")[2]
+    for more in (
+        {},
+        {"sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
+        NAVIGATES | {"sec_fetch_dest": "iframe"},
+    ):
+        with pytest.raises(door.Refused):
+            entered(keys, query=query, sec_fetch_site="cross-site", **more)
+    with pytest.raises(door.Refused):
+        entered(keys, path="/config", query=query, sec_fetch_site="cross-site", **NAVIGATES)
+    led = entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
+    assert led and led.status_code == 200 and "samesite=strict" in led.headers["set-cookie"].lower()
+    with pytest.raises(door.Refused):
+        entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
+
+
+def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None:
+    keys = door.Keys(tmp_path, "http://127.0.0.1:1")
+    right, wrong = f"tunebench-1={keys.secret}", "tunebench-1=" + "0" * 64
+    for sent in (
+        f"{wrong}; {right}",
+        f"{right}; {wrong}",
+        f'tunebench-1="{keys.secret}"',
+        f"tunebench-1={keys.secret};",
+    ):
+        assert entered(keys, path="/config", cookie=sent) is None, sent
+    for sent in (
+        wrong,
+        "tunebench-1",
+        "tunebench-1=",
+        f"tunebench-12={keys.secret}",
+        f"x=tunebench-1={keys.secret}",
+        keys.secret,
+    ):
+        with pytest.raises(door.Refused):
+            entered(keys, path="/config", cookie=sent)
+
+
+def test_signed_out_everywhere(tmp_path: Path) -> None:
+    """By the page's button, or by another process; who came in by the password alone cannot throw the others out."""
+    keys = door.Keys(tmp_path, "http://127.0.0.1:1", "open sesame")
+    guard, owner, guest = door.Door(None, keys), keys.secret, keys.network_secret  # type: ignore[arg-type]
+    link = keys.link.read_text()
+    for wrong in (guest, "", "0" * 64):
+        with pytest.raises(door.Refused):
+            guard.leave(Headers(cookie_of(keys, wrong)))
+    assert keys.secret == owner
+    answer = guard.leave(Headers(cookie_of(keys, owner)))
+    assert 'tunebench-1=""; ' in answer.headers["set-cookie"] and b"Signed out" in answer.body
+    for before in (owner, guest):
+        with pytest.raises(door.Refused):
+            entered(keys, path="/config", **cookie_of(keys, before))
+    assert keys.link.read_text() != link and keys.link.read_text().partition("token=")[2] in keys.opener.read_text()
+    assert stat.S_IMODE((tmp_path / "app.secret").stat().st_mode) == 0o600
+    newer = keys.secret
+    app_secret.renew(tmp_path)
+    assert keys.secret != newer != owner
+
+
+def test_a_name_of_our_own_is_let_in_and_no_other(tmp_path: Path) -> None:
+    name = address.own_name(tmp_path)
+    assert re.fullmatch(r"tunebench-[0-9a-f]{8}\.localhost", name) and address.own_name(tmp_path) == name
+    keys = door.Keys(tmp_path, "http://127.0.0.1:1", own=f"http://{name}:1")
+    sent = cookie_of(keys, keys.secret)
+    assert entered(keys, path="/config", host=f"{name}:1", origin=f"http://{name}:1", **sent) is None
+    for host in ("localhost.evil.example:1", "x.localhost:1", f"{name}:2", f"{name}.evil.example:1", name):
+        with pytest.raises(door.Refused):
+            entered(keys, path="/config", host=host, **sent)
+    with pytest.raises(door.Refused):
+        entered(keys, path="/config", host=f"{name}:1", origin="http://127.0.0.1:1", **sent)
+
+
+@pytest.mark.parametrize(
+    ("found", "here"),
+    [
+        (["127.0.0.1"], True),
+        (["::1", "127.0.0.1"], True),
+        (["127.0.0.1", "10.0.0.1"], False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_our_name_is_shown_where_it_leads_here(found: list[str] | None, here: bool) -> None:
+    def look_up(name: str, port: None) -> list[tuple[object, ...]]:
+        if found is None:
+            raise OSError("Name or service not known")
+        return [(0, 0, 0, "", (one, 0)) for one in found]
+
+    assert address.leads_here("tunebench-1.localhost", look_up) is here
+
+
+def test_nobody_else_is_found_under_our_name(tmp_path: Path) -> None:
+    """Browsers try ::1 first: it is held, not answered; where somebody has it, the name is not used."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no ::1 here")
+        port = probe.getsockname()[1]
+        assert address.held_port(port) is None
+    held = address.held_port(port)
+    assert held and held.getsockname()[:2] == ("::1", port)
+    with held, socket.socket(socket.AF_INET6) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError):  # noqa: PT011  (any)
+            other.bind(("::1", port))
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("::1", port), 5):
+            pass
 
 
 def test_a_new_password_throws_the_network_out_and_nobody_else(tmp_path: Path) -> None:

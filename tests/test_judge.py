@@ -84,6 +84,34 @@ def verdict(one: Judge, case: Case = CASE) -> Judged:
         return judge.judged(case, judge.asking(one.endpoint, client), "judge-1")
 
 
+KEY = "sk-canary-0123456789"
+
+
+@pytest.mark.parametrize("around", ["{}\r\n", "\n{}", " {}\t", "{}\r"])
+def test_what_a_file_leaves_around_a_key_is_not_sent(open_judge, monkeypatch, around: str) -> None:
+    monkeypatch.setenv("TEST_API_KEY", around.format(KEY))
+    one = open_judge(likes("sweet"))
+    verdict(one)
+    assert {sent for _, sent, _ in one.heard} == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("inner", ["\r\nX-Other: 1", "\x01", "\x1b[2J", "ü", "\u2028", "\x7f", " ", "\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_by_its_name(monkeypatch, inner: str) -> None:
+    monkeypatch.setenv("TEST_API_KEY", f"{KEY[:9]}{inner}{KEY[9:]}")
+    endpoint = Endpoint(url="http://127.0.0.1:9/v1", model="m", variable="TEST_API_KEY")
+    with httpx.Client() as client, pytest.raises(ConfigError) as refused:
+        judge.asking(endpoint, client)
+    assert "TEST_API_KEY" in str(refused.value) and "character 10 of" in str(refused.value)
+    assert "canary" not in str(refused.value) and "6789" not in str(refused.value)
+
+
+def test_a_judge_that_says_the_key_does_not_bring_it_onto_the_page(open_judge, monkeypatch) -> None:
+    monkeypatch.setenv("TEST_API_KEY", KEY)
+    with pytest.raises(JudgeError) as said:
+        verdict(open_judge(lambda _: f"Incorrect key: {KEY}"))
+    assert "canary" not in str(said.value) and "Incorrect key" in str(said.value)
+
+
 def test_it_is_asked_twice_with_the_sides_swapped(open_judge) -> None:
     one = open_judge(likes("sweet"))
     found = verdict(one)

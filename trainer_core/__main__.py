@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from trainer_core import console, data, hardware, measured, models, presets, proxies, report, runs
+from trainer_core import app_secret, console, data, hardware, measured, models, presets, proxies, report, runs
 from trainer_core.config import STARTER, Data, parse, read_recipe
 from trainer_core.data import hub
 from trainer_core.data.load import located
@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     told.add_argument("id", help="the run's id, or 'last'")
     told.add_argument("--out", type=Path, help="where to write it; without it report.html in the run's folder")
     command("runs", run_list, "all runs, newest first")
+    command("sign-out", run_sign_out, "end the key of every browser that is signed in; the app may be open")
     command("starter", run_starter, "make the starter model ready")
     return top
 
@@ -100,7 +101,10 @@ def run_demo(args: argparse.Namespace) -> int:
 def run_train(args: argparse.Namespace) -> int:
     boss = supervisor(args)
     path: Path = args.recipe
-    again = runs.train_job(runs.read_run(path.parent)) if path.name == "run.json" else None
+    file = runs.read_run(path.parent) if path.name == "run.json" else None
+    again = runs.train_job(file) if file else None
+    for note in file.notes if file else ():
+        console.say(note)
     run_id = boss.start(again.recipe if again else read_recipe(path))
     console.say(f"Run {run_id} in {boss.run_dir(run_id)}")
     return followed(boss, run_id)
@@ -237,6 +241,12 @@ def run_report(args: argparse.Namespace) -> int:
 def run_list(args: argparse.Namespace) -> int:
     for view in supervisor(args).views:
         console.say(console.run_line(view))
+    return 0
+
+
+def run_sign_out(args: argparse.Namespace) -> int:
+    app_secret.renew(runs.made(args.workspace.resolve()))
+    console.say("Signed out everywhere. For a new link start `python launch.py` once more.")
     return 0
 
 

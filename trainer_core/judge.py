@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import Field, ValidationError, field_validator
 
-from trainer_core import runs, statistics
+from trainer_core import redact, runs, statistics
 from trainer_core.config import Strict
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.requests import Said
@@ -82,14 +82,33 @@ class Endpoint(Strict):
             raise ConfigError("The judge's model has no name. Write the one that its endpoint knows.")
         return self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
 
+    @property
+    def key(self) -> str:
+        """What the variable holds, without the line end and blanks that a file leaves around it; nothing where it is not set.
+
+        Raises:
+            ConfigError: it holds what no header can. The key itself is not in the message.
+        """
+        key = os.environ.get(self.variable, "").strip()
+        if odd := [at for at, one in enumerate(key, 1) if not "!" <= one <= "~"]:
+            raise ConfigError(
+                f"The key in {self.variable} cannot be sent: character {odd[0]} of {len(key)} is a blank, a control character or "
+                "no ASCII. Nothing was sent. Set the variable anew, with the key alone in it."
+            )
+        return key
+
 
 Ask = Callable[[tuple[Said, ...]], str]
 """Something that answers a conversation."""
 
 
 def asking(endpoint: Endpoint, client: httpx.Client) -> Ask:
-    """The endpoint as something that answers; without a key in the environment none is sent."""
-    place, key = endpoint.place, os.environ.get(endpoint.variable, "")
+    """The endpoint as something that answers; without a key in the environment none is sent. What it answers never holds the key.
+
+    Raises:
+        ConfigError: there is no such endpoint, or its key is none.
+    """
+    place, key = endpoint.place, endpoint.key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def ask(messages: tuple[Said, ...]) -> str:
@@ -102,12 +121,13 @@ def asking(endpoint: Endpoint, client: httpx.Client) -> Ask:
         try:
             answer = client.post(place, json=body, headers=headers, timeout=ANSWER_SECONDS)
             answer.raise_for_status()
-            return content_of(answer.json(), place)
+            return redact.struck(content_of(answer.json(), place), key)
         except httpx.HTTPStatusError as error:
             hint = f" Is the key in {endpoint.variable}?" if error.response.status_code in (401, 403) else ""
             raise JudgeError(f"The judge at {place} refused: HTTP {error.response.status_code}.{hint}") from error
         except (httpx.HTTPError, ValueError) as error:
-            raise JudgeError(f"The judge at {place} does not answer: {error or type(error).__name__}.") from error
+            words = redact.struck(str(error), key) or type(error).__name__
+            raise JudgeError(f"The judge at {place} does not answer: {words}.") from error
 
     return ask
 

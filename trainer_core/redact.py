@@ -47,6 +47,12 @@ def spellings(secret: str) -> set[str]:
     return quoted | {secret, html.escape(secret), quote(secret, safe="")}
 
 
+def struck(text: str, secret: str) -> str:
+    """The text without one secret, in all its spellings; none at all where there is none."""
+    found = sorted(spellings(secret), key=len, reverse=True) if secret else []
+    return re.sub("|".join(map(re.escape, found)), STRUCK, text) if found else text
+
+
 def redacted(text: str) -> str:
     """The text without secrets."""
     found = pattern()

@@ -67,12 +67,12 @@ class Trial:
         """Begin.
 
         Raises:
-            ConfigError: there is no such endpoint.
+            ConfigError: there is no such endpoint, or its key cannot be sent.
             DataError: there are no such prompts.
         """
         self.waiting = prompt_sets.load(self.supervisor.run_dir(self.order.contest.run), self.order.source)
         if not self.order.lane:
-            _ = self.order.endpoint.place
+            _ = self.order.endpoint.place, self.order.endpoint.key
         self.voted = self.voted_cases()
         fresh = len({one.messages for one in self.waiting} - {case.messages for case in self.voted})
         self.state = State(0, min(self.order.cases, len(self.voted) + fresh))

@@ -18,7 +18,7 @@ from trainer_core import awake, hardware, keeper, kernels, ladder, lease, preset
 from trainer_core.config import CompareJob, Job, TrainJob
 from trainer_core.errors import DiskError, UserError
 from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Failed, OutOfMemory, Phase, Placed, Status
+from trainer_core.events import Ended, Failed, Noted, OutOfMemory, Phase, Placed, Status
 from trainer_core.forecast import shape_for
 from trainer_core.keeper import AGAIN
 from trainer_core.run_view import read_view
@@ -61,8 +61,11 @@ def work(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
     emit = EventLog(run_dir / "events.jsonl")
     try:
         with runs.beating(run_dir) as wants:
-            job = runs.read_run(run_dir).job
+            file = runs.read_run(run_dir)
+            job = file.job
             emit(Status(Phase.LOADING, "Starting"))
+            for note in file.notes:
+                emit(Noted(note))
             card = hardware.card_of(os.environ)
             with lease.device(run_dir, card):
                 emit(Placed(card))

@@ -54,6 +54,11 @@ RECENT = """
 <ul class="recent" id="recent"><li class="quiet">None yet</li></ul></section>
 """
 
+LEAVE = """
+<form method="post" action="/tunebench/leave"><button type="submit" class="link" id="sign-out"
+  title="Every browser that is signed in needs a new link; a training goes on">Sign out everywhere</button></form>
+"""
+
 BANNER = """
 <div id="lost" class="banner" role="alert" hidden>No answer from Tunebench for some seconds. If you closed the terminal,
 start it again; a running training continues, and this page finds it.</div>

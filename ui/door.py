@@ -14,8 +14,8 @@ import ipaddress
 import secrets
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
+from socket import socket
 from urllib.parse import parse_qs, urlsplit
 
 from gradio.context import LocalContext
@@ -24,12 +24,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trainer_core import models
+from trainer_core import app_secret, models
 from trainer_core.config import STARTER
 from trainer_core.data import hub
 from trainer_core.durable import write_atomically
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs import Workspace
+from ui import address as addresses
 
 BITS = 256
 COOKIE_DAYS = 30
@@ -37,6 +38,8 @@ OPEN_PATHS = frozenset({"/gradio_api/startup-events", "/manifest.json"})
 """Gradio asks itself for the first, and browsers fetch the second without cookies. Neither tells or does anything."""
 ENTER = "/tunebench/enter"
 """Where the password is sent."""
+LEAVE = "/tunebench/leave"
+"""Where "Sign out everywhere" is sent."""
 WRONG_SECONDS = 1.0
 """A wrong password waits so long, one after another: guessing eight letters would take thousands of years."""
 FORM_BYTES = 1024
@@ -48,31 +51,64 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
 }
-"""Gradio needs inline script and eval; what no script can do is fetch from, or send to, another place."""
+"""Gradio needs inline script and eval; what no script can do is fetch from, or send to, another place. Other sites hear nothing
+of where one comes from; with "no-referrer" our own forms would come from "null", and be refused."""
 
 
 class Keys:
     """The secret of the cookie, and the one link that hands it out. Both lie in the workspace, which only its owner can read.
 
-    The file `link` always holds the next unused link, so a second start of the app shows one that works.
+    The file `link` always holds the next unused link, so a second start of the app shows one that works. So does the page
+    `opener`, with which a browser is started: the arguments of a process can be read by every user of the computer.
     """
 
-    def __init__(self, folder: Path, address: str, password: str = "", names: Iterable[str] = ()):
-        """With a `password` the app answers to the computer's `names` in its network too, after asking for it."""
-        self.address, self.link = address, folder / "app.address"
-        self.password, self.names = password, tuple(names)
-        self.secret = kept_secret(folder / "app.secret")
-        bound = hmac.new(self.secret.encode(), password.encode(), "sha256").hexdigest()
-        self.network_secret = bound if password else ""
+    def __init__(self, folder: Path, address: str, password: str = "", names: Iterable[str] = (), own: str = ""):
+        """With a `password` the app answers to the computer's `names` in its network too, after asking for it.
+
+        Args:
+            address: of the link that is shown.
+            own: the address with the name that is ours alone, where nobody else can be found under it.
+        """
+        self.address, self.link, self.opener = address, folder / "app.address", folder / addresses.OPENER
+        self.own, self.password, self.names, self.folder = own, password, tuple(names), folder
+        self.held: socket | None = None
+        """What has to stay open as long as the page is there, see `address.held_port`."""
+        self._secret = app_secret.Secret(folder)
         self.issue()
+
+    @property
+    def secret(self) -> str:
+        return self._secret.value
+
+    @property
+    def network_secret(self) -> str:
+        """Of those who came in by the password; ends with it."""
+        bound = hmac.new(self.secret.encode(), self.password.encode(), "sha256").hexdigest()
+        return bound if self.password else ""
 
     def issue(self) -> str:
         """Write a new link, which ends the one before."""
-        link = f"{self.address}/?token={secrets.token_hex(BITS // 8)}"
+        token = secrets.token_hex(BITS // 8)
+        link = f"{self.address}/?token={token}"
+        write_atomically(self.opener, addresses.opener(self.own, self.usual, token))
         write_atomically(self.link, link)
         return link
+
+    @property
+    def usual(self) -> str:
+        """The address that every browser knows."""
+        return f"http://127.0.0.1:{urlsplit(self.address).port}"
+
+    def sign_out(self) -> None:
+        """End all cookies and the link.
+
+        Raises:
+            DiskError: the new secret cannot be written.
+        """
+        app_secret.renew(self.folder)
+        self.issue()
 
     def redeem(self, token: str) -> bool:
         """Is this the token of the current link? Then it is used up."""
@@ -81,13 +117,6 @@ class Keys:
             return False
         self.issue()
         return True
-
-
-def kept_secret(file: Path) -> str:
-    """Kept from start to start, so that a page that is open outlives the app."""
-    if not file.exists():
-        write_atomically(file, secrets.token_hex(BITS // 8))
-    return file.read_text(encoding="utf-8")
 
 
 def same(one: str, other: str) -> bool:
@@ -106,8 +135,9 @@ class Door:
 
     def __init__(self, app: ASGIApp, keys: Keys):
         self.app, self.keys = app, keys
-        place = urlsplit(keys.address)
-        self.hosts = {f"{name}:{place.port}" for name in ("127.0.0.1", "localhost", "[::1]", *keys.names)}
+        place, own = urlsplit(keys.address), urlsplit(keys.own).hostname
+        names = ("127.0.0.1", "localhost", "[::1]", *([own] if own else []), *keys.names)
+        self.hosts = {f"{name}:{place.port}" for name in names}
         self.cookie = f"tunebench-{place.port}"
         self.asked = asyncio.Lock()
 
@@ -116,6 +146,8 @@ class Door:
             return await self.app(scope, receive, send)
         try:
             response = self.judge(scope)
+            if scope["path"] == LEAVE and scope["method"] == "POST":
+                response = self.leave(Headers(scope=scope))
             if scope["path"] == ENTER and scope["method"] == "POST" and self.keys.password:
                 response = await self.enter(Request(scope, receive))
         except Refused as refused:
@@ -138,15 +170,18 @@ class Door:
             raise Refused(400, "This address is not Tunebench's: use the link that it printed.")
         if headers.get("origin", f"http://{host}") != f"http://{host}":
             raise Refused(403, "Requests from other pages are refused.")
-        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            raise Refused(403, "Requests from other pages are refused. Open Tunebench by the link that it printed.")
-        return self.admit(scope, headers)
-
-    def admit(self, scope: Scope, headers: Headers) -> Response | None:
-        token = self.token(headers)
-        if same(token, self.keys.secret) or same(token, self.keys.network_secret) or scope["path"] in OPEN_PATHS:
-            return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            if opens_page(scope, headers) and self.keys.redeem(
+                given
+            ):  # from the page on the disk, which is another site
+                return self.welcome(self.keys.secret, led=True)
+            raise Refused(403, "Requests from other pages are refused. Open Tunebench by the link that it printed.")
+        return self.admit(scope, headers, given)
+
+    def admit(self, scope: Scope, headers: Headers, given: str = "") -> Response | None:
+        if self.token(headers) or scope["path"] in OPEN_PATHS:
+            return None
         if scope["path"] == "/" and scope["method"] == "GET" and self.keys.redeem(given):
             return self.welcome(self.keys.secret)
         if self.keys.password and (scope["path"], scope["method"]) in (("/", "GET"), (ENTER, "POST")):
@@ -169,18 +204,53 @@ class Door:
         return question("That was not the password.")
 
     def token(self, headers: Headers) -> str:
-        try:
-            cookies = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            return ""
-        return cookies[self.cookie].value if self.cookie in cookies else ""
+        """The cookie of ours that is right, among all that other programs of this computer have set; nothing where none is."""
+        given = [one.partition("=") for line in headers.getlist("cookie") for one in line.split(";")]
+        ours = (value.strip().strip('"') for name, _, value in given if name.strip() == self.cookie)
+        right = self.keys.secret, self.keys.network_secret
+        return next((value for value in ours if any(same(value, one) for one in right)), "")
 
-    def welcome(self, secret: str) -> Response:
-        """Hand out the cookie, and lead to an address without the token in it."""
-        response = RedirectResponse("/", 303, HEADERS)
+    def leave(self, headers: Headers) -> Response:
+        """Sign out everywhere, at the wish of who came in by the link.
+
+        Raises:
+            Refused: it is somebody of the network.
+        """
+        if not same(self.token(headers), self.keys.secret):
+            raise Refused(403, "Only who came in by the link can sign out everywhere.")
+        self.keys.sign_out()
+        response = HTMLResponse(SIGNED_OUT, 200, HEADERS)
+        response.delete_cookie(self.cookie, httponly=True, samesite="strict")
+        return response
+
+    def welcome(self, secret: str, led: bool = False) -> Response:
+        """Hand out the cookie, and lead to an address without the token in it.
+
+        Args:
+            led: from another site. A redirect would be that site's still, to which the browser does not send the cookie.
+        """
+        response = HTMLResponse(LED, 200, HEADERS) if led else RedirectResponse("/", 303, HEADERS)
         days = COOKIE_DAYS * 24 * 3600
         response.set_cookie(self.cookie, secret, max_age=days, httponly=True, samesite="strict")
         return response
+
+
+LED = (
+    '<!doctype html><meta charset="utf-8"><title>Tunebench</title><meta http-equiv="refresh" content="0;url=/">'
+    '<a href="/">Tunebench</a>'
+)
+SIGNED_OUT = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tunebench</title>'
+    "<style>body{font:16px system-ui;margin:20vh auto;max-width:26em;color-scheme:light dark}</style>"
+    "<h1>Signed out everywhere</h1><p>No browser has a key any more, this one included. A training goes on.</p>"
+    "<p>To open Tunebench again, start <code>python launch.py</code> once more: it prints a new link.</p></html>"
+)
+
+
+def opens_page(scope: Scope, headers: Headers) -> bool:
+    """Is it a whole page being opened by its first address, and nothing within a page?"""
+    to = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    return scope["path"] == "/" and scope["method"] == "GET" and to == ("navigate", "document")
 
 
 def from_elsewhere() -> bool:

@@ -30,6 +30,7 @@ def build(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  (layout,
             end_no = gr.Button("Wait for it", size="md", elem_id="end-no")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
         fixed(cards.RECENT)
+        fixed(cards.LEAVE)
         problem_report = gr.Button("Report a problem", size="md", elem_id="report-problem")
         block = gr.Textbox(
             label="To paste where you ask for help",

@@ -221,7 +221,7 @@ def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None
         "proof": proof_line(view.proof),
         "holds": view.proof.holds if view.proof else None,
         "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
-        "notes": [*known.notes, *view.notes, *map(probe_line, view.probed.values())],
+        "notes": [*dict.fromkeys((*known.notes, *view.notes)), *map(probe_line, view.probed.values())],
         "rows": rows_line(view),
         "reasons": list(known.reasons),
         "settings": [{"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.settings],

@@ -50,8 +50,10 @@ def browser() -> Iterator[Browser]:
 class App:
     """One server process on one port; it can be killed and started again on the same workspace."""
 
-    def __init__(self, workspace: Path, worker: str, gpu: float = 0, reading: str = "", password: str = ""):
-        self.password = password
+    def __init__(
+        self, workspace: Path, worker: str, gpu: float = 0, reading: str = "", password: str = "", own: str = ""
+    ):
+        self.password, self.own = password, own
         self.workspace, self.worker, self.gpu, self.port = workspace, worker, gpu, free_port()
         self.reading = workspace.with_suffix(".reading") if reading else None
         self.take(reading)
@@ -75,6 +77,7 @@ class App:
         args = ["--workspace", self.workspace, "--port", self.port, "--worker", self.worker, "--gpu", self.gpu]
         args += ["--reading", self.reading] if self.reading else []
         args += ["--password", self.password] if self.password else []
+        args += ["--own", self.own] if self.own else []
         command = [sys.executable, "-m", "tests.serve", *map(str, args)]
         self.log = self.workspace.with_suffix(".log")
         home = {"HOME": str(self.workspace.parent)}  # where the leases of the pretended cards lie

@@ -273,7 +273,7 @@ def key_that_is_no_header_is_not_shown(root: Path) -> str:
 def words_of_a_judge(variable: str, key: str) -> str:
     """What is said of a judge that answers everything with nothing."""
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     os.environ[variable] = key if "\0" not in key else key.replace("\0", "\x01")
     place = judge.Endpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable=variable)
     try:
