@@ -62,9 +62,27 @@ def test_messages_each_written_as_text(tmp_path: Path) -> None:
     assert found.used == [chat(("user", "What now?"), ("assistant", "Rest."))]
 
 
+def test_json_as_spreadsheets_and_numpy_leave_it(tmp_path: Path) -> None:
+    broken = '[{"role": "user", "content": "a\nb"}, {"role": "assistant", "content": "c"}]'
+    assert case(tmp_path, [{"messages": broken}]).used == [chat(("user", "a\nb"), ("assistant", "c"))]
+    numpy = "[{'role': 'user', 'content': 'a'}\n {'role': 'assistant', 'content': 'b'}]"
+    assert case(tmp_path, [{"messages": numpy}]).used == [chat(("user", "a"), ("assistant", "b"))]
+
+
+def test_an_answer_written_as_a_message_is_its_text_and_a_chat_in_json_stays_one(tmp_path: Path) -> None:
+    said = [{"prompt": "q", "completion": json.dumps(assistant("a"))}]
+    assert case(tmp_path, said).used == [chat(("user", "q"), ("assistant", "a"))]
+    written = json.dumps(TALK)
+    assert case(tmp_path, [{"prompt": "q", "completion": written}]).used == [
+        chat(("user", "q"), ("assistant", written))
+    ]
+    assert case(tmp_path, [{"output": written}]).used == [chat(("user", "What now?"), ("assistant", "Rest."))]
+
+
 ANSWERS = [
     '{"role": "admin", "content": "x"}', '[["a", "b"], ["c", "d"]]', '[{"text": "a", "score": 1}]', "[]", "{}", '"quoted" words',
     '[{"role": "narrator", "content": "x"}]', "[1, 2, 3]", "{not json}", "[see note]", "{'a': 1}",
+    '{"role": "user", "content": "x"}',
 ]  # fmt: skip
 
 

@@ -86,6 +86,8 @@ def test_rows_in_which_nothing_is_to_be_learned_are_left_out_with_the_reason(tmp
     assert (none.used, list(none.left_out)) == ([], ["every answer has weight 0, so there is nothing to learn"])
     sides = [{"prompt": [user("a")], "chosen": [assistant("b", weight=0)], "rejected": [assistant("c")]}]
     assert case(tmp_path, sides).used == []
+    preference = [{"prompt": [user("a")], "chosen": [assistant("b", weight=1)], "rejected": [assistant("c", weight=0)]}]
+    assert len(case(tmp_path, preference).used) == 1, "the rejected answer is not to be imitated anyway"
     assert learned(case(tmp_path, drafts(weight=0), steps=("learn_all",)).first) == [True, True]
     others = case(tmp_path, [{"messages": [user("a", train=True), assistant("b", train=True)]}])
     assert any("only what the assistant says is learned" in note for note in others.said)

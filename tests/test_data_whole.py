@@ -74,6 +74,20 @@ def test_a_few_rows_of_another_shape_do_not_turn_away_the_others(tmp_path: Path)
     assert any("messages (1 row)" in note for note in found.said)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"prompt": "p", "completion": "c"}, {"prompt": "p", "response": "c"}),
+        ({"messages": [user("p"), assistant("c")]}, {"conversations": [user("p"), assistant("c")]}),
+        ({"question": "p", "answer": "c"}, {"instruction": "p", "output": "c"}),
+    ],
+)
+def test_a_part_under_another_name_later_is_the_same_part(tmp_path: Path, one: Row, other: Row) -> None:
+    found = case(tmp_path, [one] * EARLY + [other] * 3)
+    assert (set(found.used), len(found.used)) == ({chat(("user", "p"), ("assistant", "c"))}, EARLY + 3)
+    assert any("(3 rows)" in note and "another with such a name" in note for note in found.said)
+
+
 def test_scores_tools_and_weights_are_seen_wherever_they_stand(tmp_path: Path) -> None:
     pairs: list[Row] = [{"prompt": f"p{n}", "chosen": "c", "rejected": "r"} for n in range(EARLY)]
     path = written(tmp_path, [*pairs, {**pairs[0], "prompt": "q", "score_chosen": 1, "score_rejected": 4}])

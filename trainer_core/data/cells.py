@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -323,10 +325,11 @@ def answer_of(value: dict[str, Any]) -> str:
 OPENING = frozenset('[{" \t\r\n')
 
 
-def spelled(text: str, also: Structure | None = None) -> Any:
+def spelled(text: str, also: Structure | None = None, answer: bool = False) -> Any:
     """The messages that a text spells as JSON or as Python; the text itself where it spells none.
 
     Only known roles count, so that an answer in JSON stays an answer. `also`: another structure that is wanted here.
+    `answer`: it stands beside its prompt, so only what the assistant alone says counts, and a chat in JSON stays a text.
     """
     if text[:1] not in OPENING:
         return text
@@ -337,7 +340,10 @@ def spelled(text: str, also: Structure | None = None) -> Any:
     if not isinstance(value, list | dict):
         return text
     kind = structure(value)
-    return value if kind == also or (kind in ("message", "messages") and has_known_roles(value)) else text
+    if kind in ("message", "messages"):
+        roles = roles_in(value)
+        return value if all(roles) and (not answer or set(roles) == {"assistant"}) else text
+    return value if kind == also else text
 
 
 def literal(text: str) -> Any:
@@ -348,20 +354,34 @@ def literal(text: str) -> Any:
     try:
         return orjson.loads(text)
     except ValueError:
-        if start[0] == '"' or "'" not in start:
-            return text
+        if "'" not in start:
+            return sloppy(text) if "\n" in text and start[0] != '"' else text
+    bare = text.strip()
+    for one in (bare, BETWEEN_OBJECTS.sub("}, {", bare)):  # numpy writes no comma at the end of a line
+        try:
+            return ast.literal_eval(one)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+BETWEEN_OBJECTS = re.compile(r"\}\s*\n\s*\{")
+
+
+def sloppy(text: str) -> Any:
+    """JSON with raw line breaks in its texts, as spreadsheets leave it."""
     try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
         return text
 
 
-def has_known_roles(value: list[Any] | dict[str, Any]) -> bool:
-    """Whether every message in a value has a role that is known."""
-    several = value if isinstance(value, list) else [value]
-    roles = [one[keys[0]] for one in several if isinstance(one, dict) and (keys := keys_of(one))]
-    flat = [role for one in roles for role in (one if isinstance(one, list) else [one])]
-    return all(str(role).strip().casefold() in ROLES for role in flat)
+def roles_in(value: list[Any] | dict[str, Any]) -> list[Role | None]:
+    """The role of every message in a value; None for one that is not known."""
+    several = [spelled(one) if isinstance(one, str) else one for one in (value if isinstance(value, list) else [value])]
+    named = [one[keys[0]] for one in several if isinstance(one, dict) and (keys := keys_of(one))]
+    flat = [role for one in named for role in (one if isinstance(one, list) else [one])]
+    return [ROLES.get(str(role).strip().casefold()) for role in flat]
 
 
 def spelled_parts(text: str) -> list[Any] | None:

@@ -58,7 +58,7 @@ FAULTS = {
         ),
         Fault(
             "weight_zero", "notice", "Answers with weight 0",
-            "an answer has weight 0: it is read and not learned",
+            "an answer has weight 0: SFT reads it and does not learn it, DPO learns both sides whole",
             ("learn_all",),
         ),
         Fault(
@@ -85,7 +85,7 @@ def unusable(item: Item) -> str | None:
         return "empty_prompt"
     if says_nothing(item.chosen + item.rejected):
         return "empty_answer"
-    if nothing_learned(item.chosen) or nothing_learned(item.rejected):
+    if nothing_learned(item.chosen):
         return "unlearned"
     return "identical" if bare(item.chosen) == bare(item.rejected) else None
 
@@ -131,7 +131,7 @@ def choices(item: Item) -> Iterator[str]:
     messages = turns(item)
     if any([one.reasoning and not one.learn_reasoning for one in messages]):
         yield "reasoning"
-    if not all([one.learned for one in messages if one.role == "assistant"]):
+    if not all([one.learned for one in messages]):
         yield "weight_zero"
 
 

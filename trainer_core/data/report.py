@@ -57,6 +57,9 @@ class Finding:
 ASIDE: dict[str, tuple[Level, str, str]] = {
     "column": ("notice", "Columns not used", "not used: {names}"),
     "field": ("notice", "Fields of messages not used", "not used of the messages: {names}"),
+    "other_column": (
+        "notice", "Parts under other names", "a part's own column is empty, and another with such a name is used: {names}",
+    ),
     "weight": ("warning", "Weights between", "a weight is neither 0 nor 1 and is taken as 1 if it is above 0: {names}"),
     "weight_of_others": (
         "warning", "Weights of other turns", "only what the assistant says is learned, whatever the weight of others: {names}",

@@ -73,6 +73,8 @@ class Shape:
     unused: tuple[str, ...] = ()
     scores: tuple[str, str] | None = None
     """The columns that score the chosen and the rejected answer, where there are such."""
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Part -> further columns named like it, which play it in rows where its own column is empty."""
 
     def margin(self, values: Values) -> float | None:
         """Score of the chosen answer less that of the rejected one, or None where either is missing."""
@@ -87,15 +89,27 @@ class Shape:
     def cells(self, values: Values) -> RowCells:
         """A row's cells, with what is spelled as JSON text made into objects, and remarks on the columns nobody uses."""
         row = RowCells(values, self.columns)
+        taken = {part: one for part in self.others if (one := self.other(part, values))}
+        if taken:
+            values = row.values = {**values, **{self.columns[part]: values[one] for part, one in taken.items()}}
+        for part, column in taken.items():
+            row.remark("other_column", column, f"{part}: {values[column]}")
         for column in self.unused:
-            if filled(value := values.get(column)):
+            if column not in taken.values() and filled(value := values.get(column)):
                 row.remark(KINDS.get(simple(column), "column"), column, value)
         for part, column in self.columns.items():
             value = values.get(column)
-            if isinstance(value, str) and (found := spelled(value, SPELLED.get(part))) is not value:
+            answer = part == "answer" and "prompt" in self.columns
+            if isinstance(value, str) and (found := spelled(value, SPELLED.get(part), answer)) is not value:
                 row.values = {**row.values, column: found}
                 row.remark("json_text", column, value)
         return row
+
+    def other(self, part: str, values: Values) -> str | None:
+        """The column that plays a part in a row where its own column is empty."""
+        if filled(values.get(self.columns[part])):
+            return None
+        return next((column for column in self.others[part] if filled(values.get(column))), None)
 
     def convert(self, row: RowCells) -> Item:
         """One row as a chat or a pair.
@@ -144,6 +158,7 @@ class ColumnSurvey:
     """What the filled cells of one column are: how many of each structure, the first of them, and yes-or-no words."""
 
     also: Structure | None = None
+    answer: bool = False
     counts: Counter[Structure] = field(default_factory=Counter)
     first: Any = None
     samples: list[str] = field(default_factory=list)
@@ -155,7 +170,7 @@ class ColumnSurvey:
             self.judges = str(value).strip().casefold() in ("true", "false", "0", "1")
         if not filled(value):
             return
-        found = spelled(value, self.also) if isinstance(value, str) else value
+        found = spelled(value, self.also, self.answer) if isinstance(value, str) else value
         if not self.counts:
             self.first = found
         if len(self.samples) < SAMPLES:
@@ -187,7 +202,7 @@ class Survey:
                 if len(self.columns) >= MOST_COLUMNS:
                     self.beyond += 1
                     continue
-                column = self.columns[name] = ColumnSurvey(self.also(name))
+                column = self.columns[name] = ColumnSurvey(self.also(name), self.is_answer(name, values))
             column.add(value)
 
     def also(self, name: str) -> Structure | None:
@@ -195,6 +210,12 @@ class Survey:
         given = self.given.used if self.given else {}
         parts = (part for part in SPELLED if given.get(part) == name or simple(name) in NAMES[part])
         return next((SPELLED[part] for part in parts), None)
+
+    def is_answer(self, name: str, values: Values) -> bool:
+        """Whether a column is the answer to another one, by the parts given or by the names."""
+        if self.given:
+            return self.given.answer == name and bool(self.given.prompt)
+        return simple(name) in NAMES["answer"] and any(simple(other) in NAMES["prompt"] for other in values)
 
     def structures(self) -> dict[str, Structure]:
         return {name: column.structure for name, column in self.columns.items()}
@@ -321,7 +342,15 @@ def shaped(rule: Rule, kind: Kind, found: dict[str, str], survey: Survey) -> Sha
     scores = score_columns(columns) if kind == "pairs" else None
     unused = tuple(column for column in columns if column not in (*found.values(), *(scores or ())))
     parts = {part: found[part] for part in NAMES if part in found}
-    return Shape(named(rule, found, survey), kind, parts, unused, scores)
+    others = {part: namesakes(part, found[part], unused, survey) for part in rule.needs}
+    others = {part: several for part, several in others.items() if several}
+    return Shape(named(rule, found, survey), kind, parts, unused, scores, others)
+
+
+def namesakes(part: str, its: str, unused: Iterable[str], survey: Survey) -> tuple[str, ...]:
+    """Unused columns that are named like a part and hold what its own column holds."""
+    kind = survey.columns[its].structure
+    return tuple(one for one in unused if simple(one) in NAMES[part] and survey.columns[one].structure == kind)
 
 
 def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
