@@ -75,8 +75,12 @@ class Endpoint(Strict):
         Raises:
             ConfigError: the URL is none.
         """
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isprintable()
+        except ValueError:  # as of a port that is no number
+            sound = False
+        if not sound:
             raise ConfigError(f"{self.url!r} is no URL of a judge. Write one such as http://127.0.0.1:11434/v1.")
         if not self.model.strip():
             raise ConfigError("The judge's model has no name. Write the one that its endpoint knows.")

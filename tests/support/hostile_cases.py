@@ -289,6 +289,22 @@ def words_of_a_judge(variable: str, key: str) -> str:
 
 
 @case
+def judges_url_that_is_none(root: Path) -> str:
+    for url in (
+        "http://[::1",
+        "http://x:port/v1",
+        "http://x:99999/v1",
+        "http://",
+        "http://x/\r\nHost: y",
+        "//x/v1",
+        "http://x:0",
+    ):
+        if wrong := sentence(lambda url=url: judge.Endpoint(url=url, model="m").place):
+            return f"{url!r}: {wrong}"
+    return ""
+
+
+@case
 def cookies_of_neighbours(root: Path) -> str:
     """Cookies know no port: other programs on 127.0.0.1 set theirs in the same jar. Ours must be found among them."""
     root.joinpath("w").mkdir()
