@@ -149,3 +149,10 @@ def test_one_object_with_lists_may_be_one_row(tmp_path: Path) -> None:
 
 def test_a_refusal_says_what_stands_where_a_text_should_be(tmp_path: Path) -> None:
     assert "answer holds true or false" in case(tmp_path, [{"question": "Is it?", "answer": True}]).refused
+
+
+@pytest.mark.parametrize("words", ["null", "[]", "{}", " "])
+def test_words_that_are_empty_json_are_words_all_the_same(tmp_path: Path, words: str) -> None:
+    row = {"system": words, "instruction": words, "input": words, "output": words}
+    read_back = case(tmp_path, [{**row, "instruction": "q", "output": "a"}, {**row, "instruction": "q", "output": "a"}])
+    assert read_back.first == chat(("system", words), ("user", f"q\n\n{words}"), ("assistant", "a"))

@@ -79,7 +79,7 @@ class RowCells:
     def part(self, name: str) -> Any:
         """The cell of a part; None where no column plays it or the cell is empty."""
         value = self.values.get(self.columns[name]) if name in self.columns else None
-        return value if filled(value) else None
+        return value if filled(value, spelled_out=name == "history") else None
 
     def remark(self, code: str, name: str, value: Any = "") -> None:
         self.remarks.append(Remark(code, name[:60], shown(value)))
@@ -90,11 +90,12 @@ def shown(value: Any) -> str:
     return " ".join(str(value)[:200].split())[:80]
 
 
-def filled(value: Any) -> bool:
-    """Whether a cell says anything: not None, "", [], {}, nor these written as text."""
-    if isinstance(value, str):
-        return value not in ("", "[]", "{}", "null") and not value.isspace()
-    return value is not None and value != [] and value != {}
+EMPTY_JSON = ("[]", "{}", "null")
+
+
+def filled(value: Any, spelled_out: bool = False) -> bool:
+    """Whether a cell says anything. `spelled_out`: a list or object is expected, so its JSON text may be empty too."""
+    return value not in (None, "", [], {}) and not (spelled_out and value in EMPTY_JSON)
 
 
 def structure(value: Any) -> Structure:
@@ -162,7 +163,7 @@ def messages(row: RowCells, column: str) -> tuple[Message, ...]:
         keys = keys_of(value)
         turns = transposed(value) if keys and is_columns(value, keys) else [value]
         return tuple([message(row, one, column) for one in turns])
-    if not filled(value):
+    if not filled(value, spelled_out=True):
         raise BadRow("missing", f"{column!r} has no messages")
     if not isinstance(value, list):
         raise BadRow("not a message", f"{column!r} is not a list of messages")
@@ -192,7 +193,7 @@ def message(row: RowCells, value: Any, column: str) -> Message:
     known = ROLES.get(role)
     if known is None:
         raise BadRow("unknown role", f"{column!r} has the unknown role {str(value[keys[0]])[:40]!r}")
-    if filled(value.get("tool_calls")) or filled(value.get("function_call")):
+    if filled(value.get("tool_calls"), True) or filled(value.get("function_call"), True):
         raise BadRow("tool calls", f"{column!r} has tool calls, which Tunebench does not train on")
     if role in CALLS:
         row.remark("tools", role, content)
@@ -246,7 +247,7 @@ def note_fields(row: RowCells, value: dict[str, Any], keys: tuple[str, str], rol
     thought = next((key for key in REASONING if isinstance(value.get(key), str) and value[key].strip()), None)
     used = {*keys, *WEIGHTS, MASKED, thought if role == "assistant" else None}
     for key, one in value.items():
-        if key not in used and filled(one):
+        if key not in used and filled(one, spelled_out=True):
             row.remark("tools" if key in TOOLS else "pictures" if key in PICTURES else "field", key, one)
 
 

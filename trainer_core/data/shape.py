@@ -95,7 +95,7 @@ class Shape:
         for part, column in taken.items():
             row.remark("other_column", column, f"{part}: {values[column]}")
         for column in self.unused:
-            if column not in taken.values() and filled(value := values.get(column)):
+            if column not in taken.values() and filled(value := values.get(column), spelled_out=True):
                 row.remark(KINDS.get(simple(column), "column"), column, value)
         for part, column in self.columns.items():
             value = values.get(column)
@@ -168,7 +168,7 @@ class ColumnSurvey:
     def add(self, value: Any) -> None:
         if self.judges:
             self.judges = str(value).strip().casefold() in ("true", "false", "0", "1")
-        if not filled(value):
+        if not filled(value, spelled_out=self.also is not None):
             return
         found = spelled(value, self.also, self.answer) if isinstance(value, str) else value
         if not self.counts:
@@ -288,7 +288,7 @@ def match(rule: Rule, survey: Survey) -> dict[str, str] | None:
         free = {column: kind for column, kind in columns.items() if column not in found.values()}
         column = pick(rule.names.get(part) or NAMES[part], free, allowed, common(survey, part, allowed))
         if column is None and part == "messages" and not rule.names:
-            column = only(without_prompt(free), allowed)
+            column = only(neither_asked_nor_answered(free), allowed)
         if column is None:
             return None
         found[part] = column
@@ -317,12 +317,11 @@ def pick(
     return next((known[name] for name in names if name in known and columns[known[name]] in allowed), None)
 
 
-def without_prompt(columns: dict[str, Structure]) -> dict[str, Structure]:
-    """The columns without those named as a prompt, where another is named as its answer."""
-    names = {column: simple(column) for column in columns}
-    if not any(name in NAMES["answer"] for name in names.values()):
-        return columns
-    return {column: kind for column, kind in columns.items() if names[column] not in NAMES["prompt"]}
+def neither_asked_nor_answered(columns: dict[str, Structure]) -> dict[str, Structure]:
+    """The columns without a prompt and its answer, where there are both by their names."""
+    asked = {column for column in columns if simple(column) in NAMES["prompt"]}
+    said = {column for column in columns if simple(column) in NAMES["answer"]}
+    return {one: kind for one, kind in columns.items() if one not in asked | said} if asked and said else columns
 
 
 def only(columns: dict[str, Structure], allowed: Allowed) -> str | None:
