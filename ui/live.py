@@ -77,6 +77,8 @@ class Cursor(Strict):
     """How many points of the deep curves the page holds; -1: it does not show them."""
     chosen: tuple[str, ...] = ()
     """The runs that are drawn over each other."""
+    vote: compared.Chosen = compared.Chosen()
+    """Whose votes it shows, where nothing says it better, see `compared.contest_of`."""
     machine: float = -1.0
     """When the last reading that the page holds was made; -1: it does not show them."""
 
@@ -194,7 +196,7 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor) -> d
         "best": best(view),
         "facts": views.facts(supervisor, view),
     }
-    parts |= compared.parts(supervisor)
+    parts |= compared.parts(supervisor, cursor.vote)
     if cursor.log and view:
         parts["log"] = runs.log_tail(supervisor.run_dir(view.id), LOG_LINES)
     return parts
