@@ -21,7 +21,7 @@
     press("vote-undo", () => { stopReveal(); wish("undo"); });
     press("vote-again", () => { stopReveal(); wish("again"); });
     press("vote-end", () => { stopReveal(); wish("leave"); });
-    press("compare-reload", () => wish("reload"));
+    for (const id of ["compare-reload", "vote-reload"]) press(id, () => wish("reload"));
     press("topairs", makePairs);
     press("dlvotes", async () => { const { text } = await wish("download"); take("votes.jsonl", new Blob([text ?? ""], { type: "application/jsonl" })); });
     press("score-go", () => wish("score"));
@@ -32,6 +32,12 @@
     at("vote-better").addEventListener("submit", keepBetter);
     beginJudge();
     drawAll();
+  };
+
+  // The run, and the two lanes whose votes are counted, as the form above the answers has them.
+  app.chose = (chosen) => {
+    app.vote = Object.fromEntries(Object.entries(chosen).map(([name, value]) => [name, value ?? ""]));
+    app.hurry?.(0);
   };
 
   const press = (id, act) => at(id).addEventListener("click", act);
@@ -62,7 +68,7 @@
 
   function onward() {
     stopReveal();
-    if (app.is("ballot")) wish("onward");
+    if (app.is("ballot")?.goes_on) wish("onward");
   }
 
   function stopReveal() {
@@ -80,7 +86,7 @@
   }
 
   async function makePairs() {
-    const told = await wish("pairs");
+    const { run, first, second } = app.is("tally"), told = await wish("pairs", { run, first, second });
     if (told.problem) return;
     const use = { source: told.source, kind: "pairs", columns: {}, steps: [] };
     at("pairs-said").replaceChildren(`${told.count} pair${told.count === 1 ? "" : "s"} saved to ${told.name}. `,
@@ -90,7 +96,7 @@
   document.addEventListener("keydown", (event) => {
     if (openTab() !== "compare" || !server) return;
     if (event.key === "Enter" && event.ctrlKey && event.target.closest?.("#prompt")) return at("gen")?.click();
-    if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey || event.repeat || typing(event.target)) return;
+    if (event.ctrlKey || event.altKey || event.metaKey || event.shiftKey || event.repeat || takes(event.target, event.key)) return;
     const ballot = app.is("ballot");
     const button = at((ballot ? KEYS : OPEN_KEYS)[event.key.length === 1 ? event.key.toLowerCase() : event.key]);
     if (!button || button.closest("[hidden]")) return;
@@ -99,8 +105,16 @@
     else button.click();
   });
 
-  // Wherever keys have a meaning of their own.
-  const typing = (node) => node.isContentEditable || !!node.closest?.("input, textarea, select, [role=tab], [role=listbox], [role=combobox], [role=slider]");
+  // Wherever a key has a meaning of its own: any key where one types or chooses from a list, arrows where they move something.
+  const TYPED = "textarea, select, input:not([type=checkbox], [type=radio], [type=range], [type=button], [type=submit]), [role=listbox], [role=combobox]";
+  const MOVED = "[role=tab], [role=slider], [role=radio], input[type=radio], input[type=range]";
+  const takes = (node, key) => node.isContentEditable || !!node.closest?.(key.startsWith("Arrow") ? `${TYPED}, ${MOVED}` : TYPED);
+
+  // A tab that was clicked with the mouse would keep the arrows, which vote.
+  document.addEventListener("click", (event) => {
+    const tab = event.target.closest?.("[role=tab]");
+    if (tab && event.detail > 0 && tab === document.activeElement) tab.blur();
+  });
 
   function drawBallot() {
     const ballot = app.is("ballot"), place = at("vote-bar");
@@ -119,9 +133,11 @@
       button.classList.toggle("offered", button.dataset.choice === "tie" && ballot.same && !ballot.voted);
       button.toggleAttribute("data-given", ballot.voted === button.dataset.choice);
     }
-    at("vote-next").hidden = !ballot.voted;
+    at("vote-next").hidden = !ballot.voted || !ballot.goes_on;
     at("vote-next").disabled = now.voting;
-    if (ballot.voted && now.reveal === -1 && !ballot.better) now.reveal = setTimeout(onward, REVEAL_MS);
+    at("vote-again").disabled = !!ballot.away;
+    at("vote-reload").hidden = !ballot.away || !ballot.loadable;
+    if (ballot.voted && now.reveal === -1 && !ballot.better && ballot.goes_on) now.reveal = setTimeout(onward, REVEAL_MS);
   }
 
   function drawPrompt(messages) {
@@ -133,9 +149,14 @@
 
   function saidOf(ballot) {
     if (!ballot) return "";
-    if (ballot.voted) return `${WORDS[ballot.voted]}.${ballot.better ? " Write a better answer below, or press N." : ""}`;
+    return [askOf(ballot), ballot.away].filter(Boolean).join(" ");
+  }
+
+  function askOf(ballot) {
+    if (ballot.voted) return `${WORDS[ballot.voted]}.${ballot.better ? ` Write a better answer below${ballot.goes_on ? ", or press N" : ""}.` : ""}`;
     if (ballot.same) return "Both answers are identical. ↓ counts them as a tie.";
-    return ballot.ready ? "Which answer is better?" : "Read on; you can vote when both answers are there.";
+    if (ballot.ready) return "Which answer is better?";
+    return ballot.away ? "" : "Read on; you can vote when both answers are there.";
   }
 
   // ---- the tally
@@ -146,6 +167,13 @@
     put(at("votes-wrong"), tally?.problem ?? "");
     at("votes-wrong").hidden = !tally?.problem;
     if (at("tally").hidden) return;
+    const of = JSON.stringify([tally.run, tally.first, tally.second]);
+    if (at("pairs-said").dataset.of !== of) at("pairs-said").replaceChildren(); // it spoke of other votes
+    at("pairs-said").dataset.of = of;
+    write("tally-head", `Votes for ${tally.name}: ${tally.first} and ${tally.second}`);
+    write("tally-none", tally.none);
+    at("tally-none").hidden = !tally.none;
+    for (const part of ["numbers", "odds", "verdict"]) at(`tally-${part}`).hidden = !!tally.none;
     write("tally-numbers", `${tally.first} ${tally.wins[0]} – ${tally.wins[1]} ${tally.second}${tally.others ? ` · ${tally.others}` : ""}`);
     drawSpan(at("tally-span"), tally);
     write("tally-odds", tally.odds);
@@ -278,8 +306,9 @@
   function statusOf(compare) {
     if (!compare) return "Generate loads the base and the adapters of this run side by side.";
     if (compare.phase === "failed" || compare.answering) return "";
+    if (app.is("ballot")) return ""; // its bar says the same
     if (!compare.active) return "The lanes were unloaded to free the device. Generate loads them again.";
-    return app.is("ballot") ? "" : compare.detail;
+    return compare.detail;
   }
 
   function lanePane(lane) {

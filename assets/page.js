@@ -4,7 +4,7 @@
   // In the order in which their marks are sent.
   const QUICK = { run: "pace", active: "active_pace", device: "meter" };
   const app = (window.tunebench = {
-    parts: {}, series: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
+    parts: {}, series: {}, vote: {}, run: "", points: 0, deep: 0, machine: 0, ask: "", text: {}, failing: 0, finishedWhileWatching: "", ended: null,
     show: sessionStorage.getItem("tunebench.show") || "",
     // What a part is, and on top of it what changes every second.
     is: (name) => (QUICK[name] && app.parts[name]?.is ? { ...app.parts[name].is, ...app.parts[QUICK[name]]?.is } : app.parts[name]?.is),
@@ -42,7 +42,7 @@
   // is where the checksum will not be right: another tab shows other parts.
   app.cursor = (named = app.whole === undefined || app.asked !== openTab()) => Object.fromEntries(Object.entries({
     show: app.show, run: named && app.run, points: app.points, ask: app.ask, tab: (app.asked = openTab()) === "runs" && "runs", log: !!at("log")?.open,
-    chosen: app.chosen(), deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
+    chosen: app.chosen(), vote: openTab() === "compare" ? app.vote : {}, deep: at("deep")?.open ? app.deep : undefined, machine: at("machine")?.open ? app.machine : undefined,
     chars: Object.fromEntries(Object.entries(app.text).map(([lane, text]) => [lane, text.length])),
     ...(named ? { marks: marks(Object.keys(app.parts)) } : { whole: app.whole, quick: Object.values(marks(Object.values(QUICK))) }),
   }).filter(([, value]) => !empty(value)));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from trainer_core.config import Recipe, Sampling, TrainJob
 from trainer_core.errors import BusyError, ConfigError
 from trainer_core.event_log import EventLog
 from trainer_core.events import Phase, Saved, Status
+from trainer_core.requests import Cancel
 from trainer_core.supervisor import Supervisor, wait_for
 from ui import live
 from ui.live import Cursor
@@ -189,6 +191,71 @@ def test_after_a_killed_worker_the_same_question_is_asked_again(supervisor, cont
     after = ballot.current(supervisor)
     assert (after.messages, after.left, after.index) == (before.messages, before.left, before.index)
     assert ballot.cast(supervisor, "left").index == 0
+
+
+def unload(supervisor: Supervisor) -> None:
+    """As the start of a run does."""
+    supervisor.close_comparison()
+    assert not supervisor.comparison.view.phase.active
+
+
+def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_next_answered_question_comes(supervisor, contest):
+    ask(supervisor, contest)
+    ahead = supervisor.comparison.ahead
+    assert wait_for(
+        lambda: supervisor.look() or bool((said := supervisor.comparison.view.said_to(ahead.ask)) and said.ends),
+        30,
+        0.02,
+    )
+    unload(supervisor)
+    first = ballot.cast(supervisor, "left")
+    assert ballot.onward(supervisor) == ahead and ballot.answered(supervisor.comparison)
+    second = ballot.cast(supervisor, "tie")
+    assert kept(supervisor) == [first, second]
+    assert not ballot.goes_on(supervisor.comparison)
+    for more in (ballot.onward, ballot.once_more):
+        with pytest.raises(BusyError, match="unloaded to free the device. Your votes are kept. Load again goes on"):
+            more(supervisor)
+    assert kept(supervisor) == [first, second]
+    assert ballot.current(supervisor).vote == second
+    ballot.load_again(supervisor)
+    wait_answered(supervisor)
+    question = ballot.current(supervisor)
+    assert question.vote is None and question.index == 2 and question.messages != ahead.messages
+
+
+def test_an_open_question_of_unloaded_models_is_not_skipped_by_trying_to_go_on(supervisor, contest):
+    ballot.ask(supervisor, contest, "bundled", Sampling())
+    assert wait_for(lambda: supervisor.look() or bool(supervisor.comparison.view.answers), 30, 0.01)
+    unload(supervisor)
+    for more in (ballot.onward, ballot.once_more):
+        with pytest.raises(BusyError):
+            more(supervisor)
+    assert kept(supervisor) == []
+    assert ballot.cast(supervisor, "skip").choice == "skip"
+    ballot.leave(supervisor)
+    assert len(kept(supervisor)) == 1
+
+
+def test_what_is_sent_to_a_worker_that_was_closed_is_an_error_to_act_on(supervisor, contest):
+    comparison = supervisor.compare_run(contest.run)
+    comparison.close()
+    with pytest.raises(BusyError, match="Load the lanes again"):
+        comparison.send(Cancel())
+
+
+def test_who_trains_while_the_models_are_unloaded_is_said_with_when_it_goes_on(supervisor, contest):
+    ask(supervisor, contest)
+    started = supervisor.start(Recipe(name="slow"))
+    assert wait_for(lambda: supervisor.look() or supervisor.run(started).seconds_left is not None, 30, 0.02)
+    said = ballot.away(supervisor, supervisor.comparison)
+    assert re.fullmatch(
+        r"The models are unloaded while 'slow' trains\. Your votes are kept; voting goes on at about \d\d:\d\d\.", said
+    )
+    assert ballot.cast(supervisor, "left").winner
+    supervisor.stop(started)
+    assert wait_for(lambda: supervisor.look() or not supervisor.active, 30)
+    assert "Load again" in ballot.away(supervisor, supervisor.comparison)
 
 
 def test_a_better_answer_belongs_to_both_bad(supervisor, contest):

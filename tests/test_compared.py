@@ -8,13 +8,17 @@ from dataclasses import replace
 import pytest
 
 from tests.test_ballot import ask, contest, supervisor  # noqa: F401  (fixtures)
+from tests.test_lineup import finished
 from tests.test_votes import CONTEST, vote
-from trainer_core import ballot, votes
+from trainer_core import ballot, lineup, shelf, votes
 from trainer_core.config import Sampling
+from trainer_core.errors import DataError
 from trainer_core.events import Heated, LaneProof, LaneScore, Measured, Piece, Scored, Scoring
 from trainer_core.supervisor import wait_for
+from trainer_core.votes import Contest
 from ui import compared
 from ui.booth import Booth
+from ui.compared import Chosen
 
 
 def given(first: int, second: int, ties: int = 0) -> list[votes.Vote]:
@@ -138,3 +142,124 @@ def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> N
     told = compared.parts(supervisor)
     assert "votes.jsonl, line 1: this is no vote of this version" in told["tally"]["problem"]
     assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]
+
+
+# ---- whose votes and scores are shown
+
+
+def give(supervisor, count: int, contest: Contest, **more: object) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    """Votes for the second lane, kept on the disk."""
+    path = votes.file_of(supervisor.workspace)
+    for at in range(len(votes.lines(path)), len(votes.lines(path)) + count):
+        votes.append(path, vote(at, "right", left=contest.first, contest=contest, **more))
+
+
+def load(supervisor, run: str, names: tuple[str, ...] = (), prompted: str = ""):  # type: ignore[no-untyped-def]  # noqa: F811
+    """The lanes of a run, loaded until they are known."""
+    current = supervisor.compare_run(run, lineup.lanes(supervisor, run, names, prompted))
+    assert wait_for(lambda: supervisor.look() or bool(current.view.lanes), 30, 0.02)
+    return current
+
+
+def wins(supervisor, *chosen: str) -> list[int]:  # type: ignore[no-untyped-def]  # noqa: F811
+    told = compared.tally(supervisor, Chosen(**dict(zip(("run", "first", "second"), chosen, strict=False))))
+    return told["wins"] if told else []
+
+
+def test_the_votes_of_another_run_are_never_shown(supervisor, contest) -> None:  # noqa: F811
+    """Its lanes have the same names."""
+    other = finished(supervisor, name="other")
+    give(supervisor, 11, contest)
+    load(supervisor, other)
+    told = compared.tally(supervisor)
+    assert (told["run"], told["name"], told["wins"], told["pairs"]) == (other, "other", [0, 0], 0)
+    assert told["none"] == "No votes for this run yet. Press B." and not told["few"]
+    assert wins(supervisor, contest.run, "Base", "DPO") == [0, 0], "what is loaded counts, not what the form says"
+    with pytest.raises(DataError, match="no votes on these lanes"):
+        Booth(supervisor).pairs()
+    load(supervisor, contest.run)
+    assert wins(supervisor) == [0, 11] and not compared.tally(supervisor)["none"]
+
+
+def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> None:  # noqa: F811
+    give(supervisor, 3, contest)
+    give(supervisor, 2, Contest(run=contest.run, first="SFT", second="DPO"))
+    load(supervisor, contest.run)
+    assert wins(supervisor) == wins(supervisor, contest.run, "DPO", "Base") == [0, 3]
+    assert wins(supervisor, contest.run, "SFT", "DPO") == [0, 2]
+    assert wins(supervisor, contest.run, "Base", "Base") == wins(supervisor, contest.run, "Base", "gone") == [0, 3]
+    told = compared.tally(supervisor, Chosen(run=contest.run, first="Base", second="SFT"))
+    assert told["none"] == "No votes on these two lanes yet. Press B."
+    assert Booth(supervisor).pairs({"run": contest.run, "first": "SFT", "second": "DPO"})["count"] == 2
+
+
+def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contest) -> None:  # noqa: F811
+    finished(supervisor, name="other")
+    newest, older = [view.id for view in supervisor.views]
+    give(supervisor, 4, Contest(run=older, first="Base", second="DPO"))
+    assert wins(supervisor) == wins(supervisor, newest, "Base", "DPO") == [0, 0]
+    assert wins(supervisor, older, "Base", "DPO") == [0, 4]
+    assert wins(supervisor, "../somewhere", "Base", "DPO") == [0, 0]
+
+
+def test_a_run_that_is_renamed_keeps_its_votes(supervisor, contest) -> None:  # noqa: F811
+    give(supervisor, 2, contest)
+    load(supervisor, contest.run)
+    assert compared.tally(supervisor)["name"] == "ok"
+    shelf.write_about(supervisor.run_dir(contest.run), shelf.About(name="better"))
+    told = compared.tally(supervisor)
+    assert (told["name"], told["wins"]) == ("better", [0, 2])
+
+
+def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, contest) -> None:  # noqa: F811
+    """An earlier step was kept since, or the run was made longer."""
+    current = load(supervisor, contest.run)
+    now = current.made_of
+    assert now == {"Base": "", "SFT": "3f9a12cd" * 8, "DPO": "3f9a12cd" * 8}
+    give(supervisor, 11, contest, adapters={"Base": "", "DPO": "of before"})
+    told = compared.tally(supervisor)
+    assert told["wins"] == [0, 0] and told["checks"] == [
+        "11 earlier votes on lanes of these names are not counted: an adapter or a system prompt was another then."
+    ]
+    give(supervisor, 1, contest, adapters={"Base": "", "DPO": now["DPO"]})
+    assert wins(supervisor) == [0, 1] and Booth(supervisor).pairs()["count"] == 1
+    ask(supervisor, contest)
+    assert ballot.take_back(supervisor).adapters["DPO"] == now["DPO"]
+    with pytest.raises(Exception, match="no vote to take back"):
+        ballot.take_back(supervisor)
+
+
+def test_a_prompted_base_is_another_lane_under_another_prompt(supervisor, contest) -> None:  # noqa: F811
+    between = Contest(run=contest.run, first="Base", second=lineup.PROMPTED)
+    short = load(supervisor, contest.run, ("Base",), "Be short.")
+    made = short.made_of[lineup.PROMPTED]
+    assert made.startswith("system prompt ")
+    give(supervisor, 2, between, adapters={"Base": "", lineup.PROMPTED: made})
+    assert wins(supervisor) == [0, 2]
+    long = load(supervisor, contest.run, ("Base",), "Be long.")
+    assert long is not short and wins(supervisor) == [0, 0]
+
+
+def test_the_same_lanes_of_two_runs_are_two_comparisons(supervisor, contest) -> None:  # noqa: F811
+    """The base alone and prompted is the same job in both; what was asked, voted and scored in one is not the other's."""
+    other = finished(supervisor, name="other")
+    first = load(supervisor, contest.run, ("Base",), "Be short.")
+    between = ballot.contest(contest.run, ("Base", lineup.PROMPTED), "Base", lineup.PROMPTED)
+    ballot.ask(supervisor, between, "bundled", Sampling(), first.job.lanes)
+    second = load(supervisor, other, ("Base",), "Be short.")
+    assert second is not first and second.job == first.job
+    assert (first.run, second.run, second.round) == (contest.run, other, None)
+
+
+def test_scores_are_of_the_loaded_lanes_alone(supervisor, contest) -> None:  # noqa: F811
+    share = Measured(0.5, 0.4, 0.6, 40).__dict__
+    numbers = {name: share for name in ("accuracy", "margin", "perplexity", "divergence")}
+    scores = [{"lane": lane, **numbers} for lane in ("Base", "SFT", "DPO", "DPO at 50%", lineup.PROMPTED)]
+    (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": scores}))
+    other = finished(supervisor, name="other")
+    load(supervisor, contest.run, ("Base", "DPO"))
+    assert compared.scores(supervisor)["table"]["lanes"] == ["Base", "DPO"]
+    load(supervisor, contest.run, ("DPO at 150%",), "Be short.")
+    assert compared.scores(supervisor)["table"] is None
+    load(supervisor, other)
+    assert compared.scores(supervisor)["table"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.test_ballot import contest, supervisor  # noqa: F401  (fixtures)
@@ -33,6 +35,16 @@ def test_a_run_its_variants_and_others_on_the_same_base(supervisor, contest) -> 
     half = found["SFT and DPO, half each"]
     assert list(half.shares.values()) == [0.5, 0.5] and found["DPO at 150%"].strength == 1.5
     assert all(lane.name == name for name, lane in found.items())
+
+
+def test_runs_of_one_long_name_are_two_lanes(supervisor, contest) -> None:  # noqa: F811
+    others = []
+    for at in range(2):
+        others.append(finished(supervisor, name="n" * 64))
+        time.sleep(1.1 * (1 - at))
+    lanes = [name for name in lineup.choices(supervisor, contest.run) if name.startswith("DPO · nnn")]
+    assert len(lanes) == 2 and all(len(name) <= 64 for name in lanes)
+    assert {name[-15:] for name in lanes} == {run_id[:15] for run_id in others}
 
 
 def test_chosen_lanes(supervisor, contest) -> None:  # noqa: F811

@@ -8,11 +8,12 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from trainer_core import prompt_sets, votes
+from trainer_core import lineup, prompt_sets, votes
 from trainer_core.comparison import Comparison
 from trainer_core.config import Lane, Sampling
 from trainer_core.errors import BusyError, ConfigError
@@ -21,6 +22,8 @@ from trainer_core.prompt_sets import Prompt
 from trainer_core.requests import Ask, Cancel
 from trainer_core.supervisor import Supervisor
 from trainer_core.votes import Better, Choice, Contest, Messages, Round, Undo, Vote
+
+GONE = "The compare worker has ended. Load the lanes again."
 
 
 def contest(run_id: str, names: Sequence[str], one: str, other: str) -> Contest:
@@ -74,13 +77,20 @@ def refuse_dialed(comparison: Comparison, between: Contest) -> None:
 def drawn(supervisor: Supervisor, between: Contest, source: str, plain: Sampling, before: Round | None) -> Round:
     """The question after the one `before`, or the next one of this contest."""
     told = votes.lines(votes.file_of(supervisor.workspace))
-    asked = [vote.messages for vote in votes.standing(told) if vote.contest == between]
+    asked = [vote.messages for vote in counted(supervisor, votes.standing(told), between)]
     if before and before.vote is None:
         asked.append(before.messages)
     prompt, times = least_asked(prompt_sets.load(supervisor.run_dir(between.run), source), asked)
     seed, index = (before.seed, before.index + 1) if before else votes.next_draw(told, between, secrets.randbits(32))
     sampling = reseeded(plain, times)
     return Round(between, prompt.messages, prompt.tag, index, seed, sampling, new_id(), source, plain)
+
+
+def counted(supervisor: Supervisor, standing: Sequence[Vote], between: Contest) -> list[Vote]:
+    """The votes on these two lanes as they are loaded."""
+    comparison = supervisor.comparison
+    made_of = comparison.made_of if comparison and comparison.run == between.run else {}
+    return [vote for vote in votes.on_same_lanes(standing, between.run, made_of) if vote.contest == between]
 
 
 def reseeded(sampling: Sampling, by: int) -> Sampling:
@@ -111,6 +121,7 @@ def put(comparison: Comparison, question: Round) -> Round:
     """Send a question to its two lanes; from now on the page shows them without names."""
     send(comparison, question)
     comparison.round, comparison.asked, comparison.ask_id, comparison.talk = question, "", "", ()
+    comparison.contest = question.contest
     return question
 
 
@@ -129,11 +140,13 @@ def onward(supervisor: Supervisor) -> Round:
     """The next question, most often answered by now. An open one counts as skipped.
 
     Raises:
-        BusyError: no vote is going, or the worker is gone.
+        BusyError: no vote is going, or the worker is gone and has not answered the next question.
     """
     comparison = open_comparison(supervisor)
     with comparison.vote_lock:
         question, ahead = current(supervisor), comparison.ahead
+        if not comparison.view.phase.active:
+            return last_answered(supervisor, comparison)
         done = answered(comparison)
         skip_open(supervisor, comparison)
         if ahead is None or not done:
@@ -141,6 +154,35 @@ def onward(supervisor: Supervisor) -> Round:
         comparison.round = ahead
         look_ahead(supervisor, comparison, ahead)
         return ahead
+
+
+def last_answered(supervisor: Supervisor, comparison: Comparison) -> Round:
+    """The next question where the worker has answered it before it went."""
+    if not goes_on(comparison):
+        raise BusyError(away(supervisor, comparison) or GONE)
+    skip_open(supervisor, comparison)
+    assert comparison.ahead
+    comparison.round, comparison.ahead = comparison.ahead, None
+    return comparison.round
+
+
+def goes_on(comparison: Comparison) -> bool:
+    """Can the next question be shown without loading anything?"""
+    ahead = comparison.view.said_to(comparison.ahead.ask) if comparison.ahead else None
+    return comparison.view.phase.active or bool(ahead and ahead.ends and not ahead.cancelled)
+
+
+def away(supervisor: Supervisor, comparison: Comparison) -> str:
+    """Why the lanes cannot answer although nothing failed, what is safe, and when it goes on; empty where they can."""
+    if comparison.view.phase.active or comparison.view.phase is Phase.FAILED:
+        return ""
+    active = supervisor.active
+    if active is None:
+        return "The models were unloaded to free the device. Your votes are kept. Load again goes on with the vote."
+    left = active.seconds_left
+    when = f"at about {datetime.now() + timedelta(seconds=left):%H:%M}" if left is not None else "when it is done"
+    name = lineup.name(supervisor, active.id) or active.id
+    return f"The models are unloaded while {name!r} trains. Your votes are kept; voting goes on {when}."
 
 
 def after(supervisor: Supervisor, question: Round) -> Round:
@@ -156,6 +198,8 @@ def once_more(supervisor: Supervisor) -> Round:
     comparison = open_comparison(supervisor)
     with comparison.vote_lock:
         question = current(supervisor)
+        if not comparison.view.phase.active:
+            raise BusyError(away(supervisor, comparison) or GONE)
         skip_open(supervisor, comparison)
         sampling = reseeded(question.sampling, 1)
         again = replace(question, sampling=sampling, index=question.index + 1, ask=new_id(), vote=None, again=False)
@@ -163,7 +207,8 @@ def once_more(supervisor: Supervisor) -> Round:
 
 
 def load_again(supervisor: Supervisor) -> None:
-    """Load the lanes of a broken-off question and ask it once more, the same lane on the same side.
+    """Load the lanes of a broken-off question and ask it once more, the same lane on the same side. Where it was voted on,
+    the next one is asked.
 
     Raises:
         BusyError: a run holds the device, or there is no question.
@@ -171,9 +216,8 @@ def load_again(supervisor: Supervisor) -> None:
     question = current(supervisor)
     comparison = supervisor.comparison
     assert comparison
-    go_to(
-        supervisor, supervisor.compare_run(question.contest.run, comparison.job.lanes), replace(question, ask=new_id())
-    )
+    loaded = supervisor.compare_run(question.contest.run, comparison.job.lanes)
+    go_to(supervisor, loaded, after(supervisor, question) if question.vote else replace(question, ask=new_id()))
 
 
 def current(supervisor: Supervisor) -> Round:
@@ -238,7 +282,7 @@ def record(comparison: Comparison, question: Round, choice: Choice) -> Vote:
         seed=question.seed,
         sampling=question.sampling,
         model=comparison.job.model,
-        adapters={proof.lane: proof.sha256 for proof in view.lanes if proof.lane in lanes},
+        adapters={lane: made for lane, made in comparison.made_of.items() if lane in lanes},
         again=question.again,
     )
 
@@ -252,7 +296,7 @@ def take_back(supervisor: Supervisor) -> Vote:
     comparison, path = open_comparison(supervisor), votes.file_of(supervisor.workspace)
     with comparison.vote_lock:
         question = current(supervisor)
-        mine = [vote for vote in votes.standing(votes.lines(path)) if vote.contest == question.contest]
+        mine = counted(supervisor, votes.standing(votes.lines(path)), question.contest)
         if not mine:
             raise BusyError("There is no vote to take back.")
         votes.append(path, Undo(vote=mine[-1].id, at=datetime.now(UTC)))
@@ -286,7 +330,8 @@ def leave(supervisor: Supervisor) -> None:
         skip_open(supervisor, comparison)
         comparison.round = comparison.ahead = None
     if comparison.view.phase is Phase.ANSWERING:
-        comparison.send(Cancel())
+        with suppress(BusyError):  # a worker that is gone answers nothing any more
+            comparison.send(Cancel())
 
 
 def skip_open(supervisor: Supervisor, comparison: Comparison) -> None:

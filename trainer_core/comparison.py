@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from trainer_core.errors import BusyError
 from trainer_core.requests import Ask, Cancel, Work
 from trainer_core.requests import Said as Message
 from trainer_core.run_view import RunView, Said
-from trainer_core.votes import Round
+from trainer_core.votes import Contest, Round
 from trainer_core.watched import Watched
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def history(talk: Sequence[Turn], lane: str) -> Iterator[Message]:
         yield Message(role="assistant", content=turn.answers.get(lane, ""))
 
 
+def identity(adapters: str, system: str) -> str:
+    """What a lane is made of, in a line."""
+    prompt = f"system prompt {hashlib.sha256(system.encode()).hexdigest()[:12]}" if system else ""
+    return " + ".join(filter(None, (adapters, prompt)))
+
+
 @dataclass
 class Comparison:
     """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes."""
@@ -62,6 +69,8 @@ class Comparison:
     """The question to two lanes whose names the page must not tell; None where lanes stand under their names."""
     ahead: Round | None = None
     """The question after it, which the worker answers while that one is read."""
+    contest: Contest | None = None
+    """The two lanes that were voted on last."""
     trial: Trial | None = None
     """A judge at work on these lanes, or done."""
     send_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,6 +85,13 @@ class Comparison:
         """The answers on the page."""
         return self.view.said_to(self.round.ask if self.round else self.ask_id)
 
+    @property
+    def made_of(self) -> dict[str, str]:
+        """Lane → what makes it another model than the base: the hashes of its adapters and of a system prompt of its own.
+        Lanes of one name are the same only where these are. Empty until they are loaded."""
+        systems = {lane.name: lane.system for lane in self.job.lanes}
+        return {proof.lane: identity(proof.sha256, systems.get(proof.lane, "")) for proof in self.view.lanes}
+
     def send(self, request: Work | Cancel) -> None:
         """Hand a request over.
 
@@ -88,7 +104,7 @@ class Comparison:
             with self.send_lock:
                 process.stdin.write(request.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a pipe that was closed on this side is a ValueError
             raise BusyError("The compare worker has ended. Load the lanes again.") from error
 
     def ask(self, prompt: str, sampling: Sampling, follow: bool = False, system: str = "") -> str:

@@ -16,6 +16,8 @@ PROMPTED = "Base, prompted"
 """The base with a system prompt: would a prompt have done it?"""
 STRENGTHS = (0.5, 1.5)
 MOST = 6
+LONGEST = 64
+"""Characters of a lane's name, see `Lane`."""
 
 
 def choices(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
@@ -55,7 +57,7 @@ def others(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
         if view.id == run_id or view.phase.active or not view.adapters or known_base(supervisor, view.id) != base:
             continue
         for lane in supervisor.lanes(view.id)[1:]:
-            yield lane.model_copy(update={"name": f"{lane.name} · {title(supervisor, view.id)}"[:64]})
+            yield lane.model_copy(update={"name": beside(lane.name, name(supervisor, view.id), view.id)})
 
 
 def base_of(supervisor: Supervisor, run_id: str) -> tuple[str, str]:
@@ -71,11 +73,17 @@ def known_base(supervisor: Supervisor, run_id: str) -> tuple[str, str] | None:
         return None
 
 
-def title(supervisor: Supervisor, run_id: str) -> str:
-    """A run's name with its beginning, which no other run has."""
+def beside(lane: str, run: str, run_id: str) -> str:
+    """What a lane of another run is called: with that run's name, cut where it is long, and when it began."""
+    began = run_id[:15]
+    room = LONGEST - len(f"{lane} ·  {began}")
+    return " ".join(filter(None, (f"{lane} ·", run[:room].strip(), began)))
+
+
+def name(supervisor: Supervisor, run_id: str) -> str:
+    """What a run is called, if it has a name."""
     run_dir: Path = supervisor.run_dir(run_id)
-    name = shelf.read_about(run_dir).name or supervisor.recipe(run_id).name
-    return " ".join(filter(None, (name, run_id[:15])))
+    return shelf.read_about(run_dir).name or supervisor.recipe(run_id).name
 
 
 def lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:

@@ -446,8 +446,8 @@ class Supervisor:
                 f"{view.kept} Bring the card back first, or start with --device cpu to go on with the processor."
             )
 
-    def compare(self, model: str, precision: str, lanes: Sequence[Lane]) -> Comparison:
-        """Load these lanes; an open comparison of the same lanes is kept, another one is closed first.
+    def compare(self, model: str, precision: str, lanes: Sequence[Lane], run: str = "") -> Comparison:
+        """Load these lanes; an open comparison of the same lanes of the same run is kept, another one is closed first.
 
         Raises:
             BusyError: a run holds the device.
@@ -458,13 +458,13 @@ class Supervisor:
             if active := self.active:
                 raise BusyError(f"The device is busy with the run {active.id}. Compare opens when it is done.")
             current = self.comparison
-            if current and current.job == job and current.view.phase.active:
+            if current and (current.job, current.run) == (job, run) and current.view.phase.active:
                 return current
             self.close_comparison()
             run_dir = runs.create(self.workspace.compare, job, "", **self.facts((), model))
             watched = Watched(run_dir)
             watched.process = self.spawn(run_dir, model, stdin=subprocess.PIPE)
-            self.comparison = Comparison(job, watched)
+            self.comparison = Comparison(job, watched, run)
             return self.comparison
 
     def lanes(self, run_id: str) -> tuple[Lane, ...]:
@@ -482,9 +482,7 @@ class Supervisor:
             self.mend(run_id)
         recipe = self.recipe(run_id)
         precision = self._watched[run_id].view.used("precision", recipe.precision)
-        comparison = self.compare(recipe.model, precision, lanes or self.lanes(run_id))
-        comparison.run = run_id
-        return comparison
+        return self.compare(recipe.model, precision, lanes or self.lanes(run_id), run_id)
 
     def keep(self, run_id: str, stage: Stage, step: int) -> None:
         """Make an earlier step the adapter of its stage.

@@ -105,7 +105,8 @@ class Trial:
 
     def voted_cases(self) -> list[Case]:
         told = votes.standing(votes.lines(votes.file_of(self.supervisor.workspace)))
-        mine = [vote for vote in told if vote.contest == self.order.contest and vote.winner]
+        on_these = votes.on_same_lanes(told, self.order.contest.run, self.comparison.made_of)
+        mine = [vote for vote in on_these if vote.contest == self.order.contest and vote.winner]
         return [self.case(vote.messages, vote.answers) for vote in reversed(mine)][: self.order.cases]
 
     def case(self, messages: Messages, answers: dict[str, str]) -> Case:

@@ -10,7 +10,7 @@ import errno
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +59,7 @@ class Vote(Strict):
     sampling: Sampling
     model: str = ""
     adapters: dict[str, str] = {}
-    """Lane -> SHA-256 of its adapter; empty for the base."""
+    """Lane -> SHA-256 of its adapter, and of a system prompt of its own; empty for the base."""
     again: bool = False
     """Given after an undo, when the names had been seen."""
     better: str = ""
@@ -203,6 +203,18 @@ def standing(all_lines: Iterable[Vote | Undo | Better]) -> list[Vote]:
     return list(votes.values())
 
 
+def on_same_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str, str]) -> list[Vote]:
+    """The votes on the lanes of a run as they are. Under one name a lane is another model once an earlier step was kept, the
+    run was made longer, or the system prompt was changed.
+
+    Args:
+        made_of: lane → what it is made of, for those that are loaded; another is taken to be as in its newest vote.
+    """
+    mine = [vote for vote in votes if vote.contest.run == run]
+    now = {lane: made for vote in mine for lane, made in vote.adapters.items()} | dict(made_of)
+    return [vote for vote in mine if all(now[lane] == made for lane, made in vote.adapters.items())]
+
+
 def next_draw(all_lines: Sequence[Vote | Undo | Better], contest: Contest, fresh_seed: int) -> tuple[int, int]:
     """Seed and index of a contest's next question. A vote that was taken back has used its draw up."""
     given = [line for line in all_lines if isinstance(line, Vote) and line.contest == contest]
@@ -240,6 +252,11 @@ class Tally:
     @property
     def decided(self) -> int:
         return self.first + self.second
+
+    @property
+    def all(self) -> int:
+        """Votes of any kind."""
+        return self.decided + self.ties + self.bad + self.skipped
 
 
 def tally(votes: Sequence[Vote], contest: Contest) -> Tally:

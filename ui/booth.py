@@ -19,7 +19,7 @@ from trainer_core.requests import Said as Message
 from trainer_core.supervisor import Supervisor
 from trainer_core.trial import Order, Trial
 from ui import door
-from ui.compared import standing
+from ui.compared import Chosen, contest_of, standing
 
 
 class Cast(Strict):
@@ -107,14 +107,17 @@ class Booth:
         return {}
 
     def pairs(self, asked: Any = None) -> dict[str, Any]:
-        """The votes of the contest on the page as a data set; its name and place."""
-        given = standing(votes.file_of(self.supervisor.workspace))
-        if not given:
-            raise DataError("There are no votes yet, so there are no pairs to make.")
-        current = self.supervisor.comparison
-        contest = current.round.contest if current and current.round else given[-1].contest
+        """The votes that are counted on the page as a data set; its name and place."""
+        contest = contest_of(self.supervisor, parse(Chosen, asked or {}, ""))
+        given = (
+            ballot.counted(self.supervisor, standing(votes.file_of(self.supervisor.workspace)), contest)
+            if contest
+            else []
+        )
+        if contest is None or not given:
+            raise DataError("There are no votes on these lanes yet, so there are no pairs to make.")
         place = votes.make_data_set(self.supervisor.workspace, given, contest)
-        count = len(votes.pairs([vote for vote in given if vote.contest == contest]))
+        count = len(votes.pairs(given))
         return {"source": str(place), "name": place.stem, "count": count}
 
     def judge(self, asked: Any = None) -> dict[str, Any]:

@@ -267,7 +267,8 @@ LANES = """
   <button type="button" class="button vote" id="vote-bad" data-choice="bad">Both bad (X)</button>
   <button type="button" class="button vote" id="vote-skip" data-choice="skip">Skip (S)</button>
   <button type="button" class="button vote" id="vote-next">Next (N)</button>
-  <p id="vote-said" class="status" role="status" aria-live="polite"></p></div>
+  <p id="vote-said" class="status" role="status" aria-live="polite"></p>
+  <button type="button" class="button small" id="vote-reload" hidden>Load again</button></div>
 <form id="vote-better" hidden><label for="vote-text">Both are bad. Write a better answer, and it becomes a training pair:</label>
   <textarea id="vote-text" rows="3"></textarea><button class="button small">Keep this answer</button></form>
 <div id="votes-wrong" class="verdict bad" role="alert" hidden></div>
@@ -275,9 +276,9 @@ LANES = """
 
 COMPARE_MORE = """
 <div id="compare-more">
-  <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head">Your votes</h2>
+  <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head"></h2>
     <button type="button" class="button small" id="vote-undo">Undo (U)</button></header>
-    <p id="tally-numbers"></p><div id="tally-span" role="img" hidden><i></i><b></b></div>
+    <p id="tally-none" hidden></p><p id="tally-numbers"></p><div id="tally-span" role="img" hidden><i></i><b></b></div>
     <p id="tally-odds"></p><p id="tally-verdict" class="strong"></p>
     <table id="tally-kinds" hidden><caption class="sr">Votes by kind of prompt</caption><thead></thead><tbody></tbody></table>
     <ul id="tally-checks" class="quiet"></ul>

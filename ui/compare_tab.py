@@ -21,6 +21,7 @@ from ui.form import QUIET, Form, on
 from ui.rail import fixed
 
 COMPARE_JS = "window.tunebench.beginCompare(element, server);"
+CHOSE_JS = "(run, first, second) => window.tunebench.chose({ run, first, second })"
 SETS = [("Bundled prompts", prompt_sets.BUNDLED), ("Held-out prompts of the run", prompt_sets.HELD_OUT)]
 
 
@@ -106,6 +107,7 @@ def wire(  # noqa: C901  (handlers, then wiring)
     asked = Form(Asked, None, (), **chosen)
     sampling, run, prompt = chosen["sampling"], chosen["run"], chosen["prompt"]
     line = [chosen["lanes"], chosen["side1"], chosen["side2"]]
+    followed = gr.State("")
 
     def ask(wanted: Asked) -> None:
         generate(supervisor, wanted)
@@ -135,7 +137,7 @@ def wire(  # noqa: C901  (handlers, then wiring)
 
     def take_lanes(wanted: Asked) -> tuple[Any, ...]:
         extra = [lineup.PROMPTED] if wanted.only and wanted.system.strip() else []
-        return side_updates([*wanted.lanes, *extra])
+        return side_updates([*wanted.lanes, *extra], (wanted.side1, wanted.side2))
 
     def previous(wanted: Asked) -> str:
         return step(supervisor, wanted, -1)
@@ -146,15 +148,20 @@ def wire(  # noqa: C901  (handlers, then wiring)
     def stop() -> None:
         Booth(supervisor).stop()
 
-    def refresh(run_id: str | None, names: list[str]) -> tuple[Any, ...]:
-        """Runs that came or went, and whether there is something to stop."""
+    def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
+        """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
+        loaded before this one was opened; `before` is the comparison that this page knows."""
         told, choices = compared.comparison(supervisor), run_choices(supervisor)
         answering_now = bool(told and told["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
-        rest = (gr.skip(),) * 3 if (still == run_id and names) or not still else line_up(supervisor, still)
+        loaded, now = supervisor.comparison, ""
+        if loaded and loaded.run in known_runs:
+            now = loaded.watched.run_dir.name
+            still = still if now == before else loaded.run
+        rest = line_up(supervisor, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
         shown = gr.update(choices=choices, value=still)
-        return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now)
+        return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now), now
 
     shown: dict[str, Any] = {"problem": problem, "show_progress": "hidden"}
     on(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
@@ -167,8 +174,10 @@ def wire(  # noqa: C901  (handlers, then wiring)
     on(run.input, take_run, run, outputs=line, problem=problem, **QUIET)
     changes = [chosen["lanes"].input, chosen["only"].input, chosen["system"].blur]
     on(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET)
-    outputs = [run, *line, buttons["generate"], buttons["cancel"]]
-    on(bus.statechange, refresh, run, chosen["lanes"], outputs=outputs, **QUIET)
+    outputs = [run, *line, buttons["generate"], buttons["cancel"], followed]
+    on(bus.statechange, refresh, run, chosen["lanes"], followed, outputs=outputs, **QUIET)
+    votes_of = [run, chosen["side1"], chosen["side2"]]
+    gr.on([one.change for one in votes_of], None, votes_of, None, js=CHOSE_JS, api_visibility="private")
 
 
 def generate(supervisor: Supervisor, wanted: Asked) -> None:
@@ -212,12 +221,15 @@ def line_up(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> 
     """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
     beside = lane_choices(supervisor, run_id)
     lanes = [name for name in chosen if name in beside] or own_lanes(supervisor, run_id)
-    return gr.update(choices=beside, value=lanes), *side_updates(lanes)
+    voted = supervisor.comparison.contest if supervisor.comparison else None
+    before = (voted.first, voted.second) if voted and voted.run == run_id else ()
+    return gr.update(choices=beside, value=lanes), *side_updates(lanes, before)
 
 
-def side_updates(names: Sequence[str]) -> tuple[Any, Any]:
-    """The two lanes to be voted on: most often the base and what was trained last."""
-    return gr.update(choices=list(names), value=first(names)), gr.update(choices=list(names), value=last(names))
+def side_updates(names: Sequence[str], before: Sequence[str] = ()) -> tuple[Any, Any]:
+    """The two lanes to be voted on: those of before if they are there, else most often the base and what was trained last."""
+    one, other = before if set(before) <= set(names) and len(set(before)) == 2 else (first(names), last(names))
+    return gr.update(choices=list(names), value=one), gr.update(choices=list(names), value=other)
 
 
 def first(names: Sequence[str]) -> str | None:

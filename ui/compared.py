@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from trainer_core import ballot, judge, score_table, votes
 from trainer_core.clock import duration
 from trainer_core.comparison import Comparison
+from trainer_core.config import Strict
 from trainer_core.errors import DataError
 from trainer_core.events import LaneEnd, LaneProof, Phase, Scored
 from trainer_core.judge import Opinion
@@ -17,18 +19,27 @@ from trainer_core.run_view import RunView
 from trainer_core.statistics import Interval
 from trainer_core.supervisor import Supervisor
 from trainer_core.votes import Contest, Round, Tally, Vote
+from ui.facts import name_of
 
 FEW_PAIRS = 30
 FEW_SIDES = 10
 """Fewer votes say nothing about a habit of choosing one side."""
 
 
-def parts(supervisor: Supervisor) -> dict[str, Any]:
+class Chosen(Strict):
+    """What one page has chosen above the answers: a run, and the two lanes of a blind vote."""
+
+    run: str = ""
+    first: str = ""
+    second: str = ""
+
+
+def parts(supervisor: Supervisor, chosen: Chosen | None = None) -> dict[str, Any]:
     """Every part of the Compare tab."""
     return {
         "compare": comparison(supervisor),
         "ballot": question(supervisor),
-        "tally": tally(supervisor),
+        "tally": tally(supervisor, chosen or Chosen()),
         "scores": scores(supervisor),
         "heat": heat(supervisor),
         "judge": judgement(supervisor),
@@ -159,28 +170,65 @@ def question(supervisor: Supervisor) -> dict[str, Any] | None:
         "same": bool(ready and said and len(set(said.answers.values())) == 1),
         "voted": open_one.vote.choice if open_one.vote else "",
         "better": open_one.vote is not None and open_one.vote.choice == "bad",
+        "away": ballot.away(supervisor, current),
+        "goes_on": ballot.goes_on(current),
+        "loadable": not current.view.phase.active and supervisor.active is None,
     }
 
 
 # ---- the tally
 
 
-def tally(supervisor: Supervisor) -> dict[str, Any] | None:
-    """The count of the contest that is voted on, or was voted on last."""
-    path, current = votes.file_of(supervisor.workspace), supervisor.comparison
+def tally(supervisor: Supervisor, chosen: Chosen | None = None) -> dict[str, Any] | None:
+    """The count of the votes on two lanes of the loaded run, and of no others."""
+    contest = contest_of(supervisor, chosen or Chosen())
+    if contest is None:
+        return None
+    path = votes.file_of(supervisor.workspace)
     try:
-        given = standing(path)
+        found = counted(path, *stamp(path), contest, frozenset(made_of(supervisor, contest.run).items()))
     except DataError as error:
         return {"problem": str(error)}
-    contest = current.round.contest if current and current.round else given[-1].contest if given else None
-    return counted(path, *stamp(path), contest) if contest else None
+    return {"name": called(supervisor, contest.run), **found}
+
+
+def contest_of(supervisor: Supervisor, chosen: Chosen) -> Contest | None:
+    """The run that is loaded, or else that of the page's form or the newest; and of its lanes the two that are voted on, or else
+    those chosen on the page, or else the first and the last. None: there are no two."""
+    current = supervisor.comparison
+    if current and current.round:
+        return current.round.contest
+    if current and current.run:
+        run, names = current.run, [lane.name for lane in current.job.lanes]
+    else:
+        comparable = [view.id for view in supervisor.views if view.adapters and not view.phase.active]
+        run = chosen.run if chosen.run in comparable else next(iter(comparable), "")
+        names = [lane.name for lane in supervisor.lanes(run)] if run else []
+    sides = {chosen.first, chosen.second}
+    if len(sides) < 2 or not sides <= set(names):
+        sides = {*names[:1], *names[-1:]}
+    return ballot.contest(run, names, *sides) if len(sides) > 1 else None
+
+
+def made_of(supervisor: Supervisor, run: str) -> dict[str, str]:
+    """What the lanes are made of, as far as they are loaded."""
+    current = supervisor.comparison
+    return current.made_of if current and current.run == run else {}
+
+
+def called(supervisor: Supervisor, run: str) -> str:
+    """What a run is called; its id where it went to the trash while its lanes are still here."""
+    run_dir = supervisor.workspace.runs / run
+    return name_of(run_dir) if run_dir.exists() else run
 
 
 @lru_cache(maxsize=8)
-def counted(path: Path, size: int, changed: int, contest: Contest) -> dict[str, Any]:
+def counted(path: Path, size: int, changed: int, contest: Contest, made: frozenset[tuple[str, str]]) -> dict[str, Any]:
     """A contest in words; the bootstrap over all lanes is too much for every second."""
-    given = read(path, size, changed)
+    every = read(path, size, changed)
+    given = votes.on_same_lanes(every, contest.run, dict(made))
     found = votes.tally(given, contest)
+    earlier = votes.tally(every, contest).all - found.all
     return {
         "run": contest.run,
         "first": contest.first,
@@ -192,11 +240,31 @@ def counted(path: Path, size: int, changed: int, contest: Contest) -> dict[str, 
         "verdict": verdict(found),
         "word": found.verdict.word,
         "kinds": [[tag, *counts] for tag, counts in sorted(found.kinds.items())],
-        "checks": [line for line in (bias(found), lengths(found)) if line],
+        "none": none_yet(given, found),
+        "checks": [line for line in (bias(found), lengths(found), earlier_words(earlier)) if line],
         "strengths": strengths(given, contest.run),
         "pairs": found.pairs,
-        "few": "Few pairs. Fine for a taste; 200 or more give a steadier change." if found.pairs < FEW_PAIRS else "",
+        "few": "Few pairs. Fine for a taste; 200 or more give a steadier change."
+        if 0 < found.pairs < FEW_PAIRS
+        else "",
     }
+
+
+def none_yet(given: Sequence[Vote], found: Tally) -> str:
+    """What stands in place of a count that does not exist; empty where it does."""
+    if found.all:
+        return ""
+    return f"No votes {'on these two lanes' if given else 'for this run'} yet. Press B."
+
+
+def earlier_words(count: int) -> str:
+    if not count:
+        return ""
+    one = count == 1
+    return (
+        f"{count} earlier vote{'' if one else 's'} on lanes of these names {'is' if one else 'are'} not counted: an adapter or a "
+        "system prompt was another then."
+    )
 
 
 def standing(path: Path) -> tuple[Vote, ...]:
@@ -329,7 +397,7 @@ def scores(supervisor: Supervisor) -> dict[str, Any] | None:
     view = current.view
     found, problem = view.scored, view.unscored
     try:
-        found = found or saved(current.run, supervisor)
+        found = found or saved(current, supervisor)
     except DataError as error:
         problem = problem or str(error)
     going = view.scoring
@@ -342,10 +410,18 @@ def scores(supervisor: Supervisor) -> dict[str, Any] | None:
     }
 
 
-def saved(run_id: str, supervisor: Supervisor) -> Scored | None:
-    """The scores in the run's folder; none where the run went to the trash while its lanes are still here."""
-    path = supervisor.workspace.runs / run_id / "scores.json"
-    return scored_in(path, path.stat().st_mtime_ns) if path.exists() else None
+def saved(current: Comparison, supervisor: Supervisor) -> Scored | None:
+    """The loaded lanes' scores from the run's folder; none where the run went to the trash while they are still here.
+
+    A lane with a system prompt is left out: its name does not say which one it was scored with.
+    """
+    path = supervisor.workspace.runs / current.run / "scores.json"
+    if not path.exists():
+        return None
+    found = scored_in(path, path.stat().st_mtime_ns)
+    loaded = {lane.name for lane in current.job.lanes if not lane.system}
+    scores = tuple(score for score in found.scores if score.lane in loaded)
+    return replace(found, scores=scores) if scores else None
 
 
 @lru_cache(maxsize=4)

@@ -78,6 +78,8 @@ class Cursor(Strict):
     """How many points of the deep curves the page holds; -1: it does not show them."""
     chosen: tuple[str, ...] = ()
     """The runs that are drawn over each other."""
+    vote: compared.Chosen = compared.Chosen()
+    """Whose votes it shows, where nothing says it better, see `compared.contest_of`."""
     machine: float = -1.0
     """When the last reading that the page holds was made; -1: it does not show them."""
 
@@ -256,7 +258,7 @@ def all_parts(supervisor: Supervisor, view: RunView | None, cursor: Cursor, made
         "facts": lambda: views.facts(supervisor, view),
     }
     parts = {name: made(make, NOTHING.get(name)) for name, make in makers.items()}
-    parts |= made(lambda: compared.parts(supervisor), {})
+    parts |= made(lambda: compared.parts(supervisor, cursor.vote), {})
     if cursor.log and view:
         parts["log"] = made(lambda: runs.log_tail(supervisor.run_dir(view.id), LOG_LINES), [])
     return parts

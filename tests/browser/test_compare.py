@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, tab
-from tests.browser.test_vote import generate
+from tests.browser.test_vote import generate, leave
 from tests.fake_worker import HOSTILE
 from tests.test_judge import Judge, likes
 
@@ -172,7 +172,7 @@ def test_text_that_attacks_appears_literally(app: App, visit: Visit) -> None:
     assert page.evaluate("window.pwned") is None and page.locator("#lanes img, #vote-question img").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert page.locator("#lanes .answer").first.get_attribute("dir") == "auto"
-    page.click("#vote-end")
+    leave(page)
 
 
 def test_a_failed_question_leaves_the_lanes(app: App, visit: Visit) -> None:
@@ -189,6 +189,7 @@ def test_a_model_judges_beside_the_votes(app: App, visit: Visit) -> None:
     page = visit(app)
     votes = Path(app.workspace) / "votes" / "votes.jsonl"
     before = votes.read_bytes() if votes.exists() else b""
+    choose_run(page, "fine")
     generate(page)
     page.get_by_text("A model as judge").click()
     page.get_by_role("button", name="Judge the two lanes").click()
