@@ -128,11 +128,11 @@ def test_the_plan_says_steps_and_rates() -> None:
     takes = [(line.stage, line.takes) for line in lines]
     assert takes == [("Load", ""), ("SFT", "≈ 1 min 00 s"), ("DPO", ""), ("Compare", "")]
     assert (
-        lines[1].what == f"{starter_recipe().sft.max_steps} steps of 4 examples, rate\u00a00.001, warm-up 1 of 10 steps"
+        lines[1].what == f"{starter_recipe().sft.max_steps} steps of 4 examples, rate\u00a00.001, warm-up 3 of 24 steps"
     )
     assert (
         lines[2].what
-        == f"{starter_recipe().dpo.max_steps} steps of 4 pairs, rate\u00a02e-4, warm-up 3 of 24 steps, β\u00a00.1"
+        == f"{starter_recipe().dpo.max_steps} steps of 4 pairs, rate\u00a02e-4, warm-up 1 of 10 steps, β\u00a00.1"
     )
     only = plan_lines(starter_recipe().model_copy(update={"method": Method.SFT}), found, {"sft": ""})
     assert [line.stage for line in only] == ["Load", "SFT", "Compare"]
