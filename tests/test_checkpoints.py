@@ -384,7 +384,7 @@ def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name", ["../canary", "/tmp/canary", "a/../../canary", "a\\b", "", ".", "a//b", "a\0b", "c:d", "a/.."]
+    "name", ["../canary", "/canary", "a/../../canary", "a\\b", "", ".", "a//b", "a\0b", "c:d", "a/.."]
 )
 def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
     save(tmp_path, 2)
