@@ -119,7 +119,7 @@ def test_scores_of_an_earlier_day_are_shown(supervisor, contest) -> None:  # noq
     (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
     supervisor.compare_run(contest.run)
     (accuracy,) = compared.scores(supervisor)["table"]["first"]
-    assert (accuracy["title"], accuracy["cells"]) == ("Held-out accuracy", ["50% [40%, 60%]"])
+    assert (accuracy["title"], accuracy["cells"]) == ("Held-out accuracy", ["50% [40%, 60%] (n 40)"])
 
 
 def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # noqa: F811

@@ -164,7 +164,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
     row = history.Rows(supervisor)()[0][0]
-    assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50%", "sample")
+    assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50% (n 16)", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
 
@@ -268,7 +268,8 @@ def test_deep_curves_run_over_both_stages(supervisor: Supervisor) -> None:
 def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
     finished(supervisor, step("dpo", 1), Evaluated("dpo", 1, 0.69, 0.5, 0.0), Evaluated("dpo", 2, float("nan")))
     held = news(supervisor, Cursor())["parts"]["held"]["is"]
-    assert held == {"dpo.held.loss": [(1, 0.69)], "dpo.held.accuracy": [(1, 0.5)], "dpo.held.margin": [(1, 0.0)]}
+    values = {"dpo.held.loss": [(1, 0.69)], "dpo.held.accuracy": [(1, 0.5)], "dpo.held.margin": [(1, 0.0)]}
+    assert held == {**values, "dpo.held.rows": [(1, 0), (2, 0)]}
 
 
 def test_readings_are_sent_where_they_are_shown(supervisor: Supervisor) -> None:

@@ -136,7 +136,9 @@ def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) ->
     page.click("#score-go")
     accuracy, general = page.locator("#score-first table").first, page.locator("#score-first table").last
     expect(accuracy.locator("caption")).to_have_text("Held-out accuracy", timeout=20_000)
-    expect(accuracy.locator(".figure")).to_have_text(["50% [40%, 60%]", "60% [50%, 70%]", "70% [60%, 80%]"])
+    expect(accuracy.locator(".figure")).to_have_text(
+        [f"{share} (n 40)" for share in ("50% [40%, 60%]", "60% [50%, 70%]", "70% [60%, 80%]")]
+    )
     assert accuracy.locator(".span b").last.get_attribute("style") == "left: 70%"
     expect(general.locator("th")).to_have_text(["Base", "SFT", "DPO ⚑ forgot"])
     page.locator("#score-all summary").click()
