@@ -217,8 +217,13 @@ def diverged(course: Course) -> Finding | None:
 
 
 def left_at_once(loss: np.ndarray) -> bool:
-    """The last three are more than twice the first and any of the usual: beyond any noise, so no more steps are waited for."""
-    return bool(len(loss) > 3 and loss[-3:].min() > 2 * max(loss[0], loss[1]))
+    """The last three are more than twice the first two, or rise to more than four times the first: beyond any noise, so no more
+    steps are waited for. The second loss may be high already, since the first step moves the weights."""
+    if len(loss) < 4:
+        return False
+    third, second, last = loss[-3:]
+    rising = 1.5 * loss[0] < third < second < last and last > 4 * loss[0]
+    return bool(rising or loss[-3:].min() > 2 * max(loss[0], loss[1]))
 
 
 def left_mildly(loss: np.ndarray) -> bool:
