@@ -49,6 +49,7 @@ def main() -> int:
         "HF_HUB_OFFLINE": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
         "UNSLOTH_SKIP_TORCHVISION_CHECK": "1",
+        "UNSLOTH_ENABLE_FLEX_ATTENTION": "0",  # has no way back on the processor
         "UNSLOTH_COMPILE_LOCATION": str(asked.folder / "compiled"),
     }
     os.environ.pop("UNSLOTH_FORCE_CPU", None)
