@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -106,10 +106,15 @@ def changed(folder: Path, name: str) -> io.FileIO:
     return io.FileIO(descriptor(folder, name, os.O_RDWR), "r+")
 
 
+def room(file: BinaryIO, most: int) -> int:
+    """Bytes to read at most: those that the file has. A buffer of `most` could not be had where memory has run out."""
+    return min(most, os.fstat(file.fileno()).st_size)
+
+
 def read(folder: Path, name: str, most: int = MOST_BYTES) -> bytes:
     """All of a file; errors as in `opened`, and UnsafeFile where it has more bytes than `most`."""
     with opened(folder, name) as file:
-        content = file.read(most + 1)
+        content = file.read(room(file, most) + 1)
     if len(content) > most:
         raise UnsafeFile(folder / name, f"has more than {most >> 20} MB")
     return content
@@ -119,7 +124,7 @@ def tail(folder: Path, name: str, most: int) -> bytes:
     """The last bytes of a file; errors as in `opened`."""
     with opened(folder, name) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - most))
-        return file.read(most)
+        return file.read(room(file, most))
 
 
 def size_bytes(folder: Path, name: str) -> int:
