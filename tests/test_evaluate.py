@@ -46,7 +46,7 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
     write_pairs(folder / "held.jsonl", 12, seed=2)
     data = {"pairs": str(folder / "pairs.jsonl"), "held_out": str(folder / "held.jsonl")}
     sft = {**STEPS, "learning_rate": 1e-2, "epochs": 4}
-    dpo = {**STEPS, "learning_rate": 1e-3, "epochs": 4}
+    dpo = {**STEPS, "learning_rate": 3e-3, "epochs": 4}
     hard = {**STEPS, "learning_rate": 1e-2, "epochs": 40, "scheduler": "constant"}
     large = {"rank": 32, "alpha": 32}
     cases = {
@@ -80,11 +80,7 @@ def test_both_stages_are_measured_on_the_same_rows_to_the_end(views: dict[str, R
         assert all(math.isfinite(one.loss) for one in found)
     dpo = [one for one in views["on"].evaluated if one.stage == "dpo"]
     assert all(0 <= one.accuracy <= 1 and math.isfinite(one.margin) for one in dpo)
-    assert (
-        dpo[0].loss == pytest.approx(math.log(2), abs=0.02)
-        and abs(dpo[0].margin) < 0.02
-        and abs(dpo[-1].margin) > 0.005
-    )
+    assert dpo[0].loss == pytest.approx(math.log(2), abs=0.02) and abs(dpo[0].margin) < 0.02 < abs(dpo[-1].margin)
 
 
 def test_the_base_answers_once_and_then_the_adapter_at_its_checkpoints(views: dict[str, RunView]) -> None:
