@@ -35,6 +35,5 @@ class KeepLayers(TrainerCallback):
             return
         kept, layers = len(self.planner.kept), len(self.planner.layers)
         self.planner = None
-        self.emit(
-            Noted(f"{self.stage.upper()}: {kept} of {layers} layers keep their activations; memory has room for them.")
-        )
+        room = "memory has room for them" if kept else "memory has no room for more"
+        self.emit(Noted(f"{self.stage.upper()}: {kept} of {layers} layers keep their activations; {room}."))
