@@ -108,12 +108,7 @@ def round_to_bf16(values: Any) -> Any:
 
 def add_tanh() -> None:
     """Unsloth's kernels take tanh from CUDA's own library, which the interpreter cannot call. For after `import unsloth`."""
-    import triton
-    import triton.language as tl
-
-    @triton.jit  # type: ignore[untyped-decorator]
-    def tanh(x: Any) -> Any:
-        return 2 / (1 + tl.exp(-2 * x.to(tl.float32))) - 1
+    from tests.support.triton_tanh import tanh
 
     for name, module in list(sys.modules.items()):
         if name.startswith("unsloth.kernels.") and hasattr(module, "triton_tanh"):
