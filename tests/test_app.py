@@ -181,6 +181,7 @@ def test_no_wait_for_the_end_is_without_an_end() -> None:
 def test_a_free_port_is_found(tmp_path: Path) -> None:
     first = app.free_port()
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections just closed may linger on the port
         other.bind(("127.0.0.1", first))
         other.listen()
         assert not app.free(first)

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Playwright, expect
 
 from tests.browser.conftest import App, chromium
 
@@ -24,14 +24,13 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 @pytest.fixture(params=["knows", "does not know"])
-def opened(request: pytest.FixtureRequest) -> Iterator[tuple[Browser, str]]:
+def opened(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[tuple[Browser, str]]:
     """A browser and the host under which it finds the page."""
     knows = request.param == "knows"
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", *([] if knows else [HERE])]
-        browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
-        yield browser, NAME if knows else "127.0.0.1"
-        browser.close()
+    flags = ["--no-sandbox", "--disable-gpu", *([] if knows else [HERE])]
+    browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
+    yield browser, NAME if knows else "127.0.0.1"
+    browser.close()
 
 
 def test_the_page_on_the_disk_opens_the_app_and_one_signs_out(app: App, opened: tuple[Browser, str]) -> None:
