@@ -84,6 +84,8 @@ class Seen:
     passes: list[Pass] = field(default_factory=list)
     planner: list[str] = field(default_factory=list)
     """In the order in which they came: "planner" where the kept layers are planned for, "probe" where memory was measured."""
+    probed_before: set[str] = field(default_factory=set)
+    """Stages whose memory the process before this one measured, which a resumed run relies on."""
     forks: int = 0
 
 
@@ -114,11 +116,11 @@ def rehearse(asked: argparse.Namespace) -> Checks:
     from trainer_core.config import TrainJob
     from trainer_core.run_view import read_view
 
-    triton_interpreter.add_tanh()
+    triton_interpreter.replace_early_functions()
     folder = runs.Workspace(asked.folder / "workspace").runs
     earlier = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     run_dir = earlier[0] if earlier else runs.create(folder, TrainJob(recipe=recipe(asked)), "rehearsal")
-    seen = Seen()
+    seen = Seen(probed_before=set(read_view(run_dir).probed))
     watch_training(seen)
 
     def train(job: Any, place: Path, emit: Any, wants: Any) -> Any:
@@ -159,9 +161,10 @@ def held(asked: argparse.Namespace, view: Any, seen: Seen) -> Iterator[tuple[str
         answered = [one for one in view.sampled if one.stage == stage]
         yield f"{stage}: sample answers", (bool(answered) is not asked.no_samples, len(answered))
         yield f"{stage}: held-out evaluation", (any(one.stage == stage for one in view.evaluated), "")
-    stages = len({one.stage for one in seen.passes})
-    order = ["planner"] * stages if asked.no_probe else ["probe", "planner"] * stages
-    yield "kept layers are planned after the memory probe", (seen.planner == order or bool(asked.kill), seen.planner)
+    stages = dict.fromkeys(one.stage for one in seen.passes)
+    unprobed = set(stages) if asked.no_probe else seen.probed_before
+    order = [what for stage in stages for what in (["planner"] if stage in unprobed else ["probe", "planner"])]
+    yield "kept layers are planned after the memory probe", (seen.planner == order, seen.planner)
     yield "no process is forked beside the card", (seen.forks == 0, seen.forks)
     if "dpo" in asked.method:
         proof = view.proof

@@ -1,4 +1,4 @@
-"""What Triton's interpreter lacks for Unsloth's kernels: arithmetic of bfloat16, whose bits it takes for integers, and tanh."""
+"""What Triton's interpreter lacks for Unsloth's kernels: arithmetic of bfloat16, whose bits it takes for integers; tanh; cast."""
 
 from __future__ import annotations
 
@@ -106,10 +106,13 @@ def round_to_bf16(values: Any) -> Any:
     return np.where(np.isnan(values), np.uint16(0x7FC0), nearest)
 
 
-def add_tanh() -> None:
-    """Unsloth's kernels take tanh from CUDA's own library, which the interpreter cannot call. For after `import unsloth`."""
-    from tests.support.triton_tanh import tanh
+def replace_early_functions() -> None:
+    """Unsloth's kernels hold tanh of CUDA's own library, and `tl.cast` from before the interpreter took its place. For after
+    `import unsloth`."""
+    from tests.support.triton_functions import cast, tanh
 
     for name, module in list(sys.modules.items()):
-        if name.startswith("unsloth.kernels.") and hasattr(module, "triton_tanh"):
-            module.triton_tanh = tanh  # type: ignore[attr-defined]
+        if name.startswith("unsloth.kernels."):
+            for held, function in (("triton_tanh", tanh), ("triton_cast", cast)):
+                if hasattr(module, held):
+                    setattr(module, held, function)
