@@ -32,6 +32,8 @@ from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
 from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor
 
+pytestmark = pytest.mark.real
+
 
 def bench(*args: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, args)]

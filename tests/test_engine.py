@@ -21,7 +21,7 @@ from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
 from trainer_core.run_view import RunView, fold
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 CANARY = "hf_canary-of-a-real-run"
 LOSSES = [loss for loss in get_args(LossType)]
 STEPS = {"batch_size": 2, "accumulation": 2, "max_length": 128}

@@ -12,8 +12,9 @@ import pytest
 from tests.test_engine import environment
 from trainer_core import runs
 
+pytestmark = pytest.mark.real
 
-@pytest.mark.slow
+
 def test_kept_rows(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.kept_rows_case", tmp_path]
     done = subprocess.run(

@@ -19,6 +19,8 @@ from trainer_core.presets import load_catalogue
 from trainer_core.run_view import RunView, read_view
 from trainer_core.shape import Shape
 
+pytestmark = pytest.mark.real
+
 
 @pytest.mark.parametrize(
     ("batch", "accumulation", "after"),
@@ -181,7 +183,6 @@ def short(folder: Path, fault: str) -> Recipe:
     return recipe(folder, method=stage, sample_tokens=0, **{stage: steps})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "wording", "place"), GRID)
 def test_the_run_goes_on_by_itself_to_the_same_losses(
     views: dict[str, RunView], stage: Stage, wording: str, place: str

@@ -13,7 +13,7 @@ from tests.order_case import BATCH, STEP
 from tests.test_engine import environment
 from trainer_core import runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

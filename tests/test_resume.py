@@ -22,7 +22,7 @@ from trainer_core.shape import shape_of
 from trainer_core.supervisor import Supervisor, wait_for
 from trainer_core.vram import disk_parts, kept_checkpoints, setup_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,6 @@ def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
     assert [point.step for point in view.points] == [1, 2]
 
 
-@pytest.mark.slow
 def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunView, Path, RunView]) -> None:
     _, _, run_dir, view = longer
     job = runs.train_job(runs.read_run(run_dir))

@@ -12,7 +12,7 @@ import pytest
 from tests.test_engine import environment
 from trainer_core import runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
@@ -15,7 +14,6 @@ from trainer_core.presets import starter_recipe
 RUN_SECONDS = 1200
 
 
-@pytest.mark.slow
 def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[App], Page]) -> None:
     app = serve("real")
     page = visit(app)
@@ -69,7 +67,6 @@ def check_curves(page: Page) -> None:
     assert values["dpo.loss"][-1] < values["dpo.loss"][0] and values["dpo.margin"][-1] > 0
 
 
-@pytest.mark.slow
 def test_a_run_that_diverges_is_ended_and_its_retry_goes_well(
     serve: Callable[..., App], visit: Callable[[App], Page]
 ) -> None:
