@@ -58,7 +58,9 @@ class FastTier:
         config.hook.pytest_deselected(items=[item for item in items if kinds(item)])
         items[:] = [item for item in items if not kinds(item)]
 
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, None]:
+        yield
         if self.torch_came():
             pytest.fail(f"{item.nodeid} imports torch: mark it as real")
 
