@@ -27,6 +27,8 @@ from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor, wait_for
 from ui import door
 
+pytestmark = pytest.mark.real
+
 SECONDS = 60
 
 

@@ -24,6 +24,8 @@ from trainer_core.supervisor import Supervisor, wait_for
 from ui import live
 from ui.live import Cursor
 
+pytestmark = pytest.mark.real
+
 NAMES = ("Base", "SFT", "DPO")
 
 

@@ -32,6 +32,8 @@ from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
 from trainer_core.runs import PROJECT
 from trainer_core.supervisor import Supervisor
 
+pytestmark = pytest.mark.real
+
 
 def bench(*args: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, args)]
@@ -53,6 +55,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     assert row["fixed_work"] > 1 and f"The fixed work took {row['fixed_work']:.0f} ms (cpu)." in page
 
 
+@pytest.mark.long
 def test_the_cheapest_real_ones_run_to_their_end(tmp_path: Path) -> None:
     done = bench("data", "app", "--tiny", "--json", "--results", tmp_path)
     rows = json.loads(done.stdout)
@@ -93,6 +96,7 @@ def cut(file: Path, enough: Callable[[], bool], *more: str) -> None:
     assert not alive
 
 
+@pytest.mark.long
 def test_a_cut_call_is_gone_on_with_by_the_next(tmp_path: Path) -> None:
     """Its figures say nothing. The half of a line is what a power cut leaves."""
     file = tmp_path / "card.jsonl"
@@ -269,6 +273,7 @@ def test_a_pace_is_read_off_the_steps_after_the_warm_up() -> None:
     assert cuda_reading.pairs_per_second(case, result) == []
 
 
+@pytest.mark.long
 def test_picked_settings_run_where_they_were_picked(tmp_path: Path) -> None:
     done = bench("picked", "--tiny", "--json", "--results", tmp_path / "picked.jsonl")
     rows = json.loads(done.stdout)

@@ -16,6 +16,8 @@ from trainer_core.data.source import Progress
 from trainer_core.errors import ConfigError, TrainingError
 from trainer_core.runs import PROJECT
 
+pytestmark = pytest.mark.real
+
 SECONDS = 120
 
 

@@ -20,6 +20,8 @@ from ui import compared
 from ui.booth import Booth
 from ui.compared import Chosen
 
+pytestmark = pytest.mark.real
+
 
 def given(first: int, second: int, ties: int = 0) -> list[votes.Vote]:
     """Votes in alternation, the surplus last."""

@@ -14,6 +14,8 @@ from trainer_core.data.formats import Flaw
 from trainer_core.data.source import Misfit, Note
 from trainer_core.errors import DataError
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:

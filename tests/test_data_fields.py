@@ -18,6 +18,8 @@ from trainer_core.config import Columns, Data, Method
 from trainer_core.data import Chat, Message, Pair, Request, examine, load
 from trainer_core.lens.sight import sight
 
+pytestmark = pytest.mark.real
+
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 

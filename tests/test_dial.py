@@ -24,6 +24,8 @@ from trainer_core.lanes.heat import heat
 from trainer_core.lanes.load import Lanes, dialed, load, proofs
 from trainer_core.requests import Ask, Cancel, Dial, Heat, Inbox, Said
 
+pytestmark = pytest.mark.real
+
 IDS = torch.tensor([[5, 9, 40, 77, 3, 21]])
 
 

@@ -144,6 +144,7 @@ SOUND = {
 }  # fmt: skip
 
 
+@pytest.mark.real
 def test_sound_runs_hardly_ever_raise_anything() -> None:
     wrong = [
         (name, seed, found) for name, kind in SOUND.items() for seed in range(SEEDS) if (found := kind.named(seed))

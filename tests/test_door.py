@@ -24,6 +24,8 @@ from trainer_core.config import STARTER
 from trainer_core.supervisor import Supervisor
 from ui import address, door
 
+pytestmark = pytest.mark.real
+
 ORIGINS = (
     None,
     "own",

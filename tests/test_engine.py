@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from safetensors import safe_open
 
 from tests import tiny
+from tests.support.warm import run_module
 from trainer_core import report, runs
 from trainer_core.config import LossType, Recipe, TrainJob, parse
 from trainer_core.event_log import Tail
@@ -21,7 +23,8 @@ from trainer_core.events import Phase
 from trainer_core.plan import planned_steps
 from trainer_core.run_view import RunView, fold
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 CANARY = "hf_canary-of-a-real-run"
 LOSSES = [loss for loss in get_args(LossType)]
 STEPS = {"batch_size": 2, "accumulation": 2, "max_length": 128}
@@ -64,8 +67,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment() -> dict[str, str]:
-    import os
-
     ours = {
         "CUDA_VISIBLE_DEVICES": "",
         "UNSLOTH_FORCE_CPU": "1",
@@ -77,12 +78,12 @@ def environment() -> dict[str, str]:
     return {
         **os.environ,
         **ours,
-        "UNSLOTH_COMPILE_LOCATION": str(Path(tempfile.gettempdir()) / "tunebench-test-compiled"),
+        "UNSLOTH_COMPILE_LOCATION": str(Path(tempfile.gettempdir()) / f"tunebench-test-compiled{WORKER}"),
     }
 
 
 def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:
-    """Run recipes one after the other in one fresh process, each with a fault or none."""
+    """Run recipes one after the other, each with a fault or none."""
     folders = [runs.create(folder / "runs", TrainJob(recipe=one), "t") for _, one in cases]
     arguments = [
         f"{fault}:{run_dir}" if fault else str(run_dir) for (fault, _), run_dir in zip(cases, folders, strict=True)
@@ -93,9 +94,7 @@ def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:
 
 def start(folder: Path, *arguments: str) -> None:
     """One process of tests/engine_case.py, to its end."""
-    command = [sys.executable, "-m", "tests.engine_case", *arguments]
-    with (folder / "log.txt").open("ab") as log:
-        subprocess.run(command, cwd=runs.PROJECT, env=environment(), stdout=log, stderr=log, timeout=600)
+    run_module(environment(), "tests.engine_case", *arguments, log=folder / "log.txt")
 
 
 def view_of(run_dir: Path) -> RunView:
@@ -107,11 +106,11 @@ def view_of(run_dir: Path) -> RunView:
 
 @pytest.fixture(scope="module")
 def views(folder: Path) -> dict[str, RunView]:
-    """Everything that can share one process, which takes most of its time to import the libraries."""
     one_step = {**STEPS, "max_steps": 1}
     dpo_only = {"method": "dpo", "dpo": one_step}
     cases: dict[str, tuple[str, Recipe]] = {
         "plain": ("", recipe(folder)),
+        "again": ("", recipe(folder)),
         "nf4": ("", recipe(folder, precision="nf4")),
         "dpo only": ("", recipe(folder, method="dpo")),
         "sft only": ("", recipe(folder, method="sft")),
@@ -125,11 +124,6 @@ def views(folder: Path) -> dict[str, RunView]:
         dpo = {**one_step, "losses": [loss], "beta": 0.25, "label_smoothing": smoothing}
         cases[loss] = ("", recipe(folder, **{**dpo_only, "dpo": dpo}))
     return dict(zip(cases, run(folder, *cases.values()), strict=True))
-
-
-@pytest.fixture(scope="module")
-def again(folder: Path) -> RunView:
-    return run(folder, ("", recipe(folder)))[0]
 
 
 @pytest.mark.parametrize("name", ["plain", "nf4"])
@@ -207,9 +201,9 @@ def test_each_loss_starts_at_its_own_value(views: dict[str, RunView], loss: str)
         assert proof.loss == pytest.approx(proof.expected_loss, abs=1e-4)
 
 
-def test_the_same_seed_gives_the_same_losses(views: dict[str, RunView], again: RunView) -> None:
-    assert [point.loss for point in again.points] == [point.loss for point in views["plain"].points]
-    assert [point.margin for point in again.points] == [point.margin for point in views["plain"].points]
+def test_the_same_seed_gives_the_same_losses(views: dict[str, RunView]) -> None:
+    one, other = views["plain"].points, views["again"].points
+    assert one and [(point.loss, point.margin) for point in one] == [(point.loss, point.margin) for point in other]
 
 
 def test_missing_data_is_the_runs_last_word(views: dict[str, RunView]) -> None:

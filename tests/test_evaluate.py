@@ -20,7 +20,7 @@ from trainer_core.plan import PARTS, spaced
 from trainer_core.run_view import RunView
 from trainer_core.tokens import told
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 OFF = {"evaluations": 0}
 LORA = {"rank": 4, "alpha": 4, "dropout": 0.2}
 """With dropout, so that a random number drawn beside training would be seen."""

@@ -227,6 +227,7 @@ def test_a_folder_is_known_by_its_config(tmp_path: Path) -> None:
     assert shape_for("nobody/knows-this", workspace, CATALOGUE) is None
 
 
+@pytest.mark.real
 def test_a_tokenizer_measures_rows_and_letters_guess_more(tmp_path: Path) -> None:
     from tests import tiny
 

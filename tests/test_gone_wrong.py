@@ -16,7 +16,7 @@ from trainer_core import checkpoints, runs
 from trainer_core.config import TrainJob
 from trainer_core.events import Phase
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from trainer_core.data import check, hub
 from trainer_core.errors import DataError
 from trainer_core.runs import Workspace
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

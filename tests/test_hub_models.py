@@ -18,6 +18,8 @@ from trainer_core import hub_models, runs
 from trainer_core.errors import ModelError
 from trainer_core.events import Phase
 
+pytestmark = pytest.mark.real
+
 FETCH = """
 import json, sys
 from huggingface_hub import constants
@@ -118,7 +120,6 @@ def test_sizes(done: int, total: int, words: str) -> None:
     assert hub_models.sizes(done, total) == words
 
 
-@pytest.mark.slow
 def test_a_run_trains_on_it_and_its_adapter_names_the_model(
     files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

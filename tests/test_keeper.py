@@ -19,6 +19,8 @@ from trainer_core.config import TrainJob
 from trainer_core.events import Phase
 from trainer_core.run_view import read_view
 
+pytestmark = pytest.mark.real
+
 
 def lives(folder: Path, *ends: Callable[[], int]) -> Callable[[], int]:
     """Work that ends in another way each time; how often it began stands in a file, since each is a process of its own."""
@@ -116,7 +118,6 @@ def test_the_kernels_count_is_read() -> None:
     assert keeper.kernel_kills() >= 0
 
 
-@pytest.mark.slow
 def test_a_run_that_the_memory_guard_ended_goes_on_with_nobody_there(tmp_path: Path) -> None:
     tiny.model(tmp_path / "model")
     write_data(tmp_path)

@@ -11,6 +11,8 @@ import pytest
 from trainer_core import kernels
 from trainer_core.runs import PROJECT
 
+pytestmark = pytest.mark.real
+
 WORKSPACE = Path("/home/somebody/with/a/very/long/path/to/the/program/called/tunebench/workspace")
 
 
@@ -39,7 +41,6 @@ def test_an_import_that_removes_torchs_place_changes_nothing() -> None:
     assert unset == {}
 
 
-@pytest.mark.slow
 def test_unsloth_does_remove_it() -> None:
     """What it runs when it is imported on a card, run here: the day it no longer does, `unmoved` can go."""
     code = (

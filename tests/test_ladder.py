@@ -19,6 +19,8 @@ from trainer_core.presets import load_catalogue
 from trainer_core.run_view import RunView, read_view
 from trainer_core.shape import Shape
 
+pytestmark = pytest.mark.real
+
 
 @pytest.mark.parametrize(
     ("batch", "accumulation", "after"),
@@ -160,15 +162,18 @@ PLACES = ("1", "4", "evaluated", "saving")
 FIVE = ("torch", "cublas", "cudnn", "cpu", "bnb")
 RATES = {"sft": 1e-2, "dpo": 1e-3}
 GRID = list(product(RATES, FIVE, PLACES))
+SOME = [("sft", "torch", "1"), ("sft", "cublas", "evaluated"), ("sft", "bnb", "saving"),
+        ("dpo", "cudnn", "4"), ("dpo", "cpu", "1"), ("dpo", "bnb", "saving")]  # fmt: skip
+"""Each stage, wording and place once; the rest of the grid is for `--long`."""
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
-    """An undisturbed run of each stage, and one for each place and wording, all in one process that has the libraries loaded."""
-    folder = tmp_path_factory.mktemp("ladder")
+def views(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, RunView]:
+    """An undisturbed run of each stage, and one for each place and wording."""
+    folder, tried = tmp_path_factory.mktemp("ladder"), GRID if request.config.getoption("--long") else SOME
     tiny.model(folder / "model")
     write_data(folder)
-    faults = [*RATES, *(f"{wording}@{stage}.{place}" for stage, wording, place in GRID)]
+    faults = [*RATES, *(f"{wording}@{stage}.{place}" for stage, wording, place in tried)]
     made = {fault: runs.create(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults}
     start(folder, *(f"{fault}:{place}" if "@" in fault else str(place) for fault, place in made.items()))
     return {fault: read_view(place) for fault, place in made.items()}
@@ -181,8 +186,9 @@ def short(folder: Path, fault: str) -> Recipe:
     return recipe(folder, method=stage, sample_tokens=0, **{stage: steps})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("stage", "wording", "place"), GRID)
+@pytest.mark.parametrize(
+    ("stage", "wording", "place"), [pytest.param(*one, marks=() if one in SOME else pytest.mark.long) for one in GRID]
+)
 def test_the_run_goes_on_by_itself_to_the_same_losses(
     views: dict[str, RunView], stage: Stage, wording: str, place: str
 ) -> None:

@@ -30,6 +30,8 @@ from trainer_core.lanes.mixed import Mixed
 from trainer_core.lanes.sampling import Sampler, filters, gumbel
 from trainer_core.requests import Ask
 
+pytestmark = pytest.mark.real
+
 PROMPTS = ["the quick fox", "a short warm answer to a question, please", "dog", "the lazy dog jumps " * 33]
 ENDS = [2, *range(20, 280, 20)]
 """Several end tokens, so that some answers of the random model end early and some do not."""

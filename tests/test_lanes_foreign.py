@@ -19,6 +19,8 @@ from trainer_core.config import Lane
 from trainer_core.errors import ModelError
 from trainer_core.lanes.load import Lanes, load
 
+pytestmark = pytest.mark.real
+
 IDS = torch.tensor([[5, 9, 40, 77, 3, 21]])
 
 

@@ -30,6 +30,8 @@ from trainer_core.lanes.load import Lanes, dialed, half_format, load, number_for
 from trainer_core.lanes.mixed import Mixed
 from trainer_core.requests import Dial
 
+pytestmark = pytest.mark.real
+
 ADAPTERS = ("one", "two", "queries")
 PROMPTS = ("dog", "the quick fox", "a short warm answer to a question, please", "the lazy dog jumps " * 33)
 NEW = 16

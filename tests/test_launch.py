@@ -420,6 +420,7 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
+@pytest.mark.real
 def test_a_set_up_that_fails_is_said_and_continued_then_starts_at_once(project: Project) -> None:
     project.requires("unsloth==2026.10.9")
     failed = project.launch()
@@ -462,6 +463,7 @@ def renewed_only_when_nothing_runs_from_it(project: Project) -> None:
     assert json.loads(project.stamp.read_text())["ready"] is True
 
 
+@pytest.mark.real
 @pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="Triton's wheel is for Linux x86-64"
 )
@@ -513,6 +515,7 @@ def test_after_an_update_the_new_launcher_sets_up(project: Project, tmp_path_fac
     assert done.stdout.endswith("new --device cpu setup\n"), done.stderr
 
 
+@pytest.mark.real
 def test_packages_that_do_not_work_are_not_built_upon(project: Project) -> None:
     project.requires("unsloth==2026.10.9")
     project.offers("torch", "2.13.0+cpu", FAKE_TORCH.format(cuda="13.0"))
@@ -595,6 +598,7 @@ except SetupError as error: print("refused:", error)
 """
 
 
+@pytest.mark.real
 @pytest.mark.skipif(not compiler.find_compiler(os.environ), reason="no gcc or clang here")
 def test_a_set_up_for_a_pretended_card_reaches_the_trial_with_that_card(project: Project) -> None:
     """All but card and torch is real: the plan, .venv, the packages, and the trial, which finds no card."""

@@ -224,6 +224,7 @@ def test_a_python_with_headers_comes_from_uv(status: int, tmp_path: Path) -> Non
 # ---- the trial
 
 
+@pytest.mark.real
 @needs_triton
 def test_the_trials_kernel_computes_an_rms_norm() -> None:
     """In Triton's interpreter, which needs no card; the launcher's file as it is."""

@@ -72,6 +72,7 @@ def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) 
     assert not [line for line in done.stdout.splitlines() if not line.isprintable()]
 
 
+@pytest.mark.real
 def test_the_report_tells_the_card_and_the_installed_packages(tmp_path: Path) -> None:
     card = Gpu("NVIDIA GeForce RTX 4090", (8, 9), free_bytes=3 * 2**30, total_bytes=24 * 2**30)
     sources = info.Sources(

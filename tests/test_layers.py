@@ -146,6 +146,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(out.stdout.strip().splitlines()[-1].split(","))
 
 
+@pytest.mark.real
 def test_the_apps_process_holds_no_torch() -> None:
     loaded = loaded_after("import app")
     assert "gradio" in loaded and not loaded & HEAVY
@@ -156,6 +157,7 @@ def test_the_command_line_starts_light() -> None:
     assert not loaded_after("import trainer_core.__main__") & (HEAVY | {"gradio"})
 
 
+@pytest.mark.real
 def test_lanes_load_without_unsloth() -> None:
     loaded = loaded_after("import trainer_core.lanes")
     assert {"torch", "peft"} <= loaded and not loaded & {"unsloth", "unsloth_zoo"}

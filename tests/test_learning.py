@@ -12,7 +12,7 @@ from tests.test_engine import recipe, run, write_data
 from trainer_core.events import Phase
 from trainer_core.run_view import RunView
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 ONE = {"batch_size": 2, "accumulation": 1, "max_length": 128, "max_steps": 1, "evaluations": 0}
 FOUR = ONE | {"max_steps": 4}
 

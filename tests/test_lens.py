@@ -24,6 +24,8 @@ from trainer_core.errors import DataError, ModelError
 from trainer_core.lens import Lens, Look, Measure
 from trainer_core.lens.sight import pieces, sight
 
+pytestmark = pytest.mark.real
+
 LENGTH = 48
 LLAMA = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
@@ -134,7 +136,6 @@ def real(models: dict[str, Path], rows: tuple[Path, Path], tmp_path_factory: pyt
     return {name: json.loads(out.read_text())[str(model)] for name, model in models.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_what_is_shown_is_what_the_trainers_get(
     name: str, models: dict[str, Path], rows: tuple[Path, Path], lens: Lens, real: dict[str, Any]

@@ -11,6 +11,8 @@ from trainer_core import chat_template, models, runs, tokens
 from trainer_core.data import Chat, Message
 from trainer_core.errors import ModelError
 
+pytestmark = pytest.mark.real
+
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 4,

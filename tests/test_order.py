@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from tests.order_case import BATCH, STEP
+from tests.support.warm import errors, run_module
 from tests.test_engine import environment
-from trainer_core import runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.order_case", str(tmp_path_factory.mktemp("order"))]
-    done = subprocess.run(command, cwd=runs.PROJECT, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    folder = tmp_path_factory.mktemp("order")
+    log = folder / "log.txt"
+    assert run_module(environment(), "tests.order_case", folder, log=log) == 0, errors(log).read_text()
+    return json.loads(log.read_text().splitlines()[-1])
 
 
 def slices(rows: list[int], size: int) -> list[list[int]]:

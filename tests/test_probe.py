@@ -19,6 +19,8 @@ from trainer_core.run_view import RunView, read_view
 from trainer_core.shape import shape_of
 from trainer_core.vram import Measurement, Setup, estimate, setup_of, static_parts
 
+pytestmark = pytest.mark.real
+
 CAP = 260
 
 
@@ -52,7 +54,6 @@ def views(folders: dict[str, Path]) -> dict[str, RunView]:
     return {name: read_view(folder) for name, folder in folders.items()}
 
 
-@pytest.mark.slow
 def test_a_probe_leaves_no_trace(folders: dict[str, Path], views: dict[str, RunView]) -> None:
     """With dropout, so that every random number counts."""
     assert views["on"].phase is Phase.DONE, views["on"].error
@@ -67,7 +68,6 @@ def test_a_probe_leaves_no_trace(folders: dict[str, Path], views: dict[str, RunV
         assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
 
 
-@pytest.mark.slow
 def test_what_was_measured_is_said(views: dict[str, RunView]) -> None:
     assert not views["off"].probed and set(views["on"].probed) == {"sft", "dpo"}
     for stage, found in views["on"].probed.items():
@@ -76,13 +76,11 @@ def test_what_was_measured_is_said(views: dict[str, RunView]) -> None:
         assert 0 < found.half <= found.peak < found.most and not found.cut and found.seconds < 20
 
 
-@pytest.mark.slow
 def test_a_short_run_on_the_processor_is_not_measured_and_says_so(views: dict[str, RunView]) -> None:
     assert not views["auto"].probed
     assert any("on the processor 2% is the limit" in note for note in views["auto"].notes)
 
 
-@pytest.mark.slow
 def test_what_was_measured_makes_the_next_plan_narrow(folders: dict[str, Path]) -> None:
     known = measured.recall(runs.Workspace.of(folders["on"]))
     folder = folders["on"].parent.parent / "model"
@@ -99,7 +97,6 @@ def test_what_was_measured_makes_the_next_plan_narrow(folders: dict[str, Path]) 
     assert planned.upper - planned.lower < guessed.upper - guessed.lower
 
 
-@pytest.mark.slow
 def test_too_little_memory_is_met_before_the_first_step(views: dict[str, RunView]) -> None:
     view = views["capped"]
     assert view.phase is Phase.DONE, view.error

@@ -16,7 +16,7 @@ from trainer_core.event_log import Tail
 from trainer_core.events import Resumed, Step
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.real,
     pytest.mark.skipif(
         not (REHEARSAL / "triton").is_dir(),
         reason="no Triton in .venv/rehearsal; `python launch.py test` fetches it on Linux",

@@ -14,6 +14,8 @@ from reliability.alarms import recordings
 from reliability.proof import Count, Figure, Proof, page
 from trainer_core.runs import PROJECT
 
+pytestmark = pytest.mark.real
+
 
 @pytest.mark.parametrize(
     "name",

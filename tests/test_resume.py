@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -22,15 +23,16 @@ from trainer_core.shape import shape_of
 from trainer_core.supervisor import Supervisor, wait_for
 from trainer_core.vram import disk_parts, kept_checkpoints, setup_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @dataclass(frozen=True)
 class Case:
-    """What happens to a run, and how often its worker is started until it is at its end."""
+    """What happens to a run, how often its worker is started until it is at its end, and whether only `--long` tries it."""
 
     fault: str
     starts: int = 2
+    long: bool = False
 
 
 CASES = {
@@ -38,24 +40,31 @@ CASES = {
     "killed in SFT": Case("kill@sft.5"),
     "killed in DPO": Case("kill@dpo.7"),
     "killed between": Case("kill@sft.saved"),
-    "paused in SFT": Case("pause@sft.3"),
+    "paused in SFT": Case("pause@sft.3", long=True),
     "paused in DPO": Case("pause@dpo.3"),
     "stopped in DPO": Case("stop@dpo.3"),
     "damaged between": Case("damage@dpo.3"),
-} | {f"out of memory: {name}": Case(f"{name}@{where}", 1) for name, where in zip(
+} | {f"out of memory: {name}": Case(f"{name}@{where}", 1, long=where.endswith(("1", "saved"))) for name, where in zip(
     WORDINGS, ("sft.1", "dpo.1", "dpo.6", "sft.7", "dpo.saved", "sft.saved"), strict=True
 )}  # fmt: skip
 
 
+def params(*beginnings: str) -> list[Any]:
+    """The cases whose name begins so, for `parametrize`."""
+    names = [name for name in CASES if name.startswith(beginnings)]
+    return [pytest.param(name, marks=pytest.mark.long if CASES[name].long else ()) for name in names]
+
+
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Path]:
     """Every case gone through, one worker after the other."""
+    cases = {name: case for name, case in CASES.items() if request.config.getoption("--long") or not case.long}
     folder = tmp_path_factory.mktemp("resume")
     tiny.model(folder / "model")
     write_data(folder)
     asked = recipe(folder)
-    made = {name: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
-    arguments = [f"{case.fault}:{made[name]}" for name, case in CASES.items() for _ in range(case.starts)]
+    made = {name: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for name in cases}
+    arguments = [f"{case.fault}:{made[name]}" for name, case in cases.items() for _ in range(case.starts)]
     start(folder, *arguments)
     return made
 
@@ -69,7 +78,7 @@ def losses(view: RunView) -> list[tuple[str, int, float]]:
     return [(point.stage, point.step, point.loss) for point in view.points]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("und", "out"))])
+@pytest.mark.parametrize("name", params("killed", "paused", "stopped", "damaged"))
 def test_it_goes_on_to_the_same_end_to_the_last_bit(
     folders: dict[str, Path], views: dict[str, RunView], name: str
 ) -> None:
@@ -81,18 +90,20 @@ def test_it_goes_on_to_the_same_end_to_the_last_bit(
         assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
 
 
-ACCUMULATIONS = (1, 4)
-"""Beside the 2 of all other cases. Packing is not among them: Unsloth leaves it off on the processor."""
+ACCUMULATIONS = (4, 1)
+"""Beside the 2 of all other cases; 1 with `--long`. Packing is not among them: Unsloth leaves it off on the processor."""
 
 
 @pytest.fixture(scope="module")
-def accumulated(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], Path]:
+def accumulated(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[tuple[int, str], Path]:
     """Runs of other accumulations: undisturbed, and killed in each stage."""
     folder = tmp_path_factory.mktemp("accumulated")
     tiny.model(folder / "model")
     write_data(folder)
     made, arguments = dict[tuple[int, str], Path](), list[str]()
-    for accumulation in ACCUMULATIONS:
+    for accumulation in ACCUMULATIONS if request.config.getoption("--long") else ACCUMULATIONS[:1]:
         steps = {**STEPS, "accumulation": accumulation, "epochs": 2}
         rates = {"sft": {**steps, "learning_rate": 1e-2}, "dpo": {**steps, "learning_rate": 1e-3}}
         for fault, starts in (("", 1), ("kill@sft.3", 2), ("kill@dpo.3", 2)):
@@ -103,7 +114,7 @@ def accumulated(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str
     return made
 
 
-@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+@pytest.mark.parametrize("accumulation", [ACCUMULATIONS[0], pytest.param(ACCUMULATIONS[1], marks=pytest.mark.long)])
 @pytest.mark.parametrize("fault", ["kill@sft.3", "kill@dpo.3"])
 def test_it_goes_on_to_the_last_bit_with_any_accumulation(
     accumulated: dict[tuple[int, str], Path], accumulation: int, fault: str
@@ -118,7 +129,7 @@ def test_it_goes_on_to_the_last_bit_with_any_accumulation(
         assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("out")])
+@pytest.mark.parametrize("name", params("out"))
 def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, RunView], name: str) -> None:
     view = views[name]
     assert view.phase is Phase.DONE, view.error
@@ -131,7 +142,7 @@ def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, Ru
 
 
 def test_an_adapter_that_is_made_again_is_said(views: dict[str, RunView]) -> None:
-    said = [note for name in CASES for note in views[name].notes if "made again" in note]
+    said = [note for view in views.values() for note in view.notes if "made again" in note]
     words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. The adapter is made again."
     assert said == [words] and words in views["damaged between"].notes
 
@@ -221,6 +232,7 @@ def capped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 CAP = 260
 
 
+@pytest.mark.long
 def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
     view = read_view(capped)
     assert view.phase is Phase.DONE, view.error
@@ -230,7 +242,6 @@ def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
     assert [point.step for point in view.points] == [1, 2]
 
 
-@pytest.mark.slow
 def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunView, Path, RunView]) -> None:
     _, _, run_dir, view = longer
     job = runs.train_job(runs.read_run(run_dir))

@@ -29,6 +29,8 @@ from trainer_core.lanes.score import read_pairs, repetition, score
 from trainer_core.requests import Cancel, Score
 from trainer_core.supervisor import Supervisor, wait_for
 
+pytestmark = pytest.mark.real
+
 WORDS = ["a short warm answer", "the lazy dog", "a question " * 9, "fox", "over the lazy dog jumps the quick brown fox"]
 
 
@@ -202,7 +204,6 @@ def test_scoring_stops_when_asked(folder: Path, lanes: Lanes) -> None:
         score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress(cancelled=True))
 
 
-@pytest.mark.slow
 def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path, tmp_path: Path) -> None:
     boss = Supervisor(runs.Workspace(tmp_path), device="cpu")
     comparison = boss.compare(

@@ -20,7 +20,7 @@ from trainer_core.ladder import changed
 from trainer_core.presets import starter_recipe
 from trainer_core.run_view import RunView
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long]
 ASSETS = runs.PROJECT / "assets"
 PAIRS = 64
 Row = dict[str, Any]

@@ -15,7 +15,7 @@ from trainer_core.config import Recipe, TrainJob
 from trainer_core.events import Phase
 from trainer_core.run_view import RunView
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 OFF = {"sort_rows": "off", "keep_reference": "off"}
 STEPS = {"batch_size": 2, "accumulation": 4, "max_length": 128}
 TWICE = {**STEPS, "learning_rate": 1e-3, "epochs": 2}

@@ -17,6 +17,8 @@ from trainer_core.events import Evaluated, Phase, Step
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import Supervisor, wait_for
 
+pytestmark = pytest.mark.real
+
 SCRIPTED = (sys.executable, "-m", "tests.fake_worker")
 
 

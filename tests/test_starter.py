@@ -24,7 +24,7 @@ from trainer_core.lanes.progress import Progress
 from trainer_core.lanes.read import BASE
 from trainer_core.tokens import MASKED, encode_chat, render
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 KNOWN = {
     "Hello 42\n  42": [19556, 216, 36, 34, 11181, 36, 34],
     "in 2026:\n\n1. a": [254, 216, 34, 32, 34, 38, 42, 1116, 33, 30, 253],

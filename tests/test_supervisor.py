@@ -27,6 +27,8 @@ from trainer_core.hardware import Machine
 from trainer_core.run_view import RunView, read_view
 from trainer_core.supervisor import Supervisor, detached, wait_for
 
+pytestmark = pytest.mark.real
+
 RECIPE = Recipe(name="scripted")
 
 

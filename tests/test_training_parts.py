@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
+from tests.support.warm import errors, run_module
 from tests.test_engine import environment
-from trainer_core import runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.training_parts"],
-        cwd=runs.PROJECT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    log = tmp_path_factory.mktemp("parts") / "log.txt"
+    assert run_module(environment(), "tests.support.training_parts", log=log) == 0, errors(log).read_text()[-3000:]
+    return json.loads(log.read_text().splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def test_sample_answers_leave_no_trace_in_a_model_of_cuda(found: dict[str, Any]) -> None:

@@ -119,6 +119,7 @@ def test_kill_9_while_voting_loses_no_acknowledged_vote(file, killed_after):
     assert votes.lines(file)[-1].id == "v999999", "the next app goes on"
 
 
+@pytest.mark.real
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_kill_at_every_write_leaves_the_vote_or_none_of_it(file):
     for point in (1, 2, 3):

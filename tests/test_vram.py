@@ -122,6 +122,7 @@ def test_a_real_repository_has_these_bytes() -> None:
     assert linear_bytes(qwen, "nf4") + whole_bytes(setup(qwen, 512)) == pytest.approx(2_653_133_894, rel=1e-4)
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("size", [(64, 64), (576, 192), (576, 1536), (100, 36), (4096, 1024), (7, 9)])
 @pytest.mark.parametrize("double", [True, False])
 def test_nf4_bytes_are_those_of_bitsandbytes(size: tuple[int, int], double: bool) -> None:
@@ -147,6 +148,7 @@ def tiny_model() -> Any:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes, **rest))
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     "lora",
     [Lora(rank=4), Lora(rank=16), Lora(rank=8, dora=True), Lora(rank=8, targets="attention"), Lora(targets="mlp")],

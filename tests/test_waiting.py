@@ -21,6 +21,8 @@ from trainer_core.events import Phase
 from trainer_core.run_view import RunView
 from trainer_core.supervisor import AHEAD_SECONDS, IDLE_SECONDS, Supervisor, wait_for
 
+pytestmark = pytest.mark.real
+
 Boss = Callable[..., Supervisor]
 STEPS = {"batch_size": 2, "accumulation": 1, "max_length": 128, "max_steps": 3}
 
@@ -75,7 +77,6 @@ def losses(view: RunView) -> list[tuple[str, int, float]]:
     return [(point.stage, point.step, point.loss) for point in view.points]
 
 
-@pytest.mark.slow
 def test_a_worker_that_waited_makes_the_same_run_as_a_cold_one(boss: Boss, wanted: Recipe) -> None:
     warm, cold = boss("warm"), boss("cold", ahead=False)
     ready = expecting(warm, wanted.model)
@@ -91,7 +92,6 @@ def test_a_worker_that_waited_makes_the_same_run_as_a_cold_one(boss: Boss, wante
     assert warm._waiting and warm._waiting.process.pid != ready.process.pid  # replaced after the run
 
 
-@pytest.mark.slow
 def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: Boss, wanted: Recipe) -> None:
     """The app is killed right after the click, with the libraries half imported."""
     script = (
@@ -144,7 +144,6 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     assert ready.process.wait(3 * runs.BEAT_SECONDS) == -signal.SIGKILL
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", ["it", "what it keeps"])
 def test_one_that_was_killed_costs_nothing_but_time(boss: Boss, wanted: Recipe, which: str) -> None:
     app = boss()

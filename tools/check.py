@@ -24,27 +24,38 @@ def types(system: str, *paths: str) -> tuple[str, ...]:
     return ("mypy", "--platform", system, "--cache-dir", f".mypy_cache/{system}", *paths)
 
 
-CHECKS = (
-    ("ruff", "check", "."),
-    ("ruff", "format", "--check", "."),
-    types("linux"),
-    types("win32", *ON_WINDOWS),
-    types("darwin"),
-)
+FAST = "--fast"
+STYLE = (("ruff", "check", "."), ("ruff", "format", "--check", "."))
+CHECKS = (*STYLE, types("linux"), types("win32", *ON_WINDOWS), types("darwin"))
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""Tests run in two processes. Each takes a file at a time, so what the tests of a file share is made once, in the order of
+tests/conftest.py. Arguments that are given come later and win: `-n 0` is one process."""
+THREADS = {"OMP_NUM_THREADS": "1"}
+"""Of torch, in each of the two and in what they start."""
 
 
 def main(pytest_arguments: list[str]) -> int:
-    browser = known_browser()
-    environment = {**os.environ, VARIABLE: browser} if browser else dict(os.environ)
-    print(f"browser: {browser or 'none, so the tests of the page are skipped'}", flush=True)
-    failed = [] if browser or os.environ.get("TUNEBENCH_REQUIRE_BROWSER") != "1" else ["no browser"]
-    for check in (*CHECKS, ("pytest", *pytest_arguments)):
+    found, failed = ({}, []) if FAST in pytest_arguments else browser()
+    for check in commands(pytest_arguments):
         print(f"\n$ {' '.join(check)}", flush=True)
-        if subprocess.run([sys.executable, "-m", *check], cwd=ROOT, env=environment).returncode:
+        if subprocess.run([sys.executable, "-m", *check], cwd=ROOT, env={**os.environ, **THREADS, **found}).returncode:
             failed.append(" ".join(check))
     if failed:
         print(f"\nfailed: {', '.join(failed)}", flush=True)
     return 1 if failed else 0
+
+
+def commands(pytest_arguments: list[str]) -> list[tuple[str, ...]]:
+    """What runs, one after the other. The fast tests are for while one writes, and come without the type checks."""
+    return [*(STYLE if FAST in pytest_arguments else CHECKS), ("pytest", *WORKERS, *pytest_arguments)]
+
+
+def browser() -> tuple[dict[str, str], list[str]]:
+    """The variable that names one to the tests, and what failed: there is none, though one is required."""
+    found = known_browser()
+    print(f"browser: {found or 'none, so the tests of the page are skipped'}", flush=True)
+    required = os.environ.get("TUNEBENCH_REQUIRE_BROWSER") == "1"
+    return ({VARIABLE: found} if found else {}), (["no browser"] if required and not found else [])
 
 
 def known_browser() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -10,14 +11,18 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
 from tests.browser.test_page import settings, tab
+from trainer_core import runs
 from trainer_core.presets import starter_recipe
+from trainer_core.starter import CONVERSION, NAME, SOURCE, unpacked
 
 RUN_SECONDS = 1200
 
 
-@pytest.mark.slow
-def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[App], Page]) -> None:
+@pytest.mark.parametrize("starter", ["tiny", pytest.param("real", marks=pytest.mark.long)])
+def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[App], Page], starter: str) -> None:
     app = serve("real")
+    if starter == "tiny":
+        put_tiny_starter(runs.Workspace(app.workspace))
     page = visit(app)
     page.click("#go")
     steps(page, 2)
@@ -39,6 +44,15 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     tab(page, "Train")
     expect(page.locator("#proof")).to_contain_text("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693")
     check_answers(page)
+
+
+def put_tiny_starter(workspace: runs.Workspace) -> None:
+    """Random weights in the starter's place, which all but the quality of the answers is as good with."""
+    from tests import tiny
+
+    folder = tiny.model(workspace.models / NAME)
+    (folder / SOURCE).write_text(json.dumps({"conversion": CONVERSION}))
+    assert unpacked(workspace)
 
 
 def steps(page: Page, count: int) -> None:
@@ -69,7 +83,7 @@ def check_curves(page: Page) -> None:
     assert values["dpo.loss"][-1] < values["dpo.loss"][0] and values["dpo.margin"][-1] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_diverges_is_ended_and_its_retry_goes_well(
     serve: Callable[..., App], visit: Callable[[App], Page]
 ) -> None:

@@ -13,7 +13,7 @@ from tests.test_sick_runs import SICK, recipe_of
 from trainer_core.runs import Workspace
 from trainer_core.supervisor import Supervisor
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.long
 RUN_MS = 1_200_000
 
 
