@@ -16,6 +16,7 @@ from trainer_core.config import Sampling, TrainJob, read_recipe
 from trainer_core.run_view import RunView, read_view
 from trainer_core.supervisor import Supervisor, wait_for
 
+pytestmark = pytest.mark.real
 RECORDED = Path(__file__).parent / "support" / "recorded"
 LOSSES: dict[str, list[list]] = json.loads((RECORDED / "losses.json").read_text())
 """Method → stage, step and loss of every optimiser step."""
@@ -252,7 +253,6 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
         opened.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paused-sft", "paused-dpo"])
 def test_a_paused_run_resumes_to_the_same_end(supervisor: Supervisor, views: dict[str, RunView], name: str) -> None:
     run_id, before = views[name].id, views[name]
@@ -268,7 +268,6 @@ def test_a_paused_run_resumes_to_the_same_end(supervisor: Supervisor, views: dic
     assert ends[0] == pytest.approx(ends[1], abs=NEAR)  # at step 5 it was asked to leave, and measured nothing
 
 
-@pytest.mark.slow
 def test_recipes_give_the_recorded_losses_anew(tmp_path: Path) -> None:
     recipes = {method: read_recipe(RECORDED / f"{method.replace('+', '_')}.toml") for method in LOSSES}
     made = {method: runs.create(tmp_path / "runs", TrainJob(recipe=one), "") for method, one in recipes.items()}
@@ -282,7 +281,6 @@ def assert_same_losses(view: RunView, method: str) -> None:
     assert found == pytest.approx({(stage, step): loss for stage, step, loss in LOSSES[method]}, abs=NEAR), view.error
 
 
-@pytest.mark.slow
 def test_the_base_sft_and_dpo_of_a_recorded_run_answer(supervisor: Supervisor, views: dict[str, RunView]) -> None:
     """They say what they said to the same prompt while the run was trained."""
     current = supervisor.compare_run(views["sft-dpo"].id)
