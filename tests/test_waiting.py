@@ -144,7 +144,7 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     assert ready.process.wait(3 * runs.BEAT_SECONDS) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("which", ["it", "what it keeps"])
+@pytest.mark.parametrize("which", [pytest.param("it", marks=pytest.mark.long), "what it keeps"])
 def test_one_that_was_killed_costs_nothing_but_time(boss: Boss, wanted: Recipe, which: str) -> None:
     app = boss()
     ready = expecting(app, wanted.model)
