@@ -105,7 +105,7 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
     ended = subprocess.run([sys.executable, "-c", script, tmp_path, wanted.model_dump_json()], cwd=runs.PROJECT)
     assert ended.returncode == -signal.SIGKILL
     found = boss()
-    assert wait_for(lambda: found.look() or (found.active is not None and found.active.phase.active), 20)
+    assert wait_for(lambda: found.look() or (found.active is not None and found.active.phase.active), 60)
     assert found.active and to_the_end(found, found.active.id).phase is Phase.DONE
 
 
