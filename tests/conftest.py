@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Generator
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that two workers, each with a file at a time, end together."""
-    slow = {item.path for item in items if kinds(item)}
-    items.sort(key=lambda item: item.path not in slow)
+    """For two workers, each with a file at a time: those with slow tests come first, so that both end together, and those of the
+    browser, which mostly waits, alternate with those that compute."""
+    found = {path: set().union(*map(kinds, tests)) for path, tests in groupby(items, lambda item: item.path)}
+    browser = [path for path, marks in found.items() if "browser" in marks]
+    others = [path for path, marks in found.items() if marks and path not in browser]
+    first = filter(None, chain.from_iterable(zip_longest(browser, others)))
+    place = {path: at for at, path in enumerate(first)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if not config.getoption("--long"):
         for item in items:
             if "long" in kinds(item):

@@ -285,6 +285,7 @@ def damage(path: Path, dice: random.Random) -> str:
     return path.name
 
 
+@pytest.mark.real
 def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path: Path) -> None:
     dice = random.Random(1)
     for step in (2, 4):

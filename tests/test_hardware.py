@@ -206,6 +206,7 @@ def test_torch_is_asked_once_and_only_with_a_hint(tmp_path: Path) -> None:
     assert log.read_text() == "x"
 
 
+@pytest.mark.real
 def test_the_question_for_torch_runs_where_torch_sees_no_card() -> None:
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     pytest.importorskip("torch", exc_type=ImportError)

@@ -21,14 +21,11 @@ pytestmark = pytest.mark.real
     "name",
     [
         "alarms",
-        "apps",
         "disks",
         "saves",
         "starts",
-        "paths",
         "states",
-        "zoo",
-        pytest.param("kills", marks=pytest.mark.long),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("apps", "kills", "paths", "zoo")),
     ],
 )
 def test_a_proof_holds_with_few_trials(name: str) -> None:

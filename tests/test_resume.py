@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -171,24 +170,22 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunView, Pat
     folder = tmp_path_factory.mktemp("longer")
     tiny.model(folder / "model")
     write_data(folder)
-    supervisor = Supervisor(runs.Workspace(folder), command=(sys.executable, "-m", "tests.engine_case"), device="cpu")
 
-    def done(run_id: str) -> bool:
-        supervisor.look()
-        return not supervisor.run(run_id).phase.active
-
-    def made(passes: int) -> str:
+    def made(passes: int) -> Path:
         dpo = {**STEPS, "learning_rate": 1e-3, "epochs": passes, "scheduler": "constant", "warmup": 0}
-        run_id = supervisor.start(recipe(folder, dpo=dpo))
-        assert wait_for(lambda: done(run_id), 240)
-        return run_id
+        run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, dpo=dpo)), "t")
+        start(folder, str(run_dir))
+        return run_dir
 
     one, whole = made(1), made(2)
-    supervisor.keep(one, "sft", 4)
-    supervisor.prolong(one)
-    assert wait_for(lambda: done(one), 240)
+    supervisor = Supervisor(runs.Workspace(folder), command=("true",), device="cpu")  # `start` does what it would start
+    supervisor.keep(one.name, "sft", 4)
+    supervisor.prolong(one.name)
+    assert wait_for(lambda: supervisor.look() or not supervisor.run(one.name).phase.active, 20)
+    start(folder, str(one))
+    supervisor.look()
     supervisor.close()
-    return supervisor.run_dir(one), supervisor.run(one), supervisor.run_dir(whole), supervisor.run(whole)
+    return one, supervisor.run(one.name), whole, supervisor.run(whole.name)
 
 
 def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunView, Path, RunView]) -> None:

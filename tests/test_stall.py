@@ -76,18 +76,24 @@ def test_how_long_an_answer_is_waited_for(view: RunView, most: float) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
-def test_a_halted_worker_is_shown_within_30_seconds_and_goes_on(tmp_path: Path) -> None:
+def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> None:
+    """Its last beat is made older than it is, by what one would wait for."""
     supervisor = Supervisor(runs.Workspace(tmp_path), command=(*SCRIPTED, "50"))
     run_id = supervisor.start(Recipe(name="slow"))
+    assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
+    worker = psutil.Process(runs.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
     try:
-        assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
-        worker = psutil.Process(runs.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
         worker.send_signal(signal.SIGSTOP)
+        assert wait_for(lambda: worker.status() == psutil.STATUS_STOPPED, 10)
+        beat = supervisor.run_dir(run_id) / "heartbeat.json"
+        os.utime(beat, (0, beat.stat().st_mtime - stall.SILENT_SECONDS))
         assert looked(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
         assert supervisor.run(run_id).phase.active
+        made = len(supervisor.run(run_id).points)
         worker.send_signal(signal.SIGCONT)
-        assert looked(supervisor, run_id, lambda view: view.phase is Phase.DONE and not view.stalled, 60)
+        assert looked(supervisor, run_id, lambda view: len(view.points) > made and not view.stalled, 30)
     finally:
+        worker.kill()
         supervisor.close()
 
 

@@ -105,7 +105,7 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
     ended = subprocess.run([sys.executable, "-c", script, tmp_path, wanted.model_dump_json()], cwd=runs.PROJECT)
     assert ended.returncode == -signal.SIGKILL
     found = boss()
-    assert wait_for(lambda: found.look() or (found.active is not None and found.active.phase.active), 20)
+    assert wait_for(lambda: found.look() or (found.active is not None and found.active.phase.active), 60)
     assert found.active and to_the_end(found, found.active.id).phase is Phase.DONE
 
 
@@ -144,7 +144,7 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     assert ready.process.wait(3 * runs.BEAT_SECONDS) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("which", ["it", "what it keeps"])
+@pytest.mark.parametrize("which", [pytest.param("it", marks=pytest.mark.long), "what it keeps"])
 def test_one_that_was_killed_costs_nothing_but_time(boss: Boss, wanted: Recipe, which: str) -> None:
     app = boss()
     ready = expecting(app, wanted.model)
