@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer_core import proxies
+from trainer_core.system import proxies
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
 os.environ.update(proxies.changes(os.environ))  # so are the proxies
@@ -25,10 +25,15 @@ import psutil
 from filelock import FileLock, Timeout
 from starlette.middleware import Middleware
 
-from trainer_core import console, runs
+from trainer_core.cli import terminal
 from trainer_core.errors import UserError
-from trainer_core.supervisor import Supervisor
-from ui import address, cards, compare_tab, data_tab, door, live, rail, runs_tab, start_tab, theme, train_tab
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.workspace import Workspace, default_workspace, made
+from ui.components import html, sidebar, theme
+from ui.server import auth, live_updates
+from ui.server.address import OPENER, held_port, leads_here, own_name
+from ui.tabs import compare, data, start, train
+from ui.tabs import runs as runs_module
 
 FIRST_PORT = 7860
 PORTS = 100
@@ -44,20 +49,20 @@ LISTEN_SECONDS = 0.5
 def build(supervisor: Supervisor) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title="Tunebench", fill_width=True, analytics_enabled=False) as page:
-        bus = live.build(supervisor)
-        rail.fixed(cards.BANNER)
-        rail.build(supervisor, bus)
+        bus = live_updates.build(supervisor)
+        sidebar.fixed(html.BANNER)
+        sidebar.build(supervisor, bus)
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
             with gr.Tab("Start", id="start"):
-                start_tab.build(supervisor, bus, tabs, page)
+                start.build(supervisor, bus, tabs, page)
             with gr.Tab("Data", id="data"):
-                data_tab.build(supervisor)
+                data.build(supervisor)
             with gr.Tab("Train", id="train"):
-                train_tab.build(supervisor, bus)
+                train.build(supervisor, bus)
             with gr.Tab("Compare", id="compare"):
-                compare_tab.build(supervisor, bus, tabs)
+                compare.build(supervisor, bus, tabs)
             with gr.Tab("Runs", id="runs"):
-                runs_tab.build(supervisor, bus)
+                runs_module.build(supervisor, bus)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
     page._queue.progress_update_sleep_when_free = PROGRESS_SLEEP_SECONDS
@@ -66,15 +71,15 @@ def build(supervisor: Supervisor) -> gr.Blocks:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 after a clean end, or when the app is open already; 1 with one sentence where the user can mend it."""
-    console.prepare_streams()
+    terminal.prepare_streams()
     args = parser().parse_args(argv)
 
     def opened() -> int:
-        workspace = runs.Workspace(args.workspace.resolve())
+        workspace = Workspace(args.workspace.resolve())
         with only_one(workspace) as first:
             return serve(workspace, args) if first else show_open_one(workspace, args.browser)
 
-    return console.exit_code(opened)
+    return terminal.exit_code(opened)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         help="let other computers of your network in, by a password: TUNEBENCH_PASSWORD, or one that is made and shown",
     )
     top.add_argument("--port", type=int, help=f"the page's port; without it the first free one from {FIRST_PORT}")
-    top.add_argument("--workspace", type=Path, default=runs.default_workspace(), help="where runs and models lie")
+    top.add_argument("--workspace", type=Path, default=default_workspace(), help="where runs and models lie")
     top.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="what runs use")
     top.add_argument(
         "--no-warm",
@@ -99,17 +104,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def serve(workspace: runs.Workspace, args: argparse.Namespace) -> int:
+def serve(workspace: Workspace, args: argparse.Namespace) -> int:
     """Show the page until Ctrl-C. A training run goes on after it; Compare ends with it."""
     port = free_port() if args.port is None else checked(args.port)
     if unused := proxies.unused(os.environ):
-        console.say(unused)
+        terminal.say(unused)
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):
         signal.signal(name, lambda *_: ended.set())
     supervisor = Supervisor(workspace, device=args.device, ahead=args.warm).watch()
     try:
-        own = address.own_name(workspace.root)
+        own = own_name(workspace.root)
         open_page(build(supervisor), port, workspace, lan_password() if args.lan else "", own)
         if args.browser:
             show(workspace)
@@ -125,9 +130,9 @@ def wait_for(ended: threading.Event) -> None:
         pass
 
 
-def show(workspace: runs.Workspace, browse: Callable[[str], object] = webbrowser.open) -> None:
+def show(workspace: Workspace, browse: Callable[[str], object] = webbrowser.open) -> None:
     """Open the page in the browser, by a file that only its owner can read: what a process is started with, every user can."""
-    browse((workspace.root / address.OPENER).as_uri())
+    browse((workspace.root / OPENER).as_uri())
 
 
 def lan_password() -> str:
@@ -137,8 +142,8 @@ def lan_password() -> str:
         UserError: the one that was set is too short.
     """
     password = os.environ.get("TUNEBENCH_PASSWORD") or secrets.token_urlsafe(12)
-    if len(password) < door.SHORTEST:
-        raise UserError(f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {door.SHORTEST}.")
+    if len(password) < auth.SHORTEST:
+        raise UserError(f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {auth.SHORTEST}.")
     return password
 
 
@@ -151,7 +156,7 @@ def lan_names() -> list[str]:
     return [*(address for address in addresses if not address.startswith("127.")), host, f"{host}.local"]
 
 
-def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace, password: str = "", own: str = "") -> str:
+def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = "", own: str = "") -> str:
     """Serve the page, and say so once it answers: on this computer alone, or with a password to its network too.
 
     Args:
@@ -161,27 +166,27 @@ def open_page(page: gr.Blocks, port: int, workspace: runs.Workspace, password: s
         The link that opens it here.
     """
     names = lan_names() if password else []
-    held = address.held_port(port) if own else None
-    host = own if held and address.leads_here(own) else "127.0.0.1"
-    keys = door.Keys(workspace.root, f"http://{host}:{port}", password, names, f"http://{own}:{port}" if held else "")
+    held = held_port(port) if own else None
+    host = own if held and leads_here(own) else "127.0.0.1"
+    keys = auth.Keys(workspace.root, f"http://{host}:{port}", password, names, f"http://{own}:{port}" if held else "")
     keys.held = held
-    guard = {"middleware": [Middleware(door.Door, keys=keys)]}
+    guard = {"middleware": [Middleware(auth.Door, keys=keys)]}
     settings = {**theme.launch_settings(), **({"server_name": "0.0.0.0"} if password else {})}
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
     link = keys.link.read_text(encoding="utf-8")
     if password:
-        console.say(
+        terminal.say(
             f"For your network: http://{names[0]}:{port} with the password {password}\n"
             "It goes over the network unencrypted: use this only in a network you trust."
         )
-    console.say(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
+    terminal.say(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
     return link
 
 
 @contextmanager
-def only_one(workspace: runs.Workspace) -> Iterator[bool]:
+def only_one(workspace: Workspace) -> Iterator[bool]:
     """Is this the only app on the workspace? The lock is the system's, so it ends with the process, however that ends."""
-    lock = FileLock(runs.made(workspace.root) / "app.lock")
+    lock = FileLock(made(workspace.root) / "app.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -192,11 +197,11 @@ def only_one(workspace: runs.Workspace) -> Iterator[bool]:
         yield True
 
 
-def address_file(workspace: runs.Workspace) -> Path:
+def address_file(workspace: Workspace) -> Path:
     return workspace.root / "app.address"
 
 
-def show_open_one(workspace: runs.Workspace, browser: bool) -> int:
+def show_open_one(workspace: Workspace, browser: bool) -> int:
     """Point to the app that is open already; it may still be starting."""
     file, end = address_file(workspace), time.monotonic() + NEIGHBOUR_SECONDS
     while not file.exists() and time.monotonic() < end:
@@ -206,7 +211,7 @@ def show_open_one(workspace: runs.Workspace, browser: bool) -> int:
             f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s."
         )
     link = file.read_text(encoding="utf-8")
-    console.say(f"Tunebench is already open at {link}")
+    terminal.say(f"Tunebench is already open at {link}")
     if browser:
         show(workspace)
     return 0

@@ -10,9 +10,10 @@ from bench import make
 from bench.measure import interleaved, resident, timed
 from bench.result import Device, Row, Target, one_sided
 from bench.served import Served, served
-from trainer_core import runs
-from trainer_core.supervisor import Supervisor
-from ui import history, live
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.workspace import Workspace
+from ui.payloads import run_list
+from ui.server import live_updates
 
 QUESTION = "How soon is the page there, what does the app take when idle, and how long do 1,000 runs take?"
 DEVICES: tuple[Device, ...] = ("cpu",)
@@ -23,7 +24,7 @@ SETTLE_SECONDS = 3.0
 def run(device: Device, tiny: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        return [*started(place, tiny), *many(runs.Workspace(place / "many"), 20 if tiny else 1000)]
+        return [*started(place, tiny), *many(Workspace(place / "many"), 20 if tiny else 1000)]
 
 
 def started(place: Path, tiny: bool) -> list[Row]:
@@ -50,7 +51,7 @@ def left_alone(app: Served, seconds: float) -> tuple[float, float]:
     return (app.processor_seconds - before) / (time.monotonic() - began), resident(app.process.pid)
 
 
-def many(workspace: runs.Workspace, count: int) -> list[Row]:
+def many(workspace: Workspace, count: int) -> list[Row]:
     """Runs of 40 steps: reading them all at the start, listing them for a page, and a round of the supervisor."""
     make.copies(make.run(workspace, "first", 40), count - 1)
     kept: list[Supervisor] = []
@@ -59,8 +60,8 @@ def many(workspace: runs.Workspace, count: int) -> list[Row]:
         return timed(lambda: kept.append(Supervisor(workspace, device="cpu")))
 
     def listing() -> float:
-        rows = history.Rows(kept[-1])
-        return timed(lambda: live.news(kept[-1], live.Cursor(tab="runs"), rows))
+        rows = run_list.Rows(kept[-1])
+        return timed(lambda: live_updates.news(kept[-1], live_updates.Cursor(tab="runs"), rows))
 
     found = interleaved({"open": opening, "list": listing, "look": lambda: timed(kept[-1].look)}, 3)
     return [

@@ -22,11 +22,11 @@ import psutil
 def main() -> None:
     share, home, bench, run_dir = sys.argv[1:]
     use_home(home)
-    from trainer_core import keeper, worker
+    from trainer_core.worker import restart, runner
 
     folder = Path(run_dir)
     life = partial(work, float(share), int(bench), folder)
-    sys.exit(keeper.kept(life, partial(worker.killed, folder)))
+    sys.exit(restart.kept(life, partial(runner.killed, folder)))
 
 
 def use_home(home: str) -> None:
@@ -36,13 +36,14 @@ def use_home(home: str) -> None:
 
 def work(share: float, bench: int, run_dir: Path) -> int:
     threading.Thread(target=end_with, args=(bench,), daemon=True).start()
-    from trainer_core import engine, worker  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
+    from trainer_core import training  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
+    from trainer_core.worker import runner  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
         torch.cuda.mem_get_info = partial(free_of_share, torch.cuda.mem_get_info, share)
-    return worker.main(run_dir)
+    return runner.main(run_dir)
 
 
 def free_of_share(read: Callable[[Any], tuple[int, int]], share: float, device: Any = None) -> tuple[int, int]:

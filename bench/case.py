@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer_core.config import Precision
+from trainer_core.config.recipe import Precision
 
 Way = Literal["ours", "bare", "plain", "logits", "lanes", "kernel", "noise"]
 """By whom, or what; `cuda_child` says more."""

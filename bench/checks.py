@@ -19,12 +19,13 @@ from typing import Any
 from bench.measure import until
 from bench.probe import workspace
 from bench.result import Device, Row, Target, two_sided
-from trainer_core import presets, runs
-from trainer_core.config import Recipe
-from trainer_core.events import Stage
-from trainer_core.ladder import changed
-from trainer_core.plan import PARTS, spaced
-from trainer_core.supervisor import Supervisor
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.planning import presets
+from trainer_core.runs.events import Stage
+from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
     "What do the held-out checks add to the time of a training? SFT and DPO of the starter model on our sample data."
@@ -79,7 +80,7 @@ def recipe(stage: Stage, steps: int) -> Recipe:
     )
 
 
-def course(place: runs.Workspace, asked: Recipe, device: Device) -> Course:
+def course(place: Workspace, asked: Recipe, device: Device) -> Course:
     """A run to its end, by the clock of its own events."""
     supervisor = Supervisor(place, device=device)
     run_id = supervisor.start(asked)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import isinf
 from pathlib import Path
 
-from trainer_core import runs
+from trainer_core.system import project
 
 LAST_LINES = 30
 
@@ -34,7 +34,12 @@ def run_child(command: Sequence[str], log: Path, seconds: float, environment: Ma
     with log.open("wb") as out:
         # nobody writes into the pipe: its end tells the child that this process is gone, however it went
         child = subprocess.Popen(
-            command, cwd=runs.PROJECT, stdin=subprocess.PIPE, stdout=out, stderr=out, env={**os.environ, **environment}
+            command,
+            cwd=project.PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **environment},
         )
         try:
             code = child.wait(None if isinf(seconds) else seconds)

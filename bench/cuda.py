@@ -50,8 +50,8 @@ from bench.cuda_reading import (
 from bench.cuda_session import STARTER, Session
 from bench.journal import Call
 from bench.result import Device, Row, Target
-from trainer_core import hardware
-from trainer_core.events import Stage
+from trainer_core.runs.events import Stage
+from trainer_core.system import hardware
 
 QUESTION = (
     "On a card: does all of it work, how fast, and in how much memory? Against plain TRL + PEFT + bitsandbytes, and against a "

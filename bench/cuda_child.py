@@ -21,11 +21,12 @@ from typing import Any
 
 from bench.case import NOTHING, Case, Measurement, Order, Result, StageResult, Way
 from bench.child import end_with_parent
-from trainer_core import durable, hardware
-from trainer_core.config import Data, Lora, Memory, Method, Recipe, Sft
-from trainer_core.config import Dpo as DpoSettings
-from trainer_core.events import Stage
-from trainer_core.run_view import RunView
+from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from trainer_core.methods.dpo import Dpo as DpoSettings
+from trainer_core.methods.sft import Sft
+from trainer_core.runs.events import Stage
+from trainer_core.runs.run_state import RunView
+from trainer_core.system import durable, hardware
 
 GIB = 2**30
 SWITCHES: dict[str, dict[str, str]] = {
@@ -126,24 +127,26 @@ def ours(order: Order) -> Result:
         if first.returncode != -signal.SIGKILL:
             raise RuntimeError(f"the run that was to be killed ended with code {first.returncode}")
     os.environ.update(hardware.worker_environment(hardware.detect().best))
-    from trainer_core import runs, worker
-    from trainer_core.config import TrainJob
-    from trainer_core.run_view import read_view
+    from trainer_core.config.jobs import TrainJob
+    from trainer_core.runs import run_folder
+    from trainer_core.runs.run_state import read_view
+    from trainer_core.runs.workspace import Workspace
+    from trainer_core.worker import runner
 
-    folder = runs.Workspace(order.folder).runs
+    folder = Workspace(order.folder).runs
     earlier = sorted(folder.iterdir()) if folder.exists() else []
     asked = recipe(order.case, str(order.model), str(order.chats), str(order.pairs))
-    run_dir = earlier[0] if earlier else runs.create(folder, TrainJob(recipe=asked), "bench")
+    run_dir = earlier[0] if earlier else run_folder.create(folder, TrainJob(recipe=asked), "bench")
     watching = list[dict[Stage, Any]]()
 
     def watched(job: Any) -> Any:
-        engine = worker.ml_parts(job)
+        engine = runner.ml_parts(job)
         from bench.watch import watch_trainers
 
         watching.append(watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else ""))
         return engine
 
-    code = worker.main(run_dir, watched)
+    code = runner.main(run_dir, watched)
     view, meters = read_view(run_dir), watching[0] if watching else {}
     proof = view.proof and (view.proof.loss - (view.proof.expected_loss or 0.0), view.proof.margin)
     error = view.error or (f"the worker ended with code {code}" if code else "")
@@ -248,7 +251,7 @@ def plain_model(order: Order) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from bench.models import LINEAR
-    from trainer_core.lanes.load import number_format  # plain transformers: how a base is held in this precision
+    from trainer_core.inference.load import number_format  # plain transformers: how a base is held in this precision
 
     case = order.case
     # Unsloth chooses its own kernel, so flex is only seen here
@@ -318,10 +321,10 @@ def summed(scores: Any, batch: Any) -> Any:
 def lanes(order: Order) -> Result:
     """Compare: the base and two adapters answer."""
     from bench.lanes_child import answer
-    from trainer_core import demo
+    from trainer_core.evaluation import prompts
 
     case = order.case
-    asked = (demo.prompts() * 2)[: case.batch]
+    asked = (prompts.prompts() * 2)[: case.batch]
     timed = answer(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
     return Result(numbers={"seconds": timed.seconds}, said=timed.said)
 
@@ -347,7 +350,7 @@ def noise(order: Order) -> Result:
     """Seconds for a token's noise of three lanes, of 151,936 numbers: drawn by the processor and sent, and drawn by the card."""
     import torch
 
-    from trainer_core.lanes.sampling import gumbel
+    from trainer_core.inference.coupled_sampling import gumbel
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

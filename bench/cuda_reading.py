@@ -14,8 +14,9 @@ from bench import models
 from bench.case import Case, Result, StageResult
 from bench.cuda_child import recipe
 from bench.result import Row, Target, two_sided
-from trainer_core import shape, vram
-from trainer_core.events import Stage
+from trainer_core.models import architecture
+from trainer_core.planning import memory_model
+from trainer_core.runs.events import Stage
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "4090": 165.2}
 """Dense bfloat16 with 32-bit sums, by a part of the card's name; from NVIDIA's data sheets."""
@@ -228,9 +229,9 @@ def operations(name: str, length: int = 2048) -> float:
     return 6.0 * found.linear_weights + 4 * found.vocabulary * found.hidden + 8 * length * found.query * found.layers
 
 
-def shape_of(name: str) -> shape.Shape:
+def shape_of(name: str) -> architecture.Shape:
     kind, sizes = models.SHAPES[name]
-    return shape.shape_of({"model_type": kind, **sizes})
+    return architecture.shape_of({"model_type": kind, **sizes})
 
 
 Taken = Sequence[tuple[Case, Result]]
@@ -248,7 +249,7 @@ def planned(figure: Figure, told: Sequence[Told], card: str) -> Row:
     taken = [(case, one) for case, one in known if case.model == MIDDLE]
     others = [(case, one) for case, one in known if case.model == LARGE]
     if figure.what == ERROR:
-        return replace(figure.open, ours=worst(known, vram.LOW, vram.HIGH), n=len(known))
+        return replace(figure.open, ours=worst(known, memory_model.LOW, memory_model.HIGH), n=len(known))
     if len(taken) < 3:
         return figure.open
     fitted = fit(taken)
@@ -256,38 +257,45 @@ def planned(figure: Figure, told: Sequence[Told], card: str) -> Row:
         return replace(figure.open, ours=worst(others, fitted, fitted), n=len(others))
     size = {NUMBERS: 1, HEAD: GIB, CONTEXT: GIB}[figure.what]
     name = {NUMBERS: "activation", HEAD: "head", CONTEXT: "context"}[figure.what]
-    low, high, found = (getattr(one, name) / size for one in (vram.LOW, vram.HIGH, fitted))
+    low, high, found = (getattr(one, name) / size for one in (memory_model.LOW, memory_model.HIGH, fitted))
     target = Target("ratio", "±", round((high - low) / (low + high), 2))
     middle = (low + high) / 2
     row = replace(figure.open, ours=found, peer=middle, ratio=found / middle, target=target, n=1)
     return replace(row, note=f"assumed: {low:.2f} to {high:.2f}")
 
 
-def fit(taken: Taken) -> vram.Prior:
+def fit(taken: Taken) -> memory_model.Prior:
     """Numbers alive per token in MLP widths, and the loss's workspace: the line through the peaks less all that is known."""
-    middle = (vram.LOW.fragmentation + vram.HIGH.fragmentation) / 2
-    nothing = vram.Prior(activation=0, head=0, context=0, fragmentation=0)
+    middle = (memory_model.LOW.fragmentation + memory_model.HIGH.fragmentation) / 2
+    nothing = memory_model.Prior(activation=0, head=0, context=0, fragmentation=0)
     widths, rests = list[float](), list[float]()
     for case, found in taken:
         wanted = setup(case)
-        widths.append(wanted.tokens * wanted.shape.mlp * vram.BYTES[wanted.base])
-        rests.append(max(peak(case, found)) * GIB / (1 + middle) - vram.estimate(wanted, nothing, nothing).middle)
+        widths.append(wanted.tokens * wanted.shape.mlp * memory_model.BYTES[wanted.base])
+        rests.append(
+            max(peak(case, found)) * GIB / (1 + middle) - memory_model.estimate(wanted, nothing, nothing).middle
+        )
     line = linregress(widths, rests)
     context = median(found.context_gib for _, found in taken) * GIB
-    return vram.Prior(activation=line.slope, head=max(0.0, line.intercept), context=context, fragmentation=middle)
+    return memory_model.Prior(
+        activation=line.slope, head=max(0.0, line.intercept), context=context, fragmentation=middle
+    )
 
 
-def worst(taken: Taken, low: vram.Prior, high: vram.Prior) -> float | None:
+def worst(taken: Taken, low: memory_model.Prior, high: memory_model.Prior) -> float | None:
     """The largest error of the plan's middle value, in percent of what torch reserved and the context took."""
     errors = [
-        abs(vram.estimate(setup(case), low, high).middle / ((max(peak(case, found)) + found.context_gib) * GIB) - 1)
+        abs(
+            memory_model.estimate(setup(case), low, high).middle / ((max(peak(case, found)) + found.context_gib) * GIB)
+            - 1
+        )
         for case, found in taken
     ]
     return 100 * max(errors, default=0.0) if errors else None
 
 
-def setup(case: Case) -> vram.Setup:
+def setup(case: Case) -> memory_model.Setup:
     wanted = recipe(case, case.model, "chats", "pairs")
-    return vram.Setup(
+    return memory_model.Setup(
         shape_of(case.model), wanted.lora, wanted.sft, "nf4" if case.precision == "auto" else case.precision
     )

@@ -21,7 +21,7 @@ from bench.child import ChildError, run_child
 from bench.cuda_reading import MIDDLE, SMALL, Figure, Told
 from bench.journal import Call, Entry, release
 from bench.result import Device, Row, placed
-from trainer_core import hardware
+from trainer_core.system import hardware
 
 CASE_SECONDS = 240.0
 PYTHONS = "BENCH_PYTHONS"

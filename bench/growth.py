@@ -10,10 +10,13 @@ from pathlib import Path
 from bench import make
 from bench.measure import timed
 from bench.result import Device, Row, Target
-from trainer_core import data, runs, starter
-from trainer_core.data.source import Checkup
-from trainer_core.supervisor import Supervisor
-from ui import history, live
+from trainer_core import data
+from trainer_core.data.stream import Checkup
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.models import starter
+from trainer_core.runs.workspace import Workspace, default_workspace
+from ui.payloads import run_list
+from ui.server import live_updates
 
 QUESTION = (
     "How does the cost of a check, of the live view and of the history grow? Nothing may grow faster than linearly."
@@ -65,7 +68,7 @@ def checked(place: Path, rows: int, tokens: bool) -> float:
     file = place / f"pairs-{rows}.jsonl"
     if not file.exists():
         make.pairs(file, rows, ROW_BYTES)
-    checkup = Checkup(tokenizer=starter.folder(runs.Workspace(runs.default_workspace())) / "tokenizer.json", length=512)
+    checkup = Checkup(tokenizer=starter.folder(Workspace(default_workspace())) / "tokenizer.json", length=512)
     return timed(lambda: data.check(file, checkup=checkup if tokens else None))
 
 
@@ -74,18 +77,18 @@ def watched(root: Path, count: int, points: int) -> tuple[float, float, float]:
 
     The least of a few turns: what a turn costs more is the machine's doing.
     """
-    workspace = runs.Workspace(root)
+    workspace = Workspace(root)
     make.copies(make.run(workspace, "first", points), count - 1)
     turns = [turn(workspace) for _ in range(TURNS)]
     opening, answer, listing = (min(costs) for costs in zip(*turns, strict=True))
     return opening, answer, listing
 
 
-def turn(workspace: runs.Workspace) -> tuple[float, float, float]:
+def turn(workspace: Workspace) -> tuple[float, float, float]:
     kept: list[Supervisor] = []
     opening = timed(lambda: kept.append(Supervisor(workspace, device="cpu")))
-    rows = history.Rows(kept[0])
-    answer = timed(lambda: live.news(kept[0], live.Cursor(), rows))
-    listing = timed(lambda: live.news(kept[0], live.Cursor(tab="runs"), rows))
+    rows = run_list.Rows(kept[0])
+    answer = timed(lambda: live_updates.news(kept[0], live_updates.Cursor(), rows))
+    listing = timed(lambda: live_updates.news(kept[0], live_updates.Cursor(tab="runs"), rows))
     kept[0].close()
     return opening, answer, listing

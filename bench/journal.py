@@ -19,9 +19,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from trainer_core import durable
 from trainer_core.errors import UserError
-from trainer_core.event_log import cut_torn_tail
+from trainer_core.runs.event_log import cut_torn_tail
+from trainer_core.system import durable
 
 LEAST_SECONDS = 30.0
 """With less than this left of the budget nothing is begun."""

@@ -16,11 +16,14 @@ from pydantic import BaseModel, ConfigDict
 from bench import models
 from bench.measure import until
 from bench.result import Device, Row, Target, one_sided, two_sided
-from trainer_core import demo, runs
-from trainer_core.comparison import Comparison
-from trainer_core.config import Lane, Sampling
-from trainer_core.events import Phase
-from trainer_core.supervisor import Supervisor
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Sampling
+from trainer_core.evaluation import prompts
+from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
 
 QUESTION = "How much faster do three lanes answer eight prompts in one batch than one after another, each loaded anew?"
 DEVICES: tuple[Device, ...] = ("cpu",)
@@ -55,7 +58,7 @@ def rounds(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[T
 
     def answered(way: str) -> Timed:
         command = [sys.executable, "-m", "bench.lanes_child", way, *sizes, str(base), *map(str, adapters)]
-        done = subprocess.run(command, cwd=runs.PROJECT, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(command, cwd=project.PROJECT, stdout=subprocess.PIPE, check=True)
         return Timed.model_validate_json(done.stdout.splitlines()[-1])
 
     with ThreadPoolExecutor(1 if tiny else 2) as pool:
@@ -83,13 +86,13 @@ def ratios(found: Mapping[str, Sequence[Timed]]) -> list[Row]:
 
 def first_token(base: Path, adapters: Sequence[Path], place: Path, tiny: bool) -> Row:
     """From the request to the first text of any lane, as the app sees it, with the lanes resident."""
-    supervisor = Supervisor(runs.Workspace(place / "app"), device="cpu")
+    supervisor = Supervisor(Workspace(place / "app"), device="cpu")
     named = zip(("SFT", "DPO"), adapters, strict=True)
     lanes = [Lane(name="Base"), *(Lane(name=name, adapter=str(folder)) for name, folder in named)]
     try:
         comparison = supervisor.compare(str(base), "fp32", lanes)
         until(lambda: ready(supervisor, comparison), LOAD_SECONDS, "the lanes")
-        waited = [to_text(supervisor, comparison, prompt) for prompt in demo.prompts()[: 2 if tiny else 6]]
+        waited = [to_text(supervisor, comparison, prompt) for prompt in prompts.prompts()[: 2 if tiny else 6]]
     finally:
         supervisor.close()
     return one_sided("G7", "Request to first token, lanes resident", "s", waited[1:], target=Target("ours", "≤", 1))

@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.lanes import Timed
 from bench.measure import processor_seconds
-from trainer_core import demo, tokens
-from trainer_core.config import Lane, Precision, Sampling
-from trainer_core.data import Message
-from trainer_core.lanes.batch import Row, generate
-from trainer_core.lanes.load import load, number_format
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Precision, Sampling
+from trainer_core.data import Message, tokenize
+from trainer_core.evaluation import prompts as prompts_module
+from trainer_core.inference.generate import Row, generate
+from trainer_core.inference.load import load, number_format
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
@@ -31,7 +32,7 @@ PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
 def main() -> None:
     who, prompts, new, base, *adapters = sys.argv[1:]
     torch.set_num_threads(1)
-    asked = (demo.prompts() * 2)[: int(prompts)]
+    asked = (prompts_module.prompts() * 2)[: int(prompts)]
     print(answer(who, base, adapters, asked, int(new)).model_dump_json())
 
 
@@ -53,7 +54,7 @@ def ours(base: str, adapters: list[str], asked: list[str], new: int, temperature
 
 
 def rendered(tokenizer: Any, prompt: str) -> str:
-    return tokens.render(tokenizer, [Message("user", prompt)], asking=True)
+    return tokenize.render(tokenizer, [Message("user", prompt)], asking=True)
 
 
 def resident(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:

@@ -18,7 +18,8 @@ from bench import make
 from bench.result import Device, Row, Target, one_sided
 from bench.served import Served, served
 from tools.browser import chromium
-from trainer_core import runs
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
 
 QUESTION = "What do open pages with 10,000 points cost per second, and how soon are their curves and 1,000 runs drawn?"
 DEVICES: tuple[Device, ...] = ("cpu",)
@@ -55,7 +56,7 @@ class Cost:
 def run(device: Device, tiny: bool) -> list[Row]:
     points, seconds = (200, 3.0) if tiny else (10_000, 10.0)
     with tempfile.TemporaryDirectory() as scratch:
-        workspace = runs.Workspace(Path(scratch) / "app")
+        workspace = Workspace(Path(scratch) / "app")
         run_dir = make.run(workspace, "long", points)
         with served(workspace.root) as app, opened(app) as (page, wire):
             page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
@@ -65,7 +66,7 @@ def run(device: Device, tiny: bool) -> list[Row]:
             with growing(run_dir, points):
                 said = [*rows("a step a second", cost(app, page, wire, seconds)), *looks(app, page, wire, seconds)]
                 said += tabs(app, page, wire, seconds)
-        runs_drawn = many(runs.Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
+        runs_drawn = many(Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
     return [*rows("a finished run", quiet), *said, restored(times), runs_drawn]
 
 
@@ -100,7 +101,7 @@ def tabs(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) ->
     ]
 
 
-def many(workspace: runs.Workspace, count: int, turns: int) -> Row:
+def many(workspace: Workspace, count: int, turns: int) -> Row:
     """From the click on Runs until rows are on the screen, each time in a page that has not shown them."""
     make.copies(make.run(workspace, "first", 40), count - 1)
     times = []
@@ -146,7 +147,7 @@ def rows(when: str, cost: Cost) -> list[Row]:
 @contextmanager
 def growing(run_dir: Path, points: int) -> Iterator[None]:
     """The run goes on with a step each second."""
-    worker = subprocess.Popen([sys.executable, "-m", "bench.stepping", run_dir, str(points)], cwd=runs.PROJECT)
+    worker = subprocess.Popen([sys.executable, "-m", "bench.stepping", run_dir, str(points)], cwd=project.PROJECT)
     try:
         yield
     finally:

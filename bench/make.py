@@ -10,10 +10,12 @@ from pathlib import Path
 
 import orjson
 
-from trainer_core import runs
-from trainer_core.config import Recipe, TrainJob
-from trainer_core.event_log import EventLog
-from trainer_core.events import STAGES, Ended, Phase, Plan, Prepared, Stage, Status, Step
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import STAGES, Ended, Phase, Plan, Prepared, Stage, Status, Step
+from trainer_core.runs.workspace import Workspace
 
 TEXT = (
     "water the plants on Sunday and turn each pot a little so that every side gets light "
@@ -70,9 +72,9 @@ def answers(file: Path, rows: int, words: Sequence[int]) -> None:
             out.write(orjson.dumps({"prompt": f"Say {at}."} | sides, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def run(workspace: runs.Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
+def run(workspace: Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
     """A run folder that says it made so many steps, half of them in each stage. `last` None: no last word."""
-    run_dir = runs.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    run_dir = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
     emit = EventLog(run_dir / "events.jsonl")
     each = max(1, points // 2)
     emit(Prepared(400, 400, 16, "0" * 64, ()))

@@ -13,7 +13,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock
 
-from trainer_core import durable, runs, starter
+from trainer_core.models import starter
+from trainer_core.runs import workspace
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import durable
 
 TINY = {
     "hidden_size": 64,
@@ -68,7 +71,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 def home() -> Path:
     """What this machine keeps for the benches between calls; TUNEBENCH_BENCH names another place."""
-    return runs.made(Path(os.environ.get("TUNEBENCH_BENCH", "~/.cache/tunebench/bench")).expanduser())
+    return workspace.made(Path(os.environ.get("TUNEBENCH_BENCH", "~/.cache/tunebench/bench")).expanduser())
 
 
 def compile_caches(name: str) -> dict[str, str]:
@@ -78,7 +81,7 @@ def compile_caches(name: str) -> dict[str, str]:
 
 
 def tokenizer_folder() -> Path:
-    return starter.folder(runs.Workspace(runs.default_workspace()))
+    return starter.folder(Workspace(workspace.default_workspace()))
 
 
 def kept_model(name: str, tiny: bool = False) -> Path:
@@ -86,7 +89,7 @@ def kept_model(name: str, tiny: bool = False) -> Path:
     kind, shape = SHAPES[name]
     name, shape = (f"tiny-{kind}", TINY) if tiny else (name, shape)
     digest = hashlib.sha256(json.dumps([kind, shape]).encode()).hexdigest()[:8]
-    place = runs.made(home() / "models")
+    place = workspace.made(home() / "models")
     folder, staging = place / f"{name}-{digest}", place / f".staging-{name}"
     with FileLock(place / ".lock"):
         if not folder.exists():
@@ -138,7 +141,7 @@ def with_adapters(place: Path, tiny: bool) -> tuple[Path, list[Path]]:
 
 def kept_adapters(model: Path) -> tuple[Path, ...]:
     """Two adapters for a kept model, made once."""
-    place = runs.made(home() / "adapters" / model.name)
+    place = workspace.made(home() / "adapters" / model.name)
     for seed, name in enumerate(("one", "two")):
         if not (place / name).exists():
             durable.publish(apart(random_adapter, model, place / f".staging-{name}", seed), place / name)

@@ -24,10 +24,13 @@ from bench import make, models
 from bench.measure import until
 from bench.result import Device, Row, Target, two_sided
 from bench.training import LIMIT_SECONDS, processor, steps_made
-from trainer_core import runs
-from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe, Sft
-from trainer_core.ladder import changed
-from trainer_core.supervisor import Supervisor
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.runs import heartbeat
+from trainer_core.runs.workspace import Workspace
 
 QUESTION = "How many rows or pairs a second, with what we make faster and without, and are the losses the same?"
 DEVICES: tuple[Device, ...] = ("cpu",)
@@ -80,7 +83,7 @@ def kind(mixed: bool) -> str:
 
 def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
     """Off, then on without and with what the run before has kept."""
-    file, workspace = place / f"{kind(mixed)}.jsonl", runs.Workspace(place / kind(mixed))
+    file, workspace = place / f"{kind(mixed)}.jsonl", Workspace(place / kind(mixed))
     off, first, second = (course(workspace, recipe(model, file, steps, how), steps) for how in (OFF, ON, ON))
     apart = max(furthest(first, off), furthest(second, off))
     said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
@@ -100,7 +103,7 @@ def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
     ]
 
 
-def apart_by_batches(workspace: runs.Workspace, model: Path, file: Path, steps: int, off: Course) -> float:
+def apart_by_batches(workspace: Workspace, model: Path, file: Path, steps: int, off: Course) -> float:
     """How far the losses of the same steps are apart, in nats, with nothing on and only the batches of another size."""
     halved = changed(
         recipe(model, file, steps, OFF), {"dpo.batch_size": BATCH // 2, "dpo.accumulation": 2 * ACCUMULATION}
@@ -115,7 +118,7 @@ def furthest(one: Course, other: Course) -> float:
 
 def sft(place: Path, model: Path, steps: int) -> Row:
     """The mixed pairs' chosen answers; there is no reference in it, only the order."""
-    workspace, file = runs.Workspace(place / "sft"), place / "mixed.jsonl"
+    workspace, file = Workspace(place / "sft"), place / "mixed.jsonl"
     on, off = (course(workspace, recipe(model, file, steps, how, Method.SFT), steps) for how in (ON, OFF))
     apart = furthest(on, off)
     said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
@@ -160,7 +163,7 @@ def recipe(model: Path, pairs: Path, steps: int, memory: Memory, method: Method 
     )
 
 
-def course(workspace: runs.Workspace, wanted: Recipe, steps: int, leave: bool = False) -> Course:
+def course(workspace: Workspace, wanted: Recipe, steps: int, leave: bool = False) -> Course:
     """One run, as the app makes it, to its end, or stopped after so many steps."""
     supervisor = Supervisor(workspace, device="cpu")
     run_id = supervisor.start(wanted)
@@ -168,7 +171,7 @@ def course(workspace: runs.Workspace, wanted: Recipe, steps: int, leave: bool = 
     made = partial(steps_made, supervisor, run_id)
 
     def spent() -> float:
-        beat = runs.read_heartbeat(supervisor.run_dir(run_id))
+        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
         assert beat
         return processor(psutil.Process(beat.pid))
 

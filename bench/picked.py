@@ -26,16 +26,20 @@ from bench.journal import Call, Entry
 from bench.probe import recipe as too_large
 from bench.probe import workspace
 from bench.result import Device, Row, Target, placed
-from trainer_core import runs, shape
-from trainer_core.advice import DataFacts, Lengths
-from trainer_core.chooser import Room, settings_for
-from trainer_core.config import Data, Lora, Method, Recipe
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Data, Lora, Method, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.events import Stage
-from trainer_core.hardware import GIB, reserve
-from trainer_core.ladder import changed
-from trainer_core.run_view import RunView
-from trainer_core.supervisor import WORKER, Supervisor
+from trainer_core.jobs.spawn import WORKER
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.base import DataFacts, Lengths
+from trainer_core.models import architecture
+from trainer_core.planning.fitting import Room, settings_for
+from trainer_core.runs import heartbeat
+from trainer_core.runs import workspace as workspace_module
+from trainer_core.runs.events import Stage
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, reserve
 
 QUESTION = (
     "On cards of 8, 12, 16 and 24 GB, emulated by the share of memory that torch may use: do runs with the settings that the app "
@@ -169,7 +173,7 @@ def picked(gib: int, name: str, method: Method, rows: str, stand: Stand) -> Reci
         sample_tokens=0,
     )
     facts = DataFacts(400, 400, TOKENS[rows], TOKENS[rows])
-    settled = settings_for(room, shape.shape_of({"model_type": kind, **sizes}), method, facts).applied(base)
+    settled = settings_for(room, architecture.shape_of({"model_type": kind, **sizes}), method, facts).applied(base)
     few: dict[str, object] = {f"{stage}.max_steps": 3 for stage in method.stages}
     return changed(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
 
@@ -201,11 +205,11 @@ def capped(gib: str, stand: Stand) -> dict[str, Any] | None:
     return {"right": not view.error and fitted * accumulation == batch, "note": note}
 
 
-def followed(place: runs.Workspace, asked: Recipe, gib: str, stand: Stand) -> RunView | None:
+def followed(place: Workspace, asked: Recipe, gib: str, stand: Stand) -> RunView | None:
     """A run under the app to its end, on a card of this size. None: it was cut by the end of the budget."""
     card = Supervisor(place, WORKER, device=stand.device).gpu
     share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
-    home = runs.made(stand.place / f"home-{gib}")
+    home = workspace_module.made(stand.place / f"home-{gib}")
     command: Sequence[str] = (sys.executable, "-m", "bench.capped", str(share), str(home), str(os.getpid()))
     supervisor = Supervisor(place, command, device=stand.device)
     run_id = supervisor.start(asked)
@@ -213,7 +217,7 @@ def followed(place: runs.Workspace, asked: Recipe, gib: str, stand: Stand) -> Ru
         sleep(0.1)
         supervisor.look()
     view = supervisor.run(run_id)
-    if view.phase.active and (beat := runs.read_heartbeat(supervisor.run_dir(run_id))):
+    if view.phase.active and (beat := heartbeat.read_heartbeat(supervisor.run_dir(run_id))):
         with suppress(ProcessLookupError):
             os.killpg(os.getpgid(beat.pid), SIGKILL)
     supervisor.close()

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.result import Device, Row, Target, one_sided
-from trainer_core import data, presets
-from trainer_core.config import Lora, Recipe, Sft
-from trainer_core.forecast import Place, forecast
-from trainer_core.hardware import GIB, detect
-from trainer_core.ladder import changed
-from trainer_core.shape import shape_of
-from trainer_core.vram import Prior, Setup, adapted, adapter_numbers, estimate
-from ui import cards, fit
+from trainer_core import data
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Lora, Recipe
+from trainer_core.methods.sft import Sft
+from trainer_core.models.architecture import shape_of
+from trainer_core.planning import presets
+from trainer_core.planning.forecast import Place, forecast
+from trainer_core.planning.memory_model import Prior, Setup, adapted, adapter_numbers, estimate
+from trainer_core.system.hardware import GIB, detect
+from ui.components import html
+from ui.payloads import memory_fit
 
 QUESTION = (
     "The counts that are exact by definition against models that transformers and PEFT build without weights; the memory formula "
@@ -85,6 +88,6 @@ def replanned(model: str, times: int) -> list[float]:
     for turn in range(times):
         moved = changed(recipe, {"lora.rank": 4 + turn, "dpo.max_length": 64 * (turn + 1)})
         began = time.perf_counter()
-        cards.memory(forecast(moved, shape, place, found), fit.levers(moved), ("", ""))
+        html.memory(forecast(moved, shape, place, found), memory_fit.levers(moved), ("", ""))
         spent.append(1000 * (time.perf_counter() - began))
     return spent

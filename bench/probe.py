@@ -11,13 +11,17 @@ from pathlib import Path
 
 from bench import models
 from bench.result import Device, Row, Target, one_sided, two_sided
-from trainer_core import presets, runs, starter
-from trainer_core.config import Recipe
-from trainer_core.events import Stage
-from trainer_core.hardware import GIB
-from trainer_core.ladder import changed
-from trainer_core.run_view import RunView
-from trainer_core.supervisor import Supervisor
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.models import starter
+from trainer_core.planning import presets
+from trainer_core.runs import heartbeat
+from trainer_core.runs import workspace as workspace_module
+from trainer_core.runs.events import Stage
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB
 
 QUESTION = (
     "The starter model on rows of equal length: the peak as the probe told it before the first step, against the peak that the "
@@ -55,20 +59,20 @@ def shape(stage: Stage, batch: int, length: int, device: Device) -> tuple[Row, R
 
 
 @contextmanager
-def workspace() -> Iterator[runs.Workspace]:
+def workspace() -> Iterator[Workspace]:
     """An empty workspace that is gone at the end, with the starter model in it."""
     model = models.starter_model()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a worker may still be ending
-        made = runs.Workspace(Path(folder))
+        made = Workspace(Path(folder))
         place = made.models / starter.NAME
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(model)
         yield made
 
 
-def recipe(place: runs.Workspace, stage: Stage, batch: int, length: int) -> Recipe:
+def recipe(place: Workspace, stage: Stage, batch: int, length: int) -> Recipe:
     """A few steps of one stage over rows that are all cut at the same length."""
-    file = runs.made(place.root) / "rows.jsonl"
+    file = workspace_module.made(place.root) / "rows.jsonl"
     long = {"chosen": "one two three " * length, "rejected": "four five six " * length}
     file.write_text("\n".join(json.dumps({"prompt": f"Count to {at}.", **long}) for at in range(40)), encoding="utf-8")
     steps = {"max_steps": STEPS, "batch_size": batch, "accumulation": 2, "max_length": length, "evaluations": 0}
@@ -77,7 +81,7 @@ def recipe(place: runs.Workspace, stage: Stage, batch: int, length: int) -> Reci
     return changed(base, {"method": stage, "data.pairs": str(file), "sample_tokens": 0} | changes)
 
 
-def finished(place: runs.Workspace, asked: Recipe, device: Device) -> tuple[RunView, int, int]:
+def finished(place: Workspace, asked: Recipe, device: Device) -> tuple[RunView, int, int]:
     """A run to its end, and the most memory of its worker after the loading: up to the first step, and in all.
 
     On a card the probe's peak is the former, as NVML saw it, with the CUDA context, as in the run without. On the processor what
@@ -87,7 +91,7 @@ def finished(place: runs.Workspace, asked: Recipe, device: Device) -> tuple[RunV
     taken = in_use(supervisor)
     run_id, before, most, forgotten = supervisor.start(asked), 0, 0, False
     while (view := supervisor.run(run_id)).phase.active:
-        beat = runs.read_heartbeat(supervisor.run_dir(run_id))
+        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
         if beat and view.row_lengths:
             if view.probed and not supervisor.gpu and not forgotten:
                 most, forgotten = 0, forget_peak(beat.pid)

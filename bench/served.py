@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from bench.measure import until
-from trainer_core.runs import PROJECT
+from trainer_core.system.project import PROJECT
 
 READY_SECONDS = 120.0
 

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 from bench import make
-from trainer_core import runs
-from trainer_core.event_log import EventLog
-from trainer_core.events import Phase, Status
+from trainer_core.runs import heartbeat
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Phase, Status
 
 
 def main() -> None:
     run_dir, points = Path(sys.argv[1]), int(sys.argv[2])
     emit = EventLog(run_dir / "events.jsonl")
-    with runs.beating(run_dir):
+    with heartbeat.beating(run_dir):
         emit(Status(Phase.DPO, ""))
         for at in range(points + 1, 2 * points):
             emit(make.step("dpo", at, 2 * points))

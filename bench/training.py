@@ -21,10 +21,13 @@ from bench.live import opened
 from bench.measure import until
 from bench.result import Device, Row, Target, two_sided
 from bench.served import Served, served
-from trainer_core import runs
-from trainer_core.config import Data, Lora, Memory, Method, Recipe, Sft
-from trainer_core.plan import PARTS
-from trainer_core.supervisor import Supervisor
+from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.sft import Sft
+from trainer_core.methods.steps import PARTS
+from trainer_core.runs import heartbeat
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
 
 QUESTION = "What do the app, its events and its checkpoints cost a training, and how soon does it begin?"
 DEVICES: tuple[Device, ...] = ("cpu",)
@@ -171,13 +174,13 @@ def recipe(model: Path, chats: Path) -> Recipe:
 @contextmanager
 def ours(app: Served, model: Path, chats: Path, ahead: bool) -> Iterator[Training]:
     """A run in the app's workspace, which the app watches; the app's processor time counts too."""
-    supervisor = Supervisor(runs.Workspace(app.workspace), device="cpu", ahead=ahead).watch()
+    supervisor = Supervisor(Workspace(app.workspace), device="cpu", ahead=ahead).watch()
     if ahead:
         supervisor.expect(str(model))
         time.sleep(WAIT_SECONDS)
 
     def worker() -> psutil.Process:
-        beat = runs.read_heartbeat(supervisor.run_dir(run_id))
+        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
         assert beat, "no worker yet"
         return psutil.Process(beat.pid)
 
@@ -212,7 +215,7 @@ def bare(model: Path, chats: Path) -> Iterator[Training]:
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         began = time.monotonic()
         command = [sys.executable, "-m", "bench.bare", model, chats, STAGE_STEPS, 2, 128]
-        process = subprocess.Popen([*map(str, command)], cwd=runs.PROJECT, stdout=log.file)
+        process = subprocess.Popen([*map(str, command)], cwd=project.PROJECT, stdout=log.file)
         script = psutil.Process(process.pid)
 
         def made() -> int:

@@ -13,8 +13,8 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from bench.case import StageResult
-from trainer_core.events import Stage
-from trainer_core.hardware import GIB
+from trainer_core.runs.events import Stage
+from trainer_core.system.hardware import GIB
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a person who helps must know, in one block to paste: versions, card, driver, compiler, torch, memory, the last error.
 
 It works where .venv is missing or broken: everything but the packages is read by this Python, and a line that cannot
-be read says so. Secrets are struck out by trainer_core/redact.py, and the user's home folder is written as ~.
+be read says so. Secrets are struck out by trainer_core/system/redact.py, and the user's home folder is written as ~.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher import compiler, device, venv
-from launcher.device import Driver, read_driver
+from launcher import compiler, cuda_support, venv
+from launcher.cuda_support import Driver, read_driver
+from launcher.install_steps import trial
 from launcher.paths import ROOT, VENV, VENV_PYTHON
-from launcher.steps import trial
 from launcher.system import System, read_system
 from launcher.version import commit, version
-from trainer_core.redact import redacted
+from trainer_core.system.redact import redacted
 
 PACKAGES = [
     "unsloth",
@@ -147,22 +147,22 @@ def driver_line(driver: Driver | None) -> str:
         return "no NVIDIA driver"
     if driver.error:
         return f"NVIDIA, does not answer: NVML error {driver.error}"
-    return f"NVIDIA {driver.version}, CUDA up to {device.spelt(driver.cuda)}"
+    return f"NVIDIA {driver.version}, CUDA up to {cuda_support.spelt(driver.cuda)}"
 
 
-def cards(driver: Driver | None) -> tuple[device.Gpu, ...]:
+def cards(driver: Driver | None) -> tuple[cuda_support.Gpu, ...]:
     return driver.gpus if driver else ()
 
 
-def card_line(gpu: device.Gpu) -> str:
+def card_line(gpu: cuda_support.Gpu) -> str:
     memory = f", {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free" if gpu.total_bytes else ""
-    return f"{gpu.index}: {gpu.name}, compute capability {device.dotted(gpu.capability)}{memory} {gpu.unusable}".strip()
+    return f"{gpu.index}: {gpu.name}, compute capability {cuda_support.dotted(gpu.capability)}{memory} {gpu.unusable}".strip()
 
 
 def variables(environ: Mapping[str, str]) -> str:
     """Those that change which card is seen and which compiler is taken."""
     names = (
-        device.VISIBLE,
+        cuda_support.VISIBLE,
         "CUDA_DEVICE_ORDER",
         "CC",
         "TRITON_CACHE_DIR",

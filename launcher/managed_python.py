@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from launcher import SetupError
+from launcher.install_steps import INSTALLER, Step
 from launcher.paths import WINDOWS
-from launcher.perform import perform
-from launcher.steps import INSTALLER, Step
+from launcher.run_step import perform
 
 
 def fetch_python(version: str, base: str, place: str, uv: str | None = None) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher import SetupError, compiler, device
-from launcher.device import Choice
+from launcher import SetupError, compiler, cuda_support
+from launcher.cuda_support import Choice
 from launcher.system import System
 
 SIZES = {
@@ -41,7 +41,7 @@ def make_plan(
     system: System,
     environ: Mapping[str, str] = os.environ,
     ask_python: Callable[[str], compiler.Headers] = compiler.ask_python,
-    count_cuda: Callable[[str], int] = device.count_cuda,
+    count_cuda: Callable[[str], int] = cuda_support.count_cuda,
 ) -> Plan:
     """The plan for this choice and this Python (its path, its version).
 
@@ -56,7 +56,7 @@ def make_plan(
     if choice.device != "cuda" or choice.gpu is None:
         return Plan(choice, path, version, lines=tuple(lines))
     check_kernel_folder(environ)
-    card = device.name_for_cuda(choice.gpu, count_cuda)
+    card = cuda_support.name_for_cuda(choice.gpu, count_cuda)
     if card != choice.gpu.uuid:
         lines.append(f"CUDA does not know this card by its UUID, so it is named by its number, {card}.")
     fetch_python = system.platform != "win32" and header_is_missing(path, version, system, environ, ask_python)

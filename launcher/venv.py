@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from launcher import SetupError, compiler, device, steps
-from launcher.device import Driver
+from launcher import SetupError, compiler, cuda_support, install_steps
+from launcher.cuda_support import Driver
 from launcher.managed_python import fetch_python
 from launcher.paths import (
     REHEARSAL,
@@ -33,8 +33,8 @@ from launcher.paths import (
     VENV_PYTHON,
     WINDOWS,
 )
-from launcher.perform import perform
 from launcher.plan import Plan, make_plan
+from launcher.run_step import perform
 from launcher.system import System, read_system
 
 STAMP = VENV / "tunebench.json"
@@ -80,29 +80,35 @@ def finished(found: Stamp, asked: str, python: Path = VENV_PYTHON) -> bool:
     return current and tried and found.ready and asked in ("auto", found.device) and python.exists()
 
 
-def outgrown(found: Stamp, asked: str, read_driver: Callable[[], Driver | None] = device.read_driver) -> bool:
+def outgrown(found: Stamp, asked: str, read_driver: Callable[[], Driver | None] = cuda_support.read_driver) -> bool:
     """CUDA is asked for by name, and the driver now runs a better build than the one in .venv, or no longer that one."""
     if asked != "cuda" or found.device != "cuda":
         return False
-    return device.choose(asked, read_driver(), os.environ.get(device.VISIBLE)).build != found.build
+    return cuda_support.choose(asked, read_driver(), os.environ.get(cuda_support.VISIBLE)).build != found.build
 
 
-def set_up(asked: str, found: Stamp | None, read_driver: Callable[[], Driver | None] = device.read_driver) -> Stamp:
+def set_up(
+    asked: str, found: Stamp | None, read_driver: Callable[[], Driver | None] = cuda_support.read_driver
+) -> Stamp:
     system = read_system()
     wanted = found.device if found and asked == "auto" else asked
-    choice = device.choose(wanted, read_driver(), os.environ.get(device.VISIBLE), system)
+    choice = cuda_support.choose(wanted, read_driver(), os.environ.get(cuda_support.VISIBLE), system)
     python = choose_python(running(), sys.executable, others_on_path)
     plan = make_plan(choice, python, system)
     goal = Stamp(choice.device, plan.version, closure(choice.build, plan.version), build=choice.build)
     print("\n".join(plan.lines), flush=True)
     print(f".venv is {VENV}.", flush=True)
-    parts = [*steps.install(choice.build, sys.platform), steps.trial(choice.build), steps.starter()]
+    parts = [
+        *install_steps.install(choice.build, sys.platform),
+        install_steps.trial(choice.build),
+        install_steps.starter(),
+    ]
     if found and replace(found, ready=False, tests="", trial="") == goal and is_sound(VENV_PYTHON, plan):
         print("An earlier set-up was cut short or tried less; going on with it.")
     else:
         refuse_while_running()
         base = with_headers(plan, system)
-        perform(steps.bare_venv(base, plan.version, system), f"[1/{len(parts) + 1}]", os.environ)
+        perform(install_steps.bare_venv(base, plan.version, system), f"[1/{len(parts) + 1}]", os.environ)
         write_stamp(goal)
     for number, step in enumerate(parts, start=2):
         try:
@@ -138,7 +144,7 @@ def add_test_tools(stamp: Stamp, system: tuple[str, str] = (sys.platform, platfo
     wanted = fingerprint(TEST_REQUIREMENTS, stamp.closure)
     if stamp.tests != wanted:
         with alone():
-            perform(steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp))
+            perform(install_steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp))
             write_stamp(replace(stamp, tests=wanted))
     if system == ("linux", "x86_64"):
         add_rehearsal(stamp, REHEARSAL)
@@ -152,7 +158,7 @@ def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
     new = folder.with_name(folder.name + "-new")
     with alone():
         shutil.rmtree(new, ignore_errors=True)
-        if not perform(steps.into_folder(REHEARSAL_REQUIREMENTS, new), "[1/1]", environment(stamp)):
+        if not perform(install_steps.into_folder(REHEARSAL_REQUIREMENTS, new), "[1/1]", environment(stamp)):
             return False
         (new / mark.name).write_text(wanted, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,13 +173,15 @@ def environment(stamp: Stamp, card: str = "") -> dict[str, str]:
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": stamp.device}
-    pinned = {device.VISIBLE: card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if card else {}
+    pinned = {cuda_support.VISIBLE: card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if card else {}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     return {**os.environ, **ours, **quiet, **pinned, **({"UNSLOTH_FORCE_CPU": "1"} if stamp.device == "cpu" else {})}
 
 
 def closure(build: str, python: str) -> str:
-    return fingerprint(REQUIREMENTS[build], "cpu" if build == "cpu" else "cuda", python, str(LAUNCHER), steps.INSTALLER)
+    return fingerprint(
+        REQUIREMENTS[build], "cpu" if build == "cpu" else "cuda", python, str(LAUNCHER), install_steps.INSTALLER
+    )
 
 
 def fingerprint(file: Path, *words: str) -> str:
@@ -208,11 +216,11 @@ def choose_python(
 ) -> tuple[str, str]:
     """The Python to make .venv with, and its version: the running one if it fits, else the newest that was found."""
     if version in PYTHONS:
-        return executable, device.dotted(version)
+        return executable, cuda_support.dotted(version)
     for found, path in sorted(others().items(), reverse=True):
-        return path, device.dotted(found)
+        return path, cuda_support.dotted(found)
     raise SetupError(
-        f"this is Python {device.dotted(version)}; Tunebench needs 3.11, 3.12 or 3.13, and none was found. "
+        f"this is Python {cuda_support.dotted(version)}; Tunebench needs 3.11, 3.12 or 3.13, and none was found. "
         "Install one and start again."
     )
 
@@ -221,7 +229,7 @@ def others_on_path() -> dict[tuple[int, int], str]:
     """Pythons that fit. A name on the PATH may be a shim with nothing behind it, so each is asked where it lies."""
     found = {}
     for version in PYTHONS:
-        name = device.dotted(version)
+        name = cuda_support.dotted(version)
         command = ["py", f"-{name}"] if WINDOWS else [f"python{name}"]
         with contextlib.suppress(OSError):
             answer = subprocess.run(

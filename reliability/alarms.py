@@ -10,10 +10,10 @@ from itertools import pairwise
 from random import Random
 
 from reliability.proof import Count, Proof, counted
-from trainer_core.event_log import Tail
-from trainer_core.events import Stage, Step
-from trainer_core.guard import LEARNED, STRIKES, Guard
-from trainer_core.runs import PROJECT
+from trainer_core.diagnosis.divergence import LEARNED, STRIKES, Guard
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import Stage, Step
+from trainer_core.system.project import PROJECT
 
 QUESTION = (
     "Losses that become NaN or infinite at a random step (SFT, DPO) or ten times as large (SFT), and healthy ones: is a sick run "

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 
 from reliability.proof import Count, Proof, counted
-from trainer_core import runs
-from trainer_core.config import Recipe
-from trainer_core.events import Phase
-from trainer_core.run_view import RunView
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
     "The app killed (SIGKILL) at points all over a run and started again: does the worker go on, is it the only one, and is the "
@@ -72,7 +72,7 @@ def first_app(folder: Path, name: str) -> tuple[int, str]:
     told, said = os.pipe()
     child = os.fork()
     if child == 0:
-        app = Supervisor(runs.Workspace(folder), scripted(), device="cpu").watch()
+        app = Supervisor(Workspace(folder), scripted(), device="cpu").watch()
         os.write(said, app.start(Recipe(name=name)).encode())
         os.close(said)
         signal.pause()
@@ -89,13 +89,13 @@ def scripted() -> tuple[str, ...]:
 def orphaned(folder: Path, step: float, attach: Attach) -> str:
     """The app killed at a step of its run, and another in its place. What went wrong, or nothing."""
     child, run_id = first_app(folder, "orphaned")
-    run_dir = runs.Workspace(folder).runs / run_id
+    run_dir = Workspace(folder).runs / run_id
     log = run_dir / "events.jsonl"
     reached = wait_for(lambda: log.exists() and log.read_bytes().count(b'"kind": "Step"') >= step - 1, 60, 0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     before, began = workers(run_id), time.monotonic()
-    app = Supervisor(runs.Workspace(folder), scripted(), device="cpu")
+    app = Supervisor(Workspace(folder), scripted(), device="cpu")
     seconds = time.monotonic() - began
     found = app.run(run_id)
     attach(app, run_id)
@@ -148,7 +148,7 @@ def workers(run_id: str) -> set[int]:
 
 def halted(folder: Path, seconds: float) -> tuple[str, str]:
     """The worker may not run for so long. What went wrong in our app, and in one that looks at the process alone."""
-    app = Supervisor(runs.Workspace(folder), scripted(), device="cpu")
+    app = Supervisor(Workspace(folder), scripted(), device="cpu")
     run_id = app.start(Recipe(name="slow"))
 
     def looked(wanted: Callable[[RunView], bool], limit: float) -> bool:

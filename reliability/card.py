@@ -12,9 +12,10 @@ from typing import Literal
 
 from reliability.kills import MODEL
 from reliability.proof import Count, Figure
-from trainer_core import hardware, runs
-from trainer_core.run_view import RunView
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import hardware, project
 
 QUESTION = (
     "SFT and DPO of a two-layer model on a graphics card, paused after some steps and resumed in a new process: are the steps "
@@ -35,10 +36,10 @@ def run(quick: bool) -> Iterator[Figure]:
 def resumed(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure:
     from tests.test_engine import recipe, write_data
 
-    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=runs.PROJECT, check=True)
+    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
     write_data(folder)
     asked = recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
-    boss = Supervisor(runs.Workspace(folder), device=device)
+    boss = Supervisor(Workspace(folder), device=device)
     try:
         whole = over(boss, boss.start(asked))
         furthest = [apart(whole, paused(boss, boss.start(asked), 1 + at % 8)) for at in range(trials)]

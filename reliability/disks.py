@@ -13,12 +13,17 @@ from pathlib import Path
 from reliability import plain
 from reliability.proof import Count, Proof, counted
 from tests.fake_worker import STEPS, Script
-from trainer_core import checkpoints, runs, shelf, votes, worker
-from trainer_core.config import Columns, Recipe, TrainJob
-from trainer_core.data import kept
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Columns, Recipe
+from trainer_core.data import uploads
 from trainer_core.errors import DiskError
-from trainer_core.events import Phase
-from trainer_core.run_view import read_view, settle
+from trainer_core.evaluation import votes
+from trainer_core.runs import checkpoints, control, metadata, run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.metadata import About
+from trainer_core.runs.run_state import read_view, settle
+from trainer_core.runs.workspace import Workspace
+from trainer_core.worker import runner
 
 QUESTION = (
     "The disk full, or the process killed, at every write, flush and rename of a scripted run with its checkpoints and adapters, "
@@ -70,14 +75,14 @@ def in_child(folder: Path, work: Callable[[Path], None], fault: str = "") -> Non
 
 def life(folder: Path) -> None:
     """Everything else first, so that the run's writes come at every point as well; what fails is said and left."""
-    workspace = runs.Workspace(folder)
-    run_dir = runs.create(workspace.runs, TrainJob(recipe=Recipe(name="full")), "full")
+    workspace = Workspace(folder)
+    run_dir = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name="full")), "full")
     for write in (
-        lambda: shelf.write_about(run_dir, shelf.About(name="Mine", note="ü" * 500)),
-        lambda: kept.remember(workspace, ("a", "b"), Columns(prompt="a", chosen="b")),
+        lambda: metadata.write_about(run_dir, About(name="Mine", note="ü" * 500)),
+        lambda: uploads.remember(workspace, ("a", "b"), Columns(prompt="a", chosen="b")),
         lambda: votes.append(votes.file_of(workspace), votes.Undo(vote="x", at="2026-01-01T00:00:00+00:00")),
-        lambda: worker.work(run_dir, lambda job: Script(job, SPEED)),
-        lambda: runs.request(run_dir, "pause"),
+        lambda: runner.work(run_dir, lambda job: Script(job, SPEED)),
+        lambda: control.request(run_dir, "pause"),
     ):
         with suppress(DiskError):
             write()
@@ -87,12 +92,12 @@ def again(folder: Path) -> None:
     """As the app does when a run is resumed."""
     run_dir = only_run(folder)
     assert run_dir
-    runs.withdraw_request(run_dir)
-    worker.work(run_dir, lambda job: Script(job, SPEED))
+    control.withdraw_request(run_dir)
+    runner.work(run_dir, lambda job: Script(job, SPEED))
 
 
 def only_run(folder: Path) -> Path | None:
-    return next(iter(runs.folders(folder / "runs")), None)
+    return next(iter(run_folder.folders(folder / "runs")), None)
 
 
 # --- what is wrong

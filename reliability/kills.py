@@ -15,11 +15,12 @@ from random import Random
 
 from reliability.proof import Count, Proof, counted
 from reliability.saves import loads
-from trainer_core import runs
-from trainer_core.config import TrainJob
-from trainer_core.events import Phase
-from trainer_core.plan import PARTS, spaced
-from trainer_core.run_view import RunView, read_view
+from trainer_core.config.jobs import TrainJob
+from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.system import project
 
 QUESTION = (
     "SFT and DPO of a two-layer model, its worker killed (SIGKILL) at a random moment and started again; the end must be that "
@@ -35,13 +36,13 @@ def run(quick: bool) -> Iterator[Proof]:
 
 def killed(folder: Path, trials: int) -> Proof:
     # nothing may be computed in this process, whose forks could otherwise wait for threads that they do not have
-    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=runs.PROJECT, check=True)
-    from trainer_core import engine  # noqa: F401, I001  (unsloth before all that it patches)
+    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
+    from trainer_core import training  # noqa: F401, I001  (unsloth before all that it patches)
     from tests.test_engine import recipe, write_data
 
     write_data(folder)
     asked, random = recipe(folder), Random(11)
-    whole = runs.create(folder / "runs", TrainJob(recipe=asked), "whole")
+    whole = run_folder.create(folder / "runs", TrainJob(recipe=asked), "whole")
     began = time.monotonic()
     to_the_end(whole)
     seconds, wanted = time.monotonic() - began, read_view(whole)
@@ -49,7 +50,7 @@ def killed(folder: Path, trials: int) -> Proof:
         raise RuntimeError(wanted.error)
     failures, worst = list[str](), 0
     for trial in range(trials):
-        place = runs.create(folder / "runs", TrainJob(recipe=asked), f"t{trial}")
+        place = run_folder.create(folder / "runs", TrainJob(recipe=asked), f"t{trial}")
         lost = interrupted(place, random.uniform(0, seconds))
         worst = max(worst, lost)
         failures.append(wrong(read_view(place), wanted, lost))
@@ -93,14 +94,15 @@ def save_interval(view: RunView) -> int:
 
 def forked(run_dir: Path) -> int:
     """A worker in a fork of this process, which has imported the libraries and computed nothing yet. Its process id."""
-    from trainer_core import engine, worker
+    from trainer_core import training
+    from trainer_core.worker import runner
 
     child = os.fork()
     if child == 0:
         silent = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
-        os._exit(worker.main(run_dir, lambda job: engine))
+        os._exit(runner.main(run_dir, lambda job: training))
     return child
 
 

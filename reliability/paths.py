@@ -22,8 +22,9 @@ import gradio as gr
 import app as application
 from reliability.proof import Count, Proof, counted
 from tests.browser.conftest import App
-from trainer_core import runs, starter
-from trainer_core.supervisor import Supervisor
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.models import starter
+from trainer_core.runs.workspace import Workspace, default_workspace, made
 
 QUESTION = (
     "Spellings of a way out (absolute, up, links, file://, backslashes) in encodings (percent, double, overlong, full width, "
@@ -95,8 +96,8 @@ def run(quick: bool) -> Iterator[Proof]:
         served = App(folder / "workspace", "50", password=PASSWORD)
         try:
             # or a question about the bundled sample would unpack it first
-            ready = starter.folder(runs.Workspace(runs.default_workspace()))
-            shutil.copytree(ready, runs.Workspace(served.workspace).models / starter.NAME)
+            ready = starter.folder(Workspace(default_workspace()))
+            shutil.copytree(ready, Workspace(served.workspace).models / starter.NAME)
             marks = planted(folder, served.workspace)
             attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
             attacks += [*by_neighbour(marks, served), *by_model(marks)]
@@ -117,7 +118,7 @@ def planted(folder: Path, workspace: Path) -> dict[str, bytes]:
     for name in ("canary.txt", "run.json", "events.jsonl", "worker.log", "config.json", "report.html"):
         (outside / name).write_text(CANARY, encoding="utf-8")
     for name in ("runs", "compare", "data", "models"):
-        runs.made(workspace / name)
+        made(workspace / name)
         (workspace / name / "link").symlink_to(outside)
     (workspace / "data" / "link.jsonl").symlink_to(canary)
     secret = (workspace / "app.secret").read_bytes()
@@ -214,7 +215,7 @@ def page_routes() -> Iterator[tuple[str, str]]:
 
 def page() -> gr.Blocks:
     with tempfile.TemporaryDirectory() as name:
-        return application.build(Supervisor(runs.Workspace(Path(name)), device="cpu"))
+        return application.build(Supervisor(Workspace(Path(name)), device="cpu"))
 
 
 def questions(served: App) -> Iterator[tuple[int, str]]:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from trainer_core import durable
+from trainer_core.system import durable
 
 
 def opened(path: Path) -> io.BufferedWriter:

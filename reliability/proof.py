@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.special import betaincinv
 
-from trainer_core.runs import PROJECT
+from trainer_core.system.project import PROJECT
 
 RESULTS = PROJECT / "reliability" / "results"
 PAGE = PROJECT / "RELIABILITY.md"

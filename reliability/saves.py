@@ -20,9 +20,10 @@ from safetensors.torch import save as safetensors
 
 from reliability import plain
 from reliability.proof import Count, Proof, counted
-from trainer_core import checkpoints, durable
-from trainer_core.event_log import EventLog, Tail
-from trainer_core.events import Noted
+from trainer_core.runs import checkpoints
+from trainer_core.runs.event_log import EventLog, Tail
+from trainer_core.runs.events import Noted
+from trainer_core.system import durable
 
 QUESTION = (
     "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "

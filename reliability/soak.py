@@ -16,10 +16,12 @@ from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from reliability.proof import Count, Figure
 from tests.browser.conftest import App, chromium
-from trainer_core import runs
-from trainer_core.config import Recipe, TrainJob
-from trainer_core.event_log import EventLog
-from trainer_core.events import Noted, Phase, Plan, Prepared, Status, Step
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Noted, Phase, Plan, Prepared, Status, Step
+from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
     "A run with five steps a second, three tabs in a real Chromium, one reloaded each minute, for 30 minutes: does the app's "
@@ -63,7 +65,7 @@ def average(looks: list[Look]) -> Look:
 
 def soaked(workspace: Path, seconds: float, reload_seconds: float) -> Iterator[Look]:
     """The app's process, looked at five times a second while it is used."""
-    run_dir = runs.create(runs.Workspace(workspace).runs, TrainJob(recipe=Recipe(name="soak")), "soak")
+    run_dir = run_folder.create(Workspace(workspace).runs, TrainJob(recipe=Recipe(name="soak")), "soak")
     app = App(workspace, "5")
     try:
         with sync_playwright() as playwright, alive(run_dir.name):

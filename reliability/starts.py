@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reliability.proof import Proof, counted
-from trainer_core import runs
-from trainer_core.config import Recipe
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Phase
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
 
 QUESTION = "Starts at the same moment from two apps with two tabs each: how many runs train, and are the others refused in words?"
 SCRIPTED = (sys.executable, "-m", "tests.fake_worker", "400")
@@ -41,7 +41,7 @@ class Alone(Supervisor):
 
 def raced(folder: Path, kind: type[Supervisor]) -> str:
     """What went wrong, or nothing."""
-    apps = [kind(runs.Workspace(folder), command=SCRIPTED, device="cpu") for _ in range(2)]
+    apps = [kind(Workspace(folder), command=SCRIPTED, device="cpu") for _ in range(2)]
     said: list[str] = []
     gate = threading.Barrier(len(apps) * CLICKS)
 

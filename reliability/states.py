@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from reliability.proof import Count, Proof, counted
-from trainer_core import runs
-from trainer_core.config import Recipe
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Phase
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
     "A random sequence of starts, stops, pauses, kills, restarts of the app, deletions and resumes with scripted workers. After "
@@ -61,7 +62,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.place = tempfile.TemporaryDirectory(prefix="proof-")
-        self.workspace = runs.Workspace(Path(self.place.name))
+        self.workspace = Workspace(Path(self.place.name))
         self.app = self.opened()
 
     def opened(self) -> Supervisor:
@@ -124,7 +125,7 @@ class Life(RuleBasedStateMachine):
             return "a worker that no run knows"
         if active and not alive:
             return f"{active[0]} is {self.app.run(active[0]).phase.value} without a worker"
-        folders = {folder.name for folder in runs.folders(self.workspace.runs)}
+        folders = {folder.name for folder in run_folder.folders(self.workspace.runs)}
         if folders != set(self.ids()):
             return f"runs {self.ids()}, folders {sorted(folders)}"
         unsound = [view.id for view in self.app.views if view.phase is Phase.DONE and not view.adapters]

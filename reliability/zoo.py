@@ -18,10 +18,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from reliability.proof import Count, Proof, counted
-from trainer_core import chat_template, models, tokens
-from trainer_core.data import Message
+from trainer_core.data import Message, tokenize
 from trainer_core.errors import ModelError
-from trainer_core.runs import PROJECT, Workspace
+from trainer_core.models import resolve, template_sandbox
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.project import PROJECT
 
 QUESTION = (
     "Pickles under many names, configurations that ask for code, templates that reach out, never end or fill the memory, "
@@ -111,19 +112,19 @@ def closed(folder: Path, adapter: bool) -> None:
 def load(folder: Path, adapter: bool) -> None:
     """As the product does it, before anything of the folder is in memory."""
     if not adapter:
-        models.resolve(str(folder), Workspace(folder.parent / "workspace"))
-        for _, template in chat_template.templates(folder):  # as training renders its first row
+        resolve.resolve(str(folder), Workspace(folder.parent / "workspace"))
+        for _, template in template_sandbox.templates(folder):  # as training renders its first row
             tokenizer: Any = SimpleNamespace(chat_template=template, special_tokens_map={})
-            tokens.render(tokenizer, [Message("user", "A row of the data")])
+            tokenize.render(tokenizer, [Message("user", "A row of the data")])
         return
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from trainer_core.lanes import adapters
+    from trainer_core.inference import adapter_checks
 
     with torch.device("meta"):
         outline = LlamaForCausalLM(LlamaConfig.from_dict(CONFIG))
-    adapters.check("SFT", folder, outline)
+    adapter_checks.check("SFT", folder, outline)
 
 
 # --- the folders

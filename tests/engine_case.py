@@ -24,15 +24,17 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from trainer_core import checkpoints, keeper, runs, worker
-from trainer_core.event_log import EventLog
-from trainer_core.events import Checkpointed, Evaluated, Phase, Saved, Status, Step
+from trainer_core.runs import checkpoints
+from trainer_core.runs.control import Wants
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Checkpointed, Evaluated, Phase, Saved, Status, Step
+from trainer_core.worker import restart, runner
 
 
 def parts(fault: str, job):
     """The real engine, its DPO trainer built with the fault."""
-    from trainer_core import engine
-    from trainer_core.engine import dpo
+    from trainer_core import training
+    from trainer_core.training import dpo
 
     def trainer(*args, **kwargs):
         built = dpo.trainer(*args, **kwargs)
@@ -47,11 +49,11 @@ def parts(fault: str, job):
         return built
 
     lasting, passing = (",".join(one for one in fault.split(",") if ("@" in one) == once) for once in (False, True))
-    train = partial(engine.train, dpo_trainer=trainer) if lasting else engine.train
+    train = partial(training.train, dpo_trainer=trainer) if lasting else training.train
     return SimpleNamespace(train=partial(interrupted, train, passing) if passing else train)
 
 
-def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: runs.Wants):
+def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: Wants):
     """The real training with something that happens at one step, once in the life of the run."""
     what, _, where = fault.partition("@")
     stage, _, step = where.partition(".")
@@ -82,7 +84,7 @@ def cap(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def happen(what: str, wants: runs.Wants, run_dir: Path) -> None:
+def happen(what: str, wants: Wants, run_dir: Path) -> None:
     match what:
         case "damage":
             file = run_dir / "adapter-sft/adapter_model.safetensors"
@@ -127,7 +129,7 @@ class Weighed(TrainerCallback):
         self.trainer = trainer
 
     def on_save(self, args, state, control, **_):
-        from trainer_core.engine.checkpoint import adapter_bytes, optimiser_bytes
+        from trainer_core.training.checkpointing import adapter_bytes, optimiser_bytes
 
         shelf = self.trainer.shelf
         folder = checkpoints.place(shelf.run_dir, shelf.stage, state.global_step)
@@ -153,15 +155,15 @@ def spoil(model, fault: str) -> None:
 def lived(fault: str, folder: Path) -> None:
     """A run from first to last. Its workers are forks of this process, which has imported the libraries and computed nothing."""
     rising = itertools.count().__next__
-    keeper.kept(
-        partial(worker.main, folder, partial(parts, fault)),
-        partial(worker.killed, folder),
+    restart.kept(
+        partial(runner.main, folder, partial(parts, fault)),
+        partial(runner.killed, folder),
         rising if fault.startswith("oomkill") else lambda: 0,
     )
 
 
 if __name__ == "__main__":
-    from trainer_core import engine  # noqa: F401
+    from trainer_core import training  # noqa: F401
 
     for argument in sys.argv[1:]:
         fault, _, folder = argument.rpartition(":")

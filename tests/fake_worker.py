@@ -27,11 +27,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from trainer_core import checkpoints, requests, runs, worker
-from trainer_core.config import CompareJob, Job, Lane, TrainJob
+from trainer_core.config.jobs import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
-from trainer_core.event_log import EventLog
-from trainer_core.events import (
+from trainer_core.methods.steps import spaced
+from trainer_core.runs import checkpoints, compare_requests, run_folder
+from trainer_core.runs.control import Wants
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import (
     Answered,
     Asked,
     Changed,
@@ -62,8 +64,8 @@ from trainer_core.events import (
     Step,
     Text,
 )
-from trainer_core.plan import spaced
-from trainer_core.run_view import read_view
+from trainer_core.runs.run_state import read_view
+from trainer_core.worker import runner
 
 HOSTILE = (
     '<img src=x onerror="window.pwned=1"> ${window.pwned=1} {{window.pwned=1}} `back` </script>'
@@ -108,7 +110,7 @@ class Script:
         self.pause = 1 / (SLOW if slowly else speed)
         self.random = random.Random(7)
 
-    def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: runs.Wants) -> Phase:
+    def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: Wants) -> Phase:
         stages = job.recipe.method.stages
         print("fake worker: loading", flush=True)
         notes = (
@@ -148,7 +150,7 @@ class Script:
         samples = (Sample(prompt, text, 20, step > 0) for prompt, text in zip(prompts, said, strict=True))
         return Sampled(stage, step, tuple(samples), 0.2)
 
-    def steps(self, run_dir: Path, stage: Stage, emit: EventLog, wants: runs.Wants, before: int) -> Phase | None:
+    def steps(self, run_dir: Path, stage: Stage, emit: EventLog, wants: Wants, before: int) -> Phase | None:
         """Every step of a stage after those made before. How it was left early, or None. Stopped, the adapter is saved."""
         total = done = STEPS[stage]
         if not read_view(run_dir).sampled:
@@ -222,7 +224,7 @@ class Script:
         sides = {"chosen": -80.0 - 2 * way + noise, "rejected": -95.0 - 14 * way + noise}
         return replace(common, margin=1.6 * way + 0.08 * noise, accuracy=accuracy, **sides)
 
-    def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: requests.Inbox) -> Phase:
+    def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.Inbox) -> Phase:
         emit(Status(Phase.LOADING, "Loading the base and its adapters"))
         time.sleep(4 * self.pause)
         if self.behaviour == "noload":
@@ -231,20 +233,22 @@ class Script:
         emit(Status(Phase.READY, f"{len(job.lanes)} lanes on one base"))
         while (request := inbox.next()) is not None:
             match request:
-                case requests.Ask():
+                case compare_requests.Ask():
                     self.answer(job, request, emit, inbox)
-                case requests.Dial():
+                case compare_requests.Dial():
                     lane = next(lane for lane in job.lanes if lane.name == request.lane)
                     emit(Dialed(request.id, replace(proof(lane), strength=request.strength, share=request.share)))
-                case requests.Heat():
+                case compare_requests.Heat():
                     words = [word + " " for word in request.answer.split(" ")]
                     pieces = tuple(Piece(word, -1.0, -1.0 - (at % 5 - 2)) for at, word in enumerate(words))
                     emit(Heated(request.id, request.lanes, pieces))
-                case requests.Score():
+                case compare_requests.Score():
                     self.score(job, request, emit, inbox)
         return Phase.STOPPED
 
-    def score(self, job: CompareJob, request: requests.Score, emit: EventLog, inbox: requests.Inbox) -> None:
+    def score(
+        self, job: CompareJob, request: compare_requests.Score, emit: EventLog, inbox: compare_requests.Inbox
+    ) -> None:
         for done in range(20):
             emit(Scoring("held-out pairs", 1, 2, done, 20, 20.0 - done))
             time.sleep(10 * self.pause)
@@ -253,10 +257,10 @@ class Script:
                 return
         found = Scored(tuple(lane_score(lane.name, at) for at, lane in enumerate(job.lanes)))
         if request.into:
-            runs.write_atomically(Path(request.into), json.dumps(asdict(found)))
+            run_folder.write_atomically(Path(request.into), json.dumps(asdict(found)))
         emit(found)
 
-    def answer(self, job: CompareJob, ask: requests.Ask, emit: EventLog, inbox: requests.Inbox) -> None:
+    def answer(self, job: CompareJob, ask: compare_requests.Ask, emit: EventLog, inbox: compare_requests.Inbox) -> None:
         names = list(ask.lanes or (lane.name for lane in job.lanes))
         emit(Asked(ask.id, ask.messages[-1].content, tuple(names)))
         texts = {name: self.text(name, ask) for name in names}
@@ -269,7 +273,7 @@ class Script:
         ends = {name: LaneEnd(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
         emit(Answered(ask.id, ends, inbox.cancelled.is_set()))
 
-    def text(self, lane: str, ask: requests.Ask) -> str:
+    def text(self, lane: str, ask: compare_requests.Ask) -> str:
         """Adapters answer by their names, so that a turned or a second one is told apart; twins all say the same."""
         known = ANSWERS.get(lane[:3] if lane not in ANSWERS else lane, ANSWERS["Base"])
         before = len(ask.own.get(lane, ask.messages)) // 2
@@ -303,12 +307,12 @@ def behaviour(job: Job) -> str:
 
 def main() -> int:
     speed, run_dir = float(sys.argv[1]), Path(sys.argv[2]).resolve()
-    work = partial(worker.main, parts=lambda job: Script(job, speed))
+    work = partial(runner.main, parts=lambda job: Script(job, speed))
     if "kept" in run_dir.name:
-        return worker.kept(run_dir, work)
+        return runner.kept(run_dir, work)
     if "spawned" in run_dir.name:
-        return worker.life(run_dir, work, forks=False)
-    while (code := work(run_dir)) == worker.AGAIN:
+        return runner.life(run_dir, work, forks=False)
+    while (code := work(run_dir)) == runner.AGAIN:
         pass
     return code
 

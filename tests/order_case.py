@@ -19,7 +19,7 @@ BATCH, STEP = 4, 16
 
 def orders(count: int, seed: int) -> dict[str, Any]:
     """The order of rows with and without sorting, in two epochs."""
-    from trainer_core.engine.order import WithinSteps
+    from trainer_core.training.length_sorting import WithinSteps
 
     draw = random.Random(seed)
     lengths = [draw.randrange(5, 500) for _ in range(count)]
@@ -43,7 +43,7 @@ def batch(*pairs: tuple[list[int], list[int]]) -> dict[str, torch.Tensor]:
 
 
 def keys() -> dict[str, bool]:
-    from trainer_core.engine.reference import pair_keys
+    from trainer_core.training.reference_cache import pair_keys
 
     one, other, long = ([1, 5, 6], [1, 7]), ([1, 7], [1, 5, 6]), ([1] + [9] * 30, [1, 7])
     (alone,) = pair_keys(batch(one))
@@ -58,7 +58,7 @@ def keys() -> dict[str, bool]:
 
 def asked(file: Path, said: float, tolerance: float = 0.01) -> dict[str, Any]:
     """Two steps on the same pairs by a worker whose reference says `said`, with what earlier workers left."""
-    from trainer_core.engine.reference import Kept
+    from trainer_core.training.reference_cache import Kept
 
     kept, pairs, times = Kept(file, tolerance), batch(([1, 5, 6], [1, 7]), ([1, 8], [1, 9, 9])), []
 

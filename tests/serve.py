@@ -12,9 +12,10 @@ from pathlib import Path
 
 import app
 from tests.readings import replay
-from trainer_core import runs
-from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine, detect
-from trainer_core.supervisor import WORKER, Supervisor
+from trainer_core.jobs.spawn import WORKER
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, Cpu, Gpu, Holder, Machine, detect
 
 CPU = Cpu("Example processor", 8, 32 * GIB, 20 * GIB)
 
@@ -48,7 +49,7 @@ def main() -> int:
     top.add_argument("--password", default="", help="that of --lan; without it the app is on 127.0.0.1 alone")
     top.add_argument("--own", default="", help="the page's name below .localhost")
     args = top.parse_args()
-    workspace = runs.Workspace(args.workspace.resolve())
+    workspace = Workspace(args.workspace.resolve())
     command = WORKER if args.worker == "real" else (sys.executable, "-m", "tests.fake_worker", args.worker)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())

@@ -21,11 +21,11 @@ import psutil
 import pytest
 
 import app
-from trainer_core import runs
 from trainer_core.errors import UserError
-from trainer_core.runs import PROJECT
-from trainer_core.supervisor import Supervisor, wait_for
-from ui import door
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.workspace import Workspace, made
+from trainer_core.system.project import PROJECT
+from ui.server import auth
 
 pytestmark = pytest.mark.real
 
@@ -101,9 +101,9 @@ def test_no_process_is_started_with_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["w", "Jané Doe’s #1 %41?"])
 def test_a_browser_is_given_an_address_without_the_key(tmp_path: Path, folder: str) -> None:
-    workspace, given = runs.Workspace(tmp_path / folder), list[str]()
-    runs.made(workspace.root)
-    keys = door.Keys(workspace.root, "http://127.0.0.1:7860", own="http://tunebench-1.localhost:7860")
+    workspace, given = Workspace(tmp_path / folder), list[str]()
+    made(workspace.root)
+    keys = auth.Keys(workspace.root, "http://127.0.0.1:7860", own="http://tunebench-1.localhost:7860")
     app.show(workspace, given.append)
     token = parse_qs(urlsplit(keys.link.read_text()).query)["token"][0]
     assert given[0].startswith("file:///") and token not in given[0]
@@ -192,7 +192,7 @@ def test_a_free_port_is_found(tmp_path: Path) -> None:
 
 def test_the_page_costs_little_while_idle(tmp_path: Path) -> None:
     """Gradio's queue has the setting that the app relies on, and takes it."""
-    supervisor = Supervisor(runs.Workspace(tmp_path))
+    supervisor = Supervisor(Workspace(tmp_path))
     page = app.build(supervisor)
     assert page._queue.sleep_when_free == app.QUEUE_SLEEP_SECONDS
     fresh = type(page._queue).__init__.__code__.co_names
@@ -200,7 +200,7 @@ def test_the_page_costs_little_while_idle(tmp_path: Path) -> None:
 
 
 def test_no_handler_is_offered_to_programs(tmp_path: Path) -> None:
-    page = app.build(Supervisor(runs.Workspace(tmp_path)))
+    page = app.build(Supervisor(Workspace(tmp_path)))
     assert page.get_api_info()["named_endpoints"] == {}
 
 

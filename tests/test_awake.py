@@ -8,15 +8,15 @@ import sys
 import psutil
 import pytest
 
-from trainer_core import awake
-from trainer_core.runs import PROJECT
-from trainer_core.supervisor import wait_for
+from trainer_core.jobs.supervisor import wait_for
+from trainer_core.system import sleep_inhibitor
+from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there it is a call, not a process")
 
 
 def test_the_keeper_lives_as_long_as_the_block() -> None:
-    with awake.kept(["cat"]) as how:
+    with sleep_inhibitor.kept(["cat"]) as how:
         keeper = next(child for child in psutil.Process().children() if child.name() == "cat")
         assert "cat" in how and keeper.is_running()
     assert not keeper.is_running()
@@ -40,10 +40,10 @@ def test_the_keeper_goes_when_its_worker_is_killed() -> None:
 
 def test_no_such_program_is_said() -> None:
     for asked in (["no-such-program-here"], ["false"], []):
-        with awake.kept(asked) as how:
-            assert how == awake.NO_WAY
+        with sleep_inhibitor.kept(asked) as how:
+            assert how == sleep_inhibitor.NO_WAY
 
 
 @pytest.mark.parametrize(("platform", "program"), [("linux", "systemd-inhibit"), ("darwin", "caffeinate")])
 def test_what_is_asked_of_each_platform(platform: str, program: str) -> None:
-    assert awake.command(platform)[0] == program
+    assert sleep_inhibitor.command(platform)[0] == program

@@ -26,11 +26,12 @@ from bench.journal import Call, Entry, Journal, JournalError, read
 from bench.one import found
 from bench.result import ROWS, Row, Target, one_sided, two_sided
 from bench.watch import real_tokens
-from trainer_core import runs, vram
-from trainer_core.events import Phase
-from trainer_core.hardware import GIB, Cpu, Gpu, Holder, Machine
-from trainer_core.runs import PROJECT
-from trainer_core.supervisor import Supervisor
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.planning import memory_model
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, Cpu, Gpu, Holder, Machine
+from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
 
@@ -323,9 +324,12 @@ def test_emulated_cards_do_not_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def test_the_plans_constants_are_found_again_in_peaks_made_with_them() -> None:
-    truth, told = vram.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055), list[Result]()
+    truth, told = (
+        memory_model.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055),
+        list[Result](),
+    )
     for case in cuda.PLANNED:
-        peak = vram.estimate(cuda_reading.setup(case), truth, truth).middle / GIB - 0.6
+        peak = memory_model.estimate(cuda_reading.setup(case), truth, truth).middle / GIB - 0.6
         stage = StageResult(seconds=(1,), tokens=(1,), peak_gib=peak)
         told.append(Result(stages={"sft": stage}, context_gib=0.6))
     rows = [figure.read(figure, told, "RTX 4090") for figure in cuda.PARTS["memory"]]
@@ -365,7 +369,7 @@ def test_a_card_that_does_not_say_who_holds_what_is_read_as_a_whole(tmp_path: Pa
         card = Gpu(0, "GPU-1", "RTX 4090", 24 * GIB, 20 * GIB, holders=holders)
         machine = Machine(Cpu("x", 2, 8 * GIB, 8 * GIB), (card,))
         supervisor = Supervisor(
-            runs.Workspace(tmp_path), device="cuda", read_machine=partial(Machine, machine.cpu, machine.gpus)
+            Workspace(tmp_path), device="cuda", read_machine=partial(Machine, machine.cpu, machine.gpus)
         )
         assert probe.in_use(supervisor) == 4 * GIB and probe.held(supervisor, 7, taken=1 * GIB) == seen
         supervisor.close()
@@ -380,7 +384,7 @@ def test_every_bench_says_what_it_asks_and_stands_in_the_table(tmp_path: Path) -
 
 def test_files_and_runs_are_of_the_size_asked_for(tmp_path: Path) -> None:
     assert abs(make.pairs(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
-    workspace = runs.Workspace(tmp_path)
+    workspace = Workspace(tmp_path)
     make.copies(make.run(workspace, "first", 10), 4)
     views = Supervisor(workspace, device="cpu").views
     assert [len(view.points) for view in views] == [10] * 5

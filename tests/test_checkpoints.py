@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import checkpoints, durable, tokens
-from trainer_core.checkpoints import Found, Origin, newest, place, rotate, verified, written
-from trainer_core.config import Recipe, TrainJob
-from trainer_core.data import Message, Pair
+from trainer_core.config.changes import changed
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.data import Message, Pair, tokenize
 from trainer_core.errors import DiskError, ModelError
-from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Phase
-from trainer_core.ladder import changed
-from trainer_core.runs import Workspace, create
-from trainer_core.supervisor import Supervisor
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs import checkpoints
+from trainer_core.runs.checkpoints import Found, Origin, newest, place, rotate, verified, written
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Ended, Phase
+from trainer_core.runs.run_folder import create
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import durable
 
 ORIGIN = Origin("dpo", 20, "data")
 FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
@@ -472,9 +475,9 @@ def test_a_text_is_the_owners_alone_from_its_first_instant(tmp_path: Path) -> No
 def test_held_out_pairs_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
     pair = Pair((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
     path = tmp_path / "held-out.jsonl"
-    assert in_a_process(lambda: tokens.write_pairs(path, [pair]), "enospc:1") == 1
+    assert in_a_process(lambda: tokenize.write_pairs(path, [pair]), "enospc:1") == 1
     assert list(tmp_path.iterdir()) == []
-    tokens.write_pairs(path, [pair, pair])
+    tokenize.write_pairs(path, [pair, pair])
     assert [json.loads(line)["chosen"][0]["content"] for line in path.read_text().splitlines()] == ["a", "a"]
 
 

@@ -13,16 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.readings import card, replay
-from trainer_core import measured
-from trainer_core.advice import EFFECTIVE_BATCH, DataFacts, Lengths, Restraint, length_for
-from trainer_core.chooser import Planned, Room, settings_for
-from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
+from trainer_core.config.recipe import Lora, Method, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.hardware import GIB, detect, gb, reserve
-from trainer_core.measured import Known
-from trainer_core.presets import load_catalogue
-from trainer_core.shape import Shape
-from trainer_core.vram import SAFE_SHARE, Measurement, Setup, estimate, verdict, with_batch
+from trainer_core.methods.base import DataFacts, Lengths
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.models.architecture import Shape
+from trainer_core.planning import measurements
+from trainer_core.planning.fitting import Planned, Room, settings_for
+from trainer_core.planning.measurements import Known
+from trainer_core.planning.memory_model import SAFE_SHARE, Measurement, Setup, estimate, verdict, with_batch
+from trainer_core.planning.presets import load_catalogue
+from trainer_core.planning.recommendations import EFFECTIVE_BATCH, Restraint, length_for
+from trainer_core.system.hardware import GIB, detect, gb, reserve
 
 SHAPES = {known.title: known.shape for known in load_catalogue().models}
 EIGHT = [
@@ -285,11 +288,11 @@ def test_what_was_measured_here_decides() -> None:
     shape, data, here = SHAPES["Llama 3.1 8B"], DATA["3,000 with one outlier"], "GPU-1"
     guessed = settings_for(Room("cuda", 11 * GIB), shape, Method.SFT, data)
     setup = setups_of(guessed, shape, data)["sft"]
-    heavy = {measured.key(here, setup): Measurement(per_token=600_000, rest=GIB)}
+    heavy = {measurements.key(here, setup): Measurement(per_token=600_000, rest=GIB)}
     found = settings_for(Room("cuda", 11 * GIB, known=Known.on(here, heavy)), shape, Method.SFT, data)
     assert (guessed.sft.batch_size, found.sft.batch_size) == (8, 2)
     assert any("measured" in part.name for part in found.estimates["sft"].parts)
-    for other in (Known.on("GPU-2", heavy), Known.on(here, {measured.key(here, slow(setup)): heavy.popitem()[1]})):
+    for other in (Known.on("GPU-2", heavy), Known.on(here, {measurements.key(here, slow(setup)): heavy.popitem()[1]})):
         assert settings_for(Room("cuda", 11 * GIB, known=other), shape, Method.SFT, data) == guessed
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import console, demo
-from trainer_core.config import read_toml
-from trainer_core.data.source import Progress
+from trainer_core.cli import demo, terminal
+from trainer_core.data.stream import Progress
 from trainer_core.errors import ConfigError, TrainingError
-from trainer_core.runs import PROJECT
+from trainer_core.schema import read_toml
+from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
 
@@ -56,7 +56,7 @@ def test_a_reader_that_goes_away_is_no_crash(many: Path, asked: str) -> None:
         assert process.stdout and process.stderr
         process.stdout.close()
         said = process.stderr.read()
-    assert (process.returncode, said) == (console.PIPE_CLOSED, b"")
+    assert (process.returncode, said) == (terminal.PIPE_CLOSED, b"")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "shift_jis"])
@@ -69,7 +69,7 @@ def test_an_output_of_few_letters_says_the_same(many: Path, encoding: str) -> No
 
 
 def test_letters_that_cannot_be_written_are_written_in_ascii() -> None:
-    console.prepare_streams()
+    terminal.prepare_streams()
     assert "a ← b ✓ é\udcff".encode("ascii", "tunebench") == b"a <- b + \\xe9\\udcff"
 
 
@@ -109,7 +109,7 @@ def test_a_recipe_may_name_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_progress_goes_on_through_files_and_passes() -> None:
-    with console.bar() as going:
+    with terminal.bar() as going:
         for file in ("a", "b"):
             for at in (10, 20):
                 going(Progress(file, at, 20, at))
@@ -119,8 +119,8 @@ class Lanes:
     """Compare as the command line meets it, with a worker that answers as told."""
 
     def __init__(self, problem: str) -> None:
-        from trainer_core.events import Phase
-        from trainer_core.run_view import RunView, Said
+        from trainer_core.runs.events import Phase
+        from trainer_core.runs.run_state import RunView, Said
 
         said = Said({}, {}, problem) if problem else Said({"Base": "yes"}, {})
         self.view = RunView("x", phase=Phase.READY, said={"1": said})

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.config import Data, Dpo, Lora, Recipe, Sampling, Sft, Strict, complaint, parse, read_recipe
+from trainer_core.config.recipe import Data, Lora, Recipe, Sampling, read_recipe
 from trainer_core.errors import ConfigError
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.schema import Strict, complaint, parse
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
 

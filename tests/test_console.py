@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from trainer_core import console, score_table
-from trainer_core.estimates import forgetting
-from trainer_core.events import LaneScore, Measured, OwnAnswers, Scored
+from trainer_core.cli import terminal
+from trainer_core.evaluation import score_table
+from trainer_core.evaluation.confidence import forgetting
+from trainer_core.runs.events import LaneScore, Measured, OwnAnswers, Scored
 
 SOME = Measured(0.5, 0.25, 0.75, 50)
 
 
 def test_the_table_has_every_lane_and_its_intervals() -> None:
     own = OwnAnswers(Measured(21.4, 16.0, 25.0, 12), SOME, SOME)
-    text = console.score_table(Scored((LaneScore("Base", SOME, SOME, SOME, SOME, own=own),), "the base"))
+    text = terminal.score_table(Scored((LaneScore("Base", SOME, SOME, SOME, SOME, own=own),), "the base"))
     assert "Base" in text and "Held-out accuracy" in text and "50% [25%, 75%] (n 50)" in text and "21 [16, 25]" in text
     assert "On 50 held-out pairs" in text and "to 12 bundled prompts" in text
     assert "General questions" not in text and "Reward accuracy" not in text, "what was not measured has no line"
@@ -24,7 +25,7 @@ def test_a_lane_that_forgot_is_said_aloud() -> None:
         LaneScore(name, SOME, SOME, SOME, SOME, general=SOME, forgetting=one)
         for name, one in (("Broken", lost), ("Fine", kept))
     ]
-    last = console.score_table(Scored(tuple(lanes))).splitlines()[-1]
+    last = terminal.score_table(Scored(tuple(lanes))).splitlines()[-1]
     assert last.startswith("Forgotten: Broken answers 9 general questions wrongly") and "p = 0.0039" in last
 
 

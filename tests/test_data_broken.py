@@ -10,8 +10,8 @@ import pytest
 
 from tests.broken_files import ALL, Broken
 from trainer_core.data import Reader, Request
-from trainer_core.data.formats import Flaw
-from trainer_core.data.source import Misfit, Note
+from trainer_core.data.files.raw_rows import Flaw
+from trainer_core.data.stream import Misfit, Note
 from trainer_core.errors import DataError
 
 pytestmark = pytest.mark.real

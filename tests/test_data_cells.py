@@ -11,7 +11,7 @@ import pytest
 
 from tests.files_case import FORMATS, Row, assistant, case, chat, pair, user
 from tests.support.cases import read
-from trainer_core.data.cells import spelled
+from trainer_core.data.schema.cells import spelled
 
 TALK = [user("What now?"), assistant("Rest.")]
 SPELLINGS: list[Callable[[Any], str]] = [

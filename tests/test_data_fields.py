@@ -13,10 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from tests import tiny
 from tests.files_case import Row, assistant, case, user, written
-from trainer_core import data, tokens
-from trainer_core.config import Columns, Data, Method
-from trainer_core.data import Chat, Message, Pair, Request, examine, load
-from trainer_core.lens.sight import sight
+from trainer_core import data
+from trainer_core.config.recipe import Columns, Data, Method
+from trainer_core.data import Chat, Message, Pair, Request, load, tokenize
+from trainer_core.data.preview.token_view import sight
+from trainer_core.data.quality import analysis
 
 pytestmark = pytest.mark.real
 
@@ -24,7 +25,7 @@ TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 
 def report(path: Path, steps: tuple[str, ...] = ()) -> data.Report:
-    *_, found = examine.examined(Request(path, checkup=data.Checkup(steps=steps)))
+    *_, found = analysis.examined(Request(path, checkup=data.Checkup(steps=steps)))
     assert isinstance(found, data.Report)
     return found
 
@@ -104,8 +105,8 @@ def tokenizer(name: str = "") -> PreTrainedTokenizerFast:
 
 def words(its: PreTrainedTokenizerFast, item: Chat) -> str:
     """What is learned of a conversation."""
-    row = tokens.encode_chat(its, item)
-    return str(its.decode([label for label in row.labels if label != tokens.MASKED]))
+    row = tokenize.encode_chat(its, item)
+    return str(its.decode([label for label in row.labels if label != tokenize.MASKED]))
 
 
 DRAFT = Chat(
@@ -121,10 +122,10 @@ DRAFT = Chat(
 @pytest.mark.parametrize("name", ["", "llama3.jinja", "qwen2_5.jinja"])
 def test_a_masked_answer_is_among_the_tokens_and_carries_no_loss(name: str) -> None:
     its = tokenizer(name)
-    row = tokens.encode_chat(its, DRAFT)
+    row = tokenize.encode_chat(its, DRAFT)
     assert "DRAFT" in its.decode(row.input_ids) and "DRAFT" not in words(its, DRAFT) and "GOOD" in words(its, DRAFT)
     free = Chat(tuple(Message(one.role, one.content) for one in DRAFT.messages))
-    assert tokens.encode_chat(its, free).input_ids == row.input_ids
+    assert tokenize.encode_chat(its, free).input_ids == row.input_ids
     assert words(its, free).count("DRAFT") == 1
 
 
@@ -137,7 +138,7 @@ def test_reasoning_is_kept_read_and_learned_only_on_request(tmp_path: Path, name
     assert counts(report(written(tmp_path, rows)))["reasoning"] == 4
     its, item = tokenizer("qwen3.jinja"), found.first
     assert isinstance(item, Chat)
-    assert "Count the beads." in its.decode(tokens.encode_chat(its, item).input_ids)
+    assert "Count the beads." in its.decode(tokenize.encode_chat(its, item).input_ids)
     assert words(its, item).startswith("Four.") and "beads" not in words(its, item)
     also = case(tmp_path, rows, steps=("learn_reasoning",)).first
     assert isinstance(also, Chat) and "Count the beads." in words(its, also)
@@ -152,16 +153,16 @@ def test_reasoning_is_kept_read_and_learned_only_on_request(tmp_path: Path, name
 def test_reasoning_is_masked_however_a_template_writes_it(name: str, invitation: str) -> None:
     its = tokenizer(name)
     item = Chat((Message("user", "Two and two?"), Message("assistant", "Four.", reasoning="Count the beads.")))
-    text = its.decode(tokens.encode_chat(its, item).input_ids)
+    text = its.decode(tokenize.encode_chat(its, item).input_ids)
     assert "Count the beads." in text and invitation in text
     assert words(its, item).startswith("Four.")
 
 
 def test_a_template_without_a_place_for_reasoning_is_counted(tmp_path: Path) -> None:
     item = Chat((Message("user", "a"), Message("assistant", "b", reasoning="hmm")))
-    _, notes = tokens.sft_rows(tokenizer(), [item, Chat(item.messages[:1] + (Message("assistant", "b"),))], 64)
+    _, notes = tokenize.sft_rows(tokenizer(), [item, Chat(item.messages[:1] + (Message("assistant", "b"),))], 64)
     assert [note for note in notes if note.startswith("1 of 2 examples have reasoning")]
-    _, notes = tokens.sft_rows(tokenizer("qwen3.jinja"), [item], 64)
+    _, notes = tokenize.sft_rows(tokenizer("qwen3.jinja"), [item], 64)
     assert notes == []
 
 
@@ -172,14 +173,14 @@ def test_dpo_leaves_reasoning_out_and_says_so_unless_it_is_to_be_learned() -> No
         return Pair((Message("user", "a"),), chosen, rejected)
 
     its = tokenizer("qwen3.jinja")
-    rows, notes = tokens.dpo_rows(its, [sides(False)], 64)
+    rows, notes = tokenize.dpo_rows(its, [sides(False)], 64)
     assert rows[0]["chosen"] == [{"role": "assistant", "content": "b"}] and notes[0].startswith(
         "1 of 1 pairs have reasoning"
     )
-    assert "hmm" not in its.decode(tokens.encode_pair(its, sides(False)).chosen)
-    rows, notes = tokens.dpo_rows(its, [sides(True)], 64)
+    assert "hmm" not in its.decode(tokenize.encode_pair(its, sides(False)).chosen)
+    rows, notes = tokenize.dpo_rows(its, [sides(True)], 64)
     assert rows[0]["chosen"][0]["reasoning_content"] == "hmm" and notes == []
-    assert "hmm" in its.decode(tokens.encode_pair(its, sides(True)).chosen)
+    assert "hmm" in its.decode(tokenize.encode_pair(its, sides(True)).chosen)
     assert len(sight(its, sides(False), 64).sides) == 2
 
 

@@ -17,8 +17,8 @@ import pyarrow
 from pyarrow import parquet
 
 from trainer_core.data import Reader, Request
-from trainer_core.data.formats import Flaw
-from trainer_core.data.source import Misfit
+from trainer_core.data.files.raw_rows import Flaw
+from trainer_core.data.stream import Misfit
 from trainer_core.errors import DataError
 
 COUNT = int(os.environ.get("FUZZ", "500"))

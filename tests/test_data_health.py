@@ -17,9 +17,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from trainer_core import data
-from trainer_core.config import Data, Method
-from trainer_core.data import Checkup, Finding, Message, Pair, Report, Request, examine, health, load
-from trainer_core.data.health import FAULTS
+from trainer_core.config.recipe import Data, Method
+from trainer_core.data import Checkup, Finding, Message, Pair, Report, Request, load
+from trainer_core.data.quality import analysis, checks
+from trainer_core.data.quality.checks import FAULTS
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]
@@ -41,7 +42,7 @@ def pair(n: int) -> Row:
 
 def check(path: Path, checkup: Checkup | None = None) -> Report:
     """The check that the child does, without a child."""
-    *_, report = examine.examined(Request(path, checkup=checkup or Checkup()))
+    *_, report = analysis.examined(Request(path, checkup=checkup or Checkup()))
     assert isinstance(report, Report)
     return report
 
@@ -317,9 +318,9 @@ def test_a_look_at_the_ends_says_what_a_look_at_all_says(
     two = Message("assistant", f"{other_start}{(',' if other else '.') * middle}{other_end}")
     pair = Pair((), (one,), (two,))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(health, "END", sys.maxsize)
-        of_all = health.near_identical(pair)
-    assert health.near_identical(pair) is of_all
+        patched.setattr(checks, "END", sys.maxsize)
+        of_all = checks.near_identical(pair)
+    assert checks.near_identical(pair) is of_all
 
 
 def test_skipped_lines_are_a_note_and_no_finding(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.config import Columns
-from trainer_core.data import glance, kept
+from trainer_core.config.recipe import Columns
+from trainer_core.data import glance, uploads
 from trainer_core.errors import DataError
-from trainer_core.runs import Workspace
+from trainer_core.runs.workspace import Workspace
 
 
 def upload(folder: Path, name: str, text: str) -> Path:
@@ -20,29 +20,29 @@ def upload(folder: Path, name: str, text: str) -> Path:
 
 def test_a_dropped_file_keeps_its_name_and_never_replaces_another(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    first = kept.dropped(workspace, upload(tmp_path / "a", "pairs.jsonl.gz", "one"))
+    first = uploads.dropped(workspace, upload(tmp_path / "a", "pairs.jsonl.gz", "one"))
     assert first == workspace.data / "pairs.jsonl.gz"
-    assert kept.dropped(workspace, upload(tmp_path / "b", "pairs.jsonl.gz", "one")) == first, "the same file again"
-    second = kept.dropped(workspace, upload(tmp_path / "c", "pairs.jsonl.gz", "two"))
+    assert uploads.dropped(workspace, upload(tmp_path / "b", "pairs.jsonl.gz", "one")) == first, "the same file again"
+    second = uploads.dropped(workspace, upload(tmp_path / "c", "pairs.jsonl.gz", "two"))
     assert second.name == "pairs-2.jsonl.gz" and (first.read_text(), second.read_text()) == ("one", "two")
 
 
 def test_a_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    place = kept.dropped(workspace, upload(tmp_path / "a", "..;$(x) é.jsonl", "one"))
+    place = uploads.dropped(workspace, upload(tmp_path / "a", "..;$(x) é.jsonl", "one"))
     assert place.parent == workspace.data and not place.name.startswith(".")
 
 
 def test_columns_are_remembered_by_the_names_of_all_columns(tmp_path: Path) -> None:
     workspace, columns = Workspace(tmp_path), Columns(prompt="q", chosen="yes", rejected="no")
-    assert kept.recalled(workspace, ["q", "yes", "no"]) is None
-    kept.remember(workspace, ["q", "yes", "no"], columns)
-    kept.remember(workspace, ["other"], Columns(text="other"))
-    assert kept.recalled(workspace, ["no", "yes", "q"]) == columns, "in any order"
-    assert kept.recalled(workspace, ["q", "yes", "no", "more"]) is None
-    kept.remember(workspace, ["q", "yes", "no"], Columns())
-    assert kept.recalled(workspace, ["q", "yes", "no"]) is None
-    assert kept.recalled(workspace, ["other"]) == Columns(text="other")
+    assert uploads.recalled(workspace, ["q", "yes", "no"]) is None
+    uploads.remember(workspace, ["q", "yes", "no"], columns)
+    uploads.remember(workspace, ["other"], Columns(text="other"))
+    assert uploads.recalled(workspace, ["no", "yes", "q"]) == columns, "in any order"
+    assert uploads.recalled(workspace, ["q", "yes", "no", "more"]) is None
+    uploads.remember(workspace, ["q", "yes", "no"], Columns())
+    assert uploads.recalled(workspace, ["q", "yes", "no"]) is None
+    assert uploads.recalled(workspace, ["other"]) == Columns(text="other")
 
 
 def test_a_glance_shows_columns_and_guesses_by_their_names(tmp_path: Path) -> None:

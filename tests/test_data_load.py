@@ -12,10 +12,10 @@ from typing import Any, get_args
 import psutil
 import pytest
 
-from trainer_core.config import SAMPLE, Columns, Data, Method, Step
+from trainer_core.config.recipe import SAMPLE, Columns, Data, Method, Step
 from trainer_core.data import Chat, Message, Pair, count, load, split
-from trainer_core.data.remedies import STEPS, Treatment
-from trainer_core.data.rows import plain, prompt_key
+from trainer_core.data.quality.remedies import STEPS, Treatment
+from trainer_core.data.schema.messages import plain, prompt_key
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]

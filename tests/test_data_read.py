@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.data import Reader, Request, check, json_text
-from trainer_core.data.formats import Flaw, Row
-from trainer_core.data.limits import LIMITS, ChildLimits, Limits
-from trainer_core.data.read import files, opened
-from trainer_core.data.source import Example, News, Note, Progress, examples
+from trainer_core.data import Reader, Request, check
+from trainer_core.data.files import json_stream
+from trainer_core.data.files.limits import LIMITS, ChildLimits, Limits
+from trainer_core.data.files.open_file import files, opened
+from trainer_core.data.files.raw_rows import Flaw, Row
+from trainer_core.data.stream import Example, News, Note, Progress, examples
 from trainer_core.errors import DataError
 
 TEXT = "Grüße, naïve café – „ok“ €"
@@ -119,7 +120,7 @@ def test_a_list_larger_than_the_buffer_is_read_piece_by_piece(tmp_path: Path) ->
     ],
 )
 def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
-    assert json_text.parsed(text, Limits()) == json.loads(text)
+    assert json_stream.parsed(text, Limits()) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
     ],
 )
 def test_double_keys_are_found_at_any_depth(text: bytes) -> None:
-    found = json_text.parsed(text, Limits())
-    assert isinstance(found, json_text.Fault) and "'a' appears twice" in found.reason
+    found = json_stream.parsed(text, Limits())
+    assert isinstance(found, json_stream.Fault) and "'a' appears twice" in found.reason
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -252,8 +253,8 @@ def test_the_child_starts_without_what_takes_long_to_import() -> None:
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
     )
     loaded = set(ast.literal_eval(done.stdout))
-    assert "trainer_core.data.child" in loaded
-    assert not loaded & {"pydantic", "psutil", "trainer_core.config"}, "0.3 s of every check"
+    assert "trainer_core.data.sandbox.child" in loaded
+    assert not loaded & {"pydantic", "psutil", "trainer_core.config.recipe"}, "0.3 s of every check"
 
 
 def test_a_check_of_a_file_that_is_refused(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from trainer_core.config import Columns
+from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, Request
-from trainer_core.data.rows import Role
-from trainer_core.data.source import Example, Found, LeftAside, examples
+from trainer_core.data.schema.messages import Role
+from trainer_core.data.stream import Example, Found, LeftAside, examples
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]

@@ -10,9 +10,10 @@ import pytest
 from tests.files_case import FORMATS, Row, assistant, case, chat, pair, user, written
 from tests.support import cases
 from trainer_core import data
-from trainer_core.config import Columns
-from trainer_core.data import Request, examine
-from trainer_core.data.source import Example, examples
+from trainer_core.config.recipe import Columns
+from trainer_core.data import Request
+from trainer_core.data.quality import analysis
+from trainer_core.data.stream import Example, examples
 
 EARLY = 230
 """More rows than any sample of the first rows would have."""
@@ -91,7 +92,7 @@ def test_a_part_under_another_name_later_is_the_same_part(tmp_path: Path, one: R
 def test_scores_tools_and_weights_are_seen_wherever_they_stand(tmp_path: Path) -> None:
     pairs: list[Row] = [{"prompt": f"p{n}", "chosen": "c", "rejected": "r"} for n in range(EARLY)]
     path = written(tmp_path, [*pairs, {**pairs[0], "prompt": "q", "score_chosen": 1, "score_rejected": 4}])
-    *_, report = examine.examined(Request(path, checkup=data.Checkup()))
+    *_, report = analysis.examined(Request(path, checkup=data.Checkup()))
     assert isinstance(report, data.Report)
     assert [one.count for one in report.findings if one.code == "reversed"] == [1]
     chats: list[Row] = [{"messages": [user(f"u{n}"), assistant("a")]} for n in range(EARLY)]
@@ -116,7 +117,7 @@ def test_the_first_rows_alone_are_asked_for_and_looked_at(tmp_path: Path) -> Non
 def test_every_column_nobody_uses_is_counted_with_its_first_row(tmp_path: Path) -> None:
     rows: list[Row] = [{**plain(n), **({"source": f"book {n}", "solution": ""} if n > 1 else {})} for n in range(6)]
     path = written(tmp_path, rows)
-    *_, report = examine.examined(Request(path, checkup=data.Checkup()))
+    *_, report = analysis.examined(Request(path, checkup=data.Checkup()))
     assert isinstance(report, data.Report)
     aside = next(one for one in report.findings if one.code == "aside: column")
     assert (aside.count, aside.examples[0].line, aside.examples[0].snippet) == (4, 3, "source: book 2")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from trainer_core.errors import ConfigError
-from trainer_core.runs import Workspace
-from ui.data_tab import SAMPLE_CHATS, Desk, answering
+from trainer_core.runs.workspace import Workspace
+from ui.tabs.data import SAMPLE_CHATS, Desk, answering
 
 
 @pytest.fixture

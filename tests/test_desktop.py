@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.desktop import open_folder
 from trainer_core.errors import UserError
-from trainer_core.supervisor import wait_for
+from trainer_core.jobs.supervisor import wait_for
+from trainer_core.system.file_manager import open_folder
 
 
 def test_the_program_gets_the_folder(tmp_path: Path) -> None:

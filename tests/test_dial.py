@@ -14,15 +14,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from trainer_core import requests
-from trainer_core.config import Lane, Sampling
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Sampling
 from trainer_core.errors import UserError
-from trainer_core.events import Answered, AskFailed, Dialed, Text
-from trainer_core.lanes import respond, turned
-from trainer_core.lanes.answer import answer
-from trainer_core.lanes.heat import heat
-from trainer_core.lanes.load import Lanes, dialed, load, proofs
-from trainer_core.requests import Ask, Cancel, Dial, Heat, Inbox, Said
+from trainer_core.inference.load import Lanes, dialed, load, proofs
+from trainer_core.inference.server import respond, turned
+from trainer_core.inference.streaming import answer
+from trainer_core.inference.token_heatmap import heat
+from trainer_core.runs import compare_requests
+from trainer_core.runs.compare_requests import Ask, Cancel, Dial, Heat, Inbox, Said
+from trainer_core.runs.events import Answered, AskFailed, Dialed, Text
 
 pytestmark = pytest.mark.real
 
@@ -224,6 +225,6 @@ def test_requests_survive_the_way_to_the_worker() -> None:
         Dial(id="d", lane="SFT", strength=1.5, other="DPO", share=0.5),
         Heat(id="h", messages=(Said(role="user", content="hi"),), answer="a", lanes=("A", "B")),
     ):
-        assert requests.REQUEST.validate_json(line(request)) == request
+        assert compare_requests.REQUEST.validate_json(line(request)) == request
     with pytest.raises(ValueError, match="strength"):
-        requests.REQUEST.validate_json(json.dumps({"kind": "dial", "lane": "SFT", "strength": 1.6}))
+        compare_requests.REQUEST.validate_json(json.dumps({"kind": "dial", "lane": "SFT", "strength": 1.6}))

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 from tests.histories import FOLDER, LN2, RECORDED, Made, recipe_of, recorded, views
-from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
-from trainer_core.course import noise, turns
-from trainer_core.doctor import CHECKS, Finding, examine
-from trainer_core.events import LaneScore, Measured, OwnAnswers, Sample, Sampled, Stage
-from trainer_core.ladder import changed
-from trainer_core.presets import starter_recipe
-from trainer_core.run_view import RunView
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Lora, Method, Recipe
+from trainer_core.diagnosis.doctor import CHECKS, examine
+from trainer_core.diagnosis.finding import Finding
+from trainer_core.diagnosis.series import noise, turns
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs.events import LaneScore, Measured, OwnAnswers, Sample, Sampled, Stage
+from trainer_core.runs.run_state import RunView
 
 SEEDS = range(4)
 

@@ -13,10 +13,13 @@ from random import Random
 import pytest
 
 from tests.histories import LN2
-from trainer_core.config import Dpo, Method, Recipe, Sft
-from trainer_core.doctor import Finding, examine
-from trainer_core.events import Evaluated, Prepared, Stage, Step
-from trainer_core.run_view import RunView
+from trainer_core.config.recipe import Method, Recipe
+from trainer_core.diagnosis.doctor import examine
+from trainer_core.diagnosis.finding import Finding
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.runs.events import Evaluated, Prepared, Stage, Step
+from trainer_core.runs.run_state import RunView
 
 SEEDS, LOOKS = 10, 15
 WRONGLY = 0.01

@@ -19,10 +19,11 @@ from starlette.responses import Response
 import app as application
 from reliability.paths import OPENS, PASSWORD, Attack, asked, by_model, by_neighbour, key, questions
 from tests.browser.conftest import App
-from trainer_core import app_secret, runs
-from trainer_core.config import STARTER
-from trainer_core.supervisor import Supervisor
-from ui import address, door
+from trainer_core.config.recipe import STARTER
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import app_secret, project
+from ui.server import address, auth
 
 pytestmark = pytest.mark.real
 
@@ -69,7 +70,7 @@ def ask(
 
 def routes(workspace: Path) -> list[tuple[str, str]]:
     """Every method and path of the real app, its parameters filled in."""
-    boss = Supervisor(runs.Workspace(workspace), device="cpu")
+    boss = Supervisor(Workspace(workspace), device="cpu")
     found: list[tuple[str, str]] = []
     waiting = list(gr.routes.App.create_app(application.build(boss)).routes)
     while waiting:
@@ -98,7 +99,7 @@ def test_a_link_works_once_and_the_next_is_ready(served: App, cookie: str) -> No
 def test_with_the_key_the_page_comes_with_its_headers(served: App, cookie: str) -> None:
     status, headers, body = ask(served, Cookie=cookie.split(";")[0])
     assert status == 200 and b"Tunebench" in body
-    assert {name.lower() for name in door.HEADERS} <= headers.keys()
+    assert {name.lower() for name in auth.HEADERS} <= headers.keys()
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
@@ -108,7 +109,7 @@ def test_no_route_is_open_without_the_key(served: App, tmp_path: Path) -> None:
     open_ones = {
         path for method, path in found if method != "OPTIONS" and ask(served, method, path)[0] not in (401, 400, 403)
     }
-    assert open_ones <= door.OPEN_PATHS
+    assert open_ones <= auth.OPEN_PATHS
 
 
 def own(value: str | None, served: App) -> str | None:
@@ -137,16 +138,16 @@ def test_a_request_that_another_site_began_is_refused(served: App, cookie: str, 
     assert ask(served, Cookie=cookie.split(";")[0], Sec_Fetch_Site=site)[0] == 403
 
 
-def cookie_of(keys: door.Keys, secret: str) -> dict[str, str]:
+def cookie_of(keys: auth.Keys, secret: str) -> dict[str, str]:
     return {"cookie": f"tunebench-1={secret}"}
 
 
-def entered(keys: door.Keys, method: str = "GET", path: str = "/", query: str = "", **headers: str) -> Response | None:
+def entered(keys: auth.Keys, method: str = "GET", path: str = "/", query: str = "", **headers: str) -> Response | None:
     """What the door says to a request; None: it is let in."""
     sent = {name.replace("_", "-"): value for name, value in {"host": "127.0.0.1:1", **headers}.items()}
     raw = [(name.encode(), value.encode()) for name, value in sent.items()]
     scope = {"type": "http", "path": path, "method": method, "query_string": query.encode(), "headers": raw}
-    return door.Door(None, keys).judge(scope)  # type: ignore[arg-type]
+    return auth.Door(None, keys).judge(scope)  # type: ignore[arg-type]
 
 
 NAVIGATES = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
@@ -154,25 +155,25 @@ NAVIGATES = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
 
 def test_the_page_on_the_disk_is_another_site_and_gets_in_once(tmp_path: Path) -> None:
     """A redirect would be that site's, to which a strict cookie is not sent; so the answer is a page of ours that goes on."""
-    keys = door.Keys(tmp_path, "http://127.0.0.1:1")
+    keys = auth.Keys(tmp_path, "http://127.0.0.1:1")
     query = keys.link.read_text().partition("?")[2]
     for more in (
         {},
         {"sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
         NAVIGATES | {"sec_fetch_dest": "iframe"},
     ):
-        with pytest.raises(door.Refused):
+        with pytest.raises(auth.Refused):
             entered(keys, query=query, sec_fetch_site="cross-site", **more)
-    with pytest.raises(door.Refused):
+    with pytest.raises(auth.Refused):
         entered(keys, path="/config", query=query, sec_fetch_site="cross-site", **NAVIGATES)
     led = entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
     assert led and led.status_code == 200 and "samesite=strict" in led.headers["set-cookie"].lower()
-    with pytest.raises(door.Refused):
+    with pytest.raises(auth.Refused):
         entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
 
 
 def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None:
-    keys = door.Keys(tmp_path, "http://127.0.0.1:1")
+    keys = auth.Keys(tmp_path, "http://127.0.0.1:1")
     right, wrong = f"tunebench-1={keys.secret}", "tunebench-1=" + "0" * 64
     for sent in (
         f"{wrong}; {right}",
@@ -189,23 +190,23 @@ def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None
         f"x=tunebench-1={keys.secret}",
         keys.secret,
     ):
-        with pytest.raises(door.Refused):
+        with pytest.raises(auth.Refused):
             entered(keys, path="/config", cookie=sent)
 
 
 def test_signed_out_everywhere(tmp_path: Path) -> None:
     """By the page's button, or by another process; who came in by the password alone cannot throw the others out."""
-    keys = door.Keys(tmp_path, "http://127.0.0.1:1", "open sesame")
-    guard, owner, guest = door.Door(None, keys), keys.secret, keys.network_secret  # type: ignore[arg-type]
+    keys = auth.Keys(tmp_path, "http://127.0.0.1:1", "open sesame")
+    guard, owner, guest = auth.Door(None, keys), keys.secret, keys.network_secret  # type: ignore[arg-type]
     link = keys.link.read_text()
     for wrong in (guest, "", "0" * 64):
-        with pytest.raises(door.Refused):
+        with pytest.raises(auth.Refused):
             guard.leave(Headers(cookie_of(keys, wrong)))
     assert keys.secret == owner
     answer = guard.leave(Headers(cookie_of(keys, owner)))
     assert 'tunebench-1=""; ' in answer.headers["set-cookie"] and b"Signed out" in answer.body
     for before in (owner, guest):
-        with pytest.raises(door.Refused):
+        with pytest.raises(auth.Refused):
             entered(keys, path="/config", **cookie_of(keys, before))
     assert keys.link.read_text() != link and keys.link.read_text().partition("token=")[2] in keys.opener.read_text()
     assert stat.S_IMODE((tmp_path / "app.secret").stat().st_mode) == 0o600
@@ -217,13 +218,13 @@ def test_signed_out_everywhere(tmp_path: Path) -> None:
 def test_a_name_of_our_own_is_let_in_and_no_other(tmp_path: Path) -> None:
     name = address.own_name(tmp_path)
     assert re.fullmatch(r"tunebench-[0-9a-f]{8}\.localhost", name) and address.own_name(tmp_path) == name
-    keys = door.Keys(tmp_path, "http://127.0.0.1:1", own=f"http://{name}:1")
+    keys = auth.Keys(tmp_path, "http://127.0.0.1:1", own=f"http://{name}:1")
     sent = cookie_of(keys, keys.secret)
     assert entered(keys, path="/config", host=f"{name}:1", origin=f"http://{name}:1", **sent) is None
     for host in ("localhost.evil.example:1", "x.localhost:1", f"{name}:2", f"{name}.evil.example:1", name):
-        with pytest.raises(door.Refused):
+        with pytest.raises(auth.Refused):
             entered(keys, path="/config", host=host, **sent)
-    with pytest.raises(door.Refused):
+    with pytest.raises(auth.Refused):
         entered(keys, path="/config", host=f"{name}:1", origin="http://127.0.0.1:1", **sent)
 
 
@@ -266,17 +267,17 @@ def test_nobody_else_is_found_under_our_name(tmp_path: Path) -> None:
 
 
 def test_a_new_password_throws_the_network_out_and_nobody_else(tmp_path: Path) -> None:
-    first, second = (door.Keys(tmp_path, "http://127.0.0.1:1", password) for password in ("open sesame", "open barley"))
-    alone = door.Keys(tmp_path, "http://127.0.0.1:1")
+    first, second = (auth.Keys(tmp_path, "http://127.0.0.1:1", password) for password in ("open sesame", "open barley"))
+    alone = auth.Keys(tmp_path, "http://127.0.0.1:1")
 
-    def lets_in(keys: door.Keys, secret: str) -> bool:
+    def lets_in(keys: auth.Keys, secret: str) -> bool:
         scope = {"type": "http", "path": "/config", "method": "GET", "query_string": b""}
         try:
-            return door.Door(None, keys).admit(scope, Headers({"cookie": f"tunebench-1={secret}"})) is None  # type: ignore[arg-type]
-        except door.Refused:
+            return auth.Door(None, keys).admit(scope, Headers({"cookie": f"tunebench-1={secret}"})) is None  # type: ignore[arg-type]
+        except auth.Refused:
             return False
 
-    given = door.Door(None, first).welcome(first.network_secret).headers["set-cookie"]  # type: ignore[arg-type]
+    given = auth.Door(None, first).welcome(first.network_secret).headers["set-cookie"]  # type: ignore[arg-type]
     secret = given.split(";")[0].split("=")[1]
     assert lets_in(first, secret) and not lets_in(second, secret) and not lets_in(alone, secret)
     assert all(lets_in(keys, first.secret) for keys in (first, second, alone)) and not lets_in(alone, "")
@@ -372,7 +373,7 @@ def test_no_byte_from_outside_comes_out(served: App, cookie: str, tmp_path: Path
     canary = tmp_path / "canary.txt"
     canary.write_text("CANARY-7f3a")
     secret = (served.workspace / "app.secret").read_text()
-    places = [canary, served.workspace / "app.secret", Path("/etc/passwd"), runs.PROJECT / "README.md"]
+    places = [canary, served.workspace / "app.secret", Path("/etc/passwd"), project.PROJECT / "README.md"]
     marks = (b"CANARY-7f3a", secret.encode(), b"root:x:", b"# Tunebench")
     tried = 0
     for place in places:

@@ -16,12 +16,17 @@ from safetensors import safe_open
 
 from tests import tiny
 from tests.support.warm import run_module
-from trainer_core import report, runs
-from trainer_core.config import LossType, Recipe, TrainJob, parse
-from trainer_core.event_log import Tail
-from trainer_core.events import Phase
-from trainer_core.plan import planned_steps
-from trainer_core.run_view import RunView, fold
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.diagnosis import html_report
+from trainer_core.methods.dpo import LossType
+from trainer_core.methods.steps import planned_steps
+from trainer_core.runs import run_folder
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView, fold
+from trainer_core.schema import parse
+from trainer_core.system import project
 
 pytestmark = pytest.mark.real
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -84,7 +89,7 @@ def environment() -> dict[str, str]:
 
 def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:
     """Run recipes one after the other, each with a fault or none."""
-    folders = [runs.create(folder / "runs", TrainJob(recipe=one), "t") for _, one in cases]
+    folders = [run_folder.create(folder / "runs", TrainJob(recipe=one), "t") for _, one in cases]
     arguments = [
         f"{fault}:{run_dir}" if fault else str(run_dir) for (fault, _), run_dir in zip(cases, folders, strict=True)
     ]
@@ -215,8 +220,8 @@ def test_missing_data_is_the_runs_last_word(views: dict[str, RunView]) -> None:
 def test_sft_then_dpo_on_cuda(folder: Path) -> None:
     """The real Unsloth path: NF4, fused kernels, 8-bit optimiser. In a process that may see the card."""
     pytest.skip("no CUDA device") if not has_cuda() else None
-    run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, precision="nf4")), "cuda")
-    subprocess.run([sys.executable, "-m", "tests.engine_case", str(run_dir)], cwd=runs.PROJECT, timeout=900)
+    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, precision="nf4")), "cuda")
+    subprocess.run([sys.executable, "-m", "tests.engine_case", str(run_dir)], cwd=project.PROJECT, timeout=900)
     view = view_of(run_dir)
     assert view.phase is Phase.DONE, view.error
     assert view.proof and view.proof.holds and set(view.adapters) == {"sft", "dpo"}
@@ -231,7 +236,7 @@ def has_cuda() -> bool:
 def test_no_secret_is_in_what_real_runs_write(views: dict[str, RunView], folder: Path) -> None:
     """Run folders with their adapters, events and reports, and all that the libraries printed."""
     for run_dir in (folder / "runs").iterdir():
-        report.save(run_dir)
+        html_report.save(run_dir)
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {".html", ".jsonl", ".safetensors", ".txt"} <= {path.suffix for path in files}
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_core.estimates import forgetting, mean, perplexity, ratio, share
+from trainer_core.evaluation.confidence import forgetting, mean, perplexity, ratio, share
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.test_engine import STEPS, recipe, run
-from trainer_core import checkpoints
-from trainer_core.doctor import own
-from trainer_core.events import Phase, Sampled
-from trainer_core.held_out import LEAST
-from trainer_core.plan import PARTS, spaced
-from trainer_core.run_view import RunView
-from trainer_core.tokens import told
+from trainer_core.data.tokenize import told
+from trainer_core.diagnosis.rules_answers import own
+from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.planning.eval_budget import LEAST
+from trainer_core.runs import checkpoints
+from trainer_core.runs.events import Phase, Sampled
+from trainer_core.runs.run_state import RunView
 
 pytestmark = pytest.mark.real
 OFF = {"evaluations": 0}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.event_log import EventLog, Tail, decode, encode
-from trainer_core.events import (
+from trainer_core.runs.event_log import EventLog, Tail, decode, encode
+from trainer_core.runs.events import (
     Answered,
     Asked,
     AskFailed,
@@ -47,7 +47,7 @@ from trainer_core.events import (
     Step,
     Text,
 )
-from trainer_core.run_view import RunView, fold, settle  # fmt: skip
+from trainer_core.runs.run_state import RunView, fold, settle  # fmt: skip
 
 HALF = Measured(0.5, 0.25, None, 48)
 STEP = Step("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)

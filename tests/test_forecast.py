@@ -11,17 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.readings import card, replay
-from trainer_core import data, measured, presets, runs
-from trainer_core.__main__ import main
-from trainer_core.advice import Lengths
-from trainer_core.chooser import Room
-from trainer_core.config import Lora, Method, Precision, Recipe, Sft
+from trainer_core import data
+from trainer_core.cli.commands import main
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Lora, Method, Precision, Recipe
 from trainer_core.data import Counts
-from trainer_core.forecast import Forecast, Place, forecast, shape_for, tokenizer_of
-from trainer_core.forecast_table import as_json, lines
-from trainer_core.hardware import GIB, detect
-from trainer_core.ladder import changed
-from trainer_core.vram import Measurement, Part, setup_of
+from trainer_core.methods.base import Lengths
+from trainer_core.methods.sft import Sft
+from trainer_core.models.resolve import tokenizer_of
+from trainer_core.planning import measurements, presets
+from trainer_core.planning.fitting import Room
+from trainer_core.planning.forecast import Forecast, Place, forecast
+from trainer_core.planning.forecast_text import as_json, lines
+from trainer_core.planning.memory_model import Measurement, Part, setup_of
+from trainer_core.planning.presets import shape_for
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, detect
 
 FOUND = Counts(400, 400, 20, (), {stage: Lengths.of(range(20, 420)).points for stage in ("sft", "dpo")}, True)
 MODEL = "unsloth/Qwen3-8B-bnb-4bit"
@@ -133,7 +138,7 @@ def test_what_was_measured_here_is_in_the_plan_and_in_what_is_suggested() -> Non
     assert shape
     place = Place(Room("cuda", 11 * GIB), "a card", host_free=60 * GIB, disk_free=60 * GIB, id="GPU-1")
     setups = {stage: setup_of(RECIPE, stage, shape, "nf4", "cuda") for stage in RECIPE.method.stages}
-    known = {measured.key("GPU-1", one): Measurement(per_token=900_000, rest=0.5 * GIB) for one in setups.values()}
+    known = {measurements.key("GPU-1", one): Measurement(per_token=900_000, rest=0.5 * GIB) for one in setups.values()}
     told = forecast(RECIPE, shape, place, FOUND, known)
     assert all(any("measured" in part.name for part in one.parts) for one in told.stages.values())
     assert any(note.startswith("SFT and DPO: memory was measured") for note in told.notes)
@@ -220,7 +225,7 @@ def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path: Path, capsys: p
 def test_a_folder_is_known_by_its_config(tmp_path: Path) -> None:
     config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 4, "vocab_size": 320}))
-    workspace = runs.Workspace(tmp_path / "w")
+    workspace = Workspace(tmp_path / "w")
     shape = shape_for(str(tmp_path), workspace, CATALOGUE)
     assert shape and shape.layers == 3
     assert tokenizer_of(str(tmp_path), workspace) is None

@@ -9,9 +9,12 @@ import gradio as gr
 import pytest
 from pydantic import BaseModel, Field
 
-from trainer_core.config import Columns, Data, Dpo, Lora, Recipe, Sampling, Sft, Strict
+from trainer_core.config.recipe import Columns, Data, Lora, Recipe, Sampling
 from trainer_core.errors import ConfigError
-from ui.form import Form, filling, number, on, shown
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.schema import Strict
+from ui.components.form import Form, filling, number, on, shown
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data]
 

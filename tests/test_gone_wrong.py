@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.test_engine import STEPS, recipe, start, view_of, write_data
-from trainer_core import checkpoints, runs
-from trainer_core.config import TrainJob
-from trainer_core.events import Phase
+from trainer_core.config.jobs import TrainJob
+from trainer_core.runs import checkpoints, run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
 
@@ -48,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_data(folder)
     unchecked = {**STEPS, "learning_rate": 1e-3, "epochs": 2, "evaluations": 0}  # a new best would be saved at any step
     asked = recipe(folder, method="dpo", dpo=unchecked)
-    made = {name: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
+    made = {name: run_folder.create(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
     start(folder, *(f"{case.fault}:{made[name]}" for name, case in CASES.items()))
     return made
 
@@ -73,7 +74,7 @@ def test_the_room_asked_for_is_what_the_checkpoint_takes(folders: dict[str, Path
 
 
 def test_what_is_kept_from_run_to_run_is_the_owners_alone(folders: dict[str, Path]) -> None:
-    workspace = runs.Workspace.of(folders["paused"]).root
+    workspace = Workspace.of(folders["paused"]).root
     assert {(workspace / name).stat().st_mode & 0o777 for name in ("tokens", "reference")} == {0o700}
 
 

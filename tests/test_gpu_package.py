@@ -18,14 +18,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tools import gpu_packages
-from trainer_core.runs import PROJECT
+from trainer_core.system.project import PROJECT
 
 ROOTS = (
     "bench/__main__.py",
     "bench/cuda_child.py",
     "bench/lanes_child.py",
     "bench/kernel.py",
-    "trainer_core/worker.py",
+    "trainer_core/worker/runner.py",
 )
 OURS = ("bench", "trainer_core", "launcher")
 CPYTHON_312 = re.compile(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.event_log import Tail
-from trainer_core.events import Stage, Step
-from trainer_core.guard import STRIKES, Guard
+from trainer_core.diagnosis.divergence import STRIKES, Guard
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import Stage, Step
 
 HISTORIES = Path(__file__).parent / "histories"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.device import BUILDS
+from launcher.cuda_support import BUILDS
 from tests.readings import card, replay
-from trainer_core import hardware
-from trainer_core.hardware import GIB, Gpu, Holder, Machine, detect, gb, read_cpu, session, worker_environment
+from trainer_core.system import hardware
+from trainer_core.system.hardware import GIB, Gpu, Holder, Machine, detect, gb, read_cpu, session, worker_environment
 
 MIB = 2**20
 CUDA_13, CUDA_12 = BUILDS

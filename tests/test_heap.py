@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from trainer_core import heap, runs
+from trainer_core.system import malloc, project
 
 HOLES = """
 import psutil
@@ -25,13 +25,13 @@ print(before - rss().rss)
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps what is freed")
 def test_holes_are_given_back() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HOLES], cwd=runs.PROJECT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", HOLES], cwd=project.PROJECT, capture_output=True, text=True, check=True, timeout=60
     )
     assert int(done.stdout) > 100_000_000
 
 
 def test_cycles_are_looked_for_again_whatever_happens() -> None:
-    with pytest.raises(ValueError, match="on the way"), heap.filling():
+    with pytest.raises(ValueError, match="on the way"), malloc.filling():
         assert not gc.isenabled()
         raise ValueError("on the way")
     assert gc.isenabled()

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from trainer_core.events import Evaluated
-from trainer_core.held_out import FORWARD, GRACE_SECONDS, LEAST, SHARE, Budget
-from trainer_core.plan import spaced
+from trainer_core.methods.steps import spaced
+from trainer_core.planning.eval_budget import FORWARD, GRACE_SECONDS, LEAST, SHARE, Budget
+from trainer_core.runs.events import Evaluated
 
 
 def checked(budget: Budget, there: int, step_seconds: float, row_seconds: float) -> list[Evaluated]:

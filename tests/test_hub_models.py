@@ -14,9 +14,10 @@ import pytest
 from tests import tiny
 from tests.hub_server import NAME, served
 from tests.test_engine import recipe, run, write_data
-from trainer_core import hub_models, runs
 from trainer_core.errors import ModelError
-from trainer_core.events import Phase
+from trainer_core.models import hub
+from trainer_core.runs.events import Phase
+from trainer_core.system import project
 
 pytestmark = pytest.mark.real
 
@@ -53,7 +54,7 @@ def fetch(place: Path, address: str, name: str = NAME, leave: bool = False, how:
     command = [sys.executable, "-c", FETCH, name, "leave" if leave else how]
     environment = {**os.environ, **ours}
     done = subprocess.run(
-        command, cwd=runs.PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=True
+        command, cwd=project.PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -109,7 +110,7 @@ def test_no_such_model_and_no_network_are_said(files: dict[str, bytes], tmp_path
 
 def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"takes 10000000.0 GB, and the disk of .* GB left.*nothing was downloaded"):
-        hub_models.check_room("some/model", 10**16, tmp_path / "not" / "there")
+        hub.check_room("some/model", 10**16, tmp_path / "not" / "there")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
     [(120_000_000, 271_000_000, "120 of 271 MB"), (4.1e8, 4_100_000_000, "0.4 of 4.1 GB"), (0, 5, "0 of 0 MB")],
 )
 def test_sizes(done: int, total: int, words: str) -> None:
-    assert hub_models.sizes(done, total) == words
+    assert hub.sizes(done, total) == words
 
 
 def test_a_run_trains_on_it_and_its_adapter_names_the_model(

@@ -12,14 +12,15 @@ import httpx
 import pytest
 
 from tests.test_ballot import ask, contest, supervisor  # noqa: F401  (fixtures)
-from trainer_core import ballot, judge, votes
-from trainer_core.config import parse
 from trainer_core.errors import ConfigError
-from trainer_core.judge import Case, Endpoint, Judged, JudgeError
-from trainer_core.requests import Said
-from trainer_core.supervisor import wait_for
-from trainer_core.trial import Order, Trial
-from trainer_core.votes import Contest
+from trainer_core.evaluation import judge, votes
+from trainer_core.evaluation.judge import Case, Endpoint, Judged, JudgeError, Order
+from trainer_core.evaluation.votes import Contest
+from trainer_core.jobs import blind_voting
+from trainer_core.jobs.judging import Trial
+from trainer_core.jobs.supervisor import wait_for
+from trainer_core.runs.compare_requests import Said
+from trainer_core.schema import parse
 
 CONTEST = Contest(run="r1", first="Base", second="DPO")
 CASE = Case(CONTEST, (Said(role="user", content="Why?"),), "Long and dull.", "Short and sweet!")
@@ -170,8 +171,8 @@ def test_a_trial_judges_what_was_voted_on_first_and_says_how_often_both_agree(su
     for choice in ("dpo", "base"):
         question = ask(supervisor, contest)
         wanted = "DPO" if choice == "dpo" else "Base"
-        ballot.cast(supervisor, "left" if question.left == wanted else "right")
-    ballot.leave(supervisor)
+        blind_voting.cast(supervisor, "left" if question.left == wanted else "right")
+    blind_voting.leave(supervisor)
     before = Path(votes.file_of(supervisor.workspace)).read_bytes()
     one = open_judge(likes("Tie it"))
     order = Order(contest=contest, endpoint=one.endpoint, cases=5)

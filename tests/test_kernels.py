@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import kernels
-from trainer_core.runs import PROJECT
+from trainer_core.system import kernel_cache
+from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
 
@@ -18,25 +18,25 @@ WORKSPACE = Path("/home/somebody/with/a/very/long/path/to/the/program/called/tun
 
 def test_they_lie_in_the_workspace_and_on_windows_in_few_letters() -> None:
     local = "C:/Users/Jané Doe/AppData/Local"
-    assert kernels.home(WORKSPACE, "linux", {"LOCALAPPDATA": local}) == WORKSPACE / "compiled"
-    assert kernels.home(WORKSPACE, "win32", {}) == WORKSPACE / "compiled"
-    there = kernels.environment(kernels.home(WORKSPACE, "win32", {"LOCALAPPDATA": local}))
+    assert kernel_cache.home(WORKSPACE, "linux", {"LOCALAPPDATA": local}) == WORKSPACE / "compiled"
+    assert kernel_cache.home(WORKSPACE, "win32", {}) == WORKSPACE / "compiled"
+    there = kernel_cache.environment(kernel_cache.home(WORKSPACE, "win32", {"LOCALAPPDATA": local}))
     assert all(len(path) <= len(local) + len("/tunebench/inductor") for path in there.values())
 
 
 def test_python_finds_no_module_among_them() -> None:
     """Unsloth puts its part on the path: a folder named triton in it would be taken for the library."""
-    places = kernels.environment(WORKSPACE)
+    places = kernel_cache.environment(WORKSPACE)
     unsloth = places.pop("UNSLOTH_COMPILE_LOCATION")
     assert not any(Path(place).is_relative_to(unsloth) for place in places.values())
 
 
 def test_an_import_that_removes_torchs_place_changes_nothing() -> None:
-    environ = {kernels.INDUCTOR: "here"}
-    with kernels.unmoved(environ):
-        del environ[kernels.INDUCTOR]
-    assert environ == {kernels.INDUCTOR: "here"}
-    with kernels.unmoved(unset := {}):
+    environ = {kernel_cache.INDUCTOR: "here"}
+    with kernel_cache.unmoved(environ):
+        del environ[kernel_cache.INDUCTOR]
+    assert environ == {kernel_cache.INDUCTOR: "here"}
+    with kernel_cache.unmoved(unset := {}):
         pass
     assert unset == {}
 
@@ -57,8 +57,8 @@ def test_too_much_is_deleted_whole(tmp_path: Path) -> None:
     for name in ("inductor/a", "triton/b"):
         (tmp_path / "compiled" / name).parent.mkdir(parents=True)
         (tmp_path / "compiled" / name).write_bytes(bytes(600))
-    kernels.trim(tmp_path / "compiled", most=20_000)
+    kernel_cache.trim(tmp_path / "compiled", most=20_000)
     assert (tmp_path / "compiled" / "triton" / "b").exists()
-    kernels.trim(tmp_path / "compiled", most=1000)
+    kernel_cache.trim(tmp_path / "compiled", most=1000)
     assert not (tmp_path / "compiled").exists()
-    kernels.trim(tmp_path / "compiled", most=1000)
+    kernel_cache.trim(tmp_path / "compiled", most=1000)

@@ -11,13 +11,18 @@ import pytest
 from tests import tiny
 from tests.engine_case import WORDINGS
 from tests.test_engine import recipe, start, write_data
-from trainer_core import ladder, runs, worker
-from trainer_core.config import Recipe, Sft, TrainJob
-from trainer_core.event_log import EventLog
-from trainer_core.events import OutOfMemory, Phase, RowLengths, Stage, Status, Step
-from trainer_core.presets import load_catalogue
-from trainer_core.run_view import RunView, read_view
-from trainer_core.shape import Shape
+from trainer_core.config import changes
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.methods.sft import Sft
+from trainer_core.models.architecture import Shape
+from trainer_core.planning import out_of_memory
+from trainer_core.planning.presets import load_catalogue
+from trainer_core.runs import effective_recipe, run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import OutOfMemory, Phase, RowLengths, Stage, Status, Step
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.worker import runner
 
 pytestmark = pytest.mark.real
 
@@ -30,17 +35,17 @@ def test_the_effective_batch_stays_also_where_it_cannot_be_halved(
     batch: int, accumulation: int, after: tuple[int, int]
 ) -> None:
     asked = Recipe(sft=Sft(batch_size=batch, accumulation=accumulation))
-    rung = ladder.next_rung(asked, "sft", 0)
+    rung = out_of_memory.next_rung(asked, "sft", 0)
     assert rung
-    now = ladder.in_force(asked, rung.settings).sft
+    now = effective_recipe.in_force(asked, rung.settings).sft
     assert (now.batch_size, now.accumulation) == after and now.effective_batch == batch * accumulation
 
 
 def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Shape | None = None) -> list[str]:
     """What is gone on with, rung after rung."""
     told: list[str] = []
-    while rung := ladder.next_rung(asked, "sft", len(told), on_card, loading, shape):
-        asked = ladder.in_force(asked, rung.settings)
+    while rung := out_of_memory.next_rung(asked, "sft", len(told), on_card, loading, shape):
+        asked = effective_recipe.in_force(asked, rung.settings)
         told.append(rung.told)
     return told
 
@@ -51,7 +56,7 @@ def test_rungs_in_their_order_and_at_most_three() -> None:
     assert climbed(small, on_card=True) == ["batch 1 × 16", "no kept layers", "the embedding in main memory"]
     assert climbed(small, on_card=False) == ["batch 1 × 16"]
     assert climbed(small, on_card=True, loading=True) == ["the embedding in main memory"]
-    off = ladder.changed(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
+    off = changes.changed(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
     assert climbed(off, on_card=True) == ["batch 1 × 16"]
 
 
@@ -69,43 +74,43 @@ ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)
 
 def test_three_offers_the_mildest_first_each_a_click() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", precision="nf4")
-    length, rank, smaller = ladder.offers(asked, "dpo", ROWS, "nf4")
+    length, rank, smaller = out_of_memory.offers(asked, "dpo", ROWS, "nf4")
     assert length.text == "Cut rows at 448 tokens, which 95 % of them stay within: 2.1% of all tokens are lost."
     assert length.changes == {"dpo.max_length": 448}
     assert rank.changes == {"lora.rank": 8, "lora.alpha": 8}
     assert smaller.changes == {"model": "unsloth/Qwen3-4B-bnb-4bit"}
     for offer in (length, rank, smaller):
-        assert ladder.changed(asked, offer.changes) != asked
+        assert changes.changed(asked, offer.changes) != asked
 
 
 def test_a_base_in_more_bits_is_packed_before_the_rank_is_cut() -> None:
-    assert ladder.offers(Recipe(), "sft", None, "bf16")[1].changes == {"precision": "nf4"}
+    assert out_of_memory.offers(Recipe(), "sft", None, "bf16")[1].changes == {"precision": "nf4"}
 
 
 def test_length_is_halved_where_the_95th_percentile_is_no_shorter() -> None:
     even = replace(ROWS, longest=448)
-    assert ladder.offers(Recipe(), "dpo", even, "nf4")[0].changes == {"dpo.max_length": 512}
-    assert ladder.offers(Recipe(), "dpo", None, "nf4")[0].changes == {"dpo.max_length": 512}
+    assert out_of_memory.offers(Recipe(), "dpo", even, "nf4")[0].changes == {"dpo.max_length": 512}
+    assert out_of_memory.offers(Recipe(), "dpo", None, "nf4")[0].changes == {"dpo.max_length": 512}
 
 
 def test_an_unknown_model_is_replaced_by_the_starter() -> None:
     for model, smaller in (("nobody/knows-this", "starter"), ("unsloth/Qwen3-8B", "unsloth/Qwen3-4B")):
-        offer = ladder.smaller_model(model)
+        offer = out_of_memory.smaller_model(model)
         assert offer and offer.changes == {"model": smaller}
 
 
 @pytest.mark.parametrize("precision", ["nf4", "bf16"])
 def test_the_smallest_model_is_not_replaced_by_itself(precision: str) -> None:
     asked = Recipe()
-    offers = ladder.offers(asked, "sft", None, precision)
+    offers = out_of_memory.offers(asked, "sft", None, precision)
     assert len({offer.text for offer in offers}) == 3
-    assert all(ladder.changed(asked, offer.changes) != asked for offer in offers)
+    assert all(changes.changed(asked, offer.changes) != asked for offer in offers)
 
 
 def run_dir(folder: Path, batch: int) -> tuple[Path, EventLog]:
     """A run that has come to its first step."""
     asked = Recipe(sft=Sft(batch_size=batch, accumulation=4))
-    made = runs.create(folder / "runs", TrainJob(recipe=asked), "t")
+    made = run_folder.create(folder / "runs", TrainJob(recipe=asked), "t")
     log = EventLog(made / "events.jsonl")
     for event in (Status(Phase.SFT), replace(ROWS, stage="sft"), Step("sft", 1, 9, 1.0, 1e-4, 1.0, 1.0, 9.0, 9.0)):
         log(event)
@@ -114,7 +119,7 @@ def run_dir(folder: Path, batch: int) -> tuple[Path, EventLog]:
 
 def test_a_rung_is_written_into_the_run(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 2)
-    assert worker.step_down(made, log, "CUDA out of memory")
+    assert runner.step_down(made, log, "CUDA out of memory")
     view = read_view(made)
     assert view.detail == "Memory ran out: going on with batch 1 × 8"
     assert [(one.what, one.asked, one.used) for one in view.changes] == [
@@ -126,7 +131,7 @@ def test_a_rung_is_written_into_the_run(tmp_path: Path) -> None:
 
 def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 1)
-    assert not worker.step_down(made, log, "CUDA out of memory")
+    assert not runner.step_down(made, log, "CUDA out of memory")
     view = read_view(made)
     assert view.phase is Phase.FAILED and len(view.offers) == 3
     assert view.error.startswith("Memory ran out in SFT at batch 1 and length 1,024, and nothing is left")
@@ -137,7 +142,7 @@ def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Pat
     made, log = run_dir(tmp_path, 16)
     for goes_on in (True, True, True, False):
         log(Status(Phase.SFT))
-        assert worker.step_down(made, log, "CUDA out of memory") is goes_on
+        assert runner.step_down(made, log, "CUDA out of memory") is goes_on
     view = read_view(made)
     assert view.error == (
         "Memory ran out in SFT at batch 2 and length 1,024 after 3 smaller settings, as many as a run takes by itself. "
@@ -151,10 +156,10 @@ def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Pat
 
 def test_what_is_left_at_batch_1_is_offered_by_its_setting() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", sft=Sft(batch_size=1, accumulation=16))
-    left = ladder.rung_below(asked, "sft", on_card=True, loading=False, shape=None)
-    first = ladder.offers(asked, "sft", None, "nf4", left)[0]
+    left = out_of_memory.rung_below(asked, "sft", on_card=True, loading=False, shape=None)
+    first = out_of_memory.offers(asked, "sft", None, "nf4", left)[0]
     assert first.text == "Go on with no kept layers: the result stays the same."
-    assert first.changes == {"memory.skip_layers": "off"} and ladder.changed(asked, first.changes) != asked
+    assert first.changes == {"memory.skip_layers": "off"} and changes.changed(asked, first.changes) != asked
 
 
 PLACES = ("1", "4", "evaluated", "saving")
@@ -174,7 +179,7 @@ def views(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     tiny.model(folder / "model")
     write_data(folder)
     faults = [*RATES, *(f"{wording}@{stage}.{place}" for stage, wording, place in tried)]
-    made = {fault: runs.create(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults}
+    made = {fault: run_folder.create(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults}
     start(folder, *(f"{fault}:{place}" if "@" in fault else str(place) for fault, place in made.items()))
     return {fault: read_view(place) for fault, place in made.items()}
 

@@ -17,18 +17,19 @@ from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from tests import tiny
-from trainer_core import checkpoints, tokens
-from trainer_core.config import Lane, Sampling
-from trainer_core.data import Message
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Sampling
+from trainer_core.data import Message, tokenize
 from trainer_core.errors import ConfigError, ModelError, UserError
-from trainer_core.events import Asked, Text
-from trainer_core.lanes import summary
-from trainer_core.lanes.answer import Growing, answer
-from trainer_core.lanes.batch import PREFILL, Row, generate, padded
-from trainer_core.lanes.load import Lanes, load, proofs, with_template
-from trainer_core.lanes.mixed import Mixed
-from trainer_core.lanes.sampling import Sampler, filters, gumbel
-from trainer_core.requests import Ask
+from trainer_core.inference.coupled_sampling import Sampler, filters, gumbel
+from trainer_core.inference.generate import PREFILL, Row, generate, padded
+from trainer_core.inference.load import Lanes, load, proofs, with_template
+from trainer_core.inference.mixed_lora import Mixed
+from trainer_core.inference.server import summary
+from trainer_core.inference.streaming import Growing, answer
+from trainer_core.runs import checkpoints
+from trainer_core.runs.compare_requests import Ask
+from trainer_core.runs.events import Asked, Text
 
 pytestmark = pytest.mark.real
 
@@ -59,7 +60,7 @@ def lanes(folder: Path) -> Lanes:
 
 
 def rendered(lanes: Lanes, text: str) -> str:
-    return tokens.render(lanes.tokenizer, [Message("user", text)], asking=True)
+    return tokenize.render(lanes.tokenizer, [Message("user", text)], asking=True)
 
 
 def grown(lanes: Lanes, sampling: Sampling, prompts=PROMPTS, names=()) -> dict[tuple[str, str], list[int]]:

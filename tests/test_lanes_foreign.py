@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from trainer_core.config import Lane
+from trainer_core.config.jobs import Lane
 from trainer_core.errors import ModelError
-from trainer_core.lanes.load import Lanes, load
+from trainer_core.inference.load import Lanes, load
 
 pytestmark = pytest.mark.real
 

@@ -22,13 +22,13 @@ from peft.utils.integrations import dequantize_module_weight
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from trainer_core import tokens
-from trainer_core.config import Lane, Precision, Sampling
-from trainer_core.data import Message
-from trainer_core.lanes.batch import PREFILL, Row, encoded, generate, padded
-from trainer_core.lanes.load import Lanes, dialed, half_format, load, number_format, proofs
-from trainer_core.lanes.mixed import Mixed
-from trainer_core.requests import Dial
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Precision, Sampling
+from trainer_core.data import Message, tokenize
+from trainer_core.inference.generate import PREFILL, Row, encoded, generate, padded
+from trainer_core.inference.load import Lanes, dialed, half_format, load, number_format, proofs
+from trainer_core.inference.mixed_lora import Mixed
+from trainer_core.runs.compare_requests import Dial
 
 pytestmark = pytest.mark.real
 
@@ -128,7 +128,7 @@ def test_every_layer_rounds_where_peft_rounds(pair: Pair) -> None:
 
 def test_every_lane_says_what_plain_peft_says_token_by_token(pair: Pair) -> None:
     lanes = pair.lanes
-    texts = {text: tokens.render(lanes.tokenizer, [Message("user", text)], asking=True) for text in PROMPTS}
+    texts = {text: tokenize.render(lanes.tokenizer, [Message("user", text)], asking=True) for text in PROMPTS}
     rows = [Row(lane, texts[text], text) for text in PROMPTS for lane in lanes.names]
     generate(lanes, rows, Sampling(temperature=0, max_new_tokens=NEW), lambda: True)
     ids, mask = padded([encoded(lanes, row.prompt) for row in rows], lanes.device)

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 import launch
-from launcher import SetupError, compiler, steps, venv
-from launcher.device import Driver, Gpu, ask, choose, installed_build, name_for_cuda
+from launcher import SetupError, compiler, install_steps, venv
+from launcher.cuda_support import Driver, Gpu, ask, choose, installed_build, name_for_cuda
 from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS
 from launcher.venv import Stamp, choose_python
 
@@ -248,7 +248,7 @@ def test_without_a_python_that_fits_its_number_is_said() -> None:
 def test_torch_is_taken_apart_only_where_the_usual_index_has_the_other_build(
     build: str, platform: str, ways: list[tuple[str, str]]
 ) -> None:
-    found = [(way[2], " ".join(way)) for step in steps.torch(build, platform) for way in step.ways]
+    found = [(way[2], " ".join(way)) for step in install_steps.torch(build, platform) for way in step.ways]
     assert [tool for tool, _ in found] == [tool for tool, _ in ways]
     assert all(text.endswith(end) for (_, text), (_, end) in zip(found, ways, strict=True))
 
@@ -258,7 +258,7 @@ def test_everything_is_installed_without_dependencies_but_torch_for_an_older_dri
         (build, way)
         for build in REQUIREMENTS
         for platform in ("linux", "win32")
-        for step in steps.install(build, platform)
+        for step in install_steps.install(build, platform)
         for way in step.ways
     ]
     resolved = {(build, " ".join(way[-3:])) for build, way in every if "--no-deps" not in way}
@@ -266,7 +266,7 @@ def test_everything_is_installed_without_dependencies_but_torch_for_an_older_dri
 
 
 def test_torch_for_an_older_driver_comes_last_and_finds_its_own_requirements_pinned() -> None:
-    titles = [step.title for step in steps.install("cu126", "linux")]
+    titles = [step.title for step in install_steps.install("cu126", "linux")]
     assert ["installer" in titles[0], "requirements-cu126.txt" in titles[1], "torch==2.13.0" in titles[2]] == [True] * 3
     older, newer = PINS["requirements-cu126.txt"], PINS["requirements.txt"]
     gone = {name for name in newer.keys() - older.keys() if not name.startswith(("nvidia-", "cuda-"))}
@@ -280,7 +280,7 @@ def test_torch_for_an_older_driver_comes_last_and_finds_its_own_requirements_pin
     ("build", "given"), [("cpu", ["cpu"]), ("cu130", ["cuda", "13.0"]), ("cu126", ["cuda", "12.6"])]
 )
 def test_the_trial_knows_which_torch_it_must_find(build: str, given: list[str]) -> None:
-    (command,) = steps.trial(build).ways
+    (command,) = install_steps.trial(build).ways
     assert list(command[3:]) == given
     assert Path(command[2]).is_file()
 
@@ -309,7 +309,7 @@ def test_options_of_the_app_are_refused_before_another_command(capsys: pytest.Ca
 
 # ---- the pins
 
-PINS = {file.name: steps.pinned(file) for file in (*REQUIREMENTS.values(), TEST_REQUIREMENTS)}
+PINS = {file.name: install_steps.pinned(file) for file in (*REQUIREMENTS.values(), TEST_REQUIREMENTS)}
 
 
 @pytest.mark.parametrize("name", PINS)
@@ -567,7 +567,8 @@ def test_stamps_of_other_launchers_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["launch.py", "trainer_core/redact.py", *(f"launcher/{p.name}" for p in (ROOT / "launcher").glob("*.py"))]
+    "file",
+    ["launch.py", "trainer_core/system/redact.py", *(f"launcher/{p.name}" for p in (ROOT / "launcher").glob("*.py"))],
 )
 def test_an_old_python_can_read_why_it_is_too_old(file: str) -> None:
     ast.parse((ROOT / file).read_text(encoding="utf-8"), feature_version=(3, 8))

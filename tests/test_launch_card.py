@@ -15,7 +15,7 @@ import pytest
 
 from launcher import SetupError, compiler, trial
 from launcher.compiler import Finding, Headers, ask_python, examine
-from launcher.device import Choice, Gpu
+from launcher.cuda_support import Choice, Gpu
 from launcher.managed_python import fetch_python
 from launcher.paths import REHEARSAL, ROOT
 from launcher.plan import Plan, make_plan

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from launcher import SetupError, info, shortcut
-from launcher.device import Driver, Gpu
+from launcher.cuda_support import Driver, Gpu
 from launcher.paths import ROOT
 from launcher.system import System
 from launcher.update import update
 from launcher.version import commit, version
-from trainer_core.event_log import EventLog
-from trainer_core.events import Failed
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Failed
 
 SECRET = "hf_abcdefghijklmnop"
 
@@ -45,11 +45,11 @@ def run_that_failed(workspace: Path, name: str, message: str) -> Path:
 
 
 def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) -> None:
-    """As a user without .venv runs it: the launcher's own files and trainer_core/redact.py, nothing else."""
+    """As a user without .venv runs it: the launcher's own files and trainer_core/system/redact.py, nothing else."""
     project = tmp_path / "project"
     (project / "trainer_core").mkdir(parents=True)
     shutil.copytree(ROOT / "launcher", project / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("launch.py", "pyproject.toml", "trainer_core/__init__.py", "trainer_core/redact.py"):
+    for name in ("launch.py", "pyproject.toml", "trainer_core/__init__.py", "trainer_core/system/redact.py"):
         shutil.copy(ROOT / name, project / name)
     old = run_that_failed(tmp_path / "w", "old", "the older one")
     os.utime(old, (1, 1))

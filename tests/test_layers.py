@@ -1,10 +1,12 @@
-"""Who may import whom. The app's process never sees torch; only the engine sees unsloth; nothing in the core sees gradio."""
+"""Who may import whom. The app's process never sees torch; only training sees unsloth; nothing in the core sees gradio."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,91 @@ def within(path: Path, *places: str) -> bool:
 
 
 def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    """`trainer_core/runs/events.py` → `trainer_core.runs.events`."""
+    return name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+OWN_PROCESSES = (
+    "trainer_core/models/starter.py",
+    "trainer_core/data/tokenize.py",
+    "trainer_core/data/hub/child.py",
+)
+"""Import what is heavy late, in processes of their own: the starter's one-time conversion, tokenizers, the Hub."""
+LAYERS = (
+    ("errors",),
+    ("schema", "system"),
+    ("methods",),
+    ("config",),
+    ("runs",),
+    ("models", "evaluation"),
+    ("data", "jobs"),
+    ("planning", "diagnosis", "inference"),
+    ("training", "export", "ui", "cli"),
+    ("worker", "app"),
+)
+"""A package imports packages of the layers above it, and files of its own."""
+WORKER_ONLY = ("training", "inference", "export")
+PAGE_LAYERS = (("format",), ("payloads",), ("server",), ("components",), ("tabs",))
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+PAGE_LAYER = {name: number for number, names in enumerate(PAGE_LAYERS) for name in names}
+MODULES = {module_of(path): path for path in CORE + PAGE}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The project's own modules that a file imports, anywhere in it."""
+    found = set()
+    for name in imports(path):
+        module = name if name in MODULES else name.rpartition(".")[0]
+        if module in MODULES and module != module_of(path):
+            found.add(module)
+    return found
+
+
+def package_of(module: str) -> str:
+    """`trainer_core.runs.events` → `runs`; the page and the app are one package each."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "trainer_core" and len(parts) > 1 else parts[0]
+
+
+def backward(path: Path, layer: dict[str, int], package: Callable[[str], str]) -> set[str]:
+    """What a file imports from its own layer or one below, but not from its own package."""
+    own = package(module_of(path))
+    others = {module: package(module) for module in imported_modules(path)}
+    return {
+        module for module, other in others.items() if other != own and other in layer and layer[other] >= layer[own]
+    }
+
+
+@pytest.mark.parametrize("path", [p for p in CORE + PAGE if package_of(module_of(p)) in LAYER], ids=name_of)
+def test_packages_import_only_from_layers_above(path: Path) -> None:
+    assert not backward(path, LAYER, package_of)
+
+
+@pytest.mark.parametrize("path", [p for p in PAGE if module_of(p).count(".") >= 1], ids=name_of)
+def test_the_page_imports_only_from_layers_above(path: Path) -> None:
+    assert not backward(path, PAGE_LAYER, lambda module: (*module.split("."), "")[1])
+
+
+@pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
+def test_only_the_worker_imports_what_trains_and_generates(path: Path) -> None:
+    own = package_of(module_of(path))
+    inner = {module for module in imported_modules(path) if package_of(module) in WORKER_ONLY}
+    assert own == "worker" or all(package_of(module) == own for module in inner)
+
+
+@pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
+def test_nobody_imports_the_worker(path: Path) -> None:
+    if package_of(module_of(path)) != "worker":
+        assert not [module for module in imported_modules(path) if package_of(module) == "worker"]
+
+
+def test_there_is_no_import_cycle() -> None:
+    order = TopologicalSorter({module: imported_modules(path) for module, path in MODULES.items()})
+    order.prepare()  # raises CycleError, with the cycle
 
 
 @pytest.mark.parametrize("path", CORE, ids=name_of)
@@ -50,30 +136,25 @@ def test_the_core_knows_no_page(path: Path) -> None:
     assert not roots(path) & {"gradio", "ui", "app"}
 
 
-@pytest.mark.parametrize("path", [p for p in CORE if not within(p, "engine", "lanes")], ids=name_of)
-def test_heavy_libraries_stay_in_engine_and_lanes(path: Path) -> None:
+@pytest.mark.parametrize("path", [p for p in CORE if not within(p, "training", "inference")], ids=name_of)
+def test_heavy_libraries_stay_where_models_run(path: Path) -> None:
     assert not roots(path, module_level=True) & HEAVY
-    if path.name not in ("starter.py", "tokens.py", "hub_child.py"):  # the one-time conversion; processes of their own
+    if name_of(path) not in OWN_PROCESSES:
         assert not roots(path) & HEAVY
 
 
 @pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
-def test_only_the_engine_knows_unsloth(path: Path) -> None:
-    if not within(path, "engine"):
+def test_only_training_knows_unsloth(path: Path) -> None:
+    if not within(path, "training"):
         assert not roots(path) & {"unsloth", "unsloth_zoo"}
 
 
-def test_unsloth_comes_first_in_the_engine() -> None:
+def test_unsloth_comes_first_in_training() -> None:
     first = next(
-        node for node in ast.parse((ROOT / "trainer_core/engine/__init__.py").read_text()).body
+        node for node in ast.parse((ROOT / "trainer_core/training/__init__.py").read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
     )  # fmt: skip
     assert isinstance(first, ast.Import) and first.names[0].name == "unsloth"
-
-
-@pytest.mark.parametrize("path", [p for p in CORE if within(p, "lanes")], ids=name_of)
-def test_lanes_never_meet_the_engine(path: Path) -> None:
-    assert not any(name.startswith("trainer_core.engine") for name in imports(path))
 
 
 @pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
@@ -82,14 +163,7 @@ def test_only_hardware_knows_nvml(path: Path) -> None:
         assert "pynvml" not in roots(path)
 
 
-@pytest.mark.parametrize("path", CORE, ids=name_of)
-def test_engine_and_lanes_are_imported_by_the_worker_alone(path: Path) -> None:
-    if not within(path, "engine", "lanes") and path.name != "worker.py":
-        parts = {name for name in imports(path) if name.startswith(("trainer_core.engine", "trainer_core.lanes"))}
-        assert not parts
-
-
-@pytest.mark.parametrize("path", [p for p in CORE if not within(p, "engine")], ids=name_of)
+@pytest.mark.parametrize("path", [p for p in CORE if not within(p, "training")], ids=name_of)
 def test_an_emulated_bfloat16_is_none(path: Path) -> None:
     """Torch says yes for a T4, where training takes float16: Unsloth, which the engine has imported, makes it say no."""
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
@@ -100,16 +174,17 @@ def test_an_emulated_bfloat16_is_none(path: Path) -> None:
 
 
 WRITERS = {
-    "trainer_core/durable.py": "the one way to write state",
-    "trainer_core/event_log.py": "appends lines, each whole or not there",
-    "trainer_core/votes.py": "appends lines, each whole or not there",
-    "trainer_core/checkpoints.py": "fills a staging folder",
-    "trainer_core/data/kept.py": "fills a staging file",
-    "trainer_core/engine/checkpoint.py": "sorts a staging folder",
-    "trainer_core/engine/gauge.py": "resets a counter of the system's",
-    "trainer_core/console.py": "puts the null device in the place of a stream that is closed",
-    "trainer_core/supervisor.py": "hands a log to a worker",
-    "trainer_core/waiting.py": "hands a log to a worker",
+    "trainer_core/system/durable.py": "the one way to write state",
+    "trainer_core/runs/event_log.py": "appends lines, each whole or not there",
+    "trainer_core/evaluation/votes.py": "appends lines, each whole or not there",
+    "trainer_core/runs/checkpoints.py": "fills a staging folder",
+    "trainer_core/data/uploads.py": "fills a staging file",
+    "trainer_core/training/checkpointing.py": "sorts a staging folder",
+    "trainer_core/training/peak_memory.py": "resets a counter of the system's",
+    "trainer_core/cli/terminal.py": "puts the null device in the place of a stream that is closed",
+    "trainer_core/jobs/supervisor.py": "hands a log to a worker",
+    "trainer_core/jobs/warm_worker.py": "hands a log to a worker",
+    "trainer_core/worker/warm.py": "appends to the log of its run",
 }
 WRITES = {"write_text", "write_bytes", "rename", "appended"}
 
@@ -154,17 +229,17 @@ def test_the_apps_process_holds_no_torch() -> None:
 
 
 def test_the_command_line_starts_light() -> None:
-    assert not loaded_after("import trainer_core.__main__") & (HEAVY | {"gradio"})
+    assert not loaded_after("import trainer_core.cli.commands") & (HEAVY | {"gradio"})
 
 
 @pytest.mark.real
-def test_lanes_load_without_unsloth() -> None:
-    loaded = loaded_after("import trainer_core.lanes")
+def test_inference_loads_without_unsloth() -> None:
+    loaded = loaded_after("import trainer_core.inference.server")
     assert {"torch", "peft"} <= loaded and not loaded & {"unsloth", "unsloth_zoo"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=name_of)
 def test_a_test_leaves_the_engine_to_processes_of_its_own(path: Path) -> None:
     """Unsloth patches the process that it is imported in, and its environment: every test after that would see another world."""
-    engine = [name for name in imports(path) if name.startswith(("trainer_core.engine", "unsloth"))]
+    engine = [name for name in imports(path) if name.startswith(("trainer_core.training", "unsloth"))]
     assert not engine

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.test_engine import recipe, run, write_data
-from trainer_core.events import Phase
-from trainer_core.run_view import RunView
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView
 
 pytestmark = pytest.mark.real
 ONE = {"batch_size": 2, "accumulation": 1, "max_length": 128, "max_steps": 1, "evaluations": 0}

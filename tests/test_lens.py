@@ -17,12 +17,13 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests import tiny
-from trainer_core import runs, tokens
-from trainer_core.config import Columns
-from trainer_core.data import Chat, Message, Pair
+from trainer_core.config.recipe import Columns
+from trainer_core.data import Chat, Message, Pair, tokenize
+from trainer_core.data.preview import Lens, Look, Measure
+from trainer_core.data.preview.token_view import pieces, sight
 from trainer_core.errors import DataError, ModelError
-from trainer_core.lens import Lens, Look, Measure
-from trainer_core.lens.sight import pieces, sight
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
 
 pytestmark = pytest.mark.real
 
@@ -109,7 +110,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def lens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lens]:
-    lens = Lens(runs.Workspace(tmp_path_factory.mktemp("workspace")))
+    lens = Lens(Workspace(tmp_path_factory.mktemp("workspace")))
     yield lens
     lens.close()
 
@@ -130,7 +131,7 @@ def real(models: dict[str, Path], rows: tuple[Path, Path], tmp_path_factory: pyt
     arguments = [*rows, LENGTH, out, *models.values()]
     command = [sys.executable, "-m", "tests.tokenizers_case", *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=runs.PROJECT, env={**os.environ, **ours, **more}, capture_output=True, timeout=300
+        command, cwd=project.PROJECT, env={**os.environ, **ours, **more}, capture_output=True, timeout=300
     )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     return {name: json.loads(out.read_text())[str(model)] for name, model in models.items()}
@@ -162,7 +163,7 @@ def test_what_is_shown_is_what_the_trainers_get(
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_pieces_are_the_rendered_text(name: str) -> None:
     its = TOKENIZERS[name]()
-    whole = tokens.tokenised(its, (Message("user", "Grüße 日本 👩‍👧?"), Message("assistant", "so\n\n so  é")))
+    whole = tokenize.tokenised(its, (Message("user", "Grüße 日本 👩‍👧?"), Message("assistant", "so\n\n so  é")))
     assert "".join(pieces(whole)) == whole.text and len(pieces(whole)) == len(whole.ids)
 
 
@@ -198,10 +199,10 @@ def test_training_leaves_out_what_the_finding_says(models: dict[str, Path]) -> N
     asked, long = (Message("user", "why?"),), "the quick brown fox " * 20
     sides = ((Message("assistant", long + "yes"),), (Message("assistant", long + "no"),))
     other = Pair(asked, (Message("assistant", "a"),), (Message("assistant", "b"),))
-    kept, notes = tokens.dpo_rows(its, [Pair(asked, *sides), other], 64)
+    kept, notes = tokenize.dpo_rows(its, [Pair(asked, *sides), other], 64)
     assert len(kept) == 1 and notes == ["1 of 2 pairs left out: cut at 64 tokens, both sides are the same."]
     with pytest.raises(DataError, match="None of the 1 pairs shows a difference within 64 tokens"):
-        tokens.dpo_rows(its, [Pair(asked, *sides)], 64)
+        tokenize.dpo_rows(its, [Pair(asked, *sides)], 64)
 
 
 def test_a_template_without_an_end_is_found(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
@@ -227,14 +228,14 @@ def test_a_base_without_template_gets_the_chosen_one(lens: Lens, tmp_path: Path)
     look = Look(source=str(source), model=str(bare), length=256, at=0)
     examples = lens.ask(look)["examples"]
     assert examples["alpaca"].startswith("### Instruction:\nquestion 0?\n\n### Response:\nfox fox é 日本 0<|im_end|>")
-    assert set(examples) == set(tokens.TEMPLATES)
-    for name in tokens.TEMPLATES:
+    assert set(examples) == set(tokenize.TEMPLATES)
+    for name in tokenize.TEMPLATES:
         side = lens.ask(look.model_copy(update={"template": name}))["sides"][0]
         assert "".join(side["texts"]) == examples[name]
         learned = "".join(text for text, trained in zip(side["texts"], side["trained"], strict=True) if trained)
         assert learned.strip() == "fox fox é 日本 0<|im_end|>"
     with pytest.raises(ModelError, match="no chat template.*plain, alpaca, chatml"):
-        tokens.encode_chat(its, Chat((Message("user", "a"), Message("assistant", "b"))))
+        tokenize.encode_chat(its, Chat((Message("user", "a"), Message("assistant", "b"))))
 
 
 def test_columns_steps_and_a_changed_file_count(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_a_template_that_never_ends_holds_up_nobody(lens: Lens, models: dict[str
 
 
 def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_path: Path) -> None:
-    lens = Lens(runs.Workspace(tmp_path), answer_seconds=0.3)
+    lens = Lens(Workspace(tmp_path), answer_seconds=0.3)
     look = Look(source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0)
     with pytest.raises(ModelError, match="were not there after 0 s, so the process that shows them was ended"):
         lens.ask(look)
@@ -280,7 +281,7 @@ def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_pa
 
 
 def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Path], tmp_path: Path) -> None:
-    lens = Lens(runs.Workspace(tmp_path), idle_seconds=0.2)
+    lens = Lens(Workspace(tmp_path), idle_seconds=0.2)
     look = Look(source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0)
     lens.ask(look)
     assert lens.process and lens.timer

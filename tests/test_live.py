@@ -16,27 +16,44 @@ import pytest
 from tests.fake_worker import write_adapter
 from tests.histories import LN2
 from tests.serve import machine
-from trainer_core import checkpoints, runs
-from trainer_core.clock import duration
-from trainer_core.config import Recipe, TrainJob
+from trainer_core.config.changes import changed
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import ConfigError
-from trainer_core.event_log import EventLog
-from trainer_core.events import Changed, Ended, Evaluated, Failed, Offer, Phase, Plan, Prepared, Saved, Status, Step
-from trainer_core.ladder import changed
-from trainer_core.presets import starter_recipe
-from trainer_core.readings import Reading, Readings
-from trainer_core.run_view import RunView, fold
-from trainer_core.supervisor import Supervisor
-from ui import diagnosis, history, live, views
-from ui.facts import Row, settings, standard
-from ui.live import Cursor, news, thinned
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs import checkpoints, run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import (
+    Changed,
+    Ended,
+    Evaluated,
+    Failed,
+    Offer,
+    Phase,
+    Plan,
+    Prepared,
+    Saved,
+    Status,
+    Step,
+)
+from trainer_core.runs.run_state import RunView, fold
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.duration import duration
+from trainer_core.system.hardware_history import Reading, Readings
+from ui.payloads import findings, run_list
+from ui.payloads import run as run_module
+from ui.payloads.run import choice, detail, pace, stages
+from ui.payloads.run_settings import Row, settings, standard
+from ui.server import live_updates
+from ui.server.live_updates import Cursor, news, thinned
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    opened = Supervisor(runs.Workspace(tmp_path), NEVER, read_machine=lambda: machine(24))
+    opened = Supervisor(Workspace(tmp_path), NEVER, read_machine=lambda: machine(24))
     yield opened
     opened.close()
 
@@ -48,7 +65,7 @@ def step(stage: str, at: int, total: int = 20, loss: float = 1.0) -> Step:
 
 def finished(supervisor: Supervisor, *events: object, name: str = "") -> str:
     """A run whose events these are; the last word is added."""
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
     log = EventLog(run_dir / "events.jsonl")
     for event in (*events, Ended(Phase.DONE)):
         log(event)  # type: ignore[arg-type]
@@ -120,7 +137,7 @@ def test_long_parts_are_sent_only_where_they_are_seen(supervisor: Supervisor) ->
 
 def test_a_cursor_from_nowhere_is_refused() -> None:
     with pytest.raises(ConfigError, match="points"):
-        live.parse(Cursor, {"points": -1}, "cursor")
+        live_updates.parse(Cursor, {"points": -1}, "cursor")
 
 
 def test_without_a_margin_there_is_no_accuracy(supervisor: Supervisor) -> None:
@@ -144,7 +161,11 @@ def test_a_reload_of_a_long_run_is_one_small_answer(supervisor: Supervisor) -> N
 
 
 def test_text_after_counts_as_a_browser_does() -> None:
-    assert live.after("a😀b", 3) == "b" and live.after("añb", 0) == "añb" and live.after("ab", 9) == ""
+    assert (
+        live_updates.after("a😀b", 3) == "b"
+        and live_updates.after("añb", 0) == "añb"
+        and live_updates.after("ab", 9) == ""
+    )
 
 
 def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
@@ -160,10 +181,10 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
         Saved("dpo", "adapter-dpo", 5, 2),
     )
     view = supervisor.run(run)
-    said = {**(views.run(supervisor, view) or {}), **(views.pace(view) or {})}
+    said = {**(run_module.run(supervisor, view) or {}), **(pace(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = history.Rows(supervisor)()[0][0]
+    row = run_list.Rows(supervisor)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50% (n 16)", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
@@ -171,15 +192,15 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
 def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> None:
     slow = "The first step is slower than the rest"
     before = fold(RunView("run"), Status(Phase.SFT, slow))
-    assert views.detail(before) == slow and views.detail(fold(before, step("sft", 1))) == ""
+    assert detail(before) == slow and detail(fold(before, step("sft", 1))) == ""
 
 
 def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished(supervisor, step("sft", 1, 1), Saved("sft", "adapter-sft", 5, 1))
-    began = datetime.fromisoformat(runs.read_run(supervisor.run_dir(run)).created)
+    began = datetime.fromisoformat(run_folder.read_run(supervisor.run_dir(run)).created)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
-    assert views.choice(supervisor, supervisor.run(run)).endswith(
+    assert choice(supervisor, supervisor.run(run)).endswith(
         f"{began.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%d %H:%M}"
     )
     monkeypatch.undo()
@@ -203,7 +224,7 @@ def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: l
     view = RunView("x")
     for event in events:
         view = fold(view, event)
-    assert [stage["state"] for stage in views.stages(Recipe(), view)] == states
+    assert [stage["state"] for stage in stages(Recipe(), view)] == states
 
 
 @pytest.mark.parametrize(
@@ -219,13 +240,13 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     folder.mkdir()
     (folder / "run.json").write_text("{")
     supervisor.look()
-    assert history.Rows(supervisor)()[0][0]["name"] == folder.name
+    assert run_list.Rows(supervisor)()[0][0]["name"] == folder.name
     assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 
 def test_a_step_costs_little(supervisor: Supervisor) -> None:
     """What a page gets in a second in which one DPO step was made."""
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     log = EventLog(run_dir / "events.jsonl")
     for event in (Plan({"dpo": 300}), Status(Phase.DPO), step("dpo", 1, 300)):
         log(event)
@@ -236,20 +257,20 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
     asked = cursor_after(first, tab="train")
     second = news(supervisor, asked)
     assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
-    sent = live.lean(second, asked)
+    sent = live_updates.lean(second, asked)
     assert sent["steps"] == {"dpo": [[2, 0.6912, 0.2, 0.5, -91.13, -226.3]]} and "series" not in sent
     assert len(json.dumps(sent, separators=(",", ":"))) < 300
 
 
 def test_many_points_are_sent_curve_by_curve(supervisor: Supervisor) -> None:
-    finished(supervisor, *(step("dpo", at) for at in range(1, live.FEW_POINTS + 2)))
-    sent = live.lean(news(supervisor, Cursor()), Cursor())
-    assert len(sent["series"]["dpo.loss"]) == live.FEW_POINTS + 1 and "steps" not in sent
+    finished(supervisor, *(step("dpo", at) for at in range(1, live_updates.FEW_POINTS + 2)))
+    sent = live_updates.lean(news(supervisor, Cursor()), Cursor())
+    assert len(sent["series"]["dpo.loss"]) == live_updates.FEW_POINTS + 1 and "steps" not in sent
 
 
 def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1), step("dpo", 1), replace(step("dpo", 2), margin=float("nan")))
-    assert live.lean(news(supervisor, Cursor()), Cursor())["steps"] == {
+    assert live_updates.lean(news(supervisor, Cursor()), Cursor())["steps"] == {
         "sft": [[1, 1.0]],
         "dpo": [[1, 1.0, 0.1, 0.5, None, None], [2, 1.0, None, 0.5, None, None]],
     }
@@ -298,7 +319,7 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
     run = finished(supervisor, *TRIVIAL)
     (said,) = news(supervisor, Cursor())["parts"]["doctor"]["is"]
     assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
-    recipe, changes = diagnosis.retry(supervisor, run, said["key"])
+    recipe, changes = findings.retry(supervisor, run, said["key"])
     assert (recipe.lora.rank, recipe.dpo.losses) == (8, ("ipo",))
     assert changes == [
         "LoRA rank: 8 (changed from 16)",
@@ -306,11 +327,11 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
         "DPO loss: ipo (changed from sigmoid)",
     ]
     with pytest.raises(ConfigError, match="does not hold any more"):
-        diagnosis.retry(supervisor, run, "dpo.flat")
+        findings.retry(supervisor, run, "dpo.flat")
 
 
 def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     EventLog(run_dir / "events.jsonl")(Failed("NaN", offers=(Offer("Half the rate", {"dpo.learning_rate": 1e-6}),)))
     supervisor.look()
     run = news(supervisor, Cursor())["parts"]["run"]["is"]
@@ -318,19 +339,19 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     write_adapter(checkpoints.place(run_dir, "dpo", 3), "dpo", 3)
     supervisor.look()
     assert news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
-    recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
+    recipe, changes = findings.retry(supervisor, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
 
 def test_a_retry_begins_at_the_batch_that_the_run_had_come_to(supervisor: Supervisor) -> None:
     asked = changed(Recipe(), {"dpo.batch_size": 8, "dpo.accumulation": 2})
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=asked), "")
+    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=asked), "")
     log = EventLog(run_dir / "events.jsonl")
     for what, before, used in (("dpo.batch_size", "8", "2"), ("dpo.accumulation", "2", "8")):
         log(Changed(what, before, used, "memory ran out"))
     log(Failed("Memory", offers=(Offer("Half the length", {"dpo.max_length": 512}),)))
     supervisor.look()
-    recipe, changes = diagnosis.retry(supervisor, run_dir.name, "offer.0")
+    recipe, changes = findings.retry(supervisor, run_dir.name, "offer.0")
     assert (recipe.dpo.batch_size, recipe.dpo.accumulation, recipe.dpo.max_length) == (2, 8, 512)
     assert len(changes) == 3 and any("2 (changed from 8)" in one for one in changes)
 
@@ -346,12 +367,12 @@ def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervi
     run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
     supervisor.look()
     first = news(supervisor, Cursor())
-    quick = tuple(first["parts"][name]["mark"] for name in live.QUICK)
+    quick = tuple(first["parts"][name]["mark"] for name in live_updates.QUICK)
     held = Cursor(points=5, whole=first["whole"], quick=quick, ask=first["ask"], deep=5)
-    assert live.lean(news(supervisor, held), held) == {}
+    assert live_updates.lean(news(supervisor, held), held) == {}
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(step("sft", 6))
     supervisor.look()
-    grown = live.lean(news(supervisor, held), held)
+    grown = live_updates.lean(news(supervisor, held), held)
     assert set(grown) == {"parts", "points", "series", "deep"} and set(grown["parts"]) == {"pace"}
     assert grown["deep"] == [(1e-4, 1, 900, 0.5)], "a row, whose place follows from what the page holds"
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(Saved("sft", "adapter-sft", 5, 6))

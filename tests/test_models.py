@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
-from trainer_core import chat_template, models, runs, tokens
-from trainer_core.data import Chat, Message
+from trainer_core.data import Chat, Message, tokenize
 from trainer_core.errors import ModelError
+from trainer_core.models import resolve, template_sandbox
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
 
@@ -60,14 +61,14 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
 )
 def test_an_unfit_folder_is_refused_with_the_reason(tmp_path: Path, changes: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        models.resolve(str(folder(tmp_path, **changes)), runs.Workspace(tmp_path))
+        resolve.resolve(str(folder(tmp_path, **changes)), Workspace(tmp_path))
 
 
 def test_a_fit_folder_and_a_hub_id_are_taken(tmp_path: Path) -> None:
-    workspace = runs.Workspace(tmp_path / "w")
+    workspace = Workspace(tmp_path / "w")
     (tmp_path / "m").mkdir()
-    assert models.resolve(str(folder(tmp_path / "m")), workspace) == str(tmp_path / "m")
-    assert models.resolve("owner/name", workspace) == "owner/name"
+    assert resolve.resolve(str(folder(tmp_path / "m")), workspace) == str(tmp_path / "m")
+    assert resolve.resolve("owner/name", workspace) == "owner/name"
 
 
 def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
@@ -76,13 +77,13 @@ def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
     blobs.mkdir(), snapshot.mkdir(parents=True)
     for path in list(folder(blobs).iterdir()):
         (snapshot / path.name).symlink_to(path)
-    assert models.resolve(str(snapshot), runs.Workspace(tmp_path / "w")) == str(snapshot)
+    assert resolve.resolve(str(snapshot), Workspace(tmp_path / "w")) == str(snapshot)
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "../no-such-folder", "just-a-name", "", "a\0b"])
 def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="hub id"):
-        models.resolve(name, runs.Workspace(tmp_path))
+        resolve.resolve(name, Workspace(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
-    said = chat_template.tried(template)
+    said = template_sandbox.tried(template)
     assert said.startswith(says) and bool(said) == bool(says)
 
 
@@ -116,12 +117,12 @@ LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0]
 )
 def test_a_template_that_waits_for_the_data_does_no_harm_either(harm: str, says: str) -> None:
     template = LATE.replace("HARM", harm)
-    assert chat_template.tried(template) == ""
+    assert template_sandbox.tried(template) == ""
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=says):
-        tokens.sft_rows(tokenizer, [Chat((Message("user", "a"), Message("assistant", "b")))], 64)
-    assert tokens.render(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", "the next one has a process again"
+        tokenize.sft_rows(tokenizer, [Chat((Message("user", "a"), Message("assistant", "b")))], 64)
+    assert tokenize.render(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", "the next one has a process again"
 
 
 def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +132,7 @@ def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytes
     monkeypatch.setattr(library, "_compile_jinja_template", library._compile_jinja_template)
     tokenizer, said = tiny.tokenizer(), [{"role": "user", "content": "Who are you?"}]
     usual = tokenizer.apply_chat_template(said)
-    chat_template.take_over(library)
+    template_sandbox.take_over(library)
     assert tokenizer.apply_chat_template(said) == usual
     tokenizer.chat_template = LATE.replace("HARM", "{{ ''.__class__ }}")
     with pytest.raises(ModelError, match="reaches for Python's own objects"):
@@ -140,7 +141,7 @@ def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytes
 
 RENDERED = (
     tiny.TEMPLATE,
-    *tokens.TEMPLATES.values(),
+    *tokenize.TEMPLATES.values(),
     "{{ bos_token }}{% for m in messages %}{% generation %}{{ m | tojson(indent=1) }}{% endgeneration %}{% endfor %}",
     "{%- macro turn(m) -%}\n {{ m.content | trim | title }} {%- endmacro -%}"
     "{% for m in messages[::-1] %}{{ turn(m) }}{% endfor %}",
@@ -159,5 +160,5 @@ def test_the_text_is_the_one_of_transformers(template: str) -> None:
         Message("assistant", "so\n</think> é👩 "),
     ]
     for asking in (False, True):
-        usual = tokenizer.apply_chat_template(tokens.as_dicts(talk), tokenize=False, add_generation_prompt=asking)
-        assert tokens.render(tokenizer, talk, asking) == usual
+        usual = tokenizer.apply_chat_template(tokenize.as_dicts(talk), tokenize=False, add_generation_prompt=asking)
+        assert tokenize.render(tokenizer, talk, asking) == usual

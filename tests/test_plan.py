@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer_core.config import Scheduler, Sft
-from trainer_core.plan import rate_factor, warmup_steps, warmup_text
+from trainer_core.methods.base import Scheduler
+from trainer_core.methods.sft import Sft
+from trainer_core.methods.steps import rate_factor, warmup_steps, warmup_text
 
 SETTINGS = st.builds(Sft, scheduler=st.sampled_from(get_args(Scheduler)), warmup=st.floats(0, 0.5))
 

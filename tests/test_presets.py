@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.readings import card, replay
-from trainer_core.advice import DataFacts, Lengths
-from trainer_core.chooser import Room, settings_for
-from trainer_core.config import STARTER, Method, Recipe
+from trainer_core.config.recipe import STARTER, Method, Recipe
 from trainer_core.errors import ConfigError
-from trainer_core.hardware import GIB, Machine, detect
-from trainer_core.presets import FOLDER, Choice, Preset, choose, load, load_catalogue, load_goals
-from trainer_core.vram import Device, Setup, estimate, settled, verdict
+from trainer_core.methods.base import DataFacts, Lengths
+from trainer_core.planning.fitting import Room, settings_for
+from trainer_core.planning.memory_model import Device, Setup, estimate, settled, verdict
+from trainer_core.planning.presets import FOLDER, Choice, Preset, choose, load, load_catalogue, load_goals
+from trainer_core.system.hardware import GIB, Machine, detect
 
 PRESETS, GOALS, CATALOGUE = load(), load_goals(), load_catalogue()
 CARDS = ("6gb", "8gb", "12gb", "16gb", "24gb", "32gb", "48gb", "80gb")

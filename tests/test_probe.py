@@ -10,14 +10,19 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.test_engine import recipe, start, write_data
-from trainer_core import measured, runs
-from trainer_core.config import Dpo, Lora, Memory, Recipe, Sft, TrainJob
-from trainer_core.events import Phase
-from trainer_core.hardware import GIB, cpu_name
-from trainer_core.presets import load_catalogue
-from trainer_core.run_view import RunView, read_view
-from trainer_core.shape import shape_of
-from trainer_core.vram import Measurement, Setup, estimate, setup_of, static_parts
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Lora, Memory, Recipe
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.models.architecture import shape_of
+from trainer_core.planning import measurements
+from trainer_core.planning.memory_model import Measurement, Setup, estimate, setup_of, static_parts
+from trainer_core.planning.presets import load_catalogue
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, cpu_name
 
 pytestmark = pytest.mark.real
 
@@ -44,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     recipes["capped"] = recipe(
         folder, method="sft", sft=large, model=str(folder / "wide"), data=data, sample_tokens=0, memory={"probe": "on"}
     )
-    made = {name: runs.create(folder / "runs", TrainJob(recipe=one), "t") for name, one in recipes.items()}
+    made = {name: run_folder.create(folder / "runs", TrainJob(recipe=one), "t") for name, one in recipes.items()}
     start(folder, *(f"cap{CAP}@sft.start:{place}" if name == "capped" else str(place) for name, place in made.items()))
     return made
 
@@ -82,7 +87,7 @@ def test_a_short_run_on_the_processor_is_not_measured_and_says_so(views: dict[st
 
 
 def test_what_was_measured_makes_the_next_plan_narrow(folders: dict[str, Path]) -> None:
-    known = measured.recall(runs.Workspace.of(folders["on"]))
+    known = measurements.recall(Workspace.of(folders["on"]))
     folder = folders["on"].parent.parent / "model"
     setup = Setup(
         shape_of(json.loads((folder / "config.json").read_text())),
@@ -91,7 +96,7 @@ def test_what_was_measured_makes_the_next_plan_narrow(folders: dict[str, Path]) 
         "fp32",
         "cpu",
     )
-    found = known[measured.key(cpu_name(), setup)]
+    found = known[measurements.key(cpu_name(), setup)]
     assert found.per_token >= 0 and found.rest > 0
     planned, guessed = estimate(setup, measurement=found), estimate(setup)
     assert planned.upper - planned.lower < guessed.upper - guessed.lower
@@ -122,8 +127,8 @@ def test_a_token_table_in_main_memory_is_not_taken_from_what_was_measured() -> N
     away, here = (
         setup_of(Recipe(memory=Memory(offload_embedding=one)), "sft", shape, "nf4", "cuda") for one in ("on", "auto")
     )
-    points = [measured.Point(tokens, (5 + tokens // 2048) * GIB) for tokens in (0, 2048, 4096)]
-    found = measured.measurement(points, 0, away)
+    points = [measurements.Point(tokens, (5 + tokens // 2048) * GIB) for tokens in (0, 2048, 4096)]
+    found = measurements.measurement(points, 0, away)
     context = sum(part.upper for part in estimate(away, measurement=found).parts if part.name == "CUDA context")
     assert estimate(away, measurement=found).upper - context >= 7 * GIB
     table = shape.vocabulary * shape.hidden * 2
@@ -135,17 +140,17 @@ def test_a_measurement_holds_for_its_kernels_and_where_its_checkpoints_lay() -> 
     assert shape
     asked = [Recipe(), Recipe(lora=Lora(dora=True)), Recipe(lora=Lora(dropout=0.1))]
     asked.append(Recipe(sft=Sft(max_length=256), dpo=Dpo(max_length=256)))
-    keys = [measured.key("GPU-1", setup_of(one, "sft", shape, "nf4", "cuda")) for one in asked]
+    keys = [measurements.key("GPU-1", setup_of(one, "sft", shape, "nf4", "cuda")) for one in asked]
     assert len(set(keys)) == 3 and keys[1] == keys[2]
     other = Recipe(sft=Sft(max_length=256))  # loaded for the pairs' 1,024 tokens
-    assert measured.key("GPU-1", setup_of(other, "sft", shape, "nf4", "cuda")) == keys[0]
+    assert measurements.key("GPU-1", setup_of(other, "sft", shape, "nf4", "cuda")) == keys[0]
 
 
 def test_measurements_are_kept_by_key(tmp_path: Path) -> None:
-    workspace = runs.Workspace(tmp_path)
-    assert measured.recall(workspace) == {}
+    workspace = Workspace(tmp_path)
+    assert measurements.recall(workspace) == {}
     for name, slope in (("a", 1.0), ("b", 2.0), ("a", 3.0)):
-        measured.remember(workspace, name, Measurement(per_token=slope, rest=0))
-    assert {name: one.per_token for name, one in measured.recall(workspace).items()} == {"a": 3.0, "b": 2.0}
+        measurements.remember(workspace, name, Measurement(per_token=slope, rest=0))
+    assert {name: one.per_token for name, one in measurements.recall(workspace).items()} == {"a": 3.0, "b": 2.0}
     (tmp_path / "measured.json").write_text("{damaged")
-    assert measured.recall(workspace) == {}
+    assert measurements.recall(workspace) == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer_core import proxies
+from trainer_core.system import proxies
 
 NAMES = "127.0.0.1,localhost,::1,0.0.0.0"
 

@@ -11,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.test_engine import environment, start
-from trainer_core import checkpoints, judge, measured, report, runs, score_table, shelf, votes
-from trainer_core.config import Sampling, TrainJob, read_recipe
-from trainer_core.run_view import RunView, read_view
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Sampling, read_recipe
+from trainer_core.diagnosis import html_report
+from trainer_core.evaluation import judge, preference_data, score_table, tally, votes
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.planning import measurements
+from trainer_core.runs import checkpoints, metadata, run_folder
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
 RECORDED = Path(__file__).parent / "support" / "recorded"
@@ -37,15 +42,15 @@ NEAR = 1e-3
 SECONDS = 300.0
 
 
-def copied(folder: Path) -> runs.Workspace:
+def copied(folder: Path) -> Workspace:
     """The record as a workspace of its own."""
     shutil.copytree(RECORDED, folder, dirs_exist_ok=True)
     for path in folder.glob("compare/*/run.json"):
         path.write_text(path.read_text(encoding="utf-8").replace("@ROOT@", folder.as_posix()), encoding="utf-8")
-    return runs.Workspace(folder)
+    return Workspace(folder)
 
 
-def run_dir(workspace: runs.Workspace, name: str) -> Path:
+def run_dir(workspace: Workspace, name: str) -> Path:
     (found,) = workspace.runs.glob(f"????????-??????-{name}-????")
     return found
 
@@ -55,13 +60,13 @@ def losses(view: RunView) -> list[list]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> runs.Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """To be read only."""
     return copied(tmp_path_factory.mktemp("recorded"))
 
 
 @pytest.fixture(scope="module")
-def views(workspace: runs.Workspace) -> dict[str, RunView]:
+def views(workspace: Workspace) -> dict[str, RunView]:
     """Every run as the app lists it."""
     listed = {view.id: view for view in Supervisor(workspace, device="cpu").views}
     assert len(listed) == len(RUNS)
@@ -107,7 +112,7 @@ def test_a_run_opens_with_its_measures_and_answers(views: dict[str, RunView]) ->
     assert len(view.notes) == 5
 
 
-def test_a_run_that_stepped_down_opens_with_what_changed(workspace: runs.Workspace, views: dict[str, RunView]) -> None:
+def test_a_run_that_stepped_down_opens_with_what_changed(workspace: Workspace, views: dict[str, RunView]) -> None:
     view = views["stepped-down"]
     assert len(view.out_of_memory) == 1 and len(view.points) == 20
     changed = [(one.what, one.asked, one.used) for one in view.changes]
@@ -115,7 +120,7 @@ def test_a_run_that_stepped_down_opens_with_what_changed(workspace: runs.Workspa
     assert {stage: (one.tokens, one.half < one.peak) for stage, one in view.probed.items()} == (
         {"sft": (100, True), "dpo": (126, True)}
     )
-    assert len(measured.recall(workspace)) == 2
+    assert len(measurements.recall(workspace)) == 2
 
 
 def test_a_failed_run_opens_with_its_way_out(views: dict[str, RunView]) -> None:
@@ -124,9 +129,9 @@ def test_a_failed_run_opens_with_its_way_out(views: dict[str, RunView]) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_runs_recipe_is_what_was_asked(workspace: runs.Workspace, name: str) -> None:
-    file = runs.read_run(run_dir(workspace, name))
-    job = runs.train_job(file)
+def test_a_runs_recipe_is_what_was_asked(workspace: Workspace, name: str) -> None:
+    file = run_folder.read_run(run_dir(workspace, name))
+    job = run_folder.train_job(file)
     assert job and file.notes == () and file.created.startswith("20") and file.versions["torch"]
     stages = (name,) if name in ("sft", "dpo") else ("dpo",) if name == "failed" else ("sft", "dpo")
     assert job.recipe.method.stages == stages
@@ -141,7 +146,7 @@ def test_a_recipe_file_is_read(method: str) -> None:
     assert (recipe.sft.effective_batch, recipe.dpo.effective_batch, recipe.sample_tokens) == (4, 4, 8)
 
 
-def test_every_checkpoint_and_adapter_is_sound(workspace: runs.Workspace) -> None:
+def test_every_checkpoint_and_adapter_is_sound(workspace: Workspace) -> None:
     folder = run_dir(workspace, "sft-dpo")
     for stage in ("sft", "dpo"):
         kept = [checkpoints.verified(one) for one in checkpoints.shelf(folder, stage)]
@@ -151,23 +156,23 @@ def test_every_checkpoint_and_adapter_is_sound(workspace: runs.Workspace) -> Non
 
 @pytest.mark.parametrize(("name", "stage"), [("paused-sft", "sft"), ("paused-dpo", "dpo")])
 def test_a_paused_run_has_its_checkpoint_to_go_on_from(
-    workspace: runs.Workspace, views: dict[str, RunView], name: str, stage: str
+    workspace: Workspace, views: dict[str, RunView], name: str, stage: str
 ) -> None:
     folder, prepared = run_dir(workspace, name), views[name].prepared
-    job = runs.train_job(runs.read_run(folder))
+    job = run_folder.train_job(run_folder.read_run(folder))
     assert job and prepared
     found = checkpoints.newest(folder, stage, prepared.sha256, checkpoints.spec_of(job.recipe))
     assert (found.folder, found.step, found.skipped) == (checkpoints.place(folder, stage, 6), 6, ())
 
 
-def test_a_runs_name_note_and_pin_are_kept(workspace: runs.Workspace) -> None:
-    about = shelf.read_about(run_dir(workspace, "sft-dpo"))
+def test_a_runs_name_note_and_pin_are_kept(workspace: Workspace) -> None:
+    about = metadata.read_about(run_dir(workspace, "sft-dpo"))
     assert (about.name, about.note, about.pinned) == ("Whole", "Both stages, nothing happened.", True)
 
 
-def test_a_run_has_its_report(workspace: runs.Workspace) -> None:
-    told = {name: report.told(run_dir(workspace, name)) for name in RUNS}
-    curves = {name: report.page(one).count("<figure>") for name, one in told.items()}
+def test_a_run_has_its_report(workspace: Workspace) -> None:
+    told = {name: html_report.told(run_dir(workspace, name)) for name in RUNS}
+    curves = {name: html_report.page(one).count("<figure>") for name, one in told.items()}
     assert curves == (
         {"sft-dpo": 5, "sft": 1, "dpo": 4, "paused-sft": 1, "paused-dpo": 5, "stepped-down": 5, "failed": 1}
     )
@@ -180,13 +185,13 @@ def test_a_run_has_its_report(workspace: runs.Workspace) -> None:
 # ---- votes and scores
 
 
-def test_votes_are_counted(workspace: runs.Workspace) -> None:
+def test_votes_are_counted(workspace: Workspace) -> None:
     told = votes.lines(votes.file_of(workspace))
     standing = votes.standing(told)
     assert (len(told), len(standing)) == (16, 13)
     first, second = dict.fromkeys(vote.contest for vote in standing)
     assert (first.run, first.first, first.second) == (run_dir(workspace, "sft-dpo").name, "Base", "DPO")
-    counted = votes.tally(standing, first)
+    counted = tally.tally(standing, first)
     assert (counted.first, counted.second, counted.ties, counted.bad, counted.skipped, counted.again) == (
         3,
         5,
@@ -197,23 +202,23 @@ def test_votes_are_counted(workspace: runs.Workspace) -> None:
     )
     assert counted.share and counted.share.value == 0.625 and counted.pairs == 9
     assert [vote.better for vote in standing if vote.better] == ["A better answer."]
-    other = votes.tally(standing, second)
+    other = tally.tally(standing, second)
     assert (other.first, other.second, other.ties, other.kinds) == (1, 0, 1, {"advice": (1, 1, 0)})
-    strengths = {lane: round(one.value, 6) for lane, one in votes.strengths(standing, first.run).items()}
+    strengths = {lane: round(one.value, 6) for lane, one in tally.strengths(standing, first.run).items()}
     assert strengths == {"Base": -0.363884, "DPO": -0.033571, "SFT": 0.397455}
     assert votes.on_same_lanes(standing, first.run, {"DPO": standing[0].adapters["DPO"]}) == standing
-    ((_, place),) = votes.data_sets(workspace)
+    ((_, place),) = preference_data.data_sets(workspace)
     assert len(place.read_text(encoding="utf-8").splitlines()) == 9
 
 
-def test_a_judges_verdicts_are_counted(workspace: runs.Workspace) -> None:
+def test_a_judges_verdicts_are_counted(workspace: Workspace) -> None:
     standing = votes.standing(votes.lines(votes.file_of(workspace)))
     (one,) = judge.opinions(judge.read(workspace, standing[0].contest), standing)
     assert (one.judge, one.first, one.second, one.ties, one.torn) == ("a judge", 2, 2, 2, 2)
     assert (one.agreed, one.of_both) == (1, 4)
 
 
-def test_scores_are_read(workspace: runs.Workspace) -> None:
+def test_scores_are_read(workspace: Workspace) -> None:
     scored = score_table.read(run_dir(workspace, "sft-dpo") / "scores.json")
     assert [one.lane for one in scored.scores] == ["Base", "SFT", "DPO"] and scored.reference == "Base"
     assert [one.margin.value for one in scored.scores] == [0.18433570663570556, 1.1242884493104501, 1.3681434424166763]
@@ -223,9 +228,9 @@ def test_scores_are_read(workspace: runs.Workspace) -> None:
     assert len(score_table.score_lines(scored.scores)) == 12
 
 
-def test_what_was_said_in_compare_is_read(workspace: runs.Workspace) -> None:
+def test_what_was_said_in_compare_is_read(workspace: Workspace) -> None:
     (folder,) = workspace.compare.iterdir()
-    lanes = runs.read_run(folder).job.lanes
+    lanes = run_folder.read_run(folder).job.lanes
     assert all(Path(one.adapter).is_dir() for one in lanes[1:])
     view = read_view(folder)
     assert view.phase == "stopped" and view.notes == ()
@@ -270,7 +275,7 @@ def test_a_paused_run_resumes_to_the_same_end(supervisor: Supervisor, views: dic
 
 def test_recipes_give_the_recorded_losses_anew(tmp_path: Path) -> None:
     recipes = {method: read_recipe(RECORDED / f"{method.replace('+', '_')}.toml") for method in LOSSES}
-    made = {method: runs.create(tmp_path / "runs", TrainJob(recipe=one), "") for method, one in recipes.items()}
+    made = {method: run_folder.create(tmp_path / "runs", TrainJob(recipe=one), "") for method, one in recipes.items()}
     start(tmp_path, *map(str, made.values()))
     for method, folder in made.items():
         assert_same_losses(read_view(folder), method)

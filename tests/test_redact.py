@@ -8,10 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer_core import redact, report, runs
-from trainer_core.config import Recipe
-from trainer_core.events import Phase
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.config.recipe import Recipe
+from trainer_core.diagnosis import html_report
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import redact
 
 CANARY = "hf_canary0123456789abcdef"
 QUOTED = 'a "canary\\of a key <& é canary-and-its-end'
@@ -45,7 +47,7 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
     for variable, canary in canaries.items():
         monkeypatch.setenv(variable, canary)
     supervisor = Supervisor(
-        runs.Workspace(tmp_path), command=(sys.executable, "-m", "tests.fake_worker", "100"), device="cpu"
+        Workspace(tmp_path), command=(sys.executable, "-m", "tests.fake_worker", "100"), device="cpu"
     )
     run_id = supervisor.start(Recipe(name=name))
     arguments = set[str]()
@@ -57,7 +59,7 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
         return not supervisor.run(run_id).phase.active
 
     assert wait_for(over, 60)
-    report.save(supervisor.run_dir(run_id))
+    html_report.save(supervisor.run_dir(run_id))
     view = supervisor.run(run_id)
     assert view.phase is end
     if name == "leaks":

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from launcher.paths import REHEARSAL
-from trainer_core import runs
-from trainer_core.event_log import Tail
-from trainer_core.events import Resumed, Step
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import Resumed, Step
+from trainer_core.system import project
 
 pytestmark = [
     pytest.mark.real,
@@ -31,8 +31,8 @@ def rehearse(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     return subprocess.run(
         [sys.executable, "-P", "-m", "tests.support.rehearsal", str(folder), *arguments],
-        cwd=runs.PROJECT,
-        env=environment | {"PYTHONPATH": str(runs.PROJECT)},
+        cwd=project.PROJECT,
+        env=environment | {"PYTHONPATH": str(project.PROJECT)},
         capture_output=True,
         text=True,
         timeout=SECONDS,

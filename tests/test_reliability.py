@@ -12,7 +12,7 @@ import pytest
 from reliability import card
 from reliability.alarms import recordings
 from reliability.proof import Count, Figure, Proof, page
-from trainer_core.runs import PROJECT
+from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
 

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.engine_case import WORDINGS
 from tests.test_engine import STEPS, recipe, start, write_data
-from trainer_core import checkpoints, runs
-from trainer_core.config import TrainJob
-from trainer_core.events import Phase
-from trainer_core.run_view import RunView, read_view
-from trainer_core.shape import shape_of
-from trainer_core.supervisor import Supervisor, wait_for
-from trainer_core.vram import disk_parts, kept_checkpoints, setup_of
+from trainer_core.config.jobs import TrainJob
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.models.architecture import shape_of
+from trainer_core.planning.memory_model import disk_parts, kept_checkpoints, setup_of
+from trainer_core.runs import checkpoints, run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
 
@@ -62,7 +63,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     tiny.model(folder / "model")
     write_data(folder)
     asked = recipe(folder)
-    made = {name: runs.create(folder / "runs", TrainJob(recipe=asked), "t") for name in cases}
+    made = {name: run_folder.create(folder / "runs", TrainJob(recipe=asked), "t") for name in cases}
     arguments = [f"{case.fault}:{made[name]}" for name, case in cases.items() for _ in range(case.starts)]
     start(folder, *arguments)
     return made
@@ -106,7 +107,7 @@ def accumulated(
         steps = {**STEPS, "accumulation": accumulation, "epochs": 2}
         rates = {"sft": {**steps, "learning_rate": 1e-2}, "dpo": {**steps, "learning_rate": 1e-3}}
         for fault, starts in (("", 1), ("kill@sft.3", 2), ("kill@dpo.3", 2)):
-            run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, **rates)), "t")
+            run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, **rates)), "t")
             made[accumulation, fault] = run_dir
             arguments += [f"{fault}:{run_dir}"] * starts
     start(folder, *arguments)
@@ -173,12 +174,12 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunView, Pat
 
     def made(passes: int) -> Path:
         dpo = {**STEPS, "learning_rate": 1e-3, "epochs": passes, "scheduler": "constant", "warmup": 0}
-        run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, dpo=dpo)), "t")
+        run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, dpo=dpo)), "t")
         start(folder, str(run_dir))
         return run_dir
 
     one, whole = made(1), made(2)
-    supervisor = Supervisor(runs.Workspace(folder), command=("true",), device="cpu")  # `start` does what it would start
+    supervisor = Supervisor(Workspace(folder), command=("true",), device="cpu")  # `start` does what it would start
     supervisor.keep(one.name, "sft", 4)
     supervisor.prolong(one.name)
     assert wait_for(lambda: supervisor.look() or not supervisor.run(one.name).phase.active, 20)
@@ -221,7 +222,7 @@ def capped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row | {"prompt": f"Say it {n} times."} for n in range(40)]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sft = {"batch_size": 8, "accumulation": 1, "max_length": 500, "max_steps": 2}
-    run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe(folder, method="sft", sft=sft)), "t")
+    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, method="sft", sft=sft)), "t")
     start(folder, f"cap{CAP}@sft.start:{run_dir}")
     return run_dir
 
@@ -241,7 +242,7 @@ def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
 
 def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunView, Path, RunView]) -> None:
     _, _, run_dir, view = longer
-    job = runs.train_job(runs.read_run(run_dir))
+    job = run_folder.train_job(run_folder.read_run(run_dir))
     assert job
     asked = job.recipe
     shape = shape_of(json.loads((Path(asked.model) / "config.json").read_text()))

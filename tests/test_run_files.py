@@ -18,20 +18,25 @@ from tests.serve import machine
 from tests.support.hostile_cases import answered, run_folder
 from tests.test_events import EXAMPLES
 from tests.test_hostile import within
-from trainer_core import console, report, run_files, runs, shelf
+from trainer_core.cli import terminal
+from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, DiskError
-from trainer_core.event_log import MOST_LINE, MOST_UNREAD, EventLog, Tail
-from trainer_core.events import Ended, Noted, Phase
-from trainer_core.run_files import UnsafeFile
-from trainer_core.run_view import RunView, read_view
-from trainer_core.supervisor import Supervisor
-from ui import history, views
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs import trash
+from trainer_core.runs.event_log import MOST_LINE, MOST_UNREAD, EventLog, Tail
+from trainer_core.runs.events import Ended, Noted, Phase
+from trainer_core.runs.run_folder import began, datetime, read_run
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import untrusted_files
+from trainer_core.system.untrusted_files import UnsafeFile
+from ui.payloads import run, run_list
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes, links and names as bytes")
 
 
 def supervisor(root: Path) -> Supervisor:
-    return Supervisor(runs.Workspace(root / "workspace"), device="cpu", read_machine=lambda: machine(0))
+    return Supervisor(Workspace(root / "workspace"), device="cpu", read_machine=lambda: machine(0))
 
 
 def put(path: Path, what: str) -> None:
@@ -54,7 +59,7 @@ def put(path: Path, what: str) -> None:
             os.close(here)
         case "large":
             path.touch()
-            os.truncate(path, run_files.MOST_BYTES + 1)
+            os.truncate(path, untrusted_files.MOST_BYTES + 1)
 
 
 ODD = ("pipe", "link", "loop", "device", "folder", "large")
@@ -66,10 +71,10 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
     put(tmp_path / "x", what)
     with within(20):
         with pytest.raises(UnsafeFile):
-            run_files.read(tmp_path, "x")
+            untrusted_files.read(tmp_path, "x")
         if what != "large":
             with pytest.raises(UnsafeFile):
-                run_files.appended(tmp_path, "x")
+                untrusted_files.appended(tmp_path, "x")
 
 
 @POSIX
@@ -79,8 +84,8 @@ def test_nothing_behind_a_link_is_opened(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a").symlink_to(tmp_path / "outside")
     with pytest.raises(UnsafeFile, match="behind a link"):
-        run_files.read(tmp_path / "run", "a/inner/x")
-    assert run_files.read(tmp_path / "outside", "inner/x") == b"canary"
+        untrusted_files.read(tmp_path / "run", "a/inner/x")
+    assert untrusted_files.read(tmp_path / "outside", "inner/x") == b"canary"
 
 
 NAMES = {"x": True, "a/b.json": True, "Größe 1.bin": True, "..": False, "a/../b": False, "/a": False, "a//b": False, "": False,
@@ -91,10 +96,10 @@ NAMES = {"x": True, "a/b.json": True, "Größe 1.bin": True, "..": False, "a/../
 @pytest.mark.parametrize(("name", "good"), NAMES.items(), ids=repr)
 def test_names_of_files_in_a_run(name: str, good: bool) -> None:
     if good:
-        assert run_files.check_name(name) == name
+        assert untrusted_files.check_name(name) == name
     else:
         with pytest.raises(ValueError, match="no name of a file"):
-            run_files.check_name(name)
+            untrusted_files.check_name(name)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +107,13 @@ def test_names_of_files_in_a_run(name: str, good: bool) -> None:
 )
 def test_json_that_is_none_or_holds_too_much(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (each by its own words)
-        run_files.parsed(text.encode())
+        untrusted_files.parsed(text.encode())
 
 
 def test_json_text_is_valid_unicode() -> None:
-    told = run_files.parsed(b'\xef\xbb\xbf {"\\ud83d": "\\ud83d\\ude00 \\udc00 \xff", "n": 9223372036854775807} ')
+    told = untrusted_files.parsed(b'\xef\xbb\xbf {"\\ud83d": "\\ud83d\\ude00 \\udc00 \xff", "n": 9223372036854775807} ')
     assert told == {"\ufffd": "😀 \ufffd \ufffd", "n": 2**63 - 1}
-    assert math.isnan(run_files.parsed(b"NaN"))
+    assert math.isnan(untrusted_files.parsed(b"NaN"))
 
 
 # --- run.json
@@ -116,7 +121,7 @@ def test_json_text_is_valid_unicode() -> None:
 
 def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
-    whole = runs.read_run(folder)
+    whole = read_run(folder)
     assert whole.notes == ()
     values = json.loads((folder / "run.json").read_text())
     values["job"]["recipe"]["lora"]["later"] = values["later"] = {"deep": [1]}
@@ -124,13 +129,13 @@ def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> N
         del values[key]
     del values["job"]["recipe"]["sft"]["learning_rate"]
     (folder / "run.json").write_text(json.dumps(values))
-    told = runs.read_run(folder)
+    told = read_run(folder)
     assert told.model_dump() == whole.model_dump() and told.id == folder.name and told.created == whole.created
     assert "later" in told.notes[0] and "job.recipe.lora.later" in told.notes[0]
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
-    assert history.Rows(boss)()[0][0]["problem"] == told.notes[0]
-    assert told.notes[0] in views.facts(boss, boss.view)["notes"]  # type: ignore[index]
+    assert run_list.Rows(boss)()[0][0]["problem"] == told.notes[0]
+    assert told.notes[0] in run.facts(boss, boss.view)["notes"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["20260131-120000-x-1234", "99999999-999999-x", "my copy"])
 def test_when_a_run_began_is_always_a_date(tmp_path: Path, said: str, name: str) -> None:
     (tmp_path / name).mkdir()
-    when = runs.datetime.fromisoformat(runs.began(tmp_path / name, said))
+    when = datetime.fromisoformat(began(tmp_path / name, said))
     assert when.tzinfo and 1970 <= when.astimezone().year < 9999
     if name.startswith("2026") and said != "20260101":
         assert when.isoformat() == "2026-01-31T12:00:00+00:00"
@@ -189,9 +194,9 @@ def test_every_value_of_a_run_json_may_be_odd_or_missing(tmp_path: Path) -> None
             inner.update(more)
             (folder / "run.json").write_text(json.dumps(values))
             inner.clear(), inner.update(saved)
-            views.facts_of.cache_clear()
+            run.facts_of.cache_clear()
             assert answered(boss) == "", (place, more)
-            views.choice(boss, boss.run(folder.name))
+            run.choice(boss, boss.run(folder.name))
 
 
 @POSIX
@@ -204,7 +209,7 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
     with within(60):
         boss = supervisor(tmp_path)
         assert answered(boss) == ""
-        (row,) = (row for row in history.Rows(boss)()[0] if row["id"] == folder.name)
+        (row,) = (row for row in run_list.Rows(boss)()[0] if row["id"] == folder.name)
         if name == "events.jsonl" and what != "large":
             assert row["problem"].startswith("Cannot be shown: events.jsonl ") and row["pill"] == "Unreadable"
             with pytest.raises(ConfigError, match="cannot be resumed"):
@@ -213,8 +218,8 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
                 EventLog(folder / name)
         assert bool(row["problem"]) == (name == "run.json" or name == "events.jsonl" and what != "large")
         boss.throw_away(folder.name)
-        assert {view.id for view in boss.views} == {row["id"] for row in history.Rows(boss)()[0]} != set()
-        assert [one["id"] for one in history.trash(boss)["runs"]] == [folder.name]
+        assert {view.id for view in boss.views} == {row["id"] for row in run_list.Rows(boss)()[0]} != set()
+        assert [one["id"] for one in run_list.trash(boss)["runs"]] == [folder.name]
 
 
 @POSIX
@@ -223,7 +228,7 @@ def test_a_row_that_cannot_be_made_does_not_take_the_others_along(tmp_path: Path
     broken, good = run_folder(tmp_path), run_folder(tmp_path, name="good")
     boss = supervisor(tmp_path)
     boss._watched[broken.name].view = RunView(broken.name, Phase.DONE, points=("no step",))  # type: ignore[arg-type]
-    rows = {row["id"]: row for row in history.Rows(boss)()[0]}
+    rows = {row["id"]: row for row in run_list.Rows(boss)()[0]}
     assert rows[broken.name]["problem"].startswith("Cannot be shown: AttributeError") and not rows[good.name]["problem"]
     assert rows[broken.name].keys() == rows[good.name].keys()
 
@@ -235,11 +240,11 @@ def test_a_folder_whose_name_is_no_text_is_shown_and_can_be_thrown_away(tmp_path
     folder.rename(odd)
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
-    (row,) = history.Rows(boss)()[0]
+    (row,) = run_list.Rows(boss)()[0]
     assert row["id"] == r"20260101-caf\udce9-\x1b[2J" and row["id"].isprintable()
     boss.throw_away(row["id"])
     assert not odd.exists()
-    shelf.restore(boss.workspace, row["id"])
+    trash.restore(boss.workspace, row["id"])
     boss.look()
     assert odd.exists() and boss.run_dir(row["id"]) == odd
 
@@ -265,9 +270,9 @@ def test_every_field_of_every_event_may_be_odd_or_missing(tmp_path: Path) -> Non
                 boss._watched = {}
                 boss.look()
                 assert not boss.trouble and answered(boss) == "", values
-                report.page(report.told(folder)).encode()
-                console.run_line(boss.views[0]).encode()
-                list(console.news(RunView(""), boss.views[0]))
+                html_report.page(html_report.told(folder)).encode()
+                terminal.run_line(boss.views[0]).encode()
+                list(terminal.news(RunView(""), boss.views[0]))
     assert at > 300
 
 
@@ -307,7 +312,7 @@ def test_a_run_at_work_writes_through_no_link(tmp_path: Path) -> None:
         (folder / name).symlink_to(canary)
         if name == "worker.log":
             with pytest.raises(UnsafeFile):
-                run_files.appended(folder, name)
+                untrusted_files.appended(folder, name)
         elif name == ".reserve":
             EventLog(folder / "events.jsonl")(Ended(Phase.DONE))
         else:

@@ -10,19 +10,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer_core import runs
-from trainer_core.config import Recipe, TrainJob
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import ConfigError, DiskError
+from trainer_core.runs import control, heartbeat, run_folder
+from trainer_core.runs.heartbeat import Heartbeat
+from trainer_core.runs.workspace import Workspace, disk_free
 
 JOB = TrainJob(recipe=Recipe(name="Ünï tëst"))
 
 
 def test_a_run_folder_holds_its_job(tmp_path: Path) -> None:
-    run_dir = runs.create(tmp_path, JOB, "My run", device="cpu", reasons=("because",))
+    run_dir = run_folder.create(tmp_path, JOB, "My run", device="cpu", reasons=("because",))
     assert "my-run" in run_dir.name
-    assert runs.read_run(run_dir).job == JOB
-    assert runs.read_run(run_dir).reasons == ("because",)
-    assert runs.folders(tmp_path) == [run_dir]
+    assert run_folder.read_run(run_dir).job == JOB
+    assert run_folder.read_run(run_dir).reasons == ("because",)
+    assert run_folder.folders(tmp_path) == [run_dir]
 
 
 @pytest.mark.parametrize(
@@ -32,16 +35,16 @@ def test_an_unreadable_run_says_so(tmp_path: Path, text: str | None, words: str)
     if text is not None:
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=words):
-        runs.read_run(tmp_path)
+        run_folder.read_run(tmp_path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "state.json"
-    runs.write_atomically(target, "old")
+    run_folder.write_atomically(target, "old")
     blocked = tmp_path / "is-a-folder"
     (blocked / "x").mkdir(parents=True)
     with pytest.raises(DiskError, match="is-a-folder"):
-        runs.write_atomically(blocked, "new")
+        run_folder.write_atomically(blocked, "new")
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["is-a-folder", "state.json"]
 
@@ -52,37 +55,37 @@ def mode(folder: Path) -> int:
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
 def test_a_workspace_is_its_owners_alone(tmp_path: Path) -> None:
-    workspace = runs.Workspace(tmp_path / "new" / "workspace")
+    workspace = Workspace(tmp_path / "new" / "workspace")
     assert {mode(one) for one in (workspace.runs, workspace.root, workspace.root.parent)} == {0o700}
     workspace.root.chmod(0o755)
-    runs.disk_free(workspace)
+    disk_free(workspace)
     assert mode(workspace.root) == 0o700, "one that an earlier version made"
     workspace.root.chmod(0o1777)
-    runs.disk_free(workspace)
+    disk_free(workspace)
     assert mode(workspace.root) == 0o1777, "such as /tmp, which is not ours to close"
 
 
-def beat_of(pid: int, run_id: str, shift: float = 0.0) -> runs.Heartbeat:
-    return runs.Heartbeat(pid=pid, created=psutil.Process(pid).create_time() + shift, run_id=run_id)
+def beat_of(pid: int, run_id: str, shift: float = 0.0) -> Heartbeat:
+    return Heartbeat(pid=pid, created=psutil.Process(pid).create_time() + shift, run_id=run_id)
 
 
 def test_life_is_pid_and_birth_and_run() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "run-1"])
     try:
-        assert runs.alive(
+        assert heartbeat.alive(
             beat_of(child.pid, "run-1")
         )  # from the first instant, when the arguments may not be there yet
         assert wait_until(lambda: bool(psutil.Process(child.pid).cmdline()))
-        assert not runs.alive(beat_of(child.pid, "run-2"))
-        assert not runs.alive(beat_of(child.pid, "run-1", shift=-100))
+        assert not heartbeat.alive(beat_of(child.pid, "run-2"))
+        assert not heartbeat.alive(beat_of(child.pid, "run-1", shift=-100))
     finally:
         beat = beat_of(child.pid, "run-1")
         child.kill()
     zombie = wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
-    assert zombie and not runs.alive(beat)
+    assert zombie and not heartbeat.alive(beat)
     child.wait()
-    assert not runs.alive(beat)
-    assert not runs.alive(None)
+    assert not heartbeat.alive(beat)
+    assert not heartbeat.alive(None)
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:
@@ -93,32 +96,32 @@ def wait_until(condition, seconds: float = 5.0) -> bool:
 
 
 def test_a_stop_request_reaches_the_worker(tmp_path: Path) -> None:
-    with runs.beating(tmp_path) as wants:
-        assert runs.read_heartbeat(tmp_path).pid == os.getpid()  # type: ignore[union-attr]
+    with heartbeat.beating(tmp_path) as wants:
+        assert heartbeat.read_heartbeat(tmp_path).pid == os.getpid()  # type: ignore[union-attr]
         assert not wants.stop.is_set()
-        runs.request(tmp_path, "stop")
+        control.request(tmp_path, "stop")
         assert wants.stop.wait(3)
 
 
 def test_the_log_tail_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "worker.log").write_bytes(b"x" * 200_000 + b"\nlast \xff line\n\n")
-    assert runs.last_line(tmp_path).startswith("last")
-    assert sum(map(len, runs.log_tail(tmp_path, 100))) <= 65_536
-    assert runs.last_line(tmp_path / "nowhere") == ""
+    assert run_folder.last_line(tmp_path).startswith("last")
+    assert sum(map(len, run_folder.log_tail(tmp_path, 100))) <= 65_536
+    assert run_folder.last_line(tmp_path / "nowhere") == ""
 
 
 def test_run_json_holds_no_secret(tmp_path: Path) -> None:
     os.environ["HF_TOKEN"] = "hf_canary"
     try:
-        run_dir = runs.create(tmp_path, JOB, "x")
+        run_dir = run_folder.create(tmp_path, JOB, "x")
     finally:
         del os.environ["HF_TOKEN"]
     assert "canary" not in json.dumps(json.loads((run_dir / "run.json").read_text()))
 
 
 def test_a_link_among_the_runs_is_no_run(tmp_path: Path) -> None:
-    workspace = runs.Workspace(tmp_path / "w")
-    real = runs.create(tmp_path / "elsewhere", TrainJob(recipe=Recipe(name="x")), "x")
+    workspace = Workspace(tmp_path / "w")
+    real = run_folder.create(tmp_path / "elsewhere", TrainJob(recipe=Recipe(name="x")), "x")
     (workspace.runs / "link").symlink_to(real)
-    ours = runs.create(workspace.runs, TrainJob(recipe=Recipe(name="y")), "y")
-    assert runs.folders(workspace.runs) == [ours]
+    ours = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name="y")), "y")
+    assert run_folder.folders(workspace.runs) == [ours]

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-MADE: dict[str, str] = runpy.run_path(str(ASSETS / "make_samples.py"))["build"]()
+TOOL = ASSETS.parent / "tools" / "make_sample_data.py"
+MADE: dict[str, str] = runpy.run_path(str(TOOL))["build"]()
 ROWS: dict[str, list[dict[str, Any]]] = {
     name: [json.loads(line) for line in text.splitlines()] for name, text in MADE.items()
 }
-PAIR_FILES = ("sample_pairs.jsonl", "sample_heldout.jsonl")
+PAIR_FILES = ("sample_data/sample_pairs.jsonl", "sample_data/sample_heldout.jsonl")
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -27,10 +28,10 @@ def test_the_committed_file_is_what_the_script_makes(name: str) -> None:
 
 def test_there_are_enough_rows() -> None:
     counts = {name: len(rows) for name, rows in ROWS.items()}
-    assert counts["sample_chat.jsonl"] >= 300
-    assert counts["sample_pairs.jsonl"] >= 300
-    assert counts["sample_heldout.jsonl"] >= 40
-    assert counts["prompts.jsonl"] == 20
+    assert counts["sample_data/sample_chat.jsonl"] >= 300
+    assert counts["sample_data/sample_pairs.jsonl"] >= 300
+    assert counts["sample_data/sample_heldout.jsonl"] >= 40
+    assert counts["prompts/compare_prompts.jsonl"] == 20
 
 
 def test_no_prompt_stands_twice_in_or_across_the_files() -> None:
@@ -39,7 +40,7 @@ def test_no_prompt_stands_twice_in_or_across_the_files() -> None:
 
 
 def test_chats_alternate_and_some_have_several_turns() -> None:
-    chats = [row["messages"] for row in ROWS["sample_chat.jsonl"]]
+    chats = [row["messages"] for row in ROWS["sample_data/sample_chat.jsonl"]]
     for turns in chats:
         assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
     assert sum(len(turns) > 2 for turns in chats) >= 10
@@ -68,7 +69,7 @@ def test_no_two_answers_are_the_same() -> None:
 
 def test_good_answers_are_short() -> None:
     """One to four short sentences, 10 to 60 words and punctuation marks."""
-    answers = [turns["content"] for row in ROWS["sample_chat.jsonl"] for turns in row["messages"][1::2]]
+    answers = [turns["content"] for row in ROWS["sample_data/sample_chat.jsonl"] for turns in row["messages"][1::2]]
     assert all(4 <= size(answer) <= 60 for answer in answers)
     assert all(15 <= size(text(row, "chosen")) <= 60 for row in pairs())
 
@@ -92,7 +93,7 @@ def test_no_opening_or_stock_phrase_gives_a_side_away() -> None:
 
 
 def test_compare_prompts_have_a_prompt_and_a_tag_each_kind_more_than_once() -> None:
-    rows = ROWS["prompts.jsonl"]
+    rows = ROWS["prompts/compare_prompts.jsonl"]
     assert all(set(row) == {"prompt", "tag"} for row in rows)
     kinds = Counter(row["tag"] for row in rows)
     assert set(kinds) == {"advice", "explain", "write", "fact", "code"}
@@ -102,7 +103,7 @@ def test_compare_prompts_have_a_prompt_and_a_tag_each_kind_more_than_once() -> N
 def test_a_broken_content_line_is_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_text("# topic\n: a; b\nc a question without an answer\n", encoding="utf-8")
-    topics_of = runpy.run_path(str(ASSETS / "make_samples.py"))["topics_of"]
+    topics_of = runpy.run_path(str(TOOL))["topics_of"]
     with pytest.raises(ValueError, match=r"bad\.txt, line 3"):
         list(topics_of(bad))
 
@@ -112,9 +113,9 @@ def pairs() -> list[dict[str, Any]]:
 
 
 def texts() -> list[str]:
-    chats = [turn["content"] for row in ROWS["sample_chat.jsonl"] for turn in row["messages"]]
+    chats = [turn["content"] for row in ROWS["sample_data/sample_chat.jsonl"] for turn in row["messages"]]
     sides = [text(row, side) for row in pairs() for side in ("prompt", "chosen", "rejected")]
-    return chats + sides + [row["prompt"] for row in ROWS["prompts.jsonl"]]
+    return chats + sides + [row["prompt"] for row in ROWS["prompts/compare_prompts.jsonl"]]
 
 
 def prompt(row: dict[str, Any]) -> str:

@@ -14,20 +14,22 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from trainer_core import runs, score_table, tokens
-from trainer_core.config import Lane, Sampling
-from trainer_core.data import Message
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Sampling
+from trainer_core.data import Message, tokenize
 from trainer_core.errors import DataError, UserError
-from trainer_core.events import Measured, Phase, Scoring
-from trainer_core.lanes.general import bundled
-from trainer_core.lanes.load import Lanes, load
-from trainer_core.lanes.passes import LOGITS, REMEMBERED, TOKENS, Reading, Tail, batches, tails_of, together
-from trainer_core.lanes.progress import Progress, Stopped
-from trainer_core.lanes.read import Question
-from trainer_core.lanes.read import reading as reading_of
-from trainer_core.lanes.score import read_pairs, repetition, score
-from trainer_core.requests import Cancel, Score
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.evaluation import score_table
+from trainer_core.inference.answer_likelihoods import Question
+from trainer_core.inference.answer_likelihoods import reading as reading_of
+from trainer_core.inference.general_questions import bundled
+from trainer_core.inference.likelihoods import LOGITS, REMEMBERED, TOKENS, Reading, Tail, batches, tails_of, together
+from trainer_core.inference.load import Lanes, load
+from trainer_core.inference.progress import Progress, Stopped
+from trainer_core.inference.scoring import read_pairs, repetition, score
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.compare_requests import Cancel, Score
+from trainer_core.runs.events import Measured, Phase, Scoring
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
 
@@ -142,7 +144,7 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> Non
     thinking.chat_template = tiny.TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     lanes = replace(lanes, tokenizer=thinking)
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
-    assert tokens.render(thinking, prompt, asking=True).endswith("<think>\n")
+    assert tokenize.render(thinking, prompt, asking=True).endswith("<think>\n")
     reading = reading_of(lanes, prompt, answer)
     assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
 
@@ -205,7 +207,7 @@ def test_scoring_stops_when_asked(folder: Path, lanes: Lanes) -> None:
 
 
 def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path, tmp_path: Path) -> None:
-    boss = Supervisor(runs.Workspace(tmp_path), device="cpu")
+    boss = Supervisor(Workspace(tmp_path), device="cpu")
     comparison = boss.compare(
         str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))]
     )
@@ -234,7 +236,7 @@ def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path
 
 
 def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
-    boss = Supervisor(runs.Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
+    boss = Supervisor(Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
     comparison = boss.compare("starter", "fp32", [Lane(name="Base")])
     assert wait_for(lambda: boss.look() or comparison.view.phase is Phase.FAILED, 10)
     assert "last words" in comparison.view.error and "SIGKILL" in comparison.view.error
@@ -320,7 +322,7 @@ def taught(base: Path, steps: int = 60) -> None:
     torch.manual_seed(0)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     lines = [(Message("user", one.prompt), Message("assistant", f"{one.stem} {one.right}.")) for one in bundled()]
-    texts = [tokens.render(tokenizer, line) for line in lines]
+    texts = [tokenize.render(tokenizer, line) for line in lines]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)

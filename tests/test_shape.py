@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from trainer_core.config import Lora, Targets
+from trainer_core.config.recipe import Lora, Targets
 from trainer_core.errors import ModelError
-from trainer_core.shape import FAMILIES, TARGETS, shape_of
-from trainer_core.vram import adapter_numbers, adapter_sizes
+from trainer_core.models.architecture import FAMILIES, TARGETS, shape_of
+from trainer_core.planning.memory_model import adapter_numbers, adapter_sizes
 
 PROJECT = Path(__file__).parent.parent
 FILES = (PROJECT / "presets" / "models" / "catalogue.toml", PROJECT / "bench" / "architectures.toml")

@@ -12,16 +12,19 @@ import pytest
 
 from tests.histories import recorded, views
 from tests.test_engine import start
-from trainer_core import runs
-from trainer_core.config import Recipe, TrainJob
-from trainer_core.doctor import Finding, examine
-from trainer_core.events import Offer, Phase
-from trainer_core.ladder import changed
-from trainer_core.presets import starter_recipe
-from trainer_core.run_view import RunView
+from trainer_core.config.changes import changed
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.diagnosis.doctor import examine
+from trainer_core.diagnosis.finding import Finding
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Offer, Phase
+from trainer_core.runs.run_state import RunView
+from trainer_core.system import project
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
-ASSETS = runs.PROJECT / "assets"
+ASSETS = project.PROJECT / "assets" / "sample_data"
 PAIRS = 64
 Row = dict[str, Any]
 
@@ -107,7 +110,7 @@ def write(path: Path, rows: list[Row]) -> str:
 
 
 def run(folder: Path, recipe: Recipe) -> Told:
-    run_dir = runs.create(folder / "runs", TrainJob(recipe=recipe), "sick")
+    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe), "sick")
     start(folder, str(run_dir))
     *_, view = views(recorded(run_dir / "events.jsonl"))
     for seen in views(recorded(run_dir / "events.jsonl")):

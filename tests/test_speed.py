@@ -10,10 +10,11 @@ import pytest
 
 from tests import tiny
 from tests.test_engine import recipe, start, view_of
-from trainer_core import runs
-from trainer_core.config import Recipe, TrainJob
-from trainer_core.events import Phase
-from trainer_core.run_view import RunView
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView
 
 pytestmark = pytest.mark.real
 OFF = {"sort_rows": "off", "keep_reference": "off"}
@@ -69,7 +70,7 @@ def views(folder: Path) -> dict[str, RunView]:
         "means": Case("means", made(method="dpo", dpo={**TWICE, "losses": ["sigmoid", "sft"]}, memory={"keep_reference": "off"})),
         "means off": Case("means", made(method="dpo", dpo={**TWICE, "losses": ["sigmoid", "sft"]}, memory=OFF)),
     }  # fmt: skip
-    made_runs = {name: runs.create(folder / case.workspace / "runs", TrainJob(recipe=case.recipe), "t")
+    made_runs = {name: run_folder.create(folder / case.workspace / "runs", TrainJob(recipe=case.recipe), "t")
                  for name, case in cases.items()}  # fmt: skip
     start(folder, *[f"{fault}:{made_runs[name]}" for name, case in cases.items() for fault in case.faults])
     return {name: view_of(run_dir) for name, run_dir in made_runs.items()}

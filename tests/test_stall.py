@@ -11,11 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer_core import runs, stall
-from trainer_core.config import Recipe
-from trainer_core.events import Evaluated, Phase, Step
-from trainer_core.run_view import RunView
-from trainer_core.supervisor import Supervisor, wait_for
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs import stall
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs import heartbeat
+from trainer_core.runs.events import Evaluated, Phase, Step
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
 
@@ -78,10 +80,10 @@ def test_how_long_an_answer_is_waited_for(view: RunView, most: float) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
 def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> None:
     """Its last beat is made older than it is, by what one would wait for."""
-    supervisor = Supervisor(runs.Workspace(tmp_path), command=(*SCRIPTED, "50"))
+    supervisor = Supervisor(Workspace(tmp_path), command=(*SCRIPTED, "50"))
     run_id = supervisor.start(Recipe(name="slow"))
     assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
-    worker = psutil.Process(runs.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
+    worker = psutil.Process(heartbeat.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
     try:
         worker.send_signal(signal.SIGSTOP)
         assert wait_for(lambda: worker.status() == psutil.STATUS_STOPPED, 10)
@@ -106,7 +108,7 @@ def looked(supervisor: Supervisor, run_id: str, wanted, seconds: float) -> bool:
 
 
 def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
-    workspace = runs.Workspace(tmp_path)
+    workspace = Workspace(tmp_path)
     supervisor = Supervisor(workspace, command=(*SCRIPTED, "500"))
     ids = []
     for name in ("one", "two"):

@@ -12,20 +12,25 @@ from pathlib import Path
 import pytest
 
 from tests.serve import machine
-from trainer_core import forecast_table, runs
-from trainer_core.config import STARTER, Lora, Method, Recipe, TrainJob
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import STARTER, Lora, Method, Recipe
 from trainer_core.data import Counts
 from trainer_core.errors import DataError
-from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Phase, Stage, Step
-from trainer_core.forecast import forecast, standing
-from trainer_core.hardware import GIB, Cpu, Machine, gb
-from trainer_core.plan import planned_steps
-from trainer_core.presets import starter_recipe
-from trainer_core.supervisor import Supervisor
-from ui import cards, fit, times
-from ui.offers import GOALS, Offers, free_gib
-from ui.start_tab import UsedData, counts, eyes, facts, plan_lines, recalled
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.steps import planned_steps
+from trainer_core.planning import forecast_text, run_time
+from trainer_core.planning.forecast import forecast, standing
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Ended, Phase, Stage, Step
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, Cpu, Machine, gb
+from ui.components import html
+from ui.payloads import memory_fit
+from ui.payloads.model_choices import GOALS, Offers, free_gib
+from ui.payloads.run_settings import past_runs
+from ui.tabs.start import UsedData, counts, eyes, facts, plan_lines, recalled
 
 NOBODY = Offers(lambda: None)
 CARD = Offers(lambda: 21.0)
@@ -64,20 +69,20 @@ def test_every_model_says_whether_it_fits_and_the_best_come_first(supervisor: Su
 
 def test_what_the_preset_has_itself_is_no_edit(supervisor: Supervisor) -> None:
     preset = CARD.recipe(STARTER, "quick")
-    wanted = fit.slid(preset, "lora.rank", 256)
-    told = fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    wanted = memory_fit.slid(preset, "lora.rank", 256)
+    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
     assert not isinstance(told, str) and "dpo.batch_size" in [one.key for one in told.edits]
-    assert [one.key for one in fit.by_hand(told, preset).edits] == ["lora.rank"]
+    assert [one.key for one in memory_fit.by_hand(told, preset).edits] == ["lora.rank"]
 
 
 def test_a_slider_keeps_the_effective_batch_and_nothing_else_moves() -> None:
     before = CARD.recipe(CARD.choice.preset.model, "quick")
-    after = fit.slid(before, "sft.batch_size", 2)
+    after = memory_fit.slid(before, "sft.batch_size", 2)
     assert (after.sft.batch_size, after.sft.accumulation) == (2, before.sft.effective_batch // 2)
-    assert fit.slid(after, "sft.batch_size", before.sft.batch_size) == before
-    assert fit.slid(before, "lora.rank", 128).lora.alpha == before.lora.alpha
+    assert memory_fit.slid(after, "sft.batch_size", before.sft.batch_size) == before
+    assert memory_fit.slid(before, "lora.rank", 128).lora.alpha == before.lora.alpha
     with pytest.raises(ValueError, match="no slider"):
-        fit.slid(before, "data.pairs", 1)
+        memory_fit.slid(before, "data.pairs", 1)
 
 
 def test_the_first_click_is_the_demo() -> None:
@@ -158,7 +163,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    opened = Supervisor(runs.Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: machine(24))
+    opened = Supervisor(Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: machine(24))
     yield opened
     opened.close()
 
@@ -166,11 +171,11 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 def test_the_bar_and_the_command_lines_table_are_one_plan(supervisor: Supervisor) -> None:
     wanted = CARD.recipe("unsloth/Qwen3-8B-bnb-4bit", "balanced")
     found, shape = counts(wanted), CARD.catalogue.shape(wanted.model)
-    told = fit.planned(supervisor, CARD.catalogue, wanted, found)
+    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, found)
     assert shape
-    again = forecast(wanted, shape, fit.place(supervisor), found)
+    again = forecast(wanted, shape, memory_fit.place(supervisor), found)
     assert told == replace(again, disk_free=told.disk_free)  # other programs write meanwhile
-    drawn, table = cards.memory(told, fit.levers(wanted), ("", "")), "\n".join(forecast_table.lines(told))
+    drawn, table = html.memory(told, memory_fit.levers(wanted), ("", "")), "\n".join(forecast_text.lines(told))
     assert told.verdict.sentence in table and told.verdict.sentence.partition(": ")[2] in drawn
     largest = sorted(told.peak.parts, key=lambda part: -part.upper)[:4]
     assert all(one.name in drawn and f"{one.upper / GIB:.2f}" in table and gb(one.upper) in drawn for one in largest)
@@ -183,7 +188,9 @@ def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
 
 
 def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts((), recipe.model))
+    run_dir = run_folder.create(
+        supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts((), recipe.model)
+    )
     log = EventLog(run_dir / "events.jsonl")
     for at, took in enumerate(seconds, 1):
         log(Step("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
@@ -196,10 +203,12 @@ FOUND = Counts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 
 
 def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], str]:
     """The seconds of the stages, and the sentence on the whole."""
-    place = fit.place(supervisor)
-    known = times.paces(supervisor, recipe, CARD.catalogue.shape(recipe.model), place)
-    seconds = times.stage_seconds(known, recipe, FOUND)
-    return seconds, times.sentence(times.whole(supervisor, recipe, seconds), known)
+    place = memory_fit.place(supervisor)
+    known = run_time.paces(
+        past_runs(supervisor), recipe, CARD.catalogue.shape(recipe.model), place, supervisor.machine.cpu.cores
+    )
+    seconds = run_time.stage_seconds(known, recipe, FOUND)
+    return seconds, run_time.sentence(run_time.whole(supervisor.workspace, recipe, seconds), known)
 
 
 def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
@@ -222,7 +231,7 @@ def test_before_the_first_run_time_is_estimated(tmp_path: Path) -> None:
     """The starter on one core of the kind that was measured; the card of `machine` by its data sheet."""
     recipe = starter_recipe()
     core = Machine(Cpu("EPYC", 1, 32 * GIB, 20 * GIB, bfloat16=True), problem="")
-    opened = Supervisor(runs.Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: core)
+    opened = Supervisor(Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: core)
     seconds, said = told(opened, recipe)
     opened.close()
     assert seconds["sft"] == pytest.approx(24 * 4 * 80 / 110, rel=0.05), "110 tokens a second on a core"
@@ -238,7 +247,7 @@ def test_a_model_of_unknown_size_has_no_time(supervisor: Supervisor) -> None:
     ("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")]
 )
 def test_estimates_are_no_finer_than_they_are_known(seconds: float, words: str) -> None:
-    assert times.about(seconds) == words
+    assert run_time.about(seconds) == words
 
 
 def used(**more: object) -> UsedData:
@@ -297,7 +306,7 @@ def test_reasons_are_made_from_the_values_that_stand_there(supervisor: Superviso
     sft = recipe.sft.model_copy(update={"batch_size": 4, "accumulation": 1})
     lora = recipe.lora.model_copy(update={"rank": 16, "alpha": 32})
     wanted = recipe.model_copy(update={"sft": sft, "lora": lora})
-    told = fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
     assert not isinstance(told, str)
     why = {one.key: one.why for one in told.values if not one.chosen}
     assert why.get("sft.accumulation", "4 × 1 = 4 for each step") == "4 × 1 = 4 for each step"

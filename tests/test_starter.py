@@ -14,15 +14,18 @@ from transformers import AutoTokenizer
 
 from tests import tiny
 from tests.support.tokenizer_texts import texts
-from trainer_core import estimates, runs, starter
-from trainer_core.config import Lane, Sampling
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Sampling
 from trainer_core.data import Chat, Message
-from trainer_core.lanes import general
-from trainer_core.lanes.batch import Row, generate
-from trainer_core.lanes.load import load
-from trainer_core.lanes.progress import Progress
-from trainer_core.lanes.read import BASE
-from trainer_core.tokens import MASKED, encode_chat, render
+from trainer_core.data.tokenize import MASKED, encode_chat, render
+from trainer_core.evaluation import confidence
+from trainer_core.inference import general_questions
+from trainer_core.inference.answer_likelihoods import BASE
+from trainer_core.inference.generate import Row, generate
+from trainer_core.inference.load import load
+from trainer_core.inference.progress import Progress
+from trainer_core.models import starter
+from trainer_core.runs.workspace import Workspace, default_workspace, made
 
 pytestmark = pytest.mark.real
 KNOWN = {
@@ -40,10 +43,10 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace's own copy where it exists, so that it is converted once per machine."""
-    existing = runs.Workspace(runs.default_workspace())
+    existing = Workspace(default_workspace())
     if starter.unpacked(existing):
         return starter.folder(existing)
-    return starter.folder(runs.Workspace(tmp_path_factory.mktemp("starter")))
+    return starter.folder(Workspace(tmp_path_factory.mktemp("starter")))
 
 
 def test_the_tokens_are_the_original_models(folder: Path) -> None:
@@ -98,8 +101,8 @@ def llama_cpp() -> Callable[[str], list[int]]:
 
 
 def test_a_folder_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
-    workspace = runs.Workspace(tmp_path)
-    old = runs.made(workspace.models / starter.NAME)
+    workspace = Workspace(tmp_path)
+    old = made(workspace.models / starter.NAME)
     for name, text in {
         "config.json": "{}",
         "tokenizer.json": "{}",
@@ -147,8 +150,8 @@ def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path
     tiny.adapter(tmp_path / "zero", folder, rank=16, scale=0.0)
     given = [Lane(name=name, adapter=str(tmp_path / name)) for name in ("broken", "zero")]
     lanes = load(str(folder), "bf16", (Lane(name="Base"), *given))
-    known = general.known(lanes, Progress(lambda _: None, threading.Event()))
+    known = general_questions.known(lanes, Progress(lambda _: None, threading.Event()))
     assert sum(known[BASE]) > 0.75 * len(known[BASE]), "too few right answers to lose"
     assert known["zero"] == known["Base"] == known[BASE]
-    broken = estimates.forgetting(known[BASE], known["broken"])
+    broken = confidence.forgetting(known[BASE], known["broken"])
     assert broken.harmed and broken.lost > 20 and broken.p_value < 1e-4

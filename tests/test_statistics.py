@@ -8,8 +8,16 @@ import math
 import numpy as np
 import pytest
 
-from trainer_core import statistics
-from trainer_core.statistics import Game, bradley_terry, length_check, position_bias, sign_test, verdict, wilson
+from trainer_core.evaluation import statistics
+from trainer_core.evaluation.statistics import (
+    Game,
+    bradley_terry,
+    length_check,
+    position_bias,
+    sign_test,
+    verdict,
+    wilson,
+)
 
 COUNTED = "counted by hand: 2 * (ways to be this uneven) / 2^n"
 WORKED = "Wilson 1927: (w + z^2/2 +- z sqrt(w l / n + z^2/4)) / (n + z^2), worked through with z = 1.959964"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.fake_worker import write_adapter
-from trainer_core import checkpoints, runs
-from trainer_core.config import Recipe, TrainJob
-from trainer_core.event_log import EventLog
-from trainer_core.events import Ended, Evaluated, Event, Phase, Sample, Sampled, Saved
-from trainer_core.supervisor import Supervisor
-from ui import strip
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs import checkpoints, run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Ended, Evaluated, Event, Phase, Sample, Sampled, Saved
+from trainer_core.runs.workspace import Workspace
+from ui.payloads import samples
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 HELD = [Evaluated("sft", step, loss) for step, loss in ((8, 1.2), (9, 1.0), (10, 1.1))]
@@ -20,8 +22,8 @@ HELD = [Evaluated("sft", step, loss) for step, loss in ((8, 1.2), (9, 1.0), (10,
 
 def told(workspace: Path, *events: Event) -> dict[str, Any]:
     """The strip of a run that ended with an adapter of step 10, and has checkpoints of steps 9 and 10."""
-    supervisor = Supervisor(runs.Workspace(workspace), NEVER, device="cpu")
-    run_dir = runs.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    supervisor = Supervisor(Workspace(workspace), NEVER, device="cpu")
+    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     for step in (9, 10):
         write_adapter(checkpoints.place(run_dir, "sft", step), "sft", step)
     write_adapter(checkpoints.adapter_place(run_dir, "sft"), "sft", 10)
@@ -29,7 +31,7 @@ def told(workspace: Path, *events: Event) -> dict[str, Any]:
     for event in (*HELD, *events, Saved("sft", "adapter-sft", 1, 10), Ended(Phase.DONE)):
         log(event)
     supervisor.look()
-    found = strip.of(supervisor, supervisor.view)
+    found = samples.of(supervisor, supervisor.view)
     supervisor.close()
     assert found is not None
     return found

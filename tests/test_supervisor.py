@@ -19,13 +19,19 @@ import pytest
 from tests.readings import replay
 from tests.serve import machine
 from tests.test_checkpoints import in_a_process
-from trainer_core import checkpoints, hardware, runs, stall, starter
-from trainer_core.config import Recipe
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import BusyError, DeviceError, ModelError
-from trainer_core.events import Phase
-from trainer_core.hardware import Machine
-from trainer_core.run_view import RunView, read_view
-from trainer_core.supervisor import Supervisor, detached, wait_for
+from trainer_core.jobs import stall
+from trainer_core.jobs.spawn import detached
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.models import starter
+from trainer_core.runs import checkpoints, control, heartbeat, run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.heartbeat import Heartbeat
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import hardware, project
+from trainer_core.system.hardware import Machine
 
 pytestmark = pytest.mark.real
 
@@ -37,7 +43,7 @@ HURRIED = stall.Patience(step=1.0, load=1.0, kill=1.0)
 
 def boss_of(folder: Path, speed: int = 50, patience: stall.Patience = stall.PATIENCE) -> Supervisor:
     command = (sys.executable, "-m", "tests.fake_worker", str(speed))
-    return Supervisor(runs.Workspace(folder), command=command, device="cpu", patience=patience)
+    return Supervisor(Workspace(folder), command=command, device="cpu", patience=patience)
 
 
 def test_nvml_is_kept_open_until_something_is_wrong(tmp_path: Path) -> None:
@@ -57,7 +63,7 @@ def test_nvml_is_kept_open_until_something_is_wrong(tmp_path: Path) -> None:
         seen.append(len(machine.gpus))
         return machine
 
-    boss = Supervisor(runs.Workspace(tmp_path), read_machine=read, session=session).watch()
+    boss = Supervisor(Workspace(tmp_path), read_machine=read, session=session).watch()
     try:
         assert wait_for(lambda: len(seen) >= 6, 30)
     finally:
@@ -80,7 +86,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
     for boss in bosses:
         boss.close()
         for watched in boss._watched.values():
-            runs.end(watched.run_dir, kill=True)
+            heartbeat.end(watched.run_dir, kill=True)
             if watched.process:
                 watched.process.wait()
 
@@ -105,7 +111,7 @@ def test_a_run_made_longer_after_an_earlier_step_was_kept(start, tmp_path: Path,
         at += 1
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(boss.run_dir(run_id), folder / "runs" / run_id)
-        idle = Supervisor(runs.Workspace(folder), (sys.executable, "-c", "pass"), read_machine=lambda: machine(24))
+        idle = Supervisor(Workspace(folder), (sys.executable, "-c", "pass"), read_machine=lambda: machine(24))
         code = in_a_process(lambda idle=idle: idle.prolong(run_id), f"{fault}:{at}")
         assert code in (0, -signal.SIGKILL if fault == "kill" else 1)
         view = read_view(folder / "runs" / run_id)
@@ -133,7 +139,7 @@ def test_a_second_run_is_refused_by_name_and_leaves_no_folder(start) -> None:
         boss.start(RECIPE)
     with pytest.raises(BusyError, match=run_id):
         boss_of(boss.workspace.root).start(RECIPE)
-    assert len(runs.folders(boss.workspace.runs)) == 1
+    assert len(run_folder.folders(boss.workspace.runs)) == 1
 
 
 def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
@@ -150,7 +156,7 @@ def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
         threads[-1].start()
     for thread in threads:
         thread.join()
-    assert len(refused) == 19 and len(runs.folders(boss.workspace.runs)) == 1
+    assert len(refused) == 19 and len(run_folder.folders(boss.workspace.runs)) == 1
     until(boss, boss.views[0].id, ended)
 
 
@@ -260,7 +266,7 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
     view = until(boss, run_id, ended)
     said = r"It did not answer for [1-9] s and was ended\. Resume goes on from SFT step 5\."
     assert view.phase is Phase.STOPPED and re.fullmatch(said, view.detail) and not view.error
-    assert not runs.processes(boss.run_dir(run_id)) and not boss.active
+    assert not heartbeat.processes(boss.run_dir(run_id)) and not boss.active
     again = boss_of(boss.workspace.root)
     assert (again.run(run_id).phase, again.run(run_id).detail) == (Phase.STOPPED, view.detail)
     boss.resume(run_id)
@@ -271,7 +277,7 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
 def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> None:
     first, run_id = start("slow-kept")
     until(first, run_id, lambda view: len(view.points) > 2)
-    family = runs.processes(first.run_dir(run_id))
+    family = heartbeat.processes(first.run_dir(run_id))
     assert len(family) == 2, "the keeper and its worker"
     for process in family:
         process.suspend()
@@ -279,7 +285,7 @@ def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> Non
     later = boss_of(first.workspace.root, patience=HURRIED)
     assert until(later, run_id, ended).phase is Phase.STOPPED
     until(first, run_id, ended)  # which also waits for its child
-    assert not runs.processes(first.run_dir(run_id))
+    assert not heartbeat.processes(first.run_dir(run_id))
 
 
 def test_without_a_fork_a_fresh_worker_goes_on_with_less_as_well(start) -> None:
@@ -321,8 +327,8 @@ def test_all_that_stands_above_a_worker_is_found_outermost_first() -> None:
     worker = Shown(
         "C:/Python311/python.exe", *arguments, parent=(second := Shown(".venv/python.exe", *arguments, parent=keeper))
     )
-    assert list(runs.family(worker)) == [first, keeper, second, worker]
-    assert len(list(runs.family(Shown("python", parent=Shown("sh"))))) == 1, "no arguments, nothing alike"
+    assert list(heartbeat.family(worker)) == [first, keeper, second, worker]
+    assert len(list(heartbeat.family(Shown("python", parent=Shown("sh"))))) == 1, "no arguments, nothing alike"
 
 
 @pytest.mark.parametrize(
@@ -354,11 +360,11 @@ def test_time_that_the_computer_slept_does_not_count(start) -> None:
     boss, run_id = start("hangs", patience=HURRIED)
     hung(boss, run_id)
     boss.stop(run_id)
-    for file in (runs.control_file(boss.run_dir(run_id)), boss.run_dir(run_id) / "events.jsonl"):
+    for file in (control.control_file(boss.run_dir(run_id)), boss.run_dir(run_id) / "events.jsonl"):
         os.utime(file, (file.stat().st_mtime - 3600,) * 2)
     boss._round -= 3600
     boss.enforce()
-    assert runs.requested(boss.run_dir(run_id)) == "stop"
+    assert control.requested(boss.run_dir(run_id)) == "stop"
     until(boss, run_id, ended)
 
 
@@ -366,10 +372,10 @@ def test_no_process_of_another_birth_is_ended(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "run-1"])
     try:
         born = psutil.Process(other.pid).create_time() - 100
-        beat = runs.Heartbeat(pid=other.pid, created=born, run_id="run-1")
+        beat = Heartbeat(pid=other.pid, created=born, run_id="run-1")
         (tmp_path / "run-1").mkdir()
         (tmp_path / "run-1" / "heartbeat.json").write_text(beat.model_dump_json())
-        runs.end(tmp_path / "run-1", kill=True)
+        heartbeat.end(tmp_path / "run-1", kill=True)
         assert not wait_for(lambda: other.poll() is not None, 0.5)
     finally:
         other.kill()
@@ -401,12 +407,12 @@ time.sleep(600)
 
 def test_a_run_outlives_its_app_and_is_found_again(tmp_path: Path) -> None:
     app = subprocess.Popen(
-        [sys.executable, "-c", APP, str(tmp_path)], stdout=subprocess.PIPE, cwd=runs.PROJECT, start_new_session=True
+        [sys.executable, "-c", APP, str(tmp_path)], stdout=subprocess.PIPE, cwd=project.PROJECT, start_new_session=True
     )
     assert app.stdout
     run_id = app.stdout.readline().decode().strip()
     assert wait_for(
-        lambda: (beat := runs.read_heartbeat(tmp_path / "runs" / run_id)) is not None and runs.alive(beat), 20
+        lambda: (beat := heartbeat.read_heartbeat(tmp_path / "runs" / run_id)) is not None and heartbeat.alive(beat), 20
     )
     os.killpg(app.pid, signal.SIGKILL)
     app.wait()
@@ -422,7 +428,7 @@ def test_a_run_outlives_its_app_and_is_found_again(tmp_path: Path) -> None:
 
 
 def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Path) -> None:
-    boss = Supervisor(runs.Workspace(tmp_path), command=("/bin/sh", "-c", "sleep 2 # tests.fake_worker"), device="cpu")
+    boss = Supervisor(Workspace(tmp_path), command=("/bin/sh", "-c", "sleep 2 # tests.fake_worker"), device="cpu")
     run_id = boss.start(RECIPE)
     boss.look()
     assert boss.run(run_id).phase.active
@@ -434,7 +440,7 @@ def test_an_unknown_model_is_refused_before_a_folder_is_made(tmp_path: Path) -> 
     boss = boss_of(tmp_path)
     with pytest.raises(ModelError, match="hub id"):
         boss.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
-    assert runs.folders(boss.workspace.runs) == []
+    assert run_folder.folders(boss.workspace.runs) == []
 
 
 def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: Path) -> None:

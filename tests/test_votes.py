@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import data, runs, votes
-from trainer_core.config import Data, Method, Sampling
-from trainer_core.data.source import Checkup, Request
+from trainer_core import data
+from trainer_core.config.recipe import Data, Method, Sampling
+from trainer_core.data.stream import Checkup, Request
 from trainer_core.errors import DataError, DiskError
-from trainer_core.requests import Said
-from trainer_core.votes import Better, Contest, Round, Undo, Vote
+from trainer_core.evaluation import preference_data, tally, votes
+from trainer_core.evaluation.preference_data import Provenance
+from trainer_core.evaluation.votes import Better, Contest, Round, Undo, Vote
+from trainer_core.runs.compare_requests import Said
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
 
 CONTEST = Contest(run="r1", first="Base", second="DPO")
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -36,7 +40,7 @@ def undo(at: int) -> Undo:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return votes.file_of(runs.Workspace(tmp_path))
+    return votes.file_of(Workspace(tmp_path))
 
 
 # ---- the file
@@ -87,7 +91,7 @@ def in_child(file: Path, number: int, fault: str = "") -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(file)],
         env={**os.environ, "TUNEBENCH_FAULT": fault},
-        cwd=runs.PROJECT,
+        cwd=project.PROJECT,
         capture_output=True,
         text=True,
     )
@@ -172,7 +176,7 @@ def test_a_vote_goes_to_the_lane_that_stood_on_that_side():
 
 def test_a_tally_counts_what_stands():
     given = [vote(0), vote(1), vote(2, "right"), undo(1), vote(3, "tie"), vote(4, "bad"), vote(5, "skip")]
-    counted = votes.tally(votes.standing(given), CONTEST)
+    counted = tally.tally(votes.standing(given), CONTEST)
     assert (counted.first, counted.second) == (1, 1)
     assert (counted.ties, counted.bad, counted.skipped, counted.pairs) == (1, 1, 1, 2)
     assert counted.share is None, "no percentage below five decided votes"
@@ -181,7 +185,7 @@ def test_a_tally_counts_what_stands():
 
 def test_no_votes_and_only_ties_decide_nothing():
     for given in ([], [vote(at, "tie") for at in range(30)]):
-        counted = votes.tally(given, CONTEST)
+        counted = tally.tally(given, CONTEST)
         assert (counted.decided, counted.p, counted.share) == (0, 1.0, None)
         assert counted.verdict.word == "Not decided yet"
 
@@ -189,14 +193,14 @@ def test_no_votes_and_only_ties_decide_nothing():
 def test_16_to_4_is_clear_and_15_to_5_leans():
     for won, word in ((16, "Clear"), (15, "Leaning")):
         given = [vote(at, "left" if at < won else "right") for at in range(20)]
-        counted = votes.tally(given, CONTEST)
+        counted = tally.tally(given, CONTEST)
         assert (counted.first, counted.second, counted.verdict.word) == (20 - won, won, word)
         assert counted.share and counted.share.value == won / 20
 
 
 def test_votes_of_another_contest_do_not_count():
     other = Contest(run="r1", first="SFT", second="DPO")
-    assert votes.tally([vote(0), vote(1, contest=other)], CONTEST).decided == 1
+    assert tally.tally([vote(0), vote(1, contest=other)], CONTEST).decided == 1
 
 
 def test_kinds_are_counted_apart():
@@ -206,14 +210,14 @@ def test_kinds_are_counted_apart():
         vote(2, "tie", tag="write"),
         vote(3, "skip", tag="x"),
     ]
-    assert votes.tally(given, CONTEST).kinds == {"explain": (1, 0, 1), "write": (0, 1, 0)}
+    assert tally.tally(given, CONTEST).kinds == {"explain": (1, 0, 1), "write": (0, 1, 0)}
 
 
 def test_strengths_need_three_lanes():
     pair = Contest(run="r1", first="SFT", second="DPO")
     two = [vote(at) for at in range(6)]
-    assert votes.strengths(two, "r1") == {}
-    three = votes.strengths([*two, *(vote(10 + at, left="DPO", contest=pair) for at in range(6))], "r1")
+    assert tally.strengths(two, "r1") == {}
+    three = tally.strengths([*two, *(vote(10 + at, left="DPO", contest=pair) for at in range(6))], "r1")
     assert set(three) == {"Base", "SFT", "DPO"}
     assert max(three, key=lambda name: three[name].value) == "DPO"
 
@@ -224,7 +228,7 @@ def test_strengths_need_three_lanes():
 def test_pairs_are_the_decided_votes_and_better_answers_of_ones_own():
     own = Better(vote="v3", at=NOW, text="Mine.")
     given = [vote(0), vote(1, "right"), vote(2, "tie"), vote(3, "bad"), vote(4, "bad"), vote(5, "skip"), own]
-    made = votes.pairs(votes.standing(given))
+    made = preference_data.pairs(votes.standing(given))
     assert [(one.vote, one.chosen[:10], one.rejected[:10]) for one in made] == [
         ("v0", "Trained to", "The base s"),
         ("v1", "The base s", "Trained to"),
@@ -233,35 +237,35 @@ def test_pairs_are_the_decided_votes_and_better_answers_of_ones_own():
 
 
 def test_equal_or_empty_answers_make_no_pair():
-    assert votes.pairs([vote(0, answers={"Base": "Same. ", "DPO": "Same."})]) == []
-    assert votes.pairs([vote(0, answers={"Base": "", "DPO": "Something."})]) == []
+    assert preference_data.pairs([vote(0, answers={"Base": "Same. ", "DPO": "Same."})]) == []
+    assert preference_data.pairs([vote(0, answers={"Base": "", "DPO": "Something."})]) == []
 
 
 def test_a_data_set_of_votes_is_read_as_pairs_and_says_where_it_is_from(tmp_path):
-    workspace = runs.Workspace(tmp_path)
+    workspace = Workspace(tmp_path)
     given = [vote(at, "left" if at % 3 else "right", adapters={"DPO": "3f9a"}) for at in range(20)]
     given.append(vote(20, "tie", adapters={"DPO": "3f9a"}))
-    place = votes.make_data_set(workspace, given, CONTEST)
+    place = preference_data.make_data_set(workspace, given, CONTEST)
     with data.Reader() as reader:
         report = next(news for news in reader.ask(Request(place, checkup=Checkup())) if isinstance(news, data.Report))
     assert (report.kind, report.rows, report.usable, report.blocked) == ("pairs", 20, 20, ())
     counted = data.count(Data(pairs=str(place), chat=None), Method.DPO)
     assert counted.dpo + counted.held_out == 20
-    [(title, found)] = votes.data_sets(workspace)
+    [(title, found)] = preference_data.data_sets(workspace)
     assert found == place
     assert title.startswith("20 pairs from votes: Base and DPO, ")
-    about = votes.Provenance.model_validate_json(votes.provenance_of(place).read_bytes())
+    about = Provenance.model_validate_json(preference_data.provenance_of(place).read_bytes())
     assert about.contest == CONTEST and about.votes == {"left": 13, "right": 7, "tie": 1}
     assert about.adapters == {"DPO": "3f9a"}
 
 
 def test_a_second_data_set_gets_a_name_of_its_own(tmp_path):
-    workspace = runs.Workspace(tmp_path)
-    places = [votes.make_data_set(workspace, [vote(0)], CONTEST) for _ in range(2)]
+    workspace = Workspace(tmp_path)
+    places = [preference_data.make_data_set(workspace, [vote(0)], CONTEST) for _ in range(2)]
     assert len(set(places)) == 2 and all(place.exists() for place in places)
 
 
 def test_without_a_decided_vote_there_is_no_data_set(tmp_path):
     with pytest.raises(DataError, match="None of the 2 votes gives a pair"):
-        votes.make_data_set(runs.Workspace(tmp_path), [vote(0, "tie"), vote(1, "bad")], CONTEST)
+        preference_data.make_data_set(Workspace(tmp_path), [vote(0, "tie"), vote(1, "bad")], CONTEST)
     assert list((tmp_path / "data").glob("*.jsonl")) == []

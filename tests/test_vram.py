@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.readings import card, replay
-from trainer_core.config import Dpo, Lora, Method, Recipe, Sft
-from trainer_core.hardware import GIB, detect
-from trainer_core.shape import Linear, Shape, shape_of
-from trainer_core.vram import (
+from trainer_core.config.recipe import Lora, Method, Recipe
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.models.architecture import Linear, Shape, shape_of
+from trainer_core.planning.memory_model import (
     Base,
     Estimate,
     Part,
@@ -33,6 +34,7 @@ from trainer_core.vram import (
     whole_bytes,
     with_batch,
 )
+from trainer_core.system.hardware import GIB, detect
 
 CATALOGUE = Path(__file__).parent.parent / "presets" / "models" / "catalogue.toml"
 SHAPES = {

@@ -15,11 +15,16 @@ import pytest
 
 from tests import tiny
 from tests.test_engine import recipe, write_data
-from trainer_core import lease, runs, waiting
-from trainer_core.config import Recipe
-from trainer_core.events import Phase
-from trainer_core.run_view import RunView
-from trainer_core.supervisor import AHEAD_SECONDS, IDLE_SECONDS, Supervisor, wait_for
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs.spawn import AHEAD_SECONDS, IDLE_SECONDS
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.jobs.warm_worker import Waiting
+from trainer_core.runs import heartbeat, run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
+from trainer_core.worker import device_lock
 
 pytestmark = pytest.mark.real
 
@@ -40,7 +45,7 @@ def boss(tmp_path: Path) -> Iterator[Boss]:
     bosses: list[Supervisor] = []
 
     def opened(folder: str = "", ahead: bool = True) -> Supervisor:
-        bosses.append(Supervisor(runs.Workspace(tmp_path / folder), device="cpu", ahead=ahead))
+        bosses.append(Supervisor(Workspace(tmp_path / folder), device="cpu", ahead=ahead))
         return bosses[-1]
 
     yield opened
@@ -48,7 +53,7 @@ def boss(tmp_path: Path) -> Iterator[Boss]:
         one.close()
 
 
-def expecting(boss: Supervisor, model: str) -> waiting.Waiting:
+def expecting(boss: Supervisor, model: str) -> Waiting:
     """The worker that waits after somebody has been at Start for a while."""
     boss._expected = model, time.monotonic() - AHEAD_SECONDS
     boss.attend()
@@ -87,7 +92,7 @@ def test_a_worker_that_waited_makes_the_same_run_as_a_cold_one(boss: Boss, wante
     assert first.phase is second.phase is Phase.DONE, first.error
     assert losses(first) == losses(second) and len(first.points) == 6
     assert ready.process.wait(10) == 0
-    assert runs.log_tail(warm.run_dir(run_id), 5)  # its words are the run's, not the app's
+    assert run_folder.log_tail(warm.run_dir(run_id), 5)  # its words are the run's, not the app's
     warm.attend()
     assert warm._waiting and warm._waiting.process.pid != ready.process.pid  # replaced after the run
 
@@ -102,7 +107,7 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
         "boss._expected = recipe.model, time.monotonic() - AHEAD_SECONDS; boss.attend(); assert boss._waiting\n"
         "time.sleep(1); boss.start(recipe); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script, tmp_path, wanted.model_dump_json()], cwd=runs.PROJECT)
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path, wanted.model_dump_json()], cwd=project.PROJECT)
     assert ended.returncode == -signal.SIGKILL
     found = boss()
     assert wait_for(lambda: found.look() or (found.active is not None and found.active.phase.active), 60)
@@ -116,7 +121,7 @@ def test_without_the_app_it_ends(tmp_path: Path) -> None:
         "print(one.process.pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path], cwd=runs.PROJECT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, tmp_path], cwd=project.PROJECT, stdout=subprocess.PIPE, text=True
     ) as app:
         assert app.stdout
         parent = psutil.Process(int(app.stdout.readline()))
@@ -137,11 +142,11 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     beat = app.run_dir(run_id) / "heartbeat.json"
     assert wait_for(beat.exists, 10)
     first = beat.stat().st_mtime
-    assert wait_for(lambda: beat.stat().st_mtime >= first + 1.5 * runs.BEAT_SECONDS, 4 * runs.BEAT_SECONDS)
+    assert wait_for(lambda: beat.stat().st_mtime >= first + 1.5 * heartbeat.BEAT_SECONDS, 4 * heartbeat.BEAT_SECONDS)
     app.look()
     assert app.run(run_id).detail.startswith("Loading the libraries")
     child.kill()
-    assert ready.process.wait(3 * runs.BEAT_SECONDS) == -signal.SIGKILL
+    assert ready.process.wait(3 * heartbeat.BEAT_SECONDS) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("which", [pytest.param("it", marks=pytest.mark.long), "what it keeps"])
@@ -195,5 +200,5 @@ def test_none_waits_unless_it_is_wanted(boss: Boss, wanted: Recipe) -> None:
 def test_it_is_no_trainer(boss: Boss, wanted: Recipe) -> None:
     app = boss()
     expecting(app, wanted.model)
-    assert not any(runs.WAITING in process.info["cmdline"] for process in runs.worker_processes())
-    assert app.active is None and not lease.holder_of(app.workspace.root / "gpu")
+    assert not any(heartbeat.WAITING in process.info["cmdline"] for process in heartbeat.worker_processes())
+    assert app.active is None and not device_lock.holder_of(app.workspace.root / "gpu")

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer_core import data, engine, tokens  # noqa: F401  (the engine first: it imports unsloth)
+from trainer_core import data, training  # noqa: F401  (the engine first: it imports unsloth)
+from trainer_core.data import tokenize  # noqa: F401  (the engine first: it imports unsloth)
 
 from datasets import Dataset  # isort: skip
-from trainer_core.config import Recipe
-from trainer_core.data.source import Example, Request
-from trainer_core.engine import dpo, load, sft
+from trainer_core.config.recipe import Recipe
+from trainer_core.data.stream import Example, Request
+from trainer_core.training import dpo, load, sft
 
 
 def items(path: Path) -> list[Any]:
@@ -35,9 +36,9 @@ def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> di
     recipe = Recipe(sft={"max_length": length}, dpo={"max_length": length}, lora={"rank": 2})
     base = load.load_base(model, "fp32", length, recipe.memory)
     adapted = load.add_adapter(base, recipe.lora, 0)
-    rows, _ = tokens.sft_rows(base.tokenizer, items(chats), length)
+    rows, _ = tokenize.sft_rows(base.tokenizer, items(chats), length)
     told = {"sft": batches(sft.trainer(adapted, base.tokenizer, sft.dataset(rows), recipe, scratch, []))}
-    kept, _ = tokens.dpo_rows(base.tokenizer, items(pairs), length)
+    kept, _ = tokenize.dpo_rows(base.tokenizer, items(pairs), length)
     return told | {"dpo": batches(dpo.trainer(adapted, base.tokenizer, Dataset.from_list(kept), recipe, scratch, []))}
 
 

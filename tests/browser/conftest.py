@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tools import browser as browsers
-from trainer_core.runs import PROJECT
+from trainer_core.system.project import PROJECT
 
 START_SECONDS = 60
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, Route, expect
 
 from launcher.version import version
 from tests.browser.conftest import App
-from trainer_core.presets import starter_recipe
+from trainer_core.planning.presets import starter_recipe
 
 Visit = Callable[[App], Page]
 

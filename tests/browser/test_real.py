@@ -11,9 +11,9 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
 from tests.browser.test_page import settings, tab
-from trainer_core import runs
-from trainer_core.presets import starter_recipe
-from trainer_core.starter import CONVERSION, NAME, SOURCE, unpacked
+from trainer_core.models.starter import CONVERSION, NAME, SOURCE, unpacked
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs.workspace import Workspace
 
 RUN_SECONDS = 1200
 
@@ -22,7 +22,7 @@ RUN_SECONDS = 1200
 def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[App], Page], starter: str) -> None:
     app = serve("real")
     if starter == "tiny":
-        put_tiny_starter(runs.Workspace(app.workspace))
+        put_tiny_starter(Workspace(app.workspace))
     page = visit(app)
     page.click("#go")
     steps(page, 2)
@@ -46,7 +46,7 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     check_answers(page)
 
 
-def put_tiny_starter(workspace: runs.Workspace) -> None:
+def put_tiny_starter(workspace: Workspace) -> None:
     """Random weights in the starter's place, which all but the quality of the answers is as good with."""
     from tests import tiny
 

@@ -13,7 +13,7 @@ from bench import make
 from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
-from trainer_core.runs import Workspace
+from trainer_core.runs.workspace import Workspace
 
 Visit = Callable[[App], Page]
 

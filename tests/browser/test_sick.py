@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
 from tests.test_sick_runs import SICK, recipe_of
-from trainer_core.runs import Workspace
-from trainer_core.supervisor import Supervisor
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.long
 RUN_MS = 1_200_000

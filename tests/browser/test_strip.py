@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, settings, stop, tab
-from trainer_core import checkpoints
+from trainer_core.runs import checkpoints
 
 Visit = Callable[[App], Page]
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
 from tests.browser.test_page import begin, phase, tab
-from trainer_core import votes
+from trainer_core.evaluation import votes
 
 Visit = Callable[[App], Page]
 NAMES = re.compile(r"\b(SFT|DPO)\b|3f9a12cd")

@@ -9,12 +9,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from trainer_core.config import Recipe
-from trainer_core.event_log import decode
-from trainer_core.events import Evaluated, Event, Prepared, Stage, Step
-from trainer_core.ladder import changed
-from trainer_core.presets import starter_recipe
-from trainer_core.run_view import RunView, fold
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Recipe
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs.event_log import decode
+from trainer_core.runs.events import Evaluated, Event, Prepared, Stage, Step
+from trainer_core.runs.run_state import RunView, fold
 
 LN2 = math.log(2)
 FOLDER = Path(__file__).parent

@@ -17,11 +17,11 @@ from typing import Any
 from tests import tiny
 from tests.histories import TINY
 from tests.test_engine import start
-from trainer_core import runs
-from trainer_core.config import TrainJob
-from trainer_core.ladder import changed
-from trainer_core.presets import starter_recipe
-from trainer_core.run_view import read_view
+from trainer_core.config.changes import changed
+from trainer_core.config.jobs import TrainJob
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.run_state import read_view
 
 MODEL = "tests/tiny.py: a Llama of two layers and 64 wide, random weights"
 DPO = {"method": "dpo"}
@@ -85,7 +85,7 @@ def recorded(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     model, made = {"model": str(folder / "model")}, {}
     for name in names:
         recipe = changed(starter_recipe(), TINY | HEALTHY[name] | model)
-        made[name] = runs.create(folder / "runs", TrainJob(recipe=recipe), name)
+        made[name] = run_folder.create(folder / "runs", TrainJob(recipe=recipe), name)
     start(folder, *map(str, made.values()))
     ended = {name: run_dir for name, run_dir in made.items() if not read_view(run_dir).phase.active}
     if cut := sorted(made.keys() - ended.keys()):

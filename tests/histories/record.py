@@ -10,8 +10,8 @@ from pathlib import Path
 from tests import tiny
 from tests.histories import RECORDED, recipe_of
 from tests.test_engine import start
-from trainer_core import runs
-from trainer_core.config import TrainJob
+from trainer_core.config.jobs import TrainJob
+from trainer_core.runs import run_folder
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     made = {}
     for name in names or RECORDED:
         recipe = recipe_of(name).model_copy(update={"model": str(folder / "model")})
-        made[name] = runs.create(folder / "runs", TrainJob(recipe=recipe), name)
+        made[name] = run_folder.create(folder / "runs", TrainJob(recipe=recipe), name)
     start(folder, *map(str, made.values()))
     for name, run_dir in made.items():
         shutil.copyfile(run_dir / "events.jsonl", Path(into) / f"{name}.jsonl")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer_core import data
-from trainer_core.data.health import FAULTS
-from trainer_core.data.load import Tally
-from trainer_core.data.remedies import Treatment
-from trainer_core.data.rows import Chat, Item, Message
-from trainer_core.data.source import Example, Found, Request
+from trainer_core.data.quality.checks import FAULTS
+from trainer_core.data.quality.remedies import Treatment
+from trainer_core.data.schema.messages import Chat, Item, Message
+from trainer_core.data.select import Tally
+from trainer_core.data.stream import Example, Found, Request
 from trainer_core.errors import UserError
 
 NOT_DATA = (".md", ".toml", ".py", ".txt", ".jinja")

@@ -22,14 +22,20 @@ import orjson
 from starlette.datastructures import Headers
 
 import app
-from trainer_core import checkpoints, durable, judge, runs
-from trainer_core.config import Recipe, TrainJob
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
-from trainer_core.events import Ended, Event, Phase, Plan, Prepared, Saved, Step
-from trainer_core.requests import Said
-from trainer_core.run_view import read_view
-from trainer_core.supervisor import Supervisor
-from ui import door, history, live
+from trainer_core.evaluation import judge
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs import checkpoints
+from trainer_core.runs.compare_requests import Said
+from trainer_core.runs.events import Ended, Event, Phase, Plan, Prepared, Saved, Step
+from trainer_core.runs.run_folder import create, folders
+from trainer_core.runs.run_state import read_view
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import durable
+from ui.payloads import run_list
+from ui.server import auth, live_updates
 
 Case = Callable[[Path], str]
 CASES: dict[str, Case] = {}
@@ -56,8 +62,8 @@ def case(made: Case) -> Case:
 
 def run_folder(root: Path, lines: Iterable[str | Event] = (), name: str = "hostile", done: bool = True) -> Path:
     """A finished run without weights: SFT with ten sound steps, and `lines` before its last word."""
-    workspace = runs.Workspace(root / "workspace")
-    folder = runs.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    workspace = Workspace(root / "workspace")
+    folder = create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
     sound: list[str | Event] = [Prepared(40, 40, 4, "0" * 64), Plan({"sft": 10, "dpo": 10})]
     sound += [Step("sft", at, 10, 2.5 - at / 10, 1e-4, 1.0, 1.0, 50.0, 1.0) for at in range(1, 11)]
     sound += [Saved("sft", "adapter-sft", 100, 10)]
@@ -73,7 +79,7 @@ def write(folder: Path, lines: Iterable[str | Event]) -> None:
 
 def page_opens(root: Path) -> str:
     """Does the app build its page, and do the Train and the Runs tab get their answer with every run in it?"""
-    supervisor = Supervisor(runs.Workspace(root / "workspace"), device="cpu")
+    supervisor = Supervisor(Workspace(root / "workspace"), device="cpu")
     try:
         app.build(supervisor)
     except Exception as error:
@@ -84,15 +90,15 @@ def page_opens(root: Path) -> str:
 def answered(supervisor: Supervisor) -> str:
     """What is wrong with the answers that the tabs get."""
     for tab in ("train", "runs"):
-        cursor = live.Cursor(tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.views))
+        cursor = live_updates.Cursor(tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.views))
         try:
-            news = live.lean(live.news(supervisor, cursor, history.Rows(supervisor)), cursor)
+            news = live_updates.lean(live_updates.news(supervisor, cursor, run_list.Rows(supervisor)), cursor)
             told = json.loads(orjson.dumps(news))
         except Exception as error:
             return f"the page gets no answer on {tab}: {type(error).__name__}: {error}"
         if trouble := told["parts"]["gates"]["is"]["trouble"]:
             return f"a part of {tab} is empty: {trouble}"
-    there = len(runs.folders(supervisor.workspace.runs))
+    there = len(folders(supervisor.workspace.runs))
     return "" if len(told["parts"]["runs"]["is"]) == there else "a run is not in the list"
 
 
@@ -308,8 +314,8 @@ def judges_url_that_is_none(root: Path) -> str:
 def cookies_of_neighbours(root: Path) -> str:
     """Cookies know no port: other programs on 127.0.0.1 set theirs in the same jar. Ours must be found among them."""
     root.joinpath("w").mkdir()
-    keys = door.Keys(root / "w", "http://127.0.0.1:7860")
-    guard = door.Door(None, keys)  # type: ignore[arg-type]
+    keys = auth.Keys(root / "w", "http://127.0.0.1:7860")
+    guard = auth.Door(None, keys)  # type: ignore[arg-type]
     ours = f"{guard.cookie}={keys.secret}"
     for line in COOKIES:
         for sent in (f"{line}; {ours}", f"{ours}; {line}", f"{line};{ours};{line}"):

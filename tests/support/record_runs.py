@@ -15,15 +15,22 @@ from pathlib import Path
 
 from tests import tiny
 from tests.test_engine import environment, start, write_data
-from trainer_core import ballot, checkpoints, demo, judge, runs, shelf, votes
-from trainer_core.comparison import Comparison
-from trainer_core.config import Recipe, Sampling, TrainJob, read_recipe
-from trainer_core.requests import Dial, Heat, Said, Score
-from trainer_core.run_view import read_view
-from trainer_core.supervisor import Supervisor
+from trainer_core.cli import demo
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe, Sampling, read_recipe
+from trainer_core.evaluation import judge, preference_data, votes
+from trainer_core.jobs import blind_voting
+from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs import checkpoints, metadata, run_folder
+from trainer_core.runs.compare_requests import Dial, Heat, Said, Score
+from trainer_core.runs.metadata import About
+from trainer_core.runs.run_state import read_view
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
 
 FOLDER = Path(__file__).parent / "recorded"
-INSIDE = FOLDER.relative_to(runs.PROJECT).as_posix()
+INSIDE = FOLDER.relative_to(project.PROJECT).as_posix()
 RECIPE = """\
 model = "{inside}/model"
 precision = "fp32"
@@ -92,10 +99,10 @@ def main(folder: Path) -> None:
     write_data(FOLDER)
     for name, method in METHODS.items():
         (FOLDER / f"{name}.toml").write_text(RECIPE.format(inside=INSIDE, method=method))
-    workspace = runs.Workspace(folder.resolve() / "home")
+    workspace = Workspace(folder.resolve() / "home")
     made = trained(workspace)
     compared(workspace, made["sft dpo"])
-    shelf.write_about(made["sft dpo"], shelf.About(name="Whole", note="Both stages, nothing happened.", pinned=True))
+    metadata.write_about(made["sft dpo"], About(name="Whole", note="Both stages, nothing happened.", pinned=True))
     losses = {
         method: [(one.stage, one.step, one.loss) for one in read_view(made[name.replace("_", " ")]).points]
         for name, method in METHODS.items()
@@ -109,13 +116,13 @@ def main(folder: Path) -> None:
     forget_places(workspace)
 
 
-def trained(workspace: runs.Workspace) -> dict[str, Path]:
+def trained(workspace: Workspace) -> dict[str, Path]:
     """Every run from its start to where it ended, all in one process."""
     facts = Supervisor(workspace, device="cpu").facts
     made, arguments = {}, []
     for name, (recipe, fault) in CASES.items():
         asked = named(read_recipe(FOLDER / f"{recipe}.toml"), name)
-        made[name] = runs.create(workspace.runs, TrainJob(recipe=asked), name, **facts((), asked.model))
+        made[name] = run_folder.create(workspace.runs, TrainJob(recipe=asked), name, **facts((), asked.model))
         arguments.append(f"{fault}:{made[name]}" if fault else str(made[name]))
     start(workspace.root.parent, *arguments)
     return made
@@ -127,7 +134,7 @@ def named(recipe: Recipe, name: str) -> Recipe:
     return recipe.model_copy(update={"name": name, "memory": recipe.memory.model_copy(update={"probe": probe})})
 
 
-def compared(workspace: runs.Workspace, run_dir: Path) -> None:
+def compared(workspace: Workspace, run_dir: Path) -> None:
     """The base, SFT and DPO of a run: a conversation, a turned dial, a heat map, scores, blind votes and a judge."""
     supervisor = Supervisor(workspace, device="cpu")
     current = supervisor.compare_run(run_dir.name)
@@ -156,25 +163,25 @@ def until(supervisor: Supervisor, current: Comparison, there) -> None:  # type: 
 def voted(supervisor: Supervisor, run_id: str) -> None:
     """Votes of every kind on two contests, one taken back and given again; a better answer, a data set, a judge's verdicts."""
     names = ("Base", "SFT", "DPO")
-    first, second = (ballot.contest(run_id, names, one, "DPO") for one in ("Base", "SFT"))
-    ballot.ask(supervisor, first, "held-out", SHORT)
+    first, second = (blind_voting.contest(run_id, names, one, "DPO") for one in ("Base", "SFT"))
+    blind_voting.ask(supervisor, first, "held-out", SHORT)
     for wanted in ("DPO", "DPO", "Base", "tie", "DPO", "bad", "skip", "DPO", "Base"):
         give(supervisor, wanted)
         if wanted == "bad":
-            ballot.write_better(supervisor, "A better answer.")
-        ballot.onward(supervisor)
+            blind_voting.write_better(supervisor, "A better answer.")
+        blind_voting.onward(supervisor)
     give(supervisor, "Base")
-    ballot.take_back(supervisor)
+    blind_voting.take_back(supervisor)
     give(supervisor, "DPO")
-    ballot.once_more(supervisor)
+    blind_voting.once_more(supervisor)
     give(supervisor, "Base")
-    ballot.ask(supervisor, second, "bundled", SHORT)
+    blind_voting.ask(supervisor, second, "bundled", SHORT)
     give(supervisor, "SFT")
-    ballot.onward(supervisor)
+    blind_voting.onward(supervisor)
     give(supervisor, "tie")
-    ballot.leave(supervisor)
+    blind_voting.leave(supervisor)
     standing = votes.standing(votes.lines(votes.file_of(supervisor.workspace)))
-    votes.make_data_set(supervisor.workspace, standing, first)
+    preference_data.make_data_set(supervisor.workspace, standing, first)
     for at, vote in enumerate(one for one in standing if one.contest == first and one.winner):
         words = iter(VERDICTS[at % len(VERDICTS)])
         case = judge.Case(first, vote.messages, *judge.answers_of(vote))
@@ -185,16 +192,16 @@ def give(supervisor: Supervisor, wanted: str) -> None:
     """Vote for a lane, whichever side it stands on, or for neither."""
     current = supervisor.comparison
     assert current
-    until(supervisor, current, lambda _: ballot.answered(current))
-    question = ballot.current(supervisor)
+    until(supervisor, current, lambda _: blind_voting.answered(current))
+    question = blind_voting.current(supervisor)
     sides = {question.left: "left", question.right: "right"}
-    ballot.cast(supervisor, sides.get(wanted, wanted))  # type: ignore[arg-type]
+    blind_voting.cast(supervisor, sides.get(wanted, wanted))  # type: ignore[arg-type]
 
 
-def forget_places(workspace: runs.Workspace) -> None:
+def forget_places(workspace: Workspace) -> None:
     """No file names a place of this machine: the workspace becomes @ROOT@, the project's own files relative. Where a manifest
     covers such a file it is sealed anew, as it would have been over these bytes."""
-    places = {str(workspace.root): "@ROOT@", f"{runs.PROJECT}/": ""}
+    places = {str(workspace.root): "@ROOT@", f"{project.PROJECT}/": ""}
     for path in filter(Path.is_file, FOLDER.rglob("*")):
         content = path.read_bytes()
         for place, instead in places.items():

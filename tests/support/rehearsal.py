@@ -112,14 +112,17 @@ Checks = dict[str, tuple[bool, object]]
 
 def rehearse(asked: argparse.Namespace) -> Checks:
     """Train, and say what held."""
-    from trainer_core import engine, runs, worker  # unsloth comes first
-    from trainer_core.config import TrainJob
-    from trainer_core.run_view import read_view
+    from trainer_core import training
+    from trainer_core.config.jobs import TrainJob
+    from trainer_core.runs import run_folder
+    from trainer_core.runs.run_state import read_view
+    from trainer_core.runs.workspace import Workspace
+    from trainer_core.worker import runner  # unsloth comes first
 
     triton_interpreter.replace_early_functions()
-    folder = runs.Workspace(asked.folder / "workspace").runs
+    folder = Workspace(asked.folder / "workspace").runs
     earlier = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    run_dir = earlier[0] if earlier else runs.create(folder, TrainJob(recipe=recipe(asked)), "rehearsal")
+    run_dir = earlier[0] if earlier else run_folder.create(folder, TrainJob(recipe=recipe(asked)), "rehearsal")
     seen = Seen(probed_before=set(read_view(run_dir).probed))
     watch_training(seen)
 
@@ -132,9 +135,9 @@ def rehearse(asked: argparse.Namespace) -> Checks:
             if name == "Step" and asked.kill == f"{event.stage}.{event.step}" and not earlier:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return engine.train(job, place, say, wants)
+        return training.train(job, place, say, wants)
 
-    code = worker.work(run_dir, lambda job: SimpleNamespace(train=train))
+    code = runner.work(run_dir, lambda job: SimpleNamespace(train=train))
     view = read_view(run_dir)
     return {"the worker ends well": (code == 0, view.error), **dict(held(asked, view, seen))}
 
@@ -186,7 +189,9 @@ def length_of(stage: str) -> int:
 
 def recipe(asked: argparse.Namespace) -> Any:
     """Two steps of two short rows: the interpreter takes a tenth of a second for a row of one kernel."""
-    from trainer_core.config import Data, Dpo, Lora, Memory, Method, Recipe, Sft
+    from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+    from trainer_core.methods.dpo import Dpo
+    from trainer_core.methods.sft import Sft
 
     lines = [
         {"prompt": f"Say {at}", "chosen": "warm" + " a" * (at % 3), "rejected": "dog" + " b" * (at % 4)}

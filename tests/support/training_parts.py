@@ -69,7 +69,7 @@ def interrupted() -> dict[str, bool]:
     """Is everything as before after sample answers, after a failure in them, and inside what Unsloth does not know?"""
     from contextlib import nullcontext, suppress
 
-    from trainer_core.engine.aside import aside, unchanged
+    from trainer_core.training.preserved_state import aside, unchanged
 
     model, tokenizer = Model(), SimpleNamespace(padding_side="right")
     trainer = SimpleNamespace(
@@ -90,8 +90,8 @@ def interrupted() -> dict[str, bool]:
 def counted() -> dict[str, Any]:
     from datasets import Dataset
 
-    from trainer_core.engine.rows import count_tokens
-    from trainer_core.engine.token_count import count_batch
+    from trainer_core.training.row_lengths import count_tokens
+    from trainer_core.training.token_count import count_batch
 
     ids = torch.ones(2, 5, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -106,8 +106,8 @@ def counted() -> dict[str, Any]:
 
 
 def bounds() -> dict[str, Any]:
-    from trainer_core.config import Dpo
-    from trainer_core.engine.dpo import NOISE, rounding, steepness
+    from trainer_core.methods.dpo import Dpo
+    from trainer_core.training.dpo import NOISE, rounding, steepness
 
     return {
         "noise": NOISE,
@@ -123,9 +123,9 @@ def refused() -> dict[str, str]:
     """What ends a run whose loss is computed on no token, and what is said of one that learns."""
     from transformers import TrainerControl, TrainerState
 
-    from trainer_core.engine.learning import RequireLearning
-    from trainer_core.engine.token_count import count_learned
     from trainer_core.errors import TrainingError
+    from trainer_core.training.learning_check import RequireLearning
+    from trainer_core.training.token_count import count_learned
 
     masked, learned = torch.tensor([[-100, -100]]), torch.tensor([[-100, 5]])
     said = {}
@@ -142,7 +142,7 @@ def refused() -> dict[str, str]:
 
 
 def unwrapped() -> dict[str, bool]:
-    from trainer_core.engine.load import text_tokenizer
+    from trainer_core.training.load import text_tokenizer
 
     tokenizer = SimpleNamespace(backend_tokenizer=1)
     return {
@@ -152,7 +152,7 @@ def unwrapped() -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    import trainer_core.engine  # noqa: F401  (unsloth comes before what it patches)
+    import trainer_core.training  # noqa: F401  (unsloth comes before what it patches)
 
     print(
         json.dumps(

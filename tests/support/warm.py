@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from trainer_core import keeper, runs
+from trainer_core.system import project
+from trainer_core.worker import restart
 
 SECONDS = 600
 TEST = "PYTEST_CURRENT_TEST"
@@ -47,7 +48,7 @@ def errors(log: Path) -> Path:
 def warm_process(environment: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.support.warm"]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=runs.PROJECT, env=dict(environment), stdin=pipe, stdout=pipe, text=True)
+    process = subprocess.Popen(command, cwd=project.PROJECT, env=dict(environment), stdin=pipe, stdout=pipe, text=True)
     atexit.register(end, process)
     return process
 
@@ -64,11 +65,11 @@ def serve() -> None:
     """Answers each line of the standard input with an exit code."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print is no answer
-    from trainer_core import engine  # noqa: F401
+    from trainer_core import training  # noqa: F401
 
     for line in sys.stdin:
         asked = json.loads(line)
-        print(keeper.in_fork(lambda asked=asked: fork(**asked)), file=answers, flush=True)  # type: ignore[misc]
+        print(restart.in_fork(lambda asked=asked: fork(**asked)), file=answers, flush=True)  # type: ignore[misc]
 
 
 def fork(module: str, arguments: list[str], log: str) -> int:

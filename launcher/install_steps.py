@@ -1,0 +1,111 @@
+"""What is installed into .venv, from where, in which order. Knows where each build of torch is to be had.
+
+Everything is installed with --no-deps: the requirement files list every package, and unsloth asks for a certifi that
+the index does not have. They name no index, so a machine's own mirror serves them; uv knows PyTorch's own indexes.
+Only torch for CUDA 12.6 brings its own: which CUDA libraries it wants is known to PyTorch's index alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.cuda_support import BUILDS
+from launcher.paths import REQUIREMENTS, ROOT, VENV, VENV_PYTHON
+from launcher.system import System, install_command
+
+INSTALLER = "uv==0.13.9"
+PYTHON = str(VENV_PYTHON)
+PIP = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", "--no-deps")
+UV = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--no-deps")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of the set-up. `ways` are commands that do it, best first: the next is tried when one fails."""
+
+    title: str
+    ways: tuple[tuple[str, ...], ...]
+    advice: str = "If the network failed, just start again: what is already downloaded is kept."
+    needed: bool = True
+
+
+def bare_venv(python: str, version: str, system: System) -> Step:
+    command = install_command(system, ["venv"], version, stock=False) or "apt install python3-venv"
+    advice = f"Debian and Ubuntu keep a part of Python apart: `{command}`. Then start again."
+    return Step(f"Python {version} environment in {VENV.name}", ((python, "-m", "venv", "--clear", str(VENV)),), advice)
+
+
+def install(build: str, platform: str) -> list[Step]:
+    """What fills a bare .venv. `build` is a key of REQUIREMENTS, `platform` sys.platform's word."""
+    uv = Step("installer uv", ((*PIP, INSTALLER),), needed=False)
+    rest = packages(REQUIREMENTS[build])
+    if build == "cu126":  # torch last: what it asks for beside CUDA is then there, in the pinned version
+        return [uv, rest, torch_with_its_cuda(build)]
+    return [uv, *torch(build, platform), rest]
+
+
+def torch(build: str, platform: str) -> list[Step]:
+    """torch by itself where the usual index has the other build: it has CUDA 13.0 for Linux, CPU for Windows and macOS.
+
+    The CUDA build is named, not left to uv's "auto": that takes the newest CUDA the driver runs, whatever the pins are for.
+    """
+    wanted = pin(build, "torch")
+    if (build, platform) == ("cpu", "linux"):
+        ways = ((*PIP, f"{wanted}+cpu"), (*UV, "--torch-backend=cpu", wanted))
+        return [Step(f"{wanted}, CPU build: by pip's own settings, else from PyTorch's index", ways)]
+    if (build, platform) == ("cu130", "win32"):
+        pair = (wanted, pin(build, "torchvision"))
+        return [Step(f"{wanted}, CUDA build from PyTorch's index", ((*UV, f"--torch-backend={build}", *pair),))]
+    return []
+
+
+def torch_with_its_cuda(build: str) -> Step:
+    """A CUDA build that the usual index has for no system, with the CUDA libraries that it names."""
+    pair = (pin("cu130", "torch"), pin("cu130", "torchvision"))
+    command = tuple(word for word in UV if word != "--no-deps") + (f"--torch-backend={build}", *pair)
+    advice = (
+        "This build comes from download.pytorch.org only. If that cannot be reached, a newer driver "
+        f"({BUILDS[0].drivers}) lets torch come from the usual index."
+    )
+    return Step(f"{pair[0]} and its CUDA libraries, {build}, from PyTorch's index", (command,), advice)
+
+
+def pin(build: str, name: str) -> str:
+    """The package's line in the requirement file of this build, `torch==2.13.0`."""
+    return f"{name}=={pinned(REQUIREMENTS[build])[name]}"
+
+
+def packages(file: Path) -> Step:
+    """All pins of a file. uv is many times faster; pip knows the machine's own mirrors and certificates."""
+    return Step(f"the packages of {file.name}", ((*UV, "-r", str(file)), (*PIP, "-r", str(file))))
+
+
+def into_folder(file: Path, folder: Path) -> Step:
+    """All pins of a file into a folder that is no site-packages. Nothing but tests reads it, so it is not needed."""
+    target = ("--target", str(folder), "-r", str(file))
+    return Step(
+        f"the packages of {file.name}, in a folder of their own", ((*UV, *target), (*PIP, *target)), needed=False
+    )
+
+
+def pinned(file: Path) -> dict[str, str]:
+    """Version by name."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return dict(line.split()[0].split("==") for line in lines if line and not line.startswith("#"))
+
+
+def trial(build: str) -> Step:
+    """The last step: what is installed must work."""
+    advice = "The next start makes .venv anew. If that ends here too: with a GPU, `--device cpu` may still work."
+    cuda = next((known.cuda for known in BUILDS if known.name == build), "")
+    device = ("cuda", cuda) if cuda else ("cpu",)
+    does = "multiply, launch a Triton kernel, compile one" if cuda else "multiply"
+    command = (PYTHON, "-P", str(ROOT / "launcher" / "trial.py"), *device)
+    return Step(f"trial on {device[0]}: import unsloth and torch, {does}", (command,), advice)
+
+
+def starter() -> Step:
+    """The embedded model, made ready once here, so that the first click does not wait for it."""
+    advice = "It is made at the first run instead."
+    return Step("starter model", ((PYTHON, "-P", "-m", "trainer_core", "starter"),), advice, needed=False)

@@ -1,0 +1,265 @@
+"""The command line: `python -m trainer_core COMMAND`. What the page can do, by hand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from trainer_core import data
+from trainer_core.cli import terminal
+from trainer_core.cli.demo import ANSWERS, demo, side_by_side
+from trainer_core.config.recipe import STARTER, Data, read_recipe
+from trainer_core.data.hub import datasets
+from trainer_core.data.select import located
+from trainer_core.diagnosis import html_report
+from trainer_core.errors import ConfigError, UserError
+from trainer_core.evaluation.prompts import prompts
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.steps import planned_steps, warmup_text
+from trainer_core.models import resolve
+from trainer_core.models.resolve import tokenizer_of
+from trainer_core.planning import measurements, presets
+from trainer_core.planning.forecast import Place, forecast
+from trainer_core.planning.forecast_text import as_json, lines
+from trainer_core.planning.presets import shape_for
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace, default_workspace, disk_free, made
+from trainer_core.schema import parse
+from trainer_core.system import app_secret, hardware
+
+LEAST_GIB, MOST_GIB = 1, 1024
+"""Sizes of a card to plan for."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when the command did what it says; 1 with one sentence on stderr when the user can mend it."""
+    terminal.prepare_streams()
+    args = parser().parse_args(argv)
+    return terminal.exit_code(lambda: args.run(args))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="tunebench", description="Fine-tune, align and compare adapters.")
+    top.add_argument("--workspace", type=Path, default=default_workspace(), help="where runs and models lie")
+    top.add_argument("--device", choices=("auto", "cpu", "cuda"), default=os.environ.get("TUNEBENCH_DEVICE", "auto"))
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    command("demo", run_demo, "SFT, DPO, scores and answers on the starter model and the sample data")
+    train = command("train", run_train, "train a recipe (TOML), or a run.json once more")
+    train.add_argument("recipe", type=Path)
+    resume = command("resume", run_resume, "go on with a paused, stopped or broken off run")
+    resume.add_argument("id", help="the run's id, or 'last'")
+    longer = command("continue", run_continue, "train the last stage of a finished run for more passes over its data")
+    longer.add_argument("id", help="the run's id, or 'last'")
+    longer.add_argument("--epochs", type=float, default=1.0, help="how many more; 1 if not said")
+    pause = command("pause", run_pause, "let the running run leave the device; resume goes on exactly there")
+    pause.add_argument("id", help="the run's id, or 'last'")
+    stop = command("stop", run_stop, "let the running run end after its step and keep what it has learned")
+    stop.add_argument("id", help="the run's id, or 'last'")
+    stop.add_argument("--now", action="store_true", help="end it in mid-step; its checkpoints are kept")
+    plan = command("plan", run_plan, "what a recipe will do, and what it takes in memory and on disk")
+    plan.add_argument("recipe", type=Path)
+    plan.add_argument(
+        "--vram", type=float, metavar="GB", help="plan for an empty card of this size instead of this machine"
+    )
+    plan.add_argument("--json", action="store_true")
+    check = command("check", run_check, "what is in a data file, and what is wrong with it")
+    check.add_argument("data", help="a file or folder, or 'sample'")
+    check.add_argument("--json", action="store_true")
+    check.add_argument("--column", action="append", default=[], metavar="PART=NAME", help="such as prompt=question")
+    check.add_argument("--step", action="append", default=[], help="mend or leave out rows, such as skip_damaged")
+    fetch = command("fetch", run_fetch, "get a data set of the Hugging Face Hub as a file")
+    fetch.add_argument("name", help="owner/name")
+    fetch.add_argument("--config", help="its configuration, if it has several")
+    fetch.add_argument("--split", help="its split; without it the first one to train on")
+    compare = command("compare", run_compare, "score the base and every adapter of a run, and let them answer")
+    compare.add_argument("id", help="the run's id, or 'last'")
+    compare.add_argument("prompt", nargs="*", help="what to ask; without one, three of the bundled prompts")
+    compare.add_argument("--score", action="store_true", help="only score, and ask nothing")
+    told = command(
+        "report", run_report, "a run on one page: curves, findings, scores, settings; a file that needs no network"
+    )
+    told.add_argument("id", help="the run's id, or 'last'")
+    told.add_argument("--out", type=Path, help="where to write it; without it report.html in the run's folder")
+    command("runs", run_list, "all runs, newest first")
+    command("sign-out", run_sign_out, "end the key of every browser that is signed in; the app may be open")
+    command("starter", run_starter, "make the starter model ready")
+    return top
+
+
+def supervisor(args: argparse.Namespace) -> Supervisor:
+    return Supervisor(Workspace(args.workspace.resolve()), device=args.device)
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    try:
+        demo(boss, presets.starter_recipe().model_copy(update={"name": "demo"}))
+    finally:
+        boss.close()
+    return 0
+
+
+def run_train(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    path: Path = args.recipe
+    file = run_folder.read_run(path.parent) if path.name == "run.json" else None
+    again = run_folder.train_job(file) if file else None
+    for note in file.notes if file else ():
+        terminal.say(note)
+    run_id = boss.start(again.recipe if again else read_recipe(path))
+    terminal.say(f"Run {run_id} in {boss.run_dir(run_id)}")
+    return followed(boss, run_id)
+
+
+def run_resume(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    run_id = known(boss, args.id)
+    boss.resume(run_id)
+    return followed(boss, run_id)
+
+
+def run_continue(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    run_id = known(boss, args.id)
+    boss.prolong(run_id, args.epochs)
+    return followed(boss, run_id)
+
+
+def run_pause(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    boss.pause(known(boss, args.id))
+    return 0
+
+
+def run_stop(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    run_id = known(boss, args.id)
+    if not args.now:
+        boss.stop(run_id)
+        return 0
+    boss.end(run_id)
+    return followed(boss, run_id)
+
+
+def known(boss: Supervisor, name: str) -> str:
+    """The id of a run by its name on the command line.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    ids = [view.id for view in boss.views]
+    if not ids or (name != "last" and name not in ids):
+        raise UserError(f"There is no run {name!r} in {boss.workspace.root}. `tunebench runs` lists them.")
+    return ids[0] if name == "last" else name
+
+
+def followed(boss: Supervisor, run_id: str) -> int:
+    view = terminal.follow(boss, run_id)
+    for stage, folder in view.adapters.items():
+        terminal.say(f"{stage.upper()} adapter: {boss.run_dir(run_id) / folder}")
+    return 1 if view.phase is Phase.FAILED else 0
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    recipe, workspace = read_recipe(args.recipe), Workspace(args.workspace.resolve())
+    rows = data.count(recipe.data, recipe.method, tokenizer_of(recipe.model, workspace))
+    rows = rows.within({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
+    counts = {"sft": rows.sft, "dpo": rows.dpo}
+    steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
+    shape = shape_for(recipe.model, workspace, presets.load_catalogue())
+    planned = forecast(recipe, shape, place(args, workspace), rows, measurements.recall(workspace)) if shape else None
+    if args.json:
+        told = {"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}
+        terminal.say(json.dumps(told | {"plan": as_json(planned) if planned else None}, indent=1))
+        return 0
+    for stage, count in steps.items():
+        settings = getattr(recipe, stage)
+        terminal.say(
+            f"{stage.upper()}: {count} steps over {counts[stage]} rows, effective batch {settings.effective_batch}, "
+            f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
+        )
+    unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]
+    for line in (*rows.notes, "", *(lines(planned) if planned else unknown)):
+        terminal.say(line)
+    return 0
+
+
+def place(args: argparse.Namespace, workspace: Workspace) -> Place:
+    """This machine as it is now, or an empty card of the size asked for.
+
+    Raises:
+        ConfigError: there is no card of that size.
+    """
+    machine, disk = hardware.detect(), disk_free(workspace)
+    if args.vram is not None:
+        if not LEAST_GIB <= args.vram <= MOST_GIB:  # nor nan
+            raise ConfigError(
+                f"--vram is a card's size in GB, {LEAST_GIB} to {MOST_GIB:,}, such as 24; it is {args.vram:g}."
+            )
+        return Place.imagined(args.vram, machine, disk)
+    return Place.of(machine, disk_free=disk, use_card=args.device != "cpu")
+
+
+def run_check(args: argparse.Namespace) -> int:
+    columns = dict(one.partition("=")[::2] for one in args.column)
+    asked = parse(Data, {"pairs": args.data, "columns": columns, "steps": args.step}, "check")
+    given = asked.columns if asked.columns.used else None
+    with terminal.bar() as going:
+        checked = data.check(located(args.data, "sample_pairs.jsonl"), given, data.Checkup(steps=asked.steps), going)
+    if args.json:
+        terminal.say_json(checked)
+    else:
+        terminal.say("\n".join(checked.told()))
+    return 1 if checked.blocked else 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    parts = datasets.parts(args.name)
+    wanted = [one for one in parts if args.config in (None, one.config) and args.split in (None, one.split)]
+    if not wanted:
+        known = ", ".join(f"{one.config} {one.split}" for one in parts)
+        raise UserError(f"{args.name} has no such part. It has: {known}.")
+    terminal.say(str(datasets.fetched(Workspace(args.workspace.resolve()), args.name, wanted[0])))
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    try:
+        asked = [] if args.score else args.prompt or prompts()[:ANSWERS]
+        side_by_side(boss, known(boss, args.id), asked)
+    finally:
+        boss.close()
+    return 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    boss = supervisor(args)
+    terminal.say(str(html_report.save(boss.run_dir(known(boss, args.id)), args.out)))
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    for view in supervisor(args).views:
+        terminal.say(terminal.run_line(view))
+    return 0
+
+
+def run_sign_out(args: argparse.Namespace) -> int:
+    app_secret.renew(made(args.workspace.resolve()))
+    terminal.say("Signed out everywhere. For a new link start `python launch.py` once more.")
+    return 0
+
+
+def run_starter(args: argparse.Namespace) -> int:
+    terminal.say(resolve.resolve(STARTER, Workspace(args.workspace.resolve())))
+    return 0

@@ -1,0 +1,1 @@
+"""A run as data: recipe, jobs, changes to a recipe."""

@@ -1,0 +1,219 @@
+"""Every setting, once: its type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json are these models.
+
+Sources, named beside what they speak for: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024,
+the preference tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 ·
+[rs] Kalajdzievski 2023 · [cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.schema import Strict, parse, read_toml
+
+STARTER = "starter"
+"""The model name that stands for the small embedded model."""
+
+SAMPLE = "sample"
+"""The data name that stands for the bundled sample data."""
+
+
+class Method(StrEnum):
+    SFT = "sft"
+    DPO = "dpo"
+    SFT_DPO = "sft+dpo"
+
+    @property
+    def stages(self) -> tuple[Literal["sft", "dpo"], ...]:
+        return {Method.SFT: ("sft",), Method.DPO: ("dpo",), Method.SFT_DPO: ("sft", "dpo")}[self]  # type: ignore[return-value]
+
+
+Precision = Literal["auto", "nf4", "bf16", "fp32"]
+Targets = Literal["all-linear", "attention", "mlp"]
+Template = Literal["own", "plain", "alpaca", "chatml"]
+Step = Literal[
+    "swap", "swap_sides", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
+    "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
+    "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
+    "strip_pictures", "learn_all", "learn_reasoning", "no_reasoning", "drop_tools", "drop_pictures", "drop_weight_zero",
+    "drop_reasoning",
+]  # fmt: skip
+"""How rows are mended or left out, see data/remedies.py."""
+
+
+class Lora(Strict):
+    """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, one after the other."""
+
+    rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")  # [LoRA, TM]
+    """Higher learns more detail and takes more memory. 16 suits up to a thousand pairs."""
+    alpha: int = Field(default=16, ge=1, le=1024, title="LoRA alpha")  # [U]
+    """Alpha ÷ rank scales the update. Equal to the rank is neutral; halve it when the run memorises."""
+    dropout: float = Field(default=0.0, ge=0, lt=1, title="LoRA dropout")  # [QLoRA]
+    """0 keeps Unsloth's fast path; 0.05 to 0.1 helps very small data sets."""
+    rslora: bool = Field(default=False, title="Rank-stabilised scaling")  # [rs]
+    """Scale by alpha ÷ √rank instead of alpha ÷ rank. Worth it above rank 64."""
+    dora: bool = Field(default=False, title="DoRA")
+    """Learns size and direction apart: a little better at the same rank, and slower."""
+    targets: Targets = Field(default="all-linear", title="Adapted layers")  # [TM]
+    """All linear layers; attention alone is clearly worse."""
+
+
+class Sampling(Strict):
+    """How answers are drawn. The same in every lane, so that the adapters make the difference."""
+
+    temperature: float = Field(default=0.7, ge=0, le=5, title="Temperature")
+    """0 always takes the likeliest token."""
+    top_p: float = Field(default=0.9, gt=0, le=1, title="Top-p")
+    """Draw from the likeliest tokens that hold this share of the probability."""
+    top_k: int = Field(default=0, ge=0, title="Top-k")
+    """Draw from this many of the likeliest tokens; 0: no limit."""
+    min_p: float = Field(default=0.0, ge=0, lt=1, title="Min-p")
+    """Leave out tokens less likely than this share of the likeliest one."""
+    repetition_penalty: float = Field(default=1.0, ge=0.5, le=2, title="Repetition penalty")
+    """Above 1 makes tokens that were used already less likely."""
+    max_new_tokens: int = Field(default=256, ge=1, le=32_768, title="Tokens at most")
+    """An answer that has not ended by itself is cut here."""
+    seed: int = Field(default=42, ge=0, lt=2**63, title="Seed")
+    """The same seed gives the same answers again."""
+
+
+class Columns(Strict):
+    """Which column of a file plays which part; empty where none does. Only needed where Tunebench does not find out itself."""
+
+    prompt: str | None = Field(default=None, title="Prompt column")
+    """What the user asks."""
+    input: str | None = Field(default=None, title="Input column")
+    """More of the prompt, as in Alpaca; it follows after an empty line."""
+    system: str | None = Field(default=None, title="System column")
+    """Instructions that stand before the conversation."""
+    history: str | None = Field(default=None, title="History column")
+    """Earlier rounds, each a list of question and answer."""
+    answer: str | None = Field(default=None, title="Answer column")
+    """What the assistant should say, in data without pairs."""
+    chosen: str | None = Field(default=None, title="Chosen column")
+    """The better answer."""
+    rejected: str | None = Field(default=None, title="Rejected column")
+    """The worse answer."""
+    messages: str | None = Field(default=None, title="Messages column")
+    """Whole conversations as lists of messages."""
+    scored: str | None = Field(default=None, title="Scored answers column")
+    """Several answers with scores, of which the best and the worst make a pair."""
+    label: str | None = Field(default=None, title="Label column")
+    """Good or bad, for single answers (KTO)."""
+    text: str | None = Field(default=None, title="Text column")
+    """Plain text, or conversations written out as text."""
+    reasoning: str | None = Field(default=None, title="Reasoning column")
+    """What the assistant thinks before the answer. SFT reads it and does not learn it, unless a step says so."""
+
+    @property
+    def used(self) -> dict[str, str]:
+        """Part -> column, without the parts nobody plays."""
+        return {part: column for part, column in self.model_dump().items() if column is not None}
+
+
+class Data(Strict):
+    """Where the examples come from: a file, a folder, a data set's hub id, or "sample" for the bundled ones."""
+
+    chat: str | None = Field(default=None, title="Examples for SFT")
+    """Conversations to imitate. Empty: the chosen answers of the pairs."""
+    pairs: str | None = Field(default=SAMPLE, title="Preference pairs for DPO")
+    """A prompt, a better answer and a worse answer per row."""
+    chat_rows: int | None = Field(default=None, ge=1, title="First rows of the examples")
+    """Use only this many rows from the top. Empty: all."""
+    pair_rows: int | None = Field(default=None, ge=1, title="First rows of the pairs")
+    """Use only this many rows from the top. Empty: all."""
+    held_out: str | None = Field(default=None, title="Held-out pairs")
+    """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
+    steps: tuple[Step, ...] = Field(default=(), title="Steps")
+    """How rows are mended or left out, as the Data tab records them. The file itself is never changed."""
+    template: Template = Field(default="own", title="Chat template")
+    """How a conversation is written for a base model that has no template of its own; all others use their own."""
+    columns: Columns = Columns()
+
+    @property
+    def mapped(self) -> str | None:
+        """The file that `columns` speaks of: the pairs, or the examples where the pairs are bundled or none."""
+        if not self.columns.used:
+            return None
+        return next((name for name in (self.pairs, self.chat) if name not in (None, SAMPLE)), None)
+
+
+class Memory(Strict):
+    """How memory and time are used and measured. None of it changes what is learned."""
+
+    probe: Literal["auto", "on", "off"] = Field(default="auto", title="Measure memory first")
+    """Tries the longest rows before the first step. Auto: always on a GPU; on the processor where that costs 2 % at most."""
+    skip_layers: Literal["auto", "off"] = Field(default="auto", title="Keep layers")
+    """Auto: on a GPU, layers are kept instead of computed twice as far as memory is left after the first step."""
+    offload_embedding: Literal["auto", "on", "off"] = Field(default="auto", title="Embedding in main memory")
+    """Frees the token table's memory on the card for a little time in each step. Auto: only where memory is tight."""
+    sort_rows: Literal["auto", "off"] = Field(default="auto", title="Sort rows within a step")
+    """Auto: the rows of a step share micro-batches by length, so that less is padded. Each step has the same rows either way."""
+    keep_reference: Literal["auto", "off"] = Field(default="auto", title="Keep the reference's numbers")
+    """Auto: the DPO reference is asked once for each pair; later epochs and later runs from the same start take what it said."""
+
+
+class Recipe(Strict):
+    """One run, whole: model, data, method and every setting. What a recipe TOML holds and what run.json repeats."""
+
+    name: str = Field(default="", max_length=64, pattern=r"^[\w .+-]*$", title="Name")
+    """Shown in lists and used in folder names."""
+    model: str = Field(default=STARTER, min_length=1, title="Model")
+    """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
+    precision: Precision = Field(default="auto", title="Precision of the base")  # [QLoRA]
+    """Auto: 4-bit NF4 on CUDA; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
+    method: Method = Field(default=Method.SFT_DPO, title="Method")
+    """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
+    seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")
+    """Decides the adapter's start and the order of the rows. The same recipe and seed give the same run on the processor."""
+    data: Data = Data()
+    lora: Lora = Lora()
+    sft: Sft = Sft()
+    dpo: Dpo = Dpo()
+    memory: Memory = Memory()
+    sampling: Sampling = Sampling()
+    samples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
+        default=(), max_length=5, title="Sample prompts"
+    )
+    """Up to five prompts, one a line, answered by the base and at checkpoints. Empty: four bundled ones."""
+    sample_tokens: int = Field(default=96, ge=0, le=512, title="Tokens of a sample answer")
+    """Sample answers are cut here; fewer hide whether they end. Beside two rounds a stage they get 10 % of its time. 0: none."""
+
+    @model_validator(mode="after")
+    def check_data(self) -> Self:
+        if "dpo" in self.method.stages and self.data.pairs is None:
+            raise ValueError(f'method "{self.method}" needs data.pairs: a file with prompt, chosen and rejected')
+        if self.data.pairs is None and self.data.chat is None:
+            raise ValueError("neither data.chat nor data.pairs is set, so there is nothing to learn from")
+        return self
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe TOML, with relative data and model paths taken from the recipe's own folder.
+
+    Raises:
+        ConfigError: see `read_toml` and `parse`.
+    """
+    recipe = parse(Recipe, read_toml(path), path.name)
+    return anchored(recipe, path.resolve().parent)
+
+
+def anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every relative path that exists under `folder` made absolute."""
+
+    def at(name: str | None) -> str | None:
+        return (
+            str((folder / name).resolve())
+            if name and name not in (SAMPLE, STARTER) and os.path.exists(folder / name)  # False for too long a name
+            else name
+        )
+
+    files = {key: at(getattr(recipe.data, key)) for key in ("chat", "pairs", "held_out")}
+    return recipe.model_copy(update={"model": at(recipe.model), "data": recipe.data.model_copy(update=files)})

@@ -1,0 +1,268 @@
+"""How JSON text is taken apart: a list of any size piece by piece, each with its place, and faults in plain words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import orjson
+
+from trainer_core.data.files.limits import MIB, Limits
+
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
+BETWEEN = re.compile(rb"[\s,]*+")
+WORDS = {
+    "unexpected end of data": "cut off in the middle",
+    "unexpected control character in string": "a raw line break or control character in a text (write \\n or \\t)",
+    "surrogate": "half of a surrogate pair, which is no character",
+    "depth limit exceeded": "nested too deeply",
+    "trailing comma is not allowed": "a comma before the closing bracket",
+    "unexpected content after document": "more text after the end of the row",
+    "invalid escaped sequence in string": "an unknown escape after a backslash",
+    "unexpected character, expected a string key": 'a key that is not in double quotes (")',
+    "unexpected character, expected ':' after key": "no colon after a key",
+    "unexpected character, expected ',' or '}'": "no comma or closing brace where one is needed",
+    "unexpected character, expected ',' or ']'": "no comma or closing bracket where one is needed",
+    "unexpected character, expected a JSON value": "an unknown word or sign where a value should be",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a piece of JSON is no row. `at`: characters before the fault; `syntax`: what follows it cannot be trusted."""
+
+    reason: str
+    at: int = 0
+    snippet: str = ""
+    syntax: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One value of a document and where it begins. `alone`: there is no other; `fault`: why there is none."""
+
+    text: bytes
+    line: int
+    column: int
+    alone: bool = False
+    fault: str = ""
+
+
+def parsed(text: bytes, limits: Limits) -> dict[str, Any] | Fault:
+    """One JSON object, or why the text is none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return fault(text, error)
+    found = as_object(value)
+    if isinstance(found, Fault):
+        return found
+    try:
+        quotes = count_quotes(found, limits.depth - 1)
+    except RecursionError:
+        return Fault(f"nested deeper than {limits.depth} levels")
+    return found if quotes == spelled_quotes(text) else without_double(text, found)
+
+
+def as_object(value: Any) -> dict[str, Any] | Fault:
+    if isinstance(value, dict):
+        return value
+    kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return Fault(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
+
+
+def fault(text: bytes, error: orjson.JSONDecodeError) -> Fault:
+    try:
+        text.decode()
+    except UnicodeDecodeError as bad:
+        before = text[: bad.start].decode()
+        around = before[-30:] + text[bad.start : bad.start + 30].decode(errors="replace")
+        return Fault(f"byte 0x{text[bad.start]:02x} is not UTF-8", len(before), shown(around), syntax=True)
+    reason = next((words for mark, words in WORDS.items() if mark in error.msg), error.msg)
+    return Fault(
+        f"not valid JSON, {reason}", error.pos, shown(error.doc[max(0, error.pos - 30) : error.pos + 30]), syntax=True
+    )
+
+
+def shown(text: str) -> str:
+    """A short piece of a file, on one line and without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:60]).strip()
+
+
+def count_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
+    """How many quotes it takes to spell the keys and texts of a value; RecursionError where it is deeper than `left` levels.
+
+    A text that has more of them has a key twice, of which a parser keeps only the last.
+    """
+    if left < 0:
+        raise RecursionError
+    quotes = 0
+    for one in [*value, *value.values()] if isinstance(value, dict) else value:
+        if isinstance(one, str):
+            quotes += 2 + one.count('"') if '"' in one else 2
+        elif isinstance(one, dict | list):
+            quotes += count_quotes(one, left - 1)
+    return quotes
+
+
+def spelled_quotes(text: bytes) -> int:
+    """How many quotes a text has, either way they may be spelled."""
+    return text.count(b'"') + (text.count(b"\\u0022") if b"\\" in text else 0)
+
+
+def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault:
+    """The value, unless one of its objects has a key twice, of which a parser keeps only the last."""
+    doubles: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen = set[str]()
+        for key, _ in pairs:
+            if key in seen:
+                doubles.append(key)
+            seen.add(key)
+
+    json.loads(text, object_pairs_hook=look)
+    return Fault(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
+
+
+def only_list(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that wraps one list of objects, as in {"data": [...]}; the turns of a chat are no rows."""
+    lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
+    return lists[0] if len(lists) == 1 and not is_turn(lists[0][0]) else None
+
+
+def rows_in(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that is a whole file; None where it is one row itself."""
+    table = by_column(value)
+    return only_list(value) if table is None else table
+
+
+def by_column(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of an object that holds a table column by column, as pandas writes it: lists of equal length, or objects
+    with the same row numbers, or `columns` beside `data` (orient "list", "dict" and "split"). None where it is no table."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(one, str) for one in columns):
+        whole = all(isinstance(row, list) and len(row) == len(columns) for row in data)
+        return [dict(zip(columns, row, strict=True)) for row in data] if whole else None
+    cells = list(value.values())
+    if len(cells) > 1 and all(isinstance(one, dict) and one and all(map(str.isdigit, one)) for one in cells):
+        rows = list(dict.fromkeys(number for one in cells for number in one))
+        return [{name: one.get(row) for name, one in value.items()} for row in rows]
+    if not all(isinstance(one, list) for one in cells) or len({len(one) for one in cells}) != 1 or not cells[0]:
+        return None
+    if any(is_turn(cell) for one in cells for cell in one):
+        return None
+    if len(cells) == 1 and not all(isinstance(cell, list) for cell in cells[0]):
+        return None
+    return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value looks like one message of a chat, so that a list of it is one conversation."""
+    return isinstance(value, dict) and any(key in value for key in ("role", "from", "content", "value"))
+
+
+def moved(piece: Piece, characters: int) -> tuple[int, int]:
+    """Line and column of a place that many characters into the piece."""
+    before = piece.text.decode(errors="replace")[:characters]
+    lines = before.count("\n")
+    return piece.line + lines, len(before) - before.rfind("\n") if lines else piece.column + characters
+
+
+def pieces(file: BinaryIO, limits: Limits) -> Iterator[Piece]:
+    """The values of a top-level list, or the values that follow one another, in bounded memory.
+
+    The last piece has a `fault` where the text breaks off or holds something else.
+    """
+    text = Text(file)
+    inside = text.peek() == b"["
+    if inside:
+        text.advance(text.at + 1)
+    most = limits.line_bytes if inside else limits.document_bytes
+    count = 0
+    while (start := text.peek()) in (b"{", b"["):
+        count += 1
+        line, column = text.line, text.column
+        value, why = text.value(most, limits.depth)
+        alone = count == 1 and not inside and not text.peek()
+        yield Piece(value, line, column, alone, why)
+        if why:
+            return
+    if inside and start == b"]":
+        text.advance(text.at + 1)
+        if text.peek():
+            yield Piece(b"", text.line, text.column, fault="more text after the end of the list")
+    elif start:
+        yield Piece(
+            b"", text.line, text.column, fault=f"not a row but {shown(text.rest())!r}; each row is an object in braces"
+        )
+    elif inside:
+        yield Piece(b"", text.line, text.column, fault="the file ends before its list is closed; it is cut off")
+
+
+class Text:
+    """A window on a stream of JSON text that knows the line and column it stands at."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.buffer, self.at, self.line, self.column = file, b"", 0, 1, 1
+
+    def more(self) -> bool:
+        """Reads on, twice as far each time, so that a long value is scanned few times."""
+        chunk = self.file.read(max(MIB, len(self.buffer) - self.at))
+        self.buffer, self.at = self.buffer[self.at :] + chunk, 0
+        return bool(chunk)
+
+    def peek(self) -> bytes:
+        """The next byte that is neither white space nor a comma; nothing at the end."""
+        while True:
+            self.advance(BETWEEN.match(self.buffer, self.at).end())  # type: ignore[union-attr]
+            if self.at < len(self.buffer) or not self.more():
+                return self.buffer[self.at : self.at + 1]
+
+    def rest(self) -> str:
+        return self.buffer[self.at : self.at + 60].decode(errors="replace")
+
+    def advance(self, to: int) -> None:
+        passed = self.buffer[self.at : to]
+        if lines := passed.count(b"\n"):
+            self.line, self.column = self.line + lines, 1
+            passed = passed[passed.rfind(b"\n") + 1 :]
+        self.column += len(passed.decode(errors="replace"))
+        self.at = to
+
+    def value(self, most: int, depth: int) -> tuple[bytes, str]:
+        """The object or list that begins here, or why it has no end."""
+        while True:
+            try:
+                end = end_of_value(self.buffer, self.at, depth)
+            except RecursionError:
+                return b"", f"nested deeper than {depth} levels"
+            if end is not None and end - self.at <= most:
+                value = self.buffer[self.at : end]
+                self.advance(end)
+                return value, ""
+            if len(self.buffer) - self.at > most:
+                return b"", f"one row is longer than {most // MIB} MB"
+            if not self.more():
+                return b"", "the file ends in the middle of this row; it is cut off or lacks a quote or a bracket"
+
+
+def end_of_value(text: bytes, start: int, depth: int) -> int | None:
+    """The index behind the value at `start`, None where the text ends first; RecursionError beyond `depth` levels."""
+    level = 0
+    for token in TOKEN.finditer(text, start):
+        first = text[token.start()]
+        if first in b"{[":
+            level += 1
+            if level > depth:
+                raise RecursionError
+        elif first in b"}]":
+            level -= 1
+            if level == 0:
+                return token.end()
+        elif token.end() - token.start() == 1:
+            return None
+    return None

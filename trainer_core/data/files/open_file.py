@@ -1,0 +1,228 @@
+"""Which files may be read, what format each has, and how it is opened. `formats` knows how rows come out of them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from trainer_core.data.files import encoding, json_stream
+from trainer_core.data.files.limits import LIMITS, Limits
+from trainer_core.data.files.raw_rows import ROWS, Flaw, Format, Row, too_much
+from trainer_core.errors import DataError
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "state.json")
+BINARY = {
+    b"PK\x03\x04": "a zip archive (or Excel file)", b"7z\xbc\xaf": "a 7z archive", b"\xfd7zXZ": "an xz archive",
+    b"BZh": "a bzip2 archive", b"\x28\xb5\x2f\xfd": "a zstd archive", b"ARROW1": "an Arrow file",
+    b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
+    b"\x80\x05": "a Python pickle", b"%PDF": "a PDF", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
+    b"\x1f\x8b": "a gzip file inside another", b"SQLite": "a database", b"\x7fELF": "a program", b"GGUF": "a GGUF model",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Files:
+    """The data files behind one path, and sentences about what else lies there."""
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+def files(path: Path) -> Files:
+    """The file itself, or every data file in the folder and below it, sorted by name.
+
+    Raises:
+        DataError: nothing there, no permission, a folder without data files, or neither file nor folder.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return in_folder(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: not a file but a device or a pipe. Give a data file or a folder.")
+    return Files((path,))
+
+
+def in_folder(folder: Path) -> Files:
+    root, found, notes = folder.resolve(), [], []
+    list(folder.iterdir())  # rglob says nothing about a folder that may not be read
+    for path in sorted(folder.rglob("*")):
+        if not is_text(path):
+            notes.append(f"{ascii(path.name)} was not read: its name is not valid text. Rename it.")
+            continue
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if not path.resolve().is_relative_to(root):
+            notes.append(f"{path.name} was not read: it is a link to a place outside the folder.")
+        elif (
+            path.is_file()
+            and path.name.lower() not in NOT_ROWS
+            and path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+        ):
+            found.append(path)
+        else:
+            notes.append(f"{path.name} was not read: it is no data file by its name.")
+    if not found:
+        kinds = ", ".join(SUFFIXES)
+        raise DataError(
+            f"{folder}: no data file in this folder ({kinds}, also with .gz). {' '.join(notes[:3])}".strip()
+        )
+    return Files(tuple(found), tuple(notes))
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file's name can be said: Linux allows bytes that are no characters."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, PermissionError):
+        return DataError(f"{path}: no permission to read it.")
+    if isinstance(error, FileNotFoundError):
+        return DataError(
+            f"{path}: there is no such file or folder. Check the path. (A data set of the Hub becomes a file by its name "
+            "under Data, or by `fetch owner/name`.)"
+        )
+    return DataError(f"{path}: cannot be read: {error.strerror or error}.")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One file, its format, its encoding, and its rows. Each call of `rows` reads it anew from its beginning."""
+
+    name: str
+    format: Format
+    encoding: encoding.Encoding
+    rows: Callable[[], Iterator[Row | Flaw]]
+    size: int
+    position: Callable[[], int]
+    """Bytes of the file read so far."""
+
+
+@contextmanager
+def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Opened]:
+    """A file with its rows one by one, in bounded memory.
+
+    Raises:
+        DataError: here or while the rows are read: not readable, empty, no known format, or beyond a limit.
+    """
+    try:
+        raw = path.open("rb", encoding.SAMPLE)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with raw, guarded(path):
+        size = path.stat().st_size
+        if size == 0:
+            raise DataError(f"{path.name}: the file is empty.")
+
+        def again() -> BinaryIO:
+            raw.seek(0)
+            return unpacked(raw, path.name, limits)
+
+        form = recognised(path, again)
+        found = encoding.UTF8 if form == "parquet" else encoding.find(again)
+
+        def rows() -> Iterator[Row | Flaw]:
+            return bounded(ROWS[form](encoding.as_utf8(again(), found, path.name), path.name, limits), path, limits)
+
+        yield Opened(path.name, form, found, rows, size, raw.tell)
+
+
+def bounded(rows: Iterator[Row | Flaw], path: Path, limits: Limits) -> Iterator[Row | Flaw]:
+    """The rows, up to the first fatal flaw and never more than the limit allows."""
+    with guarded(path):
+        for row in rows:
+            if isinstance(row, Row) and row.number > limits.rows:
+                raise DataError(f"{path.name}: more than {limits.rows:,} rows. Split the file and use a part of it.")
+            yield row
+            if isinstance(row, Flaw) and row.fatal:
+                return
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Broken gzip data and failing disks, as sentences."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path.name}: the gzip data is damaged or cut off ({error}). Get the file again.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unpacked(raw: BinaryIO, name: str, limits: Limits) -> BinaryIO:
+    """The file's bytes, out of gzip where it is packed."""
+    packed = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    return io.BufferedReader(Unpacking(raw, name, limits), encoding.CHUNK) if packed else raw
+
+
+class Unpacking(io.RawIOBase):
+    """A gzip stream that stops where a real data set would have ended long before."""
+
+    def __init__(self, raw: BinaryIO, name: str, limits: Limits) -> None:
+        self.file, self.name = gzip.GzipFile(fileobj=raw), name
+        self.left = self.most = limits.unpacked(os.fstat(raw.fileno()).st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        count = self.file.readinto(buffer)
+        self.left -= count
+        if self.left < 0:
+            raise too_much(self.name, self.most)
+        return count
+
+
+def recognised(path: Path, again: Callable[[], BinaryIO]) -> Format:
+    """The format by the file's content; the name decides only between kinds of text that look alike.
+
+    Raises:
+        DataError: an archive, a picture or another kind of file that holds no rows.
+    """
+    head = again().read(encoding.SAMPLE)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    for mark, what in BINARY.items():
+        if head.startswith(mark):
+            raise DataError(
+                f"{path.name}: this is {what}. Tunebench reads JSONL, JSON, CSV, TSV and Parquet, also with gzip."
+            )
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    start = head.translate(None, b"\0\xef\xbb\xbf\xff\xfe").lstrip()[:1]
+    if start == b"[":
+        return "json"
+    if start == b"{":
+        return "jsonl" if suffix in (".jsonl", ".ndjson") or starts_with_row(again(), head) else "json"
+    if not start:
+        raise DataError(f"{path.name}: there is nothing but white space or zeros in it.")
+    return {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}.get(suffix, "csv")  # type: ignore[return-value]
+
+
+def starts_with_row(file: BinaryIO, head: bytes) -> bool:
+    """Whether the first line is an object on its own, or at least looks like one followed by another."""
+    found = encoding.find(lambda: io.BytesIO(head))
+    lines = encoding.as_utf8(file, found, "")
+    first, second = (lines.readline(LIMITS.line_bytes).strip() for _ in range(2))
+    try:
+        return isinstance(orjson.loads(first), dict) and not (json_stream.rows_in(orjson.loads(first)) and not second)
+    except orjson.JSONDecodeError:
+        return first.endswith(b"}") and second.startswith(b"{")

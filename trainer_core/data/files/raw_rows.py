@@ -1,0 +1,220 @@
+"""How the bytes of one file become rows: JSONL, JSON, CSV and Parquet, each row with its place in the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from trainer_core.data.files import encoding, json_stream
+from trainer_core.data.files.limits import Limits
+from trainer_core.errors import DataError
+
+Format = Literal["jsonl", "json", "csv", "parquet"]
+CSV_WORDS = {
+    "unexpected end of data": "a quote is opened and never closed",
+    "expected after": "something other than a comma follows a closing quote",
+    "new-line character seen": "a line ends with a carriage return alone",
+}
+DELIMITERS = ",\t;|"
+
+
+class Row(NamedTuple):
+    """One row, counted from 1, with the line it begins in where the format has lines."""
+
+    number: int
+    line: int | None
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """One row that cannot be read, and why. `fatal`: nothing after it can be read either."""
+
+    file: str
+    row: int
+    line: int | None
+    column: int | None
+    reason: str
+    snippet: str = ""
+    fatal: bool = False
+
+    def __str__(self) -> str:
+        snippet = f": {self.snippet}" if self.snippet else ""
+        return f"{place(self.file, self.row, self.line, self.column)}: {self.reason}{snippet}"
+
+
+def place(file: str, row: int, line: int | None, column: int | None = None) -> str:
+    """Where a row stands, as people say it: by line where there are lines, else by row."""
+    at = f"{file}, line {line}" if line is not None else f"{file}, row {row}"
+    return at if column is None else f"{at}, column {column}"
+
+
+def lines(file: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their number; None stands for a line beyond the limit, which is skipped without being held."""
+    number = 0
+    while line := file.readline(limits.line_bytes + 1):
+        number += 1
+        if len(line) <= limits.line_bytes:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(encoding.CHUNK)
+        yield number, None
+
+
+def jsonl_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+    row = 0
+    for number, line in lines(file, limits):
+        if line is None:
+            row += 1
+            yield Flaw(name, row, number, None, f"longer than {limits.line_bytes >> 20} MB")
+        elif not line.isspace():
+            row += 1
+            yield as_row(json_stream.parsed(line.rstrip(b"\r\n"), limits), name, row, number, 1)
+
+
+def as_row(found: dict[str, Any] | json_stream.Fault, name: str, row: int, line: int | None, column: int) -> Row | Flaw:
+    """What the parser found, with its place in the file."""
+    if isinstance(found, json_stream.Fault):
+        return Flaw(name, row, line, column + found.at, found.reason, found.snippet)
+    return Row(row, line, found)
+
+
+def json_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+    """The objects of a list, of an object that holds one list, or written one after the other over several lines."""
+    for row, piece in enumerate(json_stream.pieces(file, limits), start=1):
+        if piece.fault:
+            yield Flaw(name, row, piece.line, piece.column, piece.fault, fatal=True)
+            return
+        found = json_stream.parsed(piece.text, limits)
+        inner = json_stream.rows_in(found) if piece.alone and isinstance(found, dict) else None
+        if inner is not None:
+            yield from (as_row(json_stream.as_object(one), name, at, None, 1) for at, one in enumerate(inner, start=1))
+        elif isinstance(found, json_stream.Fault):
+            line, column = json_stream.moved(piece, found.at)
+            yield Flaw(name, row, line, column, found.reason, found.snippet, fatal=found.syntax)
+        else:
+            yield Row(row, piece.line, found)
+
+
+def csv_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+    """Rows of a table whose first line names the columns."""
+    csv.field_size_limit(limits.line_bytes)
+    texts = decoded(file, name, limits)
+    first = next(texts)
+    table = csv.reader(chain([first], texts), delimiter=max(DELIMITERS, key=first.count), strict=True)
+    header = columns_of(table, name)
+    row = 0
+    while True:
+        line = table.line_num + 1
+        try:
+            cells = next(table, None)
+        except csv.Error as error:
+            row += 1
+            yield Flaw(name, row, line, None, f"not valid CSV, {csv_words(error)}")
+            continue
+        if cells is None:
+            return
+        if cells:
+            row += 1
+            yield cells_as_row(cells, header, name, row, line)
+
+
+def columns_of(table: Iterator[list[str]], name: str) -> list[str]:
+    """The column names of the first row.
+
+    Raises:
+        DataError: it is damaged, or names a column twice.
+    """
+    try:
+        header = next(table)
+    except csv.Error as error:
+        raise DataError(f"{name}, line 1: not valid CSV, {csv_words(error)}.") from error
+    if wrong := wrong_cells(header, header):
+        raise DataError(f"{name}, line 1: {wrong[0]}.")
+    double = next((column for column in header if header.count(column) > 1), None)
+    if double is not None:
+        raise DataError(f"{name}, line 1: the column {double[:40]!r} is named twice. Each column needs its own name.")
+    return header
+
+
+def csv_words(error: csv.Error) -> str:
+    return next((words for mark, words in CSV_WORDS.items() if mark in str(error)), str(error))
+
+
+def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line: int) -> Row | Flaw:
+    wrong = wrong_cells(cells, header)
+    return Flaw(name, row, line, None, *wrong) if wrong else Row(row, line, dict(zip(header, cells, strict=True)))
+
+
+def wrong_cells(cells: list[str], header: list[str]) -> tuple[str, str] | None:
+    """What is wrong with the fields of a row, with a snippet; None where nothing is."""
+    if len(cells) != len(header):
+        fields = f"{len(cells)} field{'s' if len(cells) > 1 else ''}"
+        return f"{fields}, but the first line names {len(header)}", json_stream.shown(cells[0])
+    for number, (cell, column) in enumerate(zip(cells, header, strict=True), start=1):
+        if "\0" in cell:
+            return f"field {number} ({json_stream.shown(column[:40])}) has a zero byte", json_stream.shown(cell)
+        if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
+            return f"field {number} ({json_stream.shown(column[:40])}) has a byte that is not UTF-8", json_stream.shown(
+                cell
+            )
+    return None
+
+
+def decoded(file: BinaryIO, name: str, limits: Limits) -> Iterator[str]:
+    for number, line in lines(file, limits):
+        if line is None:
+            raise DataError(f"{name}, line {number}: longer than {limits.line_bytes >> 20} MB.")
+        yield line.decode(errors="surrogateescape")
+
+
+def parquet_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+    """Rows in batches of 256. The sizes that a Parquet file declares are not trusted; what comes out is counted."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        packed = isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO)
+        source = pyarrow.BufferReader(whole(file, name, limits)) if packed else file
+        most = limits.unpacked(source.seek(0, io.SEEK_END))
+        row, size = 0, 0
+        for batch in parquet.ParquetFile(source).iter_batches(batch_size=256):
+            size += batch.nbytes
+            if size > most or batch.nbytes > limits.batch_bytes:
+                raise too_much(name, min(most, limits.batch_bytes), row + 1)
+            for values in batch.to_pylist():
+                row += 1
+                yield Row(row, None, values)
+    except MemoryError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: damaged, or no Parquet file ({first_line(error)}). Get it again.") from error
+
+
+def too_much(name: str, most: int, row: int | None = None) -> DataError:
+    at = name if row is None else f"{name}, row {row}"
+    return DataError(f"{at}: unpacks to more than {most >> 20:,} MB, far more than honest data of its size would.")
+
+
+def whole(file: BinaryIO, name: str, limits: Limits) -> bytes:
+    data = file.read(limits.batch_bytes + 1)
+    if len(data) > limits.batch_bytes:
+        raise DataError(f"{name}: unpacks to more than {limits.batch_bytes >> 20} MB. Unpack it first.")
+    return data
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+ROWS: dict[Format, Callable[[BinaryIO, str, Limits], Iterator[Row | Flaw]]] = {
+    "jsonl": jsonl_rows,
+    "json": json_rows,
+    "csv": csv_rows,
+    "parquet": parquet_rows,
+}

@@ -1,0 +1,246 @@
+"""How rows are mended or left out, as steps a recipe records. The user's file is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from trainer_core.data.quality.checks import FAULTS, Seen, choices, faults, is_swapped, turns, unusable
+from trainer_core.data.quality.text_patterns import KEY, MAIL, MANGLED, PICTURES
+from trainer_core.data.schema.messages import Chat, Item, Message, Pair
+from trainer_core.data.schema.transcripts import MARKERS
+from trainer_core.data.stream import Example
+from trainer_core.errors import DataError
+
+SKIP_DAMAGED = "skip_damaged"
+"""The step that passes over lines which cannot be read."""
+
+
+MARKED = 0.1
+"""From this share of rows with template markers on, the data set as a whole was written for another template."""
+
+
+def too_marked(count: int, total: int, name: str) -> str | None:
+    """Why rows with another template's markers are not trained on, or None where they are few."""
+    if not count or count < MARKED * total:
+        return None
+    return (
+        f"{count:,} of {total:,} rows in {name} hold a chat template's own markers, such as <|im_start|> or [INST]. "
+        "The model's template would be put around them. Take the markers out with the step strip_markers, or leave "
+        "these rows out with drop_markers."
+    )
+
+
+class Outcome(NamedTuple):
+    """A row after its treatment; `left_out` is the code of the fault for which training does not get it.
+
+    faults: unless every one was looked for, those that training itself tells of: what it does not use of the row.
+    """
+
+    item: Item
+    left_out: str | None = None
+    faults: tuple[str, ...] = ()
+
+
+class Treatment:
+    """A recipe's steps, applied row by row in the order of the file."""
+
+    def __init__(self, steps: Iterable[str] = (), held_out: frozenset[int] = frozenset()) -> None:
+        steps = tuple(dict.fromkeys(steps))
+        unknown = next((step for step in steps if step not in STEPS), None)
+        if unknown is not None:
+            raise DataError(f"There is no step {unknown[:60]!r} for data. Known steps: {', '.join(STEPS)}.")
+        self.mends = [MENDS[step] for step in steps if step in MENDS]
+        self.reverse = "reverse" in steps
+        self.drops = {step.removeprefix("drop_") for step in steps if step.startswith("drop_")}
+        self.skip_damaged = SKIP_DAMAGED in steps
+        self.seen = Seen(held_out)
+
+    def apply(self, example: Example, look: bool = False) -> Outcome:
+        """One row, mended and judged. `look`: name its faults also where no step asks for them."""
+        item, margin = example.item, example.margin
+        if self.reverse and isinstance(item, Pair) and margin is not None and margin < 0:
+            item, margin = Pair(item.prompt, item.rejected, item.chosen), -margin
+        for mend in self.mends:
+            item = mend(item)
+        kept = trimmed(item)
+        if why := unusable(kept):
+            return Outcome(kept, why)
+        if not (look or self.drops):
+            return Outcome(kept, None, (*example.marks, *choices(item), *(["unanswered"] if kept is not item else [])))
+        found = list(dict.fromkeys((*faults(item, margin), *example.marks)))
+        if self.drops.isdisjoint(found):
+            found += self.seen.faults(kept)
+        return Outcome(kept, next(filter(self.drops.__contains__, found), None), tuple(found))
+
+
+def trimmed(item: Item) -> Item:
+    """A chat without the turns after its last answer, since nobody answers them."""
+    if isinstance(item, Pair) or item.messages[-1].role == "assistant":
+        return item
+    last = max(at for at, message in enumerate(item.messages) if message.role == "assistant")
+    return Chat(item.messages[: last + 1])
+
+
+def swap(item: Item) -> Item:
+    """Prompt and answer of a swapped chat exchanged."""
+    if isinstance(item, Chat) and is_swapped(item):
+        asked, said = item.messages
+        return Chat((replace(asked, content=said.content), replace(said, content=asked.content)))
+    return item
+
+
+def swap_sides(item: Item) -> Item:
+    """Chosen and rejected of a pair exchanged."""
+    return Pair(item.prompt, item.rejected, item.chosen) if isinstance(item, Pair) else item
+
+
+def strip_markers(item: Item) -> Item:
+    """Every template marker taken out, with the white space that is left at the ends."""
+    return each(item, lambda text: without_markers(text))
+
+
+def without_markers(text: str) -> str:
+    bare = text
+    for marker in MARKERS:
+        bare = bare.replace(marker, "")
+    return text if bare == text else bare.strip()
+
+
+def join_turns(item: Item) -> Item:
+    """Neighbouring turns of one role made into one, with an empty line between."""
+    if isinstance(item, Chat):
+        return Chat(joined(item.messages))
+    return Pair(joined(item.prompt), joined(item.chosen), joined(item.rejected))
+
+
+def joined(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    done: list[Message] = []
+    for message in messages:
+        alike = done and (done[-1].role, done[-1].learned) == (message.role, message.learned) and message.role != "tool"
+        if alike:
+            thought = "\n\n".join(filter(None, (done[-1].reasoning, message.reasoning)))
+            done[-1] = replace(done[-1], content=f"{done[-1].content}\n\n{message.content}", reasoning=thought)
+        else:
+            done.append(message)
+    return tuple(done)
+
+
+def mend_encoding(item: Item) -> Item:
+    """UTF-8 that was read as Windows-1252 read again, where that works out; what is lost stays lost."""
+    return each(item, again if not all(message.content.isascii() for message in turns(item)) else str)
+
+
+def again(text: str) -> str:
+    try:
+        return text.encode("cp1252").decode() if MANGLED.search(text) else text
+    except UnicodeError:
+        return text
+
+
+def mask(item: Item) -> Item:
+    """Mail addresses and keys replaced by [mail] and [key]."""
+    return each(item, lambda text: KEY.sub("[key]", MAIL.sub("[mail]", text)))
+
+
+def no_system(item: Item) -> Item:
+    """Without system prompts."""
+    if isinstance(item, Chat):
+        return Chat(tuple(message for message in item.messages if message.role != "system"))
+    return replace(item, prompt=tuple(message for message in item.prompt if message.role != "system"))
+
+
+def strip_pictures(item: Item) -> Item:
+    """Placeholders of pictures, films and sounds taken out, with the white space that is left at the ends."""
+
+    def bare(text: str) -> str:
+        found = text
+        for placeholder in PICTURES:
+            found = found.replace(placeholder, "")
+        return text if found == text else found.strip()
+
+    return each(item, bare)
+
+
+def learn_all(item: Item) -> Item:
+    """Every answer learned, whatever weight the file gives it."""
+    return each_message(item, lambda one: one if one.learned else replace(one, learned=True))
+
+
+def learn_reasoning(item: Item) -> Item:
+    """Reasoning learned like the answer it leads to."""
+    return each_message(item, lambda one: replace(one, learn_reasoning=True) if one.reasoning else one)
+
+
+def no_reasoning(item: Item) -> Item:
+    """Without reasoning."""
+    return each_message(item, lambda one: replace(one, reasoning="") if one.reasoning else one)
+
+
+def each(item: Item, change: Callable[[str], str]) -> Item:
+    """The item with every text changed, also that of its reasoning."""
+
+    def changed(message: Message) -> Message:
+        thought = change(message.reasoning) if message.reasoning else ""
+        return replace(message, content=change(message.content), reasoning=thought)
+
+    return each_message(item, changed)
+
+
+def each_message(item: Item, change: Callable[[Message], Message]) -> Item:
+    """The item with every message changed."""
+
+    def all_of(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        return tuple(map(change, messages))
+
+    if isinstance(item, Chat):
+        return Chat(all_of(item.messages))
+    return Pair(all_of(item.prompt), all_of(item.chosen), all_of(item.rejected))
+
+
+MENDS: dict[str, Callable[[Item], Item]] = {
+    "swap": swap,
+    "swap_sides": swap_sides,
+    "strip_markers": strip_markers,
+    "join_turns": join_turns,
+    "mend_encoding": mend_encoding,
+    "mask": mask,
+    "no_system": no_system,
+    "strip_pictures": strip_pictures,
+    "learn_all": learn_all,
+    "learn_reasoning": learn_reasoning,
+    "no_reasoning": no_reasoning,
+}
+
+STEPS = (*MENDS, "reverse", *(f"drop_{code}" for code, fault in FAULTS.items() if fault.level != "error"), SKIP_DAMAGED)
+"""Every step a recipe may hold."""
+
+
+def labels(code: str, count: int) -> list[tuple[str, str]]:
+    """The steps that deal with a finding, each with the words for its button; none where training leaves the rows out itself."""
+    if code == "damaged":
+        return [(SKIP_DAMAGED, f"Skip {count:,} bad line{'s' * (count != 1)}")]
+    fault = FAULTS.get(code)
+    if fault is None or fault.level == "error" or code == "unanswered":
+        return []
+    return [
+        *((mend, WORDS[mend]) for mend in fault.mends),
+        (f"drop_{code}", f"Leave out {'this row' if count == 1 else f'these {count:,} rows'}"),
+    ]
+
+
+WORDS = {
+    "swap": "Exchange prompt and answer",
+    "swap_sides": "Exchange chosen and rejected",
+    "reverse": "Exchange the sides",
+    "strip_markers": "Take the markers out",
+    "join_turns": "Join neighbouring turns",
+    "mend_encoding": "Mend the characters",
+    "mask": "Replace them by [mail] and [key]",
+    "no_system": "Take out all system prompts",
+    "strip_pictures": "Take the placeholders out",
+    "learn_all": "Learn them all the same",
+    "learn_reasoning": "Learn the reasoning too",
+    "no_reasoning": "Take the reasoning out",
+}

@@ -1,0 +1,395 @@
+"""What one cell of a row is, and how people spell a message: keys, roles, parts, weights, reasoning, JSON written as text."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from trainer_core.data.schema import transcripts
+from trainer_core.data.schema.messages import Message, Role
+
+Structure = Literal["text", "transcript", "number", "truth", "message", "messages", "scored", "rounds", "other"]
+Values = dict[str, Any]
+Parts = dict[str, str]
+"""Part -> the column that plays it."""
+
+ROLES: dict[str, Role] = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "ai": "assistant", "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool",
+    "ipython": "tool",
+}  # fmt: skip
+CALLS = ("function_call", "tool_call")
+"""Roles whose turn is a tool call written as text."""
+KEYS = (
+    ("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("role", "text"), ("role", "parts"),
+)  # fmt: skip
+WEIGHTS = ("weight", "loss_weight", "train", "training", "trainable", "loss")
+"""Fields of a message that say whether it is learned: OpenAI and Mistral, LLaMA-Factory, Axolotl, ms-swift."""
+MASKED = "masked"
+"""The same the other way round: torchtune."""
+YES, NO = ("true", "yes", "on"), ("false", "no", "off", "")
+REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts")
+THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+"""Types of a content part that is reasoning."""
+TOOL_PARTS = ("tool_use", "tool_call", "tool_result", "function", "function_call")
+PART_TEXTS = ("text", "value", "content", "thinking", "reasoning", "data")
+TEXT_TYPES = (None, "text", "input_text", "output_text")
+TOOLS = ("tools", "functions", "tool_calls", "function_call")
+"""Columns and fields with a list of tools or with calls."""
+PICTURES = ("image", "images", "video", "videos", "audio", "audios", "image_path", "image_url")
+SCORES = ("overall_score", "score", "rating", "overall_rating")
+ANSWERS = ("response", "completion", "answer", "output", "content", "text")
+NESTED = 3
+"""How many times JSON may be written as text inside JSON."""
+
+
+class BadRow(Exception):
+    """One row does not fit its shape. `code` is for counting; the message ends the sentence that names the row."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class Remark(NamedTuple):
+    """Something in a row that is not used, or not used as the file says. `name`: the column or field it is about."""
+
+    code: str
+    name: str
+    snippet: str
+
+
+@dataclass(slots=True)
+class RowCells:
+    """One row's cells by column and by part, with remarks on what was left aside while they were read."""
+
+    values: Values
+    columns: Parts
+    remarks: list[Remark] = field(default_factory=list)
+
+    def part(self, name: str) -> Any:
+        """The cell of a part; None where no column plays it or the cell is empty."""
+        value = self.values.get(self.columns[name]) if name in self.columns else None
+        return value if filled(value, spelled_out=name == "history") else None
+
+    def remark(self, code: str, name: str, value: Any = "") -> None:
+        self.remarks.append(Remark(code, name[:60], shown(value)))
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value on one line."""
+    return " ".join(str(value)[:200].split())[:80]
+
+
+EMPTY_JSON = ("[]", "{}", "null")
+
+
+def filled(value: Any, spelled_out: bool = False) -> bool:
+    """Whether a cell says anything. `spelled_out`: a list or object is expected, so its JSON text may be empty too."""
+    return value not in (None, "", [], {}) and not (spelled_out and value in EMPTY_JSON)
+
+
+def structure(value: Any) -> Structure:
+    """What a cell is, by its type and, for objects, by their keys."""
+    match value:
+        case str():
+            return "transcript" if transcripts.spoken_in(value) else "text"
+        case bool():
+            return "truth"
+        case int() | float():
+            return "number"
+        case dict():
+            keys = keys_of(value)
+            return "other" if keys is None else "messages" if is_columns(value, keys) else "message"
+        case list() if value:
+            return structure_of_list(value)
+    return "other"
+
+
+def structure_of_list(value: list[Any]) -> Structure:
+    if isinstance(value[0], str):
+        value = [spelled(one) if isinstance(one, str) else one for one in value]
+    if all(isinstance(one, dict) for one in value):
+        if all(keys_of(one) for one in value):
+            return "messages"
+        return "scored" if all(is_scored(one) for one in value) else "other"
+    return "rounds" if all(is_round(one) for one in value) else "other"
+
+
+def is_round(value: Any) -> bool:
+    """Whether a value is a question with its answer."""
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, str) for one in value)
+
+
+def is_columns(value: dict[str, Any], keys: tuple[str, str]) -> bool:
+    """Whether an object is a list of roles beside a list of contents, as the `datasets` library stores messages."""
+    roles, contents = value[keys[0]], value[keys[1]]
+    return isinstance(roles, list) and isinstance(contents, list) and len(roles) == len(contents) > 0
+
+
+def text(row: RowCells, column: str) -> str:
+    """A cell of text; numbers are written out.
+
+    Raises:
+        BadRow: the cell is missing or holds something else.
+    """
+    value = row.values.get(column)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise BadRow("missing", f"{column!r} is missing")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise BadRow("not text", f"{column!r} is not text")
+
+
+def messages(row: RowCells, column: str) -> tuple[Message, ...]:
+    """A cell that holds one message object or a list of them.
+
+    Raises:
+        BadRow: the cell is empty, or something in it is no message.
+    """
+    value = row.values.get(column)
+    if isinstance(value, dict):
+        keys = keys_of(value)
+        turns = transposed(value) if keys and is_columns(value, keys) else [value]
+        return tuple([message(row, one, column) for one in turns])
+    if not filled(value, spelled_out=True):
+        raise BadRow("missing", f"{column!r} has no messages")
+    if not isinstance(value, list):
+        raise BadRow("not a message", f"{column!r} is not a list of messages")
+    return tuple([message(row, one, column) for one in value])
+
+
+def transposed(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """One object of lists as a list of objects; what is no list of that length stays with the first."""
+    count = next(len(one) for one in value.values() if isinstance(one, list) and one)
+    lists = {key: one for key, one in value.items() if isinstance(one, list) and len(one) == count}
+    turns = [{key: one[at] for key, one in lists.items()} for at in range(count)]
+    return [{**turns[0], **{key: one for key, one in value.items() if key not in lists}}, *turns[1:]]
+
+
+def message(row: RowCells, value: Any, column: str) -> Message:
+    """One message object in any of the known spellings.
+
+    Raises:
+        BadRow: no role and content in it, an unknown role, tool calls, or content that is not text.
+    """
+    if isinstance(value, str):
+        value = spelled(value)
+    keys = keys_of(value) if isinstance(value, dict) else None
+    if keys is None:
+        raise BadRow("not a message", f"{column!r} holds something that is not a message with role and content")
+    role, content = str(value[keys[0]]).strip().casefold(), value[keys[1]]
+    known = ROLES.get(role)
+    if known is None:
+        raise BadRow("unknown role", f"{column!r} has the unknown role {str(value[keys[0]])[:40]!r}")
+    if filled(value.get("tool_calls"), True) or filled(value.get("function_call"), True):
+        raise BadRow("tool calls", f"{column!r} has tool calls, which Tunebench does not train on")
+    if role in CALLS:
+        row.remark("tools", role, content)
+    said, thought = (content, "") if isinstance(content, str) and content[:1] != "[" else joined(row, content, column)
+    if len(value) == 2:
+        return Message(known, said, True, thought)
+    if known == "assistant":
+        thought = "\n\n".join(filter(None, (reasoning_of(value), thought)))
+    learned = is_learned(row, value, known)
+    note_fields(row, value, keys, known)
+    return Message(known, said, learned, thought)
+
+
+def reasoning_of(value: dict[str, Any]) -> str:
+    """The reasoning beside a message's content, under the first name that has any."""
+    return next((value[key] for key in REASONING if isinstance(value.get(key), str) and value[key].strip()), "")
+
+
+def is_learned(row: RowCells, value: dict[str, Any], role: Role) -> bool:
+    """Whether a message's weights let it be learned. A weight is obeyed as 0 or 1; any other value is remarked on."""
+    learned = True
+    for key in WEIGHTS:
+        given = value.get(key)
+        if given is None:
+            continue
+        weight = number(given)
+        if weight not in (0, 1):
+            row.remark("weight", key, given)
+        if role == "assistant":
+            learned = learned and not (weight is not None and weight <= 0)
+        elif weight:
+            row.remark("weight_of_others", key, f"{role}: {key} {given}")
+    return learned and not (role == "assistant" and number(value.get(MASKED)))
+
+
+def number(value: Any) -> float | None:
+    """A weight as a number: 0, 1.0, false, "0", "true"; None where it is none."""
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        if word in YES or word in NO:
+            return float(word in YES)
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def note_fields(row: RowCells, value: dict[str, Any], keys: tuple[str, str], role: Role) -> None:
+    """Remarks on the fields of a message that nothing is made of."""
+    thought = next((key for key in REASONING if isinstance(value.get(key), str) and value[key].strip()), None)
+    used = {*keys, *WEIGHTS, MASKED, thought if role == "assistant" else None}
+    for key, one in value.items():
+        if key not in used and filled(one, spelled_out=True):
+            row.remark("tools" if key in TOOLS else "pictures" if key in PICTURES else "field", key, one)
+
+
+def joined(row: RowCells, content: Any, column: str) -> tuple[str, str]:
+    """A message's content as text and reasoning: text, parts, or parts written as JSON text.
+
+    Raises:
+        BadRow: parts of another type, such as images, or no text at all.
+    """
+    if isinstance(content, str):
+        parts = spelled_parts(content)
+        if parts is None:
+            return content, ""
+        row.remark("json_text", column, content)
+        content = parts
+    if content is None:
+        raise BadRow("missing", f"{column!r} has a turn without text")
+    if isinstance(content, dict):
+        content = content["parts"] if isinstance(content.get("parts"), list) else [content]
+    if not isinstance(content, list):
+        raise BadRow("not text", f"{column!r} has a turn that is not text")
+    said, thought = list[str](), list[str]()
+    for part in content:
+        (thought if isinstance(part, dict) and part.get("type") in THOUGHTS else said).append(
+            part_text(row, part, column)
+        )
+    return "".join(said), "\n\n".join(filter(None, thought))
+
+
+def part_text(row: RowCells, part: Any, column: str) -> str:
+    """The words of one part of a content.
+
+    Raises:
+        BadRow: it has none.
+    """
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise BadRow("not text", f"{column!r} has a turn that is not text")
+    kind = part.get("type")
+    if kind in TOOL_PARTS:
+        raise BadRow("tool calls", f"{column!r} has tool calls, which Tunebench does not train on")
+    for key in PART_TEXTS:
+        words = part.get(key)
+        words = words.get("value") if isinstance(words, dict) else words
+        if isinstance(words, str) and (words or kind in TEXT_TYPES):
+            for other, one in part.items():
+                if other not in ("type", key) and filled(one):
+                    row.remark("field", other, one)
+            return words
+    raise BadRow(f"part {kind!s:.40}", f"{column!r} has a part of type {str(kind)[:40]!r}; Tunebench trains on text")
+
+
+def keys_of(value: dict[str, Any]) -> tuple[str, str] | None:
+    """How a message object spells role and content, or None where it is no message. Fields that are null come last."""
+    there = [keys for keys in KEYS if keys[0] in value and keys[1] in value]
+    if len(there) > 1:
+        there.sort(key=lambda keys: value[keys[0]] is None or value[keys[1]] is None)
+    return there[0] if there else None
+
+
+def is_scored(value: dict[str, Any]) -> bool:
+    """Whether an object is an answer with a score."""
+    has_score = any(isinstance(value.get(key), int | float) for key in SCORES)
+    return has_score and any(isinstance(value.get(key), str) for key in ANSWERS)
+
+
+def score_of(value: dict[str, Any]) -> float:
+    return next(value[key] for key in SCORES if isinstance(value.get(key), int | float))
+
+
+def answer_of(value: dict[str, Any]) -> str:
+    return next(value[key] for key in ANSWERS if isinstance(value.get(key), str))
+
+
+OPENING = frozenset('[{" \t\r\n')
+
+
+def spelled(text: str, also: Structure | None = None, answer: bool = False) -> Any:
+    """The messages that a text spells as JSON or as Python; the text itself where it spells none.
+
+    Only known roles count, so that an answer in JSON stays an answer. `also`: another structure that is wanted here.
+    `answer`: it stands beside its prompt, so only what the assistant alone says counts, and a chat in JSON stays a text.
+    """
+    if text[:1] not in OPENING:
+        return text
+    value: Any = text
+    for _ in range(NESTED):
+        if isinstance(value, str):
+            value = literal(value)
+    if not isinstance(value, list | dict):
+        return text
+    kind = structure(value)
+    if kind in ("message", "messages"):
+        roles = roles_in(value)
+        return value if all(roles) and (not answer or set(roles) == {"assistant"}) else text
+    return value if kind == also else text
+
+
+def literal(text: str) -> Any:
+    """The value of a JSON or Python literal; the text itself where it is none."""
+    start = text.lstrip()[:8]
+    if start[:1] not in ("[", "{", '"'):
+        return text
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        if "'" not in start:
+            return sloppy(text) if "\n" in text and start[0] != '"' else text
+    bare = text.strip()
+    for one in (bare, BETWEEN_OBJECTS.sub("}, {", bare)):  # numpy writes no comma at the end of a line
+        try:
+            return ast.literal_eval(one)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+BETWEEN_OBJECTS = re.compile(r"\}\s*\n\s*\{")
+
+
+def sloppy(text: str) -> Any:
+    """JSON with raw line breaks in its texts, as spreadsheets leave it."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def roles_in(value: list[Any] | dict[str, Any]) -> list[Role | None]:
+    """The role of every message in a value; None for one that is not known."""
+    several = [spelled(one) if isinstance(one, str) else one for one in (value if isinstance(value, list) else [value])]
+    named = [one[keys[0]] for one in several if isinstance(one, dict) and (keys := keys_of(one))]
+    flat = [role for one in named for role in (one if isinstance(one, list) else [one])]
+    return [ROLES.get(str(role).strip().casefold()) for role in flat]
+
+
+def spelled_parts(text: str) -> list[Any] | None:
+    """The content parts that a text spells as JSON, such as [{"type": "text", "text": "Hi"}]; None where it spells none."""
+    if text[:2] not in ("[{", "[ ", "[\n"):
+        return None
+    value = literal(text)
+    if not isinstance(value, list) or not value or not all(isinstance(one, dict) and "type" in one for one in value):
+        return None
+    return value if all(one["type"] in (*TEXT_TYPES, *THOUGHTS, *PICTURES, "image_url") for one in value) else None

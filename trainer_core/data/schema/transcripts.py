@@ -1,0 +1,98 @@
+"""Conversations written out as one text: how ChatML, Llama, Alpaca and others mark their turns, and the way back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from trainer_core.data.schema.messages import Message, Role
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """`turn` finds a turn's heading, whose first filled group names the role; `end` closes a turn, if anything does."""
+
+    name: str
+    turn: re.Pattern[str]
+    roles: dict[str, Role]
+    end: str = ""
+
+
+NAMED: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "model": "assistant"}
+DIALECTS = (
+    Dialect("ChatML", re.compile(r"<\|im_start\|>(system|user|assistant)\n"), NAMED, "<|im_end|>"),
+    Dialect(
+        "the Llama 3 template",
+        re.compile(r"<\|start_header_id\|>(system|user|assistant)<\|end_header_id\|>\n\n"),
+        NAMED,
+        "<|eot_id|>",
+    ),
+    Dialect("the Gemma template", re.compile(r"<start_of_turn>(user|model)\n"), NAMED, "<end_of_turn>"),
+    Dialect("the Zephyr template", re.compile(r"<\|(system|user|assistant)\|>\n"), NAMED, "</s>"),
+    Dialect(
+        "the Llama 2 template",
+        re.compile(r"(\[INST\]|\[/INST\]) ?"),
+        {"[INST]": "user", "[/INST]": "assistant"},
+        "</s>",
+    ),
+    Dialect(
+        "Alpaca headings",
+        re.compile(r"(?:^|\n+)### (Instruction|Input|Response):\n?"),
+        {"Instruction": "user", "Input": "user", "Response": "assistant"},
+    ),
+    Dialect(
+        "Human and Assistant",
+        re.compile(r"(?:^\s*|\n\n)(Human|Assistant|System): ?"),
+        {"Human": "user", "Assistant": "assistant", "System": "system"},
+    ),
+)
+BEFORE = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*")
+"""What may stand before the first turn without being said by anyone."""
+MARKERS = (
+    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|begin_of_text|>",
+    "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>",
+    "<|system|>", "<|end|>", "<|prompter|>", "<|channel|>",
+)  # fmt: skip
+"""Special tokens of templates. In a row's text they would end or begin turns that nobody meant."""
+
+
+def spoken_in(text: str) -> Dialect | None:
+    """The dialect in which a whole text is a conversation: it begins with a turn, and the assistant has one."""
+    if not ("<" in text or "[INST]" in text or "### " in text or text[:40].lstrip().startswith(("Human:", "System:"))):
+        return None
+    return next((dialect for dialect in DIALECTS if is_in(text, dialect)), None)
+
+
+def is_in(text: str, dialect: Dialect) -> bool:
+    first = dialect.turn.search(text)
+    if first is None or not quiet(text[: first.start()], dialect):
+        return False
+    return any(dialect.roles[turn[1]] == "assistant" for turn in dialect.turn.finditer(text))
+
+
+def quiet(before: str, dialect: Dialect) -> bool:
+    """Whether the text before the first turn says nothing; Alpaca has a fixed sentence there."""
+    return BEFORE.fullmatch(before) is not None or (
+        dialect.name == "Alpaca headings" and before.startswith("Below is an instruction") and len(before) < 300
+    )
+
+
+def taken_apart(text: str, dialect: Dialect) -> tuple[Message, ...]:
+    """The turns of a text. An empty last turn of the assistant, the mark of a bare prompt, is left out."""
+    parts = dialect.turn.split(text)[1:]
+    turns: list[Message] = []
+    for mark, words in zip(parts[::2], parts[1::2], strict=True):
+        role, said = dialect.roles[mark], cleaned(words, dialect)
+        if turns and turns[-1].role == role:
+            turns[-1] = Message(role, f"{turns[-1].content}\n\n{said}")
+        else:
+            turns.append(Message(role, said))
+    return tuple(turns[:-1] if turns[-1].role == "assistant" and not turns[-1].content.strip() else turns)
+
+
+def cleaned(words: str, dialect: Dialect) -> str:
+    """A turn's words up to its end mark; where there is none, without the space that the template adds."""
+    if dialect.end and dialect.end in words:
+        words = words[: words.index(dialect.end)]
+        return words.strip(" ") if dialect.end == "</s>" else words
+    return words.strip() if dialect.end else words.rstrip("\n") if dialect.name == "Alpaca headings" else words

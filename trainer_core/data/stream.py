@@ -1,0 +1,392 @@
+"""How a path becomes items: every file behind it, read, recognised and converted, with all that is said on the way."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer_core.data.files import open_file
+from trainer_core.data.files.limits import LIMITS, Limits
+from trainer_core.data.files.raw_rows import Flaw, Row, place
+from trainer_core.data.schema import cells, detect
+from trainer_core.data.schema.messages import Item
+from trainer_core.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer_core.config.recipe import Columns, Data, Method
+
+GLANCED_BYTES = 64 << 20
+"""Of a file, looked at to show its columns; the rows that are used are all looked at."""
+EVERY = 2000
+"""Rows between two words on progress."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence about a file that is no row's fault: its encoding, or files left aside."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file begins: what it is and what its rows become."""
+
+    file: str
+    format: str
+    shape: detect.Shape
+
+
+@dataclass(slots=True)
+class Example:
+    """One usable row. Not frozen like the others, since there is one for each row and a frozen one takes four times as long."""
+
+    file: str
+    row: int
+    line: int | None
+    item: Item
+    margin: float | None = None
+    """Score of the chosen answer less that of the rejected one, where the file has such columns."""
+    marks: tuple[str, ...] = ()
+    """Codes of faults that the item no longer shows: "tools", "pictures"."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A row that was read but does not fit the shape. `code` groups rows with the same fault."""
+
+    file: str
+    row: int
+    line: int | None
+    code: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{place(self.file, self.row, self.line)}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Bytes of the file read so far."""
+
+    file: str
+    bytes: int
+    of: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class LeftAside:
+    """What was not used of the rows of a file, or not as the file says: in how many rows, and the first of them.
+
+    code: see `report.ASIDE`; name: the column or field.
+    """
+
+    file: str
+    code: str
+    name: str
+    count: int
+    row: int
+    line: int | None
+    snippet: str
+
+
+News = Note | Found | Progress | Example | Flaw | Misfit | LeftAside
+A_ROW = (Example, Flaw, Misfit)
+FEW_CUT = 0.05
+"""Up to this share of rows cut short goes without a word on Start; Data and the run say it."""
+MARKS = ("tools", "pictures")
+MOST_ASIDE = 200
+"""Names of columns and fields counted for one file."""
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What a check looks at besides the rows: a tokenizer.json, the training length in tokens, a held-out file."""
+
+    tokenizer: Path | None = None
+    length: int | None = None
+    held_out: Path | None = None
+    steps: tuple[str, ...] = ()
+    """Remedies applied before the rows are looked at."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read: a file or folder, columns given by hand, and how many rows from the top (None: all)."""
+
+    path: Path
+    columns: Columns | None = None
+    rows: int | None = None
+    checkup: Checkup | None = None
+    """Also look at the rows' health, and give a report instead of the rows."""
+
+    def absolute(self) -> Request:
+        """The same request for a process in another folder."""
+        return replace(self, path=expanded(self.path))
+
+    def size(self) -> int:
+        """Bytes of all files behind the path; 0 where there is none."""
+        return bytes_behind(self.path)
+
+
+def expanded(path: Path) -> Path:
+    """The path without ~ and from the root; ~ of somebody unknown stays, and is found missing."""
+    return Path(os.path.expanduser(path)).absolute()
+
+
+def bytes_behind(path: Path) -> int:
+    """The size of a file or of all files in a folder; 0 where it cannot be told. Whoever opens it says why."""
+    try:
+        if path.is_dir():
+            return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Asks for the columns of a path and the shape found in them."""
+
+    path: Path
+
+    def absolute(self) -> Glance:
+        return replace(self, path=expanded(self.path))
+
+    def size(self) -> int:
+        return bytes_behind(self.path)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Asks for what a run would train on, in numbers. With a tokenizer.json its rows are measured in real tokens."""
+
+    data: Data
+    method: Method
+    tokenizer: Path | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Field -> the file or folder it names; bundled data is not among them."""
+        from trainer_core.config.recipe import SAMPLE as bundled
+
+        named = {field: getattr(self.data, field) for field in ("chat", "pairs", "held_out")}
+        return {field: name for field, name in named.items() if name not in (None, bundled)}
+
+    @property
+    def path(self) -> Path:
+        """What a refusal names."""
+        return Path(next(iter(self.names.values()), "sample"))
+
+    def absolute(self) -> Count:
+        files = {field: str(expanded(Path(name))) for field, name in self.names.items()}
+        return replace(self, data=self.data.model_copy(update=files))
+
+    def size(self) -> int:
+        return sum(bytes_behind(Path(name)) for name in self.names.values())
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy.
+
+    lengths: of each stage's rows in tokens, ascending (share, tokens) as in `advice.Lengths`. measured: by the model's own
+    tokenizer; else taken from the letters.
+    """
+
+    sft: int
+    dpo: int
+    held_out: int
+    notes: tuple[str, ...]
+    lengths: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
+    measured: bool = False
+    needs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of each stage's measured rows, ascending: the tokens that a row must have before anything of it is learned."""
+    wholes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the same rows, ascending: all of their tokens."""
+
+    def within(self, lengths: Mapping[str, int]) -> Counts:
+        """What is left of the rows at these lengths in tokens, with a sentence for each stage that loses some of them."""
+        left, notes = {"sft": self.sft, "dpo": self.dpo}, list[str]()
+        for stage, length in lengths.items():
+            needs, wholes = self.needs.get(stage), self.wholes.get(stage)
+            if not needs or not wholes:
+                continue
+            rows, share = left[stage], bisect_right(needs, length) / len(needs)
+            left[stage] = round(rows * share)
+            cut = rows - round(rows * bisect_right(wholes, length) / len(wholes)) - (rows - left[stage])
+            if left[stage] == rows and cut <= FEW_CUT * rows:
+                continue
+            about = "" if self.measured and len(needs) == rows else "about "
+            fits = next(-(-tokens // 64) * 64 for held, tokens in self.lengths[stage] if held >= 0.95)
+            notes.append(
+                f"{stage.upper()}: {about}{left[stage]:,} of {rows:,} rows can be learned from at {length:,} tokens, "
+                f"{cut:,} of them cut short. {fits:,} tokens hold 95 % of the rows in full."
+            )
+        return replace(self, sft=left["sft"], dpo=left["dpo"], notes=(*self.notes, *notes))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a file; `samples` are its first filled cells on one line each, cut short."""
+
+    name: str
+    structure: str
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """What the first file of a path looks like. `parts`: part -> column, a mere guess where there is a `problem`, which says
+    why no known shape was found."""
+
+    file: str
+    columns: tuple[Column, ...]
+    parts: dict[str, str]
+    shape: str = ""
+    problem: str = ""
+
+
+def glanced(glance: Glance, limits: Limits = LIMITS) -> Glimpse:
+    """The columns of the first file, with samples, and the shape that is found by itself.
+
+    Raises:
+        DataError: the file cannot be read, or none of its rows can.
+    """
+    with open_file.opened(open_file.files(glance.path).paths[0], limits) as file:
+        survey, flaw = detect.Survey(), None
+        for row in file.rows():
+            if isinstance(row, Row):
+                survey.add(row.values)
+            else:
+                flaw = flaw or row
+            if file.position() > GLANCED_BYTES:
+                break
+        if not survey.rows:
+            raise DataError(str(flaw) if flaw else f"{file.name}: there are no rows in it.")
+        columns = tuple(Column(name, one.structure, tuple(one.samples)) for name, one in survey.columns.items())
+        try:
+            found = detect.find(survey, file.name)
+        except DataError as error:
+            return Glimpse(file.name, columns, detect.guess(survey.structures()), problem=str(error))
+        return Glimpse(file.name, columns, found.columns, found.name)
+
+
+def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
+    """Everything in the files behind the path, in order; `rows` counts over all of them.
+
+    Raises:
+        DataError: a file cannot be read at all, has no known shape, or the files hold both pairs and chats.
+    """
+    found = open_file.files(request.path)
+    yield from (Note(text) for text in found.notes)
+    left, kinds = request.rows, dict[str, str]()
+    for path in found.paths:
+        for news in one_file(path, request.columns, left, limits):
+            if isinstance(news, Found):
+                kinds[news.shape.kind] = path.name
+                check_kinds(kinds, request.path)
+            left = left - 1 if left is not None and isinstance(news, A_ROW) else left
+            yield news
+        if left == 0:
+            return
+
+
+def check_kinds(kinds: dict[str, str], path: Path) -> None:
+    """Raises DataError where one file holds pairs and another chats."""
+    if len(kinds) > 1:
+        both = f"{kinds['pairs']} holds pairs, but {kinds['chat']} holds chats"
+        raise DataError(f"{path}: {both}. Put them in folders of their own.")
+
+
+def one_file(path: Path, columns: Columns | None, most: int | None, limits: Limits) -> Iterator[News]:
+    """What one file holds in its first `most` rows, its shape found from all of these.
+
+    Raises:
+        DataError: it has no rows at all, or see `examples`.
+    """
+    with open_file.opened(path, limits) as file:
+        if file.encoding.note:
+            yield Note(f"{file.name}: {file.encoding.note}.")
+        survey, clock = detect.Survey(columns), Clock(file)
+        for row in islice(file.rows(), most):
+            if isinstance(row, Row):
+                survey.add(row.values)
+            yield from clock.tick()
+        if not clock.rows:
+            raise DataError(f"{file.name}: there are no rows in it.")
+        if not survey.rows:
+            yield from (row for row in islice(file.rows(), most) if isinstance(row, Flaw))
+            return
+        if survey.beyond:
+            yield Note(f"{file.name}: has more than {detect.MOST_COLUMNS:,} columns; those after them are not used.")
+        found = detect.find(survey, file.name)
+        yield Found(file.name, file.format, found)
+        clock.again()
+        yield from converted_rows(islice(file.rows(), most), found, file, clock)
+
+
+def converted_rows(
+    rows: Iterable[Row | Flaw], found: detect.Shape, file: open_file.Opened, clock: Clock
+) -> Iterator[Example | Misfit | Flaw | Progress | LeftAside]:
+    """The rows as items, and at their end what was not used of them."""
+    aside: dict[tuple[str, str], LeftAside] = {}
+    for row in rows:
+        if isinstance(row, Flaw):
+            yield row
+        else:
+            its = found.cells(row.values)
+            yield converted(row, its, found, file)
+            note(aside, row, its.remarks, file)
+        yield from clock.tick()
+    yield from aside.values()
+
+
+class Clock:
+    """How far the two passes over a file are, for its shape and for its rows: bytes of both, out of twice its size."""
+
+    def __init__(self, file: open_file.Opened) -> None:
+        self.file, self.rows, self.passed = file, 0, 0
+
+    def again(self) -> None:
+        """The second pass begins."""
+        self.rows, self.passed = 0, self.file.size
+
+    def tick(self) -> Iterator[Progress]:
+        """One more row; every now and then a word about it."""
+        self.rows += 1
+        if self.rows % EVERY == 0:
+            done = min(self.file.position(), self.file.size)
+            yield Progress(self.file.name, self.passed + done, 2 * self.file.size, self.rows)
+
+
+def converted(row: Row, its: cells.RowCells, found: detect.Shape, file: open_file.Opened) -> Example | Misfit:
+    """The row as an item, or why it is none."""
+    try:
+        item = found.convert(its)
+    except cells.BadRow as bad:
+        return Misfit(file.name, row.number, row.line, bad.code, str(bad))
+    return Example(file.name, row.number, row.line, item, found.margin(its.values), marks(its.remarks))
+
+
+def marks(remarks: list[cells.Remark]) -> tuple[str, ...]:
+    """The codes of what a row loses for which a step can leave it out."""
+    return tuple({one.code for one in remarks if one.code in MARKS}) if remarks else ()
+
+
+def note(
+    aside: dict[tuple[str, str], LeftAside], row: Row, remarks: Iterable[cells.Remark], file: open_file.Opened
+) -> None:
+    """Count each remark once a row; the first row is the example."""
+    for code, name, snippet in {(one.code, one.name): one for one in remarks}.values():
+        known = aside.get((code, name))
+        if known is None and len(aside) < MOST_ASIDE:
+            aside[code, name] = LeftAside(file.name, code, name, 1, row.number, row.line, snippet)
+        elif known:
+            aside[code, name] = replace(known, count=known.count + 1)

@@ -1,0 +1,370 @@
+"""Conversations as tokens: which of them a model sees, and which of them it is trained on. Shared by training and Compare.
+
+Nothing here imports a heavy library: the tokenizer comes in as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer_core.config.recipe import Template
+from trainer_core.data import Chat, Message, Pair
+from trainer_core.errors import DataError, ModelError
+from trainer_core.models import template_sandbox
+from trainer_core.runs.events import Sample
+from trainer_core.system import durable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MASKED = -100
+"""The label of a token that is read but not trained on (PyTorch's ignore_index)."""
+
+TOGETHER, TOGETHER_LETTERS = 500, 1 << 20
+"""Conversations rendered at a time."""
+
+SPEAKERS = "{'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'}"
+TEMPLATES: dict[str, str] = {
+    "plain": "{% for m in messages %}{{ " + SPEAKERS + "[m.role] }}: {{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}",
+    "alpaca": "{% for m in messages %}{% if m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n"
+    "{% elif m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}### Response:\n{% endif %}",
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{{ eos_token if m.role == 'assistant' else '<|im_end|>' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+}
+"""For base models without a template. Answers end with the tokenizer's own end token, or the model would never stop."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A conversation to be rendered; `asking` appends the words that invite an answer, `reading` shows all reasoning."""
+
+    messages: Sequence[Message]
+    asking: bool = False
+    reading: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens and labels of equal length; a label is the token itself or MASKED."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def trained(self) -> int:
+        """How many tokens carry loss."""
+        return sum(label != MASKED for label in self.labels)
+
+    def cut(self, length: int) -> Encoded:
+        return Encoded(self.input_ids[:length], self.labels[:length])
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Both sides whole, each beginning with the prompt. Tokens from `prompt` on carry loss."""
+
+    chosen: list[int]
+    rejected: list[int]
+    prompt: int
+    """How many tokens both begin with that belong to the prompt."""
+
+    @property
+    def differ(self) -> int:
+        """Where the first token differs; what is cut there or before teaches no preference."""
+        return shared_start(self.chosen, self.rejected)
+
+    @property
+    def longest(self) -> int:
+        return max(len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """A rendered conversation, its tokens, and the characters each token stands for."""
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Encoded:
+    """One conversation with its labels; see `encode_chats`."""
+    return next(encode_chats(tokenizer, [chat]))[1]
+
+
+def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> Iterator[tuple[Tokenised, Encoded]]:
+    """Conversations through the model's own template, with labels on the assistant's words and their end token only.
+
+    A turn's span begins where the template has asked the assistant to speak, and ends with the turn. A template that
+    re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked. So do turns
+    that are not to be learned, and reasoning that is only to be read.
+    """
+    several = [turns(chat.messages) for chat in chats]
+    both = zip(chats, several, strict=True)
+    texts = render_all(tokenizer, (Ask(chat.messages[:end], asking, True) for chat, its in both for end, asking in its))
+    for chat, its in zip(chats, several, strict=True):
+        parts = dict(zip(its, texts, strict=False))
+        whole = read(tokenizer, parts[its[0]])
+        yield whole, labelled(whole, assistant_spans(parts, whole.text, chat.messages))
+
+
+def turns(messages: Sequence[Message]) -> list[tuple[int, bool]]:
+    """The conversation, and the beginnings that bound each learned turn: how many messages, and is an answer asked for?"""
+    spoken = [at for at, message in enumerate(messages) if message.role == "assistant" and message.learned]
+    begun, over = [(at, True) for at in spoken], [(at + 1, False) for at in spoken]
+    return list(dict.fromkeys([(len(messages), False), *begun, *over]))
+
+
+def labelled(whole: Tokenised, spans: Sequence[tuple[int, int]]) -> Encoded:
+    """Tokens with labels where the assistant speaks."""
+    labels = [
+        token if any(start <= left and right <= end and left < right for start, end in spans) else MASKED
+        for token, (left, right) in zip(whole.ids, whole.offsets, strict=True)
+    ]
+    return Encoded(whole.ids, labels)
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> EncodedPair:
+    """One pair; see `encode_pairs`."""
+    return next(encode_pairs(tokenizer, [pair]))
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> Iterator[EncodedPair]:
+    """Pairs as TRL's DPO trainer makes tokens of them (`DPOTrainer._prepare_dataset`, trl 1.15).
+
+    The answer begins where prompt and prompt with answer part, which is not always after the prompt: a template may write
+    the prompt's end differently when an answer follows.
+    """
+    asks = ((Ask(p.prompt, True), Ask((*p.prompt, *p.chosen)), Ask((*p.prompt, *p.rejected))) for p in pairs)
+    texts = render_all(tokenizer, chain.from_iterable(asks))
+    for three in zip(texts, texts, texts, strict=True):
+        prompt, chosen, rejected = (read(tokenizer, text).ids for text in three)
+        yield EncodedPair(chosen, rejected, min(shared_start(prompt, chosen), shared_start(prompt, rejected)))
+
+
+def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
+
+
+def tokenised(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> Tokenised:
+    """A conversation as the model reads it."""
+    return read(tokenizer, render(tokenizer, messages, asking))
+
+
+def read(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokenised:
+    """A rendered conversation as tokens. All training and all that is shown of it goes through here."""
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return Tokenised(text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]])
+
+
+def assistant_spans(
+    parts: Mapping[tuple[int, bool], str], whole: str, messages: Sequence[Message]
+) -> list[tuple[int, int]]:
+    """Where in the rendered text are the words to learn: character ranges from a turn's first word to the end of its turn."""
+    spoken = [(messages[at], text, parts[at + 1, False]) for (at, asking), text in parts.items() if asking]
+    return [
+        (answer_start(whole, len(before), len(after), message), len(after))
+        for message, before, after in spoken
+        if whole.startswith(before) and whole.startswith(after)
+    ]
+
+
+def answer_start(whole: str, start: int, end: int, message: Message) -> int:
+    """Where the learned words of a turn begin: behind its reasoning, where that is only to be read."""
+    thought, said = message.reasoning.strip(), message.content.strip()
+    if not thought or message.learn_reasoning:
+        return start
+    at = whole.find(thought, start, end)
+    if at < 0:
+        return start
+    behind = at + len(thought)
+    answer = whole.find(said, behind, end)
+    return behind if answer < 0 else answer
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
+    """The conversation as the model's template writes it; see `render_all`."""
+    return next(render_all(tokenizer, [Ask(messages, asking)]))
+
+
+def render_all(tokenizer: PreTrainedTokenizerBase, asks: Iterable[Ask]) -> Iterator[str]:
+    """Conversations as the model's template writes them, in the process that has little time and memory for it.
+
+    Raises:
+        ModelError: the model has no chat template, or one that takes too much.
+        DataError: the template refuses these roles.
+    """
+    found = tokenizer.chat_template
+    template = found.get("default") if isinstance(found, dict) else found
+    if not template:
+        raise ModelError(
+            "This base model has no chat template. Pick its instruct version, which has one, or choose a template "
+            f"({', '.join(TEMPLATES)}) under Data."
+        )
+    marks = tokenizer.special_tokens_map
+    for some in batches(asks):
+        given = [template_sandbox.given(as_dicts(ask.messages, ask.reading), ask.asking, marks) for ask in some]
+        try:
+            yield from template_sandbox.rendered(template, given)
+        except template_sandbox.Refusal as refusal:
+            roles = ", ".join(message.role for message in some[refusal.at].messages)
+            raise DataError(
+                f"The model's chat template refuses a conversation with the roles {roles}: {refusal}"
+            ) from refusal
+        except template_sandbox.Harm as harm:
+            raise ModelError(f"The model's chat template {harm}. Nothing was kept of it. Take another model.") from harm
+
+
+def batches(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
+    """As many at a time as cost little memory."""
+    some, letters = list[Ask](), 0
+    for ask in asks:
+        some.append(ask)
+        letters += sum(len(message.content) + len(message.reasoning) for message in ask.messages)
+        if len(some) == TOGETHER or letters > TOGETHER_LETTERS:
+            yield some
+            some, letters = [], 0
+    if some:
+        yield some
+
+
+REASONING_FIELDS = ("reasoning_content", "thinking")
+"""Under these names templates look for reasoning: Qwen, DeepSeek, GLM and SmolLM; gpt-oss."""
+
+
+def as_dicts(messages: Sequence[Message], reading: bool = False) -> list[dict[str, str]]:
+    """Messages as templates and TRL read them. Reasoning is there, under every name that templates have for it, where it is
+    to be learned, and with `reading` anywhere. DPO learns all it reads of an answer, so its rows have only the former."""
+    return [
+        {"role": message.role, "content": message.content}
+        | (dict.fromkeys(REASONING_FIELDS, message.reasoning) if shows_reasoning(message, reading) else {})
+        for message in messages
+    ]
+
+
+def shows_reasoning(message: Message, reading: bool) -> bool:
+    return bool(message.reasoning) and (reading or message.learn_reasoning)
+
+
+def unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
+    """In how many conversations some reasoning is not in the rendered text: the template has no place for it."""
+    several = ((chat.messages, text) for chat, text in zip(chats, texts, strict=True))
+    return sum(
+        any(one.reasoning.strip() not in text for one in messages if one.reasoning) for messages, text in several
+    )
+
+
+def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: int) -> tuple[list[Encoded], list[str]]:
+    """All conversations as tokens, cut at `length`, and sentences about what was cut or left out.
+
+    Raises:
+        DataError: no row has a trained token left.
+    """
+    written = [(whole.text, row) for whole, row in encode_chats(tokenizer, chats)]
+    encoded = [row for _, row in written]
+    kept = [row.cut(length) for row in encoded if row.cut(length).trained]
+    if not kept:
+        raise DataError(
+            f"None of the {len(encoded)} examples has a token to train on within {length} tokens. "
+            "Raise the length, or check that there are assistant answers."
+        )
+    notes = []
+    if lost := len(encoded) - len(kept):
+        notes.append(f"{lost} of {len(encoded)} examples left out: no answer token within {length} tokens.")
+    if cut := sum(len(row.input_ids) > length and row.cut(length).trained > 0 for row in encoded):
+        notes.append(f"{cut} of {len(encoded)} examples cut at {length} tokens.")
+    if lost := unwritten_reasoning(chats, (text for text, _ in written)):
+        notes.append(
+            f"{lost} of {len(encoded)} examples have reasoning that the model's chat template does not write, so it is left out."
+        )
+    return kept, notes
+
+
+def dpo_rows(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], length: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Pairs in TRL's conversational form, without those whose prompt fills `length`, and sentences about the rest.
+
+    Raises:
+        DataError: no pair is left.
+    """
+    encoded = list(encode_pairs(tokenizer, pairs))
+    full = [row.prompt >= length for row in encoded]
+    equal = [row.differ >= length and not filled for row, filled in zip(encoded, full, strict=True)]
+    kept = [pair for pair, filled, same in zip(pairs, full, equal, strict=True) if not (filled or same)]
+    if not kept:
+        raise DataError(f"None of the {len(pairs)} pairs shows a difference within {length} tokens. Raise the length.")
+    notes = []
+    if lost := sum(full):
+        notes.append(f"{lost} of {len(pairs)} pairs left out: the prompt alone fills {length} tokens.")
+    if lost := sum(equal):
+        notes.append(f"{lost} of {len(pairs)} pairs left out: cut at {length} tokens, both sides are the same.")
+    if cut := sum(row.longest > length for row in encoded) - sum(full) - sum(equal):
+        notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
+    if lost := sum(any(one.reasoning and not one.learn_reasoning for one in turns_of(p)) for p in kept):
+        notes.append(
+            f"{lost} of {len(pairs)} pairs have reasoning, which DPO leaves out (step learn_reasoning learns it)."
+        )
+    return [as_row(pair) for pair in kept], notes
+
+
+def as_row(pair: Pair) -> dict[str, list[dict[str, str]]]:
+    """A pair in TRL's conversational form."""
+    return {"prompt": as_dicts(pair.prompt), "chosen": as_dicts(pair.chosen), "rejected": as_dicts(pair.rejected)}
+
+
+def turns_of(pair: Pair) -> tuple[Message, ...]:
+    return pair.prompt + pair.chosen + pair.rejected
+
+
+def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokenizerBase:
+    """A model's tokenizer without the model, from its checked folder.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from transformers import AutoTokenizer  # heavy: several seconds
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be read: {error}. Fetch it again, or take another model."
+        ) from error
+    return dressed(tokenizer, template)
+
+
+def dressed(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
+    """The tokenizer with the chosen template where its model has none; a model's own template is never replaced."""
+    if not tokenizer.chat_template and template != "own":
+        tokenizer.chat_template = TEMPLATES[template]
+    return tokenizer
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    durable.write_atomically(path, "".join(json.dumps(as_row(pair), ensure_ascii=False) + "\n" for pair in pairs))
+
+
+def told(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> Sample:
+    """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
+    stand in an answer, its format is coming apart, and the doctor must see them."""
+    end = next((at for at, token in enumerate(row) if token in ends), None)
+    said = row if end is None else row[:end]
+    text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()
+    return Sample(prompt, text, len(said) + (end is not None), end is not None)

@@ -1,0 +1,80 @@
+"""What a workspace keeps about data: files dropped into the page, and columns that were chosen by hand."""
+
+from __future__ import annotations
+
+import filecmp
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import TypeAdapter
+
+from trainer_core.config.recipe import Columns
+from trainer_core.errors import DiskError
+from trainer_core.runs import run_folder
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import durable
+
+KEPT = TypeAdapter(dict[str, Columns])
+"""The names of a file's columns, sorted and on a line each -> how they were mapped last."""
+
+
+def dropped(workspace: Workspace, upload: Path) -> Path:
+    """A dropped file where it stays: in the workspace under its own name, with a number if another file has that name.
+
+    Raises:
+        DiskError: there is no room for it.
+    """
+    name = re.sub(r"[^\w.() -]+", "_", upload.name).lstrip(".") or "data"
+    for number in range(1, 1000):
+        place = workspace.data / (name if number == 1 else numbered(name, number))
+        if place.exists() and not filecmp.cmp(upload, place, shallow=False):
+            continue
+        if not place.exists():
+            copy(upload, place)
+        return place
+    raise DiskError(f"{workspace.data} holds 999 files named {name}. Delete some of them.")
+
+
+def copy(upload: Path, place: Path) -> None:
+    """The file appears under its name only when all of it is there."""
+    staging = place.with_name(f".{place.name}.staging")
+    try:
+        shutil.copyfile(upload, staging)
+        durable.flush(staging)
+        durable.publish(staging, place)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        size = upload.stat().st_size / 1e6
+        raise DiskError(f"{place}: {size:,.1f} MB cannot be kept there: {error.strerror or error}.") from error
+
+
+def numbered(name: str, number: int) -> str:
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{number}{dot}{suffix}"
+
+
+def recalled(workspace: Workspace, names: Iterable[str]) -> Columns | None:
+    """How a file with these columns was mapped the last time, if it was."""
+    file = mappings(workspace)
+    return KEPT.validate_json(file.read_bytes()).get(key(names)) if file.exists() else None
+
+
+def remember(workspace: Workspace, names: Iterable[str], columns: Columns) -> None:
+    """Keep a mapping for every file with exactly these columns; an empty one is forgotten."""
+    file = mappings(workspace)
+    with FileLock(f"{file}.lock"):
+        known = KEPT.validate_json(file.read_bytes()) if file.exists() else {}
+        known = {**known, key(names): columns}
+        used = {names: one for names, one in known.items() if one.used}
+        run_folder.write_atomically(file, KEPT.dump_json(used, indent=1, exclude_none=True).decode())
+
+
+def mappings(workspace: Workspace) -> Path:
+    return workspace.data / "columns.json"
+
+
+def key(names: Iterable[str]) -> str:
+    return "\n".join(sorted(names))

@@ -1,0 +1,1 @@
+"""What a run's curves mean, and its report."""

@@ -1,0 +1,166 @@
+"""How sample answers go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trainer_core.data.quality.text_patterns import has_markers
+from trainer_core.diagnosis.finding import Finding, finding
+from trainer_core.diagnosis.series import (
+    Course,
+    mean_after,
+)
+from trainer_core.diagnosis.suggestions import (
+    more_beta,
+    single_loss,
+    slower,
+    with_sft_term,
+)
+from trainer_core.runs.events import Offer, OwnAnswers, Sampled
+from trainer_core.runs.run_state import RunView
+
+UNENDED, LONGER, REPEATED = 0.4, 1.5, 0.35
+"""Lost share of answers that end by themselves; growth of answers; share of repeated phrases [own]."""
+WHOLE = 0.75
+"""Share of answers that must have ended before a stage, for their length to be known [own]."""
+MARKED = 0.25
+"""Share of answers with a template's markers: one in four, at two points in a row [own]."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a lane's own answers are like: mean tokens, and shares. An answer that did not end was cut: it is at least as long.
+
+    marked: with a chat template's markers, which are no part of an answer.
+    """
+
+    tokens: float
+    ended: float
+    repetition: float
+    marked: float = 0.0
+
+
+def from_samples(view: RunView) -> dict[str, Answers]:
+    """What the sample answers are like, by lane. Of a stage its last two points, and of both the milder: one odd answer of
+    four is no evidence, and a stage with one point has none."""
+    before = next((one for one in view.sampled if one.step == 0 and one.samples), None)
+    found = {"base": own(before)} if before else {}
+    for stage in ("sft", "dpo"):
+        points = [own(one) for one in view.sampled if one.stage == stage and one.step and one.samples]
+        if len(points) > 1:
+            found[stage] = milder(*points[-2:])
+    return found
+
+
+def own(said: Sampled) -> Answers:
+    """A point's answers in numbers. Phrases are counted by words, for the tokens are not kept."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(said.samples)
+
+    return Answers(
+        mean(one.tokens for one in said.samples),
+        mean(one.ended for one in said.samples),
+        mean(repeated(one.answer.split()) for one in said.samples),
+        mean(has_markers(one.answer) for one in said.samples),
+    )
+
+
+def scored(said: OwnAnswers) -> Answers:
+    return Answers(said.tokens.value, said.ended.value, said.repetition.value)
+
+
+def repeated(words: Sequence[str], width: int = 4) -> float:
+    """The share of phrases of four words that were written before in the same answer."""
+    phrases = [tuple(words[at : at + width]) for at in range(len(words) - width + 1)]
+    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
+
+
+def milder(one: Answers, other: Answers) -> Answers:
+    return Answers(
+        min(one.tokens, other.tokens),
+        max(one.ended, other.ended),
+        min(one.repetition, other.repetition),
+        min(one.marked, other.marked),
+    )
+
+
+# ---- answers
+
+
+def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+    """The adapter's answers have a template's markers; or DPO's run on to where they are cut, and ended by themselves before.
+    SFT may learn longer answers than can be shown: that they are cut then says nothing."""
+    ours = answered.get(course.stage)
+    before = max(
+        (one for lane, one in answered.items() if lane != course.stage), key=lambda one: one.ended, default=None
+    )
+    if ours is None or before is None:
+        return None
+    run_on = before.ended - ours.ended >= UNENDED and ours.tokens >= LONGER * before.tokens
+    if ours.marked - before.marked >= MARKED:
+        evidence = [
+            f"{ours.marked:.0%} of the answers hold markers of the chat template; {before.marked:.0%} did before"
+        ]
+        says = (
+            "The format is coming apart: the model writes the marks between turns into its answers. Check the template."
+        )
+    elif course.stage == "dpo" and run_on:
+        evidence = [
+            f"{ours.ended:.0%} of the answers end by themselves; {before.ended:.0%} did before this stage",
+            f"at least {ours.tokens:.0f} tokens each; {before.tokens:.0f} before",
+        ]
+        says = "The format is coming apart: the model no longer says when it is done."
+    else:
+        return None
+    offer = with_sft_term(course.recipe.dpo) if course.stage == "dpo" else slower(course)
+    return finding(
+        course,
+        "format",
+        "Answers no longer end by themselves",
+        says,
+        evidence,
+        "common practice; how many is our own",
+        offer,
+    )
+
+
+def longer(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+    """DPO's answers have grown well beyond those of the model before it."""
+    before, ours = answered.get("sft") or answered.get("base"), answered.get("dpo")
+    if course.stage != "dpo" or before is None or ours is None or before.ended < WHOLE or unended(course, answered):
+        return None
+    if ours.tokens < LONGER * before.tokens or not len(course.margin) or mean_after(course.margin, 5) <= 0:
+        return None
+    evidence = [
+        f"{before.tokens:.0f} tokens before DPO, {'at least ' if ours.ended < 1 else ''}{ours.tokens:.0f} after",
+        f"margin {mean_after(course.margin, 5):.2f}",
+    ]
+    says = (
+        "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data. The Data tab "
+        "counts it under Health: Chosen is longer."
+    )
+    offer = Offer("The length-normalised loss", single_loss("sigmoid_norm"))
+    return finding(
+        course,
+        "verbosity",
+        "Answers grow with the margin",
+        says,
+        evidence,
+        "common practice; how much is our own",
+        offer,
+    )
+
+
+def repeating(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+    """The adapter says the same phrases over and over, and the base did not."""
+    base, ours = answered.get("base"), answered.get(course.stage)
+    if base is None or ours is None or ours.repetition < max(REPEATED, 2 * base.repetition):
+        return None
+    evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
+    says = "The answers go in circles: the adapter has moved too far from its base."
+    offer = slower(course) if course.stage == "sft" else more_beta(course.recipe.dpo)
+    return finding(
+        course, "repeating", "Answers repeat themselves", says, evidence, "common practice; how much is our own", offer
+    )

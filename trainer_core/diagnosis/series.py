@@ -1,0 +1,192 @@
+"""One stage of a run as columns of numbers, and the few statistics that the doctor reads from them.
+
+A step's numbers come from one batch, so each is a true value plus noise. How much noise there is, is read from the differences of
+neighbouring steps: a slow trend hardly moves these, while it moves every other estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+
+from trainer_core.config.recipe import Lora, Recipe
+from trainer_core.methods.base import Training
+from trainer_core.methods.steps import planned_steps, warmup_steps
+from trainer_core.runs.events import Evaluated, Stage, Step
+
+LEAST_ROWS = 4
+"""A point holds so many rows at least. The loss of one pair alone is often three times its mean in sound runs: steps of fewer
+rows are read together, so that what is a spike, or low, means the same for all batches [own]."""
+
+Column = np.ndarray
+"""One number per step, float64; NaN where a step does not have it."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """The steps of one stage so far, in order, with the settings that made them.
+
+    Args:
+        points: a step each, or, with small batches, the mean of a few: see `joined`.
+        held_out: what was measured on rows that are not trained on, in order.
+        held_out_rows: on how many of them.
+        rows: that are trained on; 0 where that is not known.
+    """
+
+    stage: Stage
+    recipe: Recipe
+    points: tuple[Step, ...]
+    held_out: tuple[Evaluated, ...] = ()
+    held_out_rows: int = 0
+    rows: int = 0
+
+    @property
+    def settings(self) -> Training:
+        return getattr(self.recipe, self.stage)
+
+    @property
+    def lora(self) -> Lora:
+        return self.recipe.lora
+
+    @property
+    def total(self) -> int:
+        """Planned optimiser steps."""
+        return self.points[-1].total if self.points else 0
+
+    @property
+    def warm(self) -> int:
+        """The step at which the learning rate is at its height."""
+        return warmup_steps(self.settings, self.total) if self.total else 0
+
+    @property
+    def rows_of_a_point(self) -> int:
+        """Rows (or pairs) behind one point."""
+        return self.settings.effective_batch * steps_of_a_point(self.settings)
+
+    def points_for(self, rows: int, least: int) -> int:
+        """How many points hold so many rows; `least` of them in any case."""
+        return max(least, ceil(rows / self.rows_of_a_point))
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of one pass over the rows; 0 where that cannot be told."""
+        packed = getattr(self.settings, "packing", False)
+        whole = self.settings.model_copy(update={"epochs": 1.0, "max_steps": None})
+        return planned_steps(self.rows, whole) if self.rows and not packed else 0
+
+    @property
+    def last(self) -> int:
+        return self.points[-1].step if self.points else 0
+
+    @cached_property
+    def steps(self) -> Column:
+        return np.array([point.step for point in self.points], float)
+
+    @cached_property
+    def loss(self) -> Column:
+        return np.array([point.loss for point in self.points], float)
+
+    @cached_property
+    def norm(self) -> Column:
+        return np.array([point.grad_norm for point in self.points], float)
+
+    def column(self, name: str) -> Column:
+        """margin, accuracy, chosen or rejected."""
+        return np.array([getattr(point, name) for point in self.points], float)
+
+    @cached_property
+    def margin(self) -> Column:
+        return self.column("margin")
+
+    @cached_property
+    def accuracy(self) -> Column:
+        return self.column("accuracy")
+
+    def at(self, step: int) -> int:
+        """The index of the last point at or before a step."""
+        return max(0, int(np.searchsorted(self.steps, step, side="right")) - 1)
+
+
+def steps_of_a_point(settings: Training) -> int:
+    return ceil(LEAST_ROWS / settings.effective_batch)
+
+
+def joined(steps: Sequence[Step], count: int) -> tuple[Step, ...]:
+    """The means of each `count` steps, at the last of them. The first stays alone: it says where the stage began. Those that
+    make no whole group yet are left out."""
+    if count == 1:
+        return tuple(steps)
+    ends = range(count, len(steps), count)
+    return (*steps[:1], *(mean_of(steps[end + 1 - count : end + 1]) for end in ends))
+
+
+MEANS = ("loss", "grad_norm", "margin", "accuracy", "chosen", "rejected")
+
+
+def mean_of(steps: Sequence[Step]) -> Step:
+    values = {name: [getattr(step, name) for step in steps] for name in MEANS}
+    return replace(steps[-1], **{name: sum(all_) / len(all_) for name, all_ in values.items() if None not in all_})
+
+
+def noise(values: Column) -> float:
+    """Standard deviation of a single value around its trend, robust: 1.4826 × the median distance of neighbours ÷ √2."""
+    if len(values) < 3:
+        return 0.0
+    return 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
+
+
+def wiggle(values: Sequence[float]) -> float:
+    """The same for a few values on a steep curve, from second differences: a slope adds nothing to them, a corner little."""
+    return 1.4826 * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5
+
+
+def rolling(values: Column, width: int) -> Column:
+    """The mean of each `width` neighbours; the first belongs to index width - 1."""
+    return np.convolve(values, np.ones(width) / width, "valid")
+
+
+def medians(values: Column, width: int) -> Column:
+    """The median of each `width` neighbours; the first belongs to index width - 1."""
+    return np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+
+
+def trend(values: Column) -> tuple[float, float]:
+    """How far a straight line through all values rises from end to end, and the standard error of that."""
+    count = len(values)
+    slope = float(np.polyfit(np.arange(count), values, 1)[0])
+    return slope * (count - 1), noise(values) * (12 / count) ** 0.5
+
+
+def turns(values: Column, least: float) -> list[int]:
+    """The indices at which the values turn, where each swing between two turns is at least `least`: a zigzag.
+
+    The first index begins the first swing; the last is the far end of the one still going on.
+    """
+    low = high = 0
+    found: list[int] = []
+    for at, value in enumerate(values):
+        low, high = (at if value < values[low] else low), (at if value > values[high] else high)
+        if not found and values[high] - values[low] >= least:
+            found = [min(low, high), max(low, high)]
+        elif found:
+            extend(found, values, at, least)
+    return found
+
+
+def extend(found: list[int], values: Column, at: int, least: float) -> None:
+    """The zigzag with one more value: it goes further in the present swing, or has turned by `least`, or neither."""
+    rising = values[found[-1]] > values[found[-2]]
+    gone = values[at] - values[found[-1]]
+    if (gone > 0) == rising and gone:
+        found[-1] = at
+    elif abs(gone) >= least:
+        found.append(at)
+
+
+def mean_after(values: Sequence[float] | Column, count: int) -> float:
+    """The mean of the last `count` values."""
+    return float(np.mean(values[-count:]))

@@ -1,0 +1,348 @@
+"""A language model as a judge of two lanes: what it is asked, on both sides once, and what its verdicts say beside a person's.
+
+The judge is any endpoint that speaks OpenAI's chat completions, or one of the lanes. Its key is read from an environment
+variable when it is needed and goes nowhere but to the endpoint. Its verdicts have a file of their own and never count as votes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import Field, ValidationError, field_validator
+
+from trainer_core.errors import ConfigError, UserError
+from trainer_core.evaluation import prompts, statistics
+from trainer_core.evaluation.votes import Contest, Messages, Vote, append
+from trainer_core.runs.compare_requests import Said
+from trainer_core.runs.workspace import Workspace, made
+from trainer_core.schema import Strict
+from trainer_core.system import redact
+
+Word = Literal["A", "B", "tie"]
+ANSWER_SECONDS = 120.0
+MOST_TOKENS = 16
+ASKED = (
+    "Two assistants, A and B, answered the same conversation. Which answer helps its user more? Length alone is no merit, "
+    "and the order of the two means nothing. Reply with one word: A, B or tie."
+)
+VERDICT = re.compile(
+    r"\W*(?:(?:the )?(?:better )?(?:answer|verdict|winner|assistant)(?: is)?\W+)?(A|B|tie)\b\W*(?:$|is\b|\n)",
+    re.IGNORECASE,
+)
+"""A, **B**, "Verdict: tie", "A is better"; but no sentence that begins with an article."""
+
+
+KEYS = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
+"""Environment variables that may be sent to a judge."""
+
+
+class JudgeError(UserError):
+    """The judge cannot be asked, or its answer is no verdict."""
+
+
+class Endpoint(Strict):
+    """Where a judge is asked, and the name of the environment variable that holds its key."""
+
+    url: str = Field(default="", max_length=2_000, title="Judge's URL")
+    """Such as http://127.0.0.1:11434/v1 or https://api.openai.com/v1; what it is sent leaves this computer unless it is local."""
+    model: str = Field(default="", max_length=200, title="Judge's model")
+    """The model's name at that endpoint."""
+    variable: str = Field(default="OPENAI_API_KEY", max_length=100, title="Variable with its key")
+    """The name of an environment variable that ends in API_KEY, or TUNEBENCH_JUDGE_KEY; the key itself is never typed here nor
+    written to disk."""
+
+    @field_validator("variable")
+    @classmethod
+    def holds_a_judges_key(cls, name: str) -> str:
+        """What a page names is sent to the address that the page names, so it is never a password or the Hub's token."""
+        if not KEYS.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not the name of a judge's key. It must end in API_KEY, as OPENAI_API_KEY does, or be "
+                "TUNEBENCH_JUDGE_KEY, so that nothing else of this computer is sent to a judge."
+            )
+        return name
+
+    @property
+    def place(self) -> str:
+        """The address of chat completions.
+
+        Raises:
+            ConfigError: the URL is none.
+        """
+        try:
+            parts = urlsplit(self.url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isprintable()
+        except ValueError:  # as of a port that is no number
+            sound = False
+        if not sound:
+            raise ConfigError(f"{self.url!r} is no URL of a judge. Write one such as http://127.0.0.1:11434/v1.")
+        if not self.model.strip():
+            raise ConfigError("The judge's model has no name. Write the one that its endpoint knows.")
+        return self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+
+    @property
+    def key(self) -> str:
+        """What the variable holds, without the line end and blanks that a file leaves around it; nothing where it is not set.
+
+        Raises:
+            ConfigError: it holds what no header can. The key itself is not in the message.
+        """
+        key = os.environ.get(self.variable, "").strip()
+        if odd := [at for at, one in enumerate(key, 1) if not "!" <= one <= "~"]:
+            raise ConfigError(
+                f"The key in {self.variable} cannot be sent: character {odd[0]} of {len(key)} is a blank, a control character or "
+                "no ASCII. Nothing was sent. Set the variable anew, with the key alone in it."
+            )
+        return key
+
+
+Ask = Callable[[tuple[Said, ...]], str]
+"""Something that answers a conversation."""
+
+
+def asking(endpoint: Endpoint, client: httpx.Client) -> Ask:
+    """The endpoint as something that answers; without a key in the environment none is sent. What it answers never holds the key.
+
+    Raises:
+        ConfigError: there is no such endpoint, or its key is none.
+    """
+    place, key = endpoint.place, endpoint.key
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def ask(messages: tuple[Said, ...]) -> str:
+        body = {
+            "model": endpoint.model,
+            "messages": [one.model_dump() for one in messages],
+            "temperature": 0,
+            "max_tokens": MOST_TOKENS,
+        }
+        try:
+            answer = client.post(place, json=body, headers=headers, timeout=ANSWER_SECONDS)
+            answer.raise_for_status()
+            return redact.struck(content_of(answer.json(), place), key)
+        except httpx.HTTPStatusError as error:
+            hint = f" Is the key in {endpoint.variable}?" if error.response.status_code in (401, 403) else ""
+            raise JudgeError(f"The judge at {place} refused: HTTP {error.response.status_code}.{hint}") from error
+        except (httpx.HTTPError, ValueError) as error:
+            words = redact.struck(str(error), key) or type(error).__name__
+            raise JudgeError(f"The judge at {place} does not answer: {words}.") from error
+
+    return ask
+
+
+def content_of(answer: Any, place: str) -> str:
+    """The text of a chat completion.
+
+    Raises:
+        JudgeError: it is none.
+    """
+    try:
+        return str(answer["choices"][0]["message"]["content"] or "")
+    except (KeyError, IndexError, TypeError) as error:
+        raise JudgeError(f"The judge at {place} answered with something that is no chat completion.") from error
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conversation with two lanes' answers to it."""
+
+    contest: Contest
+    messages: Messages
+    first: str
+    second: str
+
+
+class Judged(Strict):
+    """A judge's two verdicts on a case: with the first lane as A, and with it as B."""
+
+    at: datetime
+    judge: str
+    contest: Contest
+    messages: Messages
+    answers: tuple[str, str]
+    words: tuple[Word, Word]
+
+    @property
+    def winner(self) -> str | None:
+        """The lane that was better from both sides; None for a tie, and where the side decided."""
+        match self.words:
+            case ("A", "B"):
+                return self.contest.first
+            case ("B", "A"):
+                return self.contest.second
+        return None
+
+    @property
+    def torn(self) -> bool:
+        """Did it prefer the same side twice?"""
+        return self.words in (("A", "A"), ("B", "B"))
+
+
+def judged(case: Case, ask: Ask, judge: str) -> Judged:
+    """Ask twice, with the sides swapped.
+
+    Raises:
+        JudgeError: there is no verdict.
+    """
+    words = word(ask(question(case, case.first, case.second))), word(ask(question(case, case.second, case.first)))
+    return Judged(
+        at=datetime.now(UTC),
+        judge=judge,
+        contest=case.contest,
+        messages=case.messages,
+        answers=(case.first, case.second),
+        words=words,
+    )
+
+
+def question(case: Case, a: str, b: str) -> tuple[Said, ...]:
+    """The case as one message; the answers are fenced, so that a heading in one is not taken for ours."""
+    talk = "\n".join(f"{one.role}: {one.content}" for one in case.messages)
+    parts = [f"<{name}>\n{text}\n</{name}>" for name, text in (("conversation", talk), ("A", a), ("B", b))]
+    return (Said(role="user", content="\n\n".join([ASKED, *parts, ASKED])),)
+
+
+def word(text: str) -> Word:
+    """The verdict that an answer begins with.
+
+    Raises:
+        JudgeError: it has none.
+    """
+    found = VERDICT.match(text)
+    if not found:
+        raise JudgeError(
+            f"The judge answered {text[:80]!r} and not A, B or tie. Choose a model that follows instructions."
+        )
+    said = found[1].lower()
+    return "tie" if said == "tie" else "A" if said == "a" else "B"
+
+
+def file_of(workspace: Workspace) -> Path:
+    return made(workspace.root / "votes") / "judged.jsonl"
+
+
+def keep(workspace: Workspace, found: Judged) -> None:
+    """Add a verdict to the file.
+
+    Raises:
+        DiskError: it cannot be kept.
+    """
+    append(file_of(workspace), found)
+
+
+def read(workspace: Workspace, contest: Contest) -> list[Judged]:
+    """The verdicts on a contest; of a case that one judge has judged twice, the newest."""
+    path = file_of(workspace)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    found: dict[Any, Judged] = {}
+    for line in lines:
+        try:
+            one = Judged.model_validate_json(line)
+        except ValidationError:  # of another version; verdicts can be made again
+            continue
+        if one.contest == contest:
+            found[one.judge, one.messages, one.answers] = one
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one judge thinks of a contest.
+
+    Fields:
+        first, second: cases that a lane won from both sides; torn: those where the side decided; ties: the others.
+        share: the second lane's part of what was decided. p: exact sign test.
+        agreed, of_both: cases that a person and the judge both decided, and how often they chose the same lane.
+    """
+
+    judge: str
+    first: int
+    second: int
+    ties: int
+    torn: int
+    share: statistics.Interval | None
+    p: float
+    agreed: int
+    of_both: int
+
+
+def opinions(found: Sequence[Judged], votes: Sequence[Vote]) -> list[Opinion]:
+    """Each judge's opinion, beside the standing votes on the same answers."""
+    return [
+        opinion(judge, [one for one in found if one.judge == judge], votes)
+        for judge in sorted({one.judge for one in found})
+    ]
+
+
+def opinion(judge: str, mine: Sequence[Judged], votes: Sequence[Vote]) -> Opinion:
+    winners = [one.winner for one in mine]
+    first = sum(bool(one.winner) and one.winner == one.contest.first for one in mine)
+    second = sum(bool(one.winner) and one.winner == one.contest.second for one in mine)
+    torn = sum(one.torn for one in mine)
+    person = {(vote.contest, vote.messages, answers_of(vote)): vote.winner for vote in votes if vote.winner}
+    both = [(one.winner, person[case]) for one in mine if one.winner and (case := case_of(one)) in person]
+    return Opinion(
+        judge,
+        first,
+        second,
+        len(winners) - first - second - torn,
+        torn,
+        statistics.wilson(second, first + second),
+        statistics.sign_test(first, second),
+        sum(machine == human for machine, human in both),
+        len(both),
+    )
+
+
+def answers_of(vote: Vote) -> tuple[str, str]:
+    return vote.answers[vote.contest.first], vote.answers[vote.contest.second]
+
+
+def case_of(one: Judged) -> tuple[Contest, Messages, tuple[str, str]]:
+    return one.contest, one.messages, one.answers
+
+
+class Order(Strict):
+    """What is to be judged, and by whom.
+
+    lane: a loaded lane that judges; empty: the endpoint does.
+    cases: how many at most.
+    """
+
+    contest: Contest
+    source: str = prompts.BUNDLED
+    lane: str = ""
+    endpoint: Endpoint = Endpoint()
+    cases: int = 20
+
+    @property
+    def judge(self) -> str:
+        """What its verdicts are known by."""
+        return f"lane {self.lane}" if self.lane else self.endpoint.model
+
+
+@dataclass(frozen=True)
+class State:
+    """How far it is; `problem` is why it ended early."""
+
+    done: int
+    total: int
+    over: bool = False
+    problem: str = ""
+
+
+class RunningJudge(Protocol):
+    """Whoever works on an order, beside the app."""
+
+    order: Order
+    state: State
+
+    def stop(self) -> None: ...

@@ -1,0 +1,110 @@
+"""Prompts to compare on: the bundled ones, those of the pairs that a run held out, or a file of one's own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from trainer_core.config.recipe import Sampling
+from trainer_core.errors import DataError
+from trainer_core.runs.compare_requests import Said, Score
+from trainer_core.system import project, untrusted_files
+
+NAMES = BUNDLED, HELD_OUT = "bundled", "held-out"
+PROMPTS = project.PROJECT / "assets" / "prompts" / "compare_prompts.jsonl"
+MOST_BYTES = 20_000_000
+MOST_PROMPTS = 2_000
+SAID: TypeAdapter[tuple[Said, ...]] = TypeAdapter(tuple[Said, ...])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that waits for an answer, and what kind of question it is."""
+
+    messages: tuple[Said, ...]
+    tag: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the user says last."""
+        return self.messages[-1].content
+
+
+def load(run_dir: Path, source: str) -> list[Prompt]:
+    """The prompts of a set: "bundled", "held-out", or the path of a file with a prompt a line, as text or as JSON with
+    "prompt" (text or messages) and perhaps "tag".
+
+    Raises:
+        DataError: the run held nothing out, or the file cannot be used; with file and line.
+    """
+    if source == HELD_OUT:
+        path = run_dir / "held-out.jsonl"
+        if not untrusted_files.size_bytes(run_dir, path.name):
+            raise DataError(f"The run {run_dir.name} held no pairs out. Choose the bundled prompts instead.")
+        return read(path)
+    return read(PROMPTS if source == BUNDLED else Path(source).expanduser())
+
+
+def read(path: Path) -> list[Prompt]:
+    """The prompts of a file.
+
+    Raises:
+        DataError: it cannot be read, a line is no prompt, or there is none.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts are read up to 20 MB.")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Type the path of a text or JSONL file.") from error
+    rows = path.suffix.lower() in (".jsonl", ".ndjson")
+    found = [
+        prompt_of(line, f"{path.name}, line {number}") if rows else Prompt((Said(role="user", content=line.strip()),))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not found:
+        raise DataError(f"{path.name} holds no prompts. Write one a line.")
+    return found[:MOST_PROMPTS]
+
+
+def prompt_of(line: str, where: str) -> Prompt:
+    """The prompt of one JSON line."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+        asked = row["prompt"]
+        messages = (Said(role="user", content=asked),) if isinstance(asked, str) else SAID.validate_python(asked)
+        if messages[-1].role != "user":
+            raise DataError(f"{where}: the last message is not the user's, so there is nothing to answer.")
+        return Prompt(messages, str(row.get("tag") or ""))
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValidationError) as error:
+        raise DataError(f'{where}: no JSON object with a "prompt" (text or messages).') from error
+
+
+SCORED = 8
+"""Prompts whose answers are measured for their length."""
+SAMPLES = 4
+"""Prompts that are answered during training: enough to see a manner, few enough to be read."""
+DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=64)
+"""Greedy, so that the demo says the same on every machine of a kind."""
+
+
+def score_request(pairs: Path) -> Score:
+    """Every measure of all lanes; the result also goes beside the pairs."""
+    into = str(pairs.with_name("scores.json"))
+    return Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING, into=into)
+
+
+def sample_prompts() -> list[str]:
+    """A few of them, of different kinds, that a run answers again and again while it trains."""
+    return prompts()[:: len(prompts()) // SAMPLES][:SAMPLES]
+
+
+def prompts() -> list[str]:
+    """The bundled prompts that no sample row contains."""
+    lines = PROMPTS.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prompt"] for line in lines if line.strip()]

@@ -1,0 +1,101 @@
+"""Votes, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer_core.evaluation import statistics
+from trainer_core.evaluation.preference_data import pairs
+from trainer_core.evaluation.votes import Contest, Vote
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A contest, counted.
+
+    Fields:
+        first, second: decided votes for each lane. ties, bad, skipped: the others. again: votes given once more.
+        share: the second lane's part of the decided votes; None below the number where a percentage means something.
+        kinds: tag of the prompts -> votes for the first lane, ties, votes for the second.
+        pairs: training pairs these votes give.
+    """
+
+    contest: Contest
+    first: int
+    second: int
+    ties: int
+    bad: int
+    skipped: int
+    again: int
+    share: statistics.Interval | None
+    p: float
+    verdict: statistics.Verdict
+    bias: statistics.Bias
+    lengths: statistics.LengthCheck
+    kinds: dict[str, tuple[int, int, int]]
+    pairs: int
+
+    @property
+    def decided(self) -> int:
+        return self.first + self.second
+
+    @property
+    def all(self) -> int:
+        """Votes of any kind."""
+        return self.decided + self.ties + self.bad + self.skipped
+
+
+def tally(votes: Sequence[Vote], contest: Contest) -> Tally:
+    """Count the standing votes of one contest."""
+    mine = [vote for vote in votes if vote.contest == contest]
+    decided = [vote for vote in mine if vote.winner]
+    winners = [int(vote.winner == contest.second) for vote in decided]
+    lengths = [(len(vote.answers[contest.first]), len(vote.answers[contest.second])) for vote in decided]
+    counts = Counter(vote.choice for vote in mine)
+    second = sum(winners)
+    first = len(winners) - second
+    enough = len(winners) >= statistics.FEWEST_FOR_SHARE
+    return Tally(
+        contest,
+        first,
+        second,
+        ties=counts["tie"],
+        bad=counts["bad"],
+        skipped=counts["skip"],
+        again=sum(vote.again for vote in mine),
+        share=statistics.wilson(second, len(winners)) if enough else None,
+        p=statistics.sign_test(first, second),
+        verdict=statistics.verdict(winners),
+        bias=statistics.position_bias(counts["left"], len(decided)),
+        lengths=statistics.length_check(lengths, winners),
+        kinds=by_kind(mine),
+        pairs=len(pairs(mine)),
+    )
+
+
+def by_kind(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
+    """Votes for the first lane, ties and votes for the second, for each tag; only where prompts have tags."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for vote in votes:
+        if vote.tag and vote.choice not in ("bad", "skip"):
+            first, ties, second = found.get(vote.tag, (0, 0, 0))
+            won = (vote.winner == vote.contest.first, vote.winner is None, vote.winner == vote.contest.second)
+            found[vote.tag] = (first + won[0], ties + won[1], second + won[2])
+    return found
+
+
+def strengths(votes: Sequence[Vote], run: str) -> dict[str, statistics.Interval]:
+    """Bradley-Terry over every contest of a run; empty where fewer than three lanes were voted on."""
+    games = [
+        statistics.Game(vote.messages[-1].content, vote.contest.first, vote.contest.second, share_of_first(vote))
+        for vote in votes
+        if vote.contest.run == run and (vote.winner or vote.choice == "tie")
+    ]
+    lanes = {lane for game in games for lane in (game.first, game.second)}
+    return statistics.bradley_terry(games) if len(lanes) > 2 else {}
+
+
+def share_of_first(vote: Vote) -> float:
+    return 0.5 if vote.winner is None else float(vote.winner == vote.contest.first)

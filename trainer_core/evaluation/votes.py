@@ -1,0 +1,225 @@
+"""Votes on disk: workspace/votes/votes.jsonl, one line for each thing a person did, never rewritten. A tally is a fold of it.
+
+Taking a vote back is a line as well, and so is an answer of one's own where both were bad. A line is on the disk for good
+before the page hears that it counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from filelock import FileLock
+from pydantic import Field, TypeAdapter, ValidationError
+
+from trainer_core.config.recipe import Sampling
+from trainer_core.errors import DataError
+from trainer_core.runs import workspace as workspace_module
+from trainer_core.runs.compare_requests import Said
+from trainer_core.runs.event_log import cut_torn_tail
+from trainer_core.runs.workspace import Workspace
+from trainer_core.schema import Strict
+from trainer_core.system import durable
+
+Choice = Literal["left", "right", "tie", "bad", "skip"]
+Messages = tuple[Said, ...]
+BLOCK = 10
+"""In each run of ten questions every lane stands on the left five times, so forty questions have twenty and twenty."""
+
+
+class Contest(Strict):
+    """Two lanes of one run, in the run's order: the base before what was trained on it."""
+
+    run: str
+    first: str
+    second: str
+
+
+class Vote(Strict):
+    """One vote, with all that is needed to make a pair of it or to look at it again."""
+
+    kind: Literal["vote"] = "vote"
+    id: str
+    at: datetime
+    contest: Contest
+    choice: Choice
+    left: str
+    """The lane that stood on the left, as A."""
+    messages: Messages
+    answers: dict[str, str]
+    """Lane -> what it said."""
+    tag: str = ""
+    index: int = Field(ge=0)
+    """Which draw of the contest this was; with the seed it says who stood on the left."""
+    seed: int
+    sampling: Sampling
+    model: str = ""
+    adapters: dict[str, str] = {}
+    """Lane -> SHA-256 of its adapter, and of a system prompt of its own; empty for the base."""
+    again: bool = False
+    """Given after an undo, when the names had been seen."""
+    better: str = ""
+    """An answer of one's own, where both were bad."""
+
+    @property
+    def winner(self) -> str | None:
+        """The lane that was found better, if one was."""
+        right = self.contest.second if self.left == self.contest.first else self.contest.first
+        return {"left": self.left, "right": right}.get(self.choice)
+
+
+class Undo(Strict):
+    """The vote with this id does not count."""
+
+    kind: Literal["undo"] = "undo"
+    vote: str
+    at: datetime
+
+
+class Better(Strict):
+    """A better answer to the question of a vote."""
+
+    kind: Literal["better"] = "better"
+    vote: str
+    at: datetime
+    text: str = Field(min_length=1, max_length=100_000)
+
+
+Line = Annotated[Vote | Undo | Better, Field(discriminator="kind")]
+LINE: TypeAdapter[Vote | Undo | Better] = TypeAdapter(Line)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One question to two lanes whose names are hidden until the vote.
+
+    Fields:
+        contest, messages, tag, index, seed, sampling: as in the vote it leads to.
+        ask: the id under which the compare worker's events speak of it.
+        source, plain: the prompt set and the sampling that were chosen; `sampling` has another seed where the prompt
+            comes once more.
+        vote: the vote that was given; None while the names are hidden or, after an undo, while it may be given again.
+        again: the names have been seen before.
+    """
+
+    contest: Contest
+    messages: Messages
+    tag: str
+    index: int
+    seed: int
+    sampling: Sampling
+    ask: str
+    source: str = "bundled"
+    plain: Sampling = Sampling()
+    vote: Vote | None = None
+    again: bool = False
+
+    @property
+    def left(self) -> str:
+        return self.contest.first if first_is_left(self.seed, self.index) else self.contest.second
+
+    @property
+    def right(self) -> str:
+        return self.contest.second if self.left == self.contest.first else self.contest.first
+
+    @property
+    def blind(self) -> bool:
+        """Are the names hidden?"""
+        return self.vote is None and not self.again
+
+
+def first_is_left(seed: int, index: int) -> bool:
+    """Does the contest's first lane stand on the left at this draw? Half of each block, in an order drawn from the seed."""
+    block, at = divmod(index, BLOCK)
+    sides = [True, False] * (BLOCK // 2)
+    random.Random(f"{seed}:{block}").shuffle(sides)
+    return sides[at]
+
+
+def file_of(workspace: Workspace) -> Path:
+    return workspace_module.made(workspace.root / "votes") / "votes.jsonl"
+
+
+def append(path: Path, line: Strict) -> None:
+    """Add a line; when this returns it outlives a kill and a power cut.
+
+    Raises:
+        DiskError: it cannot be kept; the file is as it was before.
+    """
+    data = (line.model_dump_json() + "\n").encode()
+    with FileLock(f"{path}.lock"), durable.disk_errors(path):
+        cut_torn_tail(path)
+        whole = path.stat().st_size if path.exists() else 0
+        durable.point(path)
+        with path.open("ab", buffering=0) as file:
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                durable.flush(path)
+            except OSError:
+                file.truncate(whole)
+                raise
+        if not whole:
+            durable.flush(path.parent)
+
+
+def lines(path: Path) -> list[Vote | Undo | Better]:
+    """Every whole line, oldest first; a torn last one was never acknowledged and is not read.
+
+    Raises:
+        DataError: a line is none of ours, with its number.
+    """
+    if not path.exists():
+        return []
+    whole = path.read_bytes().split(b"\n")[:-1]
+    return [decoded(line, f"{path}, line {number}") for number, line in enumerate(whole, start=1)]
+
+
+def decoded(line: bytes, where: str) -> Vote | Undo | Better:
+    try:
+        return LINE.validate_json(line)
+    except ValidationError as error:
+        raise DataError(
+            f"{where}: this is no vote of this version ({error.errors()[0]['msg']}). "
+            "Nothing was changed. Remove that line, or move the file away to begin a new count."
+        ) from error
+
+
+def standing(all_lines: Iterable[Vote | Undo | Better]) -> list[Vote]:
+    """The votes that count, oldest first: what was taken back is gone, what was written is in its vote."""
+    votes: dict[str, Vote] = {}
+    for line in all_lines:
+        match line:
+            case Vote():
+                votes[line.id] = line
+            case Undo():
+                votes.pop(line.vote, None)
+            case Better() if line.vote in votes:
+                votes[line.vote] = votes[line.vote].model_copy(update={"better": line.text})
+    return list(votes.values())
+
+
+def on_same_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str, str]) -> list[Vote]:
+    """The votes on the lanes of a run as they are. Under one name a lane is another model once an earlier step was kept, the
+    run was made longer, or the system prompt was changed.
+
+    Args:
+        made_of: lane → what it is made of, for those that are loaded; another is taken to be as in its newest vote.
+    """
+    mine = [vote for vote in votes if vote.contest.run == run]
+    now = {lane: made for vote in mine for lane, made in vote.adapters.items()} | dict(made_of)
+    return [vote for vote in mine if all(now[lane] == made for lane, made in vote.adapters.items())]
+
+
+def next_draw(all_lines: Sequence[Vote | Undo | Better], contest: Contest, fresh_seed: int) -> tuple[int, int]:
+    """Seed and index of a contest's next question. A vote that was taken back has used its draw up."""
+    given = [line for line in all_lines if isinstance(line, Vote) and line.contest == contest]
+    if not given:
+        return fresh_seed, 0
+    return given[-1].seed, 1 + max(vote.index for vote in given)

@@ -1,0 +1,1 @@
+"""Compare: many adapters on one base in one batch. Imported by the worker alone."""

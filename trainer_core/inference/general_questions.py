@@ -1,0 +1,57 @@
+"""What a lane still knows: the bundled general questions, each with one right answer and wrong ones of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter
+
+from trainer_core.data import Message
+from trainer_core.inference.answer_likelihoods import Question, read_lanes
+from trainer_core.inference.likelihoods import Likely
+from trainer_core.inference.load import Lanes
+from trainer_core.inference.progress import Progress
+from trainer_core.schema import Strict
+from trainer_core.system import project
+
+QUESTIONS = project.PROJECT / "assets" / "prompts" / "general_questions.jsonl"
+RIGHT = 0
+
+
+class General(Strict):
+    """One line of the file. An answer counts as given if it is likelier than every wrong one."""
+
+    kind: str
+    prompt: str
+    stem: str
+    """How every answer begins, so that a lane is asked what it knows and not how it likes to put it."""
+    right: str
+    wrong: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def question(self) -> Question:
+        answers = ((Message("assistant", f"{self.stem} {end}."),) for end in (self.right, *self.wrong))
+        return Question((Message("user", self.prompt),), tuple(answers), apart=True)
+
+
+def bundled(path: Path = QUESTIONS) -> list[General]:
+    """The questions of the file."""
+    adapter = TypeAdapter(General)
+    return [adapter.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def known(lanes: Lanes, progress: Progress) -> dict[str, list[bool]]:
+    """For every lane, and for the base, which questions it answers rightly.
+
+    The likelihood is that of all tokens after the common stem, end token included; these ends are short and of like length.
+
+    Raises:
+        Stopped: cancelled.
+    """
+    judged = read_lanes(lanes, [one.question for one in bundled()], "general questions", progress)
+    return {name: [rightly(answers) for answers in answered] for name, answered in judged.items()}
+
+
+def rightly(answers: Sequence[Likely]) -> bool:
+    return all(answers[RIGHT].total > wrong.total for wrong in answers[RIGHT + 1 :])

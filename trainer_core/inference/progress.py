@@ -1,0 +1,66 @@
+"""How far a scoring is and how long it will take; and that it ends when asked to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from trainer_core.runs.events import Scoring
+
+SAY_SECONDS = 1.0
+
+
+class Stopped(Exception):
+    """The user wants no score any more."""
+
+
+class Progress:
+    """Tells how far each part is, at most once a second.
+
+    Args:
+        say: hears of it.
+        cancelled: ends it.
+        parts: how many there will be.
+        seconds: between two words.
+    """
+
+    def __init__(
+        self, say: Callable[[Scoring], None], cancelled: threading.Event, parts: int = 1, seconds: float = SAY_SECONDS
+    ):
+        self.say, self.cancelled, self.parts, self.seconds = say, cancelled, parts, seconds
+        self.part, self.number, self.total, self.done = "", 0, 1, 0
+        self.began = self.last = 0.0
+
+    def begin(self, part: str, total: int) -> None:
+        """The next part, of so many tokens.
+
+        Raises:
+            Stopped: cancelled.
+        """
+        self.part, self.number, self.total, self.done = part, self.number + 1, max(total, 1), 0
+        self.began, self.last = time.monotonic(), 0.0
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        """So many more are done.
+
+        Raises:
+            Stopped: cancelled.
+        """
+        self.reach(self.done + count)
+
+    def reach(self, done: int) -> None:
+        """So many are done in all.
+
+        Raises:
+            Stopped: cancelled.
+        """
+        if self.cancelled.is_set():
+            raise Stopped
+        self.done = min(done, self.total)
+        now = time.monotonic()
+        if now - self.last >= self.seconds or self.done == self.total:
+            self.last = now
+            left = round((now - self.began) / self.done * (self.total - self.done), 1) if self.done else None
+            self.say(Scoring(self.part, self.number, self.parts, self.done, self.total, left))

@@ -1,0 +1,81 @@
+"""An answer token by token: how likely two lanes find each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+from trainer_core.data import Message, tokenize
+from trainer_core.errors import UserError
+from trainer_core.inference.generate import padded, places, under
+from trainer_core.inference.load import Lanes
+from trainer_core.runs.compare_requests import Heat
+from trainer_core.runs.events import Heated, Piece
+
+
+def heat(lanes: Lanes, request: Heat) -> Heated:
+    """The log-probability of every piece of the answer under both lanes, in nats.
+
+    Raises:
+        UserError: a lane is not loaded, the answer is empty, or it does not fit the model's context with its prompt.
+    """
+    first, second = (Written.by(lanes, name, request) for name in request.lanes)
+    likely = log_probs(lanes, request.lanes, (first, second))
+    return Heated(request.id, request.lanes, tuple(pieces(first, *likely)))
+
+
+@dataclass(frozen=True)
+class Written:
+    """A conversation with the answer, as one lane reads it: its text and tokens, and where in the text each answer token
+    stands. The answer's tokens are the last ones."""
+
+    text: str
+    ids: list[int]
+    spans: list[tuple[int, int]]
+
+    @staticmethod
+    def by(lanes: Lanes, name: str, request: Heat) -> Written:
+        lane = lanes.of(name)
+        prompt = under(lane.system, [Message(one.role, one.content) for one in request.messages])
+        asked = tokenize.render(lanes.tokenizer, prompt, asking=True)
+        whole = tokenize.render(lanes.tokenizer, (*prompt, Message("assistant", request.answer))).rstrip("\n")
+        begins = len(commonprefix([asked, whole]))
+        encoding: Any = lanes.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        ids, spans = list(encoding["input_ids"]), [span for span in encoding["offset_mapping"] if span[0] >= begins]
+        while not request.ended and spans and ids[-1] in lanes.ends:
+            ids, spans = ids[:-1], spans[:-1]
+        if not spans:
+            raise UserError("The answer is empty, so there is nothing to look at.")
+        if len(ids) > lanes.context:
+            raise UserError(f"Prompt and answer have {len(ids):,} tokens; this model reads at most {lanes.context:,}.")
+        return Written(whole, ids, spans)
+
+
+def log_probs(lanes: Lanes, names: Sequence[str], both: Sequence[Written]) -> list[list[float]]:
+    """For each lane the log-probabilities of its answer's tokens."""
+    ids, mask = padded([one.ids for one in both], lanes.device)
+    keep = len(both[0].spans)
+    out = lanes.forward(
+        [lanes.mixtures[name] for name in names],
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=places(mask),
+        use_cache=False,
+        logits_to_keep=keep + 1,
+    )
+    found = out.logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, ids.shape[1] - keep :, None])
+    return [row.tolist() for row in found[..., 0]]
+
+
+def pieces(written: Written, first: Sequence[float], second: Sequence[float]) -> Iterator[Piece]:
+    """The answer's text in whole characters: tokens that share one are told together, with their sums."""
+    text, sums, end = "", [0.0, 0.0], written.spans[0][0]
+    for (left, right), one, two in zip(written.spans, first, second, strict=True):
+        if left >= end and text:
+            yield Piece(text, *sums)
+            text, sums = "", [0.0, 0.0]
+        text += written.text[max(left, end) : right]
+        sums, end = [sums[0] + one, sums[1] + two], max(end, right)
+    yield Piece(text, *sums)

@@ -1,0 +1,1 @@
+"""The app's side of a job: start, watch, stop, ask."""

@@ -1,9 +1,0 @@
-"""What the model sees of a data set: rows as its tokens, trained or only read, and what the training length cuts.
-
-Served by a process that stays alive for a while (`child`), since a tokenizer takes seconds to load; the app only knows `Lens`.
-"""
-
-from trainer_core.lens.client import Lens
-from trainer_core.lens.says import Look, Measure
-
-__all__ = ["Lens", "Look", "Measure"]

@@ -1,0 +1,56 @@
+"""What a recipe will do, before it is done: the optimiser steps of each stage, and the learning rate at each."""
+
+from __future__ import annotations
+
+import math
+
+from trainer_core.methods.base import Training
+
+PARTS = 5
+"""A stage is saved this many times on its way, so that a look back at the answers shows how they came about."""
+
+
+def spaced(step: int, total: int, count: int) -> bool:
+    """Is this one of `count` steps that are evenly spread over 1 … total and end with the last? Where count ≥ total, each is.
+
+    Of two counts of which one is a multiple of the other, the larger has all steps of the smaller.
+    """
+    return step * count // total > (step - 1) * count // total
+
+
+def warmup_steps(settings: Training, total: int) -> int:
+    """Steps before the learning rate is at its height: the share rounded up as transformers does, but never the whole run."""
+    return 0 if settings.scheduler == "constant" else min(math.ceil(settings.warmup * total), total - 1)
+
+
+def warmup_text(settings: Training, total: int) -> str:
+    """`warm-up 2 of 12 steps`; nothing where the rate is at its height from the start."""
+    warm = warmup_steps(settings, total)
+    return f"warm-up {warm} of {total} steps" if warm else ""
+
+
+def rate_factor(step: int, settings: Training, total: int) -> float:
+    """The share of the learning rate at a step, counted from 0. Above 0 at every step of the run.
+
+    transformers' own schedules begin a warm-up at 0, so that the first step learns nothing, and a run of one step nothing at all.
+    """
+    warm = warmup_steps(settings, total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    progress = (step - warm) / (total - warm)
+    match settings.scheduler:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        case "linear":
+            return max(0.0, 1 - progress)
+        case "constant" | "constant_with_warmup":
+            return 1.0
+
+
+def planned_steps(rows: int, settings: Training) -> int:
+    """Optimiser steps for this many rows: batches per epoch, grouped by the accumulation, rounded as the trainer does."""
+    if settings.max_steps:
+        return settings.max_steps
+    batches = math.ceil(rows / settings.batch_size)
+    per_epoch = max(batches // settings.accumulation + (batches % settings.accumulation > 0), 1)
+    return math.ceil(settings.epochs * per_epoch)

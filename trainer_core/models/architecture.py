@@ -1,0 +1,246 @@
+"""What a config.json says about a model's size: which layers it has and how many weights, without the weights themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from trainer_core.config.recipe import Targets
+from trainer_core.errors import ModelError
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+TARGETS: dict[Targets, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
+"""Layers that get an adapter, by the names of all architectures; Phi-3 has qkv_proj and gate_up_proj, each in the place of
+several others."""
+MIXTURE_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer of a block: its name inside the block, its two sides, and whether it has a bias."""
+
+    path: str
+    fan_in: int
+    fan_out: int
+    bias: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition(".")[2]
+
+    @property
+    def weights(self) -> int:
+        return self.fan_in * self.fan_out
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A causal language model as counts of numbers. Widths: `query` = heads × head size, `key` = key-value heads × head size."""
+
+    family: str
+    layers: int
+    hidden: int
+    mlp: int
+    query: int
+    key: int
+    vocabulary: int
+    tied: bool
+    context: int
+    """Tokens the model was made for."""
+    linears: tuple[Linear, ...]
+    """The linear layers of one block; every block has the same."""
+    norms: int
+    """Numbers in the norms of one block."""
+    known: bool = True
+    """False: an architecture we have no exact rule for, counted as if it were a Llama."""
+    quantised: bool = False
+    """The repository holds NF4 weights already."""
+    double_quantised: bool = True
+    kept_whole: int = 0
+    """Linear weights that a "dynamic" NF4 repository keeps in 16 bit."""
+    vision: int = 0
+    """Weights of a picture encoder, which stay in 16 bit."""
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of all linear layers in all blocks, without biases: what NF4 makes small and LoRA adapts."""
+        return self.layers * sum(linear.weights for linear in self.linears)
+
+    @property
+    def embeddings(self) -> int:
+        """Weights of the token table, and of the output head where it is a table of its own."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def small(self) -> int:
+        """Norms and biases."""
+        biases = sum(linear.fan_out for linear in self.linears if linear.bias)
+        return self.layers * (self.norms + biases) + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_weights + self.embeddings + self.small + self.vision
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one architecture differs from Llama, as transformers builds it.
+
+    norms: block norms of the hidden width. qk_norm: a norm on queries and keys, per head or over the full width.
+    biased: linear layers that always have a bias. fused: attention and MLP inputs are one layer each (Phi-3).
+    defaults: what a config.json of this family may leave out.
+    """
+
+    norms: int = 2
+    qk_norm: Literal["none", "head", "full"] = "none"
+    biased: tuple[str, ...] = ()
+    fused: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+TIED = {"tie_word_embeddings": True}
+GEMMA3 = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(defaults={"num_key_value_heads": 8}),
+    "qwen2": Family(biased=("q_proj", "k_proj", "v_proj")),
+    "qwen3": Family(qk_norm="head", defaults={"head_dim": 128}),
+    "gemma": Family(defaults=TIED | {"head_dim": 256}),
+    "gemma2": Family(norms=4, defaults=TIED | {"head_dim": 256}),
+    "gemma3_text": Family(norms=4, qk_norm="head", defaults=TIED | GEMMA3),
+    "phi3": Family(fused=True),
+    "smollm3": Family(defaults=TIED),
+    "granite": Family(),
+    "olmo2": Family(qk_norm="full"),
+}
+
+
+class Quantisation(BaseModel):
+    """The part of `quantization_config` that changes how many bytes a weight takes."""
+
+    load_in_4bit: bool = False
+    bnb_4bit_use_double_quant: bool = False
+    llm_int8_skip_modules: list[str] | None = None
+
+
+class Vision(BaseModel):
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    num_hidden_layers: int = 0
+
+
+class ConfigJson(BaseModel):
+    """The keys of a config.json that decide the size. Keys that a model may leave out have transformers' own default.
+
+    The bounds lie ten times above the largest models there are; a file made to hurt lies above them.
+    """
+
+    model_type: str
+    hidden_size: int = Field(gt=0, le=1 << 20)
+    intermediate_size: int = Field(gt=0, le=1 << 23)
+    num_hidden_layers: int = Field(gt=0, le=2000)
+    num_attention_heads: int = Field(gt=0, le=1 << 16)
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    vocab_size: int = Field(gt=0, le=1 << 26)
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    quantization_config: Quantisation = Quantisation()
+    vision_config: Vision = Vision()
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """The shape behind a parsed config.json. A model that also reads pictures counts its text part and its encoder.
+
+    Raises:
+        ModelError: a key is missing or no number, or the model is a mixture of experts, which cannot be trained here.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    for key in MIXTURE_KEYS:
+        if (text.get(key) or 0) > 1:
+            raise ModelError(
+                f"This model is a mixture of {text[key]} experts, which is not supported. Pick a dense model."
+            )
+    family = FAMILIES.get(text.get("model_type", ""))
+    values = {key: value for key, value in text.items() if value is not None}
+    try:
+        parsed = ConfigJson.model_validate({**(family.defaults if family else {}), **values})
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ModelError(
+            f"config.json: {key}: {error.errors()[0]['msg']}. Is it a text model's config.json?"
+        ) from error
+    return built(parsed, family or Family(), known=family is not None)
+
+
+def built(config: ConfigJson, family: Family, known: bool) -> Shape:
+    head = config.head_dim or config.hidden_size // config.num_attention_heads
+    query, key = head * config.num_attention_heads, head * (config.num_key_value_heads or config.num_attention_heads)
+    linears = fused_linears(config, query, key) if family.fused else llama_linears(config, family, query, key)
+    qk_norms = {"none": 0, "head": 2 * head, "full": query + key}[family.qk_norm]
+    quantised = config.quantization_config
+    return Shape(
+        family=config.model_type,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        mlp=config.intermediate_size,
+        query=query,
+        key=key,
+        vocabulary=config.vocab_size,
+        tied=config.tie_word_embeddings,
+        context=config.max_position_embeddings,
+        linears=linears,
+        norms=family.norms * config.hidden_size + qk_norms,
+        known=known,
+        quantised=quantised.load_in_4bit,
+        double_quantised=quantised.bnb_4bit_use_double_quant if quantised.load_in_4bit else True,
+        kept_whole=skipped(linears, config.num_hidden_layers, quantised.llm_int8_skip_modules or []),
+        vision=encoder_weights(config.vision_config),
+    )
+
+
+def llama_linears(config: ConfigJson, family: Family, query: int, key: int) -> tuple[Linear, ...]:
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    sizes = {
+        "self_attn.q_proj": (hidden, query, config.attention_bias),
+        "self_attn.k_proj": (hidden, key, config.attention_bias),
+        "self_attn.v_proj": (hidden, key, config.attention_bias),
+        "self_attn.o_proj": (query, hidden, config.attention_bias),
+        "mlp.gate_proj": (hidden, mlp, config.mlp_bias),
+        "mlp.up_proj": (hidden, mlp, config.mlp_bias),
+        "mlp.down_proj": (mlp, hidden, config.mlp_bias),
+    }
+    return tuple(
+        Linear(path, into, out, bias or path.rpartition(".")[2] in family.biased)
+        for path, (into, out, bias) in sizes.items()
+    )
+
+
+def fused_linears(config: ConfigJson, query: int, key: int) -> tuple[Linear, ...]:
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    return (
+        Linear("self_attn.qkv_proj", hidden, query + 2 * key),
+        Linear("self_attn.o_proj", query, hidden),
+        Linear("mlp.gate_up_proj", hidden, 2 * mlp),
+        Linear("mlp.down_proj", mlp, hidden),
+    )
+
+
+def skipped(linears: tuple[Linear, ...], layers: int, patterns: list[str]) -> int:
+    """Weights of the linear layers whose full name holds one of the patterns as whole, dotted words."""
+    words = [re.compile(rf"(^|\.){re.escape(pattern)}(\.|$)") for pattern in patterns]
+    names = ((f"model.layers.{layer}.{linear.path}", linear) for layer in range(layers) for linear in linears)
+    return sum(linear.weights for name, linear in names if any(word.search(name) for word in words))
+
+
+def encoder_weights(vision: Vision) -> int:
+    """A vision transformer's linear layers: four square ones and two MLP sides per block."""
+    square, mlp = 4 * vision.hidden_size**2, 2 * vision.hidden_size * vision.intermediate_size
+    return vision.num_hidden_layers * (square + mlp)

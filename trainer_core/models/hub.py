@@ -1,0 +1,167 @@
+"""A model of the Hub as a checked folder on this computer: what of it is fetched, how far that is, and why it cannot be had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+from trainer_core.errors import ModelError
+from trainer_core.models import resolve
+from trainer_core.system.duration import duration
+from trainer_core.system.network import HUB, reachable
+
+WANTED = ["*.safetensors", "*.safetensors.index.json", "*config*.json", "*token*", "vocab.*", "merges.txt", "*.jinja"]
+"""What a model is loaded from. Nothing that could run code is fetched at all."""
+UNWANTED = ["*/*", "*.bin", "*.pt", "*.py", "consolidated*"]
+ROOM = 1 << 30
+"""Bytes of the disk that a download leaves free."""
+LOOK_SECONDS = 1.0
+
+
+def fetched(name: str, say: Callable[[str], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
+    """The folder of the hub's cache that holds all of it; None where `leave` said so before the end.
+
+    A download that was interrupted goes on where it was. Without a network the cached copy is taken.
+
+    Args:
+        say: hears "Downloading owner/name: 0.4 of 4.1 GB, 3 min left" whenever that has changed.
+
+    Raises:
+        ModelError: there is no such model, no way to it, no room for it, or it is not safe to load.
+    """
+    with hub_errors(name):
+        folder = cached(name) if not online() else downloaded(name, say, leave)
+    return folder and resolve.checked(folder)
+
+
+def with_tokenizer(name: str) -> Path:
+    """The folder of the hub's cache that holds a model's tokenizer, fetched where it is not there; its weights may be missing.
+
+    Raises:
+        ModelError: as for `fetched`.
+    """
+    from huggingface_hub import snapshot_download
+
+    words = [one for one in WANTED if "safetensors" not in one]
+    with hub_errors(name):
+        place = snapshot_download(name, allow_patterns=words, ignore_patterns=UNWANTED, local_files_only=not online())
+    return resolve.tokenizer_checked(Path(place))
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """What the Hub says, as sentences about a model.
+
+    Raises:
+        ModelError: in their place.
+    """
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} is only for those who have agreed to its terms. Agree on its page on the Hub, log in with "
+            "`hf auth login`, and start again."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"There is no model {name} on the Hub, or it is private. Check the name.") from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"The Hub cannot be reached, and {name} is not on this computer. Connect, or take a model that is here."
+        ) from error
+    except HfHubHTTPError as error:
+        raise ModelError(f"{name}: the Hub answered {str(error).splitlines()[0]}. Try again later.") from error
+
+
+def online() -> bool:
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and reachable(os.environ.get("HF_ENDPOINT", HUB))
+
+
+def cached(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+
+
+def downloaded(name: str, say: Callable[[str], None], leave: Callable[[], bool]) -> Path | None:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import DryRunError
+    from huggingface_hub.file_download import repo_folder_name
+
+    try:
+        missing = snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED, dry_run=True)
+    except DryRunError as error:
+        raise error.__cause__ or error from None  # it hides what the Hub said
+    total, cache = sum(one.file_size or 0 for one in missing if one.will_download), Path(constants.HF_HUB_CACHE)
+    if not total:
+        return cached(name)
+    check_room(name, total, cache)
+    load = Download(name)
+    load.start()
+    followed(name, load, cache / repo_folder_name(repo_id=name, repo_type="model") / "blobs", total, say, leave)
+    return None if load.is_alive() else load.folder()
+
+
+class Download(Thread):
+    """One download; a daemon, so that a process that shall leave need not wait for it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(daemon=True)
+        self.model, self.place = name, ""
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        from huggingface_hub import snapshot_download
+
+        try:
+            self.place = snapshot_download(self.model, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        except Exception as error:  # told in the thread that waits
+            self.error = error
+
+    def folder(self) -> Path:
+        if self.error:
+            raise self.error
+        return Path(self.place)
+
+
+def followed(
+    name: str, load: Thread, blobs: Path, total: int, say: Callable[[str], None], leave: Callable[[], bool]
+) -> None:
+    """Tell how far it is until it is over or to be left. Bytes are read from the disk, whichever way they come."""
+    began, before, told = time.monotonic(), held(blobs), ""
+    while load.is_alive() and not leave():
+        done = min(held(blobs) - before, total)
+        text = f"Downloading {name}: {sizes(done, total)}"
+        if done and text != told:
+            left = (time.monotonic() - began) * (total - done) / done
+            say(f"{text}, {duration(left)} left")
+            told = text
+        load.join(LOOK_SECONDS)
+
+
+def held(blobs: Path) -> int:
+    return sum(file.stat().st_size for file in blobs.glob("*") if file.exists())
+
+
+def sizes(done: int, total: int) -> str:
+    """`0.4 of 4.1 GB`; below a GB in MB."""
+    unit, name, digits = (1e9, "GB", 1) if total >= 1e9 else (1e6, "MB", 0)
+    return f"{done / unit:.{digits}f} of {total / unit:.{digits}f} {name}"
+
+
+def check_room(name: str, total: int, cache: Path) -> None:
+    there = next(place for place in (cache, *cache.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < total + ROOM:
+        raise ModelError(
+            f"{name} takes {total / 1e9:.1f} GB, and the disk of {there} has {free / 1e9:.1f} GB left. Make room, or set "
+            "HF_HOME to another disk; nothing was downloaded."
+        )

@@ -1,0 +1,244 @@
+"""Which base models may be loaded, and where they are: the starter model, a local folder, or a hub id. No torch here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainer_core.config.recipe import STARTER
+from trainer_core.errors import ModelError
+from trainer_core.models import safetensors_check, starter, template_sandbox
+from trainer_core.models.architecture import shape_of
+from trainer_core.runs.workspace import Workspace
+
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+CODE_KEYS = (
+    "auto_map",
+    "custom_pipelines",
+    "trust_remote_code",
+    "custom_generate",
+    "auto_mapping",
+    "megatron_config",
+    "_attn_implementation_internal",
+    "_experts_implementation_internal",
+)
+"""Keys of a configuration, at any depth, that make loading run code of the model's own or of a module that it names."""
+MULTIMODAL = ("vision_config", "audio_config")
+"""Keys of a config.json with a picture or sound encoder. Untried: TRL would train it as such, with rows of its own kind."""
+CONFIG_BYTES = 4 << 20
+LEAST_BITS = 3.5
+"""Bits of a weight on disk in the densest format that is trained on: NF4 with doubly quantised constants takes 4.1."""
+
+
+def resolve(name: str, workspace: Workspace) -> str:
+    """What to hand to `from_pretrained`: a checked folder, or a hub id as it is.
+
+    Raises:
+        ModelError: the folder is no complete safetensors model, wants to run code, or the name is neither.
+    """
+    if name == STARTER:
+        return str(starter.folder(workspace))
+    folder = place(name)
+    if folder and os.path.isdir(folder):  # False for too long a name
+        return str(checked(folder.resolve()))
+    if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and os.path.exists(folder):
+        raise ModelError(
+            f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
+        )
+    check_name(name)
+    return name
+
+
+def check_name(name: str) -> None:
+    """Could there be a model of that name?
+
+    Raises:
+        ModelError: there cannot.
+    """
+    folder = place(name)
+    if name != STARTER and not on_the_hub(name) and not (folder and os.path.exists(folder)):
+        raise ModelError(
+            f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
+            f'Use "{STARTER}" for the embedded model.'
+        )
+
+
+def on_the_hub(name: str) -> bool:
+    """Does a name stand for a model of the Hub, and for no folder here?"""
+    return bool(HUB_ID.match(name)) and not name.startswith((".", "/", "~")) and not os.path.isdir(name)
+
+
+def place(name: str) -> Path | None:
+    """The path that a name may stand for; none where it cannot be one."""
+    return Path(os.path.expanduser(name)) if name and "\0" not in name else None
+
+
+def on_this_computer(name: str, workspace: Workspace, file: str) -> Path | None:
+    """A file of a model (config.json, tokenizer.json) without any download: of the starter, a folder, or the hub's cache."""
+    if name == STARTER:
+        found = workspace.models / starter.NAME / file
+    elif os.path.isdir(folder := Path(os.path.expanduser(name))):
+        found = folder / file
+    else:
+        from huggingface_hub import try_to_load_from_cache  # half a second
+
+        cached = try_to_load_from_cache(name, file) if HUB_ID.match(name) else None
+        return Path(cached) if isinstance(cached, str) else None
+    return found if found.exists() else None
+
+
+def checked(folder: Path) -> Path:
+    """The folder, if it holds a model that is safe to load.
+
+    Raises:
+        ModelError: naming what is missing or refused.
+    """
+    config = described(folder)
+    if more := [name for name in MULTIMODAL if config.get(name)]:
+        raise ModelError(
+            f"{folder.name} takes more than text ({', '.join(more)} in config.json). Only text models are trained here. Take the "
+            "text model of the same family."
+        )
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder.name} holds an adapter, which would be loaded with a base model of its own choice. Name the base "
+            "model's folder here, and open the adapter in Compare."
+        )
+    held = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if not list(folder.glob("*.safetensors")):
+        pickle = f" It holds {held[0]}, a pickle, which can run code when loaded." if held else ""
+        raise ModelError(
+            f"{folder} has no .safetensors file.{pickle} Save the model with safe_serialization=True, or pick another."
+        )
+    check_size(folder, config, safetensors_check.weights(folder))
+    check_tokenizer(folder)
+    return folder
+
+
+def tokenizer_checked(folder: Path) -> Path:
+    """The folder, if its tokenizer is safe to load, whatever of its weights is there.
+
+    Raises:
+        ModelError: naming what is missing or refused.
+    """
+    described(folder)
+    check_tokenizer(folder)
+    return folder
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder that has nothing of elsewhere and asks for no code."""
+    for path in folder.iterdir():
+        check_place(path, folder)
+    config = read_config(folder)
+    check_configs(folder)
+    return config
+
+
+def check_tokenizer(folder: Path) -> None:
+    template_sandbox.check(folder)
+    if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
+        raise ModelError(
+            f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it."
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        ModelError: missing or not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder} has no readable config.json, so it is not a model folder.")
+    config = read_json(path)
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{folder.name}/config.json does not name a model_type, so this is not a language model.")
+    return config
+
+
+def read_json(path: Path) -> Any:
+    """A small JSON file.
+
+    Raises:
+        ModelError: it cannot be read, is too large, nested too deeply, or not JSON.
+    """
+    place = f"{path.parent.name}/{path.name}"
+    try:
+        if (size := path.stat().st_size) > CONFIG_BYTES:
+            raise ModelError(f"{place} has {size:,} bytes; a configuration has at most {CONFIG_BYTES:,}. Refused.")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{place} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{place} cannot be read, for it is not valid JSON: {error}") from error
+
+
+def check_place(path: Path, folder: Path) -> None:
+    """A file of the folder itself, or a link to one; the hub's cache has its files in `blobs` beside the folder's parent.
+
+    Raises:
+        ModelError: it leads elsewhere, or is no file.
+    """
+    try:
+        real = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise ModelError(f"{folder.name}/{path.name} is a link that leads nowhere. Copy the file there.") from None
+    if not (real.is_relative_to(folder) or real.is_relative_to(folder.parent.parent / "blobs")):
+        raise ModelError(f"{folder.name}/{path.name} is a link to a place outside of the folder. Copy the file there.")
+    if not (real.is_file() or real.is_dir()):
+        raise ModelError(f"{folder.name}/{path.name} is no file but a pipe or a device. Remove it.")
+
+
+def check_configs(folder: Path) -> None:
+    """No configuration of a model or adapter folder asks for code.
+
+    Raises:
+        ModelError: naming the file and the key.
+    """
+    for path in sorted((*folder.glob("*config*.json"), folder / "chat_template.json")):
+        config = read_json(path) if path.is_file() else {}
+        for key, value in pairs(config):
+            if key in CODE_KEYS and value:
+                raise ModelError(
+                    f"{folder.name}/{path.name} has {key!r}: loading it would run the model's own code. Refused."
+                )
+            if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
+                raise ModelError(
+                    f"{folder.name}/{path.name} takes {key!r} from {str(value)[:80]!r}: that is code from the hub. Refused."
+                )
+
+
+def pairs(config: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, however deep."""
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    if isinstance(config, dict):
+        yield from config.items()
+    for one in inner:
+        yield from pairs(one)
+
+
+def check_size(folder: Path, config: dict[str, Any], held: int) -> None:
+    """Do the files hold the weights that config.json speaks of? What is missing would be made up, and may fill the memory.
+
+    Raises:
+        ModelError: with both figures.
+    """
+    shape = shape_of(config)
+    asked = shape.linear_weights + shape.vocabulary * shape.hidden
+    if held * 8 < asked * LEAST_BITS:
+        raise ModelError(
+            f"{folder.name}/config.json speaks of {asked:,} weights, and the .safetensors files hold {held:,} bytes. "
+            "Download the model again."
+        )
+
+
+def tokenizer_of(model: str, workspace: Workspace) -> Path | None:
+    """The model's tokenizer.json, if it is on this computer."""
+    return on_this_computer(model, workspace, "tokenizer.json")

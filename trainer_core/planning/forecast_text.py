@@ -1,0 +1,58 @@
+"""A forecast as lines of text and as JSON: the memory table by part, main memory, disk, and every value with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from trainer_core.planning.forecast import Forecast
+from trainer_core.planning.memory_model import KEPT, Part
+from trainer_core.system.hardware import GIB, gb
+
+
+def lines(plan: Forecast) -> Iterator[str]:
+    """The whole plan for a terminal."""
+    yield f"On {plan.device}: {gb(plan.free)} to plan with. {plan.holders}".rstrip()
+    yield plan.verdict.sentence
+    for stage, planned in plan.stages.items():
+        yield ""
+        yield from table(f"{stage.upper()}, peak", planned.parts)
+    if any(part.name == KEPT for planned in plan.stages.values() for part in planned.parts):
+        yield f"{KEPT} save time where memory is left, and are given up first: they are not in the sum."
+    if plan.peak.host:
+        yield ""
+        yield from table("Main memory", plan.peak.host)
+        yield f"{gb(plan.host_free)} of main memory are free."
+    yield ""
+    yield from table("Disk", plan.disk)
+    yield f"{gb(plan.disk_free)} of disk are free."
+    yield ""
+    yield from (f"{one.key} = {one.value}: {one.sentence}" for one in plan.values)
+    yield from filter(None, (plan.too_big, *plan.notes))
+
+
+def table(title: str, parts: Sequence[Part]) -> Iterator[str]:
+    """Parts and their sum, lower and upper, in GB; below it what a run can do without."""
+    rows = [part for part in parts if part.name != KEPT]
+    kept = [part for part in parts if part.name == KEPT]
+    yield f"{title:<28}{'lower':>9}{'upper':>9}"
+    for part in (*rows, Part("Sum", sum(one.lower for one in rows), sum(one.upper for one in rows)), *kept):
+        yield f"{part.name:<28}{part.lower / GIB:>9.2f}{part.upper / GIB:>9.2f}"
+
+
+def as_json(plan: Forecast) -> dict[str, Any]:
+    """The same in plain values; bytes throughout."""
+    return {
+        "device": plan.device,
+        "free": plan.free,
+        "level": plan.verdict.level,
+        "verdict": plan.verdict.sentence,
+        "memory": {stage: [asdict(part) for part in planned.parts] for stage, planned in plan.stages.items()},
+        "main_memory": {"parts": [asdict(part) for part in plan.peak.host], "free": plan.host_free},
+        "disk": {"parts": [asdict(part) for part in plan.disk], "free": plan.disk_free},
+        "values": [asdict(one) for one in plan.values],
+        "suggested": plan.suggested.model_dump(mode="json") if plan.suggested else None,
+        "too_big": plan.too_big,
+        "notes": list(plan.notes),
+    }

@@ -1,0 +1,173 @@
+"""Starting settings as data: one TOML per size of card, one per goal, and the catalogue of models whose size is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from trainer_core.config.recipe import Lora, Precision, Recipe
+from trainer_core.errors import ConfigError
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.models import resolve
+from trainer_core.models.architecture import Shape, shape_of
+from trainer_core.runs.workspace import Workspace
+from trainer_core.schema import Strict, parse, read_toml
+from trainer_core.system.project import PROJECT
+
+FOLDER = PROJECT / "presets"
+
+
+class Preset(Strict):
+    """What suits a card with this much free memory. What a file leaves out has the setting's own default."""
+
+    name: str = Field(min_length=1)
+    min_free_gib: float = Field(ge=0)
+    """Free memory, less the reserve, from which this preset is offered: its runs take 85 % of it at most."""
+    model: str = Field(min_length=1)
+    also: tuple[str, ...] = ()
+    """Other models that suit the card."""
+    precision: Precision = "auto"
+    lora: Lora = Lora()
+    sft: Sft = Sft()
+    dpo: Dpo = Dpo()
+
+    def recipe(self) -> Recipe:
+        """The preset as a run on the sample data."""
+        parts = {"precision": self.precision, "lora": self.lora, "sft": self.sft, "dpo": self.dpo}
+        return Recipe(model=self.model, **parts)
+
+
+class Extent(Strict):
+    """How long a stage goes on; empty: as the recipe says."""
+
+    epochs: float | None = Field(default=None, gt=0, le=100)
+    max_steps: int | None = Field(default=None, ge=1)
+
+    def changes(self) -> dict[str, float]:
+        return self.model_dump(exclude_none=True)
+
+
+class Goal(Strict):
+    """How thorough a run is meant to be."""
+
+    title: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    sft: Extent = Extent()
+    dpo: Extent = Extent()
+
+    def applied(self, recipe: Recipe) -> Recipe:
+        """The recipe with this goal's length. Steps at most are lifted where the goal names none."""
+        lengths = {
+            stage: getattr(recipe, stage).model_copy(update={"max_steps": None} | getattr(self, stage).changes())
+            for stage in ("sft", "dpo")
+        }
+        return recipe.model_copy(update=lengths)
+
+
+class Known(Strict):
+    """A model of the catalogue: `whole` is its 16-bit repository, `packed` the same weights in NF4."""
+
+    title: str
+    whole: str
+    packed: str | None = None
+    licence: str
+    config: dict[str, Any]
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.config)
+
+
+class Catalogue(Strict):
+    models: tuple[Known, ...] = Field(min_length=1)
+
+    def shape(self, model: str) -> Shape | None:
+        """The shape of a model by either of its names; None if it is not in the catalogue."""
+        for known in self.models:
+            if model == known.packed:
+                return replace(known.shape, quantised=True)
+            if model == known.whole:
+                return known.shape
+        return None
+
+    def smaller(self, model: str) -> str | None:
+        """The largest model with at most three quarters of the weights, in the same format; None: there is none, or `model`
+        is not in the catalogue."""
+        shape = self.shape(model)
+        packed = shape is not None and shape.quantised
+        fewer = [one for one in self.models if shape and one.shape.parameters <= 0.75 * shape.parameters]
+        best = max(fewer, key=lambda one: one.shape.parameters, default=None)
+        return (best.packed or best.whole if packed else best.whole) if best else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A preset and the sentence that says why it was picked."""
+
+    preset: Preset
+    reason: str
+
+
+def load(folder: Path = FOLDER) -> dict[str, Preset]:
+    """All presets by file name, the smallest first.
+
+    Raises:
+        ConfigError: a file holds a key or value that cannot be, or there is no file.
+    """
+    found = {path.stem: parse(Preset, read_toml(path), path.name) for path in folder.glob("*.toml")}
+    if not found:
+        raise ConfigError(f"{folder} holds no preset (*.toml). Reinstall Tunebench, or restore the folder.")
+    return dict(sorted(found.items(), key=lambda item: item[1].min_free_gib))
+
+
+def load_goals(folder: Path = FOLDER / "goals") -> dict[str, Goal]:
+    """All goals by file name.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    return {path.stem: parse(Goal, read_toml(path), path.name) for path in sorted(folder.glob("*.toml"))}
+
+
+def load_catalogue(path: Path = FOLDER / "models" / "catalogue.toml") -> Catalogue:
+    """The models whose fit can be shown before anything is downloaded.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    return parse(Catalogue, read_toml(path), path.name)
+
+
+def starter_recipe() -> Recipe:
+    """The starter model on the sample data, by the processor's preset and the quick goal: what one click on a fresh page does."""
+    return load_goals()["quick"].applied(load()["cpu"].recipe())
+
+
+def choose(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | None) -> Choice:
+    """The largest preset whose floor is free now. `free_gib`: a card's budget in GiB; None: there is no card."""
+    listed = sorted(presets.values() if isinstance(presets, Mapping) else presets, key=lambda one: one.min_free_gib)
+    smallest = listed[0]
+    if free_gib is None:
+        return Choice(smallest, "No graphics card: the small starter model trains on the processor.")
+    best = [preset for preset in listed if preset.min_free_gib <= free_gib][-1]
+    if best is smallest and len(listed) > 1:
+        needed = f"'{listed[1].name}' needs {listed[1].min_free_gib:.1f} GB"
+        return Choice(smallest, f"{free_gib:.1f} GB free on the GPU, and {needed}: the small starter model is taken.")
+    return Choice(best, f"{free_gib:.1f} GB free fits '{best.name}' (from {best.min_free_gib:.1f} GB).")
+
+
+def shape_for(model: str, workspace: Workspace, catalogue: Catalogue) -> Shape | None:
+    """A model's size from the catalogue or from its config.json on this computer; None: not known before it is downloaded.
+
+    Raises:
+        ModelError: its config.json is no language model's that can be trained here.
+    """
+    if known := catalogue.shape(model):
+        return known
+    config = resolve.on_this_computer(model, workspace, "config.json")
+    return shape_of(resolve.read_config(config.parent)) if config else None

@@ -1,0 +1,138 @@
+"""What data of this kind and size asks for, before memory has its say: rank, rates, epochs, length, each with its reason.
+
+The rules are those of LoRA and DPO practice as far as it is published; the sources' letters are explained in config.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from trainer_core.config.recipe import Lora, Method
+from trainer_core.methods.base import Advice, DataFacts, Lengths, Reasoned, Training
+from trainer_core.methods.steps import planned_steps
+from trainer_core.models.architecture import Shape
+
+EFFECTIVE_BATCH = 16
+FEW = 1000
+"""Fewer rows than this are easily memorised."""
+
+
+@dataclass(frozen=True)
+class Restraint:
+    """What memory leaves to the advice: the share of rows the length must hold in full, the highest length and rank."""
+
+    share: float = 0.97
+    rank: int = 512
+    tokens: int = 1_048_576
+
+    @property
+    def shortens(self) -> bool:
+        return self.share < Restraint.share or self.tokens < Restraint.tokens
+
+
+RANKS_BY_PAIRS = (
+    (1_000, 16, "{n} are few; more would memorise"),
+    (2_000, 32, "{n} carry more than rank 16 can hold"),
+    (5_001, 64, "the upper end for up to 5,000 pairs; {n}"),
+    (20_000, 64, "enough for {n}; 64 to 128 is the range to 50,000"),
+    (50_001, 128, "{n}; 64 to 128 is the range to 50,000"),
+    (math.inf, 128, "{n}; above 50,000, 128 to 256 with rank-stabilised scaling"),
+)
+RANKS_BY_ROWS = (
+    (2_000, 16, "{n} are few; more would memorise"),
+    (20_000, 32, "usual for general chat; {n}"),
+    (math.inf, 64, "{n} can teach a new domain"),
+)
+
+
+def lora_for(method: Method, data: DataFacts, restraint: Restraint) -> Advice:
+    """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows where there is no DPO."""
+    dpo = "dpo" in method.stages
+    count = data.pairs if dpo else data.rows
+    said = f"{count:,} {'pairs' if dpo else 'rows'}"
+    suited, words = next(
+        (rank, why) for below, rank, why in (RANKS_BY_PAIRS if dpo else RANKS_BY_ROWS) if count < below
+    )
+    rank = min(suited, restraint.rank)
+    why = words.format(n=said) if rank == suited else f"memory is short; {said} suggest {suited}"
+    scaled = "above 64, plain scaling starves the update" if rank > 64 else "only needed above rank 64"
+    return {
+        "rank": (rank, f"rank {rank}: {why}"),
+        "alpha": (rank, f"alpha {rank}: equal to the rank, so the update is not scaled"),
+        "rslora": (rank > 64, f"rank {rank}: {scaled}"),
+        "dropout": dropout_for(rank > 64, dpo and count < FEW, said),
+    }
+
+
+def dropout_for(stabilised: bool, few: bool, said: str) -> Reasoned:
+    if stabilised:
+        return 0.1, "dropout 0.1: goes with rank-stabilised scaling"
+    if few:
+        return 0.05, f"dropout 0.05: {said} are easily memorised"
+    return 0.0, "dropout 0: Unsloth's fast kernels need it, and the data is not tiny"
+
+
+def training_for(stage: str, shape: Shape, lora: Lora, data: DataFacts, restraint: Restraint) -> Advice:
+    """Length, epochs, rate and, for DPO, beta. The batch begins at 1 and grows with the memory."""
+    count = data.count(stage)
+    epochs = epochs_for(stage, count)
+    steps = planned_steps(count, Training(batch_size=1, accumulation=EFFECTIVE_BATCH, epochs=epochs[0]))
+    advice: Advice = {
+        "batch_size": (1, "batch 1: no more fits"),
+        "accumulation": (EFFECTIVE_BATCH, f"{EFFECTIVE_BATCH} rows for each step"),
+        "epochs": epochs,
+        "max_length": length_for(data.lengths(stage), restraint, shape.context),
+        "learning_rate": rate_for(stage, shape, lora, steps),
+    }
+    return advice if stage == "sft" else advice | {"beta": beta_for(count)}
+
+
+def beta_for(count: int) -> Reasoned:
+    if count < FEW:
+        return 0.3, f"beta 0.3: with {count:,} pairs the policy must stay near its reference"
+    return 0.1, "beta 0.1: the usual start"
+
+
+def epochs_for(stage: str, count: int) -> Reasoned:
+    """One to three passes for SFT; one for DPO, two where a higher beta and dropout hold it back [HF]."""
+    rows = "rows" if stage == "sft" else "pairs"
+    table = ((FEW, 3.0), (10_000, 2.0), (math.inf, 1.0)) if stage == "sft" else ((FEW, 2.0), (math.inf, 1.0))
+    epochs = next(epochs for below, epochs in table if count < below)
+    return epochs, f"{epochs:g} {'pass' if epochs == 1 else 'passes'} over {count:,} {rows}"
+
+
+def rate_for(stage: str, shape: Shape, lora: Lora, steps: int) -> Reasoned:
+    """2e-4 for SFT [U], 5e-6 for DPO [HF]. Rank-stabilised scaling multiplies the update by √rank, so it wants less."""
+    sft = stage == "sft"
+    if lora.rslora:
+        rate = 5e-5 if sft else 1e-6
+        times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
+        return rate, f"{rate:g}: rank-stabilised scaling moves the weights {times} times as far"
+    if shape.parameters < 1e9 and steps < 100:
+        rate = 5e-4 if sft else 5e-5
+        return rate, f"{rate:g}: a base under 1B hardly moves in {steps} steps at the usual {2e-4 if sft else 5e-6:g}"
+    return (2e-4, "2e-4: the usual rate for adapters") if sft else (5e-6, "5e-6: the usual rate for DPO on adapters")
+
+
+def length_for(lengths: Lengths, restraint: Restraint, context: int) -> Reasoned:
+    """The next multiple of 64 that holds the share of the rows, or all of them if that costs a quarter more at most."""
+    enough = lengths.covering(restraint.share)
+    tokens = lengths.longest if lengths.longest <= 1.25 * enough else enough
+    length = max(64, min(-(-tokens // 64) * 64, context, restraint.tokens))
+    cut = restraint.shortens and length < lengths.longest
+    return length, f"{length_told(lengths, length)}{', and more does not fit' if cut else ''}"
+
+
+def length_told(lengths: Lengths, length: int) -> str:
+    covered = "every row" if length >= lengths.longest else f"{lengths.share(length):.0%} of your rows"
+    return f"length {length:,}: covers {covered}; the longest has {lengths.longest:,} tokens"
+
+
+def named(part: str, advice: Advice) -> dict[str, str]:
+    return {f"{part}.{name}": why for name, (_, why) in advice.items()}
+
+
+def bare(advice: Advice) -> dict[str, Any]:
+    return {name: value for name, (value, _) in advice.items()}

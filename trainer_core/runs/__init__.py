@@ -1,0 +1,1 @@
+"""The run folder, the only protocol between the app and its workers."""

@@ -1,0 +1,242 @@
+"""The file that events are appended to and read from.
+
+One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.123Z", "kind": "Step", ...its fields}.
+A log is read as data of a stranger, see `run_files`: a line that is no event becomes a note about itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from trainer_core.runs.events import KINDS, Checkpointed, Ended, Event, Failed, Noted, Saved
+from trainer_core.system import durable, untrusted_files
+from trainer_core.system.redact import without_secrets
+
+RESERVE_BYTES = 64 * 1024
+MOST_LINE = 16 << 20
+"""Bytes of one event; the longest of ours are scores with all answers, some hundred KB."""
+MOST_LOG = 1 << 30
+"""Bytes of a log: three million steps."""
+MOST_UNREAD = 20
+"""Lines that cannot be read and are told one by one."""
+MOST_AMOUNT = 1e12
+"""Of seconds, tokens, bytes and counts: beyond it a number is damage. What is measured on a model may be anything, also NaN."""
+COUNTS = ("bytes", "tokens", "step", "total", "done", "rows")
+AMOUNTS = ("seconds", "seconds_left", "tokens_per_second", *COUNTS)
+
+
+class EventLog:
+    """Appends events, one write per line, from any thread of the one process that owns the file.
+
+    A reserve lies beside the file, so that a full disk can still be said: it is given up for the last words.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._reserve = path, path.with_name(".reserve")
+        self._lock = threading.Lock()
+        with durable.disk_errors(path):
+            cut_torn_tail(path)
+            self._file = untrusted_files.appended(path.parent, path.name)  # open as long as the worker lives
+            self._seq = lines_in(path)
+        with durable.disk_errors(self._reserve):
+            self._reserve.unlink(missing_ok=True)  # never through a link that lies there
+            with untrusted_files.appended(path.parent, self._reserve.name) as file:
+                file.write(bytes(RESERVE_BYTES))
+
+    def __call__(self, event: Event) -> None:
+        """Append one event.
+
+        Raises:
+            DiskError: the disk is full; what is said from now on goes into the reserve.
+        """
+        with self._lock, durable.disk_errors(self.path):
+            line = encode(event, self._seq + 1, datetime.now(UTC))
+            try:
+                if self._reserve.exists():  # given up, it has made room
+                    durable.point(self.path)
+                self._append(line)
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
+                if not isinstance(event, Ended | Failed):
+                    raise
+                self._append(line)  # a last word is said at once into the room that this left
+            self._seq += 1
+
+    def _append(self, line: bytes) -> None:
+        """All of the line or nothing of it: half a line would swallow the next."""
+        whole = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(line)
+        except OSError:
+            self._file.truncate(whole)
+            raise
+        if written != len(line):
+            self._file.truncate(whole)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def encode(event: Event, seq: int, at: datetime) -> bytes:
+    """One event as one line, without secrets."""
+    head = {
+        "seq": seq,
+        "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "kind": type(event).__name__,
+    }
+    line = json.dumps(head | without_secrets(asdict(event)), ensure_ascii=False)
+    return f"{line}\n".encode("utf-8", "replace")
+
+
+def decode(line: bytes) -> Event:
+    """The event of one line.
+
+    Raises:
+        ValueError: the line is no event of this version.
+    """
+    return event_of(values_of(line))
+
+
+def values_of(line: bytes) -> dict[str, Any]:
+    """The kind and the fields of one line; errors as in `decode`."""
+    values = untrusted_files.parsed(line)
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"unknown event kind {str(kind)[:80]!r}")
+    return {key: value for key, value in values.items() if key not in ("seq", "at")}
+
+
+def event_of(values: dict[str, Any]) -> Event:
+    """The event of these values; errors as in `decode`."""
+    kind = KINDS[values["kind"]]
+    event: Event = adapter(kind).validate_python({key: value for key, value in values.items() if key != "kind"})
+    for name in amounts(kind):
+        value = getattr(event, name)
+        least = 0 if name in COUNTS else -MOST_AMOUNT
+        if value is not None and not least <= value <= MOST_AMOUNT:  # nor NaN
+            raise ValueError(f"{name} is {value}")
+    if isinstance(event, Saved | Checkpointed):
+        untrusted_files.check_name(event.folder)
+    return event
+
+
+@cache
+def amounts(kind: type) -> tuple[str, ...]:
+    """The fields of an event that count or time something."""
+    return tuple(one.name for one in fields(kind) if one.name in AMOUNTS)
+
+
+def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
+    return frozenset(values).difference(known_keys(KINDS[values["kind"]]))
+
+
+@cache
+def known_keys(kind: type) -> frozenset[str]:
+    return frozenset({"kind", *(one.name for one in fields(kind))})
+
+
+@cache
+def adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def cut_torn_tail(path: Path) -> None:
+    """Remove a last line without its newline: a killed worker leaves one, and the next event would be glued to it."""
+    try:
+        file = untrusted_files.changed(path.parent, path.name)
+    except FileNotFoundError:
+        return
+    with file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) in (b"\n", b""):
+            return
+        file.seek(0)
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
+
+
+def lines_in(path: Path) -> int:
+    with untrusted_files.opened(path.parent, path.name) as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+class Tail:
+    """Reads what was appended since the last time; only whole lines count."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._offset = self._line = self._unread = 0
+        self._long = False
+        """Within a line that is longer than any event."""
+        self._told: set[tuple[str, frozenset[str]]] = set()
+
+    def grew(self) -> bool:
+        return self._offset < min(untrusted_files.size_bytes(self.path.parent, self.path.name), MOST_LOG)
+
+    def __iter__(self) -> Iterator[Event]:
+        """The new events. A line that is none becomes a note about itself, so that it hides neither the rest nor other runs.
+
+        Raises:
+            UnsafeFile: there is no regular file.
+            OSError: it cannot be read.
+        """
+        if self._offset >= MOST_LOG:
+            return
+        try:
+            file = untrusted_files.opened(self.path.parent, self.path.name)
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(self._offset)
+            while line := file.readline(MOST_LINE):
+                whole = line.endswith(b"\n")
+                if not whole and len(line) < MOST_LINE:
+                    return
+                self._offset += len(line)
+                long, self._long = self._long or not whole, not whole
+                if whole:
+                    self._line += 1
+                    yield from self.unread("is longer than any event") if long else self.read(line)
+                if self._offset >= MOST_LOG:
+                    yield Noted(
+                        f"{self.path.name} has more than {MOST_LOG >> 20:,} MB; what comes after them is not shown."
+                    )
+                    return
+
+    def read(self, line: bytes) -> Iterator[Event]:
+        try:
+            values = values_of(line)
+            event = event_of(values)
+        except ValueError:
+            yield from self.unread("cannot be read: it was damaged, or written by another version of Tunebench")
+            return
+        if unknown := unknown_keys(values):
+            yield from self.left_out(values["kind"], unknown)
+        yield event
+
+    def left_out(self, kind: str, unknown: frozenset[str]) -> Iterator[Event]:
+        """Said once for each kind, as all events of another version have the same keys."""
+        if (kind, unknown) not in self._told and len(self._told) < MOST_UNREAD:
+            self._told.add((kind, unknown))
+            names = ", ".join(sorted(untrusted_files.plain(name[:80]) for name in unknown)[:5])
+            yield Noted(
+                f"{kind} events have keys that this version of Tunebench does not know, and leaves out: {names}."
+            )
+
+    def unread(self, why: str) -> Iterator[Event]:
+        """A note for each of the first lines that cannot be read, and one for all the others."""
+        self._unread += 1
+        if self._unread <= MOST_UNREAD:
+            yield Noted(f"Line {self._line} of {self.path.name} {why}. Adapters and checkpoints are as they were.")
+        elif self._unread == MOST_UNREAD + 1:
+            yield Noted(f"More lines of {self.path.name} cannot be read, from line {self._line} on.")

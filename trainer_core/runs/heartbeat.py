@@ -1,0 +1,155 @@
+"""Which process works on a run, and whether it lives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+from pydantic import Field
+
+from trainer_core.errors import DiskError
+from trainer_core.runs.control import Wants, requested
+from trainer_core.runs.run_folder import keepers
+from trainer_core.schema import Strict
+from trainer_core.system import untrusted_files
+from trainer_core.system.durable import write_atomically as write_atomically
+
+BEAT_SECONDS = 2.0
+WAITING = "trainer_core.worker.warm"
+"""The program of a worker that was started before its run, which its arguments therefore do not name."""
+LOOK_SECONDS = 0.5
+"""How often a worker looks for a request: a stop is noticed within half a second."""
+
+
+class Heartbeat(Strict):
+    """Which process works on a run. `created` is the process's birth in seconds since 1970."""
+
+    pid: int = Field(ge=1, le=2**31 - 1)
+    created: float
+    run_id: str
+
+
+def alive(beat: Heartbeat | None) -> bool:
+    """Is the process that wrote this heartbeat still the same process, working on the same run? A pid alone is reused."""
+    try:
+        return beat is not None and process_of(beat) is not None
+    except psutil.AccessDenied:
+        return True
+
+
+def process_of(beat: Heartbeat) -> psutil.Process | None:
+    """The process that wrote this heartbeat, if it still lives.
+
+    Raises:
+        psutil.AccessDenied: the system does not say.
+    """
+    try:
+        process = psutil.Process(beat.pid)
+        arguments = process.cmdline()  # empty for an instant while the process is between two programs (exec)
+        same = (
+            process.status() != psutil.STATUS_ZOMBIE
+            and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
+            and (not arguments or beat.run_id in " ".join(arguments) or WAITING in arguments)
+        )
+        return process if same else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def read_heartbeat(run_dir: Path) -> Heartbeat | None:
+    try:
+        return untrusted_files.load(Heartbeat, run_dir, "heartbeat.json")[0]
+    except (OSError, ValueError):
+        return None
+
+
+def seconds_since(file: Path) -> float:
+    """Seconds since a file was written last; 0 where there is none yet."""
+    try:
+        return max(0.0, time.time() - file.stat().st_mtime)
+    except OSError:
+        return 0.0
+
+
+def worker_lives(run_dir: Path) -> bool:
+    """Is there a process for this run? Before its first heartbeat a worker is known by its arguments."""
+    return alive(read_heartbeat(run_dir)) or any(named(run_dir))
+
+
+def named(run_dir: Path) -> Iterator[psutil.Process]:
+    """Workers whose arguments name this run."""
+    for process in worker_processes():
+        if run_dir.name in " ".join(process.info["cmdline"]):
+            yield process
+
+
+def worker_processes() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter(["cmdline", "status"]):
+        args = process.info["cmdline"] or []
+        if "trainer_core.worker" in args or "tests.fake_worker" in args:
+            yield process
+
+
+def processes(run_dir: Path) -> list[psutil.Process]:
+    """All that works on a run, known by pid and birth."""
+    beat = read_heartbeat(run_dir)
+    worker = process_of(beat) if beat else None
+    found = (one for first in ([worker] if worker else named(run_dir)) for one in family(first))
+    return list(dict.fromkeys(found))
+
+
+def family(worker: psutil.Process) -> Iterator[psutil.Process]:
+    """Its keeper first, for it would tell of the worker's end; the worker; and what it started."""
+    yield from reversed(list(keepers(worker)))
+    yield worker
+    with suppress(psutil.Error):
+        yield from worker.children(recursive=True)
+
+
+def end(run_dir: Path, kill: bool = False) -> None:
+    """Ask every process of a run to end, or kill them."""
+    for process in processes(run_dir):
+        with suppress(psutil.Error):
+            process.kill() if kill else process.terminate()
+
+
+def beat(run_dir: Path) -> None:
+    """Say that this process works on the run.
+
+    Raises:
+        DiskError: the disk is full.
+    """
+    me = psutil.Process()
+    heartbeat = Heartbeat(pid=me.pid, created=me.create_time(), run_id=run_dir.name)
+    write_atomically(run_dir / "heartbeat.json", heartbeat.model_dump_json())
+
+
+@contextmanager
+def beating(run_dir: Path) -> Iterator[Wants]:
+    """Write heartbeats and watch for requests from a thread, as long as the block runs."""
+    wants, ended = Wants(), threading.Event()
+    beat(run_dir)
+
+    def run() -> None:
+        rounds = 0
+        while not ended.wait(LOOK_SECONDS):
+            rounds += 1
+            if wish := requested(run_dir):
+                wants.hear(wish)
+            if rounds % round(BEAT_SECONDS / LOOK_SECONDS) == 0:
+                with suppress(
+                    DiskError
+                ):  # a beat is only seen by others; the thread must live, for it hears the requests
+                    beat(run_dir)
+
+    thread = threading.Thread(target=run, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield wants
+    finally:
+        ended.set()
+        thread.join()

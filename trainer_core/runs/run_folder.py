@@ -1,0 +1,168 @@
+"""The run folder, the only protocol between the app and its workers: which file holds what, and who writes it.
+
+run.json        app or CLI   the job as it was asked, immutable
+control.json    app or CLI   the latest request: stop, pause or end now
+events.jsonl    worker       everything it says; the supervisor adds to it only when a finished run is made longer
+heartbeat.json  worker       every 2 s: pid, birth, run id
+worker.log      worker       stdout and stderr of everything
+held-out.jsonl  worker       the pairs that were set aside
+checkpoints/    worker       what the run can be continued from
+adapter-sft/ adapter-dpo/    the results
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import Field, PrivateAttr, ValidationError
+
+from trainer_core.config.jobs import Job, TrainJob
+from trainer_core.errors import ConfigError
+from trainer_core.runs.workspace import made
+from trainer_core.schema import Strict
+from trainer_core.system import untrusted_files
+from trainer_core.system.durable import write_atomically as write_atomically
+
+MOST_NAMED = 5
+"""Settings of another version that are named one by one."""
+LOG_BYTES = 65_536
+
+
+class RunFile(Strict):
+    """What run.json holds. What another version left out is filled in from the folder, or has its default."""
+
+    version: int = 1
+    id: str = ""
+    created: str = ""
+    job: Job
+    device: str = ""
+    reasons: tuple[str, ...] = Field(default=(), description="why the app chose what the user did not")
+    versions: dict[str, str] = Field(default_factory=dict)
+    _left_out: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the file is not used, as sentences."""
+        if not self._left_out:
+            return ()
+        names = ", ".join(map(untrusted_files.plain, self._left_out[:MOST_NAMED]))
+        more = len(self._left_out) - MOST_NAMED
+        return (
+            f"run.json has settings that this version of Tunebench does not know, and leaves out: {names}"
+            f"{f' and {more} more' if more > 0 else ''}. What was trained is as it was.",
+        )
+
+
+def create(parent: Path, job: Job, name: str, **facts: Any) -> Path:
+    """A new run folder with its run.json.
+
+    Raises:
+        DiskError: the folder or the file cannot be written.
+    """
+    now = datetime.now(UTC)
+    run_id = "-".join(filter(None, (now.strftime("%Y%m%d-%H%M%S"), slug(name), secrets.token_hex(2))))
+    run_dir = made(parent / run_id)
+    run = RunFile(id=run_id, created=now.isoformat(timespec="seconds"), job=job, **facts)
+    write_atomically(run_dir / "run.json", run.model_dump_json(indent=1))
+    return run_dir
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32]
+
+
+def read_run(run_dir: Path) -> RunFile:
+    """The run.json of a folder.
+
+    Raises:
+        ConfigError: it is missing or no regular file, or a value in it cannot be.
+    """
+    try:
+        file, left_out = untrusted_files.load(RunFile, run_dir, "run.json")
+    except OSError as error:
+        raise ConfigError(
+            f"{untrusted_files.plain(str(run_dir))}: no readable run.json ({error.strerror}), so this is not a run folder."
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = untrusted_files.plain(".".join(str(part) for part in first["loc"]))[:200]
+        name = untrusted_files.printable_id(run_dir)
+        raise ConfigError(f"{name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{untrusted_files.printable_id(run_dir)}/run.json cannot be read: {error}. "
+            "It was damaged, or made by another version."
+        ) from error
+    file = file.model_copy(
+        update={"id": untrusted_files.printable_id(run_dir), "created": began(run_dir, file.created)}
+    )
+    file._left_out = left_out
+    return file
+
+
+def began(run_dir: Path, told: str = "") -> str:
+    """When a run began, in ISO's spelling with seconds and zone: as it was told, or else as the folder's name says, or else when
+    the folder was changed last."""
+    for text, read in ((told, datetime.fromisoformat), (run_dir.name[:15], from_name)):
+        with suppress(ValueError):
+            when = read(text)
+            if 1970 <= when.year < 9999:  # with room for a day of any zone
+                return (when if when.tzinfo else when.replace(tzinfo=UTC)).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(changed_at(run_dir), UTC).isoformat(timespec="seconds")
+
+
+def from_name(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+
+
+def changed_at(folder: Path) -> float:
+    """Seconds since 1970; 0 where that is not known."""
+    try:
+        return min(max(0.0, folder.lstat().st_mtime), 2.0**32)
+    except OSError:
+        return 0.0
+
+
+def folders(parent: Path) -> list[Path]:
+    """Every run folder, newest first. Links are skipped: they may lead out of the workspace."""
+    found = (
+        (Path(one.path) for one in os.scandir(parent) if one.is_dir(follow_symlinks=False)) if parent.is_dir() else ()
+    )
+    ours = (path for path in found if os.path.lexists(path / "run.json") and not untrusted_files.is_link(path))
+    return sorted(ours, key=lambda path: path.name, reverse=True)
+
+
+def keepers(worker: psutil.Process) -> Iterator[psutil.Process]:
+    """The processes above a worker with the same arguments: its keeper, and on Windows the python.exe of .venv above each, which
+    only starts Python's own and waits, and of which `Popen.pid` is. psutil takes no parent that was born later."""
+    with suppress(psutil.Error):
+        arguments, above = worker.cmdline()[1:], worker.parent()
+        while above and arguments and above.cmdline()[1:] == arguments:
+            yield above
+            above = above.parent()
+
+
+def last_line(run_dir: Path) -> str:
+    """The last line of the worker's log that says something, or nothing."""
+    lines = log_tail(run_dir, 20)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def log_tail(run_dir: Path, lines: int) -> list[str]:
+    """The last lines of the worker's log, from at most its last 64 KiB."""
+    try:
+        return untrusted_files.tail(run_dir, "worker.log", LOG_BYTES).decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def train_job(run: RunFile) -> TrainJob | None:
+    return run.job if isinstance(run.job, TrainJob) else None

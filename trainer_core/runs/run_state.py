@@ -1,0 +1,298 @@
+"""The state of a run, folded from its events: what pages, reports and commands read instead of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from math import isfinite
+from pathlib import Path
+from typing import TypeVar, cast
+
+from trainer_core.errors import ConfigError
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import (
+    Answered,
+    Asked,
+    AskFailed,
+    Changed,
+    Checkpointed,
+    Dialed,
+    Ended,
+    Evaluated,
+    Event,
+    Failed,
+    Heated,
+    LaneEnd,
+    LaneProof,
+    LaneScore,
+    LanesLoaded,
+    Noted,
+    Offer,
+    OutOfMemory,
+    Phase,
+    Placed,
+    Plan,
+    Prepared,
+    Probed,
+    Proof,
+    Resumed,
+    RowLengths,
+    Sampled,
+    Saved,
+    Scored,
+    ScoreFailed,
+    Scoring,
+    Stage,
+    Status,
+    Step,
+    Text,
+)
+from trainer_core.system import untrusted_files
+from trainer_core.system.untrusted_files import UnsafeFile
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the lanes said to one question: the texts, and how they ended once they have (empty until then)."""
+
+    answers: Mapping[str, str]
+    ends: Mapping[str, LaneEnd]
+    problem: str = ""
+    """Why there is no answer."""
+    cancelled: bool = False
+
+
+MOST_NOTED = 1_000
+"""Notes, changes and checkpoints of one run that are kept; more are damage, and nobody reads them."""
+KEPT_ANSWERS = 200
+"""Questions whose answers stay at hand: the one on the page, while others are answered ahead or for a judge."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that is known of a run, folded from its events."""
+
+    id: str
+    phase: Phase = Phase.QUEUED
+    detail: str = ""
+    card: str = ""
+    """UUID of the graphics card its newest worker has; empty: the processor."""
+    stalled: str = ""
+    """Why a living run is not getting on; found by whoever looks at it, not by its events."""
+    error: str = ""
+    traceback: str = ""
+    unreadable: str = ""
+    """Why nothing of the run can be shown; found by whoever looks at it."""
+    points: tuple[Step, ...] = ()
+    evaluated: tuple[Evaluated, ...] = ()
+    sampled: tuple[Sampled, ...] = ()
+    planned: Mapping[str, int] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    proof: Proof | None = None
+    changes: tuple[Changed, ...] = ()
+    notes: tuple[str, ...] = ()
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: tuple[Checkpointed, ...] = ()
+    out_of_memory: tuple[OutOfMemory, ...] = ()
+    row_lengths: Mapping[str, RowLengths] = field(default_factory=dict)
+    probed: Mapping[str, Probed] = field(default_factory=dict)
+    offers: tuple[Offer, ...] = ()
+    scored: Scored | None = None
+    scoring: Scoring | None = None
+    unscored: str = ""
+    lanes: tuple[LaneProof, ...] = ()
+    ask: str = ""
+    prompt: str = ""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    ends: Mapping[str, LaneEnd] = field(default_factory=dict)
+    said: Mapping[str, Said] = field(default_factory=dict)
+    heated: Heated | None = None
+
+    def said_to(self, ask: str) -> Said | None:
+        """What was said to a question; None before its turn has come, and when it is long past."""
+        if ask and ask == self.ask and ask not in self.said:
+            return Said(self.answers, self.ends)
+        return self.said.get(ask)
+
+    @property
+    def scores(self) -> tuple[LaneScore, ...]:
+        return self.scored.scores if self.scored else ()
+
+    @property
+    def last(self) -> Step | None:
+        return self.points[-1] if self.points else None
+
+    def best(self, stage: Stage) -> Evaluated | None:
+        """The lowest held-out loss of a stage that was measured at least twice."""
+        measured = [one for one in self.evaluated if one.stage == stage and isfinite(one.loss)]
+        return min(measured, key=lambda one: one.loss) if len(measured) > 1 else None
+
+    def steps(self, stage: Stage) -> int:
+        """Optimiser steps that a stage has done."""
+        return max((point.step for point in self.points if point.stage == stage), default=0)
+
+    @property
+    def kept(self) -> str:
+        """What there is to go on from if the run ends now, as a sentence."""
+        newest = self.checkpoints[-1] if self.checkpoints else None
+        if newest and newest.stage not in self.adapters:
+            return f"Resume goes on from {newest.stage.upper()} step {newest.step}."
+        if self.adapters:
+            return f"Resume goes on after {list(self.adapters)[-1].upper()}, whose adapter is saved."
+        return "No checkpoint was saved yet, so Resume begins anew."
+
+    def used(self, what: str, asked: str) -> str:
+        """The value a setting really had: what was asked, unless the run says otherwise."""
+        return next((change.used for change in reversed(self.changes) if change.what == what), asked)
+
+    @property
+    def progress(self) -> float:
+        """Share of all planned optimiser steps that are done, 0 to 1."""
+        if self.phase is Phase.DONE:
+            return 1.0
+        total = sum(self.planned.values())
+        return min(len(self.points) / total, 1.0) if total else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end of training from the measured steps; None before the first one and after the last."""
+        if not self.last or not self.phase.active:
+            return None
+        begun = {self.points[0].stage, self.last.stage}  # there are two stages, one after the other
+        later = sum(steps for stage, steps in self.planned.items() if stage not in begun)
+        return self.last.seconds_left + later * self.last.seconds
+
+
+def folded(view: RunView, events: Iterable[Event]) -> RunView:
+    """The view after these events. Steps in a row are added at once: a copy of all points for each would be quadratic."""
+    for kind, alike in groupby(events, key=type):
+        if kind is Step:
+            view = replace(view, points=(*view.points, *cast("Iterator[Step]", alike)))
+        else:
+            for event in alike:
+                view = fold(view, event)
+    return view
+
+
+def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per event class, none of them longer than a line)
+    """The view after one more event."""
+    match event:
+        case Status(phase, detail):
+            return replace(view, phase=phase, detail=detail, error="", traceback="", offers=())
+        case Placed(card):
+            return replace(view, card=card)
+        case Prepared():
+            return replace(view, prepared=event, notes=joined(view.notes, event.notes))
+        case Changed():
+            return replace(view, changes=joined(view.changes, (event,)))
+        case Noted(text):
+            return replace(view, notes=joined(view.notes, (text,)))
+        case Plan(steps):
+            return replace(view, planned=steps)
+        case Proof():
+            return replace(view, proof=event)
+        case Step():
+            return replace(view, points=(*view.points, event))
+        case Evaluated():
+            return replace(view, evaluated=(*view.evaluated, event))
+        case Sampled():
+            return replace(view, sampled=(*view.sampled, event))
+        case Resumed(stage, step, skipped):
+            return resumed(view, stage, step, skipped)
+        case Checkpointed():
+            return replace(view, checkpoints=joined(view.checkpoints, (event,)))
+        case RowLengths(stage):
+            return replace(view, row_lengths={**view.row_lengths, stage: event})
+        case Probed(stage):
+            return replace(view, probed={**view.probed, stage: event})
+        case OutOfMemory():
+            return replace(view, out_of_memory=(*view.out_of_memory, event))
+        case Saved(stage, folder):
+            return replace(view, adapters={**view.adapters, stage: folder})
+        case Scoring():
+            return replace(view, phase=Phase.SCORING, detail=event.told, scoring=event, unscored="")
+        case Scored():
+            return replace(view, phase=Phase.READY, scored=event, scoring=None, detail="Scored.")
+        case ScoreFailed(message):
+            return replace(view, phase=Phase.READY, detail=message, scoring=None, unscored=message)
+        case Asked(ask, prompt, lanes):
+            blank = dict.fromkeys(lanes, "")
+            return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
+        case Text(_, more):
+            return replace(view, answers={lane: text + more.get(lane, "") for lane, text in view.answers.items()})
+        case AskFailed(ask, message):
+            return keeping(replace(view, phase=Phase.READY, ask=ask, detail=message), ask, Said({}, {}, message))
+        case LanesLoaded(proofs):
+            return replace(view, lanes=proofs)
+        case Dialed(_, proof):
+            now = tuple(proof if one.lane == proof.lane else one for one in view.lanes)
+            return replace(view, phase=Phase.READY, lanes=now)
+        case Heated():
+            return replace(view, phase=Phase.READY, heated=event)
+        case Answered(ask, ends, cancelled):
+            said = Said(view.answers, ends, cancelled=cancelled)
+            return keeping(replace(view, phase=Phase.READY, ends=ends), ask, said)
+        case Ended(phase, detail):
+            return replace(view, phase=phase, detail=detail)
+        case Failed(message, details, offers):
+            return replace(view, phase=Phase.FAILED, error=message, traceback=details, offers=offers)
+
+
+def keeping(view: RunView, ask: str, said: Said) -> RunView:
+    """The view with what was said to a question, and without what was said long ago."""
+    return replace(view, said=dict([*view.said.items(), (ask, said)][-KEPT_ANSWERS:]))
+
+
+T = TypeVar("T")
+
+
+def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
+    """What is new added; a worker that goes on says some things a second time."""
+    return (
+        (*known, *(one for one in new[:MOST_NOTED] if one not in known))[:MOST_NOTED]
+        if len(known) < MOST_NOTED
+        else known
+    )
+
+
+def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
+    """The view without the steps, checkpoints and adapter that will be made again."""
+
+    def stays(one: Step | Evaluated | Sampled | Checkpointed) -> bool:
+        return one.stage != stage or one.step <= step
+
+    return replace(
+        view,
+        points=tuple(filter(stays, view.points)),
+        evaluated=tuple(filter(stays, view.evaluated)),
+        sampled=tuple(filter(stays, view.sampled)),
+        checkpoints=tuple(filter(stays, view.checkpoints)),
+        adapters={name: folder for name, folder in view.adapters.items() if name != stage},
+        notes=joined(view.notes, skipped),
+    )
+
+
+def settle(view: RunView, alive: bool, last_line: str) -> RunView:
+    """An active run without a process failed, whatever its last event said."""
+    if not view.phase.active or alive:
+        return view
+    said = f" The last line of its log: “{last_line}”." if last_line else ""
+    return replace(view, phase=Phase.FAILED, error=f"The worker ended without a last word.{said}")
+
+
+def read_view(run_dir: Path) -> RunView:
+    """All that the events of a folder say, up to now.
+
+    Raises:
+        ConfigError: there is a log that cannot be read.
+    """
+    try:
+        return folded(RunView(untrusted_files.printable_id(run_dir)), Tail(run_dir / "events.jsonl"))
+    except OSError as error:
+        raise ConfigError(unreadable("events.jsonl", error)) from error
+
+
+def unreadable(name: str, error: OSError) -> str:
+    """Why a run cannot be shown, as a sentence."""
+    return f"Cannot be shown: {name} {error.strerror if isinstance(error, UnsafeFile) else f'cannot be read ({error.strerror})'}."

@@ -1,0 +1,82 @@
+"""Where everything of one user lies."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from trainer_core.errors import DiskError
+from trainer_core.system.durable import write_atomically as write_atomically
+from trainer_core.system.project import PROJECT
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of one user lies. Created on first use, readable by the owner only."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return made(self.root / "runs")
+
+    @property
+    def compare(self) -> Path:
+        return made(self.root / "compare")
+
+    @property
+    def models(self) -> Path:
+        return made(self.root / "models")
+
+    @property
+    def data(self) -> Path:
+        return made(self.root / "data")
+
+    @staticmethod
+    def of(run_dir: Path) -> Workspace:
+        """The workspace that a run folder lies in."""
+        return Workspace(run_dir.resolve().parent.parent)
+
+
+def disk_free(workspace: Workspace) -> int:
+    """Bytes that the workspace's disk has left."""
+    return psutil.disk_usage(str(made(workspace.root))).free
+
+
+def default_workspace() -> Path:
+    """Beside the program, so that one folder holds everything; TUNEBENCH_WORKSPACE names another place."""
+    return Path(os.environ.get("TUNEBENCH_WORKSPACE", PROJECT / "workspace"))
+
+
+def made(folder: Path) -> Path:
+    """The folder, created if needed, with those above it. Nobody but its owner can look into it.
+
+    Raises:
+        DiskError: it cannot be created.
+    """
+    try:
+        for one in (*reversed(folder.parents), folder):
+            one.mkdir(mode=0o700, exist_ok=True)
+        close(folder)
+    except OSError as error:
+        raise DiskError(
+            f"{folder} cannot be created: {error.strerror}. Choose another workspace with --workspace."
+        ) from error
+    return folder
+
+
+def close(folder: Path) -> None:
+    """Take what an earlier version, or whoever made the folder, allowed others; a place that is shared on purpose stays so."""
+    about = folder.stat()
+    if (
+        sys.platform != "win32"
+        and about.st_uid == os.getuid()
+        and about.st_mode & 0o077
+        and not about.st_mode & stat.S_ISVTX
+    ):
+        folder.chmod(0o700)

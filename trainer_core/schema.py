@@ -1,0 +1,125 @@
+"""Pydantic's base for everything that is parsed, and how a wrong value is worded: field, bound, value."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from trainer_core.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """Unknown keys are refused, so that a typo never trains with a default in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+GROUPS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
+"""The parts of a recipe whose settings have the same labels in more than one of them."""
+
+
+def parse(model: type[M], values: Any, where: str) -> M:
+    """Values from outside become one validated object.
+
+    Raises:
+        ConfigError: every wrong key with its value, each on a line that begins with `where`.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()
+        lines = "\n".join(complaint(model, where, one) for one in wrong)
+        raise ConfigError(lines, tuple(".".join(map(str, one["loc"])) for one in wrong)) from error
+
+
+def complaint(model: type[BaseModel], where: str, error: Any) -> str:
+    """One pydantic error in words: `SFT learning rate: "banana" is not a number.` Of a file, which `where` names, with the key:
+    `recipe.toml: sft.learning_rate (SFT learning rate): …`."""
+    path = [str(part) for part in error["loc"]]
+    key, label = ".".join(path), label_of(model, path)
+    named = f"{key} ({label})" if label and where else label or key
+    return ": ".join(part for part in (where, named, wrong_with(error, field_of(model, path))) if part)
+
+
+def wrong_with(error: Any, field: FieldInfo | None) -> str:
+    """What is wrong with one value."""
+    value, kind = error["input"], error["type"]
+    if kind.startswith(("int_", "float_")):
+        number = "whole number" if kind.startswith("int_") else "number"
+        return f'"{value!s:.80}" is not a {number}.' if value not in ("", None) else f"is empty; it must be a {number}."
+    if kind in BOUNDS and field:
+        return f"must be {bounds(field)}, you gave {value!s:.80}."
+    got = "" if kind in ("missing", "value_error") else f" (got {value!r:.80})"
+    return f"{error['msg'].removeprefix('Value error, ')}{got}"
+
+
+BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+
+
+def bounds(field: FieldInfo) -> str:
+    """`between 1 and 512`, `above 0 and at most 1`, `at least 1`."""
+    found = {
+        name: one
+        for part in field.metadata
+        for name in BOUNDS.values()
+        if (one := getattr(part, name, None)) is not None
+    }
+    if {"ge", "le"} <= set(found):
+        return f"between {found['ge']:,} and {found['le']:,}"
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    return " and ".join(f"{word} {found[name]:,}" for name, word in words.items() if name in found)
+
+
+def field_of(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
+    """The field at `path`; None where it leads to none."""
+    field = model.model_fields.get(path[0]) if path else None
+    inner = field.annotation if field else None
+    if len(path) > 1 and isinstance(inner, type) and issubclass(inner, BaseModel):
+        return field_of(inner, path[1:])
+    return field
+
+
+def label_of(model: type[BaseModel], path: list[str]) -> str:
+    """The label of the field at `path`, with the part it belongs to: SFT learning rate; nothing where there is no field."""
+    field = field_of(model, path)
+    title = (field.title if field else None) or ""
+    return within(GROUPS.get(path[0], "") if len(path) > 1 else "", title)
+
+
+def within(group: str, label: str) -> str:
+    return f"{group} {label[0].lower()}{label[1:]}" if group and label else label
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain values.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not TOML, with the line the parser names.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name}: not valid TOML: not UTF-8 text, {error.reason}. Save it as UTF-8.") from error
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {error}{cure(text, error)}") from error
+
+
+def cure(text: str, error: Exception) -> str:
+    """What to do where the parser stumbled over the path of a file on Windows; nothing elsewhere."""
+    found = re.search(r"at line (\d+)", str(error))
+    line = "\n".join(text.splitlines()[: int(found[1])][-1:]) if found else ""
+    if not re.search(r'"[^"]*\\', line):
+        return ""
+    return ". In double quotes a backslash begins a sign: write the path in single quotes, or each backslash twice"

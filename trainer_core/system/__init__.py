@@ -1,0 +1,1 @@
+"""The machine: NVML, durable writes, locks, sleep, memory, redaction. Knows nothing of training."""

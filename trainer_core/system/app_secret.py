@@ -1,0 +1,39 @@
+"""The secret that every signed-in browser holds as a cookie. A new one signs all of them out, whether the app is open or not."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from trainer_core.system.durable import write_atomically
+
+NAME = "app.secret"
+BITS = 256
+
+
+def renew(workspace: Path) -> None:
+    """Make the secret anew: no cookie of before opens anything from the next request on.
+
+    Raises:
+        DiskError: it cannot be written; the one before is still in force.
+    """
+    write_atomically(workspace / NAME, secrets.token_hex(BITS // 8))
+
+
+class Secret:
+    """The secret as the file says now; kept from start to start, so that a page that is open outlives the app."""
+
+    def __init__(self, workspace: Path):
+        self._workspace, self._stamp, self._value = workspace, (0, 0, 0), ""
+
+    @property
+    def value(self) -> str:
+        """Looked up at each request, since another process may have renewed it."""
+        file = self._workspace / NAME
+        if not file.exists():
+            renew(self._workspace)
+        about = file.stat()
+        stamp = (about.st_mtime_ns, about.st_ino, about.st_size)
+        if stamp != self._stamp:
+            self._value, self._stamp = file.read_text(encoding="utf-8"), stamp
+        return self._value

@@ -1,0 +1,49 @@
+"""What the machine was doing lately: memory, heat, power and load, one reading a second, kept for two hours and never written."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from trainer_core.system.hardware import GIB, Machine
+
+KEPT = 7200
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One moment. Seconds since 1970, GiB, °C, watts, percent; None where the device does not say."""
+
+    at: float
+    memory: float
+    busy: float | None
+    celsius: float | None = None
+    watts: float | None = None
+
+
+class Readings:
+    """The card's readings, or the processor's where there is no card. The same card for as long as it is there."""
+
+    def __init__(self, load: Callable[[], float] = psutil.cpu_percent, clock: Callable[[], float] = time.time):
+        self.load, self.clock = load, clock
+        self._uuid = ""
+        self._kept: deque[Reading] = deque(maxlen=KEPT)
+
+    def note(self, machine: Machine) -> None:
+        """Keep one more."""
+        card = machine.gpu(self._uuid) or machine.best
+        self._uuid = card.uuid if card else ""
+        if card:
+            used = (card.total_bytes - card.free_bytes) / GIB
+            self._kept.append(Reading(self.clock(), used, card.busy_percent, card.celsius, card.watts))
+        else:
+            used = (machine.cpu.total_bytes - machine.cpu.free_bytes) / GIB
+            self._kept.append(Reading(self.clock(), used, self.load()))
+
+    def since(self, at: float) -> list[Reading]:
+        """All readings later than this, oldest first."""
+        return [one for one in tuple(self._kept) if one.at > at]

@@ -1,0 +1,22 @@
+"""Whether the Hub can be reached."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from urllib.parse import urlsplit
+
+HUB = "https://huggingface.co"
+SECONDS = 5.0
+
+
+def reachable(address: str) -> bool:
+    """Whether the Hub can be had; behind a proxy nobody can say beforehand."""
+    if urllib.request.getproxies():
+        return True
+    there = urlsplit(address)
+    try:
+        socket.create_connection((there.hostname, there.port or 443), SECONDS).close()
+    except OSError:
+        return False
+    return True

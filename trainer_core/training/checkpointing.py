@@ -1,0 +1,166 @@
+"""TRL's trainers with checkpoints that survive a kill, hold only the policy, and are checked when training goes on from one.
+
+The stock trainer writes in place, and what a killed save leaves behind counts as the newest; and it saves DPO's reference beside
+the policy, after which a resumed run silently begins again at the reference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import DPOTrainer, SFTTrainer
+
+from trainer_core.diagnosis.divergence import Guard
+from trainer_core.errors import ModelError
+from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.runs import checkpoints
+from trainer_core.runs.control import Wants
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Checkpointed, Stage
+from trainer_core.training.length_sorting import InOrder
+from trainer_core.training.rate_schedule import ScheduledRate
+from trainer_core.training.reference_cache import Recalled
+from trainer_core.training.token_count import CountsTokens
+
+SECONDS = 600.0
+"""A stage is saved at its parts and at least this often, so that a power cut costs ten minutes."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the checkpoints of one stage go, and what they are made from."""
+
+    run_dir: Path
+    stage: Stage
+    data: str
+    spec: str
+    emit: EventLog
+    best: Callable[[], int | None] = lambda: None
+    """The step with the lowest held-out loss so far, whose checkpoint is never given up."""
+
+
+class Shelved(CountsTokens, ScheduledRate):
+    """Mixed into a TRL trainer: saves by the protocol of `trainer_core.runs.checkpoints`."""
+
+    shelf: Shelf
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        shelf, step, began = self.shelf, self.state.global_step, time.monotonic()
+        target = checkpoints.place(shelf.run_dir, shelf.stage, step)
+        origin = checkpoints.Origin(shelf.stage, self.state.max_steps, shelf.data, shelf.spec)
+        needs = adapter_bytes(self) + optimiser_bytes(self)
+        usual = self.args.output_dir
+        with checkpoints.written(target, origin, step, needs) as staging:
+            try:
+                self.args.output_dir = str(staging)
+                Trainer._save_checkpoint(self, model, trial)  # past TRL's, which also writes a model card
+            finally:
+                self.args.output_dir = usual
+            flatten(staging)
+        checkpoints.rotate(shelf.run_dir, shelf.stage, spared=self.spared())
+        folder = target.relative_to(shelf.run_dir).as_posix()
+        shelf.emit(Checkpointed(shelf.stage, step, folder, checkpoints.size(target), time.monotonic() - began))
+
+    def spared(self) -> frozenset[int]:
+        """Steps whose checkpoints stay: those at even parts, to look back at, and the best."""
+        total = self.state.max_steps
+        parts = {step for step in range(1, total + 1) if spaced(step, total, PARTS)}
+        return frozenset(parts | {self.shelf.best() or 0})
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only the policy: a `ref` beside it would take its place on resume."""
+        cast(PeftModel, self.model).save_pretrained(
+            str(output_dir), selected_adapters=["default"], safe_serialization=True
+        )
+
+
+class ShelvedSft(Shelved, InOrder, SFTTrainer):
+    pass
+
+
+class ShelvedDpo(Shelved, InOrder, Recalled, DPOTrainer):
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        """Rows that are tokens already stay as they are."""
+        return dataset if "chosen_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args)
+
+
+def adapter_bytes(trainer: Trainer) -> int:
+    """What the trained weights take on disk."""
+    trained = (weight for weight in cast(PeftModel, trainer.model).parameters() if weight.requires_grad)
+    return sum(weight.numel() * weight.element_size() for weight in trained)
+
+
+def optimiser_bytes(trainer: Trainer) -> int:
+    """What the optimiser's numbers take on disk; 0 before the first step."""
+    kept: Any = trainer.optimizer
+    values = (value for state in kept.state.values() for value in state.values() if isinstance(value, torch.Tensor))
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+def flatten(staging: Path) -> None:
+    """The stock code writes into a folder of its own naming; its files belong into ours."""
+    (inner,) = [path for path in staging.iterdir() if path.is_dir()]
+    for path in inner.iterdir():
+        path.rename(staging / path.name)
+    inner.rmdir()
+
+
+class Save(TrainerCallback):
+    """Says when to save: at even parts of the stage, after ten minutes, and when the user wants to leave.
+
+    The last part is the stage's end: from there it can be made longer.
+    """
+
+    def __init__(self, guard: Guard, wants: Wants):
+        self.guard, self.wants, self._last = guard, wants, time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        at_part = spaced(state.global_step, state.max_steps, PARTS)
+        late = time.monotonic() - self._last >= SECONDS
+        if self.wants.to_leave or ((at_part or late) and not self.guard.bad):
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._last = time.monotonic()
+
+
+class Continued(TrainerCallback):
+    """Checks, before the first step that follows a checkpoint, that the policy is the checkpoint's and the reference is not.
+
+    Args:
+        checkpoint: where training goes on from.
+        reference: the adapter that DPO measures against, or None.
+    """
+
+    def __init__(self, checkpoint: Path, reference: Path | None):
+        self.expected = {"default": checkpoint} | ({"ref": reference} if reference else {})
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        for name, folder in self.expected.items():
+            check_equal(model, name, folder)
+
+
+def check_equal(model: PeftModel, name: str, folder: Path) -> None:
+    """Do the weights of an adapter in memory equal those on disk, bit for bit?
+
+    Raises:
+        ModelError: naming the first that differs.
+    """
+    stored = load_file(folder / WEIGHTS)
+    for key, weight in get_peft_model_state_dict(model, adapter_name=name).items():
+        if key not in stored or not torch.equal(weight.cpu(), stored[key].to(weight.dtype)):
+            raise ModelError(
+                f"Training cannot go on from {folder.name}: {key} of '{name}' is not what was saved there. "
+                "Nothing was changed; start the stage again."
+            )

@@ -1,0 +1,39 @@
+"""Layers that keep their activations, as many as memory allows, instead of computing them twice (Unsloth's "auto").
+
+Unsloth plans in the second training pass that it sees. So it is asked only after the memory probe: otherwise it would plan on the
+probe's own passes, and the probe's last point would hold the kept layers, which no later plan expects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Noted, Stage
+
+
+class KeepLayers(TrainerCallback):
+    """Has Unsloth plan the kept layers for this training, and says what it planned. Added after the probe."""
+
+    def __init__(self, trainer: Any, stage: Stage, emit: EventLog):
+        self.trainer, self.stage, self.emit = trainer, stage, emit
+        self.planner: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        from unsloth.models import _utils as unsloth_utils  # has the planner on CUDA only
+
+        model = self.trainer.model
+        unsloth_utils.skip_checkpointing(model, "auto")
+        # sizes it for the whole batch; Unsloth does so itself only before `train`
+        unsloth_utils._size_auto_checkpoint_skip_for_trainer(self.trainer)
+        self.planner = getattr(model, "_unsloth_auto_skip", None)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.planner is None or self.planner.kept is None:
+            return
+        kept, layers = len(self.planner.kept), len(self.planner.layers)
+        self.planner = None
+        room = "memory has room for them" if kept else "memory has no room for more"
+        self.emit(Noted(f"{self.stage.upper()}: {kept} of {layers} layers keep their activations; {room}."))

@@ -1,0 +1,183 @@
+"""Memory measured before the first step: the longest rows, forward and backward, at half and at the whole micro-batch.
+
+No optimiser step is made, and gradients, random states and the trainer's sums are put back, so that the run is the same to
+the last bit. If the measure says that the whole batch will not fit, the ladder's next rung is taken at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.planning.measurements import Point, extrapolated
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Noted, Probed, Stage
+from trainer_core.system.hardware import gb
+from trainer_core.training import row_lengths
+from trainer_core.training.peak_memory import Gauge
+from trainer_core.training.preserved_state import unchanged
+
+SECONDS = 20.0
+SHARE = 0.02
+"""A probe may take so many seconds, or so much of the run; what takes more than both is cut short."""
+EIGHT_BIT = 2 + 8 / 256
+"""Bytes of 8-bit AdamW for a number: two states, and a scale for each 256."""
+
+
+class WontFit(MemoryError):
+    """The measure says that a step would run out of memory."""
+
+
+def too_costly(counts: Sequence[int], batches: int) -> str:
+    """Why a probe is left out on the processor: three of the longest batches against all that the run computes."""
+    share = 3 * max(counts) / (sum(counts) / len(counts) * batches)
+    if share <= SHARE:
+        return ""
+    return (
+        f"memory was not measured before the first step: that would add {share:.0%} to this short run, and on the processor "
+        f"{SHARE:.0%} is the limit. The setting 'Measure memory first' turns it on."
+    )
+
+
+class Probe(TrainerCallback):
+    """Measures once, when everything is in place and nothing has been trained.
+
+    Args:
+        has_rung: is there a smaller setting that the ladder could go on with? Without one the run is tried all the same.
+        learned: gets what was measured, for later plans.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        stage: Stage,
+        setting: str,
+        emit: EventLog,
+        gauge: Gauge,
+        has_rung: bool,
+        learned: Callable[[Sequence[Point], int], None],
+    ):
+        self.trainer, self.stage, self.setting, self.emit = trainer, stage, setting, emit
+        self.gauge, self.has_rung, self.learned = gauge, has_rung, learned
+        self.counts = trainer.row_lengths
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        batches = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
+        rule = self.setting == "auto" and not torch.cuda.is_available()
+        if rule and (why := too_costly(self.counts, max(1, batches))):
+            self.emit(Noted(f"{self.stage.upper()}: {why}"))
+            return
+        self.measure(max(1, batches), 0 if optimizer and optimizer.state else states(self.trainer))
+
+    def measure(self, batches: int, optimiser: int) -> None:
+        """Half, then whole, unless that would take too long; then the word on it."""
+        batch, began = self.trainer.args.per_device_train_batch_size, time.monotonic()
+        self.trainer.current_gradient_accumulation_steps = self.trainer.args.gradient_accumulation_steps
+        with untouched(self.trainer):
+            first_step()
+            points = [Point(0, self.gauge.now())]
+            if torch.cuda.is_available():
+                self.run(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
+            if batch > 1:
+                points.append(self.run(batch // 2))
+            whole = self.tokens(batch)
+            cut = self.too_long(points[-1], whole, batches, time.monotonic() - began)
+            if not cut and extrapolated([points[0], *points], whole) + optimiser <= self.gauge.most():
+                points.append(self.run(batch))
+        self.say(points, whole, optimiser, time.monotonic() - began)
+
+    def too_long(self, last: Point, whole: int, batches: int, so_far: float) -> bool:
+        """Would the whole micro-batch take more than 20 s, and more than 2 % of the run?"""
+        if not last.tokens:
+            return False
+        each = last.seconds * whole / last.tokens
+        mean = sum(self.counts) / len(self.counts) / max(self.counts)
+        return so_far + each > SECONDS and so_far + each > SHARE * batches * each / self.passes * mean
+
+    def tokens(self, batch: int) -> int:
+        """Of a padded micro-batch of the longest rows; a pair is two rows."""
+        return max(self.counts) * batch * (2 if self.stage == "dpo" else 1)
+
+    @property
+    def passes(self) -> int:
+        """Micro-batches until a step's peak is seen. The gradients that the first one leaves lie among what it gave back, so that
+        a second one finds less of that in one piece, and takes more."""
+        return min(2, self.trainer.args.gradient_accumulation_steps)
+
+    def run(self, batch: int) -> Point:
+        """The first micro-batches of a step, forward and backward, over the longest rows, just as training does it."""
+        trainer, began = self.trainer, time.monotonic()
+        places = row_lengths.longest(self.counts, batch)
+        trainer.model.zero_grad()
+        with self.gauge.watching() as peak:
+            for _ in range(self.passes):
+                inputs = trainer._prepare_inputs(
+                    trainer.data_collator([trainer.train_dataset[place] for place in places])
+                )
+                trainer.training_step(
+                    trainer.model, inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device)
+                )
+        return Point(self.tokens(batch), peak.bytes, time.monotonic() - began)
+
+    def say(self, points: list[Point], whole: int, optimiser: int, seconds: float) -> None:
+        """The event, what later plans take from it, and whether to go on.
+
+        Raises:
+            WontFit: with a smaller setting left to try.
+        """
+        cut = points[-1].tokens < whole
+        line = points if len(points) > 1 else [*points, *points]
+        peak = round(extrapolated(line, whole)) + optimiser
+        most, half = self.gauge.most(), points[min(1, len(points) - 1)].bytes
+        self.emit(Probed(self.stage, whole, half, peak, most, round(seconds, 2), cut))
+        if len(points) > 1:
+            self.learned(points, optimiser)
+        if peak > most and self.has_rung:
+            raise WontFit(
+                f"Not enough memory, as measured before the first step: the longest rows need {gb(peak)}, {gb(most)} can be had."
+            )
+
+
+def states(trainer: Any) -> int:
+    """Bytes that AdamW's states will take; they come with the first step."""
+    numbers = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    return round(numbers * (EIGHT_BIT if "8bit" in str(trainer.args.optim) else 8))
+
+
+def first_step() -> None:
+    """What the first optimiser step imports (a hundred megabytes) is there before anything is measured: a step of one number."""
+    number = torch.nn.Parameter(torch.zeros(1))
+    number.grad = torch.zeros(1)
+    torch.optim.AdamW([number]).step()
+
+
+@contextmanager
+def untouched(trainer: Any) -> Iterator[None]:
+    """A block with gradients in training mode, after which everything is as it was, bit for bit."""
+    model = trainer.model
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]
+    sums = copy.deepcopy(trainer._metrics)
+    counts = trainer._total_train_tokens, trainer.tokens_seen, trainer.tokens_learned
+    with unchanged(trainer):
+        model.train()
+        try:
+            yield
+        finally:
+            for weight, grad in zip(trained, grads, strict=True):
+                weight.grad = grad
+            trainer._metrics = sums
+            trainer._total_train_tokens, trainer.tokens_seen, trainer.tokens_learned = counts

@@ -1,0 +1,157 @@
+"""The window into TRL's training loop: each logged step becomes an event, and a request to stop is obeyed between steps."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.diagnosis.divergence import Guard
+from trainer_core.diagnosis.suggestions import short, slower_rate, tidy
+from trainer_core.errors import TrainingError
+from trainer_core.runs.control import Wants
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Noted, Offer, Stage, Step
+
+
+class Logged(BaseModel):
+    """What TRL logs at a step, by TRL's names."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    loss: float
+    grad_norm: float = 0.0
+    learning_rate: float = 0.0
+    margin: float | None = Field(default=None, alias="rewards/margins")
+    accuracy: float | None = Field(default=None, alias="rewards/accuracies")
+    chosen: float | None = Field(default=None, alias="logps/chosen")
+    rejected: float | None = Field(default=None, alias="logps/rejected")
+
+
+class Progress(TrainerCallback):
+    """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong.
+
+    Attributes:
+        trainer: whose tokens are counted and whose loss scaler is asked; set before training begins.
+        saved: the step of the newest checkpoint that this worker made or went on from; 0: there is none.
+    """
+
+    trainer: Any = None
+
+    def __init__(self, stage: Stage, emit: EventLog, wants: Wants, guard: Guard):
+        self.stage, self.emit, self.wants, self.guard = stage, emit, wants, guard
+        self.saved = 0
+        self._began = self._before = 0.0
+        self._tokens = self._reported = 0
+        self._first = 1
+        self._seconds: list[float] = []
+
+    @property
+    def step_seconds(self) -> float:
+        """The usual length of a step; the first one, which also compiles, counts only while it is alone."""
+        return median(self._seconds[1:] or self._seconds or [0.0])
+
+    def apart(self, seconds: float) -> None:
+        """Something beside training took so long: no part of a step, though of the time that is left."""
+        self._before += seconds
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._began = self._before = time.monotonic()
+        self._first = state.global_step + 1
+        self.saved = state.global_step
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.saved = state.global_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.wants.to_leave:
+            control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """A step is judged here, after it was decided to save and before that is done: what went wrong is not saved."""
+        if not logs or "loss" not in logs:
+            return
+        logged = Logged.model_validate(logs)
+        self.emit(self.step(logged, state))
+        step_skipped = self.trainer.accelerator.optimizer_step_was_skipped
+        wrong = self.guard.see(logged.loss, logged.grad_norm, step_skipped)
+        self.report_skipped(step_skipped)
+        if wrong:
+            raise self.gone_wrong(f"at step {state.global_step}, for the third step in a row", args.learning_rate)
+        if control.should_save and (self.guard.bad or not finite(model)):
+            control.should_save = False
+
+    def report_skipped(self, step_skipped: bool) -> None:
+        """Say how many steps the loss scaler skipped, once it has found its scale."""
+        count = self.guard.skipped - self._reported
+        if count and not step_skipped:
+            self._reported += count
+            text = (
+                f"{count} steps changed nothing while float16's loss scale was being found; that is usual at the start."
+            )
+            self.emit(Noted(f"{self.stage.upper()}: {text}"))
+
+    def step(self, logged: Logged, state: TrainerState) -> Step:
+        """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
+        now = time.monotonic()
+        seconds = now - self._before
+        seen = int(self.trainer.tokens_seen)
+        tokens = seen - self._tokens
+        if state.global_step == self._first:
+            self._began = now
+        mean = (now - self._began) / (state.global_step - self._first) if state.global_step > self._first else seconds
+        self._before, self._tokens = now, seen
+        self._seconds.append(seconds)
+        return Step(
+            stage=self.stage,
+            step=state.global_step,
+            total=state.max_steps,
+            loss=logged.loss,
+            learning_rate=logged.learning_rate,
+            grad_norm=logged.grad_norm,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds if seconds else 0.0,
+            seconds_left=mean * (state.max_steps - state.global_step),
+            margin=logged.margin,
+            accuracy=logged.accuracy,
+            chosen=logged.chosen,
+            rejected=logged.rejected,
+        )
+
+    @property
+    def wrong(self) -> str:
+        """What is wrong with the last step, or with what it left."""
+        return self.guard.wrong_now or "some of the adapter's weights are no numbers"
+
+    def gone_wrong(self, where: str, rate: float) -> TrainingError:
+        """The error that ends a run which nothing can be saved of any more."""
+        slower = tidy(slower_rate(self.stage, rate))
+        again = Offer(
+            f"Start again with a learning rate of {short(slower)} instead of {short(rate)}.",
+            {f"{self.stage}.learning_rate": slower},
+        )
+        kept = f"its checkpoint of step {self.saved} is from before that and is kept"
+        return TrainingError(
+            f"{self.stage.upper()} went wrong: {where}, {self.wrong}. The run was stopped; "
+            f"{kept if self.saved else 'there is no checkpoint from before that'}.",
+            (again,),
+        )
+
+
+def finite(model: nn.Module) -> bool:
+    """Is every trained weight a number?"""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return bool(torch.stack([torch.isfinite(weight).all() for weight in trained]).all())

@@ -1,0 +1,110 @@
+"""The fixed prompts answered while a stage trains: by the base once, then where checkpoints are made.
+
+Greedy, so that two answers to a prompt differ by the training alone, and all prompts in one batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.data import Message
+from trainer_core.data.tokenize import tokenised, told
+from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.runs.events import Sample, Sampled
+from trainer_core.training.preserved_state import aside
+from trainer_core.training.progress import Progress
+
+SHARE = 0.10
+"""Of the stage's training time, at most …"""
+GRACE_SECONDS = 6.0
+"""… but so much in any case: the answers are what a first, short run is watched for."""
+LEAST = 2
+"""So many checkpoints of a stage in any case: half way and at its end, which makes four in SFT and DPO."""
+
+
+class Answers(TrainerCallback):
+    """Answers the prompts at the checkpoints that time allows, and at the stage's last step.
+
+    Args:
+        known: what was answered earlier in this run; the base answers only where this is empty.
+        length: tokens of an answer at most.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[str],
+        length: int,
+        progress: Progress,
+        known: Sequence[Sampled],
+    ):
+        self.trainer, self.tokenizer, self.length, self.progress = trainer, tokenizer, length, progress
+        self.prompts, self.known = prompts, list(known)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.known:
+            self.say(0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "loss" in logs and not self.progress.wants.to_leave and self.due(state):
+            self.say(state.global_step)
+
+    def due(self, state: TrainerState) -> bool:
+        """Is this one of the checkpoints, as many of them as the time is good for?"""
+        step, total = state.global_step, state.max_steps
+        allowance = max(SHARE * self.progress.step_seconds * total, GRACE_SECONDS)
+        affordable = min(PARTS, max(LEAST, int(allowance / max(self.known[-1].seconds, 0.001))))
+        return spaced(step, total, PARTS) and spaced(step * PARTS // total, PARTS, affordable)
+
+    def say(self, step: int) -> None:
+        """Answer all prompts; at step 0 as the base, with the adapter switched off."""
+        began = time.monotonic()
+        with aside(self.trainer), self.trainer.model.disable_adapter() if step == 0 else nullcontext():
+            samples = answered(self.trainer.model, self.tokenizer, self.prompts, self.length)
+        seconds = time.monotonic() - began
+        self.progress.apart(seconds)
+        self.known.append(Sampled(self.progress.stage, step, samples, round(seconds, 3)))
+        self.progress.emit(self.known[-1])
+
+
+def answered(model: Any, tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[Sample, ...]:
+    """The likeliest answer to each prompt, all in one batch that is padded on the left."""
+    asked = [tokenised(tokenizer, [Message("user", prompt)], asking=True).ids for prompt in prompts]
+    width, ends = max(map(len, asked)), end_tokens(model, tokenizer)
+    pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(one)) + one for one in asked], device=model.device)
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in asked], device=model.device)
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=length,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        use_cache=True,
+    )
+    return tuple(
+        told(tokenizer, prompt, row, ends) for prompt, row in zip(prompts, out[:, width:].tolist(), strict=True)
+    )
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: the tokenizer's and the model's."""
+    named = model.generation_config.eos_token_id
+    several = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *several) if token is not None))

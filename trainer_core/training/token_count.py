@@ -1,0 +1,42 @@
+"""Counts the tokens that are trained on, for every trainer alike.
+
+TRL counts in `compute_loss`, which Unsloth replaces for SFT on CUDA and then no longer counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import Trainer
+
+from trainer_core.data.tokenize import MASKED
+
+
+class CountsTokens(Trainer):
+    """Mixed into a TRL trainer.
+
+    Attributes:
+        tokens_seen: since this process began; on a card a tensor there, so that no step waits for the count.
+        tokens_learned: those of them that the loss is computed on.
+    """
+
+    tokens_seen: int | Tensor = 0
+    tokens_learned: int | Tensor = 0
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        self.tokens_seen = self.tokens_seen + count_batch(inputs)
+        self.tokens_learned = self.tokens_learned + count_learned(inputs)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+def count_batch(inputs: Mapping[str, Tensor]) -> int | Tensor:
+    """Tokens of a batch without its padding. A padding-free batch has no mask, and every one of its ids counts."""
+    mask = inputs.get("attention_mask")
+    return inputs["input_ids"].numel() if mask is None else mask.sum()
+
+
+def count_learned(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Tokens of a batch with a label; of pairs those of both answers."""
+    return (inputs["labels"] != MASKED).sum() if "labels" in inputs else inputs["completion_mask"].sum()

@@ -1,0 +1,91 @@
+"""A worker that waits for its run with the libraries imported, so that nobody waits for them after the click.
+
+The app starts `python -m trainer_core.worker.warm` and sends it one line: the run folder. From then on it is the worker of
+that run, as independent of the app as any other. Without a line it ends with the app, since its stdin is the app's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from trainer_core.errors import DiskError
+from trainer_core.runs import heartbeat
+from trainer_core.system import hardware, untrusted_files
+from trainer_core.worker import restart, runner
+
+LIBRARIES = {"cpu": ("trainer_core.training",), "cuda": ("torch", "datasets", "safetensors.torch")}
+"""What is imported ahead. Importing unsloth opens the card, which takes memory on it, so there it waits for the run."""
+
+
+def main(work: Callable[[Path], int] = runner.main) -> int:
+    """The parent: begin a child that imports, wait for the run, and keep the child going as any worker is kept."""
+    reader, writer = os.pipe()
+    begun = restart.forked(partial(wait, reader, writer, work))
+    os.close(reader)
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):  # the app is gone
+        os.close(writer)
+        return restart.ended(begun)
+    run_dir = Path(os.fsdecode(line[:-1]))
+    with contextlib.suppress(DiskError):  # which the child will meet and tell
+        heartbeat.beat(run_dir)
+        runner.say_importing(run_dir)
+    speak_into(run_dir)
+    first: int | None = begun
+    try:
+        os.write(writer, line)
+    except BrokenPipeError:  # it did not live to see the run
+        restart.ended(begun)
+        first = None
+    os.close(writer)
+    if first:
+        stand_in(run_dir, first)
+    return runner.kept(run_dir, work, first)
+
+
+def stand_in(run_dir: Path, child: int) -> None:
+    """Beat for the child, which may still be importing, until it beats itself or has ended."""
+    while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(heartbeat.BEAT_SECONDS)
+        said = heartbeat.read_heartbeat(run_dir)
+        if said and said.pid == child:
+            return
+        with contextlib.suppress(DiskError):
+            heartbeat.beat(run_dir)
+
+
+def wait(reader: int, writer: int, work: Callable[[Path], int]) -> int:
+    """The child: import, wait for the run, and do it. 0 if none comes."""
+    os.close(writer)
+    for name in LIBRARIES["cuda" if hardware.shows_card(os.environ) else "cpu"]:
+        importlib.import_module(name)
+    with os.fdopen(reader, "rb") as pipe:
+        line = pipe.readline()
+    if not line.endswith(b"\n"):
+        return 0
+    run_dir = Path(os.fsdecode(line[:-1]))
+    speak_into(run_dir)
+    return work(run_dir)
+
+
+def speak_into(run_dir: Path) -> None:
+    """From now on what this process prints goes to the run's log, and it hears nothing more from the app."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with untrusted_files.appended(run_dir, "worker.log") as log, open(os.devnull, "rb") as nothing:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        os.dup2(nothing.fileno(), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

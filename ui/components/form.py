@@ -1,0 +1,244 @@
+"""The order of inputs, known here only: a pydantic model as Gradio inputs, and handlers that get objects instead of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import gradio as gr
+from gradio.blocks import Block
+from gradio.components import Component
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trainer_core.errors import ConfigError, UserError
+from trainer_core.schema import parse
+from ui.components import html
+from ui.format import number
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
+"""For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""
+
+ORDERED: dict[str, Any] = {**QUIET, "queue": True, "concurrency_id": "ordered"}
+"""QUIET for what a person may set off twice within milliseconds, as by Tab from field to field: Gradio sends both before it knows
+of the first, and without its queue the older answer can come last and stay."""
+
+Make = Callable[..., Component]
+
+
+class Form:
+    """The inputs of one model, in field order; read as one validated object, filled from one.
+
+    Args:
+        model: whose fields become inputs. Label, tooltip and bounds are the field's own.
+        value: what the inputs show first; the model's defaults if left out.
+        skip: fields without an input, which keep the model's default.
+        given: for a field, an input or form that exists already, or another way to make its input. A field that is a
+            model without one gets a form of its own.
+    """
+
+    def __init__(
+        self,
+        model: type[BaseModel],
+        value: BaseModel | None = None,
+        skip: Sequence[str] = (),
+        /,
+        **given: Form | Component | Make,
+    ):
+        self.model = model
+        self.fields = [name for name in model.model_fields if name not in skip]
+        start = value or model.model_construct()
+        self.parts = {name: self.part(name, getattr(start, name, None), given.get(name)) for name in self.fields}
+
+    def part(self, name: str, value: Any, given: Form | Component | Make | None) -> Form | Component:
+        if isinstance(given, Form | Component):
+            return given
+        info = self.model.model_fields[name]
+        if given is None and isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            return Form(info.annotation, value)
+        words = {"label": info.title, "info": info.description, "elem_id": f"{self.model.__name__}-{name}".lower()}
+        return (given or maker(info))(value=shown(value, info), interactive=True, **words)
+
+    @property
+    def inputs(self) -> list[Component]:
+        """Every input, those of inner forms included, in the order that `read` and `show` use."""
+        return [one for part in self.parts.values() for one in (part.inputs if isinstance(part, Form) else [part])]
+
+    def read(self, values: Sequence[Any]) -> BaseModel:
+        """The inputs' values as one object.
+
+        Raises:
+            ConfigError: one line for each wrong field, with its name and value.
+        """
+        return parse(self.model, self.plain(iter(values)), "")
+
+    def plain(self, values: Iterator[Any]) -> dict[str, Any]:
+        """Values by field name, taken in order; what was left blank is None."""
+        return {
+            name: part.plain(values) if isinstance(part, Form) else typed(next(values), self.model.model_fields[name])
+            for name, part in self.parts.items()
+        }
+
+    def place(self, key: str) -> str:
+        """The id of the input for a key such as `sft.learning_rate`; nothing where it names no single input."""
+        part: Form | Component | None = self
+        for name in key.split("."):
+            part = part.parts.get(name) if isinstance(part, Form) else part
+        return getattr(part, "elem_id", None) or ""
+
+    def show(self, value: BaseModel) -> list[Any]:
+        """What to fill the inputs with."""
+        return [
+            one
+            for name, part in self.parts.items()
+            for one in (
+                part.show(getattr(value, name))
+                if isinstance(part, Form)
+                else [shown(getattr(value, name), self.model.model_fields[name])]
+            )
+        ]
+
+
+def maker(info: FieldInfo) -> Make:
+    """How the input of a field is made, from its type.
+
+    Bounds are left to pydantic, which names the field when one is broken. Numbers are typed as text: Gradio's number
+    input turns an empty field into 0 when its tab is first opened, and shows 2e-4 as 0.0002.
+    """
+    kind = without_none(info.annotation)
+    if kind is bool:
+        return gr.Checkbox
+    if get_origin(kind) is Literal:
+        return lambda **words: gr.Dropdown(choices=list(get_args(kind)), **words)
+    if get_origin(kind) is tuple and get_origin(get_args(kind)[0]) is Literal:
+        return lambda **words: gr.Dropdown(choices=list(get_args(get_args(kind)[0])), multiselect=True, **words)
+    if has_lines(info):
+        return lambda **words: gr.Textbox(lines=3, max_lines=8, **words)
+    return lambda **words: gr.Textbox(max_lines=1, **words)
+
+
+def has_lines(info: FieldInfo) -> bool:
+    """Is the field several texts with bounds of their own, which are typed one a line? Plain ones are chosen from a list."""
+    kind, inner = without_none(info.annotation), get_args(without_none(info.annotation))
+    return get_origin(kind) is tuple and get_args(inner[0])[:1] == (str,)
+
+
+def without_none(annotation: Any) -> Any:
+    """`int` for `int | None`."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if len(kinds) == 1 else annotation
+
+
+def shown(value: Any, info: FieldInfo | None = None) -> Any:
+    """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas, several texts one a line."""
+    if info and has_lines(info):
+        return "\n".join(value or ())
+    match value:
+        case bool():
+            return value
+        case int() | float():
+            return number(value)
+        case tuple() if value and not isinstance(value[0], str):
+            return ", ".join(number(one) for one in value)
+        case tuple():
+            return [str(one) for one in value]
+        case None:
+            return None
+    return str(value)
+
+
+def typed(value: Any, info: FieldInfo) -> Any:
+    """What was entered, ready for pydantic: blank is None where the field may be None, numbers with commas are several."""
+    value = value.strip() if isinstance(value, str) else value
+    kind = without_none(info.annotation)
+    if value in ("", None) and kind is not info.annotation:
+        return None
+    if has_lines(info) and not isinstance(value, list):  # a list was chosen, not typed
+        return [line.strip() for line in (value or "").splitlines() if line.strip()]
+    if isinstance(value, str) and get_origin(kind) is tuple:
+        return [part.strip() for part in value.split(",")]
+    return "" if value is None and kind is str else value
+
+
+Source = Form | Component | type[gr.EventData]
+
+
+def on(
+    triggers: Any,
+    fn: Callable[..., Any],
+    *sources: Source,
+    outputs: Sequence[Form | Block] = (),
+    problem: Component | None = None,
+    **options: Any,
+) -> Any:
+    """Wire a handler: a Form among the sources arrives as one object, an object returned for a Form fills its inputs.
+
+    Args:
+        triggers: one event, such as `button.click`, or several.
+        sources: what the handler gets, in order; `gr.EventData` stands for the event.
+        outputs: what the handler's result (a tuple where there are several) goes to.
+        problem: where a UserError is shown, and cleared by the next success. Without it the error is a toast.
+    """
+    asks = [source for source in sources if isinstance(source, Form | Component)]
+    targets = [*flat(outputs), *([problem] if problem else [])]
+
+    def call(event: gr.EventData, *values: Any) -> Any:
+        rest = iter(values)
+        try:
+            results = fn(*[event if source is gr.EventData else take(source, rest) for source in sources])
+        except UserError as error:
+            if problem is None:
+                raise gr.Error(str(error), print_exception=False) from error
+            filled = [gr.skip()] * (len(targets) - 1) + [html.problem(str(error), places(error, sources))]
+        else:
+            filled = filling(outputs, results) + ([""] if problem else [])
+        return filled[0] if len(filled) == 1 else filled or None
+
+    call.__name__ = fn.__name__  # not functools.wraps: Gradio follows __wrapped__ and counts the wrong arguments
+    wire = triggers if callable(triggers) else lambda *args, **more: gr.on(triggers, *args, **more)
+    return wire(call, flat(asks) or None, targets or None, api_visibility="private", **options)
+
+
+def places(error: UserError, sources: Sequence[Source]) -> list[str]:
+    """For each line of an error the id of the input that it speaks of."""
+    form = next((source for source in sources if isinstance(source, Form)), None)
+    return [form.place(key) for key in error.keys] if form and isinstance(error, ConfigError) else []
+
+
+def flat(things: Sequence[Form | Block]) -> list[Block]:
+    return [one for thing in things for one in (thing.inputs if isinstance(thing, Form) else [thing])]
+
+
+def take(source: Any, values: Iterator[Any]) -> Any:
+    return source.read(list(islice(values, len(source.inputs)))) if isinstance(source, Form) else next(values)
+
+
+def filling(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
+    """One value per component. What is no model for a form, such as gr.skip(), goes to each of its inputs."""
+    several = results if len(outputs) > 1 else (results,) if outputs else ()
+    filled: list[Any] = []
+    for output, result in zip(outputs, several, strict=True):
+        if not isinstance(output, Form):
+            filled.append(result)
+        elif isinstance(result, BaseModel):
+            filled += output.show(result)
+        else:
+            filled += [result] * len(output.inputs)
+    return filled
+
+
+def edits(form: Form, but: Sequence[Component]) -> list[Any]:
+    """The events of a person changing the form's inputs, all but a few; filling them from a handler is no such event."""
+    left = (one for one in form.inputs if not any(one is other for other in but))
+    return [event for one in left for event in edit_events(one)]
+
+
+def edit_events(component: Component) -> list[Any]:
+    """Text counts when the field is left or Enter is pressed, so that nobody is corrected while typing."""
+    if isinstance(component, gr.Textbox):
+        return [component.blur, component.submit]
+    return [component.input]  # type: ignore[attr-defined]

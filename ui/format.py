@@ -1,0 +1,63 @@
+"""How values are said: numbers, models, methods and lists, in the words that every part of the page shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.schema import label_of
+
+STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
+
+
+def words(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return number(value)
+        case None | "" | ():
+            return ""
+        case tuple():
+            return ", ".join(map(str, value))
+    return str(value)
+
+
+def title(recipe: Recipe | None, run_id: str) -> str:
+    """What a run is called in lists: its name, or its model and method."""
+    if recipe is None:
+        return run_id
+    return recipe.name or f"{model_name(recipe.model)} · {method_words(recipe)}"
+
+
+def model_name(model: str) -> str:
+    return "SmolLM2 135M" if model == STARTER else Path(model).name
+
+
+def method_words(recipe: Recipe) -> str:
+    return " → ".join(STAGE_WORDS[stage] for stage in recipe.method.stages)
+
+
+def setting(key: str) -> str:
+    """`dpo.batch_size` → DPO batch size, `lora.rank` → LoRA rank."""
+    return label_of(Recipe, key.split(".")) or key
+
+
+def listed(names: Sequence[str]) -> str:
+    """base, SFT and DPO."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def number(value: float) -> str:
+    """Short and exact: 16, 0.1, 2e-4, 5e-6."""
+    if isinstance(value, int):
+        return str(value)
+    text = f"{value:g}"
+    if float(text) != value:
+        return repr(value)
+    if 0 < abs(value) < 0.001:
+        mantissa, exponent = f"{value:e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return text

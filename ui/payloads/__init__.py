@@ -1,0 +1,1 @@
+"""JSON for the browser. Nothing here knows Gradio."""

@@ -1,0 +1,138 @@
+"""Does it fit: the forecast of a recipe on this machine as it is now, a badge for every model, and what the sliders move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.data import Counts
+from trainer_core.errors import DeviceError, ModelError
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.models.architecture import Shape
+from trainer_core.planning import measurements
+from trainer_core.planning.forecast import Forecast, Place, forecast, spelled
+from trainer_core.planning.memory_model import estimate, most, setups, verdict
+from trainer_core.planning.presets import Catalogue, shape_for
+from trainer_core.runs import workspace
+from ui.payloads import run
+
+MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One slider: the setting it moves, and where it may stand."""
+
+    key: str
+    title: str
+    notches: tuple[int, ...]
+
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16_384, 32_768)
+LEVERS = (
+    Lever("lora.rank", "LoRA rank", (4, 8, 16, 32, 64, 128, 256)),
+    Lever("sft.batch_size", "SFT batch", BATCHES),
+    Lever("sft.max_length", "SFT length", LENGTHS),
+    Lever("dpo.batch_size", "DPO batch", BATCHES),
+    Lever("dpo.max_length", "DPO length", LENGTHS),
+)
+MOVED = (*(lever.key for lever in LEVERS), "sft.accumulation", "dpo.accumulation")
+"""Every setting that a slider changes."""
+
+
+def place(supervisor: Supervisor) -> Place:
+    """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
+    try:
+        card = supervisor.gpu is not None
+    except DeviceError:  # shown in the rail, and said again by a start
+        card = False
+    own = tuple(run.own_pids(supervisor))
+    return Place.of(supervisor.machine, own, workspace.disk_free(supervisor.workspace), use_card=card)
+
+
+def shape(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> Shape | None:
+    """The model's size, where it is known and can be trained."""
+    try:
+        return shape_for(wanted.model, supervisor.workspace, catalogue)
+    except ModelError:
+        return None
+
+
+def planned(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> Forecast | str:
+    """The forecast; a sentence where the model's size is not known yet."""
+    try:
+        shape = shape_for(wanted.model, supervisor.workspace, catalogue)
+    except ModelError as error:
+        return str(error)
+    if shape is None:
+        return f"How much memory {wanted.model} takes is known once its config.json is on this computer."
+    return forecast(wanted, shape, place(supervisor), found, measurements.recall(supervisor.workspace))
+
+
+def by_hand(plan: Forecast, preset: Recipe) -> Forecast:
+    """The plan where only what a person set otherwise than the preset counts as an edit."""
+    values = (
+        replace(one, chosen="", costs=0, why="as the model's preset has it")
+        if one.chosen and one.value == spelled(at(preset, one.key))
+        else one
+        for one in plan.values
+    )
+    return replace(plan, values=tuple(values))
+
+
+def at(recipe: Recipe, key: str) -> Any:
+    """The value of a setting by its key, such as `lora.rank`."""
+    return reduce(getattr, key.split("."), recipe)
+
+
+def level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
+    """How a model fits at full length of the rows: a key of MARKS; nothing for a model of unknown size."""
+    shape = catalogue.shape(wanted.model)
+    if shape is None:
+        return ""
+    peak = most(estimate(one) for one in setups(wanted, shape, supervisor.machine).values())
+    return verdict(peak, place(supervisor).room.free).level
+
+
+def slid(wanted: Recipe, key: str, value: int) -> Recipe:
+    """The recipe with a slider moved. Another batch leaves the effective batch as it is, as near as whole numbers come."""
+    part, _, name = key.partition(".")
+    if key not in MOVED or name == "accumulation":
+        raise ValueError(f"no slider moves {key}")
+    changes = {key: value}
+    if name == "batch_size":
+        changes[f"{part}.accumulation"] = max(1, round(getattr(wanted, part).effective_batch / value))
+    return changed(wanted, changes)
+
+
+def levers(wanted: Recipe) -> dict[str, int]:
+    """Where the sliders of this method stand."""
+    shown = ("lora", *wanted.method.stages)
+    return {key: at(wanted, key) for key in MOVED if key.partition(".")[0] in shown}
+
+
+def way_out(
+    supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, wanted: Recipe, found: Counts
+) -> tuple[str, str]:
+    """The model to take instead and the button's words; no model: the settings that suit data and memory."""
+    if plan.suggested and plan.suggested != wanted:
+        return "", "Use the settings for this data and memory"
+    if plan.suggested or wanted.model == STARTER:
+        return "", ""
+    name = smaller(supervisor, catalogue, wanted, found)
+    return name, f"Use {'the starter model' if name == STARTER else name} instead"
+
+
+def smaller(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> str:
+    """The largest smaller model that the chooser has settings for; the starter where there is none."""
+    name = catalogue.smaller(wanted.model)
+    while name:
+        told = planned(supervisor, catalogue, wanted.model_copy(update={"model": name}), found)
+        if isinstance(told, Forecast) and told.suggested:
+            return name
+        name = catalogue.smaller(name)
+    return STARTER

@@ -1,0 +1,315 @@
+"""The page in plain values: what each part of it says about runs, device and lanes, in words and numbers ready to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trainer_core.config.recipe import Recipe
+from trainer_core.errors import UserError
+from trainer_core.evaluation import preference_data
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs import checkpoints, control, heartbeat
+from trainer_core.runs.events import STAGES, Phase, Probed, Proof, Stage, Step
+from trainer_core.runs.run_state import RunView
+from trainer_core.system.duration import duration
+from trainer_core.system.hardware import GIB, Gpu, gb
+from ui.format import STAGE_WORDS, method_words, model_name
+from ui.payloads.run_settings import about_of, facts_of, name_of
+
+RECENT = 6
+
+
+def device(supervisor: Supervisor) -> dict[str, Any]:
+    """What the device card says of a device as long as it is there: a name, and what is wrong, if anything."""
+    try:
+        gpu = supervisor.gpu
+    except UserError as error:
+        return {"name": "No GPU", "kind": "", "problem": str(error)}
+    cpu, problem = supervisor.machine.cpu, supervisor.machine.problem
+    if gpu:
+        several = len(supervisor.machine.usable)
+        return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
+    return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
+
+
+def meter(supervisor: Supervisor) -> dict[str, Any]:
+    """What may change every second: a memory bar with our share and that of others. The page lays it over `device`."""
+    try:
+        gpu = supervisor.gpu
+    except UserError:
+        return {"used": 0, "ours": 0, "free": "", "facts": ""}
+    if gpu:
+        return card(gpu, supervisor)
+    cpu = supervisor.machine.cpu
+    return {
+        "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
+        "ours": 0,
+        "free": f"{cpu.free_bytes / GIB:.1f} of {cpu.total_bytes / GIB:.0f} GB free",
+        "facts": "",
+    }
+
+
+def card(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
+    ours = gpu.held_by(own_pids(supervisor))
+    used = gpu.total_bytes - gpu.free_bytes
+    readings = [f"{gpu.celsius} °C" if gpu.celsius is not None else "", f"{gpu.watts:.0f} W" if gpu.watts else ""]
+    return {
+        "used": round(used / gpu.total_bytes, 3),
+        "ours": round(ours / gpu.total_bytes, 3),
+        "free": f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free",
+        "facts": " · ".join(filter(None, readings)),
+        "split": [f"{ours / GIB:.1f} GB", f"{max(0, used - ours) / GIB:.1f} GB"],
+    }
+
+
+def own_pids(supervisor: Supervisor) -> list[int]:
+    """The processes of the active run and of Compare."""
+    folders = [supervisor.run_dir(supervisor.active.id)] if supervisor.active else []
+    if supervisor.comparison:
+        folders.append(supervisor.comparison.watched.run_dir)
+    return [beat.pid for beat in map(heartbeat.read_heartbeat, folders) if beat]
+
+
+def gates(supervisor: Supervisor) -> dict[str, Any]:
+    """What buttons depend on. A page calls Python when this changes, and at no other time."""
+    active, comparison = supervisor.active, supervisor.comparison
+    return {
+        "busy": active.id if active else "",
+        "leaving": leaving(supervisor, active),
+        "stalled": bool(active and active.stalled),
+        "compare": comparison.view.phase if comparison else "",
+        "runs": len(supervisor.views),
+        "comparable": any(map(comparable, supervisor.views)),
+        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.machine.gpus],
+        "sets": len(preference_data.data_sets(supervisor.workspace)),
+        "trouble": supervisor.trouble,
+    }
+
+
+def leaving(supervisor: Supervisor, view: RunView | None) -> str:
+    """What a run at work has been asked: "stop", "pause", "end", or nothing."""
+    return (view and view.phase.active and control.requested(supervisor.run_dir(view.id))) or ""
+
+
+def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+    """The run card and the top of Train: state, stages, and how it ended."""
+    if view is None:
+        return None
+    recipe = facts_of(supervisor.run_dir(view.id)).recipe
+    return {
+        "id": view.id,
+        "name": name_of(supervisor.run_dir(view.id)),
+        "phase": view.phase,
+        "active": view.phase.active,
+        **pill(supervisor, view),
+        "detail": detail(view),
+        "doing": doing(view),
+        "stages": stages(recipe, view),
+        "planned": dict(view.planned),
+        "pairs": recipe.dpo.effective_batch if recipe else 0,
+        "error": view.error,
+        "bug": bool(view.traceback),
+        "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
+        "resumable": view.phase.resumable and not view.unreadable,
+        "kept": not view.phase.active and keeps(supervisor.run_dir(view.id), view),
+        "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
+    }
+
+
+def keeps(run_dir: Path, view: RunView) -> bool:
+    """Is anything there that a resumed run would go on from?"""
+    return bool(view.adapters) or any(checkpoints.stored(run_dir, stage) for stage in STAGES)
+
+
+def pace(view: RunView | None) -> dict[str, Any] | None:
+    """What changes in a run at every step; the page lays it over `run`."""
+    if view is None:
+        return None
+    last, left = view.last, view.seconds_left
+    return {
+        "progress": round(view.progress, 4),
+        "step": step_words(last) if last else "",
+        "left": left_words(view),
+        "seconds": None if left is None else round(left),
+        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
+    }
+
+
+ENDS = {
+    Phase.DONE: ("Finished", "good"),
+    Phase.STOPPED: ("Stopped", "plain"),
+    Phase.PAUSED: ("Paused", "plain"),
+    Phase.FAILED: ("Failed", "bad"),
+    Phase.QUEUED: ("Starting", "busy"),
+    Phase.LOADING: ("Loading", "busy"),
+    Phase.SAVING: ("Saving", "busy"),
+}
+
+
+def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+    """One word for the state, and its tone."""
+    if wish := leaving(supervisor, view):
+        return {"pill": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[wish], "tone": "busy"}
+    if view.unreadable:
+        return {"pill": "Unreadable", "tone": "bad"}
+    if view.stalled:
+        return {"pill": "Stalled", "tone": "bad"}
+    word, tone = ENDS.get(view.phase, ("Running", "busy"))
+    return {"pill": word, "tone": tone}
+
+
+def step_words(last: Step) -> str:
+    return f"{STAGE_WORDS[last.stage]} step {last.step} of {last.total}"
+
+
+def detail(view: RunView) -> str:
+    """What the worker said last; what it said before a stage's first step holds no longer after it."""
+    return "" if view.last and view.last.stage == view.phase else view.detail
+
+
+def doing(view: RunView) -> str:
+    """What the run does beside its steps at this moment; empty while it trains or when it is over."""
+    if view.stalled:
+        return view.stalled
+    return view.detail if view.phase.active and view.phase not in (Phase.SFT, Phase.DPO) else ""
+
+
+def left_words(view: RunView) -> str:
+    return f"{duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+
+
+def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
+    """Load – SFT – DPO – Compare, each done, now, failed or still to come."""
+    names = ["load", *(recipe.method.stages if recipe else stages_told(view)), "compare"]
+    words = {"load": "Load", "compare": "Compare", **STAGE_WORDS}
+    here = names.index(place(view, names))
+    if view.phase is Phase.DONE:
+        here = len(names) - 1
+    ends = {Phase.FAILED: "failed", Phase.STOPPED: "stopped", Phase.PAUSED: "paused", Phase.DONE: "done"}
+    mark = ends.get(view.phase, "now")
+    states = ["done"] * here + [mark] + ["todo"] * (len(names) - here - 1)
+    return [{"word": words[name], "state": state} for name, state in zip(names, states, strict=True)]
+
+
+def stages_told(view: RunView) -> list[Stage]:
+    """The stages that the events speak of, for a run whose recipe cannot be read."""
+    told = {*(point.stage for point in view.points), *view.adapters, *view.planned}
+    return [stage for stage in STAGES if stage in told]
+
+
+def place(view: RunView, names: list[str]) -> str:
+    """The stage a run is in, or ended in: that of its last step, or the next one once its adapter is saved."""
+    if view.phase in (Phase.SFT, Phase.DPO) and view.phase in names:
+        return view.phase.value
+    if not view.last or view.last.stage not in names:
+        return "load"
+    stage = view.last.stage
+    if stage in view.adapters and view.phase in (Phase.LOADING, Phase.QUEUED):
+        return names[names.index(stage) + 1]
+    return stage
+
+
+def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+    """What changes seldom in a run: the proof, what was changed or left out, and the settings used."""
+    if view is None:
+        return None
+    known = facts_of(supervisor.run_dir(view.id))
+    return {
+        "proof": proof_line(view.proof),
+        "holds": view.proof.holds if view.proof else None,
+        "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
+        "notes": [*dict.fromkeys((*known.notes, *view.notes)), *map(probe_line, view.probed.values())],
+        "rows": rows_line(view),
+        "reasons": list(known.reasons),
+        "settings": [{"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.settings],
+    }
+
+
+def probe_line(found: Probed) -> str:
+    """What was measured before the first step."""
+    how = "from half a batch" if found.cut else "on the longest rows"
+    return (
+        f"{STAGE_WORDS[found.stage]}: memory measured before the first step, {how}: {gb(found.peak)} of {gb(found.most)} "
+        f"at {found.tokens:,} tokens, in {found.seconds:.1f} s."
+    )
+
+
+def rows_line(view: RunView) -> str:
+    if not view.prepared:
+        return ""
+    made = view.prepared
+    counts = [(made.chats, "examples for SFT"), (made.pairs, "pairs for DPO"), (made.held_out, "pairs held out")]
+    return " · ".join(f"{count:,} {words}" for count, words in counts if count)
+
+
+def proof_line(proof: Proof | None) -> str:
+    """The step-0 proof as one line."""
+    if proof is None:
+        return ""
+    expected = "" if proof.expected_loss is None else f" (must be {proof.expected_loss:.3f}{ln2(proof)})"
+    margin = f"{proof.margin + 0:.3f}".replace("-0.000", "0.000")
+    return (
+        f"margin {margin} (must be 0), loss {proof.loss:.3f}{expected}, within {proof.tolerance:g}. "
+        f"Policy: {proof.policy}. Reference: {proof.reference}."
+    )
+
+
+def ln2(proof: Proof) -> str:
+    return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
+
+
+def recent(supervisor: Supervisor) -> list[dict[str, str]]:
+    return [summary(supervisor, view) for view in supervisor.views[:RECENT]]
+
+
+def summary(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+    """One run in a list: its name or model, its method, when it began, and its state."""
+    known = facts_of(supervisor.run_dir(view.id))
+    recipe = known.recipe
+    kind = method_words(recipe) if recipe else ""
+    name = (
+        about_of(supervisor.run_dir(view.id)).name or (recipe and (recipe.name or model_name(recipe.model))) or view.id
+    )
+    return {"id": view.id, "name": name, "kind": kind, "when": known.created, **pill(supervisor, view)}
+
+
+def choice(supervisor: Supervisor, view: RunView) -> str:
+    """A run in a list to choose from: its title, its adapters, and when it began."""
+    known = facts_of(supervisor.run_dir(view.id))
+    adapters = ", ".join(STAGE_WORDS[stage] for stage in view.adapters)
+    began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail; see runs.began
+    return f"{name_of(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
+
+
+def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:
+    recipe = facts_of(supervisor.run_dir(view.id)).recipe
+    last = last_of(view)
+    accuracy = last["dpo"].accuracy if "dpo" in last else None
+    return {
+        "model": model_name(recipe.model) if recipe and recipe.name else "",
+        "data": " + ".join(data_names(recipe)) if recipe else "",
+        "steps": " + ".join(f"{point.step}" for point in last.values()),
+        "loss": " · ".join(f"{STAGE_WORDS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
+        "accuracy": f"{accuracy:.0%} (n {recipe.dpo.effective_batch})" if accuracy is not None and recipe else "",
+        "error": view.error,
+        "comparable": comparable(view),
+    }
+
+
+def comparable(view: RunView) -> bool:
+    return bool(view.adapters) and not view.phase.active
+
+
+def last_of(view: RunView) -> Mapping[str, Step]:
+    """The last step of each stage."""
+    return {point.stage: point for point in view.points}
+
+
+def data_names(recipe: Recipe) -> list[str]:
+    sources = [recipe.data.chat if "sft" in recipe.method.stages else None]
+    sources.append(recipe.data.pairs if "dpo" in recipe.method.stages or not sources[0] else None)
+    return [Path(source).name for source in sources if source]

@@ -1,0 +1,85 @@
+"""Where the page is found: a name of its own, and a file that leads a browser there without telling anybody the key.
+
+Cookies know no port. On 127.0.0.1 every other program of the computer is sent our cookie, and its cookies are sent to us; below
+`.localhost`, which browsers take for this computer, each workspace has a name that nobody else uses. Not every browser and system
+knows such names (Safari, Windows outside of the browser), so 127.0.0.1 leads to the page as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import html
+import ipaddress
+import json
+import secrets
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from trainer_core.system.durable import write_atomically
+
+OPENER = "open-tunebench.html"
+NAME_BYTES = 4
+PROBE_MS = 1500
+"""How long a browser may take to find out that our name leads here; one that does not know it takes 127.0.0.1."""
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">
+<title>Tunebench</title><p>Opening Tunebench … <a href="{by_hand}">Open it by hand</a></p>
+<script>
+const own = {own}, usual = {usual}, go = (address) => location.replace(address + {query});
+const late = new Promise((_, no) => setTimeout(no, {milliseconds}));
+const found = own ? fetch(own + "/manifest.json", {{ mode: "no-cors", credentials: "omit" }}) : Promise.reject();
+Promise.race([found, late]).then(() => go(own), () => go(usual));
+</script></html>
+"""
+
+
+def opener(own: str, usual: str, token: str) -> str:
+    """The page on the disk: it leads to our own address where the browser knows it, and else to the usual one."""
+    query = f"/?token={token}"
+    texts = {"own": own, "usual": usual, "query": query}
+    return PAGE.format(
+        by_hand=html.escape(usual + query),
+        milliseconds=PROBE_MS,
+        **{name: json.dumps(text) for name, text in texts.items()},
+    )
+
+
+def own_name(folder: Path) -> str:
+    """The name of this workspace's app, kept from start to start.
+
+    Raises:
+        DiskError: it cannot be kept.
+    """
+    file = folder / "app.name"
+    if not file.exists():
+        write_atomically(file, secrets.token_hex(NAME_BYTES))
+    kept = "".join(one for one in file.read_text(encoding="utf-8", errors="replace") if one in "0123456789abcdef")
+    return f"tunebench-{kept[: 2 * NAME_BYTES]}.localhost"
+
+
+def leads_here(name: str, look_up: Callable[..., Iterable[tuple[Any, ...]]] = socket.getaddrinfo) -> bool:
+    """Does this computer, and not only some browsers, know that the name is its own?"""
+    try:
+        found = {str(one[4][0]) for one in look_up(name, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(address).is_loopback for address in found)
+
+
+def held_port(port: int) -> socket.socket | None:
+    """The same port of ::1, held but not answered: browsers look there first for a name below `.localhost`, and nobody else shall
+    be found. None where somebody has it already."""
+    try:
+        held = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError:
+        return socket.socket()  # without IPv6 nobody can have it
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    try:
+        held.bind(("::1", port))
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            held.close()
+            return None
+    return held

@@ -1,0 +1,52 @@
+"""Which paths another computer may open."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from pathlib import Path
+
+from gradio.context import LocalContext
+
+from trainer_core.config.recipe import STARTER
+from trainer_core.data.hub import datasets
+from trainer_core.errors import DataError, ModelError
+from trainer_core.models import resolve
+from trainer_core.runs.workspace import Workspace
+
+
+def from_elsewhere() -> bool:
+    """Does the request that is being answered come from another computer? Gradio knows it for questions and events alike."""
+    request = LocalContext.request.get(None)
+    return bool(request and request.client and not ipaddress.ip_address(request.client.host).is_loopback)
+
+
+def check_source(workspace: Workspace, source: str | None, ours: Collection[str]) -> None:
+    """Who sits at this computer may open any file; from elsewhere it is a set of `ours`, of the Hub, or of the workspace's data.
+
+    Raises:
+        DataError: it is another file.
+    """
+    if not source or source in ours or not from_elsewhere() or datasets.is_name(source):
+        return
+    if not Path(source).expanduser().resolve().is_relative_to(workspace.data.resolve()):
+        raise DataError(
+            f"{source} cannot be opened from another computer: from there only dropped files, the workspace's own data and names "
+            "of the Hub can. Nothing was read. Drop the file into the Data tab."
+        )
+
+
+def check_model(workspace: Workspace, name: str) -> None:
+    """Who sits at this computer may open any folder as a model; from elsewhere it is the starter, one of the Hub or of `models`.
+
+    Raises:
+        ModelError: it is another folder, whether it is there or not.
+    """
+    folder = resolve.place(name)
+    if not from_elsewhere() or name == STARTER or resolve.on_the_hub(name):
+        return
+    if folder is None or not folder.resolve().is_relative_to(workspace.models.resolve()):
+        raise ModelError(
+            f"{name} cannot be opened from another computer: from there only the starter, models of the Hub and the workspace's "
+            "own can. Nothing was read. Choose one of the list, or start the run where Tunebench is."
+        )

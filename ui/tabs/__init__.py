@@ -1,0 +1,1 @@
+"""Layout, handlers and wiring, one file per tab."""

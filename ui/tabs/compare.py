@@ -1,0 +1,273 @@
+"""The Compare tab: what is asked of which lanes. Answers, votes, scores and the closer look are drawn by compare.js."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from pydantic import Field
+
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Sampling
+from trainer_core.errors import ConfigError
+from trainer_core.evaluation.prompts import BUNDLED, HELD_OUT, NAMES, load, prompts
+from trainer_core.jobs import blind_voting
+from trainer_core.jobs import lane_choices as lane_choices_module
+from trainer_core.jobs.lane_choices import MOST, PROMPTED, step_name
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.events import Stage
+from trainer_core.schema import Strict, parse
+from ui.components import html
+from ui.components.form import QUIET, Form, on
+from ui.components.sidebar import fixed
+from ui.payloads import comparison as comparison_module
+from ui.payloads.run import choice, comparable
+from ui.server import path_policy
+from ui.tabs.compare_actions import Booth
+from ui.tabs.data import answering
+
+COMPARE_JS = "window.tunebench.beginCompare(element, server);"
+CHOSE_JS = "(run, first, second) => window.tunebench.chose({ run, first, second })"
+SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of the run", HELD_OUT)]
+
+
+class Asked(Strict):
+    """All that is chosen above the answers. `only`: the system prompt is for an extra lane of the base alone."""
+
+    run: str
+    lanes: tuple[str, ...] = ()
+    prompt: str = ""
+    side1: str = ""
+    side2: str = ""
+    source: str = Field(default=BUNDLED, title="Prompt set")
+    follow: bool = False
+    system: str = Field(default="", max_length=20_000, title="System prompt")
+    only: bool = False
+    sampling: Sampling = Sampling()
+
+
+def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
+    newest = next((run_id for _, run_id in run_choices(supervisor)), "")
+    with gr.Column(elem_id="compare-form"):
+        chosen, buttons = layout(supervisor, newest)
+    problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
+    fixed(html.LANES, elem_id="compare-lanes")
+    with gr.Row(elem_id="sides"):
+        chosen |= sides(own_lanes(supervisor, newest))
+    gr.HTML(
+        html_template=html.COMPARE_MORE,
+        js_on_load=COMPARE_JS,
+        server_functions=[answering(wish) for wish in Booth(supervisor).wishes],
+        apply_default_css=False,
+        elem_id="compare-view",
+    )
+    with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
+        sampling = Form(Sampling)
+    wire(supervisor, bus, tabs, {**chosen, "sampling": sampling}, buttons, problem)
+
+
+def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
+    """The inputs by the names they have in `Asked`, and the buttons by what they do."""
+    made: dict[str, Any] = {}
+    buttons: dict[str, gr.Button] = {}
+    own, beside = own_lanes(supervisor, run_id), lane_choices(supervisor, run_id)
+    with gr.Row():
+        runs: dict[str, Any] = {"choices": run_choices(supervisor), "value": run_id or None, "label": "Run", "scale": 2}
+        made["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
+        several: dict[str, Any] = {"multiselect": True, "max_choices": MOST, "label": "Lanes", "scale": 3}
+        made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
+        sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "scale": 2}
+        made["source"] = gr.Dropdown(SETS, value=BUNDLED, **sets, interactive=True, elem_id="pset")
+    with gr.Row():
+        box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
+        made["prompt"] = gr.Textbox(prompts()[0], **box, interactive=True, elem_id="prompt")
+        with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
+            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen")
+            buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
+            with gr.Row(elem_id="steppers"):
+                buttons["back"] = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
+                buttons["onward"] = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
+                buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60)
+            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", size="md")
+    with gr.Accordion("System prompt and conversation", open=False, elem_id="talk"):
+        going_on = "Go on with the conversation: every lane remembers what it said"
+        made["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
+        made["system"] = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
+        extra = "Only for an extra lane: the base with this prompt"
+        made["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
+    return made, buttons
+
+
+def sides(own: Sequence[str]) -> dict[str, gr.Dropdown]:
+    """The two lanes of a blind vote, where its count is."""
+    look: dict[str, Any] = {"interactive": True, "min_width": 150}
+    return {
+        "side1": gr.Dropdown(own, value=first(own), label="Blind votes are on", elem_id="side1", **look),
+        "side2": gr.Dropdown(own, value=last(own), label="against", elem_id="side2", **look),
+    }
+
+
+def wire(  # noqa: C901  (handlers, then wiring)
+    supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, chosen: dict[str, Any], buttons: dict[str, Any], problem: gr.HTML
+) -> None:  # fmt: skip
+    asked = Form(Asked, None, (), **chosen)
+    sampling, run, prompt = chosen["sampling"], chosen["run"], chosen["prompt"]
+    line = [chosen["lanes"], chosen["side1"], chosen["side2"]]
+    followed = gr.State("")
+
+    def ask(wanted: Asked) -> None:
+        generate(supervisor, wanted)
+
+    def ask_again(wanted: Asked) -> Sampling:
+        """The same prompt with the next seed."""
+        fresh = blind_voting.reseeded(wanted.sampling, 1)
+        generate(supervisor, wanted.model_copy(update={"sampling": fresh, "follow": False}))
+        return fresh
+
+    def vote(wanted: Asked) -> None:
+        begin_vote(supervisor, wanted)
+
+    def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
+        """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
+        run_id = event.run
+        then = parse(Then, event._data, "Compare")
+        own = [*own_lanes(supervisor, run_id), *then.lanes]
+        comparison = supervisor.compare_run(run_id, lane_choices_module.lanes(supervisor, run_id, own))
+        if not comparison.asked and not comparison.round:
+            comparison.ask(prompts()[0], settings)
+        shown = gr.update(choices=run_choices(supervisor), value=run_id)
+        return gr.update(selected="compare"), shown, *line_up(supervisor, run_id, own), comparison.asked or prompts()[0]
+
+    def take_run(run_id: str | None) -> tuple[Any, ...]:
+        return line_up(supervisor, run_id) if run_id else (gr.skip(),) * 3
+
+    def take_lanes(wanted: Asked) -> tuple[Any, ...]:
+        extra = [PROMPTED] if wanted.only and wanted.system.strip() else []
+        return side_updates([*wanted.lanes, *extra], (wanted.side1, wanted.side2))
+
+    def previous(wanted: Asked) -> str:
+        return step(supervisor, wanted, -1)
+
+    def following(wanted: Asked) -> str:
+        return step(supervisor, wanted, 1)
+
+    def stop() -> None:
+        Booth(supervisor).stop()
+
+    def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
+        """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
+        loaded before this one was opened; `before` is the comparison that this page knows."""
+        told, choices = comparison_module.comparison(supervisor), run_choices(supervisor)
+        answering_now = bool(told and told["answering"])
+        known_runs = [value for _, value in choices]
+        still = run_id if run_id in known_runs else next(iter(known_runs), None)
+        loaded, now = supervisor.comparison, ""
+        if loaded and loaded.run in known_runs:
+            now = loaded.watched.run_dir.name
+            still = still if now == before else loaded.run
+        rest = line_up(supervisor, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
+        shown = gr.update(choices=choices, value=still)
+        return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now), now
+
+    shown: dict[str, Any] = {"problem": problem, "show_progress": "hidden"}
+    on(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
+    on([buttons["generate"].click, prompt.submit], ask, asked, **shown)
+    on(buttons["again"].click, ask_again, asked, outputs=[sampling], **shown)
+    on(buttons["blind"].click, vote, asked, **shown)
+    on(buttons["cancel"].click, stop, **shown)
+    on(buttons["back"].click, previous, asked, outputs=[prompt], problem=problem, **QUIET)
+    on(buttons["onward"].click, following, asked, outputs=[prompt], problem=problem, **QUIET)
+    on(run.input, take_run, run, outputs=line, problem=problem, **QUIET)
+    changes = [chosen["lanes"].input, chosen["only"].input, chosen["system"].blur]
+    on(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET)
+    outputs = [run, *line, buttons["generate"], buttons["cancel"], followed]
+    on(bus.statechange, refresh, run, chosen["lanes"], followed, outputs=outputs, **QUIET)
+    votes_of = [run, chosen["side1"], chosen["side2"]]
+    gr.on([one.change for one in votes_of], None, votes_of, None, js=CHOSE_JS, api_visibility="private")
+
+
+def generate(supervisor: Supervisor, wanted: Asked) -> None:
+    """Let every chosen lane answer under its name.
+
+    Raises:
+        BusyError: a run holds the device.
+        ConfigError: no run or prompt, or a lane is gone.
+    """
+    if not wanted.prompt.strip():
+        raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
+    chosen = lanes_of(supervisor, wanted)
+    blind_voting.leave(supervisor)
+    comparison = supervisor.compare_run(wanted.run, chosen)
+    comparison.ask(wanted.prompt, wanted.sampling, wanted.follow, "" if wanted.only else wanted.system)
+
+
+def begin_vote(supervisor: Supervisor, wanted: Asked) -> None:
+    """Put the first question of a blind vote; raises what `ballot.ask` raises."""
+    chosen = lanes_of(supervisor, wanted)
+    path_policy.check_source(supervisor.workspace, wanted.source, NAMES)
+    between = blind_voting.contest(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
+    blind_voting.ask(supervisor, between, wanted.source, wanted.sampling, chosen)
+
+
+def lanes_of(supervisor: Supervisor, wanted: Asked) -> tuple[Lane, ...]:
+    if not wanted.run:
+        raise ConfigError("No run is chosen. Train one on Start, or pick one above.")
+    return lane_choices_module.lanes(supervisor, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
+
+
+def step(supervisor: Supervisor, wanted: Asked, by: int) -> str:
+    """The prompt after or before this one in its set."""
+    path_policy.check_source(supervisor.workspace, wanted.source, NAMES)
+    found = load(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
+    shown = [one.text for one in found] or prompts()
+    return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]
+
+
+def line_up(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
+    """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
+    beside = lane_choices(supervisor, run_id)
+    lanes = [name for name in chosen if name in beside] or own_lanes(supervisor, run_id)
+    voted = supervisor.comparison.contest if supervisor.comparison else None
+    before = (voted.first, voted.second) if voted and voted.run == run_id else ()
+    return gr.update(choices=beside, value=lanes), *side_updates(lanes, before)
+
+
+def side_updates(names: Sequence[str], before: Sequence[str] = ()) -> tuple[Any, Any]:
+    """The two lanes to be voted on: those of before if they are there, else most often the base and what was trained last."""
+    one, other = before if set(before) <= set(names) and len(set(before)) == 2 else (first(names), last(names))
+    return gr.update(choices=list(names), value=one), gr.update(choices=list(names), value=other)
+
+
+def first(names: Sequence[str]) -> str | None:
+    return names[0] if names else None
+
+
+def last(names: Sequence[str]) -> str | None:
+    return names[-1] if names else None
+
+
+def lane_choices(supervisor: Supervisor, run_id: str) -> list[str]:
+    return list(lane_choices_module.choices(supervisor, run_id)) if run_id else []
+
+
+def own_lanes(supervisor: Supervisor, run_id: str) -> list[str]:
+    return [lane.name for lane in supervisor.lanes(run_id)] if run_id else []
+
+
+class Then(Strict):
+    """Which run to open, and an earlier step of it beside its adapters."""
+
+    run: str
+    stage: Stage | None = None
+    step: int = 0
+
+    @property
+    def lanes(self) -> list[str]:
+        """The name of the lane of that step."""
+        return [step_name(self.stage, self.step)] if self.stage else []
+
+
+def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
+    """Runs with an adapter, newest first."""
+    return [(choice(supervisor, view), view.id) for view in supervisor.views if comparable(view)]
