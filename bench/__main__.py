@@ -22,28 +22,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from bench import cuda, picked, plot, table
-from bench.journal import Call, Journal, JournalError
-from bench.measure import fixed_work
-from bench.one import Continued, found
-from bench.result import DEVICES, ROWS, Device, Row, stamped
+from bench.harness import plot, report
+from bench.harness.journal import Call, Journal, JournalError
+from bench.harness.measure import fixed_work
+from bench.harness.result import DEVICES, ROWS, Device, Row, stamped
+from bench.harness.run_one import SUITES, Continued, found
+from bench.suites import auto_settings, gpu
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "bench" / "results"
-BENCHES: tuple[str, ...] = (
-    "data",
-    "growth",
-    "app",
-    "live",
-    "lanes",
-    "training",
-    "pairs",
-    "plan",
-    "probe",
-    "picked",
-    "checks",
-    "cuda",
-)
+BENCHES = tuple(SUITES)
 """In the order in which they run and stand in BENCHMARKS.md."""
 LIMIT_SECONDS = 600.0
 JOURNAL = ".jsonl"
@@ -68,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep(results, f"{name}-{device}", rows)
     sys.stderr.write(f"{len(names)} benches: {minutes(time.monotonic() - began)}\n")
     if results and results.suffix == JOURNAL:
-        write(results.with_suffix(".md"), (table.table(every) + table.notes(every) + table.places(every)).encode())
+        write(results.with_suffix(".md"), (report.table(every) + report.notes(every) + report.places(every)).encode())
     elif results:
         page = PROJECT / "BENCHMARKS.md" if results == RESULTS else results / "BENCHMARKS.md"
         shown = [*BENCHES, *(name for name in names if name not in BENCHES)]
-        write(page, table.text(BENCHES if results == RESULTS else shown, results).encode())
+        write(page, report.text(BENCHES if results == RESULTS else shown, results).encode())
     if args.json:
         print(ROWS.dump_json(every, indent=1).decode())
     return int(any(row.error for row in every))
@@ -90,9 +78,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"write results and BENCHMARKS.md there instead; cuda, picked: or a file *{JOURNAL}",
     )
     card = top.add_argument_group("cuda and picked")
-    card.add_argument("--first", action="store_true", help=f"cuda: these parts: {','.join(cuda.FIRST)}")
-    card.add_argument("--parts", type=some(cuda.PARTS), default=(), help=f"cuda: of {','.join(cuda.PARTS)}")
-    card.add_argument("--sizes", type=some(picked.SIZES), default=(), help=f"picked: GB, of {','.join(picked.SIZES)}")
+    card.add_argument("--first", action="store_true", help=f"cuda: these parts: {','.join(gpu.FIRST)}")
+    card.add_argument("--parts", type=some(gpu.PARTS), default=(), help=f"cuda: of {','.join(gpu.PARTS)}")
+    card.add_argument(
+        "--sizes", type=some(auto_settings.SIZES), default=(), help=f"picked: GB, of {','.join(auto_settings.SIZES)}"
+    )
     card.add_argument("--budget", type=float, default=math.inf, help="seconds after which nothing is at work any more")
     card.add_argument("--again", action="store_true", help="measure anew what the results file has")
     return top
@@ -127,7 +117,7 @@ def measured(name: str, device: Device, args: argparse.Namespace, file: Path | N
     sys.stderr.write(f"{name}: {bench.QUESTION}\n")
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         if isinstance(bench, Continued):
-            rows = continued(bench, device, args, file or Path(scratch) / f"{name}{JOURNAL}", began)
+            rows = continued(name, bench, device, args, file or Path(scratch) / f"{name}{JOURNAL}", began)
         else:
             rows = apart(name, device, args.tiny, Path(scratch))
     sys.stderr.write(f"{name}: {minutes(time.monotonic() - start)}\n")
@@ -135,21 +125,23 @@ def measured(name: str, device: Device, args: argparse.Namespace, file: Path | N
     return [replace(row, fixed_work=pace) for row in rows]
 
 
-def continued(bench: Continued, device: Device, args: argparse.Namespace, file: Path, began: float) -> list[Row]:
+def continued(
+    name: str, bench: Continued, device: Device, args: argparse.Namespace, file: Path, began: float
+) -> list[Row]:
     """In this process, which measures nothing itself: so nothing is at work any more when it is killed."""
-    only = {"cuda": args.parts or (tuple(cuda.FIRST) if args.first else ()), "picked": args.sizes}
+    only = {"cuda": args.parts or (tuple(gpu.FIRST) if args.first else ()), "picked": args.sizes}
     with Journal(file, args.again) as journal:
-        call = Call(journal, only.get(bench.__name__.rpartition(".")[2], ()), began + args.budget)
+        call = Call(journal, only.get(name, ()), began + args.budget)
         try:
             return bench.resume(device, args.tiny, call)
         except Exception:
-            return [stamped(Row(bench.__name__, bench.__name__, "", error=traceback.format_exc()), device, args.tiny)]
+            return [stamped(Row(name, name, "", error=traceback.format_exc()), device, args.tiny)]
 
 
 def apart(name: str, device: Device, tiny: bool, scratch: Path) -> list[Row]:
     """In a process of its own."""
     out = scratch / "rows.json"
-    command = [sys.executable, "-m", "bench.one", name, device, "tiny" if tiny else "full", str(out)]
+    command = [sys.executable, "-m", "bench.harness.run_one", name, device, "tiny" if tiny else "full", str(out)]
     if error := fault(command, scratch):
         return [stamped(Row(name, name, "", error=error), device, tiny)]
     return ROWS.validate_json(out.read_bytes())
@@ -191,7 +183,7 @@ def environment(scratch: Path) -> dict[str, str]:
 
 def show(name: str, rows: Sequence[Row], json: bool) -> None:
     """On stderr where stdout is for JSON."""
-    print(f"\n{name}\n{table.table(rows)}{table.notes(rows)}", file=sys.stderr if json else sys.stdout, flush=True)
+    print(f"\n{name}\n{report.table(rows)}{report.notes(rows)}", file=sys.stderr if json else sys.stdout, flush=True)
 
 
 def keep(results: Path, stem: str, rows: list[Row]) -> None:

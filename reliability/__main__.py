@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import pkgutil
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +11,24 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from types import ModuleType
 
-import reliability
-from bench.result import machine
-from reliability.proof import PAGE, Found, page, write
+from bench.harness.result import machine
+from reliability.harness.claim import PAGE, Found, page, write
 
-HELPERS = ("__main__", "proof", "plain")
+EXPERIMENTS = {
+    "alarms": "divergence",
+    "apps": "app_kill",
+    "card": "gpu_resume",
+    "disks": "full_disk",
+    "doors": "access",
+    "kills": "worker_kill",
+    "paths": "path_traversal",
+    "saves": "checkpoint_damage",
+    "soak": "memory_soak",
+    "starts": "concurrent_starts",
+    "states": "random_actions",
+    "zoo": "hostile_models",
+}
+"""Name on the command line and of its results → file in reliability/experiments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,11 +50,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def found() -> list[str]:
-    return [one.name for one in pkgutil.iter_modules(reliability.__path__) if one.name not in HELPERS]
+    return list(EXPERIMENTS)
 
 
 def load(name: str) -> ModuleType:
-    return importlib.import_module(f"reliability.{name}")
+    return importlib.import_module(f"reliability.experiments.{EXPERIMENTS[name]}")
 
 
 def made(name: str, quick: bool) -> bool:

@@ -17,15 +17,17 @@ import psutil
 import pytest
 import torch
 
-from bench import checks, cuda, cuda_reading, make, models, picked, plot, probe, table
 from bench.__main__ import BENCHES, main
-from bench.case import Case, Result, StageResult
-from bench.cuda_session import Session
-from bench.growth import grown
-from bench.journal import Call, Entry, Journal, JournalError, read
-from bench.one import found
-from bench.result import ROWS, Row, Target, one_sided, two_sided
-from bench.watch import real_tokens
+from bench.harness import fixtures, models, plot, report
+from bench.harness.journal import Call, Entry, Journal, JournalError, read
+from bench.harness.result import ROWS, Row, Target, one_sided, two_sided
+from bench.harness.run_one import found
+from bench.harness.trainer_watch import real_tokens
+from bench.suites import auto_settings, gpu_reading, held_out_eval_cost, memory_probe
+from bench.suites.gpu import LARGE, OPEN, PARTS, PLANNED, SMALL, bare, ours, packed
+from bench.suites.gpu_case import Case, Result, StageResult
+from bench.suites.gpu_session import Session
+from bench.suites.scaling import grown
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import memory_model
 from trainer_core.runs.events import Phase
@@ -42,7 +44,9 @@ def bench(*args: object, seconds: float = 300) -> subprocess.CompletedProcess[st
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
-    done = bench("tests.benches.fails", "tests.benches.trivial", "--tiny", "--json", "--results", tmp_path)
+    done = bench(
+        "tests.support.benches.fails", "tests.support.benches.trivial", "--tiny", "--json", "--results", tmp_path
+    )
     failed, row = json.loads(done.stdout)
     assert done.returncode == 1
     assert "ZeroDivisionError" in failed["error"] and failed["ours"] is None
@@ -109,11 +113,11 @@ def test_a_cut_call_is_gone_on_with_by_the_next(tmp_path: Path) -> None:
     after, rows = keys_in(file), {row["what"]: row for row in json.loads(done.stdout)}
     assert done.returncode == 0, done.stderr
     assert before and after[: len(before)] == before and len(set(after)) == len(after) == 3
-    assert list(rows) == [row.what for row in cuda.OPEN]
-    recipe, beside_bare = (rows[cuda.PARTS[part][at].what] for part, at in (("recipe", 0), ("sft", 2)))
+    assert list(rows) == [row.what for row in OPEN]
+    recipe, beside_bare = (rows[PARTS[part][at].what] for part, at in (("recipe", 0), ("sft", 2)))
     assert recipe["ours"] == 1 and beside_bare["ours"] > 0 and beside_bare["peer"] > 0 and beside_bare["ratio"]
     assert recipe["versions"]["torch"] == torch.__version__ and recipe["card"] and "driver none" in recipe["machine"]
-    assert "needs Triton" in rows[cuda.PARTS["sft"][0].what]["note"] and rows[cuda.PARTS["dpo"][0].what]["ours"] is None
+    assert "needs Triton" in rows[PARTS["sft"][0].what]["note"] and rows[PARTS["dpo"][0].what]["ours"] is None
     page = file.with_suffix(".md").read_text()
     assert f"torch {torch.__version__}" in page and page.count("| not measured |") > 40
 
@@ -144,10 +148,10 @@ def assert_whole(rows: dict[str, dict[str, Any]]) -> None:
         for what, row in rows.items()
         if row["ours"] is None and row["unit"] not in memory and not any(why in row["note"] for why in lacking)
     ]
-    assert silent == [] and list(rows) == [row.what for row in cuda.OPEN]
-    resumed, proof = (rows[cuda.PARTS[part][0].what] for part in ("resume", "proof"))
+    assert silent == [] and list(rows) == [row.what for row in OPEN]
+    resumed, proof = (rows[PARTS[part][0].what] for part in ("resume", "proof"))
     assert resumed["ours"] == 0 and resumed["n"] == 6 and proof["ours"] == 1
-    assert all(rows[figure.what]["note"].startswith("6 of 6 answers") for figure in cuda.PARTS["lanes"])
+    assert all(rows[figure.what]["note"].startswith("6 of 6 answers") for figure in PARTS["lanes"])
 
 
 @pytest.mark.long
@@ -184,7 +188,7 @@ def test_the_first_parts_hold_on_a_card(tmp_path: Path) -> None:
     parts = ("kernel", "recipe", "samples")
     done = bench("cuda", "--device", "cuda", "--json", "--parts", ",".join(parts), "--results", file, seconds=900)
     rows = {row.what: row for row in ROWS.validate_json(done.stdout)}
-    first = [rows[figure.what] for part in parts for figure in cuda.PARTS[part]]
+    first = [rows[figure.what] for part in parts for figure in PARTS[part]]
     assert done.returncode == 0 and all(row.ours for row in first), done.stderr
     assert [row.what for row in first if row.target and not row.target.met(row)] == []
 
@@ -233,7 +237,7 @@ def test_a_results_file_that_is_something_else_is_said(tmp_path: Path, capsys: p
 
 
 def test_what_failed_is_tried_again_by_the_next_call_and_what_did_not_is_not(tmp_path: Path) -> None:
-    file, fine, bad = tmp_path / "card.jsonl", cuda.packed(cuda.LARGE), cuda.bare(cuda.LARGE)
+    file, fine, bad = tmp_path / "card.jsonl", packed(LARGE), bare(LARGE)
     gpu = Gpu(0, "GPU-1", "RTX 4090", 24 * GIB, 20 * GIB)
     where = {"card": "RTX 4090", "torch": torch.__version__}
     measured = list[Case]()
@@ -255,8 +259,8 @@ def test_what_failed_is_tried_again_by_the_next_call_and_what_did_not_is_not(tmp
             session.measure(case)
         assert measured == [bad]
         spent = Untrained(Call(journal, until=time.monotonic() + 10), tmp_path, False, gpu)
-        spent.measure(cuda.ours(cuda.SMALL))
-        assert measured == [bad] and spent.known(cuda.ours(cuda.SMALL)) == ""
+        spent.measure(ours(SMALL))
+        assert measured == [bad] and spent.known(ours(SMALL)) == ""
 
 
 def test_real_tokens_are_counted_alike_for_padded_and_flat_batches() -> None:
@@ -267,11 +271,11 @@ def test_real_tokens_are_counted_alike_for_padded_and_flat_batches() -> None:
 
 
 def test_a_pace_is_read_off_the_steps_after_the_warm_up() -> None:
-    case = cuda.packed(cuda.LARGE)
+    case = packed(LARGE)
     slow, fast = (10.0,) * case.warm, (2.0,) * (case.steps - case.warm)
     result = Result(stages={"sft": StageResult(seconds=slow + fast, tokens=(100,) * case.steps)})
-    assert cuda_reading.tokens_per_second(case, result) == [50.0] * 5
-    assert cuda_reading.pairs_per_second(case, result) == []
+    assert gpu_reading.tokens_per_second(case, result) == [50.0] * 5
+    assert gpu_reading.pairs_per_second(case, result) == []
 
 
 @pytest.mark.long
@@ -289,18 +293,18 @@ def test_picked_settings_run_where_they_were_picked(tmp_path: Path) -> None:
 def test_a_hundred_runs_are_picked_for_the_emulated_cards(tmp_path: Path) -> None:
     made = {name: tmp_path / name for name in models.SHAPES}
     with Journal(tmp_path / "picked.jsonl") as journal:
-        stand = picked.Stand(tmp_path, "cuda", False, Call(journal), HERE, made)
-        keys = [json.dumps(key) for gib in picked.SIZES for key, _ in stand.picks(gib)]
+        stand = auto_settings.Stand(tmp_path, "cuda", False, Call(journal), HERE, made)
+        keys = [json.dumps(key) for gib in auto_settings.SIZES for key, _ in stand.picks(gib)]
     assert len(set(keys)) == len(keys) >= 100
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bench.capped import use_home
+from bench.harness.capped_worker import use_home
 use_home(sys.argv[1])
-from trainer_core import lease
-with lease.device(Path(sys.argv[2]), "GPU-1", seconds=0.2):
+from trainer_core.worker import device_lock
+with device_lock.device(Path(sys.argv[2]), "GPU-1", seconds=0.2):
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))
 """
@@ -328,11 +332,11 @@ def test_the_plans_constants_are_found_again_in_peaks_made_with_them() -> None:
         memory_model.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055),
         list[Result](),
     )
-    for case in cuda.PLANNED:
-        peak = memory_model.estimate(cuda_reading.setup(case), truth, truth).middle / GIB - 0.6
+    for case in PLANNED:
+        peak = memory_model.estimate(gpu_reading.setup(case), truth, truth).middle / GIB - 0.6
         stage = StageResult(seconds=(1,), tokens=(1,), peak_gib=peak)
         told.append(Result(stages={"sft": stage}, context_gib=0.6))
-    rows = [figure.read(figure, told, "RTX 4090") for figure in cuda.PARTS["memory"]]
+    rows = [figure.read(figure, told, "RTX 4090") for figure in PARTS["memory"]]
     before, activation, head, context, after = rows
     assert activation.ours == pytest.approx(4.3, rel=1e-3) and head.ours == pytest.approx(0.4, rel=1e-2)
     assert context.ours == pytest.approx(0.6) and after.ours is not None and after.ours < 0.1 < (before.ours or 0)
@@ -341,7 +345,7 @@ def test_the_plans_constants_are_found_again_in_peaks_made_with_them() -> None:
 
 def test_what_a_card_can_do_is_counted_in_operations_for_a_token() -> None:
     """The design's 46.1 GFLOP for 8B at 2,048 tokens."""
-    assert cuda_reading.operations(cuda.LARGE) == pytest.approx(46.1e9, rel=0.01)
+    assert gpu_reading.operations(LARGE) == pytest.approx(46.1e9, rel=0.01)
 
 
 def test_a_check_costs_what_lies_between_its_step_and_its_end_and_the_save_of_a_new_best() -> None:
@@ -352,10 +356,14 @@ def test_a_check_costs_what_lies_between_its_step_and_its_end_and_the_save_of_a_
         *((f"{second:02}.000", {"kind": "Step"}) for second in (3, 4, 5, 6, 7, 8, 9, 10)),
         ("11.000", {"kind": "Saved"}),
     ]
-    found = checks.read("\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in said))
+    found = held_out_eval_cost.read(
+        "\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in said)
+    )
     assert found.checks == {1: 0.25} and found.gaps[:3] == (1, 2, 1) and found.rows == 4
     unplanned = [(at, more | ({"step": 3} if "step" in more else {})) for at, more in said]
-    found = checks.read("\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in unplanned))
+    found = held_out_eval_cost.read(
+        "\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in unplanned)
+    )
     assert found.checks[2] == pytest.approx(0.25 - 2 + 0.125)
 
 
@@ -371,28 +379,28 @@ def test_a_card_that_does_not_say_who_holds_what_is_read_as_a_whole(tmp_path: Pa
         supervisor = Supervisor(
             Workspace(tmp_path), device="cuda", read_machine=partial(Machine, machine.cpu, machine.gpus)
         )
-        assert probe.in_use(supervisor) == 4 * GIB and probe.held(supervisor, 7, taken=1 * GIB) == seen
+        assert memory_probe.in_use(supervisor) == 4 * GIB and memory_probe.held(supervisor, 7, taken=1 * GIB) == seen
         supervisor.close()
 
 
 def test_every_bench_says_what_it_asks_and_stands_in_the_table(tmp_path: Path) -> None:
-    page = table.text(BENCHES, tmp_path)
+    page = report.text(BENCHES, tmp_path)
     assert all(f"## {name}" in page and found(name).QUESTION in page for name in BENCHES)
     assert len(set(BENCHES)) == len(BENCHES) and "| not measured |" in page
     assert len(found("cuda").OPEN) >= 12
 
 
 def test_files_and_runs_are_of_the_size_asked_for(tmp_path: Path) -> None:
-    assert abs(make.pairs(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
+    assert abs(fixtures.pairs(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
     workspace = Workspace(tmp_path)
-    make.copies(make.run(workspace, "first", 10), 4)
+    fixtures.copies(fixtures.run(workspace, "first", 10), 4)
     views = Supervisor(workspace, device="cpu").views
     assert [len(view.points) for view in views] == [10] * 5
     assert {view.phase for view in views} == {Phase.DONE}
 
 
 def test_what_nobody_measured_says_so() -> None:
-    line = table.table([Row("G1", "SFT on a card", "tokens/s", target=Target("ratio", "≥", 2.5))])
+    line = report.table([Row("G1", "SFT on a card", "tokens/s", target=Target("ratio", "≥", 2.5))])
     assert "| G1 | SFT on a card | not measured | – | – | ratio ≥ 2.5 | – |" in line
 
 

@@ -22,9 +22,9 @@ from trainer_core.system.project import PROJECT
 
 ROOTS = (
     "bench/__main__.py",
-    "bench/cuda_child.py",
-    "bench/lanes_child.py",
-    "bench/kernel.py",
+    "bench/suites/gpu_child.py",
+    "bench/suites/compare_child.py",
+    "bench/suites/gpu_kernel.py",
     "trainer_core/worker/runner.py",
 )
 OURS = ("bench", "trainer_core", "launcher")

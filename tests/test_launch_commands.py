@@ -47,9 +47,15 @@ def run_that_failed(workspace: Path, name: str, message: str) -> Path:
 def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) -> None:
     """As a user without .venv runs it: the launcher's own files and trainer_core/system/redact.py, nothing else."""
     project = tmp_path / "project"
-    (project / "trainer_core").mkdir(parents=True)
+    (project / "trainer_core" / "system").mkdir(parents=True)
     shutil.copytree(ROOT / "launcher", project / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("launch.py", "pyproject.toml", "trainer_core/__init__.py", "trainer_core/system/redact.py"):
+    for name in (
+        "launch.py",
+        "pyproject.toml",
+        "trainer_core/__init__.py",
+        "trainer_core/system/__init__.py",
+        "trainer_core/system/redact.py",
+    ):
         shutil.copy(ROOT / name, project / name)
     old = run_that_failed(tmp_path / "w", "old", "the older one")
     os.utime(old, (1, 1))

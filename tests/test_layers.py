@@ -243,3 +243,11 @@ def test_a_test_leaves_the_engine_to_processes_of_its_own(path: Path) -> None:
     """Unsloth patches the process that it is imported in, and its environment: every test after that would see another world."""
     engine = [name for name in imports(path) if name.startswith(("trainer_core.training", "unsloth"))]
     assert not engine
+
+
+def test_tests_mirror_the_code() -> None:
+    """`tests/trainer_core/runs/test_events_old.py` tests `trainer_core/runs/events.py`."""
+    for path in sorted([*(ROOT / "tests/trainer_core").rglob("test_*.py"), *(ROOT / "tests/ui").rglob("test_*.py")]):
+        folder = ROOT / path.parent.relative_to(ROOT / "tests")
+        name = path.stem.removeprefix("test_")
+        assert any(name == one.stem or name.startswith(f"{one.stem}_") for one in folder.glob("*.py")), name_of(path)

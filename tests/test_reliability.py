@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reliability import card
-from reliability.alarms import recordings
-from reliability.proof import Count, Figure, Proof, page
+from reliability.experiments import gpu_resume
+from reliability.experiments.divergence import recordings
+from reliability.harness.claim import Count, Figure, Proof, page
 from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
@@ -40,13 +40,13 @@ def test_without_a_card_its_row_says_not_measured() -> None:
     command = [sys.executable, "-m", "reliability", "card", "--quick"]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "card: not measured" in done.stdout, done.stderr[-2000:]
-    told = page({"card": card.QUESTION})
+    told = page({"card": gpu_resume.QUESTION})
     assert "*not measured*" in told and "same, and the losses" in told
 
 
 @pytest.mark.long
 def test_what_is_measured_on_a_card_is_exact_on_the_processor(tmp_path: Path) -> None:
-    found = card.resumed(tmp_path, 1, "cpu")
+    found = gpu_resume.resumed(tmp_path, 1, "cpu")
     assert found.holds and found.ours.worst == "(at most 0.0e+00 nats)"
 
 

@@ -56,7 +56,7 @@ class TrainingError(UserError):
     """Names the step and the number that went wrong.
 
     Args:
-        offers: ways out that the page shows as one click each (`trainer_core.events.Offer`).
+        offers: ways out that the page shows as one click each (`trainer_core.runs.events.Offer`).
     """
 
     def __init__(self, message: str, offers: tuple[Any, ...] = ()):

@@ -84,7 +84,7 @@ class App:
         args += ["--reading", self.reading] if self.reading else []
         args += ["--password", self.password] if self.password else []
         args += ["--own", self.own] if self.own else []
-        command = [sys.executable, "-m", "tests.serve", *map(str, args)]
+        command = [sys.executable, "-m", "tests.support.serve", *map(str, args)]
         self.log = self.workspace.with_suffix(".log")
         home = {"HOME": str(self.workspace.parent)}  # where the leases of the pretended cards lie
         with self.log.open("ab") as log:

@@ -14,8 +14,8 @@ from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, tab
 from tests.browser.test_vote import generate, leave
-from tests.fake_worker import HOSTILE
-from tests.test_judge import Judge, likes
+from tests.support.fake_worker import HOSTILE
+from tests.trainer_core.evaluation.test_judge import Judge, likes
 
 Visit = Callable[[App], Page]
 

@@ -186,7 +186,7 @@ def test_killed_app_is_found_again_with_the_same_run(serve: Callable[..., App], 
 def workers(run: str) -> list[int]:
     """The processes that work on a run."""
     found = [(p.pid, p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
-    return [pid for pid, args in found if "tests.fake_worker" in args and run in " ".join(args)]
+    return [pid for pid, args in found if "tests.support.fake_worker" in args and run in " ".join(args)]
 
 
 def test_stop_asks_first_and_keeps_what_was_learned(running: Page) -> None:

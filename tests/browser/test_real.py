@@ -48,7 +48,7 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
 
 def put_tiny_starter(workspace: Workspace) -> None:
     """Random weights in the starter's place, which all but the quality of the answers is as good with."""
-    from tests import tiny
+    from tests.support import tiny
 
     folder = tiny.model(workspace.models / NAME)
     (folder / SOURCE).write_text(json.dumps({"conversion": CONVERSION}))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from bench import make
+from bench.harness import fixtures
 from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
@@ -77,7 +77,7 @@ def test_a_long_list_is_drawn_as_it_comes_into_sight_and_searched_whole(
     serve: Callable[..., App], visit: Visit
 ) -> None:
     app = serve("100")
-    make.copies(make.run(Workspace(app.workspace), "first", 4), 249)
+    fixtures.copies(fixtures.run(Workspace(app.workspace), "first", 4), 249)
     page = visit(app)
     tab(page, "Runs")
     rows = page.locator("#runs tbody tr")

@@ -1,7 +1,7 @@
 """Inputs made to hurt, each small and harmless: what they would do is leave a canary, a file outside or a word in a text.
 
 Each case takes an empty folder and returns what went wrong, or nothing. `control_a_sound_run` must hold, or the others prove
-nothing. `tests/test_hostile.py` runs them; a case that waits for ever ends there.
+nothing. `tests/trainer_core/runs/test_run_folder_hostile.py` runs them; a case that waits for ever ends there.
 """
 
 from __future__ import annotations

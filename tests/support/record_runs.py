@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests import tiny
-from tests.test_engine import environment, start, write_data
+from tests.support import tiny
+from tests.trainer_core.training.test_pipeline import environment, start, write_data
 from trainer_core.cli import demo
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe, Sampling, read_recipe
@@ -72,7 +72,7 @@ CASES = {
     "stepped down": ("sft_dpo", "torch@dpo.1"),
     "failed": ("dpo", "nan2"),
 }
-"""Name of a run → its recipe, and what happens to it, see tests/engine_case.py."""
+"""Name of a run → its recipe, and what happens to it, see tests/support/engine_case.py."""
 WITH_CHECKPOINTS = ("sft dpo", "paused sft", "paused dpo")
 """Of the others only what they say is recorded, and their recipes."""
 LEFT_OUT = (

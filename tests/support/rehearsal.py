@@ -219,7 +219,7 @@ def tiny_model(folder: Path, family: str) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests import tiny
+    from tests.support import tiny
 
     tokens = tiny.tokenizer()
     torch.manual_seed(0)

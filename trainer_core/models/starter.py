@@ -116,7 +116,7 @@ def own_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that a GGUF file describes as "gpt2" with the pre-tokenizer "smollm": BPE of bytes, each digit a piece of its
     own, then GPT-2's pieces. A byte without a token is left out, as llama.cpp does; there are 21, none of them in ordinary text.
 
-    Source: llama.cpp's llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM; `tests/test_starter.py` compares both.
+    Source: llama.cpp's llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM; `tests/trainer_core/models/test_starter.py` compares both.
     """
     from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, decoders

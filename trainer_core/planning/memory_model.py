@@ -2,7 +2,7 @@
 
 What can be counted is exact: weights, NF4 blocks, adapters, gradients, optimiser states. What cannot has a lower and an
 upper value, in `Prior`. The formulas follow bitsandbytes, PEFT and Unsloth's checkpointing; published peaks and peaks
-measured on a processor are the table in tests/test_vram.py.
+measured on a processor are the table in tests/trainer_core/planning/test_memory_model.py.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def named(run_dir: Path) -> Iterator[psutil.Process]:
 def worker_processes() -> Iterator[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "status"]):
         args = process.info["cmdline"] or []
-        if "trainer_core.worker" in args or "tests.fake_worker" in args:
+        if "trainer_core.worker" in args or "tests.support.fake_worker" in args:
             yield process
 
 

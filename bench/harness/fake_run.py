@@ -1,0 +1,26 @@
+"""A worker that makes a step a second and nothing else, until it is ended: `python -m bench.harness.fake_run RUN_DIR POINTS`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from bench.harness import fixtures
+from trainer_core.runs import heartbeat
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Phase, Status
+
+
+def main() -> None:
+    run_dir, points = Path(sys.argv[1]), int(sys.argv[2])
+    emit = EventLog(run_dir / "events.jsonl")
+    with heartbeat.beating(run_dir):
+        emit(Status(Phase.DPO, ""))
+        for at in range(points + 1, 2 * points):
+            emit(fixtures.step("dpo", at, 2 * points))
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

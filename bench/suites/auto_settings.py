@@ -1,0 +1,231 @@
+"""Settings that the app picks by itself, on cards of 8 to 24 GB: does the first try fit?
+
+Larger cards stand in for the small ones: torch may use no more than a share of their memory. The sizes run side by side, each
+with a home of its own, since the app lets one worker of a user onto a card. `python -m bench picked --sizes 8,12 --budget 480
+--results FILE.jsonl` makes as many of the runs as there is time for; the next call makes the others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from signal import SIGKILL
+from tempfile import TemporaryDirectory
+from time import sleep
+from typing import Any
+
+from bench.harness import fixtures, models
+from bench.harness.journal import Call, Entry
+from bench.harness.result import Device, Row, Target, placed
+from bench.suites.gpu_child import place as read_place
+from bench.suites.memory_probe import recipe as too_large
+from bench.suites.memory_probe import workspace
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Data, Lora, Method, Recipe
+from trainer_core.errors import DeviceError
+from trainer_core.jobs.spawn import WORKER
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.base import DataFacts, Lengths
+from trainer_core.models import architecture
+from trainer_core.planning.fitting import Room, settings_for
+from trainer_core.runs import heartbeat
+from trainer_core.runs import workspace as workspace_module
+from trainer_core.runs.events import Stage
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, reserve
+
+QUESTION = (
+    "On cards of 8, 12, 16 and 24 GB, emulated by the share of memory that torch may use: do runs with the settings that the app "
+    "picks end without being out of memory, and does one with a batch that is too large end by itself?"
+)
+DEVICES: tuple[Device, ...] = ("cuda",)
+SIZES = ("8", "12", "16", "24")
+"""GB of the cards that are emulated."""
+CONTEXT = 0.6 * GIB
+"""Of an emulated card, what torch does not count."""
+LARGE, MIDDLE, SMALL = models.SHAPES
+WORDS: dict[str, tuple[int, ...]] = {
+    "short": (20, 40, 80),
+    "mixed": (20, 40, 80, 160, 320, 1200),
+    "long": (800, 1200, 1600),
+}
+"""Words of the rows, in turns; some of the long ones are longer than any context that is picked."""
+TOKENS = {
+    "short": Lengths(((0.5, 60), (0.9, 110), (0.95, 110), (0.99, 110), (1.0, 120))),
+    "mixed": Lengths(((0.5, 200), (0.9, 700), (0.95, 1500), (0.99, 2000), (1.0, 2400))),
+    "long": Lengths(((0.5, 1400), (0.9, 1900), (0.95, 1900), (0.99, 1900), (1.0, 2400))),
+}
+"""About what rows of so many words become; the worker counts them anew."""
+PICKS = tuple(product((SMALL, MIDDLE, LARGE), (Method.SFT, Method.DPO, Method.SFT_DPO), WORDS))
+"""Twenty-seven for each size of card; what the app itself refuses there is no run."""
+PICKED, GREW = "Runs with picked settings that never ran out of memory", "256 × 1,024 tokens on {gib} GB"
+OPEN: tuple[Row, ...] = (
+    Row("G10", PICKED, "%", target=Target("ours", "≥", 100)),
+    *(Row("G10", GREW.format(gib=gib), "of 1", target=Target("ours", "≥", 1)) for gib in SIZES),
+)
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where the runs of a call take what they share, and where they were made."""
+
+    place: Path
+    device: Device
+    tiny: bool
+    call: Call
+    where: dict[str, str]
+    made: Mapping[str, Path]
+    """The models, by their names."""
+
+    def find(self, key: dict[str, Any]) -> Entry | None:
+        return self.call.journal.find(key, self.where["card"], self.where["torch"])
+
+    def picks(self, gib: str) -> list[tuple[dict[str, Any], Recipe]]:
+        """The runs of a size of card: their keys in the results file, and their recipes."""
+        found = list[tuple[dict[str, Any], Recipe]]()
+        for name, method, rows in PICKS[:1] if self.tiny else PICKS:
+            with suppress(DeviceError):  # the app says itself that it does not fit
+                key = {"picked": name, "method": str(method), "rows": rows, "gib": gib, "tiny": self.tiny}
+                found.append((key, picked(int(gib), name, method, rows, self)))
+        return found
+
+    def grew(self, gib: str) -> dict[str, Any]:
+        return {"grew": gib, "tiny": self.tiny}
+
+
+def resume(device: Device, tiny: bool, call: Call) -> list[Row]:
+    """Make the runs that are missing, and the rows of all that were made."""
+    os.environ.update(models.compile_caches(call.journal.file.stem))  # not below the homes of the emulated cards
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
+        made = {name: Path(name) if call.over else models.kept_model(name, tiny) for name in names}
+        stand = Stand(Path(scratch), device, tiny, call, models.apart(read_place), made)
+        for name, words in WORDS.items():
+            fixtures.chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
+            fixtures.answers(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
+        sizes = SIZES[-1:] if tiny else SIZES
+        asked = [gib for gib in sizes if gib in (call.only or SIZES)]
+        with ThreadPoolExecutor(max(1, len(asked))) as pool:
+            list(pool.map(lambda gib: on_card(gib, stand), asked))
+        return [overall(sizes, stand), *(grown(gib, stand) for gib in sizes)]
+
+
+def on_card(gib: str, stand: Stand) -> None:
+    """Make the runs of one size of card that are missing, the one that is too large first."""
+    if not stand.find(stand.grew(gib)) and not stand.call.over:
+        keep(stand.grew(gib), capped(gib, stand), stand)
+    for key, recipe in stand.picks(gib):
+        if not stand.find(key) and not stand.call.over:
+            keep(key, ended(recipe, gib, stand), stand)
+
+
+def keep(key: dict[str, Any], value: dict[str, Any] | None, stand: Stand) -> None:
+    """Into the results file; None: the run was cut by the end of the budget."""
+    if value is not None:
+        stand.call.journal.add(Entry(key, value, stand.where))
+
+
+def overall(sizes: Sequence[str], stand: Stand) -> Row:
+    """The share of all runs so far that never ran out of memory."""
+    keys = [key for gib in sizes for key, _ in stand.picks(gib)]
+    made = [entry for entry in map(stand.find, keys) if entry]
+    ends = [str(entry.value["end"]) for entry in made]
+    fine = sum(not end for end in ends)
+    note = f"{fine} of {len(ends)} runs, of {len(keys)} that the app picks settings for. "
+    note += " ".join(sorted({end for end in ends if end}))
+    row = replace(OPEN[0], ours=100 * fine / len(ends) if ends else None, n=len(ends), note=note)
+    return placed(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made)) if made else row
+
+
+def grown(gib: str, stand: Stand) -> Row:
+    row = next(row for row in OPEN if row.what == GREW.format(gib=gib))
+    entry = stand.find(stand.grew(gib))
+    if entry is None:
+        return row
+    row = replace(row, ours=float(entry.value["right"]), n=1, note=entry.value["note"])
+    return placed(row, stand.device, stand.tiny, entry.where, entry.date)
+
+
+def picked(gib: int, name: str, method: Method, rows: str, stand: Stand) -> Recipe:
+    """Three steps a stage with what the app would choose.
+
+    Raises:
+        DeviceError: it chooses nothing, since nothing fits.
+    """
+    kind, sizes = models.SHAPES[name]
+    sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else sizes
+    room = Room("cpu" if stand.device == "cpu" else "cuda", gib * GIB - reserve(gib * GIB))
+    base = Recipe(
+        model=str(stand.made[name]),
+        method=method,
+        data=Data(
+            chat=str(stand.place / f"chats-{rows}.jsonl") if "sft" in method.stages else None,
+            pairs=str(stand.place / f"pairs-{rows}.jsonl") if "dpo" in method.stages else None,
+        ),
+        lora=Lora(),
+        sample_tokens=0,
+    )
+    facts = DataFacts(400, 400, TOKENS[rows], TOKENS[rows])
+    settled = settings_for(room, architecture.shape_of({"model_type": kind, **sizes}), method, facts).applied(base)
+    few: dict[str, object] = {f"{stage}.max_steps": 3 for stage in method.stages}
+    return changed(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
+
+
+def ended(asked: Recipe, gib: str, stand: Stand) -> dict[str, Any] | None:
+    """An empty end where a run came to its end at the first try; else in words what happened. None: it was cut."""
+    with workspace() as place:
+        view = followed(place, asked, gib, stand)
+    if view is None:
+        return None
+    what, tries = f"{Path(asked.model).name}, {asked.method}, {gib} GB", len(view.out_of_memory)
+    end = f"{what}: {view.error}" if view.error else f"{what}: out of memory {tries} times." if tries else ""
+    return {"end": end}
+
+
+def capped(gib: str, stand: Stand) -> dict[str, Any] | None:
+    """Does a run with too large a batch come to its end by itself, and with the same effective batch? None: it was cut."""
+    stage: Stage = "sft"
+    batch, length = (4, 64) if stand.tiny else (256, 1024)
+    with workspace() as place:
+        asked = changed(too_large(place, stage, batch, length), {"sft.accumulation": 1})
+        view = followed(place, asked, gib, stand)
+    if view is None:
+        return None
+    used = {one.what: int(one.used) for one in view.changes if one.what.startswith("sft.")}
+    fitted, accumulation = used.get("sft.batch_size", batch), used.get("sft.accumulation", 1)
+    how = view.error or "came to its end"
+    note = f"{len(view.out_of_memory)} smaller settings, batch {fitted} × {accumulation}; {how}"
+    return {"right": not view.error and fitted * accumulation == batch, "note": note}
+
+
+def followed(place: Workspace, asked: Recipe, gib: str, stand: Stand) -> RunView | None:
+    """A run under the app to its end, on a card of this size. None: it was cut by the end of the budget."""
+    card = Supervisor(place, WORKER, device=stand.device).gpu
+    share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
+    home = workspace_module.made(stand.place / f"home-{gib}")
+    command: Sequence[str] = (
+        sys.executable,
+        "-m",
+        "bench.harness.capped_worker",
+        str(share),
+        str(home),
+        str(os.getpid()),
+    )
+    supervisor = Supervisor(place, command, device=stand.device)
+    run_id = supervisor.start(asked)
+    while supervisor.run(run_id).phase.active and stand.call.left > 0:
+        sleep(0.1)
+        supervisor.look()
+    view = supervisor.run(run_id)
+    if view.phase.active and (beat := heartbeat.read_heartbeat(supervisor.run_dir(run_id))):
+        with suppress(ProcessLookupError):
+            os.killpg(os.getpgid(beat.pid), SIGKILL)
+    supervisor.close()
+    return None if view.phase.active else view

@@ -1,0 +1,190 @@
+"""Training with rows sorted within a step and the DPO reference's numbers kept, beside the same training with both off.
+
+What is compared runs one after another; two such rows of runs are at work at once, with one thread each, since all is told in
+processor seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from bench.harness import fixtures, models
+from bench.harness.measure import until
+from bench.harness.result import Device, Row, Target, two_sided
+from bench.suites.training_overhead import LIMIT_SECONDS, processor, steps_made
+from trainer_core.config.changes import changed
+from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.sft import Sft
+from trainer_core.runs import heartbeat
+from trainer_core.runs.workspace import Workspace
+
+QUESTION = "How many rows or pairs a second, with what we make faster and without, and are the losses the same?"
+DEVICES: tuple[Device, ...] = ("cpu",)
+OPEN: tuple[Row, ...] = ()
+SHAPE = {**models.TINY, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6}
+"""With the starter's tokenizer 8 million weights: small, so that answers can be long. A template's own 40 tokens are in every
+row and would hide in what short answers differ."""
+BATCH, ACCUMULATION = 4, 4
+ANSWER_WORDS, PROMPT_WORDS = 40, 6
+SIGMA, ALIKE = 1.3, 0.5
+"""Of the mixed answers' log-normal lengths: the spread, and how far a pair's sides go together. Both as in public pairs, whose
+medians are above 200 words."""
+OFF = Memory(probe="off", sort_rows="off", keep_reference="off")
+ON = Memory(probe="off")
+WARM_STEPS = 1
+"""In it the reference is asked whether its numbers are known or not."""
+ROUNDING_STEPS = 3
+"""Of the run that only shows how sums in another order are rounded."""
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Course:
+    """Pairs per CPU-second after the warm-up, and the loss of each step."""
+
+    pace: float
+    losses: tuple[float, ...]
+
+
+def run(device: Device, tiny: bool) -> list[Row]:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    steps = 4 if tiny else 5
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        place = Path(scratch)
+        model = models.random_model(
+            place / "model", models.base(place, tiny=False), "llama", models.TINY if tiny else SHAPE
+        )
+        for mixed in (False, True):
+            write(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
+        with ThreadPoolExecutor(2) as pool:
+            longest = pool.submit(rows, place, model, steps, mixed=True)
+            equal = pool.submit(rows, place, model, steps, mixed=False)
+            ordered = pool.submit(sft, place, model, steps)
+            return [*equal.result(), *longest.result(), ordered.result()]
+
+
+def kind(mixed: bool) -> str:
+    return "mixed" if mixed else "equal"
+
+
+def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
+    """Off, then on without and with what the run before has kept."""
+    file, workspace = place / f"{kind(mixed)}.jsonl", Workspace(place / kind(mixed))
+    off, first, second = (course(workspace, recipe(model, file, steps, how), steps) for how in (OFF, ON, ON))
+    apart = max(furthest(first, off), furthest(second, off))
+    said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
+    what, unit = f"DPO, {kind(mixed)} lengths", "pairs/CPU-s"
+    goal = Target("ratio", "≥", 1.8 if mixed else 1.25)
+    rounding = apart_by_batches(workspace, model, file, steps, off) if mixed else None
+    same = (
+        f"Peer: neither on, batches of 2 instead of 4, the first {ROUNDING_STEPS} steps. What is added up in another order is "
+        "rounded otherwise."
+        if mixed
+        else ""
+    )
+    return [
+        two_sided("G5", f"{what}, reference known ÷ neither", unit, [second.pace], [off.pace], target=goal, note=said),
+        two_sided("G5", f"{what}, first run ÷ neither", unit, [first.pace], [off.pace]),
+        Row("G5", f"{what}, losses apart", "nats", apart, rounding, target=Target("ours", "≤", SAME), n=2, note=same),
+    ]
+
+
+def apart_by_batches(workspace: Workspace, model: Path, file: Path, steps: int, off: Course) -> float:
+    """How far the losses of the same steps are apart, in nats, with nothing on and only the batches of another size."""
+    halved = changed(
+        recipe(model, file, steps, OFF), {"dpo.batch_size": BATCH // 2, "dpo.accumulation": 2 * ACCUMULATION}
+    )
+    begun = Course(off.pace, off.losses[:ROUNDING_STEPS])
+    return furthest(course(workspace, halved, ROUNDING_STEPS, leave=True), begun)
+
+
+def furthest(one: Course, other: Course) -> float:
+    return max(abs(mine - theirs) for mine, theirs in zip(one.losses, other.losses, strict=True))
+
+
+def sft(place: Path, model: Path, steps: int) -> Row:
+    """The mixed pairs' chosen answers; there is no reference in it, only the order."""
+    workspace, file = Workspace(place / "sft"), place / "mixed.jsonl"
+    on, off = (course(workspace, recipe(model, file, steps, how, Method.SFT), steps) for how in (ON, OFF))
+    apart = furthest(on, off)
+    said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
+    return two_sided(
+        "G1", "SFT, mixed lengths, sorted within steps ÷ not", "rows/CPU-s", [on.pace], [off.pace], note=said
+    )
+
+
+def write(file: Path, count: int, mixed: bool) -> None:
+    """Pairs whose answers have the same number of words, or log-normal ones with that median."""
+    dice, spoken = random.Random(7), fixtures.TEXT.split()
+
+    def text(words: float) -> str:
+        return " ".join(dice.choice(spoken) for _ in range(max(2, round(words))))
+
+    def length(common: float) -> float:
+        own = dice.gauss(0, 1)
+        return ANSWER_WORDS * math.exp(SIGMA * (math.sqrt(ALIKE) * common + math.sqrt(1 - ALIKE) * own))
+
+    with file.open("wb") as out:
+        for at in range(count):
+            common = dice.gauss(0, 1)
+            pair = {"prompt": f"{at}: {text(PROMPT_WORDS)}?"}
+            pair |= {side: text(length(common) if mixed else ANSWER_WORDS) for side in ("chosen", "rejected")}
+            out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def recipe(model: Path, pairs: Path, steps: int, memory: Memory, method: Method = Method.DPO) -> Recipe:
+    settings: dict[str, Any] = {"max_steps": steps, "batch_size": BATCH, "accumulation": ACCUMULATION}
+    settings |= {"max_length": 256, "evaluations": 0}
+    return Recipe(
+        name="bench",
+        model=str(model),
+        precision="fp32",
+        method=method,
+        data=Data(pairs=str(pairs)),
+        lora=Lora(rank=16, alpha=16),
+        sft=Sft(**settings),
+        dpo=Dpo(**settings),
+        memory=memory,
+        sample_tokens=0,
+    )
+
+
+def course(workspace: Workspace, wanted: Recipe, steps: int, leave: bool = False) -> Course:
+    """One run, as the app makes it, to its end, or stopped after so many steps."""
+    supervisor = Supervisor(workspace, device="cpu")
+    run_id = supervisor.start(wanted)
+
+    made = partial(steps_made, supervisor, run_id)
+
+    def spent() -> float:
+        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
+        assert beat
+        return processor(psutil.Process(beat.pid))
+
+    until(lambda: made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
+    begun, before = made(), spent()
+    until(
+        lambda: made() >= steps - 1, LIMIT_SECONDS, "the steps"
+    )  # at the last one the worker ends, and cannot be asked
+    pace = (made() - begun) * BATCH * ACCUMULATION / (spent() - before)
+    if leave:
+        until(lambda: made() >= steps, LIMIT_SECONDS, "the last step that is asked for")
+        supervisor.stop(run_id)
+    until(lambda: made() and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end of the run")
+    losses: Sequence[float] = [point.loss for point in supervisor.run(run_id).points[:steps]]
+    supervisor.close()
+    return Course(pace, tuple(losses))

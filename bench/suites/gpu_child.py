@@ -1,0 +1,383 @@
+"""One measurement on the device, in a process of its own: `python -m bench.suites.gpu_child ORDER.json`.
+
+ours: the worker as the app starts it. bare: a bare Unsloth script. plain: TRL, PEFT and bitsandbytes; unsloth is never imported.
+logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it. lanes: `lanes_child`.
+kernel: a Triton kernel and torch.compile. noise: what Compare throws its dice with, on the processor and on the card.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bench.harness.child import end_with_parent
+from bench.suites.gpu_case import NOTHING, Case, Measurement, Order, Result, StageResult, Way
+from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from trainer_core.methods.dpo import Dpo as DpoSettings
+from trainer_core.methods.sft import Sft
+from trainer_core.runs.events import Stage
+from trainer_core.runs.run_state import RunView
+from trainer_core.system import durable, hardware
+
+GIB = 2**30
+SWITCHES: dict[str, dict[str, str]] = {
+    "rows": {"UNSLOTH_TORCH_VARLEN": "0"},
+    "xformers": {"UNSLOTH_SDPA_PACKED_SEGMENTS": "0"},
+    "free": {"UNSLOTH_PADDING_CHOICE": "padding_free"},
+    "padded": {"UNSLOTH_DISABLE_AUTO_PADDING_FREE": "1"},
+    "eager": {"UNSLOTH_BLOCK_COMPILE": "0"},
+}
+"""What Unsloth reads from the environment when it is imported. Left alone, it takes torch's own kernel for packed rows; `rows`:
+one call of torch's attention for each row of a pack. eager: decoder blocks are not compiled."""
+LOSS_WORKSPACE = {"UNSLOTH_LOGPROB_CHUNK_GB": "0.5"}
+"""Always set: SFT's and DPO's loss otherwise take up to 2 GB, more the more of the card is free, so that a peak would tell of the
+card and not of the need."""
+KEPT_LAYERS = re.compile(r'checkpoint_skip_layers = "auto" keeps (\d+) of (\d+)')
+PACKAGES = ("triton", "bitsandbytes", "xformers", "unsloth", "trl", "transformers", "peft")
+TO_BE_KILLED = "--to-be-killed"
+
+
+def main() -> None:
+    end_with_parent()
+    order = Order.model_validate_json(Path(sys.argv[1]).read_bytes())
+    case, held_before, compiled = order.case, used(), compiled_files()
+    os.environ.update(LOSS_WORKSPACE)
+    for chosen in (case.attention, case.padding, case.blocks):
+        os.environ.update(SWITCHES.get(chosen, {}))
+    measure: dict[Way, Callable[[Order], Result]] = {
+        "ours": ours, "logits": logits, "lanes": lanes, "kernel": kernel, "noise": noise
+    }  # fmt: skip
+    result = measure.get(case.way, script)(order)
+    kept = KEPT_LAYERS.findall(order.log.read_text(encoding="utf-8", errors="replace")) if order.log.exists() else []
+    more = {"context_gib": context_gib(held_before), "kept_layers": tuple(map(int, kept[-1])) if kept else None}
+    measured = Measurement(result=result.model_copy(update={**more, "compiled": compiled}), where=place())
+    durable.write_atomically(order.result, measured.model_dump_json())
+
+
+# --- where
+
+
+def place() -> dict[str, str]:
+    """The card and the versions that this process runs on."""
+    import torch
+
+    card = hardware.detect().best
+    return {
+        "card": card.name if card else hardware.cpu_name(),
+        "driver": (card.driver if card else None) or "none",
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        **{name: found for name in PACKAGES if (found := installed(name))},
+        "packed attention": packed_attention(),
+    }
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def packed_attention() -> str:
+    """Which kernel Unsloth has for packed rows: torch's takes grouped heads from 2.12 on."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        found = False
+    else:
+        found = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    return "torch" if found else "xformers" if installed("xformers") else "row by row"
+
+
+def used() -> int:
+    """Bytes of the card that are in use, by the driver's count, which asks for no context."""
+    card = hardware.detect().best
+    return card.total_bytes - card.free_bytes if card else 0
+
+
+def context_gib(before: int) -> float:
+    """GiB that the card lost to this process beside what torch holds; 0 without a card."""
+    import torch
+
+    return (used() - before - torch.cuda.memory_reserved()) / GIB if torch.cuda.is_available() else 0.0
+
+
+def compiled_files() -> int:
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    return sum(path.is_file() for path in folder.rglob("*")) if folder.name else 0
+
+
+# --- training
+
+
+def ours(order: Order) -> Result:
+    """The real worker on a real run folder, in this process, so that its peak can be read."""
+    if order.case.killed and TO_BE_KILLED not in sys.argv:
+        first = subprocess.run([sys.executable, "-m", "bench.suites.gpu_child", sys.argv[1], TO_BE_KILLED])
+        if first.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"the run that was to be killed ended with code {first.returncode}")
+    os.environ.update(hardware.worker_environment(hardware.detect().best))
+    from trainer_core.config.jobs import TrainJob
+    from trainer_core.runs import run_folder
+    from trainer_core.runs.run_state import read_view
+    from trainer_core.runs.workspace import Workspace
+    from trainer_core.worker import runner
+
+    folder = Workspace(order.folder).runs
+    earlier = sorted(folder.iterdir()) if folder.exists() else []
+    asked = recipe(order.case, str(order.model), str(order.chats), str(order.pairs))
+    run_dir = earlier[0] if earlier else run_folder.create(folder, TrainJob(recipe=asked), "bench")
+    watching = list[dict[Stage, Any]]()
+
+    def watched(job: Any) -> Any:
+        engine = runner.ml_parts(job)
+        from bench.harness.trainer_watch import watch_trainers
+
+        watching.append(watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else ""))
+        return engine
+
+    code = runner.main(run_dir, watched)
+    view, meters = read_view(run_dir), watching[0] if watching else {}
+    proof = view.proof and (view.proof.loss - (view.proof.expected_loss or 0.0), view.proof.margin)
+    error = view.error or (f"the worker ended with code {code}" if code else "")
+    trained = {stage: meter.result for stage, meter in meters.items()}
+    stages = {one.stage: told(trained.get(one.stage, NOTHING), view, one.stage) for one in view.points}
+    return Result(stages=stages, proof=proof or None, error=error)
+
+
+def told(result: StageResult, view: RunView, stage: Stage) -> StageResult:
+    """With what the run's own events say; their seconds leave out samples and checks."""
+    points = [one for one in view.points if one.stage == stage]
+    more = {
+        "seconds": tuple(one.seconds for one in points),
+        "losses": tuple(one.loss for one in points),
+        "margins": tuple(one.margin for one in points if one.margin is not None),
+        "samples": tuple(one.seconds for one in view.sampled if one.stage == stage),
+        "checks": tuple(one.seconds for one in view.evaluated if one.stage == stage),
+        "probe": view.probed[stage].seconds if stage in view.probed else 0.0,
+    }
+    return result.model_copy(update=more)
+
+
+def recipe(case: Case, model: str, chats: str, pairs: str) -> Recipe:
+    """The settings of a case, in ours. chats, pairs: files, of which those of its stages are read."""
+    common = {"batch_size": case.batch, "accumulation": 1, "max_length": case.length, "max_steps": case.steps}
+    return Recipe(
+        model=model,
+        precision=case.precision,
+        method=Method(case.stage),
+        data=Data(chat=chats if "sft" in case.stage else None, pairs=pairs if "dpo" in case.stage else None),
+        lora=Lora(rank=16, alpha=16),
+        sft=Sft(**common, evaluations=case.checks, packing=case.packing),  # type: ignore[arg-type]
+        dpo=DpoSettings(**common, evaluations=case.checks),  # type: ignore[arg-type]
+        memory=Memory(probe=case.probe, skip_layers=case.skip_layers),
+        sample_tokens=case.samples,
+    )
+
+
+def script(order: Order) -> Result:
+    """The same settings in a script."""
+    case, loaded = order.case, unsloth_model if order.case.way == "bare" else plain_model
+    model, tokenizer = loaded(order)
+    from bench.harness.trainer_watch import watch_trainers
+
+    meters = watch_trainers()
+    built(order, model, tokenizer).train()
+    stage: Stage = "dpo" if case.stage == "dpo" else "sft"
+    return Result(stages={stage: meters[stage].result})
+
+
+def built(order: Order, model: Any, tokenizer: Any) -> Any:
+    import torch
+    from datasets import load_dataset
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    case, card = order.case, torch.cuda.is_available()
+    settings: dict[str, Any] = {
+        "output_dir": str(order.folder / "output"),
+        "per_device_train_batch_size": case.batch,
+        "max_steps": case.steps,
+        "max_length": case.length,
+        "learning_rate": 1e-5,
+        "optim": "adamw_8bit" if card else "adamw_torch",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": not card,
+        "bf16": card,
+        "gradient_checkpointing": card,
+        "disable_tqdm": True,
+    }
+    file = order.pairs if case.stage == "dpo" else order.chats
+    rows: Any = load_dataset("json", data_files=str(file), split="train", cache_dir=str(order.folder / "rows"))
+    if case.stage == "dpo":
+        return DPOTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=DPOConfig(**settings))
+    rows = rows.map(lambda row: {"text": tokenizer.apply_chat_template(row["messages"], tokenize=False)})
+    args = SFTConfig(**settings, dataset_text_field="text", packing=case.packing)
+    return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=args)
+
+
+def unsloth_model(order: Order) -> tuple[Any, Any]:
+    from unsloth import FastLanguageModel  # isort: skip
+    import torch
+
+    case, card = order.case, torch.cuda.is_available()
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(order.model),
+        max_seq_length=case.length,
+        dtype=torch.bfloat16 if card else torch.float32,
+        load_in_4bit=case.precision == "nf4",
+        use_exact_model_name=True,
+    )
+    checkpointing = "unsloth" if card else False
+    return FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=16, use_gradient_checkpointing=checkpointing
+    ), tokenizer
+
+
+def plain_model(order: Order) -> tuple[Any, Any]:
+    import torch
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from bench.harness.models import LINEAR
+    from trainer_core.inference.load import number_format  # plain transformers: how a base is held in this precision
+
+    case = order.case
+    # Unsloth chooses its own kernel, so flex is only seen here
+    kernel = "flex_attention" if case.attention == "flex" else "sdpa"
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        order.model, attn_implementation=kernel, **number_format(case.precision)
+    )
+    if case.precision == "nf4":
+        model = prepare_model_for_kbit_training(model)
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    lora = LoraConfig(r=16, lora_alpha=16, target_modules=LINEAR, task_type="CAUSAL_LM")
+    assert "unsloth" not in sys.modules, "a plain baseline must not be patched"
+    return get_peft_model(model, lora), AutoTokenizer.from_pretrained(order.model)
+
+
+def logits(order: Order) -> Result:
+    """A DPO step that builds the logits of both sides whole, in 32 bit, for policy and reference."""
+    import json
+    from itertools import cycle
+
+    import torch
+
+    from bench.harness.trainer_watch import Meter, real_tokens
+
+    case, (model, tokenizer) = order.case, plain_model(order)
+    model.train()  # only then are activations recomputed
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser, meter = torch.optim.AdamW(weights, lr=1e-5), Meter()
+    lines = cycle(order.pairs.read_text(encoding="utf-8").splitlines())
+    for _ in range(case.steps):
+        began = time.monotonic()
+        pairs = [json.loads(next(lines)) for _ in range(case.batch)]
+        texts = [pair["prompt"] + pair[side] for side in ("chosen", "rejected") for pair in pairs]
+        cut = {"padding": True, "truncation": True, "max_length": case.length}
+        batch = tokenizer(texts, return_tensors="pt", **cut).to(model.device)
+        with torch.no_grad(), model.disable_adapter():
+            reference = summed(model(**batch).logits.float(), batch)
+        policy = summed(model(**batch).logits.float(), batch)
+        chosen, rejected = (policy - reference).chunk(2)
+        loss = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        meter.losses.append(float(loss))  # waits for the card
+        meter.tokens.append(int(real_tokens(batch)))
+        meter.seconds.append(time.monotonic() - began)
+    if torch.cuda.is_available():
+        meter.step_peak = torch.cuda.max_memory_allocated()
+    meter.look()
+    return Result(stages={"dpo": meter.result})
+
+
+def summed(scores: Any, batch: Any) -> Any:
+    """Log-probability of every row."""
+    import torch
+
+    chances = torch.log_softmax(scores[:, :-1], -1).gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    return (chances * batch["attention_mask"][:, 1:]).sum(-1)
+
+
+# --- beside training
+
+
+def lanes(order: Order) -> Result:
+    """Compare: the base and two adapters answer."""
+    from bench.suites.compare_child import answer
+    from trainer_core.evaluation import prompts
+
+    case = order.case
+    asked = (prompts.prompts() * 2)[: case.batch]
+    timed = answer(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
+    return Result(numbers={"seconds": timed.seconds}, said=timed.said)
+
+
+def kernel(order: Order) -> Result:
+    """Seconds until the first Triton kernel and the first compiled function, forward and backward, have run."""
+    import torch
+
+    from bench.suites.gpu_kernel import add
+
+    began, ones = time.monotonic(), torch.ones(4096, device="cuda")
+    assert torch.equal(add(ones, ones), ones * 2)
+    torch.cuda.synchronize()
+    triton, began = time.monotonic() - began, time.monotonic()
+    row = torch.randn(64, 64, device="cuda", requires_grad=True)
+    normed = torch.compile(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+    normed(row).sum().backward()
+    torch.cuda.synchronize()
+    return Result(numbers={"triton": triton, "compile": time.monotonic() - began})
+
+
+def noise(order: Order) -> Result:
+    """Seconds for a token's noise of three lanes, of 151,936 numbers: drawn by the processor and sent, and drawn by the card."""
+    import torch
+
+    from trainer_core.inference.coupled_sampling import gumbel
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def sent(at: int) -> None:
+        torch.stack([gumbel(7, str(lane), at, 151_936, torch.device("cpu")) for lane in range(3)]).to(device)
+
+    def drawn(at: int) -> None:
+        torch.stack([gumbel(7, str(lane), at, 151_936, device) for lane in range(3)])
+
+    return Result(numbers={"processor": each(sent, wait), "card": each(drawn, wait)})
+
+
+def each(work: Callable[[int], None], wait: Callable[[], None], times: Iterable[int] = range(1, 101)) -> float:
+    """Seconds of one, after one to warm up."""
+    work(0)
+    wait()
+    began, count = time.monotonic(), 0
+    for at in times:
+        work(at)
+        count += 1
+    wait()
+    return (time.monotonic() - began) / count
+
+
+if __name__ == "__main__":
+    main()

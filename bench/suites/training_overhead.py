@@ -1,0 +1,234 @@
+"""What the app adds to a training: a run under the app beside the same training as a bare Unsloth script."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from bench.harness import fixtures, models
+from bench.harness.measure import until
+from bench.harness.result import Device, Row, Target, two_sided
+from bench.harness.served_app import Served, served
+from bench.suites.live_page import opened
+from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.sft import Sft
+from trainer_core.methods.steps import PARTS
+from trainer_core.runs import heartbeat
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import project
+
+QUESTION = "What do the app, its events and its checkpoints cost a training, and how soon does it begin?"
+DEVICES: tuple[Device, ...] = ("cpu",)
+OPEN: tuple[Row, ...] = ()
+LIMIT_SECONDS = 240.0
+WARM_STEPS = 3
+"""Steps before the measured ones: the first ones are slower."""
+STRIDE = 2
+"""Steps that one training makes while the other is halted: both meet the same machine, whose pace drifts by 7 % in a minute."""
+WAIT_SECONDS = 15.0
+"""How long a user reads the Start tab before the click."""
+STAGE_STEPS, STAGE_SECONDS = 1000, 600.0
+"""The stage that is begun, and left after a few steps: no checkpoint falls into those. One of ten minutes is what counts."""
+
+
+@dataclass
+class Training:
+    """A training at work, from its start on.
+
+    Args:
+        made: how many steps it has told of.
+        spent: processor seconds that it has cost, the app's with it.
+        process: the one that trains.
+    """
+
+    made: Callable[[], int]
+    spent: Callable[[], float]
+    process: Callable[[], psutil.Process]
+    began: float = field(default_factory=time.monotonic)
+    first_step: float = 0.0
+    """Seconds from the start."""
+    steps: int = 0
+    cost: float = 0.0
+    """Of all strides: the steps made, and processor seconds."""
+    checkpoint: float = 0.0
+    """Seconds of the one that it wrote at its end."""
+
+    def warm_up(self) -> None:
+        until(self.made, LIMIT_SECONDS, "the first step")
+        self.first_step = time.monotonic() - self.began
+        until(lambda: self.made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
+        self.process().suspend()
+
+    def stride(self) -> None:
+        """A few steps, and halted again."""
+        begun, before = self.made(), self.spent()
+        self.process().resume()
+        until(lambda: self.made() >= begun + STRIDE, LIMIT_SECONDS, "the next steps")
+        self.process().suspend()
+        self.steps += self.made() - begun
+        self.cost += self.spent() - before
+
+    @property
+    def pace(self) -> float:
+        """Steps per processor second, between checkpoints."""
+        return self.steps / self.cost
+
+    @property
+    def whole_pace(self) -> float:
+        """The same over a stage of ten minutes with its checkpoints."""
+        return self.pace * STAGE_SECONDS / (STAGE_SECONDS + PARTS * self.checkpoint)
+
+
+def run(device: Device, tiny: bool) -> list[Row]:
+    os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
+    strides, turns = (2, 1) if tiny else (4, 2)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        model, chats = models.base(place, tiny), place / "chats.jsonl"
+        fixtures.chats(chats, 200, (60,))
+        subprocess.run(
+            [sys.executable, "-c", "import unsloth, trl"], check=True
+        )  # brings the libraries into the disk's cache
+        with served(place / "app") as app, opened(app):
+            with ours(app, model, chats, ahead=False) as cold:
+                cold.warm_up()
+            pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
+    warm, script = map(list, zip(*pairs, strict=True))
+    return rows(warm, cold, script)
+
+
+def side_by_side(app: Served, model: Path, chats: Path, strides: int) -> tuple[Training, Training]:
+    """The app's and the script's, each started with nothing else at work, then in turns."""
+    with ours(app, model, chats, ahead=True) as warm:
+        warm.warm_up()
+        with bare(model, chats) as script:
+            script.warm_up()
+            for _ in range(strides):
+                warm.stride()
+                script.stride()
+    return warm, script
+
+
+def rows(warm: list[Training], cold: Training, script: list[Training]) -> list[Row]:
+    saved = median(one.checkpoint for one in warm)
+    before = [one.first_step for one in script]
+    bare_ratio = median(one.pace / other.pace for one, other in zip(warm, script, strict=True))
+    said = (
+        f"One thread, the page open, {warm[0].steps} steps of each in strides of {STRIDE}; the app's process is counted with the "
+        f"worker. Held-out checks and samples are off: a script has none. Between checkpoints {bare_ratio:.3f}; each of the "
+        f"{PARTS} a stage takes {saved:.2f} s."
+    )
+    return [
+        two_sided(
+            "G3",
+            "SFT of ten minutes under the app ÷ bare script",
+            "steps/CPU-s",
+            [one.whole_pace for one in warm],
+            [one.pace for one in script],
+            target=Target("ratio", "≥", 0.99),
+            note=said,
+        ),
+        two_sided(
+            "G8",
+            "Click to first step, a worker waiting ÷ cold script",
+            "s",
+            [one.first_step for one in warm],
+            before,
+            target=Target("ratio", "≤", 0.6),
+            note=f"The user has been at Start for {WAIT_SECONDS:g} s.",
+        ),
+        two_sided("G8", "Click to first step, nothing warm ÷ cold script", "s", [cold.first_step], before[:1]),
+    ]
+
+
+def recipe(model: Path, chats: Path) -> Recipe:
+    """The settings of `bare`."""
+    sft = Sft(
+        max_steps=STAGE_STEPS, batch_size=2, accumulation=1, max_length=128, evaluations=0, optimiser="adamw_torch"
+    )
+    return Recipe(
+        name="bench",
+        model=str(model),
+        precision="fp32",
+        method=Method.SFT,
+        data=Data(pairs=None, chat=str(chats)),
+        lora=Lora(rank=16, alpha=16),
+        sft=sft,
+        memory=Memory(probe="off"),
+        sample_tokens=0,
+    )
+
+
+@contextmanager
+def ours(app: Served, model: Path, chats: Path, ahead: bool) -> Iterator[Training]:
+    """A run in the app's workspace, which the app watches; the app's processor time counts too."""
+    supervisor = Supervisor(Workspace(app.workspace), device="cpu", ahead=ahead).watch()
+    if ahead:
+        supervisor.expect(str(model))
+        time.sleep(WAIT_SECONDS)
+
+    def worker() -> psutil.Process:
+        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
+        assert beat, "no worker yet"
+        return psutil.Process(beat.pid)
+
+    began = time.monotonic()
+    run_id = supervisor.start(recipe(model, chats))
+    training = Training(
+        made=partial(steps_made, supervisor, run_id),
+        spent=lambda: app.processor_seconds + processor(worker()),
+        process=worker,
+        began=began,
+    )
+    yield training
+    worker().resume()
+    supervisor.stop(run_id)
+    until(lambda: steps_made(supervisor, run_id) and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end")
+    (saved,) = supervisor.run(run_id).checkpoints
+    training.checkpoint = saved.seconds
+    supervisor.close()
+
+
+def steps_made(supervisor: Supervisor, run_id: str) -> int:
+    """How many steps a run has told of by now. A run that failed ends the bench with its reason."""
+    supervisor.look()
+    view = supervisor.run(run_id)
+    assert view.phase.value != "failed", view.error
+    return len(view.points)
+
+
+@contextmanager
+def bare(model: Path, chats: Path) -> Iterator[Training]:
+    """The script in its own process; its lines are counted."""
+    with tempfile.NamedTemporaryFile(suffix=".log") as log:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "bench.harness.bare_unsloth", model, chats, STAGE_STEPS, 2, 128]
+        process = subprocess.Popen([*map(str, command)], cwd=project.PROJECT, stdout=log.file)
+        script = psutil.Process(process.pid)
+
+        def made() -> int:
+            assert process.poll() in (None, 0), f"the script ended with code {process.poll()}"
+            return sum(line.startswith("step ") for line in Path(log.name).read_text(encoding="utf-8").splitlines())
+
+        try:
+            yield Training(made, lambda: processor(script), lambda: script, began)
+        finally:
+            process.kill()
+            process.wait(LIMIT_SECONDS)
+
+
+def processor(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system

@@ -1,0 +1,1 @@
+"""One claim a file, each with a control that must fail."""

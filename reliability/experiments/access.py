@@ -1,0 +1,80 @@
+"""Who is let in: every route with every mixture of origin, host and content type, each with the key."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from reliability.experiments.path_traversal import ENDLESS, key, page_routes
+from reliability.harness.claim import Count, Proof, counted
+from tests.browser.conftest import App
+
+QUESTION = (
+    "8 origins × 6 hosts × 5 content types on every route and method of the app, each with the key in its cookie: is all refused "
+    "but what our own page sends to our own address? The control is our own page: only origin and host differ, and it "
+    "must get in, or a door that refuses everything would pass."
+)
+ORIGINS = (
+    None,
+    "own",
+    "http://evil.example",
+    "null",
+    "https://127.0.0.1",
+    "http://127.0.0.1",
+    "http://localhost:1",
+    "file://",
+)
+HOSTS = ("own", "localhost", "evil.example", "127.0.0.1", "127.0.0.1.evil.example:{port}", "[::1]:1")
+TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        app = App(Path(name) / "workspace", "50")
+        try:
+            cookie = key(app)
+            asks = list(product(page_routes(), ORIGINS, HOSTS, TYPES))[:: 41 if quick else 1]
+            control = [
+                bool(judged(app.port, cookie, route, None, "own", "")) for route in page_routes() if short(route)
+            ]
+            ours = [judged(app.port, cookie, *ask) for ask in asks if not fair(ask[1], ask[2], app.port)]
+        finally:
+            app.close()
+    yield Proof(
+        "Only our own page at our own address gets in",
+        counted(ours),
+        "the same asked by our own page, where to get in counts as a failure",
+        Count(len(control), sum(control)),
+        0.5,
+    )
+
+
+def short(route: tuple[str, str]) -> bool:
+    """Does it answer and end?"""
+    return not route[1].startswith(ENDLESS) and "queue/data" not in route[1]
+
+
+def fair(origin: str | None, host: str, port: int) -> bool:
+    """Our own page at our own address?"""
+    return host in ("own", "localhost") and (origin is None or (origin == "own" and host == "own"))
+
+
+def judged(port: int, cookie: str, route: tuple[str, str], origin: str | None, host: str, kind: str) -> str:
+    """What was let in that should not have been, or nothing."""
+    method, path = route
+    own = f"127.0.0.1:{port}"
+    name = {"own": own, "localhost": f"localhost:{port}"}.get(host, host).format(port=port)
+    headers = {"Host": name, "Cookie": cookie, "Content-Type": kind}
+    if origin:
+        headers["Origin"] = f"http://{own}" if origin == "own" else origin
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, re.sub(r"{[^}]*}", "x", path), "{}" if method == "POST" else None, headers)
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return "" if status in (400, 403) else f"{method} {path}, origin {origin}, host {name}, {kind}: {status}"

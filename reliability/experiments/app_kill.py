@@ -1,0 +1,173 @@
+"""The app killed in the midst of a run, and a worker that is halted: the run goes on, and the page says how it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from reliability.harness.claim import Count, Proof, counted
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+
+QUESTION = (
+    "The app killed (SIGKILL) at points all over a run and started again: does the worker go on, is it the only one, and is the "
+    "run shown at work within 3 s? A worker halted (SIGSTOP): is it shown as stalled within 30 s, and does it go on afterwards?"
+)
+STEPS = 44
+"""Of the scripted worker, in SFT and DPO."""
+SPEED = 40
+ATTACHED_SECONDS = 3.0
+STALLED_SECONDS = 30.0
+HALT_SECONDS = 60.0
+HALTED = 10
+"""Workers halted at the same time, each with an app and a workspace of its own."""
+Attach = Callable[[Supervisor, str], None]
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        folder, points = Path(name), 4 if quick else 50
+        ours = [orphaned(folder / f"{at}", STEPS * (at + 0.5) / points, nothing) for at in range(points)]
+        few = 2 if quick else 10
+        control = [orphaned(folder / f"c{at}", STEPS * (at + 0.5) / few, anew) for at in range(few)]
+        yield Proof(
+            f"A killed app leaves its run alone and finds it within {ATTACHED_SECONDS:.0f} s",
+            counted(ours),
+            "an app that starts its run anew",
+            Count(few, sum(map(bool, control))),
+        )
+        seconds, count = (16.0, 2) if quick else (HALT_SECONDS, HALTED)
+        with ThreadPoolExecutor(count) as pool:
+            halts = list(pool.map(lambda at: halted(folder / f"h{at}", seconds), range(count)))
+        yield Proof(
+            "A halted worker is shown as stalled within 30 s and goes on",
+            counted([ours for ours, _ in halts]),
+            "the same workers judged by whether their process is there",
+            counted([control for _, control in halts]),
+        )
+
+
+def nothing(app: Supervisor, run_id: str) -> None:
+    """What our app does with a run it finds: it looks."""
+
+
+def anew(app: Supervisor, run_id: str) -> None:
+    """The control: what was going is started once more, without asking whether it still goes."""
+    app._watched[run_id].process = app.spawn(app.run_dir(run_id), "starter", -3)
+
+
+def first_app(folder: Path, name: str) -> tuple[int, str]:
+    """An app in a process of its own that has started a run and watches it; its process id and the run's."""
+    told, said = os.pipe()
+    child = os.fork()
+    if child == 0:
+        app = Supervisor(Workspace(folder), scripted(), device="cpu").watch()
+        os.write(said, app.start(Recipe(name=name)).encode())
+        os.close(said)
+        signal.pause()
+        os._exit(0)
+    os.close(said)
+    with os.fdopen(told) as pipe:
+        return child, pipe.read()
+
+
+def scripted() -> tuple[str, ...]:
+    return sys.executable, "-m", "tests.support.fake_worker", str(SPEED)
+
+
+def orphaned(folder: Path, step: float, attach: Attach) -> str:
+    """The app killed at a step of its run, and another in its place. What went wrong, or nothing."""
+    child, run_id = first_app(folder, "orphaned")
+    run_dir = Workspace(folder).runs / run_id
+    log = run_dir / "events.jsonl"
+    reached = wait_for(lambda: log.exists() and log.read_bytes().count(b'"kind": "Step"') >= step - 1, 60, 0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    before, began = workers(run_id), time.monotonic()
+    app = Supervisor(Workspace(folder), scripted(), device="cpu")
+    seconds = time.monotonic() - began
+    found = app.run(run_id)
+    attach(app, run_id)
+    return (
+        ("" if reached else "the run did not come to that step")
+        or told_apart(found, before, seconds, step)
+        or to_its_end(app, run_id, before)
+    )
+
+
+def told_apart(view: RunView, before: set[int], seconds: float, step: float) -> str:
+    """Is the run shown as it is, in time?"""
+    if seconds > ATTACHED_SECONDS:
+        return f"step {step:.0f}: found after {seconds:.1f} s"
+    if view.phase.active or not before:
+        return ""
+    return "" if view.phase is Phase.DONE else f"step {step:.0f}: shown as {view.phase}, {view.error}"
+
+
+def to_its_end(app: Supervisor, run_id: str, before: set[int]) -> str:
+    """The run must end, with every step once, by the worker that began it."""
+    others: set[int] = set()
+
+    def over() -> bool:
+        others.update(workers(run_id) - before)
+        app.look()
+        return not app.run(run_id).phase.active and not workers(run_id)
+
+    if not wait_for(over, 60, 0.1):
+        return "the run did not come to its end"
+    view = app.run(run_id)
+    steps = [(point.stage, point.step) for point in view.points]
+    said = (app.run_dir(run_id) / "events.jsonl").read_bytes().count(b'"kind": "Step"')
+    if others:
+        return f"{len(others)} further workers"
+    if view.phase is not Phase.DONE or len(steps) != STEPS or said != STEPS:
+        return f"{view.phase} after {said} steps, {len(steps)} of them shown: {view.error}"
+    return ""
+
+
+def workers(run_id: str) -> set[int]:
+    """Processes of that run: the keeper that is its parent where there is one, and the worker."""
+    found = psutil.process_iter(["cmdline", "status"])
+    return {
+        one.pid
+        for one in found
+        if run_id in " ".join(one.info["cmdline"] or []) and one.info["status"] != psutil.STATUS_ZOMBIE
+    }
+
+
+def halted(folder: Path, seconds: float) -> tuple[str, str]:
+    """The worker may not run for so long. What went wrong in our app, and in one that looks at the process alone."""
+    app = Supervisor(Workspace(folder), scripted(), device="cpu")
+    run_id = app.start(Recipe(name="slow"))
+
+    def looked(wanted: Callable[[RunView], bool], limit: float) -> bool:
+        def there() -> bool:
+            app.look()
+            return wanted(app.run(run_id))
+
+        return wait_for(there, limit)
+
+    if not looked(lambda view: len(view.points) > 3, 60):
+        return "the run did not begin", ""
+    began, halt = time.monotonic(), [psutil.Process(pid) for pid in workers(run_id)]
+    for process in halt:
+        process.suspend()
+    shown = looked(lambda view: bool(view.stalled), STALLED_SECONDS)
+    wait_for(lambda: time.monotonic() - began > seconds, seconds)
+    active, there = app.run(run_id).phase.active, all(psutil.pid_exists(process.pid) for process in halt)
+    for process in halt:
+        process.resume()
+    ended = looked(lambda view: view.phase is Phase.DONE and not view.stalled, 60)
+    wrong = "" if shown and active and ended else f"shown {shown}, still called active {active}, at its end {ended}"
+    return wrong, "its process is there, so it is called running" if there else ""

@@ -1,0 +1,75 @@
+"""Many starts at once: two tabs, two apps, a double click. Exactly one run may come of it each time."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reliability.harness.claim import Proof, counted
+from trainer_core.config.recipe import Recipe
+from trainer_core.errors import UserError
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
+
+QUESTION = "Starts at the same moment from two apps with two tabs each: how many runs train, and are the others refused in words?"
+SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker", "400")
+CLICKS = 2
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        folder, count = Path(name), 3 if quick else 200
+        ours = [raced(folder / f"{trial}", Supervisor) for trial in range(count)]
+        control = [raced(folder / f"c{trial}", Alone) for trial in range(count // 10 or 2)]
+    without = "without the lock that other processes see"
+    yield Proof("Of four starts at once exactly one trains", counted(ours), without, counted(control))
+
+
+class Alone(Supervisor):
+    """An app that thinks it is the only process on its workspace."""
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        with self._starting:
+            yield
+
+
+def raced(folder: Path, kind: type[Supervisor]) -> str:
+    """What went wrong, or nothing."""
+    apps = [kind(Workspace(folder), command=SCRIPTED, device="cpu") for _ in range(2)]
+    said: list[str] = []
+    gate = threading.Barrier(len(apps) * CLICKS)
+
+    def click(app: Supervisor) -> None:
+        gate.wait()
+        try:
+            app.start(Recipe(name="raced"))
+        except UserError as error:
+            said.append(str(error))
+
+    tabs = [threading.Thread(target=click, args=(app,)) for app in apps for _ in range(CLICKS)]
+    for tab in tabs:
+        tab.start()
+    for tab in tabs:
+        tab.join()
+
+    def over() -> bool:
+        for app in apps:
+            app.look()
+        return not any(app.active for app in apps)
+
+    if not wait_for(over, 60):
+        return "a run did not come to its end"
+    views = apps[0].views
+    done = [view for view in views if view.phase is Phase.DONE]
+    refused = [view for view in views if view.phase is Phase.FAILED and "busy" in view.error]
+    for app in apps:
+        app.close()
+    if len(done) != 1 or len(done) + len(refused) != len(views) or len(said) + len(views) != len(tabs):
+        return f"{[(view.phase, view.error) for view in views]}, refused: {said}"
+    return ""

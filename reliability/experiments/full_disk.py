@@ -1,0 +1,170 @@
+"""A whole run, and everything else that the workspace keeps, with the disk full or the process killed at each write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from reliability.harness import unsafe_writes
+from reliability.harness.claim import Count, Proof, counted
+from tests.support.fake_worker import STEPS, Script
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Columns, Recipe
+from trainer_core.data import uploads
+from trainer_core.errors import DiskError
+from trainer_core.evaluation import votes
+from trainer_core.runs import checkpoints, control, metadata, run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.metadata import About
+from trainer_core.runs.run_state import read_view, settle
+from trainer_core.runs.workspace import Workspace
+from trainer_core.worker import runner
+
+QUESTION = (
+    "The disk full, or the process killed, at every write, flush and rename of a scripted run with its checkpoints and adapters, "
+    "and of a run's name, a request, remembered columns and votes: is the run paused with the free bytes named, does every "
+    "file hold what it held or what it should, and does the run go on to its end with each step once? The control "
+    "writes a document into its own file."
+)
+POINTS = 200
+IN_PLACE = "json.dump into the file itself"
+SPEED = 100_000.0
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    points = range(1, POINTS + 1, 25 if quick else 1)
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        place = Path(name)
+        full = [lived(place, "enospc", at, life, paused_and_resumed) for at in points]
+        yield Proof(
+            "Disk full: paused, every file whole, resumed to the end",
+            counted(full),
+            IN_PLACE,
+            overwritten(place, "enospc"),
+        )
+        dead = [lived(place, "kill", at, life, resumed) for at in points]
+        yield Proof("Killed: every file whole, resumed to the end", counted(dead), IN_PLACE, overwritten(place, "kill"))
+
+
+def lived(place: Path, fault: str, at: int, work: Callable[[Path], None], check: Callable[[Path], str]) -> str:
+    """One life with a fault at its n-th write, and what is wrong afterwards."""
+    folder = place / f"{fault}-{at}"
+    folder.mkdir()
+    in_child(folder, work, f"{fault}:{at}")
+    wrong = check(folder)
+    shutil.rmtree(folder)
+    return f"{fault} at write {at}: {wrong}" if wrong else ""
+
+
+def in_child(folder: Path, work: Callable[[Path], None], fault: str = "") -> None:
+    child = os.fork()
+    if child == 0:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1), os.dup2(silent, 2)
+        os.environ["TUNEBENCH_FAULT"] = fault
+        with suppress(BaseException):
+            work(folder)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def life(folder: Path) -> None:
+    """Everything else first, so that the run's writes come at every point as well; what fails is said and left."""
+    workspace = Workspace(folder)
+    run_dir = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name="full")), "full")
+    for write in (
+        lambda: metadata.write_about(run_dir, About(name="Mine", note="ü" * 500)),
+        lambda: uploads.remember(workspace, ("a", "b"), Columns(prompt="a", chosen="b")),
+        lambda: votes.append(votes.file_of(workspace), votes.Undo(vote="x", at="2026-01-01T00:00:00+00:00")),
+        lambda: runner.work(run_dir, lambda job: Script(job, SPEED)),
+        lambda: control.request(run_dir, "pause"),
+    ):
+        with suppress(DiskError):
+            write()
+
+
+def again(folder: Path) -> None:
+    """As the app does when a run is resumed."""
+    run_dir = only_run(folder)
+    assert run_dir
+    control.withdraw_request(run_dir)
+    runner.work(run_dir, lambda job: Script(job, SPEED))
+
+
+def only_run(folder: Path) -> Path | None:
+    return next(iter(run_folder.folders(folder / "runs")), None)
+
+
+# --- what is wrong
+
+
+def paused_and_resumed(folder: Path) -> str:
+    run_dir = only_run(folder)
+    view = read_view(run_dir) if run_dir else None
+    if view and view.phase not in (Phase.DONE, Phase.PAUSED):
+        return f"the run is {view.phase.value}: {view.error}"
+    if view and view.phase is Phase.PAUSED and "MB are free" not in repr(view):
+        return f"paused without the bytes: {view.detail}"
+    return resumed(folder)
+
+
+def resumed(folder: Path) -> str:
+    """Every file is whole, and the run comes to its end with each step once."""
+    if wrong := whole(folder):
+        return wrong
+    run_dir = only_run(folder)
+    if run_dir is None:
+        return ""  # it was never there: the app says so at its start
+    if not settle(read_view(run_dir), False, "").phase.resumable:
+        return whole(folder) if read_view(run_dir).phase is Phase.DONE else "it cannot be resumed"
+    in_child(folder, again)
+    view, total = read_view(run_dir), sum(STEPS.values())
+    if view.phase is not Phase.DONE or len({(point.stage, point.step) for point in view.points}) != total:
+        return f"resumed, it is {view.phase.value} with {len(view.points)} of {total} steps: {view.error}"
+    return whole(folder)
+
+
+SCRIPTED = "adapter_config.json"
+"""The scripted worker's adapters are their own names; what counts is the seal of their folders."""
+
+
+def whole(folder: Path) -> str:
+    """Every line and every document can be read, and each sealed folder holds what its seal says."""
+    for path in sorted(folder.rglob("*.json*")):
+        if path.suffix in (".json", ".jsonl") and not path.name.startswith(".") and path.name != SCRIPTED:
+            try:
+                for line in documents(path):
+                    json.loads(line)
+            except ValueError as error:
+                return f"{path.name}: {error}"
+    for seal in folder.rglob(checkpoints.MANIFEST):
+        if not any(part.startswith(".") for part in seal.relative_to(folder).parts):
+            checkpoints.verified(seal.parent)
+    return ""
+
+
+def documents(path: Path) -> list[bytes]:
+    """The lines of a log, but for a last one that a kill cut short; the whole of any other file."""
+    text = path.read_bytes()
+    return text.split(b"\n")[:-1] if path.suffix == ".jsonl" else [text]
+
+
+# --- the control
+
+
+def overwritten(place: Path, fault: str) -> Count:
+    """The same faults, and a document that is written with json.dump."""
+    trials = 20
+    return Count(trials, sum(bool(lived(place, fault, at, in_place, whole)) for at in range(1, trials + 1)))
+
+
+def in_place(folder: Path) -> None:
+    """A state of 16 KB written again and again into its own file."""
+    for number in range(20):
+        with unsafe_writes.text(folder / "state.json") as file:
+            json.dump({"state": number, "rows": list(range(3000))}, file)

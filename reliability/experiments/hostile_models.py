@@ -1,0 +1,394 @@
+"""Models and adapters made to hurt: each leaves a canary file if anything in it runs, and must be refused with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from reliability.harness.claim import Count, Proof, counted
+from trainer_core.data import Message, tokenize
+from trainer_core.errors import ModelError
+from trainer_core.models import resolve, template_sandbox
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.project import PROJECT
+
+QUESTION = (
+    "Pickles under many names, configurations that ask for code, templates that reach out, never end or fill the memory, "
+    "lying weights, links to elsewhere, adapters of another shape: is each refused within 5 s with a reason of its own, and "
+    "does nothing in it run? The control loads those with code the stock way: pickles unrestricted, remote code, plain Jinja. A "
+    "door that refuses everything would pass that, so sound ones must be taken."
+)
+SECONDS = 5.0
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 16,
+    "tie_word_embeddings": True,
+}
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+LORA |= {"base_model_name_or_path": "somebody/base"}
+SIDES = {"lora_A": [2, 8], "lora_B": [8, 2]}
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Beast:
+    """What is changed in a sound folder, and words that must be in the refusal."""
+
+    name: str
+    words: str
+    make: Callable[[Path, Path], None]
+    """Given the folder and the canary."""
+    stock: str = ""
+    """The stock way to load it, for the control: pickle, code or template; empty: it carries no code."""
+    adapter: bool = False
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        place = Path(name)
+        beasts = [*hostile_models(), *hostile_adapters()]
+        good = [taken(place / f"sound-{adapter}", adapter) for adapter in (False, True)]  # and torch is imported
+        shut = counted([taken(place / f"shut-{adapter}", adapter, closed) for adapter in (False, True)])
+        ours = [refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
+        coded = [beast for beast in beasts if beast.stock]
+        fired = [stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])]
+    control = Count(len(fired), sum(fired))
+    yield Proof("Refused in time with its reason, and nothing ran", counted(ours), "loaded the stock way", control, 0.9)
+    yield Proof("A sound model and a sound adapter are taken", counted(good), "a door that refuses everything", shut)
+
+
+def refused(beast: Beast, place: Path) -> str:
+    """What went wrong, or nothing."""
+    folder, canary = sound(place / "model", beast.adapter), place / "canary"
+    beast.make(folder, canary)
+    began = time.monotonic()
+    try:
+        load(folder, beast.adapter)
+    except ModelError as error:
+        seconds = time.monotonic() - began
+        if beast.words not in str(error):
+            return f"{beast.name}: refused for another reason: {error}"
+        if seconds > SECONDS:
+            return f"{beast.name}: refused after {seconds:.1f} s"
+    except Exception as error:  # noqa: BLE001  (a traceback instead of a sentence)
+        return f"{beast.name}: {type(error).__name__}: {error}"
+    else:
+        return f"{beast.name}: taken"
+    return f"{beast.name}: its code ran" if canary.exists() else ""
+
+
+def taken(place: Path, adapter: bool, door: Callable[[Path, bool], None] | None = None) -> str:
+    """What a door says to a sound folder; nothing where it takes it."""
+    try:
+        (door or load)(sound(place, adapter), adapter)
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def closed(folder: Path, adapter: bool) -> None:
+    """The control of what is taken: it would pass all the rest of this proof."""
+    raise ModelError(f"{folder.name} is refused, as everything is.")
+
+
+def load(folder: Path, adapter: bool) -> None:
+    """As the product does it, before anything of the folder is in memory."""
+    if not adapter:
+        resolve.resolve(str(folder), Workspace(folder.parent / "workspace"))
+        for _, template in template_sandbox.templates(folder):  # as training renders its first row
+            tokenizer: Any = SimpleNamespace(chat_template=template, special_tokens_map={})
+            tokenize.render(tokenizer, [Message("user", "A row of the data")])
+        return
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainer_core.inference import adapter_checks
+
+    with torch.device("meta"):
+        outline = LlamaForCausalLM(LlamaConfig.from_dict(CONFIG))
+    adapter_checks.check("SFT", folder, outline)
+
+
+# --- the folders
+
+
+def sound(folder: Path, adapter: bool) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if adapter:
+        put(folder, "adapter_config.json", LORA)
+        names = (f"base_model.model.model.layers.0.self_attn.q_proj.{side}.weight" for side in SIDES)
+        tensors = dict(zip(names, SIDES.values(), strict=True))
+        (folder / "adapter_model.safetensors").write_bytes(safetensors(tensors))
+        return folder
+    put(folder, "config.json", CONFIG)
+    put(folder, "tokenizer.json", {})
+    (folder / "model.safetensors").write_bytes(safetensors({"w": [1000]}))
+    return folder
+
+
+def put(folder: Path, name: str, content: Any) -> None:
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def safetensors(tensors: dict[str, list[int]], **changes: Any) -> bytes:
+    """Tensors of zeros in 32 bit. `changes` go into the header's entry of the first."""
+    at, header = 0, dict[str, Any]()
+    for name, shape in tensors.items():
+        size = 4
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    header[next(iter(header))] |= changes
+    return framed(json.dumps(header).encode(), at)
+
+
+def framed(header: bytes, data: int) -> bytes:
+    return struct.pack("<Q", len(header)) + header + bytes(data)
+
+
+class Bomb:
+    """Unpickled, it makes the canary."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+# --- what is wrong with them
+
+
+def hostile_models() -> Iterator[Beast]:
+    for name in ("pytorch_model.bin", "model.pt", "model.pth", "weights.ckpt"):
+        yield Beast(f"pickle {name}", name, pickled(name), "pickle")
+    yield Beast("pickle called safetensors", "cut short", pickled("model.safetensors"))
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
+        yield Beast(
+            f"auto_map in {name}", f"{name} has 'auto_map'", coded(name), "code" if name == "config.json" else ""
+        )
+    yield Beast("auto_map in a nested config", "has 'auto_map'", nested)
+    for key in ("trust_remote_code", "custom_pipelines", "_attn_implementation_internal"):
+        yield Beast(key, f"has {key!r}", changed(**{key: "x/y"}))
+    yield Beast("attention from the hub", "code from the hub", changed(_attn_implementation="evil/kernel"))
+    yield Beast(
+        "a config nested 100,000 deep", "not valid JSON", lambda folder, _: put(folder, "config.json", "[" * 100_000)
+    )
+    yield Beast("a config of 5 MB", "a configuration has at most", lambda f, _: put(f, "config.json", " " * (5 << 20)))
+    yield Beast("a billion layers", "num_hidden_layers", changed(num_hidden_layers=10**9))
+    yield Beast("weights that are not there", "speaks of", changed(hidden_size=1 << 16))
+    yield Beast(
+        "base of an adapter's choice", "holds an adapter", lambda folder, _: put(folder, "adapter_config.json", LORA)
+    )
+    yield from hostile_templates()
+    yield from hostile_weights()
+    yield from hostile_places()
+
+
+def pickled(name: str) -> Callable[[Path, Path], None]:
+    def make(folder: Path, canary: Path) -> None:
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        (folder / name).write_bytes(pickle.dumps(Bomb(canary)))
+
+    return make
+
+
+def coded(name: str) -> Callable[[Path, Path], None]:
+    """Code of its own, for whoever follows auto_map."""
+
+    def make(folder: Path, canary: Path) -> None:
+        ours = CONFIG | {"model_type": "evil"} if name == "config.json" else {}
+        put(folder, name, ours | {"auto_map": {"AutoConfig": "evil.Evil"}})
+        text = f"import os\nfrom transformers import LlamaConfig as Evil\nos.makedirs({str(canary)!r}, exist_ok=True)\n"
+        put(folder, "evil.py", text)
+
+    return make
+
+
+def nested(folder: Path, canary: Path) -> None:
+    put(folder, "config.json", CONFIG | {"text_config": {"inner": [{"auto_map": {"AutoModel": "evil.Evil"}}]}})
+
+
+def changed(**changes: Any) -> Callable[[Path, Path], None]:
+    return lambda folder, _: put(folder, "config.json", CONFIG | changes)
+
+
+def hostile_templates() -> Iterator[Beast]:
+    """Escapes from the sandbox, and templates that exhaust."""
+    shell = "{{ cycler.__init__.__globals__.os.mkdir(CANARY) }}"
+    importer = "{{ self.__init__.__globals__.__builtins__.__import__('os').mkdir(CANARY) }}"
+    walk = "{% for c in ''.__class__.__mro__[1].__subclasses__() %}{% endfor %}" + shell
+    by_filter = "{{ (lipsum | attr('__globals__'))['os'].mkdir(CANARY) }}"
+    for at, escape in enumerate((shell, importer, walk, by_filter), 1):
+        yield Beast(f"template that escapes, way {at}", "Python's own objects", dressed(escape), "template")
+    yield Beast(
+        "an escape in chat_template.jinja", "chat_template.jinja", dressed(shell, "chat_template.jinja"), "template"
+    )
+    yield Beast("an escape in a further template", "additional_chat_templates/x.jinja", additional)
+    loop = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+    yield Beast("template that never ends", "does not end", dressed(loop))
+    yield Beast("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
+    filling = waiting("{{ 'A' * 2000000000 }}")
+    yield Beast("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
+    yield Beast("template that waits for the data, to escape", "Python's own objects", dressed(waiting(shell)))
+    yield Beast("template of 2 GB", "too much memory", dressed("{{ 'A' * 2000000000 }}"))
+    yield Beast("template that squares", "too much memory", dressed("{{ ('A' * 99999) * 99999 }}"))
+
+
+def waiting(template: str) -> str:
+    """Harmless until it meets what no trial of ours says."""
+    return "{% if messages[0].content != 'Be brief.' %}" + template + "{% endif %}"
+
+
+def dressed(template: str, name: str = "tokenizer_config.json") -> Callable[[Path, Path], None]:
+    def make(folder: Path, canary: Path) -> None:
+        text = template.replace("CANARY", repr(str(canary)))
+        put(folder, name, text if name.endswith(".jinja") else {"chat_template": text})
+
+    return make
+
+
+def additional(folder: Path, canary: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    put(folder, "additional_chat_templates/x.jinja", "{{ ''.__class__ }}")
+
+
+def hostile_weights() -> Iterator[Beast]:
+    two = {"a": [500], "b": [500]}
+    yield weighty("a header of 2⁶³ bytes", "cut short", struct.pack("<Q", 1 << 63) + b"{}")
+    yield weighty("a header of 64 MB", "has a header of", framed(b" " * (64 << 20), 0))
+    yield weighty("a header that is no JSON", "is damaged", framed(b"{" * 64, 100))
+    yield weighty("a header nested 100,000 deep", "is damaged", framed(b"[" * 100_000, 100))
+    yield weighty("overlapping tensors", "byte 2,000, inside", safetensors(two, data_offsets=[0, 4000], shape=[1000]))
+    yield weighty("a gap", "nothing is said of", safetensors(two, data_offsets=[8, 2000], shape=[498]))
+    yield weighty("more shape than bytes", "its shape needs", safetensors(two, shape=[1 << 40]))
+    yield weighty("a negative side", "header is damaged", safetensors(two, shape=[-1]))
+    yield weighty("offsets beyond the end", "tensors end at byte", safetensors({"a": [500]})[:-8])
+    yield weighty("an unknown number format", "unknown number format", safetensors(two, dtype="PICKLE"))
+    yield weighty("an empty file", "cut short", b"")
+    outside = {"weight_map": {"w": "../outside.safetensors"}}
+    yield Beast("an index that escapes", "not beside it", indexed(outside))
+    yield Beast("an index of absolute paths", "not beside it", indexed({"weight_map": {"w": "/etc/passwd"}}))
+    yield Beast("an index of pickles", "a pickle", indexed({"weight_map": {"w": "pytorch_model.bin"}}))
+    yield Beast("an index of what is missing", "lacks", indexed({"weight_map": {"w": "x.safetensors"}}))
+    gguf = struct.pack("<4sIQQ", b"GGUF", 3, 1 << 62, 1 << 62)
+    yield Beast("GGUF with 2⁶² tensors", "has no .safetensors", lambda f, _: only(f, "model.gguf", gguf))
+
+
+def weighty(name: str, words: str, content: bytes) -> Beast:
+    return Beast(name, words, lambda folder, _: put_bytes(folder / "model.safetensors", content))
+
+
+def put_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def only(folder: Path, name: str, content: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    put_bytes(folder / name, content)
+
+
+def indexed(index: dict[str, Any]) -> Callable[[Path, Path], None]:
+    return lambda folder, _: put(folder, "model.safetensors.index.json", index)
+
+
+def hostile_places() -> Iterator[Beast]:
+    def linked(name: str, target: str) -> Callable[[Path, Path], None]:
+        def make(folder: Path, canary: Path) -> None:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(target)
+
+        return make
+
+    def pipe(folder: Path, canary: Path) -> None:
+        (folder / "tokenizer.json").unlink()
+        os.mkfifo(folder / "tokenizer.json")
+
+    yield Beast("weights linked to elsewhere", "outside of the folder", linked("model.safetensors", "/etc/passwd"))
+    yield Beast("a config linked to elsewhere", "outside of the folder", linked("config.json", "/etc/hostname"))
+    yield Beast("a link to a device", "outside of the folder", linked("tokenizer.json", "/dev/zero"))
+    yield Beast("a link to itself", "leads nowhere", linked("tokenizer.json", "tokenizer.json"))
+    yield Beast("a pipe that nobody writes", "a pipe", pipe)
+
+
+def hostile_adapters() -> Iterator[Beast]:
+    def pickled_adapter(folder: Path, canary: Path) -> None:
+        (folder / "adapter_model.safetensors").unlink()
+        (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(canary)))
+
+    def described(**changes: Any) -> Callable[[Path, Path], None]:
+        return lambda folder, _: put(folder, "adapter_config.json", LORA | changes)
+
+    def shaped(path: str, side: list[int]) -> Callable[[Path, Path], None]:
+        name = f"base_model.model.{path}.lora_A.weight"
+        return lambda folder, _: put_bytes(folder / "adapter_model.safetensors", safetensors({name: side}))
+
+    layer = "model.layers.0.self_attn.q_proj"
+    slow = "(a+)+$"
+    for name, words, make, way in (
+        ("a pickled adapter", "Pickled adapters are refused", pickled_adapter, "pickle"),
+        ("auto_map in an adapter", "has 'auto_map'", described(auto_map={"A": "evil.Evil"}), ""),
+        ("a module to import", "has 'auto_mapping'", described(auto_mapping={"parent_library": "evil"}), ""),
+        (
+            "a megatron to import",
+            "has 'megatron_config'",
+            described(megatron_config={"x": 1}, megatron_core="evil"),
+            "",
+        ),
+        ("layers without end", "layer_replication", described(layer_replication=[[0, 1]] * 1000), ""),
+        ("an endless search", "search for ever", described(target_modules=slow), ""),
+        ("an endless search for ranks", "search for ever", described(rank_pattern={slow: 4}), ""),
+        (
+            "a template that never ends",
+            "does not end",
+            dressed("{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3),
+            "",
+        ),
+        ("an adapter of wrong shape", "needs 2 × 8", shaped(layer, [2, 800]), ""),
+        ("an adapter of another base", "does not have", shaped("transformer.h.0.attn", [2, 8]), ""),
+        ("another kind of adapter", "adapter_config.json cannot be read", described(peft_type="EVIL"), ""),
+    ):
+        yield Beast(name, words, make, way, adapter=True)
+
+
+# --- the control
+
+STOCK = {
+    "pickle": "import sys, torch, pathlib\nfor one in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+    "    try: torch.load(one, weights_only=False)\n    except Exception: pass",
+    "code": "import sys\nfrom transformers import AutoConfig\nAutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)",
+    "template": "import sys, json, pathlib, jinja2\nfolder = pathlib.Path(sys.argv[1])\nfile = folder / 'chat_template.jinja'\n"
+    "text = file.read_text() if file.exists() else json.loads((folder / 'tokenizer_config.json').read_text())['chat_template']\n"
+    "jinja2.Environment().from_string(text).render(messages=[])",
+}
+
+
+def stock(beast: Beast, place: Path) -> bool:
+    """Did its code run, loaded the stock way in a process of its own?"""
+    folder, canary = sound(place / "model", beast.adapter), place / "canary"
+    beast.make(folder, canary)
+    environment = {**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", STOCK[beast.stock], str(folder)]
+    subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, timeout=120, check=False)
+    fired = canary.exists()
+    shutil.rmtree(place)
+    return fired

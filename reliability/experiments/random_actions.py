@@ -1,0 +1,178 @@
+"""A life of clicks and accidents: create, start, stop, pause, kill, reload, delete and resume in any order."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from reliability.harness.claim import Count, Proof, counted
+from trainer_core.config.recipe import Recipe
+from trainer_core.errors import UserError
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
+
+QUESTION = (
+    "A random sequence of starts, stops, pauses, kills, restarts of the app, deletions and resumes with scripted workers. After "
+    "each step: at most one worker, a state for every run that its folder and processes bear out, within 5 s."
+)
+SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker", "60")
+SETTLED_SECONDS = 5.0
+STEPS = 50
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    lives = 2 if quick else 44
+    Life.steps = 0
+    failure = ""
+    try:
+        run_state_machine_as_test(
+            Life,
+            settings=settings(
+                max_examples=lives,
+                stateful_step_count=STEPS,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except AssertionError as error:
+        failure = str(error)
+    count = Count(Life.steps, int(bool(failure)), failure or f"({lives} lives)")
+    blind = counted([Blind().after_a_kill() for _ in range(2 if quick else 10)])
+    yield Proof("Every state is legal after every step", count, "an app that believes the events alone", blind)
+
+
+class Life(RuleBasedStateMachine):
+    """One workspace and the app on it, which may be started anew at any time."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = tempfile.TemporaryDirectory(prefix="proof-")
+        self.workspace = Workspace(Path(self.place.name))
+        self.app = self.opened()
+
+    def opened(self) -> Supervisor:
+        return Supervisor(self.workspace, command=SCRIPTED, device="cpu")
+
+    def ids(self) -> list[str]:
+        return [view.id for view in self.app.views]
+
+    @rule(name=st.sampled_from(["quick", "slow", "fails", "killed"]))
+    def start(self, name: str) -> None:
+        busy = self.app.active is not None
+        try:
+            self.app.start(Recipe(name=name))
+        except UserError:
+            return
+        assert not busy or not wait_for(lambda: self.living() > 1, 0.5)
+
+    @rule(at=st.integers(0, 11), what=st.sampled_from(["stop", "pause", "resume", "throw_away", "prolong"]))
+    def click(self, at: int, what: str) -> None:
+        """At one of the runs there are: how many that is depends on the clock, so it must not be what is drawn from."""
+        if ids := self.ids():
+            with suppress(UserError):
+                getattr(self.app, what)(ids[at % len(ids)])
+
+    @rule()
+    def kill(self) -> None:
+        for process in self.workers():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    @rule()
+    def reload(self) -> None:
+        self.app.close()
+        self.app = self.opened()
+
+    @rule(seconds=st.sampled_from([0.05, 0.3, 1.0]))
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    @invariant()
+    def legal(self) -> None:
+        Life.steps += 1
+        said = ""
+
+        def settled() -> bool:
+            nonlocal said
+            self.app.look()
+            said = self.illegal()
+            return not said
+
+        assert wait_for(settled, SETTLED_SECONDS, 0.05), said
+
+    def illegal(self) -> str:
+        """What is wrong now, or nothing."""
+        active = [view.id for view in self.app.views if view.phase.active]
+        alive = self.living()
+        if alive > 1 or len(active) > 1:
+            return f"{alive} workers, at work by their state: {active}"
+        if alive and not active:
+            return "a worker that no run knows"
+        if active and not alive:
+            return f"{active[0]} is {self.app.run(active[0]).phase.value} without a worker"
+        folders = {folder.name for folder in run_folder.folders(self.workspace.runs)}
+        if folders != set(self.ids()):
+            return f"runs {self.ids()}, folders {sorted(folders)}"
+        unsound = [view.id for view in self.app.views if view.phase is Phase.DONE and not view.adapters]
+        return f"done without an adapter: {unsound}" if unsound else ""
+
+    def living(self) -> int:
+        return len(self.workers())
+
+    def workers(self) -> list[psutil.Process]:
+        """Living workers of this workspace."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            words = " ".join(process.info["cmdline"] or [])
+            if self.place.name in words and "worker" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    def teardown(self) -> None:
+        self.kill()
+        self.app.close()
+        wait_for(lambda: self.living() == 0, 5)
+        with suppress(OSError):
+            self.place.cleanup()
+
+
+class Blind(Life):
+    """The control: nobody asks whether a worker lives."""
+
+    def opened(self) -> Supervisor:
+        return Believing(self.workspace, command=SCRIPTED, device="cpu")
+
+    def after_a_kill(self) -> str:
+        """What is wrong with the states after a worker was killed, or nothing."""
+        self.app.start(Recipe(name="slow"))
+        assert wait_for(lambda: self.living() > 0, SETTLED_SECONDS)
+        self.kill()
+        try:
+            self.legal()
+        except AssertionError as error:
+            return str(error)
+        finally:
+            self.teardown()
+        return ""
+
+
+class Believing(Supervisor):
+    def look(self) -> None:
+        super().look()
+        for watched in self._watched.values():
+            watched.view = watched._folded

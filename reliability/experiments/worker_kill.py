@@ -1,0 +1,140 @@
+"""Workers killed at random moments of a real run, and gone on with, against what the stock trainer leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+from reliability.experiments.checkpoint_damage import loads
+from reliability.harness.claim import Count, Proof, counted
+from trainer_core.config.jobs import TrainJob
+from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.runs import run_folder
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.system import project
+
+QUESTION = (
+    "SFT and DPO of a two-layer model, its worker killed (SIGKILL) at a random moment and started again; the end must be that "
+    "of the undisturbed run bit for bit, and the steps done twice at most those since the last save."
+)
+MODEL = "import sys; from pathlib import Path; from tests.support import tiny; tiny.model(Path(sys.argv[1]))"
+
+
+def run(quick: bool) -> Iterator[Proof]:
+    with tempfile.TemporaryDirectory(prefix="proof-") as name:
+        yield killed(Path(name), 6 if quick else 300)
+
+
+def killed(folder: Path, trials: int) -> Proof:
+    # nothing may be computed in this process, whose forks could otherwise wait for threads that they do not have
+    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
+    from trainer_core import training  # noqa: F401, I001  (unsloth before all that it patches)
+    from tests.trainer_core.training.test_pipeline import recipe, write_data
+
+    write_data(folder)
+    asked, random = recipe(folder), Random(11)
+    whole = run_folder.create(folder / "runs", TrainJob(recipe=asked), "whole")
+    began = time.monotonic()
+    to_the_end(whole)
+    seconds, wanted = time.monotonic() - began, read_view(whole)
+    if wanted.phase is not Phase.DONE:
+        raise RuntimeError(wanted.error)
+    failures, worst = list[str](), 0
+    for trial in range(trials):
+        place = run_folder.create(folder / "runs", TrainJob(recipe=asked), f"t{trial}")
+        lost = interrupted(place, random.uniform(0, seconds))
+        worst = max(worst, lost)
+        failures.append(wrong(read_view(place), wanted, lost))
+    ours = counted(failures)
+    ours = Count(ours.n, ours.failures, ours.worst or f"(at most {worst} steps made twice)")
+    return Proof("No run is lost, and its end is the undisturbed one", ours, "stock saving", stock(folder, trials))
+
+
+def interrupted(run_dir: Path, after: float) -> int:
+    """Kill the worker after so many seconds, go on to the end, and say how many steps were made twice."""
+    child = forked(run_dir)
+    end = time.monotonic() + after
+    while time.monotonic() < end and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.002)
+    if time.monotonic() >= end:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    before = len(read_view(run_dir).points)
+    if read_view(run_dir).phase is not Phase.DONE:
+        to_the_end(run_dir)
+    lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").count('"kind": "Step"')
+    return lines - len(read_view(run_dir).points) if before else 0
+
+
+def wrong(view: RunView, wanted: RunView, lost: int) -> str:
+    """What is wrong with a run at its end, or nothing."""
+    if view.phase is not Phase.DONE:
+        return f"{view.phase}: {view.error}"
+    one, other = ([(point.stage, point.step, point.loss) for point in run.points] for run in (view, wanted))
+    if one != other:
+        return "other losses than undisturbed"
+    return "" if lost <= save_interval(wanted) else f"{lost} steps made twice"
+
+
+def save_interval(view: RunView) -> int:
+    """The most steps between two planned saves. New bests are saved too, but how many are found depends on time."""
+    stages = {point.stage: point.total for point in view.points}
+    saves = ([0, *(step for step in range(1, total + 1) if spaced(step, total, PARTS))] for total in stages.values())
+    return max(b - a for steps in saves for a, b in pairwise(steps))
+
+
+def forked(run_dir: Path) -> int:
+    """A worker in a fork of this process, which has imported the libraries and computed nothing yet. Its process id."""
+    from trainer_core import training
+    from trainer_core.worker import runner
+
+    child = os.fork()
+    if child == 0:
+        silent = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        os._exit(runner.main(run_dir, lambda job: training))
+    return child
+
+
+def to_the_end(run_dir: Path) -> None:
+    os.waitpid(forked(run_dir), 0)
+
+
+def stock(folder: Path, trials: int) -> Count:
+    """Saving as the stock trainer does it, files written in place one after the other, killed at a random moment in it."""
+    import torch
+    from safetensors.torch import save_file
+
+    random, place = Random(5), folder / "stock"
+    weights = {"weight": torch.randn(1000, 1000)}
+
+    def write(step: int) -> None:
+        target = place / f"checkpoint-{step}"
+        target.mkdir(parents=True)
+        save_file(weights, target / "adapter_model.safetensors")
+        torch.save({"state": torch.randn(2, 1000, 1000)}, target / "optimizer.pt")
+
+    began = time.monotonic()
+    write(0)
+    seconds, lost = time.monotonic() - began, 0
+    for trial in range(1, trials + 1):
+        child = os.fork()
+        if child == 0:
+            write(trial)
+            os._exit(0)
+        time.sleep(random.uniform(0, 1.2 * seconds))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        newest = place / f"checkpoint-{trial}"
+        lost += newest.exists() and not loads(newest)
+    return Count(trials, lost)

@@ -1,0 +1,49 @@
+"""What the real trainers make of rows: `python -m tests.support.tokenizers_case CHATS PAIRS LENGTH OUT MODEL ...`.
+
+In a process of its own, since unsloth patches the one it is imported in. The trainers are the engine's, their collators TRL's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from trainer_core import data, training  # noqa: F401  (the engine first: it imports unsloth)
+from trainer_core.data import tokenize  # noqa: F401  (the engine first: it imports unsloth)
+
+from datasets import Dataset  # isort: skip
+from trainer_core.config.recipe import Recipe
+from trainer_core.data.stream import Example, Request
+from trainer_core.training import dpo, load, sft
+
+
+def items(path: Path) -> list[Any]:
+    with data.Reader() as reader:
+        return [news.item for news in reader.ask(Request(path)) if isinstance(news, Example)]
+
+
+def batches(trainer: Any) -> list[dict[str, Any]]:
+    """Every row as the collator hands it to the model, one at a time."""
+    trainer._set_signature_columns_if_needed()
+    columns = trainer._signature_columns
+    rows = [{key: row[key] for key in columns if key in row} for row in trainer.train_dataset]
+    return [{key: value.tolist() for key, value in trainer.data_collator([row]).items()} for row in rows]
+
+
+def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> dict[str, Any]:
+    recipe = Recipe(sft={"max_length": length}, dpo={"max_length": length}, lora={"rank": 2})
+    base = load.load_base(model, "fp32", length, recipe.memory)
+    adapted = load.add_adapter(base, recipe.lora, 0)
+    rows, _ = tokenize.sft_rows(base.tokenizer, items(chats), length)
+    told = {"sft": batches(sft.trainer(adapted, base.tokenizer, sft.dataset(rows), recipe, scratch, []))}
+    kept, _ = tokenize.dpo_rows(base.tokenizer, items(pairs), length)
+    return told | {"dpo": batches(dpo.trainer(adapted, base.tokenizer, Dataset.from_list(kept), recipe, scratch, []))}
+
+
+if __name__ == "__main__":
+    chats, pairs, length, out, *models = sys.argv[1:]
+    scratch = Path(out).parent / "scratch"
+    told = {model: main(model, Path(chats), Path(pairs), int(length), scratch) for model in models}
+    Path(out).write_text(json.dumps(told))

@@ -1,0 +1,1 @@
+"""The tests of trainer_core, in its own tree."""

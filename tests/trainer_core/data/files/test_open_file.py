@@ -1,0 +1,262 @@
+"""Files as people have them: every encoding, folder and half-right format is read, and said where it matters."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer_core.data import Reader, Request, check
+from trainer_core.data.files import json_stream
+from trainer_core.data.files.limits import LIMITS, ChildLimits, Limits
+from trainer_core.data.files.open_file import files, opened
+from trainer_core.data.files.raw_rows import Flaw, Row
+from trainer_core.data.stream import Example, News, Note, Progress, examples
+from trainer_core.errors import DataError
+
+TEXT = "Grüße, naïve café – „ok“ €"
+
+
+def rows_in(path: Path, limits: Limits = LIMITS) -> list[Row | Flaw]:
+    with opened(path, limits) as file:
+        return list(file.rows())
+
+
+def lines(*texts: str) -> str:
+    return "".join(json.dumps({"prompt": text, "completion": "x"}, ensure_ascii=False) + "\n" for text in texts)
+
+
+@pytest.mark.parametrize("name", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "jsonl.gz"])
+def test_encodings(tmp_path: Path, name: str, suffix: str) -> None:
+    content = lines(TEXT, TEXT + " 2")
+    if suffix == "csv":
+        content = f'prompt,completion\r\n"{TEXT}",x\r\n"{TEXT} 2",x\r\n'
+    elif suffix == "json":
+        content = "[\n" + ",\n".join(content.splitlines()) + "\n]"
+    path = tmp_path / f"rows.{suffix}"
+    packed = gzip.compress(content.encode(name)) if suffix.endswith("gz") else content.encode(name)
+    path.write_bytes(packed)
+    news = list(examples(Request(path)))
+    asked = [one.item.messages[0].content for one in news if isinstance(one, Example)]  # type: ignore[union-attr]
+    assert asked == [TEXT, TEXT + " 2"]
+    assert [one.text for one in news if isinstance(one, Note)] == ([] if name.startswith("utf-8") else [news[0].text])  # type: ignore[union-attr]
+
+
+def test_a_longer_text_in_another_script_is_recognised(tmp_path: Path) -> None:
+    text = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 5
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(*[f"{text}{n}" for n in range(20)]).encode("cp1251"))
+    news = list(examples(Request(path)))
+    assert news[0] == Note("rows.jsonl: not UTF-8 (first seen in line 1); read as cp1251.")
+    assert isinstance(news[-1], Example) and news[-1].item.messages[0].content == f"{text}19"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.parquet", "rows", "rows.json"])
+def test_the_content_decides_and_not_the_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(lines("a", "b"))
+    assert [row.values["prompt"] for row in rows_in(path) if isinstance(row, Row)] == ["a", "b"]
+
+
+def test_objects_over_several_lines_know_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('{\n "a": "x"\n}\n{\n "a":\n "y"}\n{"a": 1,\n "a": 2}')
+    first, second, third = rows_in(path)
+    assert (first, second) == (Row(1, 1, {"a": "x"}), Row(2, 4, {"a": "y"}))
+    assert str(third) == "rows.json, line 7, column 1: the key 'a' appears twice in one object"
+
+
+@pytest.mark.parametrize("delimiter", list(",;\t|"))
+def test_tables_with_any_delimiter_and_line_breaks_in_cells(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(
+        delimiter.join(("prompt", "completion")).encode()
+        + b'\n"a\r\nb"'
+        + delimiter.encode()
+        + b"x\nc"
+        + delimiter.encode()
+        + b"y\n"
+    )
+    assert rows_in(path) == [
+        Row(1, 2, {"prompt": "a\r\nb", "completion": "x"}),
+        Row(2, 4, {"prompt": "c", "completion": "y"}),
+    ]
+
+
+def test_messages_in_cells_written_by_pandas(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "id,messages\n1,\"[{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': \"\"It's me\"\"}]\"\n"
+    )
+    item = [news.item for news in examples(Request(path)) if isinstance(news, Example)][0]
+    assert [message.content for message in item.messages] == ["Hi", "It's me"]  # type: ignore[union-attr]
+
+
+def test_a_list_larger_than_the_buffer_is_read_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rows = [{"a": f'{n} "[{{' + "é\\" * 400} for n in range(3000)]
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    assert path.stat().st_size > 3 << 20
+    found = rows_in(path)
+    assert found == [Row(n + 1, 3 * n + 2, row) for n, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a": "b\\": c\\\\"}',
+        b'{"a" : {"b" : "\\" : "}}',
+        b'{"a":[{"b":1},{"b":2}]}',
+        b'{"a\\"":"\\u0022","b\\\\":["\\"",{"\\u0022":null}]}',
+    ],
+)
+def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
+    assert json_stream.parsed(text, Limits()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":1,"b":2,"a":3}',
+        b'{"x":{"a":1,"a" : 2}}',
+        b'{"x":[{"\\u0061":1,"a":2}]}',
+        b'{"a":1,"a"\t:"\\""}',
+        b'{"a":1,"a":"\\u0022\\u0022"}',
+    ],
+)
+def test_double_keys_are_found_at_any_depth(text: bytes) -> None:
+    found = json_stream.parsed(text, Limits())
+    assert isinstance(found, json_stream.Fault) and "'a' appears twice" in found.reason
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.jsonl").write_text(lines("2"))
+    (tmp_path / "a.csv").write_text("prompt,completion\n1,x\n")
+    (tmp_path / "sub" / "c.jsonl.gz").write_bytes(gzip.compress(lines("3", "4").encode()))
+    (tmp_path / "README.md").write_text("# Data")
+    (tmp_path / ".hidden.jsonl").write_text("{")
+    news: list[News] = list(examples(Request(tmp_path, rows=3)))
+    assert [one.item.messages[0].content for one in news if isinstance(one, Example)] == ["1", "2", "3"]  # type: ignore[union-attr]
+    assert news[0] == Note("README.md was not read: it is no data file by its name.")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "ok.jsonl").write_text(lines("a"))
+    (tmp_path / os.fsdecode(b"b\xff.jsonl")).write_bytes(b"{")
+    assert files(tmp_path).notes == ("'b\\udcff.jsonl' was not read: its name is not valid text. Rename it.",)
+
+
+def test_too_many_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(*"abcd"))
+    with pytest.raises(DataError, match="rows.jsonl: more than 3 rows"):
+        rows_in(path, Limits(rows=3))
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+def test_one_child_answers_several_requests(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(*(str(n) for n in range(4500))))
+    with Reader() as reader:
+        for _ in range(2):
+            news = list(reader.ask(Request(path)))
+            assert sum(isinstance(one, Example) for one in news) == 4500
+            progress = [one for one in news if isinstance(one, Progress)]
+            assert [one.rows for one in progress] == [2000, 4000] * 2, "once for the shape, once for the rows"
+            assert progress[-1].of == 2 * path.stat().st_size and [one.bytes for one in progress] == sorted(
+                one.bytes for one in progress
+            )
+        with pytest.raises(DataError, match="no such file"):
+            list(reader.ask(Request(tmp_path / "missing")))
+        assert sum(isinstance(one, Example) for one in reader.ask(Request(path, rows=7))) == 7
+    assert reader.process.returncode is not None
+
+
+def script(code: str) -> tuple[str, ...]:
+    """A child that reads its request and then behaves as told."""
+    return (sys.executable, "-c", f"import sys, os, signal, time; sys.stdin.readline(); {code}")
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "says"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", ChildLimits(), f"end with code -{int(signal.SIGSEGV)}"),
+        (
+            "a = b'x' * (600 << 20); time.sleep(60)",
+            ChildLimits(memory_bytes=512 << 20, watch_seconds=0.02),
+            "0.5 GB of memory",
+        ),
+        (  # as on Windows, where .venv's python.exe only starts the Python that reads
+            "import subprocess; grow = 'b = bytes([1]) * (600 << 20); import time; time.sleep(4)'; "
+            "subprocess.call([sys.executable, '-S', '-c', grow], stdout=subprocess.DEVNULL)",
+            ChildLimits(memory_bytes=512 << 20, watch_seconds=0.02),
+            "0.5 GB of memory",
+        ),
+        ("exec('while True: pass')", ChildLimits(cpu_seconds=0.3, watch_seconds=0.02), "seconds of processor time"),
+    ],
+    ids=["crash", "memory", "memory below a launcher", "time"],
+)
+def test_a_child_that_crashes_grows_or_hangs_becomes_a_sentence(
+    tmp_path: Path, code: str, limits: ChildLimits, says: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines("a"))
+    start = time.monotonic()
+    with pytest.raises(DataError, match="rows.jsonl: reading it") as error, Reader(limits, script(code)) as reader:
+        list(reader.ask(Request(path)))
+    assert says in str(error.value)
+    assert time.monotonic() - start < 20
+
+
+def test_a_bug_in_the_child_is_a_bug_here(tmp_path: Path) -> None:
+    code = r"""print('["Broke", {"traceback": "ZeroDivisionError: here"}]', flush=True)"""
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: here"), Reader(ChildLimits(), script(code)) as reader:
+        list(reader.ask(Request(tmp_path)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
+def test_the_child_cannot_take_more_than_its_memory() -> None:
+    code = "from trainer_core.data.sandbox.child import limit_memory; limit_memory(); b'x' * (5 << 30)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], capture_output=True, text=True)
+    assert "MemoryError" in done.stderr
+
+
+def test_reading_needs_no_torch_and_leaves_the_app_without_pyarrow(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines("a"))
+    code = f"import sys; from pathlib import Path; from trainer_core import data; data.check(Path({str(path)!r}));"
+    code += (
+        "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow', 'gradio') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_child_starts_without_what_takes_long_to_import() -> None:
+    code = "import sys; from trainer_core.data.sandbox import child; print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[4], capture_output=True, text=True, check=True
+    )
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "trainer_core.data.sandbox.child" in loaded
+    assert not loaded & {"pydantic", "psutil", "trainer_core.config.recipe"}, "0.3 s of every check"
+
+
+def test_a_check_of_a_file_that_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no data file in this folder"):
+        check(tmp_path)

@@ -1,0 +1,87 @@
+"""Data sets of the Hub: their parts and files, by the real `datasets` on a local set, and plain sentences offline."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.hub_server import NAME, hub_of
+from trainer_core.data import check
+from trainer_core.data.hub import datasets
+from trainer_core.errors import DataError
+from trainer_core.runs.workspace import Workspace
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set as the Hub has them, with two splits; `datasets` reads it from the folder in the same way."""
+    for split, count in {"train": 40, "test": 8}.items():
+        rows = [{"prompt": f"why {n}", "chosen": f"so {n}", "rejected": f"no {n}"} for n in range(count)]
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "set"
+
+
+@pytest.fixture(autouse=True)
+def nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Hub that refuses at once, and a cache of our own."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+
+
+def test_a_part_becomes_a_file_that_can_be_checked(folder: Path, tmp_path: Path) -> None:
+    assert datasets.parts(str(folder)) == (datasets.Part("default", "train"), datasets.Part("default", "test"))
+    workspace = Workspace(tmp_path / "workspace")
+    place = datasets.fetched(workspace, str(folder), datasets.Part("default", "train"))
+    report = check(place)
+    assert (report.kind, report.usable) == ("pairs", 40) and place.parent.parent == workspace.data
+    made = place.stat().st_mtime_ns
+    assert datasets.fetched(workspace, str(folder), datasets.Part("default", "train")).stat().st_mtime_ns == made
+
+
+def test_what_was_fetched_once_is_there_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(
+        json.dumps({"prompt": f"why {n}", "chosen": f"so {n}", "rejected": f"no {n}"}) + "\n" for n in range(40)
+    )
+    train = datasets.Part("default", "train")
+    with hub_of(rows.encode()) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert datasets.parts(NAME) == (train,)
+        place = datasets.fetched(Workspace(tmp_path / "one"), NAME, train)
+        assert check(place).usable == 40
+    assert datasets.parts(NAME) == (train,)
+    again = datasets.fetched(Workspace(tmp_path / "two"), NAME, train)
+    assert check(again).usable == 40
+
+
+def test_offline_is_said_quickly() -> None:
+    begun = time.monotonic()
+    with pytest.raises(DataError, match="nobody/nothing: the Hub cannot be reached, and this data set is not cached"):
+        datasets.parts("nobody/nothing")
+    assert time.monotonic() - begun < 25
+
+
+def test_a_set_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "notes.xyz").write_text("nothing")
+    with pytest.raises(DataError, match="odd: "):
+        datasets.parts(str(tmp_path / "odd"))
+
+
+@pytest.mark.parametrize(
+    ("source", "is_name"),
+    [("trl-lib/ultrafeedback_binarized", True), ("pairs.jsonl", False), ("/home/me", False), ("a/b/c", False), ("./a", False)],
+)  # fmt: skip
+def test_what_is_a_name(source: str, is_name: bool) -> None:
+    assert datasets.is_name(source) == is_name
+
+
+def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not datasets.is_name("data/mine")

@@ -1,0 +1,124 @@
+"""A run that lives and does nothing is told apart from one that only takes its time; and a damaged line stays one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer_core.config.recipe import Recipe
+from trainer_core.jobs import stall
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs import heartbeat
+from trainer_core.runs.events import Evaluated, Phase, Step
+from trainer_core.runs.run_state import RunView
+from trainer_core.runs.workspace import Workspace
+
+pytestmark = pytest.mark.real
+
+SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker")
+
+
+def stepping(seconds: float, count: int = 10) -> RunView:
+    steps = [
+        Step("dpo", at, 100, 0.5, 1e-4, 1.0, seconds=90.0 if at == 1 else seconds, tokens_per_second=1, seconds_left=1)
+        for at in range(1, count + 1)
+    ]
+    return RunView("a run", phase=Phase.DPO, points=tuple(steps))
+
+
+ON_CARD = replace(stepping(1), points=stepping(1).points[1:], card="GPU-1")
+
+
+@pytest.mark.parametrize(
+    ("view", "since_beat", "since_word", "says"),
+    [
+        (stepping(1), 3, 5, ""),
+        (stepping(1), 3, 59, ""),
+        (stepping(1), 3, 61, "No step for 61 s, where one took 1.0 s"),
+        (stepping(30), 3, 500, ""),
+        (stepping(30), 3, 601, "No step for 601 s"),
+        (stepping(1, count=3), 3, 4000, ""),  # too few steps to know
+        (replace(stepping(1), phase=Phase.SAVING), 3, 4000, ""),
+        (ON_CARD, 3, 179, ""),  # a new shape may be compiled
+        (ON_CARD, 3, 181, "No step for 181 s, where one took 1.0 s"),
+        (RunView("new", phase=Phase.LOADING), 3, 4000, ""),  # a download says nothing for long
+        (RunView("new", phase=Phase.LOADING), 13, 0, "No sign of life for 13 s"),
+    ],
+)
+def test_when_a_run_is_called_stalled(view: RunView, since_beat: float, since_word: float, says: str) -> None:
+    said = stall.stalled(view, since_beat, since_word)
+    assert said.startswith(says) and bool(said) == bool(says)
+
+
+CHECKED = replace(stepping(1), evaluated=(Evaluated("dpo", 5, 0.5, seconds=60.0),))
+
+
+@pytest.mark.parametrize(
+    ("view", "most"),
+    [
+        (stepping(1, count=9), 270),  # its first step took 90 s
+        (replace(stepping(1), points=stepping(1).points[1:]), 60),
+        (ON_CARD, 180),  # the first check, answer or long row compiles
+        (replace(CHECKED, points=CHECKED.points[1:]), 180),  # a check takes long: it may be at one
+        (stepping(1, count=3), 600),  # too few steps to know
+        (stepping(400, count=3), 1200),
+        (replace(stepping(1), phase=Phase.SAVING), 600),
+        (RunView("new", phase=Phase.LOADING), 600),
+    ],
+)
+def test_how_long_an_answer_is_waited_for(view: RunView, most: float) -> None:
+    assert not stall.unanswered(view, most)
+    assert stall.unanswered(view, most + 1) == f"It did not answer for {most + 1:.0f} s and was ended."
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
+def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> None:
+    """Its last beat is made older than it is, by what one would wait for."""
+    supervisor = Supervisor(Workspace(tmp_path), command=(*SCRIPTED, "50"))
+    run_id = supervisor.start(Recipe(name="slow"))
+    assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
+    worker = psutil.Process(heartbeat.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
+    try:
+        worker.send_signal(signal.SIGSTOP)
+        assert wait_for(lambda: worker.status() == psutil.STATUS_STOPPED, 10)
+        beat = supervisor.run_dir(run_id) / "heartbeat.json"
+        os.utime(beat, (0, beat.stat().st_mtime - stall.SILENT_SECONDS))
+        assert looked(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
+        assert supervisor.run(run_id).phase.active
+        made = len(supervisor.run(run_id).points)
+        worker.send_signal(signal.SIGCONT)
+        assert looked(supervisor, run_id, lambda view: len(view.points) > made and not view.stalled, 30)
+    finally:
+        worker.kill()
+        supervisor.close()
+
+
+def looked(supervisor: Supervisor, run_id: str, wanted, seconds: float) -> bool:  # type: ignore[no-untyped-def]
+    def there() -> bool:
+        supervisor.look()
+        return wanted(supervisor.run(run_id))
+
+    return wait_for(there, seconds)
+
+
+def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    supervisor = Supervisor(workspace, command=(*SCRIPTED, "500"))
+    ids = []
+    for name in ("one", "two"):
+        ids.append(supervisor.start(Recipe(name=name)))
+        assert looked(supervisor, ids[-1], lambda view: view.phase is Phase.DONE, 60)
+    file = supervisor.run_dir(ids[0]) / "events.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:5], b'{"kind": "Step", "ste\x00\xff\n', b"[1]\n", *lines[5:]]))
+    again = Supervisor(workspace)
+    assert [view.phase for view in again.views] == [Phase.DONE, Phase.DONE]
+    assert again.run(ids[0]).points == supervisor.run(ids[0]).points
+    notes = [note for note in again.run(ids[0]).notes if "cannot be read" in note]
+    assert [note.split(" of ")[0] for note in notes] == ["Line 6", "Line 7"]

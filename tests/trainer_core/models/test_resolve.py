@@ -1,0 +1,164 @@
+"""Which base models are taken: complete, safetensors, and without code of their own. More in reliability."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny
+from trainer_core.data import Chat, Message, tokenize
+from trainer_core.errors import ModelError
+from trainer_core.models import resolve, template_sandbox
+from trainer_core.runs.workspace import Workspace
+
+pytestmark = pytest.mark.real
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 4,
+}
+
+
+def weights(count: int = 300) -> bytes:
+    """A safetensors file of one tensor of so many 32-bit numbers."""
+    header = json.dumps({"x": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4 * count)
+
+
+def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
+    files = {
+        "config.json": json.dumps(CONFIG),
+        "model.safetensors": weights(),
+        "tokenizer.json": "{}",
+        **{name.replace("__", "."): text for name, text in changes.items()},
+    }
+    for name, text in files.items():
+        if text is not None:
+            (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"config__json": None}, "config.json"),
+        ({"config__json": "{"}, "not valid JSON"),
+        ({"config__json": "[]"}, "model_type"),
+        ({"config__json": json.dumps(CONFIG | {"vision_config": {"hidden_size": 4}})}, "more than text.*vision_config"),
+        ({"config__json": json.dumps(CONFIG | {"audio_config": {"x": 1}})}, "more than text.*audio_config"),
+        ({"config__json": json.dumps({"model_type": "x", "auto_map": {"AutoModel": "evil.py"}})}, "auto_map"),
+        ({"config__json": json.dumps(CONFIG | {"hidden_size": 400})}, "speaks of 646,400 weights.*1,200 bytes"),
+        ({"model__safetensors": None}, "no .safetensors"),
+        ({"model__safetensors": None, "pytorch_model__bin": "x"}, "pickle"),
+        ({"model__safetensors": weights()[:-1]}, "1,200 of 1,199"),
+        ({"tokenizer__json": None}, "tokenizer.json"),
+    ],
+)
+def test_an_unfit_folder_is_refused_with_the_reason(tmp_path: Path, changes: dict, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        resolve.resolve(str(folder(tmp_path, **changes)), Workspace(tmp_path))
+
+
+def test_a_fit_folder_and_a_hub_id_are_taken(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    (tmp_path / "m").mkdir()
+    assert resolve.resolve(str(folder(tmp_path / "m")), workspace) == str(tmp_path / "m")
+    assert resolve.resolve("owner/name", workspace) == "owner/name"
+
+
+def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
+    """Its files are links to `blobs`."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/abc"
+    blobs.mkdir(), snapshot.mkdir(parents=True)
+    for path in list(folder(blobs).iterdir()):
+        (snapshot / path.name).symlink_to(path)
+    assert resolve.resolve(str(snapshot), Workspace(tmp_path / "w")) == str(snapshot)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "../no-such-folder", "just-a-name", "", "a\0b"])
+def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="hub id"):
+        resolve.resolve(name, Workspace(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for m in messages %}{% generation %}{{ m['content'] | tojson }}{% endgeneration %}{% endfor %}", ""),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}", ""),
+        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ strftime_now('%Y') }}{% endfor %}", ""),
+        ("{{ ''.__class__ }}", "reaches for Python's own objects"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
+        ("{{ 'A' * 2000000000 }}", "takes too much memory"),
+        ("{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}", "takes too much memory"),
+    ],
+)
+def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
+    said = template_sandbox.tried(template)
+    assert said.startswith(says) and bool(said) == bool(says)
+
+
+LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0].content }}"
+"""Harmless until it meets what no trial of ours says."""
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
+        ("{{ 'A' * 2000000000 }}", "takes too much memory"),
+        ("{{ ''.__class__ }}", "reaches for Python's own objects"),
+    ],
+)
+def test_a_template_that_waits_for_the_data_does_no_harm_either(harm: str, says: str) -> None:
+    template = LATE.replace("HARM", harm)
+    assert template_sandbox.tried(template) == ""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match=says):
+        tokenize.sft_rows(tokenizer, [Chat((Message("user", "a"), Message("assistant", "b")))], 64)
+    assert tokenize.render(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", "the next one has a process again"
+
+
+def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unsloth tries a template when it loads a model, and TRL makes tokens of pairs."""
+    from transformers.utils import chat_template_utils as library
+
+    monkeypatch.setattr(library, "_compile_jinja_template", library._compile_jinja_template)
+    tokenizer, said = tiny.tokenizer(), [{"role": "user", "content": "Who are you?"}]
+    usual = tokenizer.apply_chat_template(said)
+    template_sandbox.take_over(library)
+    assert tokenizer.apply_chat_template(said) == usual
+    tokenizer.chat_template = LATE.replace("HARM", "{{ ''.__class__ }}")
+    with pytest.raises(ModelError, match="reaches for Python's own objects"):
+        tokenizer.apply_chat_template(said)
+
+
+RENDERED = (
+    tiny.TEMPLATE,
+    *tokenize.TEMPLATES.values(),
+    "{{ bos_token }}{% for m in messages %}{% generation %}{{ m | tojson(indent=1) }}{% endgeneration %}{% endfor %}",
+    "{%- macro turn(m) -%}\n {{ m.content | trim | title }} {%- endmacro -%}"
+    "{% for m in messages[::-1] %}{{ turn(m) }}{% endfor %}",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}"
+    "{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m['content'].split('</think>')[-1] }}{{ tools }}{{ nothing }}{% endfor %}",
+)
+
+
+@pytest.mark.parametrize("template", RENDERED)
+def test_the_text_is_the_one_of_transformers(template: str) -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    talk = [
+        Message("system", "Be kind."),
+        Message("user", "Grüße <b>日本</b>?"),
+        Message("assistant", "so\n</think> é👩 "),
+    ]
+    for asking in (False, True):
+        usual = tokenizer.apply_chat_template(tokenize.as_dicts(talk), tokenize=False, add_generation_prompt=asking)
+        assert tokenize.render(tokenizer, talk, asking) == usual

@@ -1,0 +1,73 @@
+"""Secrets: what counts as one, and that none of a run's words holds one, even when its worker prints all it knows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trainer_core.config.recipe import Recipe
+from trainer_core.diagnosis import html_report
+from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import redact
+
+CANARY = "hf_canary0123456789abcdef"
+QUOTED = 'a "canary\\of a key <& é canary-and-its-end'
+"""What JSON, Python and HTML each write in another way."""
+
+
+def test_what_counts_as_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_kept-by-login\n")
+    environ = {
+        "HF_TOKEN": CANARY,
+        "OPENAI_API_KEY": "sk-canary-canary",
+        "MY_PASSWORD": "correct horse",
+        "JUDGE_KEY": "judge-canary",
+        "X_KEY": "some-canary",
+        "KEYBOARD_LAYOUT": "programmer-dvorak",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HOME": "/home/somebody",
+        "HF_HOME": str(tmp_path),
+    }
+    assert redact.secrets(environ) == {
+        CANARY, "sk-canary-canary", "judge-canary", "some-canary", "correct horse", "hf_kept-by-login",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "end"), [("leaks", Phase.FAILED), ("sound", Phase.DONE)])
+def test_no_secret_gets_into_a_runs_folder_or_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: Phase
+) -> None:
+    """A whole run with the hub's token and two judges' keys in the environment; one prints all of it and fails with it."""
+    canaries = {"HF_TOKEN": CANARY, "OPENAI_API_KEY": "sk-canary-9876543210", "TUNEBENCH_JUDGE_KEY": QUOTED}
+    for variable, canary in canaries.items():
+        monkeypatch.setenv(variable, canary)
+    supervisor = Supervisor(
+        Workspace(tmp_path), command=(sys.executable, "-m", "tests.support.fake_worker", "100"), device="cpu"
+    )
+    run_id = supervisor.start(Recipe(name=name))
+    arguments = set[str]()
+
+    def over() -> bool:
+        supervisor.look()
+        for one in psutil.process_iter(["cmdline"]):
+            arguments.add(" ".join(one.info["cmdline"] or []))
+        return not supervisor.run(run_id).phase.active
+
+    assert wait_for(over, 60)
+    html_report.save(supervisor.run_dir(run_id))
+    view = supervisor.run(run_id)
+    assert view.phase is end
+    if name == "leaks":
+        assert f"401 for the token {redact.STRUCK}" in view.error
+        log = (supervisor.run_dir(run_id) / "worker.log").read_text()
+        assert all(f"'{variable}': '{redact.STRUCK}'" in log for variable in canaries)  # it did print them
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".html" for path in files) and any(run_id in one for one in arguments)
+    for canary in (*canaries.values(), "canary\\\\of a key", "canary-and-its-end"):
+        assert [path for path in files if canary.encode() in path.read_bytes()] == []
+        assert not any(canary in one for one in arguments) and canary not in repr(view)

@@ -1,0 +1,242 @@
+"""The real engine on a tiny random model: SFT, DPO on top of it, the proof at step 0, and what must stop a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from safetensors import safe_open
+
+from tests.support import tiny
+from tests.support.warm import run_module
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
+from trainer_core.diagnosis import html_report
+from trainer_core.methods.dpo import LossType
+from trainer_core.methods.steps import planned_steps
+from trainer_core.runs import run_folder
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import Phase
+from trainer_core.runs.run_state import RunView, fold
+from trainer_core.schema import parse
+from trainer_core.system import project
+
+pytestmark = pytest.mark.real
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+CANARY = "hf_canary-of-a-real-run"
+LOSSES = [loss for loss in get_args(LossType)]
+STEPS = {"batch_size": 2, "accumulation": 2, "max_length": 128}
+
+
+def write_data(folder: Path) -> Path:
+    """24 pairs, 16 of which can be learned from."""
+    path = folder / "pairs.jsonl"
+    rows = [
+        {
+            "prompt": f"Question number {n}, what is it?",
+            "chosen": f"It is {n}.",
+            "rejected": f"Well, there are many {n}s.",
+        }
+        for n in range(24)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def recipe(folder: Path, **changes) -> Recipe:
+    values = {
+        "model": str(folder / "model"),
+        "precision": "fp32",
+        "data": {"pairs": str(folder / "pairs.jsonl")},
+        "lora": {"rank": 4, "alpha": 4},
+        "sft": {**STEPS, "learning_rate": 1e-2, "epochs": 2},
+        "dpo": {**STEPS, "learning_rate": 1e-3, "epochs": 2},
+        "sample_tokens": 4,  # random weights never end an answer, and the default would take half of a run
+    }
+    return parse(Recipe, values | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    tiny.model(folder / "model")
+    write_data(folder)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    ours = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "UNSLOTH_FORCE_CPU": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_TOKEN": CANARY,
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+        "OMP_NUM_THREADS": "1",  # two layers: threads cost more than they give, most of all on a busy machine
+    }
+    return {
+        **os.environ,
+        **ours,
+        "UNSLOTH_COMPILE_LOCATION": str(Path(tempfile.gettempdir()) / f"tunebench-test-compiled{WORKER}"),
+    }
+
+
+def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:
+    """Run recipes one after the other, each with a fault or none."""
+    folders = [run_folder.create(folder / "runs", TrainJob(recipe=one), "t") for _, one in cases]
+    arguments = [
+        f"{fault}:{run_dir}" if fault else str(run_dir) for (fault, _), run_dir in zip(cases, folders, strict=True)
+    ]
+    start(folder, *arguments)
+    return [view_of(run_dir) for run_dir in folders]
+
+
+def start(folder: Path, *arguments: str) -> None:
+    """One process of tests/support/engine_case.py, to its end."""
+    run_module(environment(), "tests.support.engine_case", *arguments, log=folder / "log.txt")
+
+
+def view_of(run_dir: Path) -> RunView:
+    view = RunView(str(run_dir))
+    for event in Tail(run_dir / "events.jsonl"):
+        view = fold(view, event)
+    return view
+
+
+@pytest.fixture(scope="module")
+def views(folder: Path) -> dict[str, RunView]:
+    one_step = {**STEPS, "max_steps": 1}
+    dpo_only = {"method": "dpo", "dpo": one_step}
+    cases: dict[str, tuple[str, Recipe]] = {
+        "plain": ("", recipe(folder)),
+        "again": ("", recipe(folder)),
+        "nf4": ("", recipe(folder, precision="nf4")),
+        "dpo only": ("", recipe(folder, method="dpo")),
+        "sft only": ("", recipe(folder, method="sft")),
+        "corrupt": ("corrupt", recipe(folder)),
+        "unfrozen": ("unfrozen", recipe(folder)),
+        "drift": ("drift", recipe(folder)),
+        "missing data": ("", recipe(folder, data={"pairs": str(folder / "nowhere.jsonl")})),
+    }
+    for loss in LOSSES:
+        smoothing = 0.1 if loss == "exo_pair" else 0.0
+        dpo = {**one_step, "losses": [loss], "beta": 0.25, "label_smoothing": smoothing}
+        cases[loss] = ("", recipe(folder, **{**dpo_only, "dpo": dpo}))
+    return dict(zip(cases, run(folder, *cases.values()), strict=True))
+
+
+@pytest.mark.parametrize("name", ["plain", "nf4"])
+def test_sft_then_dpo_ends_in_two_adapters(views: dict[str, RunView], name: str) -> None:
+    view = views[name]
+    assert view.phase is Phase.DONE, view.error
+    assert set(view.adapters) == {"sft", "dpo"}
+    for adapter in view.adapters.values():
+        with safe_open(Path(view.id) / adapter / "adapter_model.safetensors", "pt") as weights:
+            names = list(weights.keys())
+            assert len(names) == 2 * 7 * 2 and not [n for n in names if "ref" in n.split(".")]
+            assert any(weights.get_tensor(n).any() for n in names if "lora_B" in n)
+        assert not (Path(view.id) / adapter / "ref").exists()
+
+
+def test_sft_learns_and_dpo_widens_the_margin(views: dict[str, RunView]) -> None:
+    sft = [point for point in views["plain"].points if point.stage == "sft"]
+    dpo = [point for point in views["plain"].points if point.stage == "dpo"]
+    assert sft[-1].loss < sft[0].loss - 0.1
+    assert dpo[-1].margin > 0.001 and dpo[-1].loss < math.log(2)
+    assert all(math.isfinite(point.grad_norm) and point.tokens_per_second > 0 for point in sft + dpo)
+
+
+def test_the_planned_steps_are_the_real_ones(views: dict[str, RunView]) -> None:
+    view = views["plain"]
+    for stage, rows in (("sft", view.prepared.chats), ("dpo", view.prepared.pairs)):
+        real = [point for point in view.points if point.stage == stage]
+        assert len(real) == real[0].total == view.planned[stage] == planned_steps(rows, getattr(recipe(Path()), stage))
+
+
+def test_the_first_dpo_event_is_the_proof(views: dict[str, RunView]) -> None:
+    lines = [json.loads(line) for line in (Path(views["plain"].id) / "events.jsonl").read_text().splitlines()]
+    about = ("RowLengths", "Probed")  # what was measured of the rows and of memory, before training
+    first = next(line for line in lines if line.get("stage") == "dpo" and line["kind"] not in about)
+    assert first["kind"] == "Proof" and first["holds"]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["margin"] == pytest.approx(0, abs=1e-6)
+    assert first["reference"] == "frozen copy of the SFT adapter"
+
+
+@pytest.mark.parametrize("name", ["plain", "nf4", "dpo only"])
+def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, RunView], name: str) -> None:
+    """In 32 bit and on a quantised base, whose adapter TRL would cast to 16 bit and the reference not."""
+    proof = views[name].proof
+    assert proof and proof.margin == 0.0 and proof.tolerance == 1e-5 and abs(proof.loss - math.log(2)) < 1e-6
+    with safe_open(Path(views[name].id) / "adapter-dpo/adapter_model.safetensors", "pt") as weights:
+        assert {str(weights.get_tensor(key).dtype) for key in list(weights.keys())} == {"torch.float32"}
+
+
+def test_without_sft_the_reference_is_the_base(views: dict[str, RunView]) -> None:
+    proof = views["dpo only"].proof
+    assert proof and proof.holds and "base" in proof.reference
+    assert set(views["dpo only"].adapters) == {"dpo"}
+    assert views["sft only"].proof is None and set(views["sft only"].adapters) == {"sft"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("corrupt", "differs"), ("unfrozen", "not frozen"), ("drift", "did not start at its reference")],
+)
+def test_a_wrong_reference_stops_the_run(views: dict[str, RunView], fault: str, words: str) -> None:
+    view = views[fault]
+    assert view.phase is Phase.FAILED and words in view.error and not view.traceback
+    assert set(view.adapters) == {"sft"}, "what was learned before is kept"
+    assert not [point for point in view.points if point.stage == "dpo" and point.step > 1]
+    assert (view.proof is not None and not view.proof.holds) == (fault == "drift")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_each_loss_starts_at_its_own_value(views: dict[str, RunView], loss: str) -> None:
+    proof = views[loss].proof
+    assert proof and proof.holds, views[loss].error
+    if loss == "sft":
+        assert proof.expected_loss is None
+    else:
+        assert proof.loss == pytest.approx(proof.expected_loss, abs=1e-4)
+
+
+def test_the_same_seed_gives_the_same_losses(views: dict[str, RunView]) -> None:
+    one, other = views["plain"].points, views["again"].points
+    assert one and [(point.loss, point.margin) for point in one] == [(point.loss, point.margin) for point in other]
+
+
+def test_missing_data_is_the_runs_last_word(views: dict[str, RunView]) -> None:
+    view = views["missing data"]
+    assert view.phase is Phase.FAILED and "nowhere.jsonl" in view.error and not view.traceback
+
+
+@pytest.mark.gpu
+def test_sft_then_dpo_on_cuda(folder: Path) -> None:
+    """The real Unsloth path: NF4, fused kernels, 8-bit optimiser. In a process that may see the card."""
+    pytest.skip("no CUDA device") if not has_cuda() else None
+    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, precision="nf4")), "cuda")
+    subprocess.run([sys.executable, "-m", "tests.support.engine_case", str(run_dir)], cwd=project.PROJECT, timeout=900)
+    view = view_of(run_dir)
+    assert view.phase is Phase.DONE, view.error
+    assert view.proof and view.proof.holds and set(view.adapters) == {"sft", "dpo"}
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def test_no_secret_is_in_what_real_runs_write(views: dict[str, RunView], folder: Path) -> None:
+    """Run folders with their adapters, events and reports, and all that the libraries printed."""
+    for run_dir in (folder / "runs").iterdir():
+        html_report.save(run_dir)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {".html", ".jsonl", ".safetensors", ".txt"} <= {path.suffix for path in files}
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []

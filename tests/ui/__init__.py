@@ -1,0 +1,1 @@
+"""The tests of ui, in its own tree."""

@@ -1,0 +1,317 @@
+"""What Start offers and says before a run: models, goals, reasons, steps and times."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+import pytest
+
+from tests.support.serve import machine
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import STARTER, Lora, Method, Recipe
+from trainer_core.data import Counts
+from trainer_core.errors import DataError
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.steps import planned_steps
+from trainer_core.planning import forecast_text, run_time
+from trainer_core.planning.forecast import forecast, standing
+from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs import run_folder
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Ended, Phase, Stage, Step
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system.hardware import GIB, Cpu, Machine, gb
+from ui.components import html
+from ui.payloads import memory_fit
+from ui.payloads.model_choices import GOALS, Offers, free_gib
+from ui.payloads.run_settings import past_runs
+from ui.tabs.start import UsedData, counts, eyes, facts, plan_lines, recalled
+
+NOBODY = Offers(lambda: None)
+CARD = Offers(lambda: 21.0)
+
+
+def test_without_a_card_there_is_the_starter_model() -> None:
+    assert [name for _, name in NOBODY.models] == [STARTER]
+
+
+def test_a_card_that_comes_back_is_offered_its_models() -> None:
+    seen: list[float | None] = [None, 21.0]
+    offers = Offers(lambda: seen[0])
+    without = [name for _, name in offers.models]
+    assert offers.reasons(starter_recipe())[0].startswith("No graphics card")
+    del seen[0]
+    assert without == [STARTER] and [name for _, name in offers.models] == [name for _, name in CARD.models]
+    assert offers.reasons(starter_recipe())[0] == "The settings made for SmolLM2 135M."
+
+
+def test_with_a_card_its_models_are_offered_by_title() -> None:
+    (_, first), (title, second), *_ = CARD.models
+    assert (first, second) == (STARTER, CARD.choice.preset.model)
+    assert title == "Qwen3 14B, 4-bit"
+
+
+def test_every_model_says_whether_it_fits_and_the_best_come_first(supervisor: Supervisor) -> None:
+    labels, names = zip(*CARD.labelled(supervisor), strict=True)
+    assert labels[:2] == ("Starter · SmolLM2 135M (included) · ✓ fits", "Qwen3 14B, 4-bit · ✓ fits · recommended")
+    assert names[-1] == "unsloth/Qwen3-32B-bnb-4bit" and names[-2] == "unsloth/Llama-3.3-70B-Instruct-bnb-4bit"
+    fitting = ["will not fit" not in label for label in labels]
+    assert fitting == sorted(fitting, reverse=True) and len(names) >= 15
+    shapes = [CARD.catalogue.shape(name) for name, fits in zip(names, fitting, strict=True) if fits]
+    sizes = [shape.parameters for shape in shapes[2:] if shape]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_what_the_preset_has_itself_is_no_edit(supervisor: Supervisor) -> None:
+    preset = CARD.recipe(STARTER, "quick")
+    wanted = memory_fit.slid(preset, "lora.rank", 256)
+    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    assert not isinstance(told, str) and "dpo.batch_size" in [one.key for one in told.edits]
+    assert [one.key for one in memory_fit.by_hand(told, preset).edits] == ["lora.rank"]
+
+
+def test_a_slider_keeps_the_effective_batch_and_nothing_else_moves() -> None:
+    before = CARD.recipe(CARD.choice.preset.model, "quick")
+    after = memory_fit.slid(before, "sft.batch_size", 2)
+    assert (after.sft.batch_size, after.sft.accumulation) == (2, before.sft.effective_batch // 2)
+    assert memory_fit.slid(after, "sft.batch_size", before.sft.batch_size) == before
+    assert memory_fit.slid(before, "lora.rank", 128).lora.alpha == before.lora.alpha
+    with pytest.raises(ValueError, match="no slider"):
+        memory_fit.slid(before, "data.pairs", 1)
+
+
+def test_the_first_click_is_the_demo() -> None:
+    assert NOBODY.recipe(STARTER, "quick") == starter_recipe() == CARD.recipe(STARTER, "quick")
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("model", [STARTER, "somebody/a-model"])
+def test_a_goal_is_known_by_its_length(model: str, goal: str) -> None:
+    recipe = CARD.recipe(model, goal)
+    assert recipe.model == model and CARD.goal_of(recipe) == goal
+    assert CARD.lengthened(CARD.recipe(model, "thorough"), goal) == recipe, "no goal leaves anything of another"
+
+
+def test_a_goal_keeps_what_was_set_by_hand() -> None:
+    mine = CARD.recipe(STARTER, "quick").model_copy(update={"lora": Lora(rank=3), "name": "mine"})
+    longer = CARD.lengthened(mine, "thorough")
+    assert (longer.lora.rank, longer.name, longer.sft.epochs) == (3, "mine", 3.0)
+    assert CARD.reasons(longer)[0] == "Some settings differ from the model's preset."
+
+
+def test_a_length_of_ones_own_is_no_goal() -> None:
+    recipe = CARD.recipe(STARTER, "quick")
+    odd = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7})})
+    assert CARD.goal_of(odd) is None and CARD.reasons(odd)[1] == "Epochs and steps were set by hand."
+
+
+def test_another_model_brings_its_settings() -> None:
+    small = CARD.recipe(STARTER, "quick")
+    large = CARD.suited(small.model_copy(update={"model": "somebody/a-model"}), "quick")
+    assert large.sft.learning_rate == CARD.choice.preset.sft.learning_rate != small.sft.learning_rate
+    assert CARD.reasons(large)[0] == CARD.choice.reason
+
+
+@pytest.mark.parametrize("kept", [{}, {"rank": 3}, {"lora": {"rank": "many"}}])
+def test_choices_that_cannot_be_used_are_forgotten(kept: dict) -> None:
+    assert recalled(kept) is None
+
+
+def test_choices_are_recalled() -> None:
+    recipe = starter_recipe()
+    assert recalled(recipe.model_dump(mode="json")) == recipe
+
+
+def test_the_plan_says_steps_and_rates() -> None:
+    found = Counts(352, 352, 50, ())
+    lines = plan_lines(starter_recipe(), found, {"sft": "≈ 1 min 00 s", "dpo": ""})
+    takes = [(line.stage, line.takes) for line in lines]
+    assert takes == [("Load", ""), ("SFT", "≈ 1 min 00 s"), ("DPO", ""), ("Compare", "")]
+    assert (
+        lines[1].what == f"{starter_recipe().sft.max_steps} steps of 4 examples, rate\u00a00.001, warm-up 3 of 24 steps"
+    )
+    assert (
+        lines[2].what
+        == f"{starter_recipe().dpo.max_steps} steps of 4 pairs, rate\u00a02e-4, warm-up 1 of 10 steps, β\u00a00.1"
+    )
+    only = plan_lines(starter_recipe().model_copy(update={"method": Method.SFT}), found, {"sft": ""})
+    assert [line.stage for line in only] == ["Load", "SFT", "Compare"]
+    assert only[2].what == "base and SFT answer side by side"
+
+
+def test_the_sample_data_is_counted() -> None:
+    found = counts(starter_recipe())
+    assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
+    assert facts(found)[0] == f"{found.sft} examples for SFT"
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    recipe = starter_recipe()
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pairs": str(file)})})
+    with pytest.raises(DataError, match="pairs.jsonl"):
+        counts(recipe)
+    rows = [f'{{"prompt": "Question {at}?", "chosen": "Yes, {at}.", "rejected": "No."}}' for at in range(40)]
+    file.write_text("\n".join(rows))
+    assert counts(recipe).dpo + counts(recipe).held_out == 40
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    opened = Supervisor(Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: machine(24))
+    yield opened
+    opened.close()
+
+
+def test_the_bar_and_the_command_lines_table_are_one_plan(supervisor: Supervisor) -> None:
+    wanted = CARD.recipe("unsloth/Qwen3-8B-bnb-4bit", "balanced")
+    found, shape = counts(wanted), CARD.catalogue.shape(wanted.model)
+    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, found)
+    assert shape
+    again = forecast(wanted, shape, memory_fit.place(supervisor), found)
+    assert told == replace(again, disk_free=told.disk_free)  # other programs write meanwhile
+    drawn, table = html.memory(told, memory_fit.levers(wanted), ("", "")), "\n".join(forecast_text.lines(told))
+    assert told.verdict.sentence in table and told.verdict.sentence.partition(": ")[2] in drawn
+    largest = sorted(told.peak.parts, key=lambda part: -part.upper)[:4]
+    assert all(one.name in drawn and f"{one.upper / GIB:.2f}" in table and gb(one.upper) in drawn for one in largest)
+    assert all(one.sentence in table and escape(one.sentence) in drawn for one in told.values)
+
+
+def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
+    free = free_gib(supervisor)
+    assert free is not None and 21.0 < free < 21.9
+
+
+def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
+    run_dir = run_folder.create(
+        supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts((), recipe.model)
+    )
+    log = EventLog(run_dir / "events.jsonl")
+    for at, took in enumerate(seconds, 1):
+        log(Step("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
+    log(Ended(Phase.DONE))
+    supervisor.look()
+
+
+FOUND = Counts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
+
+
+def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], str]:
+    """The seconds of the stages, and the sentence on the whole."""
+    place = memory_fit.place(supervisor)
+    known = run_time.paces(
+        past_runs(supervisor), recipe, CARD.catalogue.shape(recipe.model), place, supervisor.machine.cpu.cores
+    )
+    seconds = run_time.stage_seconds(known, recipe, FOUND)
+    return seconds, run_time.sentence(run_time.whole(supervisor.workspace, recipe, seconds), known)
+
+
+def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
+    recipe = starter_recipe().model_copy(update={"method": Method.SFT})
+    ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
+    seconds, said = told(supervisor, recipe)
+    assert seconds == {"sft": 48.0}, "the median of all but the first step, 24 times"
+    assert said == "≈ 2 min in all, as fast as your last run."
+
+
+def test_other_rows_take_as_long_as_the_last_runs_tokens_say(supervisor: Supervisor) -> None:
+    recipe = starter_recipe().model_copy(update={"method": Method.SFT})
+    ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
+    other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 90})})
+    seconds, _ = told(supervisor, other)
+    assert seconds["sft"] == pytest.approx(24 * 4 * (0.5 * 60 + 0.5 * 90) / 900)
+
+
+def test_before_the_first_run_time_is_estimated(tmp_path: Path) -> None:
+    """The starter on one core of the kind that was measured; the card of `machine` by its data sheet."""
+    recipe = starter_recipe()
+    core = Machine(Cpu("EPYC", 1, 32 * GIB, 20 * GIB, bfloat16=True), problem="")
+    opened = Supervisor(Workspace(tmp_path), (sys.executable, "-c", ""), read_machine=lambda: core)
+    seconds, said = told(opened, recipe)
+    opened.close()
+    assert seconds["sft"] == pytest.approx(24 * 4 * 80 / 110, rel=0.05), "110 tokens a second on a core"
+    assert seconds["dpo"] == pytest.approx(10 * 4 * 200 / 110 * 8 / 6, rel=0.05), "both answers, and the reference"
+    assert said == "≈ 4 min in all, estimated.", "with unpacking the model, which is not there yet"
+
+
+def test_a_model_of_unknown_size_has_no_time(supervisor: Supervisor) -> None:
+    assert told(supervisor, CARD.recipe("somebody/a-model", "quick")) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")]
+)
+def test_estimates_are_no_finer_than_they_are_known(seconds: float, words: str) -> None:
+    assert run_time.about(seconds) == words
+
+
+def used(**more: object) -> UsedData:
+    return UsedData.model_validate({"source": "/data/x.jsonl", "kind": "pairs", "columns": {}, "steps": (), **more})
+
+
+def test_used_data_brings_its_columns_steps_and_length() -> None:
+    recipe = used(columns={"prompt": "q"}, steps=("mask",), length=512, template="alpaca").applied(starter_recipe())
+    assert (recipe.data.pairs, recipe.data.columns.prompt, recipe.data.steps) == ("/data/x.jsonl", "q", ("mask",))
+    assert recipe.method is Method.SFT_DPO and recipe.sft.max_length == recipe.dpo.max_length == 512
+    assert recipe.data.template == "alpaca"
+    assert recipe.data.pair_rows is None, "nothing of the data before stays"
+    assert used().applied(starter_recipe()).sft == starter_recipe().sft
+
+
+def test_used_conversations_mean_sft_alone() -> None:
+    assert used(kind="chat").applied(starter_recipe()).method is Method.SFT
+    sample = used(kind="chat", source="sample chats").applied(starter_recipe()).data
+    assert (sample.pairs, sample.chat) == (None, "sample")
+
+
+def test_the_data_tab_hears_what_start_has_chosen() -> None:
+    told = json.loads(eyes(used(columns={"prompt": "q"}, steps=("mask",)).applied(starter_recipe())))
+    assert (told["source"], told["columns"], told["steps"]) == ("/data/x.jsonl", {"prompt": "q"}, ["mask"])
+    assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}
+
+
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
+def test_a_quick_look_is_never_the_longest(rows: int, method: Method) -> None:
+    here = {"sft": rows, "dpo": rows}
+    wanted = CARD.recipe(STARTER, "balanced").model_copy(update={"method": method})
+    steps = [
+        sum(planned_steps(rows, getattr(CARD.lengthened(wanted, goal, here), stage)) for stage in method.stages)
+        for goal in GOALS
+    ]
+    assert steps[0] <= steps[1] <= steps[2]
+    quick = CARD.lengthened(wanted, "quick", here)
+    assert (
+        CARD.goal_of(quick, here) == "quick"
+        and CARD.goal_of(CARD.lengthened(wanted, "balanced", here), here) == "balanced"
+    )
+    assert CARD.goal_of(CARD.recipe(STARTER, "quick"), here) == "quick", "as one click on a fresh page has it"
+
+
+def test_a_quick_look_at_few_rows_sees_each_once() -> None:
+    quick = CARD.lengthened(CARD.recipe(STARTER, "quick"), "quick", {"sft": 8, "dpo": 8})
+    assert (quick.sft.max_steps, quick.dpo.max_steps) == (2, 2), "two steps of four rows"
+    assert CARD.lengthened(quick, "quick", {"sft": 352, "dpo": 352}) == CARD.recipe(STARTER, "quick"), (
+        "the sample's stays"
+    )
+
+
+def test_reasons_are_made_from_the_values_that_stand_there(supervisor: Supervisor) -> None:
+    recipe = CARD.recipe(STARTER, "quick")
+    sft = recipe.sft.model_copy(update={"batch_size": 4, "accumulation": 1})
+    lora = recipe.lora.model_copy(update={"rank": 16, "alpha": 32})
+    wanted = recipe.model_copy(update={"sft": sft, "lora": lora})
+    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    assert not isinstance(told, str)
+    why = {one.key: one.why for one in told.values if not one.chosen}
+    assert why.get("sft.accumulation", "4 × 1 = 4 for each step") == "4 × 1 = 4 for each step"
+    assert standing(wanted, "sft.accumulation") == "4 × 1 = 4 for each step"
+    assert standing(Recipe(), "dpo.accumulation").endswith("= 16 for each step, the size LoRA learns well with")
+    assert (
+        standing(wanted, "lora.alpha") == "alpha 32: the update is scaled by 2" and standing(wanted, "lora.rank") == ""
+    )
