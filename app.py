@@ -18,7 +18,7 @@ from pathlib import Path
 from trainer_core.system import proxies
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
-os.environ.update(proxies.changes(os.environ))  # so are the proxies
+os.environ.update(proxies.proxy_changes(os.environ))  # so are the proxies
 
 import gradio as gr
 import psutil
@@ -28,10 +28,10 @@ from starlette.middleware import Middleware
 from trainer_core.cli import terminal
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.workspace import Workspace, default_workspace, made
+from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
 from ui.components import html, sidebar, theme
 from ui.server import auth, live_updates
-from ui.server.address import OPENER, held_port, leads_here, own_name
+from ui.server.address import OPENER, hold_port, is_own_name, own_name
 from ui.tabs import compare, data, start, train
 from ui.tabs import runs as runs_module
 
@@ -46,23 +46,23 @@ LISTEN_SECONDS = 0.5
 """Windows handles a Ctrl-C only between two waits, so none may be without an end."""
 
 
-def build(supervisor: Supervisor) -> gr.Blocks:
+def build_page(supervisor: Supervisor) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title="Tunebench", fill_width=True, analytics_enabled=False) as page:
-        bus = live_updates.build(supervisor)
-        sidebar.fixed(html.BANNER)
-        sidebar.build(supervisor, bus)
+        bus = live_updates.build_live_channel(supervisor)
+        sidebar.static_html(html.BANNER)
+        sidebar.build_sidebar(supervisor, bus)
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
             with gr.Tab("Start", id="start"):
-                start.build(supervisor, bus, tabs, page)
+                start.build_start_tab(supervisor, bus, tabs, page)
             with gr.Tab("Data", id="data"):
-                data.build(supervisor)
+                data.build_data_tab(supervisor)
             with gr.Tab("Train", id="train"):
-                train.build(supervisor, bus)
+                train.build_train_tab(supervisor, bus)
             with gr.Tab("Compare", id="compare"):
-                compare.build(supervisor, bus, tabs)
+                compare.build_compare_tab(supervisor, bus, tabs)
             with gr.Tab("Runs", id="runs"):
-                runs_module.build(supervisor, bus)
+                runs_module.build_runs_tab(supervisor, bus)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
     page._queue.progress_update_sleep_when_free = PROGRESS_SLEEP_SECONDS
@@ -72,17 +72,17 @@ def build(supervisor: Supervisor) -> gr.Blocks:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 after a clean end, or when the app is open already; 1 with one sentence where the user can mend it."""
     terminal.prepare_streams()
-    args = parser().parse_args(argv)
+    args = build_app_parser().parse_args(argv)
 
     def opened() -> int:
         workspace = Workspace(args.workspace.resolve())
-        with only_one(workspace) as first:
-            return serve(workspace, args) if first else show_open_one(workspace, args.browser)
+        with single_instance(workspace) as first:
+            return serve_app(workspace, args) if first else show_open_app(workspace, args.browser)
 
-    return terminal.exit_code(opened)
+    return terminal.run_command(opened)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_app_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="tunebench", description="Fine-tune, align and compare adapters, on this computer."
     )
@@ -104,33 +104,33 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def serve(workspace: Workspace, args: argparse.Namespace) -> int:
+def serve_app(workspace: Workspace, args: argparse.Namespace) -> int:
     """Show the page until Ctrl-C. A training run goes on after it; Compare ends with it."""
-    port = free_port() if args.port is None else checked(args.port)
-    if unused := proxies.unused(os.environ):
-        terminal.say(unused)
+    port = find_free_port() if args.port is None else check_port(args.port)
+    if unused := proxies.describe_unused_proxies(os.environ):
+        terminal.print_line(unused)
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGTERM)):
         signal.signal(name, lambda *_: ended.set())
     supervisor = Supervisor(workspace, device=args.device, ahead=args.warm).watch()
     try:
         own = own_name(workspace.root)
-        open_page(build(supervisor), port, workspace, lan_password() if args.lan else "", own)
+        open_page(build_page(supervisor), port, workspace, lan_password() if args.lan else "", own)
         if args.browser:
-            show(workspace)
-        wait_for(ended)
+            show_page(workspace)
+        wait_for_signal(ended)
     finally:
         supervisor.close()
     return 0
 
 
-def wait_for(ended: threading.Event) -> None:
+def wait_for_signal(ended: threading.Event) -> None:
     """Until it is set, by a signal."""
     while not ended.wait(LISTEN_SECONDS):
         pass
 
 
-def show(workspace: Workspace, browse: Callable[[str], object] = webbrowser.open) -> None:
+def show_page(workspace: Workspace, browse: Callable[[str], object] = webbrowser.open) -> None:
     """Open the page in the browser, by a file that only its owner can read: what a process is started with, every user can."""
     browse((workspace.root / OPENER).as_uri())
 
@@ -142,8 +142,10 @@ def lan_password() -> str:
         UserError: the one that was set is too short.
     """
     password = os.environ.get("TUNEBENCH_PASSWORD") or secrets.token_urlsafe(12)
-    if len(password) < auth.SHORTEST:
-        raise UserError(f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {auth.SHORTEST}.")
+    if len(password) < auth.MIN_PASSWORD_LENGTH:
+        raise UserError(
+            f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {auth.MIN_PASSWORD_LENGTH}."
+        )
     return password
 
 
@@ -166,27 +168,29 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
         The link that opens it here.
     """
     names = lan_names() if password else []
-    held = held_port(port) if own else None
-    host = own if held and leads_here(own) else "127.0.0.1"
-    keys = auth.Keys(workspace.root, f"http://{host}:{port}", password, names, f"http://{own}:{port}" if held else "")
+    held = hold_port(port) if own else None
+    host = own if held and is_own_name(own) else "127.0.0.1"
+    keys = auth.AccessKeys(
+        workspace.root, f"http://{host}:{port}", password, names, f"http://{own}:{port}" if held else ""
+    )
     keys.held = held
-    guard = {"middleware": [Middleware(auth.Door, keys=keys)]}
+    guard = {"middleware": [Middleware(auth.AuthMiddleware, keys=keys)]}
     settings = {**theme.launch_settings(), **({"server_name": "0.0.0.0"} if password else {})}
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
     link = keys.link.read_text(encoding="utf-8")
     if password:
-        terminal.say(
+        terminal.print_line(
             f"For your network: http://{names[0]}:{port} with the password {password}\n"
             "It goes over the network unencrypted: use this only in a network you trust."
         )
-    terminal.say(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
+    terminal.print_line(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
     return link
 
 
 @contextmanager
-def only_one(workspace: Workspace) -> Iterator[bool]:
+def single_instance(workspace: Workspace) -> Iterator[bool]:
     """Is this the only app on the workspace? The lock is the system's, so it ends with the process, however that ends."""
-    lock = FileLock(made(workspace.root) / "app.lock")
+    lock = FileLock(ensure_dir(workspace.root) / "app.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -201,7 +205,7 @@ def address_file(workspace: Workspace) -> Path:
     return workspace.root / "app.address"
 
 
-def show_open_one(workspace: Workspace, browser: bool) -> int:
+def show_open_app(workspace: Workspace, browser: bool) -> int:
     """Point to the app that is open already; it may still be starting."""
     file, end = address_file(workspace), time.monotonic() + NEIGHBOUR_SECONDS
     while not file.exists() and time.monotonic() < end:
@@ -211,20 +215,20 @@ def show_open_one(workspace: Workspace, browser: bool) -> int:
             f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s."
         )
     link = file.read_text(encoding="utf-8")
-    terminal.say(f"Tunebench is already open at {link}")
+    terminal.print_line(f"Tunebench is already open at {link}")
     if browser:
-        show(workspace)
+        show_page(workspace)
     return 0
 
 
-def free_port() -> int:
-    port = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if free(port)), None)
+def find_free_port() -> int:
+    port = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if is_port_free(port)), None)
     if port is None:
         raise UserError(f"Every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken. Choose one with --port.")
     return port
 
 
-def checked(port: int) -> int:
+def check_port(port: int) -> int:
     """The port that was asked for.
 
     Raises:
@@ -234,13 +238,13 @@ def checked(port: int) -> int:
         raise UserError(
             f"{port} is no port: they go from 1 to {LAST_PORT:,}. Choose one with --port, or leave --port out."
         )
-    if not free(port):
+    if not is_port_free(port):
         who = "may only be used by the system" if port < FIRST_OPEN_PORT else "is used by another program"
         raise UserError(f"Port {port} {who}. Choose another with --port, or leave --port out.")
     return port
 
 
-def free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """Can the port be had? Windows would share a taken one unless asked not to."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):

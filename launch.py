@@ -24,7 +24,7 @@ from pathlib import Path
 
 from launcher import SetupError, venv
 from launcher.paths import ROOT, VENV_PYTHON, WINDOWS
-from launcher.version import version
+from launcher.version import read_version
 
 SWITCHES = {
     "--no-browser": "print the app's address, open nothing",
@@ -34,19 +34,19 @@ SWITCHES = {
 """The app's own, handed on to it."""
 
 
-ISOLATED = "-P"  # the user's own folder may hold a torch.py or a trainer_core
+ISOLATED_FLAG = "-P"  # the user's own folder may hold a torch.py or a trainer_core
 
 
 def main() -> int:
-    options = arguments(sys.argv[1:])
-    if options.command in BARE:
-        return without_venv(options)
+    options = parse_arguments(sys.argv[1:])
+    if options.command in VENVLESS_COMMANDS:
+        return run_without_venv(options)
     try:
-        stamp = venv.ready_for(options.device)
+        stamp = venv.ensure_venv(options.device)
         if options.command == "test":
             venv.add_test_tools(stamp)
         if options.command == "setup":
-            print(f"Tunebench {version()} is set up for {stamp.device.upper()}. `python launch.py` starts it.")
+            print(f"Tunebench {read_version()} is set up for {stamp.device.upper()}. `python launch.py` starts it.")
             return 0
     except (SetupError, OSError) as error:
         print(f"\nTunebench is not set up: {error}", file=sys.stderr)
@@ -54,12 +54,12 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped. The next start goes on from here.", file=sys.stderr)
         return 130
-    return become([str(VENV_PYTHON), *target(options, stamp.device)], venv.environment(stamp))
+    return replace_process([str(VENV_PYTHON), *target_command(options, stamp.device)], venv.venv_environment(stamp))
 
 
-def without_venv(options: argparse.Namespace) -> int:
+def run_without_venv(options: argparse.Namespace) -> int:
     try:
-        return BARE[options.command](options)
+        return VENVLESS_COMMANDS[options.command](options)
     except (SetupError, OSError) as error:
         print(f"`{options.command}` failed: {error}", file=sys.stderr)
         return 1
@@ -69,7 +69,7 @@ def print_info(options: argparse.Namespace) -> int:
     from launcher import info  # here, so that a start does not wait for it
 
     workspace = Path(options.workspace or os.environ.get("TUNEBENCH_WORKSPACE") or ROOT / "workspace")
-    print(info.report(info.Sources(workspace.resolve()), with_trial="--trial" in options.rest))
+    print(info.system_report(info.InfoSources(workspace.resolve()), with_trial="--trial" in options.rest))
     return 0
 
 
@@ -83,21 +83,21 @@ def add_shortcut(options: argparse.Namespace) -> int:
 
 def update_and_set_up(options: argparse.Namespace) -> int:
     """Fetch, then let the new launch.py set up: this process still holds the old one."""
-    from launcher.update import update
+    from launcher.update import pull_update
 
     venv.refuse_while_running("Tunebench cannot be updated")
-    update()
+    pull_update()
     device = ["--device", options.device] if options.device != "auto" else []
-    return become([sys.executable, str(ROOT / "launch.py"), *device, "setup"], os.environ)
+    return replace_process([sys.executable, str(ROOT / "launch.py"), *device, "setup"], os.environ)
 
 
-BARE = {"info": print_info, "shortcut": add_shortcut, "update": update_and_set_up}
+VENVLESS_COMMANDS = {"info": print_info, "shortcut": add_shortcut, "update": update_and_set_up}
 """Commands that need no .venv, and no other part of Tunebench than launcher/."""
 
 
-def arguments(given: list[str]) -> argparse.Namespace:
+def parse_arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="launch.py", description="Sets Tunebench up and starts it.")
-    parser.add_argument("--version", action="version", version=f"Tunebench {version()}")
+    parser.add_argument("--version", action="version", version=f"Tunebench {read_version()}")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="what .venv is made for")
     for switch, told in SWITCHES.items():
         parser.add_argument(switch, action="store_true", help=told)
@@ -113,12 +113,12 @@ def arguments(given: list[str]) -> argparse.Namespace:
     return options
 
 
-def target(options: argparse.Namespace, device: str) -> list[str]:
+def target_command(options: argparse.Namespace, device: str) -> list[str]:
     """What .venv's Python is started with."""
     if options.command == "test":
-        return [ISOLATED, "-m", "tools.check", *options.rest]
+        return [ISOLATED_FLAG, "-m", "tools.check", *options.rest]
     if options.command:
-        return [ISOLATED, "-m", "trainer_core", options.command, *options.rest]
+        return [ISOLATED_FLAG, "-m", "trainer_core", options.command, *options.rest]
     return [str(ROOT / "app.py"), "--device", device, *app_flags(options)]
 
 
@@ -130,7 +130,7 @@ def app_flags(options: argparse.Namespace) -> list[str]:
     return flags
 
 
-def become(command: list[str], env: Mapping[str, str]) -> int:
+def replace_process(command: list[str], env: Mapping[str, str]) -> int:
     """Runs the command in this process's place; Windows cannot, so there this process waits for its end."""
     sys.stdout.flush()
     if not WINDOWS:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import cast
 
 from bench.harness import plot, report
-from bench.harness.journal import Call, Journal, JournalError
+from bench.harness.journal import BenchCall, Journal, JournalError
 from bench.harness.measure import fixed_work
-from bench.harness.result import DEVICES, ROWS, Device, Row, stamped
-from bench.harness.run_one import SUITES, Continued, found
+from bench.harness.result import DEVICES, ROWS, BenchRow, Device, stamp_row
+from bench.harness.run_one import SUITES, ResumableBench, load_bench
 from bench.suites import auto_settings, gpu
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -41,26 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0: all went well; 1: at least one failed; 2: the results file cannot be used."""
     args = parser().parse_args(argv)
     device = cast(Device, args.device)
-    names = args.names or [name for name in BENCHES if args.tiny or device in found(name).DEVICES]
+    names = args.names or [name for name in BENCHES if args.tiny or device in load_bench(name).DEVICES]
     results = args.results or (None if args.tiny else RESULTS)
-    every, began = list[Row](), time.monotonic()
+    every, began = list[BenchRow](), time.monotonic()
     for name in names:
         try:
-            rows = measured(name, device, args, journal_file(results, name, device), began)
+            rows = measure_bench(name, device, args, journal_file(results, name, device), began)
         except JournalError as error:
             sys.stderr.write(f"{error}\n")
             return 2
         every += rows
-        show(name, rows, args.json)
+        print_rows(name, rows, args.json)
         if results and results.suffix != JOURNAL:
-            keep(results, f"{name}-{device}", rows)
-    sys.stderr.write(f"{len(names)} benches: {minutes(time.monotonic() - began)}\n")
+            save_rows(results, f"{name}-{device}", rows)
+    sys.stderr.write(f"{len(names)} benches: {format_minutes(time.monotonic() - began)}\n")
     if results and results.suffix == JOURNAL:
-        write(results.with_suffix(".md"), (report.table(every) + report.notes(every) + report.places(every)).encode())
+        write_result(
+            results.with_suffix(".md"),
+            (report.rows_table(every) + report.row_notes(every) + report.machine_notes(every)).encode(),
+        )
     elif results:
         page = PROJECT / "BENCHMARKS.md" if results == RESULTS else results / "BENCHMARKS.md"
         shown = [*BENCHES, *(name for name in names if name not in BENCHES)]
-        write(page, report.text(BENCHES if results == RESULTS else shown, results).encode())
+        write_result(page, report.render_benchmarks(BENCHES if results == RESULTS else shown, results).encode())
     if args.json:
         print(ROWS.dump_json(every, indent=1).decode())
     return int(any(row.error for row in every))
@@ -79,16 +82,19 @@ def parser() -> argparse.ArgumentParser:
     )
     card = top.add_argument_group("cuda and picked")
     card.add_argument("--first", action="store_true", help=f"cuda: these parts: {','.join(gpu.FIRST)}")
-    card.add_argument("--parts", type=some(gpu.PARTS), default=(), help=f"cuda: of {','.join(gpu.PARTS)}")
+    card.add_argument("--parts", type=comma_list(gpu.PARTS), default=(), help=f"cuda: of {','.join(gpu.PARTS)}")
     card.add_argument(
-        "--sizes", type=some(auto_settings.SIZES), default=(), help=f"picked: GB, of {','.join(auto_settings.SIZES)}"
+        "--sizes",
+        type=comma_list(auto_settings.SIZES),
+        default=(),
+        help=f"picked: GB, of {','.join(auto_settings.SIZES)}",
     )
     card.add_argument("--budget", type=float, default=math.inf, help="seconds after which nothing is at work any more")
     card.add_argument("--again", action="store_true", help="measure anew what the results file has")
     return top
 
 
-def some(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+def comma_list(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     """Reads names with commas between them."""
 
     def read(text: str) -> tuple[str, ...]:
@@ -107,53 +113,55 @@ def journal_file(results: Path | None, name: str, device: Device) -> Path | None
     return results / f"{name}-{device}{JOURNAL}"
 
 
-def measured(name: str, device: Device, args: argparse.Namespace, file: Path | None, began: float) -> list[Row]:
+def measure_bench(
+    name: str, device: Device, args: argparse.Namespace, file: Path | None, began: float
+) -> list[BenchRow]:
     """The rows of one bench; if it fails, one row with the error.
 
     Raises:
         JournalError: the results file of a bench that can be continued cannot be used.
     """
-    start, before, bench = time.monotonic(), fixed_work(), found(name)
+    start, before, bench = time.monotonic(), fixed_work(), load_bench(name)
     sys.stderr.write(f"{name}: {bench.QUESTION}\n")
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        if isinstance(bench, Continued):
-            rows = continued(name, bench, device, args, file or Path(scratch) / f"{name}{JOURNAL}", began)
+        if isinstance(bench, ResumableBench):
+            rows = run_resumable(name, bench, device, args, file or Path(scratch) / f"{name}{JOURNAL}", began)
         else:
-            rows = apart(name, device, args.tiny, Path(scratch))
-    sys.stderr.write(f"{name}: {minutes(time.monotonic() - start)}\n")
+            rows = run_isolated(name, device, args.tiny, Path(scratch))
+    sys.stderr.write(f"{name}: {format_minutes(time.monotonic() - start)}\n")
     pace = (before + fixed_work()) / 2
     return [replace(row, fixed_work=pace) for row in rows]
 
 
-def continued(
-    name: str, bench: Continued, device: Device, args: argparse.Namespace, file: Path, began: float
-) -> list[Row]:
+def run_resumable(
+    name: str, bench: ResumableBench, device: Device, args: argparse.Namespace, file: Path, began: float
+) -> list[BenchRow]:
     """In this process, which measures nothing itself: so nothing is at work any more when it is killed."""
     only = {"cuda": args.parts or (tuple(gpu.FIRST) if args.first else ()), "picked": args.sizes}
     with Journal(file, args.again) as journal:
-        call = Call(journal, only.get(name, ()), began + args.budget)
+        call = BenchCall(journal, only.get(name, ()), began + args.budget)
         try:
             return bench.resume(device, args.tiny, call)
         except Exception:
-            return [stamped(Row(name, name, "", error=traceback.format_exc()), device, args.tiny)]
+            return [stamp_row(BenchRow(name, name, "", error=traceback.format_exc()), device, args.tiny)]
 
 
-def apart(name: str, device: Device, tiny: bool, scratch: Path) -> list[Row]:
+def run_isolated(name: str, device: Device, tiny: bool, scratch: Path) -> list[BenchRow]:
     """In a process of its own."""
     out = scratch / "rows.json"
     command = [sys.executable, "-m", "bench.harness.run_one", name, device, "tiny" if tiny else "full", str(out)]
-    if error := fault(command, scratch):
-        return [stamped(Row(name, name, "", error=error), device, tiny)]
+    if error := run_bench_command(command, scratch):
+        return [stamp_row(BenchRow(name, name, "", error=error), device, tiny)]
     return ROWS.validate_json(out.read_bytes())
 
 
-def minutes(seconds: float) -> str:
+def format_minutes(seconds: float) -> str:
     """`343.2` → `5:43`."""
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02}"
 
 
-def fault(command: Sequence[str], scratch: Path) -> str:
+def run_bench_command(command: Sequence[str], scratch: Path) -> str:
     """Run a bench to its end, in a session of its own; what went wrong, or nothing."""
     log = scratch / "log"
     with log.open("wb") as said:
@@ -162,7 +170,7 @@ def fault(command: Sequence[str], scratch: Path) -> str:
             cwd=PROJECT,
             stdout=said,
             stderr=subprocess.STDOUT,
-            env=environment(scratch),
+            env=child_environment(scratch),
             start_new_session=True,
         )
         try:
@@ -176,24 +184,28 @@ def fault(command: Sequence[str], scratch: Path) -> str:
     return "" if code == 0 else f"{log.read_text(encoding='utf-8', errors='replace')[-4000:]}\nexit code {code}"
 
 
-def environment(scratch: Path) -> dict[str, str]:
+def child_environment(scratch: Path) -> dict[str, str]:
     """Nothing is fetched, and what a library compiles stays with the bench."""
     return os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def show(name: str, rows: Sequence[Row], json: bool) -> None:
+def print_rows(name: str, rows: Sequence[BenchRow], json: bool) -> None:
     """On stderr where stdout is for JSON."""
-    print(f"\n{name}\n{report.table(rows)}{report.notes(rows)}", file=sys.stderr if json else sys.stdout, flush=True)
+    print(
+        f"\n{name}\n{report.rows_table(rows)}{report.row_notes(rows)}",
+        file=sys.stderr if json else sys.stdout,
+        flush=True,
+    )
 
 
-def keep(results: Path, stem: str, rows: list[Row]) -> None:
+def save_rows(results: Path, stem: str, rows: list[BenchRow]) -> None:
     """The rows of a bench as JSON, and a plot where they have points."""
-    write(results / f"{stem}.json", ROWS.dump_json(rows, indent=1))
+    write_result(results / f"{stem}.json", ROWS.dump_json(rows, indent=1))
     if any(row.points for row in rows):
-        write(results / f"{stem}.svg", plot.svg(rows).encode())
+        write_result(results / f"{stem}.svg", plot.render_plot(rows).encode())
 
 
-def write(file: Path, content: bytes) -> None:
+def write_result(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
 

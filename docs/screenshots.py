@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tools.browser import chromium
+from tools.browser import find_chromium
 
 HERE = Path(__file__).resolve().parent
 RUN_MINUTES = 20
@@ -36,7 +36,7 @@ def address(app: subprocess.Popen[str]) -> str:
 def take(url: str) -> None:
     """Start before the click, Train in the middle of DPO, Compare with three answers."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport=SIZE, device_scale_factor=1.5, reduced_motion="reduce", locale="en-GB")
         page.goto(url)
         page.wait_for_function("document.querySelector('#plan')?.textContent.includes('steps of')")

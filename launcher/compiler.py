@@ -18,8 +18,8 @@ from pathlib import Path
 
 from launcher.system import System, install_command
 
-SECONDS = 60
-QUESTION = """
+BUILD_SECONDS = 60
+HEADERS_PROGRAM = """
 import importlib.util, json, os, sys, sysconfig
 scheme = sysconfig.get_default_scheme() if hasattr(sysconfig, "get_default_scheme") else None
 include = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme or sysconfig._get_default_scheme())["include"]
@@ -28,12 +28,12 @@ venv = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
 print(json.dumps({"include": include, "venv": venv, "stock": system}))
 """
 """Debian's own scheme posix_local has no headers; Triton asks for posix_prefix there, and so do we."""
-BARE = "#include <stdlib.h>\n#include <dlfcn.h>\n"
-WITH_PYTHON = "#include <Python.h>\n" + BARE
+C_SOURCE = "#include <stdlib.h>\n#include <dlfcn.h>\n"
+PYTHON_C_SOURCE = "#include <Python.h>\n" + C_SOURCE
 
 
 @dataclass(frozen=True)
-class Headers:
+class PythonHeaders:
     """What a Python says of itself: where Python.h should lie, whether it can make a .venv, whether it is the system's own."""
 
     include: str
@@ -42,17 +42,17 @@ class Headers:
 
 
 @dataclass(frozen=True)
-class Finding:
+class BuildToolsCheck:
     """`missing` holds "compiler", "header" and "venv"; `said` is the compiler's first complaint."""
 
     missing: tuple[str, ...] = ()
     said: str = ""
 
 
-def ask_python(python: str) -> Headers:
+def ask_python(python: str) -> PythonHeaders:
     """OSError or ValueError where it does not answer: it is no Python that works."""
-    answer = subprocess.run([python, "-I", "-c", QUESTION], capture_output=True, timeout=SECONDS)
-    return Headers(**json.loads(answer.stdout.decode("utf-8", "replace")))
+    answer = subprocess.run([python, "-I", "-c", HEADERS_PROGRAM], capture_output=True, timeout=BUILD_SECONDS)
+    return PythonHeaders(**json.loads(answer.stdout.decode("utf-8", "replace")))
 
 
 def find_compiler(environ: Mapping[str, str]) -> str:
@@ -63,25 +63,25 @@ def find_compiler(environ: Mapping[str, str]) -> str:
     return shutil.which("gcc", path=path) or shutil.which("clang", path=path) or ""
 
 
-def examine(headers: Headers, environ: Mapping[str, str] = os.environ) -> Finding:
+def check_build_tools(headers: PythonHeaders, environ: Mapping[str, str] = os.environ) -> BuildToolsCheck:
     """What of compiler, Python.h and venv is missing for this Python."""
     missing, said = [] if headers.venv else ["venv"], ""
     compiler = find_compiler(environ)
     if not compiler:
         missing.append("compiler")
         said = f"CC={environ['CC']} is not there" if "CC" in environ else "neither gcc nor clang is on the PATH"
-    elif complaint := build(compiler, BARE, "", environ):
+    elif complaint := try_build(compiler, C_SOURCE, "", environ):
         missing.append("compiler")
         said = f"{compiler} does not build C: {complaint}"
     if not (Path(headers.include) / "Python.h").is_file():
         missing.append("header")
-    elif "compiler" not in missing and (complaint := build(compiler, WITH_PYTHON, headers.include, environ)):
+    elif "compiler" not in missing and (complaint := try_build(compiler, PYTHON_C_SOURCE, headers.include, environ)):
         missing.append("header")
         said = complaint
-    return Finding(tuple(missing), said)
+    return BuildToolsCheck(tuple(missing), said)
 
 
-def build(compiler: str, source: str, include: str, environ: Mapping[str, str]) -> str:
+def try_build(compiler: str, source: str, include: str, environ: Mapping[str, str]) -> str:
     """Build a shared library from the source. The compiler's first complaint, or nothing."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trial.c"
@@ -94,7 +94,7 @@ def build(compiler: str, source: str, include: str, environ: Mapping[str, str]) 
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=SECONDS,
+                timeout=BUILD_SECONDS,
             )
         except (OSError, subprocess.SubprocessError) as error:
             return str(error)
@@ -103,7 +103,7 @@ def build(compiler: str, source: str, include: str, environ: Mapping[str, str]) 
     return "" if done.returncode == 0 else first.replace(str(file), file.name)
 
 
-def advice(finding: Finding, headers: Headers, version: str, system: System) -> str:
+def build_tools_advice(finding: BuildToolsCheck, headers: PythonHeaders, version: str, system: System) -> str:
     """What Triton lacks, and the one command that installs it; empty where it lacks nothing."""
     names = {"compiler": "a C compiler", "header": f"Python.h of Python {version}"}
     lacking = [name for part, name in names.items() if part in finding.missing]

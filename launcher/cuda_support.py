@@ -21,7 +21,7 @@ from launcher.system import System, driver_advice
 
 
 @dataclass(frozen=True)
-class Build:
+class CudaBuild:
     """A CUDA build of the pinned torch.
 
     name: as PyTorch's index and uv call it.
@@ -39,8 +39,8 @@ class Build:
 
 
 BUILDS = (
-    Build("cu130", "13.0", 13_000, "580.65.06 on Linux, 580.88 on Windows"),
-    Build("cu126", "12.6", 12_000, "525.60.13 on Linux, 528.33 on Windows", newest=(9, 0)),
+    CudaBuild("cu130", "13.0", 13_000, "580.65.06 on Linux, 580.88 on Windows"),
+    CudaBuild("cu126", "12.6", 12_000, "525.60.13 on Linux, 528.33 on Windows", newest=(9, 0)),
 )
 """Best first. cu130 is the package index's own torch 2.13.0 for Linux (its metadata names cuda-toolkit 13.0).
 
@@ -51,9 +51,9 @@ CAPABILITY_NEEDED = (7, 5)
 """CUDA 13.0 dropped every GPU before Turing: Maxwell, Pascal and Volta (NVIDIA, CUDA 13.0 release notes)."""
 REBOOT_NEEDED = 18
 """NVML_ERROR_LIB_RM_VERSION_MISMATCH: the driver was updated and its old kernel module still runs."""
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 CUDA_SECONDS = 60
-CUDA_COUNT = """
+CUDA_COUNT_PROGRAM = """
 import ctypes, sys
 cuda, count = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"), ctypes.c_int()
 print(0 if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) else count.value)
@@ -61,7 +61,7 @@ print(0 if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) else cou
 
 
 @dataclass(frozen=True)
-class Gpu:
+class DriverGpu:
     """A card, or a MIG slice of one. `unusable` says why CUDA cannot run on it whatever the driver, or nothing.
 
     free_bytes, total_bytes: 0 where the driver does not say.
@@ -77,54 +77,60 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Driver:
+class NvidiaDriver:
     """What NVML says. `error` is its own code, 0 when it answered; `cuda` is the newest CUDA it runs, 13.0 as 13000."""
 
     error: int = 0
     version: str = ""
     cuda: int = 0
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[DriverGpu, ...] = ()
 
 
 @dataclass(frozen=True)
-class Choice:
+class DeviceChoice:
     """`build` is a key of paths.REQUIREMENTS: cpu, or the name of a CUDA build."""
 
     device: str
     reason: str
     build: str = "cpu"
-    gpu: Gpu | None = None
+    gpu: DriverGpu | None = None
 
 
-def choose(asked: str, driver: Driver | None, visible: str | None = None, system: System = System()) -> Choice:  # noqa: B008
+def choose_device(
+    asked: str,
+    driver: NvidiaDriver | None,
+    visible: str | None = None,
+    system: System = System(),  # noqa: B008
+) -> DeviceChoice:  # noqa: B008
     """cpu or cuda for `asked` (auto, cpu, cuda). `visible` is CUDA_VISIBLE_DEVICES.
 
     Raises:
         SetupError: where a GPU needs a hand first, or where it is asked for and lacks CUDA.
     """
     if asked == "cpu":
-        return Choice("cpu", "the CPU was chosen, now or when .venv was made")
+        return DeviceChoice("cpu", "the CPU was chosen, now or when .venv was made")
     if driver and visible is not None:
-        driver = replace(driver, gpus=tuple(gpu for gpu in driver.gpus if is_named(gpu, visible)))
-    lack = hidden(driver, visible) or lacking(driver)
+        driver = replace(driver, gpus=tuple(gpu for gpu in driver.gpus if is_visible(gpu, visible)))
+    lack = hidden_reason(driver, visible) or missing_gpu_reason(driver)
     if driver is None or lack:
         if asked == "cuda":
             raise SetupError(f"CUDA cannot be used: {lack}. `--device cpu` sets up for the CPU.")
-        return Choice("cpu", lack)
-    if hindrance := curable(driver, system):
+        return DeviceChoice("cpu", lack)
+    if hindrance := required_action(driver, system):
         raise SetupError(f"{hindrance} Or use --device cpu.")
-    gpu = newest(driver)
-    build = fitting(driver.cuda, gpu.capability) or BUILDS[0]
+    gpu = pick_gpu(driver)
+    build = best_build(driver.cuda, gpu.capability) or BUILDS[0]
     reason = f"{gpu.name}, NVIDIA driver {driver.version}"
     if build is not BUILDS[0]:
         better = f"CUDA {BUILDS[0].cuda} takes driver {BUILDS[0].drivers}"
         reason += (
-            f". It runs CUDA up to {spelt(driver.cuda)}, so torch's build for CUDA {build.cuda} is taken ({better})"
+            f". It runs CUDA up to {format_cuda_version(driver.cuda)}, so torch's build for "
+            f"CUDA {build.cuda} is taken ({better})"
         )
-    return Choice("cuda", reason, build.name, gpu)
+    return DeviceChoice("cuda", reason, build.name, gpu)
 
 
-def is_named(gpu: Gpu, visible: str) -> bool:
+def is_visible(gpu: DriverGpu, visible: str) -> bool:
     """Does CUDA_VISIBLE_DEVICES leave this card: its number in PCI order, or the beginning of its UUID?"""
     names = [name.strip() for name in visible.split(",") if name.strip()]
     return any(
@@ -132,16 +138,18 @@ def is_named(gpu: Gpu, visible: str) -> bool:
     )
 
 
-def hidden(driver: Driver | None, visible: str | None) -> str:
+def hidden_reason(driver: NvidiaDriver | None, visible: str | None) -> str:
     """Why CUDA_VISIBLE_DEVICES leaves no card; empty where it leaves one, or says nothing."""
     if visible is None or driver is None or driver.error or driver.gpus:
         return ""
     if visible.strip() in ("", "-1"):
-        return f"{VISIBLE} is {visible.strip() or 'empty'}, which hides every GPU; unset it to use one"
-    return f"{VISIBLE}={visible} names no GPU of this machine; unset it, or name one that `nvidia-smi -L` lists"
+        return f"{VISIBLE_VARIABLE} is {visible.strip() or 'empty'}, which hides every GPU; unset it to use one"
+    return (
+        f"{VISIBLE_VARIABLE}={visible} names no GPU of this machine; unset it, or name one that `nvidia-smi -L` lists"
+    )
 
 
-def lacking(driver: Driver | None) -> str:
+def missing_gpu_reason(driver: NvidiaDriver | None) -> str:
     """Why there is no GPU here that torch can use; empty where there is one."""
     if driver is None:
         return "no NVIDIA driver is installed"
@@ -151,23 +159,25 @@ def lacking(driver: Driver | None) -> str:
         return f"NVIDIA's library is installed, but no driver answers it (NVML error {driver.error})"
     if not driver.gpus:
         return f"NVIDIA driver {driver.version} sees no GPU"
-    gpu = newest(driver)
-    return card_lacks(gpu.name, gpu.capability)
+    gpu = pick_gpu(driver)
+    return card_shortfall(gpu.name, gpu.capability)
 
 
-def card_lacks(name: str, capability: tuple[int, int], build: Build = BUILDS[0]) -> str:
+def card_shortfall(name: str, capability: tuple[int, int], build: CudaBuild = BUILDS[0]) -> str:
     """Why this build of torch cannot use this card, or nothing."""
     if capability < CAPABILITY_NEEDED:
-        return f"{name} has compute capability {dotted(capability)}; CUDA 13.0 needs {dotted(CAPABILITY_NEEDED)}"
+        return f"{name} has compute capability {format_version(capability)}; CUDA 13.0 needs {format_version(CAPABILITY_NEEDED)}"
     if build.newest and capability > build.newest:
         return (
-            f"{name} has compute capability {dotted(capability)}; the installed torch is for CUDA {build.cuda}, which ends "
-            f"at {dotted(build.newest)}. Install driver {BUILDS[0].drivers} or newer, then `python launch.py --device cuda`"
+            f"{name} has compute capability {format_version(capability)}; the installed torch is for "
+            f"CUDA {build.cuda}, which ends "
+            f"at {format_version(build.newest)}. Install driver {BUILDS[0].drivers} or newer, then "
+            f"`python launch.py --device cuda`"
         )
     return ""
 
 
-def fitting(driver_cuda: int, capability: tuple[int, int]) -> Build | None:
+def best_build(driver_cuda: int, capability: tuple[int, int]) -> CudaBuild | None:
     """The best build that this driver and this card run."""
     return next(
         (
@@ -179,17 +189,17 @@ def fitting(driver_cuda: int, capability: tuple[int, int]) -> Build | None:
     )
 
 
-def driver_lacks(version: str, cuda: int, build: Build = BUILDS[0], system: System | None = None) -> str:
+def driver_shortfall(version: str, cuda: int, build: CudaBuild = BUILDS[0], system: System | None = None) -> str:
     """What must be done about a driver that runs CUDA up to this one before it runs `build`, or nothing."""
     if cuda >= build.driver_cuda:
         return ""
     return (
-        f"NVIDIA driver {version} runs CUDA up to {spelt(cuda)}; CUDA {build.cuda} is needed, which takes driver "
+        f"NVIDIA driver {version} runs CUDA up to {format_cuda_version(cuda)}; CUDA {build.cuda} is needed, which takes driver "
         f"{build.drivers} or newer. {driver_advice(system) if system else 'Update the driver.'}"
     )
 
 
-def installed_build(torch_version: str | None = None) -> Build:
+def find_installed_build(torch_version: str | None = None) -> CudaBuild:
     """The CUDA build that .venv's torch is. Without one any driver will do that some build runs on.
 
     The package index's torch for Linux carries no local version: it is the first of BUILDS.
@@ -203,40 +213,40 @@ def installed_build(torch_version: str | None = None) -> Build:
     return next((build for build in BUILDS if build.name == local), BUILDS[-1] if local == "cpu" else BUILDS[0])
 
 
-def curable(driver: Driver, system: System = System()) -> str:  # noqa: B008
+def required_action(driver: NvidiaDriver, system: System = System()) -> str:  # noqa: B008
     """What the user must do before the GPU can be used; empty where nothing is in the way."""
     if driver.error == REBOOT_NEEDED:
         return "The NVIDIA driver was updated and the old one still runs. Restart the machine."
-    gpu = newest(driver)
+    gpu = pick_gpu(driver)
     if gpu.unusable:
         return gpu.unusable
-    if fitting(driver.cuda, gpu.capability):
+    if best_build(driver.cuda, gpu.capability):
         return ""
     least = next(
         (build for build in reversed(BUILDS) if build.newest is None or gpu.capability <= build.newest), BUILDS[0]
     )
-    card = f"For {gpu.name} (compute capability {dotted(gpu.capability)}): "
-    return card + driver_lacks(driver.version, driver.cuda, least, system)
+    card = f"For {gpu.name} (compute capability {format_version(gpu.capability)}): "
+    return card + driver_shortfall(driver.version, driver.cuda, least, system)
 
 
-def newest(driver: Driver) -> Gpu:
+def pick_gpu(driver: NvidiaDriver) -> DriverGpu:
     """The card to set up for: one that can be used before one that cannot."""
     return max(driver.gpus, key=lambda gpu: (not gpu.unusable, gpu.capability))
 
 
-def dotted(version: tuple[int, int]) -> str:
+def format_version(version: tuple[int, int]) -> str:
     return "{}.{}".format(*version)
 
 
-def spelt(cuda: int) -> str:
+def format_cuda_version(cuda: int) -> str:
     """NVML's 12080 as 12.8."""
-    return dotted((cuda // 1000, cuda % 1000 // 10))
+    return format_version((cuda // 1000, cuda % 1000 // 10))
 
 
 # ---- how CUDA itself knows a card
 
 
-def name_for_cuda(gpu: Gpu, count: Callable[[str], int]) -> str:
+def name_for_cuda(gpu: DriverGpu, count: Callable[[str], int]) -> str:
     """What CUDA_VISIBLE_DEVICES must hold for this card: its UUID, or its number where CUDA does not know UUIDs.
 
     Under WSL some drivers do not. `count` is how many cards CUDA has with that value.
@@ -246,12 +256,12 @@ def name_for_cuda(gpu: Gpu, count: Callable[[str], int]) -> str:
     return gpu.uuid
 
 
-def count_cuda(visible: str, environ: Mapping[str, str] = os.environ) -> int:
+def count_cuda_cards(visible: str, environ: Mapping[str, str] = os.environ) -> int:
     """How many cards the CUDA driver finds with this CUDA_VISIBLE_DEVICES, asked in a child; 0 where it fails."""
-    pinned = {**environ, VISIBLE: visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    pinned = {**environ, VISIBLE_VARIABLE: visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", CUDA_COUNT],
+            [sys.executable, "-c", CUDA_COUNT_PROGRAM],
             env=pinned,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -265,36 +275,36 @@ def count_cuda(visible: str, environ: Mapping[str, str] = os.environ) -> int:
 # ---- NVML
 
 
-class Memory(ctypes.Structure):
+class NvmlMemory(ctypes.Structure):
     """NVML's nvmlMemory_t, in bytes."""
 
     _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
 
-def read_driver() -> Driver | None:
+def read_driver() -> NvidiaDriver | None:
     """None where no NVIDIA driver is installed. nvidia-smi need not be there."""
     for name in ["nvml.dll"] if WINDOWS else ["libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1"]:
         with contextlib.suppress(OSError):
-            return ask(ctypes.CDLL(name))
+            return query_driver(ctypes.CDLL(name))
     return None
 
 
-def ask(nvml: ctypes.CDLL) -> Driver:
+def query_driver(nvml: ctypes.CDLL) -> NvidiaDriver:
     error = nvml.nvmlInit_v2()
     if error:
-        return Driver(error=error)
+        return NvidiaDriver(error=error)
     version, cuda, count = ctypes.create_string_buffer(80), ctypes.c_int(), ctypes.c_uint()
     error = (
         nvml.nvmlSystemGetDriverVersion(version, len(version))
         or nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(cuda))
         or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
     )
-    gpus = [gpu for index in range(count.value) for gpu in ask_gpu(nvml, index)]
+    gpus = [gpu for index in range(count.value) for gpu in query_gpu(nvml, index)]
     nvml.nvmlShutdown()
-    return Driver(error, version.value.decode(errors="replace"), cuda.value, tuple(gpus))
+    return NvidiaDriver(error, version.value.decode(errors="replace"), cuda.value, tuple(gpus))
 
 
-def ask_gpu(nvml: ctypes.CDLL, index: int) -> list[Gpu]:
+def query_gpu(nvml: ctypes.CDLL, index: int) -> list[DriverGpu]:
     """The card, or its MIG slices; nothing for one that is counted but does not answer, as if it fell off the bus."""
     handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -305,20 +315,20 @@ def ask_gpu(nvml: ctypes.CDLL, index: int) -> list[Gpu]:
     )
     if error:
         return []
-    memory = Memory()
+    memory = NvmlMemory()
     nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-    gpu = Gpu(
+    gpu = DriverGpu(
         name.value.decode(errors="replace"),
         (major.value, minor.value),
         index,
-        uuid(nvml, handle),
+        device_uuid(nvml, handle),
         free_bytes=memory.free,
         total_bytes=memory.total,
     )
     mig, pending = ctypes.c_uint(), ctypes.c_uint()
     if nvml.nvmlDeviceGetMigMode(handle, ctypes.byref(mig), ctypes.byref(pending)) or mig.value != 1:
         return [gpu]
-    return [replace(gpu, uuid=part) for part in slices(nvml, handle)] or [
+    return [replace(gpu, uuid=part) for part in mig_slice_uuids(nvml, handle)] or [
         replace(
             gpu,
             unusable=f"MIG is on for {gpu.name} and it has no slice. Make one, or switch MIG off: "
@@ -327,18 +337,18 @@ def ask_gpu(nvml: ctypes.CDLL, index: int) -> list[Gpu]:
     ]
 
 
-def slices(nvml: ctypes.CDLL, card: ctypes.c_void_p) -> list[str]:
+def mig_slice_uuids(nvml: ctypes.CDLL, card: ctypes.c_void_p) -> list[str]:
     """UUIDs of the card's MIG slices."""
     count, found = ctypes.c_uint(), []
     nvml.nvmlDeviceGetMaxMigDeviceCount(card, ctypes.byref(count))
     for place in range(count.value):
         part = ctypes.c_void_p()
         if not nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place, ctypes.byref(part)):
-            found.append(uuid(nvml, part))
+            found.append(device_uuid(nvml, part))
     return found
 
 
-def uuid(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> str:
+def device_uuid(nvml: ctypes.CDLL, device: ctypes.c_void_p) -> str:
     """Empty where the driver does not say."""
     text = ctypes.create_string_buffer(96)
     return "" if nvml.nvmlDeviceGetUUID(device, text, len(text)) else text.value.decode(errors="replace")

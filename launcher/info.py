@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import compiler, cuda_support, venv
-from launcher.cuda_support import Driver, read_driver
-from launcher.install_steps import trial
+from launcher.cuda_support import NvidiaDriver, read_driver
+from launcher.install_steps import trial_step
 from launcher.paths import ROOT, VENV, VENV_PYTHON
 from launcher.system import System, read_system
-from launcher.version import commit, version
-from trainer_core.system.redact import redacted
+from launcher.version import read_commit, read_version
+from trainer_core.system.redact import redact_text
 
 PACKAGES = [
     "unsloth",
@@ -38,7 +38,7 @@ PACKAGES = [
     "xformers",
     "gradio",
 ]
-QUESTION = """
+PACKAGES_PROGRAM = """
 import importlib.metadata as metadata, json, platform, sys
 versions = {}
 for name in sys.argv[1:]:
@@ -51,59 +51,59 @@ print(json.dumps({"python": platform.python_version(), "torch": torch.__version_
 SECONDS, TRIAL_SECONDS = 60, 600
 TRIAL_LINES = 5
 GIB = 2**30
-RUNS, TAIL_BYTES, ERROR_LINES, ERROR_LETTERS = 100, 64 * 1024, 30, 3000
+MAX_RUNS, TAIL_BYTES, ERROR_LINES, ERROR_LETTERS = 100, 64 * 1024, 30, 3000
 """The newest runs that are looked at for an error, how much of each one's events, and how much of the error is shown."""
-LABEL = 14
+LABEL_WIDTH = 14
 
 
 @dataclass(frozen=True)
-class Sources:
+class InfoSources:
     """Where the facts come from; what a test has no machine for is given in its place."""
 
     workspace: Path
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    driver: Callable[[], Driver | None] = read_driver
+    driver: Callable[[], NvidiaDriver | None] = read_driver
     system: Callable[[], System] = read_system
     python: Path = VENV_PYTHON
 
 
-def report(sources: Sources, with_trial: bool = False) -> str:
+def system_report(sources: InfoSources, with_trial: bool = False) -> str:
     """The block, with a line for each fact. Never raises: what cannot be read is said in its line."""
     facts: list[tuple[str, Callable[[], str]]] = [
-        ("Tunebench", tunebench),
+        ("Tunebench", tunebench_line),
         ("System", lambda: system_line(sources.system())),
         ("Python", lambda: f"{platform.python_version()}, {sys.executable}"),
         (".venv", venv_line),
-        ("Packages", lambda: packages(sources.python)),
+        ("Packages", lambda: packages_line(sources.python)),
         ("Driver", lambda: driver_line(sources.driver())),
-        ("Cards", lambda: "; ".join(map(card_line, cards(sources.driver()))) or "none"),
-        ("Variables", lambda: variables(sources.environ)),
+        ("Cards", lambda: "; ".join(map(card_line, driver_cards(sources.driver()))) or "none"),
+        ("Variables", lambda: variables_line(sources.environ)),
         ("Compiler", lambda: compiler_line(sources)),
-        ("Memory", memory),
-        ("Disk", lambda: disk(sources.workspace)),
+        ("Memory", memory_line),
+        ("Disk", lambda: disk_line(sources.workspace)),
         ("Last error", lambda: last_error(sources.workspace / "runs")),
     ]
     if with_trial:
         facts.insert(-1, ("Trial", lambda: run_trial(sources.python)))
-    lines = "\n".join(f"{name:<{LABEL}}{read(fact)}" for name, fact in facts)
-    return redacted(lines).replace(str(Path.home()), "~")
+    lines = "\n".join(f"{name:<{LABEL_WIDTH}}{read_fact(fact)}" for name, fact in facts)
+    return redact_text(lines).replace(str(Path.home()), "~")
 
 
-def read(fact: Callable[[], str]) -> str:
+def read_fact(fact: Callable[[], str]) -> str:
     """A fact in printable letters; its further lines stand under the first."""
     try:
         text = fact()
     except Exception as error:  # a report about something broken must not break
         text = f"could not be read: {type(error).__name__}: {error}"
     lines = text.splitlines() or [""]
-    return ("\n" + " " * LABEL).join(
+    return ("\n" + " " * LABEL_WIDTH).join(
         "".join(letter if letter.isprintable() else "?" for letter in line.expandtabs()) for line in lines
     )
 
 
-def tunebench() -> str:
-    at = commit()
-    return f"{version()}, commit {at}" if at else version()
+def tunebench_line() -> str:
+    at = read_commit()
+    return f"{read_version()}, commit {at}" if at else read_version()
 
 
 def system_line(system: System) -> str:
@@ -122,10 +122,10 @@ def venv_line() -> str:
     return f"{stamp.device}, torch build {stamp.build}, Python {stamp.python}, {state}{tried}"
 
 
-def packages(python: Path) -> str:
+def packages_line(python: Path) -> str:
     """torch and what stands on it, asked in a child, which may hang or die."""
     answer = subprocess.run(
-        [str(python), "-P", "-c", QUESTION, *PACKAGES],
+        [str(python), "-P", "-c", PACKAGES_PROGRAM, *PACKAGES],
         cwd=str(ROOT),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -142,27 +142,30 @@ def packages(python: Path) -> str:
     return ", ".join([f"Python {found['python']}", *names])
 
 
-def driver_line(driver: Driver | None) -> str:
+def driver_line(driver: NvidiaDriver | None) -> str:
     if driver is None:
         return "no NVIDIA driver"
     if driver.error:
         return f"NVIDIA, does not answer: NVML error {driver.error}"
-    return f"NVIDIA {driver.version}, CUDA up to {cuda_support.spelt(driver.cuda)}"
+    return f"NVIDIA {driver.version}, CUDA up to {cuda_support.format_cuda_version(driver.cuda)}"
 
 
-def cards(driver: Driver | None) -> tuple[cuda_support.Gpu, ...]:
+def driver_cards(driver: NvidiaDriver | None) -> tuple[cuda_support.DriverGpu, ...]:
     return driver.gpus if driver else ()
 
 
-def card_line(gpu: cuda_support.Gpu) -> str:
+def card_line(gpu: cuda_support.DriverGpu) -> str:
     memory = f", {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free" if gpu.total_bytes else ""
-    return f"{gpu.index}: {gpu.name}, compute capability {cuda_support.dotted(gpu.capability)}{memory} {gpu.unusable}".strip()
+    return (
+        f"{gpu.index}: {gpu.name}, compute capability "
+        f"{cuda_support.format_version(gpu.capability)}{memory} {gpu.unusable}"
+    ).strip()
 
 
-def variables(environ: Mapping[str, str]) -> str:
+def variables_line(environ: Mapping[str, str]) -> str:
     """Those that change which card is seen and which compiler is taken."""
     names = (
-        cuda_support.VISIBLE,
+        cuda_support.VISIBLE_VARIABLE,
         "CUDA_DEVICE_ORDER",
         "CC",
         "TRITON_CACHE_DIR",
@@ -173,11 +176,11 @@ def variables(environ: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={environ[name]}" for name in names if name in environ) or "none of ours are set"
 
 
-def compiler_line(sources: Sources) -> str:
+def compiler_line(sources: InfoSources) -> str:
     if sources.system().platform == "win32":
         return "triton-windows brings its own"
     python = str(sources.python if sources.python.exists() else sys.executable)
-    finding = compiler.examine(compiler.ask_python(python), sources.environ)
+    finding = compiler.check_build_tools(compiler.ask_python(python), sources.environ)
     found = compiler.find_compiler(sources.environ) or "none"
     said = f" ({finding.said})" if finding.said else ""
     return (
@@ -185,7 +188,7 @@ def compiler_line(sources: Sources) -> str:
     )
 
 
-def memory() -> str:
+def memory_line() -> str:
     """Linux says it in a file; elsewhere the page does."""
     table = Path("/proc/meminfo")
     if not table.is_file():
@@ -194,7 +197,7 @@ def memory() -> str:
     return f"{sizes['MemAvailable'] / GIB:.1f} of {sizes['MemTotal'] / GIB:.1f} GB free"
 
 
-def disk(workspace: Path) -> str:
+def disk_line(workspace: Path) -> str:
     folder = next(place for place in (workspace, *workspace.parents) if place.exists())
     usage = shutil.disk_usage(str(folder))
     return f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GB free at {workspace}"
@@ -205,11 +208,11 @@ def run_trial(python: Path) -> str:
     stamp = venv.read_stamp()
     if stamp is None:
         return "there is no finished .venv to try"
-    ((_, *words),) = trial(stamp.build).ways
+    ((_, *words),) = trial_step(stamp.build).ways
     done = subprocess.run(
         [str(python), *words],
         cwd=str(VENV),
-        env=venv.environment(stamp),
+        env=venv.venv_environment(stamp),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -224,24 +227,24 @@ def run_trial(python: Path) -> str:
 
 def last_error(runs: Path) -> str:
     """The last word of the newest run that failed."""
-    for folder in newest(runs):
-        for event in reversed(list(events(folder / "events.jsonl"))):
-            if event.get("kind") == "Failed":
+    for folder in newest_runs(runs):
+        for event in reversed(list(read_last_events(folder / "events.jsonl"))):
+            if event.get("kind") in ("RunFailed", "Failed"):
                 words = f"{event.get('message', '')}\n{event.get('details', '')}".strip()[-ERROR_LETTERS:]
                 return "\n".join([f"run {folder.name}, {event.get('at', '')}", *words.splitlines()[-ERROR_LINES:]])
     return "no run has failed"
 
 
-def newest(runs: Path) -> list[Path]:
+def newest_runs(runs: Path) -> list[Path]:
     """Run folders, newest first. A link is left out: it may point outside the workspace."""
     try:
         found = [Path(entry.path) for entry in os.scandir(str(runs)) if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)[:RUNS]
+    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)[:MAX_RUNS]
 
 
-def events(file: Path) -> Iterator[dict[str, object]]:
+def read_last_events(file: Path) -> Iterator[dict[str, object]]:
     """The events in the last part of a file, which may be anything: a pipe, a link, no JSON, of any size."""
     try:
         handle = os.open(str(file), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

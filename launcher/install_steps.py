@@ -21,7 +21,7 @@ UV = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--no-deps")
 
 
 @dataclass(frozen=True)
-class Step:
+class InstallStep:
     """One part of the set-up. `ways` are commands that do it, best first: the next is tried when one fails."""
 
     title: str
@@ -30,82 +30,84 @@ class Step:
     needed: bool = True
 
 
-def bare_venv(python: str, version: str, system: System) -> Step:
+def venv_step(python: str, version: str, system: System) -> InstallStep:
     command = install_command(system, ["venv"], version, stock=False) or "apt install python3-venv"
     advice = f"Debian and Ubuntu keep a part of Python apart: `{command}`. Then start again."
-    return Step(f"Python {version} environment in {VENV.name}", ((python, "-m", "venv", "--clear", str(VENV)),), advice)
+    return InstallStep(
+        f"Python {version} environment in {VENV.name}", ((python, "-m", "venv", "--clear", str(VENV)),), advice
+    )
 
 
-def install(build: str, platform: str) -> list[Step]:
+def list_install_steps(build: str, platform: str) -> list[InstallStep]:
     """What fills a bare .venv. `build` is a key of REQUIREMENTS, `platform` sys.platform's word."""
-    uv = Step("installer uv", ((*PIP, INSTALLER),), needed=False)
-    rest = packages(REQUIREMENTS[build])
+    uv = InstallStep("installer uv", ((*PIP, INSTALLER),), needed=False)
+    rest = packages_step(REQUIREMENTS[build])
     if build == "cu126":  # torch last: what it asks for beside CUDA is then there, in the pinned version
-        return [uv, rest, torch_with_its_cuda(build)]
-    return [uv, *torch(build, platform), rest]
+        return [uv, rest, torch_cuda_step(build)]
+    return [uv, *torch_steps(build, platform), rest]
 
 
-def torch(build: str, platform: str) -> list[Step]:
+def torch_steps(build: str, platform: str) -> list[InstallStep]:
     """torch by itself where the usual index has the other build: it has CUDA 13.0 for Linux, CPU for Windows and macOS.
 
     The CUDA build is named, not left to uv's "auto": that takes the newest CUDA the driver runs, whatever the pins are for.
     """
-    wanted = pin(build, "torch")
+    wanted = requirement_line(build, "torch")
     if (build, platform) == ("cpu", "linux"):
         ways = ((*PIP, f"{wanted}+cpu"), (*UV, "--torch-backend=cpu", wanted))
-        return [Step(f"{wanted}, CPU build: by pip's own settings, else from PyTorch's index", ways)]
+        return [InstallStep(f"{wanted}, CPU build: by pip's own settings, else from PyTorch's index", ways)]
     if (build, platform) == ("cu130", "win32"):
-        pair = (wanted, pin(build, "torchvision"))
-        return [Step(f"{wanted}, CUDA build from PyTorch's index", ((*UV, f"--torch-backend={build}", *pair),))]
+        pair = (wanted, requirement_line(build, "torchvision"))
+        return [InstallStep(f"{wanted}, CUDA build from PyTorch's index", ((*UV, f"--torch-backend={build}", *pair),))]
     return []
 
 
-def torch_with_its_cuda(build: str) -> Step:
+def torch_cuda_step(build: str) -> InstallStep:
     """A CUDA build that the usual index has for no system, with the CUDA libraries that it names."""
-    pair = (pin("cu130", "torch"), pin("cu130", "torchvision"))
+    pair = (requirement_line("cu130", "torch"), requirement_line("cu130", "torchvision"))
     command = tuple(word for word in UV if word != "--no-deps") + (f"--torch-backend={build}", *pair)
     advice = (
         "This build comes from download.pytorch.org only. If that cannot be reached, a newer driver "
         f"({BUILDS[0].drivers}) lets torch come from the usual index."
     )
-    return Step(f"{pair[0]} and its CUDA libraries, {build}, from PyTorch's index", (command,), advice)
+    return InstallStep(f"{pair[0]} and its CUDA libraries, {build}, from PyTorch's index", (command,), advice)
 
 
-def pin(build: str, name: str) -> str:
+def requirement_line(build: str, name: str) -> str:
     """The package's line in the requirement file of this build, `torch==2.13.0`."""
-    return f"{name}=={pinned(REQUIREMENTS[build])[name]}"
+    return f"{name}=={read_pinned_versions(REQUIREMENTS[build])[name]}"
 
 
-def packages(file: Path) -> Step:
+def packages_step(file: Path) -> InstallStep:
     """All pins of a file. uv is many times faster; pip knows the machine's own mirrors and certificates."""
-    return Step(f"the packages of {file.name}", ((*UV, "-r", str(file)), (*PIP, "-r", str(file))))
+    return InstallStep(f"the packages of {file.name}", ((*UV, "-r", str(file)), (*PIP, "-r", str(file))))
 
 
-def into_folder(file: Path, folder: Path) -> Step:
+def target_folder_step(file: Path, folder: Path) -> InstallStep:
     """All pins of a file into a folder that is no site-packages. Nothing but tests reads it, so it is not needed."""
     target = ("--target", str(folder), "-r", str(file))
-    return Step(
+    return InstallStep(
         f"the packages of {file.name}, in a folder of their own", ((*UV, *target), (*PIP, *target)), needed=False
     )
 
 
-def pinned(file: Path) -> dict[str, str]:
+def read_pinned_versions(file: Path) -> dict[str, str]:
     """Version by name."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return dict(line.split()[0].split("==") for line in lines if line and not line.startswith("#"))
 
 
-def trial(build: str) -> Step:
+def trial_step(build: str) -> InstallStep:
     """The last step: what is installed must work."""
     advice = "The next start makes .venv anew. If that ends here too: with a GPU, `--device cpu` may still work."
     cuda = next((known.cuda for known in BUILDS if known.name == build), "")
     device = ("cuda", cuda) if cuda else ("cpu",)
     does = "multiply, launch a Triton kernel, compile one" if cuda else "multiply"
     command = (PYTHON, "-P", str(ROOT / "launcher" / "trial.py"), *device)
-    return Step(f"trial on {device[0]}: import unsloth and torch, {does}", (command,), advice)
+    return InstallStep(f"trial on {device[0]}: import unsloth and torch, {does}", (command,), advice)
 
 
-def starter() -> Step:
+def starter_step() -> InstallStep:
     """The embedded model, made ready once here, so that the first click does not wait for it."""
     advice = "It is made at the first run instead."
-    return Step("starter model", ((PYTHON, "-P", "-m", "trainer_core", "starter"),), advice, needed=False)
+    return InstallStep("starter model", ((PYTHON, "-P", "-m", "trainer_core", "starter"),), advice, needed=False)

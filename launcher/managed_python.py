@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from launcher import SetupError
-from launcher.install_steps import INSTALLER, Step
+from launcher.install_steps import INSTALLER, InstallStep
 from launcher.paths import WINDOWS
-from launcher.run_step import perform
+from launcher.run_step import perform_step
 
 
 def fetch_python(version: str, base: str, place: str, uv: str | None = None) -> str:
@@ -22,7 +22,9 @@ def fetch_python(version: str, base: str, place: str, uv: str | None = None) -> 
     """
     with tempfile.TemporaryDirectory() as folder:
         uv = uv or shutil.which("uv") or install_uv(base, Path(folder), place)
-        perform(Step(f"Python {version} of uv's own", ((uv, "python", "install", version),)), place, os.environ)
+        perform_step(
+            InstallStep(f"Python {version} of uv's own", ((uv, "python", "install", version),)), place, os.environ
+        )
         answer = subprocess.run([uv, "python", "find", "--managed-python", version], capture_output=True)
     found = answer.stdout.decode("utf-8", "replace").strip()
     if answer.returncode or not Path(found).is_file():
@@ -34,6 +36,6 @@ def install_uv(base: str, folder: Path, place: str) -> str:
     """uv in an environment of its own, which goes when the Python is there."""
     scripts = folder / ("Scripts" if WINDOWS else "bin")
     pip = (str(scripts / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", INSTALLER)
-    perform(Step("an environment for uv", ((base, "-m", "venv", str(folder)),)), place, os.environ)
-    perform(Step("installer uv", (pip,)), place, os.environ)
+    perform_step(InstallStep("an environment for uv", ((base, "-m", "venv", str(folder)),)), place, os.environ)
+    perform_step(InstallStep("installer uv", (pip,)), place, os.environ)
     return str(scripts / "uv")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import SetupError, compiler, cuda_support
-from launcher.cuda_support import Choice
+from launcher.cuda_support import DeviceChoice
 from launcher.system import System
 
 SIZES = {
@@ -21,13 +21,13 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class SetupPlan:
     """`python` makes .venv. With `fetch_python` uv brings another one of that version first, since this one lacks Python.h.
 
     card: what CUDA_VISIBLE_DEVICES holds in the trial; empty on the CPU.
     """
 
-    choice: Choice
+    choice: DeviceChoice
     python: str
     version: str
     fetch_python: bool = False
@@ -36,13 +36,13 @@ class Plan:
 
 
 def make_plan(
-    choice: Choice,
+    choice: DeviceChoice,
     python: tuple[str, str],
     system: System,
     environ: Mapping[str, str] = os.environ,
-    ask_python: Callable[[str], compiler.Headers] = compiler.ask_python,
-    count_cuda: Callable[[str], int] = cuda_support.count_cuda,
-) -> Plan:
+    ask_python: Callable[[str], compiler.PythonHeaders] = compiler.ask_python,
+    count_cuda: Callable[[str], int] = cuda_support.count_cuda_cards,
+) -> SetupPlan:
     """The plan for this choice and this Python (its path, its version).
 
     Raises:
@@ -54,29 +54,29 @@ def make_plan(
         f"This happens once: about {SIZES[choice.build]}.",
     ]
     if choice.device != "cuda" or choice.gpu is None:
-        return Plan(choice, path, version, lines=tuple(lines))
+        return SetupPlan(choice, path, version, lines=tuple(lines))
     check_kernel_folder(environ)
     card = cuda_support.name_for_cuda(choice.gpu, count_cuda)
     if card != choice.gpu.uuid:
         lines.append(f"CUDA does not know this card by its UUID, so it is named by its number, {card}.")
-    fetch_python = system.platform != "win32" and header_is_missing(path, version, system, environ, ask_python)
+    fetch_python = system.platform != "win32" and is_header_missing(path, version, system, environ, ask_python)
     if fetch_python:
         lines.append(f"Python {version} comes from uv: {path} has no Python.h, with which Triton builds its kernels.")
-    return Plan(choice, path, version, fetch_python, card, tuple(lines))
+    return SetupPlan(choice, path, version, fetch_python, card, tuple(lines))
 
 
-def header_is_missing(
+def is_header_missing(
     python: str,
     version: str,
     system: System,
     environ: Mapping[str, str],
-    ask_python: Callable[[str], compiler.Headers] = compiler.ask_python,
+    ask_python: Callable[[str], compiler.PythonHeaders] = compiler.ask_python,
 ) -> bool:
     """True where Python.h alone is missing, which another Python brings; SetupError where there is no compiler."""
     headers = ask_python(python)
-    finding = compiler.examine(headers, environ)
+    finding = compiler.check_build_tools(headers, environ)
     if "compiler" in finding.missing:
-        raise SetupError(compiler.advice(finding, headers, version, system))
+        raise SetupError(compiler.build_tools_advice(finding, headers, version, system))
     return "header" in finding.missing
 
 

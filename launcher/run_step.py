@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from launcher import SetupError
-from launcher.install_steps import Step
+from launcher.install_steps import InstallStep
 from launcher.paths import ROOT, VENV
 
 QUIET_SECONDS = 30
-TELLING = ("Collecting ", "Processing ", "Downloading ", "Building ", "Installing ", "Installed ", "torch ")
+PROGRESS_PREFIXES = ("Collecting ", "Processing ", "Downloading ", "Building ", "Installing ", "Installed ", "torch ")
 """How the lines of pip, uv and the trial begin that a waiting user wants to see; a failure shows the others."""
 
 
-def perform(step: Step, place: str, env: Mapping[str, str]) -> bool:
+def perform_step(step: InstallStep, place: str, env: Mapping[str, str]) -> bool:
     """True where the step was done, False where it is not needed and cannot be.
 
     Raises:
@@ -31,12 +31,12 @@ def perform(step: Step, place: str, env: Mapping[str, str]) -> bool:
     began = time.monotonic()
     failures = []
     for command in step.ways:
-        status, tail = run(command, env)
+        status, tail = run_tool(command, env)
         if status == 0:
-            print(f"      done in {clock(began)}", flush=True)
+            print(f"      done in {format_elapsed(began)}", flush=True)
             return True
         failures.append(
-            "\n".join([f"`{shown(command)}` ended with status {status}:", *(f"    {line}" for line in tail)])
+            "\n".join([f"`{command_text(command)}` ended with status {status}:", *(f"    {line}" for line in tail)])
         )
     if step.needed:
         raise SetupError("\n".join([f"'{step.title}' failed.", *failures, step.advice]))
@@ -44,10 +44,10 @@ def perform(step: Step, place: str, env: Mapping[str, str]) -> bool:
     return False
 
 
-def run(command: tuple[str, ...], env: Mapping[str, str]) -> tuple[int, list[str]]:
+def run_tool(command: tuple[str, ...], env: Mapping[str, str]) -> tuple[int, list[str]]:
     """The tool's exit status and last 15 lines."""
     tail: deque[str] = deque(maxlen=15)
-    screen = Screen()
+    screen = StatusLine()
     folder = VENV if VENV.is_dir() else ROOT  # what unsloth writes where it stands must not lie in the project
     try:
         process = subprocess.Popen(
@@ -63,14 +63,14 @@ def run(command: tuple[str, ...], env: Mapping[str, str]) -> tuple[int, list[str
     except OSError as error:
         return 127, [str(error)]
     with process:
-        for line in spoken(process):
+        for line in stream_lines(process):
             tail.extend([line] if line else [])
             screen.show(line)
     screen.clear()
     return process.returncode, list(tail)
 
 
-def spoken(process: subprocess.Popen[str]) -> Iterator[str]:
+def stream_lines(process: subprocess.Popen[str]) -> Iterator[str]:
     """The process's lines as they come, and an empty one for each second without any."""
     lines: queue.Queue[str | None] = queue.Queue()
 
@@ -91,7 +91,7 @@ def spoken(process: subprocess.Popen[str]) -> Iterator[str]:
         yield line
 
 
-class Screen:
+class StatusLine:
     """One line that keeps changing on a terminal; in a log file the lines that matter, and a sign of life."""
 
     def __init__(self) -> None:
@@ -100,13 +100,13 @@ class Screen:
         self.terminal = sys.stdout.isatty()
 
     def show(self, line: str) -> None:
-        matters = line.startswith(TELLING)
+        matters = line.startswith(PROGRESS_PREFIXES)
         self.last = line if matters else self.last
         if self.terminal:
             width = shutil.get_terminal_size().columns - 1
-            print("\r" + f"      {clock(self.began)}  {self.last}"[:width].ljust(width), end="", flush=True)
+            print("\r" + f"      {format_elapsed(self.began)}  {self.last}"[:width].ljust(width), end="", flush=True)
         elif matters or time.monotonic() - self.spoke > QUIET_SECONDS:
-            print(f"      {clock(self.began)}  {self.last}", flush=True)
+            print(f"      {format_elapsed(self.began)}  {self.last}", flush=True)
             self.spoke = time.monotonic()
 
     def clear(self) -> None:
@@ -114,11 +114,11 @@ class Screen:
             print("\r" + " " * (shutil.get_terminal_size().columns - 1), end="\r", flush=True)
 
 
-def clock(began: float) -> str:
+def format_elapsed(began: float) -> str:
     """Minutes and seconds since `began`, a time.monotonic() reading."""
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     return f"{minutes}:{seconds:02}"
 
 
-def shown(command: tuple[str, ...]) -> str:
+def command_text(command: tuple[str, ...]) -> str:
     return " ".join(command if len(command) < 3 or command[1] != "-c" else ("python -c ...", *command[3:]))

@@ -29,7 +29,7 @@ Write-Output $link.FullName
 """
 """What a path may hold goes in through variables, where nothing is quoted."""
 
-Run = Any
+RunCommand = Any
 """subprocess.run, or what stands for it."""
 
 
@@ -38,7 +38,7 @@ def make_shortcut(
     home: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     python: str = sys.executable,
-    run: Run = subprocess.run,
+    run: RunCommand = subprocess.run,
 ) -> list[Path]:
     """Write the starters and return where they lie. `platform` is sys.platform's word.
 
@@ -93,7 +93,7 @@ def entry_string(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def linux_desktop(home: Path, environ: Mapping[str, str], run: Run) -> Path | None:
+def linux_desktop(home: Path, environ: Mapping[str, str], run: RunCommand) -> Path | None:
     """The desktop's folder, whatever it is called in the user's language; None where there is none."""
     try:
         answer = run(
@@ -109,7 +109,7 @@ def mac_command(python: str) -> str:
     return f"#!/bin/sh\nexec /bin/sh {' '.join(map(shlex.quote, (str(START), python, str(LAUNCH))))}\n"
 
 
-def windows_link(python: str, environ: Mapping[str, str], run: Run) -> Path:
+def windows_link(python: str, environ: Mapping[str, str], run: RunCommand) -> Path:
     """Tunebench.lnk on the desktop, wherever Windows keeps that; `cmd` holds the window where the start fails."""
     values = {
         "TUNEBENCH_ARGUMENTS": f'/c ""{python}" "{LAUNCH}" || pause"',

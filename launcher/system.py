@@ -48,11 +48,13 @@ def read_os_release(files: Iterable[Path]) -> dict[str, str]:
             text = file.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        return dict(map(assignment, (line for line in text.splitlines() if "=" in line and not line.startswith("#"))))
+        return dict(
+            map(parse_assignment, (line for line in text.splitlines() if "=" in line and not line.startswith("#")))
+        )
     return {}
 
 
-def assignment(line: str) -> tuple[str, str]:
+def parse_assignment(line: str) -> tuple[str, str]:
     name, _, value = line.partition("=")
     try:
         return name.strip(), " ".join(shlex.split(value))

@@ -29,14 +29,14 @@ def main(device: str, cuda: str = "") -> str:
     Raises:
         TrialError: with a sentence where something does not.
     """
-    unsloth, torch = libraries()
+    unsloth, torch = import_libraries()
     built = torch.version.cuda
     if device == "cpu" and built:
         raise TrialError(f"torch {torch.__version__} is a CUDA build; a CPU build is needed here.")
     if device == "cuda" and built != cuda:
         raise TrialError(f"torch {torch.__version__} is built for CUDA {built}; CUDA {cuda} is needed here.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise TrialError(no_device(torch.__version__, os.environ.get("CUDA_VISIBLE_DEVICES")))
+        raise TrialError(no_device_message(torch.__version__, os.environ.get("CUDA_VISIBLE_DEVICES")))
     check_product(torch, device)
     if device == "cuda":
         from launcher import trial_kernels
@@ -46,18 +46,18 @@ def main(device: str, cuda: str = "") -> str:
     return f"torch {torch.__version__} and unsloth {unsloth.__version__} work on {device}."
 
 
-def libraries() -> tuple[ModuleType, ModuleType]:
+def import_libraries() -> tuple[ModuleType, ModuleType]:
     """unsloth and torch, in the order that unsloth asks for."""
     try:
         import unsloth
     except Exception as error:
-        raise TrialError(told("import unsloth", error)) from error
+        raise TrialError(describe_failure("import unsloth", error)) from error
     import torch
 
     return unsloth, torch
 
 
-def no_device(version: str, visible: str | None) -> str:
+def no_device_message(version: str, visible: str | None) -> str:
     chosen = f" with CUDA_VISIBLE_DEVICES={visible}" if visible is not None else ""
     return f"torch {version} finds no CUDA device{chosen}. `nvidia-smi -L` lists the cards that the driver sees."
 
@@ -73,12 +73,12 @@ def check_kernel(what: str, tolerance: float, error_of: Callable[[], float]) -> 
     try:
         difference = error_of()
     except Exception as error:
-        raise TrialError(told(what, error)) from error
+        raise TrialError(describe_failure(what, error)) from error
     if not difference <= tolerance:  # NaN is wrong as well
         raise TrialError(f"{what} is wrong: an RMS norm differs by {difference:.3g}, allowed is {tolerance:g}.")
 
 
-def told(what: str, error: Exception) -> str:
+def describe_failure(what: str, error: Exception) -> str:
     """The failure, and what to do where we can see what is missing."""
     lines = str(error).strip().splitlines() or [""]
     return f"{what} failed: {type(error).__name__}: {lines[-1]}\n{missing_tools()}".strip()
@@ -90,7 +90,7 @@ def missing_tools() -> str:
         return ""
     headers = compiler.ask_python(sys.executable)
     version = ".".join(platform.python_version_tuple()[:2])
-    return compiler.advice(compiler.examine(headers), headers, version, read_system())
+    return compiler.build_tools_advice(compiler.check_build_tools(headers), headers, version, read_system())
 
 
 if __name__ == "__main__":

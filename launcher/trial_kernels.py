@@ -24,7 +24,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON) * weight
 
 
-def inputs(device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def make_inputs(device: str) -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     x, weight = torch.randn(ROWS, COLUMNS, generator=random), torch.randn(COLUMNS, generator=random)
     return x.to(device), weight.to(device)
@@ -32,7 +32,7 @@ def inputs(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def kernel_error(device: str) -> float:
     """Launch the kernel; the largest difference from torch's own result."""
-    x, weight = inputs(device)
+    x, weight = make_inputs(device)
     y = torch.empty_like(x)
     rms_norm_kernel[(ROWS,)](x, weight, y, COLUMNS, EPSILON)
     return float((y - rms_norm(x, weight)).abs().max())
@@ -40,12 +40,12 @@ def kernel_error(device: str) -> float:
 
 def compiled_error(device: str) -> float:
     """Compile forward and backward; the largest difference of value and gradients from torch's own."""
-    plain, compiled = gradients(rms_norm, device), gradients(torch.compile(rms_norm), device)
+    plain, compiled = compute_gradients(rms_norm, device), compute_gradients(torch.compile(rms_norm), device)
     return max(float((ours - theirs).abs().max()) for ours, theirs in zip(compiled, plain, strict=True))
 
 
-def gradients(function, device: str) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
-    x, weight = (tensor.requires_grad_() for tensor in inputs(device))
+def compute_gradients(function, device: str) -> list[torch.Tensor]:  # type: ignore[no-untyped-def]
+    x, weight = (tensor.requires_grad_() for tensor in make_inputs(device))
     y = function(x, weight)
     y.square().sum().backward()
     return [y.detach(), x.grad, weight.grad]

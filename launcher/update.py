@@ -11,38 +11,38 @@ from launcher import SetupError
 from launcher.paths import ROOT
 
 SECONDS = 600
-SHOWN = 5
+MAX_SHOWN = 5
 """Changed files that are named."""
 
 
-def update(root: Path = ROOT, git: str = "git") -> bool:
+def pull_update(root: Path = ROOT, git: str = "git") -> bool:
     """Fast-forward to the upstream branch. False where there is nothing newer.
 
     Raises:
         SetupError: it is no checkout, has changes or no upstream, or both sides have commits; nothing is changed then.
     """
     refuse_unless_own_checkout(root, git)
-    changed = ask(root, git, "diff", "--name-only", "HEAD").splitlines()
+    changed = run_git(root, git, "diff", "--name-only", "HEAD").splitlines()
     if changed:
-        names = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
+        names = ", ".join(changed[:MAX_SHOWN]) + (", ..." if len(changed) > MAX_SHOWN else "")
         raise SetupError(
             f"changed here: {len(changed)} of Tunebench's files ({names}). Nothing was updated. "
             "`git stash` lays the changes aside, `git stash pop` brings them back."
         )
     try:
-        upstream = ask(root, git, "rev-parse", "--abbrev-ref", "@{upstream}")
+        upstream = run_git(root, git, "rev-parse", "--abbrev-ref", "@{upstream}")
     except SetupError:
         raise SetupError(
             "This branch follows no branch of another repository, so there is nothing to update from. "
             "`git branch --set-upstream-to=origin/main` names one."
         ) from None
-    before = ask(root, git, "rev-parse", "--short", "HEAD")
-    ask(root, git, "pull", "--ff-only", "--quiet")
-    after = ask(root, git, "rev-parse", "--short", "HEAD")
+    before = run_git(root, git, "rev-parse", "--short", "HEAD")
+    run_git(root, git, "pull", "--ff-only", "--quiet")
+    after = run_git(root, git, "rev-parse", "--short", "HEAD")
     if before == after:
         print(f"Tunebench is at {after}, the newest of {upstream}.", flush=True)
         return False
-    count = ask(root, git, "rev-list", "--count", f"{before}..{after}")
+    count = run_git(root, git, "rev-list", "--count", f"{before}..{after}")
     print(
         f"Tunebench went from {before} to {after} of {upstream}: {count} new commits. The workspace is as it was.",
         flush=True,
@@ -53,14 +53,14 @@ def update(root: Path = ROOT, git: str = "git") -> bool:
 def refuse_unless_own_checkout(root: Path, git: str) -> None:
     """A folder within somebody's repository is not ours to pull."""
     try:
-        top = ask(root, git, "rev-parse", "--show-toplevel")
+        top = run_git(root, git, "rev-parse", "--show-toplevel")
     except SetupError as error:
         raise SetupError(f"{root} is no git checkout, so it cannot be updated by git: {error}") from None
     if Path(top).resolve() != root.resolve():
         raise SetupError(f"{root} lies in another repository, {top}. Nothing was updated.")
 
 
-def ask(root: Path, git: str, *words: str) -> str:
+def run_git(root: Path, git: str, *words: str) -> str:
     """What git answers. SetupError with its last words where it refuses; it never waits for a password."""
     environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
@@ -77,5 +77,5 @@ def ask(root: Path, git: str, *words: str) -> str:
         raise SetupError(f"`git {words[0]}` did not end within {SECONDS} s.") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"status {done.returncode}"]
-        raise SetupError(f"`git {' '.join(words)}` failed: " + "\n".join(said[-SHOWN:]))
+        raise SetupError(f"`git {' '.join(words)}` failed: " + "\n".join(said[-MAX_SHOWN:]))
     return done.stdout.decode("utf-8", "replace").strip()

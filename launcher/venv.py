@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from launcher import SetupError, compiler, cuda_support, install_steps
-from launcher.cuda_support import Driver
+from launcher.cuda_support import NvidiaDriver
 from launcher.managed_python import fetch_python
 from launcher.paths import (
     REHEARSAL,
@@ -33,21 +33,21 @@ from launcher.paths import (
     VENV_PYTHON,
     WINDOWS,
 )
-from launcher.plan import Plan, make_plan
-from launcher.run_step import perform
+from launcher.plan import SetupPlan, make_plan
+from launcher.run_step import perform_step
 from launcher.system import System, read_system
 
 STAMP = VENV / "tunebench.json"
 LAUNCHER = 1
 """Raised when launcher/ fills .venv differently, so that every .venv is made anew once."""
-TRIAL = "kernels"
+TRIAL_NAME = "kernels"
 """Changed when the trial on a card tries more: a CUDA .venv that has not passed it passes it first."""
 PYTHONS = ((3, 13), (3, 12), (3, 11))
 """Every pinned package has a wheel for these on Linux, Windows and Apple silicon."""
 
 
 @dataclass(frozen=True)
-class Stamp:
+class VenvStamp:
     """What .venv is, or is becoming. `closure` and `tests` are fingerprints of the requirement files in it.
 
     build: of torch, a key of REQUIREMENTS.
@@ -63,71 +63,78 @@ class Stamp:
     trial: str = ""
 
 
-def ready_for(asked: str) -> Stamp:
+def ensure_venv(asked: str) -> VenvStamp:
     """The stamp of a .venv that is ready for `asked` (auto, cpu, cuda). One small hash where there is one already."""
-    if (found := read_stamp()) and finished(found, asked) and not outgrown(found, asked):
+    if (found := read_stamp()) and is_finished(found, asked) and not is_outgrown(found, asked):
         return found
-    with alone():
+    with setup_lock():
         found = read_stamp()  # another launcher may have finished it meanwhile
-        if found and finished(found, asked) and not outgrown(found, asked):
+        if found and is_finished(found, asked) and not is_outgrown(found, asked):
             return found
-        return set_up(asked, found)
+        return set_up_venv(asked, found)
 
 
-def finished(found: Stamp, asked: str, python: Path = VENV_PYTHON) -> bool:
-    current = found.closure == closure(found.build, found.python)
-    tried = found.device == "cpu" or found.trial == TRIAL
+def is_finished(found: VenvStamp, asked: str, python: Path = VENV_PYTHON) -> bool:
+    current = found.closure == requirements_fingerprint(found.build, found.python)
+    tried = found.device == "cpu" or found.trial == TRIAL_NAME
     return current and tried and found.ready and asked in ("auto", found.device) and python.exists()
 
 
-def outgrown(found: Stamp, asked: str, read_driver: Callable[[], Driver | None] = cuda_support.read_driver) -> bool:
+def is_outgrown(
+    found: VenvStamp, asked: str, read_driver: Callable[[], NvidiaDriver | None] = cuda_support.read_driver
+) -> bool:
     """CUDA is asked for by name, and the driver now runs a better build than the one in .venv, or no longer that one."""
     if asked != "cuda" or found.device != "cuda":
         return False
-    return cuda_support.choose(asked, read_driver(), os.environ.get(cuda_support.VISIBLE)).build != found.build
+    return (
+        cuda_support.choose_device(asked, read_driver(), os.environ.get(cuda_support.VISIBLE_VARIABLE)).build
+        != found.build
+    )
 
 
-def set_up(
-    asked: str, found: Stamp | None, read_driver: Callable[[], Driver | None] = cuda_support.read_driver
-) -> Stamp:
+def set_up_venv(
+    asked: str, found: VenvStamp | None, read_driver: Callable[[], NvidiaDriver | None] = cuda_support.read_driver
+) -> VenvStamp:
     system = read_system()
     wanted = found.device if found and asked == "auto" else asked
-    choice = cuda_support.choose(wanted, read_driver(), os.environ.get(cuda_support.VISIBLE), system)
-    python = choose_python(running(), sys.executable, others_on_path)
+    choice = cuda_support.choose_device(wanted, read_driver(), os.environ.get(cuda_support.VISIBLE_VARIABLE), system)
+    python = choose_python(current_python_version(), sys.executable, find_pythons)
     plan = make_plan(choice, python, system)
-    goal = Stamp(choice.device, plan.version, closure(choice.build, plan.version), build=choice.build)
+    goal = VenvStamp(
+        choice.device, plan.version, requirements_fingerprint(choice.build, plan.version), build=choice.build
+    )
     print("\n".join(plan.lines), flush=True)
     print(f".venv is {VENV}.", flush=True)
     parts = [
-        *install_steps.install(choice.build, sys.platform),
-        install_steps.trial(choice.build),
-        install_steps.starter(),
+        *install_steps.list_install_steps(choice.build, sys.platform),
+        install_steps.trial_step(choice.build),
+        install_steps.starter_step(),
     ]
     if found and replace(found, ready=False, tests="", trial="") == goal and is_sound(VENV_PYTHON, plan):
         print("An earlier set-up was cut short or tried less; going on with it.")
     else:
         refuse_while_running()
-        base = with_headers(plan, system)
-        perform(install_steps.bare_venv(base, plan.version, system), f"[1/{len(parts) + 1}]", os.environ)
+        base = python_with_headers(plan, system)
+        perform_step(install_steps.venv_step(base, plan.version, system), f"[1/{len(parts) + 1}]", os.environ)
         write_stamp(goal)
     for number, step in enumerate(parts, start=2):
         try:
-            perform(step, f"[{number}/{len(parts) + 1}]", environment(goal, plan.card))
+            perform_step(step, f"[{number}/{len(parts) + 1}]", venv_environment(goal, plan.card))
         except SetupError:
             if step.title.startswith("trial"):
                 STAMP.unlink()  # all is installed and does not work: the next start must not build on it
             raise
-    return write_stamp(replace(goal, ready=True, trial=TRIAL))
+    return write_stamp(replace(goal, ready=True, trial=TRIAL_NAME))
 
 
-def is_sound(python: Path, plan: Plan) -> bool:
+def is_sound(python: Path, plan: SetupPlan) -> bool:
     """Is .venv's Python there, with Python.h where the plan is to fetch one for that?"""
     if not python.exists() or not plan.fetch_python:
         return python.exists()
-    return "header" not in compiler.examine(compiler.ask_python(str(python))).missing
+    return "header" not in compiler.check_build_tools(compiler.ask_python(str(python))).missing
 
 
-def with_headers(plan: Plan, system: System) -> str:
+def python_with_headers(plan: SetupPlan, system: System) -> str:
     """The Python to make .venv with: uv's where Python.h is missing. SetupError says what to install if that cannot be had."""
     if not plan.fetch_python:
         return plan.python
@@ -135,30 +142,32 @@ def with_headers(plan: Plan, system: System) -> str:
         return fetch_python(plan.version, plan.python, "[1/1]")
     except SetupError as error:
         headers = compiler.ask_python(plan.python)
-        remedy = compiler.advice(compiler.examine(headers), headers, plan.version, system)
+        remedy = compiler.build_tools_advice(compiler.check_build_tools(headers), headers, plan.version, system)
         raise SetupError(f"{error}\n{remedy}") from error
 
 
-def add_test_tools(stamp: Stamp, system: tuple[str, str] = (sys.platform, platform.machine())) -> None:
+def add_test_tools(stamp: VenvStamp, system: tuple[str, str] = (sys.platform, platform.machine())) -> None:
     """What tests need on top. `system` is sys.platform and the machine's name: Triton's wheel is for Linux on x86-64."""
-    wanted = fingerprint(TEST_REQUIREMENTS, stamp.closure)
+    wanted = file_fingerprint(TEST_REQUIREMENTS, stamp.closure)
     if stamp.tests != wanted:
-        with alone():
-            perform(install_steps.packages(TEST_REQUIREMENTS), "[1/1]", environment(stamp))
+        with setup_lock():
+            perform_step(install_steps.packages_step(TEST_REQUIREMENTS), "[1/1]", venv_environment(stamp))
             write_stamp(replace(stamp, tests=wanted))
     if system == ("linux", "x86_64"):
         add_rehearsal(stamp, REHEARSAL)
 
 
-def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
+def add_rehearsal(stamp: VenvStamp, folder: Path) -> bool:
     """Fill `folder` from requirements-rehearsal.txt unless it is. False where that cannot be had: its tests are skipped."""
-    wanted, mark = fingerprint(REHEARSAL_REQUIREMENTS, stamp.python), folder / "tunebench.txt"
+    wanted, mark = file_fingerprint(REHEARSAL_REQUIREMENTS, stamp.python), folder / "tunebench.txt"
     if mark.is_file() and mark.read_text(encoding="utf-8") == wanted:
         return True
     new = folder.with_name(folder.name + "-new")
-    with alone():
+    with setup_lock():
         shutil.rmtree(new, ignore_errors=True)
-        if not perform(install_steps.into_folder(REHEARSAL_REQUIREMENTS, new), "[1/1]", environment(stamp)):
+        if not perform_step(
+            install_steps.target_folder_step(REHEARSAL_REQUIREMENTS, new), "[1/1]", venv_environment(stamp)
+        ):
             return False
         (new / mark.name).write_text(wanted, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -166,48 +175,48 @@ def add_rehearsal(stamp: Stamp, folder: Path) -> bool:
     return True
 
 
-def environment(stamp: Stamp, card: str = "") -> dict[str, str]:
+def venv_environment(stamp: VenvStamp, card: str = "") -> dict[str, str]:
     """For all that runs in .venv: our modules on the path, UTF-8, no telemetry, no GPU where torch cannot use one.
 
     `card` is the one that CUDA shall see; without it CUDA sees what it saw.
     """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ours = {"PYTHONPATH": path, "PYTHONUTF8": "1", "TUNEBENCH_DEVICE": stamp.device}
-    pinned = {cuda_support.VISIBLE: card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if card else {}
+    pinned = {cuda_support.VISIBLE_VARIABLE: card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if card else {}
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     return {**os.environ, **ours, **quiet, **pinned, **({"UNSLOTH_FORCE_CPU": "1"} if stamp.device == "cpu" else {})}
 
 
-def closure(build: str, python: str) -> str:
-    return fingerprint(
+def requirements_fingerprint(build: str, python: str) -> str:
+    return file_fingerprint(
         REQUIREMENTS[build], "cpu" if build == "cpu" else "cuda", python, str(LAUNCHER), install_steps.INSTALLER
     )
 
 
-def fingerprint(file: Path, *words: str) -> str:
+def file_fingerprint(file: Path, *words: str) -> str:
     return hashlib.sha256(" ".join(words).encode() + b"\n" + file.read_bytes()).hexdigest()[:16]
 
 
-def read_stamp(file: Path = STAMP) -> Stamp | None:
+def read_stamp(file: Path = STAMP) -> VenvStamp | None:
     """None where there is no .venv, or one that this launcher cannot have made."""
     try:
         facts = dict(json.loads(file.read_text(encoding="utf-8")))
         facts.setdefault("build", "cpu" if facts["device"] == "cpu" else "cu130")  # an earlier launcher wrote none
-        known = {field.name for field in fields(Stamp)}
-        stamp = Stamp(**{name: value for name, value in facts.items() if name in known})
+        known = {field.name for field in fields(VenvStamp)}
+        stamp = VenvStamp(**{name: value for name, value in facts.items() if name in known})
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return stamp if stamp.build in REQUIREMENTS else None
 
 
-def write_stamp(stamp: Stamp) -> Stamp:
+def write_stamp(stamp: VenvStamp) -> VenvStamp:
     new = STAMP.with_suffix(".new")
     new.write_text(json.dumps(asdict(stamp)), encoding="utf-8")
     new.replace(STAMP)
     return stamp
 
 
-def running() -> tuple[int, int]:
+def current_python_version() -> tuple[int, int]:
     return sys.version_info[0], sys.version_info[1]
 
 
@@ -216,20 +225,20 @@ def choose_python(
 ) -> tuple[str, str]:
     """The Python to make .venv with, and its version: the running one if it fits, else the newest that was found."""
     if version in PYTHONS:
-        return executable, cuda_support.dotted(version)
+        return executable, cuda_support.format_version(version)
     for found, path in sorted(others().items(), reverse=True):
-        return path, cuda_support.dotted(found)
+        return path, cuda_support.format_version(found)
     raise SetupError(
-        f"this is Python {cuda_support.dotted(version)}; Tunebench needs 3.11, 3.12 or 3.13, and none was found. "
+        f"this is Python {cuda_support.format_version(version)}; Tunebench needs 3.11, 3.12 or 3.13, and none was found. "
         "Install one and start again."
     )
 
 
-def others_on_path() -> dict[tuple[int, int], str]:
+def find_pythons() -> dict[tuple[int, int], str]:
     """Pythons that fit. A name on the PATH may be a shim with nothing behind it, so each is asked where it lies."""
     found = {}
     for version in PYTHONS:
-        name = cuda_support.dotted(version)
+        name = cuda_support.format_version(version)
         command = ["py", f"-{name}"] if WINDOWS else [f"python{name}"]
         with contextlib.suppress(OSError):
             answer = subprocess.run(
@@ -254,7 +263,7 @@ def refuse_while_running(refused: str = ".venv must be made anew") -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path | None = None) -> Iterator[None]:
+def setup_lock(folder: Path | None = None) -> Iterator[None]:
     """One set-up of this folder at a time. The operating system frees the lock of one that died."""
     name = f"tunebench-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock"
     path = (folder or temporary_folder()) / name
@@ -266,7 +275,7 @@ def alone(folder: Path | None = None) -> Iterator[None]:
         ) from None
     with file:
         try:
-            lock(file.fileno())
+            lock_file(file.fileno())
         except OSError:
             raise SetupError("another launch.py is setting .venv up right now. Wait until it has finished.") from None
         yield
@@ -279,7 +288,7 @@ def temporary_folder(find: Callable[[], str] = tempfile.gettempdir) -> Path:
         raise SetupError(f"{error.strerror}. Set TMPDIR to a folder that can be written.") from None
 
 
-def lock(descriptor: int) -> None:
+def lock_file(descriptor: int) -> None:
     if sys.platform == "win32":
         import msvcrt
 

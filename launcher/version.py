@@ -11,7 +11,7 @@ from launcher.paths import ROOT
 GIT_SECONDS = 10
 
 
-def version(root: Path = ROOT) -> str:
+def read_version(root: Path = ROOT) -> str:
     """The version, "0.1.0"; read by a pattern, for a Python before 3.11 reads no TOML."""
     try:
         text = (root / "pyproject.toml").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def version(root: Path = ROOT) -> str:
     return found.group(1) if found else "unknown"
 
 
-def commit(root: Path = ROOT, git: str = "git") -> str:
+def read_commit(root: Path = ROOT, git: str = "git") -> str:
     """The commit that is checked out, shortened; empty where this is no git checkout of its own."""
     try:
         answer = subprocess.run(

@@ -23,7 +23,7 @@ import pytest
 import app
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.runs.workspace import Workspace, made
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.project import PROJECT
 from ui.server import auth
 
@@ -102,9 +102,9 @@ def test_no_process_is_started_with_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["w", "Jané Doe’s #1 %41?"])
 def test_a_browser_is_given_an_address_without_the_key(tmp_path: Path, folder: str) -> None:
     workspace, given = Workspace(tmp_path / folder), list[str]()
-    made(workspace.root)
-    keys = auth.Keys(workspace.root, "http://127.0.0.1:7860", own="http://tunebench-1.localhost:7860")
-    app.show(workspace, given.append)
+    ensure_dir(workspace.root)
+    keys = auth.AccessKeys(workspace.root, "http://127.0.0.1:7860", own="http://tunebench-1.localhost:7860")
+    app.show_page(workspace, given.append)
     token = parse_qs(urlsplit(keys.link.read_text()).query)["token"][0]
     assert given[0].startswith("file:///") and token not in given[0]
     assert Path(url2pathname(urlsplit(given[0]).path)).read_text().count(token) == 2
@@ -137,7 +137,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("port", ["80000", "65536", "0", "-5", "9" * 30])
 def test_a_port_that_cannot_be_is_refused_with_a_sentence(port: str) -> None:
     with pytest.raises(UserError, match="is no port: they go from 1 to 65,535"):
-        app.checked(int(port))
+        app.check_port(int(port))
 
 
 def test_it_opens_behind_proxies_that_lead_nowhere(tmp_path: Path) -> None:
@@ -176,31 +176,31 @@ def test_no_wait_for_the_end_is_without_an_end() -> None:
             self.waits.append(timeout)
             return len(self.waits) == 3
 
-    app.wait_for(ended := Ended())
+    app.wait_for_signal(ended := Ended())
     assert len(ended.waits) == 3 and all(seconds is not None and seconds <= 1 for seconds in ended.waits)
 
 
 def test_a_free_port_is_found(tmp_path: Path) -> None:
-    first = app.free_port()
+    first = app.find_free_port()
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections just closed may linger on the port
         other.bind(("127.0.0.1", first))
         other.listen()
-        assert not app.free(first)
-        assert app.free_port() != first
+        assert not app.is_port_free(first)
+        assert app.find_free_port() != first
 
 
 def test_the_page_costs_little_while_idle(tmp_path: Path) -> None:
     """Gradio's queue has the setting that the app relies on, and takes it."""
     supervisor = Supervisor(Workspace(tmp_path))
-    page = app.build(supervisor)
+    page = app.build_page(supervisor)
     assert page._queue.sleep_when_free == app.QUEUE_SLEEP_SECONDS
     fresh = type(page._queue).__init__.__code__.co_names
     assert "sleep_when_free" in fresh, "a new Gradio may have renamed it"
 
 
 def test_no_handler_is_offered_to_programs(tmp_path: Path) -> None:
-    page = app.build(Supervisor(Workspace(tmp_path)))
+    page = app.build_page(Supervisor(Workspace(tmp_path)))
     assert page.get_api_info()["named_endpoints"] == {}
 
 

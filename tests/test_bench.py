@@ -19,20 +19,20 @@ import torch
 
 from bench.__main__ import BENCHES, main
 from bench.harness import fixtures, models, plot, report
-from bench.harness.journal import Call, Entry, Journal, JournalError, read
-from bench.harness.result import ROWS, Row, Target, one_sided, two_sided
-from bench.harness.run_one import found
+from bench.harness.journal import BenchCall, Journal, JournalEntry, JournalError, read_journal
+from bench.harness.result import ROWS, BenchRow, Target, row_against_peer, row_against_target
+from bench.harness.run_one import load_bench
 from bench.harness.trainer_watch import real_tokens
 from bench.suites import auto_settings, gpu_reading, held_out_eval_cost, memory_probe
-from bench.suites.gpu import LARGE, OPEN, PARTS, PLANNED, SMALL, bare, ours, packed
-from bench.suites.gpu_case import Case, Result, StageResult
-from bench.suites.gpu_session import Session
-from bench.suites.scaling import grown
+from bench.suites.gpu import LARGE, OPEN, PARTS, PLANNED, SMALL, bare_case, our_case, packed_case
+from bench.suites.gpu_case import GpuCase, GpuCaseResult, StageMeasurement
+from bench.suites.gpu_session import GpuSession
+from bench.suites.scaling import growth_row
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import memory_model
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, Cpu, Gpu, Holder, Machine
+from trainer_core.system.hardware import GIB, Cpu, Gpu, GpuProcess, Machine
 from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
@@ -70,9 +70,9 @@ def test_the_cheapest_real_ones_run_to_their_end(tmp_path: Path) -> None:
 
 
 def test_a_cost_that_grows_is_drawn() -> None:
-    row = grown("Rows", "s", (10, 100, 1000), lambda size: size**2 / 1e6)
-    assert row.ours and abs(row.ours - 2) < 1e-9 and row.target and row.target.met(row) is False
-    drawn = ElementTree.fromstring(plot.svg([row, Row("app", "no points", "s", 1.0)]))
+    row = growth_row("Rows", "s", (10, 100, 1000), lambda size: size**2 / 1e6)
+    assert row.ours and abs(row.ours - 2) < 1e-9 and row.target and row.target.is_met(row) is False
+    drawn = ElementTree.fromstring(plot.render_plot([row, BenchRow("app", "no points", "s", 1.0)]))
     assert len(drawn.findall(".//{*}circle")) == 3 and "Rows: n^2.00" in "".join(drawn.itertext())
 
 
@@ -198,7 +198,7 @@ HERE = {"card": "RTX 4090", "torch": "2.13.0+cu130"}
 
 def test_a_results_file_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) -> None:
     file = tmp_path / "card.jsonl"
-    first, second = (Entry({"at": at}, {"seconds": at}, HERE, "2026-01-01") for at in (1, 2))
+    first, second = (JournalEntry({"at": at}, {"seconds": at}, HERE, "2026-01-01") for at in (1, 2))
     with Journal(file) as journal:
         journal.add(first)
         whole = len(file.read_bytes())
@@ -206,7 +206,7 @@ def test_a_results_file_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) ->
     content = file.read_bytes()
     for end in range(whole, len(content)):
         file.write_bytes(content[:end])
-        assert read(file) == [first]
+        assert read_journal(file) == [first]
         with Journal(file) as journal:
             assert journal.entries == [first]
             journal.add(second)
@@ -216,7 +216,7 @@ def test_a_results_file_cut_at_any_byte_keeps_its_whole_lines(tmp_path: Path) ->
 def test_a_measurement_counts_for_its_card_and_its_torch(tmp_path: Path) -> None:
     file = tmp_path / "card.jsonl"
     with Journal(file) as journal:
-        journal.add(Entry({"at": 1}, {"seconds": 1}, HERE))
+        journal.add(JournalEntry({"at": 1}, {"seconds": 1}, HERE))
         with pytest.raises(JournalError, match="in use"):
             Journal(file)
     with Journal(file) as journal:
@@ -237,30 +237,30 @@ def test_a_results_file_that_is_something_else_is_said(tmp_path: Path, capsys: p
 
 
 def test_what_failed_is_tried_again_by_the_next_call_and_what_did_not_is_not(tmp_path: Path) -> None:
-    file, fine, bad = tmp_path / "card.jsonl", packed(LARGE), bare(LARGE)
+    file, fine, bad = tmp_path / "card.jsonl", packed_case(LARGE), bare_case(LARGE)
     gpu = Gpu(0, "GPU-1", "RTX 4090", 24 * GIB, 20 * GIB)
     where = {"card": "RTX 4090", "torch": torch.__version__}
-    measured = list[Case]()
+    measured = list[GpuCase]()
 
-    class Untrained(Session):
+    class Untrained(GpuSession):
         """There is no card to train on."""
 
-        def run(self, case: Case) -> Entry | str:
+        def run(self, case: GpuCase) -> JournalEntry | str:
             measured.append(case)
-            entry = Entry(self.key(case), {"failed": "again", "log": ""}, where)
+            entry = JournalEntry(self.key(case), {"failed": "again", "log": ""}, where)
             self.call.journal.add(entry)
             return entry
 
     with Journal(file) as journal:
-        session = Untrained(Call(journal), tmp_path, False, gpu)
-        journal.add(Entry(session.key(fine), {"result": Result().model_dump(mode="json")}, where))
-        journal.add(Entry(session.key(bad), {"failed": "out of memory", "log": ""}, where))
+        session = Untrained(BenchCall(journal), tmp_path, False, gpu)
+        journal.add(JournalEntry(session.key(fine), {"result": GpuCaseResult().model_dump(mode="json")}, where))
+        journal.add(JournalEntry(session.key(bad), {"failed": "out of memory", "log": ""}, where))
         for case in (fine, bad, bad):
             session.measure(case)
         assert measured == [bad]
-        spent = Untrained(Call(journal, until=time.monotonic() + 10), tmp_path, False, gpu)
-        spent.measure(ours(SMALL))
-        assert measured == [bad] and spent.known(ours(SMALL)) == ""
+        spent = Untrained(BenchCall(journal, until=time.monotonic() + 10), tmp_path, False, gpu)
+        spent.measure(our_case(SMALL))
+        assert measured == [bad] and spent.find_result(our_case(SMALL)) == ""
 
 
 def test_real_tokens_are_counted_alike_for_padded_and_flat_batches() -> None:
@@ -271,9 +271,9 @@ def test_real_tokens_are_counted_alike_for_padded_and_flat_batches() -> None:
 
 
 def test_a_pace_is_read_off_the_steps_after_the_warm_up() -> None:
-    case = packed(LARGE)
+    case = packed_case(LARGE)
     slow, fast = (10.0,) * case.warm, (2.0,) * (case.steps - case.warm)
-    result = Result(stages={"sft": StageResult(seconds=slow + fast, tokens=(100,) * case.steps)})
+    result = GpuCaseResult(stages={"sft": StageMeasurement(seconds=slow + fast, tokens=(100,) * case.steps)})
     assert gpu_reading.tokens_per_second(case, result) == [50.0] * 5
     assert gpu_reading.pairs_per_second(case, result) == []
 
@@ -293,7 +293,7 @@ def test_picked_settings_run_where_they_were_picked(tmp_path: Path) -> None:
 def test_a_hundred_runs_are_picked_for_the_emulated_cards(tmp_path: Path) -> None:
     made = {name: tmp_path / name for name in models.SHAPES}
     with Journal(tmp_path / "picked.jsonl") as journal:
-        stand = auto_settings.Stand(tmp_path, "cuda", False, Call(journal), HERE, made)
+        stand = auto_settings.SuiteContext(tmp_path, "cuda", False, BenchCall(journal), HERE, made)
         keys = [json.dumps(key) for gib in auto_settings.SIZES for key, _ in stand.picks(gib)]
     assert len(set(keys)) == len(keys) >= 100
 
@@ -304,7 +304,7 @@ from pathlib import Path
 from bench.harness.capped_worker import use_home
 use_home(sys.argv[1])
 from trainer_core.worker import device_lock
-with device_lock.device(Path(sys.argv[2]), "GPU-1", seconds=0.2):
+with device_lock.hold_device(Path(sys.argv[2]), "GPU-1", seconds=0.2):
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))
 """
@@ -329,13 +329,13 @@ def test_emulated_cards_do_not_wait_for_each_other(tmp_path: Path) -> None:
 
 def test_the_plans_constants_are_found_again_in_peaks_made_with_them() -> None:
     truth, told = (
-        memory_model.Prior(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055),
-        list[Result](),
+        memory_model.MemoryCoefficients(activation=4.3, head=0.4 * GIB, context=0.6 * GIB, fragmentation=0.055),
+        list[GpuCaseResult](),
     )
     for case in PLANNED:
-        peak = memory_model.estimate(gpu_reading.setup(case), truth, truth).middle / GIB - 0.6
-        stage = StageResult(seconds=(1,), tokens=(1,), peak_gib=peak)
-        told.append(Result(stages={"sft": stage}, context_gib=0.6))
+        peak = memory_model.estimate_memory(gpu_reading.case_setup(case), truth, truth).middle / GIB - 0.6
+        stage = StageMeasurement(seconds=(1,), tokens=(1,), peak_gib=peak)
+        told.append(GpuCaseResult(stages={"sft": stage}, context_gib=0.6))
     rows = [figure.read(figure, told, "RTX 4090") for figure in PARTS["memory"]]
     before, activation, head, context, after = rows
     assert activation.ours == pytest.approx(4.3, rel=1e-3) and head.ours == pytest.approx(0.4, rel=1e-2)
@@ -345,23 +345,23 @@ def test_the_plans_constants_are_found_again_in_peaks_made_with_them() -> None:
 
 def test_what_a_card_can_do_is_counted_in_operations_for_a_token() -> None:
     """The design's 46.1 GFLOP for 8B at 2,048 tokens."""
-    assert gpu_reading.operations(LARGE) == pytest.approx(46.1e9, rel=0.01)
+    assert gpu_reading.flops_per_token(LARGE) == pytest.approx(46.1e9, rel=0.01)
 
 
 def test_a_check_costs_what_lies_between_its_step_and_its_end_and_the_save_of_a_new_best() -> None:
     said = [
-        *((f"{second:02}.000", {"kind": "Step"}) for second in (0, 1)),
-        ("01.250", {"kind": "Evaluated", "step": 2, "rows": 4}),
-        ("01.500", {"kind": "Checkpointed", "step": 2, "seconds": 0.125}),
-        *((f"{second:02}.000", {"kind": "Step"}) for second in (3, 4, 5, 6, 7, 8, 9, 10)),
-        ("11.000", {"kind": "Saved"}),
+        *((f"{second:02}.000", {"kind": "TrainStep"}) for second in (0, 1)),
+        ("01.250", {"kind": "Evaluation", "step": 2, "rows": 4}),
+        ("01.500", {"kind": "CheckpointSaved", "step": 2, "seconds": 0.125}),
+        *((f"{second:02}.000", {"kind": "TrainStep"}) for second in (3, 4, 5, 6, 7, 8, 9, 10)),
+        ("11.000", {"kind": "AdapterSaved"}),
     ]
-    found = held_out_eval_cost.read(
+    found = held_out_eval_cost.read_check_costs(
         "\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in said)
     )
     assert found.checks == {1: 0.25} and found.gaps[:3] == (1, 2, 1) and found.rows == 4
     unplanned = [(at, more | ({"step": 3} if "step" in more else {})) for at, more in said]
-    found = held_out_eval_cost.read(
+    found = held_out_eval_cost.read_check_costs(
         "\n".join(json.dumps({"at": f"2026-01-01T00:00:{at}Z", **more}) for at, more in unplanned)
     )
     assert found.checks[2] == pytest.approx(0.25 - 2 + 0.125)
@@ -371,48 +371,51 @@ def test_a_card_that_does_not_say_who_holds_what_is_read_as_a_whole(tmp_path: Pa
     """As in a container, where NVML sees no process ids."""
     for holders, seen in (
         ((), 3 * GIB),
-        ((Holder("python", 7, 2 * GIB),), 2 * GIB),
-        ((Holder("python", 7, None),), 3 * GIB),
+        ((GpuProcess("python", 7, 2 * GIB),), 2 * GIB),
+        ((GpuProcess("python", 7, None),), 3 * GIB),
     ):
         card = Gpu(0, "GPU-1", "RTX 4090", 24 * GIB, 20 * GIB, holders=holders)
         machine = Machine(Cpu("x", 2, 8 * GIB, 8 * GIB), (card,))
         supervisor = Supervisor(
             Workspace(tmp_path), device="cuda", read_machine=partial(Machine, machine.cpu, machine.gpus)
         )
-        assert memory_probe.in_use(supervisor) == 4 * GIB and memory_probe.held(supervisor, 7, taken=1 * GIB) == seen
+        assert (
+            memory_probe.bytes_in_use(supervisor) == 4 * GIB
+            and memory_probe.worker_memory(supervisor, 7, taken=1 * GIB) == seen
+        )
         supervisor.close()
 
 
 def test_every_bench_says_what_it_asks_and_stands_in_the_table(tmp_path: Path) -> None:
-    page = report.text(BENCHES, tmp_path)
-    assert all(f"## {name}" in page and found(name).QUESTION in page for name in BENCHES)
+    page = report.render_benchmarks(BENCHES, tmp_path)
+    assert all(f"## {name}" in page and load_bench(name).QUESTION in page for name in BENCHES)
     assert len(set(BENCHES)) == len(BENCHES) and "| not measured |" in page
-    assert len(found("cuda").OPEN) >= 12
+    assert len(load_bench("cuda").OPEN) >= 12
 
 
 def test_files_and_runs_are_of_the_size_asked_for(tmp_path: Path) -> None:
-    assert abs(fixtures.pairs(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
+    assert abs(fixtures.write_pair_file(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
     workspace = Workspace(tmp_path)
-    fixtures.copies(fixtures.run(workspace, "first", 10), 4)
-    views = Supervisor(workspace, device="cpu").views
+    fixtures.copy_run(fixtures.make_run(workspace, "first", 10), 4)
+    views = Supervisor(workspace, device="cpu").run_states
     assert [len(view.points) for view in views] == [10] * 5
     assert {view.phase for view in views} == {Phase.DONE}
 
 
 def test_what_nobody_measured_says_so() -> None:
-    line = report.table([Row("G1", "SFT on a card", "tokens/s", target=Target("ratio", "≥", 2.5))])
+    line = report.rows_table([BenchRow("G1", "SFT on a card", "tokens/s", target=Target("ratio", "≥", 2.5))])
     assert "| G1 | SFT on a card | not measured | – | – | ratio ≥ 2.5 | – |" in line
 
 
 def test_rows_are_medians_with_their_spread() -> None:
-    row = one_sided("app", "x", "s", [1.0, 4.0, 2.0])
+    row = row_against_target("app", "x", "s", [1.0, 4.0, 2.0])
     assert (row.ours, row.n, row.spread) == (2.0, 3, 1.5)
-    row = two_sided("app", "x", "steps/s", [1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
+    row = row_against_peer("app", "x", "steps/s", [1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
     assert (row.ours, row.peer, row.ratio, row.n) == (2.0, 2.0, 1.0, 3)
-    assert one_sided("app", "x", "s", [1.0]).spread is None
+    assert row_against_target("app", "x", "s", [1.0]).spread is None
 
 
 def test_a_target_is_met_or_not() -> None:
     fast = Target("ours", "≤", 5)
-    assert fast.met(Row("app", "x", "s", 5.0)) and fast.met(Row("app", "x", "s", 5.1)) is False
-    assert fast.met(Row("app", "x", "s")) is None
+    assert fast.is_met(BenchRow("app", "x", "s", 5.0)) and fast.is_met(BenchRow("app", "x", "s", 5.1)) is False
+    assert fast.is_met(BenchRow("app", "x", "s")) is None

@@ -70,7 +70,7 @@ def outside() -> dict[str, str]:
 
 def carried() -> list[str]:
     pins = gpu_packages.read_pins(gpu_packages.REQUIREMENTS.read_text(encoding="utf-8"))
-    return [one.partition("==")[0] for one in gpu_packages.missing(pins, gpu_packages.machine_packages())]
+    return [one.partition("==")[0] for one in gpu_packages.missing_packages(pins, gpu_packages.machine_packages())]
 
 
 def there() -> set[str]:
@@ -97,7 +97,7 @@ def test_what_the_packed_packages_need_is_packed_or_there() -> None:
         for line in metadata.requires(name) or ():
             need = Requirement(line)
             for_it = need.marker is None or need.marker.evaluate({**gpu_packages.TARGET, "extra": ""})
-            if for_it and canonicalize_name(need.name) not in there() | gpu_packages.OPTIONAL:
+            if for_it and canonicalize_name(need.name) not in there() | gpu_packages.OPTIONAL_PACKAGES:
                 lacking[need.name] = name
     assert lacking == {}
 
@@ -119,8 +119,8 @@ torch==7  # via -r requirements.in
 xformers==8  # via c
 """
     pins = gpu_packages.read_pins(text)
-    assert gpu_packages.missing(pins, {"torch": "7"}) == ["b==2", "c==3"]
-    assert gpu_packages.missing(pins, {"torch": "7"}, frozenset()) == ["b==2", "c==3", "xformers==8"]
+    assert gpu_packages.missing_packages(pins, {"torch": "7"}) == ["b==2", "c==3"]
+    assert gpu_packages.missing_packages(pins, {"torch": "7"}, frozenset()) == ["b==2", "c==3", "xformers==8"]
 
 
 @pytest.mark.long

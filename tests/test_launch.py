@@ -21,15 +21,22 @@ import pytest
 
 import launch
 from launcher import SetupError, compiler, install_steps, venv
-from launcher.cuda_support import Driver, Gpu, ask, choose, installed_build, name_for_cuda
+from launcher.cuda_support import (
+    DriverGpu,
+    NvidiaDriver,
+    choose_device,
+    find_installed_build,
+    name_for_cuda,
+    query_driver,
+)
 from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS
-from launcher.venv import Stamp, choose_python
+from launcher.venv import VenvStamp, choose_python
 
-ADA, VOLTA = Gpu("NVIDIA GeForce RTX 4090", (8, 9)), Gpu("Tesla V100-SXM2-16GB", (7, 0))
-FITS = Driver(version="580.95.05", cuda=13_000, gpus=(ADA,))
-OLD = Driver(version="570.86.10", cuda=12_080, gpus=(ADA,))
-OLDER = Driver(version="470.256.02", cuda=11_040, gpus=(ADA,))
-BLACKWELL = Gpu("NVIDIA GeForce RTX 5090", (12, 0), index=1, uuid="GPU-b5090000-1111")
+ADA, VOLTA = DriverGpu("NVIDIA GeForce RTX 4090", (8, 9)), DriverGpu("Tesla V100-SXM2-16GB", (7, 0))
+FITS = NvidiaDriver(version="580.95.05", cuda=13_000, gpus=(ADA,))
+OLD = NvidiaDriver(version="570.86.10", cuda=12_080, gpus=(ADA,))
+OLDER = NvidiaDriver(version="470.256.02", cuda=11_040, gpus=(ADA,))
+BLACKWELL = DriverGpu("NVIDIA GeForce RTX 5090", (12, 0), index=1, uuid="GPU-b5090000-1111")
 TWO = replace(FITS, gpus=(replace(ADA, uuid="GPU-a4090000-2222"), BLACKWELL))
 NO_SLICE = replace(ADA, unusable="MIG is on for it and it has no slice.")
 
@@ -44,11 +51,11 @@ NO_SLICE = replace(ADA, unusable="MIG is on for it and it has no slice.")
         ("auto", FITS, "cu130", "RTX 4090, NVIDIA driver 580.95.05"),
         ("auto", replace(FITS, cuda=13_020), "cu130", "RTX 4090"),
         ("auto", replace(FITS, gpus=(VOLTA, ADA)), "cu130", "RTX 4090"),
-        ("auto", replace(FITS, gpus=(Gpu("NVIDIA GeForce GTX 1660", (7, 5)),)), "cu130", "GTX 1660"),
+        ("auto", replace(FITS, gpus=(DriverGpu("NVIDIA GeForce GTX 1660", (7, 5)),)), "cu130", "GTX 1660"),
         ("auto", replace(FITS, gpus=(VOLTA,)), "cpu", "V100-SXM2-16GB has compute capability 7.0; CUDA 13.0 needs 7.5"),
         ("auto", replace(OLD, gpus=(VOLTA,)), "cpu", "compute capability 7.0"),
         ("auto", replace(FITS, gpus=()), "cpu", "driver 580.95.05 sees no GPU"),
-        ("auto", Driver(error=9), "cpu", "NVML error 9"),
+        ("auto", NvidiaDriver(error=9), "cpu", "NVML error 9"),
         ("cpu", FITS, "cpu", "the CPU was chosen"),
         ("cpu", OLD, "cpu", "the CPU was chosen"),
         ("cuda", FITS, "cu130", "RTX 4090"),
@@ -58,8 +65,8 @@ NO_SLICE = replace(ADA, unusable="MIG is on for it and it has no slice.")
         ("auto", replace(FITS, gpus=(NO_SLICE, ADA)), "cu130", "RTX 4090"),
     ],
 )
-def test_the_device_is_chosen_with_a_reason(asked: str, driver: Driver | None, build: str, reason: str) -> None:
-    choice = choose(asked, driver)
+def test_the_device_is_chosen_with_a_reason(asked: str, driver: NvidiaDriver | None, build: str, reason: str) -> None:
+    choice = choose_device(asked, driver)
     assert (choice.build, choice.device) == (build, "cpu" if build == "cpu" else "cuda")
     assert reason in choice.reason
 
@@ -76,14 +83,14 @@ def test_the_device_is_chosen_with_a_reason(asked: str, driver: Driver | None, b
         ),
         ("auto", replace(OLD, gpus=(BLACKWELL,)), "CUDA 13.0 is needed, which takes driver 580.65.06"),
         ("auto", replace(FITS, gpus=(NO_SLICE,)), "MIG is on"),
-        ("auto", Driver(error=18), "Restart the machine"),
+        ("auto", NvidiaDriver(error=18), "Restart the machine"),
         ("cuda", None, "no NVIDIA driver is installed"),
         ("cuda", replace(FITS, gpus=(VOLTA,)), "needs 7.5"),
     ],
 )
-def test_a_gpu_that_needs_a_hand_is_not_passed_over(asked: str, driver: Driver | None, said: str) -> None:
+def test_a_gpu_that_needs_a_hand_is_not_passed_over(asked: str, driver: NvidiaDriver | None, said: str) -> None:
     with pytest.raises(SetupError) as caught:
-        choose(asked, driver)
+        choose_device(asked, driver)
     assert said in str(caught.value)
     assert "--device cpu" in str(caught.value)
 
@@ -99,7 +106,7 @@ def test_a_gpu_that_needs_a_hand_is_not_passed_over(asked: str, driver: Driver |
     ],
 )
 def test_cuda_visible_devices_chooses_the_card(visible: str | None, card: str) -> None:
-    chosen = choose("auto", TWO, visible).gpu
+    chosen = choose_device("auto", TWO, visible).gpu
     assert chosen
     assert chosen.name.endswith(card)
 
@@ -108,12 +115,12 @@ def test_cuda_visible_devices_chooses_the_card(visible: str | None, card: str) -
     ("visible", "said"), [("", "is empty"), ("-1", "is -1"), ("7", "=7 names no GPU"), ("GPU-c", "=GPU-c names no GPU")]
 )
 def test_a_hidden_card_is_the_users_word_and_is_said(visible: str, said: str) -> None:
-    choice = choose("auto", TWO, visible)
+    choice = choose_device("auto", TWO, visible)
     assert choice.build == "cpu"
     assert said in choice.reason
     with pytest.raises(SetupError, match="CUDA cannot be used: CUDA_VISIBLE_DEVICES"):
-        choose("cuda", TWO, visible)
-    assert "CUDA_VISIBLE_DEVICES" not in choose("auto", None, visible).reason
+        choose_device("cuda", TWO, visible)
+    assert "CUDA_VISIBLE_DEVICES" not in choose_device("auto", None, visible).reason
 
 
 @pytest.mark.parametrize(
@@ -129,13 +136,13 @@ def test_a_card_is_named_by_its_number_where_cuda_does_not_know_its_uuid(known: 
     [("2.13.0", "cu130"), ("2.13.0+cu130", "cu130"), ("2.13.0+cu126", "cu126"), ("2.13.0+cpu", "cu126"), ("", "cu130")],
 )
 def test_a_driver_is_held_against_the_torch_that_is_installed(torch: str, name: str) -> None:
-    assert installed_build(torch).name == name
+    assert find_installed_build(torch).name == name
 
 
 class Library:
     """Answers as libnvidia-ml does: error codes returned, values written where the caller points."""
 
-    def __init__(self, init: int = 0, cards: tuple[Gpu | None, ...] = (), slices: int | None = None) -> None:
+    def __init__(self, init: int = 0, cards: tuple[DriverGpu | None, ...] = (), slices: int | None = None) -> None:
         self.init, self.cards, self.slices = init, cards, slices
 
     def nvmlInit_v2(self) -> int:
@@ -195,19 +202,19 @@ def test_the_driver_is_read_through_nvml() -> None:
     lost_card: Any = Library(cards=(ADA, None, VOLTA))
     memory = {"free_bytes": 3 * 2**30, "total_bytes": 24 * 2**30}
     cards = replace(ADA, index=0, uuid="GPU-0", **memory), replace(VOLTA, index=2, uuid="GPU-2", **memory)
-    assert ask(lost_card) == Driver(version="580.95.05", cuda=13_000, gpus=cards)
+    assert query_driver(lost_card) == NvidiaDriver(version="580.95.05", cuda=13_000, gpus=cards)
     no_driver: Any = Library(init=9)
-    assert ask(no_driver) == Driver(error=9)
+    assert query_driver(no_driver) == NvidiaDriver(error=9)
 
 
 def test_a_card_in_slices_is_its_slices() -> None:
     library: Any = Library(cards=(ADA,), slices=2)
-    driver = ask(library)
+    driver = query_driver(library)
     assert [gpu.uuid for gpu in driver.gpus] == ["MIG-0", "MIG-1"]
-    assert choose("auto", driver, "MIG-1").gpu == driver.gpus[1]
+    assert choose_device("auto", driver, "MIG-1").gpu == driver.gpus[1]
     none: Any = Library(cards=(ADA,), slices=0)
     with pytest.raises(SetupError, match="nvidia-smi -i 0 -mig 0"):
-        choose("auto", ask(none))
+        choose_device("auto", query_driver(none))
 
 
 # ---- Python, torch, commands
@@ -248,7 +255,7 @@ def test_without_a_python_that_fits_its_number_is_said() -> None:
 def test_torch_is_taken_apart_only_where_the_usual_index_has_the_other_build(
     build: str, platform: str, ways: list[tuple[str, str]]
 ) -> None:
-    found = [(way[2], " ".join(way)) for step in install_steps.torch(build, platform) for way in step.ways]
+    found = [(way[2], " ".join(way)) for step in install_steps.torch_steps(build, platform) for way in step.ways]
     assert [tool for tool, _ in found] == [tool for tool, _ in ways]
     assert all(text.endswith(end) for (_, text), (_, end) in zip(found, ways, strict=True))
 
@@ -258,7 +265,7 @@ def test_everything_is_installed_without_dependencies_but_torch_for_an_older_dri
         (build, way)
         for build in REQUIREMENTS
         for platform in ("linux", "win32")
-        for step in install_steps.install(build, platform)
+        for step in install_steps.list_install_steps(build, platform)
         for way in step.ways
     ]
     resolved = {(build, " ".join(way[-3:])) for build, way in every if "--no-deps" not in way}
@@ -266,7 +273,7 @@ def test_everything_is_installed_without_dependencies_but_torch_for_an_older_dri
 
 
 def test_torch_for_an_older_driver_comes_last_and_finds_its_own_requirements_pinned() -> None:
-    titles = [step.title for step in install_steps.install("cu126", "linux")]
+    titles = [step.title for step in install_steps.list_install_steps("cu126", "linux")]
     assert ["installer" in titles[0], "requirements-cu126.txt" in titles[1], "torch==2.13.0" in titles[2]] == [True] * 3
     older, newer = PINS["requirements-cu126.txt"], PINS["requirements.txt"]
     gone = {name for name in newer.keys() - older.keys() if not name.startswith(("nvidia-", "cuda-"))}
@@ -280,7 +287,7 @@ def test_torch_for_an_older_driver_comes_last_and_finds_its_own_requirements_pin
     ("build", "given"), [("cpu", ["cpu"]), ("cu130", ["cuda", "13.0"]), ("cu126", ["cuda", "12.6"])]
 )
 def test_the_trial_knows_which_torch_it_must_find(build: str, given: list[str]) -> None:
-    (command,) = install_steps.trial(build).ways
+    (command,) = install_steps.trial_step(build).ways
     assert list(command[3:]) == given
     assert Path(command[2]).is_file()
 
@@ -298,18 +305,18 @@ def test_the_trial_knows_which_torch_it_must_find(build: str, given: list[str]) 
     ],
 )
 def test_commands_reach_their_programs_with_their_own_options(given: str, started: str) -> None:
-    assert " ".join(launch.target(launch.arguments(given.split()), "cpu")).endswith(started)
+    assert " ".join(launch.target_command(launch.parse_arguments(given.split()), "cpu")).endswith(started)
 
 
 def test_options_of_the_app_are_refused_before_another_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        launch.arguments(["--port", "7861", "demo"])
+        launch.parse_arguments(["--port", "7861", "demo"])
     assert "demo takes its own" in capsys.readouterr().err
 
 
 # ---- the pins
 
-PINS = {file.name: install_steps.pinned(file) for file in (*REQUIREMENTS.values(), TEST_REQUIREMENTS)}
+PINS = {file.name: install_steps.read_pinned_versions(file) for file in (*REQUIREMENTS.values(), TEST_REQUIREMENTS)}
 
 
 @pytest.mark.parametrize("name", PINS)
@@ -527,19 +534,29 @@ def test_packages_that_do_not_work_are_not_built_upon(project: Project) -> None:
 
 
 def test_a_finished_venv_is_one_for_these_files_this_device_and_an_existing_python() -> None:
-    closure = venv.closure("cpu", "3.11")
-    made, python = Stamp("cpu", "3.11", closure, ready=True), Path(sys.executable)
-    on_card = Stamp("cuda", "3.11", venv.closure("cu130", "3.11"), ready=True, build="cu130", trial=venv.TRIAL)
-    assert venv.finished(on_card, "cuda", python)
-    assert not venv.finished(replace(on_card, trial=""), "cuda", python)
-    assert venv.finished(made, "auto", python)
-    assert venv.finished(made, "cpu", python)
-    assert not venv.finished(made, "cuda", python)
-    assert not venv.finished(made, "auto", python / "gone")
-    assert not venv.finished(replace(made, ready=False), "auto", python)
-    assert not venv.finished(replace(made, closure="other"), "auto", python)
+    closure = venv.requirements_fingerprint("cpu", "3.11")
+    made, python = VenvStamp("cpu", "3.11", closure, ready=True), Path(sys.executable)
+    on_card = VenvStamp(
+        "cuda", "3.11", venv.requirements_fingerprint("cu130", "3.11"), ready=True, build="cu130", trial=venv.TRIAL_NAME
+    )
+    assert venv.is_finished(on_card, "cuda", python)
+    assert not venv.is_finished(replace(on_card, trial=""), "cuda", python)
+    assert venv.is_finished(made, "auto", python)
+    assert venv.is_finished(made, "cpu", python)
+    assert not venv.is_finished(made, "cuda", python)
+    assert not venv.is_finished(made, "auto", python / "gone")
+    assert not venv.is_finished(replace(made, ready=False), "auto", python)
+    assert not venv.is_finished(replace(made, closure="other"), "auto", python)
     assert (
-        len({closure, venv.closure("cpu", "3.12"), venv.closure("cu130", "3.11"), venv.closure("cu126", "3.11")}) == 4
+        len(
+            {
+                closure,
+                venv.requirements_fingerprint("cpu", "3.12"),
+                venv.requirements_fingerprint("cu130", "3.11"),
+                venv.requirements_fingerprint("cu126", "3.11"),
+            }
+        )
+        == 4
     )
 
 
@@ -552,14 +569,16 @@ def test_a_finished_venv_is_one_for_these_files_this_device_and_an_existing_pyth
         ("auto", "cu126", FITS, False),
     ],
 )
-def test_asked_for_by_name_cuda_follows_the_driver(asked: str, build: str, driver: Driver, outgrown: bool) -> None:
-    assert venv.outgrown(Stamp("cuda", "3.11", "", build=build), asked, lambda: driver) == outgrown
+def test_asked_for_by_name_cuda_follows_the_driver(
+    asked: str, build: str, driver: NvidiaDriver, outgrown: bool
+) -> None:
+    assert venv.is_outgrown(VenvStamp("cuda", "3.11", "", build=build), asked, lambda: driver) == outgrown
 
 
 def test_stamps_of_other_launchers_are_read(tmp_path: Path) -> None:
     stamp = tmp_path / "tunebench.json"
     stamp.write_text('{"device": "cuda", "python": "3.11", "closure": "c", "ready": true, "tests": "", "newer": 1}')
-    assert venv.read_stamp(stamp) == Stamp("cuda", "3.11", "c", ready=True, build="cu130")
+    assert venv.read_stamp(stamp) == VenvStamp("cuda", "3.11", "c", ready=True, build="cu130")
     for text in ('{"device": "tpu", "build": "x", "python": "3", "closure": "c"}', "[]", "{", '{"device": "cpu"}'):
         stamp.write_text(text)
         assert venv.read_stamp(stamp) is None
@@ -575,7 +594,7 @@ def test_an_old_python_can_read_why_it_is_too_old(file: str) -> None:
 
 
 def test_two_set_ups_at_once_are_one_too_many() -> None:
-    with venv.alone(), pytest.raises(SetupError, match="another launch.py"), venv.alone():
+    with venv.setup_lock(), pytest.raises(SetupError, match="another launch.py"), venv.setup_lock():
         pass
 
 
@@ -586,7 +605,10 @@ def test_a_folder_for_temporary_files_that_cannot_be_had_is_said(tmp_path: Path)
     with pytest.raises(SetupError, match="No usable temporary directory.*Set TMPDIR"):
         venv.temporary_folder(none)
     assert venv.temporary_folder(lambda: str(tmp_path)) == tmp_path
-    with pytest.raises(SetupError, match="cannot be opened.*Delete it, or set TMPDIR"), venv.alone(tmp_path / "none"):
+    with (
+        pytest.raises(SetupError, match="cannot be opened.*Delete it, or set TMPDIR"),
+        venv.setup_lock(tmp_path / "none"),
+    ):
         pass
 
 
@@ -613,8 +635,8 @@ def test_a_set_up_for_a_pretended_card_reaches_the_trial_with_that_card(project:
 
 
 def test_children_are_told_the_device_and_keep_their_words_to_themselves() -> None:
-    on_cpu = venv.environment(Stamp("cpu", "3.11", ""))
-    on_cuda = venv.environment(Stamp("cuda", "3.11", "", build="cu130"), card="1")
+    on_cpu = venv.venv_environment(VenvStamp("cpu", "3.11", ""))
+    on_cuda = venv.venv_environment(VenvStamp("cuda", "3.11", "", build="cu130"), card="1")
     assert (on_cuda["CUDA_VISIBLE_DEVICES"], on_cuda["CUDA_DEVICE_ORDER"]) == ("1", "PCI_BUS_ID")
     assert on_cpu.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
     assert on_cpu["UNSLOTH_FORCE_CPU"] == "1"

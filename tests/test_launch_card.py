@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from launcher import SetupError, compiler, trial
-from launcher.compiler import Finding, Headers, ask_python, examine
-from launcher.cuda_support import Choice, Gpu
+from launcher.compiler import BuildToolsCheck, PythonHeaders, ask_python, check_build_tools
+from launcher.cuda_support import DeviceChoice, DriverGpu
 from launcher.managed_python import fetch_python
 from launcher.paths import REHEARSAL, ROOT
-from launcher.plan import Plan, make_plan
+from launcher.plan import SetupPlan, make_plan
 from launcher.system import System, driver_advice, install_command, read_system
 
-CARD = Gpu("NVIDIA GeForce RTX 4090", (8, 9), index=2, uuid="GPU-4090")
-ON_CARD = Choice("cuda", "RTX 4090, NVIDIA driver 580.95.05", "cu130", CARD)
+CARD = DriverGpu("NVIDIA GeForce RTX 4090", (8, 9), index=2, uuid="GPU-4090")
+ON_CARD = DeviceChoice("cuda", "RTX 4090, NVIDIA driver 580.95.05", "cu130", CARD)
 UBUNTU = System(family="ubuntu", title="Ubuntu 24.04.2 LTS")
-NO_HEADER = Headers("/nonexistent/include/python3.12", stock=True)
+NO_HEADER = PythonHeaders("/nonexistent/include/python3.12", stock=True)
 
 needs_compiler = pytest.mark.skipif(
     sys.platform == "win32" or not compiler.find_compiler(os.environ), reason="no gcc or clang here"
@@ -40,13 +40,15 @@ needs_triton = pytest.mark.skipif(
 @needs_compiler
 def test_what_triton_needs_is_found_by_building(tmp_path: Path) -> None:
     headers = ask_python(sys.executable)
-    assert examine(headers) == Finding()
-    assert examine(replace(headers, include="/nonexistent")).missing == ("header",)
-    assert examine(replace(headers, venv=False)).missing == ("venv",)
+    assert check_build_tools(headers) == BuildToolsCheck()
+    assert check_build_tools(replace(headers, include="/nonexistent")).missing == ("header",)
+    assert check_build_tools(replace(headers, venv=False)).missing == ("venv",)
     empty = {"PATH": str(tmp_path)}
-    assert examine(headers, empty) == Finding(("compiler",), "neither gcc nor clang is on the PATH")
-    assert examine(NO_HEADER, empty).missing == ("compiler", "header")
-    assert examine(headers, {**os.environ, "CC": "no-such-cc"}) == Finding(("compiler",), "CC=no-such-cc is not there")
+    assert check_build_tools(headers, empty) == BuildToolsCheck(("compiler",), "neither gcc nor clang is on the PATH")
+    assert check_build_tools(NO_HEADER, empty).missing == ("compiler", "header")
+    assert check_build_tools(headers, {**os.environ, "CC": "no-such-cc"}) == BuildToolsCheck(
+        ("compiler",), "CC=no-such-cc is not there"
+    )
 
 
 @needs_compiler
@@ -54,7 +56,7 @@ def test_a_compiler_that_builds_nothing_is_none(tmp_path: Path) -> None:
     broken = tmp_path / "gcc"
     broken.write_text("#!/bin/sh\necho 'trial.c:1:10: fatal error: stdlib.h: No such file or directory'\nexit 1\n")
     broken.chmod(0o755)
-    finding = examine(ask_python(sys.executable), {"PATH": f"{tmp_path}:/bin:/usr/bin"})
+    finding = check_build_tools(ask_python(sys.executable), {"PATH": f"{tmp_path}:/bin:/usr/bin"})
     assert finding.missing == ("compiler",)
     assert "stdlib.h" in finding.said
 
@@ -62,7 +64,7 @@ def test_a_compiler_that_builds_nothing_is_none(tmp_path: Path) -> None:
 @needs_compiler
 def test_a_python_h_that_does_not_compile_is_said(tmp_path: Path) -> None:
     (tmp_path / "Python.h").write_text("#include <pyconfig-that-is-elsewhere.h>\n", encoding="ascii")
-    finding = examine(Headers(str(tmp_path)))
+    finding = check_build_tools(PythonHeaders(str(tmp_path)))
     assert finding.missing == ("header",)
     assert "pyconfig-that-is-elsewhere.h" in finding.said
 
@@ -86,7 +88,7 @@ def test_triton_itself_fails_where_we_say_so_and_nowhere_else(hidden: str, tmp_p
     source = tmp_path / "tried.c"
     source.write_text(MODULE, encoding="ascii")
     done = subprocess.run([sys.executable, "-c", program, source], env=environ, capture_output=True, text=True)
-    finding = examine(replace(headers, include=include), environ)
+    finding = check_build_tools(replace(headers, include=include), environ)
     assert finding.missing == ((hidden,) if hidden else ())
     assert (done.returncode == 0) == (not hidden), done.stderr
     assert done.stdout == ("" if hidden else "42\n")
@@ -123,7 +125,9 @@ BOTH = ("compiler", "header")
 )
 def test_each_distribution_has_one_command(system: System, missing: tuple[str, ...], stock: bool, command: str) -> None:
     assert install_command(system, missing, "3.12", stock) == command
-    said = compiler.advice(Finding(missing, "no gcc"), replace(NO_HEADER, stock=stock), "3.12", system)
+    said = compiler.build_tools_advice(
+        BuildToolsCheck(missing, "no gcc"), replace(NO_HEADER, stock=stock), "3.12", system
+    )
     if missing == ("venv",):
         assert said == ""
     else:
@@ -163,7 +167,7 @@ def test_a_driver_is_updated_in_one_way(system: System, said: str) -> None:
 # ---- the plan
 
 
-def plan_for(headers: Headers, environ: dict[str, str], known: tuple[str, ...] = (CARD.uuid,)) -> Plan:
+def plan_for(headers: PythonHeaders, environ: dict[str, str], known: tuple[str, ...] = (CARD.uuid,)) -> SetupPlan:
     return make_plan(
         ON_CARD, ("/usr/bin/python3.12", "3.12"), UBUNTU, environ, lambda _: headers, lambda name: int(name in known)
     )
@@ -189,7 +193,7 @@ def test_without_a_compiler_nothing_is_downloaded(tmp_path: Path) -> None:
 
 def test_a_processor_and_windows_need_no_compiler(tmp_path: Path) -> None:
     nothing = {"PATH": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path)}
-    on_cpu = make_plan(Choice("cpu", "no driver"), ("python", "3.12"), UBUNTU, nothing, lambda _: NO_HEADER)
+    on_cpu = make_plan(DeviceChoice("cpu", "no driver"), ("python", "3.12"), UBUNTU, nothing, lambda _: NO_HEADER)
     windows = System("win32", title="Windows")
     on_windows = make_plan(ON_CARD, ("python", "3.12"), windows, nothing, lambda _: NO_HEADER, lambda _: 1)
     assert [on_cpu.fetch_python, on_windows.fetch_python] == [False, False]

@@ -16,22 +16,22 @@ from typing import Any
 import pytest
 
 from launcher import SetupError, info, shortcut
-from launcher.cuda_support import Driver, Gpu
+from launcher.cuda_support import DriverGpu, NvidiaDriver
 from launcher.paths import ROOT
 from launcher.system import System
-from launcher.update import update
-from launcher.version import commit, version
+from launcher.update import pull_update
+from launcher.version import read_commit, read_version
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Failed
+from trainer_core.runs.events import RunFailed
 
 SECRET = "hf_abcdefghijklmnop"
 
 
 def test_the_version_has_one_place() -> None:
-    assert version() == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert read_version() == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     shown = subprocess.run([sys.executable, ROOT / "launch.py", "--version"], capture_output=True, text=True)
-    assert shown.stdout == f"Tunebench {version()}\n"
-    assert version(ROOT / "nowhere") == "unknown"
+    assert shown.stdout == f"Tunebench {read_version()}\n"
+    assert read_version(ROOT / "nowhere") == "unknown"
 
 
 # ---- info
@@ -40,7 +40,7 @@ def test_the_version_has_one_place() -> None:
 def run_that_failed(workspace: Path, name: str, message: str) -> Path:
     folder = workspace / "runs" / name
     folder.mkdir(parents=True)
-    EventLog(folder / "events.jsonl")(Failed(message, details=f"Traceback\nValueError: {message}"))
+    EventLog(folder / "events.jsonl")(RunFailed(message, details=f"Traceback\nValueError: {message}"))
     return folder
 
 
@@ -67,7 +67,7 @@ def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) 
     done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd="/", timeout=60)
     assert done.returncode == 0, done.stderr
     facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith(" "))
-    assert facts["Tunebench"] == version()
+    assert facts["Tunebench"] == read_version()
     assert facts[".venv"].startswith("missing")
     assert facts["Packages"].startswith("could not be read: FileNotFoundError")
     assert "new, " in done.stdout
@@ -80,15 +80,15 @@ def test_the_report_holds_what_a_helper_must_know_and_no_secret(tmp_path: Path) 
 
 @pytest.mark.real
 def test_the_report_tells_the_card_and_the_installed_packages(tmp_path: Path) -> None:
-    card = Gpu("NVIDIA GeForce RTX 4090", (8, 9), free_bytes=3 * 2**30, total_bytes=24 * 2**30)
-    sources = info.Sources(
+    card = DriverGpu("NVIDIA GeForce RTX 4090", (8, 9), free_bytes=3 * 2**30, total_bytes=24 * 2**30)
+    sources = info.InfoSources(
         tmp_path,
         {"PATH": os.environ["PATH"], "CUDA_VISIBLE_DEVICES": "0"},
-        lambda: Driver(version="570.86.10", cuda=12_080, gpus=(card,)),
+        lambda: NvidiaDriver(version="570.86.10", cuda=12_080, gpus=(card,)),
         lambda: System(title="Ubuntu 24.04"),
         Path(sys.executable),
     )
-    block = info.report(sources)
+    block = info.system_report(sources)
     for fact in (
         "NVIDIA 570.86.10, CUDA up to 12.8",
         "capability 8.9, 3.0 of 24.0 GB free",
@@ -103,8 +103,8 @@ def test_a_child_that_fails_or_hangs_is_a_line_of_the_report(tmp_path: Path) -> 
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'ImportError: libcudart.so.12' >&2\nexit 3\n")
     broken.chmod(0o755)
-    assert info.packages(broken) == "asking .venv failed with status 3: ImportError: libcudart.so.12"
-    said = info.read(lambda: info.packages(tmp_path / "none"))
+    assert info.packages_line(broken) == "asking .venv failed with status 3: ImportError: libcudart.so.12"
+    said = info.read_fact(lambda: info.packages_line(tmp_path / "none"))
     assert said.startswith("could not be read: FileNotFoundError")
 
 
@@ -164,38 +164,38 @@ def clone(tmp_path: Path) -> Path:
 def test_an_update_is_the_newest_commit_and_keeps_the_workspace(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert commit(clone) == git(clone, "rev-parse", "--short", "HEAD")
-    assert update(clone) is True
+    assert read_commit(clone) == git(clone, "rev-parse", "--short", "HEAD")
+    assert pull_update(clone) is True
     assert (clone / "launch.py").read_text() == "newer"
     assert (clone / "workspace" / "run").read_text() == "mine"
     assert "origin/main: 1 new commits" in capsys.readouterr().out
-    assert update(clone) is False
+    assert pull_update(clone) is False
 
 
 def test_an_update_refuses_what_it_cannot_do_and_changes_nothing(clone: Path, tmp_path: Path) -> None:
     before = git(clone, "rev-parse", "HEAD")
     (clone / ".gitignore").write_text("workspace/\nmine/\n")
     with pytest.raises(SetupError, match=r"changed here: 1 .*\(\.gitignore\).*git stash"):
-        update(clone)
+        pull_update(clone)
     git(clone, "checkout", "-q", ".gitignore")
 
     add_commit(clone, "other", "a commit of the user's own")
     with pytest.raises(SetupError, match="pull --ff-only"):
-        update(clone)
+        pull_update(clone)
     assert git(clone, "rev-parse", "HEAD~1") == before
     assert not (clone / "launch.py").exists()
 
     git(clone, "checkout", "-q", "-b", "own")
     with pytest.raises(SetupError, match="follows no branch"):
-        update(clone)
+        pull_update(clone)
     inner = clone / "workspace"
     with pytest.raises(SetupError, match="lies in another repository"):
-        update(inner)
-    assert commit(inner) == ""
+        pull_update(inner)
+    assert read_commit(inner) == ""
     with pytest.raises(SetupError, match="is no git checkout"):
-        update(tmp_path)
+        pull_update(tmp_path)
     with pytest.raises(SetupError, match="`no-such-git` is not installed"):
-        update(clone, git="no-such-git")
+        pull_update(clone, git="no-such-git")
 
 
 # ---- shortcut
@@ -203,7 +203,7 @@ def test_an_update_refuses_what_it_cannot_do_and_changes_nothing(clone: Path, tm
 PYTHON = "/opt/my $python 100%/bin/python3"
 
 
-def answering(text: str, asked: list[Any], returncode: int = 0) -> shortcut.Run:
+def answering(text: str, asked: list[Any], returncode: int = 0) -> shortcut.RunCommand:
     def run(command: list[str], env: dict[str, str], **options: Any) -> subprocess.CompletedProcess[bytes]:
         asked.append((command, env))
         return subprocess.CompletedProcess(command, returncode, text.encode(), b"denied")

@@ -186,7 +186,7 @@ WRITERS = {
     "trainer_core/jobs/warm_worker.py": "hands a log to a worker",
     "trainer_core/worker/warm.py": "appends to the log of its run",
 }
-WRITES = {"write_text", "write_bytes", "rename", "appended"}
+WRITES = {"write_text", "write_bytes", "rename", "open_for_append"}
 
 
 def writes(node: ast.AST) -> bool:

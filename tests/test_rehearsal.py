@@ -12,7 +12,7 @@ import pytest
 
 from launcher.paths import REHEARSAL
 from trainer_core.runs.event_log import Tail
-from trainer_core.runs.events import Resumed, Step
+from trainer_core.runs.events import StageResumed, TrainStep
 from trainer_core.system import project
 
 pytestmark = [
@@ -80,5 +80,5 @@ def test_a_killed_run_resumes(tmp_path: Path, at: str) -> None:
     check(rehearse(tmp_path), least=12)
     (folder,) = (tmp_path / "workspace" / "runs").iterdir()
     events = list(Tail(folder / "events.jsonl"))
-    assert [event.stage for event in events if isinstance(event, Resumed)] == [at.partition(".")[0]]
-    assert [(event.stage, event.step) for event in events if isinstance(event, Step)][-1] == ("dpo", 2)
+    assert [event.stage for event in events if isinstance(event, StageResumed)] == [at.partition(".")[0]]
+    assert [(event.stage, event.step) for event in events if isinstance(event, TrainStep)][-1] == ("dpo", 2)

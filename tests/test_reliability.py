@@ -11,7 +11,7 @@ import pytest
 
 from reliability.experiments import gpu_resume
 from reliability.experiments.divergence import recordings
-from reliability.harness.claim import Count, Figure, Proof, page
+from reliability.harness.claim import Figure, Proof, TrialCount, render_reliability_page
 from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real
@@ -40,30 +40,30 @@ def test_without_a_card_its_row_says_not_measured() -> None:
     command = [sys.executable, "-m", "reliability", "card", "--quick"]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "card: not measured" in done.stdout, done.stderr[-2000:]
-    told = page({"card": gpu_resume.QUESTION})
+    told = render_reliability_page({"card": gpu_resume.QUESTION})
     assert "*not measured*" in told and "same, and the losses" in told
 
 
 @pytest.mark.long
 def test_what_is_measured_on_a_card_is_exact_on_the_processor(tmp_path: Path) -> None:
-    found = gpu_resume.resumed(tmp_path, 1, "cpu")
+    found = gpu_resume.resume_figure(tmp_path, 1, "cpu")
     assert found.holds and found.ours.worst == "(at most 0.0e+00 nats)"
 
 
 def test_what_a_proof_says() -> None:
-    assert Count(300, 0).bound == pytest.approx(0.00994, abs=1e-4)  # about 3 / n
-    assert Count(10, 10).bound == 1.0
-    assert Proof("x", Count(5, 0), "c", Count(10, 2)).holds
-    assert not Proof("x", Count(5, 0), "c", Count(10, 1)).holds, "a control that hardly fails proves nothing"
-    assert not Proof("x", Count(5, 1), "c", Count(10, 9)).holds
-    assert not Proof("x", Count(0, 0), "c", Count(10, 9)).holds
-    assert not Proof("x", Count(5, 0), "c", Count(0, 0)).holds, "a control that did not run proves nothing"
+    assert TrialCount(300, 0).upper_bound == pytest.approx(0.00994, abs=1e-4)  # about 3 / n
+    assert TrialCount(10, 10).upper_bound == 1.0
+    assert Proof("x", TrialCount(5, 0), "c", TrialCount(10, 2)).holds
+    assert not Proof("x", TrialCount(5, 0), "c", TrialCount(10, 1)).holds, "a control that hardly fails proves nothing"
+    assert not Proof("x", TrialCount(5, 1), "c", TrialCount(10, 9)).holds
+    assert not Proof("x", TrialCount(0, 0), "c", TrialCount(10, 9)).holds
+    assert not Proof("x", TrialCount(5, 0), "c", TrialCount(0, 0)).holds, "a control that did not run proves nothing"
 
 
 def test_what_has_no_control_is_called_a_figure() -> None:
-    assert Figure("x", Count(1, 0)).holds and not Figure("x", Count(1, 1)).holds
+    assert Figure("x", TrialCount(1, 0)).holds and not Figure("x", TrialCount(1, 1)).holds
     with pytest.raises(TypeError):
-        Proof("x", Count(5, 0), "see above")  # type: ignore[call-arg]
+        Proof("x", TrialCount(5, 0), "see above")  # type: ignore[call-arg]
 
 
 def test_enough_real_runs_are_recorded() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TOOL = ASSETS.parent / "tools" / "make_sample_data.py"
-MADE: dict[str, str] = runpy.run_path(str(TOOL))["build"]()
+MADE: dict[str, str] = runpy.run_path(str(TOOL))["build_files"]()
 ROWS: dict[str, list[dict[str, Any]]] = {
     name: [json.loads(line) for line in text.splitlines()] for name, text in MADE.items()
 }
@@ -103,7 +103,7 @@ def test_compare_prompts_have_a_prompt_and_a_tag_each_kind_more_than_once() -> N
 def test_a_broken_content_line_is_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_text("# topic\n: a; b\nc a question without an answer\n", encoding="utf-8")
-    topics_of = runpy.run_path(str(TOOL))["topics_of"]
+    topics_of = runpy.run_path(str(TOOL))["read_topics"]
     with pytest.raises(ValueError, match=r"bad\.txt, line 3"):
         list(topics_of(bad))
 

@@ -11,22 +11,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.browser import VARIABLE, NoBrowser, chromium
+from tools.browser import CHROMIUM_VARIABLE, NoBrowser, find_chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 ON_WINDOWS = ("launch.py", "app.py", "launcher", "tools", "trainer_core", "ui")
 """What also runs there. bench and reliability fork, and count what the kernel says."""
 
 
-def types(system: str, *paths: str) -> tuple[str, ...]:
+def type_check_command(system: str, *paths: str) -> tuple[str, ...]:
     """The type check as on that system (`sys.platform`'s word), whatever this one is. A cache each, for one of another system is
     thrown away."""
     return ("mypy", "--platform", system, "--cache-dir", f".mypy_cache/{system}", *paths)
 
 
-FAST = "--fast"
+FAST_FLAG = "--fast"
 STYLE = (("ruff", "check", "."), ("ruff", "format", "--check", "."))
-CHECKS = (*STYLE, types("linux"), types("win32", *ON_WINDOWS), types("darwin"))
+CHECKS = (*STYLE, type_check_command("linux"), type_check_command("win32", *ON_WINDOWS), type_check_command("darwin"))
 WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """Tests run in two processes. Each takes a file at a time, so what the tests of a file share is made once, in the order of
 tests/conftest.py. Arguments that are given come later and win: `-n 0` is one process."""
@@ -35,8 +35,8 @@ THREADS = {"OMP_NUM_THREADS": "1"}
 
 
 def main(pytest_arguments: list[str]) -> int:
-    found, failed = ({}, []) if FAST in pytest_arguments else browser()
-    for check in commands(pytest_arguments):
+    found, failed = ({}, []) if FAST_FLAG in pytest_arguments else browser_environment()
+    for check in check_commands(pytest_arguments):
         print(f"\n$ {' '.join(check)}", flush=True)
         if subprocess.run([sys.executable, "-m", *check], cwd=ROOT, env={**os.environ, **THREADS, **found}).returncode:
             failed.append(" ".join(check))
@@ -45,25 +45,25 @@ def main(pytest_arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-def commands(pytest_arguments: list[str]) -> list[tuple[str, ...]]:
+def check_commands(pytest_arguments: list[str]) -> list[tuple[str, ...]]:
     """What runs, one after the other. The fast tests are for while one writes, and come without the type checks."""
-    return [*(STYLE if FAST in pytest_arguments else CHECKS), ("pytest", *WORKERS, *pytest_arguments)]
+    return [*(STYLE if FAST_FLAG in pytest_arguments else CHECKS), ("pytest", *WORKERS, *pytest_arguments)]
 
 
-def browser() -> tuple[dict[str, str], list[str]]:
+def browser_environment() -> tuple[dict[str, str], list[str]]:
     """The variable that names one to the tests, and what failed: there is none, though one is required."""
-    found = known_browser()
+    found = find_browser()
     print(f"browser: {found or 'none, so the tests of the page are skipped'}", flush=True)
     required = os.environ.get("TUNEBENCH_REQUIRE_BROWSER") == "1"
-    return ({VARIABLE: found} if found else {}), (["no browser"] if required and not found else [])
+    return ({CHROMIUM_VARIABLE: found} if found else {}), (["no browser"] if required and not found else [])
 
 
-def known_browser() -> str | None:
+def find_browser() -> str | None:
     """A Chromium: the one named, one on the PATH, Playwright's own, which is fetched if it can be."""
     try:
-        return chromium()
+        return find_chromium()
     except NoBrowser as error:
-        if VARIABLE in os.environ:
+        if CHROMIUM_VARIABLE in os.environ:
             sys.exit(f"{error}.")
         return playwright_browser()
 

@@ -21,40 +21,40 @@ TARGET = {
     "sys_platform": "linux",
     "platform_machine": "x86_64",
 }
-ASKED = "-r requirements.in"
-NOT_THERE = frozenset({"gradio"})
+DIRECT_REQUIREMENT = "-r requirements.in"
+UNUSED_PACKAGES = frozenset({"gradio"})
 """Asked for by requirements.in, and not needed without the page."""
-OPTIONAL = frozenset({"xformers"})
+OPTIONAL_PACKAGES = frozenset({"xformers"})
 """Only with `--xformers`: 2 MB more. It makes packed rows fast where torch is older than 2.12."""
 
 
 @dataclass(frozen=True)
-class Pin:
+class PinnedPackage:
     """A line of requirements.txt. via: the names that ask for it."""
 
     requirement: Requirement
     via: frozenset[str]
 
     @property
-    def fits(self) -> bool:
+    def is_for_machine(self) -> bool:
         """Is it for the machine's Python and system?"""
         return self.requirement.marker is None or self.requirement.marker.evaluate(TARGET)
 
 
 def main() -> None:
-    without = OPTIONAL - {one.removeprefix("--") for one in sys.argv[1:]}
+    without = OPTIONAL_PACKAGES - {one.removeprefix("--") for one in sys.argv[1:]}
     pins = read_pins(REQUIREMENTS.read_text(encoding="utf-8"))
-    sys.stdout.writelines(f"{pin}\n" for pin in missing(pins, machine_packages(), without))
+    sys.stdout.writelines(f"{pin}\n" for pin in missing_packages(pins, machine_packages(), without))
 
 
-def read_pins(text: str) -> dict[str, Pin]:
+def read_pins(text: str) -> dict[str, PinnedPackage]:
     """The lines of a pinned file by name."""
-    found = dict[str, Pin]()
+    found = dict[str, PinnedPackage]()
     for line in text.splitlines():
         pin, _, comment = line.partition("  # via ")
         if pin.strip() and not pin.startswith("#"):
             requirement = Requirement(re.sub(r"\s*#.*", "", pin))
-            found[requirement.name] = Pin(requirement, frozenset(comment.strip().split(", ")))
+            found[requirement.name] = PinnedPackage(requirement, frozenset(comment.strip().split(", ")))
     return found
 
 
@@ -65,15 +65,19 @@ def machine_packages() -> dict[str, str]:
     return {name: release for name, _, release in names}
 
 
-def missing(pins: Mapping[str, Pin], there: Mapping[str, str], without: frozenset[str] = OPTIONAL) -> Sequence[str]:
+def missing_packages(
+    pins: Mapping[str, PinnedPackage], there: Mapping[str, str], without: frozenset[str] = OPTIONAL_PACKAGES
+) -> Sequence[str]:
     """Pins to carry, as `name==version`: what is asked for, by us or by something that is carried, and is not there."""
-    left_out = set(there) | NOT_THERE | without
+    left_out = set(there) | UNUSED_PACKAGES | without
     carried = set[str]()
 
-    def wanted(pin: Pin) -> bool:
-        return ASKED in pin.via or bool(pin.via & carried)  # what is there has what it needs
+    def wanted(pin: PinnedPackage) -> bool:
+        return DIRECT_REQUIREMENT in pin.via or bool(pin.via & carried)  # what is there has what it needs
 
-    while more := {name for name, pin in pins.items() if name not in left_out | carried and pin.fits and wanted(pin)}:
+    while more := {
+        name for name, pin in pins.items() if name not in left_out | carried and pin.is_for_machine and wanted(pin)
+    }:
         carried |= more
     return [f"{name}{pins[name].requirement.specifier}" for name in sorted(carried)]
 

@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TEAL = "#0f766e"
-SIZE, FINE = 256, 4
+SIZE, OVERSAMPLING = 256, 4
 """Pixels, and how many times finer it is drawn before it is made smaller, for smooth edges."""
 
 
-def draw() -> Image.Image:
+def draw_icon() -> Image.Image:
     """A ring whose right half is filled, in the 32 units of the favicon."""
-    unit = SIZE * FINE / 32
-    image = Image.new("RGBA", (SIZE * FINE, SIZE * FINE))
+    unit = SIZE * OVERSAMPLING / 32
+    image = Image.new("RGBA", (SIZE * OVERSAMPLING, SIZE * OVERSAMPLING))
     pen = ImageDraw.Draw(image)
     outer = (1.5 * unit, 1.5 * unit, 30.5 * unit, 30.5 * unit)
     pen.ellipse(outer, outline=TEAL, width=round(3 * unit))
@@ -25,6 +25,6 @@ def draw() -> Image.Image:
 
 
 if __name__ == "__main__":
-    icon = draw()
+    icon = draw_icon()
     icon.save(ASSETS / "icon.png", optimize=True)
     icon.save(ASSETS / "icon.ico", sizes=[(side, side) for side in (16, 24, 32, 48, 64, 128, 256)])

@@ -25,26 +25,32 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    part = sections((ROOT / "requirements.in").read_text(encoding="utf-8"))
-    as_they_are = pins(part["as they are"])
+    part = split_sections((ROOT / "requirements.in").read_text(encoding="utf-8"))
+    as_they_are = pin_lines(part["as they are"])
     never, cuda_13 = part["never"], part["cuda 13 libraries"]
-    cuda = compiled("requirements.txt", part["app"] + part["windows"], part["override"], never)
-    older = compiled("requirements-cu126.txt", part["app"] + part["windows"], part["override"], never + cuda_13)
-    cpu = compiled("requirements-cpu.txt", part["app"], part["override"], never + cuda_13 + part["not on cpu"])
-    beside = pins(cpu)
-    test = compiled("requirements-test.txt", part["test"], beside, [])
-    write("requirements.txt", "CUDA, on Linux and Windows", cuda + as_they_are)
-    kept = {name_of(line) for line in older} - {"torch", "torchvision"}
-    own = [line for line in cuda if name_of(line) in kept]  # in the same versions, whatever was resolved
-    write("requirements-cu126.txt", "CUDA 12.6, without torch and what it brings itself", own + as_they_are)
-    write("requirements-cpu.txt", "machines without CUDA", cpu + as_they_are)
-    rehearsal = [line for line in cuda if name_of(line) in pins(part["rehearsal"])]
-    write("requirements-rehearsal.txt", "tests of the CUDA code without a card, in a folder of their own", rehearsal)
-    names = {name_of(line) for line in beside}
-    write("requirements-test.txt", "tests, on top", [line for line in test if name_of(line) not in names])
+    cuda = compile_pins("requirements.txt", part["app"] + part["windows"], part["override"], never)
+    older = compile_pins("requirements-cu126.txt", part["app"] + part["windows"], part["override"], never + cuda_13)
+    cpu = compile_pins("requirements-cpu.txt", part["app"], part["override"], never + cuda_13 + part["not on cpu"])
+    beside = pin_lines(cpu)
+    test = compile_pins("requirements-test.txt", part["test"], beside, [])
+    write_requirements("requirements.txt", "CUDA, on Linux and Windows", cuda + as_they_are)
+    kept = {package_name(line) for line in older} - {"torch", "torchvision"}
+    own = [line for line in cuda if package_name(line) in kept]  # in the same versions, whatever was resolved
+    write_requirements(
+        "requirements-cu126.txt", "CUDA 12.6, without torch and what it brings itself", own + as_they_are
+    )
+    write_requirements("requirements-cpu.txt", "machines without CUDA", cpu + as_they_are)
+    rehearsal = [line for line in cuda if package_name(line) in pin_lines(part["rehearsal"])]
+    write_requirements(
+        "requirements-rehearsal.txt", "tests of the CUDA code without a card, in a folder of their own", rehearsal
+    )
+    names = {package_name(line) for line in beside}
+    write_requirements(
+        "requirements-test.txt", "tests, on top", [line for line in test if package_name(line) not in names]
+    )
 
 
-def sections(text: str) -> dict[str, list[str]]:
+def split_sections(text: str) -> dict[str, list[str]]:
     """Lines by section, comments and all: `[name]` alone on a line opens a section."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -56,20 +62,20 @@ def sections(text: str) -> dict[str, list[str]]:
     return found
 
 
-def pins(lines: list[str]) -> list[str]:
+def pin_lines(lines: list[str]) -> list[str]:
     return [line for line in lines if not line.startswith("#")]
 
 
-def name_of(line: str) -> str:
+def package_name(line: str) -> str:
     return re.split(r"[=<>;\s]", line, maxsplit=1)[0]
 
 
-def compiled(file: str, wanted: list[str], overrides: list[str], excludes: list[str]) -> list[str]:
+def compile_pins(file: str, wanted: list[str], overrides: list[str], excludes: list[str]) -> list[str]:
     """The pinned lines uv resolves `wanted` to, each with the packages that ask for it."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for name, lines in {"requirements.in": wanted, "override": overrides, "exclude": excludes}.items():
-            (place / name).write_text("\n".join(pins(lines)), encoding="utf-8")
+            (place / name).write_text("\n".join(pin_lines(lines)), encoding="utf-8")
         known = ROOT / file
         (place / "out").write_text(known.read_text(encoding="utf-8") if known.exists() else "", encoding="utf-8")
         command = ["uv", "pip", "compile", "requirements.in", "--overrides", "override", "--excludes", "exclude"]
@@ -80,7 +86,7 @@ def compiled(file: str, wanted: list[str], overrides: list[str], excludes: list[
     return text.splitlines()
 
 
-def write(file: str, purpose: str, lines: list[str]) -> None:
+def write_requirements(file: str, purpose: str, lines: list[str]) -> None:
     head = [f"# For {purpose}. Made from requirements.in by `python tools/lock.py`; install with --no-deps."]
     (ROOT / file).write_text("\n".join(head + lines) + "\n", encoding="utf-8")
 

@@ -46,7 +46,7 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ContentEntry:
     """One content line: `use` is c, p or h, and the fields are what stood between the bars."""
 
     topic: Topic
@@ -61,25 +61,25 @@ class Entry:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the bundled sample data from assets/sample_data/content.")
     parser.add_argument("--stats", action="store_true", help="only print counts and lengths")
-    files = build()
+    files = build_files()
     if parser.parse_args().stats:
-        print("\n".join(stats(files)))
+        print("\n".join(describe_files(files)))
         return
     for name, text in files.items():
         (ASSETS / name).write_bytes(text.encode("utf-8"))
         print(f"{name}: {text.count(chr(10))} rows")
 
 
-def build() -> dict[str, str]:
+def build_files() -> dict[str, str]:
     """Every sample file by name, as JSON lines."""
     # Topics are mixed, so that the first rows of a file are a fair sample of it.
-    entries = sorted(read_entries(), key=lambda entry: draw(entry.prompt))
+    entries = sorted(read_entries(), key=lambda entry: stable_number(entry.prompt))
     rambles = tomllib.loads((CONTENT / "rambles.toml").read_text(encoding="utf-8"))
     return {
-        "sample_data/sample_chat.jsonl": jsonl(chat(entry) for entry in entries if entry.use == "c"),
-        "sample_data/sample_pairs.jsonl": jsonl(pair(entry, rambles) for entry in entries if entry.use == "p"),
-        "sample_data/sample_heldout.jsonl": jsonl(pair(entry, rambles) for entry in entries if entry.use == "h"),
-        "prompts/compare_prompts.jsonl": jsonl(read_prompts()),
+        "sample_data/sample_chat.jsonl": to_jsonl(chat_row(entry) for entry in entries if entry.use == "c"),
+        "sample_data/sample_pairs.jsonl": to_jsonl(pair_row(entry, rambles) for entry in entries if entry.use == "p"),
+        "sample_data/sample_heldout.jsonl": to_jsonl(pair_row(entry, rambles) for entry in entries if entry.use == "h"),
+        "prompts/compare_prompts.jsonl": to_jsonl(read_prompts()),
     }
 
 
@@ -89,13 +89,13 @@ def read_prompts() -> Iterator[dict[str, str]]:
         yield {"prompt": prompt, "tag": tag}
 
 
-def read_entries() -> Iterator[Entry]:
+def read_entries() -> Iterator[ContentEntry]:
     for path in sorted(CONTENT.glob("*.txt")):
         if path.name != "prompts.txt":
-            yield from topics_of(path)
+            yield from read_topics(path)
 
 
-def topics_of(path: Path) -> Iterator[Entry]:
+def read_topics(path: Path) -> Iterator[ContentEntry]:
     """The entries of one content file.
 
     Raises:
@@ -113,37 +113,37 @@ def topics_of(path: Path) -> Iterator[Entry]:
             case "~":
                 topic = replace(topic, vague=(*topic.vague, rest))
             case "c" if len(fields) % 2 == 0:
-                yield Entry(topic, mark, fields)
+                yield ContentEntry(topic, mark, fields)
             case "p" | "h" if len(fields) == 3:
-                yield Entry(topic, mark, fields)
+                yield ContentEntry(topic, mark, fields)
             case _ if line:
                 raise ValueError(f"{path.name}, line {number}: cannot be read: {line[:60]!r}")
 
 
-def chat(entry: Entry) -> dict[str, list[Turn]]:
+def chat_row(entry: ContentEntry) -> dict[str, list[Turn]]:
     roles = ("user", "assistant") * (len(entry.fields) // 2)
     return {"messages": [{"role": role, "content": text} for role, text in zip(roles, entry.fields, strict=True)]}
 
 
-def pair(entry: Entry, rambles: dict[str, dict]) -> dict[str, list[Turn]]:
+def pair_row(entry: ContentEntry, rambles: dict[str, dict]) -> dict[str, list[Turn]]:
     prompt, good, _ = entry.fields
     return {
         "prompt": [{"role": "user", "content": prompt}],
         "chosen": [{"role": "assistant", "content": good}],
-        "rejected": [{"role": "assistant", "content": rejected(entry, rambles)}],
+        "rejected": [{"role": "assistant", "content": rejected_answer(entry, rambles)}],
     }
 
 
-def rejected(entry: Entry, rambles: dict[str, dict]) -> str:
+def rejected_answer(entry: ContentEntry, rambles: dict[str, dict]) -> str:
     """The hand-written cold answer, or a ramble as long as the mark in the third field asks."""
     _, good, worse = entry.fields
     if worse.startswith("!"):
         return worse[1:]
-    ramble = Ramble.about(worse.removeprefix("="), entry, rambles)
+    ramble = Ramble.for_entry(worse.removeprefix("="), entry, rambles)
     if worse.startswith("="):
-        return ramble.tell(words(good) - 4)  # the last sentence runs over by some four words in the mean
-    wanted = words(good) * (23 + draw(entry.prompt, "length") % 10) // 10
-    return ramble.tell(min(max(wanted, SHORTEST_RAMBLE_WORDS), LONGEST_RAMBLE_WORDS), ends=True)
+        return ramble.compose(count_words(good) - 4)  # the last sentence runs over by some four words in the mean
+    wanted = count_words(good) * (23 + stable_number(entry.prompt, "length") % 10) // 10
+    return ramble.compose(min(max(wanted, SHORTEST_RAMBLE_WORDS), LONGEST_RAMBLE_WORDS), ends=True)
 
 
 @dataclass(frozen=True)
@@ -157,82 +157,82 @@ class Ramble:
     left: dict[str, list[str]]
 
     @classmethod
-    def about(cls, about: str, entry: Entry, rambles: dict[str, dict]) -> Ramble:
+    def for_entry(cls, about: str, entry: ContentEntry, rambles: dict[str, dict]) -> Ramble:
         skeletons = list(rambles["skeletons"][entry.topic.kind].values())
-        opening, *middle, closing = skeletons[draw(entry.prompt, "skeleton") % len(skeletons)].split()
-        names, pools = slots(entry, about), rambles["pools"] | {"vague": entry.topic.vague}
-        left = {pool: [fill(sentence, names) for sentence in pools[pool]] for pool in (opening, *middle, closing)}
+        opening, *middle, closing = skeletons[stable_number(entry.prompt, "skeleton") % len(skeletons)].split()
+        names, pools = slot_values(entry, about), rambles["pools"] | {"vague": entry.topic.vague}
+        left = {pool: [fill_slots(sentence, names) for sentence in pools[pool]] for pool in (opening, *middle, closing)}
         return cls(entry.prompt, opening, tuple(middle), closing, left)
 
-    def tell(self, wanted_words: int, *, ends: bool = False) -> str:
+    def compose(self, wanted_words: int, *, ends: bool = False) -> str:
         """Sentence after sentence up to about `wanted_words`, no sentence twice."""
-        text = [self.take(self.opening)]
-        end = [self.take(self.closing)] if ends else []
+        text = [self.take_sentence(self.opening)]
+        end = [self.take_sentence(self.closing)] if ends else []
         for pool in self.middle * 3:
-            if words(*text, *end) >= wanted_words:
+            if count_words(*text, *end) >= wanted_words:
                 break
             if self.left[pool]:
-                text.append(self.take(pool))
+                text.append(self.take_sentence(pool))
         return "".join(part + ("\n" if "\n" in part else " ") for part in [*text, *end]).rstrip()
 
-    def take(self, pool: str) -> str:
+    def take_sentence(self, pool: str) -> str:
         left = self.left[pool]
-        return left.pop(draw(self.prompt, f"{pool} {len(left)}") % len(left))
+        return left.pop(stable_number(self.prompt, f"{pool} {len(left)}") % len(left))
 
 
-def slots(entry: Entry, about: str) -> dict[str, str]:
+def slot_values(entry: ContentEntry, about: str) -> dict[str, str]:
     """What stands in for {about}, {topic} and {a} to {d}; the prompt decides which thing is {a}."""
-    matters, start = entry.topic.matters, draw(entry.prompt, "matters")
+    matters, start = entry.topic.matters, stable_number(entry.prompt, "matters")
     names = {"about": about, "topic": entry.topic.name}
     names |= {slot: matters[(start + place) % len(matters)] for place, slot in enumerate("abcd")}
     return names | {slot.capitalize(): text[:1].upper() + text[1:] for slot, text in names.items()}
 
 
-def fill(sentence: str, names: dict[str, str]) -> str:
+def fill_slots(sentence: str, names: dict[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda slot: names[slot[1]], sentence)
 
 
-def draw(prompt: str, purpose: str = "") -> int:
+def stable_number(prompt: str, purpose: str = "") -> int:
     """A fixed large number for this prompt and purpose: `random` may change between Python versions, SHA-256 not."""
     return int.from_bytes(hashlib.sha256(f"{prompt}\n{purpose}".encode()).digest()[:8], "big")
 
 
-def words(*texts: str) -> int:
+def count_words(*texts: str) -> int:
     return sum(len(text.split()) for text in texts)
 
 
-def jsonl(rows: Iterator[dict]) -> str:
+def to_jsonl(rows: Iterator[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def stats(files: dict[str, str]) -> Iterator[str]:
+def describe_files(files: dict[str, str]) -> Iterator[str]:
     """Rows, and lengths in rough tokens: words and punctuation marks, counted one by one."""
     rows = {name: [json.loads(line) for line in text.splitlines()] for name, text in files.items()}
     for name, found in rows.items():
         yield f"{name}: {len(found)} rows"
-    answers = [tokens(row["messages"][1]["content"]) for row in rows["sample_data/sample_chat.jsonl"]]
-    yield f"chat answers, tokens: {spread(answers)}"
+    answers = [count_rough_tokens(row["messages"][1]["content"]) for row in rows["sample_data/sample_chat.jsonl"]]
+    yield f"chat answers, tokens: {format_quantiles(answers)}"
     for name in ("sample_data/sample_pairs.jsonl", "sample_data/sample_heldout.jsonl"):
-        chosen = [tokens(row["chosen"][0]["content"]) for row in rows[name]]
-        worse = [tokens(row["rejected"][0]["content"]) for row in rows[name]]
+        chosen = [count_rough_tokens(row["chosen"][0]["content"]) for row in rows[name]]
+        worse = [count_rough_tokens(row["rejected"][0]["content"]) for row in rows[name]]
         ratios = [bad / good for good, bad in zip(chosen, worse, strict=True)]
-        yield f"{name} chosen, tokens: {spread(chosen)}"
-        yield f"{name} rejected, tokens: {spread(worse)}"
-        yield f"{name} rejected ÷ chosen: {spread(ratios)}; chosen longer in {share(r < 1 for r in ratios):.0%}"
-        yield f"{name} within a quarter of the same length: {share(0.8 <= r <= 1.25 for r in ratios):.0%}"
+        yield f"{name} chosen, tokens: {format_quantiles(chosen)}"
+        yield f"{name} rejected, tokens: {format_quantiles(worse)}"
+        yield f"{name} rejected ÷ chosen: {format_quantiles(ratios)}; chosen longer in {mean_share(r < 1 for r in ratios):.0%}"
+        yield f"{name} within a quarter of the same length: {mean_share(0.8 <= r <= 1.25 for r in ratios):.0%}"
 
 
-def tokens(text: str) -> int:
+def count_rough_tokens(text: str) -> int:
     return len(re.findall(r"\w+|[^\w\s]", text))
 
 
-def spread(numbers: Sequence[float]) -> str:
+def format_quantiles(numbers: Sequence[float]) -> str:
     tenths = statistics.quantiles(numbers, n=10)
     figures = (min(numbers), tenths[0], statistics.median(numbers), tenths[8], max(numbers))
     return "min {:.3g}, 10 % {:.3g}, median {:.3g}, 90 % {:.3g}, max {:.3g}".format(*figures)
 
 
-def share(flags: Iterator[bool]) -> float:
+def mean_share(flags: Iterator[bool]) -> float:
     return statistics.fmean(flags)
 
 

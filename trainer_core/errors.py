@@ -64,7 +64,7 @@ class TrainingError(UserError):
         self.offers = offers
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
+def error_chain(error: BaseException) -> Iterator[BaseException]:
     """The error, and what it was raised from or beside, back to the first one."""
     seen: BaseException | None = error
     while seen is not None:

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from trainer_core.errors import ConfigError
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Unknown keys are refused, so that a typo never trains with a default in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
@@ -22,11 +22,11 @@ class Strict(BaseModel):
 M = TypeVar("M", bound=BaseModel)
 
 
-GROUPS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
+GROUP_LABELS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
 """The parts of a recipe whose settings have the same labels in more than one of them."""
 
 
-def parse(model: type[M], values: Any, where: str) -> M:
+def parse_values(model: type[M], values: Any, where: str) -> M:
     """Values from outside become one validated object.
 
     Raises:
@@ -36,27 +36,27 @@ def parse(model: type[M], values: Any, where: str) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         wrong = error.errors()
-        lines = "\n".join(complaint(model, where, one) for one in wrong)
+        lines = "\n".join(describe_validation_error(model, where, one) for one in wrong)
         raise ConfigError(lines, tuple(".".join(map(str, one["loc"])) for one in wrong)) from error
 
 
-def complaint(model: type[BaseModel], where: str, error: Any) -> str:
+def describe_validation_error(model: type[BaseModel], where: str, error: Any) -> str:
     """One pydantic error in words: `SFT learning rate: "banana" is not a number.` Of a file, which `where` names, with the key:
     `recipe.toml: sft.learning_rate (SFT learning rate): …`."""
     path = [str(part) for part in error["loc"]]
-    key, label = ".".join(path), label_of(model, path)
+    key, label = ".".join(path), field_label(model, path)
     named = f"{key} ({label})" if label and where else label or key
-    return ": ".join(part for part in (where, named, wrong_with(error, field_of(model, path))) if part)
+    return ": ".join(part for part in (where, named, describe_value_error(error, find_field(model, path))) if part)
 
 
-def wrong_with(error: Any, field: FieldInfo | None) -> str:
+def describe_value_error(error: Any, field: FieldInfo | None) -> str:
     """What is wrong with one value."""
     value, kind = error["input"], error["type"]
     if kind.startswith(("int_", "float_")):
         number = "whole number" if kind.startswith("int_") else "number"
         return f'"{value!s:.80}" is not a {number}.' if value not in ("", None) else f"is empty; it must be a {number}."
     if kind in BOUNDS and field:
-        return f"must be {bounds(field)}, you gave {value!s:.80}."
+        return f"must be {describe_bounds(field)}, you gave {value!s:.80}."
     got = "" if kind in ("missing", "value_error") else f" (got {value!r:.80})"
     return f"{error['msg'].removeprefix('Value error, ')}{got}"
 
@@ -64,7 +64,7 @@ def wrong_with(error: Any, field: FieldInfo | None) -> str:
 BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
 
-def bounds(field: FieldInfo) -> str:
+def describe_bounds(field: FieldInfo) -> str:
     """`between 1 and 512`, `above 0 and at most 1`, `at least 1`."""
     found = {
         name: one
@@ -78,23 +78,23 @@ def bounds(field: FieldInfo) -> str:
     return " and ".join(f"{word} {found[name]:,}" for name, word in words.items() if name in found)
 
 
-def field_of(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
+def find_field(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
     """The field at `path`; None where it leads to none."""
     field = model.model_fields.get(path[0]) if path else None
     inner = field.annotation if field else None
     if len(path) > 1 and isinstance(inner, type) and issubclass(inner, BaseModel):
-        return field_of(inner, path[1:])
+        return find_field(inner, path[1:])
     return field
 
 
-def label_of(model: type[BaseModel], path: list[str]) -> str:
+def field_label(model: type[BaseModel], path: list[str]) -> str:
     """The label of the field at `path`, with the part it belongs to: SFT learning rate; nothing where there is no field."""
-    field = field_of(model, path)
+    field = find_field(model, path)
     title = (field.title if field else None) or ""
-    return within(GROUPS.get(path[0], "") if len(path) > 1 else "", title)
+    return prefix_label(GROUP_LABELS.get(path[0], "") if len(path) > 1 else "", title)
 
 
-def within(group: str, label: str) -> str:
+def prefix_label(group: str, label: str) -> str:
     return f"{group} {label[0].lower()}{label[1:]}" if group and label else label
 
 
@@ -113,10 +113,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path.name}: not valid TOML: {error}{cure(text, error)}") from error
+        raise ConfigError(f"{path.name}: not valid TOML: {error}{windows_path_hint(text, error)}") from error
 
 
-def cure(text: str, error: Exception) -> str:
+def windows_path_hint(text: str, error: Exception) -> str:
     """What to do where the parser stumbled over the path of a file on Windows; nothing elsewhere."""
     found = re.search(r"at line (\d+)", str(error))
     line = "\n".join(text.splitlines()[: int(found[1])][-1:]) if found else ""

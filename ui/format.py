@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.config.recipe import STARTER, Recipe
-from trainer_core.schema import label_of
+from trainer_core.schema import field_label
 
-STAGE_WORDS = {"sft": "SFT", "dpo": "DPO"}
+STAGE_LABELS = {"sft": "SFT", "dpo": "DPO"}
 
 
-def words(value: Any) -> str:
+def spaced_words(value: Any) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
         case float():
-            return number(value)
+            return format_number(value)
         case None | "" | ():
             return ""
         case tuple():
@@ -25,32 +25,32 @@ def words(value: Any) -> str:
     return str(value)
 
 
-def title(recipe: Recipe | None, run_id: str) -> str:
+def run_title(recipe: Recipe | None, run_id: str) -> str:
     """What a run is called in lists: its name, or its model and method."""
     if recipe is None:
         return run_id
-    return recipe.name or f"{model_name(recipe.model)} · {method_words(recipe)}"
+    return recipe.name or f"{model_name(recipe.model)} · {method_label(recipe)}"
 
 
 def model_name(model: str) -> str:
     return "SmolLM2 135M" if model == STARTER else Path(model).name
 
 
-def method_words(recipe: Recipe) -> str:
-    return " → ".join(STAGE_WORDS[stage] for stage in recipe.method.stages)
+def method_label(recipe: Recipe) -> str:
+    return " → ".join(STAGE_LABELS[stage] for stage in recipe.method.stages)
 
 
-def setting(key: str) -> str:
+def setting_label(key: str) -> str:
     """`dpo.batch_size` → DPO batch size, `lora.rank` → LoRA rank."""
-    return label_of(Recipe, key.split(".")) or key
+    return field_label(Recipe, key.split(".")) or key
 
 
-def listed(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """base, SFT and DPO."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Short and exact: 16, 0.1, 2e-4, 5e-6."""
     if isinstance(value, int):
         return str(value)

@@ -18,13 +18,13 @@
     for (const button of at("vote-bar").querySelectorAll("[data-choice]")) button.addEventListener("click", () => vote(button.dataset.choice));
     press("compare-start", () => app.open("start"));
     press("vote-next", onward);
-    press("vote-undo", () => { stopReveal(); wish("undo"); });
-    press("vote-again", () => { stopReveal(); wish("again"); });
-    press("vote-end", () => { stopReveal(); wish("leave"); });
-    for (const id of ["compare-reload", "vote-reload"]) press(id, () => wish("reload"));
+    press("vote-undo", () => { stopReveal(); wish("undo_vote"); });
+    press("vote-again", () => { stopReveal(); wish("new_seed"); });
+    press("vote-end", () => { stopReveal(); wish("end_voting"); });
+    for (const id of ["compare-reload", "vote-reload"]) press(id, () => wish("reload_lanes"));
     press("topairs", makePairs);
-    press("dlvotes", async () => { const { text } = await wish("download"); take("votes.jsonl", new Blob([text ?? ""], { type: "application/jsonl" })); });
-    press("score-go", () => wish("score"));
+    press("dlvotes", async () => { const { text } = await wish("download_votes"); take("votes.jsonl", new Blob([text ?? ""], { type: "application/jsonl" })); });
+    press("score-go", () => wish("score_lanes"));
     press("score-stop", () => wish("stop"));
     press("heat-near", () => look(at("near").value));
     press("heat-far", () => look(at("far").value));
@@ -68,7 +68,7 @@
 
   function onward() {
     stopReveal();
-    if (app.is("ballot")?.goes_on) wish("onward");
+    if (app.is("ballot")?.goes_on) wish("next_question");
   }
 
   function stopReveal() {
@@ -78,7 +78,7 @@
 
   function keepBetter(event) {
     event.preventDefault();
-    wish("better", { text: at("vote-text").value }).then((told) => {
+    wish("save_better_answer", { text: at("vote-text").value }).then((told) => {
       if (told.problem) return;
       at("vote-text").value = "";
       onward();
@@ -86,7 +86,7 @@
   }
 
   async function makePairs() {
-    const { run, first, second } = app.is("tally"), told = await wish("pairs", { run, first, second });
+    const { run, first, second } = app.is("tally"), told = await wish("export_pairs", { run, first, second });
     if (told.problem) return;
     const use = { source: told.source, kind: "pairs", columns: {}, steps: [] };
     at("pairs-said").replaceChildren(`${told.count} pair${told.count === 1 ? "" : "s"} saved to ${told.name}. `,
@@ -256,12 +256,12 @@
     const kept = JSON.parse(localStorage.getItem("tunebench.judge") || "{}");
     for (const name of JUDGE_FIELDS) if (kept[name]) at(`judge-${name}`).value = kept[name];
     at("judge-lane").addEventListener("change", drawJudge);
-    press("judge-stop", () => wish("pardon"));
+    press("judge-stop", () => wish("stop_judge"));
     at("judge-form").addEventListener("submit", (event) => {
       event.preventDefault();
       const [url, model, variable, cases] = JUDGE_FIELDS.map((name) => at(`judge-${name}`).value.trim());
       localStorage.setItem("tunebench.judge", JSON.stringify({ url, model, variable, cases }));
-      wish("judge", { lanes: [at("near").value, at("far").value], lane: at("judge-lane").value, endpoint: { url, model, variable }, source: at("judge-set").value, cases: cases || 20 });
+      wish("start_judge", { lanes: [at("near").value, at("far").value], lane: at("judge-lane").value, endpoint: { url, model, variable }, source: at("judge-set").value, cases: cases || 20 });
     });
   }
 
@@ -368,7 +368,7 @@
       make("label", {}, "Strength ", make("b", {}), strength),
       make("label", {}, "Blend with ", other), make("label", {}, "Share of it ", make("b", {}), share),
       make("p", { class: "quiet" }, "Holds from the next answer on; nothing is loaded anew."));
-    const turn = () => wish("dial", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
+    const turn = () => wish("adjust_lane", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
     for (const input of [strength, share, other]) {
       input.addEventListener("input", () => nameDial(box));
       input.addEventListener("change", turn);
@@ -450,7 +450,7 @@
   }
 
   async function look(lane) {
-    const { ask } = await wish("heat", { answer: lane, lanes: [at("near").value, at("far").value] });
+    const { ask } = await wish("show_heatmap", { answer: lane, lanes: [at("near").value, at("far").value] });
     if (!ask) return;
     Object.assign(now, { heat: ask, heatOf: lane, heatAsk: app.ask });
     app.drawLanes();

@@ -21,7 +21,7 @@
     at("data-file").addEventListener("change", (event) => take(event.target.files[0]));
     at("data-choose").addEventListener("keydown", (event) => { if (["Enter", " "].includes(event.key)) at("data-file").click(); });
     at("data-samples").addEventListener("click", (event) => event.target.dataset.path && open(event.target.dataset.path));
-    at("data-stop").addEventListener("click", () => server.stop({ ticket: now.ticket }));
+    at("data-stop").addEventListener("click", () => server.stop_check({ ticket: now.ticket }));
     at("data-use").addEventListener("click", use);
     for (const kind of ["dragover", "dragleave", "drop"]) drop.addEventListener(kind, (event) => {
       event.preventDefault();
@@ -61,7 +61,7 @@
     begin(file.name);
     const mine = now;
     say(`Copying ${file.name} into the workspace`);
-    const sent = await upload(file), kept = await server.keep({ source: sent.path });
+    const sent = await upload(file), kept = await server.keep_upload({ source: sent.path });
     if (mine !== now) return;
     if (kept.problem) return fail(kept.problem);
     at("data-path").value = kept.source;
@@ -69,7 +69,7 @@
   }
 
   function begin(path) {
-    if (now.ticket) server.stop({ ticket: now.ticket });
+    if (now.ticket) server.stop_check({ ticket: now.ticket });
     now = fresh(path.trim());
     at("data-found").hidden = true;
     at("data-problem").hidden = true;
@@ -82,7 +82,7 @@
     const mine = now;
     if (!now.source) return fail("Type a path first, or drop a file.");
     say(`Looking at ${nameOf(now.source)}`);
-    const glimpse = await server.glance({ source: now.source });
+    const glimpse = await server.inspect_file({ source: now.source });
     if (mine !== now) return;
     if (glimpse.problem && !glimpse.columns) return fail(glimpse.problem);
     if (glimpse.parts && !glimpse.columns) return drawParts(glimpse.parts);
@@ -115,7 +115,7 @@
     begin(name);
     const mine = now;
     say(`Fetching ${name}, ${part.config} · ${part.split}`);
-    const kept = await server.fetch({ source: name, ...part });
+    const kept = await server.fetch_part({ source: name, ...part });
     if (mine !== now) return;
     if (kept.problem) return fail(kept.problem);
     open(kept.source);
@@ -125,7 +125,7 @@
 
   async function check() {
     const mine = now, ticket = String(Math.random()).slice(2);
-    if (now.ticket) server.stop({ ticket: now.ticket });
+    if (now.ticket) server.stop_check({ ticket: now.ticket });
     now.ticket = ticket;
     now.began = Date.now();
     const question = asked();
@@ -134,15 +134,15 @@
     const stale = () => mine !== now || ticket !== now.ticket;
     if (now.byHand && !Object.keys(now.columns).length) return settle({ problem: now.glimpse.problem });
     say("Reading");
-    const first = await server.check({ ...question, rows: 50 });
+    const first = await server.check_file({ ...question, rows: 50 });
     if (stale()) return;
     if (first.problem) return settle(first);
     drawReport(first, true);
     follow(mine, ticket);
-    const report = await server.check({ ...question, ticket });
+    const report = await server.check_file({ ...question, ticket });
     if (stale()) return;
     settle(report);
-    if (!report.problem && now.byHand) server.remember({ names: now.glimpse.columns.map((one) => one.name), columns: now.columns });
+    if (!report.problem && now.byHand) server.remember_columns({ names: now.glimpse.columns.map((one) => one.name), columns: now.columns });
   }
 
   function settle(report) {
@@ -158,7 +158,7 @@
 
   async function follow(mine, ticket) {
     while (mine === now && now.ticket === ticket) {
-      const done = await server.progress({ ticket });
+      const done = await server.check_progress({ ticket });
       if (mine === now && now.ticket === ticket && done.of) {
         const share = done.bytes / done.of, seconds = (Date.now() - now.began) / 1000, left = Math.round(seconds / share - seconds);
         say(`${done.rows.toLocaleString("en")} rows, ${Math.round(100 * share)} % of ${done.file}, ${left} s left`, share);
@@ -274,7 +274,7 @@
   async function look(row) {
     const mine = now, question = JSON.stringify([row, now.steps, now.columns, now.template, length()]);
     now.question = question;
-    const seen = await server.look({ ...eyes(), kind: "look", at: row });
+    const seen = await server.preview_row({ ...eyes(), kind: "look", at: row });
     if (mine !== now || now.question !== question) return;
     if (seen.problem || seen.examples) return;
     now.row = seen.at;
@@ -286,7 +286,7 @@
     const mine = now, question = JSON.stringify(eyes());
     now.sizing = question;
     drawLengths({ waiting: true });
-    const measured = await server.measure({ ...eyes(), kind: "measure" });
+    const measured = await server.measure_lengths({ ...eyes(), kind: "measure" });
     if (mine !== now || now.sizing !== question) return;
     now.measured = measured;
     drawLengths(measured);

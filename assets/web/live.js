@@ -16,7 +16,7 @@ function expect(run) {
 }
 
 app.report = async (run) => {
-  const page = await server.told(run);
+  const page = await server.render_report(run);
   if (page) app.tools.take(`tunebench-${run}.html`, new Blob([page], { type: "text/html" }));
 };
 

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 
-class Say(TrainerCallback):
+class StepPrinter(TrainerCallback):
     def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
         sys.stdout.write(f"step {state.global_step}\n")
         sys.stdout.flush()
@@ -54,7 +54,7 @@ def main() -> None:
             seed=42,
         )
         trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=settings)
-        trainer.add_callback(Say())
+        trainer.add_callback(StepPrinter())
         trainer.train()
         model.save_pretrained(f"{scratch}/adapter")
 

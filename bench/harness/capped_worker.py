@@ -25,8 +25,8 @@ def main() -> None:
     from trainer_core.worker import restart, runner
 
     folder = Path(run_dir)
-    life = partial(work, float(share), int(bench), folder)
-    sys.exit(restart.kept(life, partial(runner.killed, folder)))
+    life = partial(run_capped_worker, float(share), int(bench), folder)
+    sys.exit(restart.run_with_restarts(life, partial(runner.on_oom_kill, folder)))
 
 
 def use_home(home: str) -> None:
@@ -34,8 +34,8 @@ def use_home(home: str) -> None:
     os.environ["HOME"] = home
 
 
-def work(share: float, bench: int, run_dir: Path) -> int:
-    threading.Thread(target=end_with, args=(bench,), daemon=True).start()
+def run_capped_worker(share: float, bench: int, run_dir: Path) -> int:
+    threading.Thread(target=end_with_bench, args=(bench,), daemon=True).start()
     from trainer_core import training  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
     from trainer_core.worker import runner  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
     import torch
@@ -54,7 +54,7 @@ def free_of_share(read: Callable[[Any], tuple[int, int]], share: float, device: 
     return max(0, min(free, int(share * total) - torch.cuda.memory_reserved(device))), total
 
 
-def end_with(bench: int) -> None:
+def end_with_bench(bench: int) -> None:
     """End this worker and its parent once the bench is gone."""
     while psutil.pid_exists(bench):
         time.sleep(1)

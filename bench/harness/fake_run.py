@@ -9,16 +9,16 @@ from pathlib import Path
 from bench.harness import fixtures
 from trainer_core.runs import heartbeat
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Phase, Status
+from trainer_core.runs.events import Phase, PhaseChanged
 
 
 def main() -> None:
     run_dir, points = Path(sys.argv[1]), int(sys.argv[2])
     emit = EventLog(run_dir / "events.jsonl")
-    with heartbeat.beating(run_dir):
-        emit(Status(Phase.DPO, ""))
+    with heartbeat.heartbeat_thread(run_dir):
+        emit(PhaseChanged(Phase.DPO, ""))
         for at in range(points + 1, 2 * points):
-            emit(fixtures.step("dpo", at, 2 * points))
+            emit(fixtures.make_step("dpo", at, 2 * points))
             time.sleep(1)
 
 

@@ -14,7 +14,7 @@ from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import STAGES, Ended, Phase, Plan, Prepared, Stage, Status, Step
+from trainer_core.runs.events import STAGES, DataPrepared, Phase, PhaseChanged, RunEnded, Stage, StepsPlanned, TrainStep
 from trainer_core.runs.workspace import Workspace
 
 TEXT = (
@@ -25,7 +25,7 @@ POOL = 4000
 """Words drawn once; rows are slices of them, which is fast and hard to pack."""
 
 
-def pairs(file: Path, rows: int, row_bytes: int) -> float:
+def write_pair_file(file: Path, rows: int, row_bytes: int) -> float:
     """A JSONL file of preference pairs, no two alike. Its size in MB."""
     with file.open("wb") as out:
         out.writelines(pair_lines(rows, row_bytes))
@@ -49,7 +49,7 @@ def pair_lines(rows: int, row_bytes: int) -> Iterator[bytes]:
         )
 
 
-def chats(file: Path, rows: int, words: Sequence[int]) -> None:
+def write_chats(file: Path, rows: int, words: Sequence[int]) -> None:
     """A JSONL file of conversations, no two alike, of these numbers of words in turns; one number: every step costs the same."""
     dice = random.Random(7)
     spoken = TEXT.split()
@@ -62,7 +62,7 @@ def chats(file: Path, rows: int, words: Sequence[int]) -> None:
             out.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def answers(file: Path, rows: int, words: Sequence[int]) -> None:
+def write_answer_pairs(file: Path, rows: int, words: Sequence[int]) -> None:
     """A JSONL file of preference pairs whose answers have these numbers of words in turns, both sides alike."""
     text = TEXT.split()
     with file.open("wb") as out:
@@ -72,23 +72,23 @@ def answers(file: Path, rows: int, words: Sequence[int]) -> None:
             out.write(orjson.dumps({"prompt": f"Say {at}."} | sides, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def run(workspace: Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
+def make_run(workspace: Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:
     """A run folder that says it made so many steps, half of them in each stage. `last` None: no last word."""
-    run_dir = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    run_dir = run_folder.create_run(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
     emit = EventLog(run_dir / "events.jsonl")
     each = max(1, points // 2)
-    emit(Prepared(400, 400, 16, "0" * 64, ()))
-    emit(Plan({"sft": each, "dpo": each}))
+    emit(DataPrepared(400, 400, 16, "0" * 64, ()))
+    emit(StepsPlanned({"sft": each, "dpo": each}))
     for stage in STAGES:
-        emit(Status(Phase(stage), ""))
+        emit(PhaseChanged(Phase(stage), ""))
         for at in range(1, each + 1):
-            emit(step(stage, at, each))
+            emit(make_step(stage, at, each))
     if last:
-        emit(Ended(last))
+        emit(RunEnded(last))
     return run_dir
 
 
-def copies(of: Path, count: int) -> None:
+def copy_run(of: Path, count: int) -> None:
     """The same run under so many other names, each a second older."""
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     job = (of / "run.json").read_text(encoding="utf-8")
@@ -101,9 +101,9 @@ def copies(of: Path, count: int) -> None:
         (folder / "events.jsonl").write_bytes(events)
 
 
-def step(stage: Stage, at: int, total: int) -> Step:
+def make_step(stage: Stage, at: int, total: int) -> TrainStep:
     noise = random.Random(at).random()
-    made = Step(stage, at, total, 1 + noise / at, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at))
+    made = TrainStep(stage, at, total, 1 + noise / at, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at))
     if stage == "sft":
         return made
     return replace(made, margin=0.1 * noise, accuracy=0.5, chosen=-80.0 - noise, rejected=-90.0 + noise)

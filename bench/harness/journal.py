@@ -20,10 +20,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trainer_core.errors import UserError
-from trainer_core.runs.event_log import cut_torn_tail
+from trainer_core.runs.event_log import cut_partial_line
 from trainer_core.system import durable
 
-LEAST_SECONDS = 30.0
+MIN_CASE_SECONDS = 30.0
 """With less than this left of the budget nothing is begun."""
 
 
@@ -32,7 +32,7 @@ class JournalError(UserError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """One measurement.
 
     Args:
@@ -66,8 +66,8 @@ class Journal:
         except Timeout:
             raise JournalError(f"{file} is in use by another call. Wait for its end.") from None
         self._adding = threading.Lock()
-        cut_torn_tail(self.file)
-        self.entries = [] if again else list(read(self.file))
+        cut_partial_line(self.file)
+        self.entries = [] if again else list(read_journal(self.file))
 
     def close(self) -> None:
         self._lock.release()
@@ -78,14 +78,18 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def find(self, key: Mapping[str, Any], card: str, torch: str) -> Entry | None:
+    def find(self, key: Mapping[str, Any], card: str, torch: str) -> JournalEntry | None:
         """The newest measurement of this on this card with this torch."""
         for entry in reversed(self.entries):
-            if entry.key == key and entry.where["card"] == card and release(entry.where["torch"]) == release(torch):
+            if (
+                entry.key == key
+                and entry.where["card"] == card
+                and plain_version(entry.where["torch"]) == plain_version(torch)
+            ):
                 return entry
         return None
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JournalEntry) -> None:
         """Append a measurement, from any thread. When this returns, a power cut does not lose it."""
         line = json.dumps(asdict(entry)).encode() + b"\n"
         with self._adding, durable.disk_errors(self.file), self.file.open("ab", buffering=0) as out:
@@ -94,31 +98,31 @@ class Journal:
         self.entries.append(entry)
 
 
-def read(file: Path) -> list[Entry]:
+def read_journal(file: Path) -> list[JournalEntry]:
     """The measurements of a results file. A last line that was written by half is left out.
 
     Raises:
         JournalError: a line before it is no measurement.
     """
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
-    found = list[Entry]()
+    found = list[JournalEntry]()
     for number, line in enumerate(lines, 1):
         try:
             if line:
-                found.append(Entry(**json.loads(line)))
+                found.append(JournalEntry(**json.loads(line)))
         except (ValueError, TypeError):
             if any(lines[number:]):
                 raise JournalError(f"{file}, line {number}: this is no measurement. Name another file.") from None
     return found
 
 
-def release(full: str) -> str:
+def plain_version(full: str) -> str:
     """`2.13.0+cpu` → `2.13.0`."""
     return full.split("+")[0]
 
 
 @dataclass(frozen=True)
-class Call:
+class BenchCall:
     """What one command asks of a bench that can be continued.
 
     Args:
@@ -132,10 +136,10 @@ class Call:
     until: float = inf
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds."""
         return self.until - time.monotonic()
 
     @property
-    def over(self) -> bool:
-        return self.left < LEAST_SECONDS
+    def is_over(self) -> bool:
+        return self.seconds_left < MIN_CASE_SECONDS

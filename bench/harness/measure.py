@@ -24,7 +24,7 @@ def processor_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
-def timed(work: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> float:
+def measure_seconds(work: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> float:
     """What the work takes, by that clock, in seconds."""
     began = clock()
     work()
@@ -39,10 +39,12 @@ def fixed_work() -> float:
         for _ in range(300):
             json.loads(json.dumps(sample))
 
-    return 1000 * median(timed(once) for _ in range(7))
+    return 1000 * median(measure_seconds(once) for _ in range(7))
 
 
-def interleaved(work: Mapping[str, Callable[[], float]], repetitions: int, warm_up: int = 1) -> dict[str, list[float]]:
+def measure_in_turns(
+    work: Mapping[str, Callable[[], float]], repetitions: int, warm_up: int = 1
+) -> dict[str, list[float]]:
     """Each figure `repetitions` times in turns, so that a change of the machine meets all alike; the first rounds are dropped."""
     found: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(warm_up + repetitions):
@@ -53,7 +55,7 @@ def interleaved(work: Mapping[str, Callable[[], float]], repetitions: int, warm_
     return found
 
 
-def until(true: Callable[[], object], seconds: float, what: str) -> None:
+def wait_until(true: Callable[[], object], seconds: float, what: str) -> None:
     """Wait until something is so.
 
     Raises:
@@ -67,20 +69,20 @@ def until(true: Callable[[], object], seconds: float, what: str) -> None:
 
 
 @dataclass
-class Peak:
+class ChildMemoryPeak:
     """The largest memory that children of this process held together, and how much this process grew, in MB."""
 
     children: float = 0.0
-    before: float = field(default_factory=lambda: resident(os.getpid()))
+    before: float = field(default_factory=lambda: resident_mb(os.getpid()))
     growth: float = 0.0
 
-    def look(self) -> None:
+    def update(self) -> None:
         me = psutil.Process()
-        self.children = max(self.children, sum(resident(child.pid) for child in me.children(recursive=True)))
-        self.growth = max(self.growth, resident(me.pid) - self.before)
+        self.children = max(self.children, sum(resident_mb(child.pid) for child in me.children(recursive=True)))
+        self.growth = max(self.growth, resident_mb(me.pid) - self.before)
 
 
-def resident(pid: int) -> float:
+def resident_mb(pid: int) -> float:
     """Resident memory of a process in MB; 0 if it is gone."""
     try:
         return psutil.Process(pid).memory_info().rss / MB
@@ -89,13 +91,13 @@ def resident(pid: int) -> float:
 
 
 @contextmanager
-def memory_watched() -> Iterator[Peak]:
+def watch_memory() -> Iterator[ChildMemoryPeak]:
     """Sample memory from a thread while the block runs."""
-    peak, ended = Peak(), threading.Event()
+    peak, ended = ChildMemoryPeak(), threading.Event()
 
     def run() -> None:
         while not ended.wait(SAMPLE_SECONDS):
-            peak.look()
+            peak.update()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

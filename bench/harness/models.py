@@ -69,43 +69,43 @@ Made = TypeVar("Made")
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def home() -> Path:
+def bench_home() -> Path:
     """What this machine keeps for the benches between calls; TUNEBENCH_BENCH names another place."""
-    return workspace.made(Path(os.environ.get("TUNEBENCH_BENCH", "~/.cache/tunebench/bench")).expanduser())
+    return workspace.ensure_dir(Path(os.environ.get("TUNEBENCH_BENCH", "~/.cache/tunebench/bench")).expanduser())
 
 
 def compile_caches(name: str) -> dict[str, str]:
     """Variables for a process that compiles: what has the same name shares what was compiled."""
-    place = home() / "compiled" / name
+    place = bench_home() / "compiled" / name
     return {"TORCHINDUCTOR_CACHE_DIR": str(place / "inductor"), "TRITON_CACHE_DIR": str(place / "triton")}
 
 
 def tokenizer_folder() -> Path:
-    return starter.folder(Workspace(workspace.default_workspace()))
+    return starter.ensure_starter(Workspace(workspace.default_workspace()))
 
 
-def kept_model(name: str, tiny: bool = False) -> Path:
+def cache_model(name: str, tiny: bool = False) -> Path:
     """Random weights in the shape of that name, made once on this machine; tiny, two layers of its kind."""
     kind, shape = SHAPES[name]
     name, shape = (f"tiny-{kind}", TINY) if tiny else (name, shape)
     digest = hashlib.sha256(json.dumps([kind, shape]).encode()).hexdigest()[:8]
-    place = workspace.made(home() / "models")
+    place = workspace.ensure_dir(bench_home() / "models")
     folder, staging = place / f"{name}-{digest}", place / f".staging-{name}"
     with FileLock(place / ".lock"):
         if not folder.exists():
-            durable.sweep(place)
-            apart(random_model, staging, tokenizer_folder(), kind, shape)
-            durable.publish(staging, folder)
+            durable.clean_leftovers(place)
+            build_in_child(random_model, staging, tokenizer_folder(), kind, shape)
+            durable.publish_staged(staging, folder)
     return folder
 
 
 def starter_model() -> Path:
     """The starter model; where only its tokenizer is there, random weights in its shape."""
     folder = tokenizer_folder()
-    return folder if any(folder.glob("*.safetensors")) else kept_model("SmolLM2-135M")
+    return folder if any(folder.glob("*.safetensors")) else cache_model("SmolLM2-135M")
 
 
-def base(place: Path, tiny: bool) -> Path:
+def base_model(place: Path, tiny: bool) -> Path:
     """The starter model; or, tiny, random weights behind its tokenizer."""
     return random_model(place / "tiny", tokenizer_folder(), "llama", TINY) if tiny else starter_model()
 
@@ -127,24 +127,26 @@ def random_model(folder: Path, tokenizer: Path, kind: str, shape: dict[str, Any]
     return folder
 
 
-def apart(make: Callable[Asked, Made], *args: Asked.args, **named: Asked.kwargs) -> Made:
+def build_in_child(make: Callable[Asked, Made], *args: Asked.args, **named: Asked.kwargs) -> Made:
     """Made by a process of its own, which leaves nothing on the card that is measured afterwards."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(make, *args, **named).result()
 
 
-def with_adapters(place: Path, tiny: bool) -> tuple[Path, list[Path]]:
+def model_with_adapters(place: Path, tiny: bool) -> tuple[Path, list[Path]]:
     """The starter model or a tiny one, and two adapters."""
-    model = base(place, tiny)
+    model = base_model(place, tiny)
     return model, [random_adapter(model, place / name, seed) for seed, name in enumerate(("one", "two"))]
 
 
-def kept_adapters(model: Path) -> tuple[Path, ...]:
+def cache_adapters(model: Path) -> tuple[Path, ...]:
     """Two adapters for a kept model, made once."""
-    place = workspace.made(home() / "adapters" / model.name)
+    place = workspace.ensure_dir(bench_home() / "adapters" / model.name)
     for seed, name in enumerate(("one", "two")):
         if not (place / name).exists():
-            durable.publish(apart(random_adapter, model, place / f".staging-{name}", seed), place / name)
+            durable.publish_staged(
+                build_in_child(random_adapter, model, place / f".staging-{name}", seed), place / name
+            )
     return place / "one", place / "two"
 
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bench.harness.result import ROWS, Row
-from bench.harness.run_one import found
+from bench.harness.result import ROWS, BenchRow
+from bench.harness.run_one import load_bench
 
 HEAD = ("Goal", "What", "Ours", "Peer", "Ratio", "Target", "Met", "n", "Spread", "Device", "Date")
 OPENING = """# Benchmarks
@@ -35,84 +35,85 @@ what is compiled for each results file. A machine without a network gets its pac
 """
 
 
-def text(names: Sequence[str], results: Path) -> str:
+def render_benchmarks(names: Sequence[str], results: Path) -> str:
     """The whole file."""
     parts = [OPENING]
-    every = list[Row]()
+    every = list[BenchRow]()
     for name in names:
-        rows = list(rows_of(name, results))
+        rows = list(bench_rows(name, results))
         every += rows
         parts.append(
-            f"## {name}\n\n{found(name).QUESTION}\n\n{table(rows)}\n{plots(name, results)}{notes(rows)}{pace(rows)}"
+            f"## {name}\n\n{load_bench(name).QUESTION}\n\n{rows_table(rows)}\n"
+            f"{plot_links(name, results)}{row_notes(rows)}{fixed_work_note(rows)}"
         )
-    return "\n".join([*parts, places(every)])
+    return "\n".join([*parts, machine_notes(every)])
 
 
-def rows_of(name: str, results: Path) -> Iterator[Row]:
+def bench_rows(name: str, results: Path) -> Iterator[BenchRow]:
     """What was measured on each device the bench is for, else its open rows."""
-    bench = found(name)
+    bench = load_bench(name)
     for device in bench.DEVICES:
         file = results / f"{name}-{device}.json"
         yield from ROWS.validate_json(file.read_bytes()) if file.exists() else bench.OPEN
 
 
-def plots(name: str, results: Path) -> str:
+def plot_links(name: str, results: Path) -> str:
     """Links to the plots of a bench; from the project's folder, where BENCHMARKS.md lies."""
     return "".join(f"![{name}](bench/results/{file.name})\n" for file in sorted(results.glob(f"{name}-*.svg")))
 
 
-def table(rows: Iterable[Row]) -> str:
-    lines = [HEAD, ("---",) * len(HEAD), *map(cells, rows)]
+def rows_table(rows: Iterable[BenchRow]) -> str:
+    lines = [HEAD, ("---",) * len(HEAD), *map(row_cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    met = row.target.met(row) if row.target else None
+def row_cells(row: BenchRow) -> tuple[str, ...]:
+    met = row.target.is_met(row) if row.target else None
     return (
         row.goal,
         row.what,
-        "failed" if row.error else figure(row.ours, row.unit),
-        figure(row.peer, row.unit) if row.peer is not None else "–",
+        "failed" if row.error else format_figure(row.ours, row.unit),
+        format_figure(row.peer, row.unit) if row.peer is not None else "–",
         f"{row.ratio:.3g}" if row.ratio is not None else "–",
         str(row.target or "–"),
         {None: "–", True: "yes", False: "**no**"}[met],
         str(row.n or "–"),
         f"{row.spread:.0%}" if row.spread is not None else "–",
-        where(row),
+        device_label(row),
         row.date or "–",
     )
 
 
-def where(row: Row) -> str:
+def device_label(row: BenchRow) -> str:
     """The device; a card by its name, with the torch that ran on it."""
     return f"{row.card}, torch {row.versions['torch']}" if row.card else row.device or "–"
 
 
-def figure(value: float | None, unit: str) -> str:
+def format_figure(value: float | None, unit: str) -> str:
     if value is None:
         return "not measured"
     return f"{value:.0f} {unit}" if abs(value) >= 1000 else f"{value:.3g} {unit}"
 
 
-def notes(rows: Iterable[Row]) -> str:
+def row_notes(rows: Iterable[BenchRow]) -> str:
     """What a row says beyond its figures, and what went wrong."""
     said = [f"- {row.what}: {row.note}" for row in rows if row.note]
-    wrong = [f"- {row.what}: failed: {last_words(row.error)}" for row in rows if row.error]
+    wrong = [f"- {row.what}: failed: {error_summary(row.error)}" for row in rows if row.error]
     return "\n".join(["", *said, *wrong, ""]) if said or wrong else ""
 
 
-def pace(rows: Iterable[Row]) -> str:
+def fixed_work_note(rows: Iterable[BenchRow]) -> str:
     """How fast the machine was: what the work that is always the same took around the bench."""
     found = {(row.device, row.fixed_work) for row in rows if row.fixed_work}
     return "".join(f"\nThe fixed work took {spent:.0f} ms ({device}).\n" for device, spent in sorted(found))
 
 
-def last_words(error: str) -> str:
+def error_summary(error: str) -> str:
     """The last line of what a bench printed, where its exception stands, and how it ended."""
     return " · ".join([line for line in error.splitlines() if line.strip()][-2:])
 
 
-def places(rows: Iterable[Row]) -> str:
+def machine_notes(rows: Iterable[BenchRow]) -> str:
     """Machines and versions that the figures come from."""
     dated = sorted({(row.date, row.machine, tuple(row.versions.items())) for row in rows if row.date})
     lines = [

@@ -30,7 +30,7 @@ class Target:
     def __str__(self) -> str:
         return f"{self.of} {'1 ' if self.sign == '±' else ''}{self.sign} {self.value:g}"
 
-    def met(self, row: Row) -> bool | None:
+    def is_met(self, row: BenchRow) -> bool | None:
         """None: not measured."""
         got = getattr(row, self.of)
         if got is None:
@@ -41,7 +41,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One line of the table. A bench fills in the first block; the runner stamps the second."""
 
     goal: str
@@ -74,47 +74,47 @@ class Row:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-ROWS: TypeAdapter[list[Row]] = TypeAdapter(list[Row])
+ROWS: TypeAdapter[list[BenchRow]] = TypeAdapter(list[BenchRow])
 
 
-def stamped(row: Row, device: Device, tiny: bool) -> Row:
+def stamp_row(row: BenchRow, device: Device, tiny: bool) -> BenchRow:
     """The row with when and where it was measured."""
     today = datetime.now(UTC).date().isoformat()
-    return replace(row, device=device, date=today, machine=machine(), tiny=tiny, versions=versions())
+    return replace(row, device=device, date=today, machine=describe_machine(), tiny=tiny, versions=package_versions())
 
 
-def placed(row: Row, device: Device, tiny: bool, where: Mapping[str, str], date: str) -> Row:
+def stamp_measured_row(row: BenchRow, device: Device, tiny: bool, where: Mapping[str, str], date: str) -> BenchRow:
     """The row with when and where it was measured, as the process that measured it said: card, driver and versions."""
     versions = {name: value for name, value in where.items() if name not in ("card", "driver")}
-    place = f"{where['card']}, driver {where['driver']}; {machine()}"
+    place = f"{where['card']}, driver {where['driver']}; {describe_machine()}"
     return replace(row, device=device, date=date, machine=place, tiny=tiny, versions=versions, card=where["card"])
 
 
-def machine() -> str:
-    return f"{processor()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+def describe_machine() -> str:
+    return f"{processor_name()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
 
 
-def processor() -> str:
+def processor_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Python and the packages that decide speed; one that is not installed is left out."""
     installed = {found.metadata["Name"].lower() for found in metadata.distributions()}
     found = {name: metadata.version(name) for name in PACKAGES if name in installed}
     return {"python": platform.python_version(), **found}
 
 
-def one_sided(goal: str, what: str, unit: str, values: Sequence[float], **more: object) -> Row:
+def row_against_target(goal: str, what: str, unit: str, values: Sequence[float], **more: object) -> BenchRow:
     """A row for a figure that is compared with its goal only."""
-    return Row(goal, what, unit, statistics.median(values), n=len(values), spread=spread(values), **more)  # type: ignore[arg-type]
+    return BenchRow(goal, what, unit, statistics.median(values), n=len(values), spread=relative_spread(values), **more)  # type: ignore[arg-type]
 
 
-def two_sided(
+def row_against_peer(
     goal: str, what: str, unit: str, ours: Sequence[float], peer: Sequence[float], faster: bool = False, **more: object
-) -> Row:
+) -> BenchRow:
     """A row for ours beside a peer's.
 
     Args:
@@ -122,9 +122,9 @@ def two_sided(
     """
     ratios = [b / a if faster else a / b for a, b in zip(ours, peer, strict=True)]
     medians = statistics.median(ours), statistics.median(peer), statistics.median(ratios)
-    return Row(goal, what, unit, *medians, n=len(ratios), spread=spread(ratios), **more)  # type: ignore[arg-type]
+    return BenchRow(goal, what, unit, *medians, n=len(ratios), spread=relative_spread(ratios), **more)  # type: ignore[arg-type]
 
 
-def spread(values: Sequence[float]) -> float | None:
+def relative_spread(values: Sequence[float]) -> float | None:
     middle = statistics.median(values)
     return (max(values) - min(values)) / middle if len(values) > 1 and middle else None

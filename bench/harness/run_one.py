@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
-from bench.harness.journal import Call
-from bench.harness.result import ROWS, Device, Row, stamped
+from bench.harness.journal import BenchCall
+from bench.harness.result import ROWS, BenchRow, Device, stamp_row
 
 SUITES = {
     "data": "data_check",
@@ -27,39 +27,39 @@ SUITES = {
 """Name on the command line and of its results → file in bench/suites, in the order in which they run."""
 
 
-class Listed(Protocol):
+class BenchModule(Protocol):
     """What every bench file has."""
 
     QUESTION: str
     DEVICES: tuple[Device, ...]
     """Where it can be asked at full size."""
-    OPEN: tuple[Row, ...]
+    OPEN: tuple[BenchRow, ...]
     """The rows to show while nothing was measured."""
 
 
-class Bench(Listed, Protocol):
+class OneShotBench(BenchModule, Protocol):
     """A bench that runs from its beginning to its end."""
 
-    def run(self, device: Device, tiny: bool) -> list[Row]: ...
+    def run(self, device: Device, tiny: bool) -> list[BenchRow]: ...
 
 
 @runtime_checkable
-class Continued(Listed, Protocol):
+class ResumableBench(BenchModule, Protocol):
     """A bench that measures what its results file lacks."""
 
-    def resume(self, device: Device, tiny: bool, call: Call) -> list[Row]: ...
+    def resume(self, device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]: ...
 
 
-def found(name: str) -> Listed:
+def load_bench(name: str) -> BenchModule:
     """The bench of that name, or any module by its dotted name."""
-    return cast(Listed, importlib.import_module(name if "." in name else f"bench.suites.{SUITES[name]}"))
+    return cast(BenchModule, importlib.import_module(name if "." in name else f"bench.suites.{SUITES[name]}"))
 
 
 def main() -> None:
     name, device, size, out = sys.argv[1:]
     tiny = size == "tiny"
-    rows = cast(Bench, found(name)).run(cast(Device, device), tiny)
-    Path(out).write_bytes(ROWS.dump_json([stamped(row, cast(Device, device), tiny) for row in rows], indent=1))
+    rows = cast(OneShotBench, load_bench(name)).run(cast(Device, device), tiny)
+    Path(out).write_bytes(ROWS.dump_json([stamp_row(row, cast(Device, device), tiny) for row in rows], indent=1))
 
 
 if __name__ == "__main__":

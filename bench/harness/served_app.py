@@ -15,14 +15,14 @@ from pathlib import Path
 
 import psutil
 
-from bench.harness.measure import until
+from bench.harness.measure import wait_until
 from trainer_core.system.project import PROJECT
 
 READY_SECONDS = 120.0
 
 
 @dataclass
-class Served:
+class ServedApp:
     """A running app. `ready_seconds`: from the command to the page, whole, in a browser's hands."""
 
     process: psutil.Process
@@ -41,7 +41,7 @@ class Served:
 
 
 @contextmanager
-def served(workspace: Path) -> Iterator[Served]:
+def start_served_app(workspace: Path) -> Iterator[ServedApp]:
     """The app on a workspace; it is ended with the block."""
     began = time.monotonic()
     command = [sys.executable, "app.py", "--no-browser", "--port", str(free_port()), "--device", "cpu"]
@@ -49,9 +49,9 @@ def served(workspace: Path) -> Iterator[Served]:
     process = subprocess.Popen([*command, "--workspace", str(workspace)], cwd=PROJECT, stdout=subprocess.DEVNULL)
     try:
         link = workspace / "app.address"
-        until(lambda: link.exists() or process.poll() is not None, READY_SECONDS, "the app's link")
-        app = Served(psutil.Process(process.pid), workspace, 0.0)
-        until(lambda: answers(app), READY_SECONDS, "the page")
+        wait_until(lambda: link.exists() or process.poll() is not None, READY_SECONDS, "the app's link")
+        app = ServedApp(psutil.Process(process.pid), workspace, 0.0)
+        wait_until(lambda: is_page_ready(app), READY_SECONDS, "the page")
         app.ready_seconds = time.monotonic() - began
         yield app
     finally:
@@ -59,7 +59,7 @@ def served(workspace: Path) -> Iterator[Served]:
         process.wait(30)
 
 
-def answers(app: Served) -> bool:
+def is_page_ready(app: ServedApp) -> bool:
     """Is the whole page given to a newcomer with the link?"""
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
     try:

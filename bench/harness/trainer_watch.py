@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from bench.suites.gpu_case import StageResult
+from bench.suites.gpu_case import StageMeasurement
 from trainer_core.runs.events import Stage
 from trainer_core.system.hardware import GIB
 
 
 @dataclass
-class Meter:
+class TrainerMeter:
     """Of one trainer. Peaks in bytes; tokens may still lie on the card."""
 
     seconds: list[float] = field(default_factory=list)
@@ -28,15 +28,15 @@ class Meter:
     step_peak: int = 0
     states: tuple[int, int] = (0, 0)
 
-    def look(self) -> None:
+    def record_peaks(self) -> None:
         """At the memory held at most, and forget it."""
         if torch.cuda.is_available():
             self.peak = max(self.peak, torch.cuda.max_memory_reserved())
             torch.cuda.reset_peak_memory_stats()
 
     @property
-    def result(self) -> StageResult:
-        return StageResult(
+    def result(self) -> StageMeasurement:
+        return StageMeasurement(
             seconds=tuple(self.seconds),
             tokens=tuple(int(count) for count in self.tokens),
             losses=tuple(self.losses),
@@ -52,14 +52,14 @@ def real_tokens(batch: Mapping[str, Any]) -> Any:
     return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
-class Watch(TrainerCallback):
+class MeterCallback(TrainerCallback):
     """Reads a meter.
 
     Args:
         killed: this process is killed before the last step but one.
     """
 
-    def __init__(self, meter: Meter, killed: bool):
+    def __init__(self, meter: TrainerMeter, killed: bool):
         self.meter, self.killed, self.since, self.counts = meter, killed, time.monotonic(), list[Any]()
 
     def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
@@ -69,7 +69,7 @@ class Watch(TrainerCallback):
         if self.killed and state.global_step == state.max_steps - 2:
             os.kill(os.getpid(), signal.SIGKILL)
         self.counts.clear()  # the probe's
-        self.meter.look()
+        self.meter.record_peaks()
 
     def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
         self.meter.tokens.append(sum(self.counts))
@@ -85,21 +85,21 @@ class Watch(TrainerCallback):
     def on_train_end(self, args, state, control, optimizer=None, **_):  # type: ignore[no-untyped-def]
         held = [value for one in optimizer.state.values() for value in one.values() if torch.is_tensor(value)]
         self.meter.states = sum(value.dtype == torch.uint8 for value in held), len(held)
-        self.meter.look()
+        self.meter.record_peaks()
 
 
-def watch_trainers(killed: str = "") -> dict[Stage, Meter]:
+def watch_trainers(killed: str = "") -> dict[Stage, TrainerMeter]:
     """From now on each trainer is read by a meter of its own.
 
     Args:
         killed: the stage before whose last step but one this process is killed.
     """
-    meters: dict[Stage, Meter] = {}
+    meters: dict[Stage, TrainerMeter] = {}
     unwatched = Trainer.train
 
     def train(self: Any, *args: Any, **named: Any) -> Any:
         stage: Stage = "dpo" if "dpo" in type(self).__name__.lower() else "sft"
-        watch, step = Watch(meters.setdefault(stage, Meter()), killed == stage), self.training_step
+        watch, step = MeterCallback(meters.setdefault(stage, TrainerMeter()), killed == stage), self.training_step
 
         def counted(model: Any, inputs: Any, *more: Any, **others: Any) -> Any:
             watch.counts.append(real_tokens(inputs))

@@ -21,25 +21,25 @@ from time import sleep
 from typing import Any
 
 from bench.harness import fixtures, models
-from bench.harness.journal import Call, Entry
-from bench.harness.result import Device, Row, Target, placed
-from bench.suites.gpu_child import place as read_place
-from bench.suites.memory_probe import recipe as too_large
-from bench.suites.memory_probe import workspace
-from trainer_core.config.changes import changed
+from bench.harness.journal import BenchCall, JournalEntry
+from bench.harness.result import BenchRow, Device, Target, stamp_measured_row
+from bench.suites.gpu_child import describe_device as read_place
+from bench.suites.memory_probe import probe_recipe as too_large
+from bench.suites.memory_probe import starter_workspace
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Data, Lora, Method, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.jobs.spawn import WORKER
+from trainer_core.jobs.spawn import WORKER_COMMAND
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.methods.base import DataFacts, Lengths
+from trainer_core.methods.base import DatasetStats, LengthQuantiles
 from trainer_core.models import architecture
-from trainer_core.planning.fitting import Room, settings_for
+from trainer_core.planning.fitting import MemoryBudget, fit_settings
 from trainer_core.runs import heartbeat
 from trainer_core.runs import workspace as workspace_module
 from trainer_core.runs.events import Stage
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, reserve
+from trainer_core.system.hardware import GIB, reserve_bytes
 
 QUESTION = (
     "On cards of 8, 12, 16 and 24 GB, emulated by the share of memory that torch may use: do runs with the settings that the app "
@@ -58,33 +58,33 @@ WORDS: dict[str, tuple[int, ...]] = {
 }
 """Words of the rows, in turns; some of the long ones are longer than any context that is picked."""
 TOKENS = {
-    "short": Lengths(((0.5, 60), (0.9, 110), (0.95, 110), (0.99, 110), (1.0, 120))),
-    "mixed": Lengths(((0.5, 200), (0.9, 700), (0.95, 1500), (0.99, 2000), (1.0, 2400))),
-    "long": Lengths(((0.5, 1400), (0.9, 1900), (0.95, 1900), (0.99, 1900), (1.0, 2400))),
+    "short": LengthQuantiles(((0.5, 60), (0.9, 110), (0.95, 110), (0.99, 110), (1.0, 120))),
+    "mixed": LengthQuantiles(((0.5, 200), (0.9, 700), (0.95, 1500), (0.99, 2000), (1.0, 2400))),
+    "long": LengthQuantiles(((0.5, 1400), (0.9, 1900), (0.95, 1900), (0.99, 1900), (1.0, 2400))),
 }
 """About what rows of so many words become; the worker counts them anew."""
 PICKS = tuple(product((SMALL, MIDDLE, LARGE), (Method.SFT, Method.DPO, Method.SFT_DPO), WORDS))
 """Twenty-seven for each size of card; what the app itself refuses there is no run."""
 PICKED, GREW = "Runs with picked settings that never ran out of memory", "256 × 1,024 tokens on {gib} GB"
-OPEN: tuple[Row, ...] = (
-    Row("G10", PICKED, "%", target=Target("ours", "≥", 100)),
-    *(Row("G10", GREW.format(gib=gib), "of 1", target=Target("ours", "≥", 1)) for gib in SIZES),
+OPEN: tuple[BenchRow, ...] = (
+    BenchRow("G10", PICKED, "%", target=Target("ours", "≥", 100)),
+    *(BenchRow("G10", GREW.format(gib=gib), "of 1", target=Target("ours", "≥", 1)) for gib in SIZES),
 )
 
 
 @dataclass(frozen=True)
-class Stand:
+class SuiteContext:
     """Where the runs of a call take what they share, and where they were made."""
 
     place: Path
     device: Device
     tiny: bool
-    call: Call
+    call: BenchCall
     where: dict[str, str]
     made: Mapping[str, Path]
     """The models, by their names."""
 
-    def find(self, key: dict[str, Any]) -> Entry | None:
+    def find(self, key: dict[str, Any]) -> JournalEntry | None:
         return self.call.journal.find(key, self.where["card"], self.where["torch"])
 
     def picks(self, gib: str) -> list[tuple[dict[str, Any], Recipe]]:
@@ -93,46 +93,46 @@ class Stand:
         for name, method, rows in PICKS[:1] if self.tiny else PICKS:
             with suppress(DeviceError):  # the app says itself that it does not fit
                 key = {"picked": name, "method": str(method), "rows": rows, "gib": gib, "tiny": self.tiny}
-                found.append((key, picked(int(gib), name, method, rows, self)))
+                found.append((key, pick_recipe(int(gib), name, method, rows, self)))
         return found
 
     def grew(self, gib: str) -> dict[str, Any]:
         return {"grew": gib, "tiny": self.tiny}
 
 
-def resume(device: Device, tiny: bool, call: Call) -> list[Row]:
+def resume(device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
     """Make the runs that are missing, and the rows of all that were made."""
     os.environ.update(models.compile_caches(call.journal.file.stem))  # not below the homes of the emulated cards
     with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
-        made = {name: Path(name) if call.over else models.kept_model(name, tiny) for name in names}
-        stand = Stand(Path(scratch), device, tiny, call, models.apart(read_place), made)
+        made = {name: Path(name) if call.is_over else models.cache_model(name, tiny) for name in names}
+        stand = SuiteContext(Path(scratch), device, tiny, call, models.build_in_child(read_place), made)
         for name, words in WORDS.items():
-            fixtures.chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
-            fixtures.answers(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
+            fixtures.write_chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
+            fixtures.write_answer_pairs(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
         sizes = SIZES[-1:] if tiny else SIZES
         asked = [gib for gib in sizes if gib in (call.only or SIZES)]
         with ThreadPoolExecutor(max(1, len(asked))) as pool:
-            list(pool.map(lambda gib: on_card(gib, stand), asked))
-        return [overall(sizes, stand), *(grown(gib, stand) for gib in sizes)]
+            list(pool.map(lambda gib: measure_card(gib, stand), asked))
+        return [success_row(sizes, stand), *(fallback_row(gib, stand) for gib in sizes)]
 
 
-def on_card(gib: str, stand: Stand) -> None:
+def measure_card(gib: str, stand: SuiteContext) -> None:
     """Make the runs of one size of card that are missing, the one that is too large first."""
-    if not stand.find(stand.grew(gib)) and not stand.call.over:
-        keep(stand.grew(gib), capped(gib, stand), stand)
+    if not stand.find(stand.grew(gib)) and not stand.call.is_over:
+        journal_result(stand.grew(gib), run_oversized(gib, stand), stand)
     for key, recipe in stand.picks(gib):
-        if not stand.find(key) and not stand.call.over:
-            keep(key, ended(recipe, gib, stand), stand)
+        if not stand.find(key) and not stand.call.is_over:
+            journal_result(key, run_picked(recipe, gib, stand), stand)
 
 
-def keep(key: dict[str, Any], value: dict[str, Any] | None, stand: Stand) -> None:
+def journal_result(key: dict[str, Any], value: dict[str, Any] | None, stand: SuiteContext) -> None:
     """Into the results file; None: the run was cut by the end of the budget."""
     if value is not None:
-        stand.call.journal.add(Entry(key, value, stand.where))
+        stand.call.journal.add(JournalEntry(key, value, stand.where))
 
 
-def overall(sizes: Sequence[str], stand: Stand) -> Row:
+def success_row(sizes: Sequence[str], stand: SuiteContext) -> BenchRow:
     """The share of all runs so far that never ran out of memory."""
     keys = [key for gib in sizes for key, _ in stand.picks(gib)]
     made = [entry for entry in map(stand.find, keys) if entry]
@@ -141,19 +141,23 @@ def overall(sizes: Sequence[str], stand: Stand) -> Row:
     note = f"{fine} of {len(ends)} runs, of {len(keys)} that the app picks settings for. "
     note += " ".join(sorted({end for end in ends if end}))
     row = replace(OPEN[0], ours=100 * fine / len(ends) if ends else None, n=len(ends), note=note)
-    return placed(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made)) if made else row
+    return (
+        stamp_measured_row(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made))
+        if made
+        else row
+    )
 
 
-def grown(gib: str, stand: Stand) -> Row:
+def fallback_row(gib: str, stand: SuiteContext) -> BenchRow:
     row = next(row for row in OPEN if row.what == GREW.format(gib=gib))
     entry = stand.find(stand.grew(gib))
     if entry is None:
         return row
     row = replace(row, ours=float(entry.value["right"]), n=1, note=entry.value["note"])
-    return placed(row, stand.device, stand.tiny, entry.where, entry.date)
+    return stamp_measured_row(row, stand.device, stand.tiny, entry.where, entry.date)
 
 
-def picked(gib: int, name: str, method: Method, rows: str, stand: Stand) -> Recipe:
+def pick_recipe(gib: int, name: str, method: Method, rows: str, stand: SuiteContext) -> Recipe:
     """Three steps a stage with what the app would choose.
 
     Raises:
@@ -161,7 +165,7 @@ def picked(gib: int, name: str, method: Method, rows: str, stand: Stand) -> Reci
     """
     kind, sizes = models.SHAPES[name]
     sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else sizes
-    room = Room("cpu" if stand.device == "cpu" else "cuda", gib * GIB - reserve(gib * GIB))
+    room = MemoryBudget("cpu" if stand.device == "cpu" else "cuda", gib * GIB - reserve_bytes(gib * GIB))
     base = Recipe(
         model=str(stand.made[name]),
         method=method,
@@ -172,16 +176,18 @@ def picked(gib: int, name: str, method: Method, rows: str, stand: Stand) -> Reci
         lora=Lora(),
         sample_tokens=0,
     )
-    facts = DataFacts(400, 400, TOKENS[rows], TOKENS[rows])
-    settled = settings_for(room, architecture.shape_of({"model_type": kind, **sizes}), method, facts).applied(base)
+    facts = DatasetStats(400, 400, TOKENS[rows], TOKENS[rows])
+    settled = fit_settings(
+        room, architecture.parse_architecture({"model_type": kind, **sizes}), method, facts
+    ).apply_to_recipe(base)
     few: dict[str, object] = {f"{stage}.max_steps": 3 for stage in method.stages}
-    return changed(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
+    return with_changes(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
 
 
-def ended(asked: Recipe, gib: str, stand: Stand) -> dict[str, Any] | None:
+def run_picked(asked: Recipe, gib: str, stand: SuiteContext) -> dict[str, Any] | None:
     """An empty end where a run came to its end at the first try; else in words what happened. None: it was cut."""
-    with workspace() as place:
-        view = followed(place, asked, gib, stand)
+    with starter_workspace() as place:
+        view = follow_capped_run(place, asked, gib, stand)
     if view is None:
         return None
     what, tries = f"{Path(asked.model).name}, {asked.method}, {gib} GB", len(view.out_of_memory)
@@ -189,13 +195,13 @@ def ended(asked: Recipe, gib: str, stand: Stand) -> dict[str, Any] | None:
     return {"end": end}
 
 
-def capped(gib: str, stand: Stand) -> dict[str, Any] | None:
+def run_oversized(gib: str, stand: SuiteContext) -> dict[str, Any] | None:
     """Does a run with too large a batch come to its end by itself, and with the same effective batch? None: it was cut."""
     stage: Stage = "sft"
     batch, length = (4, 64) if stand.tiny else (256, 1024)
-    with workspace() as place:
-        asked = changed(too_large(place, stage, batch, length), {"sft.accumulation": 1})
-        view = followed(place, asked, gib, stand)
+    with starter_workspace() as place:
+        asked = with_changes(too_large(place, stage, batch, length), {"sft.accumulation": 1})
+        view = follow_capped_run(place, asked, gib, stand)
     if view is None:
         return None
     used = {one.what: int(one.used) for one in view.changes if one.what.startswith("sft.")}
@@ -205,11 +211,11 @@ def capped(gib: str, stand: Stand) -> dict[str, Any] | None:
     return {"right": not view.error and fitted * accumulation == batch, "note": note}
 
 
-def followed(place: Workspace, asked: Recipe, gib: str, stand: Stand) -> RunView | None:
+def follow_capped_run(place: Workspace, asked: Recipe, gib: str, stand: SuiteContext) -> RunState | None:
     """A run under the app to its end, on a card of this size. None: it was cut by the end of the budget."""
-    card = Supervisor(place, WORKER, device=stand.device).gpu
+    card = Supervisor(place, WORKER_COMMAND, device=stand.device).gpu
     share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
-    home = workspace_module.made(stand.place / f"home-{gib}")
+    home = workspace_module.ensure_dir(stand.place / f"home-{gib}")
     command: Sequence[str] = (
         sys.executable,
         "-m",
@@ -220,12 +226,12 @@ def followed(place: Workspace, asked: Recipe, gib: str, stand: Stand) -> RunView
     )
     supervisor = Supervisor(place, command, device=stand.device)
     run_id = supervisor.start(asked)
-    while supervisor.run(run_id).phase.active and stand.call.left > 0:
+    while supervisor.run_state(run_id).phase.is_active and stand.call.seconds_left > 0:
         sleep(0.1)
-        supervisor.look()
-    view = supervisor.run(run_id)
-    if view.phase.active and (beat := heartbeat.read_heartbeat(supervisor.run_dir(run_id))):
+        supervisor.refresh()
+    view = supervisor.run_state(run_id)
+    if view.phase.is_active and (beat := heartbeat.read_heartbeat(supervisor.run_dir(run_id))):
         with suppress(ProcessLookupError):
             os.killpg(os.getpgid(beat.pid), SIGKILL)
     supervisor.close()
-    return None if view.phase.active else view
+    return None if view.phase.is_active else view

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from bench.harness import models
-from bench.harness.measure import until
-from bench.harness.result import Device, Row, Target, one_sided, two_sided
+from bench.harness.measure import wait_until
+from bench.harness.result import BenchRow, Device, Target, row_against_peer, row_against_target
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.evaluation import prompts
@@ -27,13 +27,13 @@ from trainer_core.system import project
 
 QUESTION = "How much faster do three lanes answer eight prompts in one batch than one after another, each loaded anew?"
 DEVICES: tuple[Device, ...] = ("cpu",)
-OPEN: tuple[Row, ...] = ()
+OPEN: tuple[BenchRow, ...] = ()
 WAYS = ("ours", "reload", "batched")
 LOAD_SECONDS, ANSWER_SECONDS = 300.0, 120.0
 LOOK_SECONDS = 0.02
 
 
-class Timed(BaseModel):
+class CompareTiming(BaseModel):
     """What `lanes_child` says: CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and
     each lane's token ids, prompt by prompt."""
 
@@ -44,28 +44,28 @@ class Timed(BaseModel):
     said: dict[str, list[list[int]]]
 
 
-def run(device: Device, tiny: bool) -> list[Row]:
+def run(device: Device, tiny: bool) -> list[BenchRow]:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        base, adapters = models.with_adapters(place, tiny)
-        return [*ratios(rounds(base, adapters, tiny)), first_token(base, adapters, place, tiny)]
+        base, adapters = models.model_with_adapters(place, tiny)
+        return [*speedup_rows(time_ways(base, adapters, tiny)), first_token_row(base, adapters, place, tiny)]
 
 
-def rounds(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[Timed]]:
+def time_ways(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[CompareTiming]]:
     """Every way in turns, each time in a process of its own with one thread; both rounds at once, since all is told in processor
     seconds and each way then has itself as its neighbour."""
     sizes = ("2", "4") if tiny else ("8", "12")
 
-    def answered(way: str) -> Timed:
+    def answered(way: str) -> CompareTiming:
         command = [sys.executable, "-m", "bench.suites.compare_child", way, *sizes, str(base), *map(str, adapters)]
         done = subprocess.run(command, cwd=project.PROJECT, stdout=subprocess.PIPE, check=True)
-        return Timed.model_validate_json(done.stdout.splitlines()[-1])
+        return CompareTiming.model_validate_json(done.stdout.splitlines()[-1])
 
     with ThreadPoolExecutor(1 if tiny else 2) as pool:
         return {way: list(pool.map(answered, [way] * (1 if tiny else 2))) for way in WAYS}
 
 
-def ratios(found: Mapping[str, Sequence[Timed]]) -> list[Row]:
+def speedup_rows(found: Mapping[str, Sequence[CompareTiming]]) -> list[BenchRow]:
     """Lanes of ours are loaded once and stay; a peer loads for each lane."""
     first = found["ours"][0].said
     same = all(one.said == first for group in found.values() for one in group)
@@ -78,48 +78,59 @@ def ratios(found: Mapping[str, Sequence[Timed]]) -> list[Row]:
     best, name = Target("ratio", "≥", 3.5), "3 lanes × 8 prompts: "
     said = f"{told} Ours without its one load of {load:.1f} CPU-s."
     return [
-        two_sided("G7", f"{name}reload, prompt by prompt ÷ ours", "CPU-s", ours, reload, True, target=best, note=said),
-        two_sided("G7", f"{name}the same, our load included", "CPU-s", whole, reload, True),
-        two_sided("G7", f"{name}reload, one batch a lane ÷ ours", "CPU-s", ours, batched, True),
+        row_against_peer(
+            "G7", f"{name}reload, prompt by prompt ÷ ours", "CPU-s", ours, reload, True, target=best, note=said
+        ),
+        row_against_peer("G7", f"{name}the same, our load included", "CPU-s", whole, reload, True),
+        row_against_peer("G7", f"{name}reload, one batch a lane ÷ ours", "CPU-s", ours, batched, True),
     ]
 
 
-def first_token(base: Path, adapters: Sequence[Path], place: Path, tiny: bool) -> Row:
+def first_token_row(base: Path, adapters: Sequence[Path], place: Path, tiny: bool) -> BenchRow:
     """From the request to the first text of any lane, as the app sees it, with the lanes resident."""
     supervisor = Supervisor(Workspace(place / "app"), device="cpu")
     named = zip(("SFT", "DPO"), adapters, strict=True)
     lanes = [Lane(name="Base"), *(Lane(name=name, adapter=str(folder)) for name, folder in named)]
     try:
-        comparison = supervisor.compare(str(base), "fp32", lanes)
-        until(lambda: ready(supervisor, comparison), LOAD_SECONDS, "the lanes")
-        waited = [to_text(supervisor, comparison, prompt) for prompt in prompts.prompts()[: 2 if tiny else 6]]
+        comparison = supervisor.open_comparison(str(base), "fp32", lanes)
+        wait_until(lambda: is_ready(supervisor, comparison), LOAD_SECONDS, "the lanes")
+        waited = [
+            seconds_to_text(supervisor, comparison, prompt)
+            for prompt in prompts.read_bundled_prompts()[: 2 if tiny else 6]
+        ]
     finally:
         supervisor.close()
-    return one_sided("G7", "Request to first token, lanes resident", "s", waited[1:], target=Target("ours", "≤", 1))
+    return row_against_target(
+        "G7", "Request to first token, lanes resident", "s", waited[1:], target=Target("ours", "≤", 1)
+    )
 
 
-def ready(supervisor: Supervisor, comparison: Comparison) -> bool:
-    supervisor.look_at_comparison()
-    view = comparison.view
-    assert view.phase.active, view.error
+def is_ready(supervisor: Supervisor, comparison: Comparison) -> bool:
+    supervisor.refresh_comparison()
+    view = comparison.state
+    assert view.phase.is_active, view.error
     return view.phase is Phase.READY
 
 
-def to_text(supervisor: Supervisor, comparison: Comparison, prompt: str) -> float:
+def seconds_to_text(supervisor: Supervisor, comparison: Comparison, prompt: str) -> float:
     """Seconds until there is text; then waits for the end of the answer."""
     began = time.monotonic()
     ask = comparison.ask(prompt, Sampling(temperature=0, max_new_tokens=8))
 
     def said() -> bool:
-        supervisor.look_at_comparison()
+        supervisor.refresh_comparison()
         time.sleep(LOOK_SECONDS)
-        found = comparison.view.said_to(ask)
+        found = comparison.state.answers_to(ask)
         return bool(found and any(found.answers.values()))
 
     def ended() -> bool:
-        return said() and ready(supervisor, comparison) and bool((found := comparison.view.said_to(ask)) and found.ends)
+        return (
+            said()
+            and is_ready(supervisor, comparison)
+            and bool((found := comparison.state.answers_to(ask)) and found.ends)
+        )
 
-    until(said, ANSWER_SECONDS, "the first token")
+    wait_until(said, ANSWER_SECONDS, "the first token")
     waited = time.monotonic() - began
-    until(ended, ANSWER_SECONDS, "the answer")
+    wait_until(ended, ANSWER_SECONDS, "the answer")
     return waited

@@ -17,13 +17,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.harness.measure import processor_seconds
-from bench.suites.compare import Timed
+from bench.suites.compare import CompareTiming
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision, Sampling
 from trainer_core.data import Message, tokenize
 from trainer_core.evaluation import prompts as prompts_module
-from trainer_core.inference.generate import Row, generate
-from trainer_core.inference.load import load, number_format
+from trainer_core.inference.generate import GenerationRow, generate_rows
+from trainer_core.inference.load import load_lanes, weight_options
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
@@ -32,66 +32,82 @@ PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
 def main() -> None:
     who, prompts, new, base, *adapters = sys.argv[1:]
     torch.set_num_threads(1)
-    asked = (prompts_module.prompts() * 2)[: int(prompts)]
-    print(answer(who, base, adapters, asked, int(new)).model_dump_json())
+    asked = (prompts_module.read_bundled_prompts() * 2)[: int(prompts)]
+    print(answer_by_way(who, base, adapters, asked, int(new)).model_dump_json())
 
 
-def answer(who: str, base: str, adapters: list[str], asked: list[str], new: int, dice: bool = False) -> Timed:
+def answer_by_way(
+    who: str, base: str, adapters: list[str], asked: list[str], new: int, dice: bool = False
+) -> CompareTiming:
     """By the way of that name. dice: drawn with noise (ours only), else the likeliest token."""
     if who == "ours":
-        return ours(base, adapters, asked, new, 0.8 if dice else 0)
-    return resident(base, adapters, asked, new) if who == "resident" else theirs(who, base, adapters, asked, new)
+        return answer_with_lane_set(base, adapters, asked, new, 0.8 if dice else 0)
+    return (
+        answer_with_adapters(base, adapters, asked, new)
+        if who == "resident"
+        else answer_reloading(who, base, adapters, asked, new)
+    )
 
 
-def ours(base: str, adapters: list[str], asked: list[str], new: int, temperature: float) -> Timed:
+def answer_with_lane_set(
+    base: str, adapters: list[str], asked: list[str], new: int, temperature: float
+) -> CompareTiming:
     began = processor_seconds()
-    lanes = load(base, PRECISION, [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])])
+    lanes = load_lanes(
+        base, PRECISION, [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])]
+    )
     loaded, clock = processor_seconds(), time.monotonic()
-    rows = [Row(lane, rendered(lanes.tokenizer, prompt), prompt) for lane in lanes.names for prompt in asked]
-    generate(lanes, rows, Sampling(temperature=temperature, max_new_tokens=new), lambda: True)
+    rows = [
+        GenerationRow(lane, render_prompt(lanes.tokenizer, prompt), prompt) for lane in lanes.names for prompt in asked
+    ]
+    generate_rows(lanes, rows, Sampling(temperature=temperature, max_new_tokens=new), lambda: True)
     said = {name: [row.tokens for row in rows if row.lane == name] for name in lanes.names}
-    return Timed(load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said)
+    return CompareTiming(
+        load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said
+    )
 
 
-def rendered(tokenizer: Any, prompt: str) -> str:
-    return tokenize.render(tokenizer, [Message("user", prompt)], asking=True)
+def render_prompt(tokenizer: Any, prompt: str) -> str:
+    return tokenize.render_chat(tokenizer, [Message("user", prompt)], asking=True)
 
 
-def resident(base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
+def answer_with_adapters(base: str, adapters: list[str], asked: list[str], new: int) -> CompareTiming:
     """Plain transformers and PEFT, with one base and both adapters in memory."""
     began = processor_seconds()
     tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(base, **number_format(PRECISION))
+    model: Any = AutoModelForCausalLM.from_pretrained(base, **weight_options(PRECISION))
     model = PeftModel.from_pretrained(model, adapters[0], adapter_name="1").eval()
     for number, adapter in enumerate(adapters[1:], 2):
         model.load_adapter(adapter, adapter_name=str(number))
     loaded, clock = processor_seconds(), time.monotonic()
     with model.disable_adapter():
-        said = {"0": list(answers(model, tokenizer, asked, new))}
+        said = {"0": list(generate_token_ids(model, tokenizer, asked, new))}
     for number in range(1, 1 + len(adapters)):
         model.set_adapter(str(number))
-        said[str(number)] = list(answers(model, tokenizer, asked, new))
-    return Timed(load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said)
+        said[str(number)] = list(generate_token_ids(model, tokenizer, asked, new))
+    return CompareTiming(
+        load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said
+    )
 
 
-def theirs(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> Timed:
+def answer_reloading(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> CompareTiming:
     """Plain transformers and PEFT, lane by lane."""
     said, loading, answering, clock = dict[str, list[list[int]]](), 0.0, 0.0, time.monotonic()
     for lane, adapter in enumerate(["", *adapters]):
         began = processor_seconds()
         tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-        model: Any = AutoModelForCausalLM.from_pretrained(base, **number_format(PRECISION))
+        model: Any = AutoModelForCausalLM.from_pretrained(base, **weight_options(PRECISION))
         model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model.eval()
         loaded = processor_seconds()
         groups = [asked] if who == "batched" else [[prompt] for prompt in asked]
-        said[str(lane)] = [ids for group in groups for ids in answers(model, tokenizer, group, new)]
+        said[str(lane)] = [ids for group in groups for ids in generate_token_ids(model, tokenizer, group, new)]
         loading, answering = loading + loaded - began, answering + processor_seconds() - loaded
-    return Timed(load=loading, answer=answering, seconds=time.monotonic() - clock, said=said)
+    return CompareTiming(load=loading, answer=answering, seconds=time.monotonic() - clock, said=said)
 
 
-def answers(model: Any, tokenizer: Any, group: list[str], new: int) -> Iterator[list[int]]:
+def generate_token_ids(model: Any, tokenizer: Any, group: list[str], new: int) -> Iterator[list[int]]:
     """The new token ids of each prompt of a batch, without the end token and what follows it."""
-    texts = [rendered(tokenizer, prompt) for prompt in group]
+    texts = [render_prompt(tokenizer, prompt) for prompt in group]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(DEVICE)
     with torch.no_grad():
         out = model.generate(**batch, max_new_tokens=new, do_sample=False)

@@ -21,11 +21,11 @@ import orjson
 import psutil
 
 from bench.harness import fixtures, models
-from bench.harness.measure import until
-from bench.harness.result import Device, Row, Target, two_sided
-from bench.suites.training_overhead import LIMIT_SECONDS, processor, steps_made
-from trainer_core.config.changes import changed
-from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from bench.harness.measure import wait_until
+from bench.harness.result import BenchRow, Device, Target, row_against_peer
+from bench.suites.training_overhead import LIMIT_SECONDS, count_train_steps, process_seconds
+from trainer_core.config.changes import with_changes
+from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
@@ -34,7 +34,7 @@ from trainer_core.runs.workspace import Workspace
 
 QUESTION = "How many rows or pairs a second, with what we make faster and without, and are the losses the same?"
 DEVICES: tuple[Device, ...] = ("cpu",)
-OPEN: tuple[Row, ...] = ()
+OPEN: tuple[BenchRow, ...] = ()
 SHAPE = {**models.TINY, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 6}
 """With the starter's tokenizer 8 million weights: small, so that answers can be long. A template's own 40 tokens are in every
 row and would hide in what short answers differ."""
@@ -43,8 +43,8 @@ ANSWER_WORDS, PROMPT_WORDS = 40, 6
 SIGMA, ALIKE = 1.3, 0.5
 """Of the mixed answers' log-normal lengths: the spread, and how far a pair's sides go together. Both as in public pairs, whose
 medians are above 200 words."""
-OFF = Memory(probe="off", sort_rows="off", keep_reference="off")
-ON = Memory(probe="off")
+OFF = MemoryOptions(probe="off", sort_rows="off", keep_reference="off")
+ON = MemoryOptions(probe="off")
 WARM_STEPS = 1
 """In it the reference is asked whether its numbers are known or not."""
 ROUNDING_STEPS = 3
@@ -53,27 +53,27 @@ SAME = 1e-6
 
 
 @dataclass(frozen=True)
-class Course:
+class SpeedRun:
     """Pairs per CPU-second after the warm-up, and the loss of each step."""
 
     pace: float
     losses: tuple[float, ...]
 
 
-def run(device: Device, tiny: bool) -> list[Row]:
+def run(device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"
     steps = 4 if tiny else 5
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         place = Path(scratch)
         model = models.random_model(
-            place / "model", models.base(place, tiny=False), "llama", models.TINY if tiny else SHAPE
+            place / "model", models.base_model(place, tiny=False), "llama", models.TINY if tiny else SHAPE
         )
         for mixed in (False, True):
-            write(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
+            write_mixed_pairs(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
         with ThreadPoolExecutor(2) as pool:
-            longest = pool.submit(rows, place, model, steps, mixed=True)
-            equal = pool.submit(rows, place, model, steps, mixed=False)
-            ordered = pool.submit(sft, place, model, steps)
+            longest = pool.submit(option_rows, place, model, steps, mixed=True)
+            equal = pool.submit(option_rows, place, model, steps, mixed=False)
+            ordered = pool.submit(sft_row, place, model, steps)
             return [*equal.result(), *longest.result(), ordered.result()]
 
 
@@ -81,15 +81,17 @@ def kind(mixed: bool) -> str:
     return "mixed" if mixed else "equal"
 
 
-def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
+def option_rows(place: Path, model: Path, steps: int, mixed: bool) -> list[BenchRow]:
     """Off, then on without and with what the run before has kept."""
     file, workspace = place / f"{kind(mixed)}.jsonl", Workspace(place / kind(mixed))
-    off, first, second = (course(workspace, recipe(model, file, steps, how), steps) for how in (OFF, ON, ON))
-    apart = max(furthest(first, off), furthest(second, off))
+    off, first, second = (
+        time_speed_run(workspace, speedup_recipe(model, file, steps, how), steps) for how in (OFF, ON, ON)
+    )
+    apart = max(largest_loss_gap(first, off), largest_loss_gap(second, off))
     said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
     what, unit = f"DPO, {kind(mixed)} lengths", "pairs/CPU-s"
     goal = Target("ratio", "≥", 1.8 if mixed else 1.25)
-    rounding = apart_by_batches(workspace, model, file, steps, off) if mixed else None
+    rounding = batch_rounding_gap(workspace, model, file, steps, off) if mixed else None
     same = (
         f"Peer: neither on, batches of 2 instead of 4, the first {ROUNDING_STEPS} steps. What is added up in another order is "
         "rounded otherwise."
@@ -97,37 +99,43 @@ def rows(place: Path, model: Path, steps: int, mixed: bool) -> list[Row]:
         else ""
     )
     return [
-        two_sided("G5", f"{what}, reference known ÷ neither", unit, [second.pace], [off.pace], target=goal, note=said),
-        two_sided("G5", f"{what}, first run ÷ neither", unit, [first.pace], [off.pace]),
-        Row("G5", f"{what}, losses apart", "nats", apart, rounding, target=Target("ours", "≤", SAME), n=2, note=same),
+        row_against_peer(
+            "G5", f"{what}, reference known ÷ neither", unit, [second.pace], [off.pace], target=goal, note=said
+        ),
+        row_against_peer("G5", f"{what}, first run ÷ neither", unit, [first.pace], [off.pace]),
+        BenchRow(
+            "G5", f"{what}, losses apart", "nats", apart, rounding, target=Target("ours", "≤", SAME), n=2, note=same
+        ),
     ]
 
 
-def apart_by_batches(workspace: Workspace, model: Path, file: Path, steps: int, off: Course) -> float:
+def batch_rounding_gap(workspace: Workspace, model: Path, file: Path, steps: int, off: SpeedRun) -> float:
     """How far the losses of the same steps are apart, in nats, with nothing on and only the batches of another size."""
-    halved = changed(
-        recipe(model, file, steps, OFF), {"dpo.batch_size": BATCH // 2, "dpo.accumulation": 2 * ACCUMULATION}
+    halved = with_changes(
+        speedup_recipe(model, file, steps, OFF), {"dpo.batch_size": BATCH // 2, "dpo.accumulation": 2 * ACCUMULATION}
     )
-    begun = Course(off.pace, off.losses[:ROUNDING_STEPS])
-    return furthest(course(workspace, halved, ROUNDING_STEPS, leave=True), begun)
+    begun = SpeedRun(off.pace, off.losses[:ROUNDING_STEPS])
+    return largest_loss_gap(time_speed_run(workspace, halved, ROUNDING_STEPS, leave=True), begun)
 
 
-def furthest(one: Course, other: Course) -> float:
+def largest_loss_gap(one: SpeedRun, other: SpeedRun) -> float:
     return max(abs(mine - theirs) for mine, theirs in zip(one.losses, other.losses, strict=True))
 
 
-def sft(place: Path, model: Path, steps: int) -> Row:
+def sft_row(place: Path, model: Path, steps: int) -> BenchRow:
     """The mixed pairs' chosen answers; there is no reference in it, only the order."""
     workspace, file = Workspace(place / "sft"), place / "mixed.jsonl"
-    on, off = (course(workspace, recipe(model, file, steps, how, Method.SFT), steps) for how in (ON, OFF))
-    apart = furthest(on, off)
+    on, off = (
+        time_speed_run(workspace, speedup_recipe(model, file, steps, how, Method.SFT), steps) for how in (ON, OFF)
+    )
+    apart = largest_loss_gap(on, off)
     said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
-    return two_sided(
+    return row_against_peer(
         "G1", "SFT, mixed lengths, sorted within steps ÷ not", "rows/CPU-s", [on.pace], [off.pace], note=said
     )
 
 
-def write(file: Path, count: int, mixed: bool) -> None:
+def write_mixed_pairs(file: Path, count: int, mixed: bool) -> None:
     """Pairs whose answers have the same number of words, or log-normal ones with that median."""
     dice, spoken = random.Random(7), fixtures.TEXT.split()
 
@@ -146,7 +154,7 @@ def write(file: Path, count: int, mixed: bool) -> None:
             out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def recipe(model: Path, pairs: Path, steps: int, memory: Memory, method: Method = Method.DPO) -> Recipe:
+def speedup_recipe(model: Path, pairs: Path, steps: int, memory: MemoryOptions, method: Method = Method.DPO) -> Recipe:
     settings: dict[str, Any] = {"max_steps": steps, "batch_size": BATCH, "accumulation": ACCUMULATION}
     settings |= {"max_length": 256, "evaluations": 0}
     return Recipe(
@@ -163,28 +171,28 @@ def recipe(model: Path, pairs: Path, steps: int, memory: Memory, method: Method 
     )
 
 
-def course(workspace: Workspace, wanted: Recipe, steps: int, leave: bool = False) -> Course:
+def time_speed_run(workspace: Workspace, wanted: Recipe, steps: int, leave: bool = False) -> SpeedRun:
     """One run, as the app makes it, to its end, or stopped after so many steps."""
     supervisor = Supervisor(workspace, device="cpu")
     run_id = supervisor.start(wanted)
 
-    made = partial(steps_made, supervisor, run_id)
+    made = partial(count_train_steps, supervisor, run_id)
 
     def spent() -> float:
         beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
         assert beat
-        return processor(psutil.Process(beat.pid))
+        return process_seconds(psutil.Process(beat.pid))
 
-    until(lambda: made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
+    wait_until(lambda: made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
     begun, before = made(), spent()
-    until(
+    wait_until(
         lambda: made() >= steps - 1, LIMIT_SECONDS, "the steps"
     )  # at the last one the worker ends, and cannot be asked
     pace = (made() - begun) * BATCH * ACCUMULATION / (spent() - before)
     if leave:
-        until(lambda: made() >= steps, LIMIT_SECONDS, "the last step that is asked for")
+        wait_until(lambda: made() >= steps, LIMIT_SECONDS, "the last step that is asked for")
         supervisor.stop(run_id)
-    until(lambda: made() and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end of the run")
-    losses: Sequence[float] = [point.loss for point in supervisor.run(run_id).points[:steps]]
+    wait_until(lambda: made() and not supervisor.run_state(run_id).phase.is_active, LIMIT_SECONDS, "the end of the run")
+    losses: Sequence[float] = [point.loss for point in supervisor.run_state(run_id).points[:steps]]
     supervisor.close()
-    return Course(pace, tuple(losses))
+    return SpeedRun(pace, tuple(losses))

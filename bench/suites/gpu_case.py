@@ -13,7 +13,7 @@ Way = Literal["ours", "bare", "plain", "logits", "lanes", "kernel", "noise"]
 """By whom, or what; `cuda_child` says more."""
 
 
-class Case(BaseModel):
+class GpuCase(BaseModel):
     """What to measure. The key of a measurement in the results file.
 
     Args:
@@ -52,10 +52,10 @@ class Case(BaseModel):
     torch: str = ""
 
 
-class Order(BaseModel):
+class GpuCaseJob(BaseModel):
     """A case with where its files are. folder: empty, for the child alone. log: where its output goes."""
 
-    case: Case
+    case: GpuCase
     model: Path
     adapters: tuple[Path, ...] = ()
     chats: Path
@@ -64,11 +64,11 @@ class Order(BaseModel):
     log: Path
 
     @property
-    def result(self) -> Path:
+    def result_path(self) -> Path:
         return self.folder / "result.json"
 
 
-class StageResult(BaseModel):
+class StageMeasurement(BaseModel):
     """One stage, step by step.
 
     Args:
@@ -95,10 +95,10 @@ class StageResult(BaseModel):
     states: tuple[int, int] = (0, 0)
 
 
-NOTHING = StageResult(seconds=(), tokens=())
+NOTHING = StageMeasurement(seconds=(), tokens=())
 
 
-class Result(BaseModel):
+class GpuCaseResult(BaseModel):
     """What a case gave.
 
     Args:
@@ -113,7 +113,7 @@ class Result(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    stages: dict[str, StageResult] = {}
+    stages: dict[str, StageMeasurement] = {}
     context_gib: float = 0.0
     proof: tuple[float, float] | None = None
     kept_layers: tuple[int, int] | None = None
@@ -123,8 +123,8 @@ class Result(BaseModel):
     error: str = ""
 
 
-class Measurement(BaseModel):
+class GpuMeasurement(BaseModel):
     """A result with the card and the versions that it is of."""
 
-    result: Result
+    result: GpuCaseResult
     where: dict[str, str]

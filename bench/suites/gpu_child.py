@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness.child import end_with_parent
-from bench.suites.gpu_case import NOTHING, Case, Measurement, Order, Result, StageResult, Way
-from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from bench.suites.gpu_case import NOTHING, GpuCase, GpuCaseJob, GpuCaseResult, GpuMeasurement, StageMeasurement, Way
+from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
 from trainer_core.methods.dpo import Dpo as DpoSettings
 from trainer_core.methods.sft import Sft
 from trainer_core.runs.events import Stage
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 from trainer_core.system import durable, hardware
 
 GIB = 2**30
@@ -48,40 +48,41 @@ TO_BE_KILLED = "--to-be-killed"
 
 def main() -> None:
     end_with_parent()
-    order = Order.model_validate_json(Path(sys.argv[1]).read_bytes())
-    case, held_before, compiled = order.case, used(), compiled_files()
+    order = GpuCaseJob.model_validate_json(Path(sys.argv[1]).read_bytes())
+    case, held_before, compiled = order.case, card_bytes_in_use(), compiled_files()
     os.environ.update(LOSS_WORKSPACE)
     for chosen in (case.attention, case.padding, case.blocks):
         os.environ.update(SWITCHES.get(chosen, {}))
-    measure: dict[Way, Callable[[Order], Result]] = {
-        "ours": ours, "logits": logits, "lanes": lanes, "kernel": kernel, "noise": noise
+    measure: dict[Way, Callable[[GpuCaseJob], GpuCaseResult]] = {
+        "ours": train_with_worker, "logits": run_full_logits, "lanes": run_compare_lanes, "kernel": time_first_kernel,
+        "noise": time_noise
     }  # fmt: skip
-    result = measure.get(case.way, script)(order)
+    result = measure.get(case.way, train_with_script)(order)
     kept = KEPT_LAYERS.findall(order.log.read_text(encoding="utf-8", errors="replace")) if order.log.exists() else []
     more = {"context_gib": context_gib(held_before), "kept_layers": tuple(map(int, kept[-1])) if kept else None}
-    measured = Measurement(result=result.model_copy(update={**more, "compiled": compiled}), where=place())
-    durable.write_atomically(order.result, measured.model_dump_json())
+    measured = GpuMeasurement(result=result.model_copy(update={**more, "compiled": compiled}), where=describe_device())
+    durable.write_atomically(order.result_path, measured.model_dump_json())
 
 
 # --- where
 
 
-def place() -> dict[str, str]:
+def describe_device() -> dict[str, str]:
     """The card and the versions that this process runs on."""
     import torch
 
-    card = hardware.detect().best
+    card = hardware.detect_machine().best_gpu
     return {
         "card": card.name if card else hardware.cpu_name(),
         "driver": (card.driver if card else None) or "none",
         "python": ".".join(map(str, sys.version_info[:3])),
         "torch": torch.__version__,
-        **{name: found for name in PACKAGES if (found := installed(name))},
+        **{name: found for name in PACKAGES if (found := package_version(name))},
         "packed attention": packed_attention(),
     }
 
 
-def installed(name: str) -> str:
+def package_version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -96,12 +97,12 @@ def packed_attention() -> str:
         found = False
     else:
         found = "enable_gqa" in inspect.signature(varlen_attn).parameters
-    return "torch" if found else "xformers" if installed("xformers") else "row by row"
+    return "torch" if found else "xformers" if package_version("xformers") else "row by row"
 
 
-def used() -> int:
+def card_bytes_in_use() -> int:
     """Bytes of the card that are in use, by the driver's count, which asks for no context."""
-    card = hardware.detect().best
+    card = hardware.detect_machine().best_gpu
     return card.total_bytes - card.free_bytes if card else 0
 
 
@@ -109,7 +110,7 @@ def context_gib(before: int) -> float:
     """GiB that the card lost to this process beside what torch holds; 0 without a card."""
     import torch
 
-    return (used() - before - torch.cuda.memory_reserved()) / GIB if torch.cuda.is_available() else 0.0
+    return (card_bytes_in_use() - before - torch.cuda.memory_reserved()) / GIB if torch.cuda.is_available() else 0.0
 
 
 def compiled_files() -> int:
@@ -120,42 +121,42 @@ def compiled_files() -> int:
 # --- training
 
 
-def ours(order: Order) -> Result:
+def train_with_worker(order: GpuCaseJob) -> GpuCaseResult:
     """The real worker on a real run folder, in this process, so that its peak can be read."""
     if order.case.killed and TO_BE_KILLED not in sys.argv:
         first = subprocess.run([sys.executable, "-m", "bench.suites.gpu_child", sys.argv[1], TO_BE_KILLED])
         if first.returncode != -signal.SIGKILL:
             raise RuntimeError(f"the run that was to be killed ended with code {first.returncode}")
-    os.environ.update(hardware.worker_environment(hardware.detect().best))
+    os.environ.update(hardware.worker_environment(hardware.detect_machine().best_gpu))
     from trainer_core.config.jobs import TrainJob
     from trainer_core.runs import run_folder
-    from trainer_core.runs.run_state import read_view
+    from trainer_core.runs.run_state import read_run_state
     from trainer_core.runs.workspace import Workspace
     from trainer_core.worker import runner
 
     folder = Workspace(order.folder).runs
     earlier = sorted(folder.iterdir()) if folder.exists() else []
-    asked = recipe(order.case, str(order.model), str(order.chats), str(order.pairs))
-    run_dir = earlier[0] if earlier else run_folder.create(folder, TrainJob(recipe=asked), "bench")
+    asked = gpu_recipe(order.case, str(order.model), str(order.chats), str(order.pairs))
+    run_dir = earlier[0] if earlier else run_folder.create_run(folder, TrainJob(recipe=asked), "bench")
     watching = list[dict[Stage, Any]]()
 
     def watched(job: Any) -> Any:
-        engine = runner.ml_parts(job)
+        engine = runner.load_job_runner(job)
         from bench.harness.trainer_watch import watch_trainers
 
         watching.append(watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else ""))
         return engine
 
     code = runner.main(run_dir, watched)
-    view, meters = read_view(run_dir), watching[0] if watching else {}
+    view, meters = read_run_state(run_dir), watching[0] if watching else {}
     proof = view.proof and (view.proof.loss - (view.proof.expected_loss or 0.0), view.proof.margin)
     error = view.error or (f"the worker ended with code {code}" if code else "")
     trained = {stage: meter.result for stage, meter in meters.items()}
-    stages = {one.stage: told(trained.get(one.stage, NOTHING), view, one.stage) for one in view.points}
-    return Result(stages=stages, proof=proof or None, error=error)
+    stages = {one.stage: add_event_figures(trained.get(one.stage, NOTHING), view, one.stage) for one in view.points}
+    return GpuCaseResult(stages=stages, proof=proof or None, error=error)
 
 
-def told(result: StageResult, view: RunView, stage: Stage) -> StageResult:
+def add_event_figures(result: StageMeasurement, view: RunState, stage: Stage) -> StageMeasurement:
     """With what the run's own events say; their seconds leave out samples and checks."""
     points = [one for one in view.points if one.stage == stage]
     more = {
@@ -169,7 +170,7 @@ def told(result: StageResult, view: RunView, stage: Stage) -> StageResult:
     return result.model_copy(update=more)
 
 
-def recipe(case: Case, model: str, chats: str, pairs: str) -> Recipe:
+def gpu_recipe(case: GpuCase, model: str, chats: str, pairs: str) -> Recipe:
     """The settings of a case, in ours. chats, pairs: files, of which those of its stages are read."""
     common = {"batch_size": case.batch, "accumulation": 1, "max_length": case.length, "max_steps": case.steps}
     return Recipe(
@@ -180,24 +181,24 @@ def recipe(case: Case, model: str, chats: str, pairs: str) -> Recipe:
         lora=Lora(rank=16, alpha=16),
         sft=Sft(**common, evaluations=case.checks, packing=case.packing),  # type: ignore[arg-type]
         dpo=DpoSettings(**common, evaluations=case.checks),  # type: ignore[arg-type]
-        memory=Memory(probe=case.probe, skip_layers=case.skip_layers),
+        memory=MemoryOptions(probe=case.probe, skip_layers=case.skip_layers),
         sample_tokens=case.samples,
     )
 
 
-def script(order: Order) -> Result:
+def train_with_script(order: GpuCaseJob) -> GpuCaseResult:
     """The same settings in a script."""
     case, loaded = order.case, unsloth_model if order.case.way == "bare" else plain_model
     model, tokenizer = loaded(order)
     from bench.harness.trainer_watch import watch_trainers
 
     meters = watch_trainers()
-    built(order, model, tokenizer).train()
+    build_trainer(order, model, tokenizer).train()
     stage: Stage = "dpo" if case.stage == "dpo" else "sft"
-    return Result(stages={stage: meters[stage].result})
+    return GpuCaseResult(stages={stage: meters[stage].result})
 
 
-def built(order: Order, model: Any, tokenizer: Any) -> Any:
+def build_trainer(order: GpuCaseJob, model: Any, tokenizer: Any) -> Any:
     import torch
     from datasets import load_dataset
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -227,7 +228,7 @@ def built(order: Order, model: Any, tokenizer: Any) -> Any:
     return SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=args)
 
 
-def unsloth_model(order: Order) -> tuple[Any, Any]:
+def unsloth_model(order: GpuCaseJob) -> tuple[Any, Any]:
     from unsloth import FastLanguageModel  # isort: skip
     import torch
 
@@ -245,19 +246,19 @@ def unsloth_model(order: Order) -> tuple[Any, Any]:
     ), tokenizer
 
 
-def plain_model(order: Order) -> tuple[Any, Any]:
+def plain_model(order: GpuCaseJob) -> tuple[Any, Any]:
     import torch
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from bench.harness.models import LINEAR
-    from trainer_core.inference.load import number_format  # plain transformers: how a base is held in this precision
+    from trainer_core.inference.load import weight_options  # plain transformers: how a base is held in this precision
 
     case = order.case
     # Unsloth chooses its own kernel, so flex is only seen here
     kernel = "flex_attention" if case.attention == "flex" else "sdpa"
     model: Any = AutoModelForCausalLM.from_pretrained(
-        order.model, attn_implementation=kernel, **number_format(case.precision)
+        order.model, attn_implementation=kernel, **weight_options(case.precision)
     )
     if case.precision == "nf4":
         model = prepare_model_for_kbit_training(model)
@@ -270,19 +271,19 @@ def plain_model(order: Order) -> tuple[Any, Any]:
     return get_peft_model(model, lora), AutoTokenizer.from_pretrained(order.model)
 
 
-def logits(order: Order) -> Result:
+def run_full_logits(order: GpuCaseJob) -> GpuCaseResult:
     """A DPO step that builds the logits of both sides whole, in 32 bit, for policy and reference."""
     import json
     from itertools import cycle
 
     import torch
 
-    from bench.harness.trainer_watch import Meter, real_tokens
+    from bench.harness.trainer_watch import TrainerMeter, real_tokens
 
     case, (model, tokenizer) = order.case, plain_model(order)
     model.train()  # only then are activations recomputed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser, meter = torch.optim.AdamW(weights, lr=1e-5), Meter()
+    optimiser, meter = torch.optim.AdamW(weights, lr=1e-5), TrainerMeter()
     lines = cycle(order.pairs.read_text(encoding="utf-8").splitlines())
     for _ in range(case.steps):
         began = time.monotonic()
@@ -291,8 +292,8 @@ def logits(order: Order) -> Result:
         cut = {"padding": True, "truncation": True, "max_length": case.length}
         batch = tokenizer(texts, return_tensors="pt", **cut).to(model.device)
         with torch.no_grad(), model.disable_adapter():
-            reference = summed(model(**batch).logits.float(), batch)
-        policy = summed(model(**batch).logits.float(), batch)
+            reference = sum_logprobs(model(**batch).logits.float(), batch)
+        policy = sum_logprobs(model(**batch).logits.float(), batch)
         chosen, rejected = (policy - reference).chunk(2)
         loss = -torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).mean()
         loss.backward()
@@ -303,11 +304,11 @@ def logits(order: Order) -> Result:
         meter.seconds.append(time.monotonic() - began)
     if torch.cuda.is_available():
         meter.step_peak = torch.cuda.max_memory_allocated()
-    meter.look()
-    return Result(stages={"dpo": meter.result})
+    meter.record_peaks()
+    return GpuCaseResult(stages={"dpo": meter.result})
 
 
-def summed(scores: Any, batch: Any) -> Any:
+def sum_logprobs(scores: Any, batch: Any) -> Any:
     """Log-probability of every row."""
     import torch
 
@@ -318,18 +319,18 @@ def summed(scores: Any, batch: Any) -> Any:
 # --- beside training
 
 
-def lanes(order: Order) -> Result:
+def run_compare_lanes(order: GpuCaseJob) -> GpuCaseResult:
     """Compare: the base and two adapters answer."""
-    from bench.suites.compare_child import answer
+    from bench.suites.compare_child import answer_by_way
     from trainer_core.evaluation import prompts
 
     case = order.case
-    asked = (prompts.prompts() * 2)[: case.batch]
-    timed = answer(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
-    return Result(numbers={"seconds": timed.seconds}, said=timed.said)
+    asked = (prompts.read_bundled_prompts() * 2)[: case.batch]
+    timed = answer_by_way(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
+    return GpuCaseResult(numbers={"seconds": timed.seconds}, said=timed.said)
 
 
-def kernel(order: Order) -> Result:
+def time_first_kernel(order: GpuCaseJob) -> GpuCaseResult:
     """Seconds until the first Triton kernel and the first compiled function, forward and backward, have run."""
     import torch
 
@@ -343,14 +344,14 @@ def kernel(order: Order) -> Result:
     normed = torch.compile(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
     normed(row).sum().backward()
     torch.cuda.synchronize()
-    return Result(numbers={"triton": triton, "compile": time.monotonic() - began})
+    return GpuCaseResult(numbers={"triton": triton, "compile": time.monotonic() - began})
 
 
-def noise(order: Order) -> Result:
+def time_noise(order: GpuCaseJob) -> GpuCaseResult:
     """Seconds for a token's noise of three lanes, of 151,936 numbers: drawn by the processor and sent, and drawn by the card."""
     import torch
 
-    from trainer_core.inference.coupled_sampling import gumbel
+    from trainer_core.inference.coupled_sampling import gumbel_noise
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -359,15 +360,15 @@ def noise(order: Order) -> Result:
             torch.cuda.synchronize()
 
     def sent(at: int) -> None:
-        torch.stack([gumbel(7, str(lane), at, 151_936, torch.device("cpu")) for lane in range(3)]).to(device)
+        torch.stack([gumbel_noise(7, str(lane), at, 151_936, torch.device("cpu")) for lane in range(3)]).to(device)
 
     def drawn(at: int) -> None:
-        torch.stack([gumbel(7, str(lane), at, 151_936, device) for lane in range(3)])
+        torch.stack([gumbel_noise(7, str(lane), at, 151_936, device) for lane in range(3)])
 
-    return Result(numbers={"processor": each(sent, wait), "card": each(drawn, wait)})
+    return GpuCaseResult(numbers={"processor": seconds_each(sent, wait), "card": seconds_each(drawn, wait)})
 
 
-def each(work: Callable[[int], None], wait: Callable[[], None], times: Iterable[int] = range(1, 101)) -> float:
+def seconds_each(work: Callable[[int], None], wait: Callable[[], None], times: Iterable[int] = range(1, 101)) -> float:
     """Seconds of one, after one to warm up."""
     work(0)
     wait()

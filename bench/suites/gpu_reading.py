@@ -11,9 +11,9 @@ from statistics import median
 from scipy.stats import linregress
 
 from bench.harness import models
-from bench.harness.result import Row, Target, two_sided
-from bench.suites.gpu_case import Case, Result, StageResult
-from bench.suites.gpu_child import recipe
+from bench.harness.result import BenchRow, Target, row_against_peer
+from bench.suites.gpu_case import GpuCase, GpuCaseResult, StageMeasurement
+from bench.suites.gpu_child import gpu_recipe
 from trainer_core.models import architecture
 from trainer_core.planning import memory_model
 from trainer_core.runs.events import Stage
@@ -29,66 +29,66 @@ NUMBERS = "Plan: numbers per token of a layer, in MLP widths"
 HEAD = "Plan: workspace of the loss"
 CONTEXT = "Plan: CUDA context"
 AFTER = f"Estimate with these three, for {LARGE}: worst error"
-Told = Result | str
+CaseOutcome = GpuCaseResult | str
 """A result, or why there is none."""
-Read = Callable[["Figure", Sequence[Told], str], Row]
+FigureReader = Callable[["FigureSpec", Sequence[CaseOutcome], str], BenchRow]
 """Reads a row from what its cases gave, on the card of that name."""
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureSpec:
     """One row: the cases that it needs, ours first, and how it is read from their results."""
 
     goal: str
     what: str
     unit: str
-    cases: tuple[Case, ...]
-    read: Read
+    cases: tuple[GpuCase, ...]
+    read: FigureReader
     target: Target | None = None
 
     @property
-    def open(self) -> Row:
-        return Row(self.goal, self.what, self.unit, target=self.target)
+    def open_row(self) -> BenchRow:
+        return BenchRow(self.goal, self.what, self.unit, target=self.target)
 
 
-Pick = Callable[[Case, Result], Sequence[float]]
+ValuePicker = Callable[[GpuCase, GpuCaseResult], Sequence[float]]
 """The repetitions of a figure in a result; none: it is not there, as a peak without a card."""
 
 
-def single(pick: Pick, note: Callable[[Result], str] = lambda _: "") -> Read:
+def read_single(pick: ValuePicker, note: Callable[[GpuCaseResult], str] = lambda _: "") -> FigureReader:
     """A figure of one case."""
 
-    def read(figure: Figure, told: Sequence[Told], card: str) -> Row:
+    def read(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
         found, (case, *_) = told[0], figure.cases
         if isinstance(found, str):
-            return replace(figure.open, note=found)
+            return replace(figure.open_row, note=found)
         values = pick(case, found)
         ours = median(values) if values else None
         said = note(found) or found.error or ("" if values else "this run says nothing of it")
-        return replace(figure.open, ours=ours, n=len(values), note=said)
+        return replace(figure.open_row, ours=ours, n=len(values), note=said)
 
     return read
 
 
-def beside(pick: Pick, faster: bool = False) -> Read:
+def read_against_peer(pick: ValuePicker, faster: bool = False) -> FigureReader:
     """A figure of two cases. faster: the ratio is peer ÷ ours, where both are costs; else ours ÷ peer."""
 
-    def read(figure: Figure, told: Sequence[Told], card: str) -> Row:
+    def read(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
         pairs = list(zip(("ours", "peer"), figure.cases, told, strict=True))
         said = "; ".join(
             f"{who}: {why}" for who, _, one in pairs if (why := one if isinstance(one, str) else one.error)
         )
         a, b = ([] if isinstance(one, str) else pick(case, one) for _, case, one in pairs)
         if a and b:
-            row = two_sided(figure.goal, figure.what, figure.unit, a, b, faster, target=figure.target)
+            row = row_against_peer(figure.goal, figure.what, figure.unit, a, b, faster, target=figure.target)
             return replace(row, note=said)
         alone = median(a) if a else None, median(b) if b else None
-        return replace(figure.open, ours=alone[0], peer=alone[1], n=len(a), note=said)
+        return replace(figure.open_row, ours=alone[0], peer=alone[1], n=len(a), note=said)
 
     return read
 
 
-def stretches(case: Case, stage: StageResult, counts: Sequence[float]) -> list[float]:
+def stretches(case: GpuCase, stage: StageMeasurement, counts: Sequence[float]) -> list[float]:
     """Of the last steps, those after the warm-up: a second's worth of what is counted, in stretches of equal numbers of steps."""
     measured = list(zip(stage.seconds, counts, strict=True))[case.warm - case.steps :]
     size = max(1, len(measured) // STRETCHES)
@@ -96,98 +96,98 @@ def stretches(case: Case, stage: StageResult, counts: Sequence[float]) -> list[f
     return [sum(count for _, count in one) / sum(seconds for seconds, _ in one) for one in cut]
 
 
-def tokens_per_second(case: Case, found: Result, stage: Stage | None = None) -> list[float]:
+def tokens_per_second(case: GpuCase, found: GpuCaseResult, stage: Stage | None = None) -> list[float]:
     one = found.stages.get(stage or stage_of(case))
     return stretches(case, one, one.tokens) if one else []
 
 
-def pairs_per_second(case: Case, found: Result) -> list[float]:
+def pairs_per_second(case: GpuCase, found: GpuCaseResult) -> list[float]:
     one = found.stages.get("dpo")
     return stretches(case, one, [case.batch] * len(one.seconds)) if one else []
 
 
-def stage_of(case: Case) -> Stage:
+def stage_of(case: GpuCase) -> Stage:
     return "dpo" if case.stage == "dpo" else "sft"
 
 
-def peak(case: Case, found: Result) -> list[float]:
+def torch_reserved_gib(case: GpuCase, found: GpuCaseResult) -> list[float]:
     """GiB that torch reserved at most."""
     return [one.peak_gib for one in found.stages.values() if one.peak_gib]
 
 
-def step_peak(case: Case, found: Result, stage: Stage) -> list[float]:
+def step_peak_gib(case: GpuCase, found: GpuCaseResult, stage: Stage) -> list[float]:
     """GiB that torch held at most within a step."""
     one = found.stages.get(stage)
     return [one.step_gib] if one and one.step_gib else []
 
 
-def first_step(case: Case, found: Result, stage: Stage) -> list[float]:
+def first_step(case: GpuCase, found: GpuCaseResult, stage: Stage) -> list[float]:
     """Seconds of the first step, and of the probe before it, beyond the usual step."""
     one = found.stages.get(stage)
     return [one.probe + one.seconds[0] - median(one.seconds[1:])] if one and len(one.seconds) > 1 else []
 
 
-def first_aside(case: Case, found: Result, name: str) -> list[float]:
+def first_aside(case: GpuCase, found: GpuCaseResult, name: str) -> list[float]:
     """Seconds of the first held-out check or sample answers beyond the second's."""
     told = [getattr(one, name) for one in found.stages.values()]
     return [one[0] - one[1] for one in told[:1] if len(one) > 1]
 
 
-def number(case: Case, found: Result, name: str) -> list[float]:
+def number(case: GpuCase, found: GpuCaseResult, name: str) -> list[float]:
     return [found.numbers[name]] if name in found.numbers else []
 
 
-def lane_pace(case: Case, found: Result) -> list[float]:
+def lane_pace(case: GpuCase, found: GpuCaseResult) -> list[float]:
     """Tokens a second of one lane."""
     return [sum(map(len, found.said["0"])) / found.numbers["seconds"]] if found.said else []
 
 
-def whole(case: Case, found: Result) -> list[float]:
+def whole(case: GpuCase, found: GpuCaseResult) -> list[float]:
     return [float(not found.error)]
 
 
-def proof_holds(case: Case, found: Result) -> list[float]:
+def proof_holds(case: GpuCase, found: GpuCaseResult) -> list[float]:
     return [float(found.proof is not None and not found.error)]
 
 
-def first_margin(case: Case, found: Result) -> list[float]:
+def first_margin(case: GpuCase, found: GpuCaseResult) -> list[float]:
     """Of DPO's first step, whose kernels are those of training; the proof's own, where it ended the run before."""
     told = found.stages["dpo"].margins if "dpo" in found.stages else found.proof and found.proof[1:]
     return [abs(told[0])] if told else []
 
 
-def first_loss_note(found: Result) -> str:
+def first_loss_note(found: GpuCaseResult) -> str:
     told = (
         f"loss of the first step − ln 2: {found.stages['dpo'].losses[0] - log(2):+.2e}" if "dpo" in found.stages else ""
     )
     return "; ".join(filter(None, (told, proof_note(found))))
 
 
-def proof_note(found: Result) -> str:
+def proof_note(found: GpuCaseResult) -> str:
     told = f"proof: loss − expected {found.proof[0]:+.2e} nats, margin {found.proof[1]:+.2e}" if found.proof else ""
     return "; ".join(filter(None, (told, found.error)))
 
 
-def compile_note(found: Result) -> str:
+def compile_note(found: GpuCaseResult) -> str:
     return (
         f"{found.compiled} files were in the compile cache before" if found.compiled else "the compile cache was empty"
     )
 
 
-def seconds_note(found: Result) -> str:
+def seconds_note(found: GpuCaseResult) -> str:
     return found.error or ", ".join(f"{stage.upper()} {sum(one.seconds):.0f} s" for stage, one in found.stages.items())
 
 
-def kept_layers(case: Case, found: Result) -> list[float]:
+def kept_layers(case: GpuCase, found: GpuCaseResult) -> list[float]:
     return [float(found.kept_layers[0])] if found.kept_layers else []
 
 
-def resumed(figure: Figure, told: Sequence[Told], card: str) -> Row:
+def resume_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
     """How far the losses of a killed run are from those of one that was not."""
     killed, whole_run = told
     why = next((one if isinstance(one, str) else one.error for one in told if isinstance(one, str) or one.error), "")
     if why or isinstance(killed, str) or isinstance(whole_run, str):
-        return replace(figure.open, note=why)
+        return replace(figure.open_row, note=why)
     apart = [
         abs(one - other)
         for stage, result in killed.stages.items()
@@ -195,12 +195,12 @@ def resumed(figure: Figure, told: Sequence[Told], card: str) -> Row:
     ]
     eight, every = killed.stages["dpo"].states
     note = f"{eight} of the optimiser's {every} tensors are 8-bit, read back from its checkpoint"
-    return replace(figure.open, ours=max(apart), n=len(apart), note=note)
+    return replace(figure.open_row, ours=max(apart), n=len(apart), note=note)
 
 
-def beside_lanes(figure: Figure, told: Sequence[Told], card: str) -> Row:
+def lanes_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
     """Seconds of both, and whether the answers are the same."""
-    row = beside(partial(number, name="seconds"), faster=True)(figure, told, card)
+    row = read_against_peer(partial(number, name="seconds"), faster=True)(figure, told, card)
     ours, peer = told
     if isinstance(ours, str) or isinstance(peer, str):
         return row
@@ -209,84 +209,96 @@ def beside_lanes(figure: Figure, told: Sequence[Told], card: str) -> Row:
     return replace(row, note=f"{alike} of {len(said)} answers are the same, token for token")
 
 
-def utilised(figure: Figure, told: Sequence[Told], card: str) -> Row:
+def utilisation_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
     """Share of the card's arithmetic, at the sums that the design counts for a token; recomputing is among them."""
     found, (case, *_) = told[0], figure.cases
     most = next((value for name, value in PEAK_TFLOPS.items() if name in card), None)
     if isinstance(found, str) or most is None:
         return replace(
-            figure.open, note=found if isinstance(found, str) else f"the peak of this device ({card}) is not known"
+            figure.open_row, note=found if isinstance(found, str) else f"the peak of this device ({card}) is not known"
         )
-    shares = [pace * operations(case.model) / (most * 1e12) for pace in tokens_per_second(case, found)]
+    shares = [pace * flops_per_token(case.model) / (most * 1e12) for pace in tokens_per_second(case, found)]
     target = Target("ours", "≥", 0.55 if "4090" in card else 0.45) if case.model == LARGE else None
-    return replace(figure.open, ours=median(shares), n=len(shares), target=target)
+    return replace(figure.open_row, ours=median(shares), n=len(shares), target=target)
 
 
-def operations(name: str, length: int = 2048) -> float:
+def flops_per_token(name: str, length: int = 2048) -> float:
     """Floating-point operations for a token of a row of that length: forward, again and backward over the base, the head's
     forward and backward, attention."""
     found = shape_of(name)
     return 6.0 * found.linear_weights + 4 * found.vocabulary * found.hidden + 8 * length * found.query * found.layers
 
 
-def shape_of(name: str) -> architecture.Shape:
+def shape_of(name: str) -> architecture.Architecture:
     kind, sizes = models.SHAPES[name]
-    return architecture.shape_of({"model_type": kind, **sizes})
+    return architecture.parse_architecture({"model_type": kind, **sizes})
 
 
-Taken = Sequence[tuple[Case, Result]]
+Taken = Sequence[tuple[GpuCase, GpuCaseResult]]
 
 
-def planned(figure: Figure, told: Sequence[Told], card: str) -> Row:
+def plan_error_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
     """The plan's estimate with its constants and with those measured, and the constants themselves.
 
     The middle model's micro-batches of 2k to 32k tokens give them; the large model's packed run, which had no part in it, judges
     them. `bench/suites/memory_probe.py` asks the same after a probe, `bench/suites/auto_settings.py` about smaller cards.
     """
     known = [
-        (case, one) for case, one in zip(figure.cases, told, strict=True) if isinstance(one, Result) and peak(case, one)
+        (case, one)
+        for case, one in zip(figure.cases, told, strict=True)
+        if isinstance(one, GpuCaseResult) and torch_reserved_gib(case, one)
     ]
     taken = [(case, one) for case, one in known if case.model == MIDDLE]
     others = [(case, one) for case, one in known if case.model == LARGE]
     if figure.what == ERROR:
-        return replace(figure.open, ours=worst(known, memory_model.LOW, memory_model.HIGH), n=len(known))
+        return replace(
+            figure.open_row,
+            ours=worst_error(known, memory_model.LOW_COEFFICIENTS, memory_model.HIGH_COEFFICIENTS),
+            n=len(known),
+        )
     if len(taken) < 3:
-        return figure.open
-    fitted = fit(taken)
+        return figure.open_row
+    fitted = fit_coefficients(taken)
     if figure.what == AFTER:
-        return replace(figure.open, ours=worst(others, fitted, fitted), n=len(others))
+        return replace(figure.open_row, ours=worst_error(others, fitted, fitted), n=len(others))
     size = {NUMBERS: 1, HEAD: GIB, CONTEXT: GIB}[figure.what]
     name = {NUMBERS: "activation", HEAD: "head", CONTEXT: "context"}[figure.what]
-    low, high, found = (getattr(one, name) / size for one in (memory_model.LOW, memory_model.HIGH, fitted))
+    low, high, found = (
+        getattr(one, name) / size for one in (memory_model.LOW_COEFFICIENTS, memory_model.HIGH_COEFFICIENTS, fitted)
+    )
     target = Target("ratio", "±", round((high - low) / (low + high), 2))
     middle = (low + high) / 2
-    row = replace(figure.open, ours=found, peer=middle, ratio=found / middle, target=target, n=1)
+    row = replace(figure.open_row, ours=found, peer=middle, ratio=found / middle, target=target, n=1)
     return replace(row, note=f"assumed: {low:.2f} to {high:.2f}")
 
 
-def fit(taken: Taken) -> memory_model.Prior:
+def fit_coefficients(taken: Taken) -> memory_model.MemoryCoefficients:
     """Numbers alive per token in MLP widths, and the loss's workspace: the line through the peaks less all that is known."""
-    middle = (memory_model.LOW.fragmentation + memory_model.HIGH.fragmentation) / 2
-    nothing = memory_model.Prior(activation=0, head=0, context=0, fragmentation=0)
+    middle = (memory_model.LOW_COEFFICIENTS.fragmentation + memory_model.HIGH_COEFFICIENTS.fragmentation) / 2
+    nothing = memory_model.MemoryCoefficients(activation=0, head=0, context=0, fragmentation=0)
     widths, rests = list[float](), list[float]()
     for case, found in taken:
-        wanted = setup(case)
-        widths.append(wanted.tokens * wanted.shape.mlp * memory_model.BYTES[wanted.base])
+        wanted = case_setup(case)
+        widths.append(wanted.batch_tokens * wanted.shape.mlp * memory_model.BYTES_PER_NUMBER[wanted.base])
         rests.append(
-            max(peak(case, found)) * GIB / (1 + middle) - memory_model.estimate(wanted, nothing, nothing).middle
+            max(torch_reserved_gib(case, found)) * GIB / (1 + middle)
+            - memory_model.estimate_memory(wanted, nothing, nothing).middle
         )
     line = linregress(widths, rests)
     context = median(found.context_gib for _, found in taken) * GIB
-    return memory_model.Prior(
+    return memory_model.MemoryCoefficients(
         activation=line.slope, head=max(0.0, line.intercept), context=context, fragmentation=middle
     )
 
 
-def worst(taken: Taken, low: memory_model.Prior, high: memory_model.Prior) -> float | None:
+def worst_error(
+    taken: Taken, low: memory_model.MemoryCoefficients, high: memory_model.MemoryCoefficients
+) -> float | None:
     """The largest error of the plan's middle value, in percent of what torch reserved and the context took."""
     errors = [
         abs(
-            memory_model.estimate(setup(case), low, high).middle / ((max(peak(case, found)) + found.context_gib) * GIB)
+            memory_model.estimate_memory(case_setup(case), low, high).middle
+            / ((max(torch_reserved_gib(case, found)) + found.context_gib) * GIB)
             - 1
         )
         for case, found in taken
@@ -294,8 +306,8 @@ def worst(taken: Taken, low: memory_model.Prior, high: memory_model.Prior) -> fl
     return 100 * max(errors, default=0.0) if errors else None
 
 
-def setup(case: Case) -> memory_model.Setup:
-    wanted = recipe(case, case.model, "chats", "pairs")
-    return memory_model.Setup(
+def case_setup(case: GpuCase) -> memory_model.StageSetup:
+    wanted = gpu_recipe(case, case.model, "chats", "pairs")
+    return memory_model.StageSetup(
         shape_of(case.model), wanted.lora, wanted.sft, "nf4" if case.precision == "auto" else case.precision
     )

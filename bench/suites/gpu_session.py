@@ -17,10 +17,10 @@ from typing import Any
 
 from bench.harness import fixtures, models
 from bench.harness.child import ChildError, run_child
-from bench.harness.journal import Call, Entry, release
-from bench.harness.result import Device, Row, placed
-from bench.suites.gpu_case import Case, Measurement, Order, Result
-from bench.suites.gpu_reading import MIDDLE, SMALL, Figure, Told
+from bench.harness.journal import BenchCall, JournalEntry, plain_version
+from bench.harness.result import BenchRow, Device, stamp_measured_row
+from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult, GpuMeasurement
+from bench.suites.gpu_reading import MIDDLE, SMALL, CaseOutcome, FigureSpec
 from trainer_core.system import hardware
 
 CASE_SECONDS = 240.0
@@ -30,15 +30,15 @@ STARTER = "starter"
 
 
 @dataclass
-class Session:
+class GpuSession:
     """One call: the machine, the data, and what was measured in it."""
 
-    call: Call
+    call: BenchCall
     place: Path
     tiny: bool
     gpu: hardware.Gpu | None
-    found: dict[Case, Entry | str] = field(default_factory=dict)
-    tried: set[Case] = field(default_factory=set)
+    found: dict[GpuCase, JournalEntry | str] = field(default_factory=dict)
+    tried: set[GpuCase] = field(default_factory=set)
     """In this call: what failed in an earlier one is tried once more."""
 
     @property
@@ -46,94 +46,94 @@ class Session:
         return self.gpu.name if self.gpu else hardware.cpu_name()
 
     @property
-    def most(self) -> float:
+    def case_time_limit(self) -> float:
         """Seconds that a case may take."""
         return inf if self.tiny else CASE_SECONDS
 
-    def known(self, case: Case) -> Entry | str:
+    def find_result(self, case: GpuCase) -> JournalEntry | str:
         """What was measured of a case so far; or why there is nothing, empty where nobody tried."""
-        wanted = self.wanted(case)
+        wanted = self.case_here(case)
         if wanted not in self.found:
             entry = self.call.journal.find(self.key(wanted), self.card, version_in(wanted.torch))
             if entry:
                 self.found[wanted] = entry
         return self.found.get(wanted, "")
 
-    def measure(self, case: Case) -> None:
+    def measure(self, case: GpuCase) -> None:
         """Measure a case that is not known, as far as there is time. It is in the results file when this returns."""
-        known = self.known(case)
-        if isinstance(known, Entry) and "result" in known.value:
+        known = self.find_result(case)
+        if isinstance(known, JournalEntry) and "result" in known.value:
             return
-        wanted = self.wanted(case)
-        if isinstance(known, Entry) and wanted in self.tried:
+        wanted = self.case_here(case)
+        if isinstance(known, JournalEntry) and wanted in self.tried:
             return
-        if why := lacks(wanted, self.gpu is not None):
+        if why := missing_requirement(wanted, self.gpu is not None):
             self.found[wanted] = why
-        elif not self.call.over:
+        elif not self.call.is_over:
             self.tried.add(wanted)
             self.found[wanted] = self.run(wanted)
 
-    def wanted(self, case: Case) -> Case:
+    def case_here(self, case: GpuCase) -> GpuCase:
         """What stands for a case here."""
-        own = case.model_copy(update={"torch": "" if case.torch == short(version("torch")) else case.torch})
+        own = case.model_copy(update={"torch": "" if case.torch == minor_version(version("torch")) else case.torch})
         return tiny_case(own) if self.tiny else own
 
-    def key(self, case: Case) -> dict[str, Any]:
+    def key(self, case: GpuCase) -> dict[str, Any]:
         return {"cuda": case.model_dump(mode="json", exclude_defaults=True), "tiny": self.tiny}
 
-    def run(self, case: Case) -> Entry | str:
+    def run(self, case: GpuCase) -> JournalEntry | str:
         began = time.monotonic()
         order = self.order(case)
         file = order.folder / "order.json"
         file.write_text(order.model_dump_json(), encoding="utf-8")
-        command = [pythons().get(case.torch, sys.executable), "-m", "bench.suites.gpu_child", str(file)]
-        seconds = min(self.call.left, self.most)
+        command = [python_by_torch().get(case.torch, sys.executable), "-m", "bench.suites.gpu_child", str(file)]
+        seconds = min(self.call.seconds_left, self.case_time_limit)
         try:
             run_child(command, order.log, seconds, self.environment())
-            measured = Measurement.model_validate_json(order.result.read_bytes())
-            entry = Entry(self.key(case), {"result": measured.result.model_dump(mode="json")}, measured.where)
+            measured = GpuMeasurement.model_validate_json(order.result_path.read_bytes())
+            entry = JournalEntry(self.key(case), {"result": measured.result.model_dump(mode="json")}, measured.where)
             if measured.result.error and not measured.result.proof:
-                entry = self.failed(case, measured.result.error, order.log)
+                entry = self.failure_entry(case, measured.result.error, order.log)
         except ChildError as error:
-            entry = self.failed(case, str(error), order.log)
+            entry = self.failure_entry(case, str(error), order.log)
         except subprocess.TimeoutExpired:
-            if seconds < self.most:
+            if seconds < self.case_time_limit:
                 return f"cut after {seconds:.0f} s by the end of the budget; the next call measures it"
-            entry = self.failed(case, f"not done after {seconds:.0f} s", order.log)
+            entry = self.failure_entry(case, f"not done after {seconds:.0f} s", order.log)
         self.call.journal.add(entry)
         what = " ".join(f"{name} {value}" for name, value in case.model_dump(exclude_defaults=True).items())
         sys.stderr.write(f"{time.monotonic() - began:4.0f} s  {what}: {entry.value.get('failed', 'measured')}\n")
         return entry
 
-    def failed(self, case: Case, why: str, log: Path) -> Entry:
+    def failure_entry(self, case: GpuCase, why: str, log: Path) -> JournalEntry:
         where = {"card": self.card, "torch": version_in(case.torch)}
-        return Entry(self.key(case), {"failed": why, "log": ChildError(log).log}, where)
+        return JournalEntry(self.key(case), {"failed": why, "log": ChildError(log).log}, where)
 
-    def order(self, case: Case) -> Order:
+    def order(self, case: GpuCase) -> GpuCaseJob:
         folder = Path(tempfile.mkdtemp(dir=self.place))
         model = self.model(case.model)
-        adapters = models.kept_adapters(model) if case.way == "lanes" else ()
+        adapters = models.cache_adapters(model) if case.way == "lanes" else ()
         chats, pairs = self.data(case.answers)
-        return Order(
+        return GpuCaseJob(
             case=case, model=model, adapters=adapters, chats=chats, pairs=pairs, folder=folder, log=folder / "log"
         )
 
     def model(self, name: str) -> Path:
         if name == STARTER:
             return models.starter_model()
-        return models.kept_model(SMALL if name == "tiny" else name, self.tiny or name == "tiny")
+        return models.cache_model(SMALL if name == "tiny" else name, self.tiny or name == "tiny")
 
     def data(self, answers: int) -> tuple[Path, Path]:
         """Chats and pairs: of mixed lengths, as real data has them, half of them short; or all of that many tokens."""
         chats, pairs = (self.place / f"{name}-{answers}.jsonl" for name in ("chats", "pairs"))
         if not pairs.exists():
-            fixtures.chats(
+            fixtures.write_chats(
                 chats, 200 if self.tiny or answers else 4000, (answers,) if answers else (20, 40, 80, 160, 320, 1200)
             )
             if answers:
-                fixtures.answers(pairs, 40, (answers,))
+                fixtures.write_answer_pairs(pairs, 40, (answers,))
             else:
-                fixtures.pairs(pairs, 200 if self.tiny else 1000, 300 if self.tiny else 8000)
+                fixtures.write_pair_file(pairs, 200 if self.tiny else 1000, 300 if self.tiny else 8000)
         return chats, pairs
 
     def environment(self) -> dict[str, str]:
@@ -145,27 +145,27 @@ class Session:
             "UNSLOTH_DISABLE_STATISTICS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUTF8": "1",
-            "UNSLOTH_COMPILE_LOCATION": str(models.home() / "compiled" / name / "unsloth"),
+            "UNSLOTH_COMPILE_LOCATION": str(models.bench_home() / "compiled" / name / "unsloth"),
             **models.compile_caches(name),
             **({"OMP_NUM_THREADS": "1"} if self.tiny else {}),
         }
 
-    def row(self, figure: Figure, device: Device) -> Row:
+    def row(self, figure: FigureSpec, device: Device) -> BenchRow:
         """A row from what is known."""
-        known = [self.known(case) for case in figure.cases]
+        known = [self.find_result(case) for case in figure.cases]
         told = [one if isinstance(one, str) else result_of(one) for one in known]
         row = figure.read(figure, told, self.card)
-        measured = [one for one in known if isinstance(one, Entry) and "result" in one.value]
-        return placed(row, device, self.tiny, measured[0].where, measured[0].date) if measured else row
+        measured = [one for one in known if isinstance(one, JournalEntry) and "result" in one.value]
+        return stamp_measured_row(row, device, self.tiny, measured[0].where, measured[0].date) if measured else row
 
 
-def result_of(entry: Entry) -> Told:
+def result_of(entry: JournalEntry) -> CaseOutcome:
     if "failed" in entry.value:
         return f"failed: {entry.value['failed']}"
-    return Result.model_validate(entry.value["result"])
+    return GpuCaseResult.model_validate(entry.value["result"])
 
 
-def tiny_case(case: Case) -> Case:
+def tiny_case(case: GpuCase) -> GpuCase:
     """The same case as the processor can have it in seconds; many become one."""
     kind = MIDDLE if case.model in models.SHAPES and models.SHAPES[case.model][0] == "qwen3" else SMALL
     if case.way in ("kernel", "noise"):
@@ -180,7 +180,7 @@ def tiny_case(case: Case) -> Case:
     return case.model_copy(update=small | off | few | one)
 
 
-def lacks(case: Case, card: bool) -> str:
+def missing_requirement(case: GpuCase, card: bool) -> str:
     """Why a case cannot be had on this machine; empty: it can be tried."""
     if case.way == "plain" and not card:
         return "TRL 1.15 alone cannot train on a processor: its fused head needs Triton"
@@ -188,17 +188,17 @@ def lacks(case: Case, card: bool) -> str:
         return "there is no card"
     if case.attention == "xformers" and not find_spec("xformers"):
         return "xformers is not installed"
-    if case.torch and case.torch not in pythons():
+    if case.torch and case.torch not in python_by_torch():
         return f"no Python with torch {case.torch} is named in {PYTHONS}"
     return ""
 
 
 @cache
-def pythons() -> dict[str, str]:
+def python_by_torch() -> dict[str, str]:
     """Torch's major and minor version → the Python that has it; this one's among them."""
-    found = {short(version("torch")): sys.executable}
+    found = {minor_version(version("torch")): sys.executable}
     for python in filter(None, os.environ.get(PYTHONS, "").split(os.pathsep)):
-        found.setdefault(short(torch_of(python)), python)
+        found.setdefault(minor_version(torch_of(python)), python)
     return found
 
 
@@ -210,10 +210,10 @@ def torch_of(python: str) -> str:
 
 def version_in(torch: str) -> str:
     """The full version of that torch, or of this Python's; what is not there has none."""
-    python = pythons().get(torch, "") if torch else sys.executable
+    python = python_by_torch().get(torch, "") if torch else sys.executable
     return version("torch") if python == sys.executable else torch_of(python) if python else torch
 
 
-def short(full: str) -> str:
+def minor_version(full: str) -> str:
     """`2.13.0+cpu` → `2.13`."""
-    return ".".join(release(full).split(".")[:2])
+    return ".".join(plain_version(full).split(".")[:2])

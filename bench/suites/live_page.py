@@ -15,15 +15,15 @@ from statistics import median
 from typing import Any
 
 from bench.harness import fixtures
-from bench.harness.result import Device, Row, Target, one_sided
-from bench.harness.served_app import Served, served
-from tools.browser import chromium
+from bench.harness.result import BenchRow, Device, Target, row_against_target
+from bench.harness.served_app import ServedApp, start_served_app
+from tools.browser import find_chromium
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
 
 QUESTION = "What do open pages with 10,000 points cost per second, and how soon are their curves and 1,000 runs drawn?"
 DEVICES: tuple[Device, ...] = ("cpu",)
-OPEN: tuple[Row, ...] = ()
+OPEN: tuple[BenchRow, ...] = ()
 FLAGS = ["--no-sandbox", "--disable-gpu"]
 SETTLE_SECONDS = 4.0
 CLICK = """() => new Promise(done => {
@@ -44,7 +44,7 @@ WIRE = Target("ours", "≤", 0.5)
 
 
 @dataclass(frozen=True)
-class Cost:
+class PageCost:
     """All per second: KB to the app and from it, milliseconds of the main thread, percent of a core of the app."""
 
     asked: float
@@ -53,59 +53,62 @@ class Cost:
     server: float
 
 
-def run(device: Device, tiny: bool) -> list[Row]:
+def run(device: Device, tiny: bool) -> list[BenchRow]:
     points, seconds = (200, 3.0) if tiny else (10_000, 10.0)
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(Path(scratch) / "app")
-        run_dir = fixtures.run(workspace, "long", points)
-        with served(workspace.root) as app, opened(app) as (page, wire):
+        run_dir = fixtures.make_run(workspace, "long", points)
+        with start_served_app(workspace.root) as app, open_browser_page(app) as (page, wire):
             page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
             page.get_by_role("tab", name="Train").click()
-            quiet = cost(app, page, wire, seconds)
-            times = [reloaded(page, points) for _ in range(1 if tiny else 5)]
-            with growing(run_dir, points):
-                said = [*rows("a step a second", cost(app, page, wire, seconds)), *looks(app, page, wire, seconds)]
-                said += tabs(app, page, wire, seconds)
-        runs_drawn = many(Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
-    return [*rows("a finished run", quiet), *said, restored(times), runs_drawn]
+            quiet = measure_page_cost(app, page, wire, seconds)
+            times = [time_reload(page, points) for _ in range(1 if tiny else 5)]
+            with grow_run(run_dir, points):
+                said = [
+                    *cost_rows("a step a second", measure_page_cost(app, page, wire, seconds)),
+                    *view_rows(app, page, wire, seconds),
+                ]
+                said += four_tab_rows(app, page, wire, seconds)
+        runs_drawn = run_list_row(Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
+    return [*cost_rows("a finished run", quiet), *said, reload_row(times), runs_drawn]
 
 
-def looks(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[Row]:
+def view_rows(app: ServedApp, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[BenchRow]:
     """The same page with one of its folds open, and where nobody looks at it."""
     said = []
     for fold, when in (("deep", "rate, norm and speed shown"), ("machine", "the machine shown")):
         page.evaluate(FOLD, [fold, True])
-        said += rows(when, cost(app, page, wire, seconds))
+        said += cost_rows(when, measure_page_cost(app, page, wire, seconds))
         page.evaluate(FOLD, [fold, False])
     page.evaluate(HIDE, True)
-    said += rows("behind another tab", cost(app, page, wire, seconds))
+    said += cost_rows("behind another tab", measure_page_cost(app, page, wire, seconds))
     page.evaluate(HIDE, False)
     return said
 
 
-def tabs(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[Row]:
+def four_tab_rows(app: ServedApp, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[BenchRow]:
     """Four pages at once: what each takes, and what all of them take of the app."""
     more = [page.context.new_page() for _ in range(3)]
     for one in more:
         one.goto(app.link)
         one.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
         one.get_by_role("tab", name="Train", exact=True).click()
-        counted(one, wire)
-    found = cost(app, page, wire, seconds)
+        count_traffic(one, wire)
+    found = measure_page_cost(app, page, wire, seconds)
     for one in more:
         one.close()
     each, note = (found.asked + found.told) / 4, "All four show the same run, with a step a second."
     return [
-        Row("app", "Four pages open: over the wire, each", "KB/s", each, target=WIRE, n=1, note=note),
-        Row("app", "Four pages open: the app, of one core", "%", found.server, n=1),
+        BenchRow("app", "Four pages open: over the wire, each", "KB/s", each, target=WIRE, n=1, note=note),
+        BenchRow("app", "Four pages open: the app, of one core", "%", found.server, n=1),
     ]
 
 
-def many(workspace: Workspace, count: int, turns: int) -> Row:
+def run_list_row(workspace: Workspace, count: int, turns: int) -> BenchRow:
     """From the click on Runs until rows are on the screen, each time in a page that has not shown them."""
-    fixtures.copies(fixtures.run(workspace, "first", 40), count - 1)
+    fixtures.copy_run(fixtures.make_run(workspace, "first", 40), count - 1)
     times = []
-    with served(workspace.root) as app, opened(app) as (page, _):
+    with start_served_app(workspace.root) as app, open_browser_page(app) as (page, _):
         for _ in range(turns):
             page.reload()
             page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
@@ -114,10 +117,12 @@ def many(workspace: Workspace, count: int, turns: int) -> Row:
             times.append(page.evaluate(CLICK) / 1000)
             page.get_by_role("tab", name="Train", exact=True).click()
             page.wait_for_timeout(1500)  # the page remembers it
-    return one_sided("app", f"{count:,} runs: click to rows drawn", "s", times, target=Target("ours", "≤", 0.5))
+    return row_against_target(
+        "app", f"{count:,} runs: click to rows drawn", "s", times, target=Target("ours", "≤", 0.5)
+    )
 
 
-def reloaded(page: Any, points: int) -> tuple[float, float]:
+def time_reload(page: Any, points: int) -> tuple[float, float]:
     """Seconds from a reload until the same tab is back with its curves drawn, and until the page's own script runs."""
     began = time.monotonic()
     page.reload(wait_until="commit")
@@ -129,23 +134,27 @@ def reloaded(page: Any, points: int) -> tuple[float, float]:
     return time.monotonic() - began, script
 
 
-def restored(times: list[tuple[float, float]]) -> Row:
+def reload_row(times: list[tuple[float, float]]) -> BenchRow:
     whole, script = zip(*times, strict=True)
     note = f"{median(script):.2f} s of it until the first line of the page's script runs."
-    return one_sided("app", "Page restored after a reload", "s", whole, target=Target("ours", "≤", 1), note=note)
+    return row_against_target(
+        "app", "Page restored after a reload", "s", whole, target=Target("ours", "≤", 1), note=note
+    )
 
 
-def rows(when: str, cost: Cost) -> list[Row]:
+def cost_rows(when: str, cost: PageCost) -> list[BenchRow]:
     note = f"Bodies alone, without headers: {cost.asked:.2f} KB/s of questions, {cost.told:.2f} KB/s of answers."
     return [
-        Row("app", f"Page open, {when}: over the wire", "KB/s", cost.asked + cost.told, target=WIRE, n=1, note=note),
-        Row("app", f"Page open, {when}: main thread", "ms/s", cost.thread, target=Target("ours", "≤", 100), n=1),
-        Row("app", f"Page open, {when}: the app, of one core", "%", cost.server, n=1),
+        BenchRow(
+            "app", f"Page open, {when}: over the wire", "KB/s", cost.asked + cost.told, target=WIRE, n=1, note=note
+        ),
+        BenchRow("app", f"Page open, {when}: main thread", "ms/s", cost.thread, target=Target("ours", "≤", 100), n=1),
+        BenchRow("app", f"Page open, {when}: the app, of one core", "%", cost.server, n=1),
     ]
 
 
 @contextmanager
-def growing(run_dir: Path, points: int) -> Iterator[None]:
+def grow_run(run_dir: Path, points: int) -> Iterator[None]:
     """The run goes on with a step each second."""
     worker = subprocess.Popen(
         [sys.executable, "-m", "bench.harness.fake_run", run_dir, str(points)], cwd=project.PROJECT
@@ -158,21 +167,21 @@ def growing(run_dir: Path, points: int) -> Iterator[None]:
 
 
 @contextmanager
-def opened(app: Served) -> Iterator[tuple[Any, list[tuple[int, int]]]]:
+def open_browser_page(app: ServedApp) -> Iterator[tuple[Any, list[tuple[int, int]]]]:
     """The page in Chromium, and a list that grows by the bytes of every request and answer."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()
         wire: list[tuple[int, int]] = []
         page.goto(app.link)
-        counted(page, wire)
+        count_traffic(page, wire)
         yield page, wire
         browser.close()
 
 
-def counted(page: Any, wire: list[tuple[int, int]]) -> None:
+def count_traffic(page: Any, wire: list[tuple[int, int]]) -> None:
     def count(request: Any) -> None:
         if request.response():
             sizes = request.sizes()
@@ -181,21 +190,21 @@ def counted(page: Any, wire: list[tuple[int, int]]) -> None:
     page.on("requestfinished", count)
 
 
-def cost(app: Served, page: Any, wire: list[tuple[int, int]], seconds: float) -> Cost:
+def measure_page_cost(app: ServedApp, page: Any, wire: list[tuple[int, int]], seconds: float) -> PageCost:
     """Measured over so many seconds, after the page has settled."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
     page.wait_for_timeout(1000 * SETTLE_SECONDS)
     wire.clear()
-    before, spent, began = tasks(session), app.processor_seconds, time.monotonic()
+    before, spent, began = main_thread_seconds(session), app.processor_seconds, time.monotonic()
     page.wait_for_timeout(1000 * seconds)
     waited = time.monotonic() - began
-    thread = 1000 * (tasks(session) - before) / waited
+    thread = 1000 * (main_thread_seconds(session) - before) / waited
     asked, told = (sum(side) / 1000 / waited for side in zip(*wire or [(0, 0)], strict=True))
-    return Cost(asked, told, thread, 100 * (app.processor_seconds - spent) / waited)
+    return PageCost(asked, told, thread, 100 * (app.processor_seconds - spent) / waited)
 
 
-def tasks(session: Any) -> float:
+def main_thread_seconds(session: Any) -> float:
     """Seconds that the page's main thread has worked so far, by the browser's own count."""
     metrics = session.send("Performance.getMetrics")["metrics"]
     return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))

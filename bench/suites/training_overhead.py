@@ -17,21 +17,21 @@ from statistics import median
 import psutil
 
 from bench.harness import fixtures, models
-from bench.harness.measure import until
-from bench.harness.result import Device, Row, Target, two_sided
-from bench.harness.served_app import Served, served
-from bench.suites.live_page import opened
-from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+from bench.harness.measure import wait_until
+from bench.harness.result import BenchRow, Device, Target, row_against_peer
+from bench.harness.served_app import ServedApp, start_served_app
+from bench.suites.live_page import open_browser_page
+from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.sft import Sft
-from trainer_core.methods.steps import PARTS
+from trainer_core.methods.steps import SAVES_PER_STAGE
 from trainer_core.runs import heartbeat
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
 
 QUESTION = "What do the app, its events and its checkpoints cost a training, and how soon does it begin?"
 DEVICES: tuple[Device, ...] = ("cpu",)
-OPEN: tuple[Row, ...] = ()
+OPEN: tuple[BenchRow, ...] = ()
 LIMIT_SECONDS = 240.0
 WARM_STEPS = 3
 """Steps before the measured ones: the first ones are slower."""
@@ -44,7 +44,7 @@ STAGE_STEPS, STAGE_SECONDS = 1000, 600.0
 
 
 @dataclass
-class Training:
+class TimedTraining:
     """A training at work, from its start on.
 
     Args:
@@ -66,81 +66,81 @@ class Training:
     """Seconds of the one that it wrote at its end."""
 
     def warm_up(self) -> None:
-        until(self.made, LIMIT_SECONDS, "the first step")
+        wait_until(self.made, LIMIT_SECONDS, "the first step")
         self.first_step = time.monotonic() - self.began
-        until(lambda: self.made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
+        wait_until(lambda: self.made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
         self.process().suspend()
 
-    def stride(self) -> None:
+    def run_stride(self) -> None:
         """A few steps, and halted again."""
         begun, before = self.made(), self.spent()
         self.process().resume()
-        until(lambda: self.made() >= begun + STRIDE, LIMIT_SECONDS, "the next steps")
+        wait_until(lambda: self.made() >= begun + STRIDE, LIMIT_SECONDS, "the next steps")
         self.process().suspend()
         self.steps += self.made() - begun
         self.cost += self.spent() - before
 
     @property
-    def pace(self) -> float:
+    def steps_per_second(self) -> float:
         """Steps per processor second, between checkpoints."""
         return self.steps / self.cost
 
     @property
     def whole_pace(self) -> float:
         """The same over a stage of ten minutes with its checkpoints."""
-        return self.pace * STAGE_SECONDS / (STAGE_SECONDS + PARTS * self.checkpoint)
+        return self.steps_per_second * STAGE_SECONDS / (STAGE_SECONDS + SAVES_PER_STAGE * self.checkpoint)
 
 
-def run(device: Device, tiny: bool) -> list[Row]:
+def run(device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
     strides, turns = (2, 1) if tiny else (4, 2)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        model, chats = models.base(place, tiny), place / "chats.jsonl"
-        fixtures.chats(chats, 200, (60,))
+        model, chats = models.base_model(place, tiny), place / "chats.jsonl"
+        fixtures.write_chats(chats, 200, (60,))
         subprocess.run(
             [sys.executable, "-c", "import unsloth, trl"], check=True
         )  # brings the libraries into the disk's cache
-        with served(place / "app") as app, opened(app):
-            with ours(app, model, chats, ahead=False) as cold:
+        with start_served_app(place / "app") as app, open_browser_page(app):
+            with train_in_app(app, model, chats, ahead=False) as cold:
                 cold.warm_up()
             pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
     warm, script = map(list, zip(*pairs, strict=True))
-    return rows(warm, cold, script)
+    return overhead_rows(warm, cold, script)
 
 
-def side_by_side(app: Served, model: Path, chats: Path, strides: int) -> tuple[Training, Training]:
+def side_by_side(app: ServedApp, model: Path, chats: Path, strides: int) -> tuple[TimedTraining, TimedTraining]:
     """The app's and the script's, each started with nothing else at work, then in turns."""
-    with ours(app, model, chats, ahead=True) as warm:
+    with train_in_app(app, model, chats, ahead=True) as warm:
         warm.warm_up()
-        with bare(model, chats) as script:
+        with train_in_script(model, chats) as script:
             script.warm_up()
             for _ in range(strides):
-                warm.stride()
-                script.stride()
+                warm.run_stride()
+                script.run_stride()
     return warm, script
 
 
-def rows(warm: list[Training], cold: Training, script: list[Training]) -> list[Row]:
+def overhead_rows(warm: list[TimedTraining], cold: TimedTraining, script: list[TimedTraining]) -> list[BenchRow]:
     saved = median(one.checkpoint for one in warm)
     before = [one.first_step for one in script]
-    bare_ratio = median(one.pace / other.pace for one, other in zip(warm, script, strict=True))
+    bare_ratio = median(one.steps_per_second / other.steps_per_second for one, other in zip(warm, script, strict=True))
     said = (
         f"One thread, the page open, {warm[0].steps} steps of each in strides of {STRIDE}; the app's process is counted with the "
         f"worker. Held-out checks and samples are off: a script has none. Between checkpoints {bare_ratio:.3f}; each of the "
-        f"{PARTS} a stage takes {saved:.2f} s."
+        f"{SAVES_PER_STAGE} a stage takes {saved:.2f} s."
     )
     return [
-        two_sided(
+        row_against_peer(
             "G3",
             "SFT of ten minutes under the app ÷ bare script",
             "steps/CPU-s",
             [one.whole_pace for one in warm],
-            [one.pace for one in script],
+            [one.steps_per_second for one in script],
             target=Target("ratio", "≥", 0.99),
             note=said,
         ),
-        two_sided(
+        row_against_peer(
             "G8",
             "Click to first step, a worker waiting ÷ cold script",
             "s",
@@ -149,11 +149,11 @@ def rows(warm: list[Training], cold: Training, script: list[Training]) -> list[R
             target=Target("ratio", "≤", 0.6),
             note=f"The user has been at Start for {WAIT_SECONDS:g} s.",
         ),
-        two_sided("G8", "Click to first step, nothing warm ÷ cold script", "s", [cold.first_step], before[:1]),
+        row_against_peer("G8", "Click to first step, nothing warm ÷ cold script", "s", [cold.first_step], before[:1]),
     ]
 
 
-def recipe(model: Path, chats: Path) -> Recipe:
+def overhead_recipe(model: Path, chats: Path) -> Recipe:
     """The settings of `bare`."""
     sft = Sft(
         max_steps=STAGE_STEPS, batch_size=2, accumulation=1, max_length=128, evaluations=0, optimiser="adamw_torch"
@@ -166,17 +166,17 @@ def recipe(model: Path, chats: Path) -> Recipe:
         data=Data(pairs=None, chat=str(chats)),
         lora=Lora(rank=16, alpha=16),
         sft=sft,
-        memory=Memory(probe="off"),
+        memory=MemoryOptions(probe="off"),
         sample_tokens=0,
     )
 
 
 @contextmanager
-def ours(app: Served, model: Path, chats: Path, ahead: bool) -> Iterator[Training]:
+def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Iterator[TimedTraining]:
     """A run in the app's workspace, which the app watches; the app's processor time counts too."""
     supervisor = Supervisor(Workspace(app.workspace), device="cpu", ahead=ahead).watch()
     if ahead:
-        supervisor.expect(str(model))
+        supervisor.preload_for(str(model))
         time.sleep(WAIT_SECONDS)
 
     def worker() -> psutil.Process:
@@ -185,32 +185,36 @@ def ours(app: Served, model: Path, chats: Path, ahead: bool) -> Iterator[Trainin
         return psutil.Process(beat.pid)
 
     began = time.monotonic()
-    run_id = supervisor.start(recipe(model, chats))
-    training = Training(
-        made=partial(steps_made, supervisor, run_id),
-        spent=lambda: app.processor_seconds + processor(worker()),
+    run_id = supervisor.start(overhead_recipe(model, chats))
+    training = TimedTraining(
+        made=partial(count_train_steps, supervisor, run_id),
+        spent=lambda: app.processor_seconds + process_seconds(worker()),
         process=worker,
         began=began,
     )
     yield training
     worker().resume()
     supervisor.stop(run_id)
-    until(lambda: steps_made(supervisor, run_id) and not supervisor.run(run_id).phase.active, LIMIT_SECONDS, "the end")
-    (saved,) = supervisor.run(run_id).checkpoints
+    wait_until(
+        lambda: count_train_steps(supervisor, run_id) and not supervisor.run_state(run_id).phase.is_active,
+        LIMIT_SECONDS,
+        "the end",
+    )
+    (saved,) = supervisor.run_state(run_id).checkpoints
     training.checkpoint = saved.seconds
     supervisor.close()
 
 
-def steps_made(supervisor: Supervisor, run_id: str) -> int:
+def count_train_steps(supervisor: Supervisor, run_id: str) -> int:
     """How many steps a run has told of by now. A run that failed ends the bench with its reason."""
-    supervisor.look()
-    view = supervisor.run(run_id)
+    supervisor.refresh()
+    view = supervisor.run_state(run_id)
     assert view.phase.value != "failed", view.error
     return len(view.points)
 
 
 @contextmanager
-def bare(model: Path, chats: Path) -> Iterator[Training]:
+def train_in_script(model: Path, chats: Path) -> Iterator[TimedTraining]:
     """The script in its own process; its lines are counted."""
     with tempfile.NamedTemporaryFile(suffix=".log") as log:
         began = time.monotonic()
@@ -223,12 +227,12 @@ def bare(model: Path, chats: Path) -> Iterator[Training]:
             return sum(line.startswith("step ") for line in Path(log.name).read_text(encoding="utf-8").splitlines())
 
         try:
-            yield Training(made, lambda: processor(script), lambda: script, began)
+            yield TimedTraining(made, lambda: process_seconds(script), lambda: script, began)
         finally:
             process.kill()
             process.wait(LIMIT_SECONDS)
 
 
-def processor(process: psutil.Process) -> float:
+def process_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system

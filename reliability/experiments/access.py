@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from reliability.experiments.path_traversal import ENDLESS, key, page_routes
-from reliability.harness.claim import Count, Proof, counted
+from reliability.experiments.path_traversal import ENDLESS, login_cookie, page_routes
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.browser.conftest import App
 
 QUESTION = (
@@ -36,34 +36,42 @@ def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         app = App(Path(name) / "workspace", "50")
         try:
-            cookie = key(app)
+            cookie = login_cookie(app)
             asks = list(product(page_routes(), ORIGINS, HOSTS, TYPES))[:: 41 if quick else 1]
             control = [
-                bool(judged(app.port, cookie, route, None, "own", "")) for route in page_routes() if short(route)
+                bool(find_access_violation(app.port, cookie, route, None, "own", ""))
+                for route in page_routes()
+                if is_ending_route(route)
             ]
-            ours = [judged(app.port, cookie, *ask) for ask in asks if not fair(ask[1], ask[2], app.port)]
+            ours = [
+                find_access_violation(app.port, cookie, *ask)
+                for ask in asks
+                if not is_own_request(ask[1], ask[2], app.port)
+            ]
         finally:
             app.close()
     yield Proof(
         "Only our own page at our own address gets in",
-        counted(ours),
+        count_trials(ours),
         "the same asked by our own page, where to get in counts as a failure",
-        Count(len(control), sum(control)),
+        TrialCount(len(control), sum(control)),
         0.5,
     )
 
 
-def short(route: tuple[str, str]) -> bool:
+def is_ending_route(route: tuple[str, str]) -> bool:
     """Does it answer and end?"""
     return not route[1].startswith(ENDLESS) and "queue/data" not in route[1]
 
 
-def fair(origin: str | None, host: str, port: int) -> bool:
+def is_own_request(origin: str | None, host: str, port: int) -> bool:
     """Our own page at our own address?"""
     return host in ("own", "localhost") and (origin is None or (origin == "own" and host == "own"))
 
 
-def judged(port: int, cookie: str, route: tuple[str, str], origin: str | None, host: str, kind: str) -> str:
+def find_access_violation(
+    port: int, cookie: str, route: tuple[str, str], origin: str | None, host: str, kind: str
+) -> str:
     """What was let in that should not have been, or nothing."""
     method, path = route
     own = f"127.0.0.1:{port}"

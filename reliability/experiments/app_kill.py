@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
-from reliability.harness.claim import Count, Proof, counted
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.config.recipe import Recipe
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
@@ -38,33 +38,33 @@ Attach = Callable[[Supervisor, str], None]
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         folder, points = Path(name), 4 if quick else 50
-        ours = [orphaned(folder / f"{at}", STEPS * (at + 0.5) / points, nothing) for at in range(points)]
+        ours = [kill_app(folder / f"{at}", STEPS * (at + 0.5) / points, refresh_app) for at in range(points)]
         few = 2 if quick else 10
-        control = [orphaned(folder / f"c{at}", STEPS * (at + 0.5) / few, anew) for at in range(few)]
+        control = [kill_app(folder / f"c{at}", STEPS * (at + 0.5) / few, start_run_again) for at in range(few)]
         yield Proof(
             f"A killed app leaves its run alone and finds it within {ATTACHED_SECONDS:.0f} s",
-            counted(ours),
+            count_trials(ours),
             "an app that starts its run anew",
-            Count(few, sum(map(bool, control))),
+            TrialCount(few, sum(map(bool, control))),
         )
         seconds, count = (16.0, 2) if quick else (HALT_SECONDS, HALTED)
         with ThreadPoolExecutor(count) as pool:
-            halts = list(pool.map(lambda at: halted(folder / f"h{at}", seconds), range(count)))
+            halts = list(pool.map(lambda at: halt_worker(folder / f"h{at}", seconds), range(count)))
         yield Proof(
             "A halted worker is shown as stalled within 30 s and goes on",
-            counted([ours for ours, _ in halts]),
+            count_trials([ours for ours, _ in halts]),
             "the same workers judged by whether their process is there",
-            counted([control for _, control in halts]),
+            count_trials([control for _, control in halts]),
         )
 
 
-def nothing(app: Supervisor, run_id: str) -> None:
+def refresh_app(app: Supervisor, run_id: str) -> None:
     """What our app does with a run it finds: it looks."""
 
 
-def anew(app: Supervisor, run_id: str) -> None:
+def start_run_again(app: Supervisor, run_id: str) -> None:
     """The control: what was going is started once more, without asking whether it still goes."""
-    app._watched[run_id].process = app.spawn(app.run_dir(run_id), "starter", -3)
+    app._watched[run_id].process = app.spawn_worker(app.run_dir(run_id), "starter", -3)
 
 
 def first_app(folder: Path, name: str) -> tuple[int, str]:
@@ -72,7 +72,7 @@ def first_app(folder: Path, name: str) -> tuple[int, str]:
     told, said = os.pipe()
     child = os.fork()
     if child == 0:
-        app = Supervisor(Workspace(folder), scripted(), device="cpu").watch()
+        app = Supervisor(Workspace(folder), scripted_command(), device="cpu").watch()
         os.write(said, app.start(Recipe(name=name)).encode())
         os.close(said)
         signal.pause()
@@ -82,11 +82,11 @@ def first_app(folder: Path, name: str) -> tuple[int, str]:
         return child, pipe.read()
 
 
-def scripted() -> tuple[str, ...]:
+def scripted_command() -> tuple[str, ...]:
     return sys.executable, "-m", "tests.support.fake_worker", str(SPEED)
 
 
-def orphaned(folder: Path, step: float, attach: Attach) -> str:
+def kill_app(folder: Path, step: float, attach: Attach) -> str:
     """The app killed at a step of its run, and another in its place. What went wrong, or nothing."""
     child, run_id = first_app(folder, "orphaned")
     run_dir = Workspace(folder).runs / run_id
@@ -95,38 +95,38 @@ def orphaned(folder: Path, step: float, attach: Attach) -> str:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     before, began = workers(run_id), time.monotonic()
-    app = Supervisor(Workspace(folder), scripted(), device="cpu")
+    app = Supervisor(Workspace(folder), scripted_command(), device="cpu")
     seconds = time.monotonic() - began
-    found = app.run(run_id)
+    found = app.run_state(run_id)
     attach(app, run_id)
     return (
         ("" if reached else "the run did not come to that step")
-        or told_apart(found, before, seconds, step)
-        or to_its_end(app, run_id, before)
+        or check_shown_state(found, before, seconds, step)
+        or check_run_end(app, run_id, before)
     )
 
 
-def told_apart(view: RunView, before: set[int], seconds: float, step: float) -> str:
+def check_shown_state(view: RunState, before: set[int], seconds: float, step: float) -> str:
     """Is the run shown as it is, in time?"""
     if seconds > ATTACHED_SECONDS:
         return f"step {step:.0f}: found after {seconds:.1f} s"
-    if view.phase.active or not before:
+    if view.phase.is_active or not before:
         return ""
     return "" if view.phase is Phase.DONE else f"step {step:.0f}: shown as {view.phase}, {view.error}"
 
 
-def to_its_end(app: Supervisor, run_id: str, before: set[int]) -> str:
+def check_run_end(app: Supervisor, run_id: str, before: set[int]) -> str:
     """The run must end, with every step once, by the worker that began it."""
     others: set[int] = set()
 
     def over() -> bool:
         others.update(workers(run_id) - before)
-        app.look()
-        return not app.run(run_id).phase.active and not workers(run_id)
+        app.refresh()
+        return not app.run_state(run_id).phase.is_active and not workers(run_id)
 
     if not wait_for(over, 60, 0.1):
         return "the run did not come to its end"
-    view = app.run(run_id)
+    view = app.run_state(run_id)
     steps = [(point.stage, point.step) for point in view.points]
     said = (app.run_dir(run_id) / "events.jsonl").read_bytes().count(b'"kind": "Step"')
     if others:
@@ -146,15 +146,15 @@ def workers(run_id: str) -> set[int]:
     }
 
 
-def halted(folder: Path, seconds: float) -> tuple[str, str]:
+def halt_worker(folder: Path, seconds: float) -> tuple[str, str]:
     """The worker may not run for so long. What went wrong in our app, and in one that looks at the process alone."""
-    app = Supervisor(Workspace(folder), scripted(), device="cpu")
+    app = Supervisor(Workspace(folder), scripted_command(), device="cpu")
     run_id = app.start(Recipe(name="slow"))
 
-    def looked(wanted: Callable[[RunView], bool], limit: float) -> bool:
+    def looked(wanted: Callable[[RunState], bool], limit: float) -> bool:
         def there() -> bool:
-            app.look()
-            return wanted(app.run(run_id))
+            app.refresh()
+            return wanted(app.run_state(run_id))
 
         return wait_for(there, limit)
 
@@ -165,7 +165,7 @@ def halted(folder: Path, seconds: float) -> tuple[str, str]:
         process.suspend()
     shown = looked(lambda view: bool(view.stalled), STALLED_SECONDS)
     wait_for(lambda: time.monotonic() - began > seconds, seconds)
-    active, there = app.run(run_id).phase.active, all(psutil.pid_exists(process.pid) for process in halt)
+    active, there = app.run_state(run_id).phase.is_active, all(psutil.pid_exists(process.pid) for process in halt)
     for process in halt:
         process.resume()
     ended = looked(lambda view: view.phase is Phase.DONE and not view.stalled, 60)

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as safetensors
 
 from reliability.harness import unsafe_writes
-from reliability.harness.claim import Count, Proof, counted
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.runs import checkpoints
 from trainer_core.runs.event_log import EventLog, Tail
-from trainer_core.runs.events import Noted
+from trainer_core.runs.events import Notice
 from trainer_core.system import durable
 
 QUESTION = (
@@ -30,7 +30,7 @@ QUESTION = (
     "checkpoint, of an adapter that replaces another and of a state file. Each control is the same work written in place, as the "
     "stock trainer, a copy, json.dump and an open log do it, with the same faults at each of its own writes."
 )
-ORIGIN = checkpoints.Origin("dpo", 10, "data")
+ORIGIN = checkpoints.CheckpointSource("dpo", 10, "data")
 FILES = 3
 """Weights, optimiser and trainer state: a checkpoint as the trainer leaves it, small."""
 EVENTS, SAID = 25, 20
@@ -40,9 +40,9 @@ EVENTS, SAID = 25, 20
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         folder = Path(name)
-        yield damaged(folder / "damaged", 40 if quick else 500)
-        for fault, claim, work, control in works():
-            yield stopped(folder / claim, fault, claim, work, control)
+        yield prove_damage_found(folder / "damaged", 40 if quick else 500)
+        for fault, claim, work, control in fault_tasks():
+            yield prove_fault_tolerance(folder / claim, fault, claim, work, control)
 
 
 def fill(folder: Path, seed: int) -> None:
@@ -54,35 +54,37 @@ def fill(folder: Path, seed: int) -> None:
 
 
 def save(run_dir: Path, step: int) -> None:
-    with checkpoints.written(checkpoints.place(run_dir, "dpo", step), ORIGIN, step) as staging:
+    with checkpoints.staged_write(checkpoints.checkpoint_dir(run_dir, "dpo", step), ORIGIN, step) as staging:
         fill(staging, step)
-    checkpoints.rotate(run_dir, "dpo")
+    checkpoints.rotate_checkpoints(run_dir, "dpo")
 
 
 # --- damage
 
 
-def damaged(folder: Path, trials: int) -> Proof:
+def prove_damage_found(folder: Path, trials: int) -> Proof:
     """Every flip and cut of the newest checkpoint is seen, and the one before is taken. Control: files read as they are."""
     random, ours, silent = Random(7), list[str](), 0
     save(folder, 4)
     save(folder, 8)
-    newest = checkpoints.place(folder, "dpo", 8)
+    newest = checkpoints.checkpoint_dir(folder, "dpo", 8)
     kept = folder / "kept"
     shutil.copytree(newest, kept)
     for _ in range(trials):
-        file = harmed(newest, random)
-        found = checkpoints.newest(folder, "dpo", "data")
+        file = damage_file(newest, random)
+        found = checkpoints.latest_valid(folder, "dpo", "data")
         named = found.skipped and (file.name in found.skipped[0] or file.name == checkpoints.MANIFEST)
         ours.append("" if found.step == 4 and named else f"{file.name}: step {found.step}, {found.skipped}")
-        silent += loads(newest)
+        silent += is_loadable(newest)
         shutil.rmtree(newest)
         shutil.copytree(kept, newest)
-    control = Count(trials, silent)
-    return Proof("A damaged checkpoint is never loaded, and is named", counted(ours), "files loaded unchecked", control)
+    control = TrialCount(trials, silent)
+    return Proof(
+        "A damaged checkpoint is never loaded, and is named", count_trials(ours), "files loaded unchecked", control
+    )
 
 
-def harmed(folder: Path, random: Random) -> Path:
+def damage_file(folder: Path, random: Random) -> Path:
     """One of its files with a bit flipped, or cut short."""
     file = random.choice(sorted(path for path in folder.iterdir() if path.is_file()))
     content = bytearray(file.read_bytes())
@@ -94,7 +96,7 @@ def harmed(folder: Path, random: Random) -> Path:
     return file
 
 
-def loads(folder: Path) -> bool:
+def is_loadable(folder: Path) -> bool:
     """Do the weights and the optimiser load, whatever is in them?"""
     try:
         with warnings.catch_warnings():
@@ -110,7 +112,7 @@ def loads(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Work:
+class FaultTask:
     """Something that changes what is on disk.
 
     before: without a fault, what was there. check: what is wrong afterwards, or nothing.
@@ -124,17 +126,21 @@ class Work:
     name: str = ""
 
 
-def works() -> list[tuple[str, str, Work, Work]]:
+def fault_tasks() -> list[tuple[str, str, FaultTask, FaultTask]]:
     """Fault, claim, our way, and the usual way."""
-    saving = Work(partial(save, step=4), partial(save, step=8), sound)
-    stock = Work(partial(stock_save, step=4), partial(stock_save, step=8), stock_loads, name="stock saving, in place")
-    keeping = Work(two_steps, partial(checkpoints.keep, stage="dpo", step=4), one_of_two)
-    over = Work(two_steps, copied_over, one_of_two, name="files copied over those that are there")
-    state = Work(partial(state_file, content="before"), partial(state_file, content="after"), whole)
-    dump = Work(partial(dumped, content="before"), partial(dumped, content="after"), whole, name="json.dump in place")
-    words = Work(first_word, spoken, readable, EVENTS)
-    lines = Work(first_line, appended, lines_read, EVENTS, "lines appended, then json.loads")
-    buffered = Work(first_line, kept_open, lines_read, EVENTS, "a log left to Python's buffer")
+    saving = FaultTask(partial(save, step=4), partial(save, step=8), check_checkpoints)
+    stock = FaultTask(
+        partial(stock_save, step=4), partial(stock_save, step=8), stock_loads, name="stock saving, in place"
+    )
+    keeping = FaultTask(two_steps, partial(checkpoints.use_step, stage="dpo", step=4), check_saved_adapter)
+    over = FaultTask(two_steps, copy_over, check_saved_adapter, name="files copied over those that are there")
+    state = FaultTask(partial(state_file, content="before"), partial(state_file, content="after"), whole)
+    dump = FaultTask(
+        partial(dump_state, content="before"), partial(dump_state, content="after"), whole, name="json.dump in place"
+    )
+    words = FaultTask(first_word, spoken, readable, EVENTS)
+    lines = FaultTask(first_line, append_lines, check_lines, EVENTS, "lines appended, then json.loads")
+    buffered = FaultTask(first_line, write_kept_file, check_lines, EVENTS, "a log left to Python's buffer")
     return [
         ("kill", "Killed at every write, flush and rename of a save", saving, stock),
         ("enospc", "Disk full at every write, flush and rename of a save", saving, stock),
@@ -146,27 +152,27 @@ def works() -> list[tuple[str, str, Work, Work]]:
     ]
 
 
-def stopped(folder: Path, fault: str, claim: str, ours: Work, control: Work) -> Proof:
-    one, other = (tried(folder / name, fault, work) for name, work in (("ours", ours), ("control", control)))
+def prove_fault_tolerance(folder: Path, fault: str, claim: str, ours: FaultTask, control: FaultTask) -> Proof:
+    one, other = (count_faults(folder / name, fault, work) for name, work in (("ours", ours), ("control", control)))
     return Proof(claim, one, control.name, other)
 
 
-def tried(folder: Path, fault: str, work: Work) -> Count:
+def count_faults(folder: Path, fault: str, work: FaultTask) -> TrialCount:
     """The work in a process of its own that meets the fault at point 1, 2, 3 …: so many, or until it gets through."""
     trials, point, through = list[str](), 0, False
     while not through:
         point += 1
         place = folder / str(point)
         place.mkdir(parents=True)
-        done = forked(place, f"{fault}:{point}", work)
+        done = survives_fault(place, f"{fault}:{point}", work)
         through = done if work.points is None else point == work.points
         wrong = work.check(place)
         trials.append(f"{fault} at {point}: {wrong}" if wrong else "")
         shutil.rmtree(place)
-    return counted(trials)
+    return count_trials(trials)
 
 
-def forked(place: Path, fault: str, work: Work) -> bool:
+def survives_fault(place: Path, fault: str, work: FaultTask) -> bool:
     """Did the work get through in a fork that meets this fault?"""
     child = os.fork()
     if child == 0:
@@ -183,38 +189,42 @@ def forked(place: Path, fault: str, work: Work) -> bool:
 # --- our way
 
 
-def sound(place: Path) -> str:
+def check_checkpoints(place: Path) -> str:
     """A checkpoint to go on from is there, the old one or the new, and nothing stops the next save."""
-    found = checkpoints.newest(place, "dpo", "data")
+    found = checkpoints.latest_valid(place, "dpo", "data")
     if found.step not in (4, 8):
         return f"nothing to go on from: {found}"
-    durable.sweep(place / checkpoints.FOLDER)
+    durable.clean_leftovers(place / checkpoints.CHECKPOINTS_FOLDER)
     save(place, 12)
-    return "" if checkpoints.newest(place, "dpo", "data").step == 12 else "the next save failed"
+    return "" if checkpoints.latest_valid(place, "dpo", "data").step == 12 else "the next save failed"
 
 
 def two_steps(place: Path) -> None:
     """Steps 4 and 8 among the checkpoints, and 8 as the adapter."""
-    for folder, step in ((checkpoints.place(place, "dpo", 4), 4), (checkpoints.adapter_place(place, "dpo"), 8)):
-        with checkpoints.written(folder, ORIGIN, step) as staging:
+    for folder, step in ((checkpoints.checkpoint_dir(place, "dpo", 4), 4), (checkpoints.adapter_dir(place, "dpo"), 8)):
+        with checkpoints.staged_write(folder, ORIGIN, step) as staging:
             fill(staging, step)
             (staging / "adapter_config.json").write_text(str(step), encoding="utf-8")
 
 
-def one_of_two(place: Path) -> str:
+def check_saved_adapter(place: Path) -> str:
     """The adapter is whole, the one or the other, without anybody mending it; and the next start leaves nothing half done."""
-    step = checkpoints.kept(place, "dpo")
+    step = checkpoints.adapter_step(place, "dpo")
     if step not in (4, 8):
         return "no adapter is left"
-    checkpoints.sweep(place)
-    return "" if checkpoints.kept(place, "dpo") == step and not list(place.glob(".*")) else "the next start changes it"
+    checkpoints.clean_run_leftovers(place)
+    return (
+        ""
+        if checkpoints.adapter_step(place, "dpo") == step and not list(place.glob(".*"))
+        else "the next start changes it"
+    )
 
 
-def copied_over(place: Path) -> None:
+def copy_over(place: Path) -> None:
     """As one does by hand: the manifest too, last."""
-    source, target = checkpoints.place(place, "dpo", 4), checkpoints.adapter_place(place, "dpo")
-    for name in (*checkpoints.ADAPTER, "optimizer.pt", "trainer_state.json", checkpoints.MANIFEST):
-        with unsafe_writes.opened(target / name) as file:
+    source, target = checkpoints.checkpoint_dir(place, "dpo", 4), checkpoints.adapter_dir(place, "dpo")
+    for name in (*checkpoints.ADAPTER_FILES, "optimizer.pt", "trainer_state.json", checkpoints.MANIFEST):
+        with unsafe_writes.open_truncated(target / name) as file:
             file.write((source / name).read_bytes())
 
 
@@ -228,21 +238,21 @@ def whole(place: Path) -> str:
 
 
 def first_word(place: Path) -> None:
-    EventLog(place / "events.jsonl")(Noted("before"))
+    EventLog(place / "events.jsonl")(Notice("before"))
 
 
 def spoken(place: Path) -> None:
     emit = EventLog(place / "events.jsonl")
     for number in range(SAID):
         with suppress(Exception):
-            emit(Noted(f"{number} " + "x" * 300))
+            emit(Notice(f"{number} " + "x" * 300))
 
 
 def readable(place: Path) -> str:
-    return all_said(place, [event.text for event in Tail(place / "events.jsonl") if isinstance(event, Noted)])
+    return check_messages(place, [event.text for event in Tail(place / "events.jsonl") if isinstance(event, Notice)])
 
 
-def all_said(place: Path, notes: Sequence[str]) -> str:
+def check_messages(place: Path, notes: Sequence[str]) -> str:
     """All that was said before the fault, whose number is the folder's name, is there, and nothing that nobody said."""
     due = ["before", *map(str, range(min(int(place.name) - 1, SAID)))]
     found = [note.split(" ")[0] for note in notes]
@@ -257,14 +267,14 @@ def all_said(place: Path, notes: Sequence[str]) -> str:
 def stock_save(place: Path, step: int) -> None:
     """As the trainer of transformers: a folder under its own name, filled file by file."""
     folder = place / f"checkpoint-{step}"
-    durable.point(folder)
+    durable.fault_point(folder)
     folder.mkdir()
     generator = torch.Generator().manual_seed(step)
-    with unsafe_writes.opened(folder / "adapter_model.safetensors") as file:
+    with unsafe_writes.open_truncated(folder / "adapter_model.safetensors") as file:
         file.write(safetensors({"weight": torch.randn(200, 250, generator=generator)}))
-    with unsafe_writes.opened(folder / "optimizer.pt") as file:
+    with unsafe_writes.open_truncated(folder / "optimizer.pt") as file:
         torch.save({"state": torch.randn(2, 200, 250, generator=generator)}, file)
-    with unsafe_writes.text(folder / "trainer_state.json") as words:
+    with unsafe_writes.open_text(folder / "trainer_state.json") as words:
         json.dump({"global_step": step}, words)
 
 
@@ -275,11 +285,11 @@ def stock_loads(place: Path) -> str:
         json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return f"{folder.name}: {type(error).__name__}"
-    return "" if loads(folder) else f"{folder.name} cannot be loaded"
+    return "" if is_loadable(folder) else f"{folder.name} cannot be loaded"
 
 
-def dumped(place: Path, content: str) -> None:
-    with unsafe_writes.text(place / "control.json") as file:
+def dump_state(place: Path, content: str) -> None:
+    with unsafe_writes.open_text(place / "control.json") as file:
         json.dump(content, file)
 
 
@@ -288,27 +298,27 @@ def first_line(place: Path) -> None:
 
 
 def line(words: str) -> str:
-    return json.dumps({"kind": "Noted", "text": words}) + "\n"
+    return json.dumps({"kind": "Notice", "text": words}) + "\n"
 
 
-def appended(place: Path) -> None:
+def append_lines(place: Path) -> None:
     """The file is opened for each line, and closed after it."""
     for number in range(SAID):
-        with suppress(Exception), unsafe_writes.at_end(place / "events.jsonl") as file:
+        with suppress(Exception), unsafe_writes.open_append(place / "events.jsonl") as file:
             file.write(line(f"{number} " + "x" * 300))
 
 
-def kept_open(place: Path) -> None:
+def write_kept_file(place: Path) -> None:
     """The file stays open, and what is written reaches it when the buffer is full or the file is closed."""
     with open(place / "events.jsonl", "a", encoding="utf-8") as file:
         for number in range(SAID):
-            durable.point(place)
+            durable.fault_point(place)
             file.write(line(f"{number} " + "x" * 300))
 
 
-def lines_read(place: Path) -> str:
+def check_lines(place: Path) -> str:
     try:
         texts = (place / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        return all_said(place, [json.loads(text)["text"] for text in texts])
+        return check_messages(place, [json.loads(text)["text"] for text in texts])
     except ValueError as error:
         return f"nothing can be read: {error}"

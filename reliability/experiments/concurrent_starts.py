@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reliability.harness.claim import Proof, counted
+from reliability.harness.claim import Proof, count_trials
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor, wait_for
@@ -24,22 +24,22 @@ CLICKS = 2
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         folder, count = Path(name), 3 if quick else 200
-        ours = [raced(folder / f"{trial}", Supervisor) for trial in range(count)]
-        control = [raced(folder / f"c{trial}", Alone) for trial in range(count // 10 or 2)]
+        ours = [race_starts(folder / f"{trial}", Supervisor) for trial in range(count)]
+        control = [race_starts(folder / f"c{trial}", UnlockedSupervisor) for trial in range(count // 10 or 2)]
     without = "without the lock that other processes see"
-    yield Proof("Of four starts at once exactly one trains", counted(ours), without, counted(control))
+    yield Proof("Of four starts at once exactly one trains", count_trials(ours), without, count_trials(control))
 
 
-class Alone(Supervisor):
+class UnlockedSupervisor(Supervisor):
     """An app that thinks it is the only process on its workspace."""
 
     @contextmanager
-    def starting(self) -> Iterator[None]:
+    def start_lock(self) -> Iterator[None]:
         with self._starting:
             yield
 
 
-def raced(folder: Path, kind: type[Supervisor]) -> str:
+def race_starts(folder: Path, kind: type[Supervisor]) -> str:
     """What went wrong, or nothing."""
     apps = [kind(Workspace(folder), command=SCRIPTED, device="cpu") for _ in range(2)]
     said: list[str] = []
@@ -60,12 +60,12 @@ def raced(folder: Path, kind: type[Supervisor]) -> str:
 
     def over() -> bool:
         for app in apps:
-            app.look()
-        return not any(app.active for app in apps)
+            app.refresh()
+        return not any(app.active_run for app in apps)
 
     if not wait_for(over, 60):
         return "a run did not come to its end"
-    views = apps[0].views
+    views = apps[0].run_states
     done = [view for view in views if view.phase is Phase.DONE]
     refused = [view for view in views if view.phase is Phase.FAILED and "busy" in view.error]
     for app in apps:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from reliability.harness.claim import Count, Proof, counted
-from trainer_core.diagnosis.divergence import LEARNED, STRIKES, Guard
+from reliability.harness.claim import Proof, TrialCount, count_trials
+from trainer_core.diagnosis.divergence import CONFIRM_STEPS, MIN_GOOD_STEPS, DivergenceDetector
 from trainer_core.runs.event_log import Tail
-from trainer_core.runs.events import Stage, Step
+from trainer_core.runs.events import Stage, TrainStep
 from trainer_core.system.project import PROJECT
 
 QUESTION = (
@@ -26,13 +26,13 @@ FIRST_SEED = 50_000
 """The guard's bounds were chosen while looking at seeds below 10,000; what is counted here they have not seen."""
 HISTORIES = PROJECT / "tests" / "histories"
 Curve = Callable[[Random], list[float]]
-Sick = tuple[Stage, list[float], int]
+DivergingCurve = tuple[Stage, list[float], int]
 """Stage, losses, and the step from which they are sick."""
-Judge = Callable[[Sequence[float], Stage], int | None]
+LossDetector = Callable[[Sequence[float], Stage], int | None]
 """The step, from 1, at which a run with these losses is stopped."""
-Seen = tuple[float, float]
+LossAndNorm = tuple[float, float]
 """Loss and gradient norm of a step."""
-Watch = Callable[[Sequence[Seen], Stage], int | None]
+StepDetector = Callable[[Sequence[LossAndNorm], Stage], int | None]
 """The same for a run with these steps."""
 
 
@@ -40,117 +40,130 @@ def run(quick: bool) -> Iterator[Proof]:
     trials = 30 if quick else 1000
     nothing, anything = "no guard", "a guard that stops at any rise"
     yield Proof(
-        "NaN or infinite losses end a run within three steps", ill(none, guarded, trials), nothing, ill(none, blind, 30)
+        "NaN or infinite losses end a run within three steps",
+        count_missed(non_finite_curve, detect_in_losses, trials),
+        nothing,
+        count_missed(non_finite_curve, never_detect, 30),
     )
     yield Proof(
         "Ten times the loss ends a run within three steps",
-        ill(tenfold, guarded, trials),
+        count_missed(tenfold_curve, detect_in_losses, trials),
         nothing,
-        ill(tenfold, blind, 30),
+        count_missed(tenfold_curve, never_detect, 30),
     )
-    yield Proof("No healthy run is stopped", well(guarded, trials), anything, well(nervous, 30))
-    yield Proof("No recorded healthy run is stopped", real(watched), anything, real(nervously))
+    yield Proof(
+        "No healthy run is stopped",
+        count_false_alarms(detect_in_losses, trials),
+        anything,
+        count_false_alarms(detect_any_rise, 30),
+    )
+    yield Proof(
+        "No recorded healthy run is stopped",
+        count_recorded_alarms(detect_in_steps),
+        anything,
+        count_recorded_alarms(detect_any_rise_in_steps),
+    )
 
 
 # --- curves
 
 
-def sft(dice: Random) -> list[float]:
+def sft_curve(dice: Random) -> list[float]:
     """From about 3.9 down to 0.6 nats with the noise of small batches."""
     return [3.5 * math.exp(-3 * at / STEPS) + 0.4 + dice.gauss(0, 0.15) for at in range(STEPS)]
 
 
-def dpo(dice: Random) -> list[float]:
+def dpo_curve(dice: Random) -> list[float]:
     """Begins at ln 2 exactly and falls near 0, with single pairs it still gets wrong."""
     rest = (math.log(2) * math.exp(-5 * at / STEPS) * dice.lognormvariate(0, 0.6) for at in range(1, STEPS))
     return [math.log(2), *rest]
 
 
-CURVES: tuple[tuple[Stage, Curve], ...] = (("sft", sft), ("dpo", dpo))
+CURVES: tuple[tuple[Stage, Curve], ...] = (("sft", sft_curve), ("dpo", dpo_curve))
 
 
-def none(dice: Random) -> Sick:
+def non_finite_curve(dice: Random) -> DivergingCurve:
     """A curve of either stage and the step from which its losses are no numbers."""
     stage, curve = dice.choice(CURVES)
-    losses, at = curve(dice), dice.randint(1, STEPS - STRIKES)
+    losses, at = curve(dice), dice.randint(1, STEPS - CONFIRM_STEPS)
     return stage, [*losses[: at - 1], *[dice.choice((math.nan, math.inf))] * (STEPS - at + 1)], at
 
 
-def tenfold(dice: Random) -> Sick:
+def tenfold_curve(dice: Random) -> DivergingCurve:
     """An SFT curve and the step from which it is ten times as high. DPO's may rise from near 0 to what is still healthy."""
-    losses, at = sft(dice), dice.randint(LEARNED + 1, STEPS - STRIKES)
+    losses, at = sft_curve(dice), dice.randint(MIN_GOOD_STEPS + 1, STEPS - CONFIRM_STEPS)
     return "sft", [*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])], at
 
 
 # --- judges
 
 
-def watched(steps: Sequence[Seen], stage: Stage) -> int | None:
+def detect_in_steps(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
     """Our guard."""
-    guard = Guard(stage)
-    return next((at for at, (loss, norm) in enumerate(steps, 1) if guard.see(loss, norm)), None)
+    guard = DivergenceDetector(stage)
+    return next((at for at, (loss, norm) in enumerate(steps, 1) if guard.check_step(loss, norm)), None)
 
 
-def guarded(losses: Sequence[float], stage: Stage) -> int | None:
+def detect_in_losses(losses: Sequence[float], stage: Stage) -> int | None:
     """Our guard, of curves that have no norms."""
-    return watched([(loss, 1.0) for loss in losses], stage)
+    return detect_in_steps([(loss, 1.0) for loss in losses], stage)
 
 
-def blind(losses: Sequence[float], stage: Stage) -> int | None:
+def never_detect(losses: Sequence[float], stage: Stage) -> int | None:
     """The control of sick runs."""
     return None
 
 
-def nervous(losses: Sequence[float], stage: Stage) -> int | None:
+def detect_any_rise(losses: Sequence[float], stage: Stage) -> int | None:
     """The control of healthy runs."""
     return next((at for at, (one, other) in enumerate(pairwise(losses), 2) if other > one), None)
 
 
-def nervously(steps: Sequence[Seen], stage: Stage) -> int | None:
-    return nervous([loss for loss, _ in steps], stage)
+def detect_any_rise_in_steps(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
+    return detect_any_rise([loss for loss, _ in steps], stage)
 
 
 # --- counts
 
 
-def ill(curve: Callable[[Random], Sick], judge: Judge, trials: int) -> Count:
+def count_missed(curve: Callable[[Random], DivergingCurve], judge: LossDetector, trials: int) -> TrialCount:
     failures = []
     for seed in range(FIRST_SEED, FIRST_SEED + trials):
         stage, losses, at = curve(Random(seed))
-        stopped, due = judge(losses, stage), at + STRIKES - 1
+        stopped, due = judge(losses, stage), at + CONFIRM_STEPS - 1
         failures.append(
             ""
             if stopped and at <= stopped <= due
             else f"seed {seed}: sick from step {at}, stopped at {stopped}, due at {due}"
         )
-    return counted(failures)
+    return count_trials(failures)
 
 
-def well(judge: Judge, trials: int) -> Count:
+def count_false_alarms(judge: LossDetector, trials: int) -> TrialCount:
     curves: list[tuple[Stage, Curve, int]] = [
         (*one, seed) for one in CURVES for seed in range(FIRST_SEED, FIRST_SEED + trials)
     ]
     stops = [(stage, seed, judge(curve(Random(seed)), stage)) for stage, curve, seed in curves]
-    return counted([f"{stage}, seed {seed}: stopped at {at}" if at else "" for stage, seed, at in stops])
+    return count_trials([f"{stage}, seed {seed}: stopped at {at}" if at else "" for stage, seed, at in stops])
 
 
 # --- real runs
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedRun:
     """A real run. wrong: why it is none to compare with, such as that it did not come to its end."""
 
     name: str
-    stages: Mapping[Stage, Sequence[Seen]]
+    stages: Mapping[Stage, Sequence[LossAndNorm]]
     wrong: str = ""
 
 
-def real(judge: Watch) -> Count:
-    return counted([stops(run, judge) for run in recordings()])
+def count_recorded_alarms(judge: StepDetector) -> TrialCount:
+    return count_trials([describe_stops(run, judge) for run in recordings()])
 
 
-def stops(run: Recorded, judge: Watch) -> str:
+def describe_stops(run: RecordedRun, judge: StepDetector) -> str:
     """Where a run is stopped, or nothing."""
     if run.wrong or not run.stages:
         return f"{run.name}: {run.wrong or 'no step was recorded'}"
@@ -158,13 +171,13 @@ def stops(run: Recorded, judge: Watch) -> str:
     return next((f"{run.name}, {stage}: stopped at {at}" for stage, at in found if at), "")
 
 
-def recordings() -> Iterator[Recorded]:
+def recordings() -> Iterator[RecordedRun]:
     """Whole logs, and runs of which losses and norms were kept. Runs that were not sound lie in a folder of their own."""
     for path in sorted(HISTORIES.glob("*.jsonl")):
-        steps = [event for event in Tail(path) if isinstance(event, Step)]
+        steps = [event for event in Tail(path) if isinstance(event, TrainStep)]
         stages = {stage: [(one.loss, one.grad_norm) for one in steps if one.stage == stage] for stage, _ in CURVES}
-        yield Recorded(path.stem, {stage: made for stage, made in stages.items() if made})
+        yield RecordedRun(path.stem, {stage: made for stage, made in stages.items() if made})
     for run in json.loads((HISTORIES / "healthy.json").read_text(encoding="utf-8"))["runs"]:
         kept = {stage: run[stage] for stage, _ in CURVES if stage in run}
         stages = {stage: list(zip(one["loss"], one["norm"], strict=True)) for stage, one in kept.items()}
-        yield Recorded(run["name"], stages, "" if run["end"] == "done" else f"{run['end']}, {run.get('error', '')}")
+        yield RecordedRun(run["name"], stages, "" if run["end"] == "done" else f"{run['end']}, {run.get('error', '')}")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reliability.harness import unsafe_writes
-from reliability.harness.claim import Count, Proof, counted
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.support.fake_worker import STEPS, Script
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Columns, Recipe
@@ -20,8 +20,8 @@ from trainer_core.errors import DiskError
 from trainer_core.evaluation import votes
 from trainer_core.runs import checkpoints, control, metadata, run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.metadata import About
-from trainer_core.runs.run_state import read_view, settle
+from trainer_core.runs.metadata import RunMetadata
+from trainer_core.runs.run_state import mark_dead, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.worker import runner
 
@@ -40,18 +40,25 @@ def run(quick: bool) -> Iterator[Proof]:
     points = range(1, POINTS + 1, 25 if quick else 1)
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         place = Path(name)
-        full = [lived(place, "enospc", at, life, paused_and_resumed) for at in points]
+        full = [live_with_fault(place, "enospc", at, run_scripted_life, check_pause_and_resume) for at in points]
         yield Proof(
             "Disk full: paused, every file whole, resumed to the end",
-            counted(full),
+            count_trials(full),
             IN_PLACE,
-            overwritten(place, "enospc"),
+            overwrite_control(place, "enospc"),
         )
-        dead = [lived(place, "kill", at, life, resumed) for at in points]
-        yield Proof("Killed: every file whole, resumed to the end", counted(dead), IN_PLACE, overwritten(place, "kill"))
+        dead = [live_with_fault(place, "kill", at, run_scripted_life, check_resumed) for at in points]
+        yield Proof(
+            "Killed: every file whole, resumed to the end",
+            count_trials(dead),
+            IN_PLACE,
+            overwrite_control(place, "kill"),
+        )
 
 
-def lived(place: Path, fault: str, at: int, work: Callable[[Path], None], check: Callable[[Path], str]) -> str:
+def live_with_fault(
+    place: Path, fault: str, at: int, work: Callable[[Path], None], check: Callable[[Path], str]
+) -> str:
     """One life with a fault at its n-th write, and what is wrong afterwards."""
     folder = place / f"{fault}-{at}"
     folder.mkdir()
@@ -73,67 +80,67 @@ def in_child(folder: Path, work: Callable[[Path], None], fault: str = "") -> Non
     os.waitpid(child, 0)
 
 
-def life(folder: Path) -> None:
+def run_scripted_life(folder: Path) -> None:
     """Everything else first, so that the run's writes come at every point as well; what fails is said and left."""
     workspace = Workspace(folder)
-    run_dir = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name="full")), "full")
+    run_dir = run_folder.create_run(workspace.runs, TrainJob(recipe=Recipe(name="full")), "full")
     for write in (
-        lambda: metadata.write_about(run_dir, About(name="Mine", note="ü" * 500)),
-        lambda: uploads.remember(workspace, ("a", "b"), Columns(prompt="a", chosen="b")),
-        lambda: votes.append(votes.file_of(workspace), votes.Undo(vote="x", at="2026-01-01T00:00:00+00:00")),
-        lambda: runner.work(run_dir, lambda job: Script(job, SPEED)),
-        lambda: control.request(run_dir, "pause"),
+        lambda: metadata.write_metadata(run_dir, RunMetadata(name="Mine", note="ü" * 500)),
+        lambda: uploads.save_mapping(workspace, ("a", "b"), Columns(prompt="a", chosen="b")),
+        lambda: votes.append_record(votes.votes_path(workspace), votes.Undo(vote="x", at="2026-01-01T00:00:00+00:00")),
+        lambda: runner.run_job(run_dir, lambda job: Script(job, SPEED)),
+        lambda: control.send_request(run_dir, "pause"),
     ):
         with suppress(DiskError):
             write()
 
 
-def again(folder: Path) -> None:
+def resume_after_fault(folder: Path) -> None:
     """As the app does when a run is resumed."""
     run_dir = only_run(folder)
     assert run_dir
-    control.withdraw_request(run_dir)
-    runner.work(run_dir, lambda job: Script(job, SPEED))
+    control.clear_request(run_dir)
+    runner.run_job(run_dir, lambda job: Script(job, SPEED))
 
 
 def only_run(folder: Path) -> Path | None:
-    return next(iter(run_folder.folders(folder / "runs")), None)
+    return next(iter(run_folder.list_runs(folder / "runs")), None)
 
 
 # --- what is wrong
 
 
-def paused_and_resumed(folder: Path) -> str:
+def check_pause_and_resume(folder: Path) -> str:
     run_dir = only_run(folder)
-    view = read_view(run_dir) if run_dir else None
+    view = read_run_state(run_dir) if run_dir else None
     if view and view.phase not in (Phase.DONE, Phase.PAUSED):
         return f"the run is {view.phase.value}: {view.error}"
     if view and view.phase is Phase.PAUSED and "MB are free" not in repr(view):
         return f"paused without the bytes: {view.detail}"
-    return resumed(folder)
+    return check_resumed(folder)
 
 
-def resumed(folder: Path) -> str:
+def check_resumed(folder: Path) -> str:
     """Every file is whole, and the run comes to its end with each step once."""
-    if wrong := whole(folder):
+    if wrong := check_files_whole(folder):
         return wrong
     run_dir = only_run(folder)
     if run_dir is None:
         return ""  # it was never there: the app says so at its start
-    if not settle(read_view(run_dir), False, "").phase.resumable:
-        return whole(folder) if read_view(run_dir).phase is Phase.DONE else "it cannot be resumed"
-    in_child(folder, again)
-    view, total = read_view(run_dir), sum(STEPS.values())
+    if not mark_dead(read_run_state(run_dir), False, "").phase.is_resumable:
+        return check_files_whole(folder) if read_run_state(run_dir).phase is Phase.DONE else "it cannot be resumed"
+    in_child(folder, resume_after_fault)
+    view, total = read_run_state(run_dir), sum(STEPS.values())
     if view.phase is not Phase.DONE or len({(point.stage, point.step) for point in view.points}) != total:
         return f"resumed, it is {view.phase.value} with {len(view.points)} of {total} steps: {view.error}"
-    return whole(folder)
+    return check_files_whole(folder)
 
 
 SCRIPTED = "adapter_config.json"
 """The scripted worker's adapters are their own names; what counts is the seal of their folders."""
 
 
-def whole(folder: Path) -> str:
+def check_files_whole(folder: Path) -> str:
     """Every line and every document can be read, and each sealed folder holds what its seal says."""
     for path in sorted(folder.rglob("*.json*")):
         if path.suffix in (".json", ".jsonl") and not path.name.startswith(".") and path.name != SCRIPTED:
@@ -144,7 +151,7 @@ def whole(folder: Path) -> str:
                 return f"{path.name}: {error}"
     for seal in folder.rglob(checkpoints.MANIFEST):
         if not any(part.startswith(".") for part in seal.relative_to(folder).parts):
-            checkpoints.verified(seal.parent)
+            checkpoints.verify(seal.parent)
     return ""
 
 
@@ -157,14 +164,17 @@ def documents(path: Path) -> list[bytes]:
 # --- the control
 
 
-def overwritten(place: Path, fault: str) -> Count:
+def overwrite_control(place: Path, fault: str) -> TrialCount:
     """The same faults, and a document that is written with json.dump."""
     trials = 20
-    return Count(trials, sum(bool(lived(place, fault, at, in_place, whole)) for at in range(1, trials + 1)))
+    return TrialCount(
+        trials,
+        sum(bool(live_with_fault(place, fault, at, write_in_place, check_files_whole)) for at in range(1, trials + 1)),
+    )
 
 
-def in_place(folder: Path) -> None:
+def write_in_place(folder: Path) -> None:
     """A state of 16 KB written again and again into its own file."""
     for number in range(20):
-        with unsafe_writes.text(folder / "state.json") as file:
+        with unsafe_writes.open_text(folder / "state.json") as file:
             json.dump({"state": number, "rows": list(range(3000))}, file)

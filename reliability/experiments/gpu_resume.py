@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from reliability.experiments.worker_kill import MODEL
-from reliability.harness.claim import Count, Figure
+from reliability.harness.claim import Figure, TrialCount
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, project
 
@@ -28,12 +28,12 @@ SECONDS = 900.0
 
 def run(quick: bool) -> Iterator[Figure]:
     """Nothing where there is no card."""
-    if hardware.detect().best:
+    if hardware.detect_machine().best_gpu:
         with tempfile.TemporaryDirectory(prefix="proof-") as name:
-            yield resumed(Path(name), 1 if quick else 10, "cuda")
+            yield resume_figure(Path(name), 1 if quick else 10, "cuda")
 
 
-def resumed(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure:
+def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure:
     from tests.trainer_core.training.test_pipeline import recipe, write_data
 
     subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
@@ -41,41 +41,44 @@ def resumed(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure
     asked = recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
     boss = Supervisor(Workspace(folder), device=device)
     try:
-        whole = over(boss, boss.start(asked))
-        furthest = [apart(whole, paused(boss, boss.start(asked), 1 + at % 8)) for at in range(trials)]
+        whole = wait_until_over(boss, boss.start(asked))
+        furthest = [
+            largest_loss_difference(whole, pause_and_resume(boss, boss.start(asked), 1 + at % 8))
+            for at in range(trials)
+        ]
     finally:
         boss.close()
     failures = sum(one is None or one > NATS for one in furthest)
     known = [one for one in furthest if one is not None]
     return Figure(
         "Resumed, the same steps with losses within 0.01 nats",
-        Count(trials, failures, f"(at most {max(known):.1e} nats)" if known else "other steps"),
+        TrialCount(trials, failures, f"(at most {max(known):.1e} nats)" if known else "other steps"),
     )
 
 
-def over(boss: Supervisor, run_id: str, steps: float = math.inf) -> RunView:
+def wait_until_over(boss: Supervisor, run_id: str, steps: float = math.inf) -> RunState:
     """A run at its end, whichever that is, or after so many steps."""
 
     def there() -> bool:
-        boss.look()
-        return not boss.run(run_id).phase.active or len(boss.run(run_id).points) >= steps
+        boss.refresh()
+        return not boss.run_state(run_id).phase.is_active or len(boss.run_state(run_id).points) >= steps
 
     if not wait_for(there, SECONDS):
         raise RuntimeError(f"{run_id} is not at its end after {SECONDS:.0f} s.")
-    return boss.run(run_id)
+    return boss.run_state(run_id)
 
 
-def paused(boss: Supervisor, run_id: str, steps: int) -> RunView:
+def pause_and_resume(boss: Supervisor, run_id: str, steps: int) -> RunState:
     """A run that was paused after so many steps or a few more, and resumed."""
-    over(boss, run_id, steps)
+    wait_until_over(boss, run_id, steps)
     boss.pause(run_id)
-    if not over(boss, run_id).phase.resumable:
+    if not wait_until_over(boss, run_id).phase.is_resumable:
         raise RuntimeError(f"{run_id} was at its end before it could be paused, so nothing was measured.")
     boss.resume(run_id)
-    return over(boss, run_id)
+    return wait_until_over(boss, run_id)
 
 
-def apart(whole: RunView, other: RunView) -> float | None:
+def largest_loss_difference(whole: RunState, other: RunState) -> float | None:
     """The largest difference of two losses of the same step, in nats; None: the steps are not the same."""
     one, two = ({(point.stage, point.step): point.loss for point in view.points} for view in (whole, other))
     return max(abs(one[step] - two[step]) for step in one) if one and one.keys() == two.keys() else None

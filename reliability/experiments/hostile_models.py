@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from reliability.harness.claim import Count, Proof, counted
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.data import Message, tokenize
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
@@ -49,7 +49,7 @@ Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
-class Beast:
+class HostileModel:
     """What is changed in a sound folder, and words that must be in the refusal."""
 
     name: str
@@ -65,19 +65,29 @@ def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         place = Path(name)
         beasts = [*hostile_models(), *hostile_adapters()]
-        good = [taken(place / f"sound-{adapter}", adapter) for adapter in (False, True)]  # and torch is imported
-        shut = counted([taken(place / f"shut-{adapter}", adapter, closed) for adapter in (False, True)])
-        ours = [refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
+        good = [
+            acceptance_error(place / f"sound-{adapter}", adapter) for adapter in (False, True)
+        ]  # and torch is imported
+        shut = count_trials(
+            [acceptance_error(place / f"shut-{adapter}", adapter, refuse_all) for adapter in (False, True)]
+        )
+        ours = [check_refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
         coded = [beast for beast in beasts if beast.stock]
-        fired = [stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])]
-    control = Count(len(fired), sum(fired))
-    yield Proof("Refused in time with its reason, and nothing ran", counted(ours), "loaded the stock way", control, 0.9)
-    yield Proof("A sound model and a sound adapter are taken", counted(good), "a door that refuses everything", shut)
+        fired = [
+            runs_code_in_stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])
+        ]
+    control = TrialCount(len(fired), sum(fired))
+    yield Proof(
+        "Refused in time with its reason, and nothing ran", count_trials(ours), "loaded the stock way", control, 0.9
+    )
+    yield Proof(
+        "A sound model and a sound adapter are taken", count_trials(good), "a door that refuses everything", shut
+    )
 
 
-def refused(beast: Beast, place: Path) -> str:
+def check_refused(beast: HostileModel, place: Path) -> str:
     """What went wrong, or nothing."""
-    folder, canary = sound(place / "model", beast.adapter), place / "canary"
+    folder, canary = make_sound_folder(place / "model", beast.adapter), place / "canary"
     beast.make(folder, canary)
     began = time.monotonic()
     try:
@@ -95,16 +105,16 @@ def refused(beast: Beast, place: Path) -> str:
     return f"{beast.name}: its code ran" if canary.exists() else ""
 
 
-def taken(place: Path, adapter: bool, door: Callable[[Path, bool], None] | None = None) -> str:
+def acceptance_error(place: Path, adapter: bool, door: Callable[[Path, bool], None] | None = None) -> str:
     """What a door says to a sound folder; nothing where it takes it."""
     try:
-        (door or load)(sound(place, adapter), adapter)
+        (door or load)(make_sound_folder(place, adapter), adapter)
     except ModelError as error:
         return str(error)
     return ""
 
 
-def closed(folder: Path, adapter: bool) -> None:
+def refuse_all(folder: Path, adapter: bool) -> None:
     """The control of what is taken: it would pass all the rest of this proof."""
     raise ModelError(f"{folder.name} is refused, as everything is.")
 
@@ -112,10 +122,10 @@ def closed(folder: Path, adapter: bool) -> None:
 def load(folder: Path, adapter: bool) -> None:
     """As the product does it, before anything of the folder is in memory."""
     if not adapter:
-        resolve.resolve(str(folder), Workspace(folder.parent / "workspace"))
-        for _, template in template_sandbox.templates(folder):  # as training renders its first row
+        resolve.resolve_model(str(folder), Workspace(folder.parent / "workspace"))
+        for _, template in template_sandbox.find_templates(folder):  # as training renders its first row
             tokenizer: Any = SimpleNamespace(chat_template=template, special_tokens_map={})
-            tokenize.render(tokenizer, [Message("user", "A row of the data")])
+            tokenize.render_chat(tokenizer, [Message("user", "A row of the data")])
         return
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -124,27 +134,27 @@ def load(folder: Path, adapter: bool) -> None:
 
     with torch.device("meta"):
         outline = LlamaForCausalLM(LlamaConfig.from_dict(CONFIG))
-    adapter_checks.check("SFT", folder, outline)
+    adapter_checks.check_adapter("SFT", folder, outline)
 
 
 # --- the folders
 
 
-def sound(folder: Path, adapter: bool) -> Path:
+def make_sound_folder(folder: Path, adapter: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if adapter:
-        put(folder, "adapter_config.json", LORA)
+        write_entry(folder, "adapter_config.json", LORA)
         names = (f"base_model.model.model.layers.0.self_attn.q_proj.{side}.weight" for side in SIDES)
         tensors = dict(zip(names, SIDES.values(), strict=True))
         (folder / "adapter_model.safetensors").write_bytes(safetensors(tensors))
         return folder
-    put(folder, "config.json", CONFIG)
-    put(folder, "tokenizer.json", {})
+    write_entry(folder, "config.json", CONFIG)
+    write_entry(folder, "tokenizer.json", {})
     (folder / "model.safetensors").write_bytes(safetensors({"w": [1000]}))
     return folder
 
 
-def put(folder: Path, name: str, content: Any) -> None:
+def write_entry(folder: Path, name: str, content: Any) -> None:
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
 
 
@@ -158,14 +168,14 @@ def safetensors(tensors: dict[str, list[int]], **changes: Any) -> bytes:
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
         at += size
     header[next(iter(header))] |= changes
-    return framed(json.dumps(header).encode(), at)
+    return frame_header(json.dumps(header).encode(), at)
 
 
-def framed(header: bytes, data: int) -> bytes:
+def frame_header(header: bytes, data: int) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(data)
 
 
-class Bomb:
+class PickleBomb:
     """Unpickled, it makes the canary."""
 
     def __init__(self, canary: Path):
@@ -178,80 +188,86 @@ class Bomb:
 # --- what is wrong with them
 
 
-def hostile_models() -> Iterator[Beast]:
+def hostile_models() -> Iterator[HostileModel]:
     for name in ("pytorch_model.bin", "model.pt", "model.pth", "weights.ckpt"):
-        yield Beast(f"pickle {name}", name, pickled(name), "pickle")
-    yield Beast("pickle called safetensors", "cut short", pickled("model.safetensors"))
+        yield HostileModel(f"pickle {name}", name, pickle_as(name), "pickle")
+    yield HostileModel("pickle called safetensors", "cut short", pickle_as("model.safetensors"))
     for name in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
-        yield Beast(
-            f"auto_map in {name}", f"{name} has 'auto_map'", coded(name), "code" if name == "config.json" else ""
+        yield HostileModel(
+            f"auto_map in {name}", f"{name} has 'auto_map'", code_as(name), "code" if name == "config.json" else ""
         )
-    yield Beast("auto_map in a nested config", "has 'auto_map'", nested)
+    yield HostileModel("auto_map in a nested config", "has 'auto_map'", nest_pickle)
     for key in ("trust_remote_code", "custom_pipelines", "_attn_implementation_internal"):
-        yield Beast(key, f"has {key!r}", changed(**{key: "x/y"}))
-    yield Beast("attention from the hub", "code from the hub", changed(_attn_implementation="evil/kernel"))
-    yield Beast(
-        "a config nested 100,000 deep", "not valid JSON", lambda folder, _: put(folder, "config.json", "[" * 100_000)
+        yield HostileModel(key, f"has {key!r}", changed(**{key: "x/y"}))
+    yield HostileModel("attention from the hub", "code from the hub", changed(_attn_implementation="evil/kernel"))
+    yield HostileModel(
+        "a config nested 100,000 deep",
+        "not valid JSON",
+        lambda folder, _: write_entry(folder, "config.json", "[" * 100_000),
     )
-    yield Beast("a config of 5 MB", "a configuration has at most", lambda f, _: put(f, "config.json", " " * (5 << 20)))
-    yield Beast("a billion layers", "num_hidden_layers", changed(num_hidden_layers=10**9))
-    yield Beast("weights that are not there", "speaks of", changed(hidden_size=1 << 16))
-    yield Beast(
-        "base of an adapter's choice", "holds an adapter", lambda folder, _: put(folder, "adapter_config.json", LORA)
+    yield HostileModel(
+        "a config of 5 MB", "a configuration has at most", lambda f, _: write_entry(f, "config.json", " " * (5 << 20))
+    )
+    yield HostileModel("a billion layers", "num_hidden_layers", changed(num_hidden_layers=10**9))
+    yield HostileModel("weights that are not there", "speaks of", changed(hidden_size=1 << 16))
+    yield HostileModel(
+        "base of an adapter's choice",
+        "holds an adapter",
+        lambda folder, _: write_entry(folder, "adapter_config.json", LORA),
     )
     yield from hostile_templates()
     yield from hostile_weights()
     yield from hostile_places()
 
 
-def pickled(name: str) -> Callable[[Path, Path], None]:
+def pickle_as(name: str) -> Callable[[Path, Path], None]:
     def make(folder: Path, canary: Path) -> None:
         (folder / "model.safetensors").unlink(missing_ok=True)
-        (folder / name).write_bytes(pickle.dumps(Bomb(canary)))
+        (folder / name).write_bytes(pickle.dumps(PickleBomb(canary)))
 
     return make
 
 
-def coded(name: str) -> Callable[[Path, Path], None]:
+def code_as(name: str) -> Callable[[Path, Path], None]:
     """Code of its own, for whoever follows auto_map."""
 
     def make(folder: Path, canary: Path) -> None:
         ours = CONFIG | {"model_type": "evil"} if name == "config.json" else {}
-        put(folder, name, ours | {"auto_map": {"AutoConfig": "evil.Evil"}})
+        write_entry(folder, name, ours | {"auto_map": {"AutoConfig": "evil.Evil"}})
         text = f"import os\nfrom transformers import LlamaConfig as Evil\nos.makedirs({str(canary)!r}, exist_ok=True)\n"
-        put(folder, "evil.py", text)
+        write_entry(folder, "evil.py", text)
 
     return make
 
 
-def nested(folder: Path, canary: Path) -> None:
-    put(folder, "config.json", CONFIG | {"text_config": {"inner": [{"auto_map": {"AutoModel": "evil.Evil"}}]}})
+def nest_pickle(folder: Path, canary: Path) -> None:
+    write_entry(folder, "config.json", CONFIG | {"text_config": {"inner": [{"auto_map": {"AutoModel": "evil.Evil"}}]}})
 
 
 def changed(**changes: Any) -> Callable[[Path, Path], None]:
-    return lambda folder, _: put(folder, "config.json", CONFIG | changes)
+    return lambda folder, _: write_entry(folder, "config.json", CONFIG | changes)
 
 
-def hostile_templates() -> Iterator[Beast]:
+def hostile_templates() -> Iterator[HostileModel]:
     """Escapes from the sandbox, and templates that exhaust."""
     shell = "{{ cycler.__init__.__globals__.os.mkdir(CANARY) }}"
     importer = "{{ self.__init__.__globals__.__builtins__.__import__('os').mkdir(CANARY) }}"
     walk = "{% for c in ''.__class__.__mro__[1].__subclasses__() %}{% endfor %}" + shell
     by_filter = "{{ (lipsum | attr('__globals__'))['os'].mkdir(CANARY) }}"
     for at, escape in enumerate((shell, importer, walk, by_filter), 1):
-        yield Beast(f"template that escapes, way {at}", "Python's own objects", dressed(escape), "template")
-    yield Beast(
+        yield HostileModel(f"template that escapes, way {at}", "Python's own objects", dressed(escape), "template")
+    yield HostileModel(
         "an escape in chat_template.jinja", "chat_template.jinja", dressed(shell, "chat_template.jinja"), "template"
     )
-    yield Beast("an escape in a further template", "additional_chat_templates/x.jinja", additional)
+    yield HostileModel("an escape in a further template", "additional_chat_templates/x.jinja", additional)
     loop = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
-    yield Beast("template that never ends", "does not end", dressed(loop))
-    yield Beast("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
+    yield HostileModel("template that never ends", "does not end", dressed(loop))
+    yield HostileModel("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
     filling = waiting("{{ 'A' * 2000000000 }}")
-    yield Beast("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
-    yield Beast("template that waits for the data, to escape", "Python's own objects", dressed(waiting(shell)))
-    yield Beast("template of 2 GB", "too much memory", dressed("{{ 'A' * 2000000000 }}"))
-    yield Beast("template that squares", "too much memory", dressed("{{ ('A' * 99999) * 99999 }}"))
+    yield HostileModel("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
+    yield HostileModel("template that waits for the data, to escape", "Python's own objects", dressed(waiting(shell)))
+    yield HostileModel("template of 2 GB", "too much memory", dressed("{{ 'A' * 2000000000 }}"))
+    yield HostileModel("template that squares", "too much memory", dressed("{{ ('A' * 99999) * 99999 }}"))
 
 
 def waiting(template: str) -> str:
@@ -262,40 +278,42 @@ def waiting(template: str) -> str:
 def dressed(template: str, name: str = "tokenizer_config.json") -> Callable[[Path, Path], None]:
     def make(folder: Path, canary: Path) -> None:
         text = template.replace("CANARY", repr(str(canary)))
-        put(folder, name, text if name.endswith(".jinja") else {"chat_template": text})
+        write_entry(folder, name, text if name.endswith(".jinja") else {"chat_template": text})
 
     return make
 
 
 def additional(folder: Path, canary: Path) -> None:
     (folder / "additional_chat_templates").mkdir()
-    put(folder, "additional_chat_templates/x.jinja", "{{ ''.__class__ }}")
+    write_entry(folder, "additional_chat_templates/x.jinja", "{{ ''.__class__ }}")
 
 
-def hostile_weights() -> Iterator[Beast]:
+def hostile_weights() -> Iterator[HostileModel]:
     two = {"a": [500], "b": [500]}
-    yield weighty("a header of 2⁶³ bytes", "cut short", struct.pack("<Q", 1 << 63) + b"{}")
-    yield weighty("a header of 64 MB", "has a header of", framed(b" " * (64 << 20), 0))
-    yield weighty("a header that is no JSON", "is damaged", framed(b"{" * 64, 100))
-    yield weighty("a header nested 100,000 deep", "is damaged", framed(b"[" * 100_000, 100))
-    yield weighty("overlapping tensors", "byte 2,000, inside", safetensors(two, data_offsets=[0, 4000], shape=[1000]))
-    yield weighty("a gap", "nothing is said of", safetensors(two, data_offsets=[8, 2000], shape=[498]))
-    yield weighty("more shape than bytes", "its shape needs", safetensors(two, shape=[1 << 40]))
-    yield weighty("a negative side", "header is damaged", safetensors(two, shape=[-1]))
-    yield weighty("offsets beyond the end", "tensors end at byte", safetensors({"a": [500]})[:-8])
-    yield weighty("an unknown number format", "unknown number format", safetensors(two, dtype="PICKLE"))
-    yield weighty("an empty file", "cut short", b"")
+    yield weight_model("a header of 2⁶³ bytes", "cut short", struct.pack("<Q", 1 << 63) + b"{}")
+    yield weight_model("a header of 64 MB", "has a header of", frame_header(b" " * (64 << 20), 0))
+    yield weight_model("a header that is no JSON", "is damaged", frame_header(b"{" * 64, 100))
+    yield weight_model("a header nested 100,000 deep", "is damaged", frame_header(b"[" * 100_000, 100))
+    yield weight_model(
+        "overlapping tensors", "byte 2,000, inside", safetensors(two, data_offsets=[0, 4000], shape=[1000])
+    )
+    yield weight_model("a gap", "nothing is said of", safetensors(two, data_offsets=[8, 2000], shape=[498]))
+    yield weight_model("more shape than bytes", "its shape needs", safetensors(two, shape=[1 << 40]))
+    yield weight_model("a negative side", "header is damaged", safetensors(two, shape=[-1]))
+    yield weight_model("offsets beyond the end", "tensors end at byte", safetensors({"a": [500]})[:-8])
+    yield weight_model("an unknown number format", "unknown number format", safetensors(two, dtype="PICKLE"))
+    yield weight_model("an empty file", "cut short", b"")
     outside = {"weight_map": {"w": "../outside.safetensors"}}
-    yield Beast("an index that escapes", "not beside it", indexed(outside))
-    yield Beast("an index of absolute paths", "not beside it", indexed({"weight_map": {"w": "/etc/passwd"}}))
-    yield Beast("an index of pickles", "a pickle", indexed({"weight_map": {"w": "pytorch_model.bin"}}))
-    yield Beast("an index of what is missing", "lacks", indexed({"weight_map": {"w": "x.safetensors"}}))
+    yield HostileModel("an index that escapes", "not beside it", indexed(outside))
+    yield HostileModel("an index of absolute paths", "not beside it", indexed({"weight_map": {"w": "/etc/passwd"}}))
+    yield HostileModel("an index of pickles", "a pickle", indexed({"weight_map": {"w": "pytorch_model.bin"}}))
+    yield HostileModel("an index of what is missing", "lacks", indexed({"weight_map": {"w": "x.safetensors"}}))
     gguf = struct.pack("<4sIQQ", b"GGUF", 3, 1 << 62, 1 << 62)
-    yield Beast("GGUF with 2⁶² tensors", "has no .safetensors", lambda f, _: only(f, "model.gguf", gguf))
+    yield HostileModel("GGUF with 2⁶² tensors", "has no .safetensors", lambda f, _: only(f, "model.gguf", gguf))
 
 
-def weighty(name: str, words: str, content: bytes) -> Beast:
-    return Beast(name, words, lambda folder, _: put_bytes(folder / "model.safetensors", content))
+def weight_model(name: str, words: str, content: bytes) -> HostileModel:
+    return HostileModel(name, words, lambda folder, _: put_bytes(folder / "model.safetensors", content))
 
 
 def put_bytes(path: Path, content: bytes) -> None:
@@ -308,10 +326,10 @@ def only(folder: Path, name: str, content: bytes) -> None:
 
 
 def indexed(index: dict[str, Any]) -> Callable[[Path, Path], None]:
-    return lambda folder, _: put(folder, "model.safetensors.index.json", index)
+    return lambda folder, _: write_entry(folder, "model.safetensors.index.json", index)
 
 
-def hostile_places() -> Iterator[Beast]:
+def hostile_places() -> Iterator[HostileModel]:
     def linked(name: str, target: str) -> Callable[[Path, Path], None]:
         def make(folder: Path, canary: Path) -> None:
             (folder / name).unlink(missing_ok=True)
@@ -323,20 +341,22 @@ def hostile_places() -> Iterator[Beast]:
         (folder / "tokenizer.json").unlink()
         os.mkfifo(folder / "tokenizer.json")
 
-    yield Beast("weights linked to elsewhere", "outside of the folder", linked("model.safetensors", "/etc/passwd"))
-    yield Beast("a config linked to elsewhere", "outside of the folder", linked("config.json", "/etc/hostname"))
-    yield Beast("a link to a device", "outside of the folder", linked("tokenizer.json", "/dev/zero"))
-    yield Beast("a link to itself", "leads nowhere", linked("tokenizer.json", "tokenizer.json"))
-    yield Beast("a pipe that nobody writes", "a pipe", pipe)
+    yield HostileModel(
+        "weights linked to elsewhere", "outside of the folder", linked("model.safetensors", "/etc/passwd")
+    )
+    yield HostileModel("a config linked to elsewhere", "outside of the folder", linked("config.json", "/etc/hostname"))
+    yield HostileModel("a link to a device", "outside of the folder", linked("tokenizer.json", "/dev/zero"))
+    yield HostileModel("a link to itself", "leads nowhere", linked("tokenizer.json", "tokenizer.json"))
+    yield HostileModel("a pipe that nobody writes", "a pipe", pipe)
 
 
-def hostile_adapters() -> Iterator[Beast]:
+def hostile_adapters() -> Iterator[HostileModel]:
     def pickled_adapter(folder: Path, canary: Path) -> None:
         (folder / "adapter_model.safetensors").unlink()
-        (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(canary)))
+        (folder / "adapter_model.bin").write_bytes(pickle.dumps(PickleBomb(canary)))
 
     def described(**changes: Any) -> Callable[[Path, Path], None]:
-        return lambda folder, _: put(folder, "adapter_config.json", LORA | changes)
+        return lambda folder, _: write_entry(folder, "adapter_config.json", LORA | changes)
 
     def shaped(path: str, side: list[int]) -> Callable[[Path, Path], None]:
         name = f"base_model.model.{path}.lora_A.weight"
@@ -367,7 +387,7 @@ def hostile_adapters() -> Iterator[Beast]:
         ("an adapter of another base", "does not have", shaped("transformer.h.0.attn", [2, 8]), ""),
         ("another kind of adapter", "adapter_config.json cannot be read", described(peft_type="EVIL"), ""),
     ):
-        yield Beast(name, words, make, way, adapter=True)
+        yield HostileModel(name, words, make, way, adapter=True)
 
 
 # --- the control
@@ -382,9 +402,9 @@ STOCK = {
 }
 
 
-def stock(beast: Beast, place: Path) -> bool:
+def runs_code_in_stock(beast: HostileModel, place: Path) -> bool:
     """Did its code run, loaded the stock way in a process of its own?"""
-    folder, canary = sound(place / "model", beast.adapter), place / "canary"
+    folder, canary = make_sound_folder(place / "model", beast.adapter), place / "canary"
     beast.make(folder, canary)
     environment = {**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", STOCK[beast.stock], str(folder)]

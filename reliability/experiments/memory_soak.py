@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from reliability.harness.claim import Count, Figure
+from reliability.harness.claim import Figure, TrialCount
 from tests.browser.conftest import App, chromium
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Noted, Phase, Plan, Prepared, Status, Step
+from trainer_core.runs.events import DataPrepared, Notice, Phase, PhaseChanged, StepsPlanned, TrainStep
 from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
@@ -34,7 +34,7 @@ GROWTH = 0.02
 
 
 @dataclass(frozen=True)
-class Look:
+class ProcessSample:
     """What the app's process takes at a moment: seconds since the start, bytes, and how many threads and files."""
 
     at: float
@@ -46,47 +46,47 @@ class Look:
 def run(quick: bool) -> Iterator[Figure]:
     minutes, warm = (0.4, 0.2) if quick else (MINUTES, WARM)
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        looks = list(soaked(Path(name) / "workspace", minutes * 60, 6.0 if quick else 60.0))
+        looks = list(soak_app(Path(name) / "workspace", minutes * 60, 6.0 if quick else 60.0))
     later = [look for look in looks if look.at >= warm * 60]
-    first, last = average(later[: max(1, len(later) // 10)]), average(later[-max(1, len(later) // 10) :])
+    first, last = mean_sample(later[: max(1, len(later) // 10)]), mean_sample(later[-max(1, len(later) // 10) :])
     grown = last.bytes / first.bytes - 1
     text = f"{first.bytes / 2**20:.0f} MB, {grown:+.1%} in {(last.at - first.at) / 60:.1f} min"
-    yield Figure("Memory grows by less than 2 %", Count(1, int(grown > (1 if quick else GROWTH)), text))
+    yield Figure("Memory grows by less than 2 %", TrialCount(1, int(grown > (1 if quick else GROWTH)), text))
     spread = f"{first.threads} threads, {first.files} files; then {last.threads} and {last.files}"
     more = last.threads > first.threads + TABS or last.files > first.files + 2 * TABS
-    yield Figure("Threads and open files stay as many", Count(1, int(more), spread))
+    yield Figure("Threads and open files stay as many", TrialCount(1, int(more), spread))
 
 
-def average(looks: list[Look]) -> Look:
+def mean_sample(looks: list[ProcessSample]) -> ProcessSample:
     count = len(looks)
     sums = (sum(getattr(look, name) for look in looks) for name in ("bytes", "threads", "files"))
-    return Look(looks[-1].at, *(round(one / count) for one in sums))
+    return ProcessSample(looks[-1].at, *(round(one / count) for one in sums))
 
 
-def soaked(workspace: Path, seconds: float, reload_seconds: float) -> Iterator[Look]:
+def soak_app(workspace: Path, seconds: float, reload_seconds: float) -> Iterator[ProcessSample]:
     """The app's process, looked at five times a second while it is used."""
-    run_dir = run_folder.create(Workspace(workspace).runs, TrainJob(recipe=Recipe(name="soak")), "soak")
+    run_dir = run_folder.create_run(Workspace(workspace).runs, TrainJob(recipe=Recipe(name="soak")), "soak")
     app = App(workspace, "5")
     try:
-        with sync_playwright() as playwright, alive(run_dir.name):
+        with sync_playwright() as playwright, idle_worker(run_dir.name):
             flags = ["--no-sandbox", "--disable-gpu"]
             browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
-            tabs = opened(browser.new_context(), app)
-            yield from watched(run_dir, tabs, app.process.pid, seconds, reload_seconds)
+            tabs = open_tabs(browser.new_context(), app)
+            yield from sample_tabs(run_dir, tabs, app.process.pid, seconds, reload_seconds)
             browser.close()
     finally:
         app.close()
 
 
 @contextmanager
-def alive(run_id: str) -> Iterator[None]:
+def idle_worker(run_id: str) -> Iterator[None]:
     """A process that stands for the run's worker, so that the app takes the run for one at work."""
     waits = [sys.executable, "-c", "import sys; sys.stdin.read()", "tests.support.fake_worker", run_id]
     with subprocess.Popen(waits, stdin=subprocess.PIPE):
         yield
 
 
-def opened(context: BrowserContext, app: App) -> list[Page]:
+def open_tabs(context: BrowserContext, app: App) -> list[Page]:
     tabs = [context.new_page() for _ in range(TABS)]
     for at, tab in enumerate(tabs):
         tab.goto(app.root if at else app.address)
@@ -94,29 +94,31 @@ def opened(context: BrowserContext, app: App) -> list[Page]:
     return tabs
 
 
-def watched(run_dir: Path, tabs: list[Page], pid: int, seconds: float, reload_seconds: float) -> Iterator[Look]:
+def sample_tabs(
+    run_dir: Path, tabs: list[Page], pid: int, seconds: float, reload_seconds: float
+) -> Iterator[ProcessSample]:
     """Speaks as a worker does, reloads a tab now and then, and looks at the process."""
     emit, process, began = EventLog(run_dir / "events.jsonl"), psutil.Process(pid), time.monotonic()
     total, reloads = int(seconds * PER_SECOND) + 1, 0
-    for event in (Prepared(300, 300, 10, "0" * 64, ()), Plan({"sft": total}), Status(Phase.SFT, "")):
+    for event in (DataPrepared(300, 300, 10, "0" * 64, ()), StepsPlanned({"sft": total}), PhaseChanged(Phase.SFT, "")):
         emit(event)
     for at in range(1, total):
-        emit(step(at, total))
+        emit(soak_step(at, total))
         if at % (60 * PER_SECOND) == 0:
-            emit(Noted(f"minute {at // 60 // PER_SECOND}"))
+            emit(Notice(f"minute {at // 60 // PER_SECOND}"))
         if (now := time.monotonic() - began) > (reloads + 1) * reload_seconds:
             tabs[reloads % TABS].reload()
             reloads += 1
-        yield Look(now, process.memory_info().rss, process.num_threads(), files(process))
+        yield ProcessSample(now, process.memory_info().rss, process.num_threads(), count_open_files(process))
         tabs[0].wait_for_timeout(max(0.0, 1000 * (at / PER_SECOND - (time.monotonic() - began))))
 
 
-def files(process: psutil.Process) -> int:
+def count_open_files(process: psutil.Process) -> int:
     """Open files and sockets."""
     if sys.platform == "win32":
         return process.num_handles()
     return process.num_fds()
 
 
-def step(at: int, total: int) -> Step:
-    return Step("sft", at, total, 1.0 + 1 / at, 2e-4, 1.0, 0.2, 1800.0, (total - at) / PER_SECOND)
+def soak_step(at: int, total: int) -> TrainStep:
+    return TrainStep("sft", at, total, 1.0 + 1 / at, 2e-4, 1.0, 0.2, 1800.0, (total - at) / PER_SECOND)

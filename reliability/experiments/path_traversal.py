@@ -20,11 +20,11 @@ from urllib.parse import quote, unquote
 import gradio as gr
 
 import app as application
-from reliability.harness.claim import Count, Proof, counted
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.browser.conftest import App
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.models import starter
-from trainer_core.runs.workspace import Workspace, default_workspace, made
+from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
 
 QUESTION = (
     "Spellings of a way out (absolute, up, links, file://, backslashes) in encodings (percent, double, overlong, full width, "
@@ -39,7 +39,7 @@ BYTES = 300_000
 """Read of an answer; the page itself has 200,000."""
 WAIT_SECONDS = 60.0
 """The first look at a row as tokens imports the libraries."""
-OPENS = frozenset({"glance", "check", "look", "measure"})
+OPENS = frozenset({"inspect_file", "check_file", "preview_row", "measure_lengths"})
 """Questions about the data file that the person names."""
 ENCODINGS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
@@ -96,21 +96,23 @@ def run(quick: bool) -> Iterator[Proof]:
         served = App(folder / "workspace", "50", password=PASSWORD)
         try:
             # or a question about the bundled sample would unpack it first
-            ready = starter.folder(Workspace(default_workspace()))
+            ready = starter.ensure_starter(Workspace(default_workspace()))
             shutil.copytree(ready, Workspace(served.workspace).models / starter.NAME)
-            marks = planted(folder, served.workspace)
+            marks = plant_secrets(folder, served.workspace)
             attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
             attacks += [*by_neighbour(marks, served), *by_model(marks)]
-            ours = [tried(served, key(served), marks, attack) for attack in attacks[:: 61 if quick else 1]]
+            ours = [
+                try_attack(served, login_cookie(served), marks, attack) for attack in attacks[:: 61 if quick else 1]
+            ]
         finally:
             served.close()
-        control = naive(folder, marks)
+        control = naive_control(folder, marks)
     yield Proof(
-        "No byte from outside comes out", counted(ours), "a server that joins paths as they come", control, 0.03
+        "No byte from outside comes out", count_trials(ours), "a server that joins paths as they come", control, 0.03
     )
 
 
-def planted(folder: Path, workspace: Path) -> dict[str, bytes]:
+def plant_secrets(folder: Path, workspace: Path) -> dict[str, bytes]:
     """Places that nobody may read from, each with bytes that must not come out. Links in the workspace lead to the first."""
     outside = folder / "outside"
     outside.mkdir()
@@ -118,7 +120,7 @@ def planted(folder: Path, workspace: Path) -> dict[str, bytes]:
     for name in ("canary.txt", "run.json", "events.jsonl", "worker.log", "config.json", "report.html"):
         (outside / name).write_text(CANARY, encoding="utf-8")
     for name in ("runs", "compare", "data", "models"):
-        made(workspace / name)
+        ensure_dir(workspace / name)
         (workspace / name / "link").symlink_to(outside)
     (workspace / "data" / "link.jsonl").symlink_to(canary)
     secret = (workspace / "app.secret").read_bytes()
@@ -126,15 +128,15 @@ def planted(folder: Path, workspace: Path) -> dict[str, bytes]:
     return places | {str(workspace / "data" / "link" / "canary.txt"): CANARY.encode()}
 
 
-def key(served: App, kept: dict[int, str] = {}) -> str:  # noqa: B006  (one cookie for each server)
+def login_cookie(served: App, kept: dict[int, str] = {}) -> str:  # noqa: B006  (one cookie for each server)
     """The cookie that the link hands out."""
     if served.port not in kept:
-        answer, _ = asked(served.port, "GET", served.address.removeprefix(served.root), None, {})
+        answer, _ = send_attack(served.port, "GET", served.address.removeprefix(served.root), None, {})
         kept[served.port] = (answer.getheader("set-cookie") or "").split(";")[0]
     return kept[served.port]
 
 
-def asked(
+def send_attack(
     port: int,
     method: str,
     path: str,
@@ -155,7 +157,7 @@ def asked(
         connection.close()
 
 
-def tried(served: App, cookie: str, marks: dict[str, bytes], attack: Attack) -> str:
+def try_attack(served: App, cookie: str, marks: dict[str, bytes], attack: Attack) -> str:
     """What leaked, or nothing."""
     headers = {"Cookie": cookie, "Content-Type": "application/json"}
     body = None if attack.body is None else json.dumps(attack.body).encode()
@@ -163,9 +165,11 @@ def tried(served: App, cookie: str, marks: dict[str, bytes], attack: Attack) -> 
         headers["Content-Type"] = "multipart/form-data; boundary=x"
         name = f'name="files"; filename="{attack.upload}"'
         body = f"--x\r\nContent-Disposition: form-data; {name}\r\n\r\nours\r\n--x--\r\n".encode()
-    answer, said = asked(served.port, "POST" if body else "GET", attack.path, body, headers, host=attack.host)
+    answer, said = send_attack(served.port, "POST" if body else "GET", attack.path, body, headers, host=attack.host)
     if attack.session and answer.status == 200:
-        _, said = asked(served.port, "GET", f"/gradio_api/queue/data?session_hash={attack.session}", None, headers)
+        _, said = send_attack(
+            served.port, "GET", f"/gradio_api/queue/data?session_hash={attack.session}", None, headers
+        )
     if attack.path.endswith("component_server") and b"Function not found" in said:
         return f"{attack}: not asked at all"
     leaked = [place for place, mark in marks.items() if mark in said]
@@ -181,7 +185,7 @@ def spellings(marks: dict[str, bytes]) -> Iterator[str]:
         yield encoding(way(place))
 
 
-def plain(marks: dict[str, bytes]) -> Iterator[str]:
+def plain_spellings(marks: dict[str, bytes]) -> Iterator[str]:
     """For bodies, where nothing is decoded on the way: the place, its folder, both from inside, and a link of ours."""
     for place in marks:
         for target in (place, str(Path(place).parent)):
@@ -204,7 +208,7 @@ def routes() -> Iterator[str]:
 
 def page_routes() -> Iterator[tuple[str, str]]:
     """Every method and path of the real app, its parameters in braces."""
-    waiting: list[Any] = list(gr.routes.App.create_app(page()).routes)
+    waiting: list[Any] = list(gr.routes.App.create_app(make_blocks()).routes)
     while waiting:
         route = waiting.pop()
         inner = getattr(route, "original_router", None) or getattr(route, "router", None)
@@ -213,16 +217,16 @@ def page_routes() -> Iterator[tuple[str, str]]:
             yield from ((method, path) for method in getattr(route, "methods", None) or {"GET"})
 
 
-def page() -> gr.Blocks:
+def make_blocks() -> gr.Blocks:
     with tempfile.TemporaryDirectory() as name:
-        return application.build(Supervisor(Workspace(Path(name)), device="cpu"))
+        return application.build_page(Supervisor(Workspace(Path(name)), device="cpu"))
 
 
-def questions(served: App) -> Iterator[tuple[int, str]]:
+def page_functions(served: App) -> Iterator[tuple[int, str]]:
     """Component and name of everything that a script of the page may ask."""
-    _, said = asked(served.port, "GET", "/config", None, {"Cookie": key(served)}, most=None)
+    _, said = send_attack(served.port, "GET", "/config", None, {"Cookie": login_cookie(served)}, most=None)
     numbers = {one["props"].get("elem_id"): one["id"] for one in json.loads(said)["components"]}
-    for block in page().blocks.values():
+    for block in make_blocks().blocks.values():
         for name in dir(block):
             if getattr(getattr(block, name, None), "_is_server_fn", False):
                 yield numbers[block.elem_id], name
@@ -246,7 +250,9 @@ FIELDS = (
 
 
 def by_question(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
-    for (component, name), text in product([one for one in questions(served) if one[1] not in OPENS], plain(marks)):
+    for (component, name), text in product(
+        [one for one in page_functions(served) if one[1] not in OPENS], plain_spellings(marks)
+    ):
         every = {field: text for field in FIELDS}
         for data in (text, every, {"show": text, "chosen": [text], "tab": "runs", "log": True}, {"source": text}):
             body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
@@ -256,8 +262,10 @@ def by_question(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
 def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
     """The questions about a data file, from another address: a path that the person here may open, the network may not."""
     address, eyes = application.lan_names()[0], {"model": "starter", "length": 64}
-    more = {"look": eyes | {"at": 0}, "measure": eyes}
-    for (component, name), text in product([one for one in questions(served) if one[1] in OPENS], plain(marks)):
+    more = {"preview_row": eyes | {"at": 0}, "measure_lengths": eyes}
+    for (component, name), text in product(
+        [one for one in page_functions(served) if one[1] in OPENS], plain_spellings(marks)
+    ):
         data = {"source": text, **more.get(name, {})}
         body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
         yield Attack("/gradio_api/component_server", body, host=address)
@@ -266,8 +274,10 @@ def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
 def by_model(marks: dict[str, bytes]) -> Iterator[Attack]:
     """The form of a run with a folder as its model, from another address."""
     address = application.lan_names()[0]
-    (restore,) = (number for number, event in page().fns.items() if event.name == "restore" and len(event.inputs) == 1)
-    for text in plain(marks):
+    (restore,) = (
+        number for number, event in make_blocks().fns.items() if event.name == "restore" and len(event.inputs) == 1
+    )
+    for text in plain_spellings(marks):
         body = {"data": [{"model": text}], "fn_index": restore, "session_hash": "attack"}
         yield Attack("/gradio_api/run/predict", body, host=address)
 
@@ -280,10 +290,10 @@ def by_upload(marks: dict[str, bytes]) -> Iterator[Attack]:
 def by_event(marks: dict[str, bytes]) -> Iterator[Attack]:
     """Events that a form does not feed: ids and names, in the event's own data and as a file of Gradio's."""
     at = 0
-    for number, event in page().fns.items():
+    for number, event in make_blocks().fns.items():
         if len(event.inputs) > 16:
             continue  # the form of a run: its data file and model are what the person opens
-        for text in plain(marks):
+        for text in plain_spellings(marks):
             at += 1
             file = {"path": text, "meta": {"_type": "gradio.FileData"}}
             data = [file if at % 2 else text for _ in event.inputs]
@@ -295,21 +305,21 @@ def by_event(marks: dict[str, bytes]) -> Iterator[Attack]:
 # --- the control
 
 
-def naive(folder: Path, marks: dict[str, bytes]) -> Count:
+def naive_control(folder: Path, marks: dict[str, bytes]) -> TrialCount:
     """The spellings against a server that takes what comes after the slash as a path."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Naive, folder / "workspace"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(NaiveServer, folder / "workspace"))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     texts = list(spellings(marks))
     leaks = 0
     for text in texts:
-        _, said = asked(server.server_port, "GET", f"/{text}", None, {})
+        _, said = send_attack(server.server_port, "GET", f"/{text}", None, {})
         leaks += any(mark in said for mark in marks.values())
     server.shutdown()
     server.server_close()
-    return Count(len(texts), leaks)
+    return TrialCount(len(texts), leaks)
 
 
-class Naive(BaseHTTPRequestHandler):
+class NaiveServer(BaseHTTPRequestHandler):
     def __init__(self, root: Path, *args: Any):
         self.root = root
         super().__init__(*args)

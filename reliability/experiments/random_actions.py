@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from reliability.harness.claim import Count, Proof, counted
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor, wait_for
@@ -33,11 +33,11 @@ STEPS = 50
 
 def run(quick: bool) -> Iterator[Proof]:
     lives = 2 if quick else 44
-    Life.steps = 0
+    WorkspaceMachine.steps = 0
     failure = ""
     try:
         run_state_machine_as_test(
-            Life,
+            WorkspaceMachine,
             settings=settings(
                 max_examples=lives,
                 stateful_step_count=STEPS,
@@ -49,12 +49,12 @@ def run(quick: bool) -> Iterator[Proof]:
         )
     except AssertionError as error:
         failure = str(error)
-    count = Count(Life.steps, int(bool(failure)), failure or f"({lives} lives)")
-    blind = counted([Blind().after_a_kill() for _ in range(2 if quick else 10)])
+    count = TrialCount(WorkspaceMachine.steps, int(bool(failure)), failure or f"({lives} lives)")
+    blind = count_trials([UnwatchedMachine().after_a_kill() for _ in range(2 if quick else 10)])
     yield Proof("Every state is legal after every step", count, "an app that believes the events alone", blind)
 
 
-class Life(RuleBasedStateMachine):
+class WorkspaceMachine(RuleBasedStateMachine):
     """One workspace and the app on it, which may be started anew at any time."""
 
     steps = 0
@@ -63,24 +63,24 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.place = tempfile.TemporaryDirectory(prefix="proof-")
         self.workspace = Workspace(Path(self.place.name))
-        self.app = self.opened()
+        self.app = self.open_app()
 
-    def opened(self) -> Supervisor:
+    def open_app(self) -> Supervisor:
         return Supervisor(self.workspace, command=SCRIPTED, device="cpu")
 
     def ids(self) -> list[str]:
-        return [view.id for view in self.app.views]
+        return [view.id for view in self.app.run_states]
 
     @rule(name=st.sampled_from(["quick", "slow", "fails", "killed"]))
     def start(self, name: str) -> None:
-        busy = self.app.active is not None
+        busy = self.app.active_run is not None
         try:
             self.app.start(Recipe(name=name))
         except UserError:
             return
-        assert not busy or not wait_for(lambda: self.living() > 1, 0.5)
+        assert not busy or not wait_for(lambda: self.count_workers() > 1, 0.5)
 
-    @rule(at=st.integers(0, 11), what=st.sampled_from(["stop", "pause", "resume", "throw_away", "prolong"]))
+    @rule(at=st.integers(0, 11), what=st.sampled_from(["stop", "pause", "resume", "move_to_trash", "extend"]))
     def click(self, at: int, what: str) -> None:
         """At one of the runs there are: how many that is depends on the clock, so it must not be what is drawn from."""
         if ids := self.ids():
@@ -96,42 +96,42 @@ class Life(RuleBasedStateMachine):
     @rule()
     def reload(self) -> None:
         self.app.close()
-        self.app = self.opened()
+        self.app = self.open_app()
 
     @rule(seconds=st.sampled_from([0.05, 0.3, 1.0]))
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
     @invariant()
-    def legal(self) -> None:
-        Life.steps += 1
+    def check_states(self) -> None:
+        WorkspaceMachine.steps += 1
         said = ""
 
         def settled() -> bool:
             nonlocal said
-            self.app.look()
-            said = self.illegal()
+            self.app.refresh()
+            said = self.state_error()
             return not said
 
         assert wait_for(settled, SETTLED_SECONDS, 0.05), said
 
-    def illegal(self) -> str:
+    def state_error(self) -> str:
         """What is wrong now, or nothing."""
-        active = [view.id for view in self.app.views if view.phase.active]
-        alive = self.living()
+        active = [view.id for view in self.app.run_states if view.phase.is_active]
+        alive = self.count_workers()
         if alive > 1 or len(active) > 1:
             return f"{alive} workers, at work by their state: {active}"
         if alive and not active:
             return "a worker that no run knows"
         if active and not alive:
-            return f"{active[0]} is {self.app.run(active[0]).phase.value} without a worker"
-        folders = {folder.name for folder in run_folder.folders(self.workspace.runs)}
+            return f"{active[0]} is {self.app.run_state(active[0]).phase.value} without a worker"
+        folders = {folder.name for folder in run_folder.list_runs(self.workspace.runs)}
         if folders != set(self.ids()):
             return f"runs {self.ids()}, folders {sorted(folders)}"
-        unsound = [view.id for view in self.app.views if view.phase is Phase.DONE and not view.adapters]
+        unsound = [view.id for view in self.app.run_states if view.phase is Phase.DONE and not view.adapters]
         return f"done without an adapter: {unsound}" if unsound else ""
 
-    def living(self) -> int:
+    def count_workers(self) -> int:
         return len(self.workers())
 
     def workers(self) -> list[psutil.Process]:
@@ -146,24 +146,24 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.kill()
         self.app.close()
-        wait_for(lambda: self.living() == 0, 5)
+        wait_for(lambda: self.count_workers() == 0, 5)
         with suppress(OSError):
             self.place.cleanup()
 
 
-class Blind(Life):
+class UnwatchedMachine(WorkspaceMachine):
     """The control: nobody asks whether a worker lives."""
 
-    def opened(self) -> Supervisor:
-        return Believing(self.workspace, command=SCRIPTED, device="cpu")
+    def open_app(self) -> Supervisor:
+        return TrustingSupervisor(self.workspace, command=SCRIPTED, device="cpu")
 
     def after_a_kill(self) -> str:
         """What is wrong with the states after a worker was killed, or nothing."""
         self.app.start(Recipe(name="slow"))
-        assert wait_for(lambda: self.living() > 0, SETTLED_SECONDS)
+        assert wait_for(lambda: self.count_workers() > 0, SETTLED_SECONDS)
         self.kill()
         try:
-            self.legal()
+            self.check_states()
         except AssertionError as error:
             return str(error)
         finally:
@@ -171,8 +171,8 @@ class Blind(Life):
         return ""
 
 
-class Believing(Supervisor):
-    def look(self) -> None:
-        super().look()
+class TrustingSupervisor(Supervisor):
+    def refresh(self) -> None:
+        super().refresh()
         for watched in self._watched.values():
-            watched.view = watched._folded
+            watched.state = watched._folded

@@ -13,13 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from reliability.experiments.checkpoint_damage import loads
-from reliability.harness.claim import Count, Proof, counted
+from reliability.experiments.checkpoint_damage import is_loadable
+from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.config.jobs import TrainJob
-from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.system import project
 
 QUESTION = (
@@ -31,10 +31,10 @@ MODEL = "import sys; from pathlib import Path; from tests.support import tiny; t
 
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        yield killed(Path(name), 6 if quick else 300)
+        yield kill_proof(Path(name), 6 if quick else 300)
 
 
-def killed(folder: Path, trials: int) -> Proof:
+def kill_proof(folder: Path, trials: int) -> Proof:
     # nothing may be computed in this process, whose forks could otherwise wait for threads that they do not have
     subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
     from trainer_core import training  # noqa: F401, I001  (unsloth before all that it patches)
@@ -42,40 +42,42 @@ def killed(folder: Path, trials: int) -> Proof:
 
     write_data(folder)
     asked, random = recipe(folder), Random(11)
-    whole = run_folder.create(folder / "runs", TrainJob(recipe=asked), "whole")
+    whole = run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "whole")
     began = time.monotonic()
-    to_the_end(whole)
-    seconds, wanted = time.monotonic() - began, read_view(whole)
+    finish_run_in_worker(whole)
+    seconds, wanted = time.monotonic() - began, read_run_state(whole)
     if wanted.phase is not Phase.DONE:
         raise RuntimeError(wanted.error)
     failures, worst = list[str](), 0
     for trial in range(trials):
-        place = run_folder.create(folder / "runs", TrainJob(recipe=asked), f"t{trial}")
-        lost = interrupted(place, random.uniform(0, seconds))
+        place = run_folder.create_run(folder / "runs", TrainJob(recipe=asked), f"t{trial}")
+        lost = interrupt_run(place, random.uniform(0, seconds))
         worst = max(worst, lost)
-        failures.append(wrong(read_view(place), wanted, lost))
-    ours = counted(failures)
-    ours = Count(ours.n, ours.failures, ours.worst or f"(at most {worst} steps made twice)")
-    return Proof("No run is lost, and its end is the undisturbed one", ours, "stock saving", stock(folder, trials))
+        failures.append(run_error(read_run_state(place), wanted, lost))
+    ours = count_trials(failures)
+    ours = TrialCount(ours.n, ours.failures, ours.worst or f"(at most {worst} steps made twice)")
+    return Proof(
+        "No run is lost, and its end is the undisturbed one", ours, "stock saving", stock_saves(folder, trials)
+    )
 
 
-def interrupted(run_dir: Path, after: float) -> int:
+def interrupt_run(run_dir: Path, after: float) -> int:
     """Kill the worker after so many seconds, go on to the end, and say how many steps were made twice."""
-    child = forked(run_dir)
+    child = fork_worker(run_dir)
     end = time.monotonic() + after
     while time.monotonic() < end and os.waitpid(child, os.WNOHANG) == (0, 0):
         time.sleep(0.002)
     if time.monotonic() >= end:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    before = len(read_view(run_dir).points)
-    if read_view(run_dir).phase is not Phase.DONE:
-        to_the_end(run_dir)
-    lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").count('"kind": "Step"')
-    return lines - len(read_view(run_dir).points) if before else 0
+    before = len(read_run_state(run_dir).points)
+    if read_run_state(run_dir).phase is not Phase.DONE:
+        finish_run_in_worker(run_dir)
+    lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").count('"kind": "TrainStep"')
+    return lines - len(read_run_state(run_dir).points) if before else 0
 
 
-def wrong(view: RunView, wanted: RunView, lost: int) -> str:
+def run_error(view: RunState, wanted: RunState, lost: int) -> str:
     """What is wrong with a run at its end, or nothing."""
     if view.phase is not Phase.DONE:
         return f"{view.phase}: {view.error}"
@@ -85,14 +87,17 @@ def wrong(view: RunView, wanted: RunView, lost: int) -> str:
     return "" if lost <= save_interval(wanted) else f"{lost} steps made twice"
 
 
-def save_interval(view: RunView) -> int:
+def save_interval(view: RunState) -> int:
     """The most steps between two planned saves. New bests are saved too, but how many are found depends on time."""
     stages = {point.stage: point.total for point in view.points}
-    saves = ([0, *(step for step in range(1, total + 1) if spaced(step, total, PARTS))] for total in stages.values())
+    saves = (
+        [0, *(step for step in range(1, total + 1) if is_spaced_step(step, total, SAVES_PER_STAGE))]
+        for total in stages.values()
+    )
     return max(b - a for steps in saves for a, b in pairwise(steps))
 
 
-def forked(run_dir: Path) -> int:
+def fork_worker(run_dir: Path) -> int:
     """A worker in a fork of this process, which has imported the libraries and computed nothing yet. Its process id."""
     from trainer_core import training
     from trainer_core.worker import runner
@@ -106,11 +111,11 @@ def forked(run_dir: Path) -> int:
     return child
 
 
-def to_the_end(run_dir: Path) -> None:
-    os.waitpid(forked(run_dir), 0)
+def finish_run_in_worker(run_dir: Path) -> None:
+    os.waitpid(fork_worker(run_dir), 0)
 
 
-def stock(folder: Path, trials: int) -> Count:
+def stock_saves(folder: Path, trials: int) -> TrialCount:
     """Saving as the stock trainer does it, files written in place one after the other, killed at a random moment in it."""
     import torch
     from safetensors.torch import save_file
@@ -136,5 +141,5 @@ def stock(folder: Path, trials: int) -> Count:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         newest = place / f"checkpoint-{trial}"
-        lost += newest.exists() and not loads(newest)
-    return Count(trials, lost)
+        lost += newest.exists() and not is_loadable(newest)
+    return TrialCount(trials, lost)

@@ -9,23 +9,23 @@ from typing import Any
 from trainer_core.system import durable
 
 
-def opened(path: Path) -> io.BufferedWriter:
+def open_truncated(path: Path) -> io.BufferedWriter:
     """As `open(path, "wb")`: what was in the file is gone at once."""
-    durable.point(path)
-    return io.BufferedWriter(Plain(path, "wb"))
+    durable.fault_point(path)
+    return io.BufferedWriter(InterruptibleFile(path, "wb"))
 
 
-def text(path: Path) -> io.TextIOWrapper:
+def open_text(path: Path) -> io.TextIOWrapper:
     """As `open(path, "w")`."""
-    return io.TextIOWrapper(opened(path), encoding="utf-8")
+    return io.TextIOWrapper(open_truncated(path), encoding="utf-8")
 
 
-def at_end(path: Path) -> io.TextIOWrapper:
+def open_append(path: Path) -> io.TextIOWrapper:
     """As `open(path, "a")`."""
-    return io.TextIOWrapper(io.BufferedWriter(Plain(path, "ab")), encoding="utf-8")
+    return io.TextIOWrapper(io.BufferedWriter(InterruptibleFile(path, "ab")), encoding="utf-8")
 
 
-class Plain(io.FileIO):
+class InterruptibleFile(io.FileIO):
     """A file with a point before each write that reaches the system."""
 
     full = False
@@ -34,10 +34,10 @@ class Plain(io.FileIO):
     def write(self, data: Any) -> int:
         """A disk that becomes full takes what still fits: here half of it."""
         try:
-            durable.point(Path(str(self.name)))
+            durable.fault_point(Path(str(self.name)))
         except OSError:
-            if not Plain.full:
-                Plain.full = True
+            if not InterruptibleFile.full:
+                InterruptibleFile.full = True
                 super().write(bytes(data)[: len(data) // 2])
             raise
         return super().write(data)

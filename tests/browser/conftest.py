@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def chromium() -> str:
     """The browser to use. None found is a reason to skip, or a failure where one is required."""
     try:
-        return browsers.chromium()
+        return browsers.find_chromium()
     except browsers.NoBrowser as error:
         if os.environ.get("TUNEBENCH_REQUIRE_BROWSER") == "1":
             pytest.fail(str(error))

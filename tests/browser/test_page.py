@@ -11,7 +11,7 @@ import psutil
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from launcher.version import version
+from launcher.version import read_version
 from tests.browser.conftest import App
 from trainer_core.planning.presets import starter_recipe
 
@@ -441,10 +441,10 @@ def test_a_failed_run_can_be_gone_on_with(app: App, visit: Visit) -> None:
 
 def test_a_report_to_paste_is_one_click_away(app: App, visit: Visit) -> None:
     page = visit(app)
-    assert page.inner_text("#version") == version()
+    assert page.inner_text("#version") == read_version()
     expect(page.locator("#problem-report")).to_be_hidden()
     page.click("#report-problem")
     block = page.locator("#problem-report textarea")
-    expect(block).to_have_value(re.compile(rf"^Tunebench\s+{re.escape(version())}\b"), timeout=60_000)
+    expect(block).to_have_value(re.compile(rf"^Tunebench\s+{re.escape(read_version())}\b"), timeout=60_000)
     assert re.search(r"^Packages\s.*\btorch 2\.", block.input_value(), re.MULTILINE)
     assert "could not be read" not in block.input_value()

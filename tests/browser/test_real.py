@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import App
 from tests.browser.test_page import settings, tab
-from trainer_core.models.starter import CONVERSION, NAME, SOURCE, unpacked
+from trainer_core.models.starter import CONVERSION, NAME, SOURCE, is_starter_ready
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs.workspace import Workspace
 
@@ -52,7 +52,7 @@ def put_tiny_starter(workspace: Workspace) -> None:
 
     folder = tiny.model(workspace.models / NAME)
     (folder / SOURCE).write_text(json.dumps({"conversion": CONVERSION}))
-    assert unpacked(workspace)
+    assert is_starter_ready(workspace)
 
 
 def steps(page: Page, count: int) -> None:

@@ -77,7 +77,7 @@ def test_a_long_list_is_drawn_as_it_comes_into_sight_and_searched_whole(
     serve: Callable[..., App], visit: Visit
 ) -> None:
     app = serve("100")
-    fixtures.copies(fixtures.run(Workspace(app.workspace), "first", 4), 249)
+    fixtures.copy_run(fixtures.make_run(Workspace(app.workspace), "first", 4), 249)
     page = visit(app)
     tab(page, "Runs")
     rows = page.locator("#runs tbody tr")

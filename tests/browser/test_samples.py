@@ -78,7 +78,7 @@ def test_an_earlier_step_is_kept_and_the_last_one_again(app: App, strip: Page) -
     expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
     expect(strip.locator("#strip-when")).to_have_text("DPO step 8")
     weights = run / "adapter-dpo" / "adapter_model.safetensors"
-    assert weights.read_text() == "dpo 8" and checkpoints.verified(run / "adapter-dpo").step == 8
+    assert weights.read_text() == "dpo 8" and checkpoints.verify(run / "adapter-dpo").step == 8
     go(strip, 9)
     strip.locator("#strip-keep").click()
     expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")

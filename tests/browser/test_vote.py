@@ -36,7 +36,7 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
 
 
 def kept(app: App) -> list[votes.Vote]:
-    return votes.standing(votes.lines(Path(app.workspace) / "votes" / "votes.jsonl"))
+    return votes.active_votes(votes.read_vote_records(Path(app.workspace) / "votes" / "votes.jsonl"))
 
 
 def blind(page: Page) -> None:
@@ -186,7 +186,7 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
 
 
 def test_sides_are_balanced_over_forty_questions(app: App) -> None:
-    lefts = Counter(votes.first_is_left(seed, index) for seed in (1, 2, 3) for index in range(40))
+    lefts = Counter(votes.is_first_lane_left(seed, index) for seed in (1, 2, 3) for index in range(40))
     assert lefts[True] == lefts[False]
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainer_core import data
-from trainer_core.data.quality.checks import FAULTS
-from trainer_core.data.quality.remedies import Treatment
+from trainer_core.data.quality.checks import QUALITY_CHECKS
+from trainer_core.data.quality.remedies import RemedyPipeline
 from trainer_core.data.schema.messages import Chat, Item, Message
-from trainer_core.data.select import Tally
-from trainer_core.data.stream import Example, Found, Request
+from trainer_core.data.select import SkipLog
+from trainer_core.data.stream import ReadRequest, SchemaDetected, UsableRow
 from trainer_core.errors import UserError
 
 NOT_DATA = (".md", ".toml", ".py", ".txt", ".jinja")
@@ -40,24 +40,24 @@ class Case:
 
 def read(path: Path, steps: Sequence[str] = ()) -> Case:
     """The rows of a file after the steps, read in the limited child."""
-    case, tally, treatment = Case(path), Tally(path.name), Treatment(steps)
+    case, tally, treatment = Case(path), SkipLog(path.name), RemedyPipeline(steps)
     try:
-        with data.Reader() as reader:
-            for news in reader.ask(Request(path)):
+        with data.SandboxReader() as reader:
+            for news in reader.ask(ReadRequest(path)):
                 tally.add(news)
-                if isinstance(news, Found):
+                if isinstance(news, SchemaDetected):
                     case.shape, case.columns = news.shape.name, news.shape.columns
-                if isinstance(news, Example):
+                if isinstance(news, UsableRow):
                     outcome = treatment.apply(news)
                     if outcome.left_out:
-                        tally.leave_out(FAULTS[outcome.left_out].meaning, news)
+                        tally.leave_out(QUALITY_CHECKS[outcome.left_out].meaning, news)
                     else:
                         case.used.append(outcome.item)
-                        tally.tell(outcome.faults, news)
+                        tally.add_unused(outcome.faults, news)
     except UserError as error:
         case.refused = str(error)
     case.left_out = {**tally.reasons, **({"cannot be read": [*map(str, tally.damaged)]} if tally.damaged else {})}
-    case.said = list(tally.notes())
+    case.said = list(tally.format_notes())
     return case
 
 

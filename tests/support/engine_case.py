@@ -25,9 +25,9 @@ import torch
 from transformers import TrainerCallback
 
 from trainer_core.runs import checkpoints
-from trainer_core.runs.control import Wants
+from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Checkpointed, Evaluated, Phase, Saved, Status, Step
+from trainer_core.runs.events import AdapterSaved, CheckpointSaved, Evaluation, Phase, PhaseChanged, TrainStep
 from trainer_core.worker import restart, runner
 
 
@@ -37,7 +37,7 @@ def parts(fault: str, job):
     from trainer_core.training import dpo
 
     def trainer(*args, **kwargs):
-        built = dpo.trainer(*args, **kwargs)
+        built = dpo.build_dpo_trainer(*args, **kwargs)
         if lasting == "drift":
             built.add_callback(Drift())
         elif lasting == "weighed":
@@ -53,7 +53,7 @@ def parts(fault: str, job):
     return SimpleNamespace(train=partial(interrupted, train, passing) if passing else train)
 
 
-def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: Wants):
+def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: StopRequests):
     """The real training with something that happens at one step, once in the life of the run."""
     what, _, where = fault.partition("@")
     stage, _, step = where.partition(".")
@@ -61,7 +61,7 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: Wa
 
     def say(event) -> None:
         emit(event)
-        if step == "start" and isinstance(event, Status) and event.phase == stage:
+        if step == "start" and isinstance(event, PhaseChanged) and event.phase == stage:
             cap(int(what.removeprefix("cap")))
         if reached(event, step) and (getattr(event, "stage", stage) == stage) and not happened.exists():
             happened.touch()
@@ -73,9 +73,9 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: Wa
 def reached(event, step: str) -> bool:
     """Is this the word that a point is reached: a step by its number, or a kind of event by its name?"""
     if step == "saving":
-        return isinstance(event, Status) and event.phase is Phase.SAVING
-    kinds = {"saved": Saved, "evaluated": Evaluated, "checkpointed": Checkpointed}
-    return isinstance(event, kinds[step]) if step in kinds else isinstance(event, Step) and str(event.step) == step
+        return isinstance(event, PhaseChanged) and event.phase is Phase.SAVING
+    kinds = {"saved": AdapterSaved, "evaluated": Evaluation, "checkpointed": CheckpointSaved}
+    return isinstance(event, kinds[step]) if step in kinds else isinstance(event, TrainStep) and str(event.step) == step
 
 
 def cap(megabytes: int) -> None:
@@ -84,7 +84,7 @@ def cap(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-def happen(what: str, wants: Wants, run_dir: Path) -> None:
+def happen(what: str, wants: StopRequests, run_dir: Path) -> None:
     match what:
         case "damage":
             file = run_dir / "adapter-sft/adapter_model.safetensors"
@@ -132,7 +132,7 @@ class Weighed(TrainerCallback):
         from trainer_core.training.checkpointing import adapter_bytes, optimiser_bytes
 
         shelf = self.trainer.shelf
-        folder = checkpoints.place(shelf.run_dir, shelf.stage, state.global_step)
+        folder = checkpoints.checkpoint_dir(shelf.run_dir, shelf.stage, state.global_step)
         took = [(folder / name).stat().st_size for name in ("adapter_model.safetensors", "optimizer.pt")]
         asked = [adapter_bytes(self.trainer), optimiser_bytes(self.trainer)]
         (shelf.run_dir / "weighed").write_text(json.dumps([asked, took]))
@@ -155,9 +155,9 @@ def spoil(model, fault: str) -> None:
 def lived(fault: str, folder: Path) -> None:
     """A run from first to last. Its workers are forks of this process, which has imported the libraries and computed nothing."""
     rising = itertools.count().__next__
-    restart.kept(
+    restart.run_with_restarts(
         partial(runner.main, folder, partial(parts, fault)),
-        partial(runner.killed, folder),
+        partial(runner.on_oom_kill, folder),
         rising if fault.startswith("oomkill") else lambda: 0,
     )
 

@@ -29,42 +29,42 @@ from pathlib import Path
 
 from trainer_core.config.jobs import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
-from trainer_core.methods.steps import spaced
+from trainer_core.methods.steps import is_spaced_step
 from trainer_core.runs import checkpoints, compare_requests, run_folder
-from trainer_core.runs.control import Wants
+from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import (
-    Answered,
-    Asked,
-    Changed,
-    Checkpointed,
-    Dialed,
-    Evaluated,
-    Forgetting,
-    Heated,
-    LaneEnd,
-    LaneProof,
+    AdapterCheck,
+    AdapterSaved,
+    AnswersFinished,
+    AnswerStats,
+    CheckpointSaved,
+    ConfidenceInterval,
+    DataPrepared,
+    Evaluation,
+    ForgettingCheck,
+    LaneAdjusted,
     LaneScore,
     LanesLoaded,
-    Measured,
     Phase,
-    Piece,
-    Plan,
-    Prepared,
-    Proof,
-    Resumed,
-    Sample,
-    Sampled,
-    Saved,
-    Scored,
-    ScoreFailed,
-    Scoring,
+    PhaseChanged,
+    PromptStarted,
+    ReferenceCheck,
+    SampleAnswer,
+    SampleAnswers,
+    ScoresReady,
+    ScoringFailed,
+    ScoringProgress,
+    SettingChanged,
     Stage,
-    Status,
-    Step,
-    Text,
+    StageResumed,
+    StepsPlanned,
+    TextChunk,
+    TokenHeatmap,
+    TokenLogprobs,
+    TrainStep,
 )
-from trainer_core.runs.run_state import read_view
+from trainer_core.runs.run_state import read_run_state
 from trainer_core.worker import runner
 
 HOSTILE = (
@@ -110,26 +110,26 @@ class Script:
         self.pause = 1 / (SLOW if slowly else speed)
         self.random = random.Random(7)
 
-    def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: Wants) -> Phase:
+    def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
         stages = job.recipe.method.stages
         print("fake worker: loading", flush=True)
         notes = (
             "2 of 352 pairs in sample_pairs.jsonl left out (line 3, line 17): chosen and rejected are the same text.",
         )
-        emit(Prepared(339, 335, 17, "0" * 64, notes))
-        emit(Plan({stage: STEPS[stage] for stage in stages}))
-        while "waits" in job.recipe.name and not (run_dir / "go").exists() and not wants.to_leave:
+        emit(DataPrepared(339, 335, 17, "0" * 64, notes))
+        emit(StepsPlanned({stage: STEPS[stage] for stage in stages}))
+        while "waits" in job.recipe.name and not (run_dir / "go").exists() and not wants.should_stop:
             time.sleep(0.01)
-        before = read_view(run_dir)
+        before = read_run_state(run_dir)
         done = {point.stage: point.step for point in before.points}
         for stage in stages:
             if done.get(stage, 0) == STEPS[stage]:
                 continue
-            emit(Status(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
+            emit(PhaseChanged(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
             if stage == stages[0]:
-                emit(Changed("precision", "auto", "fp32", "The processor computes in 32 bit."))
+                emit(SettingChanged("precision", "auto", "fp32", "The processor computes in 32 bit."))
             time.sleep(2 * self.pause)
-            emit(Status(Phase(stage), ""))
+            emit(PhaseChanged(Phase(stage), ""))
             if left := self.steps(run_dir, stage, emit, wants, done.get(stage, 0)):
                 return left
         return Phase.DONE
@@ -138,45 +138,45 @@ class Script:
         """Files as a real checkpoint's, small ones, and the answers at that step."""
         emit(self.sampled(stage, step))
         if step < STEPS[stage]:
-            folder = checkpoints.place(run_dir, stage, step)
+            folder = checkpoints.checkpoint_dir(run_dir, stage, step)
             write_adapter(folder, stage, step)
-            emit(Checkpointed(stage, step, folder.relative_to(run_dir).as_posix(), 1_000, 0.1))
+            emit(CheckpointSaved(stage, step, folder.relative_to(run_dir).as_posix(), 1_000, 0.1))
 
-    def sampled(self, stage: Stage, step: int) -> Sampled:
+    def sampled(self, stage: Stage, step: int) -> SampleAnswers:
         """Answers that grow with the steps, so that each point has its own."""
         words = (HOSTILE if self.behaviour == "hostile" else ANSWERS[stage.upper() if step else "Base"]).split(" ")
         said = [f"{stage} {step}: {' '.join(words[: 3 + step])}" if step else " ".join(words) for _ in range(2)]
         prompts = ("What about plants?", "<b>Why</b> is it so?")
-        samples = (Sample(prompt, text, 20, step > 0) for prompt, text in zip(prompts, said, strict=True))
-        return Sampled(stage, step, tuple(samples), 0.2)
+        samples = (SampleAnswer(prompt, text, 20, step > 0) for prompt, text in zip(prompts, said, strict=True))
+        return SampleAnswers(stage, step, tuple(samples), 0.2)
 
-    def steps(self, run_dir: Path, stage: Stage, emit: EventLog, wants: Wants, before: int) -> Phase | None:
+    def steps(self, run_dir: Path, stage: Stage, emit: EventLog, wants: StopRequests, before: int) -> Phase | None:
         """Every step of a stage after those made before. How it was left early, or None. Stopped, the adapter is saved."""
         total = done = STEPS[stage]
-        if not read_view(run_dir).sampled:
+        if not read_run_state(run_dir).sampled:
             emit(self.sampled(stage, 0))
         if before:
-            emit(Resumed(stage, before))
+            emit(StageResumed(stage, before))
         for step in range(before + 1, total + 1):
             time.sleep(self.pause)
             if not before or self.behaviour == "crams":
                 self.misbehave(stage, step)
             if stage == "dpo" and step == 1:
                 copy = "frozen copy of the SFT adapter"
-                emit(Proof("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
+                emit(ReferenceCheck("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
             emit(made := self.step(stage, step, total))
             if step % EVALUATE_EVERY == 0:
-                emit(Evaluated(stage, step, made.loss + 0.04, made.accuracy, made.margin, 17, 0.1))
-            if spaced(step, total, PARTS):
+                emit(Evaluation(stage, step, made.loss + 0.04, made.accuracy, made.margin, 17, 0.1))
+            if is_spaced_step(step, total, PARTS):
                 self.checkpoint(run_dir, stage, step, emit)
             if wants.pause.is_set() and step < total:
                 return Phase.PAUSED
             if wants.stop.is_set():
                 done = step
                 break
-        emit(Status(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
+        emit(PhaseChanged(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
         write_adapter(run_dir / f"adapter-{stage}", stage, done)
-        emit(Saved(stage, f"adapter-{stage}", 5_000_000, done))
+        emit(AdapterSaved(stage, f"adapter-{stage}", 5_000_000, done))
         return Phase.STOPPED if done < total else None
 
     def misbehave(self, stage: Stage, step: int) -> None:
@@ -202,10 +202,10 @@ class Script:
             case "hangs", "sft", 6:
                 time.sleep(600)
 
-    def step(self, stage: Stage, step: int, total: int) -> Step:
+    def step(self, stage: Stage, step: int, total: int) -> TrainStep:
         noise, way = self.random.gauss(0, 1) * (step > 1), (step - 1) / total
         loss = 1.1 + 1.6 * math.exp(-4 * way) if stage == "sft" else math.log(2) * math.exp(-1.1 * way)
-        common = Step(
+        common = TrainStep(
             stage=stage,
             step=step,
             total=total,
@@ -224,56 +224,66 @@ class Script:
         sides = {"chosen": -80.0 - 2 * way + noise, "rejected": -95.0 - 14 * way + noise}
         return replace(common, margin=1.6 * way + 0.08 * noise, accuracy=accuracy, **sides)
 
-    def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.Inbox) -> Phase:
-        emit(Status(Phase.LOADING, "Loading the base and its adapters"))
+    def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
+        emit(PhaseChanged(Phase.LOADING, "Loading the base and its adapters"))
         time.sleep(4 * self.pause)
         if self.behaviour == "noload":
             raise ModelError("The adapter in adapter-dpo has no adapter_model.safetensors. Train again.")
         emit(LanesLoaded(tuple(proof(lane) for lane in job.lanes)))
-        emit(Status(Phase.READY, f"{len(job.lanes)} lanes on one base"))
-        while (request := inbox.next()) is not None:
+        emit(PhaseChanged(Phase.READY, f"{len(job.lanes)} lanes on one base"))
+        while (request := inbox.next_request()) is not None:
             match request:
-                case compare_requests.Ask():
+                case compare_requests.GenerateRequest():
                     self.answer(job, request, emit, inbox)
-                case compare_requests.Dial():
+                case compare_requests.AdjustLaneRequest():
                     lane = next(lane for lane in job.lanes if lane.name == request.lane)
-                    emit(Dialed(request.id, replace(proof(lane), strength=request.strength, share=request.share)))
-                case compare_requests.Heat():
+                    emit(LaneAdjusted(request.id, replace(proof(lane), strength=request.strength, share=request.share)))
+                case compare_requests.HeatmapRequest():
                     words = [word + " " for word in request.answer.split(" ")]
-                    pieces = tuple(Piece(word, -1.0, -1.0 - (at % 5 - 2)) for at, word in enumerate(words))
-                    emit(Heated(request.id, request.lanes, pieces))
-                case compare_requests.Score():
+                    pieces = tuple(TokenLogprobs(word, -1.0, -1.0 - (at % 5 - 2)) for at, word in enumerate(words))
+                    emit(TokenHeatmap(request.id, request.lanes, pieces))
+                case compare_requests.ScoreRequest():
                     self.score(job, request, emit, inbox)
         return Phase.STOPPED
 
     def score(
-        self, job: CompareJob, request: compare_requests.Score, emit: EventLog, inbox: compare_requests.Inbox
+        self,
+        job: CompareJob,
+        request: compare_requests.ScoreRequest,
+        emit: EventLog,
+        inbox: compare_requests.RequestQueue,
     ) -> None:
         for done in range(20):
-            emit(Scoring("held-out pairs", 1, 2, done, 20, 20.0 - done))
+            emit(ScoringProgress("held-out pairs", 1, 2, done, 20, 20.0 - done))
             time.sleep(10 * self.pause)
             if inbox.cancelled.is_set():
-                emit(ScoreFailed("Scoring was stopped."))
+                emit(ScoringFailed("Scoring was stopped."))
                 return
-        found = Scored(tuple(lane_score(lane.name, at) for at, lane in enumerate(job.lanes)))
+        found = ScoresReady(tuple(lane_score(lane.name, at) for at, lane in enumerate(job.lanes)))
         if request.into:
             run_folder.write_atomically(Path(request.into), json.dumps(asdict(found)))
         emit(found)
 
-    def answer(self, job: CompareJob, ask: compare_requests.Ask, emit: EventLog, inbox: compare_requests.Inbox) -> None:
+    def answer(
+        self,
+        job: CompareJob,
+        ask: compare_requests.GenerateRequest,
+        emit: EventLog,
+        inbox: compare_requests.RequestQueue,
+    ) -> None:
         names = list(ask.lanes or (lane.name for lane in job.lanes))
-        emit(Asked(ask.id, ask.messages[-1].content, tuple(names)))
+        emit(PromptStarted(ask.id, ask.messages[-1].content, tuple(names)))
         texts = {name: self.text(name, ask) for name in names}
         words = {name: [word + " " for word in text.split(" ")] for name, text in texts.items()}
         for at in range(max(map(len, words.values()))):
             if inbox.cancelled.is_set():
                 break
-            emit(Text(ask.id, {name: said[at] for name, said in words.items() if at < len(said)}))
+            emit(TextChunk(ask.id, {name: said[at] for name, said in words.items() if at < len(said)}))
             time.sleep(self.pause)
-        ends = {name: LaneEnd(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
-        emit(Answered(ask.id, ends, inbox.cancelled.is_set()))
+        ends = {name: AnswerStats(len(said), 0.02 * len(said), name != "Base") for name, said in words.items()}
+        emit(AnswersFinished(ask.id, ends, inbox.cancelled.is_set()))
 
-    def text(self, lane: str, ask: compare_requests.Ask) -> str:
+    def text(self, lane: str, ask: compare_requests.GenerateRequest) -> str:
         """Adapters answer by their names, so that a turned or a second one is told apart; twins all say the same."""
         known = ANSWERS.get(lane[:3] if lane not in ANSWERS else lane, ANSWERS["Base"])
         before = len(ask.own.get(lane, ask.messages)) // 2
@@ -283,20 +293,20 @@ class Script:
 
 def lane_score(name: str, at: int) -> LaneScore:
     """Each lane better than the one before on the pairs, and the last one forgetful."""
-    share = Measured(0.5 + 0.1 * at, 0.4 + 0.1 * at, 0.6 + 0.1 * at, 40)
-    lost = Forgetting(9, 0, Measured(-0.225, -0.3, -0.1, 40), 0.0039) if at == 2 else None
+    share = ConfidenceInterval(0.5 + 0.1 * at, 0.4 + 0.1 * at, 0.6 + 0.1 * at, 40)
+    lost = ForgettingCheck(9, 0, ConfidenceInterval(-0.225, -0.3, -0.1, 40), 0.0039) if at == 2 else None
     return LaneScore(name, share, share, share, share, general=share, forgetting=lost)
 
 
 def write_adapter(folder: Path, stage: Stage, step: int) -> None:
     """A sealed folder whose weights are its name."""
-    with checkpoints.written(folder, checkpoints.Origin(stage, STEPS[stage], "0" * 64), step) as staging:
-        for name in checkpoints.ADAPTER:
+    with checkpoints.staged_write(folder, checkpoints.CheckpointSource(stage, STEPS[stage], "0" * 64), step) as staging:
+        for name in checkpoints.ADAPTER_FILES:
             (staging / name).write_text(f"{stage} {step}")
 
 
-def proof(lane: Lane) -> LaneProof:
-    return LaneProof(lane.name, "3f9a12cd" * 8 if lane.adapter else "", 4.2 if lane.adapter else 0.0, lane.strength)
+def proof(lane: Lane) -> AdapterCheck:
+    return AdapterCheck(lane.name, "3f9a12cd" * 8 if lane.adapter else "", 4.2 if lane.adapter else 0.0, lane.strength)
 
 
 def behaviour(job: Job) -> str:
@@ -309,10 +319,10 @@ def main() -> int:
     speed, run_dir = float(sys.argv[1]), Path(sys.argv[2]).resolve()
     work = partial(runner.main, parts=lambda job: Script(job, speed))
     if "kept" in run_dir.name:
-        return runner.kept(run_dir, work)
+        return runner.run_with_forks(run_dir, work)
     if "spawned" in run_dir.name:
-        return runner.life(run_dir, work, forks=False)
-    while (code := work(run_dir)) == runner.AGAIN:
+        return runner.run_worker(run_dir, work, forks=False)
+    while (code := work(run_dir)) == runner.EXIT_RESTART:
         pass
     return code
 

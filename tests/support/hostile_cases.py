@@ -28,10 +28,10 @@ from trainer_core.errors import UserError
 from trainer_core.evaluation import judge
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints
-from trainer_core.runs.compare_requests import Said
-from trainer_core.runs.events import Ended, Event, Phase, Plan, Prepared, Saved, Step
-from trainer_core.runs.run_folder import create, folders
-from trainer_core.runs.run_state import read_view
+from trainer_core.runs.compare_requests import ChatMessage
+from trainer_core.runs.events import AdapterSaved, DataPrepared, Event, Phase, RunEnded, StepsPlanned, TrainStep
+from trainer_core.runs.run_folder import create_run, list_runs
+from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
 from ui.payloads import run_list
@@ -63,11 +63,11 @@ def case(made: Case) -> Case:
 def run_folder(root: Path, lines: Iterable[str | Event] = (), name: str = "hostile", done: bool = True) -> Path:
     """A finished run without weights: SFT with ten sound steps, and `lines` before its last word."""
     workspace = Workspace(root / "workspace")
-    folder = create(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
-    sound: list[str | Event] = [Prepared(40, 40, 4, "0" * 64), Plan({"sft": 10, "dpo": 10})]
-    sound += [Step("sft", at, 10, 2.5 - at / 10, 1e-4, 1.0, 1.0, 50.0, 1.0) for at in range(1, 11)]
-    sound += [Saved("sft", "adapter-sft", 100, 10)]
-    write(folder, [*sound, *lines, *([Ended(Phase.DONE)] if done else [])])
+    folder = create_run(workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    sound: list[str | Event] = [DataPrepared(40, 40, 4, "0" * 64), StepsPlanned({"sft": 10, "dpo": 10})]
+    sound += [TrainStep("sft", at, 10, 2.5 - at / 10, 1e-4, 1.0, 1.0, 50.0, 1.0) for at in range(1, 11)]
+    sound += [AdapterSaved("sft", "adapter-sft", 100, 10)]
+    write(folder, [*sound, *lines, *([RunEnded(Phase.DONE)] if done else [])])
     return folder
 
 
@@ -81,7 +81,7 @@ def page_opens(root: Path) -> str:
     """Does the app build its page, and do the Train and the Runs tab get their answer with every run in it?"""
     supervisor = Supervisor(Workspace(root / "workspace"), device="cpu")
     try:
-        app.build(supervisor)
+        app.build_page(supervisor)
     except Exception as error:
         return f"the app does not start: {type(error).__name__}: {error}"
     return answered(supervisor)
@@ -90,15 +90,17 @@ def page_opens(root: Path) -> str:
 def answered(supervisor: Supervisor) -> str:
     """What is wrong with the answers that the tabs get."""
     for tab in ("train", "runs"):
-        cursor = live_updates.Cursor(tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.views))
+        cursor = live_updates.Cursor(tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.run_states))
         try:
-            news = live_updates.lean(live_updates.news(supervisor, cursor, run_list.Rows(supervisor)), cursor)
+            news = live_updates.strip_unchanged(
+                live_updates.page_news(supervisor, cursor, run_list.RunRows(supervisor)), cursor
+            )
             told = json.loads(orjson.dumps(news))
         except Exception as error:
             return f"the page gets no answer on {tab}: {type(error).__name__}: {error}"
         if trouble := told["parts"]["gates"]["is"]["trouble"]:
             return f"a part of {tab} is empty: {trouble}"
-    there = len(folders(supervisor.workspace.runs))
+    there = len(list_runs(supervisor.workspace.runs))
     return "" if len(told["parts"]["runs"]["is"]) == there else "a run is not in the list"
 
 
@@ -165,7 +167,7 @@ def event_that_is_no_event(root: Path) -> str:
     """Each line must become a note, as other damaged lines do: the report, a resume and the command line read them unguarded."""
     for at, line in enumerate(NO_EVENTS):
         try:
-            view = read_view(run_folder(root / str(at), [line]))
+            view = read_run_state(run_folder(root / str(at), [line]))
         except Exception as error:
             return f"{line[:40]}: {type(error).__name__}: {str(error)[:80]}"
         if len(view.notes) != 1 or view.phase is not Phase.DONE:
@@ -194,11 +196,11 @@ def manifest_that_names_a_way_out(root: Path) -> str:
     (adapter / "a").symlink_to("../p/1/2/3/4")
     name = "a/../../../../../canary.txt"
     (run / "canary.txt").write_text("canary\n")
-    for weights in checkpoints.ADAPTER:
+    for weights in checkpoints.ADAPTER_FILES:
         (adapter / weights).write_text("x")
-    sealed(adapter, (*checkpoints.ADAPTER, name))
+    sealed(adapter, (*checkpoints.ADAPTER_FILES, name))
     with suppress(Exception):
-        checkpoints.lay_aside(run, "sft")
+        checkpoints.back_up_adapter(run, "sft")
     out = [str(path.relative_to(home)) for path in home.rglob("canary.txt") if run not in path.parents]
     return f"written outside of the run: {out}" if out else ""
 
@@ -236,7 +238,7 @@ def adapter_kept_on_a_disk_that_fills_at_every_point(root: Path) -> str:
 
 def kept_at_every_point(root: Path, fault: str) -> str:
     def save(target: Path, step: int) -> None:
-        with checkpoints.written(target, checkpoints.Origin("sft", 8, "d"), step) as staging:
+        with checkpoints.staged_write(target, checkpoints.CheckpointSource("sft", 8, "d"), step) as staging:
             (staging / "adapter_model.safetensors").write_bytes(bytes([step]) * 100)
             (staging / "adapter_config.json").write_text("{}")
 
@@ -246,21 +248,21 @@ def kept_at_every_point(root: Path, fault: str) -> str:
         child = os.fork()
         if child == 0:
             try:
-                save(checkpoints.place(place, "sft", 4), 4)
-                save(checkpoints.place(place, "sft", 8), 8)
-                save(checkpoints.adapter_place(place, "sft"), 8)
+                save(checkpoints.checkpoint_dir(place, "sft", 4), 4)
+                save(checkpoints.checkpoint_dir(place, "sft", 8), 8)
+                save(checkpoints.adapter_dir(place, "sft"), 8)
                 durable._points = itertools.count(1)
                 os.environ["TUNEBENCH_FAULT"] = f"{fault}:{point}"
-                checkpoints.keep(place, "sft", 4)
+                checkpoints.use_step(place, "sft", 4)
             except BaseException:
                 os._exit(1)
             os._exit(0)
         through = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        if checkpoints.kept(place, "sft") not in (4, 8):
+        if checkpoints.adapter_step(place, "sft") not in (4, 8):
             left = sorted(path.name for path in place.iterdir())
             return f"{fault} at point {point}: no adapter is left, only {left}"
         if through:
-            return "" if checkpoints.kept(place, "sft") == 4 else "the new one is not there"
+            return "" if checkpoints.adapter_step(place, "sft") == 4 else "the new one is not there"
     return "never got through"
 
 
@@ -281,10 +283,10 @@ def words_of_a_judge(variable: str, key: str) -> str:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     os.environ[variable] = key if "\0" not in key else key.replace("\0", "\x01")
-    place = judge.Endpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable=variable)
+    place = judge.JudgeEndpoint(url=f"http://127.0.0.1:{server.server_port}/v1", model="m", variable=variable)
     try:
         with httpx.Client() as client:
-            judge.asking(place, client)((Said(role="user", content="x"),))
+            judge.make_ask_function(place, client)((ChatMessage(role="user", content="x"),))
     except Exception as error:
         return f"{error!s} {error!r} {error.__cause__!r}"
     finally:
@@ -305,7 +307,7 @@ def judges_url_that_is_none(root: Path) -> str:
         "//x/v1",
         "http://x:0",
     ):
-        if wrong := sentence(lambda url=url: judge.Endpoint(url=url, model="m").place):
+        if wrong := sentence(lambda url=url: judge.JudgeEndpoint(url=url, model="m").completions_url):
             return f"{url!r}: {wrong}"
     return ""
 
@@ -314,11 +316,11 @@ def judges_url_that_is_none(root: Path) -> str:
 def cookies_of_neighbours(root: Path) -> str:
     """Cookies know no port: other programs on 127.0.0.1 set theirs in the same jar. Ours must be found among them."""
     root.joinpath("w").mkdir()
-    keys = auth.Keys(root / "w", "http://127.0.0.1:7860")
-    guard = auth.Door(None, keys)  # type: ignore[arg-type]
+    keys = auth.AccessKeys(root / "w", "http://127.0.0.1:7860")
+    guard = auth.AuthMiddleware(None, keys)  # type: ignore[arg-type]
     ours = f"{guard.cookie}={keys.secret}"
     for line in COOKIES:
         for sent in (f"{line}; {ours}", f"{ours}; {line}", f"{line};{ours};{line}"):
-            if guard.token(Headers(raw=[(b"cookie", sent.encode())])) != keys.secret:
+            if guard.find_cookie(Headers(raw=[(b"cookie", sent.encode())])) != keys.secret:
                 return f"locked out by {line!r}"
     return ""

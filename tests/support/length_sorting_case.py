@@ -19,7 +19,7 @@ BATCH, STEP = 4, 16
 
 def orders(count: int, seed: int) -> dict[str, Any]:
     """The order of rows with and without sorting, in two epochs."""
-    from trainer_core.training.length_sorting import WithinSteps
+    from trainer_core.training.length_sorting import StepSortedSampler
 
     draw = random.Random(seed)
     lengths = [draw.randrange(5, 500) for _ in range(count)]
@@ -27,7 +27,7 @@ def orders(count: int, seed: int) -> dict[str, Any]:
     def plain() -> SeedableRandomSampler:
         return SeedableRandomSampler(lengths, data_seed=seed)
 
-    one, other = plain(), WithinSteps(plain(), lengths, BATCH, STEP)
+    one, other = plain(), StepSortedSampler(plain(), lengths, BATCH, STEP)
     return {"lengths": lengths, "off": [list(one), list(one)], "on": [list(other), list(other)]}
 
 
@@ -58,17 +58,17 @@ def keys() -> dict[str, bool]:
 
 def asked(file: Path, said: float, tolerance: float = 0.01) -> dict[str, Any]:
     """Two steps on the same pairs by a worker whose reference says `said`, with what earlier workers left."""
-    from trainer_core.training.reference_cache import Kept
+    from trainer_core.training.reference_cache import ReferenceCache
 
-    kept, pairs, times = Kept(file, tolerance), batch(([1, 5, 6], [1, 7]), ([1, 8], [1, 9, 9])), []
+    kept, pairs, times = ReferenceCache(file, tolerance), batch(([1, 5, 6], [1, 7]), ([1, 8], [1, 9, 9])), []
 
     def ask() -> tuple[torch.Tensor, torch.Tensor]:
         times.append(1)
         return torch.full((2,), said), torch.full((2,), said - 1)
 
-    columns = [kept.of(pairs, ask)["ref_chosen_logps"].tolist()]
+    columns = [kept.batch_columns(pairs, ask)["ref_chosen_logps"].tolist()]
     kept.on_step_end(None, None, None)  # type: ignore[arg-type]
-    columns.append(kept.of(pairs, ask)["ref_chosen_logps"].tolist())
+    columns.append(kept.batch_columns(pairs, ask)["ref_chosen_logps"].tolist())
     kept.write()
     return {"asked": len(times), "used": columns}
 

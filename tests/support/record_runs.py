@@ -23,9 +23,9 @@ from trainer_core.jobs import blind_voting
 from trainer_core.jobs.comparison import Comparison
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints, metadata, run_folder
-from trainer_core.runs.compare_requests import Dial, Heat, Said, Score
-from trainer_core.runs.metadata import About
-from trainer_core.runs.run_state import read_view
+from trainer_core.runs.compare_requests import AdjustLaneRequest, ChatMessage, HeatmapRequest, ScoreRequest
+from trainer_core.runs.metadata import RunMetadata
+from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
 
@@ -102,15 +102,17 @@ def main(folder: Path) -> None:
     workspace = Workspace(folder.resolve() / "home")
     made = trained(workspace)
     compared(workspace, made["sft dpo"])
-    metadata.write_about(made["sft dpo"], About(name="Whole", note="Both stages, nothing happened.", pinned=True))
+    metadata.write_metadata(
+        made["sft dpo"], RunMetadata(name="Whole", note="Both stages, nothing happened.", pinned=True)
+    )
     losses = {
-        method: [(one.stage, one.step, one.loss) for one in read_view(made[name.replace("_", " ")]).points]
+        method: [(one.stage, one.step, one.loss) for one in read_run_state(made[name.replace("_", " ")]).points]
         for name, method in METHODS.items()
     }
     (FOLDER / "losses.json").write_text(json.dumps(losses, indent=1) + "\n")
     for name, run_dir in made.items():
         if name not in WITH_CHECKPOINTS:
-            for one in (*run_dir.glob("adapter-*"), run_dir / checkpoints.FOLDER):
+            for one in (*run_dir.glob("adapter-*"), run_dir / checkpoints.CHECKPOINTS_FOLDER):
                 shutil.rmtree(one, ignore_errors=True)
     shutil.copytree(workspace.root, FOLDER, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
     forget_places(workspace)
@@ -118,11 +120,11 @@ def main(folder: Path) -> None:
 
 def trained(workspace: Workspace) -> dict[str, Path]:
     """Every run from its start to where it ended, all in one process."""
-    facts = Supervisor(workspace, device="cpu").facts
+    facts = Supervisor(workspace, device="cpu").run_file_facts
     made, arguments = {}, []
     for name, (recipe, fault) in CASES.items():
         asked = named(read_recipe(FOLDER / f"{recipe}.toml"), name)
-        made[name] = run_folder.create(workspace.runs, TrainJob(recipe=asked), name, **facts((), asked.model))
+        made[name] = run_folder.create_run(workspace.runs, TrainJob(recipe=asked), name, **facts((), asked.model))
         arguments.append(f"{fault}:{made[name]}" if fault else str(made[name]))
     start(workspace.root.parent, *arguments)
     return made
@@ -143,59 +145,59 @@ def compared(workspace: Workspace, run_dir: Path) -> None:
         ask = current.ask("What is five?", SHORT, follow=follow)
         until(supervisor, current, lambda view, ask=ask: ask in view.said)
     for strength in (0.5, 1.0):
-        current.send(Dial(id=f"dial-{strength}", lane="DPO", strength=strength))
-    asked = (Said(role="user", content="What is four?"),)
-    current.send(Heat(id="heat", messages=asked, answer="It is 4.", lanes=("Base", "DPO")))
+        current.send(AdjustLaneRequest(id=f"dial-{strength}", lane="DPO", strength=strength))
+    asked = (ChatMessage(role="user", content="What is four?"),)
+    current.send(HeatmapRequest(id="heat", messages=asked, answer="It is 4.", lanes=("Base", "DPO")))
     until(supervisor, current, lambda view: view.heated is not None)
-    current.send(Dial(id="refused", lane="Nobody"))
+    current.send(AdjustLaneRequest(id="refused", lane="Nobody"))
     until(supervisor, current, lambda view: "refused" in view.said)
-    current.send(Score(pairs="nowhere.jsonl"))
-    until(supervisor, current, lambda view: bool(view.unscored))
-    demo.scored(supervisor, current, run_dir / "held-out.jsonl")
+    current.send(ScoreRequest(pairs="nowhere.jsonl"))
+    until(supervisor, current, lambda view: bool(view.scoring_error))
+    demo.wait_for_scores(supervisor, current, run_dir / "held-out.jsonl")
     voted(supervisor, run_dir.name)
     supervisor.close()
 
 
 def until(supervisor: Supervisor, current: Comparison, there) -> None:  # type: ignore[no-untyped-def]
-    demo.wait(supervisor, current, there, demo.LOAD_SECONDS)
+    demo.wait_for_comparison(supervisor, current, there, demo.LOAD_SECONDS)
 
 
 def voted(supervisor: Supervisor, run_id: str) -> None:
     """Votes of every kind on two contests, one taken back and given again; a better answer, a data set, a judge's verdicts."""
     names = ("Base", "SFT", "DPO")
-    first, second = (blind_voting.contest(run_id, names, one, "DPO") for one in ("Base", "SFT"))
-    blind_voting.ask(supervisor, first, "held-out", SHORT)
+    first, second = (blind_voting.lane_pair(run_id, names, one, "DPO") for one in ("Base", "SFT"))
+    blind_voting.start_question(supervisor, first, "held-out", SHORT)
     for wanted in ("DPO", "DPO", "Base", "tie", "DPO", "bad", "skip", "DPO", "Base"):
         give(supervisor, wanted)
         if wanted == "bad":
-            blind_voting.write_better(supervisor, "A better answer.")
-        blind_voting.onward(supervisor)
+            blind_voting.save_better_answer(supervisor, "A better answer.")
+        blind_voting.show_next_question(supervisor)
     give(supervisor, "Base")
-    blind_voting.take_back(supervisor)
+    blind_voting.undo_vote(supervisor)
     give(supervisor, "DPO")
-    blind_voting.once_more(supervisor)
+    blind_voting.retry_with_new_seed(supervisor)
     give(supervisor, "Base")
-    blind_voting.ask(supervisor, second, "bundled", SHORT)
+    blind_voting.start_question(supervisor, second, "bundled", SHORT)
     give(supervisor, "SFT")
-    blind_voting.onward(supervisor)
+    blind_voting.show_next_question(supervisor)
     give(supervisor, "tie")
-    blind_voting.leave(supervisor)
-    standing = votes.standing(votes.lines(votes.file_of(supervisor.workspace)))
-    preference_data.make_data_set(supervisor.workspace, standing, first)
+    blind_voting.end_voting(supervisor)
+    standing = votes.active_votes(votes.read_vote_records(votes.votes_path(supervisor.workspace)))
+    preference_data.write_vote_data_set(supervisor.workspace, standing, first)
     for at, vote in enumerate(one for one in standing if one.contest == first and one.winner):
         words = iter(VERDICTS[at % len(VERDICTS)])
-        case = judge.Case(first, vote.messages, *judge.answers_of(vote))
-        judge.keep(supervisor.workspace, judge.judged(case, lambda _, words=words: next(words), "a judge"))
+        case = judge.JudgeCase(first, vote.messages, *judge.answers_in_order(vote))
+        judge.save_verdict(supervisor.workspace, judge.judge_case(case, lambda _, words=words: next(words), "a judge"))
 
 
 def give(supervisor: Supervisor, wanted: str) -> None:
     """Vote for a lane, whichever side it stands on, or for neither."""
     current = supervisor.comparison
     assert current
-    until(supervisor, current, lambda _: blind_voting.answered(current))
-    question = blind_voting.current(supervisor)
-    sides = {question.left: "left", question.right: "right"}
-    blind_voting.cast(supervisor, sides.get(wanted, wanted))  # type: ignore[arg-type]
+    until(supervisor, current, lambda _: blind_voting.is_answered(current))
+    question = blind_voting.current_question(supervisor)
+    sides = {question.left_lane: "left", question.right_lane: "right"}
+    blind_voting.cast_vote(supervisor, sides.get(wanted, wanted))  # type: ignore[arg-type]
 
 
 def forget_places(workspace: Workspace) -> None:
@@ -209,10 +211,10 @@ def forget_places(workspace: Workspace) -> None:
         if content != path.read_bytes():
             path.write_bytes(content)
     for path in FOLDER.rglob(checkpoints.MANIFEST):
-        manifest = checkpoints.manifest_of(path.parent)
+        manifest = checkpoints.read_manifest(path.parent)
         files = {
-            name: checkpoints.File(
-                bytes=(path.parent / name).stat().st_size, sha256=checkpoints.sha256(path.parent / name)
+            name: checkpoints.FileFingerprint(
+                bytes=(path.parent / name).stat().st_size, sha256=checkpoints.file_sha256(path.parent / name)
             )
             for name in manifest.files
         }

@@ -115,15 +115,15 @@ def rehearse(asked: argparse.Namespace) -> Checks:
     from trainer_core import training
     from trainer_core.config.jobs import TrainJob
     from trainer_core.runs import run_folder
-    from trainer_core.runs.run_state import read_view
+    from trainer_core.runs.run_state import read_run_state
     from trainer_core.runs.workspace import Workspace
     from trainer_core.worker import runner  # unsloth comes first
 
     triton_interpreter.replace_early_functions()
     folder = Workspace(asked.folder / "workspace").runs
     earlier = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    run_dir = earlier[0] if earlier else run_folder.create(folder, TrainJob(recipe=recipe(asked)), "rehearsal")
-    seen = Seen(probed_before=set(read_view(run_dir).probed))
+    run_dir = earlier[0] if earlier else run_folder.create_run(folder, TrainJob(recipe=recipe(asked)), "rehearsal")
+    seen = Seen(probed_before=set(read_run_state(run_dir).probed))
     watch_training(seen)
 
     def train(job: Any, place: Path, emit: Any, wants: Any) -> Any:
@@ -131,14 +131,14 @@ def rehearse(asked: argparse.Namespace) -> Checks:
             emit(event)
             print(str(event)[:300], flush=True)
             name = type(event).__name__
-            seen.planner += ["probe"] if name == "Probed" else []
-            if name == "Step" and asked.kill == f"{event.stage}.{event.step}" and not earlier:
+            seen.planner += ["probe"] if name == "MemoryProbed" else []
+            if name == "TrainStep" and asked.kill == f"{event.stage}.{event.step}" and not earlier:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return training.train(job, place, say, wants)
 
-    code = runner.work(run_dir, lambda job: SimpleNamespace(train=train))
-    view = read_view(run_dir)
+    code = runner.run_job(run_dir, lambda job: SimpleNamespace(train=train))
+    view = read_run_state(run_dir)
     return {"the worker ends well": (code == 0, view.error), **dict(held(asked, view, seen))}
 
 
@@ -189,7 +189,7 @@ def length_of(stage: str) -> int:
 
 def recipe(asked: argparse.Namespace) -> Any:
     """Two steps of two short rows: the interpreter takes a tenth of a second for a row of one kernel."""
-    from trainer_core.config.recipe import Data, Lora, Memory, Method, Recipe
+    from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
     from trainer_core.methods.dpo import Dpo
     from trainer_core.methods.sft import Sft
 
@@ -208,7 +208,7 @@ def recipe(asked: argparse.Namespace) -> Any:
         lora=Lora(rank=4, alpha=4),
         sft=Sft(**common, batch_size=2, max_length=SFT_LENGTH, packing=asked.packing),
         dpo=Dpo(**common, batch_size=1, max_length=DPO_LENGTH),
-        memory=Memory(probe="off" if asked.no_probe else "on"),
+        memory=MemoryOptions(probe="off" if asked.no_probe else "on"),
         sample_tokens=0 if asked.no_samples else 3,
         samples=("Say 1",),
     )

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import app
 from tests.support.readings import replay
-from trainer_core.jobs.spawn import WORKER
+from trainer_core.jobs.spawn import WORKER_COMMAND
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, Cpu, Gpu, Holder, Machine, detect
+from trainer_core.system.hardware import GIB, Cpu, Gpu, GpuProcess, Machine, detect_machine
 
 CPU = Cpu("Example processor", 8, 32 * GIB, 20 * GIB)
 
@@ -24,7 +24,7 @@ def machine(gpu_gib: float) -> Machine:
     """A card with this much memory, or none for 0. A desktop and a browser hold 2.1 GiB of it."""
     if not gpu_gib:
         return Machine(CPU, problem="")
-    holders = (Holder("chrome", 4_000_001, int(1.6 * GIB)), Holder("Xorg", 4_000_002, int(0.5 * GIB)))
+    holders = (GpuProcess("chrome", 4_000_001, int(1.6 * GIB)), GpuProcess("Xorg", 4_000_002, int(0.5 * GIB)))
     total = int(gpu_gib * GIB)
     card = Gpu(
         0, "GPU-00000000-0000", "RTX 4090", total, total - int(2.1 * GIB), "565.77", (8, 9), 41, 38.0, 3, holders
@@ -35,7 +35,7 @@ def machine(gpu_gib: float) -> Machine:
 def recorded(file: Path) -> Callable[[], Machine]:
     """The hardware of the recorded reading that the file names now."""
     return lambda: replace(
-        detect(replay(file.read_text().strip()), environ={}, devices=file.parent / "no-dev"), cpu=CPU
+        detect_machine(replay(file.read_text().strip()), environ={}, devices=file.parent / "no-dev"), cpu=CPU
     )
 
 
@@ -50,12 +50,14 @@ def main() -> int:
     top.add_argument("--own", default="", help="the page's name below .localhost")
     args = top.parse_args()
     workspace = Workspace(args.workspace.resolve())
-    command = WORKER if args.worker == "real" else (sys.executable, "-m", "tests.support.fake_worker", args.worker)
+    command = (
+        WORKER_COMMAND if args.worker == "real" else (sys.executable, "-m", "tests.support.fake_worker", args.worker)
+    )
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     read = recorded(args.reading) if args.reading else lambda: machine(args.gpu)
     supervisor = Supervisor(workspace, command, read_machine=read).watch()
-    app.open_page(app.build(supervisor), args.port, workspace, args.password, args.own)
+    app.open_page(app.build_page(supervisor), args.port, workspace, args.password, args.own)
     ended.wait()
     supervisor.close()
     return 0

@@ -9,18 +9,18 @@ from pathlib import Path
 from tests.support import tiny
 from trainer_core import training  # noqa: F401  (first: it imports unsloth)
 from trainer_core.config.recipe import Recipe
-from trainer_core.data.tokenize import Encoded
+from trainer_core.data.tokenize import EncodedChat
 from trainer_core.runs.events import Stage
 from trainer_core.training import sft, token_cache
-from trainer_core.training.token_cache import KeptRows
+from trainer_core.training.token_cache import TokenCache
 
 TOKENIZER = tiny.tokenizer()
-ROWS = sft.dataset([Encoded([1, 2, 3], [-100, 2, 3]), Encoded([4], [4])])
+ROWS = sft.build_dataset([EncodedChat([1, 2, 3], [-100, 2, 3]), EncodedChat([4], [4])])
 NOTES = ["one cut — ü"]
 
 
-def kept(folder: Path, recipe: Recipe | None = None, rows: str = "a", stage: Stage = "sft") -> KeptRows:
-    return KeptRows(folder, stage, recipe or Recipe(), rows, TOKENIZER)
+def kept(folder: Path, recipe: Recipe | None = None, rows: str = "a", stage: Stage = "sft") -> TokenCache:
+    return TokenCache(folder, stage, recipe or Recipe(), rows, TOKENIZER)
 
 
 def the_same_again(folder: Path) -> None:
@@ -63,7 +63,7 @@ def the_newest_where_there_is_little_room(folder: Path) -> None:
     for at, name in enumerate("abc"):
         kept(folder, rows=name).write(ROWS, NOTES)
         os.utime(kept(folder, rows=name).file, (at, at))
-    token_cache.ROOM_BYTES = kept(folder).file.stat().st_size * 5 // 2
+    token_cache.MAX_CACHE_BYTES = kept(folder).file.stat().st_size * 5 // 2
     assert kept(folder).read()  # which makes it newer than the other two
     kept(folder, rows="d").write(ROWS, NOTES)
     assert set(folder.iterdir()) == {kept(folder).file, kept(folder, rows="d").file}

@@ -15,13 +15,13 @@ from trainer_core.data import tokenize  # noqa: F401  (the engine first: it impo
 
 from datasets import Dataset  # isort: skip
 from trainer_core.config.recipe import Recipe
-from trainer_core.data.stream import Example, Request
+from trainer_core.data.stream import ReadRequest, UsableRow
 from trainer_core.training import dpo, load, sft
 
 
 def items(path: Path) -> list[Any]:
-    with data.Reader() as reader:
-        return [news.item for news in reader.ask(Request(path)) if isinstance(news, Example)]
+    with data.SandboxReader() as reader:
+        return [news.item for news in reader.ask(ReadRequest(path)) if isinstance(news, UsableRow)]
 
 
 def batches(trainer: Any) -> list[dict[str, Any]]:
@@ -37,9 +37,13 @@ def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> di
     base = load.load_base(model, "fp32", length, recipe.memory)
     adapted = load.add_adapter(base, recipe.lora, 0)
     rows, _ = tokenize.sft_rows(base.tokenizer, items(chats), length)
-    told = {"sft": batches(sft.trainer(adapted, base.tokenizer, sft.dataset(rows), recipe, scratch, []))}
+    told = {
+        "sft": batches(sft.build_sft_trainer(adapted, base.tokenizer, sft.build_dataset(rows), recipe, scratch, []))
+    }
     kept, _ = tokenize.dpo_rows(base.tokenizer, items(pairs), length)
-    return told | {"dpo": batches(dpo.trainer(adapted, base.tokenizer, Dataset.from_list(kept), recipe, scratch, []))}
+    return told | {
+        "dpo": batches(dpo.build_dpo_trainer(adapted, base.tokenizer, Dataset.from_list(kept), recipe, scratch, []))
+    }
 
 
 if __name__ == "__main__":

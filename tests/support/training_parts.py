@@ -69,18 +69,18 @@ def interrupted() -> dict[str, bool]:
     """Is everything as before after sample answers, after a failure in them, and inside what Unsloth does not know?"""
     from contextlib import nullcontext, suppress
 
-    from trainer_core.training.preserved_state import aside, unchanged
+    from trainer_core.training.preserved_state import preserved_mode, preserved_state
 
     model, tokenizer = Model(), SimpleNamespace(padding_side="right")
     trainer = SimpleNamespace(
         model=model, processing_class=tokenizer, compute_loss_context_manager=nullcontext, _metrics={"eval": {"a": [1]}}
     )
     before = state(model, tokenizer)
-    with aside(trainer):
+    with preserved_state(trainer):
         model.generate()
         tokenizer.padding_side = "left"
     after = state(model, tokenizer)
-    with suppress(RuntimeError), unchanged(trainer):
+    with suppress(RuntimeError), preserved_mode(trainer):
         model.generate()
         raise RuntimeError
     failed = state(model, tokenizer)
@@ -91,15 +91,15 @@ def counted() -> dict[str, Any]:
     from datasets import Dataset
 
     from trainer_core.training.row_lengths import count_tokens
-    from trainer_core.training.token_count import count_batch
+    from trainer_core.training.token_count import count_batch_tokens
 
     ids = torch.ones(2, 5, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     chats = Dataset.from_dict({"input_ids": [[1] * 3, [1] * 9]})
     pairs = Dataset.from_dict({"prompt_ids": [[1] * 4], "chosen_ids": [[1] * 2], "rejected_ids": [[1] * 3]})
     return {
-        "padded": int(count_batch({"input_ids": ids, "attention_mask": mask})),
-        "padding-free": int(count_batch({"input_ids": ids.view(1, -1)})),
+        "padded": int(count_batch_tokens({"input_ids": ids, "attention_mask": mask})),
+        "padding-free": int(count_batch_tokens({"input_ids": ids.view(1, -1)})),
         "chats": count_tokens(chats, "sft", 8),
         "pairs": [*count_tokens(pairs, "dpo", 100), *count_tokens(pairs, "dpo", 6)],
     }
@@ -107,15 +107,15 @@ def counted() -> dict[str, Any]:
 
 def bounds() -> dict[str, Any]:
     from trainer_core.methods.dpo import Dpo
-    from trainer_core.training.dpo import NOISE, rounding, steepness
+    from trainer_core.training.dpo import NOISE, loss_steepness, rounding_bound
 
     return {
         "noise": NOISE,
-        "64": rounding(0.1, 64, "bf16"),
-        "6400": rounding(0.1, 6400, "bf16"),
-        "sigmoid": steepness(Dpo()),
-        "ipo": steepness(Dpo(losses=("ipo",), beta=0.1)),
-        "mixed": steepness(Dpo(losses=("sigmoid", "ipo"), loss_weights=(0.5, 0.1), beta=0.1)),
+        "64": rounding_bound(0.1, 64, "bf16"),
+        "6400": rounding_bound(0.1, 6400, "bf16"),
+        "sigmoid": loss_steepness(Dpo()),
+        "ipo": loss_steepness(Dpo(losses=("ipo",), beta=0.1)),
+        "mixed": loss_steepness(Dpo(losses=("sigmoid", "ipo"), loss_weights=(0.5, 0.1), beta=0.1)),
     }
 
 
@@ -125,12 +125,12 @@ def refused() -> dict[str, str]:
 
     from trainer_core.errors import TrainingError
     from trainer_core.training.learning_check import RequireLearning
-    from trainer_core.training.token_count import count_learned
+    from trainer_core.training.token_count import count_label_tokens
 
     masked, learned = torch.tensor([[-100, -100]]), torch.tensor([[-100, 5]])
     said = {}
     for name, labels in {"masked": masked, "learned": learned}.items():
-        trainer = SimpleNamespace(tokens_seen=2, tokens_learned=count_learned({"labels": labels}))
+        trainer = SimpleNamespace(tokens_seen=2, tokens_learned=count_label_tokens({"labels": labels}))
         state = TrainerState(global_step=1, max_steps=9)
         try:
             logs = {"loss": 0.0, "grad_norm": 1.0}
@@ -142,12 +142,12 @@ def refused() -> dict[str, str]:
 
 
 def unwrapped() -> dict[str, bool]:
-    from trainer_core.training.load import text_tokenizer
+    from trainer_core.training.load import unwrap_tokenizer
 
     tokenizer = SimpleNamespace(backend_tokenizer=1)
     return {
-        "of a processor": text_tokenizer(SimpleNamespace(tokenizer=tokenizer)) is tokenizer,
-        "itself": text_tokenizer(tokenizer) is tokenizer,
+        "of a processor": unwrap_tokenizer(SimpleNamespace(tokenizer=tokenizer)) is tokenizer,
+        "itself": unwrap_tokenizer(tokenizer) is tokenizer,
     }
 
 

@@ -69,7 +69,7 @@ def serve() -> None:
 
     for line in sys.stdin:
         asked = json.loads(line)
-        print(restart.in_fork(lambda asked=asked: fork(**asked)), file=answers, flush=True)  # type: ignore[misc]
+        print(restart.run_in_fork(lambda asked=asked: fork(**asked)), file=answers, flush=True)  # type: ignore[misc]
 
 
 def fork(module: str, arguments: list[str], log: str) -> int:

@@ -9,39 +9,39 @@ from pathlib import Path
 
 from trainer_core import data
 from trainer_core.cli import terminal
-from trainer_core.cli.demo import ANSWERS, demo, side_by_side
+from trainer_core.cli.demo import ANSWERS, print_comparison, train_and_compare
 from trainer_core.config.recipe import STARTER, Data, read_recipe
 from trainer_core.data.hub import datasets
-from trainer_core.data.select import located
+from trainer_core.data.select import data_path
 from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, UserError
-from trainer_core.evaluation.prompts import prompts
+from trainer_core.evaluation.prompts import read_bundled_prompts
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.methods.steps import planned_steps, warmup_text
+from trainer_core.methods.steps import count_steps, warmup_text
 from trainer_core.models import resolve
-from trainer_core.models.resolve import tokenizer_of
+from trainer_core.models.resolve import find_tokenizer
 from trainer_core.planning import measurements, presets
-from trainer_core.planning.forecast import Place, forecast
-from trainer_core.planning.forecast_text import as_json, lines
-from trainer_core.planning.presets import shape_for
+from trainer_core.planning.forecast import TargetMachine, make_forecast
+from trainer_core.planning.forecast_text import forecast_as_json, forecast_lines
+from trainer_core.planning.presets import architecture_for_model
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.workspace import Workspace, default_workspace, disk_free, made
-from trainer_core.schema import parse
+from trainer_core.runs.workspace import Workspace, default_workspace, disk_free, ensure_dir
+from trainer_core.schema import parse_values
 from trainer_core.system import app_secret, hardware
 
-LEAST_GIB, MOST_GIB = 1, 1024
+MIN_CARD_GIB, MAX_CARD_GIB = 1, 1024
 """Sizes of a card to plan for."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """0 when the command did what it says; 1 with one sentence on stderr when the user can mend it."""
     terminal.prepare_streams()
-    args = parser().parse_args(argv)
-    return terminal.exit_code(lambda: args.run(args))
+    args = build_cli_parser().parse_args(argv)
+    return terminal.run_command(lambda: args.run(args))
 
 
-def parser() -> argparse.ArgumentParser:
+def build_cli_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tunebench", description="Fine-tune, align and compare adapters.")
     top.add_argument("--workspace", type=Path, default=default_workspace(), help="where runs and models lie")
     top.add_argument("--device", choices=("auto", "cpu", "cuda"), default=os.environ.get("TUNEBENCH_DEVICE", "auto"))
@@ -95,171 +95,179 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def supervisor(args: argparse.Namespace) -> Supervisor:
+def create_supervisor(args: argparse.Namespace) -> Supervisor:
     return Supervisor(Workspace(args.workspace.resolve()), device=args.device)
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
+    boss = create_supervisor(args)
     try:
-        demo(boss, presets.starter_recipe().model_copy(update={"name": "demo"}))
+        train_and_compare(boss, presets.starter_recipe().model_copy(update={"name": "demo"}))
     finally:
         boss.close()
     return 0
 
 
 def run_train(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
+    boss = create_supervisor(args)
     path: Path = args.recipe
     file = run_folder.read_run(path.parent) if path.name == "run.json" else None
-    again = run_folder.train_job(file) if file else None
+    again = run_folder.train_job_of(file) if file else None
     for note in file.notes if file else ():
-        terminal.say(note)
+        terminal.print_line(note)
     run_id = boss.start(again.recipe if again else read_recipe(path))
-    terminal.say(f"Run {run_id} in {boss.run_dir(run_id)}")
-    return followed(boss, run_id)
+    terminal.print_line(f"Run {run_id} in {boss.run_dir(run_id)}")
+    return follow_to_exit_code(boss, run_id)
 
 
 def run_resume(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
-    run_id = known(boss, args.id)
+    boss = create_supervisor(args)
+    run_id = find_run_id(boss, args.id)
     boss.resume(run_id)
-    return followed(boss, run_id)
+    return follow_to_exit_code(boss, run_id)
 
 
 def run_continue(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
-    run_id = known(boss, args.id)
-    boss.prolong(run_id, args.epochs)
-    return followed(boss, run_id)
+    boss = create_supervisor(args)
+    run_id = find_run_id(boss, args.id)
+    boss.extend(run_id, args.epochs)
+    return follow_to_exit_code(boss, run_id)
 
 
 def run_pause(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
-    boss.pause(known(boss, args.id))
+    boss = create_supervisor(args)
+    boss.pause(find_run_id(boss, args.id))
     return 0
 
 
 def run_stop(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
-    run_id = known(boss, args.id)
+    boss = create_supervisor(args)
+    run_id = find_run_id(boss, args.id)
     if not args.now:
         boss.stop(run_id)
         return 0
-    boss.end(run_id)
-    return followed(boss, run_id)
+    boss.kill(run_id)
+    return follow_to_exit_code(boss, run_id)
 
 
-def known(boss: Supervisor, name: str) -> str:
+def find_run_id(boss: Supervisor, name: str) -> str:
     """The id of a run by its name on the command line.
 
     Raises:
         UserError: there is none of that name.
     """
-    ids = [view.id for view in boss.views]
+    ids = [view.id for view in boss.run_states]
     if not ids or (name != "last" and name not in ids):
         raise UserError(f"There is no run {name!r} in {boss.workspace.root}. `tunebench runs` lists them.")
     return ids[0] if name == "last" else name
 
 
-def followed(boss: Supervisor, run_id: str) -> int:
-    view = terminal.follow(boss, run_id)
+def follow_to_exit_code(boss: Supervisor, run_id: str) -> int:
+    view = terminal.follow_run(boss, run_id)
     for stage, folder in view.adapters.items():
-        terminal.say(f"{stage.upper()} adapter: {boss.run_dir(run_id) / folder}")
+        terminal.print_line(f"{stage.upper()} adapter: {boss.run_dir(run_id) / folder}")
     return 1 if view.phase is Phase.FAILED else 0
 
 
 def run_plan(args: argparse.Namespace) -> int:
     recipe, workspace = read_recipe(args.recipe), Workspace(args.workspace.resolve())
-    rows = data.count(recipe.data, recipe.method, tokenizer_of(recipe.model, workspace))
-    rows = rows.within({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
+    rows = data.count_rows(recipe.data, recipe.method, find_tokenizer(recipe.model, workspace))
+    rows = rows.after_truncation({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
     counts = {"sft": rows.sft, "dpo": rows.dpo}
-    steps = {stage: planned_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
-    shape = shape_for(recipe.model, workspace, presets.load_catalogue())
-    planned = forecast(recipe, shape, place(args, workspace), rows, measurements.recall(workspace)) if shape else None
+    steps = {stage: count_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
+    shape = architecture_for_model(recipe.model, workspace, presets.load_catalogue())
+    planned = (
+        make_forecast(
+            recipe, shape, resolve_target_machine(args, workspace), rows, measurements.load_measurements(workspace)
+        )
+        if shape
+        else None
+    )
     if args.json:
         told = {"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}
-        terminal.say(json.dumps(told | {"plan": as_json(planned) if planned else None}, indent=1))
+        terminal.print_line(json.dumps(told | {"plan": forecast_as_json(planned) if planned else None}, indent=1))
         return 0
     for stage, count in steps.items():
         settings = getattr(recipe, stage)
-        terminal.say(
+        terminal.print_line(
             f"{stage.upper()}: {count} steps over {counts[stage]} rows, effective batch {settings.effective_batch}, "
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
     unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]
-    for line in (*rows.notes, "", *(lines(planned) if planned else unknown)):
-        terminal.say(line)
+    for line in (*rows.notes, "", *(forecast_lines(planned) if planned else unknown)):
+        terminal.print_line(line)
     return 0
 
 
-def place(args: argparse.Namespace, workspace: Workspace) -> Place:
+def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> TargetMachine:
     """This machine as it is now, or an empty card of the size asked for.
 
     Raises:
         ConfigError: there is no card of that size.
     """
-    machine, disk = hardware.detect(), disk_free(workspace)
+    machine, disk = hardware.detect_machine(), disk_free(workspace)
     if args.vram is not None:
-        if not LEAST_GIB <= args.vram <= MOST_GIB:  # nor nan
+        if not MIN_CARD_GIB <= args.vram <= MAX_CARD_GIB:  # nor nan
             raise ConfigError(
-                f"--vram is a card's size in GB, {LEAST_GIB} to {MOST_GIB:,}, such as 24; it is {args.vram:g}."
+                f"--vram is a card's size in GB, {MIN_CARD_GIB} to {MAX_CARD_GIB:,}, such as 24; it is {args.vram:g}."
             )
-        return Place.imagined(args.vram, machine, disk)
-    return Place.of(machine, disk_free=disk, use_card=args.device != "cpu")
+        return TargetMachine.empty_card(args.vram, machine, disk)
+    return TargetMachine.current_machine(machine, disk_free=disk, use_card=args.device != "cpu")
 
 
 def run_check(args: argparse.Namespace) -> int:
     columns = dict(one.partition("=")[::2] for one in args.column)
-    asked = parse(Data, {"pairs": args.data, "columns": columns, "steps": args.step}, "check")
-    given = asked.columns if asked.columns.used else None
-    with terminal.bar() as going:
-        checked = data.check(located(args.data, "sample_pairs.jsonl"), given, data.Checkup(steps=asked.steps), going)
+    asked = parse_values(Data, {"pairs": args.data, "columns": columns, "steps": args.step}, "check")
+    given = asked.columns if asked.columns.column_by_part else None
+    with terminal.progress_bar() as going:
+        checked = data.check_dataset(
+            data_path(args.data, "sample_pairs.jsonl"), given, data.CheckOptions(steps=asked.steps), going
+        )
     if args.json:
-        terminal.say_json(checked)
+        terminal.print_json(checked)
     else:
-        terminal.say("\n".join(checked.told()))
+        terminal.print_line("\n".join(checked.as_lines()))
     return 1 if checked.blocked else 0
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    parts = datasets.parts(args.name)
+    parts = datasets.list_splits(args.name)
     wanted = [one for one in parts if args.config in (None, one.config) and args.split in (None, one.split)]
     if not wanted:
         known = ", ".join(f"{one.config} {one.split}" for one in parts)
         raise UserError(f"{args.name} has no such part. It has: {known}.")
-    terminal.say(str(datasets.fetched(Workspace(args.workspace.resolve()), args.name, wanted[0])))
+    terminal.print_line(str(datasets.ensure_split_file(Workspace(args.workspace.resolve()), args.name, wanted[0])))
     return 0
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
+    boss = create_supervisor(args)
     try:
-        asked = [] if args.score else args.prompt or prompts()[:ANSWERS]
-        side_by_side(boss, known(boss, args.id), asked)
+        asked = [] if args.score else args.prompt or read_bundled_prompts()[:ANSWERS]
+        print_comparison(boss, find_run_id(boss, args.id), asked)
     finally:
         boss.close()
     return 0
 
 
 def run_report(args: argparse.Namespace) -> int:
-    boss = supervisor(args)
-    terminal.say(str(html_report.save(boss.run_dir(known(boss, args.id)), args.out)))
+    boss = create_supervisor(args)
+    terminal.print_line(str(html_report.save_report(boss.run_dir(find_run_id(boss, args.id)), args.out)))
     return 0
 
 
 def run_list(args: argparse.Namespace) -> int:
-    for view in supervisor(args).views:
-        terminal.say(terminal.run_line(view))
+    for view in create_supervisor(args).run_states:
+        terminal.print_line(terminal.run_line(view))
     return 0
 
 
 def run_sign_out(args: argparse.Namespace) -> int:
-    app_secret.renew(made(args.workspace.resolve()))
-    terminal.say("Signed out everywhere. For a new link start `python launch.py` once more.")
+    app_secret.renew_secret(ensure_dir(args.workspace.resolve()))
+    terminal.print_line("Signed out everywhere. For a new link start `python launch.py` once more.")
     return 0
 
 
 def run_starter(args: argparse.Namespace) -> int:
-    terminal.say(resolve.resolve(STARTER, Workspace(args.workspace.resolve())))
+    terminal.print_line(resolve.resolve_model(STARTER, Workspace(args.workspace.resolve())))
     return 0

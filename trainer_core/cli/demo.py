@@ -9,54 +9,54 @@ from pathlib import Path
 from trainer_core.cli import terminal
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import TrainingError
-from trainer_core.evaluation.prompts import DEMO_SAMPLING, prompts, score_request
+from trainer_core.evaluation.prompts import DEMO_SAMPLING, read_bundled_prompts, score_request
 from trainer_core.jobs.comparison import Comparison
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.runs.events import Phase, Scored
-from trainer_core.runs.run_state import RunView, Said
+from trainer_core.runs.events import Phase, ScoresReady
+from trainer_core.runs.run_state import PromptAnswers, RunState
 
 ANSWERS = 3
 LOAD_SECONDS = 600.0
 SCORE_SECONDS = 1800.0
 
 
-def demo(supervisor: Supervisor, recipe: Recipe) -> None:
+def train_and_compare(supervisor: Supervisor, recipe: Recipe) -> None:
     """Run it and print the table and the answers.
 
     Raises:
         TrainingError: the run failed, a number is not finite, or the step-0 proof did not hold.
     """
     run_id = supervisor.start(recipe)
-    terminal.say(f"Run {run_id}")
-    view = terminal.follow(supervisor, run_id)
+    terminal.print_line(f"Run {run_id}")
+    view = terminal.follow_run(supervisor, run_id)
     if view.phase is not Phase.DONE:
         raise TrainingError(view.error or f"The run ended as {view.phase.value}.")
-    check(view)
-    side_by_side(supervisor, run_id, prompts()[:ANSWERS])
+    check_training(view)
+    print_comparison(supervisor, run_id, read_bundled_prompts()[:ANSWERS])
 
 
-def side_by_side(supervisor: Supervisor, run_id: str, asked: Sequence[str]) -> None:
+def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) -> None:
     """Print how the base and every adapter of a run do on its held-out pairs, and what they answer.
 
     Raises:
         TrainingError: the compare worker failed, or a score is not finite.
     """
     comparison = supervisor.compare_run(run_id)
-    terminal.say(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
-    wait(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
+    terminal.print_line(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
+    wait_for_comparison(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
     held_out, said = supervisor.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
-        found = scored(supervisor, comparison, held_out)
-        terminal.say("\n" + terminal.score_table(found) + "\n")
+        found = wait_for_scores(supervisor, comparison, held_out)
+        terminal.print_line("\n" + terminal.render_score_table(found) + "\n")
         if not all(math.isfinite(score.margin.value) for score in found.scores):
             raise TrainingError("A score is not a finite number.")
         said = {one.prompt: one.answers for one in found.written}
     for prompt in asked:
-        answers = said.get(prompt) or answered(supervisor, comparison, prompt).answers
-        terminal.say(terminal.side_by_side(prompt, answers))
+        answers = said.get(prompt) or wait_for_answers(supervisor, comparison, prompt).answers
+        terminal.print_line(terminal.render_columns(prompt, answers))
 
 
-def check(view: RunView) -> None:
+def check_training(view: RunState) -> None:
     """Every loss is finite, and DPO started at its reference.
 
     Raises:
@@ -69,39 +69,39 @@ def check(view: RunView) -> None:
         raise TrainingError("The step-0 proof did not hold.")
 
 
-def scored(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> Scored:
+def wait_for_scores(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> ScoresReady:
     """The scores of all lanes, which also lie beside the pairs as scores.json.
 
     Raises:
         TrainingError: the lanes could not be scored.
     """
-    before = comparison.view.detail
+    before = comparison.state.detail
     comparison.send(score_request(pairs))
 
-    def over(view: RunView) -> bool:
+    def over(view: RunState) -> bool:
         return view.phase is Phase.READY and view.detail != before
 
-    view = wait(supervisor, comparison, over, SCORE_SECONDS)
+    view = wait_for_comparison(supervisor, comparison, over, SCORE_SECONDS)
     if not view.scored:
         raise TrainingError(view.detail)
     return view.scored
 
 
-def answered(supervisor: Supervisor, comparison: Comparison, prompt: str) -> Said:
+def wait_for_answers(supervisor: Supervisor, comparison: Comparison, prompt: str) -> PromptAnswers:
     """What every lane says to a prompt.
 
     Raises:
         TrainingError: the lanes refuse it, such as one that is too long for the model, or they failed.
     """
     ask = comparison.ask(prompt, DEMO_SAMPLING)
-    view = wait(supervisor, comparison, lambda view: ask in view.said, SCORE_SECONDS)
-    said = view.said.get(ask) or Said({}, {}, view.detail or "the lanes were closed before they answered")
+    view = wait_for_comparison(supervisor, comparison, lambda view: ask in view.said, SCORE_SECONDS)
+    said = view.said.get(ask) or PromptAnswers({}, {}, view.detail or "the lanes were closed before they answered")
     if said.problem:
-        raise TrainingError(f"{terminal.shortened(prompt)}: {said.problem}")
+        raise TrainingError(f"{terminal.shorten_text(prompt)}: {said.problem}")
     return said
 
 
-def wait(supervisor: Supervisor, comparison: Comparison, until, seconds: float) -> RunView:  # type: ignore[no-untyped-def]
+def wait_for_comparison(supervisor: Supervisor, comparison: Comparison, until, seconds: float) -> RunState:  # type: ignore[no-untyped-def]
     """The comparison's view once it is as wanted.
 
     Raises:
@@ -109,11 +109,11 @@ def wait(supervisor: Supervisor, comparison: Comparison, until, seconds: float) 
     """
 
     def there() -> bool:
-        supervisor.look()
-        return until(comparison.view) or not comparison.view.phase.active
+        supervisor.refresh()
+        return until(comparison.state) or not comparison.state.phase.is_active
 
     in_time = wait_for(there, seconds)
-    view = comparison.view
+    view = comparison.state
     if view.phase is Phase.FAILED or not in_time:
         raise TrainingError(view.error or f"Compare gave no answer within {seconds:.0f} s.")
     return view

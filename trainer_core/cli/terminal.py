@@ -19,69 +19,69 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from trainer_core.data.stream import Progress
+from trainer_core.data.stream import ReadProgress
 from trainer_core.errors import UserError
-from trainer_core.evaluation.score_table import legend, score_lines, warnings
+from trainer_core.evaluation.score_table import forgetting_warnings, format_score_rows, score_legend
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import control
-from trainer_core.runs.events import Phase, Proof, Scored, Step
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import Phase, ReferenceCheck, ScoresReady, TrainStep
+from trainer_core.runs.run_state import RunState
 
-GLANCE_SECONDS = 0.3
+REFRESH_SECONDS = 0.3
 PIPE_CLOSED, INTERRUPTED = 141, 130
-MENDABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
+USER_PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOSPC)
 """What the system says of a path that its user chose."""
-SIGNS = {"←": "<-", "→": "->", "…": "...", "✓": "+", "✗": "x", "■": "#", "–": "-", "—": "-", "·": "-"}
+ASCII_SIGNS = {"←": "<-", "→": "->", "…": "...", "✓": "+", "✗": "x", "■": "#", "–": "-", "—": "-", "·": "-"}
 """Our own signs as ASCII has them."""
-LEAVING = {
+STOP_MESSAGES = {
     "stop": "Stopping after this step; what was learned is saved. (The run goes on by itself if you close this.) "
     "Ctrl-C once more ends it at once, and keeps its checkpoints.",
     "end": "Ending it now; its checkpoints are kept.",
 }
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """One sentence on stderr; where nobody hears it, the exit code alone tells."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
 
-def say_json(value: Any) -> None:
+def print_json(value: Any) -> None:
     """A value as JSON, in ASCII where the output has no letters beyond."""
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
     encoding = sys.stdout.encoding or "utf-8"
     wide = codecs.lookup(encoding).name.startswith("utf")
-    say(text if wide else json.dumps(json.loads(text), indent=2))
+    print_line(text if wide else json.dumps(json.loads(text), indent=2))
 
 
-def exit_code(run: Callable[[], int]) -> int:
+def run_command(run: Callable[[], int]) -> int:
     """Run a command. What its user can mend becomes one sentence on stderr and 1; a reader that closed the pipe, as `head`
     does, 141, and Ctrl-C 130, as shells have them."""
     try:
         return run()
     except UserError as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except BrokenPipeError:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of the pipe at its end
         return PIPE_CLOSED
     except OSError as error:
-        if error.errno not in MENDABLE or error.filename is None:
+        if error.errno not in USER_PATH_ERRORS or error.filename is None:
             raise
-        complain(f"{shortened(str(error.filename))}: {error.strerror}. Choose another place or name.")
+        print_error(f"{shorten_text(str(error.filename))}: {error.strerror}. Choose another place or name.")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def shortened(text: str) -> str:
+def shorten_text(text: str) -> str:
     """A long name or prompt by its beginning and its end."""
     return text if len(text) <= 200 else f"{text[:100]} … {text[-60:]}"
 
@@ -96,26 +96,26 @@ def prepare_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest number that is free
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    codecs.register_error("tunebench", in_ascii)
+    codecs.register_error("tunebench", ascii_replacement)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="tunebench")
 
 
-def in_ascii(error: UnicodeError) -> tuple[str, int]:
+def ascii_replacement(error: UnicodeError) -> tuple[str, int]:
     """What to write for letters that cannot be written: signs of our own as ASCII has them, any other by its number."""
     assert isinstance(error, UnicodeEncodeError)
     lost = error.object[error.start : error.end]
-    return "".join(SIGNS.get(letter) or ascii(letter)[1:-1] for letter in lost), error.end
+    return "".join(ASCII_SIGNS.get(letter) or ascii(letter)[1:-1] for letter in lost), error.end
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[Progress], None]]:
+def progress_bar() -> Iterator[Callable[[ReadProgress], None]]:
     """A line on stderr with how far the reading of a file is and the time left; nothing where nobody looks at it."""
     with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as line:
         shown = ""
 
-        def going(at: Progress) -> None:
+        def going(at: ReadProgress) -> None:
             nonlocal shown
             if line.disable:
                 return
@@ -128,38 +128,38 @@ def bar() -> Iterator[Callable[[Progress], None]]:
         yield going
 
 
-def follow(supervisor: Supervisor, run_id: str) -> RunView:
+def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
     """Print a run until its last word; Ctrl-C asks it to stop and keep what it has learned, a second one ends it at once.
 
     Returns the last view.
     """
-    seen, deeds = RunView(run_id), iter((supervisor.stop, supervisor.end))
+    seen, deeds = RunState(run_id), iter((supervisor.stop, supervisor.kill))
     while True:
         try:
-            supervisor.look()
-            supervisor.enforce()
-            view = supervisor.run(run_id)
-            for line in news(seen, view):
-                say(line)
-            if not view.phase.active:
+            supervisor.refresh()
+            supervisor.enforce_stop_requests()
+            view = supervisor.run_state(run_id)
+            for line in describe_changes(seen, view):
+                print_line(line)
+            if not view.phase.is_active:
                 return view
             seen = view
-            time.sleep(GLANCE_SECONDS)
+            time.sleep(REFRESH_SECONDS)
         except KeyboardInterrupt:
-            next(deeds, supervisor.end)(run_id)
-            say(LEAVING[control.requested(supervisor.run_dir(run_id)) or "stop"])
+            next(deeds, supervisor.kill)(run_id)
+            print_line(STOP_MESSAGES[control.read_request(supervisor.run_dir(run_id)) or "stop"])
 
 
-def news(before: RunView, now: RunView) -> Iterator[str]:
+def describe_changes(before: RunState, now: RunState) -> Iterator[str]:
     """What happened between two looks at a run, a line each."""
     yield from now.notes[len(before.notes) :]
     for change in now.changes[len(before.changes) :]:
         yield f"{change.what}: {change.used} instead of {change.asked} ({change.why})"
     if now.proof and not before.proof:
-        yield proof_line(now.proof)
+        yield reference_check_line(now.proof)
     if latest := now.points[len(before.points) :]:
         yield step_line(latest[-1])
-    if (now.phase, now.detail) != (before.phase, before.detail) and now.phase.active:
+    if (now.phase, now.detail) != (before.phase, before.detail) and now.phase.is_active:
         yield f"{now.phase.value}: {now.detail}" if now.detail else now.phase.value
     if now.stalled and not before.stalled:
         yield f"Stalled: {now.stalled}"
@@ -169,7 +169,7 @@ def news(before: RunView, now: RunView) -> Iterator[str]:
         yield f"Stopped: {now.detail}"
 
 
-def proof_line(proof: Proof) -> str:
+def reference_check_line(proof: ReferenceCheck) -> str:
     """The proof in one line: what was measured, what it must be, and against which reference."""
     expected = "depends on the data" if proof.expected_loss is None else f"{proof.expected_loss:.4f}"
     verdict = "holds" if proof.holds else "DOES NOT HOLD"
@@ -179,38 +179,39 @@ def proof_line(proof: Proof) -> str:
     )
 
 
-def step_line(step: Step) -> str:
+def step_line(step: TrainStep) -> str:
     preference = "" if step.margin is None else f"  margin {step.margin:6.3f}  accuracy {step.accuracy or 0:4.2f}"
     return (
         f"{step.stage.upper()} {step.step:>4}/{step.total}  loss {step.loss:7.4f}{preference}  "
-        f"lr {step.learning_rate:.1e}  {step.tokens_per_second:5.0f} tokens/s  {clock(step.seconds_left)} left"
+        f"lr {step.learning_rate:.1e}  {step.tokens_per_second:5.0f} tokens/s  {format_clock(step.seconds_left)} left"
     )
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """75 → 1:15, 3700 → 1:01:40."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def score_table(scored: Scored) -> str:
+def render_score_table(scored: ScoresReady) -> str:
     """What was measured × lanes, each with its 95 % interval."""
     width = max(25, *(len(score.lane) + 2 for score in scored.scores))
     head = f"{'':<24}" + "".join(f"{score.lane:>{width}}" for score in scored.scores)
     lines = [
-        f"{title:<24}" + "".join(f"{one:>{width}}" for one in cells) for title, *cells in score_lines(scored.scores)
+        f"{title:<24}" + "".join(f"{one:>{width}}" for one in cells)
+        for title, *cells in format_score_rows(scored.scores)
     ]
-    forgotten = [f"{red('Forgotten')}: {line}" for line in warnings(scored.scores)]
-    return "\n".join([head, "-" * len(head), *lines, *textwrap.wrap(legend(scored), 100), *forgotten])
+    forgotten = [f"{color_red('Forgotten')}: {line}" for line in forgetting_warnings(scored.scores)]
+    return "\n".join([head, "-" * len(head), *lines, *textwrap.wrap(score_legend(scored), 100), *forgotten])
 
 
-def red(text: str) -> str:
+def color_red(text: str) -> str:
     """Red on a terminal, plain in a file."""
     return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
 
 
-def side_by_side(prompt: str, answers: Mapping[str, str]) -> str:
+def render_columns(prompt: str, answers: Mapping[str, str]) -> str:
     """The lanes' answers in columns as wide as the terminal allows."""
     width = max((min(shutil.get_terminal_size((120, 40)).columns, 160) - 3 * (len(answers) - 1)) // len(answers), 24)
     columns = [
@@ -222,8 +223,8 @@ def side_by_side(prompt: str, answers: Mapping[str, str]) -> str:
     return "\n".join([f"> {prompt}", "", *lines, ""])
 
 
-def run_line(view: RunView) -> str:
-    last = view.last
+def run_line(view: RunState) -> str:
+    last = view.last_step
     numbers = (
         f"{last.stage.upper()} {last.step}/{last.total}, loss {last.loss:.3f}" if last else view.error or view.detail
     )

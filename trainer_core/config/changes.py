@@ -7,7 +7,7 @@ from typing import Any
 from trainer_core.config.recipe import Recipe
 
 
-def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+def with_changes(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with some values replaced, by dotted key, checked as a whole.
 
     Raises:

@@ -7,15 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from trainer_core.config.recipe import Precision, Recipe
-from trainer_core.schema import Strict
+from trainer_core.schema import StrictModel
 
 
-class TrainJob(Strict):
+class TrainJob(StrictModel):
     kind: Literal["train"] = "train"
     recipe: Recipe
 
 
-class Lane(Strict):
+class Lane(StrictModel):
     """One column of a comparison: the base alone or with an adapter, a blend of two, or with a system prompt.
 
     With `other` the lane's change to the base is strength × ((1 − share) × its adapter + share × the other one).
@@ -34,20 +34,20 @@ class Lane(Strict):
     """A system prompt for this lane alone; it takes the place of the conversation's own."""
 
     @model_validator(mode="after")
-    def _a_blend_has_two(self) -> Lane:
+    def _check_blend(self) -> Lane:
         if self.other and not self.adapter:
             raise ValueError(f"{self.name} blends in {self.other} but has no adapter of its own. Name that one too.")
         return self
 
     @property
-    def folders(self) -> tuple[str, ...]:
+    def adapter_folders(self) -> tuple[str, ...]:
         """Its adapters' folders."""
         return tuple(folder for folder in (self.adapter, self.other) if folder)
 
     @property
-    def shares(self) -> dict[str, float]:
+    def adapter_shares(self) -> dict[str, float]:
         """Adapter folder → how much of it."""
-        found = dict.fromkeys(self.folders, 0.0)
+        found = dict.fromkeys(self.adapter_folders, 0.0)
         if self.adapter:
             found[self.adapter] += self.strength * (1 - self.share if self.other else 1)
         if self.other:
@@ -55,7 +55,7 @@ class Lane(Strict):
         return found
 
 
-class CompareJob(Strict):
+class CompareJob(StrictModel):
     kind: Literal["compare"] = "compare"
     model: str
     precision: Precision = "auto"
@@ -65,4 +65,4 @@ class CompareJob(Strict):
 Job = Annotated[TrainJob | CompareJob, Field(discriminator="kind")]
 
 
-JOB: TypeAdapter[TrainJob | CompareJob] = TypeAdapter(Job)
+JOB_ADAPTER: TypeAdapter[TrainJob | CompareJob] = TypeAdapter(Job)

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.schema import Strict, parse, read_toml
+from trainer_core.schema import StrictModel, parse_values, read_toml
 
 STARTER = "starter"
 """The model name that stands for the small embedded model."""
@@ -36,9 +36,9 @@ class Method(StrEnum):
 
 
 Precision = Literal["auto", "nf4", "bf16", "fp32"]
-Targets = Literal["all-linear", "attention", "mlp"]
+TargetModules = Literal["all-linear", "attention", "mlp"]
 Template = Literal["own", "plain", "alpaca", "chatml"]
-Step = Literal[
+RemedyName = Literal[
     "swap", "swap_sides", "strip_markers", "join_turns", "mend_encoding", "mask", "no_system", "reverse", "drop_near_identical",
     "drop_duplicate_row", "drop_duplicate_prompt", "drop_leaked", "drop_swapped", "drop_reversed", "drop_markers",
     "drop_headings", "drop_placeholder", "drop_roles", "drop_unanswered", "drop_encoding", "drop_personal", "skip_damaged",
@@ -48,7 +48,7 @@ Step = Literal[
 """How rows are mended or left out, see data/remedies.py."""
 
 
-class Lora(Strict):
+class Lora(StrictModel):
     """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, one after the other."""
 
     rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")  # [LoRA, TM]
@@ -61,11 +61,11 @@ class Lora(Strict):
     """Scale by alpha ÷ √rank instead of alpha ÷ rank. Worth it above rank 64."""
     dora: bool = Field(default=False, title="DoRA")
     """Learns size and direction apart: a little better at the same rank, and slower."""
-    targets: Targets = Field(default="all-linear", title="Adapted layers")  # [TM]
+    targets: TargetModules = Field(default="all-linear", title="Adapted layers")  # [TM]
     """All linear layers; attention alone is clearly worse."""
 
 
-class Sampling(Strict):
+class Sampling(StrictModel):
     """How answers are drawn. The same in every lane, so that the adapters make the difference."""
 
     temperature: float = Field(default=0.7, ge=0, le=5, title="Temperature")
@@ -84,7 +84,7 @@ class Sampling(Strict):
     """The same seed gives the same answers again."""
 
 
-class Columns(Strict):
+class Columns(StrictModel):
     """Which column of a file plays which part; empty where none does. Only needed where Tunebench does not find out itself."""
 
     prompt: str | None = Field(default=None, title="Prompt column")
@@ -113,12 +113,12 @@ class Columns(Strict):
     """What the assistant thinks before the answer. SFT reads it and does not learn it, unless a step says so."""
 
     @property
-    def used(self) -> dict[str, str]:
+    def column_by_part(self) -> dict[str, str]:
         """Part -> column, without the parts nobody plays."""
         return {part: column for part, column in self.model_dump().items() if column is not None}
 
 
-class Data(Strict):
+class Data(StrictModel):
     """Where the examples come from: a file, a folder, a data set's hub id, or "sample" for the bundled ones."""
 
     chat: str | None = Field(default=None, title="Examples for SFT")
@@ -131,21 +131,21 @@ class Data(Strict):
     """Use only this many rows from the top. Empty: all."""
     held_out: str | None = Field(default=None, title="Held-out pairs")
     """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
-    steps: tuple[Step, ...] = Field(default=(), title="Steps")
+    steps: tuple[RemedyName, ...] = Field(default=(), title="Steps")
     """How rows are mended or left out, as the Data tab records them. The file itself is never changed."""
     template: Template = Field(default="own", title="Chat template")
     """How a conversation is written for a base model that has no template of its own; all others use their own."""
     columns: Columns = Columns()
 
     @property
-    def mapped(self) -> str | None:
+    def mapped_file(self) -> str | None:
         """The file that `columns` speaks of: the pairs, or the examples where the pairs are bundled or none."""
-        if not self.columns.used:
+        if not self.columns.column_by_part:
             return None
         return next((name for name in (self.pairs, self.chat) if name not in (None, SAMPLE)), None)
 
 
-class Memory(Strict):
+class MemoryOptions(StrictModel):
     """How memory and time are used and measured. None of it changes what is learned."""
 
     probe: Literal["auto", "on", "off"] = Field(default="auto", title="Measure memory first")
@@ -160,7 +160,7 @@ class Memory(Strict):
     """Auto: the DPO reference is asked once for each pair; later epochs and later runs from the same start take what it said."""
 
 
-class Recipe(Strict):
+class Recipe(StrictModel):
     """One run, whole: model, data, method and every setting. What a recipe TOML holds and what run.json repeats."""
 
     name: str = Field(default="", max_length=64, pattern=r"^[\w .+-]*$", title="Name")
@@ -177,7 +177,7 @@ class Recipe(Strict):
     lora: Lora = Lora()
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
-    memory: Memory = Memory()
+    memory: MemoryOptions = MemoryOptions()
     sampling: Sampling = Sampling()
     samples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
         default=(), max_length=5, title="Sample prompts"
@@ -201,11 +201,11 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: see `read_toml` and `parse`.
     """
-    recipe = parse(Recipe, read_toml(path), path.name)
-    return anchored(recipe, path.resolve().parent)
+    recipe = parse_values(Recipe, read_toml(path), path.name)
+    return with_absolute_paths(recipe, path.resolve().parent)
 
 
-def anchored(recipe: Recipe, folder: Path) -> Recipe:
+def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with every relative path that exists under `folder` made absolute."""
 
     def at(name: str | None) -> str | None:

@@ -1,13 +1,14 @@
 """From any data file to rows that can be trained on: read, recognise, check, mend, split."""
 
-from trainer_core.data.load import count, load
-from trainer_core.data.quality.report import Finding, Report
-from trainer_core.data.sandbox.client import Reader, check, glance
+from trainer_core.data.load import count_rows, load_data
+from trainer_core.data.quality.report import DataFinding, DataReport
+from trainer_core.data.sandbox.client import SandboxReader, check_dataset, preview_dataset
 from trainer_core.data.schema.messages import Chat, Message, Pair
-from trainer_core.data.select import Loaded
-from trainer_core.data.stream import Checkup, Counts, Glimpse, Progress, Request
+from trainer_core.data.select import LoadedData
+from trainer_core.data.stream import CheckOptions, Preview, ReadProgress, ReadRequest, RowCounts
 
 __all__ = [
-    "Chat", "Checkup", "Counts", "Finding", "Glimpse", "Loaded", "Message", "Pair", "Progress", "Reader",
-    "Report", "Request", "check", "count", "glance", "load",
+    "Chat", "CheckOptions", "RowCounts", "DataFinding", "Preview", "LoadedData", "Message", "Pair",
+    "ReadProgress", "SandboxReader",
+    "DataReport", "ReadRequest", "check_dataset", "count_rows", "preview_dataset", "load_data",
 ]  # fmt: skip

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer_core.data.stream import Count, Counts
+from trainer_core.data.stream import CountRequest, RowCounts
 
 if TYPE_CHECKING:
     from trainer_core.config import recipe
-from trainer_core.data.select import Asked, Loaded, Shelf, chosen
+from trainer_core.data.select import LoadedData, RowReader, RowSource, select_rows
 
 
-def load(data: recipe.Data, method: recipe.Method, reader: Asked | None = None) -> Loaded:
+def load_data(data: recipe.Data, method: recipe.Method, reader: RowReader | None = None) -> LoadedData:
     """The rows of a run by its recipe.
 
     Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
@@ -26,14 +26,14 @@ def load(data: recipe.Data, method: recipe.Method, reader: Asked | None = None) 
         DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
     """
     if reader is None:
-        from trainer_core.data.sandbox.client import Reader
+        from trainer_core.data.sandbox.client import SandboxReader
 
-        with Reader() as child:
-            return load(data, method, child)
-    return chosen(data, method, Shelf(reader, data))
+        with SandboxReader() as child:
+            return load_data(data, method, child)
+    return select_rows(data, method, RowSource(reader, data))
 
 
-def count(data: recipe.Data, method: recipe.Method, tokenizer: Path | None = None) -> Counts:
+def count_rows(data: recipe.Data, method: recipe.Method, tokenizer: Path | None = None) -> RowCounts:
     """What a run would train on, in numbers, read in the limited child, so that no row comes into this process.
 
     Args:
@@ -42,7 +42,7 @@ def count(data: recipe.Data, method: recipe.Method, tokenizer: Path | None = Non
     Raises:
         DataError: see `load`.
     """
-    from trainer_core.data.sandbox.client import Reader
+    from trainer_core.data.sandbox.client import SandboxReader
 
-    with Reader() as reader:
-        return next(one for one in reader.ask(Count(data, method, tokenizer)) if isinstance(one, Counts))
+    with SandboxReader() as reader:
+        return next(one for one in reader.ask(CountRequest(data, method, tokenizer)) if isinstance(one, RowCounts))

@@ -12,14 +12,34 @@ from typing import TYPE_CHECKING, Protocol
 import orjson
 
 from trainer_core.data import split
-from trainer_core.data.files.raw_rows import Flaw
+from trainer_core.data.files.raw_rows import UnreadableRow
 from trainer_core.data.quality import text_patterns
-from trainer_core.data.quality.checks import FAULTS, text_of
+from trainer_core.data.quality.checks import QUALITY_CHECKS, row_text
 from trainer_core.data.quality.lengths import row_lengths
-from trainer_core.data.quality.remedies import Treatment, too_marked
-from trainer_core.data.quality.report import ASIDE, named
-from trainer_core.data.schema.messages import Chat, Item, Message, Pair, as_chat, opening, prompt_key, prompts_of
-from trainer_core.data.stream import Count, Counts, Example, Found, LeftAside, Misfit, News, Note, Request, examples
+from trainer_core.data.quality.remedies import RemedyPipeline, marker_problem
+from trainer_core.data.quality.report import IGNORED_CONTENT, format_counts
+from trainer_core.data.schema.messages import (
+    Chat,
+    Item,
+    Message,
+    Pair,
+    as_chat,
+    opening_messages,
+    prompt_key,
+    prompts_of,
+)
+from trainer_core.data.stream import (
+    CountRequest,
+    FileNote,
+    IgnoredContent,
+    ReadEvent,
+    ReadRequest,
+    RowCounts,
+    SchemaDetected,
+    UnusableRow,
+    UsableRow,
+    stream_rows,
+)
 from trainer_core.errors import DataError
 from trainer_core.system.project import PROJECT
 
@@ -27,14 +47,14 @@ if TYPE_CHECKING:
     from trainer_core.config import recipe
 
 SAMPLE_DATA = PROJECT / "assets" / "sample_data"
-UNUSED = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
+REPORTED_CODES = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
 """Faults of rows that are used all the same, which a run tells of."""
-NAMED = 5
+MAX_NAMED_ROWS = 5
 """Rows named in one sentence; a longer list would not be read."""
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedData:
     """The rows of a run, with notes on what was left out. `sha256` is over the rows: equal rows, equal hash."""
 
     chats: tuple[Chat, ...]
@@ -46,7 +66,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Part:
+class SelectedRows:
     """Rows to train on, rows held out, and the notes on the rest."""
 
     train: tuple[Item, ...] = ()
@@ -54,31 +74,31 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-class Here:
+class InProcessReader:
     """Reads in this process, which must be the limited child."""
 
-    def ask(self, request: Request) -> Iterator[News]:
-        return examples(request.absolute())
+    def ask(self, request: ReadRequest) -> Iterator[ReadEvent]:
+        return stream_rows(request.with_absolute_paths())
 
 
-def counted(asked: Count) -> Counts:
+def count_selected_rows(asked: CountRequest) -> RowCounts:
     """What a run would train on, in numbers. For the child; see `count`."""
-    from trainer_core.methods.base import Lengths
+    from trainer_core.methods.base import LengthQuantiles
 
-    rows = chosen(asked.data, asked.method, Shelf(Here(), asked.data))
+    rows = select_rows(asked.data, asked.method, RowSource(InProcessReader(), asked.data))
     extents = {"sft": row_lengths(rows.chats, asked.tokenizer), "dpo": row_lengths(rows.pairs, asked.tokenizer)}
     needs = {stage: tuple(sorted(need for need, _ in found)) for stage, found in extents.items() if found}
     wholes = {stage: tuple(sorted(whole for _, whole in found)) for stage, found in extents.items() if found}
-    points = {stage: Lengths.of(found).points for stage, found in wholes.items()}
+    points = {stage: LengthQuantiles.from_counts(found).points for stage, found in wholes.items()}
     measured, held_out = asked.tokenizer is not None, len(rows.held_out)
-    return Counts(len(rows.chats), len(rows.pairs), held_out, rows.notes, points, measured, needs, wholes)
+    return RowCounts(len(rows.chats), len(rows.pairs), held_out, rows.notes, points, measured, needs, wholes)
 
 
-def chosen(data: recipe.Data, method: recipe.Method, shelf: Shelf) -> Loaded:
+def select_rows(data: recipe.Data, method: recipe.Method, shelf: RowSource) -> LoadedData:
     """The rows of a run, read from the shelf; see `load`."""
     dpo, sft = "dpo" in method.stages, "sft" in method.stages
-    pairs = preferences(data, dpo, shelf)
-    examples = conversations(data, pairs, shelf) if sft else Part()
+    pairs = select_pairs(data, dpo, shelf)
+    examples = select_chats(data, pairs, shelf) if sft else SelectedRows()
     for wanted, part, what in ((dpo, pairs, "preference pairs"), (sft, examples, "examples")):
         if wanted and not part.train:
             raise DataError(f"No {what} are left to train on. " + " ".join((*pairs.notes, *examples.notes)))
@@ -86,33 +106,35 @@ def chosen(data: recipe.Data, method: recipe.Method, shelf: Shelf) -> Loaded:
     held_out = tuple(item for item in pairs.held_out if isinstance(item, Pair))
     chats, out_chats = chats_of(examples.train), chats_of(examples.held_out)
     notes = tuple(dict.fromkeys(pairs.notes + examples.notes))
-    return Loaded(chats, train, held_out, out_chats, notes, digest(chats, train, held_out, out_chats))
+    return LoadedData(chats, train, held_out, out_chats, notes, rows_hash(chats, train, held_out, out_chats))
 
 
-def preferences(data: recipe.Data, needed: bool, shelf: Shelf) -> Part:
+def select_pairs(data: recipe.Data, needed: bool, shelf: RowSource) -> SelectedRows:
     """The pairs and those held out; none to train on where SFT has examples of its own and DPO is not asked for.
 
     Raises:
         DataError: `needed` and the file holds chats.
     """
     apart = held_out_file(data)
-    held_out = shelf.read(apart, None, Pair, ()) if apart else Part()
+    held_out = shelf.read_rows(apart, None, Pair, ()) if apart else SelectedRows()
     if data.pairs is None or not (needed or data.chat is None):
-        return Part((), held_out.train, held_out.notes)
-    rows = shelf.read(located(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None, data.steps)
+        return SelectedRows((), held_out.train, held_out.notes)
+    rows = shelf.read_rows(
+        data_path(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None, data.steps
+    )
     if apart is None:
-        return divided(rows, "pairs" if needed else "examples")
-    kept, note = without(rows.train, held_out.train, "pairs")
-    return Part(kept, held_out.train, rows.notes + held_out.notes + note)
+        return hold_out_rows(rows, "pairs" if needed else "examples")
+    kept, note = exclude_held_out(rows.train, held_out.train, "pairs")
+    return SelectedRows(kept, held_out.train, rows.notes + held_out.notes + note)
 
 
-def conversations(data: recipe.Data, pairs: Part, shelf: Shelf) -> Part:
+def select_chats(data: recipe.Data, pairs: SelectedRows, shelf: RowSource) -> SelectedRows:
     """The examples of SFT, without those whose prompt is among the held-out pairs."""
     if data.chat is None:
         return pairs
-    rows = shelf.read(located(data.chat, "sample_chat.jsonl"), data.chat_rows, None, data.steps)
-    kept, note = without(rows.train, pairs.held_out, "examples")
-    return divided(Part(kept, (), rows.notes + note), "examples")
+    rows = shelf.read_rows(data_path(data.chat, "sample_chat.jsonl"), data.chat_rows, None, data.steps)
+    kept, note = exclude_held_out(rows.train, pairs.held_out, "examples")
+    return hold_out_rows(SelectedRows(kept, (), rows.notes + note), "examples")
 
 
 def held_out_file(data: recipe.Data) -> Path | None:
@@ -120,27 +142,29 @@ def held_out_file(data: recipe.Data) -> Path | None:
     from trainer_core.config.recipe import SAMPLE
 
     if data.held_out:
-        return located(data.held_out, "sample_heldout.jsonl")
+        return data_path(data.held_out, "sample_heldout.jsonl")
     sample = data.pairs == SAMPLE and data.chat in (None, SAMPLE)
-    return located(SAMPLE, "sample_heldout.jsonl") if sample else None
+    return data_path(SAMPLE, "sample_heldout.jsonl") if sample else None
 
 
-def located(name: str, bundled: str) -> Path:
+def data_path(name: str, bundled: str) -> Path:
     from trainer_core.config.recipe import SAMPLE
 
     return SAMPLE_DATA / bundled if name == SAMPLE else Path(os.path.expanduser(name))
 
 
-def divided(rows: Part, what: str) -> Part:
+def hold_out_rows(rows: SelectedRows, what: str) -> SelectedRows:
     """The rows with some of them held out by the hash of their prompt."""
-    train, held_out = split.split(rows.train, lambda item: prompt_key(opening(item)))
+    train, held_out = split.split_rows(rows.train, lambda item: prompt_key(opening_messages(item)))
     note = f"{len(held_out)} of {len(rows.train)} {what} are held out and never trained on."
     if not held_out:
         note = f"Nothing is held out of {len(rows.train)} {what}: too few different prompts."
-    return Part(train, held_out, (*rows.notes, note))
+    return SelectedRows(train, held_out, (*rows.notes, note))
 
 
-def without(rows: Sequence[Item], held_out: Iterable[Item], what: str) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+def exclude_held_out(
+    rows: Sequence[Item], held_out: Iterable[Item], what: str
+) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """The rows that answer no held-out prompt, and a note on the others."""
     closed = {prompt_key(prompt) for item in held_out for prompt in prompts_of(item)}
     kept = tuple(row for row in rows if closed.isdisjoint(prompt_key(prompt) for prompt in prompts_of(row)))
@@ -148,98 +172,100 @@ def without(rows: Sequence[Item], held_out: Iterable[Item], what: str) -> tuple[
     return kept, ((f"{lost} of {len(rows)} {what} left out: their prompt is held out.",) if lost else ())
 
 
-class Asked(Protocol):
+class RowReader(Protocol):
     """Whoever answers a request with what is in the files: a limited child, or that child itself."""
 
-    def ask(self, request: Request, /) -> Iterator[News]: ...
+    def ask(self, request: ReadRequest, /) -> Iterator[ReadEvent]: ...
 
 
 @dataclass(frozen=True)
-class Shelf:
+class RowSource:
     """Where files are read from: one limited child for all of them, and the columns of the recipe's own file."""
 
-    reader: Asked
+    reader: RowReader
     data: recipe.Data
 
-    def read(self, path: Path, rows: int | None, wanted: type[Pair] | None, steps: Sequence[str]) -> Part:
+    def read_rows(self, path: Path, rows: int | None, wanted: type[Pair] | None, steps: Sequence[str]) -> SelectedRows:
         """The usable items of a file or folder after the steps, with notes on the others.
 
         Raises:
             DataError: see `Reader.ask`; also damaged lines, another template's markers, and chats where pairs are `wanted`.
         """
-        tally, treatment, items = Tally(path.name), Treatment(steps), list[Item]()
-        for news in self.reader.ask(Request(path, self.columns(path), rows)):
+        tally, treatment, items = SkipLog(path.name), RemedyPipeline(steps), list[Item]()
+        for news in self.reader.ask(ReadRequest(path, self.columns_for(path), rows)):
             tally.add(news)
-            if isinstance(news, Found) and wanted and news.shape.kind != "pairs":
-                raise no_pairs(news)
-            if isinstance(news, Example):
+            if isinstance(news, SchemaDetected) and wanted and news.shape.kind != "pairs":
+                raise no_pairs_error(news)
+            if isinstance(news, UsableRow):
                 outcome = treatment.apply(news)
                 if outcome.left_out:
-                    tally.leave_out(FAULTS[outcome.left_out].meaning, news)
+                    tally.leave_out(QUALITY_CHECKS[outcome.left_out].meaning, news)
                 else:
                     items.append(outcome.item)
-                    tally.tell(outcome.faults, news)
+                    tally.add_unused(outcome.faults, news)
         tally.check_damage(treatment.skip_damaged)
-        if why := too_marked(sum(text_patterns.has_markers(text_of(item)) for item in items), len(items), path.name):
+        if why := marker_problem(
+            sum(text_patterns.has_markers(row_text(item)) for item in items), len(items), path.name
+        ):
             raise DataError(why)
-        return Part(tuple(items), (), tuple(tally.notes()))
+        return SelectedRows(tuple(items), (), tuple(tally.format_notes()))
 
-    def columns(self, path: Path) -> recipe.Columns | None:
+    def columns_for(self, path: Path) -> recipe.Columns | None:
         """The columns chosen by hand, if they were chosen for this file. Held-out pairs have those of the pairs."""
-        mapped = self.data.mapped
+        mapped = self.data.mapped_file
         same = (mapped, self.data.held_out) if mapped == self.data.pairs else (mapped,)
-        return self.data.columns if mapped and path in [located(name, "") for name in same if name] else None
+        return self.data.columns if mapped and path in [data_path(name, "") for name in same if name] else None
 
 
-def no_pairs(found: Found) -> DataError:
+def no_pairs_error(found: SchemaDetected) -> DataError:
     return DataError(
         f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but DPO needs a prompt, "
         "a chosen and a rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
     )
 
 
-class Tally:
+class SkipLog:
     """What is said about one source: its notes, and the rows left out by reason."""
 
     def __init__(self, name: str) -> None:
         self.name, self.total, self.said = name, 0, list[str]()
         self.reasons: dict[str, list[str]] = {}
         self.told: dict[str, list[str]] = {}
-        self.aside: list[LeftAside] = []
-        self.damaged: list[Flaw] = []
+        self.aside: list[IgnoredContent] = []
+        self.damaged: list[UnreadableRow] = []
 
-    def add(self, news: News) -> None:
-        self.total += isinstance(news, Example | Misfit)
+    def add(self, news: ReadEvent) -> None:
+        self.total += isinstance(news, UsableRow | UnusableRow)
         match news:
-            case Note():
+            case FileNote():
                 self.said.append(news.text)
-            case Flaw():
+            case UnreadableRow():
                 self.damaged.append(news)
-            case Misfit():
+            case UnusableRow():
                 self.leave_out(news.reason, news)
-            case LeftAside():
+            case IgnoredContent():
                 self.aside.append(news)
 
-    def leave_out(self, reason: str, row: Example | Misfit) -> None:
-        self.reasons.setdefault(reason, []).append(at(row))
+    def leave_out(self, reason: str, row: UsableRow | UnusableRow) -> None:
+        self.reasons.setdefault(reason, []).append(short_location(row))
 
-    def tell(self, faults: Iterable[str], row: Example) -> None:
+    def add_unused(self, faults: Iterable[str], row: UsableRow) -> None:
         """A row that is used, though not all of it."""
         for code in faults:
-            if code in UNUSED:
-                self.told.setdefault(code, []).append(at(row))
+            if code in REPORTED_CODES:
+                self.told.setdefault(code, []).append(short_location(row))
 
-    def notes(self) -> Iterator[str]:
+    def format_notes(self) -> Iterator[str]:
         """Such as "2 of 400 rows in x.jsonl left out (line 3, line 17): the prompt is empty."."""
         yield from self.said
         for reason, places in self.reasons.items():
-            yield f"{len(places)} of {self.total} rows in {self.name} left out ({listed(places)}): {reason}."
+            yield f"{len(places)} of {self.total} rows in {self.name} left out ({join_locations(places)}): {reason}."
         for code, places in self.told.items():
-            yield f"{len(places)} of {self.total} rows in {self.name} ({listed(places)}): {FAULTS[code].meaning}."
-        for code in dict.fromkeys(one.code for one in self.aside if one.code in ASIDE):
+            yield f"{len(places)} of {self.total} rows in {self.name} ({join_locations(places)}): {QUALITY_CHECKS[code].meaning}."
+        for code in dict.fromkeys(one.code for one in self.aside if one.code in IGNORED_CONTENT):
             several = [one for one in self.aside if one.code == code]
             counts = {one.name: sum(each.count for each in several if each.name == one.name) for one in several}
-            yield f"{self.name} ({at(several[0])}): {ASIDE[code][2].format(names=named(counts))}."
+            yield f"{self.name} ({short_location(several[0])}): {IGNORED_CONTENT[code][2].format(names=format_counts(counts))}."
 
     def check_damage(self, skip: bool) -> None:
         """Where lines could not be read, what they held is not known: they are passed over only on request.
@@ -249,7 +275,7 @@ class Tally:
         """
         if not self.damaged:
             return
-        lines = "\n".join(map(str, self.damaged[:NAMED]))
+        lines = "\n".join(map(str, self.damaged[:MAX_NAMED_ROWS]))
         count = f"{len(self.damaged)} damaged {'line' if len(self.damaged) == 1 else 'lines'} in {self.name}"
         fatal = self.damaged[-1].fatal
         if fatal or not skip:
@@ -258,12 +284,12 @@ class Tally:
         self.said.append(f"{count} passed over. {self.damaged[0]}")
 
 
-def at(row: Example | Misfit | LeftAside) -> str:
+def short_location(row: UsableRow | UnusableRow | IgnoredContent) -> str:
     return f"line {row.line}" if row.line else f"row {row.row}"
 
 
-def listed(places: Sequence[str]) -> str:
-    return ", ".join(places[:NAMED]) + (", …" if len(places) > NAMED else "")
+def join_locations(places: Sequence[str]) -> str:
+    return ", ".join(places[:MAX_NAMED_ROWS]) + (", …" if len(places) > MAX_NAMED_ROWS else "")
 
 
 def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:
@@ -271,24 +297,24 @@ def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:
     return tuple(as_chat(item) if isinstance(item, Pair) else item for item in items)
 
 
-def digest(*parts: Sequence[Item]) -> str:
+def rows_hash(*parts: Sequence[Item]) -> str:
     """SHA-256 over all rows as JSON lines, part by part, in order."""
     sha = hashlib.sha256()
     for part in parts:
         for item in part:
-            sha.update(orjson.dumps(canonical(item), option=orjson.OPT_APPEND_NEWLINE))
+            sha.update(orjson.dumps(hashable_row(item), option=orjson.OPT_APPEND_NEWLINE))
         sha.update(b"\n")
     return sha.hexdigest()
 
 
-def canonical(item: Item) -> list[list[list[str]]]:
+def hashable_row(item: Item) -> list[list[list[str]]]:
     parts: tuple[tuple[Message, ...], ...] = (
         (item.messages,) if isinstance(item, Chat) else (item.prompt, item.chosen, item.rejected)
     )
-    return [[[message.role, message.content, *choices(message)] for message in part] for part in parts]
+    return [[[message.role, message.content, *learning_flags(message)] for message in part] for part in parts]
 
 
-def choices(message: Message) -> list[str]:
+def learning_flags(message: Message) -> list[str]:
     """What else of a message decides what is learned; nothing for most, so that their hash stays what it was."""
     if message.learned and not message.reasoning:
         return []

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop
 from typing import TypeVar
 
-SHARE, LEAST, MOST = 0.05, 16, 200
+HELD_OUT_SHARE, MIN_HELD_OUT, MAX_HELD_OUT = 0.05, 16, 200
 """5 %: enough for a steady figure, little enough not to be missed in training."""
 
 T = TypeVar("T")
 
 
-def size(rows: int) -> int:
+def held_out_size(rows: int) -> int:
     """How many rows to hold out: 5 %, at least 16 and at most 200, but never more than a quarter."""
-    return min(max(round(SHARE * rows), LEAST), MOST, rows // 4)
+    return min(max(round(HELD_OUT_SHARE * rows), MIN_HELD_OUT), MAX_HELD_OUT, rows // 4)
 
 
 def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
@@ -24,7 +24,7 @@ def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
     Prompts are taken in the order of their keys, which are hashes, as long as their rows fit into `size`.
     """
     counts = Counter(keys)
-    left = size(counts.total())
+    left = held_out_size(counts.total())
     taken, waiting = set(), list(counts)
     heapify(waiting)
     while left and waiting:
@@ -35,7 +35,7 @@ def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
     return frozenset(taken)
 
 
-def split(rows: Sequence[T], key: Callable[[T], int]) -> tuple[tuple[T, ...], tuple[T, ...]]:
+def split_rows(rows: Sequence[T], key: Callable[[T], int]) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """The rows to train on and the rows held out, each in the order given."""
     keys = [key(row) for row in rows]
     out = held_out_keys(keys)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer_core.data.files import open_file
-from trainer_core.data.files.limits import LIMITS, Limits
-from trainer_core.data.files.raw_rows import Flaw, Row, place
+from trainer_core.data.files.limits import FILE_LIMITS, FileLimits
+from trainer_core.data.files.raw_rows import RawRow, UnreadableRow, format_location
 from trainer_core.data.schema import cells, detect
 from trainer_core.data.schema.messages import Item
 from trainer_core.errors import DataError
@@ -20,30 +20,30 @@ from trainer_core.errors import DataError
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns, Data, Method
 
-GLANCED_BYTES = 64 << 20
+PREVIEW_BYTES = 64 << 20
 """Of a file, looked at to show its columns; the rows that are used are all looked at."""
-EVERY = 2000
+ROWS_PER_PROGRESS = 2000
 """Rows between two words on progress."""
 
 
 @dataclass(frozen=True)
-class Note:
+class FileNote:
     """A sentence about a file that is no row's fault: its encoding, or files left aside."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Found:
+class SchemaDetected:
     """A file begins: what it is and what its rows become."""
 
     file: str
     format: str
-    shape: detect.Shape
+    shape: detect.DataSchema
 
 
 @dataclass(slots=True)
-class Example:
+class UsableRow:
     """One usable row. Not frozen like the others, since there is one for each row and a frozen one takes four times as long."""
 
     file: str
@@ -57,7 +57,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Misfit:
+class UnusableRow:
     """A row that was read but does not fit the shape. `code` groups rows with the same fault."""
 
     file: str
@@ -67,11 +67,11 @@ class Misfit:
     reason: str
 
     def __str__(self) -> str:
-        return f"{place(self.file, self.row, self.line)}: {self.reason}"
+        return f"{format_location(self.file, self.row, self.line)}: {self.reason}"
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReadProgress:
     """Bytes of the file read so far."""
 
     file: str
@@ -81,7 +81,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class LeftAside:
+class IgnoredContent:
     """What was not used of the rows of a file, or not as the file says: in how many rows, and the first of them.
 
     code: see `report.ASIDE`; name: the column or field.
@@ -96,17 +96,17 @@ class LeftAside:
     snippet: str
 
 
-News = Note | Found | Progress | Example | Flaw | Misfit | LeftAside
-A_ROW = (Example, Flaw, Misfit)
-FEW_CUT = 0.05
+ReadEvent = FileNote | SchemaDetected | ReadProgress | UsableRow | UnreadableRow | UnusableRow | IgnoredContent
+ROW_EVENTS = (UsableRow, UnreadableRow, UnusableRow)
+MAX_SILENT_CUT = 0.05
 """Up to this share of rows cut short goes without a word on Start; Data and the run say it."""
-MARKS = ("tools", "pictures")
-MOST_ASIDE = 200
+MARK_CODES = ("tools", "pictures")
+MAX_IGNORED_NAMES = 200
 """Names of columns and fields counted for one file."""
 
 
 @dataclass(frozen=True)
-class Checkup:
+class CheckOptions:
     """What a check looks at besides the rows: a tokenizer.json, the training length in tokens, a held-out file."""
 
     tokenizer: Path | None = None
@@ -117,30 +117,30 @@ class Checkup:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """What to read: a file or folder, columns given by hand, and how many rows from the top (None: all)."""
 
     path: Path
     columns: Columns | None = None
     rows: int | None = None
-    checkup: Checkup | None = None
+    checkup: CheckOptions | None = None
     """Also look at the rows' health, and give a report instead of the rows."""
 
-    def absolute(self) -> Request:
+    def with_absolute_paths(self) -> ReadRequest:
         """The same request for a process in another folder."""
-        return replace(self, path=expanded(self.path))
+        return replace(self, path=absolute_path(self.path))
 
-    def size(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of all files behind the path; 0 where there is none."""
-        return bytes_behind(self.path)
+        return path_bytes(self.path)
 
 
-def expanded(path: Path) -> Path:
+def absolute_path(path: Path) -> Path:
     """The path without ~ and from the root; ~ of somebody unknown stays, and is found missing."""
     return Path(os.path.expanduser(path)).absolute()
 
 
-def bytes_behind(path: Path) -> int:
+def path_bytes(path: Path) -> int:
     """The size of a file or of all files in a folder; 0 where it cannot be told. Whoever opens it says why."""
     try:
         if path.is_dir():
@@ -151,20 +151,20 @@ def bytes_behind(path: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Glance:
+class PreviewRequest:
     """Asks for the columns of a path and the shape found in them."""
 
     path: Path
 
-    def absolute(self) -> Glance:
-        return replace(self, path=expanded(self.path))
+    def with_absolute_paths(self) -> PreviewRequest:
+        return replace(self, path=absolute_path(self.path))
 
-    def size(self) -> int:
-        return bytes_behind(self.path)
+    def total_bytes(self) -> int:
+        return path_bytes(self.path)
 
 
 @dataclass(frozen=True)
-class Count:
+class CountRequest:
     """Asks for what a run would train on, in numbers. With a tokenizer.json its rows are measured in real tokens."""
 
     data: Data
@@ -172,7 +172,7 @@ class Count:
     tokenizer: Path | None = None
 
     @property
-    def names(self) -> dict[str, str]:
+    def file_names(self) -> dict[str, str]:
         """Field -> the file or folder it names; bundled data is not among them."""
         from trainer_core.config.recipe import SAMPLE as bundled
 
@@ -182,18 +182,18 @@ class Count:
     @property
     def path(self) -> Path:
         """What a refusal names."""
-        return Path(next(iter(self.names.values()), "sample"))
+        return Path(next(iter(self.file_names.values()), "sample"))
 
-    def absolute(self) -> Count:
-        files = {field: str(expanded(Path(name))) for field, name in self.names.items()}
+    def with_absolute_paths(self) -> CountRequest:
+        files = {field: str(absolute_path(Path(name))) for field, name in self.file_names.items()}
         return replace(self, data=self.data.model_copy(update=files))
 
-    def size(self) -> int:
-        return sum(bytes_behind(Path(name)) for name in self.names.values())
+    def total_bytes(self) -> int:
+        return sum(path_bytes(Path(name)) for name in self.file_names.values())
 
 
 @dataclass(frozen=True)
-class Counts:
+class RowCounts:
     """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy.
 
     lengths: of each stage's rows in tokens, ascending (share, tokens) as in `advice.Lengths`. measured: by the model's own
@@ -211,7 +211,7 @@ class Counts:
     wholes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Of the same rows, ascending: all of their tokens."""
 
-    def within(self, lengths: Mapping[str, int]) -> Counts:
+    def after_truncation(self, lengths: Mapping[str, int]) -> RowCounts:
         """What is left of the rows at these lengths in tokens, with a sentence for each stage that loses some of them."""
         left, notes = {"sft": self.sft, "dpo": self.dpo}, list[str]()
         for stage, length in lengths.items():
@@ -221,7 +221,7 @@ class Counts:
             rows, share = left[stage], bisect_right(needs, length) / len(needs)
             left[stage] = round(rows * share)
             cut = rows - round(rows * bisect_right(wholes, length) / len(wholes)) - (rows - left[stage])
-            if left[stage] == rows and cut <= FEW_CUT * rows:
+            if left[stage] == rows and cut <= MAX_SILENT_CUT * rows:
                 continue
             about = "" if self.measured and len(needs) == rows else "about "
             fits = next(-(-tokens // 64) * 64 for held, tokens in self.lengths[stage] if held >= 0.95)
@@ -233,7 +233,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnPreview:
     """One column of a file; `samples` are its first filled cells on one line each, cut short."""
 
     name: str
@@ -242,57 +242,57 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class Preview:
     """What the first file of a path looks like. `parts`: part -> column, a mere guess where there is a `problem`, which says
     why no known shape was found."""
 
     file: str
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnPreview, ...]
     parts: dict[str, str]
     shape: str = ""
     problem: str = ""
 
 
-def glanced(glance: Glance, limits: Limits = LIMITS) -> Glimpse:
+def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Preview:
     """The columns of the first file, with samples, and the shape that is found by itself.
 
     Raises:
         DataError: the file cannot be read, or none of its rows can.
     """
-    with open_file.opened(open_file.files(glance.path).paths[0], limits) as file:
-        survey, flaw = detect.Survey(), None
+    with open_file.open_data_file(open_file.find_data_files(glance.path).paths[0], limits) as file:
+        survey, flaw = detect.FileSurvey(), None
         for row in file.rows():
-            if isinstance(row, Row):
+            if isinstance(row, RawRow):
                 survey.add(row.values)
             else:
                 flaw = flaw or row
-            if file.position() > GLANCED_BYTES:
+            if file.position() > PREVIEW_BYTES:
                 break
         if not survey.rows:
             raise DataError(str(flaw) if flaw else f"{file.name}: there are no rows in it.")
-        columns = tuple(Column(name, one.structure, tuple(one.samples)) for name, one in survey.columns.items())
+        columns = tuple(ColumnPreview(name, one.structure, tuple(one.samples)) for name, one in survey.columns.items())
         try:
-            found = detect.find(survey, file.name)
+            found = detect.detect_schema(survey, file.name)
         except DataError as error:
-            return Glimpse(file.name, columns, detect.guess(survey.structures()), problem=str(error))
-        return Glimpse(file.name, columns, found.columns, found.name)
+            return Preview(file.name, columns, detect.guess_parts(survey.column_structures()), problem=str(error))
+        return Preview(file.name, columns, found.columns, found.name)
 
 
-def examples(request: Request, limits: Limits = LIMITS) -> Iterator[News]:
+def stream_rows(request: ReadRequest, limits: FileLimits = FILE_LIMITS) -> Iterator[ReadEvent]:
     """Everything in the files behind the path, in order; `rows` counts over all of them.
 
     Raises:
         DataError: a file cannot be read at all, has no known shape, or the files hold both pairs and chats.
     """
-    found = open_file.files(request.path)
-    yield from (Note(text) for text in found.notes)
+    found = open_file.find_data_files(request.path)
+    yield from (FileNote(text) for text in found.notes)
     left, kinds = request.rows, dict[str, str]()
     for path in found.paths:
-        for news in one_file(path, request.columns, left, limits):
-            if isinstance(news, Found):
+        for news in stream_file(path, request.columns, left, limits):
+            if isinstance(news, SchemaDetected):
                 kinds[news.shape.kind] = path.name
                 check_kinds(kinds, request.path)
-            left = left - 1 if left is not None and isinstance(news, A_ROW) else left
+            left = left - 1 if left is not None and isinstance(news, ROW_EVENTS) else left
             yield news
         if left == 0:
             return
@@ -305,88 +305,93 @@ def check_kinds(kinds: dict[str, str], path: Path) -> None:
         raise DataError(f"{path}: {both}. Put them in folders of their own.")
 
 
-def one_file(path: Path, columns: Columns | None, most: int | None, limits: Limits) -> Iterator[News]:
+def stream_file(path: Path, columns: Columns | None, most: int | None, limits: FileLimits) -> Iterator[ReadEvent]:
     """What one file holds in its first `most` rows, its shape found from all of these.
 
     Raises:
         DataError: it has no rows at all, or see `examples`.
     """
-    with open_file.opened(path, limits) as file:
+    with open_file.open_data_file(path, limits) as file:
         if file.encoding.note:
-            yield Note(f"{file.name}: {file.encoding.note}.")
-        survey, clock = detect.Survey(columns), Clock(file)
+            yield FileNote(f"{file.name}: {file.encoding.note}.")
+        survey, clock = detect.FileSurvey(columns), ReadTracker(file)
         for row in islice(file.rows(), most):
-            if isinstance(row, Row):
+            if isinstance(row, RawRow):
                 survey.add(row.values)
-            yield from clock.tick()
+            yield from clock.count_row()
         if not clock.rows:
             raise DataError(f"{file.name}: there are no rows in it.")
         if not survey.rows:
-            yield from (row for row in islice(file.rows(), most) if isinstance(row, Flaw))
+            yield from (row for row in islice(file.rows(), most) if isinstance(row, UnreadableRow))
             return
         if survey.beyond:
-            yield Note(f"{file.name}: has more than {detect.MOST_COLUMNS:,} columns; those after them are not used.")
-        found = detect.find(survey, file.name)
-        yield Found(file.name, file.format, found)
-        clock.again()
-        yield from converted_rows(islice(file.rows(), most), found, file, clock)
+            yield FileNote(f"{file.name}: has more than {detect.MAX_COLUMNS:,} columns; those after them are not used.")
+        found = detect.detect_schema(survey, file.name)
+        yield SchemaDetected(file.name, file.format, found)
+        clock.start_second_pass()
+        yield from convert_rows(islice(file.rows(), most), found, file, clock)
 
 
-def converted_rows(
-    rows: Iterable[Row | Flaw], found: detect.Shape, file: open_file.Opened, clock: Clock
-) -> Iterator[Example | Misfit | Flaw | Progress | LeftAside]:
+def convert_rows(
+    rows: Iterable[RawRow | UnreadableRow], found: detect.DataSchema, file: open_file.OpenFile, clock: ReadTracker
+) -> Iterator[UsableRow | UnusableRow | UnreadableRow | ReadProgress | IgnoredContent]:
     """The rows as items, and at their end what was not used of them."""
-    aside: dict[tuple[str, str], LeftAside] = {}
+    aside: dict[tuple[str, str], IgnoredContent] = {}
     for row in rows:
-        if isinstance(row, Flaw):
+        if isinstance(row, UnreadableRow):
             yield row
         else:
-            its = found.cells(row.values)
-            yield converted(row, its, found, file)
-            note(aside, row, its.remarks, file)
-        yield from clock.tick()
+            its = found.read_cells(row.values)
+            yield convert_raw_row(row, its, found, file)
+            count_remarks(aside, row, its.remarks, file)
+        yield from clock.count_row()
     yield from aside.values()
 
 
-class Clock:
+class ReadTracker:
     """How far the two passes over a file are, for its shape and for its rows: bytes of both, out of twice its size."""
 
-    def __init__(self, file: open_file.Opened) -> None:
+    def __init__(self, file: open_file.OpenFile) -> None:
         self.file, self.rows, self.passed = file, 0, 0
 
-    def again(self) -> None:
+    def start_second_pass(self) -> None:
         """The second pass begins."""
         self.rows, self.passed = 0, self.file.size
 
-    def tick(self) -> Iterator[Progress]:
+    def count_row(self) -> Iterator[ReadProgress]:
         """One more row; every now and then a word about it."""
         self.rows += 1
-        if self.rows % EVERY == 0:
+        if self.rows % ROWS_PER_PROGRESS == 0:
             done = min(self.file.position(), self.file.size)
-            yield Progress(self.file.name, self.passed + done, 2 * self.file.size, self.rows)
+            yield ReadProgress(self.file.name, self.passed + done, 2 * self.file.size, self.rows)
 
 
-def converted(row: Row, its: cells.RowCells, found: detect.Shape, file: open_file.Opened) -> Example | Misfit:
+def convert_raw_row(
+    row: RawRow, its: cells.RowCells, found: detect.DataSchema, file: open_file.OpenFile
+) -> UsableRow | UnusableRow:
     """The row as an item, or why it is none."""
     try:
-        item = found.convert(its)
+        item = found.convert_row(its)
     except cells.BadRow as bad:
-        return Misfit(file.name, row.number, row.line, bad.code, str(bad))
-    return Example(file.name, row.number, row.line, item, found.margin(its.values), marks(its.remarks))
+        return UnusableRow(file.name, row.number, row.line, bad.code, str(bad))
+    return UsableRow(file.name, row.number, row.line, item, found.score_margin(its.values), mark_codes(its.remarks))
 
 
-def marks(remarks: list[cells.Remark]) -> tuple[str, ...]:
+def mark_codes(remarks: list[cells.RowRemark]) -> tuple[str, ...]:
     """The codes of what a row loses for which a step can leave it out."""
-    return tuple({one.code for one in remarks if one.code in MARKS}) if remarks else ()
+    return tuple({one.code for one in remarks if one.code in MARK_CODES}) if remarks else ()
 
 
-def note(
-    aside: dict[tuple[str, str], LeftAside], row: Row, remarks: Iterable[cells.Remark], file: open_file.Opened
+def count_remarks(
+    aside: dict[tuple[str, str], IgnoredContent],
+    row: RawRow,
+    remarks: Iterable[cells.RowRemark],
+    file: open_file.OpenFile,
 ) -> None:
     """Count each remark once a row; the first row is the example."""
     for code, name, snippet in {(one.code, one.name): one for one in remarks}.values():
         known = aside.get((code, name))
-        if known is None and len(aside) < MOST_ASIDE:
-            aside[code, name] = LeftAside(file.name, code, name, 1, row.number, row.line, snippet)
+        if known is None and len(aside) < MAX_IGNORED_NAMES:
+            aside[code, name] = IgnoredContent(file.name, code, name, 1, row.number, row.line, snippet)
         elif known:
             aside[code, name] = replace(known, count=known.count + 1)

@@ -16,7 +16,7 @@ from trainer_core.config.recipe import Template
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.errors import DataError, ModelError
 from trainer_core.models import template_sandbox
-from trainer_core.runs.events import Sample
+from trainer_core.runs.events import SampleAnswer
 from trainer_core.system import durable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
 
-TOGETHER, TOGETHER_LETTERS = 500, 1 << 20
+BATCH_CHATS, BATCH_LETTERS = 500, 1 << 20
 """Conversations rendered at a time."""
 
 SPEAKERS = "{'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'}"
@@ -44,7 +44,7 @@ TEMPLATES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Ask:
+class RenderRequest:
     """A conversation to be rendered; `asking` appends the words that invite an answer, `reading` shows all reasoning."""
 
     messages: Sequence[Message]
@@ -53,19 +53,19 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedChat:
     """Tokens and labels of equal length; a label is the token itself or MASKED."""
 
     input_ids: list[int]
     labels: list[int]
 
     @property
-    def trained(self) -> int:
+    def target_count(self) -> int:
         """How many tokens carry loss."""
         return sum(label != MASKED for label in self.labels)
 
-    def cut(self, length: int) -> Encoded:
-        return Encoded(self.input_ids[:length], self.labels[:length])
+    def truncate(self, length: int) -> EncodedChat:
+        return EncodedChat(self.input_ids[:length], self.labels[:length])
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,17 @@ class EncodedPair:
     """How many tokens both begin with that belong to the prompt."""
 
     @property
-    def differ(self) -> int:
+    def first_difference(self) -> int:
         """Where the first token differs; what is cut there or before teaches no preference."""
-        return shared_start(self.chosen, self.rejected)
+        return shared_token_prefix(self.chosen, self.rejected)
 
     @property
-    def longest(self) -> int:
+    def longest_length(self) -> int:
         return max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True)
-class Tokenised:
+class TokenizedText:
     """A rendered conversation, its tokens, and the characters each token stands for."""
 
     text: str
@@ -96,41 +96,45 @@ class Tokenised:
     offsets: list[tuple[int, int]]
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> Encoded:
+def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> EncodedChat:
     """One conversation with its labels; see `encode_chats`."""
     return next(encode_chats(tokenizer, [chat]))[1]
 
 
-def encode_chats(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> Iterator[tuple[Tokenised, Encoded]]:
+def encode_chats(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]
+) -> Iterator[tuple[TokenizedText, EncodedChat]]:
     """Conversations through the model's own template, with labels on the assistant's words and their end token only.
 
     A turn's span begins where the template has asked the assistant to speak, and ends with the turn. A template that
     re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked. So do turns
     that are not to be learned, and reasoning that is only to be read.
     """
-    several = [turns(chat.messages) for chat in chats]
+    several = [turn_prefixes(chat.messages) for chat in chats]
     both = zip(chats, several, strict=True)
-    texts = render_all(tokenizer, (Ask(chat.messages[:end], asking, True) for chat, its in both for end, asking in its))
+    texts = render_chats(
+        tokenizer, (RenderRequest(chat.messages[:end], asking, True) for chat, its in both for end, asking in its)
+    )
     for chat, its in zip(chats, several, strict=True):
         parts = dict(zip(its, texts, strict=False))
-        whole = read(tokenizer, parts[its[0]])
-        yield whole, labelled(whole, assistant_spans(parts, whole.text, chat.messages))
+        whole = tokenize_text(tokenizer, parts[its[0]])
+        yield whole, label_tokens(whole, assistant_spans(parts, whole.text, chat.messages))
 
 
-def turns(messages: Sequence[Message]) -> list[tuple[int, bool]]:
+def turn_prefixes(messages: Sequence[Message]) -> list[tuple[int, bool]]:
     """The conversation, and the beginnings that bound each learned turn: how many messages, and is an answer asked for?"""
     spoken = [at for at, message in enumerate(messages) if message.role == "assistant" and message.learned]
     begun, over = [(at, True) for at in spoken], [(at + 1, False) for at in spoken]
     return list(dict.fromkeys([(len(messages), False), *begun, *over]))
 
 
-def labelled(whole: Tokenised, spans: Sequence[tuple[int, int]]) -> Encoded:
+def label_tokens(whole: TokenizedText, spans: Sequence[tuple[int, int]]) -> EncodedChat:
     """Tokens with labels where the assistant speaks."""
     labels = [
         token if any(start <= left and right <= end and left < right for start, end in spans) else MASKED
         for token, (left, right) in zip(whole.ids, whole.offsets, strict=True)
     ]
-    return Encoded(whole.ids, labels)
+    return EncodedChat(whole.ids, labels)
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> EncodedPair:
@@ -144,28 +148,37 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> I
     The answer begins where prompt and prompt with answer part, which is not always after the prompt: a template may write
     the prompt's end differently when an answer follows.
     """
-    asks = ((Ask(p.prompt, True), Ask((*p.prompt, *p.chosen)), Ask((*p.prompt, *p.rejected))) for p in pairs)
-    texts = render_all(tokenizer, chain.from_iterable(asks))
+    asks = (
+        (RenderRequest(p.prompt, True), RenderRequest((*p.prompt, *p.chosen)), RenderRequest((*p.prompt, *p.rejected)))
+        for p in pairs
+    )
+    texts = render_chats(tokenizer, chain.from_iterable(asks))
     for three in zip(texts, texts, texts, strict=True):
-        prompt, chosen, rejected = (read(tokenizer, text).ids for text in three)
-        yield EncodedPair(chosen, rejected, min(shared_start(prompt, chosen), shared_start(prompt, rejected)))
+        prompt, chosen, rejected = (tokenize_text(tokenizer, text).ids for text in three)
+        yield EncodedPair(
+            chosen, rejected, min(shared_token_prefix(prompt, chosen), shared_token_prefix(prompt, rejected))
+        )
 
 
-def shared_start(one: Sequence[int], other: Sequence[int]) -> int:
+def shared_token_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with together."""
     differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))
 
 
-def tokenised(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> Tokenised:
+def tokenize_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False
+) -> TokenizedText:
     """A conversation as the model reads it."""
-    return read(tokenizer, render(tokenizer, messages, asking))
+    return tokenize_text(tokenizer, render_chat(tokenizer, messages, asking))
 
 
-def read(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokenised:
+def tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedText:
     """A rendered conversation as tokens. All training and all that is shown of it goes through here."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return Tokenised(text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]])
+    return TokenizedText(
+        text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]]
+    )
 
 
 def assistant_spans(
@@ -193,12 +206,12 @@ def answer_start(whole: str, start: int, end: int, message: Message) -> int:
     return behind if answer < 0 else answer
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
     """The conversation as the model's template writes it; see `render_all`."""
-    return next(render_all(tokenizer, [Ask(messages, asking)]))
+    return next(render_chats(tokenizer, [RenderRequest(messages, asking)]))
 
 
-def render_all(tokenizer: PreTrainedTokenizerBase, asks: Iterable[Ask]) -> Iterator[str]:
+def render_chats(tokenizer: PreTrainedTokenizerBase, asks: Iterable[RenderRequest]) -> Iterator[str]:
     """Conversations as the model's template writes them, in the process that has little time and memory for it.
 
     Raises:
@@ -213,26 +226,29 @@ def render_all(tokenizer: PreTrainedTokenizerBase, asks: Iterable[Ask]) -> Itera
             f"({', '.join(TEMPLATES)}) under Data."
         )
     marks = tokenizer.special_tokens_map
-    for some in batches(asks):
-        given = [template_sandbox.given(as_dicts(ask.messages, ask.reading), ask.asking, marks) for ask in some]
+    for some in batch_requests(asks):
+        given = [
+            template_sandbox.template_variables(as_message_dicts(ask.messages, ask.reading), ask.asking, marks)
+            for ask in some
+        ]
         try:
-            yield from template_sandbox.rendered(template, given)
-        except template_sandbox.Refusal as refusal:
+            yield from template_sandbox.shared_sandbox(template, given)
+        except template_sandbox.TemplateRefused as refusal:
             roles = ", ".join(message.role for message in some[refusal.at].messages)
             raise DataError(
                 f"The model's chat template refuses a conversation with the roles {roles}: {refusal}"
             ) from refusal
-        except template_sandbox.Harm as harm:
+        except template_sandbox.TemplateUnsafe as harm:
             raise ModelError(f"The model's chat template {harm}. Nothing was kept of it. Take another model.") from harm
 
 
-def batches(asks: Iterable[Ask]) -> Iterator[list[Ask]]:
+def batch_requests(asks: Iterable[RenderRequest]) -> Iterator[list[RenderRequest]]:
     """As many at a time as cost little memory."""
-    some, letters = list[Ask](), 0
+    some, letters = list[RenderRequest](), 0
     for ask in asks:
         some.append(ask)
         letters += sum(len(message.content) + len(message.reasoning) for message in ask.messages)
-        if len(some) == TOGETHER or letters > TOGETHER_LETTERS:
+        if len(some) == BATCH_CHATS or letters > BATCH_LETTERS:
             yield some
             some, letters = [], 0
     if some:
@@ -243,7 +259,7 @@ REASONING_FIELDS = ("reasoning_content", "thinking")
 """Under these names templates look for reasoning: Qwen, DeepSeek, GLM and SmolLM; gpt-oss."""
 
 
-def as_dicts(messages: Sequence[Message], reading: bool = False) -> list[dict[str, str]]:
+def as_message_dicts(messages: Sequence[Message], reading: bool = False) -> list[dict[str, str]]:
     """Messages as templates and TRL read them. Reasoning is there, under every name that templates have for it, where it is
     to be learned, and with `reading` anywhere. DPO learns all it reads of an answer, so its rows have only the former."""
     return [
@@ -257,7 +273,7 @@ def shows_reasoning(message: Message, reading: bool) -> bool:
     return bool(message.reasoning) and (reading or message.learn_reasoning)
 
 
-def unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
+def count_unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
     """In how many conversations some reasoning is not in the rendered text: the template has no place for it."""
     several = ((chat.messages, text) for chat, text in zip(chats, texts, strict=True))
     return sum(
@@ -265,7 +281,9 @@ def unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
     )
 
 
-def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: int) -> tuple[list[Encoded], list[str]]:
+def sft_rows(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: int
+) -> tuple[list[EncodedChat], list[str]]:
     """All conversations as tokens, cut at `length`, and sentences about what was cut or left out.
 
     Raises:
@@ -273,7 +291,7 @@ def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: 
     """
     written = [(whole.text, row) for whole, row in encode_chats(tokenizer, chats)]
     encoded = [row for _, row in written]
-    kept = [row.cut(length) for row in encoded if row.cut(length).trained]
+    kept = [row.truncate(length) for row in encoded if row.truncate(length).target_count]
     if not kept:
         raise DataError(
             f"None of the {len(encoded)} examples has a token to train on within {length} tokens. "
@@ -282,9 +300,9 @@ def sft_rows(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: 
     notes = []
     if lost := len(encoded) - len(kept):
         notes.append(f"{lost} of {len(encoded)} examples left out: no answer token within {length} tokens.")
-    if cut := sum(len(row.input_ids) > length and row.cut(length).trained > 0 for row in encoded):
+    if cut := sum(len(row.input_ids) > length and row.truncate(length).target_count > 0 for row in encoded):
         notes.append(f"{cut} of {len(encoded)} examples cut at {length} tokens.")
-    if lost := unwritten_reasoning(chats, (text for text, _ in written)):
+    if lost := count_unwritten_reasoning(chats, (text for text, _ in written)):
         notes.append(
             f"{lost} of {len(encoded)} examples have reasoning that the model's chat template does not write, so it is left out."
         )
@@ -301,7 +319,7 @@ def dpo_rows(
     """
     encoded = list(encode_pairs(tokenizer, pairs))
     full = [row.prompt >= length for row in encoded]
-    equal = [row.differ >= length and not filled for row, filled in zip(encoded, full, strict=True)]
+    equal = [row.first_difference >= length and not filled for row, filled in zip(encoded, full, strict=True)]
     kept = [pair for pair, filled, same in zip(pairs, full, equal, strict=True) if not (filled or same)]
     if not kept:
         raise DataError(f"None of the {len(pairs)} pairs shows a difference within {length} tokens. Raise the length.")
@@ -310,21 +328,25 @@ def dpo_rows(
         notes.append(f"{lost} of {len(pairs)} pairs left out: the prompt alone fills {length} tokens.")
     if lost := sum(equal):
         notes.append(f"{lost} of {len(pairs)} pairs left out: cut at {length} tokens, both sides are the same.")
-    if cut := sum(row.longest > length for row in encoded) - sum(full) - sum(equal):
+    if cut := sum(row.longest_length > length for row in encoded) - sum(full) - sum(equal):
         notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
-    if lost := sum(any(one.reasoning and not one.learn_reasoning for one in turns_of(p)) for p in kept):
+    if lost := sum(any(one.reasoning and not one.learn_reasoning for one in pair_messages(p)) for p in kept):
         notes.append(
             f"{lost} of {len(pairs)} pairs have reasoning, which DPO leaves out (step learn_reasoning learns it)."
         )
-    return [as_row(pair) for pair in kept], notes
+    return [as_trl_row(pair) for pair in kept], notes
 
 
-def as_row(pair: Pair) -> dict[str, list[dict[str, str]]]:
+def as_trl_row(pair: Pair) -> dict[str, list[dict[str, str]]]:
     """A pair in TRL's conversational form."""
-    return {"prompt": as_dicts(pair.prompt), "chosen": as_dicts(pair.chosen), "rejected": as_dicts(pair.rejected)}
+    return {
+        "prompt": as_message_dicts(pair.prompt),
+        "chosen": as_message_dicts(pair.chosen),
+        "rejected": as_message_dicts(pair.rejected),
+    }
 
 
-def turns_of(pair: Pair) -> tuple[Message, ...]:
+def pair_messages(pair: Pair) -> tuple[Message, ...]:
     return pair.prompt + pair.chosen + pair.rejected
 
 
@@ -342,10 +364,10 @@ def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokeniz
         raise ModelError(
             f"The tokenizer in {folder} cannot be read: {error}. Fetch it again, or take another model."
         ) from error
-    return dressed(tokenizer, template)
+    return with_chat_template(tokenizer, template)
 
 
-def dressed(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
+def with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
     """The tokenizer with the chosen template where its model has none; a model's own template is never replaced."""
     if not tokenizer.chat_template and template != "own":
         tokenizer.chat_template = TEMPLATES[template]
@@ -358,13 +380,13 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     Raises:
         DiskError: the disk is full.
     """
-    durable.write_atomically(path, "".join(json.dumps(as_row(pair), ensure_ascii=False) + "\n" for pair in pairs))
+    durable.write_atomically(path, "".join(json.dumps(as_trl_row(pair), ensure_ascii=False) + "\n" for pair in pairs))
 
 
-def told(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> Sample:
+def decode_answer(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> SampleAnswer:
     """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
     stand in an answer, its format is coming apart, and the doctor must see them."""
     end = next((at for at, token in enumerate(row) if token in ends), None)
     said = row if end is None else row[:end]
     text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()
-    return Sample(prompt, text, len(said) + (end is not None), end is not None)
+    return SampleAnswer(prompt, text, len(said) + (end is not None), end is not None)

@@ -17,11 +17,11 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
 
-KEPT = TypeAdapter(dict[str, Columns])
+MAPPINGS_ADAPTER = TypeAdapter(dict[str, Columns])
 """The names of a file's columns, sorted and on a line each -> how they were mapped last."""
 
 
-def dropped(workspace: Workspace, upload: Path) -> Path:
+def store_upload(workspace: Workspace, upload: Path) -> Path:
     """A dropped file where it stays: in the workspace under its own name, with a number if another file has that name.
 
     Raises:
@@ -29,52 +29,52 @@ def dropped(workspace: Workspace, upload: Path) -> Path:
     """
     name = re.sub(r"[^\w.() -]+", "_", upload.name).lstrip(".") or "data"
     for number in range(1, 1000):
-        place = workspace.data / (name if number == 1 else numbered(name, number))
+        place = workspace.data / (name if number == 1 else numbered_name(name, number))
         if place.exists() and not filecmp.cmp(upload, place, shallow=False):
             continue
         if not place.exists():
-            copy(upload, place)
+            copy_upload(upload, place)
         return place
     raise DiskError(f"{workspace.data} holds 999 files named {name}. Delete some of them.")
 
 
-def copy(upload: Path, place: Path) -> None:
+def copy_upload(upload: Path, place: Path) -> None:
     """The file appears under its name only when all of it is there."""
     staging = place.with_name(f".{place.name}.staging")
     try:
         shutil.copyfile(upload, staging)
-        durable.flush(staging)
-        durable.publish(staging, place)
+        durable.flush_to_disk(staging)
+        durable.publish_staged(staging, place)
     except OSError as error:
         staging.unlink(missing_ok=True)
         size = upload.stat().st_size / 1e6
         raise DiskError(f"{place}: {size:,.1f} MB cannot be kept there: {error.strerror or error}.") from error
 
 
-def numbered(name: str, number: int) -> str:
+def numbered_name(name: str, number: int) -> str:
     stem, dot, suffix = name.partition(".")
     return f"{stem}-{number}{dot}{suffix}"
 
 
-def recalled(workspace: Workspace, names: Iterable[str]) -> Columns | None:
+def load_mapping(workspace: Workspace, names: Iterable[str]) -> Columns | None:
     """How a file with these columns was mapped the last time, if it was."""
-    file = mappings(workspace)
-    return KEPT.validate_json(file.read_bytes()).get(key(names)) if file.exists() else None
+    file = mappings_path(workspace)
+    return MAPPINGS_ADAPTER.validate_json(file.read_bytes()).get(columns_key(names)) if file.exists() else None
 
 
-def remember(workspace: Workspace, names: Iterable[str], columns: Columns) -> None:
+def save_mapping(workspace: Workspace, names: Iterable[str], columns: Columns) -> None:
     """Keep a mapping for every file with exactly these columns; an empty one is forgotten."""
-    file = mappings(workspace)
+    file = mappings_path(workspace)
     with FileLock(f"{file}.lock"):
-        known = KEPT.validate_json(file.read_bytes()) if file.exists() else {}
-        known = {**known, key(names): columns}
-        used = {names: one for names, one in known.items() if one.used}
-        run_folder.write_atomically(file, KEPT.dump_json(used, indent=1, exclude_none=True).decode())
+        known = MAPPINGS_ADAPTER.validate_json(file.read_bytes()) if file.exists() else {}
+        known = {**known, columns_key(names): columns}
+        used = {names: one for names, one in known.items() if one.column_by_part}
+        run_folder.write_atomically(file, MAPPINGS_ADAPTER.dump_json(used, indent=1, exclude_none=True).decode())
 
 
-def mappings(workspace: Workspace) -> Path:
+def mappings_path(workspace: Workspace) -> Path:
     return workspace.data / "columns.json"
 
 
-def key(names: Iterable[str]) -> str:
+def columns_key(names: Iterable[str]) -> str:
     return "\n".join(sorted(names))

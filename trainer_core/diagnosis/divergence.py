@@ -9,19 +9,19 @@ from statistics import median
 
 from trainer_core.runs.events import Stage
 
-STRIKES = 3
+CONFIRM_STEPS = 3
 """Bad steps in a row that end a run: one odd batch recovers by itself, three in a row did not in any run we looked at."""
-WINDOW = 8
+MEDIAN_WINDOW = 8
 """A falling loss leaves a longer window behind: with 20, the bound of a run that still learns was up to twice too high."""
-SPIKE = 2.5
+SPIKE_FACTOR = 2.5
 """A step is bad whose loss is this many times the median of the last WINDOW good ones …"""
-FLOOR = {"sft": 0.5, "dpo": 2.0}
+START_FACTOR = {"sft": 0.5, "dpo": 2.0}
 """… and this many times the loss at the start: DPO ends near 0, where a multiple of the last losses means nothing. With 1.25
 for SFT, 65 of 1,000 runs whose loss rose tenfold were stopped late or never; with 0.5, 7 of 10,000 one to three steps late,
 whose first bad losses were ten times exceptionally low ones (`python -m reliability alarms`)."""
-LEARNED = 5
+MIN_GOOD_STEPS = 5
 """Good steps before a spike can be told from noise …"""
-EARLY = {"sft": 2.0, "dpo": 4.0}
+EARLY_FACTOR = {"sft": 2.0, "dpo": 4.0}
 """… until then a step is bad at this many times the first loss: a rate 100 times too high is there by the third step. Pairs
 that the policy still gets wrong cost DPO twice its first loss in healthy runs: with 2.0, 4 of 10,000 were stopped."""
 SCALER_STEPS = 10
@@ -30,11 +30,11 @@ ten it is 64, where the gradients of a sound run fit into float16."""
 
 
 @dataclass
-class Guard:
+class DivergenceDetector:
     """Judges one stage step by step."""
 
     stage: Stage
-    good: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    good: deque[float] = field(default_factory=lambda: deque(maxlen=MEDIAN_WINDOW))
     first: float = math.nan
     bad: int = 0
     """Bad steps in a row, up to now."""
@@ -43,7 +43,7 @@ class Guard:
     skipped: int = 0
     """Steps that changed nothing because the loss scaler was looking for its scale."""
 
-    def see(self, loss: float, grad_norm: float, step_skipped: bool = False) -> str:
+    def check_step(self, loss: float, grad_norm: float, step_skipped: bool = False) -> str:
         """What is wrong, once it is certain; nothing as long as the run may be sound.
 
         Args:
@@ -52,26 +52,26 @@ class Guard:
         if step_skipped and math.isfinite(loss) and self.skipped < SCALER_STEPS:
             self.skipped += 1
             return ""
-        self.wrong_now = wrong = self.wrong(loss, grad_norm)
+        self.wrong_now = wrong = self.describe_fault(loss, grad_norm)
         if not wrong:
             self.bad = 0
             self.good.append(loss)
             self.first = loss if math.isnan(self.first) else self.first
             return ""
         self.bad += 1
-        return wrong if self.bad >= STRIKES else ""
+        return wrong if self.bad >= CONFIRM_STEPS else ""
 
-    def wrong(self, loss: float, grad_norm: float) -> str:
+    def describe_fault(self, loss: float, grad_norm: float) -> str:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(grad_norm):
             return f"the gradient norm is {grad_norm}"
-        bound = self.bound
+        bound = self.loss_limit
         return f"the loss is {loss:.3g}, and was about {median(self.good):.3g} before" if loss > bound else ""
 
     @property
-    def bound(self) -> float:
+    def loss_limit(self) -> float:
         """The largest loss, in nats, that still passes for noise."""
-        if len(self.good) < LEARNED:
-            return EARLY[self.stage] * self.first if self.good else math.inf
-        return max(SPIKE * median(self.good), FLOOR[self.stage] * self.first)
+        if len(self.good) < MIN_GOOD_STEPS:
+            return EARLY_FACTOR[self.stage] * self.first if self.good else math.inf
+        return max(SPIKE_FACTOR * median(self.good), START_FACTOR[self.stage] * self.first)

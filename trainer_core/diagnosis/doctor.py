@@ -12,55 +12,69 @@ from collections.abc import Callable, Iterable, Mapping
 
 from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis.finding import Finding
-from trainer_core.diagnosis.rules_answers import Answers, from_samples, longer, repeating, scored, unended
-from trainer_core.diagnosis.rules_any import diverged, double_descent, spiking, too_low
-from trainer_core.diagnosis.rules_dpo import (
-    collapsing,
-    contradicted,
-    dead,
-    flat,
-    margins_diverging,
-    not_general,
-    overfitting,
-    trivial,
+from trainer_core.diagnosis.rules_answers import (
+    AnswerTraits,
+    check_longer_answers,
+    check_missing_eos,
+    check_repetition,
+    traits_from_samples,
+    traits_from_scores,
 )
-from trainer_core.diagnosis.rules_sft import memorising, not_learning
+from trainer_core.diagnosis.rules_any import check_divergence, check_double_descent, check_memorised_loss, check_spikes
+from trainer_core.diagnosis.rules_dpo import (
+    check_chosen_collapse,
+    check_diverging_margin,
+    check_easy_pairs,
+    check_flat_margin,
+    check_generalisation,
+    check_no_gradient,
+    check_overfitting,
+    check_swapped_pairs,
+)
+from trainer_core.diagnosis.rules_sft import check_memorisation, check_not_learning
 from trainer_core.diagnosis.series import (
-    Course,
-    joined,
-    steps_of_a_point,
+    StageSeries,
+    average_points,
+    steps_per_point,
 )
 from trainer_core.runs.events import LaneScore, Stage
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 
 
-def examine(view: RunView, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> tuple[Finding, ...]:
+def diagnose(view: RunState, recipe: Recipe, scores: Iterable[LaneScore] = ()) -> tuple[Finding, ...]:
     """Every finding on a run so far, the weightiest first.
 
     Args:
         scores: how the run's lanes answered in Compare, where they were scored.
     """
-    courses = [course_of(view, recipe, stage) for stage in recipe.method.stages]
-    answered = from_samples(view) | {score.lane.lower(): scored(score.own) for score in scores if score.own}
+    courses = [build_series(view, recipe, stage) for stage in recipe.method.stages]
+    answered = traits_from_samples(view) | {
+        score.lane.lower(): traits_from_scores(score.own) for score in scores if score.own
+    }
     found = [check(course) for check in CHECKS for course in courses if course.points]
     found += [check(courses[-1], answered) for check in ANSWER_CHECKS if courses[-1].points]
     return tuple(one for one in found if one)
 
 
-def course_of(view: RunView, recipe: Recipe, stage: Stage) -> Course:
+def build_series(view: RunState, recipe: Recipe, stage: Stage) -> StageSeries:
     """The part of a run that belongs to one stage."""
     steps = [point for point in view.points if point.stage == stage]
-    points = joined(steps, steps_of_a_point(getattr(recipe, stage)))
+    points = average_points(steps, steps_per_point(getattr(recipe, stage)))
     held_out = tuple(one for one in view.evaluated if one.stage == stage)
     there = view.prepared.held_out if view.prepared else 0
     measured = held_out[-1].rows if held_out and held_out[-1].rows else there
     trained = getattr(view.prepared, "chats" if stage == "sft" else "pairs", 0)
-    return Course(stage, recipe, points, held_out, measured, trained)
+    return StageSeries(stage, recipe, points, held_out, measured, trained)
 
 
-CHECKS: tuple[Callable[[Course], Finding | None], ...] = (
-    diverged, margins_diverging, contradicted, dead,
-    not_learning, overfitting, memorising, not_general, collapsing, trivial, too_low, flat, spiking,
-    double_descent,
+CHECKS: tuple[Callable[[StageSeries], Finding | None], ...] = (
+    check_divergence, check_diverging_margin, check_swapped_pairs, check_no_gradient,
+    check_not_learning, check_overfitting, check_memorisation, check_generalisation,
+    check_chosen_collapse, check_easy_pairs, check_memorised_loss, check_flat_margin, check_spikes,
+    check_double_descent,
 )  # fmt: skip
-ANSWER_CHECKS: tuple[Callable[[Course, Mapping[str, Answers]], Finding | None], ...] = (unended, repeating, longer)
+ANSWER_CHECKS: tuple[Callable[[StageSeries, Mapping[str, AnswerTraits]], Finding | None], ...] = (
+    check_missing_eos,
+    check_repetition,
+    check_longer_answers,
+)

@@ -23,19 +23,19 @@ from trainer_core.diagnosis.finding import LN2, Finding
 from trainer_core.errors import ConfigError, DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.runs import metadata, run_folder
-from trainer_core.runs.events import LaneScore, Phase, Scored, Stage
-from trainer_core.runs.metadata import About
-from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.events import LaneScore, Phase, ScoresReady, Stage
+from trainer_core.runs.metadata import RunMetadata
+from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 52, 24, 10
-MOST_POINTS = 400
+MAX_CHART_POINTS = 400
 """Points of a line; more would not be seen at this width."""
 STAGES: dict[Stage, str] = {"sft": "SFT", "dpo": "DPO"}
-ENDS = {Phase.DONE: "finished", Phase.STOPPED: "was stopped", Phase.FAILED: "failed", Phase.PAUSED: "is paused"}
+PHASE_TEXTS = {Phase.DONE: "finished", Phase.STOPPED: "was stopped", Phase.FAILED: "failed", Phase.PAUSED: "is paused"}
 STYLE = """
 :root { color-scheme: light dark; --ink: #16202c; --quiet: #52607a; --paper: #fff; --edge: #dbe2ea; --one: #0f766e; --two: #a04a05; --soft: #f3f6f9 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf5; --quiet: #a3b3c9; --paper: #0d131c; --edge: #2a3646; --one: #2dd4bf; --two: #fbbf24; --soft: #131b26 } }
@@ -52,106 +52,112 @@ thead th, tbody th { color: var(--quiet) } .groups { display: grid; grid-templat
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportLine:
     name: str
     points: Points
 
 
 @dataclass(frozen=True)
-class Told:
+class ReportData:
     """All that a report says. scores: empty where the lanes were never scored."""
 
     file: run_folder.RunFile
     recipe: Recipe
-    view: RunView
-    about: About
+    view: RunState
+    about: RunMetadata
     findings: tuple[Finding, ...]
     scores: tuple[LaneScore, ...]
 
     @property
-    def name(self) -> str:
+    def run_name(self) -> str:
         return self.about.name or self.recipe.name or f"{Path(self.recipe.model).name} {self.recipe.method}"
 
 
-def save(run_dir: Path, to: Path | None = None) -> Path:
+def save_report(run_dir: Path, to: Path | None = None) -> Path:
     """Write the report of a run; into its folder, if no other place is named. Returns the file.
 
     Raises:
         UserError: see `told`; or the file cannot be written.
     """
     file = to or run_dir / "report.html"
-    write_atomically(file, page(told(run_dir)))
+    write_atomically(file, render_run_report(load_report_data(run_dir)))
     return file
 
 
-def told(run_dir: Path) -> Told:
+def load_report_data(run_dir: Path) -> ReportData:
     """Read what there is to tell.
 
     Raises:
         ConfigError: the folder is no training run.
     """
     file = run_folder.read_run(run_dir)
-    job = run_folder.train_job(file)
+    job = run_folder.train_job_of(file)
     if job is None:
         raise ConfigError(f"{untrusted_files.printable_id(run_dir)} is no training run, so there is nothing to report.")
-    view = read_view(run_dir)
-    scores = scores_of(run_dir)
-    findings = doctor.examine(view, job.recipe, scores)
-    return Told(file, job.recipe, view, metadata.read_about(run_dir), findings, scores)
+    view = read_run_state(run_dir)
+    scores = find_scores(run_dir)
+    findings = doctor.diagnose(view, job.recipe, scores)
+    return ReportData(file, job.recipe, view, metadata.read_metadata(run_dir), findings, scores)
 
 
-def scores_of(run_dir: Path) -> tuple[LaneScore, ...]:
+def find_scores(run_dir: Path) -> tuple[LaneScore, ...]:
     """The scores in the run's folder, or the newest of a comparison in which an adapter of this run took part; or nothing."""
     with suppress(FileNotFoundError, DataError):  # damaged ones are not worth losing the report for
-        return score_table.read(run_dir / "scores.json").scores
-    for folder in run_folder.folders(Workspace.of(run_dir).compare):
+        return score_table.read_score_file(run_dir / "scores.json").scores
+    for folder in run_folder.list_runs(Workspace.for_run(run_dir).compare):
         try:
             job = run_folder.read_run(folder).job
         except UserError:
             continue
         adapters = [Path(lane.adapter) for lane in job.lanes if lane.adapter] if isinstance(job, CompareJob) else []
-        if any(path.is_relative_to(run_dir) for path in adapters) and (scores := read_view(folder).scores):
+        if any(path.is_relative_to(run_dir) for path in adapters) and (scores := read_run_state(folder).scores):
             return scores
     return ()
 
 
-def page(run: Told) -> str:
+def render_run_report(run: ReportData) -> str:
     """The whole page."""
     parts = [
-        head(run),
-        findings(run),
-        charts(run.view),
-        samples(run.view),
-        scores(run.scores),
-        notes(run.view),
-        settings(run),
-        versions(run),
+        render_header(run),
+        render_findings(run),
+        render_charts(run.view),
+        render_samples(run.view),
+        render_scores(run.scores),
+        render_notices(run.view),
+        render_settings(run),
+        render_versions(run),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(run.name)} · Tunebench report</title><style>{STYLE}</style></head>\n"
+        f"<title>{escape(run.run_name)} · Tunebench report</title><style>{STYLE}</style></head>\n"
         f"<body><main>\n{''.join(filter(None, parts))}\n</main></body></html>\n"
     )
 
 
-def head(run: Told) -> str:
+def render_header(run: ReportData) -> str:
     view, made = run.view, run.view.prepared
-    last = f" after {STAGES[view.last.stage]} step {view.last.step} of {view.last.total}" if view.last else ""
-    state = f"The run {ENDS.get(view.phase, 'is going')}{last}."
+    last = (
+        f" after {STAGES[view.last_step.stage]} step {view.last_step.step} of {view.last_step.total}"
+        if view.last_step
+        else ""
+    )
+    state = f"The run {PHASE_TEXTS.get(view.phase, 'is going')}{last}."
     rows = f" {made.chats:,} examples, {made.pairs:,} pairs, {made.held_out:,} held out." if made else ""
     when = escape(run.file.created[:16].replace("T", " "))
     error = f'<p class="finding">{escape(view.error)}</p>' if view.error else ""
     return (
-        f'<h1>{escape(run.name)}</h1><p class="quiet">{escape(run.file.id)} · started {when} UTC · {escape(run.file.device)}</p>'
-        f"{paragraph(run.about.note)}{paragraph(state + rows)}{error}{paragraph(proof(view))}"
+        f'<h1>{escape(run.run_name)}</h1><p class="quiet">{escape(run.file.id)} · started {when} UTC '
+        f"· {escape(run.file.device)}</p>"
+        f"{render_paragraph(run.about.note)}{render_paragraph(state + rows)}{error}"
+        f"{render_paragraph(render_reference_check(view))}"
     )
 
 
-def paragraph(text: str) -> str:
+def render_paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>" if text else ""
 
 
-def proof(view: RunView) -> str:
+def render_reference_check(view: RunState) -> str:
     """The step-0 proof of DPO in one line, where there is one."""
     if view.proof is None:
         return ""
@@ -159,12 +165,12 @@ def proof(view: RunView) -> str:
     return f"Step 0 proof {verdict}: margin {view.proof.margin + 0:.4f} (must be 0), loss {view.proof.loss:.4f}."
 
 
-def findings(run: Told) -> str:
-    body = "".join(map(finding, run.findings)) or "<p>Nothing that a curve can tell is wrong.</p>"
+def render_findings(run: ReportData) -> str:
+    body = "".join(map(render_finding, run.findings)) or "<p>Nothing that a curve can tell is wrong.</p>"
     return f"<h2>Doctor</h2>{body}"
 
 
-def finding(one: Finding) -> str:
+def render_finding(one: Finding) -> str:
     evidence = "".join(f"<li>{escape(line)}</li>" for line in one.evidence)
     return (
         f'<section class="finding"><h3>{escape(one.title)} ({STAGES[one.stage]} step {one.step})</h3><p>{escape(one.says)}</p>'
@@ -172,32 +178,32 @@ def finding(one: Finding) -> str:
     )
 
 
-def charts(view: RunView) -> str:
-    figures = [chart(f"{STAGES['sft']} loss", lines(view, "sft", "loss"))]
+def render_charts(view: RunState) -> str:
+    figures = [render_line_chart(f"{STAGES['sft']} loss", chart_lines(view, "sft", "loss"))]
     figures += [
-        chart(f"DPO {name}", lines(view, "dpo", name), mark)
+        render_line_chart(f"DPO {name}", chart_lines(view, "dpo", name), mark)
         for name, mark in (("loss", LN2), ("margin", 0.0), ("accuracy", 0.5))
     ]
-    sides = [Line(name.capitalize(), curve(view, "dpo", name)) for name in ("chosen", "rejected")]
-    figures.append(chart("Log-probabilities of whole answers, in nats", sides))
+    sides = [ReportLine(name.capitalize(), metric_curve(view, "dpo", name)) for name in ("chosen", "rejected")]
+    figures.append(render_line_chart("Log-probabilities of whole answers, in nats", sides))
     drawn = "".join(filter(None, figures))
     return f'<h2>Curves</h2><div class="charts">{drawn}</div>' if drawn else ""
 
 
-def lines(view: RunView, stage: Stage, name: str) -> list[Line]:
+def chart_lines(view: RunState, stage: Stage, name: str) -> list[ReportLine]:
     held = [(one.step, getattr(one, name)) for one in view.evaluated if one.stage == stage]
-    return [Line("Training", curve(view, stage, name)), Line("Held out", finite(held))]
+    return [ReportLine("Training", metric_curve(view, stage, name)), ReportLine("Held out", finite_points(held))]
 
 
-def curve(view: RunView, stage: Stage, name: str) -> Points:
-    return finite((point.step, getattr(point, name)) for point in view.points if point.stage == stage)
+def metric_curve(view: RunState, stage: Stage, name: str) -> Points:
+    return finite_points((point.step, getattr(point, name)) for point in view.points if point.stage == stage)
 
 
-def finite(points: Iterable[tuple[float, float | None]]) -> Points:
+def finite_points(points: Iterable[tuple[float, float | None]]) -> Points:
     return [(step, value) for step, value in points if value is not None and isfinite(value)]
 
 
-def chart(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
+def render_line_chart(title: str, lines: Sequence[ReportLine], mark: float | None = None) -> str:
     """A picture with a spoken summary, or nothing where there are no two points."""
     drawn = [line for line in lines if len(line.points) > 1]
     if not drawn:
@@ -207,11 +213,11 @@ def chart(title: str, lines: Sequence[Line], mark: float | None = None) -> str:
     label = f'role="img" aria-label="{escape(title)}: {spoken}"'
     return (
         f'<figure><figcaption>{escape(title)} <span class="quiet">{names}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {label}>{picture(drawn, mark)}</svg></figure>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {label}>{render_chart_svg(drawn, mark)}</svg></figure>'
     )
 
 
-def picture(lines: Sequence[Line], mark: float | None) -> str:
+def render_chart_svg(lines: Sequence[ReportLine], mark: float | None) -> str:
     """Grid, lines and the value worth knowing, on one scale."""
     values = [value for line in lines for _, value in line.points] + ([] if mark is None else [mark])
     low, high, last = min(values), max(values), max(line.points[-1][0] for line in lines)
@@ -223,37 +229,37 @@ def picture(lines: Sequence[Line], mark: float | None) -> str:
     def y(value: float) -> float:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [grid(y(value), f"{value:.3g}") for value in (low, (low + high) / 2, high)]
+    parts = [render_chart_grid(y(value), f"{value:.3g}") for value in (low, (low + high) / 2, high)]
     if mark is not None:
         parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>')
     for at, line in enumerate(lines):
-        path = "L".join(f"{x(step):.1f},{y(value):.1f}" for step, value in thinned(line.points))
+        path = "L".join(f"{x(step):.1f},{y(value):.1f}" for step, value in keep_extremes(line.points))
         parts.append(f'<path class="l{at}" d="M{path}"/>')
     return "".join(parts) + f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{last:g} steps</text>'
 
 
-def grid(y: float, label: str) -> str:
+def render_chart_grid(y: float, label: str) -> str:
     return (
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
     )
 
 
-def thinned(points: Points) -> Points:
+def keep_extremes(points: Points) -> Points:
     """The lowest and highest point of each bin, in their order."""
-    bins = MOST_POINTS // 2
-    if len(points) <= MOST_POINTS:
+    bins = MAX_CHART_POINTS // 2
+    if len(points) <= MAX_CHART_POINTS:
         return points
     cuts = [at * len(points) // bins for at in range(bins + 1)]
     parts = [points[start:end] for start, end in pairwise(cuts)]
-    return [point for part in parts for point in sorted({min(part, key=value_of), max(part, key=value_of)})]
+    return [point for part in parts for point in sorted({min(part, key=point_value), max(part, key=point_value)})]
 
 
-def value_of(point: tuple[float, float]) -> float:
+def point_value(point: tuple[float, float]) -> float:
     return point[1]
 
 
-def samples(view: RunView) -> str:
+def render_samples(view: RunState) -> str:
     """The sample answers of the base and of each stage's last step, side by side."""
     newest = {(one.stage, one.step == 0): one for one in view.sampled}  # a later one takes an earlier one's place
     if not newest:
@@ -261,37 +267,43 @@ def samples(view: RunView) -> str:
     said = list(newest.values())
     titles = ["Base" if one.step == 0 else f"{STAGES[one.stage]} step {one.step}" for one in said]
     rows = [[first.prompt, *(one.samples[at].answer for one in said)] for at, first in enumerate(said[0].samples)]
-    return f"<h2>Sample answers</h2>{table(['Prompt', *titles], rows, 'Sample answers')}"
+    return f"<h2>Sample answers</h2>{render_html_table(['Prompt', *titles], rows, 'Sample answers')}"
 
 
-def scores(found: Sequence[LaneScore]) -> str:
+def render_scores(found: Sequence[LaneScore]) -> str:
     if not found:
         return ""
-    rows = table(["", *[one.lane for one in found]], score_table.score_lines(found))
-    forgotten = "".join(f"<p class='bad'>{escape(line)}</p>" for line in score_table.warnings(found))
-    return f"<h2>Scores</h2>{rows}{forgotten}<p class='quiet'>{escape(score_table.legend(Scored(tuple(found))))}</p>"
+    rows = render_html_table(["", *[one.lane for one in found]], score_table.format_score_rows(found))
+    forgotten = "".join(f"<p class='bad'>{escape(line)}</p>" for line in score_table.forgetting_warnings(found))
+    return f"<h2>Scores</h2>{rows}{forgotten}<p class='quiet'>{escape(score_table.score_legend(ScoresReady(tuple(found))))}</p>"
 
 
-def notes(view: RunView) -> str:
+def render_notices(view: RunState) -> str:
     changes = [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes]
     items = "".join(f"<li>{escape(line)}</li>" for line in [*changes, *view.notes])
     return f"<h2>Changed or left out</h2><ul>{items}</ul>" if items else ""
 
 
-def settings(run: Told) -> str:
+def render_settings(run: ReportData) -> str:
     recipe = run.recipe
     parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
     parts += [(STAGES[stage], getattr(recipe, stage)) for stage in recipe.method.stages]
-    groups = "".join(f"<section><h3>{title}</h3>{pairs(labelled(part))}</section>" for title, part in parts)
+    groups = "".join(
+        f"<section><h3>{title}</h3>{render_name_value_table(label_settings(part))}</section>" for title, part in parts
+    )
     return f'<h2>Settings</h2><div class="groups">{groups}</div>'
 
 
-def labelled(part: BaseModel) -> list[tuple[str, str]]:
+def label_settings(part: BaseModel) -> list[tuple[str, str]]:
     fields = [(field.title or name, getattr(part, name)) for name, field in type(part).model_fields.items()]
-    return [(label, said(value)) for label, value in fields if not isinstance(value, BaseModel) and said(value)]
+    return [
+        (label, format_report_value(value))
+        for label, value in fields
+        if not isinstance(value, BaseModel) and format_report_value(value)
+    ]
 
 
-def said(value: Any) -> str:
+def format_report_value(value: Any) -> str:
     """A setting in words; nothing for one that is not set. Of a path only the end: a report may be shown to others."""
     match value:
         case bool():
@@ -301,22 +313,22 @@ def said(value: Any) -> str:
         case float():
             return f"{value:g}"
         case tuple():
-            return ", ".join(map(said, value))
+            return ", ".join(map(format_report_value, value))
         case str() if Path(value).is_absolute():
             return Path(value).name
     return str(value)
 
 
-def versions(run: Told) -> str:
-    return f"<h2>Made with</h2>{pairs(list(run.file.versions.items()))}" if run.file.versions else ""
+def render_versions(run: ReportData) -> str:
+    return f"<h2>Made with</h2>{render_name_value_table(list(run.file.versions.items()))}" if run.file.versions else ""
 
 
-def pairs(rows: Sequence[tuple[str, str]]) -> str:
+def render_name_value_table(rows: Sequence[tuple[str, str]]) -> str:
     body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
     return f"<table><tbody>{body}</tbody></table>"
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], name: str = "Scores") -> str:
+def render_html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], name: str = "Scores") -> str:
     top = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     whole = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

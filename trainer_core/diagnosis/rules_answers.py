@@ -6,30 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer_core.data.quality.text_patterns import has_markers
-from trainer_core.diagnosis.finding import Finding, finding
+from trainer_core.diagnosis.finding import Finding, make_finding
 from trainer_core.diagnosis.series import (
-    Course,
-    mean_after,
+    StageSeries,
+    mean_of_last,
 )
 from trainer_core.diagnosis.suggestions import (
-    more_beta,
+    add_sft_term,
+    lower_rate,
+    raise_beta,
     single_loss,
-    slower,
-    with_sft_term,
 )
-from trainer_core.runs.events import Offer, OwnAnswers, Sampled
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import GenerationStats, SampleAnswers, Suggestion
+from trainer_core.runs.run_state import RunState
 
-UNENDED, LONGER, REPEATED = 0.4, 1.5, 0.35
+UNENDED_SHARE, LONGER_RATIO, REPEATED_SHARE = 0.4, 1.5, 0.35
 """Lost share of answers that end by themselves; growth of answers; share of repeated phrases [own]."""
-WHOLE = 0.75
+MIN_ENDED_SHARE = 0.75
 """Share of answers that must have ended before a stage, for their length to be known [own]."""
-MARKED = 0.25
+MARKER_SHARE = 0.25
 """Share of answers with a template's markers: one in four, at two points in a row [own]."""
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerTraits:
     """What a lane's own answers are like: mean tokens, and shares. An answer that did not end was cut: it is at least as long.
 
     marked: with a chat template's markers, which are no part of an answer.
@@ -41,44 +41,44 @@ class Answers:
     marked: float = 0.0
 
 
-def from_samples(view: RunView) -> dict[str, Answers]:
+def traits_from_samples(view: RunState) -> dict[str, AnswerTraits]:
     """What the sample answers are like, by lane. Of a stage its last two points, and of both the milder: one odd answer of
     four is no evidence, and a stage with one point has none."""
     before = next((one for one in view.sampled if one.step == 0 and one.samples), None)
-    found = {"base": own(before)} if before else {}
+    found = {"base": measure_answers(before)} if before else {}
     for stage in ("sft", "dpo"):
-        points = [own(one) for one in view.sampled if one.stage == stage and one.step and one.samples]
+        points = [measure_answers(one) for one in view.sampled if one.stage == stage and one.step and one.samples]
         if len(points) > 1:
-            found[stage] = milder(*points[-2:])
+            found[stage] = milder_traits(*points[-2:])
     return found
 
 
-def own(said: Sampled) -> Answers:
+def measure_answers(said: SampleAnswers) -> AnswerTraits:
     """A point's answers in numbers. Phrases are counted by words, for the tokens are not kept."""
 
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(said.samples)
 
-    return Answers(
+    return AnswerTraits(
         mean(one.tokens for one in said.samples),
         mean(one.ended for one in said.samples),
-        mean(repeated(one.answer.split()) for one in said.samples),
+        mean(word_repetition(one.answer.split()) for one in said.samples),
         mean(has_markers(one.answer) for one in said.samples),
     )
 
 
-def scored(said: OwnAnswers) -> Answers:
-    return Answers(said.tokens.value, said.ended.value, said.repetition.value)
+def traits_from_scores(said: GenerationStats) -> AnswerTraits:
+    return AnswerTraits(said.tokens.value, said.ended.value, said.repetition.value)
 
 
-def repeated(words: Sequence[str], width: int = 4) -> float:
+def word_repetition(words: Sequence[str], width: int = 4) -> float:
     """The share of phrases of four words that were written before in the same answer."""
     phrases = [tuple(words[at : at + width]) for at in range(len(words) - width + 1)]
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
-def milder(one: Answers, other: Answers) -> Answers:
-    return Answers(
+def milder_traits(one: AnswerTraits, other: AnswerTraits) -> AnswerTraits:
+    return AnswerTraits(
         min(one.tokens, other.tokens),
         max(one.ended, other.ended),
         min(one.repetition, other.repetition),
@@ -89,7 +89,7 @@ def milder(one: Answers, other: Answers) -> Answers:
 # ---- answers
 
 
-def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+def check_missing_eos(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
     """The adapter's answers have a template's markers; or DPO's run on to where they are cut, and ended by themselves before.
     SFT may learn longer answers than can be shown: that they are cut then says nothing."""
     ours = answered.get(course.stage)
@@ -98,8 +98,8 @@ def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
     )
     if ours is None or before is None:
         return None
-    run_on = before.ended - ours.ended >= UNENDED and ours.tokens >= LONGER * before.tokens
-    if ours.marked - before.marked >= MARKED:
+    run_on = before.ended - ours.ended >= UNENDED_SHARE and ours.tokens >= LONGER_RATIO * before.tokens
+    if ours.marked - before.marked >= MARKER_SHARE:
         evidence = [
             f"{ours.marked:.0%} of the answers hold markers of the chat template; {before.marked:.0%} did before"
         ]
@@ -114,8 +114,8 @@ def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
         says = "The format is coming apart: the model no longer says when it is done."
     else:
         return None
-    offer = with_sft_term(course.recipe.dpo) if course.stage == "dpo" else slower(course)
-    return finding(
+    offer = add_sft_term(course.recipe.dpo) if course.stage == "dpo" else lower_rate(course)
+    return make_finding(
         course,
         "format",
         "Answers no longer end by themselves",
@@ -126,23 +126,29 @@ def unended(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
     )
 
 
-def longer(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+def check_longer_answers(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
     """DPO's answers have grown well beyond those of the model before it."""
     before, ours = answered.get("sft") or answered.get("base"), answered.get("dpo")
-    if course.stage != "dpo" or before is None or ours is None or before.ended < WHOLE or unended(course, answered):
+    if (
+        course.stage != "dpo"
+        or before is None
+        or ours is None
+        or before.ended < MIN_ENDED_SHARE
+        or check_missing_eos(course, answered)
+    ):
         return None
-    if ours.tokens < LONGER * before.tokens or not len(course.margin) or mean_after(course.margin, 5) <= 0:
+    if ours.tokens < LONGER_RATIO * before.tokens or not len(course.margin) or mean_of_last(course.margin, 5) <= 0:
         return None
     evidence = [
         f"{before.tokens:.0f} tokens before DPO, {'at least ' if ours.ended < 1 else ''}{ours.tokens:.0f} after",
-        f"margin {mean_after(course.margin, 5):.2f}",
+        f"margin {mean_of_last(course.margin, 5):.2f}",
     ]
     says = (
         "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data. The Data tab "
         "counts it under Health: Chosen is longer."
     )
-    offer = Offer("The length-normalised loss", single_loss("sigmoid_norm"))
-    return finding(
+    offer = Suggestion("The length-normalised loss", single_loss("sigmoid_norm"))
+    return make_finding(
         course,
         "verbosity",
         "Answers grow with the margin",
@@ -153,14 +159,14 @@ def longer(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
     )
 
 
-def repeating(course: Course, answered: Mapping[str, Answers]) -> Finding | None:
+def check_repetition(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
     """The adapter says the same phrases over and over, and the base did not."""
     base, ours = answered.get("base"), answered.get(course.stage)
-    if base is None or ours is None or ours.repetition < max(REPEATED, 2 * base.repetition):
+    if base is None or ours is None or ours.repetition < max(REPEATED_SHARE, 2 * base.repetition):
         return None
     evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
     says = "The answers go in circles: the adapter has moved too far from its base."
-    offer = slower(course) if course.stage == "sft" else more_beta(course.recipe.dpo)
-    return finding(
+    offer = lower_rate(course) if course.stage == "sft" else raise_beta(course.recipe.dpo)
+    return make_finding(
         course, "repeating", "Answers repeat themselves", says, evidence, "common practice; how much is our own", offer
     )

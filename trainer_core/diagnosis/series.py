@@ -15,19 +15,19 @@ import numpy as np
 
 from trainer_core.config.recipe import Lora, Recipe
 from trainer_core.methods.base import Training
-from trainer_core.methods.steps import planned_steps, warmup_steps
-from trainer_core.runs.events import Evaluated, Stage, Step
+from trainer_core.methods.steps import count_steps, warmup_steps
+from trainer_core.runs.events import Evaluation, Stage, TrainStep
 
-LEAST_ROWS = 4
+MIN_ROWS_PER_POINT = 4
 """A point holds so many rows at least. The loss of one pair alone is often three times its mean in sound runs: steps of fewer
 rows are read together, so that what is a spike, or low, means the same for all batches [own]."""
 
-Column = np.ndarray
+FloatColumn = np.ndarray
 """One number per step, float64; NaN where a step does not have it."""
 
 
 @dataclass(frozen=True)
-class Course:
+class StageSeries:
     """The steps of one stage so far, in order, with the settings that made them.
 
     Args:
@@ -39,8 +39,8 @@ class Course:
 
     stage: Stage
     recipe: Recipe
-    points: tuple[Step, ...]
-    held_out: tuple[Evaluated, ...] = ()
+    points: tuple[TrainStep, ...]
+    held_out: tuple[Evaluation, ...] = ()
     held_out_rows: int = 0
     rows: int = 0
 
@@ -53,115 +53,115 @@ class Course:
         return self.recipe.lora
 
     @property
-    def total(self) -> int:
+    def total_steps(self) -> int:
         """Planned optimiser steps."""
         return self.points[-1].total if self.points else 0
 
     @property
-    def warm(self) -> int:
+    def warmup_end(self) -> int:
         """The step at which the learning rate is at its height."""
-        return warmup_steps(self.settings, self.total) if self.total else 0
+        return warmup_steps(self.settings, self.total_steps) if self.total_steps else 0
 
     @property
-    def rows_of_a_point(self) -> int:
+    def rows_per_point(self) -> int:
         """Rows (or pairs) behind one point."""
-        return self.settings.effective_batch * steps_of_a_point(self.settings)
+        return self.settings.effective_batch * steps_per_point(self.settings)
 
     def points_for(self, rows: int, least: int) -> int:
         """How many points hold so many rows; `least` of them in any case."""
-        return max(least, ceil(rows / self.rows_of_a_point))
+        return max(least, ceil(rows / self.rows_per_point))
 
     @property
-    def epoch_steps(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Steps of one pass over the rows; 0 where that cannot be told."""
         packed = getattr(self.settings, "packing", False)
         whole = self.settings.model_copy(update={"epochs": 1.0, "max_steps": None})
-        return planned_steps(self.rows, whole) if self.rows and not packed else 0
+        return count_steps(self.rows, whole) if self.rows and not packed else 0
 
     @property
-    def last(self) -> int:
+    def last_step(self) -> int:
         return self.points[-1].step if self.points else 0
 
     @cached_property
-    def steps(self) -> Column:
+    def steps(self) -> FloatColumn:
         return np.array([point.step for point in self.points], float)
 
     @cached_property
-    def loss(self) -> Column:
+    def loss(self) -> FloatColumn:
         return np.array([point.loss for point in self.points], float)
 
     @cached_property
-    def norm(self) -> Column:
+    def grad_norm(self) -> FloatColumn:
         return np.array([point.grad_norm for point in self.points], float)
 
-    def column(self, name: str) -> Column:
+    def metric_column(self, name: str) -> FloatColumn:
         """margin, accuracy, chosen or rejected."""
         return np.array([getattr(point, name) for point in self.points], float)
 
     @cached_property
-    def margin(self) -> Column:
-        return self.column("margin")
+    def margin(self) -> FloatColumn:
+        return self.metric_column("margin")
 
     @cached_property
-    def accuracy(self) -> Column:
-        return self.column("accuracy")
+    def accuracy(self) -> FloatColumn:
+        return self.metric_column("accuracy")
 
-    def at(self, step: int) -> int:
+    def index_at(self, step: int) -> int:
         """The index of the last point at or before a step."""
         return max(0, int(np.searchsorted(self.steps, step, side="right")) - 1)
 
 
-def steps_of_a_point(settings: Training) -> int:
-    return ceil(LEAST_ROWS / settings.effective_batch)
+def steps_per_point(settings: Training) -> int:
+    return ceil(MIN_ROWS_PER_POINT / settings.effective_batch)
 
 
-def joined(steps: Sequence[Step], count: int) -> tuple[Step, ...]:
+def average_points(steps: Sequence[TrainStep], count: int) -> tuple[TrainStep, ...]:
     """The means of each `count` steps, at the last of them. The first stays alone: it says where the stage began. Those that
     make no whole group yet are left out."""
     if count == 1:
         return tuple(steps)
     ends = range(count, len(steps), count)
-    return (*steps[:1], *(mean_of(steps[end + 1 - count : end + 1]) for end in ends))
+    return (*steps[:1], *(mean_step(steps[end + 1 - count : end + 1]) for end in ends))
 
 
-MEANS = ("loss", "grad_norm", "margin", "accuracy", "chosen", "rejected")
+AVERAGED_METRICS = ("loss", "grad_norm", "margin", "accuracy", "chosen", "rejected")
 
 
-def mean_of(steps: Sequence[Step]) -> Step:
-    values = {name: [getattr(step, name) for step in steps] for name in MEANS}
+def mean_step(steps: Sequence[TrainStep]) -> TrainStep:
+    values = {name: [getattr(step, name) for step in steps] for name in AVERAGED_METRICS}
     return replace(steps[-1], **{name: sum(all_) / len(all_) for name, all_ in values.items() if None not in all_})
 
 
-def noise(values: Column) -> float:
+def estimate_noise(values: FloatColumn) -> float:
     """Standard deviation of a single value around its trend, robust: 1.4826 × the median distance of neighbours ÷ √2."""
     if len(values) < 3:
         return 0.0
     return 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
 
 
-def wiggle(values: Sequence[float]) -> float:
+def roughness(values: Sequence[float]) -> float:
     """The same for a few values on a steep curve, from second differences: a slope adds nothing to them, a corner little."""
     return 1.4826 * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5
 
 
-def rolling(values: Column, width: int) -> Column:
+def rolling_mean(values: FloatColumn, width: int) -> FloatColumn:
     """The mean of each `width` neighbours; the first belongs to index width - 1."""
     return np.convolve(values, np.ones(width) / width, "valid")
 
 
-def medians(values: Column, width: int) -> Column:
+def rolling_median(values: FloatColumn, width: int) -> FloatColumn:
     """The median of each `width` neighbours; the first belongs to index width - 1."""
     return np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
 
 
-def trend(values: Column) -> tuple[float, float]:
+def linear_trend(values: FloatColumn) -> tuple[float, float]:
     """How far a straight line through all values rises from end to end, and the standard error of that."""
     count = len(values)
     slope = float(np.polyfit(np.arange(count), values, 1)[0])
-    return slope * (count - 1), noise(values) * (12 / count) ** 0.5
+    return slope * (count - 1), estimate_noise(values) * (12 / count) ** 0.5
 
 
-def turns(values: Column, least: float) -> list[int]:
+def turning_points(values: FloatColumn, least: float) -> list[int]:
     """The indices at which the values turn, where each swing between two turns is at least `least`: a zigzag.
 
     The first index begins the first swing; the last is the far end of the one still going on.
@@ -173,11 +173,11 @@ def turns(values: Column, least: float) -> list[int]:
         if not found and values[high] - values[low] >= least:
             found = [min(low, high), max(low, high)]
         elif found:
-            extend(found, values, at, least)
+            extend_zigzag(found, values, at, least)
     return found
 
 
-def extend(found: list[int], values: Column, at: int, least: float) -> None:
+def extend_zigzag(found: list[int], values: FloatColumn, at: int, least: float) -> None:
     """The zigzag with one more value: it goes further in the present swing, or has turned by `least`, or neither."""
     rising = values[found[-1]] > values[found[-2]]
     gone = values[at] - values[found[-1]]
@@ -187,6 +187,6 @@ def extend(found: list[int], values: Column, at: int, least: float) -> None:
         found.append(at)
 
 
-def mean_after(values: Sequence[float] | Column, count: int) -> float:
+def mean_of_last(values: Sequence[float] | FloatColumn, count: int) -> float:
     """The mean of the last `count` values."""
     return float(np.mean(values[-count:]))

@@ -20,27 +20,27 @@ from pydantic import Field, ValidationError, field_validator
 
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.evaluation import prompts, statistics
-from trainer_core.evaluation.votes import Contest, Messages, Vote, append
-from trainer_core.runs.compare_requests import Said
-from trainer_core.runs.workspace import Workspace, made
-from trainer_core.schema import Strict
+from trainer_core.evaluation.votes import LanePair, Messages, Vote, append_record
+from trainer_core.runs.compare_requests import ChatMessage
+from trainer_core.runs.workspace import Workspace, ensure_dir
+from trainer_core.schema import StrictModel
 from trainer_core.system import redact
 
-Word = Literal["A", "B", "tie"]
+JudgeAnswer = Literal["A", "B", "tie"]
 ANSWER_SECONDS = 120.0
-MOST_TOKENS = 16
-ASKED = (
+MAX_JUDGE_TOKENS = 16
+JUDGE_INSTRUCTION = (
     "Two assistants, A and B, answered the same conversation. Which answer helps its user more? Length alone is no merit, "
     "and the order of the two means nothing. Reply with one word: A, B or tie."
 )
-VERDICT = re.compile(
+VERDICT_PATTERN = re.compile(
     r"\W*(?:(?:the )?(?:better )?(?:answer|verdict|winner|assistant)(?: is)?\W+)?(A|B|tie)\b\W*(?:$|is\b|\n)",
     re.IGNORECASE,
 )
 """A, **B**, "Verdict: tie", "A is better"; but no sentence that begins with an article."""
 
 
-KEYS = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
+KEY_VARIABLE_PATTERN = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
 """Environment variables that may be sent to a judge."""
 
 
@@ -48,7 +48,7 @@ class JudgeError(UserError):
     """The judge cannot be asked, or its answer is no verdict."""
 
 
-class Endpoint(Strict):
+class JudgeEndpoint(StrictModel):
     """Where a judge is asked, and the name of the environment variable that holds its key."""
 
     url: str = Field(default="", max_length=2_000, title="Judge's URL")
@@ -63,7 +63,7 @@ class Endpoint(Strict):
     @classmethod
     def holds_a_judges_key(cls, name: str) -> str:
         """What a page names is sent to the address that the page names, so it is never a password or the Hub's token."""
-        if not KEYS.fullmatch(name):
+        if not KEY_VARIABLE_PATTERN.fullmatch(name):
             raise ValueError(
                 f"{name!r} is not the name of a judge's key. It must end in API_KEY, as OPENAI_API_KEY does, or be "
                 "TUNEBENCH_JUDGE_KEY, so that nothing else of this computer is sent to a judge."
@@ -71,7 +71,7 @@ class Endpoint(Strict):
         return name
 
     @property
-    def place(self) -> str:
+    def completions_url(self) -> str:
         """The address of chat completions.
 
         Raises:
@@ -89,7 +89,7 @@ class Endpoint(Strict):
         return self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
 
     @property
-    def key(self) -> str:
+    def api_key(self) -> str:
         """What the variable holds, without the line end and blanks that a file leaves around it; nothing where it is not set.
 
         Raises:
@@ -104,41 +104,41 @@ class Endpoint(Strict):
         return key
 
 
-Ask = Callable[[tuple[Said, ...]], str]
+AskJudge = Callable[[tuple[ChatMessage, ...]], str]
 """Something that answers a conversation."""
 
 
-def asking(endpoint: Endpoint, client: httpx.Client) -> Ask:
+def make_ask_function(endpoint: JudgeEndpoint, client: httpx.Client) -> AskJudge:
     """The endpoint as something that answers; without a key in the environment none is sent. What it answers never holds the key.
 
     Raises:
         ConfigError: there is no such endpoint, or its key is none.
     """
-    place, key = endpoint.place, endpoint.key
+    place, key = endpoint.completions_url, endpoint.api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def ask(messages: tuple[Said, ...]) -> str:
+    def ask(messages: tuple[ChatMessage, ...]) -> str:
         body = {
             "model": endpoint.model,
             "messages": [one.model_dump() for one in messages],
             "temperature": 0,
-            "max_tokens": MOST_TOKENS,
+            "max_tokens": MAX_JUDGE_TOKENS,
         }
         try:
             answer = client.post(place, json=body, headers=headers, timeout=ANSWER_SECONDS)
             answer.raise_for_status()
-            return redact.struck(content_of(answer.json(), place), key)
+            return redact.redact_secret(completion_text(answer.json(), place), key)
         except httpx.HTTPStatusError as error:
             hint = f" Is the key in {endpoint.variable}?" if error.response.status_code in (401, 403) else ""
             raise JudgeError(f"The judge at {place} refused: HTTP {error.response.status_code}.{hint}") from error
         except (httpx.HTTPError, ValueError) as error:
-            words = redact.struck(str(error), key) or type(error).__name__
+            words = redact.redact_secret(str(error), key) or type(error).__name__
             raise JudgeError(f"The judge at {place} does not answer: {words}.") from error
 
     return ask
 
 
-def content_of(answer: Any, place: str) -> str:
+def completion_text(answer: Any, place: str) -> str:
     """The text of a chat completion.
 
     Raises:
@@ -151,24 +151,24 @@ def content_of(answer: Any, place: str) -> str:
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgeCase:
     """One conversation with two lanes' answers to it."""
 
-    contest: Contest
+    contest: LanePair
     messages: Messages
     first: str
     second: str
 
 
-class Judged(Strict):
+class JudgeVerdict(StrictModel):
     """A judge's two verdicts on a case: with the first lane as A, and with it as B."""
 
     at: datetime
     judge: str
-    contest: Contest
+    contest: LanePair
     messages: Messages
     answers: tuple[str, str]
-    words: tuple[Word, Word]
+    words: tuple[JudgeAnswer, JudgeAnswer]
 
     @property
     def winner(self) -> str | None:
@@ -181,19 +181,22 @@ class Judged(Strict):
         return None
 
     @property
-    def torn(self) -> bool:
+    def position_biased(self) -> bool:
         """Did it prefer the same side twice?"""
         return self.words in (("A", "A"), ("B", "B"))
 
 
-def judged(case: Case, ask: Ask, judge: str) -> Judged:
+def judge_case(case: JudgeCase, ask: AskJudge, judge: str) -> JudgeVerdict:
     """Ask twice, with the sides swapped.
 
     Raises:
         JudgeError: there is no verdict.
     """
-    words = word(ask(question(case, case.first, case.second))), word(ask(question(case, case.second, case.first)))
-    return Judged(
+    words = (
+        parse_verdict(ask(build_judge_prompt(case, case.first, case.second))),
+        parse_verdict(ask(build_judge_prompt(case, case.second, case.first))),
+    )
+    return JudgeVerdict(
         at=datetime.now(UTC),
         judge=judge,
         contest=case.contest,
@@ -203,20 +206,20 @@ def judged(case: Case, ask: Ask, judge: str) -> Judged:
     )
 
 
-def question(case: Case, a: str, b: str) -> tuple[Said, ...]:
+def build_judge_prompt(case: JudgeCase, a: str, b: str) -> tuple[ChatMessage, ...]:
     """The case as one message; the answers are fenced, so that a heading in one is not taken for ours."""
     talk = "\n".join(f"{one.role}: {one.content}" for one in case.messages)
     parts = [f"<{name}>\n{text}\n</{name}>" for name, text in (("conversation", talk), ("A", a), ("B", b))]
-    return (Said(role="user", content="\n\n".join([ASKED, *parts, ASKED])),)
+    return (ChatMessage(role="user", content="\n\n".join([JUDGE_INSTRUCTION, *parts, JUDGE_INSTRUCTION])),)
 
 
-def word(text: str) -> Word:
+def parse_verdict(text: str) -> JudgeAnswer:
     """The verdict that an answer begins with.
 
     Raises:
         JudgeError: it has none.
     """
-    found = VERDICT.match(text)
+    found = VERDICT_PATTERN.match(text)
     if not found:
         raise JudgeError(
             f"The judge answered {text[:80]!r} and not A, B or tie. Choose a model that follows instructions."
@@ -225,27 +228,27 @@ def word(text: str) -> Word:
     return "tie" if said == "tie" else "A" if said == "a" else "B"
 
 
-def file_of(workspace: Workspace) -> Path:
-    return made(workspace.root / "votes") / "judged.jsonl"
+def verdicts_path(workspace: Workspace) -> Path:
+    return ensure_dir(workspace.root / "votes") / "judged.jsonl"
 
 
-def keep(workspace: Workspace, found: Judged) -> None:
+def save_verdict(workspace: Workspace, found: JudgeVerdict) -> None:
     """Add a verdict to the file.
 
     Raises:
         DiskError: it cannot be kept.
     """
-    append(file_of(workspace), found)
+    append_record(verdicts_path(workspace), found)
 
 
-def read(workspace: Workspace, contest: Contest) -> list[Judged]:
+def read_verdicts(workspace: Workspace, contest: LanePair) -> list[JudgeVerdict]:
     """The verdicts on a contest; of a case that one judge has judged twice, the newest."""
-    path = file_of(workspace)
+    path = verdicts_path(workspace)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    found: dict[Any, Judged] = {}
+    found: dict[Any, JudgeVerdict] = {}
     for line in lines:
         try:
-            one = Judged.model_validate_json(line)
+            one = JudgeVerdict.model_validate_json(line)
         except ValidationError:  # of another version; verdicts can be made again
             continue
         if one.contest == contest:
@@ -254,7 +257,7 @@ def read(workspace: Workspace, contest: Contest) -> list[Judged]:
 
 
 @dataclass(frozen=True)
-class Opinion:
+class JudgeSummary:
     """What one judge thinks of a contest.
 
     Fields:
@@ -274,63 +277,63 @@ class Opinion:
     of_both: int
 
 
-def opinions(found: Sequence[Judged], votes: Sequence[Vote]) -> list[Opinion]:
+def summarise_judges(found: Sequence[JudgeVerdict], votes: Sequence[Vote]) -> list[JudgeSummary]:
     """Each judge's opinion, beside the standing votes on the same answers."""
     return [
-        opinion(judge, [one for one in found if one.judge == judge], votes)
+        summarise_judge(judge, [one for one in found if one.judge == judge], votes)
         for judge in sorted({one.judge for one in found})
     ]
 
 
-def opinion(judge: str, mine: Sequence[Judged], votes: Sequence[Vote]) -> Opinion:
+def summarise_judge(judge: str, mine: Sequence[JudgeVerdict], votes: Sequence[Vote]) -> JudgeSummary:
     winners = [one.winner for one in mine]
     first = sum(bool(one.winner) and one.winner == one.contest.first for one in mine)
     second = sum(bool(one.winner) and one.winner == one.contest.second for one in mine)
-    torn = sum(one.torn for one in mine)
-    person = {(vote.contest, vote.messages, answers_of(vote)): vote.winner for vote in votes if vote.winner}
-    both = [(one.winner, person[case]) for one in mine if one.winner and (case := case_of(one)) in person]
-    return Opinion(
+    torn = sum(one.position_biased for one in mine)
+    person = {(vote.contest, vote.messages, answers_in_order(vote)): vote.winner for vote in votes if vote.winner}
+    both = [(one.winner, person[case]) for one in mine if one.winner and (case := verdict_case(one)) in person]
+    return JudgeSummary(
         judge,
         first,
         second,
         len(winners) - first - second - torn,
         torn,
-        statistics.wilson(second, first + second),
+        statistics.wilson_interval(second, first + second),
         statistics.sign_test(first, second),
         sum(machine == human for machine, human in both),
         len(both),
     )
 
 
-def answers_of(vote: Vote) -> tuple[str, str]:
+def answers_in_order(vote: Vote) -> tuple[str, str]:
     return vote.answers[vote.contest.first], vote.answers[vote.contest.second]
 
 
-def case_of(one: Judged) -> tuple[Contest, Messages, tuple[str, str]]:
+def verdict_case(one: JudgeVerdict) -> tuple[LanePair, Messages, tuple[str, str]]:
     return one.contest, one.messages, one.answers
 
 
-class Order(Strict):
+class JudgeTask(StrictModel):
     """What is to be judged, and by whom.
 
     lane: a loaded lane that judges; empty: the endpoint does.
     cases: how many at most.
     """
 
-    contest: Contest
+    contest: LanePair
     source: str = prompts.BUNDLED
     lane: str = ""
-    endpoint: Endpoint = Endpoint()
+    endpoint: JudgeEndpoint = JudgeEndpoint()
     cases: int = 20
 
     @property
-    def judge(self) -> str:
+    def judge_name(self) -> str:
         """What its verdicts are known by."""
         return f"lane {self.lane}" if self.lane else self.endpoint.model
 
 
 @dataclass(frozen=True)
-class State:
+class JudgeProgress:
     """How far it is; `problem` is why it ended early."""
 
     done: int
@@ -342,7 +345,7 @@ class State:
 class RunningJudge(Protocol):
     """Whoever works on an order, beside the app."""
 
-    order: Order
-    state: State
+    order: JudgeTask
+    state: JudgeProgress
 
     def stop(self) -> None: ...

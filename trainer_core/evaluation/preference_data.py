@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainer_core.errors import DataError
-from trainer_core.evaluation.votes import Contest, Messages, Vote
+from trainer_core.evaluation.votes import LanePair, Messages, Vote
 from trainer_core.runs import run_folder
 from trainer_core.runs.workspace import Workspace
-from trainer_core.schema import Strict
+from trainer_core.schema import StrictModel
 from trainer_core.system import durable
 
 
-class Pair(Strict):
+class PreferenceRow(StrictModel):
     """One row of a preference data set made of votes."""
 
     prompt: Messages
@@ -24,16 +24,18 @@ class Pair(Strict):
     vote: str
 
 
-def pairs(votes: Sequence[Vote]) -> list[Pair]:
+def make_preference_rows(votes: Sequence[Vote]) -> list[PreferenceRow]:
     """A row for each decided vote, and for each bad pair of answers with a better one written.
 
     Where both were bad, the second lane's answer is the rejected one: it was trained further, so it is nearest to the
     model that learns from the pair. Answers that are the same text teach nothing and are left out.
     """
-    return [pair for vote in votes if (pair := pair_of(vote)) and pair.chosen.strip() != pair.rejected.strip()]
+    return [
+        pair for vote in votes if (pair := make_preference_row(vote)) and pair.chosen.strip() != pair.rejected.strip()
+    ]
 
 
-def pair_of(vote: Vote) -> Pair | None:
+def make_preference_row(vote: Vote) -> PreferenceRow | None:
     contest = vote.contest
     if vote.winner:
         loser = contest.second if vote.winner == contest.first else contest.first
@@ -42,14 +44,18 @@ def pair_of(vote: Vote) -> Pair | None:
         chosen, rejected = vote.better, vote.answers[contest.second]
     else:
         return None
-    return Pair(prompt=vote.messages, chosen=chosen, rejected=rejected, vote=vote.id) if chosen and rejected else None
+    return (
+        PreferenceRow(prompt=vote.messages, chosen=chosen, rejected=rejected, vote=vote.id)
+        if chosen and rejected
+        else None
+    )
 
 
-class Provenance(Strict):
+class Provenance(StrictModel):
     """Where a data set made of votes comes from."""
 
     made: datetime
-    contest: Contest
+    contest: LanePair
     model: str
     adapters: dict[str, str]
     pairs: int
@@ -61,7 +67,7 @@ class Provenance(Strict):
         return f"{self.pairs} pairs from votes: {self.contest.first} and {self.contest.second}, {self.made:%d %b %Y}"
 
 
-def make_data_set(workspace: Workspace, votes: Sequence[Vote], contest: Contest) -> Path:
+def write_vote_data_set(workspace: Workspace, votes: Sequence[Vote], contest: LanePair) -> Path:
     """Write a contest's pairs to the workspace's data, with a file beside them that says where they are from.
 
     Raises:
@@ -69,7 +75,7 @@ def make_data_set(workspace: Workspace, votes: Sequence[Vote], contest: Contest)
         DiskError: a file cannot be written.
     """
     mine = [vote for vote in votes if vote.contest == contest]
-    rows = pairs(mine)
+    rows = make_preference_rows(mine)
     if not rows:
         raise DataError(
             f"None of the {len(mine)} votes gives a pair yet. A pair needs one answer that you found better than the other."
@@ -82,25 +88,30 @@ def make_data_set(workspace: Workspace, votes: Sequence[Vote], contest: Contest)
         pairs=len(rows),
         votes=dict(Counter(vote.choice for vote in mine)),
     )
-    place = free_name(workspace, contest)
+    place = free_data_path(workspace, contest)
     durable.write_atomically(place, "".join(row.model_dump_json(exclude={"vote"}) + "\n" for row in rows))
-    durable.write_atomically(provenance_of(place), about.model_dump_json(indent=1))
+    durable.write_atomically(provenance_path(place), about.model_dump_json(indent=1))
     return place
 
 
-def free_name(workspace: Workspace, contest: Contest) -> Path:
+def free_data_path(workspace: Workspace, contest: LanePair) -> Path:
     stem = "-".join(
-        ["votes", run_folder.slug(contest.first), run_folder.slug(contest.second), f"{datetime.now(UTC):%Y%m%d}"]
+        [
+            "votes",
+            run_folder.slugify_name(contest.first),
+            run_folder.slugify_name(contest.second),
+            f"{datetime.now(UTC):%Y%m%d}",
+        ]
     )
     number = next(number for number in range(1, 10_000) if not (workspace.data / f"{stem}-{number}.jsonl").exists())
     return workspace.data / f"{stem}-{number}.jsonl"
 
 
-def provenance_of(place: Path) -> Path:
+def provenance_path(place: Path) -> Path:
     return place.with_name(f"{place.name}.provenance.json")
 
 
-def data_sets(workspace: Workspace) -> list[tuple[str, Path]]:
+def list_vote_data_sets(workspace: Workspace) -> list[tuple[str, Path]]:
     """Title and file of every data set made of votes, newest first."""
     found = []
     for about in workspace.data.glob("*.jsonl.provenance.json"):

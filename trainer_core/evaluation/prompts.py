@@ -11,21 +11,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import DataError
-from trainer_core.runs.compare_requests import Said, Score
+from trainer_core.runs.compare_requests import ChatMessage, ScoreRequest
 from trainer_core.system import project, untrusted_files
 
-NAMES = BUNDLED, HELD_OUT = "bundled", "held-out"
-PROMPTS = project.PROJECT / "assets" / "prompts" / "compare_prompts.jsonl"
-MOST_BYTES = 20_000_000
-MOST_PROMPTS = 2_000
-SAID: TypeAdapter[tuple[Said, ...]] = TypeAdapter(tuple[Said, ...])
+PROMPT_SET_NAMES = BUNDLED, HELD_OUT = "bundled", "held-out"
+BUNDLED_PROMPTS_FILE = project.PROJECT / "assets" / "prompts" / "compare_prompts.jsonl"
+MAX_PROMPT_BYTES = 20_000_000
+MAX_PROMPTS = 2_000
+MESSAGES_ADAPTER: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A conversation that waits for an answer, and what kind of question it is."""
 
-    messages: tuple[Said, ...]
+    messages: tuple[ChatMessage, ...]
     tag: str = ""
 
     @property
@@ -34,7 +34,7 @@ class Prompt:
         return self.messages[-1].content
 
 
-def load(run_dir: Path, source: str) -> list[Prompt]:
+def load_prompts(run_dir: Path, source: str) -> list[Prompt]:
     """The prompts of a set: "bundled", "held-out", or the path of a file with a prompt a line, as text or as JSON with
     "prompt" (text or messages) and perhaps "tag".
 
@@ -43,41 +43,47 @@ def load(run_dir: Path, source: str) -> list[Prompt]:
     """
     if source == HELD_OUT:
         path = run_dir / "held-out.jsonl"
-        if not untrusted_files.size_bytes(run_dir, path.name):
+        if not untrusted_files.regular_file_size(run_dir, path.name):
             raise DataError(f"The run {run_dir.name} held no pairs out. Choose the bundled prompts instead.")
-        return read(path)
-    return read(PROMPTS if source == BUNDLED else Path(source).expanduser())
+        return read_prompt_file(path)
+    return read_prompt_file(BUNDLED_PROMPTS_FILE if source == BUNDLED else Path(source).expanduser())
 
 
-def read(path: Path) -> list[Prompt]:
+def read_prompt_file(path: Path) -> list[Prompt]:
     """The prompts of a file.
 
     Raises:
         DataError: it cannot be read, a line is no prompt, or there is none.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_PROMPT_BYTES:
             raise DataError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts are read up to 20 MB.")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}. Type the path of a text or JSONL file.") from error
     rows = path.suffix.lower() in (".jsonl", ".ndjson")
     found = [
-        prompt_of(line, f"{path.name}, line {number}") if rows else Prompt((Said(role="user", content=line.strip()),))
+        parse_prompt(line, f"{path.name}, line {number}")
+        if rows
+        else Prompt((ChatMessage(role="user", content=line.strip()),))
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
     if not found:
         raise DataError(f"{path.name} holds no prompts. Write one a line.")
-    return found[:MOST_PROMPTS]
+    return found[:MAX_PROMPTS]
 
 
-def prompt_of(line: str, where: str) -> Prompt:
+def parse_prompt(line: str, where: str) -> Prompt:
     """The prompt of one JSON line."""
     try:
         row: dict[str, Any] = json.loads(line)
         asked = row["prompt"]
-        messages = (Said(role="user", content=asked),) if isinstance(asked, str) else SAID.validate_python(asked)
+        messages = (
+            (ChatMessage(role="user", content=asked),)
+            if isinstance(asked, str)
+            else MESSAGES_ADAPTER.validate_python(asked)
+        )
         if messages[-1].role != "user":
             raise DataError(f"{where}: the last message is not the user's, so there is nothing to answer.")
         return Prompt(messages, str(row.get("tag") or ""))
@@ -85,26 +91,28 @@ def prompt_of(line: str, where: str) -> Prompt:
         raise DataError(f'{where}: no JSON object with a "prompt" (text or messages).') from error
 
 
-SCORED = 8
+SCORED_PROMPT_COUNT = 8
 """Prompts whose answers are measured for their length."""
-SAMPLES = 4
+SAMPLE_PROMPT_COUNT = 4
 """Prompts that are answered during training: enough to see a manner, few enough to be read."""
 DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=64)
 """Greedy, so that the demo says the same on every machine of a kind."""
 
 
-def score_request(pairs: Path) -> Score:
+def score_request(pairs: Path) -> ScoreRequest:
     """Every measure of all lanes; the result also goes beside the pairs."""
     into = str(pairs.with_name("scores.json"))
-    return Score(pairs=str(pairs), prompts=tuple(prompts()[:SCORED]), sampling=DEMO_SAMPLING, into=into)
+    return ScoreRequest(
+        pairs=str(pairs), prompts=tuple(read_bundled_prompts()[:SCORED_PROMPT_COUNT]), sampling=DEMO_SAMPLING, into=into
+    )
 
 
 def sample_prompts() -> list[str]:
     """A few of them, of different kinds, that a run answers again and again while it trains."""
-    return prompts()[:: len(prompts()) // SAMPLES][:SAMPLES]
+    return read_bundled_prompts()[:: len(read_bundled_prompts()) // SAMPLE_PROMPT_COUNT][:SAMPLE_PROMPT_COUNT]
 
 
-def prompts() -> list[str]:
+def read_bundled_prompts() -> list[str]:
     """The bundled prompts that no sample row contains."""
-    lines = PROMPTS.read_text(encoding="utf-8").splitlines()
+    lines = BUNDLED_PROMPTS_FILE.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines if line.strip()]

@@ -12,20 +12,22 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from trainer_core.errors import DataError
-from trainer_core.runs.events import LaneScore, Measured, Scored
+from trainer_core.runs.events import ConfidenceInterval, LaneScore, ScoresReady
 from trainer_core.system import untrusted_files
 
-SCORED = TypeAdapter(Scored)
+SCORES_ADAPTER = TypeAdapter(ScoresReady)
 
 
-def read(path: Path) -> Scored:
+def read_score_file(path: Path) -> ScoresReady:
     """The scores that a comparison left in a run's folder as scores.json.
 
     Raises:
         DataError: the file is damaged, or of another version.
     """
     try:
-        return SCORED.validate_python(untrusted_files.parsed(untrusted_files.read(path.parent, path.name)))
+        return SCORES_ADAPTER.validate_python(
+            untrusted_files.parse_json(untrusted_files.read_regular_file(path.parent, path.name))
+        )
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} holds no scores of this version. Score the lanes again; nothing else is affected."
@@ -33,60 +35,60 @@ def read(path: Path) -> Scored:
 
 
 @dataclass(frozen=True)
-class Line:
+class ScoreRow:
     """One measure that was taken: its title, how it is spelt, and what was found for each lane, if anything."""
 
     title: str
     spell: str
-    found: tuple[Measured | None, ...]
+    found: tuple[ConfidenceInterval | None, ...]
 
     @property
     def cells(self) -> list[str]:
         """A cell for each lane."""
-        return [cell(one, self.spell) or "–" for one in self.found]
+        return [format_measure(one, self.spell) or "–" for one in self.found]
 
 
-def lines(scores: Sequence[LaneScore]) -> list[Line]:
+def score_rows(scores: Sequence[LaneScore]) -> list[ScoreRow]:
     """A line for each measure that was taken."""
-    taken = [Line(title, spell, tuple(of(score) for score in scores)) for title, of, spell in MEASURES]
+    taken = [ScoreRow(title, spell, tuple(of(score) for score in scores)) for title, of, spell in MEASURES]
     return [line for line in taken if any(line.found)]
 
 
-def score_lines(scores: Sequence[LaneScore]) -> list[list[str]]:
+def format_score_rows(scores: Sequence[LaneScore]) -> list[list[str]]:
     """The same in words: the title, then a cell for each lane."""
-    return [[line.title, *line.cells] for line in lines(scores)]
+    return [[line.title, *line.cells] for line in score_rows(scores)]
 
 
-def warnings(scores: Sequence[LaneScore]) -> list[str]:
+def forgetting_warnings(scores: Sequence[LaneScore]) -> list[str]:
     """A sentence for every lane that lost what the base knew."""
     return [
         f"{score.lane} answers {score.forgetting.lost} general questions wrongly that the base answers "
         f"rightly, and {score.forgetting.gained} the other way round (exact McNemar test, p = "
         f"{score.forgetting.p_value:.2g}). Train with a lower rate, fewer steps or a smaller rank."
         for score in scores
-        if score.forgetting and score.forgetting.harmed
+        if score.forgetting and score.forgetting.is_significant
     ]
 
 
-def cell(measured: Measured | None, spell: str) -> str:
+def format_measure(measured: ConfidenceInterval | None, spell: str) -> str:
     """74 [61, 88]; without an interval the number alone, and nothing where there is none. A share of 0 to 1 says of how many."""
     if measured is None:
         return ""
-    of = f" (n {measured.count:,})" if spell == SHARE else ""
+    of = f" (n {measured.count:,})" if spell == SHARE_FORMAT else ""
     if measured.low is None or measured.high is None:
         return f"{measured.value:{spell}}{of}"
-    low, high = bounds(measured, spell)
+    low, high = interval_ends(measured, spell)
     return f"{measured.value:{spell}} [{low:{spell}}, {high:{spell}}]{of}"
 
 
-def bounds(measured: Measured, spell: str) -> tuple[float, float]:
+def interval_ends(measured: ConfidenceInterval, spell: str) -> tuple[float, float]:
     """The ends of the interval, or the value itself twice. A share lies in 0 to 1, whatever a t interval says."""
     low = measured.value if measured.low is None else measured.low
     high = measured.value if measured.high is None else measured.high
-    return (max(0.0, low), min(1.0, high)) if spell == SHARE else (low, high)
+    return (max(0.0, low), min(1.0, high)) if spell == SHARE_FORMAT else (low, high)
 
 
-def legend(scored: Scored) -> str:
+def score_legend(scored: ScoresReady) -> str:
     """What the lines of the table mean, as far as they are there."""
     first = scored.scores[0]
     told = [
@@ -103,20 +105,20 @@ def legend(scored: Scored) -> str:
     return " ".join(told)
 
 
-SHARE = ".0%"
+SHARE_FORMAT = ".0%"
 """How a share of 0 to 1 is spelt."""
-MEASURES: tuple[tuple[str, Callable[[LaneScore], Measured | None], str], ...] = (
-    ("Held-out accuracy", lambda score: score.accuracy, SHARE),
+MEASURES: tuple[tuple[str, Callable[[LaneScore], ConfidenceInterval | None], str], ...] = (
+    ("Held-out accuracy", lambda score: score.accuracy, SHARE_FORMAT),
     ("Mean margin", lambda score: score.margin, ".3f"),
-    ("Reward accuracy", lambda score: score.reward_accuracy, SHARE),
+    ("Reward accuracy", lambda score: score.reward_accuracy, SHARE_FORMAT),
     ("Reward margin", lambda score: score.reward_margin, ".2f"),
     ("Perplexity of chosen", lambda score: score.perplexity, ".1f"),
     ("KL to the base", lambda score: score.divergence, ".2f"),
     ("Answer length, tokens", lambda score: score.own.tokens if score.own else None, ".0f"),
     ("Length ÷ base", lambda score: score.own.ratio if score.own else None, ".2f"),
-    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, SHARE),
-    ("Ends by itself", lambda score: score.own.ended if score.own else None, SHARE),
-    ("General questions", lambda score: score.general, SHARE),
+    ("Repeated phrases", lambda score: score.own.repetition if score.own else None, SHARE_FORMAT),
+    ("Ends by itself", lambda score: score.own.ended if score.own else None, SHARE_FORMAT),
+    ("General questions", lambda score: score.general, SHARE_FORMAT),
     ("Change against the base", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
 )
 """Every line of the table: its title, how it is read from a score, and how it is spelt."""

@@ -23,18 +23,18 @@ CLEAR_BELOW = 0.022
 """Two-sided p at a look. A constant bound over equal looks (Pocock, Biometrika 64, 1977, 191-199), taken on the exact
 binomial: 9-1, 16-4, 22-8 and 28-12 are clear, and two equal lanes are called different in 4.7 % of all comparisons."""
 LEANING_BELOW = 0.3
-CONFIDENCE = 0.95
-FEWEST_FOR_SHARE = 5
+CONFIDENCE_SHARE = 0.95
+MIN_VOTES_FOR_SHARE = 5
 """Below this many decided votes a percentage says more than is known."""
-FEWEST_FOR_BIAS = 10
+MIN_VOTES_FOR_BIAS = 10
 BIAS_BELOW = 0.05
 SAME_LENGTH = 0.1
 """Two answers whose lengths differ by at most this share of the longer one count as equally long."""
-DRAWS = 1000
-ROUNDS = 2000
-CONVERGED = 1e-9
+BOOTSTRAP_DRAWS = 1000
+MAX_ITERATIONS = 2000
+CONVERGENCE_TOLERANCE = 1e-9
 
-Word = Literal["Not decided yet", "Leaning", "Clear", "No difference seen"]
+VerdictLabel = Literal["Not decided yet", "Leaning", "Clear", "No difference seen"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VoteVerdict:
     """What may be said at the newest look.
 
     Fields:
@@ -58,7 +58,7 @@ class Verdict:
         next_look: decided votes at which it is renewed; None after the last look.
     """
 
-    word: Word
+    word: VerdictLabel
     side: int | None
     at: int
     p: float
@@ -72,17 +72,17 @@ def sign_test(first: int, second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
 
-def wilson(wins: int, decided: int) -> Interval | None:
+def wilson_interval(wins: int, decided: int) -> Interval | None:
     """The share of wins with its score interval (Wilson, JASA 22, 1927, 209-212); None without votes."""
     if not decided:
         return None
-    share, z = wins / decided, NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share, z = wins / decided, NormalDist().inv_cdf((1 + CONFIDENCE_SHARE) / 2)
     middle = (share + z**2 / (2 * decided)) / (1 + z**2 / decided)
     half = z / (1 + z**2 / decided) * math.sqrt(share * (1 - share) / decided + z**2 / (4 * decided**2))
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
-def verdict(winners: Sequence[int]) -> Verdict:
+def decide_verdict(winners: Sequence[int]) -> VoteVerdict:
     """The verdict that stands after these decided votes.
 
     Args:
@@ -93,12 +93,12 @@ def verdict(winners: Sequence[int]) -> Verdict:
     second = sum(winners[:at])
     first = at - second
     p = sign_test(first, second)
-    word = said(p, at)
+    word = verdict_label(p, at)
     side = int(second > first) if word in ("Clear", "Leaning") else None
-    return Verdict(word, side, at, p, next_look)
+    return VoteVerdict(word, side, at, p, next_look)
 
 
-def said(p: float, at: int) -> Word:
+def verdict_label(p: float, at: int) -> VerdictLabel:
     if at and p < CLEAR_BELOW:
         return "Clear"
     if at and p < LEANING_BELOW:
@@ -107,7 +107,7 @@ def said(p: float, at: int) -> Word:
 
 
 @dataclass(frozen=True)
-class Bias:
+class PositionBias:
     """How often the left side won, and whether chance alone would seldom do that."""
 
     left: int
@@ -116,10 +116,10 @@ class Bias:
     suspicious: bool
 
 
-def position_bias(left: int, decided: int) -> Bias:
+def position_bias(left: int, decided: int) -> PositionBias:
     """Did the side do the voting? Sides are drawn by lot, so without a habit the left one wins half."""
-    odd = decided >= FEWEST_FOR_BIAS and sign_test(left, decided - left) < BIAS_BELOW
-    return Bias(left, decided, wilson(left, decided), odd)
+    odd = decided >= MIN_VOTES_FOR_BIAS and sign_test(left, decided - left) < BIAS_BELOW
+    return PositionBias(left, decided, wilson_interval(left, decided), odd)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def length_check(lengths: Sequence[tuple[int, int]], winners: Sequence[int]) -> 
 
 
 @dataclass(frozen=True)
-class Game:
+class Match:
     """One vote between two of several lanes; `share` is the first one's part of the win: 1, 0, or 0.5 for a tie."""
 
     prompt: str
@@ -169,7 +169,7 @@ class Game:
     share: float
 
 
-def bradley_terry(games: Sequence[Game], prior: float = 0.5, seed: int = 0) -> dict[str, Interval]:
+def bradley_terry(games: Sequence[Match], prior: float = 0.5, seed: int = 0) -> dict[str, Interval]:
     """The strength of each lane on a logarithmic scale with mean 0: P(a beats b) = 1 / (1 + exp(b - a)).
 
     Intervals are percentiles of a bootstrap over prompts, because votes on one prompt are not independent.
@@ -181,20 +181,24 @@ def bradley_terry(games: Sequence[Game], prior: float = 0.5, seed: int = 0) -> d
     names = sorted({name for game in games for name in (game.first, game.second)})
     if len(names) < 2:
         return {}
-    tables = np.stack([table([game for game in games if game.prompt == one], names) for one in prompts(games)])
-    best = strengths(tables.sum(0) + prior)
-    counts = np.random.default_rng(seed).multinomial(len(tables), np.full(len(tables), 1 / len(tables)), size=DRAWS)
-    drawn = strengths(np.einsum("dp,pij->dij", counts, tables) + prior) if prior else best[None]
-    tail = 50 * (1 - CONFIDENCE)
+    tables = np.stack(
+        [win_matrix([game for game in games if game.prompt == one], names) for one in match_prompts(games)]
+    )
+    best = fit_strengths(tables.sum(0) + prior)
+    counts = np.random.default_rng(seed).multinomial(
+        len(tables), np.full(len(tables), 1 / len(tables)), size=BOOTSTRAP_DRAWS
+    )
+    drawn = fit_strengths(np.einsum("dp,pij->dij", counts, tables) + prior) if prior else best[None]
+    tail = 50 * (1 - CONFIDENCE_SHARE)
     low, high = np.percentile(drawn, [tail, 100 - tail], axis=0)
     return {name: Interval(float(best[at]), float(low[at]), float(high[at])) for at, name in enumerate(names)}
 
 
-def prompts(games: Sequence[Game]) -> list[str]:
+def match_prompts(games: Sequence[Match]) -> list[str]:
     return list(dict.fromkeys(game.prompt for game in games))
 
 
-def table(games: Sequence[Game], names: Sequence[str]) -> Array:
+def win_matrix(games: Sequence[Match], names: Sequence[str]) -> Array:
     """Wins of row over column."""
     wins = np.zeros((len(names), len(names)))
     for game in games:
@@ -204,7 +208,7 @@ def table(games: Sequence[Game], names: Sequence[str]) -> Array:
     return wins
 
 
-def strengths(wins: Array) -> Array:
+def fit_strengths(wins: Array) -> Array:
     """Maximum likelihood by minorise-maximise (Hunter, Annals of Statistics 32, 2004, 384-406, equation 3).
 
     Args:
@@ -217,10 +221,10 @@ def strengths(wins: Array) -> Array:
     wins = wins * off
     played, won = wins + np.swapaxes(wins, -1, -2), wins.sum(-1)
     power = np.ones(won.shape)
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ITERATIONS):
         new = won / (played / (power[..., :, None] + power[..., None, :])).sum(-1)
         new = new / np.exp(np.log(new).mean(-1, keepdims=True))
-        if np.abs(new - power).max() < CONVERGED:
+        if np.abs(new - power).max() < CONVERGENCE_TOLERANCE:
             break
         power = new
     logs: Array = np.log(new)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainer_core.evaluation import statistics
-from trainer_core.evaluation.preference_data import pairs
-from trainer_core.evaluation.votes import Contest, Vote
+from trainer_core.evaluation.preference_data import make_preference_rows
+from trainer_core.evaluation.votes import LanePair, Vote
 
 
 @dataclass(frozen=True)
-class Tally:
+class VoteTally:
     """A contest, counted.
 
     Fields:
@@ -22,7 +22,7 @@ class Tally:
         pairs: training pairs these votes give.
     """
 
-    contest: Contest
+    contest: LanePair
     first: int
     second: int
     ties: int
@@ -31,23 +31,23 @@ class Tally:
     again: int
     share: statistics.Interval | None
     p: float
-    verdict: statistics.Verdict
-    bias: statistics.Bias
+    verdict: statistics.VoteVerdict
+    bias: statistics.PositionBias
     lengths: statistics.LengthCheck
     kinds: dict[str, tuple[int, int, int]]
     pairs: int
 
     @property
-    def decided(self) -> int:
+    def decided_votes(self) -> int:
         return self.first + self.second
 
     @property
-    def all(self) -> int:
+    def total_votes(self) -> int:
         """Votes of any kind."""
-        return self.decided + self.ties + self.bad + self.skipped
+        return self.decided_votes + self.ties + self.bad + self.skipped
 
 
-def tally(votes: Sequence[Vote], contest: Contest) -> Tally:
+def tally_votes(votes: Sequence[Vote], contest: LanePair) -> VoteTally:
     """Count the standing votes of one contest."""
     mine = [vote for vote in votes if vote.contest == contest]
     decided = [vote for vote in mine if vote.winner]
@@ -56,8 +56,8 @@ def tally(votes: Sequence[Vote], contest: Contest) -> Tally:
     counts = Counter(vote.choice for vote in mine)
     second = sum(winners)
     first = len(winners) - second
-    enough = len(winners) >= statistics.FEWEST_FOR_SHARE
-    return Tally(
+    enough = len(winners) >= statistics.MIN_VOTES_FOR_SHARE
+    return VoteTally(
         contest,
         first,
         second,
@@ -65,17 +65,17 @@ def tally(votes: Sequence[Vote], contest: Contest) -> Tally:
         bad=counts["bad"],
         skipped=counts["skip"],
         again=sum(vote.again for vote in mine),
-        share=statistics.wilson(second, len(winners)) if enough else None,
+        share=statistics.wilson_interval(second, len(winners)) if enough else None,
         p=statistics.sign_test(first, second),
-        verdict=statistics.verdict(winners),
+        verdict=statistics.decide_verdict(winners),
         bias=statistics.position_bias(counts["left"], len(decided)),
         lengths=statistics.length_check(lengths, winners),
-        kinds=by_kind(mine),
-        pairs=len(pairs(mine)),
+        kinds=count_by_tag(mine),
+        pairs=len(make_preference_rows(mine)),
     )
 
 
-def by_kind(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
+def count_by_tag(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
     """Votes for the first lane, ties and votes for the second, for each tag; only where prompts have tags."""
     found: dict[str, tuple[int, int, int]] = {}
     for vote in votes:
@@ -86,10 +86,10 @@ def by_kind(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def strengths(votes: Sequence[Vote], run: str) -> dict[str, statistics.Interval]:
+def lane_strengths(votes: Sequence[Vote], run: str) -> dict[str, statistics.Interval]:
     """Bradley-Terry over every contest of a run; empty where fewer than three lanes were voted on."""
     games = [
-        statistics.Game(vote.messages[-1].content, vote.contest.first, vote.contest.second, share_of_first(vote))
+        statistics.Match(vote.messages[-1].content, vote.contest.first, vote.contest.second, first_lane_share(vote))
         for vote in votes
         if vote.contest.run == run and (vote.winner or vote.choice == "tie")
     ]
@@ -97,5 +97,5 @@ def strengths(votes: Sequence[Vote], run: str) -> dict[str, statistics.Interval]
     return statistics.bradley_terry(games) if len(lanes) > 2 else {}
 
 
-def share_of_first(vote: Vote) -> float:
+def first_lane_share(vote: Vote) -> float:
     return 0.5 if vote.winner is None else float(vote.winner == vote.contest.first)

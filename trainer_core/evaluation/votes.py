@@ -21,19 +21,19 @@ from pydantic import Field, TypeAdapter, ValidationError
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import DataError
 from trainer_core.runs import workspace as workspace_module
-from trainer_core.runs.compare_requests import Said
-from trainer_core.runs.event_log import cut_torn_tail
+from trainer_core.runs.compare_requests import ChatMessage
+from trainer_core.runs.event_log import cut_partial_line
 from trainer_core.runs.workspace import Workspace
-from trainer_core.schema import Strict
+from trainer_core.schema import StrictModel
 from trainer_core.system import durable
 
-Choice = Literal["left", "right", "tie", "bad", "skip"]
-Messages = tuple[Said, ...]
-BLOCK = 10
+VoteChoice = Literal["left", "right", "tie", "bad", "skip"]
+Messages = tuple[ChatMessage, ...]
+BALANCED_BLOCK = 10
 """In each run of ten questions every lane stands on the left five times, so forty questions have twenty and twenty."""
 
 
-class Contest(Strict):
+class LanePair(StrictModel):
     """Two lanes of one run, in the run's order: the base before what was trained on it."""
 
     run: str
@@ -41,14 +41,14 @@ class Contest(Strict):
     second: str
 
 
-class Vote(Strict):
+class Vote(StrictModel):
     """One vote, with all that is needed to make a pair of it or to look at it again."""
 
     kind: Literal["vote"] = "vote"
     id: str
     at: datetime
-    contest: Contest
-    choice: Choice
+    contest: LanePair
+    choice: VoteChoice
     left: str
     """The lane that stood on the left, as A."""
     messages: Messages
@@ -74,7 +74,7 @@ class Vote(Strict):
         return {"left": self.left, "right": right}.get(self.choice)
 
 
-class Undo(Strict):
+class Undo(StrictModel):
     """The vote with this id does not count."""
 
     kind: Literal["undo"] = "undo"
@@ -82,7 +82,7 @@ class Undo(Strict):
     at: datetime
 
 
-class Better(Strict):
+class WrittenAnswer(StrictModel):
     """A better answer to the question of a vote."""
 
     kind: Literal["better"] = "better"
@@ -91,12 +91,12 @@ class Better(Strict):
     text: str = Field(min_length=1, max_length=100_000)
 
 
-Line = Annotated[Vote | Undo | Better, Field(discriminator="kind")]
-LINE: TypeAdapter[Vote | Undo | Better] = TypeAdapter(Line)
+VoteRecord = Annotated[Vote | Undo | WrittenAnswer, Field(discriminator="kind")]
+VOTE_RECORD_ADAPTER: TypeAdapter[Vote | Undo | WrittenAnswer] = TypeAdapter(VoteRecord)
 
 
 @dataclass(frozen=True)
-class Round:
+class BlindQuestion:
     """One question to two lanes whose names are hidden until the vote.
 
     Fields:
@@ -108,7 +108,7 @@ class Round:
         again: the names have been seen before.
     """
 
-    contest: Contest
+    contest: LanePair
     messages: Messages
     tag: str
     index: int
@@ -121,32 +121,32 @@ class Round:
     again: bool = False
 
     @property
-    def left(self) -> str:
-        return self.contest.first if first_is_left(self.seed, self.index) else self.contest.second
+    def left_lane(self) -> str:
+        return self.contest.first if is_first_lane_left(self.seed, self.index) else self.contest.second
 
     @property
-    def right(self) -> str:
-        return self.contest.second if self.left == self.contest.first else self.contest.first
+    def right_lane(self) -> str:
+        return self.contest.second if self.left_lane == self.contest.first else self.contest.first
 
     @property
-    def blind(self) -> bool:
+    def is_blind(self) -> bool:
         """Are the names hidden?"""
         return self.vote is None and not self.again
 
 
-def first_is_left(seed: int, index: int) -> bool:
+def is_first_lane_left(seed: int, index: int) -> bool:
     """Does the contest's first lane stand on the left at this draw? Half of each block, in an order drawn from the seed."""
-    block, at = divmod(index, BLOCK)
-    sides = [True, False] * (BLOCK // 2)
+    block, at = divmod(index, BALANCED_BLOCK)
+    sides = [True, False] * (BALANCED_BLOCK // 2)
     random.Random(f"{seed}:{block}").shuffle(sides)
     return sides[at]
 
 
-def file_of(workspace: Workspace) -> Path:
-    return workspace_module.made(workspace.root / "votes") / "votes.jsonl"
+def votes_path(workspace: Workspace) -> Path:
+    return workspace_module.ensure_dir(workspace.root / "votes") / "votes.jsonl"
 
 
-def append(path: Path, line: Strict) -> None:
+def append_record(path: Path, line: StrictModel) -> None:
     """Add a line; when this returns it outlives a kill and a power cut.
 
     Raises:
@@ -154,22 +154,22 @@ def append(path: Path, line: Strict) -> None:
     """
     data = (line.model_dump_json() + "\n").encode()
     with FileLock(f"{path}.lock"), durable.disk_errors(path):
-        cut_torn_tail(path)
+        cut_partial_line(path)
         whole = path.stat().st_size if path.exists() else 0
-        durable.point(path)
+        durable.fault_point(path)
         with path.open("ab", buffering=0) as file:
             try:
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                durable.flush(path)
+                durable.flush_to_disk(path)
             except OSError:
                 file.truncate(whole)
                 raise
         if not whole:
-            durable.flush(path.parent)
+            durable.flush_to_disk(path.parent)
 
 
-def lines(path: Path) -> list[Vote | Undo | Better]:
+def read_vote_records(path: Path) -> list[Vote | Undo | WrittenAnswer]:
     """Every whole line, oldest first; a torn last one was never acknowledged and is not read.
 
     Raises:
@@ -178,12 +178,12 @@ def lines(path: Path) -> list[Vote | Undo | Better]:
     if not path.exists():
         return []
     whole = path.read_bytes().split(b"\n")[:-1]
-    return [decoded(line, f"{path}, line {number}") for number, line in enumerate(whole, start=1)]
+    return [parse_vote_record(line, f"{path}, line {number}") for number, line in enumerate(whole, start=1)]
 
 
-def decoded(line: bytes, where: str) -> Vote | Undo | Better:
+def parse_vote_record(line: bytes, where: str) -> Vote | Undo | WrittenAnswer:
     try:
-        return LINE.validate_json(line)
+        return VOTE_RECORD_ADAPTER.validate_json(line)
     except ValidationError as error:
         raise DataError(
             f"{where}: this is no vote of this version ({error.errors()[0]['msg']}). "
@@ -191,7 +191,7 @@ def decoded(line: bytes, where: str) -> Vote | Undo | Better:
         ) from error
 
 
-def standing(all_lines: Iterable[Vote | Undo | Better]) -> list[Vote]:
+def active_votes(all_lines: Iterable[Vote | Undo | WrittenAnswer]) -> list[Vote]:
     """The votes that count, oldest first: what was taken back is gone, what was written is in its vote."""
     votes: dict[str, Vote] = {}
     for line in all_lines:
@@ -200,12 +200,12 @@ def standing(all_lines: Iterable[Vote | Undo | Better]) -> list[Vote]:
                 votes[line.id] = line
             case Undo():
                 votes.pop(line.vote, None)
-            case Better() if line.vote in votes:
+            case WrittenAnswer() if line.vote in votes:
                 votes[line.vote] = votes[line.vote].model_copy(update={"better": line.text})
     return list(votes.values())
 
 
-def on_same_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str, str]) -> list[Vote]:
+def votes_on_current_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str, str]) -> list[Vote]:
     """The votes on the lanes of a run as they are. Under one name a lane is another model once an earlier step was kept, the
     run was made longer, or the system prompt was changed.
 
@@ -217,7 +217,7 @@ def on_same_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str, str]) -
     return [vote for vote in mine if all(now[lane] == made for lane, made in vote.adapters.items())]
 
 
-def next_draw(all_lines: Sequence[Vote | Undo | Better], contest: Contest, fresh_seed: int) -> tuple[int, int]:
+def next_draw(all_lines: Sequence[Vote | Undo | WrittenAnswer], contest: LanePair, fresh_seed: int) -> tuple[int, int]:
     """Seed and index of a contest's next question. A vote that was taken back has used its draw up."""
     given = [line for line in all_lines if isinstance(line, Vote) and line.contest == contest]
     if not given:

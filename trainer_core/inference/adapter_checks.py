@@ -23,21 +23,21 @@ from trainer_core.runs import checkpoints
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-LEAVE_THE_BASE = ("gaussian", "eva", "orthogonal")
+BASE_PRESERVING_INITS = ("gaussian", "eva", "orthogonal")
 """Initialisations by which PEFT 0.21 changes the adapter alone; the file's weights then take the place of what they made."""
-CONVERT = (
+CONVERT_ADVICE = (
     "Where it was trained, save it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), "
     "which makes plain LoRA of it, and open that folder."
 )
-CHANGE_THE_BASE = {
-    "pissa": CONVERT,
-    "olora": CONVERT,
-    "corda": CONVERT,
-    "lora_ga": CONVERT,
+BASE_CHANGING_INITS = {
+    "pissa": CONVERT_ADVICE,
+    "olora": CONVERT_ADVICE,
+    "corda": CONVERT_ADVICE,
+    "lora_ga": CONVERT_ADVICE,
     "loftq": "Merge it into the base that it was trained on, with PEFT's merge_and_unload, and open the result as a model.",
 }
 """The first four take the adapter's beginning out of the base, LoftQ puts a rounded base in its place."""
-NOT_IN_A_BATCH = (
+UNSUPPORTED_IN_BATCH = (
     "target_parameters",
     "lora_bias",
     "layer_replication",
@@ -47,51 +47,51 @@ NOT_IN_A_BATCH = (
     "megatron_config",
 )
 """Settings of PEFT that `mixed.Mixed` does not compute, besides all that PEFT calls a variant but DoRA."""
-MOST_RANK = 2**14
-LONGEST_PATTERN = 2000
+MAX_RANK = 2**14
+MAX_PATTERN_LENGTH = 2000
 REPEATED_GROUP = re.compile(r"\)[*+{]")
 """`(a+)+`: a search for it may take 2ⁿ steps."""
 PREFIX = "base_model.model."
 """What PEFT writes before the base's own module names."""
 
 
-def check(lane: str, folder: Path, base: nn.Module) -> None:
+def check_adapter(lane: str, folder: Path, base: nn.Module) -> None:
     """Compare the header of a lane's adapter with the base (which may lie on the meta device), before anything is loaded.
 
     Raises:
         ModelError: naming the lane, the folder, and the layer with both sizes where one does not fit.
     """
     if (folder / checkpoints.MANIFEST).exists():
-        check_bytes(lane, folder)
-    config = read_config(lane, folder)
+        check_file_hashes(lane, folder)
+    config = read_adapter_config(lane, folder)
     origin = f"{lane}: {folder.name} was trained on {config.base_model_name_or_path or 'an unnamed model'}"
     modules = dict(base.named_modules())
-    for tensor in tensors(lane, folder):
-        module, rank = modules.get(tensor.module), rank_of(config, tensor.module)
+    for tensor in adapter_tensors(lane, folder):
+        module, rank = modules.get(tensor.module), layer_rank(config, tensor.module)
         if module is None:
             raise ModelError(f"{origin} and adapts {tensor.module}, which this base model does not have.")
-        expected = tensor.expected(module, rank)
+        expected = tensor.expected_shape(module, rank)
         if expected is not None and expected != tensor.shape:
             raise ModelError(
-                f"{origin}. Its {tensor.part} for {tensor.module} is {size(tensor.shape)}, but this base model with "
-                f"rank {rank} needs {size(expected)}. Pick the base it was trained on."
+                f"{origin}. Its {tensor.part} for {tensor.module} is {format_shape(tensor.shape)}, but this base model with "
+                f"rank {rank} needs {format_shape(expected)}. Pick the base it was trained on."
             )
 
 
-def check_bytes(lane: str, folder: Path) -> None:
+def check_file_hashes(lane: str, folder: Path) -> None:
     """Is every file of a run's folder as the run wrote it? One of another origin has nothing to tell by.
 
     Raises:
         ModelError: naming the lane and the file.
     """
     try:
-        checkpoints.verified(folder)
-    except checkpoints.Damaged as error:
+        checkpoints.verify(folder)
+    except checkpoints.CorruptCheckpoint as error:
         raise ModelError(f"{lane}: {error} Open another step of its run, or train again.") from error
 
 
 @contextmanager
-def named(lane: str) -> Iterator[None]:
+def label_errors(lane: str) -> Iterator[None]:
     """What is wrong with a folder is said with the lane that it is for."""
     try:
         yield
@@ -99,7 +99,7 @@ def named(lane: str) -> Iterator[None]:
         raise ModelError(f"{lane}: {error}") from error
 
 
-def read_config(lane: str, folder: Path) -> LoraConfig:
+def read_adapter_config(lane: str, folder: Path) -> LoraConfig:
     """The adapter's own description.
 
     Raises:
@@ -109,9 +109,9 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
         raise ModelError(f"{lane}: there is no adapter folder {folder}.")
     if not (folder / WEIGHTS).exists():
         raise ModelError(f"{lane}: {folder.name} has no {WEIGHTS}. Pickled adapters are refused: they can run code.")
-    with named(lane):
+    with label_errors(lane):
         resolve.check_configs(folder)
-        template_sandbox.check(folder)
+        template_sandbox.check_templates(folder)
         check_initialisation(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
@@ -119,11 +119,11 @@ def read_config(lane: str, folder: Path) -> LoraConfig:
         raise ModelError(f"{lane}: {folder.name}/adapter_config.json cannot be read: {error}") from error
     if not isinstance(config, LoraConfig):
         raise ModelError(f"{lane}: {folder.name} is a {config.peft_type} adapter; Compare takes LoRA adapters.")
-    with named(lane):
+    with label_errors(lane):
         check_kind(folder, config)
         check_numbers(folder, config)
-    for pattern in patterns(config):
-        if len(pattern) > LONGEST_PATTERN or REPEATED_GROUP.search(pattern):
+    for pattern in layer_patterns(config):
+        if len(pattern) > MAX_PATTERN_LENGTH or REPEATED_GROUP.search(pattern):
             raise ModelError(
                 f"{lane}: {folder.name} names its layers by {pattern[:80]!r}, which may search for ever. Refused."
             )
@@ -139,14 +139,14 @@ def check_initialisation(folder: Path) -> None:
     """
     raw = resolve.read_json(folder / CONFIG)
     named = raw.get("init_lora_weights", True) if isinstance(raw, dict) else True
-    if isinstance(named, bool) or named in LEAVE_THE_BASE:
+    if isinstance(named, bool) or named in BASE_PRESERVING_INITS:
         return
-    known = next((method for method in CHANGE_THE_BASE if str(named).lower().startswith(method)), "")
+    known = next((method for method in BASE_CHANGING_INITS if str(named).lower().startswith(method)), "")
     if not known:
         raise ModelError(f"{folder.name} was initialised by {named!r:.80}, which Compare does not know. Refused.")
     raise ModelError(
         f"{folder.name} was initialised by {named!r:.80}, so it belongs to a base that this changed: opened, it would change the "
-        f"base of every lane. {CHANGE_THE_BASE[known]}"
+        f"base of every lane. {BASE_CHANGING_INITS[known]}"
     )
 
 
@@ -157,7 +157,7 @@ def check_kind(folder: Path, config: LoraConfig) -> None:
         ModelError: naming the setting.
     """
     variants = (one.name for one in fields(config) if one.metadata.get("is_lora_variant") and one.name != "use_dora")
-    for key in (*variants, *NOT_IN_A_BATCH):
+    for key in (*variants, *UNSUPPORTED_IN_BATCH):
         if getattr(config, key):
             raise ModelError(f"{folder.name} uses {key}, which cannot share a batch with other adapters.")
     if config.task_type not in (None, TaskType.CAUSAL_LM):
@@ -183,16 +183,16 @@ def check_numbers(folder: Path, config: LoraConfig) -> None:
     if not all(isinstance(one, dict) for one in own):
         raise ModelError(f"{folder.name}/{CONFIG}: rank_pattern and alpha_pattern are no tables. Refused.")
     for rank in (config.r, *own[0].values()):
-        if type(rank) is not int or not 0 < rank <= MOST_RANK:
+        if type(rank) is not int or not 0 < rank <= MAX_RANK:
             raise ModelError(
-                f"{folder.name} has the rank {rank!r:.80}; a rank is a whole number from 1 to {MOST_RANK:,}."
+                f"{folder.name} has the rank {rank!r:.80}; a rank is a whole number from 1 to {MAX_RANK:,}."
             )
     for alpha in (config.lora_alpha, *own[1].values()):
         if type(alpha) not in (int, float) or not math.isfinite(alpha):
             raise ModelError(f"{folder.name} has the lora_alpha {alpha!r:.80}; it must be a finite number.")
 
 
-def patterns(config: LoraConfig) -> Iterator[str]:
+def layer_patterns(config: LoraConfig) -> Iterator[str]:
     """Every regular expression of an adapter's description; PEFT tries each on the name of each layer."""
     for one in (config.target_modules, config.exclude_modules):
         if isinstance(one, str):
@@ -203,14 +203,14 @@ def patterns(config: LoraConfig) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class AdapterTensor:
     """One tensor of an adapter file: the base's module it belongs to, and its part there (lora_A, lora_B …)."""
 
     module: str
     part: str
     shape: tuple[int, ...]
 
-    def expected(self, module: nn.Module, rank: int) -> tuple[int, ...] | None:
+    def expected_shape(self, module: nn.Module, rank: int) -> tuple[int, ...] | None:
         """The shape that fits a linear layer; None where only PEFT can tell."""
         if not isinstance(module, nn.Linear):
             return None
@@ -218,14 +218,14 @@ class Tensor:
         return shapes.get(self.part)
 
 
-def tensors(lane: str, folder: Path) -> Iterator[Tensor]:
+def adapter_tensors(lane: str, folder: Path) -> Iterator[AdapterTensor]:
     """All tensors of an adapter, from the file's header alone.
 
     Raises:
         ModelError: the file is not safetensors, or holds more than LoRA.
     """
-    with named(lane):
-        safetensors_check.header(folder / WEIGHTS)
+    with label_errors(lane):
+        safetensors_check.read_header(folder / WEIGHTS)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
@@ -240,10 +240,10 @@ def tensors(lane: str, folder: Path) -> Iterator[Tensor]:
                 f"{lane}: {folder.name} also holds the whole layer {module}. Compare takes adapters of LoRA weights alone."
             )
         kind = part.removesuffix(".weight")
-        yield Tensor(module, f"lora_{kind}", shape)
+        yield AdapterTensor(module, f"lora_{kind}", shape)
 
 
-def rank_of(config: LoraConfig, module: str) -> int:
+def layer_rank(config: LoraConfig, module: str) -> int:
     """The rank of one layer: its own where a pattern of the config names it, as PEFT matches them, or else that of all."""
     own = (
         rank for pattern, rank in (config.rank_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
@@ -251,27 +251,27 @@ def rank_of(config: LoraConfig, module: str) -> int:
     return next(own, config.r)
 
 
-def size(shape: tuple[int, ...]) -> str:
+def format_shape(shape: tuple[int, ...]) -> str:
     return " × ".join(str(length) for length in shape)
 
 
-def sha256(folder: str) -> str:
+def weights_hash(folder: str) -> str:
     """The first 12 hex digits of the hash of an adapter's weights."""
     with (Path(folder) / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def check_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
+def check_weights_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
     """Every layer that now carries the adapter got its weights from the file, and they are numbers. PEFT only warns, and leaves
     what is missing random; NaN would spoil every lane, for a share of 0 times NaN is NaN.
 
     Raises:
         ModelError: naming the first layer and tensor that the file lacks, or that holds NaN or infinity.
     """
-    held = {(tensor.module, tensor.part) for tensor in tensors(lane, folder)}
-    for path, layer in layers(model, name):
+    held = {(tensor.module, tensor.part) for tensor in adapter_tensors(lane, folder)}
+    for path, layer in adapter_layers(model, name):
         module = path.removeprefix(PREFIX)
-        for part in parts(layer, name):
+        for part in adapter_parts(layer, name):
             if (module, part) not in held:
                 raise ModelError(f"{lane}: {folder} should adapt {module}, but its {WEIGHTS} has no {part} for it.")
             holder = getattr(layer, part)[name]
@@ -283,13 +283,13 @@ def check_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
                 )
 
 
-def parts(layer: Any, name: str) -> tuple[str, ...]:
+def adapter_parts(layer: Any, name: str) -> tuple[str, ...]:
     """The tensors that make up an adapter in one layer."""
     magnitude = ("lora_magnitude_vector",) if layer.use_dora[name] else ()
     return ("lora_A", "lora_B", *magnitude) if name in layer.lora_A else ("lora_embedding_A", "lora_embedding_B")
 
 
-def layers(model: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
+def adapter_layers(model: nn.Module, name: str) -> Iterator[tuple[str, Any]]:
     """The layers that an adapter changes, with their paths."""
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer) and (name in module.lora_A or name in module.lora_embedding_A):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer_core.data import Message, tokenize
 from trainer_core.errors import DataError
-from trainer_core.inference.generate import under
-from trainer_core.inference.likelihoods import Likely, Place, Reading, likelihoods
-from trainer_core.inference.load import Lanes
-from trainer_core.inference.progress import Progress
+from trainer_core.inference.generate import with_system_prompt
+from trainer_core.inference.likelihoods import AnswerLogprob, PromptAnswer, ResultKey, compute_logprobs
+from trainer_core.inference.load import LaneSet
+from trainer_core.inference.progress import ScoringTracker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BASE = ""
 """Where the numbers of the base alone lie, beside those of the lanes; no lane is called so."""
 
-Judged = list[list[Likely]]
+QuestionLogprobs = list[list[AnswerLogprob]]
 """Every question's answers under one lane."""
 
 
@@ -33,23 +33,23 @@ class Question:
     apart: bool = False
     """Judge only what the answers do not have in common at their beginning."""
 
-    def readings(self, lanes: Lanes, system: str) -> list[Reading]:
-        found = [reading(lanes, under(system, self.prompt), answer) for answer in self.answers]
+    def prompt_answers(self, lanes: LaneSet, system: str) -> list[PromptAnswer]:
+        found = [build_prompt_answer(lanes, with_system_prompt(system, self.prompt), answer) for answer in self.answers]
         if not self.apart:
             return found
         common = len(commonprefix([one.ids for one in found]))
         return [replace(one, answer=min(one.answer, len(one.ids) - common)) for one in found]
 
 
-def read_lanes(
-    lanes: Lanes, questions: Sequence[Question], part: str, progress: Progress, divergence: bool = False
-) -> dict[str, Judged]:
+def answer_logprobs(
+    lanes: LaneSet, questions: Sequence[Question], part: str, progress: ScoringTracker, divergence: bool = False
+) -> dict[str, QuestionLogprobs]:
     """Every question's answers under every lane, and under the base alone. Lanes that hear the same system prompt are read
     together, equal ones once; `divergence` is wanted of the first answers."""
-    systems = {lane.system: {lanes.nothing: None} for lane in lanes.lanes} | {BASE: {lanes.nothing: None}}
+    systems = {lane.system: {lanes.base_mixture: None} for lane in lanes.lanes} | {BASE: {lanes.base_mixture: None}}
     for lane in lanes.lanes:
         systems[lane.system][lanes.mixtures[lane.name]] = None
-    readings = {system: [question.readings(lanes, system) for question in questions] for system in systems}
+    readings = {system: [question.prompt_answers(lanes, system) for question in questions] for system in systems}
     answers = {system: sum(one.answer for each in readings[system] for one in each) for system in systems}
     progress.begin(part, sum(answers[system] * len(mixtures) for system, mixtures in systems.items()))
 
@@ -57,20 +57,20 @@ def read_lanes(
         return divergence and answer == 0
 
     found = {
-        system: likelihoods(lanes, readings[system], list(mixtures), progress.add, wanted)
+        system: compute_logprobs(lanes, readings[system], list(mixtures), progress.add, wanted)
         for system, mixtures in systems.items()
     }
     places = {lane.name: (lane.system, lanes.mixtures[lane.name]) for lane in lanes.lanes}
     return {
         name: [
-            [found[system][Place(mixture, index, answer)] for answer in range(len(question.answers))]
+            [found[system][ResultKey(mixture, index, answer)] for answer in range(len(question.answers))]
             for index, question in enumerate(questions)
         ]
-        for name, (system, mixture) in ({BASE: ("", lanes.nothing)} | places).items()
+        for name, (system, mixture) in ({BASE: ("", lanes.base_mixture)} | places).items()
     }
 
 
-def reading(lanes: Lanes, prompt: Sequence[Message], answer: Sequence[Message]) -> Reading:
+def build_prompt_answer(lanes: LaneSet, prompt: Sequence[Message], answer: Sequence[Message]) -> PromptAnswer:
     """Prompt and answer through the model's template, as in training. The answer begins where asking for one and giving it part.
 
     Its end token counts; the line break that some templates put behind it does not, as no model writes it. An answer
@@ -79,13 +79,13 @@ def reading(lanes: Lanes, prompt: Sequence[Message], answer: Sequence[Message]) 
     Raises:
         DataError: the answer is empty.
     """
-    asked = tokenize.render(lanes.tokenizer, prompt, asking=True)
-    whole = tokenize.render(lanes.tokenizer, (*prompt, *answer)).rstrip("\n")
+    asked = tokenize.render_chat(lanes.tokenizer, prompt, asking=True)
+    whole = tokenize.render_chat(lanes.tokenizer, (*prompt, *answer)).rstrip("\n")
     ids, begins = tokens_from(lanes.tokenizer, whole, len(commonprefix([asked, whole])))
-    length = min(len(ids) - begins, lanes.context // 2)
+    length = min(len(ids) - begins, lanes.context_length // 2)
     if length < 1 or begins < 2:
         raise DataError(f"An answer to {prompt[-1].content[:60]!r} is empty. Remove that pair.")
-    return Reading(tuple(ids[: begins + length][-lanes.context :]), length)
+    return PromptAnswer(tuple(ids[: begins + length][-lanes.context_length :]), length)
 
 
 def tokens_from(tokenizer: PreTrainedTokenizerBase, text: str, at: int) -> tuple[list[int], int]:

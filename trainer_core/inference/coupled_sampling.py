@@ -27,12 +27,12 @@ from transformers import (
 from trainer_core.config.recipe import Sampling
 
 
-class Sampler:
+class CoupledSampler:
     """Draws the next token of every row by one set of settings."""
 
     def __init__(self, sampling: Sampling):
         self.sampling = sampling
-        self.filters = filters(sampling)
+        self.filters = build_filters(sampling)
 
     def draw(self, logits: torch.Tensor, seen: torch.Tensor, dice: Sequence[str], step: int) -> torch.Tensor:
         """One token per row.
@@ -45,12 +45,14 @@ class Sampler:
         scores = self.filters(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))
         if self.sampling.temperature == 0:
             return scores.argmax(-1)
-        thrown = {one: gumbel(self.sampling.seed, one, step, logits.shape[-1], logits.device) for one in set(dice)}
+        thrown = {
+            one: gumbel_noise(self.sampling.seed, one, step, logits.shape[-1], logits.device) for one in set(dice)
+        }
         noise = torch.stack([thrown[one] for one in dice])
         return (scores + noise).argmax(-1)  # without the log-softmax: a constant per row moves no argmax
 
 
-def filters(sampling: Sampling) -> LogitsProcessorList:
+def build_filters(sampling: Sampling) -> LogitsProcessorList:
     """What shapes the distribution, in the order of transformers' `generate`."""
     found = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
@@ -68,7 +70,7 @@ def filters(sampling: Sampling) -> LogitsProcessorList:
     return found
 
 
-def gumbel(seed: int, dice: str, step: int, size: int, device: torch.device) -> torch.Tensor:
+def gumbel_noise(seed: int, dice: str, step: int, size: int, device: torch.device) -> torch.Tensor:
     """`size` standard Gumbel values on the device, which depend on these five and nothing else: each throw has a generator of its
     own, so neither other rows nor earlier steps move it."""
     digest = hashlib.blake2b(f"{seed}\0{step}\0{dice}".encode(), digest_size=8).digest()

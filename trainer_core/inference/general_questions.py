@@ -8,18 +8,18 @@ from pathlib import Path
 from pydantic import Field, TypeAdapter
 
 from trainer_core.data import Message
-from trainer_core.inference.answer_likelihoods import Question, read_lanes
-from trainer_core.inference.likelihoods import Likely
-from trainer_core.inference.load import Lanes
-from trainer_core.inference.progress import Progress
-from trainer_core.schema import Strict
+from trainer_core.inference.answer_likelihoods import Question, answer_logprobs
+from trainer_core.inference.likelihoods import AnswerLogprob
+from trainer_core.inference.load import LaneSet
+from trainer_core.inference.progress import ScoringTracker
+from trainer_core.schema import StrictModel
 from trainer_core.system import project
 
-QUESTIONS = project.PROJECT / "assets" / "prompts" / "general_questions.jsonl"
-RIGHT = 0
+QUESTIONS_FILE = project.PROJECT / "assets" / "prompts" / "general_questions.jsonl"
+RIGHT_INDEX = 0
 
 
-class General(Strict):
+class GeneralQuestion(StrictModel):
     """One line of the file. An answer counts as given if it is likelier than every wrong one."""
 
     kind: str
@@ -35,13 +35,13 @@ class General(Strict):
         return Question((Message("user", self.prompt),), tuple(answers), apart=True)
 
 
-def bundled(path: Path = QUESTIONS) -> list[General]:
+def load_questions(path: Path = QUESTIONS_FILE) -> list[GeneralQuestion]:
     """The questions of the file."""
-    adapter = TypeAdapter(General)
+    adapter = TypeAdapter(GeneralQuestion)
     return [adapter.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def known(lanes: Lanes, progress: Progress) -> dict[str, list[bool]]:
+def answer_general_questions(lanes: LaneSet, progress: ScoringTracker) -> dict[str, list[bool]]:
     """For every lane, and for the base, which questions it answers rightly.
 
     The likelihood is that of all tokens after the common stem, end token included; these ends are short and of like length.
@@ -49,9 +49,9 @@ def known(lanes: Lanes, progress: Progress) -> dict[str, list[bool]]:
     Raises:
         Stopped: cancelled.
     """
-    judged = read_lanes(lanes, [one.question for one in bundled()], "general questions", progress)
-    return {name: [rightly(answers) for answers in answered] for name, answered in judged.items()}
+    judged = answer_logprobs(lanes, [one.question for one in load_questions()], "general questions", progress)
+    return {name: [is_right(answers) for answers in answered] for name, answered in judged.items()}
 
 
-def rightly(answers: Sequence[Likely]) -> bool:
-    return all(answers[RIGHT].total > wrong.total for wrong in answers[RIGHT + 1 :])
+def is_right(answers: Sequence[AnswerLogprob]) -> bool:
+    return all(answers[RIGHT_INDEX].total > wrong.total for wrong in answers[RIGHT_INDEX + 1 :])

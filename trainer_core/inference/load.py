@@ -19,17 +19,17 @@ from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.inference import adapter_checks
-from trainer_core.inference.mixed_lora import Shares, install
-from trainer_core.runs.compare_requests import Dial
-from trainer_core.runs.events import LaneProof
+from trainer_core.inference.mixed_lora import AdapterWeights, install_mixed_lora
+from trainer_core.runs.compare_requests import AdjustLaneRequest
+from trainer_core.runs.events import AdapterCheck
 
 Mixture = tuple[float, ...]
 """How much of each loaded adapter."""
-PROOF_PROMPT = "What is a good day?"
+CHECK_PROMPT = "What is a good day?"
 
 
 @dataclass(frozen=True)
-class Lanes:
+class LaneSet:
     """The loaded model, its adapters' folders, and how much of each adapter every lane uses."""
 
     model: Any
@@ -38,13 +38,13 @@ class Lanes:
     adapters: tuple[str, ...]
     changing: frozenset[str]
     """Those of the adapters that change anything. A lane of others is the base, and computed as such."""
-    shares: Shares
+    shares: AdapterWeights
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(lane.name for lane in self.lanes)
 
-    def of(self, name: str) -> Lane:
+    def find_lane(self, name: str) -> Lane:
         """The lane of that name.
 
         Raises:
@@ -55,20 +55,20 @@ class Lanes:
             raise UserError(f"There is no lane {name!r}; loaded are {', '.join(self.names)}.")
         return found
 
-    def only(self, names: Collection[str]) -> Lanes:
+    def subset(self, names: Collection[str]) -> LaneSet:
         """The same without the other lanes."""
         return replace(self, lanes=tuple(lane for lane in self.lanes if lane.name in names))
 
     @cached_property
     def mixtures(self) -> dict[str, Mixture]:
         """Lane → its share of each adapter."""
-        return {lane.name: tuple(self.share(lane, folder) for folder in self.adapters) for lane in self.lanes}
+        return {lane.name: tuple(self.adapter_share(lane, folder) for folder in self.adapters) for lane in self.lanes}
 
-    def share(self, lane: Lane, folder: str) -> float:
-        return lane.shares.get(folder, 0.0) if folder in self.changing else 0.0
+    def adapter_share(self, lane: Lane, folder: str) -> float:
+        return lane.adapter_shares.get(folder, 0.0) if folder in self.changing else 0.0
 
     @property
-    def nothing(self) -> Mixture:
+    def base_mixture(self) -> Mixture:
         """The mixture of the base alone."""
         return (0.0,) * len(self.adapters)
 
@@ -83,23 +83,23 @@ class Lanes:
         return self.model.device
 
     @property
-    def context(self) -> int:
+    def context_length(self) -> int:
         """Tokens the model can attend to."""
         return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
-    def vocabulary(self) -> int:
+    def vocabulary_size(self) -> int:
         return int(self.model.config.get_text_config().vocab_size)
 
     @cached_property
-    def ends(self) -> frozenset[int]:
+    def end_token_ids(self) -> frozenset[int]:
         """Every token that ends an answer: the model's and the tokenizer's."""
         named = self.model.generation_config.eos_token_id
         several = named if isinstance(named, list) else [named]
         return frozenset(token for token in (*several, self.tokenizer.eos_token_id) if token is not None)
 
 
-def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
+def load_lanes(model: str, precision: Precision, lanes: Sequence[Lane]) -> LaneSet:
     """The base, once, with all adapters of the lanes.
 
     Raises:
@@ -109,23 +109,23 @@ def load(model: str, precision: Precision, lanes: Sequence[Lane]) -> Lanes:
     name, count = Counter(lane.name for lane in lanes).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"{count} lanes are called {name!r}. Give each lane a name of its own.")
-    owners = {folder: lane for lane in reversed(lanes) for folder in lane.folders}
+    owners = {folder: lane for lane in reversed(lanes) for folder in lane.adapter_folders}
     try:
-        check_adapters(model, owners)
+        check_adapter_files(model, owners)
         tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        base: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **number_format(precision))
+        base: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **weight_options(precision))
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: NaN with padded batches (trl#7181)
-    base.get_output_embeddings().register_forward_pre_hook(gathered)
-    shares = Shares()
-    tuned, changing = mixed(base, owners, shares)
-    tokenizer = with_template(tokenizer, owners)
-    return Lanes(tuned.eval(), tokenizer, tuple(lanes), tuple(owners), changing, shares)
+    base.get_output_embeddings().register_forward_pre_hook(contiguous_hidden)
+    shares = AdapterWeights()
+    tuned, changing = mix_adapters(base, owners, shares)
+    tokenizer = with_adapter_template(tokenizer, owners)
+    return LaneSet(tuned.eval(), tokenizer, tuple(lanes), tuple(owners), changing, shares)
 
 
-def with_template(tokenizer: PreTrainedTokenizerBase, folders: Iterable[str]) -> PreTrainedTokenizerBase:
+def with_adapter_template(tokenizer: PreTrainedTokenizerBase, folders: Iterable[str]) -> PreTrainedTokenizerBase:
     """An adapter trained with a template that its base lacks carries it along; it then holds for every lane."""
     saved = (Path(folder) / "chat_template.jinja" for folder in folders)
     if not tokenizer.chat_template and (file := next(filter(Path.is_file, saved), None)):
@@ -133,21 +133,21 @@ def with_template(tokenizer: PreTrainedTokenizerBase, folders: Iterable[str]) ->
     return tokenizer
 
 
-def gathered(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def contiguous_hidden(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """A part of the positions lies scattered in memory, and torch would copy the whole head for every row of it."""
     return (args[0].contiguous(), *args[1:])
 
 
-def check_adapters(model: str, owners: Mapping[str, Lane]) -> None:
+def check_adapter_files(model: str, owners: Mapping[str, Lane]) -> None:
     """See `adapters.check`; against the base's outline, so that a wrong one is told before minutes of loading."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     with torch.device("meta"):
         outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     for folder, lane in owners.items():
-        adapter_checks.check(lane.name, Path(folder), outline)
+        adapter_checks.check_adapter(lane.name, Path(folder), outline)
 
 
-def mixed(base: Any, owners: Mapping[str, Lane], shares: Shares) -> tuple[Any, frozenset[str]]:
+def mix_adapters(base: Any, owners: Mapping[str, Lane], shares: AdapterWeights) -> tuple[Any, frozenset[str]]:
     """The base with all adapters on it, every row of a batch with its own shares of them; and which of them change it.
 
     Raises:
@@ -157,12 +157,12 @@ def mixed(base: Any, owners: Mapping[str, Lane], shares: Shares) -> tuple[Any, f
         return base, frozenset()
     folders = {f"adapter{index}": folder for index, folder in enumerate(owners)}
     for name, folder in folders.items():
-        base = with_adapter(base, name, folder, owners[folder])
-    changing = install(base, list(folders), shares)
+        base = add_lane_adapter(base, name, folder, owners[folder])
+    changing = install_mixed_lora(base, list(folders), shares)
     return base.get_base_model(), frozenset(folders[name] for name in changing)
 
 
-def with_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftModel:
+def add_lane_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftModel:
     """The model with one more adapter, by PEFT.
 
     Raises:
@@ -175,17 +175,17 @@ def with_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftModel:
             model = PeftModel.from_pretrained(model, folder, adapter_name=name)
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(f"{lane.name}: {folder} does not fit this base model: {str(error)[:300]}") from error
-    adapter_checks.check_loaded(model, name, lane.name, Path(folder))
+    adapter_checks.check_weights_loaded(model, name, lane.name, Path(folder))
     return model
 
 
-def number_format(precision: Precision) -> dict[str, Any]:
+def weight_options(precision: Precision) -> dict[str, Any]:
     """How the base is held. "auto" is 4-bit on a GPU and 32-bit on the processor."""
     on_gpu = torch.cuda.is_available()
     if precision == "auto":
         precision = "nf4" if on_gpu else "fp32"
     place = {"device_map": {"": 0}} if on_gpu else {}
-    half = half_format()
+    half = half_dtype()
     if precision == "nf4":
         four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -197,39 +197,39 @@ def number_format(precision: Precision) -> dict[str, Any]:
     return {"dtype": torch.float32 if precision == "fp32" else half, **place}
 
 
-def half_format(cuda: Any = torch.cuda) -> torch.dtype:
+def half_dtype(cuda: Any = torch.cuda) -> torch.dtype:
     """The 16-bit format that the device computes in. Turing emulates bfloat16, so it gets float16 as in training."""
     emulated = cuda.is_available() and not cuda.is_bf16_supported(including_emulation=False)
     return torch.float16 if emulated else torch.bfloat16
 
 
-def proofs(lanes: Lanes) -> tuple[LaneProof, ...]:
+def verify_adapters(lanes: LaneSet) -> tuple[AdapterCheck, ...]:
     """Each lane's adapter hashes, and how far its logits lie from the base's on a fixed prompt.
 
     The base is the first row of the same batch, so that rounding is the same and no adapter gives exactly 0.
     """
-    rows = [lanes.nothing, *lanes.mixtures.values()]
-    ids = lanes.tokenizer(PROOF_PROMPT, return_tensors="pt")["input_ids"].to(lanes.device).expand(len(rows), -1)
+    rows = [lanes.base_mixture, *lanes.mixtures.values()]
+    ids = lanes.tokenizer(CHECK_PROMPT, return_tensors="pt")["input_ids"].to(lanes.device).expand(len(rows), -1)
     logits = lanes.forward(rows, input_ids=ids).logits.float()
     difference = (logits[1:] - logits[:1]).abs().flatten(1).amax(1).tolist()
     return tuple(
-        LaneProof(lane.name, hashes(lane), far, lane.strength, lane.share if lane.other else 0.0)
+        AdapterCheck(lane.name, adapter_hashes(lane), far, lane.strength, lane.share if lane.other else 0.0)
         for lane, far in zip(lanes.lanes, difference, strict=True)
     )
 
 
-def hashes(lane: Lane) -> str:
+def adapter_hashes(lane: Lane) -> str:
     """What the lane's adapters are known by."""
-    return " + ".join(adapter_checks.sha256(folder) for folder in lane.folders)
+    return " + ".join(adapter_checks.weights_hash(folder) for folder in lane.adapter_folders)
 
 
-def dialed(lanes: Lanes, request: Dial) -> Lanes:
+def with_adjusted_lane(lanes: LaneSet, request: AdjustLaneRequest) -> LaneSet:
     """The same loaded model, with one lane at another strength or blend.
 
     Raises:
         UserError: a lane is not loaded, or has no adapter.
     """
-    lane, other = lanes.of(request.lane), lanes.of(request.other) if request.other else None
+    lane, other = lanes.find_lane(request.lane), lanes.find_lane(request.other) if request.other else None
     for one in (lane, other):
         if one and not one.adapter:
             raise UserError(f"{one.name} has no adapter, so there is nothing to dial. Pick a lane with one.")

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from trainer_core.errors import ModelError
 
 
-class Shares:
+class AdapterWeights:
     """How much of each adapter every row of the next pass gets: rows × adapters, read by all layers."""
 
     def __init__(self) -> None:
@@ -37,20 +37,20 @@ class Shares:
         self._rows, self._spread = rows, {}
         self.idle = not rows.any().item()
 
-    def of_ranks(self, ranks: tuple[int, ...]) -> torch.Tensor:
+    def rank_weights(self, ranks: tuple[int, ...]) -> torch.Tensor:
         """Rows × 1 × all ranks: every rank of an adapter has its adapter's share."""
         if ranks not in self._spread:
             counts = torch.tensor(ranks, device=self._rows.device)
             self._spread[ranks] = self._rows.repeat_interleave(counts, 1)[:, None]
         return self._spread[ranks]
 
-    def of_gains(self, gains: torch.Tensor) -> torch.Tensor:
+    def gain_weights(self, gains: torch.Tensor) -> torch.Tensor:
         """Rows × 1 × outputs: each row's mixture of the adapters' gains."""
         return (self._rows @ gains)[:, None]
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerAdapter:
     """One adapter in one layer, everything constant multiplied in.
 
     down: rank × inputs (for an embedding: rank × vocabulary). up: outputs × rank. gain: outputs, for DoRA.
@@ -65,15 +65,15 @@ class Part:
         return self.down.shape[0]
 
     @property
-    def changes(self) -> bool:
+    def has_effect(self) -> bool:
         """Does it change anything?"""
         return bool(self.up.any() and self.down.any()) or self.gain is not None
 
 
-class Mixed(nn.Module):
+class MixedLora(nn.Module):
     """A layer of the base with all its adapters. Takes the place of PEFT's layer."""
 
-    def __init__(self, layer: Any, parts: Sequence[Part | None], shares: Shares):
+    def __init__(self, layer: Any, parts: Sequence[LayerAdapter | None], shares: AdapterWeights):
         super().__init__()
         self.down: torch.Tensor
         self.up: torch.Tensor
@@ -83,17 +83,17 @@ class Mixed(nn.Module):
         self.ranks = tuple(part.rank if part else 0 for part in parts)
         down, up = torch.cat([part.down for part in held]), torch.cat([part.up for part in held], 1)
         embedding = isinstance(self.base_layer, nn.Embedding)
-        self.inner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.embedding if embedding else linear
+        self.inner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.embedding if embedding else apply_linear
         self.rounded = not isinstance(layer, Linear | Embedding)
         self.register_buffer("down", (down.T if embedding else down).contiguous(), persistent=False)
         self.register_buffer("up", up.contiguous(), persistent=False)
-        self.register_buffer("gains", stacked_gains(parts, up.shape[0]), persistent=False)
+        self.register_buffer("gains", stack_gains(parts, up.shape[0]), persistent=False)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result = self.base_layer(x, *args, **kwargs)
         if self.shares.idle:
             return result
-        shares = self.shares.of_ranks(self.ranks)
+        shares = self.shares.rank_weights(self.ranks)
         if x.shape[0] != shares.shape[0]:
             raise ModelError(
                 "An adapter changes a layer that does not see whole answers (a mixture of experts). "
@@ -103,16 +103,16 @@ class Mixed(nn.Module):
         if self.gains is not None:
             bias = getattr(self.base_layer, "bias", None)
             plain = result if bias is None else result - bias
-            added = added + self.shares.of_gains(self.gains) * plain
+            added = added + self.shares.gain_weights(self.gains) * plain
         added = added.to(result.dtype) if self.rounded else added
         return (result + added).to(result.dtype)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def apply_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return F.linear(x.to(weight.dtype), weight)
 
 
-def stacked_gains(parts: Sequence[Part | None], outputs: int) -> torch.Tensor | None:
+def stack_gains(parts: Sequence[LayerAdapter | None], outputs: int) -> torch.Tensor | None:
     """Adapters × outputs, 0 for those without a gain; None where nobody has one."""
     gains = [part.gain if part else None for part in parts]
     if not any(gain is not None for gain in gains):
@@ -122,7 +122,7 @@ def stacked_gains(parts: Sequence[Part | None], outputs: int) -> torch.Tensor | 
     return torch.stack([blank if gain is None else gain for gain in gains])
 
 
-def install(model: nn.Module, names: Sequence[str], shares: Shares) -> set[str]:
+def install_mixed_lora(model: nn.Module, names: Sequence[str], shares: AdapterWeights) -> set[str]:
     """Replace every LoRA layer of PEFT by one that mixes; `names` are PEFT's, in the order of the shares' columns.
 
     Returns the names of those that change anything: an adapter fresh from its initialisation does not.
@@ -132,14 +132,14 @@ def install(model: nn.Module, names: Sequence[str], shares: Shares) -> set[str]:
     """
     changing: set[str] = set()
     for path, layer in [found for found in model.named_modules() if isinstance(found[1], LoraLayer)]:
-        parts = [part_of(layer, name, path) for name in names]
-        changing |= {name for name, part in zip(names, parts, strict=True) if part and part.changes}
+        parts = [layer_adapter(layer, name, path) for name in names]
+        changing |= {name for name, part in zip(names, parts, strict=True) if part and part.has_effect}
         owner, _, child = path.rpartition(".")
-        setattr(model.get_submodule(owner), child, Mixed(layer, parts, shares))
+        setattr(model.get_submodule(owner), child, MixedLora(layer, parts, shares))
     return changing
 
 
-def part_of(layer: Any, name: str, path: str) -> Part | None:
+def layer_adapter(layer: Any, name: str, path: str) -> LayerAdapter | None:
     """One adapter's part in one of PEFT's layers; None if it leaves that layer alone.
 
     Raises:
@@ -148,16 +148,16 @@ def part_of(layer: Any, name: str, path: str) -> Part | None:
     if name in layer.lora_embedding_A and not layer.use_dora[name]:
         scale = layer._get_embed_scale()
         factor = layer.scaling[name] * (1.0 if scale is None else float(scale))
-        return Part(layer.lora_embedding_A[name].detach(), layer.lora_embedding_B[name].detach() * factor)
+        return LayerAdapter(layer.lora_embedding_A[name].detach(), layer.lora_embedding_B[name].detach() * factor)
     if name not in layer.lora_A:
         return None
     down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach() * layer.scaling[name]
     if down.dim() != 2:
         raise ModelError(f"An adapter changes {path}, a convolution. Such adapters cannot share a batch.")
-    return dora(layer, name, down, up) if layer.use_dora[name] else Part(down, up)
+    return dora_adapter(layer, name, down, up) if layer.use_dora[name] else LayerAdapter(down, up)
 
 
-def dora(layer: Any, name: str, down: torch.Tensor, up: torch.Tensor) -> Part:
+def dora_adapter(layer: Any, name: str, down: torch.Tensor, up: torch.Tensor) -> LayerAdapter:
     """DoRA with frozen weights: s · (Wx + BAx) − Wx = (s − 1) · Wx + s · BAx, where s is magnitude ÷ column norm of W + BA.
 
     Liu 2024, equation 5; the norm is settled once here, PEFT works it out for every layer and token.
@@ -167,4 +167,4 @@ def dora(layer: Any, name: str, down: torch.Tensor, up: torch.Tensor) -> Part:
     weight = dequantize_module_weight(layer.get_base_layer()).to(delta.dtype)
     size = magnitude.get_weight_norm(weight, delta, 1.0)
     scale = (magnitude.weight.detach() / size).detach()
-    return Part(down, up * scale[:, None], scale - 1)
+    return LayerAdapter(down, up * scale[:, None], scale - 1)

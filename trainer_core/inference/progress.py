@@ -6,16 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from trainer_core.runs.events import Scoring
+from trainer_core.runs.events import ScoringProgress
 
-SAY_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 
 
-class Stopped(Exception):
+class ScoringCancelled(Exception):
     """The user wants no score any more."""
 
 
-class Progress:
+class ScoringTracker:
     """Tells how far each part is, at most once a second.
 
     Args:
@@ -26,7 +26,11 @@ class Progress:
     """
 
     def __init__(
-        self, say: Callable[[Scoring], None], cancelled: threading.Event, parts: int = 1, seconds: float = SAY_SECONDS
+        self,
+        say: Callable[[ScoringProgress], None],
+        cancelled: threading.Event,
+        parts: int = 1,
+        seconds: float = REPORT_SECONDS,
     ):
         self.say, self.cancelled, self.parts, self.seconds = say, cancelled, parts, seconds
         self.part, self.number, self.total, self.done = "", 0, 1, 0
@@ -48,19 +52,19 @@ class Progress:
         Raises:
             Stopped: cancelled.
         """
-        self.reach(self.done + count)
+        self.advance_to(self.done + count)
 
-    def reach(self, done: int) -> None:
+    def advance_to(self, done: int) -> None:
         """So many are done in all.
 
         Raises:
             Stopped: cancelled.
         """
         if self.cancelled.is_set():
-            raise Stopped
+            raise ScoringCancelled
         self.done = min(done, self.total)
         now = time.monotonic()
         if now - self.last >= self.seconds or self.done == self.total:
             self.last = now
             left = round((now - self.began) / self.done * (self.total - self.done), 1) if self.done else None
-            self.say(Scoring(self.part, self.number, self.parts, self.done, self.total, left))
+            self.say(ScoringProgress(self.part, self.number, self.parts, self.done, self.total, left))

@@ -9,25 +9,25 @@ from typing import Any
 
 from trainer_core.data import Message, tokenize
 from trainer_core.errors import UserError
-from trainer_core.inference.generate import padded, places, under
-from trainer_core.inference.load import Lanes
-from trainer_core.runs.compare_requests import Heat
-from trainer_core.runs.events import Heated, Piece
+from trainer_core.inference.generate import left_pad, row_positions, with_system_prompt
+from trainer_core.inference.load import LaneSet
+from trainer_core.runs.compare_requests import HeatmapRequest
+from trainer_core.runs.events import TokenHeatmap, TokenLogprobs
 
 
-def heat(lanes: Lanes, request: Heat) -> Heated:
+def build_heatmap(lanes: LaneSet, request: HeatmapRequest) -> TokenHeatmap:
     """The log-probability of every piece of the answer under both lanes, in nats.
 
     Raises:
         UserError: a lane is not loaded, the answer is empty, or it does not fit the model's context with its prompt.
     """
-    first, second = (Written.by(lanes, name, request) for name in request.lanes)
-    likely = log_probs(lanes, request.lanes, (first, second))
-    return Heated(request.id, request.lanes, tuple(pieces(first, *likely)))
+    first, second = (AnswerTokens.for_lane(lanes, name, request) for name in request.lanes)
+    likely = answer_log_probs(lanes, request.lanes, (first, second))
+    return TokenHeatmap(request.id, request.lanes, tuple(heatmap_pieces(first, *likely)))
 
 
 @dataclass(frozen=True)
-class Written:
+class AnswerTokens:
     """A conversation with the answer, as one lane reads it: its text and tokens, and where in the text each answer token
     stands. The answer's tokens are the last ones."""
 
@@ -36,32 +36,34 @@ class Written:
     spans: list[tuple[int, int]]
 
     @staticmethod
-    def by(lanes: Lanes, name: str, request: Heat) -> Written:
-        lane = lanes.of(name)
-        prompt = under(lane.system, [Message(one.role, one.content) for one in request.messages])
-        asked = tokenize.render(lanes.tokenizer, prompt, asking=True)
-        whole = tokenize.render(lanes.tokenizer, (*prompt, Message("assistant", request.answer))).rstrip("\n")
+    def for_lane(lanes: LaneSet, name: str, request: HeatmapRequest) -> AnswerTokens:
+        lane = lanes.find_lane(name)
+        prompt = with_system_prompt(lane.system, [Message(one.role, one.content) for one in request.messages])
+        asked = tokenize.render_chat(lanes.tokenizer, prompt, asking=True)
+        whole = tokenize.render_chat(lanes.tokenizer, (*prompt, Message("assistant", request.answer))).rstrip("\n")
         begins = len(commonprefix([asked, whole]))
         encoding: Any = lanes.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         ids, spans = list(encoding["input_ids"]), [span for span in encoding["offset_mapping"] if span[0] >= begins]
-        while not request.ended and spans and ids[-1] in lanes.ends:
+        while not request.ended and spans and ids[-1] in lanes.end_token_ids:
             ids, spans = ids[:-1], spans[:-1]
         if not spans:
             raise UserError("The answer is empty, so there is nothing to look at.")
-        if len(ids) > lanes.context:
-            raise UserError(f"Prompt and answer have {len(ids):,} tokens; this model reads at most {lanes.context:,}.")
-        return Written(whole, ids, spans)
+        if len(ids) > lanes.context_length:
+            raise UserError(
+                f"Prompt and answer have {len(ids):,} tokens; this model reads at most {lanes.context_length:,}."
+            )
+        return AnswerTokens(whole, ids, spans)
 
 
-def log_probs(lanes: Lanes, names: Sequence[str], both: Sequence[Written]) -> list[list[float]]:
+def answer_log_probs(lanes: LaneSet, names: Sequence[str], both: Sequence[AnswerTokens]) -> list[list[float]]:
     """For each lane the log-probabilities of its answer's tokens."""
-    ids, mask = padded([one.ids for one in both], lanes.device)
+    ids, mask = left_pad([one.ids for one in both], lanes.device)
     keep = len(both[0].spans)
     out = lanes.forward(
         [lanes.mixtures[name] for name in names],
         input_ids=ids,
         attention_mask=mask,
-        position_ids=places(mask),
+        position_ids=row_positions(mask),
         use_cache=False,
         logits_to_keep=keep + 1,
     )
@@ -69,13 +71,13 @@ def log_probs(lanes: Lanes, names: Sequence[str], both: Sequence[Written]) -> li
     return [row.tolist() for row in found[..., 0]]
 
 
-def pieces(written: Written, first: Sequence[float], second: Sequence[float]) -> Iterator[Piece]:
+def heatmap_pieces(written: AnswerTokens, first: Sequence[float], second: Sequence[float]) -> Iterator[TokenLogprobs]:
     """The answer's text in whole characters: tokens that share one are told together, with their sums."""
     text, sums, end = "", [0.0, 0.0], written.spans[0][0]
     for (left, right), one, two in zip(written.spans, first, second, strict=True):
         if left >= end and text:
-            yield Piece(text, *sums)
+            yield TokenLogprobs(text, *sums)
             text, sums = "", [0.0, 0.0]
         text += written.text[max(left, end) : right]
         sums, end = [sums[0] + one, sums[1] + two], max(end, right)
-    yield Piece(text, *sums)
+    yield TokenLogprobs(text, *sums)

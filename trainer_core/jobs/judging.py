@@ -13,40 +13,49 @@ import httpx
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import UserError
 from trainer_core.evaluation import prompts, votes
-from trainer_core.evaluation.judge import MOST_TOKENS, Case, JudgeError, Order, State, asking, judged, keep
+from trainer_core.evaluation.judge import (
+    MAX_JUDGE_TOKENS,
+    JudgeCase,
+    JudgeError,
+    JudgeProgress,
+    JudgeTask,
+    judge_case,
+    make_ask_function,
+    save_verdict,
+)
 from trainer_core.evaluation.votes import Messages
 from trainer_core.jobs.comparison import Comparison
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.compare_requests import Ask
-from trainer_core.runs.compare_requests import Said as Message
-from trainer_core.runs.run_state import Said
+from trainer_core.runs.compare_requests import ChatMessage as Message
+from trainer_core.runs.compare_requests import GenerateRequest
+from trainer_core.runs.run_state import PromptAnswers
 
-GLANCE_SECONDS = 0.05
-VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MOST_TOKENS)
+POLL_SECONDS = 0.05
+VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
 
 
-class Trial:
+class JudgeRun:
     """Judges answers that a person voted on first, so that the two can be compared; then fresh ones to other prompts."""
 
-    def __init__(self, supervisor: Supervisor, comparison: Comparison, order: Order):
+    def __init__(self, supervisor: Supervisor, comparison: Comparison, order: JudgeTask):
         self.supervisor, self.comparison, self.order = supervisor, comparison, order
-        self.state = State(0, order.cases)
+        self.state = JudgeProgress(0, order.cases)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
 
-    def start(self) -> Trial:
+    def start(self) -> JudgeRun:
         """Begin.
 
         Raises:
             ConfigError: there is no such endpoint, or its key cannot be sent.
             DataError: there are no such prompts.
         """
-        self.waiting = prompts.load(self.supervisor.run_dir(self.order.contest.run), self.order.source)
+        self.waiting = prompts.load_prompts(self.supervisor.run_dir(self.order.contest.run), self.order.source)
         if not self.order.lane:
-            _ = self.order.endpoint.place, self.order.endpoint.key
-        self.voted = self.voted_cases()
+            _ = self.order.endpoint.completions_url, self.order.endpoint.api_key
+        self.voted = self.cases_with_votes()
         fresh = len({one.messages for one in self.waiting} - {case.messages for case in self.voted})
-        self.state = State(0, min(self.order.cases, len(self.voted) + fresh))
+        self.state = JudgeProgress(0, min(self.order.cases, len(self.voted) + fresh))
         self._thread.start()
         return self
 
@@ -57,54 +66,54 @@ class Trial:
     def _work(self) -> None:
         try:
             with httpx.Client() as client:
-                ask = self.ask_lane if self.order.lane else asking(self.order.endpoint, client)
-                for case in islice(self.cases(), self.state.total):
-                    keep(self.supervisor.workspace, judged(case, ask, self.order.judge))
+                ask = self.ask_lane if self.order.lane else make_ask_function(self.order.endpoint, client)
+                for case in islice(self.iter_cases(), self.state.total):
+                    save_verdict(self.supervisor.workspace, judge_case(case, ask, self.order.judge_name))
                     self.state = replace(self.state, done=self.state.done + 1)
         except UserError as error:
             self.state = replace(self.state, problem=str(error))
         finally:
             self.state = replace(self.state, over=True)
 
-    def cases(self) -> Iterator[Case]:
+    def iter_cases(self) -> Iterator[JudgeCase]:
         """Those that a person voted on, then the rest of the prompts, answered for this."""
         yield from self.voted
         seen = {case.messages for case in self.voted}
         for prompt in self.waiting:
             if prompt.messages not in seen:
-                yield self.case(prompt.messages, self.answered(prompt.messages))
+                yield self.build_case(prompt.messages, self.answer_both(prompt.messages))
 
-    def voted_cases(self) -> list[Case]:
-        told = votes.standing(votes.lines(votes.file_of(self.supervisor.workspace)))
-        on_these = votes.on_same_lanes(told, self.order.contest.run, self.comparison.made_of)
+    def cases_with_votes(self) -> list[JudgeCase]:
+        told = votes.active_votes(votes.read_vote_records(votes.votes_path(self.supervisor.workspace)))
+        on_these = votes.votes_on_current_lanes(told, self.order.contest.run, self.comparison.lane_identities)
         mine = [vote for vote in on_these if vote.contest == self.order.contest and vote.winner]
-        return [self.case(vote.messages, vote.answers) for vote in reversed(mine)][: self.order.cases]
+        return [self.build_case(vote.messages, vote.answers) for vote in reversed(mine)][: self.order.cases]
 
-    def case(self, messages: Messages, answers: dict[str, str]) -> Case:
+    def build_case(self, messages: Messages, answers: dict[str, str]) -> JudgeCase:
         contest = self.order.contest
-        return Case(contest, messages, answers[contest.first], answers[contest.second])
+        return JudgeCase(contest, messages, answers[contest.first], answers[contest.second])
 
-    def answered(self, messages: Messages) -> dict[str, str]:
+    def answer_both(self, messages: Messages) -> dict[str, str]:
         """The two lanes' answers to a conversation."""
         lanes = (self.order.contest.first, self.order.contest.second)
-        return dict(self.asked(messages, lanes, self.comparison.sampling).answers)
+        return dict(self.await_answers(messages, lanes, self.comparison.sampling).answers)
 
     def ask_lane(self, messages: tuple[Message, ...]) -> str:
         """A lane's own verdict."""
-        return self.asked(messages, (self.order.lane,), VERDICT_SAMPLING).answers[self.order.lane]
+        return self.await_answers(messages, (self.order.lane,), VERDICT_SAMPLING).answers[self.order.lane]
 
-    def asked(self, messages: Messages, lanes: Sequence[str], sampling: Sampling) -> Said:
+    def await_answers(self, messages: Messages, lanes: Sequence[str], sampling: Sampling) -> PromptAnswers:
         """What these lanes say to a conversation.
 
         Raises:
             JudgeError: it was stopped, or the lanes are gone.
         """
-        ask = Ask(id=uuid4().hex[:8], messages=messages, lanes=tuple(lanes), sampling=sampling)
+        ask = GenerateRequest(id=uuid4().hex[:8], messages=messages, lanes=tuple(lanes), sampling=sampling)
         self.comparison.send(ask)
-        while not self._stopped.wait(GLANCE_SECONDS):
-            self.supervisor.look_at_comparison()
-            said = self.comparison.view.said_to(ask.id)
-            if not self.comparison.view.phase.active:
+        while not self._stopped.wait(POLL_SECONDS):
+            self.supervisor.refresh_comparison()
+            said = self.comparison.state.answers_to(ask.id)
+            if not self.comparison.state.phase.is_active:
                 raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")
             if said and (said.problem or said.cancelled):
                 raise JudgeError(said.problem or "Judging was stopped. What was judged is kept.")

@@ -15,20 +15,25 @@ BASE = "Base"
 PROMPTED = "Base, prompted"
 """The base with a system prompt: would a prompt have done it?"""
 STRENGTHS = (0.5, 1.5)
-MOST = 6
-LONGEST = 64
+MAX_LANES = 6
+MAX_NAME_LENGTH = 64
 """Characters of a lane's name, see `Lane`."""
 
 
-def choices(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
+def lanes_by_name(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
     """Name → lane: the run's own first, then variants of them, then the adapters of other runs on the same base."""
-    own = supervisor.lanes(run_id)
+    own = supervisor.run_lanes(run_id)
     adapters = [lane for lane in own if lane.adapter]
-    found = [*own, *variants(adapters), *earlier(supervisor, run_id), *others(supervisor, run_id)]
+    found = [
+        *own,
+        *strength_variants(adapters),
+        *checkpoint_lanes(supervisor, run_id),
+        *other_run_lanes(supervisor, run_id),
+    ]
     return {lane.name: lane for lane in found}
 
 
-def variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
+def strength_variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
     for lane in adapters:
         for strength in STRENGTHS:
             yield lane.model_copy(update={"name": f"{lane.name} at {strength:.0%}", "strength": strength})
@@ -38,66 +43,68 @@ def variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
         yield first.model_copy(update=half)
 
 
-def earlier(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
+def checkpoint_lanes(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
     """The run's adapters as they were at steps whose weights are on the disk."""
     run_dir = supervisor.run_dir(run_id)
-    for stage in supervisor.recipe(run_id).method.stages:
-        for step, folder in checkpoints.stored(run_dir, stage).items():
-            yield Lane(name=step_name(stage, step), adapter=str(folder))
+    for stage in supervisor.run_recipe(run_id).method.stages:
+        for step, folder in checkpoints.adapters_by_step(run_dir, stage).items():
+            yield Lane(name=step_lane_name(stage, step), adapter=str(folder))
 
 
-def step_name(stage: Stage, step: int) -> str:
+def step_lane_name(stage: Stage, step: int) -> str:
     return f"{stage.upper()} step {step}"
 
 
-def others(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
+def other_run_lanes(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
     """Finished adapters of other runs on the same base in the same precision, newest first."""
-    base = base_of(supervisor, run_id)
-    for view in supervisor.views:
-        if view.id == run_id or view.phase.active or not view.adapters or known_base(supervisor, view.id) != base:
+    base = run_base(supervisor, run_id)
+    for view in supervisor.run_states:
+        if view.id == run_id or view.phase.is_active or not view.adapters or find_run_base(supervisor, view.id) != base:
             continue
-        for lane in supervisor.lanes(view.id)[1:]:
-            yield lane.model_copy(update={"name": beside(lane.name, name(supervisor, view.id), view.id)})
+        for lane in supervisor.run_lanes(view.id)[1:]:
+            yield lane.model_copy(
+                update={"name": foreign_lane_name(lane.name, given_run_name(supervisor, view.id), view.id)}
+            )
 
 
-def base_of(supervisor: Supervisor, run_id: str) -> tuple[str, str]:
-    recipe = supervisor.recipe(run_id)
-    return recipe.model, supervisor.run(run_id).used("precision", recipe.precision)
+def run_base(supervisor: Supervisor, run_id: str) -> tuple[str, str]:
+    recipe = supervisor.run_recipe(run_id)
+    return recipe.model, supervisor.run_state(run_id).effective_value("precision", recipe.precision)
 
 
-def known_base(supervisor: Supervisor, run_id: str) -> tuple[str, str] | None:
+def find_run_base(supervisor: Supervisor, run_id: str) -> tuple[str, str] | None:
     """The base of a run; None where its run.json cannot be read, which is said where that run is shown."""
     try:
-        return base_of(supervisor, run_id)
+        return run_base(supervisor, run_id)
     except UserError:
         return None
 
 
-def beside(lane: str, run: str, run_id: str) -> str:
+def foreign_lane_name(lane: str, run: str, run_id: str) -> str:
     """What a lane of another run is called: with that run's name, cut where it is long, and when it began."""
     began = run_id[:15]
-    room = LONGEST - len(f"{lane} ·  {began}")
+    room = MAX_NAME_LENGTH - len(f"{lane} ·  {began}")
     return " ".join(filter(None, (f"{lane} ·", run[:room].strip(), began)))
 
 
-def name(supervisor: Supervisor, run_id: str) -> str:
+def given_run_name(supervisor: Supervisor, run_id: str) -> str:
     """What a run is called, if it has a name."""
     run_dir: Path = supervisor.run_dir(run_id)
-    return metadata.read_about(run_dir).name or supervisor.recipe(run_id).name
+    return metadata.read_metadata(run_dir).name or supervisor.run_recipe(run_id).name
 
 
-def lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
+def select_lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
     """The lanes of these names, those of the run if none is named; and one of the base with a system prompt, if given.
 
     Raises:
         ConfigError: a lane is gone, or there are more than six.
     """
-    known = choices(supervisor, run_id)
+    known = lanes_by_name(supervisor, run_id)
     if gone := [name for name in names if name not in known]:
         raise ConfigError(f"There is no lane {gone[0]!r} beside this run any more. Take it out of Lanes.")
-    chosen = tuple(known[name] for name in names) or supervisor.lanes(run_id)
+    chosen = tuple(known[name] for name in names) or supervisor.run_lanes(run_id)
     if prompted.strip():
         chosen = (*chosen, Lane(name=PROMPTED, system=prompted.strip()))
-    if len(chosen) > MOST:
-        raise ConfigError(f"{len(chosen)} lanes are chosen; {MOST} are the most that stand side by side.")
+    if len(chosen) > MAX_LANES:
+        raise ConfigError(f"{len(chosen)} lanes are chosen; {MAX_LANES} are the most that stand side by side.")
     return chosen

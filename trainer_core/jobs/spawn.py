@@ -10,20 +10,20 @@ import psutil
 
 from trainer_core.jobs import warm_worker
 
-WORKER = (sys.executable, "-m", "trainer_core.worker")
-AHEAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
+WORKER_COMMAND = (sys.executable, "-m", "trainer_core.worker")
+PRELOAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
 """A worker is made to wait so long after somebody looked at Start, when the page is drawn; and no longer than this."""
 
 
-def short_of_memory() -> bool:
-    return psutil.virtual_memory().available < warm_worker.LEAST_BYTES
+def is_memory_low() -> bool:
+    return psutil.virtual_memory().available < warm_worker.MIN_FREE_BYTES
 
 
 CREATE_NO_WINDOW, CREATE_NEW_PROCESS_GROUP = 0x08000000, 0x00000200
 """Windows' words, see CreateProcess."""
 
 
-def detached(system: str = sys.platform) -> Mapping[str, Any]:
+def detached_options(system: str = sys.platform) -> Mapping[str, Any]:
     """How a worker is started so that neither Ctrl-C nor the end of the app's console reaches it.
 
     On Windows it gets a console without a window, not none: each program that it starts, such as a compiler, would open one.
@@ -35,4 +35,4 @@ def detached(system: str = sys.platform) -> Mapping[str, Any]:
     )
 
 
-DETACHED = detached()
+DETACHED_OPTIONS = detached_options()

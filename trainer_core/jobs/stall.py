@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 from statistics import median
 
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 
 SILENT_SECONDS = 12.0
 """A beat comes every 2 s from a thread of its own; six missing ones are no hiccup."""
-RECENT = 20
+RECENT_STEPS = 20
 """Steps of the stage at work whose median is the usual time of one."""
 STEPS_KNOWN = 3
 """Steps of a stage before the next one can be called late; the first one also compiles."""
-LATE, LEAST_SECONDS = 20, 60.0
+LATE_FACTOR, MIN_LATE_SECONDS = 20, 60.0
 """A step is late after 20 times the median of the last ones, and not before a minute on the processor."""
 CARD_SECONDS = 180.0
 """The least on a card: a step, check or answer of a shape not seen before compiles first, 20 to 90 s for 8B as far as is known
 without a measurement, and its process says nothing meanwhile."""
-LONG = 3
+LONG_STEP_FACTOR = 3
 """A run that was asked to leave may be silent for so many times the longest that it was silent before."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class StopTimeouts:
     """Seconds of silence after which a run that was asked to leave is ended: between steps, and while it loads or saves or its
     pace is not known yet. card: between steps on a card. kill: after so many more, what has not ended by then is killed."""
 
@@ -35,10 +35,10 @@ class Patience:
     kill: float = 10.0
 
 
-PATIENCE = Patience()
+STOP_TIMEOUTS = StopTimeouts()
 
 
-def stalled(view: RunView, since_beat: float, since_word: float) -> str:
+def stall_reason(view: RunState, since_beat: float, since_word: float) -> str:
     """Why a living run is called stalled, or nothing.
 
     Args:
@@ -48,35 +48,33 @@ def stalled(view: RunView, since_beat: float, since_word: float) -> str:
     if since_beat > SILENT_SECONDS:
         return (
             f"No sign of life for {since_beat:.0f} s: its process is there but does not run, as in a computer that sleeps "
-            f"or a process that was halted. It goes on by itself once it may run. End now ends it. {view.kept}"
+            f"or a process that was halted. It goes on by itself once it may run. End now ends it. {view.resume_hint}"
         )
-    usual = usual_seconds(view)
-    if usual is not None and since_word > max(CARD_SECONDS if view.card else LEAST_SECONDS, LATE * usual):
-        return (
-            f"No step for {since_word:.0f} s, where one took {usual:.1f} s so far. If none comes: End now. {view.kept}"
-        )
+    usual = typical_step_seconds(view)
+    if usual is not None and since_word > max(CARD_SECONDS if view.card else MIN_LATE_SECONDS, LATE_FACTOR * usual):
+        return f"No step for {since_word:.0f} s, where one took {usual:.1f} s so far. If none comes: End now. {view.resume_hint}"
     return ""
 
 
-def unanswered(view: RunView, silent: float, patience: Patience = PATIENCE) -> str:
+def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = STOP_TIMEOUTS) -> str:
     """Why a run that was asked to leave is ended now, or nothing. silent: seconds since it was asked, or spoke last."""
     steps = step_seconds(view)
     checks, answers = [one.seconds for one in view.evaluated], [one.seconds for one in view.sampled]
     saves = [one.seconds for one in view.checkpoints]
     known = patience.card if view.card else patience.step
     least = known if len(steps) > STEPS_KNOWN else patience.load
-    late = silent > max(least, LONG * max([*steps, *checks, *answers, *saves], default=0))
+    late = silent > max(least, LONG_STEP_FACTOR * max([*steps, *checks, *answers, *saves], default=0))
     return f"It did not answer for {silent:.0f} s and was ended." if late else ""
 
 
-def usual_seconds(view: RunView) -> float | None:
+def typical_step_seconds(view: RunState) -> float | None:
     """What a step takes in the stage at work; None where that is not known yet, or no step is due."""
     stage = view.phase.value
-    newest = list(islice(takewhile(lambda point: point.stage == stage, reversed(view.points)), RECENT + 1))
+    newest = list(islice(takewhile(lambda point: point.stage == stage, reversed(view.points)), RECENT_STEPS + 1))
     seconds = [point.seconds for point in newest[:-1]]  # without the stage's first, which also compiles
     return median(seconds) if len(seconds) >= STEPS_KNOWN else None
 
 
-def step_seconds(view: RunView) -> list[float]:
+def step_seconds(view: RunState) -> list[float]:
     """What each step of the stage at work took; none where no step is due."""
     return [point.seconds for point in view.points if point.stage == view.phase.value]

@@ -14,24 +14,24 @@ from typing import Any
 from trainer_core.runs import heartbeat
 from trainer_core.system import project
 
-POSSIBLE = os.name == "posix"
+IS_SUPPORTED = os.name == "posix"
 """It takes a fork: the parent must stay small to outlive a lack of memory (`keeper`), so the child imports ahead of it."""
-LEAST_BYTES = 4 * 1024**3
+MIN_FREE_BYTES = 4 * 1024**3
 """Main memory that must be available: what is imported takes about 1 GiB."""
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WarmWorker:
     """The app's side. `environment` is what the worker was started with: it serves only runs that want the same."""
 
     process: subprocess.Popen[bytes]
     environment: Mapping[str, str]
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def serve(self, run_dir: Path) -> bool:
+    def assign(self, run_dir: Path) -> bool:
         """Make it the worker of a run. False: it is gone."""
         assert self.process.stdin
         try:
@@ -39,9 +39,9 @@ class Waiting:
             self.process.stdin.close()
         except OSError:
             return False
-        return self.lives
+        return self.is_alive
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End it, and wait until it is gone."""
         assert self.process.stdin
         with contextlib.suppress(OSError):
@@ -50,10 +50,10 @@ class Waiting:
         self.process.wait()
 
 
-def started(log: Path, environment: Mapping[str, str], **options: Any) -> Waiting:
+def start_warm_worker(log: Path, environment: Mapping[str, str], **options: Any) -> WarmWorker:
     """Start one. `log` takes what the libraries print while they are imported."""
     with log.open("wb") as file:
-        command = [sys.executable, "-m", heartbeat.WAITING]
+        command = [sys.executable, "-m", heartbeat.WARM_WORKER_MODULE]
         process = subprocess.Popen(
             command,
             cwd=project.PROJECT,
@@ -63,4 +63,4 @@ def started(log: Path, environment: Mapping[str, str], **options: Any) -> Waitin
             stderr=subprocess.STDOUT,
             **options,
         )
-    return Waiting(process, environment)
+    return WarmWorker(process, environment)

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from trainer_core.schema import Strict
+from trainer_core.schema import StrictModel
 
-SHARES = (0.5, 0.75, 0.9, 0.95, 0.97, 0.99, 1.0)
+QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.97, 0.99, 1.0)
 
 Reasoned = tuple[Any, str]
 Advice = dict[str, Reasoned]
@@ -19,43 +19,43 @@ Advice = dict[str, Reasoned]
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LengthQuantiles:
     """How long the rows are: ascending (share, tokens), such as (0.5, 210): half of them have 210 tokens at most."""
 
     points: tuple[tuple[float, int], ...]
 
     @classmethod
-    def of(cls, counts: Sequence[int]) -> Lengths:
+    def from_counts(cls, counts: Sequence[int]) -> LengthQuantiles:
         """From the token count of every row; at least one."""
         ordered = sorted(counts)
-        return cls(tuple((share, ordered[math.ceil(share * len(ordered)) - 1]) for share in SHARES))
+        return cls(tuple((share, ordered[math.ceil(share * len(ordered)) - 1]) for share in QUANTILES))
 
     @property
     def longest(self) -> int:
         return self.points[-1][1]
 
-    def covering(self, share: float) -> int:
+    def length_covering(self, share: float) -> int:
         """Tokens that hold this share of the rows in full."""
         return next(tokens for held, tokens in self.points if held >= share)
 
-    def share(self, length: int) -> float:
+    def share_within(self, length: int) -> float:
         """The share of the rows that this length holds in full, at least."""
         return max((held for held, tokens in self.points if tokens <= length), default=0.0)
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DatasetStats:
     """What the chooser must know about the data: SFT rows, DPO pairs (a prompt with its longer answer), their lengths."""
 
     rows: int
     pairs: int
-    chat: Lengths | None = None
-    pair: Lengths | None = None
+    chat: LengthQuantiles | None = None
+    pair: LengthQuantiles | None = None
 
-    def count(self, stage: str) -> int:
+    def row_count(self, stage: str) -> int:
         return self.rows if stage == "sft" else self.pairs
 
-    def lengths(self, stage: str) -> Lengths:
+    def length_quantiles(self, stage: str) -> LengthQuantiles:
         found = self.chat if stage == "sft" else self.pair
         if found is None:
             raise ValueError(f"no lengths for {stage}")
@@ -66,7 +66,7 @@ Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Optimiser = Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
 
 
-class Training(Strict):
+class Training(StrictModel):
     """What SFT and DPO have in common. The effective batch is batch size × accumulation."""
 
     learning_rate: float = Field(default=2e-4, gt=0, le=1, title="Learning rate")

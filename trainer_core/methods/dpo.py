@@ -12,8 +12,8 @@ LossType = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
     "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
-REFERENCE_FREE = {"simpo", "orpo", "cpo"}
-SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+REFERENCE_FREE_LOSSES = {"simpo", "orpo", "cpo"}
+SMOOTHED_LOSSES = {"robust", "exo_pair", "aot", "aot_unpaired"}
 """The losses that read `label_smoothing`; TRL's other formulas have no place for it."""
 
 
@@ -40,7 +40,7 @@ class Dpo(Training):  # [DPO]
     def refuse_reference_free(cls, values: Any) -> Any:
         asked = values.get("losses") if isinstance(values, dict) else None
         for name in asked if isinstance(asked, list | tuple) else (asked,):
-            if str(name).lower() in REFERENCE_FREE:
+            if str(name).lower() in REFERENCE_FREE_LOSSES:
                 raise ValueError(
                     f"{name} works without a reference, and Tunebench measures every run against its reference "
                     "(the step-0 proof). Use sigmoid, ipo or apo_zero"
@@ -55,7 +55,7 @@ class Dpo(Training):  # [DPO]
             )
         if "exo_pair" in self.losses and self.label_smoothing == 0:
             raise ValueError("exo_pair needs a label smoothing above 0, for example 0.001")
-        if self.label_smoothing and not SMOOTHED & set(self.losses):
+        if self.label_smoothing and not SMOOTHED_LOSSES & set(self.losses):
             raise ValueError(
                 f"Label smoothing {self.label_smoothing:g} would change nothing: it is not read by {' or '.join(self.losses)}. "
                 "Take the loss robust, or set label smoothing to 0"

@@ -6,11 +6,11 @@ import math
 
 from trainer_core.methods.base import Training
 
-PARTS = 5
+SAVES_PER_STAGE = 5
 """A stage is saved this many times on its way, so that a look back at the answers shows how they came about."""
 
 
-def spaced(step: int, total: int, count: int) -> bool:
+def is_spaced_step(step: int, total: int, count: int) -> bool:
     """Is this one of `count` steps that are evenly spread over 1 … total and end with the last? Where count ≥ total, each is.
 
     Of two counts of which one is a multiple of the other, the larger has all steps of the smaller.
@@ -47,7 +47,7 @@ def rate_factor(step: int, settings: Training, total: int) -> float:
             return 1.0
 
 
-def planned_steps(rows: int, settings: Training) -> int:
+def count_steps(rows: int, settings: Training) -> int:
     """Optimiser steps for this many rows: batches per epoch, grouped by the accumulation, rounded as the trainer does."""
     if settings.max_steps:
         return settings.max_steps

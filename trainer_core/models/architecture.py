@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from trainer_core.config.recipe import Targets
+from trainer_core.config.recipe import TargetModules
 from trainer_core.errors import ModelError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
-TARGETS: dict[Targets, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
+TARGETS: dict[TargetModules, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
 """Layers that get an adapter, by the names of all architectures; Phi-3 has qkv_proj and gate_up_proj, each in the place of
 several others."""
 MIXTURE_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearLayer:
     """One linear layer of a block: its name inside the block, its two sides, and whether it has a bias."""
 
     path: str
@@ -34,12 +34,12 @@ class Linear:
         return self.path.rpartition(".")[2]
 
     @property
-    def weights(self) -> int:
+    def weight_count(self) -> int:
         return self.fan_in * self.fan_out
 
 
 @dataclass(frozen=True)
-class Shape:
+class Architecture:
     """A causal language model as counts of numbers. Widths: `query` = heads × head size, `key` = key-value heads × head size."""
 
     family: str
@@ -52,7 +52,7 @@ class Shape:
     tied: bool
     context: int
     """Tokens the model was made for."""
-    linears: tuple[Linear, ...]
+    linears: tuple[LinearLayer, ...]
     """The linear layers of one block; every block has the same."""
     norms: int
     """Numbers in the norms of one block."""
@@ -69,26 +69,26 @@ class Shape:
     @property
     def linear_weights(self) -> int:
         """Weights of all linear layers in all blocks, without biases: what NF4 makes small and LoRA adapts."""
-        return self.layers * sum(linear.weights for linear in self.linears)
+        return self.layers * sum(linear.weight_count for linear in self.linears)
 
     @property
-    def embeddings(self) -> int:
+    def embedding_weights(self) -> int:
         """Weights of the token table, and of the output head where it is a table of its own."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
-    def small(self) -> int:
+    def norm_and_bias_weights(self) -> int:
         """Norms and biases."""
         biases = sum(linear.fan_out for linear in self.linears if linear.bias)
         return self.layers * (self.norms + biases) + self.hidden
 
     @property
-    def parameters(self) -> int:
-        return self.linear_weights + self.embeddings + self.small + self.vision
+    def parameter_count(self) -> int:
+        return self.linear_weights + self.embedding_weights + self.norm_and_bias_weights + self.vision
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """How one architecture differs from Llama, as transformers builds it.
 
     norms: block norms of the hidden width. qk_norm: a norm on queries and keys, per head or over the full width.
@@ -103,24 +103,24 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-TIED = {"tie_word_embeddings": True}
+TIED_EMBEDDINGS = {"tie_word_embeddings": True}
 GEMMA3 = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
 FAMILIES = {
-    "llama": Family(),
-    "mistral": Family(defaults={"num_key_value_heads": 8}),
-    "qwen2": Family(biased=("q_proj", "k_proj", "v_proj")),
-    "qwen3": Family(qk_norm="head", defaults={"head_dim": 128}),
-    "gemma": Family(defaults=TIED | {"head_dim": 256}),
-    "gemma2": Family(norms=4, defaults=TIED | {"head_dim": 256}),
-    "gemma3_text": Family(norms=4, qk_norm="head", defaults=TIED | GEMMA3),
-    "phi3": Family(fused=True),
-    "smollm3": Family(defaults=TIED),
-    "granite": Family(),
-    "olmo2": Family(qk_norm="full"),
+    "llama": ModelFamily(),
+    "mistral": ModelFamily(defaults={"num_key_value_heads": 8}),
+    "qwen2": ModelFamily(biased=("q_proj", "k_proj", "v_proj")),
+    "qwen3": ModelFamily(qk_norm="head", defaults={"head_dim": 128}),
+    "gemma": ModelFamily(defaults=TIED_EMBEDDINGS | {"head_dim": 256}),
+    "gemma2": ModelFamily(norms=4, defaults=TIED_EMBEDDINGS | {"head_dim": 256}),
+    "gemma3_text": ModelFamily(norms=4, qk_norm="head", defaults=TIED_EMBEDDINGS | GEMMA3),
+    "phi3": ModelFamily(fused=True),
+    "smollm3": ModelFamily(defaults=TIED_EMBEDDINGS),
+    "granite": ModelFamily(),
+    "olmo2": ModelFamily(qk_norm="full"),
 }
 
 
-class Quantisation(BaseModel):
+class QuantisationConfig(BaseModel):
     """The part of `quantization_config` that changes how many bytes a weight takes."""
 
     load_in_4bit: bool = False
@@ -128,7 +128,7 @@ class Quantisation(BaseModel):
     llm_int8_skip_modules: list[str] | None = None
 
 
-class Vision(BaseModel):
+class VisionConfig(BaseModel):
     hidden_size: int = 0
     intermediate_size: int = 0
     num_hidden_layers: int = 0
@@ -152,11 +152,11 @@ class ConfigJson(BaseModel):
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
-    quantization_config: Quantisation = Quantisation()
-    vision_config: Vision = Vision()
+    quantization_config: QuantisationConfig = QuantisationConfig()
+    vision_config: VisionConfig = VisionConfig()
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape:
+def parse_architecture(config: Mapping[str, Any]) -> Architecture:
     """The shape behind a parsed config.json. A model that also reads pictures counts its text part and its encoder.
 
     Raises:
@@ -177,16 +177,16 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         raise ModelError(
             f"config.json: {key}: {error.errors()[0]['msg']}. Is it a text model's config.json?"
         ) from error
-    return built(parsed, family or Family(), known=family is not None)
+    return build_architecture(parsed, family or ModelFamily(), known=family is not None)
 
 
-def built(config: ConfigJson, family: Family, known: bool) -> Shape:
+def build_architecture(config: ConfigJson, family: ModelFamily, known: bool) -> Architecture:
     head = config.head_dim or config.hidden_size // config.num_attention_heads
     query, key = head * config.num_attention_heads, head * (config.num_key_value_heads or config.num_attention_heads)
     linears = fused_linears(config, query, key) if family.fused else llama_linears(config, family, query, key)
     qk_norms = {"none": 0, "head": 2 * head, "full": query + key}[family.qk_norm]
     quantised = config.quantization_config
-    return Shape(
+    return Architecture(
         family=config.model_type,
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -201,12 +201,12 @@ def built(config: ConfigJson, family: Family, known: bool) -> Shape:
         known=known,
         quantised=quantised.load_in_4bit,
         double_quantised=quantised.bnb_4bit_use_double_quant if quantised.load_in_4bit else True,
-        kept_whole=skipped(linears, config.num_hidden_layers, quantised.llm_int8_skip_modules or []),
+        kept_whole=unquantised_weights(linears, config.num_hidden_layers, quantised.llm_int8_skip_modules or []),
         vision=encoder_weights(config.vision_config),
     )
 
 
-def llama_linears(config: ConfigJson, family: Family, query: int, key: int) -> tuple[Linear, ...]:
+def llama_linears(config: ConfigJson, family: ModelFamily, query: int, key: int) -> tuple[LinearLayer, ...]:
     hidden, mlp = config.hidden_size, config.intermediate_size
     sizes = {
         "self_attn.q_proj": (hidden, query, config.attention_bias),
@@ -218,29 +218,29 @@ def llama_linears(config: ConfigJson, family: Family, query: int, key: int) -> t
         "mlp.down_proj": (mlp, hidden, config.mlp_bias),
     }
     return tuple(
-        Linear(path, into, out, bias or path.rpartition(".")[2] in family.biased)
+        LinearLayer(path, into, out, bias or path.rpartition(".")[2] in family.biased)
         for path, (into, out, bias) in sizes.items()
     )
 
 
-def fused_linears(config: ConfigJson, query: int, key: int) -> tuple[Linear, ...]:
+def fused_linears(config: ConfigJson, query: int, key: int) -> tuple[LinearLayer, ...]:
     hidden, mlp = config.hidden_size, config.intermediate_size
     return (
-        Linear("self_attn.qkv_proj", hidden, query + 2 * key),
-        Linear("self_attn.o_proj", query, hidden),
-        Linear("mlp.gate_up_proj", hidden, 2 * mlp),
-        Linear("mlp.down_proj", mlp, hidden),
+        LinearLayer("self_attn.qkv_proj", hidden, query + 2 * key),
+        LinearLayer("self_attn.o_proj", query, hidden),
+        LinearLayer("mlp.gate_up_proj", hidden, 2 * mlp),
+        LinearLayer("mlp.down_proj", mlp, hidden),
     )
 
 
-def skipped(linears: tuple[Linear, ...], layers: int, patterns: list[str]) -> int:
+def unquantised_weights(linears: tuple[LinearLayer, ...], layers: int, patterns: list[str]) -> int:
     """Weights of the linear layers whose full name holds one of the patterns as whole, dotted words."""
     words = [re.compile(rf"(^|\.){re.escape(pattern)}(\.|$)") for pattern in patterns]
     names = ((f"model.layers.{layer}.{linear.path}", linear) for layer in range(layers) for linear in linears)
-    return sum(linear.weights for name, linear in names if any(word.search(name) for word in words))
+    return sum(linear.weight_count for name, linear in names if any(word.search(name) for word in words))
 
 
-def encoder_weights(vision: Vision) -> int:
+def encoder_weights(vision: VisionConfig) -> int:
     """A vision transformer's linear layers: four square ones and two MLP sides per block."""
     square, mlp = 4 * vision.hidden_size**2, 2 * vision.hidden_size * vision.intermediate_size
     return vision.num_hidden_layers * (square + mlp)

@@ -12,18 +12,26 @@ from threading import Thread
 
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve
-from trainer_core.system.duration import duration
-from trainer_core.system.network import HUB, reachable
+from trainer_core.system.duration import format_duration
+from trainer_core.system.network import HUB, is_reachable
 
-WANTED = ["*.safetensors", "*.safetensors.index.json", "*config*.json", "*token*", "vocab.*", "merges.txt", "*.jinja"]
+DOWNLOAD_PATTERNS = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*config*.json",
+    "*token*",
+    "vocab.*",
+    "merges.txt",
+    "*.jinja",
+]
 """What a model is loaded from. Nothing that could run code is fetched at all."""
-UNWANTED = ["*/*", "*.bin", "*.pt", "*.py", "consolidated*"]
-ROOM = 1 << 30
+IGNORED_PATTERNS = ["*/*", "*.bin", "*.pt", "*.py", "consolidated*"]
+FREE_BYTES = 1 << 30
 """Bytes of the disk that a download leaves free."""
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 
-def fetched(name: str, say: Callable[[str], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
+def fetch_model(name: str, say: Callable[[str], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
     """The folder of the hub's cache that holds all of it; None where `leave` said so before the end.
 
     A download that was interrupted goes on where it was. Without a network the cached copy is taken.
@@ -35,11 +43,11 @@ def fetched(name: str, say: Callable[[str], None], leave: Callable[[], bool] = l
         ModelError: there is no such model, no way to it, no room for it, or it is not safe to load.
     """
     with hub_errors(name):
-        folder = cached(name) if not online() else downloaded(name, say, leave)
-    return folder and resolve.checked(folder)
+        folder = cached_model(name) if not is_hub_online() else download_missing(name, say, leave)
+    return folder and resolve.check_model_folder(folder)
 
 
-def with_tokenizer(name: str) -> Path:
+def fetch_tokenizer(name: str) -> Path:
     """The folder of the hub's cache that holds a model's tokenizer, fetched where it is not there; its weights may be missing.
 
     Raises:
@@ -47,10 +55,12 @@ def with_tokenizer(name: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    words = [one for one in WANTED if "safetensors" not in one]
+    words = [one for one in DOWNLOAD_PATTERNS if "safetensors" not in one]
     with hub_errors(name):
-        place = snapshot_download(name, allow_patterns=words, ignore_patterns=UNWANTED, local_files_only=not online())
-    return resolve.tokenizer_checked(Path(place))
+        place = snapshot_download(
+            name, allow_patterns=words, ignore_patterns=IGNORED_PATTERNS, local_files_only=not is_hub_online()
+        )
+    return resolve.check_tokenizer_folder(Path(place))
 
 
 @contextmanager
@@ -79,38 +89,44 @@ def hub_errors(name: str) -> Iterator[None]:
         raise ModelError(f"{name}: the Hub answered {str(error).splitlines()[0]}. Try again later.") from error
 
 
-def online() -> bool:
+def is_hub_online() -> bool:
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and reachable(os.environ.get("HF_ENDPOINT", HUB))
+    return not constants.HF_HUB_OFFLINE and is_reachable(os.environ.get("HF_ENDPOINT", HUB))
 
 
-def cached(name: str) -> Path:
+def cached_model(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, local_files_only=True, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+    return Path(
+        snapshot_download(
+            name, local_files_only=True, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORED_PATTERNS
+        )
+    )
 
 
-def downloaded(name: str, say: Callable[[str], None], leave: Callable[[], bool]) -> Path | None:
+def download_missing(name: str, say: Callable[[str], None], leave: Callable[[], bool]) -> Path | None:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
     from huggingface_hub.file_download import repo_folder_name
 
     try:
-        missing = snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED, dry_run=True)
+        missing = snapshot_download(
+            name, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORED_PATTERNS, dry_run=True
+        )
     except DryRunError as error:
         raise error.__cause__ or error from None  # it hides what the Hub said
     total, cache = sum(one.file_size or 0 for one in missing if one.will_download), Path(constants.HF_HUB_CACHE)
     if not total:
-        return cached(name)
-    check_room(name, total, cache)
-    load = Download(name)
+        return cached_model(name)
+    require_disk_space(name, total, cache)
+    load = ModelDownload(name)
     load.start()
-    followed(name, load, cache / repo_folder_name(repo_id=name, repo_type="model") / "blobs", total, say, leave)
+    report_download(name, load, cache / repo_folder_name(repo_id=name, repo_type="model") / "blobs", total, say, leave)
     return None if load.is_alive() else load.folder()
 
 
-class Download(Thread):
+class ModelDownload(Thread):
     """One download; a daemon, so that a process that shall leave need not wait for it."""
 
     def __init__(self, name: str) -> None:
@@ -122,7 +138,9 @@ class Download(Thread):
         from huggingface_hub import snapshot_download
 
         try:
-            self.place = snapshot_download(self.model, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+            self.place = snapshot_download(
+                self.model, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORED_PATTERNS
+            )
         except Exception as error:  # told in the thread that waits
             self.error = error
 
@@ -132,35 +150,35 @@ class Download(Thread):
         return Path(self.place)
 
 
-def followed(
+def report_download(
     name: str, load: Thread, blobs: Path, total: int, say: Callable[[str], None], leave: Callable[[], bool]
 ) -> None:
     """Tell how far it is until it is over or to be left. Bytes are read from the disk, whichever way they come."""
-    began, before, told = time.monotonic(), held(blobs), ""
+    began, before, told = time.monotonic(), downloaded_bytes(blobs), ""
     while load.is_alive() and not leave():
-        done = min(held(blobs) - before, total)
-        text = f"Downloading {name}: {sizes(done, total)}"
+        done = min(downloaded_bytes(blobs) - before, total)
+        text = f"Downloading {name}: {format_sizes(done, total)}"
         if done and text != told:
             left = (time.monotonic() - began) * (total - done) / done
-            say(f"{text}, {duration(left)} left")
+            say(f"{text}, {format_duration(left)} left")
             told = text
-        load.join(LOOK_SECONDS)
+        load.join(POLL_SECONDS)
 
 
-def held(blobs: Path) -> int:
+def downloaded_bytes(blobs: Path) -> int:
     return sum(file.stat().st_size for file in blobs.glob("*") if file.exists())
 
 
-def sizes(done: int, total: int) -> str:
+def format_sizes(done: int, total: int) -> str:
     """`0.4 of 4.1 GB`; below a GB in MB."""
     unit, name, digits = (1e9, "GB", 1) if total >= 1e9 else (1e6, "MB", 0)
     return f"{done / unit:.{digits}f} of {total / unit:.{digits}f} {name}"
 
 
-def check_room(name: str, total: int, cache: Path) -> None:
+def require_disk_space(name: str, total: int, cache: Path) -> None:
     there = next(place for place in (cache, *cache.parents) if place.exists())
     free = shutil.disk_usage(there).free
-    if free < total + ROOM:
+    if free < total + FREE_BYTES:
         raise ModelError(
             f"{name} takes {total / 1e9:.1f} GB, and the disk of {there} has {free / 1e9:.1f} GB left. Make room, or set "
             "HF_HOME to another disk; nothing was downloaded."

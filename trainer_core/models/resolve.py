@@ -12,7 +12,7 @@ from typing import Any
 from trainer_core.config.recipe import STARTER
 from trainer_core.errors import ModelError
 from trainer_core.models import safetensors_check, starter, template_sandbox
-from trainer_core.models.architecture import shape_of
+from trainer_core.models.architecture import parse_architecture
 from trainer_core.runs.workspace import Workspace
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -31,54 +31,54 @@ CODE_KEYS = (
 MULTIMODAL = ("vision_config", "audio_config")
 """Keys of a config.json with a picture or sound encoder. Untried: TRL would train it as such, with rows of its own kind."""
 CONFIG_BYTES = 4 << 20
-LEAST_BITS = 3.5
+MIN_WEIGHT_BITS = 3.5
 """Bits of a weight on disk in the densest format that is trained on: NF4 with doubly quantised constants takes 4.1."""
 
 
-def resolve(name: str, workspace: Workspace) -> str:
+def resolve_model(name: str, workspace: Workspace) -> str:
     """What to hand to `from_pretrained`: a checked folder, or a hub id as it is.
 
     Raises:
         ModelError: the folder is no complete safetensors model, wants to run code, or the name is neither.
     """
     if name == STARTER:
-        return str(starter.folder(workspace))
-    folder = place(name)
+        return str(starter.ensure_starter(workspace))
+    folder = model_path(name)
     if folder and os.path.isdir(folder):  # False for too long a name
-        return str(checked(folder.resolve()))
+        return str(check_model_folder(folder.resolve()))
     if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and os.path.exists(folder):
         raise ModelError(
             f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
         )
-    check_name(name)
+    check_model_name(name)
     return name
 
 
-def check_name(name: str) -> None:
+def check_model_name(name: str) -> None:
     """Could there be a model of that name?
 
     Raises:
         ModelError: there cannot.
     """
-    folder = place(name)
-    if name != STARTER and not on_the_hub(name) and not (folder and os.path.exists(folder)):
+    folder = model_path(name)
+    if name != STARTER and not is_hub_id(name) and not (folder and os.path.exists(folder)):
         raise ModelError(
             f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
             f'Use "{STARTER}" for the embedded model.'
         )
 
 
-def on_the_hub(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """Does a name stand for a model of the Hub, and for no folder here?"""
     return bool(HUB_ID.match(name)) and not name.startswith((".", "/", "~")) and not os.path.isdir(name)
 
 
-def place(name: str) -> Path | None:
+def model_path(name: str) -> Path | None:
     """The path that a name may stand for; none where it cannot be one."""
     return Path(os.path.expanduser(name)) if name and "\0" not in name else None
 
 
-def on_this_computer(name: str, workspace: Workspace, file: str) -> Path | None:
+def find_local_file(name: str, workspace: Workspace, file: str) -> Path | None:
     """A file of a model (config.json, tokenizer.json) without any download: of the starter, a folder, or the hub's cache."""
     if name == STARTER:
         found = workspace.models / starter.NAME / file
@@ -92,13 +92,13 @@ def on_this_computer(name: str, workspace: Workspace, file: str) -> Path | None:
     return found if found.exists() else None
 
 
-def checked(folder: Path) -> Path:
+def check_model_folder(folder: Path) -> Path:
     """The folder, if it holds a model that is safe to load.
 
     Raises:
         ModelError: naming what is missing or refused.
     """
-    config = described(folder)
+    config = read_safe_config(folder)
     if more := [name for name in MULTIMODAL if config.get(name)]:
         raise ModelError(
             f"{folder.name} takes more than text ({', '.join(more)} in config.json). Only text models are trained here. Take the "
@@ -115,33 +115,33 @@ def checked(folder: Path) -> Path:
         raise ModelError(
             f"{folder} has no .safetensors file.{pickle} Save the model with safe_serialization=True, or pick another."
         )
-    check_size(folder, config, safetensors_check.weights(folder))
-    check_tokenizer(folder)
+    check_weight_count(folder, config, safetensors_check.check_weights(folder))
+    check_tokenizer_files(folder)
     return folder
 
 
-def tokenizer_checked(folder: Path) -> Path:
+def check_tokenizer_folder(folder: Path) -> Path:
     """The folder, if its tokenizer is safe to load, whatever of its weights is there.
 
     Raises:
         ModelError: naming what is missing or refused.
     """
-    described(folder)
-    check_tokenizer(folder)
+    read_safe_config(folder)
+    check_tokenizer_files(folder)
     return folder
 
 
-def described(folder: Path) -> dict[str, Any]:
+def read_safe_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder that has nothing of elsewhere and asks for no code."""
     for path in folder.iterdir():
-        check_place(path, folder)
+        check_file_location(path, folder)
     config = read_config(folder)
     check_configs(folder)
     return config
 
 
-def check_tokenizer(folder: Path) -> None:
-    template_sandbox.check(folder)
+def check_tokenizer_files(folder: Path) -> None:
+    template_sandbox.check_templates(folder)
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
         raise ModelError(
             f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it."
@@ -180,7 +180,7 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{place} cannot be read, for it is not valid JSON: {error}") from error
 
 
-def check_place(path: Path, folder: Path) -> None:
+def check_file_location(path: Path, folder: Path) -> None:
     """A file of the folder itself, or a link to one; the hub's cache has its files in `blobs` beside the folder's parent.
 
     Raises:
@@ -204,7 +204,7 @@ def check_configs(folder: Path) -> None:
     """
     for path in sorted((*folder.glob("*config*.json"), folder / "chat_template.json")):
         config = read_json(path) if path.is_file() else {}
-        for key, value in pairs(config):
+        for key, value in nested_items(config):
             if key in CODE_KEYS and value:
                 raise ModelError(
                     f"{folder.name}/{path.name} has {key!r}: loading it would run the model's own code. Refused."
@@ -215,30 +215,30 @@ def check_configs(folder: Path) -> None:
                 )
 
 
-def pairs(config: Any) -> Iterator[tuple[str, Any]]:
+def nested_items(config: Any) -> Iterator[tuple[str, Any]]:
     """Every key with its value, however deep."""
     inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     if isinstance(config, dict):
         yield from config.items()
     for one in inner:
-        yield from pairs(one)
+        yield from nested_items(one)
 
 
-def check_size(folder: Path, config: dict[str, Any], held: int) -> None:
+def check_weight_count(folder: Path, config: dict[str, Any], held: int) -> None:
     """Do the files hold the weights that config.json speaks of? What is missing would be made up, and may fill the memory.
 
     Raises:
         ModelError: with both figures.
     """
-    shape = shape_of(config)
+    shape = parse_architecture(config)
     asked = shape.linear_weights + shape.vocabulary * shape.hidden
-    if held * 8 < asked * LEAST_BITS:
+    if held * 8 < asked * MIN_WEIGHT_BITS:
         raise ModelError(
             f"{folder.name}/config.json speaks of {asked:,} weights, and the .safetensors files hold {held:,} bytes. "
             "Download the model again."
         )
 
 
-def tokenizer_of(model: str, workspace: Workspace) -> Path | None:
+def find_tokenizer(model: str, workspace: Workspace) -> Path | None:
     """The model's tokenizer.json, if it is on this computer."""
-    return on_this_computer(model, workspace, "tokenizer.json")
+    return find_local_file(model, workspace, "tokenizer.json")

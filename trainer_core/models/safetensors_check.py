@@ -20,7 +20,7 @@ BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8
 BITS |= {"F16": 16, "BF16": 16, "F32": 32, "F64": 64}
 
 
-class Entry(BaseModel):
+class TensorEntry(BaseModel):
     """One tensor, as the header of a safetensors file tells it."""
 
     dtype: str
@@ -28,21 +28,21 @@ class Entry(BaseModel):
     data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
     @property
-    def bytes(self) -> float:
+    def byte_size(self) -> float:
         return math.prod(self.shape) * BITS.get(self.dtype, math.nan) / 8
 
 
-ENTRIES = TypeAdapter(dict[str, Entry])
+HEADER_ADAPTER = TypeAdapter(dict[str, TensorEntry])
 
 
-def weights(folder: Path) -> int:
+def check_weights(folder: Path) -> int:
     """Bytes of all tensors of a folder's safetensors files, each of which is checked.
 
     Raises:
         ModelError: naming the file and what is wrong with it.
     """
     check_index(folder)
-    return sum(entry.data_offsets[1] for path in folder.glob("*.safetensors") for entry in header(path).values())
+    return sum(entry.data_offsets[1] for path in folder.glob("*.safetensors") for entry in read_header(path).values())
 
 
 def check_index(folder: Path) -> None:
@@ -53,7 +53,7 @@ def check_index(folder: Path) -> None:
     """
     if not (folder / INDEX).exists():
         return
-    named = parsed(folder / INDEX, (folder / INDEX).read_bytes()).get("weight_map")
+    named = parse_json_object(folder / INDEX, (folder / INDEX).read_bytes()).get("weight_map")
     if not isinstance(named, Mapping):
         raise ModelError(f"{folder.name}/{INDEX} has no weight_map. Download the model again.")
     for name in sorted({str(one) for one in named.values()}):
@@ -67,30 +67,30 @@ def check_index(folder: Path) -> None:
             raise ModelError(f"{folder.name} lacks {name}, which its {INDEX} names. Download the model again.")
 
 
-def header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """Tensor → entry of a safetensors file: known number formats, and offsets that cover the file without gap or overlap.
 
     Raises:
         ModelError: naming the file and the first thing that is wrong.
     """
     place = f"{path.parent.name}/{path.name}"
-    raw, size = head(path)
-    told = parsed(path, raw)
+    raw, size = read_header_bytes(path)
+    told = parse_json_object(path, raw)
     told.pop("__metadata__", None)
     try:
-        entries = ENTRIES.validate_python(told)
+        entries = HEADER_ADAPTER.validate_python(told)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ModelError(
             f"{place}: its header is damaged: {where[:100]}: {first['msg']}. Download it again."
         ) from error
-    for problem in problems(entries, size):
+    for problem in header_problems(entries, size):
         raise ModelError(f"{place} is not what its header says: {problem} Download it again.")
     return entries
 
 
-def head(path: Path) -> tuple[bytes, int]:
+def read_header_bytes(path: Path) -> tuple[bytes, int]:
     """The header's text, and how many bytes follow it.
 
     Raises:
@@ -109,7 +109,7 @@ def head(path: Path) -> tuple[bytes, int]:
         return file.read(length), size - 8 - length
 
 
-def parsed(path: Path, text: bytes) -> dict[str, Any]:
+def parse_json_object(path: Path, text: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
@@ -124,7 +124,7 @@ def parsed(path: Path, text: bytes) -> dict[str, Any]:
     return found
 
 
-def problems(entries: Mapping[str, Entry], size: int) -> Iterator[str]:
+def header_problems(entries: Mapping[str, TensorEntry], size: int) -> Iterator[str]:
     """What does not fit together, the first first."""
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
@@ -135,8 +135,8 @@ def problems(entries: Mapping[str, Entry], size: int) -> Iterator[str]:
             yield f"{name[:100]} begins at byte {begin:,}, inside of the tensor before."
         if begin > at:
             yield f"nothing is said of the bytes {at:,} to {begin:,}."
-        if end - begin != entry.bytes:
-            yield f"{name[:100]} has {end - begin:,} bytes, and its shape needs {entry.bytes:,.0f}."
+        if end - begin != entry.byte_size:
+            yield f"{name[:100]} has {end - begin:,} bytes, and its shape needs {entry.byte_size:,.0f}."
         at = end
     if at != size:
         yield f"its tensors end at byte {at:,} of {size:,}."

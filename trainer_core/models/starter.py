@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from trainer_core.errors import ModelError
-from trainer_core.runs.workspace import Workspace, made
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system import durable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ CONTROL = 3
 """GGUF's token type of what ends a turn and the like: never made out of pieces of a text."""
 
 
-def folder(workspace: Workspace) -> Path:
+def ensure_starter(workspace: Workspace) -> Path:
     """Where the converted model lies, converting it first if that was never finished or was done by an earlier version.
 
     Raises:
@@ -48,20 +48,20 @@ def folder(workspace: Workspace) -> Path:
         DiskError: the folder cannot be written.
     """
     target = workspace.models / NAME
-    if unpacked(workspace):
+    if is_starter_ready(workspace):
         return target
     with FileLock(workspace.models / f".{NAME}.lock"):
-        if not unpacked(workspace):
-            convert(source(), target)
+        if not is_starter_ready(workspace):
+            convert_gguf(find_gguf(), target)
     return target
 
 
-def unpacked(workspace: Workspace) -> bool:
+def is_starter_ready(workspace: Workspace) -> bool:
     """Is it there already, as this version makes it? Else the first run converts it, which takes about a minute."""
-    return conversion(workspace.models / NAME) == CONVERSION
+    return conversion_number(workspace.models / NAME) == CONVERSION
 
 
-def conversion(model: Path) -> int:
+def conversion_number(model: Path) -> int:
     """Which conversion made a folder: 1 where none is written in it, 0 where there is no model or what is written is damaged."""
     if not (model / "config.json").exists():
         return 0
@@ -73,7 +73,7 @@ def conversion(model: Path) -> int:
         return 0
 
 
-def source() -> Path:
+def find_gguf() -> Path:
     """The GGUF file inside the installed package."""
     spec = importlib.util.find_spec(PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []
@@ -85,7 +85,7 @@ def source() -> Path:
     return gguf
 
 
-def convert(gguf: Path, target: Path) -> None:
+def convert_gguf(gguf: Path, target: Path) -> None:
     """De-quantise the GGUF file to bfloat16 safetensors, with the right begin, end and padding tokens.
 
     The folder appears under its name only when it is complete.
@@ -95,8 +95,8 @@ def convert(gguf: Path, target: Path) -> None:
 
     staging = target.with_name(f".{target.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
-    made(staging)
-    tokenizer = own_tokenizer(gguf)
+    ensure_dir(staging)
+    tokenizer = build_tokenizer(gguf)
     read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
     del read.config.quantization_config  # it describes the GGUF file, not these weights
     model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # what was read refuses to be saved
@@ -109,10 +109,10 @@ def convert(gguf: Path, target: Path) -> None:
         tokenizer.save_pretrained(staging)
         made_of = {"package": PACKAGE, "file": GGUF, "licence": "Apache-2.0", "conversion": CONVERSION}
         durable.write_atomically(staging / SOURCE, json.dumps(made_of))
-        durable.publish(staging, target)
+        durable.publish_staged(staging, target)
 
 
-def own_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
+def build_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that a GGUF file describes as "gpt2" with the pre-tokenizer "smollm": BPE of bytes, each digit a piece of its
     own, then GPT-2's pieces. A byte without a token is left out, as llama.cpp does; there are 21, none of them in ordinary text.
 

@@ -31,15 +31,15 @@ WAIT_SECONDS = 30.0
 """Where the system does not count processor time, or the processor is very busy."""
 WATCH_SECONDS = 0.5
 MEMORY_BYTES = 512 << 20
-LONGEST, TIMES_LONGER = 100_000, 4
+MAX_LETTERS, MAX_GROWTH = 100_000, 4
 """Letters that a conversation may become, beside so many times its own; real templates stay below 3,000."""
-TALK = (("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"))
-MARKS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-Given = dict[str, Any]
+TEST_CHAT = (("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"))
+TEST_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+TemplateVariables = dict[str, Any]
 """A template's variables."""
 
 
-class Refusal(Exception):
+class TemplateRefused(Exception):
     """A template's own error, or jinja's about it, at conversation `at` of those asked."""
 
     def __init__(self, at: int, words: str):
@@ -47,22 +47,22 @@ class Refusal(Exception):
         self.at = at
 
 
-class Harm(Exception):
+class TemplateUnsafe(Exception):
     """What a template does that none may, as the end of a sentence."""
 
 
-def check(folder: Path) -> None:
+def check_templates(folder: Path) -> None:
     """Try every template of a model or adapter folder.
 
     Raises:
         ModelError: one reaches for code, does not end, or takes too much memory.
     """
-    for place, template in templates(folder):
-        if problem := tried(template):
+    for place, template in find_templates(folder):
+        if problem := template_problem(template):
             raise ModelError(f"{folder.name}/{place}: the chat template {problem}. Refused.")
 
 
-def templates(folder: Path) -> Iterator[tuple[str, str]]:
+def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
     """The file, and the template in it. A file that is no JSON holds none; whoever needs it says so."""
     for path in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
         yield path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8", errors="replace")
@@ -78,33 +78,33 @@ def templates(folder: Path) -> Iterator[tuple[str, str]]:
                 yield name, template
 
 
-def tried(template: str) -> str:
+def template_problem(template: str) -> str:
     """Why this template may not be rendered, or nothing. One that refuses the roles of our conversation does no harm."""
-    render, talk = Renderer(), [{"role": role, "content": content} for role, content in TALK]
+    render, talk = TemplateSandbox(), [{"role": role, "content": content} for role, content in TEST_CHAT]
     try:
-        render(template, [given(talk, asking, MARKS) for asking in (False, True)])
-    except Refusal:
+        render(template, [template_variables(talk, asking, TEST_TOKENS) for asking in (False, True)])
+    except TemplateRefused:
         return ""  # said where a real conversation is rendered
-    except Harm as harm:
+    except TemplateUnsafe as harm:
         return str(harm)
     finally:
         render.close()
     return ""
 
 
-def given(talk: Sequence[Mapping[str, str]], asking: bool, marks: Mapping[str, Any]) -> Given:
+def template_variables(talk: Sequence[Mapping[str, str]], asking: bool, marks: Mapping[str, Any]) -> TemplateVariables:
     """What transformers hands to a template."""
     return {"messages": talk, "tools": None, "documents": None, "add_generation_prompt": asking, **marks}
 
 
-class Renderer:
+class TemplateSandbox:
     """One limited process, started when first asked, and anew after one that broke a limit. For any thread."""
 
     def __init__(self) -> None:
         self.lock, self.until = threading.Lock(), math.inf
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, template: str, asked: Sequence[Given]) -> list[str]:
+    def __call__(self, template: str, asked: Sequence[TemplateVariables]) -> list[str]:
         """The text of each conversation.
 
         Raises:
@@ -112,15 +112,15 @@ class Renderer:
             Harm: it reaches for code, does not end, or takes too much memory.
         """
         with self.lock:
-            answers = self.answers(json.dumps([template, asked]).encode() + b"\n", len(asked))
+            answers = self.request_texts(json.dumps([template, asked]).encode() + b"\n", len(asked))
         for at, (kind, words) in enumerate(answers):
             if kind:
-                raise Refusal(at, words) if kind == "refusal" else Harm(words)
+                raise TemplateRefused(at, words) if kind == "refusal" else TemplateUnsafe(words)
         return [words for _, words in answers]
 
-    def answers(self, request: bytes, count: int) -> list[tuple[str, str]]:
+    def request_texts(self, request: bytes, count: int) -> list[tuple[str, str]]:
         """What the process says to a request: texts, the last of them perhaps a refusal or a harm."""
-        process, said = self.running(), list[tuple[str, str]]()
+        process, said = self.ensure_child(), list[tuple[str, str]]()
         assert process.stdin and process.stdout
         self.until = time.monotonic() + WAIT_SECONDS
         try:
@@ -130,7 +130,7 @@ class Renderer:
                 said.append(json.loads(process.stdout.readline()))
         except (OSError, ValueError):  # it has ended: before it heard all, or before it said all
             process.kill()
-            said.append(("harm", ended(process.wait(), time.monotonic() > self.until)))
+            said.append(("harm", explain_child_exit(process.wait(), time.monotonic() > self.until)))
         except BaseException:  # it would say the rest to whoever asks next
             process.kill()
             raise
@@ -138,16 +138,16 @@ class Renderer:
             self.until = math.inf
         return said
 
-    def running(self) -> subprocess.Popen[bytes]:
+    def ensure_child(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
             command = [sys.executable, "-m", "trainer_core.models.template_sandbox"]
             self.process = subprocess.Popen(
                 command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
-            threading.Thread(target=self.watch, args=(self.process,), daemon=True).start()
+            threading.Thread(target=self.kill_overdue, args=(self.process,), daemon=True).start()
         return self.process
 
-    def watch(self, process: subprocess.Popen[bytes]) -> None:
+    def kill_overdue(self, process: subprocess.Popen[bytes]) -> None:
         """End it where an answer is overdue."""
         while process.poll() is None:
             if time.monotonic() > self.until:
@@ -160,11 +160,11 @@ class Renderer:
             self.process.communicate()
 
 
-rendered = Renderer()
+shared_sandbox = TemplateSandbox()
 """The process of this one."""
 
 
-def ended(code: int, late: bool) -> str:
+def explain_child_exit(code: int, late: bool) -> str:
     if late:
         return f"does not end within {WAIT_SECONDS:.0f} s"
     if code == -getattr(signal, "SIGPROF", 0):
@@ -172,14 +172,14 @@ def ended(code: int, late: bool) -> str:
     return f"ends its process ({code})"
 
 
-def take_over(library: Any) -> None:
+def patch_transformers(library: Any) -> None:
     """Have transformers (its `utils.chat_template_utils`) render here too, for whoever asks it to: unsloth tries a model's
     template when it loads, and TRL makes tokens of pairs."""
     assert hasattr(library, "_compile_jinja_template")
-    library._compile_jinja_template = Elsewhere
+    library._compile_jinja_template = SandboxedTemplate
 
 
-class Elsewhere:
+class SandboxedTemplate:
     """A template, as transformers asks for its text."""
 
     def __init__(self, template: str):
@@ -189,10 +189,10 @@ class Elsewhere:
         from jinja2 import TemplateError
 
         try:
-            return rendered(self.template, [variables])[0]
-        except Refusal as refusal:
+            return shared_sandbox(self.template, [variables])[0]
+        except TemplateRefused as refusal:
             raise TemplateError(str(refusal)) from refusal
-        except Harm as harm:
+        except TemplateUnsafe as harm:
             raise ModelError(f"The model's chat template {harm}. Take another model.") from harm
 
 
@@ -200,17 +200,17 @@ class Elsewhere:
 
 
 def main() -> None:
-    limit()
+    limit_resources()
     from jinja2.exceptions import SecurityError
 
-    compiled = lru_cache(maxsize=8)(environment().from_string)
+    compiled = lru_cache(maxsize=8)(jinja_environment().from_string)
     for line in sys.stdin.buffer:
         template, asked = json.loads(line)
         for variables in asked:
             letters = len(str(variables["messages"]))
-            allow(letters)
+            extend_cpu_time(letters)
             try:
-                answer = "", text_of(compiled(template), variables, LONGEST + TIMES_LONGER * letters)
+                answer = "", render_bounded(compiled(template), variables, MAX_LETTERS + MAX_GROWTH * letters)
             except SecurityError:
                 answer = "harm", "reaches for Python's own objects, as only an attack does"
             except (MemoryError, OverflowError, RecursionError):
@@ -223,7 +223,7 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def text_of(template: Any, variables: Given, room: int) -> str:
+def render_bounded(template: Any, variables: TemplateVariables, room: int) -> str:
     pieces = list[str]()
     for piece in template.generate(**variables):
         pieces.append(piece)
@@ -233,7 +233,7 @@ def text_of(template: Any, variables: Given, room: int) -> str:
     return "".join(pieces)
 
 
-def allow(letters: int) -> None:
+def extend_cpu_time(letters: int) -> None:
     """More time for one more conversation, never more than `CPU_SECONDS`; the system ends the process when it is spent."""
     if sys.platform != "win32":
         left, _ = signal.getitimer(signal.ITIMER_PROF)
@@ -241,7 +241,7 @@ def allow(letters: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, min(left + more, CPU_SECONDS))
 
 
-def limit() -> None:
+def limit_resources() -> None:
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     if sys.platform == "linux":
@@ -251,7 +251,7 @@ def limit() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def environment():  # type: ignore[no-untyped-def]
+def jinja_environment():  # type: ignore[no-untyped-def]
     """The sandbox of transformers, but what it would quietly leave out is an error here."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError

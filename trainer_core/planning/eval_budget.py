@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer_core.methods.steps import spaced
-from trainer_core.runs.events import Evaluated
+from trainer_core.methods.steps import is_spaced_step
+from trainer_core.runs.events import Evaluation
 
-SHARE = 0.04
+EVAL_TIME_SHARE = 0.04
 """Of the stage's training time, at most; 5 % are promised, and what a check disturbs beside its own time has to fit as well …"""
 GRACE_SECONDS = 2.0
 """… but so much in any case: a run of a minute would have no held-out curve otherwise."""
-FORWARD = 0.5
+FORWARD_COST = 0.5
 """Of a row's time in training, the part that a check takes: with frozen weights the way back costs as much as the way forth.
 Where activations are computed again it is a third, so a check is then cheaper than expected."""
-LEAST, MOST = 4, 256
+MIN_EVAL_ROWS, MAX_EVAL_ROWS = 4, 256
 """Rows. Fewer say too little, more say nothing new."""
 
 
 @dataclass(frozen=True)
-class Budget:
+class EvalBudget:
     """The bound for one stage.
 
     checks: asked for, evenly spaced. total: optimiser steps. step_rows: rows of a step. passes: over the rows in the first
@@ -36,31 +36,33 @@ class Budget:
     step_rows: int
     passes: int
 
-    def seconds(self, step_seconds: float) -> float:
+    def allowed_seconds(self, step_seconds: float) -> float:
         """That all checks may take."""
-        return max(SHARE * step_seconds * self.total, GRACE_SECONDS)
+        return max(EVAL_TIME_SHARE * step_seconds * self.total, GRACE_SECONDS)
 
     def row_seconds(self, step_seconds: float) -> float:
         """What a row should take in a check, by what it takes in training."""
-        return max(FORWARD * step_seconds / self.step_rows, 1e-6)
+        return max(FORWARD_COST * step_seconds / self.step_rows, 1e-6)
 
-    def rows(self, there: int, step_seconds: float) -> int:
+    def rows_per_check(self, there: int, step_seconds: float) -> int:
         """How many of the rows that there are each check measures."""
         passes = self.checks + self.passes - 1
-        affordable = int(self.seconds(step_seconds) / (self.row_seconds(step_seconds) * passes))
-        return min(max(affordable, LEAST), MOST, there)
+        affordable = int(self.allowed_seconds(step_seconds) / (self.row_seconds(step_seconds) * passes))
+        return min(max(affordable, MIN_EVAL_ROWS), MAX_EVAL_ROWS, there)
 
-    def due(self, step: int, made: Sequence[Evaluated], there: int, step_seconds: float) -> bool:
+    def is_due(self, step: int, made: Sequence[Evaluation], there: int, step_seconds: float) -> bool:
         """Is this step one of the evenly spaced ones, as many as can still be paid for? The last step is one in any case."""
-        if not there or not spaced(step, self.total, self.checks):
+        if not there or not is_spaced_step(step, self.total, self.checks):
             return False
         at, before = (one * self.checks // self.total for one in (step, made[-1].step if made else 0))
-        return spaced(at - before, self.checks - before, max(1, self.affordable(made, there, step_seconds)))
+        return is_spaced_step(
+            at - before, self.checks - before, max(1, self.affordable_checks(made, there, step_seconds))
+        )
 
-    def affordable(self, made: Sequence[Evaluated], there: int, step_seconds: float) -> int:
+    def affordable_checks(self, made: Sequence[Evaluation], there: int, step_seconds: float) -> int:
         """How many more checks can be paid for: by the last one, or by what a row should take before there was one."""
-        allowed = self.seconds(step_seconds)
+        allowed = self.allowed_seconds(step_seconds)
         if not made:
-            return int(allowed / (min(LEAST, there) * self.row_seconds(step_seconds))) - (self.passes - 1)
+            return int(allowed / (min(MIN_EVAL_ROWS, there) * self.row_seconds(step_seconds))) - (self.passes - 1)
         last = made[-1].seconds / (self.passes if len(made) == 1 else 1)
         return int((allowed - sum(one.seconds for one in made)) / max(last, 1e-6))

@@ -11,114 +11,116 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from trainer_core.config.changes import changed
-from trainer_core.config.recipe import Lora, Memory, Method, Recipe
+from trainer_core.config.changes import with_changes
+from trainer_core.config.recipe import Lora, MemoryOptions, Method, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import Advice, DataFacts
+from trainer_core.methods.base import Advice, DatasetStats
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.models.architecture import Shape
-from trainer_core.planning.measurements import Known
+from trainer_core.models.architecture import Architecture
+from trainer_core.planning.measurements import MeasuredMemory
 from trainer_core.planning.memory_model import (
-    LONG,
+    LONG_ROW_TOKENS,
     SAFE_SHARE,
-    Base,
+    BaseFormat,
     Device,
-    Estimate,
-    Setup,
-    estimate,
-    moved_bytes,
-    settled,
-    setup_of,
+    MemoryEstimate,
+    StageSetup,
+    build_setup,
+    embedding_offload_bytes,
+    estimate_memory,
+    resolve_base_format,
     with_batch,
 )
 from trainer_core.planning.recommendations import (
     EFFECTIVE_BATCH,
-    Restraint,
-    bare,
-    length_told,
-    lora_for,
-    named,
-    training_for,
+    FitLimits,
+    advice_reasons,
+    advice_values,
+    describe_length,
+    recommend_lora,
+    recommend_training,
 )
 from trainer_core.runs.events import Stage
-from trainer_core.schema import Strict
-from trainer_core.system.hardware import Machine, gb
+from trainer_core.schema import StrictModel
+from trainer_core.system.hardware import Machine, format_gb
 
 BUSY_TOKENS: dict[Device, int] = {"cuda": 8192, "cpu": 1024}
 """Tokens per micro-batch above which a device gains little: unpacking NF4 costs 4 to 5 % of the time at 8,192 on CUDA."""
 
-RESTRAINTS = (
-    Restraint(),
-    Restraint(share=0.95),
-    *(Restraint(0.95, rank) for rank in (64, 32, 16, 8)),
-    *(Restraint(share, rank=8) for share in (0.9, 0.75, 0.5)),
-    *(Restraint(0.5, rank=8, tokens=tokens) for tokens in (1024, 512, 256)),
+FIT_LIMITS = (
+    FitLimits(),
+    FitLimits(share=0.95),
+    *(FitLimits(0.95, rank) for rank in (64, 32, 16, 8)),
+    *(FitLimits(share, rank=8) for share in (0.9, 0.75, 0.5)),
+    *(FitLimits(0.5, rank=8, tokens=tokens) for tokens in (1024, 512, 256)),
 )
 """What is given up, in this order: the longest rows, rank, longer and longer rows; no stage more than it must."""
-RELIEFS = ((Restraint(), False), *((restraint, True) for restraint in RESTRAINTS))
+FIT_ATTEMPTS = ((FitLimits(), False), *((restraint, True) for restraint in FIT_LIMITS))
 """With each: does the token table lie in main memory? That leaves the result as it is, so it comes before all that does not."""
 
-Plan = dict[str, Setup]
+StageSetups = dict[str, StageSetup]
 """Stage -> its setup."""
-Draft = tuple[Plan, dict[str, str]]
+FitCandidate = tuple[StageSetups, dict[str, str]]
 """A plan and its reasons."""
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """Where a run will live: free bytes to plan with, on a card or in the machine's main memory, and what was measured there."""
 
     device: Device
     free: int
     bfloat16: bool = False
-    known: Known = Known()
+    known: MeasuredMemory = MeasuredMemory()
 
     @classmethod
-    def of(cls, machine: Machine, own_pids: Iterable[int] = ()) -> Room:
+    def for_machine(cls, machine: Machine, own_pids: Iterable[int] = ()) -> MemoryBudget:
         """The machine's best card; without one, its processor. Memory of our own workers counts as free."""
-        if machine.best:
-            return cls("cuda", machine.best.budget_bytes(own_pids))
+        if machine.best_gpu:
+            return cls("cuda", machine.best_gpu.budget_bytes(own_pids))
         return cls("cpu", machine.cpu.budget_bytes(), machine.cpu.bfloat16)
 
-    def takes(self, setup: Setup) -> Estimate:
+    def estimate(self, setup: StageSetup) -> MemoryEstimate:
         """The peak of a stage here, as measured or as reckoned."""
-        return estimate(setup, measurement=self.known.of(setup))
+        return estimate_memory(setup, measurement=self.known.find(setup))
 
-    def holds(self, setup: Setup) -> bool:
+    def fits(self, setup: StageSetup) -> bool:
         """Safely: about 85 % of what is free, and the upper estimate not above it."""
-        planned = self.takes(setup)
+        planned = self.estimate(setup)
         return planned.upper <= self.free and planned.middle <= SAFE_SHARE * self.free
 
-    def holds_all(self, plan: Plan) -> bool:
-        return all(self.holds(setup) for setup in plan.values())
+    def fits_all(self, plan: StageSetups) -> bool:
+        return all(self.fits(setup) for setup in plan.values())
 
 
 @dataclass(frozen=True)
-class Planned:
+class FittedSettings:
     """Settings, what they take, and a reason for each by its name in the recipe (`lora.rank`, `sft.batch_size`, …).
 
     `skip_layers`: by stage, layers that need not be recomputed because memory is left for them. `memory`: the token table goes
     to main memory where that is needed.
     """
 
-    base: Base
+    base: BaseFormat
     lora: Lora
     sft: Sft
     dpo: Dpo
-    memory: Memory
+    memory: MemoryOptions
     skip_layers: dict[str, int]
-    estimates: dict[str, Estimate]
+    estimates: dict[str, MemoryEstimate]
     reasons: dict[str, str]
 
-    def applied(self, recipe: Recipe) -> Recipe:
+    def apply_to_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe with these settings."""
         memory = recipe.memory.model_copy(update={"offload_embedding": self.memory.offload_embedding})
         parts = {"lora": self.lora, "sft": self.sft, "dpo": self.dpo, "memory": memory}
         return recipe.model_copy(update={"precision": self.base, **parts})
 
 
-def settings_for(room: Room, shape: Shape, method: Method, data: DataFacts, asked: Recipe | None = None) -> Planned:
+def fit_settings(
+    room: MemoryBudget, shape: Architecture, method: Method, data: DatasetStats, asked: Recipe | None = None
+) -> FittedSettings:
     """The settings for this data on this device, spending what memory is left on speed.
 
     Args:
@@ -128,193 +130,207 @@ def settings_for(room: Room, shape: Shape, method: Method, data: DataFacts, aske
         DeviceError: the model does not fit at its smallest, with the bytes needed and free.
     """
     asked = (asked or Recipe()).model_copy(update={"method": method})
-    plan, reasons = fitting(room, shape, asked, data)
-    spend = spent_on_card if room.device == "cuda" else spent_on_processor
-    return planned(room, spend(room, plan, reasons), reasons)
+    plan, reasons = find_fitting_plan(room, shape, asked, data)
+    spend = use_spare_memory if room.device == "cuda" else use_spare_cpu_memory
+    return build_fitted_settings(room, spend(room, plan, reasons), reasons)
 
 
 @dataclass(frozen=True)
-class Wish:
+class FitRequest:
     """What a plan is drawn up from: the model in this format, the recipe as asked, the data."""
 
-    shape: Shape
-    base: Base
+    shape: Architecture
+    base: BaseFormat
     asked: Recipe
-    data: DataFacts
+    data: DatasetStats
 
 
-def fitting(room: Room, shape: Shape, asked: Recipe, data: DataFacts) -> Draft:
+def find_fitting_plan(room: MemoryBudget, shape: Architecture, asked: Recipe, data: DatasetStats) -> FitCandidate:
     """The first plan at batch 1 that fits, and why it is so: what the data asks for, or less and less of it."""
-    for base, why in bases(room, shape):
-        wish = Wish(shape, base, asked, data)
-        for restraint, away in RELIEFS:
-            if found := least_cut(room, wish, restraint, away):
+    for base, why in base_formats(room, shape):
+        wish = FitRequest(shape, base, asked, data)
+        for restraint, away in FIT_ATTEMPTS:
+            if found := least_limited_plan(room, wish, restraint, away):
                 plan, reasons = found
-                return plan, {"precision": why, "memory.offload_embedding": table_reason(plan)} | reasons
+                return plan, {"precision": why, "memory.offload_embedding": embedding_reason(plan)} | reasons
             if base != "nf4":  # a smaller format costs less than a shorter length
                 break
-    raise DeviceError(too_small(room, drafts(room, wish, dict.fromkeys(asked.method.stages, restraint), away)))
+    raise DeviceError(
+        too_small_message(room, candidates(room, wish, dict.fromkeys(asked.method.stages, restraint), away))
+    )
 
 
-def least_cut(room: Room, wish: Wish, restraint: Restraint, away: bool) -> Draft | None:
+def least_limited_plan(room: MemoryBudget, wish: FitRequest, restraint: FitLimits, away: bool) -> FitCandidate | None:
     """The plan under this restraint, if it fits; then each stage as long as fits, so that none is cut for the other's sake."""
     each = dict.fromkeys(wish.asked.method.stages, restraint)
-    found = held(room, drafts(room, wish, each, away))
-    milder = [replace(one, rank=restraint.rank) for one in RESTRAINTS[: RESTRAINTS.index(restraint)]]
+    found = first_fitting(room, candidates(room, wish, each, away))
+    milder = [replace(one, rank=restraint.rank) for one in FIT_LIMITS[: FIT_LIMITS.index(restraint)]]
     for stage in each if found else ():
         for one in dict.fromkeys(milder):
-            if longer := held(room, drafts(room, wish, each | {stage: one}, away)):
+            if longer := first_fitting(room, candidates(room, wish, each | {stage: one}, away)):
                 found, each = longer, each | {stage: one}
                 break
     return found
 
 
-def held(room: Room, some: Iterable[Draft]) -> Draft | None:
+def first_fitting(room: MemoryBudget, some: Iterable[FitCandidate]) -> FitCandidate | None:
     """The first that fits."""
-    return next((draft for draft in some if room.holds_all(draft[0])), None)
+    return next((draft for draft in some if room.fits_all(draft[0])), None)
 
 
-def drafts(room: Room, wish: Wish, each: Mapping[Stage, Restraint], away: bool) -> Iterator[Draft]:
+def candidates(
+    room: MemoryBudget, wish: FitRequest, each: Mapping[Stage, FitLimits], away: bool
+) -> Iterator[FitCandidate]:
     """The plan within these restraints; then, where rows are short, with 512 tokens for all stages, or for the first alone.
 
     A model that is loaded for so many keeps what lies between its layers in main memory, which may save the card more than
     the longer rows take.
     """
-    plan, reasons = by_data(room, wish, each, away)
+    plan, reasons = plan_from_data(room, wish, each, away)
     yield plan, reasons
-    if room.device == "cuda" and wish.shape.context >= LONG and not any(setup.long for setup in plan.values()):
+    if (
+        room.device == "cuda"
+        and wish.shape.context >= LONG_ROW_TOKENS
+        and not any(setup.is_long for setup in plan.values())
+    ):
         for stages in (tuple(plan), tuple(plan)[:1]):
-            yield raised(plan, stages), reasons | raised_reasons(plan, stages, wish.data)
+            yield with_long_rows(plan, stages), reasons | long_row_reasons(plan, stages, wish.data)
 
 
-def bases(room: Room, shape: Shape) -> Iterator[tuple[Base, str]]:
+def base_formats(room: MemoryBudget, shape: Architecture) -> Iterator[tuple[BaseFormat, str]]:
     """The format this device starts with, and the smaller ones."""
-    base, why = settled("auto", room.device, room.bfloat16, shape.quantised)
+    base, why = resolve_base_format("auto", room.device, room.bfloat16, shape.quantised)
     yield base, why
-    sizes: tuple[Base, ...] = ("fp32", "bf16", "nf4")
+    sizes: tuple[BaseFormat, ...] = ("fp32", "bf16", "nf4")
     for smaller in sizes[sizes.index(base) + 1 :]:
         yield smaller, f"{smaller} base: a larger format does not fit"
 
 
-def by_data(room: Room, wish: Wish, each: Mapping[Stage, Restraint], away: bool) -> Draft:
+def plan_from_data(room: MemoryBudget, wish: FitRequest, each: Mapping[Stage, FitLimits], away: bool) -> FitCandidate:
     """Every stage at batch 1 as the data asks for it within its restraint, and why. `away`: the token table in main memory."""
     asked, data = wish.asked, wish.data
-    advice: dict[str, Advice] = {"lora": lora_for(asked.method, data, next(iter(each.values())))}
-    lora = Lora.model_validate(asked.lora.model_dump() | bare(advice["lora"]))
+    advice: dict[str, Advice] = {"lora": recommend_lora(asked.method, data, next(iter(each.values())))}
+    lora = Lora.model_validate(asked.lora.model_dump() | advice_values(advice["lora"]))
     for stage, restraint in each.items():
-        advice[stage] = training_for(stage, wish.shape, lora, data, restraint)
-    decided = {f"{part}.{name}": value for part, one in advice.items() for name, value in bare(one).items()}
-    recipe = changed(asked, decided | {"memory.offload_embedding": "on" if away else "auto"})
-    plan: Plan = {
-        stage: setup_of(recipe, stage, wish.shape, wish.base, room.device, data.lengths(stage).longest)
+        advice[stage] = recommend_training(stage, wish.shape, lora, data, restraint)
+    decided = {f"{part}.{name}": value for part, one in advice.items() for name, value in advice_values(one).items()}
+    recipe = with_changes(asked, decided | {"memory.offload_embedding": "on" if away else "auto"})
+    plan: StageSetups = {
+        stage: build_setup(recipe, stage, wish.shape, wish.base, room.device, data.length_quantiles(stage).longest)
         for stage in each
     }
-    return plan, {key: why for part, one in advice.items() for key, why in named(part, one).items()}
+    return plan, {key: why for part, one in advice.items() for key, why in advice_reasons(part, one).items()}
 
 
-def raised(plan: Plan, stages: Iterable[str]) -> Plan:
+def with_long_rows(plan: StageSetups, stages: Iterable[str]) -> StageSetups:
     """The plan with 512 tokens in these stages; the whole model is loaded for them."""
-    longer = {stage: plan[stage].training.model_copy(update={"max_length": LONG}) for stage in stages}
+    longer = {stage: plan[stage].training.model_copy(update={"max_length": LONG_ROW_TOKENS}) for stage in stages}
     return {
-        stage: replace(setup, training=longer.get(stage, setup.training), loads=LONG) for stage, setup in plan.items()
+        stage: replace(setup, training=longer.get(stage, setup.training), loads=LONG_ROW_TOKENS)
+        for stage, setup in plan.items()
     }
 
 
-def raised_reasons(plan: Plan, stages: Iterable[str], data: DataFacts) -> dict[str, str]:
+def long_row_reasons(plan: StageSetups, stages: Iterable[str], data: DatasetStats) -> dict[str, str]:
     why = "from 512 tokens on, what lies between the layers is kept in main memory: that takes less of the card than {}"
     return {
-        f"{stage}.max_length": f"{length_told(data.lengths(stage), LONG)}; {why.format(plan[stage].training.max_length)}"
+        f"{stage}.max_length": f"{describe_length(data.length_quantiles(stage), LONG_ROW_TOKENS)}; "
+        f"{why.format(plan[stage].training.max_length)}"
         for stage in stages
     }
 
 
-def table_reason(plan: Plan) -> str:
+def embedding_reason(plan: StageSetups) -> str:
     setup = next(iter(plan.values()))
     if setup.offload_embedding:
-        return f"on: the token table's {gb(moved_bytes(setup))} lie in main memory, and the result stays the same"
+        return (
+            f"on: the token table's {format_gb(embedding_offload_bytes(setup))} lie in main "
+            f"memory, and the result stays the same"
+        )
     if setup.device == "cpu":
         return "the processor has one memory"
     return "left to Unsloth: the plan needs no room from it"
 
 
-def too_small(room: Room, some: Iterable[Draft]) -> str:
+def too_small_message(room: MemoryBudget, some: Iterable[FitCandidate]) -> str:
     """Of the plans with the least of everything, the smallest in numbers."""
-    needed, plan = min(((needs(room, plan), plan) for plan, _ in some), key=lambda one: one[0])
+    needed, plan = min(((peak_bytes(room, plan), plan) for plan, _ in some), key=lambda one: one[0])
     setup = next(iter(plan.values()))
     at = f"{setup.base} base, batch 1, {setup.training.max_length} tokens, rank {setup.lora.rank}"
     at += ", embedding in main memory" if setup.offload_embedding else ""
     where = "on the card" if room.device == "cuda" else "of main memory"
     unsafe = ": too little to be safe" if needed <= room.free else ""
     return (
-        f"This model needs up to {gb(needed)} at its smallest ({at}), and {gb(room.free)} {where} are free{unsafe}. "
+        f"This model needs up to {format_gb(needed)} at its smallest ({at}), and "
+        f"{format_gb(room.free)} {where} are free{unsafe}. "
         "Take a smaller model, or close other programs that hold memory."
     )
 
 
-def needs(room: Room, plan: Plan) -> int:
-    return max(room.takes(setup).upper for setup in plan.values())
+def peak_bytes(room: MemoryBudget, plan: StageSetups) -> int:
+    return max(room.estimate(setup).upper for setup in plan.values())
 
 
-def spent_on_card(room: Room, plan: Plan, reasons: dict[str, str]) -> Plan:
+def use_spare_memory(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> StageSetups:
     """In this order: tokens per micro-batch to 8,192, a 16-bit base, layers kept instead of recomputed, more tokens."""
-    plan = {stage: grown(room, setup, BUSY_TOKENS["cuda"]) for stage, setup in plan.items()}
-    plan = with_whole_base(room, plan, reasons)
-    plan = {stage: with_kept_layers(room, setup) for stage, setup in plan.items()}
-    plan = {stage: grown(room, setup) for stage, setup in plan.items()}
+    plan = {stage: largest_batch(room, setup, BUSY_TOKENS["cuda"]) for stage, setup in plan.items()}
+    plan = try_16_bit_base(room, plan, reasons)
+    plan = {stage: with_skip_layers(room, setup) for stage, setup in plan.items()}
+    plan = {stage: largest_batch(room, setup) for stage, setup in plan.items()}
     for stage, setup in plan.items():
         reasons |= batch_reasons(stage, setup)
-        reasons[f"{stage}.skip_layers"] = kept_reason(setup)
+        reasons[f"{stage}.skip_layers"] = skip_layers_reason(setup)
     return plan
 
 
-def spent_on_processor(room: Room, plan: Plan, reasons: dict[str, str]) -> Plan:
-    plan = {stage: grown(room, setup, BUSY_TOKENS["cpu"]) for stage, setup in plan.items()}
+def use_spare_cpu_memory(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> StageSetups:
+    plan = {stage: largest_batch(room, setup, BUSY_TOKENS["cpu"]) for stage, setup in plan.items()}
     for stage, setup in plan.items():
         reasons |= batch_reasons(stage, setup)
         reasons[f"{stage}.skip_layers"] = "nothing is recomputed on the processor"
     return plan
 
 
-def grown(room: Room, setup: Setup, tokens: float = math.inf) -> Setup:
+def largest_batch(room: MemoryBudget, setup: StageSetup, tokens: float = math.inf) -> StageSetup:
     """The batch doubled as often as it fits, within so many tokens and the effective batch."""
     larger = with_batch(setup, setup.training.batch_size * 2, EFFECTIVE_BATCH)
-    if larger.training.batch_size > EFFECTIVE_BATCH or larger.tokens > tokens or not room.holds(larger):
+    if larger.training.batch_size > EFFECTIVE_BATCH or larger.batch_tokens > tokens or not room.fits(larger):
         return setup
-    return grown(room, larger, tokens)
+    return largest_batch(room, larger, tokens)
 
 
-def with_whole_base(room: Room, plan: Plan, reasons: dict[str, str]) -> Plan:
+def try_16_bit_base(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> StageSetups:
     """A 16-bit base if every stage fits with it; a repository that is in 4 bit stays as it is."""
     whole = {stage: replace(setup, base="bf16") for stage, setup in plan.items()}
     if any(setup.shape.quantised for setup in plan.values()):
         reasons["precision"] = "the model comes in 4 bit"
         return plan
-    if not room.holds_all(whole):
+    if not room.fits_all(whole):
         reasons["precision"] = "4-bit base: a 16-bit one does not fit beside these batches"
         return plan
     reasons["precision"] = "16-bit base: it fits as well, and nothing has to be unpacked (1.1 to 1.3 times as fast)"
     return whole
 
 
-def with_kept_layers(room: Room, setup: Setup) -> Setup:
+def with_skip_layers(room: MemoryBudget, setup: StageSetup) -> StageSetup:
     counts = range(1, setup.shape.layers + 1)
-    held = bisect_right(counts, False, key=lambda count: not room.holds(replace(setup, skip_layers=count)))
+    held = bisect_right(counts, False, key=lambda count: not room.fits(replace(setup, skip_layers=count)))
     return replace(setup, skip_layers=held)
 
 
-def kept_reason(setup: Setup) -> str:
+def skip_layers_reason(setup: StageSetup) -> str:
     if not setup.skip_layers:
         return "every layer is recomputed: there is no memory to keep one"
     about = f"about {setup.skip_layers} of {setup.shape.layers} layers kept instead of recomputed"
     return f"{about}: memory is left for them; how many in fact is settled after the first step"
 
 
-def batch_reasons(stage: str, setup: Setup) -> dict[str, str]:
+def batch_reasons(stage: str, setup: StageSetup) -> dict[str, str]:
     training, larger = setup.training, with_batch(setup, setup.training.batch_size * 2, EFFECTIVE_BATCH)
     if training.batch_size == EFFECTIVE_BATCH:
         why = "the whole effective batch at once"
-    elif larger.tokens > BUSY_TOKENS[setup.device]:
-        why = f"{setup.tokens:,} tokens at once keep the device busy"
+    elif larger.batch_tokens > BUSY_TOKENS[setup.device]:
+        why = f"{setup.batch_tokens:,} tokens at once keep the device busy"
     else:
         why = f"{larger.training.batch_size} would not fit safely"
     total = f"{training.batch_size} × {training.accumulation} = {EFFECTIVE_BATCH} for each step"
@@ -324,25 +340,25 @@ def batch_reasons(stage: str, setup: Setup) -> dict[str, str]:
     }
 
 
-def planned(room: Room, plan: Plan, reasons: dict[str, str]) -> Planned:
+def build_fitted_settings(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> FittedSettings:
     """The plan as settings. What nothing spoke for keeps its default and the reason in its own description."""
     one = next(iter(plan.values()))
     sft = plan["sft"].training if "sft" in plan else Sft()
     dpo = plan["dpo"].training if "dpo" in plan else Dpo()
-    parts: dict[str, type[Strict]] = {"lora": Lora, "sft": Sft, "dpo": Dpo, "memory": Memory}
+    parts: dict[str, type[StrictModel]] = {"lora": Lora, "sft": Sft, "dpo": Dpo, "memory": MemoryOptions}
     told = {
         f"{part}.{name}": field.description or ""
         for part, model in parts.items()
         if part in ("lora", "memory", *plan)
         for name, field in model.model_fields.items()
     }
-    return Planned(
+    return FittedSettings(
         base=one.base,
         lora=one.lora,
         sft=Sft.model_validate(sft.model_dump()),  # copies with changes are not checked by pydantic
         dpo=Dpo.model_validate(dpo.model_dump()),
-        memory=Memory(offload_embedding="on" if one.offload_embedding else "auto"),
+        memory=MemoryOptions(offload_embedding="on" if one.offload_embedding else "auto"),
         skip_layers={stage: setup.skip_layers for stage, setup in plan.items()},
-        estimates={stage: room.takes(setup) for stage, setup in plan.items()},
+        estimates={stage: room.estimate(setup) for stage, setup in plan.items()},
         reasons=told | reasons,
     )

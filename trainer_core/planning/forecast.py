@@ -13,35 +13,35 @@ from typing import Any
 
 from trainer_core.config import changes
 from trainer_core.config.recipe import Recipe
-from trainer_core.data import Counts
+from trainer_core.data import RowCounts
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import DataFacts, Lengths
-from trainer_core.methods.steps import planned_steps
-from trainer_core.models.architecture import Shape
-from trainer_core.planning.fitting import Planned, Room, settings_for, with_kept_layers
-from trainer_core.planning.measurements import Known
+from trainer_core.methods.base import DatasetStats, LengthQuantiles
+from trainer_core.methods.steps import count_steps
+from trainer_core.models.architecture import Architecture
+from trainer_core.planning.fitting import FittedSettings, MemoryBudget, fit_settings, with_skip_layers
+from trainer_core.planning.measurements import MeasuredMemory
 from trainer_core.planning.memory_model import (
-    Base,
-    Estimate,
+    BaseFormat,
+    FitVerdict,
     Measurement,
-    Part,
-    Setup,
-    Verdict,
+    MemoryEstimate,
+    MemoryPart,
+    StageSetup,
+    build_setup,
+    certain_bytes,
     disk_parts,
-    most,
-    settled,
-    setup_of,
-    surely,
-    verdict,
+    fit_verdict,
+    peak_estimate,
+    resolve_base_format,
 )
 from trainer_core.planning.recommendations import EFFECTIVE_BATCH
-from trainer_core.system.hardware import GIB, Machine, gb, reserve
+from trainer_core.system.hardware import GIB, Machine, format_gb, reserve_bytes
 
-STEP = 64 * 2**20
+FREE_ROUNDING_BYTES = 64 * 2**20
 """Free memory is taken in whole steps of this many bytes, so that a plan does not flicker with every other program."""
-WORTH_SAYING = 0.005
+MIN_COST_SHARE = 0.005
 """An edit that moves less than this share of the whole is not said to cost anything."""
-CHOSEN = {
+FITTED_KEYS = {
     "lora": ("rank", "alpha", "rslora", "dropout"),
     "sft": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate"),
     "dpo": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", "beta"),
@@ -51,7 +51,7 @@ CHOSEN = {
 
 
 @dataclass(frozen=True)
-class Value:
+class SettingExplanation:
     """One setting: its key in the recipe, its value, and why. Where the chooser would take another: that one, and the bytes
     that the present one takes more (less, if negative)."""
 
@@ -66,7 +66,11 @@ class Value:
         """`2,048 instead of 512: 3.1 GB more. length 512: covers every row`; the reason alone where nothing else is meant."""
         if not self.chosen:
             return self.why
-        more = f"{gb(abs(self.costs))} {'more' if self.costs > 0 else 'less'}. " if abs(self.costs) > 0.05 * GIB else ""
+        more = (
+            f"{format_gb(abs(self.costs))} {'more' if self.costs > 0 else 'less'}. "
+            if abs(self.costs) > 0.05 * GIB
+            else ""
+        )
         return f"{self.value} instead of {self.chosen}: {more}{self.why}"
 
 
@@ -80,10 +84,10 @@ class Forecast:
 
     device: str
     free: int
-    stages: Mapping[str, Estimate]
-    verdict: Verdict
-    values: tuple[Value, ...]
-    disk: tuple[Part, ...]
+    stages: Mapping[str, MemoryEstimate]
+    verdict: FitVerdict
+    values: tuple[SettingExplanation, ...]
+    disk: tuple[MemoryPart, ...]
     disk_free: int
     host_free: int
     holders: str = ""
@@ -92,27 +96,27 @@ class Forecast:
     notes: tuple[str, ...] = ()
 
     @property
-    def stage(self) -> str:
+    def peak_stage(self) -> str:
         """The stage with the highest peak."""
         return max(self.stages, key=lambda stage: self.stages[stage].upper)
 
     @property
-    def peak(self) -> Estimate:
+    def peak(self) -> MemoryEstimate:
         """What the run needs."""
-        return self.stages[self.stage]
+        return self.stages[self.peak_stage]
 
     @property
-    def edits(self) -> tuple[Value, ...]:
+    def costly_changes(self) -> tuple[SettingExplanation, ...]:
         """What is not as the chooser would have it and moves memory; the most expensive first."""
-        costly = [one for one in self.values if one.chosen and abs(one.costs) > WORTH_SAYING * self.peak.middle]
+        costly = [one for one in self.values if one.chosen and abs(one.costs) > MIN_COST_SHARE * self.peak.middle]
         return tuple(sorted(costly, key=lambda one: -one.costs))
 
 
 @dataclass(frozen=True)
-class Place:
+class TargetMachine:
     """Where a run would live, in words and bytes."""
 
-    room: Room
+    room: MemoryBudget
     device: str
     holders: str = ""
     host_free: int = 0
@@ -121,115 +125,125 @@ class Place:
     """The card's UUID, or the processor's name."""
 
     @classmethod
-    def of(cls, machine: Machine, own_pids: tuple[int, ...] = (), disk_free: int = 0, use_card: bool = True) -> Place:
+    def current_machine(
+        cls, machine: Machine, own_pids: tuple[int, ...] = (), disk_free: int = 0, use_card: bool = True
+    ) -> TargetMachine:
         """The machine as it is now; memory of our own workers counts as free."""
-        card = machine.best if use_card else None
-        room = Room.of(machine if card else replace(machine, gpus=()), own_pids)
-        room = replace(room, free=room.free // STEP * STEP)
-        words = f"{card.memory_sentence} {gb(reserve(card.total_bytes))} stay in reserve." if card else ""
+        card = machine.best_gpu if use_card else None
+        room = MemoryBudget.for_machine(machine if card else replace(machine, gpus=()), own_pids)
+        room = replace(room, free=room.free // FREE_ROUNDING_BYTES * FREE_ROUNDING_BYTES)
+        words = f"{card.memory_sentence} {format_gb(reserve_bytes(card.total_bytes))} stay in reserve." if card else ""
         name, own = (card.name, card.uuid) if card else (machine.cpu.name, machine.cpu.name)
         return cls(room, name, words, machine.cpu.budget_bytes(), disk_free, own)
 
     @classmethod
-    def imagined(cls, gib: float, machine: Machine, disk_free: int = 0) -> Place:
+    def empty_card(cls, gib: float, machine: Machine, disk_free: int = 0) -> TargetMachine:
         """An empty card of this size in this machine."""
         total = round(gib * GIB)
-        room = Room("cuda", max(0, total - reserve(total)))
+        room = MemoryBudget("cuda", max(0, total - reserve_bytes(total)))
         return cls(room, f"an empty card of {gib:g} GB", "", machine.cpu.budget_bytes(), disk_free)
 
 
-def facts(found: Counts) -> DataFacts:
+def dataset_stats(found: RowCounts) -> DatasetStats:
     """Row counts and lengths as the chooser wants them."""
-    lengths = {stage: Lengths(points) for stage, points in found.lengths.items()}
-    return DataFacts(found.sft, found.dpo, lengths.get("sft"), lengths.get("dpo"))
+    lengths = {stage: LengthQuantiles(points) for stage, points in found.lengths.items()}
+    return DatasetStats(found.sft, found.dpo, lengths.get("sft"), lengths.get("dpo"))
 
 
-def forecast(
-    recipe: Recipe, shape: Shape, place: Place, found: Counts, known: Mapping[str, Measurement] | None = None
+def make_forecast(
+    recipe: Recipe,
+    shape: Architecture,
+    place: TargetMachine,
+    found: RowCounts,
+    known: Mapping[str, Measurement] | None = None,
 ) -> Forecast:
     """The whole answer; a few milliseconds. `known`: what was measured on this computer, see `measured.recall`."""
-    data = facts(found)
-    room = replace(place.room, known=Known.on(place.id, known or {}))
-    setups = setups_of(recipe, shape, room, data)
-    stages = {stage: room.takes(setup) for stage, setup in setups.items()}
-    suited, too_big = suggestion(room, shape, recipe, data)
-    other = applied(suited, recipe, shape, room) if suited else recipe
+    data = dataset_stats(found)
+    room = replace(place.room, known=MeasuredMemory.for_device(place.id, known or {}))
+    setups = setups_with_skip_layers(recipe, shape, room, data)
+    stages = {stage: room.estimate(setup) for stage, setup in setups.items()}
+    suited, too_big = suggest_settings(room, shape, recipe, data)
+    other = apply_settings(suited, recipe, shape, room) if suited else recipe
     peak = max(setups, key=lambda stage: stages[stage].upper)
 
     def takes(one: Recipe) -> int:
-        return needed(room, setups_of(one, shape, room, data)).middle
+        return peak_without_skip_layers(room, setups_with_skip_layers(one, shape, room, data)).middle
 
-    steps = {stage: planned_steps(data.count(stage), getattr(recipe, stage)) for stage in setups}
+    steps = {stage: count_steps(data.row_count(stage), getattr(recipe, stage)) for stage in setups}
     disk = disk_parts(setups, steps)
     return Forecast(
         device=place.device,
         free=room.free,
         stages=stages,
-        verdict=verdict(needed(room, setups), room.free),
-        values=tuple(values(recipe, other, suited.reasons, takes)) if suited else (),
+        verdict=fit_verdict(peak_without_skip_layers(room, setups), room.free),
+        values=tuple(explain_settings(recipe, other, suited.reasons, takes)) if suited else (),
         disk=disk,
         disk_free=place.disk_free,
         host_free=place.host_free,
         holders=place.holders,
-        suggested=suggested(recipe, other) if suited else None,
+        suggested=recipe_with_suggestions(recipe, other) if suited else None,
         too_big=too_big,
         notes=(
-            *shortages(place, stages[peak].host, disk),
-            *notes(found, [stage for stage, setup in setups.items() if room.known.of(setup)]),
+            *resource_shortages(place, stages[peak].host, disk),
+            *forecast_notes(found, [stage for stage, setup in setups.items() if room.known.find(setup)]),
         ),
     )
 
 
-Setups = dict[str, Setup]
+SetupsByStage = dict[str, StageSetup]
 
 
-def setups_of(recipe: Recipe, shape: Shape, room: Room, data: DataFacts) -> Setups:
+def setups_with_skip_layers(
+    recipe: Recipe, shape: Architecture, room: MemoryBudget, data: DatasetStats
+) -> SetupsByStage:
     """Every stage as memory sees it, with as many kept layers as there is room for."""
-    base, found = base_of(recipe, shape, room), {}
+    base, found = base_format(recipe, shape, room), {}
     for stage in recipe.method.stages:
-        setup = setup_of(recipe, stage, shape, base, room.device, data.lengths(stage).longest)
+        setup = build_setup(recipe, stage, shape, base, room.device, data.length_quantiles(stage).longest)
         keeps = room.device == "cuda" and recipe.memory.skip_layers == "auto"
-        found[str(stage)] = with_kept_layers(room, setup) if keeps else setup
+        found[str(stage)] = with_skip_layers(room, setup) if keeps else setup
     return found
 
 
-def base_of(recipe: Recipe, shape: Shape, room: Room) -> Base:
+def base_format(recipe: Recipe, shape: Architecture, room: MemoryBudget) -> BaseFormat:
     """The format that the recipe's base would have here."""
-    return settled(recipe.precision, room.device, room.bfloat16, shape.quantised)[0]
+    return resolve_base_format(recipe.precision, room.device, room.bfloat16, shape.quantised)[0]
 
 
-def needed(room: Room, setups: Setups) -> Estimate:
+def peak_without_skip_layers(room: MemoryBudget, setups: SetupsByStage) -> MemoryEstimate:
     """The peak without layers that are only kept because memory is left for them."""
-    return most(room.takes(replace(setup, skip_layers=0)) for setup in setups.values())
+    return peak_estimate(room.estimate(replace(setup, skip_layers=0)) for setup in setups.values())
 
 
 @lru_cache(maxsize=256)
-def chosen(room: Room, shape: Shape, asked: Recipe, data: DataFacts) -> Planned:
-    return settings_for(room, shape, asked.method, data, asked)
+def fit_settings_cached(room: MemoryBudget, shape: Architecture, asked: Recipe, data: DatasetStats) -> FittedSettings:
+    return fit_settings(room, shape, asked.method, data, asked)
 
 
-def suggestion(room: Room, shape: Shape, recipe: Recipe, data: DataFacts) -> tuple[Planned | None, str]:
+def suggest_settings(
+    room: MemoryBudget, shape: Architecture, recipe: Recipe, data: DatasetStats
+) -> tuple[FittedSettings | None, str]:
     """What the chooser would take, or why it can take nothing."""
     try:
-        return chosen(room, shape, recipe, data), ""
+        return fit_settings_cached(room, shape, recipe, data), ""
     except DeviceError as error:
         return None, str(error)
 
 
-def values(
+def explain_settings(
     recipe: Recipe, other: Recipe, reasons: Mapping[str, str], takes: Callable[[Recipe], int]
-) -> Iterator[Value]:
+) -> Iterator[SettingExplanation]:
     """Every setting with its reason, and the cost of those that are not as chosen."""
-    for key, one, usual in compared(recipe, other):
-        value = Value(key, spelled(one), reasons[key])
+    for key, one, usual in compare_settings(recipe, other):
+        value = SettingExplanation(key, format_value(one), reasons[key])
         if one == usual:
-            yield replace(value, why=standing(recipe, key) or value.why)
+            yield replace(value, why=dependent_reason(recipe, key) or value.why)
             continue
-        without = changes.changed(recipe, {key: usual})
-        yield replace(value, chosen=spelled(usual), costs=takes(recipe) - takes(without))
+        without = changes.with_changes(recipe, {key: usual})
+        yield replace(value, chosen=format_value(usual), costs=takes(recipe) - takes(without))
 
 
-def standing(recipe: Recipe, key: str) -> str:
+def dependent_reason(recipe: Recipe, key: str) -> str:
     """The reason for a value that depends on another one, made from the values that stand there; nothing for all others."""
     part, _, name = key.partition(".")
     if name == "accumulation":
@@ -241,17 +255,17 @@ def standing(recipe: Recipe, key: str) -> str:
     return ""
 
 
-def applied(suited: Planned, recipe: Recipe, shape: Shape, room: Room) -> Recipe:
+def apply_settings(suited: FittedSettings, recipe: Recipe, shape: Architecture, room: MemoryBudget) -> Recipe:
     """The recipe with the chooser's settings; "auto" stays where it stands for the format that was chosen."""
-    found = suited.applied(recipe)
-    stays = base_of(recipe, shape, room) == suited.base
+    found = suited.apply_to_recipe(recipe)
+    stays = base_format(recipe, shape, room) == suited.base
     return found.model_copy(update={"precision": recipe.precision}) if stays else found
 
 
-def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
+def compare_settings(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """Every setting that has a reason: its key, its value, and the chooser's where that decides it."""
     yield "precision", recipe.precision, other.precision
-    for part, decided in CHOSEN.items():
+    for part, decided in FITTED_KEYS.items():
         if part not in ("lora", "memory", *recipe.method.stages):
             continue
         mine, theirs = getattr(recipe, part), getattr(other, part)
@@ -260,12 +274,14 @@ def compared(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
             yield f"{part}.{name}", one, getattr(theirs, name) if name in decided else one
 
 
-def suggested(recipe: Recipe, other: Recipe) -> Recipe:
+def recipe_with_suggestions(recipe: Recipe, other: Recipe) -> Recipe:
     """The recipe with the chooser's values, and everything it does not decide as it was."""
-    return changes.changed(recipe, {key: usual for key, one, usual in compared(recipe, other) if one != usual})
+    return changes.with_changes(
+        recipe, {key: usual for key, one, usual in compare_settings(recipe, other) if one != usual}
+    )
 
 
-def spelled(value: Any) -> str:
+def format_value(value: Any) -> str:
     match value:
         case bool():
             return "on" if value else "off"
@@ -278,14 +294,16 @@ def spelled(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def shortages(place: Place, host: tuple[Part, ...], disk: tuple[Part, ...]) -> Iterator[str]:
+def resource_shortages(
+    place: TargetMachine, host: tuple[MemoryPart, ...], disk: tuple[MemoryPart, ...]
+) -> Iterator[str]:
     """What else than the card's memory is too little."""
     for name, parts, free in (("main memory", host, place.host_free), ("disk", disk, place.disk_free)):
-        if (upper := surely(parts)) > free:
-            yield f"Too little {name}: up to {gb(upper)} are needed, {gb(free)} are free."
+        if (upper := certain_bytes(parts)) > free:
+            yield f"Too little {name}: up to {format_gb(upper)} are needed, {format_gb(free)} are free."
 
 
-def notes(found: Counts, measured_stages: list[str]) -> Iterator[str]:
+def forecast_notes(found: RowCounts, measured_stages: list[str]) -> Iterator[str]:
     """How sure the plan is."""
     if not found.measured:
         yield "Row lengths are guessed from the letters; they are measured once the model is on this computer."

@@ -7,41 +7,41 @@ from dataclasses import asdict
 from typing import Any
 
 from trainer_core.planning.forecast import Forecast
-from trainer_core.planning.memory_model import KEPT, Part
-from trainer_core.system.hardware import GIB, gb
+from trainer_core.planning.memory_model import SKIP_LAYERS_PART, MemoryPart
+from trainer_core.system.hardware import GIB, format_gb
 
 
-def lines(plan: Forecast) -> Iterator[str]:
+def forecast_lines(plan: Forecast) -> Iterator[str]:
     """The whole plan for a terminal."""
-    yield f"On {plan.device}: {gb(plan.free)} to plan with. {plan.holders}".rstrip()
+    yield f"On {plan.device}: {format_gb(plan.free)} to plan with. {plan.holders}".rstrip()
     yield plan.verdict.sentence
     for stage, planned in plan.stages.items():
         yield ""
-        yield from table(f"{stage.upper()}, peak", planned.parts)
-    if any(part.name == KEPT for planned in plan.stages.values() for part in planned.parts):
-        yield f"{KEPT} save time where memory is left, and are given up first: they are not in the sum."
+        yield from parts_table(f"{stage.upper()}, peak", planned.parts)
+    if any(part.name == SKIP_LAYERS_PART for planned in plan.stages.values() for part in planned.parts):
+        yield f"{SKIP_LAYERS_PART} save time where memory is left, and are given up first: they are not in the sum."
     if plan.peak.host:
         yield ""
-        yield from table("Main memory", plan.peak.host)
-        yield f"{gb(plan.host_free)} of main memory are free."
+        yield from parts_table("Main memory", plan.peak.host)
+        yield f"{format_gb(plan.host_free)} of main memory are free."
     yield ""
-    yield from table("Disk", plan.disk)
-    yield f"{gb(plan.disk_free)} of disk are free."
+    yield from parts_table("Disk", plan.disk)
+    yield f"{format_gb(plan.disk_free)} of disk are free."
     yield ""
     yield from (f"{one.key} = {one.value}: {one.sentence}" for one in plan.values)
     yield from filter(None, (plan.too_big, *plan.notes))
 
 
-def table(title: str, parts: Sequence[Part]) -> Iterator[str]:
+def parts_table(title: str, parts: Sequence[MemoryPart]) -> Iterator[str]:
     """Parts and their sum, lower and upper, in GB; below it what a run can do without."""
-    rows = [part for part in parts if part.name != KEPT]
-    kept = [part for part in parts if part.name == KEPT]
+    rows = [part for part in parts if part.name != SKIP_LAYERS_PART]
+    kept = [part for part in parts if part.name == SKIP_LAYERS_PART]
     yield f"{title:<28}{'lower':>9}{'upper':>9}"
-    for part in (*rows, Part("Sum", sum(one.lower for one in rows), sum(one.upper for one in rows)), *kept):
+    for part in (*rows, MemoryPart("Sum", sum(one.lower for one in rows), sum(one.upper for one in rows)), *kept):
         yield f"{part.name:<28}{part.lower / GIB:>9.2f}{part.upper / GIB:>9.2f}"
 
 
-def as_json(plan: Forecast) -> dict[str, Any]:
+def forecast_as_json(plan: Forecast) -> dict[str, Any]:
     """The same in plain values; bytes throughout."""
     return {
         "device": plan.device,

@@ -15,28 +15,28 @@ from typing import Literal
 from trainer_core.config.recipe import Lora, Precision, Recipe
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.methods.steps import PARTS
-from trainer_core.models.architecture import TARGETS, Linear, Shape
-from trainer_core.runs.checkpoints import KEEP
+from trainer_core.methods.steps import SAVES_PER_STAGE
+from trainer_core.models.architecture import TARGETS, Architecture, LinearLayer
+from trainer_core.runs.checkpoints import KEEP_NEWEST
 from trainer_core.runs.events import Stage
-from trainer_core.schema import Strict
-from trainer_core.system.hardware import GIB, Machine, gb
+from trainer_core.schema import StrictModel
+from trainer_core.system.hardware import GIB, Machine, format_gb
 
 Device = Literal["cuda", "cpu"]
-Base = Literal["nf4", "bf16", "fp32"]
-Level = Literal["fits", "tight", "too big"]
+BaseFormat = Literal["nf4", "bf16", "fp32"]
+FitLevel = Literal["fits", "tight", "too big"]
 
 SAFE_SHARE = 0.85
 """Up to here a plan is called safe; above, the first step decides."""
-BYTES: dict[Base, int] = {"nf4": 2, "bf16": 2, "fp32": 4}
+BYTES_PER_NUMBER: dict[BaseFormat, int] = {"nf4": 2, "bf16": 2, "fp32": 4}
 """Bytes of a number that is not quantised: embeddings, norms, biases, activations."""
 MIB = 2**20
-LONG = 512
+LONG_ROW_TOKENS = 512
 """A model that is loaded for so many tokens keeps its checkpoints in main memory; for fewer Unsloth leaves them on the card."""
 
 
 @dataclass(frozen=True)
-class Prior:
+class MemoryCoefficients:
     """What only a measurement can tell, on CUDA. Bytes, or as said.
 
     activation: hidden-width numbers alive per token of one layer, in units of the MLP width (5 ± 20 %: 4 with the
@@ -57,31 +57,33 @@ class Prior:
     slow_path: float = 1.0
 
 
-LOW = Prior(activation=4, head=0.3 * GIB, context=0.35 * GIB, fragmentation=0.03, whole_layer=0.8)
-HIGH = Prior(
+LOW_COEFFICIENTS = MemoryCoefficients(
+    activation=4, head=0.3 * GIB, context=0.35 * GIB, fragmentation=0.03, whole_layer=0.8
+)
+HIGH_COEFFICIENTS = MemoryCoefficients(
     activation=6, head=0.5 * GIB, context=0.8 * GIB, fragmentation=0.08, whole_layer=1.2, unknown=0.1, slow_path=1.3
 )
 
 
 @dataclass(frozen=True)
-class CpuPrior:
+class CpuMemoryCoefficients:
     """The same for the processor, fitted to peaks of three models of 64M to 280M weights (unsloth 2026.10.9, torch 2.13).
 
     number: bytes per number that a layer keeps, by the base's format; nothing is recomputed there. tile: copies of a
     4,096-token × 32,768-entry tile of the loss. context: Python with torch and Unsloth.
     """
 
-    number: dict[Base, float]
+    number: dict[BaseFormat, float]
     tile: float
     context: float
 
 
-CPU_LOW = CpuPrior({"fp32": 3.8, "bf16": 2.4, "nf4": 1.8}, tile=0.5, context=0.54 * GIB)
-CPU_HIGH = CpuPrior({"fp32": 4.6, "bf16": 3.2, "nf4": 2.8}, tile=2.0, context=0.75 * GIB)
-TILE = (4096, 32_768)
+CPU_LOW_COEFFICIENTS = CpuMemoryCoefficients({"fp32": 3.8, "bf16": 2.4, "nf4": 1.8}, tile=0.5, context=0.54 * GIB)
+CPU_HIGH_COEFFICIENTS = CpuMemoryCoefficients({"fp32": 4.6, "bf16": 3.2, "nf4": 2.8}, tile=2.0, context=0.75 * GIB)
+LOSS_TILE = (4096, 32_768)
 
 
-class Measurement(Strict):
+class Measurement(StrictModel):
     """What a probe found for a model, format and method: bytes for each token of a micro-batch, and all that is neither that
     nor among the exactly known parts. On a card the CUDA context is not in it."""
 
@@ -89,14 +91,14 @@ class Measurement(Strict):
     rest: float
 
 
-KEPT = "Kept layers"
+SKIP_LAYERS_PART = "Kept layers"
 """The part that a run can do without: layers that are kept only where memory is left for them."""
-MEASURED = (0.97, 1.05)
+MEASUREMENT_MARGIN = (0.97, 1.05)
 """How far the next run may be from what was measured: other rows, other fragments."""
 
 
 @dataclass(frozen=True)
-class Setup:
+class StageSetup:
     """One stage of a run, as far as memory is concerned.
 
     reference: DPO keeps a frozen copy of the SFT adapter. longest: tokens of the longest row, where that is known.
@@ -104,10 +106,10 @@ class Setup:
     loads: tokens that the model is loaded for, the longest of all stages, where that is more than this stage has.
     """
 
-    shape: Shape
+    shape: Architecture
     lora: Lora
     training: Sft | Dpo
-    base: Base
+    base: BaseFormat
     device: Device = "cuda"
     reference: bool = False
     longest: int | None = None
@@ -116,30 +118,30 @@ class Setup:
     loads: int = 0
 
     @property
-    def long(self) -> bool:
+    def is_long(self) -> bool:
         """Is the model loaded for rows so long that checkpoints are kept in main memory? The processor has one memory."""
-        return self.device == "cuda" and max(self.loads, self.training.max_length) >= LONG
+        return self.device == "cuda" and max(self.loads, self.training.max_length) >= LONG_ROW_TOKENS
 
     @property
-    def slow(self) -> bool:
+    def is_slow_path(self) -> bool:
         """Do Unsloth's kernels stand aside?"""
         return bool(self.lora.dropout or self.lora.dora)
 
     @property
-    def sequence(self) -> int:
+    def sequence_tokens(self) -> int:
         """Tokens of one padded row. A packed row is always full."""
         full = self.training.max_length
         packed = isinstance(self.training, Sft) and self.training.packing
         return full if packed or self.longest is None else min(full, self.longest)
 
     @property
-    def tokens(self) -> int:
+    def batch_tokens(self) -> int:
         """Tokens of one micro-batch. A DPO pair is two rows."""
-        return self.training.batch_size * self.sequence * (2 if isinstance(self.training, Dpo) else 1)
+        return self.training.batch_size * self.sequence_tokens * (2 if isinstance(self.training, Dpo) else 1)
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """One bar of the plan, in bytes."""
 
     name: str
@@ -148,11 +150,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Peak memory of the device by part, and of the machine's main memory beside a card. In bytes."""
 
-    parts: tuple[Part, ...]
-    host: tuple[Part, ...] = ()
+    parts: tuple[MemoryPart, ...]
+    host: tuple[MemoryPart, ...] = ()
 
     @property
     def lower(self) -> int:
@@ -169,12 +171,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    level: Level
+class FitVerdict:
+    level: FitLevel
     sentence: str
 
 
-def settled(precision: Precision, device: Device, bfloat16: bool = False, quantised: bool = False) -> tuple[Base, str]:
+def resolve_base_format(
+    precision: Precision, device: Device, bfloat16: bool = False, quantised: bool = False
+) -> tuple[BaseFormat, str]:
     """The format that "auto" stands for, and why. `bfloat16`: the processor computes in it itself."""
     if precision != "auto":
         return precision, "as asked"
@@ -190,22 +194,24 @@ def settled(precision: Precision, device: Device, bfloat16: bool = False, quanti
     return "fp32", "32-bit base: this processor has no bfloat16 units, so 16 bit would be slower"
 
 
-def setups(recipe: Recipe, shape: Shape, machine: Machine, longest: dict[str, int] | None = None) -> dict[str, Setup]:
+def setups_for_machine(
+    recipe: Recipe, shape: Architecture, machine: Machine, longest: dict[str, int] | None = None
+) -> dict[str, StageSetup]:
     """One Setup for each stage of a recipe on this machine's best card, or its processor. `longest`: tokens per stage."""
-    device: Device = "cuda" if machine.best else "cpu"
-    base, _ = settled(recipe.precision, device, machine.cpu.bfloat16, shape.quantised)
+    device: Device = "cuda" if machine.best_gpu else "cpu"
+    base, _ = resolve_base_format(recipe.precision, device, machine.cpu.bfloat16, shape.quantised)
     return {
-        stage: setup_of(recipe, stage, shape, base, device, (longest or {}).get(stage))
+        stage: build_setup(recipe, stage, shape, base, device, (longest or {}).get(stage))
         for stage in recipe.method.stages
     }
 
 
-def setup_of(
-    recipe: Recipe, stage: Stage, shape: Shape, base: Base, device: Device, longest: int | None = None
-) -> Setup:
+def build_setup(
+    recipe: Recipe, stage: Stage, shape: Architecture, base: BaseFormat, device: Device, longest: int | None = None
+) -> StageSetup:
     """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
     stages = recipe.method.stages
-    return Setup(
+    return StageSetup(
         shape=shape,
         lora=recipe.lora,
         training=getattr(recipe, stage),
@@ -218,133 +224,147 @@ def setup_of(
     )
 
 
-def estimate(setup: Setup, low: Prior = LOW, high: Prior = HIGH, measurement: Measurement | None = None) -> Estimate:
+def estimate_memory(
+    setup: StageSetup,
+    low: MemoryCoefficients = LOW_COEFFICIENTS,
+    high: MemoryCoefficients = HIGH_COEFFICIENTS,
+    measurement: Measurement | None = None,
+) -> MemoryEstimate:
     """The peak of one stage. A measurement takes the place of the priors, which may also be handed in (CUDA)."""
     if measurement:
         host = host_parts(setup) if setup.device == "cuda" else ()
-        return Estimate(bounds(*(measured_parts(setup, measurement, at) for at in (0, 1))), host)
+        return MemoryEstimate(
+            make_memory_parts(*(parts_from_measurement(setup, measurement, at) for at in (0, 1))), host
+        )
     if setup.device == "cpu":
-        return Estimate(bounds(cpu_parts(setup, CPU_LOW), cpu_parts(setup, CPU_HIGH)))
-    return Estimate(bounds(cuda_parts(setup, low), cuda_parts(setup, high)), host_parts(setup))
+        return MemoryEstimate(
+            make_memory_parts(cpu_parts(setup, CPU_LOW_COEFFICIENTS), cpu_parts(setup, CPU_HIGH_COEFFICIENTS))
+        )
+    return MemoryEstimate(make_memory_parts(cuda_parts(setup, low), cuda_parts(setup, high)), host_parts(setup))
 
 
-def verdict(estimate: Estimate, free: int) -> Verdict:
+def fit_verdict(estimate: MemoryEstimate, free: int) -> FitVerdict:
     """Fits: about 85 % of the free bytes at most, and never more than all of them. Else tight, or too big."""
-    about, has = gb(estimate.middle), gb(free)
+    about, has = format_gb(estimate.middle), format_gb(free)
     if estimate.middle <= SAFE_SHARE * free and estimate.upper <= free:
-        return Verdict("fits", f"Fits: about {about} of {has} free.")
+        return FitVerdict("fits", f"Fits: about {about} of {has} free.")
     if estimate.middle <= free:
-        return Verdict("tight", f"Tight: about {about} of {has} free. It may run; the first steps will tell.")
-    return Verdict("too big", f"Does not fit: about {about} needed, {has} free.")
+        return FitVerdict("tight", f"Tight: about {about} of {has} free. It may run; the first steps will tell.")
+    return FitVerdict("too big", f"Does not fit: about {about} needed, {has} free.")
 
 
-def bounds(low: dict[str, float], high: dict[str, float]) -> tuple[Part, ...]:
+def make_memory_parts(low: dict[str, float], high: dict[str, float]) -> tuple[MemoryPart, ...]:
     """Two answers to the same questions as parts; what is nothing in both is left out."""
-    return tuple(Part(name, math.floor(low[name]), math.ceil(high[name])) for name in low if high[name] > 0)
+    return tuple(MemoryPart(name, math.floor(low[name]), math.ceil(high[name])) for name in low if high[name] > 0)
 
 
-def cuda_parts(setup: Setup, prior: Prior) -> dict[str, float]:
+def cuda_parts(setup: StageSetup, prior: MemoryCoefficients) -> dict[str, float]:
     parts = static_parts(setup) | {
-        "Activations": activations(setup, prior),
-        "Checkpoints": checkpoints(setup),
-        "Unpacked weights": unpacked(setup),
-        "Loss": prior.head + setup.tokens * setup.shape.vocabulary * prior.unfused,
+        "Activations": activation_bytes(setup, prior),
+        "Checkpoints": checkpoint_bytes(setup),
+        "Unpacked weights": unpacking_bytes(setup),
+        "Loss": prior.head + setup.batch_tokens * setup.shape.vocabulary * prior.unfused,
     }
     total, unknown = sum(parts.values()), 0 if setup.shape.known else prior.unknown
     return parts | {
         "Unknown architecture": total * unknown,
         "Fragmentation": total * prior.fragmentation,
         "CUDA context": prior.context,
-        KEPT: kept_layers(setup) * prior.whole_layer * (1 + unknown + prior.fragmentation),
+        SKIP_LAYERS_PART: skip_layers_bytes(setup) * prior.whole_layer * (1 + unknown + prior.fragmentation),
     }
 
 
-def cpu_parts(setup: Setup, prior: CpuPrior) -> dict[str, float]:
-    tile = min(setup.tokens, TILE[0]) * min(setup.shape.vocabulary, TILE[1]) * 4
+def cpu_parts(setup: StageSetup, prior: CpuMemoryCoefficients) -> dict[str, float]:
+    tile = min(setup.batch_tokens, LOSS_TILE[0]) * min(setup.shape.vocabulary, LOSS_TILE[1]) * 4
     return static_parts(setup) | {
-        "Activations": setup.shape.layers * setup.tokens * kept_numbers(setup.shape) * prior.number[setup.base],
-        "Unpacked weights": unpacked(setup),
+        "Activations": setup.shape.layers
+        * setup.batch_tokens
+        * numbers_per_token(setup.shape)
+        * prior.number[setup.base],
+        "Unpacked weights": unpacking_bytes(setup),
         "Loss": tile * prior.tile,
         "Python and torch": prior.context,
     }
 
 
-def measured_parts(setup: Setup, measurement: Measurement, end: int) -> dict[str, float]:
+def parts_from_measurement(setup: StageSetup, measurement: Measurement, end: int) -> dict[str, float]:
     """The lower (end 0) or upper (end 1) value of each part where the run was measured."""
-    prior = (LOW, HIGH)[end]
+    prior = (LOW_COEFFICIENTS, HIGH_COEFFICIENTS)[end]
     return static_parts(setup) | {
-        "Activations, measured": setup.tokens * measurement.per_token * MEASURED[end],
-        "The rest, measured": max(0.0, measurement.rest) * MEASURED[end],
+        "Activations, measured": setup.batch_tokens * measurement.per_token * MEASUREMENT_MARGIN[end],
+        "The rest, measured": max(0.0, measurement.rest) * MEASUREMENT_MARGIN[end],
         "CUDA context": prior.context if setup.device == "cuda" else 0,
-        KEPT: kept_layers(setup) * prior.whole_layer,
+        SKIP_LAYERS_PART: skip_layers_bytes(setup) * prior.whole_layer,
     }
 
 
-def static_parts(setup: Setup) -> dict[str, float]:
+def static_parts(setup: StageSetup) -> dict[str, float]:
     """What is there from the first step to the last; exact."""
-    trained = adapter_numbers(setup.shape, setup.lora)
+    trained = adapter_parameters(setup.shape, setup.lora)
     return {
         "Base weights": linear_bytes(setup.shape, setup.base),
-        "Embeddings and norms": whole_bytes(setup),
+        "Embeddings and norms": unquantised_bytes(setup),
         "Adapter and gradients": trained * 8,  # both in 32 bit
         "Optimiser": optimiser_bytes(setup),
         "Reference copy": trained * 4 if setup.reference else 0,
     }
 
 
-def linear_bytes(shape: Shape, base: Base) -> int:
+def linear_bytes(shape: Architecture, base: BaseFormat) -> int:
     """All linear weights without biases. A "dynamic" NF4 repository keeps some of them in 16 bit."""
     if base != "nf4":
-        return shape.linear_weights * BYTES[base]
+        return shape.linear_weights * BYTES_PER_NUMBER[base]
     packed = sum(nf4_bytes(linear, shape.double_quantised) for linear in shape.linears) * shape.layers
     share = shape.kept_whole / shape.linear_weights
     return round(packed * (1 - share)) + shape.kept_whole * 2
 
 
-def nf4_bytes(linear: Linear, double: bool = True) -> int:
+def nf4_bytes(linear: LinearLayer, double: bool = True) -> int:
     """One layer in bitsandbytes' NF4: two weights a byte, a scale for each 64, the code table of 16 numbers.
 
     Double quantisation makes the scales one byte each, with a scale of their own for each 256 of them, an offset and
     a code table of 256 numbers. Without it the scales are 32-bit numbers.
     """
-    blocks = -(-linear.weights // 64)
+    blocks = -(-linear.weight_count // 64)
     scales = blocks + 4 * -(-blocks // 256) + 4 + 4 * 256 if double else 4 * blocks
-    return -(-linear.weights // 2) + scales + 4 * 16
+    return -(-linear.weight_count // 2) + scales + 4 * 16
 
 
-def whole_bytes(setup: Setup) -> int:
+def unquantised_bytes(setup: StageSetup) -> int:
     """Embeddings, norms, biases and a picture encoder, which are never quantised."""
     shape = setup.shape
-    return (shape.embeddings + shape.small + shape.vision) * BYTES[setup.base] - moved_bytes(setup)
+    return (shape.embedding_weights + shape.norm_and_bias_weights + shape.vision) * BYTES_PER_NUMBER[
+        setup.base
+    ] - embedding_offload_bytes(setup)
 
 
-def moved_bytes(setup: Setup) -> int:
+def embedding_offload_bytes(setup: StageSetup) -> int:
     """The token table, where it lies in main memory. Unsloth leaves one on the card that is the output head as well."""
     shape = setup.shape
     moved = setup.offload_embedding and not shape.tied
-    return shape.vocabulary * shape.hidden * BYTES[setup.base] if moved else 0
+    return shape.vocabulary * shape.hidden * BYTES_PER_NUMBER[setup.base] if moved else 0
 
 
-def adapted(shape: Shape, lora: Lora) -> tuple[Linear, ...]:
+def target_linears(shape: Architecture, lora: Lora) -> tuple[LinearLayer, ...]:
     """The linear layers of one block that get an adapter."""
     return tuple(linear for linear in shape.linears if linear.name in TARGETS[lora.targets])
 
 
-def adapter_sizes(shape: Shape, lora: Lora) -> tuple[int, ...]:
+def adapter_sizes(shape: Architecture, lora: Lora) -> tuple[int, ...]:
     """The numbers in each trained tensor of one block: A, B and, with DoRA, one length per output."""
     return tuple(
         size
-        for linear in adapted(shape, lora)
+        for linear in target_linears(shape, lora)
         for size in (lora.rank * linear.fan_in, lora.rank * linear.fan_out, *((linear.fan_out,) if lora.dora else ()))
     )
 
 
-def adapter_numbers(shape: Shape, lora: Lora) -> int:
+def adapter_parameters(shape: Architecture, lora: Lora) -> int:
     """Trained numbers of one adapter."""
     return shape.layers * sum(adapter_sizes(shape, lora))
 
 
-def optimiser_bytes(setup: Setup) -> int:
+def optimiser_bytes(setup: StageSetup) -> int:
     """The two states of AdamW for every trained number.
 
     8 bit: a byte each, a 32-bit scale per 256, two tables in all; a tensor under 4,096 numbers stays in 32 bit. Else
@@ -358,100 +378,106 @@ def optimiser_bytes(setup: Setup) -> int:
     return setup.shape.layers * states + (2 * 4 * 256 if any(size >= 4096 for size in sizes) else 0)
 
 
-def activations(setup: Setup, prior: Prior) -> float:
+def activation_bytes(setup: StageSetup, prior: MemoryCoefficients) -> float:
     """One layer's numbers while it is recomputed, for all tokens of the micro-batch."""
     shape = setup.shape
-    numbers = setup.tokens * (prior.activation * shape.mlp + 7 * shape.hidden)
-    numbers *= prior.slow_path if setup.slow else 1
-    dora = max((dora_bytes(linear) for linear in adapted(shape, setup.lora)), default=0) if setup.lora.dora else 0
-    return numbers * BYTES[setup.base] + dora
+    numbers = setup.batch_tokens * (prior.activation * shape.mlp + 7 * shape.hidden)
+    numbers *= prior.slow_path if setup.is_slow_path else 1
+    dora = (
+        max((dora_bytes(linear) for linear in target_linears(shape, setup.lora)), default=0) if setup.lora.dora else 0
+    )
+    return numbers * BYTES_PER_NUMBER[setup.base] + dora
 
 
-def dora_bytes(linear: Linear) -> int:
+def dora_bytes(linear: LinearLayer) -> int:
     """DoRA builds the product A·B in full, from an identity matrix, to learn its length; in 32 bit."""
-    return 4 * (linear.fan_in**2 + 2 * linear.weights)
+    return 4 * (linear.fan_in**2 + 2 * linear.weight_count)
 
 
-def offloads(setup: Setup) -> bool:
+def has_offloaded_checkpoints(setup: StageSetup) -> bool:
     """Unsloth's checkpointing moves a layer's input to main memory if the model is loaded for long rows and the block is large
     enough; how long the rows are in fact is all the same."""
-    return setup.long and block_bytes(setup) > 2 * MIB
+    return setup.is_long and layer_input_bytes(setup) > 2 * MIB
 
 
-def block_bytes(setup: Setup) -> int:
-    return setup.tokens * setup.shape.hidden * BYTES[setup.base]
+def layer_input_bytes(setup: StageSetup) -> int:
+    return setup.batch_tokens * setup.shape.hidden * BYTES_PER_NUMBER[setup.base]
 
 
-def checkpoints(setup: Setup) -> int:
-    return 0 if offloads(setup) else setup.shape.layers * block_bytes(setup)
+def checkpoint_bytes(setup: StageSetup) -> int:
+    return 0 if has_offloaded_checkpoints(setup) else setup.shape.layers * layer_input_bytes(setup)
 
 
-def kept_layers(setup: Setup) -> int:
+def skip_layers_bytes(setup: StageSetup) -> int:
     """What layers hold that are not recomputed."""
     numbers = 2 * setup.shape.mlp + 8 * setup.shape.hidden + 2 * setup.shape.key
-    return setup.skip_layers * setup.tokens * numbers * BYTES[setup.base]
+    return setup.skip_layers * setup.batch_tokens * numbers * BYTES_PER_NUMBER[setup.base]
 
 
-def unpacked(setup: Setup) -> int:
+def unpacking_bytes(setup: StageSetup) -> int:
     """16-bit copies of the gate and up projections while an NF4 layer computes."""
     return 4 * setup.shape.hidden * setup.shape.mlp if setup.base == "nf4" else 0
 
 
-def kept_numbers(shape: Shape) -> int:
+def numbers_per_token(shape: Architecture) -> int:
     """Numbers that one token leaves in one layer when nothing is recomputed: inputs of every product and norm."""
     return 6 * shape.mlp + 10 * shape.hidden + 4 * (shape.query + shape.key)
 
 
-def host_parts(setup: Setup) -> tuple[Part, ...]:
+def host_parts(setup: StageSetup) -> tuple[MemoryPart, ...]:
     """Main memory beside a card: the process, what is offloaded in blocks of a power of two, an offloaded token table."""
-    pinned = setup.shape.layers * 2 ** math.ceil(math.log2(block_bytes(setup))) if offloads(setup) else 0
-    table = moved_bytes(setup)
+    pinned = (
+        setup.shape.layers * 2 ** math.ceil(math.log2(layer_input_bytes(setup)))
+        if has_offloaded_checkpoints(setup)
+        else 0
+    )
+    table = embedding_offload_bytes(setup)
     parts = (
-        Part("Python, torch and CUDA", round(2.5 * GIB), round(4.5 * GIB)),
-        Part("Offloaded checkpoints", pinned, pinned),
-        Part("Offloaded embedding", table, table),
+        MemoryPart("Python, torch and CUDA", round(2.5 * GIB), round(4.5 * GIB)),
+        MemoryPart("Offloaded checkpoints", pinned, pinned),
+        MemoryPart("Offloaded embedding", table, table),
     )
     return tuple(part for part in parts if part.upper)
 
 
-def disk_parts(setups: Mapping[str, Setup], steps: Mapping[str, int]) -> tuple[Part, ...]:
+def disk_parts(setups: Mapping[str, StageSetup], steps: Mapping[str, int]) -> tuple[MemoryPart, ...]:
     """What a run leaves on disk: an adapter per stage and its checkpoints; and what an export as a whole 16-bit model would add,
     which need not be made.
 
     A checkpoint is the adapter, the optimiser's states, and up to 40 MB of tokenizer and trainer state.
     """
     shape = next(iter(setups.values())).shape
-    adapters = {stage: adapter_numbers(shape, setup.lora) * 4 for stage, setup in setups.items()}
+    adapters = {stage: adapter_parameters(shape, setup.lora) * 4 for stage, setup in setups.items()}
     points = {stage: adapters[stage] + optimiser_bytes(setup) for stage, setup in setups.items()}
-    kept = {stage: kept_checkpoints(steps[stage]) for stage in setups}
+    kept = {stage: checkpoint_counts(steps[stage]) for stage in setups}
     return (
-        Part("Adapters", sum(adapters.values()), sum(one + 40 * MIB for one in adapters.values())),
-        Part(
+        MemoryPart("Adapters", sum(adapters.values()), sum(one + 40 * MIB for one in adapters.values())),
+        MemoryPart(
             "Checkpoints",
             sum(kept[stage][0] * point for stage, point in points.items()),
             sum(kept[stage][1] * (point + 40 * MIB) for stage, point in points.items()),
         ),
-        Part("Merged model, if exported", 0, shape.parameters * 2),
+        MemoryPart("Merged model, if exported", 0, shape.parameter_count * 2),
     )
 
 
-def kept_checkpoints(steps: int) -> tuple[int, int]:
+def checkpoint_counts(steps: int) -> tuple[int, int]:
     """Checkpoints of a stage at the least and the most: at its parts; then the newest, the best, and the one being written."""
-    parts = min(PARTS, steps)
-    return parts, min(PARTS + KEEP + 1, steps) + 1
+    parts = min(SAVES_PER_STAGE, steps)
+    return parts, min(SAVES_PER_STAGE + KEEP_NEWEST + 1, steps) + 1
 
 
-def surely(parts: Iterable[Part]) -> int:
+def certain_bytes(parts: Iterable[MemoryPart]) -> int:
     """The upper sum of what comes in any case."""
     return sum(part.upper for part in parts if part.lower)
 
 
-def most(estimates: Iterable[Estimate]) -> Estimate:
+def peak_estimate(estimates: Iterable[MemoryEstimate]) -> MemoryEstimate:
     """The stage with the highest peak; a run needs that much."""
     return max(estimates, key=lambda one: one.upper)
 
 
-def with_batch(setup: Setup, batch: int, effective: int) -> Setup:
+def with_batch(setup: StageSetup, batch: int, effective: int) -> StageSetup:
     """The same stage with another micro-batch and the accumulation that keeps the effective batch."""
     change = {"batch_size": batch, "accumulation": effective // batch}
     return replace(setup, training=setup.training.model_copy(update=change))

@@ -14,15 +14,15 @@ from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.models import resolve
-from trainer_core.models.architecture import Shape, shape_of
+from trainer_core.models.architecture import Architecture, parse_architecture
 from trainer_core.runs.workspace import Workspace
-from trainer_core.schema import Strict, parse, read_toml
+from trainer_core.schema import StrictModel, parse_values, read_toml
 from trainer_core.system.project import PROJECT
 
-FOLDER = PROJECT / "presets"
+PRESETS_DIR = PROJECT / "presets"
 
 
-class Preset(Strict):
+class Preset(StrictModel):
     """What suits a card with this much free memory. What a file leaves out has the setting's own default."""
 
     name: str = Field(min_length=1)
@@ -36,13 +36,13 @@ class Preset(Strict):
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
 
-    def recipe(self) -> Recipe:
+    def as_recipe(self) -> Recipe:
         """The preset as a run on the sample data."""
         parts = {"precision": self.precision, "lora": self.lora, "sft": self.sft, "dpo": self.dpo}
         return Recipe(model=self.model, **parts)
 
 
-class Extent(Strict):
+class GoalLengths(StrictModel):
     """How long a stage goes on; empty: as the recipe says."""
 
     epochs: float | None = Field(default=None, gt=0, le=100)
@@ -52,15 +52,15 @@ class Extent(Strict):
         return self.model_dump(exclude_none=True)
 
 
-class Goal(Strict):
+class Goal(StrictModel):
     """How thorough a run is meant to be."""
 
     title: str = Field(min_length=1)
     description: str = Field(min_length=1)
-    sft: Extent = Extent()
-    dpo: Extent = Extent()
+    sft: GoalLengths = GoalLengths()
+    dpo: GoalLengths = GoalLengths()
 
-    def applied(self, recipe: Recipe) -> Recipe:
+    def apply_goal(self, recipe: Recipe) -> Recipe:
         """The recipe with this goal's length. Steps at most are lifted where the goal names none."""
         lengths = {
             stage: getattr(recipe, stage).model_copy(update={"max_steps": None} | getattr(self, stage).changes())
@@ -69,7 +69,7 @@ class Goal(Strict):
         return recipe.model_copy(update=lengths)
 
 
-class Known(Strict):
+class CatalogueModel(StrictModel):
     """A model of the catalogue: `whole` is its 16-bit repository, `packed` the same weights in NF4."""
 
     title: str
@@ -79,95 +79,99 @@ class Known(Strict):
     config: dict[str, Any]
 
     @property
-    def shape(self) -> Shape:
-        return shape_of(self.config)
+    def architecture(self) -> Architecture:
+        return parse_architecture(self.config)
 
 
-class Catalogue(Strict):
-    models: tuple[Known, ...] = Field(min_length=1)
+class Catalogue(StrictModel):
+    models: tuple[CatalogueModel, ...] = Field(min_length=1)
 
-    def shape(self, model: str) -> Shape | None:
+    def find_architecture(self, model: str) -> Architecture | None:
         """The shape of a model by either of its names; None if it is not in the catalogue."""
         for known in self.models:
             if model == known.packed:
-                return replace(known.shape, quantised=True)
+                return replace(known.architecture, quantised=True)
             if model == known.whole:
-                return known.shape
+                return known.architecture
         return None
 
-    def smaller(self, model: str) -> str | None:
+    def smaller_model(self, model: str) -> str | None:
         """The largest model with at most three quarters of the weights, in the same format; None: there is none, or `model`
         is not in the catalogue."""
-        shape = self.shape(model)
+        shape = self.find_architecture(model)
         packed = shape is not None and shape.quantised
-        fewer = [one for one in self.models if shape and one.shape.parameters <= 0.75 * shape.parameters]
-        best = max(fewer, key=lambda one: one.shape.parameters, default=None)
+        fewer = [
+            one for one in self.models if shape and one.architecture.parameter_count <= 0.75 * shape.parameter_count
+        ]
+        best = max(fewer, key=lambda one: one.architecture.parameter_count, default=None)
         return (best.packed or best.whole if packed else best.whole) if best else None
 
 
 @dataclass(frozen=True)
-class Choice:
+class PresetChoice:
     """A preset and the sentence that says why it was picked."""
 
     preset: Preset
     reason: str
 
 
-def load(folder: Path = FOLDER) -> dict[str, Preset]:
+def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
     """All presets by file name, the smallest first.
 
     Raises:
         ConfigError: a file holds a key or value that cannot be, or there is no file.
     """
-    found = {path.stem: parse(Preset, read_toml(path), path.name) for path in folder.glob("*.toml")}
+    found = {path.stem: parse_values(Preset, read_toml(path), path.name) for path in folder.glob("*.toml")}
     if not found:
         raise ConfigError(f"{folder} holds no preset (*.toml). Reinstall Tunebench, or restore the folder.")
     return dict(sorted(found.items(), key=lambda item: item[1].min_free_gib))
 
 
-def load_goals(folder: Path = FOLDER / "goals") -> dict[str, Goal]:
+def load_goals(folder: Path = PRESETS_DIR / "goals") -> dict[str, Goal]:
     """All goals by file name.
 
     Raises:
         ConfigError: see `parse`.
     """
-    return {path.stem: parse(Goal, read_toml(path), path.name) for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: parse_values(Goal, read_toml(path), path.name) for path in sorted(folder.glob("*.toml"))}
 
 
-def load_catalogue(path: Path = FOLDER / "models" / "catalogue.toml") -> Catalogue:
+def load_catalogue(path: Path = PRESETS_DIR / "models" / "catalogue.toml") -> Catalogue:
     """The models whose fit can be shown before anything is downloaded.
 
     Raises:
         ConfigError: see `parse`.
     """
-    return parse(Catalogue, read_toml(path), path.name)
+    return parse_values(Catalogue, read_toml(path), path.name)
 
 
 def starter_recipe() -> Recipe:
     """The starter model on the sample data, by the processor's preset and the quick goal: what one click on a fresh page does."""
-    return load_goals()["quick"].applied(load()["cpu"].recipe())
+    return load_goals()["quick"].apply_goal(load_presets()["cpu"].as_recipe())
 
 
-def choose(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | None) -> Choice:
+def choose_preset(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: float | None) -> PresetChoice:
     """The largest preset whose floor is free now. `free_gib`: a card's budget in GiB; None: there is no card."""
     listed = sorted(presets.values() if isinstance(presets, Mapping) else presets, key=lambda one: one.min_free_gib)
     smallest = listed[0]
     if free_gib is None:
-        return Choice(smallest, "No graphics card: the small starter model trains on the processor.")
+        return PresetChoice(smallest, "No graphics card: the small starter model trains on the processor.")
     best = [preset for preset in listed if preset.min_free_gib <= free_gib][-1]
     if best is smallest and len(listed) > 1:
         needed = f"'{listed[1].name}' needs {listed[1].min_free_gib:.1f} GB"
-        return Choice(smallest, f"{free_gib:.1f} GB free on the GPU, and {needed}: the small starter model is taken.")
-    return Choice(best, f"{free_gib:.1f} GB free fits '{best.name}' (from {best.min_free_gib:.1f} GB).")
+        return PresetChoice(
+            smallest, f"{free_gib:.1f} GB free on the GPU, and {needed}: the small starter model is taken."
+        )
+    return PresetChoice(best, f"{free_gib:.1f} GB free fits '{best.name}' (from {best.min_free_gib:.1f} GB).")
 
 
-def shape_for(model: str, workspace: Workspace, catalogue: Catalogue) -> Shape | None:
+def architecture_for_model(model: str, workspace: Workspace, catalogue: Catalogue) -> Architecture | None:
     """A model's size from the catalogue or from its config.json on this computer; None: not known before it is downloaded.
 
     Raises:
         ModelError: its config.json is no language model's that can be trained here.
     """
-    if known := catalogue.shape(model):
+    if known := catalogue.find_architecture(model):
         return known
-    config = resolve.on_this_computer(model, workspace, "config.json")
-    return shape_of(resolve.read_config(config.parent)) if config else None
+    config = resolve.find_local_file(model, workspace, "config.json")
+    return parse_architecture(resolve.read_config(config.parent)) if config else None

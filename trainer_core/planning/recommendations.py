@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_core.config.recipe import Lora, Method
-from trainer_core.methods.base import Advice, DataFacts, Lengths, Reasoned, Training
-from trainer_core.methods.steps import planned_steps
-from trainer_core.models.architecture import Shape
+from trainer_core.methods.base import Advice, DatasetStats, LengthQuantiles, Reasoned, Training
+from trainer_core.methods.steps import count_steps
+from trainer_core.models.architecture import Architecture
 
 EFFECTIVE_BATCH = 16
-FEW = 1000
+SMALL_DATASET_ROWS = 1000
 """Fewer rows than this are easily memorised."""
 
 
 @dataclass(frozen=True)
-class Restraint:
+class FitLimits:
     """What memory leaves to the advice: the share of rows the length must hold in full, the highest length and rank."""
 
     share: float = 0.97
@@ -28,8 +28,8 @@ class Restraint:
     tokens: int = 1_048_576
 
     @property
-    def shortens(self) -> bool:
-        return self.share < Restraint.share or self.tokens < Restraint.tokens
+    def has_length_limit(self) -> bool:
+        return self.share < FitLimits.share or self.tokens < FitLimits.tokens
 
 
 RANKS_BY_PAIRS = (
@@ -47,7 +47,7 @@ RANKS_BY_ROWS = (
 )
 
 
-def lora_for(method: Method, data: DataFacts, restraint: Restraint) -> Advice:
+def recommend_lora(method: Method, data: DatasetStats, restraint: FitLimits) -> Advice:
     """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows where there is no DPO."""
     dpo = "dpo" in method.stages
     count = data.pairs if dpo else data.rows
@@ -62,11 +62,11 @@ def lora_for(method: Method, data: DataFacts, restraint: Restraint) -> Advice:
         "rank": (rank, f"rank {rank}: {why}"),
         "alpha": (rank, f"alpha {rank}: equal to the rank, so the update is not scaled"),
         "rslora": (rank > 64, f"rank {rank}: {scaled}"),
-        "dropout": dropout_for(rank > 64, dpo and count < FEW, said),
+        "dropout": recommend_dropout(rank > 64, dpo and count < SMALL_DATASET_ROWS, said),
     }
 
 
-def dropout_for(stabilised: bool, few: bool, said: str) -> Reasoned:
+def recommend_dropout(stabilised: bool, few: bool, said: str) -> Reasoned:
     if stabilised:
         return 0.1, "dropout 0.1: goes with rank-stabilised scaling"
     if few:
@@ -74,65 +74,69 @@ def dropout_for(stabilised: bool, few: bool, said: str) -> Reasoned:
     return 0.0, "dropout 0: Unsloth's fast kernels need it, and the data is not tiny"
 
 
-def training_for(stage: str, shape: Shape, lora: Lora, data: DataFacts, restraint: Restraint) -> Advice:
+def recommend_training(stage: str, shape: Architecture, lora: Lora, data: DatasetStats, restraint: FitLimits) -> Advice:
     """Length, epochs, rate and, for DPO, beta. The batch begins at 1 and grows with the memory."""
-    count = data.count(stage)
-    epochs = epochs_for(stage, count)
-    steps = planned_steps(count, Training(batch_size=1, accumulation=EFFECTIVE_BATCH, epochs=epochs[0]))
+    count = data.row_count(stage)
+    epochs = recommend_epochs(stage, count)
+    steps = count_steps(count, Training(batch_size=1, accumulation=EFFECTIVE_BATCH, epochs=epochs[0]))
     advice: Advice = {
         "batch_size": (1, "batch 1: no more fits"),
         "accumulation": (EFFECTIVE_BATCH, f"{EFFECTIVE_BATCH} rows for each step"),
         "epochs": epochs,
-        "max_length": length_for(data.lengths(stage), restraint, shape.context),
-        "learning_rate": rate_for(stage, shape, lora, steps),
+        "max_length": recommend_length(data.length_quantiles(stage), restraint, shape.context),
+        "learning_rate": recommend_rate(stage, shape, lora, steps),
     }
-    return advice if stage == "sft" else advice | {"beta": beta_for(count)}
+    return advice if stage == "sft" else advice | {"beta": recommend_beta(count)}
 
 
-def beta_for(count: int) -> Reasoned:
-    if count < FEW:
+def recommend_beta(count: int) -> Reasoned:
+    if count < SMALL_DATASET_ROWS:
         return 0.3, f"beta 0.3: with {count:,} pairs the policy must stay near its reference"
     return 0.1, "beta 0.1: the usual start"
 
 
-def epochs_for(stage: str, count: int) -> Reasoned:
+def recommend_epochs(stage: str, count: int) -> Reasoned:
     """One to three passes for SFT; one for DPO, two where a higher beta and dropout hold it back [HF]."""
     rows = "rows" if stage == "sft" else "pairs"
-    table = ((FEW, 3.0), (10_000, 2.0), (math.inf, 1.0)) if stage == "sft" else ((FEW, 2.0), (math.inf, 1.0))
+    table = (
+        ((SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
+        if stage == "sft"
+        else ((SMALL_DATASET_ROWS, 2.0), (math.inf, 1.0))
+    )
     epochs = next(epochs for below, epochs in table if count < below)
     return epochs, f"{epochs:g} {'pass' if epochs == 1 else 'passes'} over {count:,} {rows}"
 
 
-def rate_for(stage: str, shape: Shape, lora: Lora, steps: int) -> Reasoned:
+def recommend_rate(stage: str, shape: Architecture, lora: Lora, steps: int) -> Reasoned:
     """2e-4 for SFT [U], 5e-6 for DPO [HF]. Rank-stabilised scaling multiplies the update by √rank, so it wants less."""
     sft = stage == "sft"
     if lora.rslora:
         rate = 5e-5 if sft else 1e-6
         times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
         return rate, f"{rate:g}: rank-stabilised scaling moves the weights {times} times as far"
-    if shape.parameters < 1e9 and steps < 100:
+    if shape.parameter_count < 1e9 and steps < 100:
         rate = 5e-4 if sft else 5e-5
         return rate, f"{rate:g}: a base under 1B hardly moves in {steps} steps at the usual {2e-4 if sft else 5e-6:g}"
     return (2e-4, "2e-4: the usual rate for adapters") if sft else (5e-6, "5e-6: the usual rate for DPO on adapters")
 
 
-def length_for(lengths: Lengths, restraint: Restraint, context: int) -> Reasoned:
+def recommend_length(lengths: LengthQuantiles, restraint: FitLimits, context: int) -> Reasoned:
     """The next multiple of 64 that holds the share of the rows, or all of them if that costs a quarter more at most."""
-    enough = lengths.covering(restraint.share)
+    enough = lengths.length_covering(restraint.share)
     tokens = lengths.longest if lengths.longest <= 1.25 * enough else enough
     length = max(64, min(-(-tokens // 64) * 64, context, restraint.tokens))
-    cut = restraint.shortens and length < lengths.longest
-    return length, f"{length_told(lengths, length)}{', and more does not fit' if cut else ''}"
+    cut = restraint.has_length_limit and length < lengths.longest
+    return length, f"{describe_length(lengths, length)}{', and more does not fit' if cut else ''}"
 
 
-def length_told(lengths: Lengths, length: int) -> str:
-    covered = "every row" if length >= lengths.longest else f"{lengths.share(length):.0%} of your rows"
+def describe_length(lengths: LengthQuantiles, length: int) -> str:
+    covered = "every row" if length >= lengths.longest else f"{lengths.share_within(length):.0%} of your rows"
     return f"length {length:,}: covers {covered}; the longest has {lengths.longest:,} tokens"
 
 
-def named(part: str, advice: Advice) -> dict[str, str]:
+def advice_reasons(part: str, advice: Advice) -> dict[str, str]:
     return {f"{part}.{name}": why for name, (_, why) in advice.items()}
 
 
-def bare(advice: Advice) -> dict[str, Any]:
+def advice_values(advice: Advice) -> dict[str, Any]:
     return {name: value for name, (value, _) in advice.items()}

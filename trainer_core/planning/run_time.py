@@ -11,46 +11,46 @@ from typing import NamedTuple
 from pydantic import Field
 
 from trainer_core.config.recipe import STARTER, Recipe
-from trainer_core.data import Counts
+from trainer_core.data import RowCounts
 from trainer_core.methods.base import Training
-from trainer_core.methods.steps import planned_steps
-from trainer_core.models.architecture import Shape
-from trainer_core.models.starter import unpacked
-from trainer_core.planning.forecast import Place
-from trainer_core.planning.presets import FOLDER
+from trainer_core.methods.steps import count_steps
+from trainer_core.models.architecture import Architecture
+from trainer_core.models.starter import is_starter_ready
+from trainer_core.planning.forecast import TargetMachine
+from trainer_core.planning.presets import PRESETS_DIR
 from trainer_core.runs.events import Stage
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
-from trainer_core.schema import Strict, parse, read_toml
-from trainer_core.system.duration import duration
+from trainer_core.schema import StrictModel, parse_values, read_toml
+from trainer_core.system.duration import format_duration
 
 START_SECONDS, STAGE_SECONDS, UNPACK_SECONDS = 5.0, 10.0, 60.0
 """Around the steps: until the data is read, loading the base for a stage, and making the starter model, once."""
-LEAST_STEP_SECONDS = 0.3
+MIN_STEP_SECONDS = 0.3
 """Of a step that is not known from a run like it, however small the model: calling each layer takes its time."""
-ASIDE = 1.1
+EVAL_OVERHEAD = 1.1
 """Held-out checks and sample answers on top of the steps; they take 15 % at most."""
-REFERENCE = 8 / 6
+DPO_COST_RATIO = 8 / 6
 """What a token of DPO costs against one of SFT: the reference reads it as well."""
 
 
-class Core(Strict):
+class CoreSpeed(StrictModel):
     bfloat16: float = Field(gt=0)
     float32: float = Field(gt=0)
 
 
-class Cards(Strict):
+class CardSpeeds(StrictModel):
     share: float = Field(gt=0, le=1)
     tflops: Mapping[str, float]
 
 
-class Speeds(Strict):
+class DeviceSpeeds(StrictModel):
     """Useful TFLOP/s of a processor core, and of a card by a part of its name."""
 
-    core: Core
-    cards: Cards
+    core: CoreSpeed
+    cards: CardSpeeds
 
-    def of(self, place: Place, cores: int) -> float | None:
+    def useful_tflops(self, place: TargetMachine, cores: int) -> float | None:
         if place.room.device == "cpu":
             return cores * (self.core.bfloat16 if place.room.bfloat16 else self.core.float32)
         peak = next((one for name, one in self.cards.tflops.items() if name in place.device), None)
@@ -58,22 +58,22 @@ class Speeds(Strict):
 
 
 @lru_cache(maxsize=1)
-def speeds() -> Speeds:
-    return parse(Speeds, read_toml(FOLDER / "speed" / "devices.toml"), "devices.toml")
+def load_device_speeds() -> DeviceSpeeds:
+    return parse_values(DeviceSpeeds, read_toml(PRESETS_DIR / "speed" / "devices.toml"), "devices.toml")
 
 
 @dataclass(frozen=True)
-class Pace:
+class StageSpeed:
     """How fast a stage goes. step: seconds of one, by a run like it; 0: not known, `token` it is. measured: by a run here."""
 
     step: float = 0.0
     token: float = 0.0
     measured: bool = True
 
-    def seconds(self, settings: Training, rows: int, tokens: float) -> float:
+    def total_seconds(self, settings: Training, rows: int, tokens: float) -> float:
         """Of the whole stage, with rows of so many tokens."""
-        step = self.step or max(LEAST_STEP_SECONDS, self.token * tokens * settings.effective_batch)
-        return planned_steps(rows, settings) * step
+        step = self.step or max(MIN_STEP_SECONDS, self.token * tokens * settings.effective_batch)
+        return count_steps(rows, settings) * step
 
 
 class PastRun(NamedTuple):
@@ -81,46 +81,50 @@ class PastRun(NamedTuple):
 
     recipe: Recipe | None
     device: str
-    view: RunView
+    view: RunState
 
 
-def paces(past: Iterable[PastRun], wanted: Recipe, shape: Shape | None, place: Place, cores: int) -> dict[Stage, Pace]:
+def estimate_speeds(
+    past: Iterable[PastRun], wanted: Recipe, shape: Architecture | None, place: TargetMachine, cores: int
+) -> dict[Stage, StageSpeed]:
     """Every stage whose pace is known or can be estimated."""
     known = list(past)
-    found = {stage: pace(known, wanted, stage, shape, place, cores) for stage in wanted.method.stages}
+    found = {stage: estimate_speed(known, wanted, stage, shape, place, cores) for stage in wanted.method.stages}
     return {stage: one for stage, one in found.items() if one}
 
 
-def pace(
-    past: Iterable[PastRun], wanted: Recipe, stage: Stage, shape: Shape | None, place: Place, cores: int
-) -> Pace | None:
+def estimate_speed(
+    past: Iterable[PastRun], wanted: Recipe, stage: Stage, shape: Architecture | None, place: TargetMachine, cores: int
+) -> StageSpeed | None:
     rate = 0.0
     for before, device, view in past:
-        if not before or device != place.device or not same_work(before, wanted):
+        if not before or device != place.device or not has_same_token_cost(before, wanted):
             continue
-        if (step := usual(view, stage, "seconds")) and alike(before, wanted, stage):
-            return Pace(step=step)
-        rate = rate or usual(view, stage, "tokens_per_second")
+        if (step := median_step_value(view, stage, "seconds")) and has_same_step_cost(before, wanted, stage):
+            return StageSpeed(step=step)
+        rate = rate or median_step_value(view, stage, "tokens_per_second")
     if rate:
-        return Pace(token=1 / rate)
-    speed = speeds().of(place, cores)
+        return StageSpeed(token=1 / rate)
+    speed = load_device_speeds().useful_tflops(place, cores)
     if shape is None or speed is None:
         return None
-    return Pace(token=6 * shape.parameters / (speed * 1e12) * (REFERENCE if stage == "dpo" else 1), measured=False)
+    return StageSpeed(
+        token=6 * shape.parameter_count / (speed * 1e12) * (DPO_COST_RATIO if stage == "dpo" else 1), measured=False
+    )
 
 
-def usual(view: RunView, stage: Stage, name: str) -> float:
+def median_step_value(view: RunState, stage: Stage, name: str) -> float:
     """The median over a stage's steps but the first, which compiles; 0 where there were none."""
     seen = [getattr(point, name) for point in view.points if point.stage == stage][1:]
     return median(seen) if seen else 0.0
 
 
-def same_work(one: Recipe, other: Recipe) -> bool:
+def has_same_token_cost(one: Recipe, other: Recipe) -> bool:
     """Does a token cost about the same?"""
     return (one.model, one.precision, one.lora.targets) == (other.model, other.precision, other.lora.targets)
 
 
-def alike(one: Recipe, other: Recipe, stage: Stage) -> bool:
+def has_same_step_cost(one: Recipe, other: Recipe, stage: Stage) -> bool:
     """Does a step cost about the same?"""
     first, second = getattr(one, stage), getattr(other, stage)
     return (one.lora, one.data) == (other.lora, other.data) and all(
@@ -128,16 +132,16 @@ def alike(one: Recipe, other: Recipe, stage: Stage) -> bool:
     )
 
 
-def stage_seconds(paces: Mapping[Stage, Pace], wanted: Recipe, found: Counts) -> dict[Stage, float]:
+def stage_seconds(paces: Mapping[Stage, StageSpeed], wanted: Recipe, found: RowCounts) -> dict[Stage, float]:
     """Of the stages with a pace; nothing where rows have no known length."""
     return {
-        stage: one.seconds(getattr(wanted, stage), getattr(found, stage), row_tokens(wanted, found, stage))
+        stage: one.total_seconds(getattr(wanted, stage), getattr(found, stage), mean_row_tokens(wanted, found, stage))
         for stage, one in paces.items()
         if one.step or stage in found.lengths
     }
 
 
-def row_tokens(wanted: Recipe, found: Counts, stage: Stage) -> float:
+def mean_row_tokens(wanted: Recipe, found: RowCounts, stage: Stage) -> float:
     """The mean tokens of a row that training sees, both answers of a pair counted."""
     most, before, total = getattr(wanted, stage).max_length, 0.0, 0.0
     for share, tokens in found.lengths.get(stage, ()):
@@ -146,21 +150,21 @@ def row_tokens(wanted: Recipe, found: Counts, stage: Stage) -> float:
     return total * (2 if stage == "dpo" else 1)
 
 
-def whole(workspace: Workspace, wanted: Recipe, stages: Mapping[Stage, float]) -> float:
+def run_seconds(workspace: Workspace, wanted: Recipe, stages: Mapping[Stage, float]) -> float:
     """Seconds of the run, without a download; 0 where a stage's are not known."""
     if set(stages) != set(wanted.method.stages):
         return 0.0
-    unpack = UNPACK_SECONDS if wanted.model == STARTER and not unpacked(workspace) else 0
-    return START_SECONDS + unpack + STAGE_SECONDS * len(stages) + ASIDE * sum(stages.values())
+    unpack = UNPACK_SECONDS if wanted.model == STARTER and not is_starter_ready(workspace) else 0
+    return START_SECONDS + unpack + STAGE_SECONDS * len(stages) + EVAL_OVERHEAD * sum(stages.values())
 
 
-def sentence(seconds: float, paces: Mapping[Stage, Pace]) -> str:
+def describe_run_time(seconds: float, paces: Mapping[Stage, StageSpeed]) -> str:
     """`≈ 3 min in all, estimated`; nothing where it is not known."""
     how = "as fast as your last run" if all(one.measured for one in paces.values()) else "estimated"
-    return f"{about(seconds)} in all, {how}." if seconds else ""
+    return f"{approximate_duration(seconds)} in all, {how}." if seconds else ""
 
 
-def about(seconds: float) -> str:
+def approximate_duration(seconds: float) -> str:
     """`≈ 40 s`, `≈ 3 min`, `≈ 1 h 20 min`: no finer than such a figure is known."""
     step = 10 if seconds < 60 else 60 if seconds < 3600 else 600
-    return f"≈ {duration(max(10, round(seconds / step) * step)).removesuffix(' 00 s').removesuffix(' 00 min')}"
+    return f"≈ {format_duration(max(10, round(seconds / step) * step)).removesuffix(' 00 s').removesuffix(' 00 min')}"

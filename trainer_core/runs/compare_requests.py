@@ -14,36 +14,36 @@ from typing import Annotated, Literal, TextIO
 from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer_core.config.recipe import Sampling
-from trainer_core.schema import Strict
+from trainer_core.schema import StrictModel
 
 
-class Said(Strict):
+class ChatMessage(StrictModel):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-class Ask(Strict):
+class GenerateRequest(StrictModel):
     """Answer this conversation, which ends with the user, in these lanes (all of them if empty)."""
 
     kind: Literal["ask"] = "ask"
     id: str
-    messages: tuple[Said, ...] = Field(min_length=1)
-    own: dict[str, tuple[Said, ...]] = {}
+    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    own: dict[str, tuple[ChatMessage, ...]] = {}
     """Lane → its own conversation instead, where its earlier answers differ. The user's words must be the same in all
     lanes, because the dice hang on them."""
     lanes: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
 
 
-class Cancel(Strict):
+class CancelRequest(StrictModel):
     """Stop the answer or the scoring in progress, and what waits behind it; the model stays loaded."""
 
     kind: Literal["cancel"] = "cancel"
 
 
-class Dial(Strict):
+class AdjustLaneRequest(StrictModel):
     """Set how much of its adapter a lane uses, and how much of another lane's adapter it blends in. Nothing is loaded."""
 
     kind: Literal["dial"] = "dial"
@@ -56,12 +56,12 @@ class Dial(Strict):
     """That adapter's share: the lane becomes strength × ((1 − share) × its own + share × the other)."""
 
 
-class Heat(Strict):
+class HeatmapRequest(StrictModel):
     """How likely each token of an answer is under two lanes; it need not be an answer of theirs."""
 
     kind: Literal["heat"] = "heat"
     id: str
-    messages: tuple[Said, ...] = Field(min_length=1)
+    messages: tuple[ChatMessage, ...] = Field(min_length=1)
     """The conversation before the answer."""
     answer: str
     ended: bool = True
@@ -69,7 +69,7 @@ class Heat(Strict):
     lanes: tuple[str, str]
 
 
-class Score(Strict):
+class ScoreRequest(StrictModel):
     """Score lanes (all of them if empty) on the pairs of a JSON-lines file, on their own answers to the prompts, and on
     the bundled general questions."""
 
@@ -85,20 +85,20 @@ class Score(Strict):
     """A JSON file that the result is also written to, such as scores.json of the run."""
 
 
-Work = Ask | Dial | Heat | Score
+WorkRequest = GenerateRequest | AdjustLaneRequest | HeatmapRequest | ScoreRequest
 """What is answered in its turn."""
-Request = Annotated[Work | Cancel, Field(discriminator="kind")]
-REQUEST: TypeAdapter[Work | Cancel] = TypeAdapter(Request)
+CompareRequest = Annotated[WorkRequest | CancelRequest, Field(discriminator="kind")]
+COMPARE_REQUEST_ADAPTER: TypeAdapter[WorkRequest | CancelRequest] = TypeAdapter(CompareRequest)
 
 
-class Inbox:
+class RequestQueue:
     """Reads requests from a stream in a thread, so that a Cancel is seen while an answer is being made.
 
     All requests between two Cancels share one `cancelled`, so that a Cancel reaches those that still wait, too.
     """
 
     def __init__(self, stream: TextIO):
-        self._waiting: queue.Queue[tuple[Work | Exception | None, threading.Event]] = queue.Queue()
+        self._waiting: queue.Queue[tuple[WorkRequest | Exception | None, threading.Event]] = queue.Queue()
         self._app_is_gone = False
         self.cancelled = threading.Event()
         """Set when the request that `next` gave last is no longer wanted."""
@@ -108,8 +108,8 @@ class Inbox:
         cancelled = self.cancelled
         try:
             for line in stream:
-                request = REQUEST.validate_json(line)
-                if isinstance(request, Cancel):
+                request = COMPARE_REQUEST_ADAPTER.validate_json(line)
+                if isinstance(request, CancelRequest):
                     cancelled.set()
                     cancelled = threading.Event()
                 else:
@@ -120,7 +120,7 @@ class Inbox:
         cancelled.set()
         self._waiting.put((None, cancelled))
 
-    def next(self) -> Work | None:
+    def next_request(self) -> WorkRequest | None:
         """Wait for the next request; None once the app is gone, whatever it still wanted.
 
         Raises:

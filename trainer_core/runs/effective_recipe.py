@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Recipe
-from trainer_core.runs.events import Changed
+from trainer_core.runs.events import SettingChanged
 
 
-def in_force(recipe: Recipe, changes: Sequence[Changed]) -> Recipe:
+def effective_recipe(recipe: Recipe, changes: Sequence[SettingChanged]) -> Recipe:
     """The recipe with what earlier workers of this run had to change in it."""
     for change in changes:
         part, _, key = change.what.partition(".")
         if part in recipe.method.stages and key in ("batch_size", "accumulation", "max_steps"):
-            recipe = changed(recipe, {change.what: int(change.used)})
+            recipe = with_changes(recipe, {change.what: int(change.used)})
         elif part == "memory":
-            recipe = changed(recipe, {change.what: change.used})
+            recipe = with_changes(recipe, {change.what: change.used})
     return recipe

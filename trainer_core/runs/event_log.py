@@ -19,21 +19,30 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from trainer_core.runs.events import KINDS, Checkpointed, Ended, Event, Failed, Noted, Saved
+from trainer_core.runs.events import (
+    EVENT_KINDS,
+    OLD_NAMES,
+    AdapterSaved,
+    CheckpointSaved,
+    Event,
+    Notice,
+    RunEnded,
+    RunFailed,
+)
 from trainer_core.system import durable, untrusted_files
-from trainer_core.system.redact import without_secrets
+from trainer_core.system.redact import redact_values
 
 RESERVE_BYTES = 64 * 1024
-MOST_LINE = 16 << 20
+MAX_LINE_BYTES = 16 << 20
 """Bytes of one event; the longest of ours are scores with all answers, some hundred KB."""
-MOST_LOG = 1 << 30
+MAX_LOG_BYTES = 1 << 30
 """Bytes of a log: three million steps."""
-MOST_UNREAD = 20
+MAX_UNREADABLE_NOTES = 20
 """Lines that cannot be read and are told one by one."""
-MOST_AMOUNT = 1e12
+MAX_AMOUNT = 1e12
 """Of seconds, tokens, bytes and counts: beyond it a number is damage. What is measured on a model may be anything, also NaN."""
-COUNTS = ("bytes", "tokens", "step", "total", "done", "rows")
-AMOUNTS = ("seconds", "seconds_left", "tokens_per_second", *COUNTS)
+COUNT_FIELDS = ("bytes", "tokens", "step", "total", "done", "rows")
+AMOUNT_FIELDS = ("seconds", "seconds_left", "tokens_per_second", *COUNT_FIELDS)
 
 
 class EventLog:
@@ -46,12 +55,12 @@ class EventLog:
         self.path, self._reserve = path, path.with_name(".reserve")
         self._lock = threading.Lock()
         with durable.disk_errors(path):
-            cut_torn_tail(path)
-            self._file = untrusted_files.appended(path.parent, path.name)  # open as long as the worker lives
-            self._seq = lines_in(path)
+            cut_partial_line(path)
+            self._file = untrusted_files.open_for_append(path.parent, path.name)  # open as long as the worker lives
+            self._seq = count_lines(path)
         with durable.disk_errors(self._reserve):
             self._reserve.unlink(missing_ok=True)  # never through a link that lies there
-            with untrusted_files.appended(path.parent, self._reserve.name) as file:
+            with untrusted_files.open_for_append(path.parent, self._reserve.name) as file:
                 file.write(bytes(RESERVE_BYTES))
 
     def __call__(self, event: Event) -> None:
@@ -61,14 +70,14 @@ class EventLog:
             DiskError: the disk is full; what is said from now on goes into the reserve.
         """
         with self._lock, durable.disk_errors(self.path):
-            line = encode(event, self._seq + 1, datetime.now(UTC))
+            line = encode_event(event, self._seq + 1, datetime.now(UTC))
             try:
                 if self._reserve.exists():  # given up, it has made room
-                    durable.point(self.path)
+                    durable.fault_point(self.path)
                 self._append(line)
             except OSError:
                 self._reserve.unlink(missing_ok=True)
-                if not isinstance(event, Ended | Failed):
+                if not isinstance(event, RunEnded | RunFailed):
                     raise
                 self._append(line)  # a last word is said at once into the room that this left
             self._seq += 1
@@ -86,57 +95,58 @@ class EventLog:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def encode(event: Event, seq: int, at: datetime) -> bytes:
+def encode_event(event: Event, seq: int, at: datetime) -> bytes:
     """One event as one line, without secrets."""
     head = {
         "seq": seq,
         "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "kind": type(event).__name__,
     }
-    line = json.dumps(head | without_secrets(asdict(event)), ensure_ascii=False)
+    line = json.dumps(head | redact_values(asdict(event)), ensure_ascii=False)
     return f"{line}\n".encode("utf-8", "replace")
 
 
-def decode(line: bytes) -> Event:
+def decode_event(line: bytes) -> Event:
     """The event of one line.
 
     Raises:
         ValueError: the line is no event of this version.
     """
-    return event_of(values_of(line))
+    return build_event(parse_event_line(line))
 
 
-def values_of(line: bytes) -> dict[str, Any]:
+def parse_event_line(line: bytes) -> dict[str, Any]:
     """The kind and the fields of one line; errors as in `decode`."""
-    values = untrusted_files.parsed(line)
+    values = untrusted_files.parse_json(line)
     kind = values.get("kind") if isinstance(values, dict) else None
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"unknown event kind {str(kind)[:80]!r}")
-    return {key: value for key, value in values.items() if key not in ("seq", "at")}
+    kind = OLD_NAMES.get(kind, kind) if isinstance(kind, str) else None
+    if kind not in EVENT_KINDS:
+        raise ValueError(f"unknown event kind {str(values.get('kind') if isinstance(values, dict) else None)[:80]!r}")
+    return {key: value for key, value in values.items() if key not in ("seq", "at")} | {"kind": kind}
 
 
-def event_of(values: dict[str, Any]) -> Event:
+def build_event(values: dict[str, Any]) -> Event:
     """The event of these values; errors as in `decode`."""
-    kind = KINDS[values["kind"]]
-    event: Event = adapter(kind).validate_python({key: value for key, value in values.items() if key != "kind"})
-    for name in amounts(kind):
+    kind = EVENT_KINDS[values["kind"]]
+    event: Event = event_adapter(kind).validate_python({key: value for key, value in values.items() if key != "kind"})
+    for name in amount_fields(kind):
         value = getattr(event, name)
-        least = 0 if name in COUNTS else -MOST_AMOUNT
-        if value is not None and not least <= value <= MOST_AMOUNT:  # nor NaN
+        least = 0 if name in COUNT_FIELDS else -MAX_AMOUNT
+        if value is not None and not least <= value <= MAX_AMOUNT:  # nor NaN
             raise ValueError(f"{name} is {value}")
-    if isinstance(event, Saved | Checkpointed):
-        untrusted_files.check_name(event.folder)
+    if isinstance(event, AdapterSaved | CheckpointSaved):
+        untrusted_files.check_relative_name(event.folder)
     return event
 
 
 @cache
-def amounts(kind: type) -> tuple[str, ...]:
+def amount_fields(kind: type) -> tuple[str, ...]:
     """The fields of an event that count or time something."""
-    return tuple(one.name for one in fields(kind) if one.name in AMOUNTS)
+    return tuple(one.name for one in fields(kind) if one.name in AMOUNT_FIELDS)
 
 
 def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
-    return frozenset(values).difference(known_keys(KINDS[values["kind"]]))
+    return frozenset(values).difference(known_keys(EVENT_KINDS[values["kind"]]))
 
 
 @cache
@@ -145,14 +155,14 @@ def known_keys(kind: type) -> frozenset[str]:
 
 
 @cache
-def adapter(kind: type) -> TypeAdapter[Any]:
+def event_adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def cut_torn_tail(path: Path) -> None:
+def cut_partial_line(path: Path) -> None:
     """Remove a last line without its newline: a killed worker leaves one, and the next event would be glued to it."""
     try:
-        file = untrusted_files.changed(path.parent, path.name)
+        file = untrusted_files.open_for_update(path.parent, path.name)
     except FileNotFoundError:
         return
     with file:
@@ -165,8 +175,8 @@ def cut_torn_tail(path: Path) -> None:
         file.truncate(whole)
 
 
-def lines_in(path: Path) -> int:
-    with untrusted_files.opened(path.parent, path.name) as file:
+def count_lines(path: Path) -> int:
+    with untrusted_files.open_regular_file(path.parent, path.name) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
@@ -180,8 +190,8 @@ class Tail:
         """Within a line that is longer than any event."""
         self._told: set[tuple[str, frozenset[str]]] = set()
 
-    def grew(self) -> bool:
-        return self._offset < min(untrusted_files.size_bytes(self.path.parent, self.path.name), MOST_LOG)
+    def has_new_bytes(self) -> bool:
+        return self._offset < min(untrusted_files.regular_file_size(self.path.parent, self.path.name), MAX_LOG_BYTES)
 
     def __iter__(self) -> Iterator[Event]:
         """The new events. A line that is none becomes a note about itself, so that it hides neither the rest nor other runs.
@@ -190,53 +200,55 @@ class Tail:
             UnsafeFile: there is no regular file.
             OSError: it cannot be read.
         """
-        if self._offset >= MOST_LOG:
+        if self._offset >= MAX_LOG_BYTES:
             return
         try:
-            file = untrusted_files.opened(self.path.parent, self.path.name)
+            file = untrusted_files.open_regular_file(self.path.parent, self.path.name)
         except FileNotFoundError:
             return
         with file:
             file.seek(self._offset)
-            while line := file.readline(MOST_LINE):
+            while line := file.readline(MAX_LINE_BYTES):
                 whole = line.endswith(b"\n")
-                if not whole and len(line) < MOST_LINE:
+                if not whole and len(line) < MAX_LINE_BYTES:
                     return
                 self._offset += len(line)
                 long, self._long = self._long or not whole, not whole
                 if whole:
                     self._line += 1
-                    yield from self.unread("is longer than any event") if long else self.read(line)
-                if self._offset >= MOST_LOG:
-                    yield Noted(
-                        f"{self.path.name} has more than {MOST_LOG >> 20:,} MB; what comes after them is not shown."
+                    yield from self.note_unreadable_line("is longer than any event") if long else self.decode_line(line)
+                if self._offset >= MAX_LOG_BYTES:
+                    yield Notice(
+                        f"{self.path.name} has more than {MAX_LOG_BYTES >> 20:,} MB; what comes after them is not shown."
                     )
                     return
 
-    def read(self, line: bytes) -> Iterator[Event]:
+    def decode_line(self, line: bytes) -> Iterator[Event]:
         try:
-            values = values_of(line)
-            event = event_of(values)
+            values = parse_event_line(line)
+            event = build_event(values)
         except ValueError:
-            yield from self.unread("cannot be read: it was damaged, or written by another version of Tunebench")
+            yield from self.note_unreadable_line(
+                "cannot be read: it was damaged, or written by another version of Tunebench"
+            )
             return
         if unknown := unknown_keys(values):
-            yield from self.left_out(values["kind"], unknown)
+            yield from self.note_unknown_keys(values["kind"], unknown)
         yield event
 
-    def left_out(self, kind: str, unknown: frozenset[str]) -> Iterator[Event]:
+    def note_unknown_keys(self, kind: str, unknown: frozenset[str]) -> Iterator[Event]:
         """Said once for each kind, as all events of another version have the same keys."""
-        if (kind, unknown) not in self._told and len(self._told) < MOST_UNREAD:
+        if (kind, unknown) not in self._told and len(self._told) < MAX_UNREADABLE_NOTES:
             self._told.add((kind, unknown))
-            names = ", ".join(sorted(untrusted_files.plain(name[:80]) for name in unknown)[:5])
-            yield Noted(
+            names = ", ".join(sorted(untrusted_files.as_printable(name[:80]) for name in unknown)[:5])
+            yield Notice(
                 f"{kind} events have keys that this version of Tunebench does not know, and leaves out: {names}."
             )
 
-    def unread(self, why: str) -> Iterator[Event]:
+    def note_unreadable_line(self, why: str) -> Iterator[Event]:
         """A note for each of the first lines that cannot be read, and one for all the others."""
         self._unread += 1
-        if self._unread <= MOST_UNREAD:
-            yield Noted(f"Line {self._line} of {self.path.name} {why}. Adapters and checkpoints are as they were.")
-        elif self._unread == MOST_UNREAD + 1:
-            yield Noted(f"More lines of {self.path.name} cannot be read, from line {self._line} on.")
+        if self._unread <= MAX_UNREADABLE_NOTES:
+            yield Notice(f"Line {self._line} of {self.path.name} {why}. Adapters and checkpoints are as they were.")
+        elif self._unread == MAX_UNREADABLE_NOTES + 1:
+            yield Notice(f"More lines of {self.path.name} cannot be read, from line {self._line} on.")

@@ -29,18 +29,18 @@ class Phase(StrEnum):
     FAILED = "failed"
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         """Is there more to come?"""
         return self not in (Phase.DONE, Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
 
     @property
-    def resumable(self) -> bool:
+    def is_resumable(self) -> bool:
         """Ended before its end, so that it can be gone on with."""
         return self in (Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
 
 
 @dataclass(frozen=True)
-class Offer:
+class Suggestion:
     """One way out of a failure: a sentence, and what it changes in the recipe, as dotted key → value."""
 
     text: str
@@ -48,7 +48,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Status:
+class PhaseChanged:
     """The worker entered a phase; the detail is a sentence for the page."""
 
     phase: Phase
@@ -56,14 +56,14 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Placed:
+class DeviceAcquired:
     """A worker has the device. card: the UUID of its graphics card; empty: the processor."""
 
     card: str
 
 
 @dataclass(frozen=True)
-class Prepared:
+class DataPrepared:
     """The data as it will be trained on."""
 
     chats: int
@@ -74,7 +74,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Changed:
+class SettingChanged:
     """A value that differs from what was asked, and why."""
 
     what: str
@@ -84,21 +84,21 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Noted:
+class Notice:
     """A sentence about the data or the run that the user should read: rows that were left out or cut, and the like."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepsPlanned:
     """Optimiser steps of each stage, as far as they are known before the first one."""
 
     steps: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Proof:
+class ReferenceCheck:
     """DPO's first step measured against what it must be: policy and reference are still the same model.
 
     Losses in nats. `expected_loss` is None where the loss depends on the data (the sft term). `policy` and
@@ -117,7 +117,7 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)  # many of them live as long as the app
-class Step:
+class TrainStep:
     """One optimiser step. Loss in nats per token (SFT) or per pair (DPO), log-probs in nats per answer, margins in β·nats."""
 
     stage: Stage
@@ -136,7 +136,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluation:
     """The held-out rows at a step, measured in training. Units are those of `Step`; accuracy and margin in DPO only.
 
     rows: how many of them, the same at every step of a stage. seconds: what it took.
@@ -152,7 +152,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleAnswer:
     """One answer to a fixed prompt. ended: by itself, not cut at the most tokens it may have."""
 
     prompt: str
@@ -162,7 +162,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampleAnswers:
     """What the model answers to the run's fixed prompts at a step, always taking the likeliest token.
 
     Step 0 is the base alone; of a run there is one. seconds: what it took.
@@ -170,12 +170,12 @@ class Sampled:
 
     stage: Stage
     step: int
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleAnswer, ...]
     seconds: float
 
 
 @dataclass(frozen=True)
-class Resumed:
+class StageResumed:
     """A stage goes on from a checkpoint (step 0: from its beginning); later steps that were lost are made again.
 
     `skipped` has a sentence for each newer checkpoint that could not be used.
@@ -187,7 +187,7 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class Checkpointed:
+class CheckpointSaved:
     """The run can be continued from this step. `folder` is relative to the run folder."""
 
     stage: Stage
@@ -209,7 +209,7 @@ class RowLengths:
 
 
 @dataclass(frozen=True)
-class Probed:
+class MemoryProbed:
     """Memory as it was measured on the longest rows before the first step. Bytes, and tokens of a micro-batch.
 
     peak: with a whole micro-batch, and what the optimiser will add. half: what was measured with half of it, or less.
@@ -234,7 +234,7 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True)
-class Saved:
+class AdapterSaved:
     """An adapter is complete on disk. `folder` is relative to the run folder."""
 
     stage: Stage
@@ -244,7 +244,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ConfidenceInterval:
     """A number with its 95 % interval, and how many things it was measured on. No interval: too few of them."""
 
     value: float
@@ -254,7 +254,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Forgetting:
+class ForgettingCheck:
     """A lane against the base on the general questions.
 
     change: of the share answered rightly. p_value: of the exact McNemar test.
@@ -262,17 +262,17 @@ class Forgetting:
 
     lost: int
     gained: int
-    change: Measured
+    change: ConfidenceInterval
     p_value: float
 
     @property
-    def harmed(self) -> bool:
+    def is_significant(self) -> bool:
         """Did it drop beyond chance?"""
         return self.change.high is not None and self.change.high < 0
 
 
 @dataclass(frozen=True)
-class OwnAnswers:
+class GenerationStats:
     """What a lane's own answers are like.
 
     tokens: their mean length. ratio: that ÷ the base's, where the base is a lane.
@@ -280,10 +280,10 @@ class OwnAnswers:
     repetition: mean share of phrases of four tokens that were written before in the same answer.
     """
 
-    tokens: Measured
-    ended: Measured
-    repetition: Measured
-    ratio: Measured | None = None
+    tokens: ConfidenceInterval
+    ended: ConfidenceInterval
+    repetition: ConfidenceInterval
+    ratio: ConfidenceInterval | None = None
 
 
 @dataclass(frozen=True)
@@ -305,19 +305,19 @@ class LaneScore:
     """
 
     lane: str
-    accuracy: Measured
-    margin: Measured
-    perplexity: Measured
-    divergence: Measured
-    reward_accuracy: Measured | None = None
-    reward_margin: Measured | None = None
-    own: OwnAnswers | None = None
-    general: Measured | None = None
-    forgetting: Forgetting | None = None
+    accuracy: ConfidenceInterval
+    margin: ConfidenceInterval
+    perplexity: ConfidenceInterval
+    divergence: ConfidenceInterval
+    reward_accuracy: ConfidenceInterval | None = None
+    reward_margin: ConfidenceInterval | None = None
+    own: GenerationStats | None = None
+    general: ConfidenceInterval | None = None
+    forgetting: ForgettingCheck | None = None
 
 
 @dataclass(frozen=True)
-class Written:
+class ScoredAnswers:
     """What the lanes answered to a prompt while they were scored."""
 
     prompt: str
@@ -325,16 +325,16 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoresReady:
     """All lanes, in their order. `reference` names the lane that the rewards are measured against."""
 
     scores: tuple[LaneScore, ...]
     reference: str = "the base"
-    written: tuple[Written, ...] = ()
+    written: tuple[ScoredAnswers, ...] = ()
 
 
 @dataclass(frozen=True)
-class Scoring:
+class ScoringProgress:
     """How far the scoring is: part `number` of `parts`, of which `done` of `total` tokens are done.
 
     seconds_left: to the end of this part, None before the first measure; of answers in the making it is the most.
@@ -348,20 +348,20 @@ class Scoring:
     seconds_left: float | None
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
         return f"Scoring, part {self.number} of {self.parts}: {self.part}, {self.done / (self.total or 1):.0%}{left}"
 
 
 @dataclass(frozen=True)
-class ScoreFailed:
+class ScoringFailed:
     """The lanes could not be scored, or scoring was stopped; they stay loaded."""
 
     message: str
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptStarted:
     """A prompt went to the lanes."""
 
     ask: str
@@ -370,7 +370,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextChunk:
     """Lanes grew: lane name → the text that came since the last event."""
 
     ask: str
@@ -378,23 +378,23 @@ class Text:
 
 
 @dataclass(frozen=True)
-class LaneEnd:
+class AnswerStats:
     tokens: int
     seconds: float
     ended_itself: bool
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnswersFinished:
     """All lanes of a prompt are complete (or were cancelled, which `cancelled` says)."""
 
     ask: str
-    ends: dict[str, LaneEnd]
+    ends: dict[str, AnswerStats]
     cancelled: bool = False
 
 
 @dataclass(frozen=True)
-class AskFailed:
+class RequestFailed:
     """One Ask, Dial or Heat could not be done; the lanes stay loaded."""
 
     ask: str
@@ -402,7 +402,7 @@ class AskFailed:
 
 
 @dataclass(frozen=True)
-class LaneProof:
+class AdapterCheck:
     """That a lane is what its name says: the adapter's hash, and by how much its logits differ from the base's.
 
     sha256: the first 12 digits, of both adapters in a blend; empty for the base.
@@ -419,19 +419,19 @@ class LaneProof:
 
 @dataclass(frozen=True)
 class LanesLoaded:
-    proofs: tuple[LaneProof, ...]
+    proofs: tuple[AdapterCheck, ...]
 
 
 @dataclass(frozen=True)
-class Dialed:
+class LaneAdjusted:
     """A lane has another strength or blend, from the next answer on."""
 
     ask: str
-    proof: LaneProof
+    proof: AdapterCheck
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenLogprobs:
     """A token of an answer, or several that make up one character, and its log-probability under two lanes, in nats."""
 
     text: str
@@ -440,16 +440,16 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Heated:
+class TokenHeatmap:
     """An answer piece by piece under two lanes; the end token is the last piece, if the answer ended by itself."""
 
     ask: str
     lanes: tuple[str, str]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TokenLogprobs, ...]
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunEnded:
     """The last word of a run that went as asked: done or stopped."""
 
     phase: Phase
@@ -457,18 +457,47 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Failed:
+class RunFailed:
     """The last word of a run that went wrong. `details` is the traceback of a bug, or empty; `offers` are ways out."""
 
     message: str
     details: str = ""
-    offers: tuple[Offer, ...] = ()
+    offers: tuple[Suggestion, ...] = ()
 
 
 Event = (
-    Status | Placed | Prepared | Changed | Noted | Plan | RowLengths | Probed | Proof | Step | Evaluated
-    | Sampled | Resumed | Checkpointed | OutOfMemory | Saved
-    | Scoring | Scored | ScoreFailed | Asked | Text | Answered
-    | AskFailed | LanesLoaded | Dialed | Heated | Ended | Failed
+    PhaseChanged | DeviceAcquired | DataPrepared | SettingChanged | Notice | StepsPlanned | RowLengths | MemoryProbed
+    | ReferenceCheck | TrainStep | Evaluation
+    | SampleAnswers | StageResumed | CheckpointSaved | OutOfMemory | AdapterSaved
+    | ScoringProgress | ScoresReady | ScoringFailed | PromptStarted | TextChunk | AnswersFinished
+    | RequestFailed | LanesLoaded | LaneAdjusted | TokenHeatmap | RunEnded | RunFailed
 )  # fmt: skip
-KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
+EVENT_KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
+OLD_NAMES: Mapping[str, str] = {
+    "Status": "PhaseChanged",
+    "Placed": "DeviceAcquired",
+    "Prepared": "DataPrepared",
+    "Changed": "SettingChanged",
+    "Noted": "Notice",
+    "Plan": "StepsPlanned",
+    "Proof": "ReferenceCheck",
+    "Step": "TrainStep",
+    "Evaluated": "Evaluation",
+    "Sampled": "SampleAnswers",
+    "Resumed": "StageResumed",
+    "Checkpointed": "CheckpointSaved",
+    "Probed": "MemoryProbed",
+    "Saved": "AdapterSaved",
+    "Scored": "ScoresReady",
+    "Scoring": "ScoringProgress",
+    "ScoreFailed": "ScoringFailed",
+    "Asked": "PromptStarted",
+    "Text": "TextChunk",
+    "Answered": "AnswersFinished",
+    "AskFailed": "RequestFailed",
+    "Dialed": "LaneAdjusted",
+    "Heated": "TokenHeatmap",
+    "Ended": "RunEnded",
+    "Failed": "RunFailed",
+}
+"""Kind in a run folder of an earlier version → its class today."""

@@ -12,20 +12,20 @@ import psutil
 from pydantic import Field
 
 from trainer_core.errors import DiskError
-from trainer_core.runs.control import Wants, requested
-from trainer_core.runs.run_folder import keepers
-from trainer_core.schema import Strict
+from trainer_core.runs.control import StopRequests, read_request
+from trainer_core.runs.run_folder import parent_processes
+from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically as write_atomically
 
 BEAT_SECONDS = 2.0
-WAITING = "trainer_core.worker.warm"
+WARM_WORKER_MODULE = "trainer_core.worker.warm"
 """The program of a worker that was started before its run, which its arguments therefore do not name."""
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """How often a worker looks for a request: a stop is noticed within half a second."""
 
 
-class Heartbeat(Strict):
+class Heartbeat(StrictModel):
     """Which process works on a run. `created` is the process's birth in seconds since 1970."""
 
     pid: int = Field(ge=1, le=2**31 - 1)
@@ -33,15 +33,15 @@ class Heartbeat(Strict):
     run_id: str
 
 
-def alive(beat: Heartbeat | None) -> bool:
+def is_alive(beat: Heartbeat | None) -> bool:
     """Is the process that wrote this heartbeat still the same process, working on the same run? A pid alone is reused."""
     try:
-        return beat is not None and process_of(beat) is not None
+        return beat is not None and find_process(beat) is not None
     except psutil.AccessDenied:
         return True
 
 
-def process_of(beat: Heartbeat) -> psutil.Process | None:
+def find_process(beat: Heartbeat) -> psutil.Process | None:
     """The process that wrote this heartbeat, if it still lives.
 
     Raises:
@@ -53,7 +53,7 @@ def process_of(beat: Heartbeat) -> psutil.Process | None:
         same = (
             process.status() != psutil.STATUS_ZOMBIE
             and abs(process.create_time() - beat.created) < 2  # clock corrections move it by up to a second
-            and (not arguments or beat.run_id in " ".join(arguments) or WAITING in arguments)
+            and (not arguments or beat.run_id in " ".join(arguments) or WARM_WORKER_MODULE in arguments)
         )
         return process if same else None
     except psutil.NoSuchProcess:
@@ -62,12 +62,12 @@ def process_of(beat: Heartbeat) -> psutil.Process | None:
 
 def read_heartbeat(run_dir: Path) -> Heartbeat | None:
     try:
-        return untrusted_files.load(Heartbeat, run_dir, "heartbeat.json")[0]
+        return untrusted_files.load_json_model(Heartbeat, run_dir, "heartbeat.json")[0]
     except (OSError, ValueError):
         return None
 
 
-def seconds_since(file: Path) -> float:
+def seconds_since_write(file: Path) -> float:
     """Seconds since a file was written last; 0 where there is none yet."""
     try:
         return max(0.0, time.time() - file.stat().st_mtime)
@@ -75,12 +75,12 @@ def seconds_since(file: Path) -> float:
         return 0.0
 
 
-def worker_lives(run_dir: Path) -> bool:
+def is_worker_alive(run_dir: Path) -> bool:
     """Is there a process for this run? Before its first heartbeat a worker is known by its arguments."""
-    return alive(read_heartbeat(run_dir)) or any(named(run_dir))
+    return is_alive(read_heartbeat(run_dir)) or any(processes_named(run_dir))
 
 
-def named(run_dir: Path) -> Iterator[psutil.Process]:
+def processes_named(run_dir: Path) -> Iterator[psutil.Process]:
     """Workers whose arguments name this run."""
     for process in worker_processes():
         if run_dir.name in " ".join(process.info["cmdline"]):
@@ -94,30 +94,30 @@ def worker_processes() -> Iterator[psutil.Process]:
             yield process
 
 
-def processes(run_dir: Path) -> list[psutil.Process]:
+def list_processes(run_dir: Path) -> list[psutil.Process]:
     """All that works on a run, known by pid and birth."""
     beat = read_heartbeat(run_dir)
-    worker = process_of(beat) if beat else None
-    found = (one for first in ([worker] if worker else named(run_dir)) for one in family(first))
+    worker = find_process(beat) if beat else None
+    found = (one for first in ([worker] if worker else processes_named(run_dir)) for one in process_family(first))
     return list(dict.fromkeys(found))
 
 
-def family(worker: psutil.Process) -> Iterator[psutil.Process]:
+def process_family(worker: psutil.Process) -> Iterator[psutil.Process]:
     """Its keeper first, for it would tell of the worker's end; the worker; and what it started."""
-    yield from reversed(list(keepers(worker)))
+    yield from reversed(list(parent_processes(worker)))
     yield worker
     with suppress(psutil.Error):
         yield from worker.children(recursive=True)
 
 
-def end(run_dir: Path, kill: bool = False) -> None:
+def terminate(run_dir: Path, kill: bool = False) -> None:
     """Ask every process of a run to end, or kill them."""
-    for process in processes(run_dir):
+    for process in list_processes(run_dir):
         with suppress(psutil.Error):
             process.kill() if kill else process.terminate()
 
 
-def beat(run_dir: Path) -> None:
+def write_heartbeat(run_dir: Path) -> None:
     """Say that this process works on the run.
 
     Raises:
@@ -129,22 +129,22 @@ def beat(run_dir: Path) -> None:
 
 
 @contextmanager
-def beating(run_dir: Path) -> Iterator[Wants]:
+def heartbeat_thread(run_dir: Path) -> Iterator[StopRequests]:
     """Write heartbeats and watch for requests from a thread, as long as the block runs."""
-    wants, ended = Wants(), threading.Event()
-    beat(run_dir)
+    wants, ended = StopRequests(), threading.Event()
+    write_heartbeat(run_dir)
 
     def run() -> None:
         rounds = 0
-        while not ended.wait(LOOK_SECONDS):
+        while not ended.wait(POLL_SECONDS):
             rounds += 1
-            if wish := requested(run_dir):
-                wants.hear(wish)
-            if rounds % round(BEAT_SECONDS / LOOK_SECONDS) == 0:
+            if wish := read_request(run_dir):
+                wants.receive(wish)
+            if rounds % round(BEAT_SECONDS / POLL_SECONDS) == 0:
                 with suppress(
                     DiskError
                 ):  # a beat is only seen by others; the thread must live, for it hears the requests
-                    beat(run_dir)
+                    write_heartbeat(run_dir)
 
     thread = threading.Thread(target=run, name="heartbeat", daemon=True)
     thread.start()

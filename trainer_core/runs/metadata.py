@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from trainer_core.schema import Strict
+from trainer_core.schema import StrictModel
 from trainer_core.system import durable, untrusted_files
 
 
-class About(Strict):
+class RunMetadata(StrictModel):
     """What about.json holds."""
 
     name: str = Field(default="", max_length=64, title="Name")
@@ -18,15 +18,15 @@ class About(Strict):
     pinned: bool = Field(default=False, title="Pinned")
 
 
-def read_about(run_dir: Path) -> About:
+def read_metadata(run_dir: Path) -> RunMetadata:
     """What was written about a run; nothing yet, or nothing readable, is nothing."""
     try:
-        return untrusted_files.load(About, run_dir, "about.json")[0]
+        return untrusted_files.load_json_model(RunMetadata, run_dir, "about.json")[0]
     except (OSError, ValueError):
-        return About()
+        return RunMetadata()
 
 
-def write_about(run_dir: Path, about: About) -> None:
+def write_metadata(run_dir: Path, about: RunMetadata) -> None:
     """Keep it.
 
     Raises:

@@ -26,17 +26,17 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from trainer_core.config.jobs import Job, TrainJob
 from trainer_core.errors import ConfigError
-from trainer_core.runs.workspace import made
-from trainer_core.schema import Strict
+from trainer_core.runs.workspace import ensure_dir
+from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically as write_atomically
 
-MOST_NAMED = 5
+MAX_NAMED_KEYS = 5
 """Settings of another version that are named one by one."""
 LOG_BYTES = 65_536
 
 
-class RunFile(Strict):
+class RunFile(StrictModel):
     """What run.json holds. What another version left out is filled in from the folder, or has its default."""
 
     version: int = 1
@@ -53,29 +53,29 @@ class RunFile(Strict):
         """What of the file is not used, as sentences."""
         if not self._left_out:
             return ()
-        names = ", ".join(map(untrusted_files.plain, self._left_out[:MOST_NAMED]))
-        more = len(self._left_out) - MOST_NAMED
+        names = ", ".join(map(untrusted_files.as_printable, self._left_out[:MAX_NAMED_KEYS]))
+        more = len(self._left_out) - MAX_NAMED_KEYS
         return (
             f"run.json has settings that this version of Tunebench does not know, and leaves out: {names}"
             f"{f' and {more} more' if more > 0 else ''}. What was trained is as it was.",
         )
 
 
-def create(parent: Path, job: Job, name: str, **facts: Any) -> Path:
+def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:
     """A new run folder with its run.json.
 
     Raises:
         DiskError: the folder or the file cannot be written.
     """
     now = datetime.now(UTC)
-    run_id = "-".join(filter(None, (now.strftime("%Y%m%d-%H%M%S"), slug(name), secrets.token_hex(2))))
-    run_dir = made(parent / run_id)
+    run_id = "-".join(filter(None, (now.strftime("%Y%m%d-%H%M%S"), slugify_name(name), secrets.token_hex(2))))
+    run_dir = ensure_dir(parent / run_id)
     run = RunFile(id=run_id, created=now.isoformat(timespec="seconds"), job=job, **facts)
     write_atomically(run_dir / "run.json", run.model_dump_json(indent=1))
     return run_dir
 
 
-def slug(name: str) -> str:
+def slugify_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32]
 
 
@@ -86,14 +86,14 @@ def read_run(run_dir: Path) -> RunFile:
         ConfigError: it is missing or no regular file, or a value in it cannot be.
     """
     try:
-        file, left_out = untrusted_files.load(RunFile, run_dir, "run.json")
+        file, left_out = untrusted_files.load_json_model(RunFile, run_dir, "run.json")
     except OSError as error:
         raise ConfigError(
-            f"{untrusted_files.plain(str(run_dir))}: no readable run.json ({error.strerror}), so this is not a run folder."
+            f"{untrusted_files.as_printable(str(run_dir))}: no readable run.json ({error.strerror}), so this is not a run folder."
         ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = untrusted_files.plain(".".join(str(part) for part in first["loc"]))[:200]
+        key = untrusted_files.as_printable(".".join(str(part) for part in first["loc"]))[:200]
         name = untrusted_files.printable_id(run_dir)
         raise ConfigError(f"{name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
     except ValueError as error:
@@ -102,28 +102,28 @@ def read_run(run_dir: Path) -> RunFile:
             "It was damaged, or made by another version."
         ) from error
     file = file.model_copy(
-        update={"id": untrusted_files.printable_id(run_dir), "created": began(run_dir, file.created)}
+        update={"id": untrusted_files.printable_id(run_dir), "created": run_start_time(run_dir, file.created)}
     )
     file._left_out = left_out
     return file
 
 
-def began(run_dir: Path, told: str = "") -> str:
+def run_start_time(run_dir: Path, told: str = "") -> str:
     """When a run began, in ISO's spelling with seconds and zone: as it was told, or else as the folder's name says, or else when
     the folder was changed last."""
-    for text, read in ((told, datetime.fromisoformat), (run_dir.name[:15], from_name)):
+    for text, read in ((told, datetime.fromisoformat), (run_dir.name[:15], parse_folder_time)):
         with suppress(ValueError):
             when = read(text)
             if 1970 <= when.year < 9999:  # with room for a day of any zone
                 return (when if when.tzinfo else when.replace(tzinfo=UTC)).isoformat(timespec="seconds")
-    return datetime.fromtimestamp(changed_at(run_dir), UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(folder_mtime(run_dir), UTC).isoformat(timespec="seconds")
 
 
-def from_name(text: str) -> datetime:
+def parse_folder_time(text: str) -> datetime:
     return datetime.strptime(text, "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
 
 
-def changed_at(folder: Path) -> float:
+def folder_mtime(folder: Path) -> float:
     """Seconds since 1970; 0 where that is not known."""
     try:
         return min(max(0.0, folder.lstat().st_mtime), 2.0**32)
@@ -131,7 +131,7 @@ def changed_at(folder: Path) -> float:
         return 0.0
 
 
-def folders(parent: Path) -> list[Path]:
+def list_runs(parent: Path) -> list[Path]:
     """Every run folder, newest first. Links are skipped: they may lead out of the workspace."""
     found = (
         (Path(one.path) for one in os.scandir(parent) if one.is_dir(follow_symlinks=False)) if parent.is_dir() else ()
@@ -140,7 +140,7 @@ def folders(parent: Path) -> list[Path]:
     return sorted(ours, key=lambda path: path.name, reverse=True)
 
 
-def keepers(worker: psutil.Process) -> Iterator[psutil.Process]:
+def parent_processes(worker: psutil.Process) -> Iterator[psutil.Process]:
     """The processes above a worker with the same arguments: its keeper, and on Windows the python.exe of .venv above each, which
     only starts Python's own and waits, and of which `Popen.pid` is. psutil takes no parent that was born later."""
     with suppress(psutil.Error):
@@ -150,19 +150,21 @@ def keepers(worker: psutil.Process) -> Iterator[psutil.Process]:
             above = above.parent()
 
 
-def last_line(run_dir: Path) -> str:
+def last_log_line(run_dir: Path) -> str:
     """The last line of the worker's log that says something, or nothing."""
-    lines = log_tail(run_dir, 20)
+    lines = read_log_tail(run_dir, 20)
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def log_tail(run_dir: Path, lines: int) -> list[str]:
+def read_log_tail(run_dir: Path, lines: int) -> list[str]:
     """The last lines of the worker's log, from at most its last 64 KiB."""
     try:
-        return untrusted_files.tail(run_dir, "worker.log", LOG_BYTES).decode("utf-8", "replace").splitlines()[-lines:]
+        return (
+            untrusted_files.read_tail(run_dir, "worker.log", LOG_BYTES).decode("utf-8", "replace").splitlines()[-lines:]
+        )
     except OSError:
         return []
 
 
-def train_job(run: RunFile) -> TrainJob | None:
+def train_job_of(run: RunFile) -> TrainJob | None:
     return run.job if isinstance(run.job, TrainJob) else None

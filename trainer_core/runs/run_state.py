@@ -12,65 +12,65 @@ from typing import TypeVar, cast
 from trainer_core.errors import ConfigError
 from trainer_core.runs.event_log import Tail
 from trainer_core.runs.events import (
-    Answered,
-    Asked,
-    AskFailed,
-    Changed,
-    Checkpointed,
-    Dialed,
-    Ended,
-    Evaluated,
+    AdapterCheck,
+    AdapterSaved,
+    AnswersFinished,
+    AnswerStats,
+    CheckpointSaved,
+    DataPrepared,
+    DeviceAcquired,
+    Evaluation,
     Event,
-    Failed,
-    Heated,
-    LaneEnd,
-    LaneProof,
+    LaneAdjusted,
     LaneScore,
     LanesLoaded,
-    Noted,
-    Offer,
+    MemoryProbed,
+    Notice,
     OutOfMemory,
     Phase,
-    Placed,
-    Plan,
-    Prepared,
-    Probed,
-    Proof,
-    Resumed,
+    PhaseChanged,
+    PromptStarted,
+    ReferenceCheck,
+    RequestFailed,
     RowLengths,
-    Sampled,
-    Saved,
-    Scored,
-    ScoreFailed,
-    Scoring,
+    RunEnded,
+    RunFailed,
+    SampleAnswers,
+    ScoresReady,
+    ScoringFailed,
+    ScoringProgress,
+    SettingChanged,
     Stage,
-    Status,
-    Step,
-    Text,
+    StageResumed,
+    StepsPlanned,
+    Suggestion,
+    TextChunk,
+    TokenHeatmap,
+    TrainStep,
 )
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
 
 
 @dataclass(frozen=True)
-class Said:
+class PromptAnswers:
     """What the lanes said to one question: the texts, and how they ended once they have (empty until then)."""
 
     answers: Mapping[str, str]
-    ends: Mapping[str, LaneEnd]
+    ends: Mapping[str, AnswerStats]
     problem: str = ""
     """Why there is no answer."""
     cancelled: bool = False
 
 
-MOST_NOTED = 1_000
+MAX_NOTES = 1_000
 """Notes, changes and checkpoints of one run that are kept; more are damage, and nobody reads them."""
-KEPT_ANSWERS = 200
+MAX_ANSWERS = 200
 """Questions whose answers stay at hand: the one on the page, while others are answered ahead or for a judge."""
 
 
 @dataclass(frozen=True)
-class RunView:
+class RunState:
     """All that is known of a run, folded from its events."""
 
     id: str
@@ -84,35 +84,35 @@ class RunView:
     traceback: str = ""
     unreadable: str = ""
     """Why nothing of the run can be shown; found by whoever looks at it."""
-    points: tuple[Step, ...] = ()
-    evaluated: tuple[Evaluated, ...] = ()
-    sampled: tuple[Sampled, ...] = ()
+    points: tuple[TrainStep, ...] = ()
+    evaluated: tuple[Evaluation, ...] = ()
+    sampled: tuple[SampleAnswers, ...] = ()
     planned: Mapping[str, int] = field(default_factory=dict)
-    prepared: Prepared | None = None
-    proof: Proof | None = None
-    changes: tuple[Changed, ...] = ()
+    prepared: DataPrepared | None = None
+    proof: ReferenceCheck | None = None
+    changes: tuple[SettingChanged, ...] = ()
     notes: tuple[str, ...] = ()
     adapters: Mapping[str, str] = field(default_factory=dict)
-    checkpoints: tuple[Checkpointed, ...] = ()
+    checkpoints: tuple[CheckpointSaved, ...] = ()
     out_of_memory: tuple[OutOfMemory, ...] = ()
     row_lengths: Mapping[str, RowLengths] = field(default_factory=dict)
-    probed: Mapping[str, Probed] = field(default_factory=dict)
-    offers: tuple[Offer, ...] = ()
-    scored: Scored | None = None
-    scoring: Scoring | None = None
-    unscored: str = ""
-    lanes: tuple[LaneProof, ...] = ()
+    probed: Mapping[str, MemoryProbed] = field(default_factory=dict)
+    offers: tuple[Suggestion, ...] = ()
+    scored: ScoresReady | None = None
+    scoring: ScoringProgress | None = None
+    scoring_error: str = ""
+    lanes: tuple[AdapterCheck, ...] = ()
     ask: str = ""
     prompt: str = ""
     answers: Mapping[str, str] = field(default_factory=dict)
-    ends: Mapping[str, LaneEnd] = field(default_factory=dict)
-    said: Mapping[str, Said] = field(default_factory=dict)
-    heated: Heated | None = None
+    ends: Mapping[str, AnswerStats] = field(default_factory=dict)
+    said: Mapping[str, PromptAnswers] = field(default_factory=dict)
+    heated: TokenHeatmap | None = None
 
-    def said_to(self, ask: str) -> Said | None:
+    def answers_to(self, ask: str) -> PromptAnswers | None:
         """What was said to a question; None before its turn has come, and when it is long past."""
         if ask and ask == self.ask and ask not in self.said:
-            return Said(self.answers, self.ends)
+            return PromptAnswers(self.answers, self.ends)
         return self.said.get(ask)
 
     @property
@@ -120,20 +120,20 @@ class RunView:
         return self.scored.scores if self.scored else ()
 
     @property
-    def last(self) -> Step | None:
+    def last_step(self) -> TrainStep | None:
         return self.points[-1] if self.points else None
 
-    def best(self, stage: Stage) -> Evaluated | None:
+    def best_evaluation(self, stage: Stage) -> Evaluation | None:
         """The lowest held-out loss of a stage that was measured at least twice."""
         measured = [one for one in self.evaluated if one.stage == stage and isfinite(one.loss)]
         return min(measured, key=lambda one: one.loss) if len(measured) > 1 else None
 
-    def steps(self, stage: Stage) -> int:
+    def steps_done(self, stage: Stage) -> int:
         """Optimiser steps that a stage has done."""
         return max((point.step for point in self.points if point.stage == stage), default=0)
 
     @property
-    def kept(self) -> str:
+    def resume_hint(self) -> str:
         """What there is to go on from if the run ends now, as a sentence."""
         newest = self.checkpoints[-1] if self.checkpoints else None
         if newest and newest.stage not in self.adapters:
@@ -142,7 +142,7 @@ class RunView:
             return f"Resume goes on after {list(self.adapters)[-1].upper()}, whose adapter is saved."
         return "No checkpoint was saved yet, so Resume begins anew."
 
-    def used(self, what: str, asked: str) -> str:
+    def effective_value(self, what: str, asked: str) -> str:
         """The value a setting really had: what was asked, unless the run says otherwise."""
         return next((change.used for change in reversed(self.changes) if change.what == what), asked)
 
@@ -157,109 +157,109 @@ class RunView:
     @property
     def seconds_left(self) -> float | None:
         """Time to the end of training from the measured steps; None before the first one and after the last."""
-        if not self.last or not self.phase.active:
+        if not self.last_step or not self.phase.is_active:
             return None
-        begun = {self.points[0].stage, self.last.stage}  # there are two stages, one after the other
+        begun = {self.points[0].stage, self.last_step.stage}  # there are two stages, one after the other
         later = sum(steps for stage, steps in self.planned.items() if stage not in begun)
-        return self.last.seconds_left + later * self.last.seconds
+        return self.last_step.seconds_left + later * self.last_step.seconds
 
 
-def folded(view: RunView, events: Iterable[Event]) -> RunView:
+def apply_all(view: RunState, events: Iterable[Event]) -> RunState:
     """The view after these events. Steps in a row are added at once: a copy of all points for each would be quadratic."""
     for kind, alike in groupby(events, key=type):
-        if kind is Step:
-            view = replace(view, points=(*view.points, *cast("Iterator[Step]", alike)))
+        if kind is TrainStep:
+            view = replace(view, points=(*view.points, *cast("Iterator[TrainStep]", alike)))
         else:
             for event in alike:
-                view = fold(view, event)
+                view = apply(view, event)
     return view
 
 
-def fold(view: RunView, event: Event) -> RunView:  # noqa: C901  (one case per event class, none of them longer than a line)
+def apply(view: RunState, event: Event) -> RunState:  # noqa: C901  (one case per event class, none of them longer than a line)
     """The view after one more event."""
     match event:
-        case Status(phase, detail):
+        case PhaseChanged(phase, detail):
             return replace(view, phase=phase, detail=detail, error="", traceback="", offers=())
-        case Placed(card):
+        case DeviceAcquired(card):
             return replace(view, card=card)
-        case Prepared():
-            return replace(view, prepared=event, notes=joined(view.notes, event.notes))
-        case Changed():
-            return replace(view, changes=joined(view.changes, (event,)))
-        case Noted(text):
-            return replace(view, notes=joined(view.notes, (text,)))
-        case Plan(steps):
+        case DataPrepared():
+            return replace(view, prepared=event, notes=append_new(view.notes, event.notes))
+        case SettingChanged():
+            return replace(view, changes=append_new(view.changes, (event,)))
+        case Notice(text):
+            return replace(view, notes=append_new(view.notes, (text,)))
+        case StepsPlanned(steps):
             return replace(view, planned=steps)
-        case Proof():
+        case ReferenceCheck():
             return replace(view, proof=event)
-        case Step():
+        case TrainStep():
             return replace(view, points=(*view.points, event))
-        case Evaluated():
+        case Evaluation():
             return replace(view, evaluated=(*view.evaluated, event))
-        case Sampled():
+        case SampleAnswers():
             return replace(view, sampled=(*view.sampled, event))
-        case Resumed(stage, step, skipped):
-            return resumed(view, stage, step, skipped)
-        case Checkpointed():
-            return replace(view, checkpoints=joined(view.checkpoints, (event,)))
+        case StageResumed(stage, step, skipped):
+            return rewind_stage(view, stage, step, skipped)
+        case CheckpointSaved():
+            return replace(view, checkpoints=append_new(view.checkpoints, (event,)))
         case RowLengths(stage):
             return replace(view, row_lengths={**view.row_lengths, stage: event})
-        case Probed(stage):
+        case MemoryProbed(stage):
             return replace(view, probed={**view.probed, stage: event})
         case OutOfMemory():
             return replace(view, out_of_memory=(*view.out_of_memory, event))
-        case Saved(stage, folder):
+        case AdapterSaved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
-        case Scoring():
-            return replace(view, phase=Phase.SCORING, detail=event.told, scoring=event, unscored="")
-        case Scored():
+        case ScoringProgress():
+            return replace(view, phase=Phase.SCORING, detail=event.summary, scoring=event, scoring_error="")
+        case ScoresReady():
             return replace(view, phase=Phase.READY, scored=event, scoring=None, detail="Scored.")
-        case ScoreFailed(message):
-            return replace(view, phase=Phase.READY, detail=message, scoring=None, unscored=message)
-        case Asked(ask, prompt, lanes):
+        case ScoringFailed(message):
+            return replace(view, phase=Phase.READY, detail=message, scoring=None, scoring_error=message)
+        case PromptStarted(ask, prompt, lanes):
             blank = dict.fromkeys(lanes, "")
             return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
-        case Text(_, more):
+        case TextChunk(_, more):
             return replace(view, answers={lane: text + more.get(lane, "") for lane, text in view.answers.items()})
-        case AskFailed(ask, message):
-            return keeping(replace(view, phase=Phase.READY, ask=ask, detail=message), ask, Said({}, {}, message))
+        case RequestFailed(ask, message):
+            return with_answers(
+                replace(view, phase=Phase.READY, ask=ask, detail=message), ask, PromptAnswers({}, {}, message)
+            )
         case LanesLoaded(proofs):
             return replace(view, lanes=proofs)
-        case Dialed(_, proof):
+        case LaneAdjusted(_, proof):
             now = tuple(proof if one.lane == proof.lane else one for one in view.lanes)
             return replace(view, phase=Phase.READY, lanes=now)
-        case Heated():
+        case TokenHeatmap():
             return replace(view, phase=Phase.READY, heated=event)
-        case Answered(ask, ends, cancelled):
-            said = Said(view.answers, ends, cancelled=cancelled)
-            return keeping(replace(view, phase=Phase.READY, ends=ends), ask, said)
-        case Ended(phase, detail):
+        case AnswersFinished(ask, ends, cancelled):
+            said = PromptAnswers(view.answers, ends, cancelled=cancelled)
+            return with_answers(replace(view, phase=Phase.READY, ends=ends), ask, said)
+        case RunEnded(phase, detail):
             return replace(view, phase=phase, detail=detail)
-        case Failed(message, details, offers):
+        case RunFailed(message, details, offers):
             return replace(view, phase=Phase.FAILED, error=message, traceback=details, offers=offers)
 
 
-def keeping(view: RunView, ask: str, said: Said) -> RunView:
+def with_answers(view: RunState, ask: str, said: PromptAnswers) -> RunState:
     """The view with what was said to a question, and without what was said long ago."""
-    return replace(view, said=dict([*view.said.items(), (ask, said)][-KEPT_ANSWERS:]))
+    return replace(view, said=dict([*view.said.items(), (ask, said)][-MAX_ANSWERS:]))
 
 
 T = TypeVar("T")
 
 
-def joined(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
+def append_new(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
     """What is new added; a worker that goes on says some things a second time."""
     return (
-        (*known, *(one for one in new[:MOST_NOTED] if one not in known))[:MOST_NOTED]
-        if len(known) < MOST_NOTED
-        else known
+        (*known, *(one for one in new[:MAX_NOTES] if one not in known))[:MAX_NOTES] if len(known) < MAX_NOTES else known
     )
 
 
-def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunView:
+def rewind_stage(view: RunState, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunState:
     """The view without the steps, checkpoints and adapter that will be made again."""
 
-    def stays(one: Step | Evaluated | Sampled | Checkpointed) -> bool:
+    def stays(one: TrainStep | Evaluation | SampleAnswers | CheckpointSaved) -> bool:
         return one.stage != stage or one.step <= step
 
     return replace(
@@ -269,30 +269,30 @@ def resumed(view: RunView, stage: Stage, step: int, skipped: tuple[str, ...]) ->
         sampled=tuple(filter(stays, view.sampled)),
         checkpoints=tuple(filter(stays, view.checkpoints)),
         adapters={name: folder for name, folder in view.adapters.items() if name != stage},
-        notes=joined(view.notes, skipped),
+        notes=append_new(view.notes, skipped),
     )
 
 
-def settle(view: RunView, alive: bool, last_line: str) -> RunView:
+def mark_dead(view: RunState, alive: bool, last_line: str) -> RunState:
     """An active run without a process failed, whatever its last event said."""
-    if not view.phase.active or alive:
+    if not view.phase.is_active or alive:
         return view
     said = f" The last line of its log: “{last_line}”." if last_line else ""
     return replace(view, phase=Phase.FAILED, error=f"The worker ended without a last word.{said}")
 
 
-def read_view(run_dir: Path) -> RunView:
+def read_run_state(run_dir: Path) -> RunState:
     """All that the events of a folder say, up to now.
 
     Raises:
         ConfigError: there is a log that cannot be read.
     """
     try:
-        return folded(RunView(untrusted_files.printable_id(run_dir)), Tail(run_dir / "events.jsonl"))
+        return apply_all(RunState(untrusted_files.printable_id(run_dir)), Tail(run_dir / "events.jsonl"))
     except OSError as error:
-        raise ConfigError(unreadable("events.jsonl", error)) from error
+        raise ConfigError(unreadable_reason("events.jsonl", error)) from error
 
 
-def unreadable(name: str, error: OSError) -> str:
+def unreadable_reason(name: str, error: OSError) -> str:
     """Why a run cannot be shown, as a sentence."""
     return f"Cannot be shown: {name} {error.strerror if isinstance(error, UnsafeFile) else f'cannot be read ({error.strerror})'}."

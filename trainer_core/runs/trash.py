@@ -11,17 +11,17 @@ from pathlib import Path
 
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import ConfigError, DiskError
-from trainer_core.runs.run_folder import folders
-from trainer_core.runs.workspace import Workspace, made
+from trainer_core.runs.run_folder import list_runs
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system import durable, untrusted_files
 
 
-def size_bytes(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """What a folder takes on disk, links not followed."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def children(recipes: Mapping[str, Recipe]) -> dict[str, set[str]]:
+def dependents(recipes: Mapping[str, Recipe]) -> dict[str, set[str]]:
     """Run → the runs that need it: their recipe names something in its folder (a model, an adapter, data)."""
     found: dict[str, set[str]] = {}
     for run_id, recipe in recipes.items():
@@ -32,50 +32,52 @@ def children(recipes: Mapping[str, Recipe]) -> dict[str, set[str]]:
     return found
 
 
-def trash(workspace: Workspace) -> Path:
-    return made(workspace.root / "trash")
+def trash_folder(workspace: Workspace) -> Path:
+    return ensure_dir(workspace.root / "trash")
 
 
-def throw_away(workspace: Workspace, run_dir: Path) -> None:
+def trash_run(workspace: Workspace, run_dir: Path) -> None:
     """Move a run to the trash.
 
     Raises:
         DiskError: it cannot be moved: a file in it is in use, or the folder is not ours to change.
     """
-    move(run_dir, trash(workspace) / run_dir.name)
+    move_run(run_dir, trash_folder(workspace) / run_dir.name)
 
 
-def restore(workspace: Workspace, run_id: str) -> None:
+def restore_run(workspace: Workspace, run_id: str) -> None:
     """Bring a run back from the trash.
 
     Raises:
         ConfigError: it is not there.
         DiskError: it cannot be moved.
     """
-    thrown = {untrusted_files.printable_id(folder): folder for folder in folders(trash(workspace))}
+    thrown = {untrusted_files.printable_id(folder): folder for folder in list_runs(trash_folder(workspace))}
     if run_id not in thrown:
         raise ConfigError(f"There is no run {run_id} in the trash.")
-    move(thrown[run_id], workspace.runs / thrown[run_id].name)
+    move_run(thrown[run_id], workspace.runs / thrown[run_id].name)
 
 
-def move(folder: Path, to: Path) -> None:
+def move_run(folder: Path, to: Path) -> None:
     try:
-        durable.point(to)
-        durable.rename(folder, to)
+        durable.fault_point(to)
+        durable.rename_with_retry(folder, to)
     except OSError as error:
-        raise DiskError(f"{folder} cannot be moved to {to}: {durable.reason(error)}. Nothing was changed.") from error
+        raise DiskError(
+            f"{folder} cannot be moved to {to}: {durable.error_reason(error)}. Nothing was changed."
+        ) from error
 
 
-def empty(workspace: Workspace, discard: Callable[[Path], None] = durable.discard) -> int:
+def empty_trash(workspace: Workspace, discard: Callable[[Path], None] = durable.delete_via_trash) -> int:
     """Delete what is in the trash for good. Returns the bytes that are free now.
 
     Raises:
         DiskError: a run is in use, and still there whole; those before it are gone.
     """
-    place = trash(workspace)
-    durable.sweep(place)  # what was in use the last time
-    before = size_bytes(place)
-    for folder in folders(place):
+    place = trash_folder(workspace)
+    durable.clean_leftovers(place)  # what was in use the last time
+    before = folder_size(place)
+    for folder in list_runs(place):
         with durable.disk_errors(folder):
             discard(folder)
-    return before - size_bytes(place)
+    return before - folder_size(place)

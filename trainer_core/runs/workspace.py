@@ -23,29 +23,29 @@ class Workspace:
 
     @property
     def runs(self) -> Path:
-        return made(self.root / "runs")
+        return ensure_dir(self.root / "runs")
 
     @property
     def compare(self) -> Path:
-        return made(self.root / "compare")
+        return ensure_dir(self.root / "compare")
 
     @property
     def models(self) -> Path:
-        return made(self.root / "models")
+        return ensure_dir(self.root / "models")
 
     @property
     def data(self) -> Path:
-        return made(self.root / "data")
+        return ensure_dir(self.root / "data")
 
     @staticmethod
-    def of(run_dir: Path) -> Workspace:
+    def for_run(run_dir: Path) -> Workspace:
         """The workspace that a run folder lies in."""
         return Workspace(run_dir.resolve().parent.parent)
 
 
 def disk_free(workspace: Workspace) -> int:
     """Bytes that the workspace's disk has left."""
-    return psutil.disk_usage(str(made(workspace.root))).free
+    return psutil.disk_usage(str(ensure_dir(workspace.root))).free
 
 
 def default_workspace() -> Path:
@@ -53,7 +53,7 @@ def default_workspace() -> Path:
     return Path(os.environ.get("TUNEBENCH_WORKSPACE", PROJECT / "workspace"))
 
 
-def made(folder: Path) -> Path:
+def ensure_dir(folder: Path) -> Path:
     """The folder, created if needed, with those above it. Nobody but its owner can look into it.
 
     Raises:
@@ -62,7 +62,7 @@ def made(folder: Path) -> Path:
     try:
         for one in (*reversed(folder.parents), folder):
             one.mkdir(mode=0o700, exist_ok=True)
-        close(folder)
+        make_private(folder)
     except OSError as error:
         raise DiskError(
             f"{folder} cannot be created: {error.strerror}. Choose another workspace with --workspace."
@@ -70,7 +70,7 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def close(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Take what an earlier version, or whoever made the folder, allowed others; a place that is shared on purpose stays so."""
     about = folder.stat()
     if (

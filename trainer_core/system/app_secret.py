@@ -7,20 +7,20 @@ from pathlib import Path
 
 from trainer_core.system.durable import write_atomically
 
-NAME = "app.secret"
-BITS = 256
+SECRET_FILE = "app.secret"
+SECRET_BITS = 256
 
 
-def renew(workspace: Path) -> None:
+def renew_secret(workspace: Path) -> None:
     """Make the secret anew: no cookie of before opens anything from the next request on.
 
     Raises:
         DiskError: it cannot be written; the one before is still in force.
     """
-    write_atomically(workspace / NAME, secrets.token_hex(BITS // 8))
+    write_atomically(workspace / SECRET_FILE, secrets.token_hex(SECRET_BITS // 8))
 
 
-class Secret:
+class AppSecret:
     """The secret as the file says now; kept from start to start, so that a page that is open outlives the app."""
 
     def __init__(self, workspace: Path):
@@ -29,9 +29,9 @@ class Secret:
     @property
     def value(self) -> str:
         """Looked up at each request, since another process may have renewed it."""
-        file = self._workspace / NAME
+        file = self._workspace / SECRET_FILE
         if not file.exists():
-            renew(self._workspace)
+            renew_secret(self._workspace)
         about = file.stat()
         stamp = (about.st_mtime_ns, about.st_ino, about.st_size)
         if stamp != self._stamp:

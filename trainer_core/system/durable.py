@@ -23,15 +23,15 @@ from trainer_core.errors import DiskError
 
 RENAME_TRIES = 10
 """Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
-IN_USE = (5, 32, 33)
+IN_USE_ERRORS = (5, 32, 33)
 """Windows' errors where a file, or one in a folder that is renamed, is open or mapped: access denied, sharing, lock."""
-BEFORE = ".before-"
+BACKUP_PREFIX = ".before-"
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 """On Windows both end a process at once."""
 _points = itertools.count(1)
 
 
-def point(path: Path) -> None:
+def fault_point(path: Path) -> None:
     """Called before each change of state on disk.
 
     Raises:
@@ -55,21 +55,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     with disk_errors(path):
         try:
-            point(staged)
-            with open(staged, "wb", opener=private) as file:
+            fault_point(staged)
+            with open(staged, "wb", opener=open_private) as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
-                point(staged)
+                fault_point(staged)
                 os.fsync(file.fileno())
-            point(path)
-            rename(staged, path)
+            fault_point(path)
+            rename_with_retry(staged, path)
         except OSError:
             with suppress(OSError):
                 staged.unlink()
             raise
 
 
-def private(path: str, flags: int) -> int:
+def open_private(path: str, flags: int) -> int:
     """Opens a file that is the owner's alone from its first instant, and never through a link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
@@ -85,26 +85,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(existing(path)).free
+            free = shutil.disk_usage(nearest_existing(path)).free
             raise DiskError(
                 f"The disk is full: {path} cannot be written, {free / 2**20:,.0f} MB are free. Free some space."
             ) from error
-        raise DiskError(f"{path} cannot be written: {reason(error)}.") from error
+        raise DiskError(f"{path} cannot be written: {error_reason(error)}.") from error
 
 
-def reason(error: OSError) -> str:
+def error_reason(error: OSError) -> str:
     """What an error says, as the end of a sentence; where Windows says that a file is in use, also what to do."""
-    if getattr(error, "winerror", None) in IN_USE:
+    if getattr(error, "winerror", None) in IN_USE_ERRORS:
         return f"{error.strerror}. A program has a file of it open: close Compare and what shows that folder, then try again"
     return error.strerror or str(error)
 
 
-def existing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """The path itself or its nearest parent that exists."""
     return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
-def rename(
+def rename_with_retry(
     source: Path,
     target: Path,
     tries: int = 1 if os.name == "posix" else RENAME_TRIES,
@@ -121,9 +121,9 @@ def rename(
     return None
 
 
-def flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Put a file or, where the system allows it, a folder's entries on the disk for good."""
-    point(path)
+    fault_point(path)
     if path.is_dir() and os.name != "posix":
         return  # Windows has no handle for a folder; NTFS keeps its own journal
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
@@ -133,7 +133,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def exchanged(one: Path, other: Path) -> bool:
+def swap_paths(one: Path, other: Path) -> bool:
     """Swap what two names stand for in one step. False: this system or file system cannot, and nothing was changed.
 
     Linux: renameat2(2) with RENAME_EXCHANGE; macOS: renamex_np(2) with RENAME_SWAP. Windows has no such call.
@@ -151,64 +151,64 @@ def exchanged(one: Path, other: Path) -> bool:
     return False
 
 
-def publish(
+def publish_staged(
     staging: Path,
     target: Path,
-    move: Callable[[Path, Path], None] = rename,
-    swap: Callable[[Path, Path], bool] = exchanged,
+    move: Callable[[Path, Path], None] = rename_with_retry,
+    swap: Callable[[Path, Path], bool] = swap_paths,
 ) -> None:
     """A complete folder or file appears under its name in one step. One that was there before changes places with it, so that
     one of them is there at any moment. Where the system cannot do that, it is laid beside it first, and comes back if the second
     step fails, or by `sweep` if the process ends before it."""
-    before = target.with_name(f"{BEFORE}{target.name}")
+    before = target.with_name(f"{BACKUP_PREFIX}{target.name}")
     if target.exists():
-        point(target)
+        fault_point(target)
         if swap(staging, target):
-            flush(target.parent)
-            return remove(staging)
-        remove(before)
-        point(target)
+            flush_to_disk(target.parent)
+            return remove_path(staging)
+        remove_path(before)
+        fault_point(target)
         move(target, before)
     try:
-        point(target)
+        fault_point(target)
         move(staging, target)
     except OSError:
         if before.exists():
             move(before, target)
         raise
-    flush(target.parent)
-    return remove(before)
+    flush_to_disk(target.parent)
+    return remove_path(before)
 
 
-def discard(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES) -> None:
+def delete_via_trash(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES) -> None:
     """Delete a folder so that no half of it is ever seen under its name. What is in use stays in the bin, until `sweep`.
 
     Raises:
         PermissionError: on Windows: it is in use, and was not touched.
     """
     trash = folder.with_name(f".trash-{folder.name}-{time.time_ns()}")
-    point(folder)
-    rename(folder, trash, tries)
-    remove(trash)
+    fault_point(folder)
+    rename_with_retry(folder, trash, tries)
+    remove_path(trash)
 
 
-def sweep(parent: Path) -> None:
+def clean_leftovers(parent: Path) -> None:
     """Remove what an interrupted write or deletion left behind, and bring back what was to be replaced and was not."""
     if parent.is_symlink():
         return  # not ours
-    for before in parent.glob(f"{BEFORE}*"):
-        target = before.with_name(before.name.removeprefix(BEFORE))
+    for before in parent.glob(f"{BACKUP_PREFIX}*"):
+        target = before.with_name(before.name.removeprefix(BACKUP_PREFIX))
         if target.exists():
-            remove(before)
+            remove_path(before)
         else:
             with suppress(OSError):
-                rename(before, target)
+                rename_with_retry(before, target)
     for pattern in (".staging-*", ".trash-*"):
         for left in parent.glob(pattern):
-            remove(left)
+            remove_path(left)
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Delete a folder or a file as far as that can be done now."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

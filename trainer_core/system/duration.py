@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """8 s, 2 min 05 s, 1 h 20 min."""
     whole = round(seconds)
     if whole < 60:

@@ -18,16 +18,16 @@ from typing import Any
 
 import psutil
 
-from launcher.cuda_support import Build, card_lacks, driver_lacks, installed_build
-from trainer_core.errors import causes
+from launcher.cuda_support import CudaBuild, card_shortfall, driver_shortfall, find_installed_build
+from trainer_core.errors import error_chain
 
 GIB = 2**30
-NO_CARD = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
+NO_GPU_FOUND = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
 
 NVML_SENTENCES = {
     4: "This user may not talk to the NVIDIA driver. A container needs --gpus all; else ask the administrator.",
     9: "An NVIDIA driver is installed but not loaded. Restart the computer, and if that does not help, reinstall it.",
-    12: NO_CARD,
+    12: NO_GPU_FOUND,
     18: "The NVIDIA driver was updated and the old one is still running. Restart the computer.",
 }
 """What a failing start means, by NVML's return code: no permission, not loaded, no library, version mismatch."""
@@ -67,7 +67,7 @@ Nvml = Any
 
 
 @dataclass(frozen=True)
-class Holder:
+class GpuProcess:
     """A program that holds memory of a card. Windows does not tell how much."""
 
     name: str
@@ -75,8 +75,8 @@ class Holder:
     bytes: int | None
 
     @property
-    def words(self) -> str:
-        return f"{self.name} holds {'an unknown part' if self.bytes is None else gb(self.bytes)}"
+    def describe(self) -> str:
+        return f"{self.name} holds {'an unknown part' if self.bytes is None else format_gb(self.bytes)}"
 
 
 @dataclass(frozen=True)
@@ -93,23 +93,23 @@ class Gpu:
     celsius: int | None = None
     watts: float | None = None
     busy_percent: int | None = None
-    holders: tuple[Holder, ...] = ()
+    holders: tuple[GpuProcess, ...] = ()
     problem: str = ""
 
-    def held_by(self, pids: Iterable[int]) -> int:
+    def bytes_used_by(self, pids: Iterable[int]) -> int:
         """Bytes that these processes hold on the card."""
         wanted = set(pids)
         return sum(holder.bytes or 0 for holder in self.holders if holder.pid in wanted)
 
     def budget_bytes(self, own_pids: Iterable[int] = ()) -> int:
         """What a new worker may plan with: free, plus what our own worker will give back, less a reserve."""
-        return max(0, self.free_bytes + self.held_by(own_pids) - reserve(self.total_bytes))
+        return max(0, self.free_bytes + self.bytes_used_by(own_pids) - reserve_bytes(self.total_bytes))
 
     @property
     def memory_sentence(self) -> str:
         """`0.3 of 24.0 GB free. python3 holds 21.0 GB.`, the three largest holders."""
-        known = [holder.words for holder in self.holders[:3] if holder.bytes != 0]
-        free = f"{self.free_bytes / GIB:.1f} of {gb(self.total_bytes)} free."
+        known = [holder.describe for holder in self.holders[:3] if holder.bytes != 0]
+        free = f"{self.free_bytes / GIB:.1f} of {format_gb(self.total_bytes)} free."
         return f"{free} {', '.join(known)}." if known else free
 
 
@@ -126,7 +126,7 @@ class Cpu:
 
     def budget_bytes(self) -> int:
         """What a new worker may plan with."""
-        return max(0, self.free_bytes - reserve(self.total_bytes))
+        return max(0, self.free_bytes - reserve_bytes(self.total_bytes))
 
 
 @dataclass(frozen=True)
@@ -138,36 +138,36 @@ class Machine:
     problem: str = ""
 
     @property
-    def usable(self) -> tuple[Gpu, ...]:
+    def usable_gpus(self) -> tuple[Gpu, ...]:
         return tuple(gpu for gpu in self.gpus if not gpu.problem)
 
     @property
-    def best(self) -> Gpu | None:
+    def best_gpu(self) -> Gpu | None:
         """The card with the most free memory, or None: the processor is used."""
-        return max(self.usable, key=lambda gpu: gpu.free_bytes, default=None)
+        return max(self.usable_gpus, key=lambda gpu: gpu.free_bytes, default=None)
 
-    def gpu(self, uuid: str) -> Gpu | None:
+    def find_gpu(self, uuid: str) -> Gpu | None:
         """The card as it is now; None if it is not there any more."""
         return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
 
 
-def gb(count: float) -> str:
+def format_gb(count: float) -> str:
     """Bytes as on the card's box: GiB, written GB, one decimal."""
     return f"{count / GIB:.1f} GB"
 
 
-def reserve(total_bytes: int) -> int:
+def reserve_bytes(total_bytes: int) -> int:
     """Bytes never planned with: half a GiB or 3 % of the total, whichever is more."""
     return max(GIB // 2, total_bytes * 3 // 100)
 
 
-def on_wsl(system: str = sys.platform, release: str = platform.release()) -> bool:
+def is_wsl(system: str = sys.platform, release: str = platform.release()) -> bool:
     """Is this Linux inside Windows? Its kernel's name says so."""
     return system == "linux" and "microsoft" in release.lower()
 
 
 @cache
-def leaves_one(name: str, command: tuple[str, ...] = DRIVER_COMMAND) -> bool:
+def has_one_card(name: str, command: tuple[str, ...] = DRIVER_COMMAND) -> bool:
     """Does CUDA find one card where CUDA_VISIBLE_DEVICES is `name`? Asked once."""
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     try:
@@ -179,7 +179,7 @@ def leaves_one(name: str, command: tuple[str, ...] = DRIVER_COMMAND) -> bool:
     return asked.returncode == 0
 
 
-def visible_as(gpu: Gpu, wsl: bool, takes: Callable[[str], bool] = leaves_one) -> str:
+def cuda_device_name(gpu: Gpu, wsl: bool, takes: Callable[[str], bool] = has_one_card) -> str:
     """What CUDA_VISIBLE_DEVICES calls the card: its UUID, or on a WSL that takes none its number in PCI order."""
     return next((name for name in (gpu.uuid, str(gpu.index)) if not wsl or takes(name)), gpu.uuid)
 
@@ -188,7 +188,7 @@ def worker_environment(
     gpu: Gpu | None,
     system: str = sys.platform,
     release: str = platform.release(),
-    takes: Callable[[str], bool] = leaves_one,
+    takes: Callable[[str], bool] = has_one_card,
 ) -> dict[str, str]:
     """What a worker's environment must hold before torch is imported.
 
@@ -204,58 +204,58 @@ def worker_environment(
     if gpu is None:
         unseen = {"CUDA_VISIBLE_DEVICES": "", "TUNEBENCH_CARD": ""}
         return {**unseen, "UNSLOTH_FORCE_CPU": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    wsl = on_wsl(system, release)
-    named = {"CUDA_VISIBLE_DEVICES": visible_as(gpu, wsl, takes), "TUNEBENCH_CARD": gpu.uuid}
+    wsl = is_wsl(system, release)
+    named = {"CUDA_VISIBLE_DEVICES": cuda_device_name(gpu, wsl, takes), "TUNEBENCH_CARD": gpu.uuid}
     pinned = {**named, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     if system == "linux" and not wsl:  # elsewhere torch has none, and WSL's driver fails on them
         pinned["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return pinned
 
 
-def by_number(gpu: Gpu, environ: Mapping[str, str]) -> str:
+def card_number_notice(gpu: Gpu, environ: Mapping[str, str]) -> str:
     """The sentence for a run whose worker's environment names the card by a number; empty where it does by UUID."""
     if environ.get("CUDA_VISIBLE_DEVICES") == gpu.uuid:
         return ""
     return f"This WSL takes no card by its UUID, so the run has card {gpu.index} by its number."
 
 
-def shows_card(environ: Mapping[str, str]) -> bool:
+def has_card(environ: Mapping[str, str]) -> bool:
     """Was a worker with this environment given a card? See `worker_environment`."""
     return bool(environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def card_of(environ: Mapping[str, str]) -> str:
+def card_uuid(environ: Mapping[str, str]) -> str:
     """The UUID of the card that a worker with this environment was given; empty: the processor."""
     return environ.get("TUNEBENCH_CARD") or environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
-def card_lost(error: BaseException) -> str:
+def find_card_loss(error: BaseException) -> str:
     """The line that says that the card does not answer any more, in the error or in what caused it; empty: none does.
 
     A card that ran out of memory, or code that reads where it may not, is none of these.
     """
-    lines = (line.strip() for one in causes(error) for line in str(one).splitlines())
+    lines = (line.strip() for one in error_chain(error) for line in str(one).splitlines())
     return next((line for line in lines if CARD_LOST.search(line)), "")
 
 
 @contextlib.contextmanager
-def session(nvml: Nvml | None = None) -> Iterator[None]:
+def nvml_session(nvml: Nvml | None = None) -> Iterator[None]:
     """Keeps NVML open, so that each `detect` inside costs a few milliseconds. A failure is left for `detect` to say."""
     nvml = nvml or pynvml_module()
-    opened = nvml is not None and starts(nvml)
+    opened = nvml is not None and try_init_nvml(nvml)
     try:
         yield
     finally:
         if nvml is not None and opened:
-            stop(nvml)
+            shut_down_nvml(nvml)
 
 
-def detect(
+def detect_machine(
     nvml: Nvml | None = None,
     environ: Mapping[str, str] = os.environ,
     torch_command: tuple[str, ...] = TORCH_COMMAND,
     devices: Path = Path("/dev"),
-    build: Build | None = None,
+    build: CudaBuild | None = None,
 ) -> Machine:
     """Reads every card and the processor once. Never raises for what a driver or card does: that is `Machine.problem`.
 
@@ -268,10 +268,10 @@ def detect(
     if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return Machine(cpu, problem="CUDA_VISIBLE_DEVICES hides every GPU, so the processor is used.")
     nvml = nvml or pynvml_module()
-    gpus, problem, has_library = read_nvml(nvml, build or installed_build()) if nvml else ((), NO_CARD, False)
-    if not has_library and suggests_card(environ, devices):
+    gpus, problem, has_library = read_nvml(nvml, build or find_installed_build()) if nvml else ((), NO_GPU_FOUND, False)
+    if not has_library and has_card_hint(environ, devices):
         gpus, problem = ask_torch(torch_command)
-    seen = visible(gpus, environ)
+    seen = visible_gpus(gpus, environ)
     if gpus and not seen:
         problem = f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} names no GPU of this machine."
     return Machine(cpu, seen, problem)
@@ -285,22 +285,24 @@ def pynvml_module() -> ModuleType | None:
     return pynvml  # type: ignore[no-any-return]
 
 
-def read_nvml(nvml: Nvml, build: Build) -> tuple[tuple[Gpu, ...], str, bool]:
+def read_nvml(nvml: Nvml, build: CudaBuild) -> tuple[tuple[Gpu, ...], str, bool]:
     """The cards, what is wrong, and whether there is an NVML library at all."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        sentence = NVML_SENTENCES.get(code(error), f"The NVIDIA driver does not start: {error}. Restart the computer.")
-        return (), sentence, code(error) != NVML_NO_LIBRARY
+        sentence = NVML_SENTENCES.get(
+            nvml_error_code(error), f"The NVIDIA driver does not start: {error}. Restart the computer."
+        )
+        return (), sentence, nvml_error_code(error) != NVML_NO_LIBRARY
     try:
         return *read_cards(nvml, build), True
     except nvml.NVMLError as error:
         return (), f"The NVIDIA driver stopped answering: {error}. Restart the computer.", True
     finally:
-        stop(nvml)
+        shut_down_nvml(nvml)
 
 
-def starts(nvml: Nvml) -> bool:
+def try_init_nvml(nvml: Nvml) -> bool:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
@@ -308,33 +310,33 @@ def starts(nvml: Nvml) -> bool:
     return True
 
 
-def stop(nvml: Nvml) -> None:
+def shut_down_nvml(nvml: Nvml) -> None:
     with contextlib.suppress(nvml.NVMLError):  # a driver that is gone needs no goodbye
         nvml.nvmlShutdown()
 
 
-def read_cards(nvml: Nvml, build: Build) -> tuple[tuple[Gpu, ...], str]:
-    driver = text(nvml.nvmlSystemGetDriverVersion())
-    cuda = optional(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2) or build.driver_cuda
-    old = driver_lacks(driver, cuda, build)
+def read_cards(nvml: Nvml, build: CudaBuild) -> tuple[tuple[Gpu, ...], str]:
+    driver = decode_nvml_text(nvml.nvmlSystemGetDriverVersion())
+    cuda = call_optional(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2) or build.driver_cuda
+    old = driver_shortfall(driver, cuda, build)
     gpus: list[Gpu] = []
     sentences: list[str] = []
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
             found = read_card(nvml, index, driver)
-            gpus += (replace(gpu, problem=gpu.problem or old or beyond(gpu, build)) for gpu in found)
+            gpus += (replace(gpu, problem=gpu.problem or old or unsupported_reason(gpu, build)) for gpu in found)
         except nvml.NVMLError as error:
             sentences.append(f"GPU {index} does not answer: {error}. Restart the computer to get it back.")
     sentences += [gpu.problem for gpu in gpus if gpu.problem]
     if not gpus and not sentences:
-        sentences = [NO_CARD]
+        sentences = [NO_GPU_FOUND]
     return tuple(gpus), " ".join(dict.fromkeys(sentences))
 
 
 def read_card(nvml: Nvml, index: int, driver: str) -> list[Gpu]:
     """The card as one Gpu, or as one for each of its MIG slices."""
     card = nvml.nvmlDeviceGetHandleByIndex(index)
-    mig = optional(nvml, nvml.nvmlDeviceGetMigMode, card)
+    mig = call_optional(nvml, nvml.nvmlDeviceGetMigMode, card)
     if not mig or mig[0] != 1:
         return [read_gpu(nvml, card, card, index, driver)]
     slices = [read_gpu(nvml, part, card, index, driver) for part in mig_slices(nvml, card)]
@@ -348,15 +350,15 @@ def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu
     """Memory and name of `device`; temperature, power and load of the `card` it is on, since a slice has none."""
 
     def ask(call: Callable[..., Any], *args: Any) -> Any:
-        return optional(nvml, call, *args)
+        return call_optional(nvml, call, *args)
 
     memory = nvml.nvmlDeviceGetMemoryInfo(device)
     power, load = ask(nvml.nvmlDeviceGetPowerUsage, card), ask(nvml.nvmlDeviceGetUtilizationRates, card)
     capability = ask(nvml.nvmlDeviceGetCudaComputeCapability, card)
-    name = short(text(nvml.nvmlDeviceGetName(device)))
+    name = short_gpu_name(decode_nvml_text(nvml.nvmlDeviceGetName(device)))
     return Gpu(
         index=index,
-        uuid=text(nvml.nvmlDeviceGetUUID(device)),
+        uuid=decode_nvml_text(nvml.nvmlDeviceGetUUID(device)),
         name=name,
         total_bytes=memory.total,
         free_bytes=memory.free,
@@ -365,20 +367,20 @@ def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu
         celsius=ask(nvml.nvmlDeviceGetTemperature, card, 0),
         watts=None if power is None else power / 1000,
         busy_percent=None if load is None else load.gpu,
-        holders=holders(nvml, device),
-        problem=unfit(name, tuple(capability)) if capability else "",
+        holders=list_gpu_processes(nvml, device),
+        problem=unfit_reason(name, tuple(capability)) if capability else "",
     )
 
 
-def unfit(name: str, capability: tuple[int, int]) -> str:
+def unfit_reason(name: str, capability: tuple[int, int]) -> str:
     """Why the card cannot be trained on, or nothing."""
-    lack = card_lacks(name, capability)
+    lack = card_shortfall(name, capability)
     return f"{lack}: an RTX 20, a T4 or anything newer." if lack else ""
 
 
-def beyond(gpu: Gpu, build: Build) -> str:
+def unsupported_reason(gpu: Gpu, build: CudaBuild) -> str:
     """Why this build of torch has no kernels for the card, or nothing."""
-    lack = card_lacks(gpu.name, gpu.capability, build) if gpu.capability else ""
+    lack = card_shortfall(gpu.name, gpu.capability, build) if gpu.capability else ""
     return f"{lack}." if lack else ""
 
 
@@ -387,23 +389,23 @@ def mig_slices(nvml: Nvml, card: Any) -> Iterator[Any]:
         try:
             yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place)
         except nvml.NVMLError as error:
-            if code(error) != NVML_NOT_FOUND:  # an empty place is no error
+            if nvml_error_code(error) != NVML_NOT_FOUND:  # an empty place is no error
                 raise
 
 
-def holders(nvml: Nvml, device: Any) -> tuple[Holder, ...]:
+def list_gpu_processes(nvml: Nvml, device: Any) -> tuple[GpuProcess, ...]:
     """Programs with memory on the device, largest first. A program that computes and draws is listed once."""
     found: dict[int, int | None] = {}
     for call in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
-        for process in optional(nvml, call, device) or ():
+        for process in call_optional(nvml, call, device) or ():
             found[process.pid] = max((found.get(process.pid), process.usedGpuMemory), key=lambda used: used or 0)
-    listed = [Holder(process_name(nvml, pid), pid, used) for pid, used in found.items()]
+    listed = [GpuProcess(process_name(nvml, pid), pid, used) for pid, used in found.items()]
     return tuple(sorted(listed, key=lambda holder: -(holder.bytes or 0)))
 
 
 def process_name(nvml: Nvml, pid: int) -> str:
     """The program's file name. In a container NVML shows pids of the host, which have no name here."""
-    path = text(optional(nvml, nvml.nvmlSystemGetProcessName, pid) or b"")
+    path = decode_nvml_text(call_optional(nvml, nvml.nvmlSystemGetProcessName, pid) or b"")
     if name := re.split(r"[\\/]", path.split(" --")[0])[-1].strip():
         return name
     try:
@@ -412,32 +414,32 @@ def process_name(nvml: Nvml, pid: int) -> str:
         return f"process {pid}"
 
 
-def optional(nvml: Nvml, call: Callable[..., Any], *args: Any) -> Any:
+def call_optional(nvml: Nvml, call: Callable[..., Any], *args: Any) -> Any:
     """The answer, or None where the card does not support the question. A lost card is no N/A and goes on up."""
     try:
         return call(*args)
     except nvml.NVMLError as error:
-        if code(error) in NVML_CARD_IS_GONE:
+        if nvml_error_code(error) in NVML_CARD_IS_GONE:
             raise
         return None
 
 
-def code(error: Exception) -> int:
+def nvml_error_code(error: Exception) -> int:
     """NVML's return code."""
     return int(getattr(error, "value", 0))
 
 
-def text(value: str | bytes) -> str:
+def decode_nvml_text(value: str | bytes) -> str:
     """NVML's names are bytes in some versions."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def short(name: str) -> str:
+def short_gpu_name(name: str) -> str:
     """`RTX 4090` for `NVIDIA GeForce RTX 4090`."""
     return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
-def visible(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+def visible_gpus(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
     """The cards that CUDA_VISIBLE_DEVICES leaves: numbers, or beginnings of UUIDs."""
     asked = environ.get("CUDA_VISIBLE_DEVICES")
     if asked is None:
@@ -446,7 +448,7 @@ def visible(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...
     return tuple(gpu for gpu in gpus if any(name == str(gpu.index) or gpu.uuid.startswith(name) for name in names))
 
 
-def suggests_card(environ: Mapping[str, str], devices: Path) -> bool:
+def has_card_hint(environ: Mapping[str, str], devices: Path) -> bool:
     return bool(environ.get("CUDA_VISIBLE_DEVICES")) or any(devices.glob("nvidia[0-9]*"))
 
 
@@ -470,7 +472,7 @@ def ask_torch(command: tuple[str, ...]) -> tuple[tuple[Gpu, ...], str]:
 
 
 def torch_gpu(row: dict[str, Any]) -> Gpu:
-    name, capability = short(row["name"]), (row["capability"][0], row["capability"][1])
+    name, capability = short_gpu_name(row["name"]), (row["capability"][0], row["capability"][1])
     return Gpu(
         index=row["index"],
         uuid=row["uuid"],
@@ -478,7 +480,7 @@ def torch_gpu(row: dict[str, Any]) -> Gpu:
         total_bytes=row["total"],
         free_bytes=row["free"],
         capability=capability,
-        problem=unfit(name, capability),
+        problem=unfit_reason(name, capability),
     )
 
 
@@ -486,21 +488,23 @@ def read_cpu(cgroup: Path = Path("/sys/fs/cgroup")) -> Cpu:
     """The processor and its memory, within a container's limit."""
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    if limit := numbers(cgroup / "memory.max").get(""):
-        cached = numbers(cgroup / "memory.stat").get("inactive_file", 0)  # the kernel gives it up when asked
-        held = numbers(cgroup / "memory.current").get("", 0) - cached
+    if limit := read_cgroup_numbers(cgroup / "memory.max").get(""):
+        cached = read_cgroup_numbers(cgroup / "memory.stat").get(
+            "inactive_file", 0
+        )  # the kernel gives it up when asked
+        held = read_cgroup_numbers(cgroup / "memory.current").get("", 0) - cached
         total, free = min(total, limit), min(free, max(0, limit - held))
-    return Cpu(cpu_name(), cores(), total, free, has_bfloat16())
+    return Cpu(cpu_name(), count_cores(), total, free, has_bfloat16())
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Logical processors that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return psutil.cpu_count() or 1
 
 
-def numbers(path: Path) -> dict[str, int]:
+def read_cgroup_numbers(path: Path) -> dict[str, int]:
     """The `name number` lines of a cgroup file; the name is empty where there is only a number, `max` is left out."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()

@@ -11,11 +11,11 @@ import psutil
 
 from trainer_core.system.hardware import GIB, Machine
 
-KEPT = 7200
+MAX_READINGS = 7200
 
 
 @dataclass(frozen=True)
-class Reading:
+class HardwareReading:
     """One moment. Seconds since 1970, GiB, °C, watts, percent; None where the device does not say."""
 
     at: float
@@ -25,25 +25,25 @@ class Reading:
     watts: float | None = None
 
 
-class Readings:
+class HardwareHistory:
     """The card's readings, or the processor's where there is no card. The same card for as long as it is there."""
 
     def __init__(self, load: Callable[[], float] = psutil.cpu_percent, clock: Callable[[], float] = time.time):
         self.load, self.clock = load, clock
         self._uuid = ""
-        self._kept: deque[Reading] = deque(maxlen=KEPT)
+        self._kept: deque[HardwareReading] = deque(maxlen=MAX_READINGS)
 
-    def note(self, machine: Machine) -> None:
+    def record(self, machine: Machine) -> None:
         """Keep one more."""
-        card = machine.gpu(self._uuid) or machine.best
+        card = machine.find_gpu(self._uuid) or machine.best_gpu
         self._uuid = card.uuid if card else ""
         if card:
             used = (card.total_bytes - card.free_bytes) / GIB
-            self._kept.append(Reading(self.clock(), used, card.busy_percent, card.celsius, card.watts))
+            self._kept.append(HardwareReading(self.clock(), used, card.busy_percent, card.celsius, card.watts))
         else:
             used = (machine.cpu.total_bytes - machine.cpu.free_bytes) / GIB
-            self._kept.append(Reading(self.clock(), used, self.load()))
+            self._kept.append(HardwareReading(self.clock(), used, self.load()))
 
-    def since(self, at: float) -> list[Reading]:
+    def readings_since(self, at: float) -> list[HardwareReading]:
         """All readings later than this, oldest first."""
         return [one for one in tuple(self._kept) if one.at > at]

@@ -14,28 +14,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-EVERY_SECONDS = 30.0
-OWN_PAGES, ARENAS = 16 * 1024, 1
+TRIM_SECONDS = 30.0
+MMAP_THRESHOLD_BYTES, MAX_ARENAS = 16 * 1024, 1
 """Blocks from so many bytes on get pages of their own, which go back when they are freed; and all threads share one heap."""
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 """Their names for mallopt(3)."""
 
 
-def settle() -> None:
+def configure_malloc() -> None:
     """Before other threads are started: have large blocks leave no holes. Elsewhere than with glibc nothing happens."""
-    if set_option := from_glibc("mallopt"):
-        set_option(M_MMAP_THRESHOLD, OWN_PAGES)
-        set_option(M_ARENA_MAX, ARENAS)
+    if set_option := glibc_function("mallopt"):
+        set_option(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        set_option(M_ARENA_MAX, MAX_ARENAS)
 
 
-def trim() -> None:
+def release_free_memory() -> None:
     """Give whole free pages back to the system."""
-    if give_back := from_glibc("malloc_trim"):
+    if give_back := glibc_function("malloc_trim"):
         give_back(0)
 
 
 @contextmanager
-def filling() -> Iterator[None]:
+def pause_gc() -> Iterator[None]:
     """Make what stays, without looking for cycles in it on the way or later: 10,000 runs are opened in 2.2 s, not 3.1."""
     looks = gc.isenabled()
     gc.disable()
@@ -48,7 +48,7 @@ def filling() -> Iterator[None]:
 
 
 @cache
-def from_glibc(name: str) -> Callable[..., int] | None:
+def glibc_function(name: str) -> Callable[..., int] | None:
     if sys.platform != "linux":
         return None
     library = ctypes.util.find_library("c")

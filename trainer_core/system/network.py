@@ -7,16 +7,16 @@ import urllib.request
 from urllib.parse import urlsplit
 
 HUB = "https://huggingface.co"
-SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 
 
-def reachable(address: str) -> bool:
+def is_reachable(address: str) -> bool:
     """Whether the Hub can be had; behind a proxy nobody can say beforehand."""
     if urllib.request.getproxies():
         return True
     there = urlsplit(address)
     try:
-        socket.create_connection((there.hostname, there.port or 443), SECONDS).close()
+        socket.create_connection((there.hostname, there.port or 443), CONNECT_SECONDS).close()
     except OSError:
         return False
     return True

@@ -6,11 +6,11 @@ import importlib.util
 import urllib.request
 from collections.abc import Mapping
 
-OWN = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
+OWN_HOSTS = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 SCHEMES = ("http", "https", "all")
 
 
-def changes(environment: Mapping[str, str], can_socks: bool | None = None) -> dict[str, str]:
+def proxy_changes(environment: Mapping[str, str], can_socks: bool | None = None) -> dict[str, str]:
     """What to change in the environment: our own addresses need no proxy, and a proxy that httpx cannot use is emptied, for
     it would end the app at its first request. To be applied before gradio is imported, which makes a client at once.
 
@@ -27,12 +27,12 @@ def changes(environment: Mapping[str, str], can_socks: bool | None = None) -> di
     if can_socks is None:
         can_socks = importlib.util.find_spec("socksio") is not None
     without = ",".join(environment.get(key, "") for key in ("no_proxy", "NO_PROXY"))
-    names = ",".join(dict.fromkeys((*(name for one in without.split(",") if (name := one.strip())), *OWN)))
-    kept = {key: value if usable(value, can_socks) else "" for key, value in named.items()}
+    names = ",".join(dict.fromkeys((*(name for one in without.split(",") if (name := one.strip())), *OWN_HOSTS)))
+    kept = {key: value if is_usable_proxy(value, can_socks) else "" for key, value in named.items()}
     return {**kept, "no_proxy": names, "NO_PROXY": names}
 
 
-def unused(environment: Mapping[str, str]) -> str:
+def describe_unused_proxies(environment: Mapping[str, str]) -> str:
     """A sentence about the proxies that were emptied; nothing where there are none."""
     emptied = sorted(key for key, value in environment.items() if is_proxy(key) and not value)
     return f"{', '.join(emptied)}: not used, since this program cannot speak to such a proxy." if emptied else ""
@@ -47,7 +47,7 @@ def system_proxies() -> dict[str, str]:
     return {scheme: address for scheme, address in urllib.request.getproxies().items() if scheme in SCHEMES}
 
 
-def usable(address: str, can_socks: bool) -> bool:
+def is_usable_proxy(address: str, can_socks: bool) -> bool:
     """Whether a proxy's address is one that httpx takes; any other would end the app before it opens."""
     scheme = address.strip().partition("://")[0].lower() if "://" in address else "http"
     if scheme.startswith("socks"):

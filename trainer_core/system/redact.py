@@ -19,65 +19,65 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
-NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL|(^|_)KEY$", re.IGNORECASE)
-LEAST = 8
+SECRET_NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL|(^|_)KEY$", re.IGNORECASE)
+MIN_SECRET_LENGTH = 8
 """Shorter values are switches such as "true", and striking them out would make any text unreadable."""
-STRUCK = "[secret]"
+SECRET_PLACEHOLDER = "[secret]"
 
 
-def secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+def find_secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     """The values that must not be written anywhere."""
-    named = {value for name, value in environ.items() if NAMES.search(name)}
+    named = {value for name, value in environ.items() if SECRET_NAMES.search(name)}
     home = Path(environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     file = Path(environ.get("HF_TOKEN_PATH", home / "token"))
     kept = {file.read_text(encoding="utf-8", errors="ignore").strip()} if file.is_file() else set()
-    return frozenset(value for value in named | kept if len(value) >= LEAST)
+    return frozenset(value for value in named | kept if len(value) >= MIN_SECRET_LENGTH)
 
 
 @lru_cache(maxsize=None)  # noqa: UP033
-def pattern() -> re.Pattern[str] | None:
+def secrets_pattern() -> re.Pattern[str] | None:
     """All secrets of this process in all spellings, the longest first; None where there is none."""
-    found = sorted({spelt for one in secrets() for spelt in spellings(one)}, key=len, reverse=True)
+    found = sorted({spelt for one in find_secrets() for spelt in secret_spellings(one)}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, found))) if found else None
 
 
-def spellings(secret: str) -> set[str]:
+def secret_spellings(secret: str) -> set[str]:
     """As it stands in plain text, in Python's and JSON's quotes, on a page and in an address."""
     quoted = {text[1:-1] for text in (repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False))}
     return quoted | {secret, html.escape(secret), quote(secret, safe="")}
 
 
-def struck(text: str, secret: str) -> str:
+def redact_secret(text: str, secret: str) -> str:
     """The text without one secret, in all its spellings; none at all where there is none."""
-    found = sorted(spellings(secret), key=len, reverse=True) if secret else []
-    return re.sub("|".join(map(re.escape, found)), STRUCK, text) if found else text
+    found = sorted(secret_spellings(secret), key=len, reverse=True) if secret else []
+    return re.sub("|".join(map(re.escape, found)), SECRET_PLACEHOLDER, text) if found else text
 
 
-def redacted(text: str) -> str:
+def redact_text(text: str) -> str:
     """The text without secrets."""
-    found = pattern()
-    return found.sub(STRUCK, text) if found else text
+    found = secrets_pattern()
+    return found.sub(SECRET_PLACEHOLDER, text) if found else text
 
 
-def without_secrets(values: Any) -> Any:
+def redact_values(values: Any) -> Any:
     """Plain values with every text in them redacted: once they are written as JSON, a quote within a quote hides a secret."""
     if isinstance(values, str):
-        return redacted(values)
+        return redact_text(values)
     if isinstance(values, dict):
-        return {key: without_secrets(value) for key, value in values.items()}
+        return {key: redact_values(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
-        return [without_secrets(value) for value in values]
+        return [redact_values(value) for value in values]
     return values
 
 
-class Redacting(io.TextIOBase):
+class RedactingStream(io.TextIOBase):
     """A text stream that strikes secrets out of each write."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
 
     def write(self, text: str) -> int:
-        self.stream.write(redacted(text))
+        self.stream.write(redact_text(text))
         return len(text)
 
     def flush(self) -> None:
@@ -95,10 +95,10 @@ class Redacting(io.TextIOBase):
 
 
 @contextmanager
-def streams() -> Iterator[None]:
+def redact_streams() -> Iterator[None]:
     """In the block nothing that Python prints holds a secret: a worker's stdout and stderr are its run's log."""
     usual = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(Redacting, usual)
+    sys.stdout, sys.stderr = map(RedactingStream, usual)
     try:
         yield
     finally:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 ES_CONTINUOUS, ES_SYSTEM_REQUIRED = 0x80000000, 0x00000001
 """Windows' SetThreadExecutionState: holds until the thread asks again or ends."""
-NO_WAY = "This system offers no way to keep it awake: switch automatic sleep off for long runs."
+CANNOT_KEEP_AWAKE = "This system offers no way to keep it awake: switch automatic sleep off for long runs."
 REFUSED_SECONDS = 0.2
 
 
-def command(platform: str = sys.platform) -> list[str]:
+def inhibitor_command(platform: str = sys.platform) -> list[str]:
     """The program that keeps the machine awake until its stdin closes or this process ends; none: an empty list."""
     if platform == "darwin":
         return ["caffeinate", "-i", "-w", str(os.getpid())]
@@ -26,7 +26,7 @@ def command(platform: str = sys.platform) -> list[str]:
 
 
 @contextmanager
-def kept(asked: list[str] | None = None) -> Iterator[str]:
+def keep_awake(asked: list[str] | None = None) -> Iterator[str]:
     """Keep awake as long as the block runs, and not a moment longer: a killed process takes its request with it.
 
     Yields:
@@ -41,18 +41,18 @@ def kept(asked: list[str] | None = None) -> Iterator[str]:
         finally:
             ctypes.windll.kernel32.SetThreadExecutionState(ES_CONTINUOUS)
         return
-    asked = command() if asked is None else asked
+    asked = inhibitor_command() if asked is None else asked
     if not asked or shutil.which(asked[0]) is None:
-        yield NO_WAY
+        yield CANNOT_KEEP_AWAKE
         return
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as keeper:
         try:
-            yield NO_WAY if ends(keeper) else f"The computer is kept awake ({asked[0]})."
+            yield CANNOT_KEEP_AWAKE if has_exited(keeper) else f"The computer is kept awake ({asked[0]})."
         finally:
             keeper.kill()
 
 
-def ends(keeper: subprocess.Popen[bytes]) -> bool:
+def has_exited(keeper: subprocess.Popen[bytes]) -> bool:
     """Has it given up at once, as where no service is there to ask?"""
     try:
         keeper.wait(REFUSED_SECONDS)

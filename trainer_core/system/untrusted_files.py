@@ -18,14 +18,14 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-MOST_BYTES = 16 << 20
+MAX_FILE_BYTES = 16 << 20
 """Of a file that is read whole. The largest of ours are manifests and scores, with some hundred KB."""
-MOST_DEPTH = 32
+MAX_JSON_DEPTH = 32
 """Lists and objects within each other; ours have eight at most."""
-MOST_INTEGER = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """What the page and most other programs can hold."""
-MOST_NAME = 1024
-MODES = {
+MAX_NAME_LENGTH = 1024
+FILE_KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFIFO: "a pipe",
     stat.S_IFDIR: "a folder",
@@ -33,7 +33,9 @@ MODES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-SAFELY = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
+SAFE_OPEN_FLAGS = sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT")
+)
 """Never through a link, never waiting for the other end of a pipe, not for child processes, and as bytes on Windows."""
 JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
 
@@ -47,7 +49,7 @@ class UnsafeFile(OSError):
         super().__init__(errno.EINVAL, why, str(path))
 
 
-def kind_of(path: Path) -> str:
+def special_file_kind(path: Path) -> str:
     """What lies at a path where it is no regular file, such as "a link"; nothing for a regular file.
 
     Raises:
@@ -56,27 +58,27 @@ def kind_of(path: Path) -> str:
     about = path.lstat()
     if getattr(about, "st_reparse_tag", 0) == JUNCTION:  # Windows' link between folders
         return "a link"
-    return MODES.get(stat.S_IFMT(about.st_mode), "")
+    return FILE_KINDS.get(stat.S_IFMT(about.st_mode), "")
 
 
 def is_link(path: Path) -> bool:
     try:
-        return kind_of(path) == "a link"
+        return special_file_kind(path) == "a link"
     except OSError:
         return False
 
 
-def opened(folder: Path, name: str) -> io.BufferedReader:
+def open_regular_file(folder: Path, name: str) -> io.BufferedReader:
     """A regular file of a folder to read, by its name in it, such as "adapter-sft/MANIFEST.json".
 
     Raises:
         UnsafeFile: it is a link, a pipe, a device or a folder, or lies behind a link.
         OSError: it is missing or cannot be read.
     """
-    return io.BufferedReader(io.FileIO(descriptor(folder, name, os.O_RDONLY), "r"))
+    return io.BufferedReader(io.FileIO(open_descriptor(folder, name, os.O_RDONLY), "r"))
 
 
-def descriptor(folder: Path, name: str, flags: int) -> int:
+def open_descriptor(folder: Path, name: str, flags: int) -> int:
     """A regular file, opened with these flags of os.open; errors as in `opened`. One that is made is the owner's alone."""
     path = folder
     for part in Path(name).parts:
@@ -84,94 +86,94 @@ def descriptor(folder: Path, name: str, flags: int) -> int:
             raise UnsafeFile(path, "lies behind a link")
         path = path / part
     try:
-        if found := kind_of(path):
+        if found := special_file_kind(path):
             raise UnsafeFile(path, f"is {found} and no regular file")
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise
-    found_one = os.open(path, flags | SAFELY, 0o600)
+    found_one = os.open(path, flags | SAFE_OPEN_FLAGS, 0o600)
     if not stat.S_ISREG(os.fstat(found_one).st_mode):  # changed between the two looks
         os.close(found_one)
         raise UnsafeFile(path, "is no regular file")
     return found_one
 
 
-def appended(folder: Path, name: str) -> io.FileIO:
+def open_for_append(folder: Path, name: str) -> io.FileIO:
     """A file to append to, made if it is not there; errors as in `opened`. Each write is one call of the system."""
-    return io.FileIO(descriptor(folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a")
+    return io.FileIO(open_descriptor(folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a")
 
 
-def changed(folder: Path, name: str) -> io.FileIO:
+def open_for_update(folder: Path, name: str) -> io.FileIO:
     """A file to be read and cut; errors as in `opened`."""
-    return io.FileIO(descriptor(folder, name, os.O_RDWR), "r+")
+    return io.FileIO(open_descriptor(folder, name, os.O_RDWR), "r+")
 
 
-def room(file: BinaryIO, most: int) -> int:
+def max_read_size(file: BinaryIO, most: int) -> int:
     """Bytes to read at most: those that the file has. A buffer of `most` could not be had where memory has run out."""
     return min(most, os.fstat(file.fileno()).st_size)
 
 
-def read(folder: Path, name: str, most: int = MOST_BYTES) -> bytes:
+def read_regular_file(folder: Path, name: str, most: int = MAX_FILE_BYTES) -> bytes:
     """All of a file; errors as in `opened`, and UnsafeFile where it has more bytes than `most`."""
-    with opened(folder, name) as file:
-        content = file.read(room(file, most) + 1)
+    with open_regular_file(folder, name) as file:
+        content = file.read(max_read_size(file, most) + 1)
     if len(content) > most:
         raise UnsafeFile(folder / name, f"has more than {most >> 20} MB")
     return content
 
 
-def tail(folder: Path, name: str, most: int) -> bytes:
+def read_tail(folder: Path, name: str, most: int) -> bytes:
     """The last bytes of a file; errors as in `opened`."""
-    with opened(folder, name) as file:
+    with open_regular_file(folder, name) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - most))
-        return file.read(room(file, most))
+        return file.read(max_read_size(file, most))
 
 
-def size_bytes(folder: Path, name: str) -> int:
+def regular_file_size(folder: Path, name: str) -> int:
     """Of a regular file; 0 where there is none."""
     try:
         path = folder / name
-        return 0 if kind_of(path) else path.lstat().st_size
+        return 0 if special_file_kind(path) else path.lstat().st_size
     except OSError:
         return 0
 
 
-def check_name(name: str) -> str:
+def check_relative_name(name: str) -> str:
     """The name itself, if it names a file inside a folder on every system: parts with "/" between them, none of them a way out.
 
     Raises:
         ValueError: it does not.
     """
     parts = name.split("/")
-    odd = not name.isprintable() or set(name) & set('\\:*?"<>|') or len(name) > MOST_NAME
+    odd = not name.isprintable() or set(name) & set('\\:*?"<>|') or len(name) > MAX_NAME_LENGTH
     if odd or any(part.strip(". ") == "" or part != part.rstrip(". ") for part in parts):
-        raise ValueError(f"{plain(name[:80])!r} is no name of a file inside a run")
+        raise ValueError(f"{as_printable(name[:80])!r} is no name of a file inside a run")
     return name
 
 
-def plain(text: str) -> str:
+def as_printable(text: str) -> str:
     """A name in which everything that cannot be printed is spelt out: control characters, and bytes that are not UTF-8."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
-def valid(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text without halves of surrogate pairs, which no file and no page can hold; "\ufffd" stands for each."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def integer(digits: str) -> int:
+def parse_integer(digits: str) -> int:
     """Raises:
     ValueError: it does not fit into 64 bits.
     """
-    if len(digits) > 20 or abs(number := int(digits)) > MOST_INTEGER:
+    if len(digits) > 20 or abs(number := int(digits)) > MAX_INTEGER:
         raise ValueError(f"the number {digits[:20]}… is too long")
     return number
 
 
-DECODER = json.JSONDecoder(parse_int=integer)
+DECODER = json.JSONDecoder(parse_int=parse_integer)
 
 
-def parsed(content: bytes) -> Any:
+def parse_json(content: bytes) -> Any:
     """What a JSON text says. Bytes that are not UTF-8 and halves of surrogate pairs are replaced.
 
     Raises:
@@ -181,43 +183,43 @@ def parsed(content: bytes) -> Any:
     try:
         values = DECODER.decode(text)
     except RecursionError:
-        raise ValueError(f"it is nested deeper than {MOST_DEPTH}") from None
+        raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH}") from None
     if (
-        "\\u" in text or text.count("[") + text.count("{") > MOST_DEPTH
+        "\\u" in text or text.count("[") + text.count("{") > MAX_JSON_DEPTH
     ):  # the only ways to half a surrogate and to depth
-        return checked(values)
+        return check_json_values(values)
     return values
 
 
-def checked(values: Any, depth: int = 0) -> Any:
+def check_json_values(values: Any, depth: int = 0) -> Any:
     """The same values with valid text.
 
     Raises:
         ValueError: they are nested deeper than `MOST_DEPTH`.
     """
-    if depth > MOST_DEPTH:
-        raise ValueError(f"it is nested deeper than {MOST_DEPTH}")
+    if depth > MAX_JSON_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH}")
     match values:
         case str():
-            return valid(values)
+            return replace_surrogates(values)
         case list():
-            return [checked(one, depth + 1) for one in values]
+            return [check_json_values(one, depth + 1) for one in values]
         case dict():
-            return {valid(key): checked(value, depth + 1) for key, value in values.items()}
+            return {replace_surrogates(key): check_json_values(value, depth + 1) for key, value in values.items()}
     return values
 
 
-def load(model: type[M], folder: Path, name: str) -> tuple[M, tuple[str, ...]]:
+def load_json_model(model: type[M], folder: Path, name: str) -> tuple[M, tuple[str, ...]]:
     """A JSON file as a model, and the keys that were left out because this version does not know them.
 
     Raises:
         OSError: as in `read`.
         ValueError: it is no JSON; pydantic's ValidationError where a value is missing or cannot be.
     """
-    return known(model, parsed(read(folder, name)))
+    return validate_known_keys(model, parse_json(read_regular_file(folder, name)))
 
 
-def known(model: type[M], values: Any) -> tuple[M, tuple[str, ...]]:
+def validate_known_keys(model: type[M], values: Any) -> tuple[M, tuple[str, ...]]:
     """The model of these values without the keys that it does not know, and those keys, dotted.
 
     Raises:
@@ -232,11 +234,11 @@ def known(model: type[M], values: Any) -> tuple[M, tuple[str, ...]]:
             raise
     except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"a value cannot be: {error}") from error
-    left_out = tuple(dict.fromkeys(".".join(removed(values, place)) for place in unknown))
+    left_out = tuple(dict.fromkeys(".".join(remove_value_at(values, place)) for place in unknown))
     return model.model_validate(values), left_out
 
 
-def removed(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
+def remove_value_at(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
     """Remove what lies at a place of pydantic's, and yield its path. Names of a union's members are in the place, but no keys."""
     *above, last = place
     for part in above:
@@ -250,10 +252,10 @@ def removed(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
 
 def printable_id(folder: Path) -> str:
     """What a run is known by: its folder's name, as far as that can be written and shown."""
-    return plain(folder.name)
+    return as_printable(folder.name)
 
 
-def number_in(name: str, before: str) -> int | None:
+def parse_numbered_name(name: str, before: str) -> int | None:
     """The number that follows `before` in a name of ours, such as 12 in "sft-000012"; None for any other name."""
     found = re.fullmatch(rf"{re.escape(before)}([0-9]{{1,9}})", name, re.ASCII)
     return int(found[1]) if found else None

@@ -18,25 +18,25 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer, SFTTrainer
 
-from trainer_core.diagnosis.divergence import Guard
+from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.errors import ModelError
-from trainer_core.methods.steps import PARTS, spaced
+from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
 from trainer_core.runs import checkpoints
-from trainer_core.runs.control import Wants
+from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Checkpointed, Stage
-from trainer_core.training.length_sorting import InOrder
+from trainer_core.runs.events import CheckpointSaved, Stage
+from trainer_core.training.length_sorting import LengthSorted
 from trainer_core.training.rate_schedule import ScheduledRate
-from trainer_core.training.reference_cache import Recalled
+from trainer_core.training.reference_cache import CachedReference
 from trainer_core.training.token_count import CountsTokens
 
-SECONDS = 600.0
+SAVE_INTERVAL_SECONDS = 600.0
 """A stage is saved at its parts and at least this often, so that a power cut costs ten minutes."""
 WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CheckpointContext:
     """Where the checkpoints of one stage go, and what they are made from."""
 
     run_dir: Path
@@ -48,32 +48,34 @@ class Shelf:
     """The step with the lowest held-out loss so far, whose checkpoint is never given up."""
 
 
-class Shelved(CountsTokens, ScheduledRate):
+class DurableCheckpoints(CountsTokens, ScheduledRate):
     """Mixed into a TRL trainer: saves by the protocol of `trainer_core.runs.checkpoints`."""
 
-    shelf: Shelf
+    shelf: CheckpointContext
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         shelf, step, began = self.shelf, self.state.global_step, time.monotonic()
-        target = checkpoints.place(shelf.run_dir, shelf.stage, step)
-        origin = checkpoints.Origin(shelf.stage, self.state.max_steps, shelf.data, shelf.spec)
+        target = checkpoints.checkpoint_dir(shelf.run_dir, shelf.stage, step)
+        origin = checkpoints.CheckpointSource(shelf.stage, self.state.max_steps, shelf.data, shelf.spec)
         needs = adapter_bytes(self) + optimiser_bytes(self)
         usual = self.args.output_dir
-        with checkpoints.written(target, origin, step, needs) as staging:
+        with checkpoints.staged_write(target, origin, step, needs) as staging:
             try:
                 self.args.output_dir = str(staging)
                 Trainer._save_checkpoint(self, model, trial)  # past TRL's, which also writes a model card
             finally:
                 self.args.output_dir = usual
-            flatten(staging)
-        checkpoints.rotate(shelf.run_dir, shelf.stage, spared=self.spared())
+            flatten_staging(staging)
+        checkpoints.rotate_checkpoints(shelf.run_dir, shelf.stage, spared=self.protected_steps())
         folder = target.relative_to(shelf.run_dir).as_posix()
-        shelf.emit(Checkpointed(shelf.stage, step, folder, checkpoints.size(target), time.monotonic() - began))
+        shelf.emit(
+            CheckpointSaved(shelf.stage, step, folder, checkpoints.total_file_size(target), time.monotonic() - began)
+        )
 
-    def spared(self) -> frozenset[int]:
+    def protected_steps(self) -> frozenset[int]:
         """Steps whose checkpoints stay: those at even parts, to look back at, and the best."""
         total = self.state.max_steps
-        parts = {step for step in range(1, total + 1) if spaced(step, total, PARTS)}
+        parts = {step for step in range(1, total + 1) if is_spaced_step(step, total, SAVES_PER_STAGE)}
         return frozenset(parts | {self.shelf.best() or 0})
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -83,11 +85,11 @@ class Shelved(CountsTokens, ScheduledRate):
         )
 
 
-class ShelvedSft(Shelved, InOrder, SFTTrainer):
+class SftTrainer(DurableCheckpoints, LengthSorted, SFTTrainer):
     pass
 
 
-class ShelvedDpo(Shelved, InOrder, Recalled, DPOTrainer):
+class DpoTrainer(DurableCheckpoints, LengthSorted, CachedReference, DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         """Rows that are tokens already stay as they are."""
         return dataset if "chosen_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args)
@@ -106,7 +108,7 @@ def optimiser_bytes(trainer: Trainer) -> int:
     return sum(value.numel() * value.element_size() for value in values)
 
 
-def flatten(staging: Path) -> None:
+def flatten_staging(staging: Path) -> None:
     """The stock code writes into a folder of its own naming; its files belong into ours."""
     (inner,) = [path for path in staging.iterdir() if path.is_dir()]
     for path in inner.iterdir():
@@ -114,26 +116,26 @@ def flatten(staging: Path) -> None:
     inner.rmdir()
 
 
-class Save(TrainerCallback):
+class SaveSchedule(TrainerCallback):
     """Says when to save: at even parts of the stage, after ten minutes, and when the user wants to leave.
 
     The last part is the stage's end: from there it can be made longer.
     """
 
-    def __init__(self, guard: Guard, wants: Wants):
+    def __init__(self, guard: DivergenceDetector, wants: StopRequests):
         self.guard, self.wants, self._last = guard, wants, time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        at_part = spaced(state.global_step, state.max_steps, PARTS)
-        late = time.monotonic() - self._last >= SECONDS
-        if self.wants.to_leave or ((at_part or late) and not self.guard.bad):
+        at_part = is_spaced_step(state.global_step, state.max_steps, SAVES_PER_STAGE)
+        late = time.monotonic() - self._last >= SAVE_INTERVAL_SECONDS
+        if self.wants.should_stop or ((at_part or late) and not self.guard.bad):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._last = time.monotonic()
 
 
-class Continued(TrainerCallback):
+class VerifyResume(TrainerCallback):
     """Checks, before the first step that follows a checkpoint, that the policy is the checkpoint's and the reference is not.
 
     Args:
@@ -148,10 +150,10 @@ class Continued(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         for name, folder in self.expected.items():
-            check_equal(model, name, folder)
+            check_weights_equal(model, name, folder)
 
 
-def check_equal(model: PeftModel, name: str, folder: Path) -> None:
+def check_weights_equal(model: PeftModel, name: str, folder: Path) -> None:
     """Do the weights of an adapter in memory equal those on disk, bit for bit?
 
     Raises:

@@ -20,15 +20,15 @@ from trainer_core.config.recipe import Precision, Recipe
 from trainer_core.errors import TrainingError
 from trainer_core.methods.dpo import Dpo, LossType
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Proof
+from trainer_core.runs.events import ReferenceCheck
 from trainer_core.training import held_out_eval, load, row_lengths, trl_arguments
-from trainer_core.training.checkpointing import ShelvedDpo
-from trainer_core.training.length_sorting import WITHIN_A_BATCH
-from trainer_core.training.preserved_state import aside
-from trainer_core.training.progress import Logged
+from trainer_core.training.checkpointing import DpoTrainer
+from trainer_core.training.length_sorting import BATCH_COUPLED_LOSSES
+from trainer_core.training.preserved_state import preserved_state
+from trainer_core.training.progress import TrlLog
 
 LN2 = math.log(2)
-EXACT = 1e-5
+EXACT_TOLERANCE = 1e-5
 """How far loss and margin may be off before the first step, in nats: the loss itself is computed in 32 bit."""
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.02, "nf4": 0.02}
 """How far those of the first step may be off in any case, in nats …"""
@@ -36,24 +36,24 @@ NOISE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.025, "nf4": 0.025}
 """… and by this for a token, in nats: four times what rounding to bfloat16 (2⁻⁹) moves the log-prob of a token by, 0.006."""
 
 
-def trainer(
+def build_dpo_trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     given: Dataset,
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
-) -> ShelvedDpo:
+) -> DpoTrainer:
     """TRL's trainer on pairs, or on the tokens that it made of them before.
 
     On a fresh adapter the reference is the base itself, so the copy TRL makes is dropped again.
     """
     fresh = is_fresh(model)
-    with load.keep_float32(model):
-        built = ShelvedDpo(
+    with load.preserve_adapter_dtype(model):
+        built = DpoTrainer(
             model=model,
             args=DPOConfig(
-                **trl_arguments.shared(recipe.dpo, recipe.seed, scratch),
+                **trl_arguments.shared_arguments(recipe.dpo, recipe.seed, scratch),
                 beta=recipe.dpo.beta,
                 loss_type=list(recipe.dpo.losses),
                 loss_weights=list(recipe.dpo.loss_weights) if recipe.dpo.loss_weights else None,
@@ -67,7 +67,7 @@ def trainer(
         model.delete_adapter("ref")
     built.settings = recipe.dpo
     built.row_lengths = row_lengths.count_tokens(built.train_dataset, "dpo", recipe.dpo.max_length)
-    built.sorts = recipe.memory.sort_rows == "auto" and not WITHIN_A_BATCH & set(recipe.dpo.losses)
+    built.sorts = recipe.memory.sort_rows == "auto" and not BATCH_COUPLED_LOSSES & set(recipe.dpo.losses)
     return built
 
 
@@ -76,7 +76,7 @@ def is_fresh(model: PeftModel) -> bool:
     return all(not weight.any() for name, weight in model.named_parameters() if "lora_B.default" in name)
 
 
-class Prove(TrainerCallback):
+class VerifyFirstStep(TrainerCallback):
     """Checks weights and numbers before the first step, and the first step's own numbers; a mismatch ends the run and says why.
 
     Before the first step policy and reference are computed in the same way, so they must be equal to the last bit. In the step
@@ -91,7 +91,7 @@ class Prove(TrainerCallback):
     def __init__(self, recipe: Recipe, precision: Precision, policy: str, emit: EventLog):
         self.settings, self.precision, self.policy, self.emit = recipe.dpo, precision, policy, emit
         # DoRA divides by a norm that it computes anew, so its fresh adapter equals the base only up to rounding
-        self.tolerance = TOLERANCE[precision] if recipe.lora.dora else EXACT
+        self.tolerance = TOLERANCE[precision] if recipe.lora.dora else EXACT_TOLERANCE
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -101,10 +101,10 @@ class Prove(TrainerCallback):
         check_reference(model)
         count = args.per_device_train_batch_size
         first = [self.trainer.train_dataset[at] for at in range(min(count, len(self.trainer.train_dataset)))]
-        with aside(self.trainer):
-            found = held_out_eval.dpo_tally(self.trainer, first)
-        self.conclude(
-            self.proof(found.loss / found.weight, found.margin / found.weight, self.tolerance, self.tolerance)
+        with preserved_state(self.trainer):
+            found = held_out_eval.dpo_sums(self.trainer, first)
+        self.report_check(
+            self.build_check(found.loss / found.weight, found.margin / found.weight, self.tolerance, self.tolerance)
         )
 
     def on_log(
@@ -117,23 +117,23 @@ class Prove(TrainerCallback):
     ) -> None:
         if state.global_step != 1 or not logs or "loss" not in logs:
             return
-        first = Logged.model_validate(logs)
-        noise = rounding(self.settings.beta, answer_tokens(self.trainer.train_dataset), self.precision)
-        bounds = (max(TOLERANCE[self.precision], steep * noise) for steep in (1.0, steepness(self.settings)))
-        proof = self.proof(first.loss, first.margin if first.margin is not None else math.nan, *bounds)
+        first = TrlLog.model_validate(logs)
+        noise = rounding_bound(self.settings.beta, max_answer_tokens(self.trainer.train_dataset), self.precision)
+        bounds = (max(TOLERANCE[self.precision], steep * noise) for steep in (1.0, loss_steepness(self.settings)))
+        proof = self.build_check(first.loss, first.margin if first.margin is not None else math.nan, *bounds)
         if not proof.holds:
-            self.conclude(proof)
+            self.report_check(proof)
 
-    def conclude(self, proof: Proof) -> None:
+    def report_check(self, proof: ReferenceCheck) -> None:
         self.emit(proof)
         if not proof.holds:
-            raise TrainingError(explain(proof))
+            raise TrainingError(explain_mismatch(proof))
 
-    def proof(self, loss: float, margin: float, margin_bound: float, loss_bound: float) -> Proof:
-        expected = first_loss(self.settings)
+    def build_check(self, loss: float, margin: float, margin_bound: float, loss_bound: float) -> ReferenceCheck:
+        expected = expected_first_loss(self.settings)
         holds = abs(margin) <= margin_bound and (expected is None or abs(loss - expected) <= loss_bound)
         has_copy = "ref" in self.trainer.model.peft_config
-        return Proof(
+        return ReferenceCheck(
             stage="dpo",
             loss=loss,
             expected_loss=expected,
@@ -146,19 +146,19 @@ class Prove(TrainerCallback):
         )
 
 
-def rounding(beta: float, tokens: int, precision: Precision) -> float:
+def rounding_bound(beta: float, tokens: int, precision: Precision) -> float:
     """How far the first step's margin may be off, in β·nats: the errors of the tokens are independent and add up as √tokens."""
     return beta * NOISE[precision] * math.sqrt(tokens)
 
 
-def answer_tokens(pairs: Dataset) -> int:
+def max_answer_tokens(pairs: Dataset) -> int:
     """Tokens of the two answers of the pair that has the most."""
     return max(
         len(chosen) + len(rejected) for chosen, rejected in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)
     )
 
 
-def steepness(settings: Dpo) -> float:
+def loss_steepness(settings: Dpo) -> float:
     """How much faster than the margin the loss may move at its start: |dloss/dmargin|, at least 1.
 
     The squared losses move by 1/β for each nat of the log-ratio, and the margin by β; all others by 1 for each unit of the margin
@@ -188,7 +188,7 @@ def check_reference(model: PeftModel) -> None:
             )
 
 
-def explain(proof: Proof) -> str:
+def explain_mismatch(proof: ReferenceCheck) -> str:
     expected = "" if proof.expected_loss is None else f" and a loss of {proof.expected_loss:.4f}"
     return (
         f"DPO did not start at its reference: the first step has a margin of {proof.margin:.4f} and a loss of "
@@ -197,19 +197,19 @@ def explain(proof: Proof) -> str:
     )
 
 
-def first_loss(settings: Dpo) -> float | None:
+def expected_first_loss(settings: Dpo) -> float | None:
     """The loss of a policy that equals its reference, or None where it depends on the data (the sft term).
 
     From each loss's formula at log-ratio 0; β and ε (label smoothing) as set. In nats.
     """
-    values = [at_start(loss, settings.beta, settings.label_smoothing) for loss in settings.losses]
+    values = [initial_loss(loss, settings.beta, settings.label_smoothing) for loss in settings.losses]
     if any(value is None for value in values):
         return None
     weights = settings.loss_weights or (1.0,) * len(values)
     return sum(weight * value for weight, value in zip(weights, values, strict=True) if value is not None)
 
 
-def at_start(loss: LossType, beta: float, smoothing: float) -> float | None:
+def initial_loss(loss: LossType, beta: float, smoothing: float) -> float | None:
     """One loss at log-ratio 0."""
     match loss:
         case "sigmoid" | "sigmoid_norm" | "robust" | "aot" | "aot_unpaired":

@@ -11,10 +11,10 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Noted, Stage
+from trainer_core.runs.events import Notice, Stage
 
 
-class KeepLayers(TrainerCallback):
+class SkipLayersCallback(TrainerCallback):
     """Has Unsloth plan the kept layers for this training, and says what it planned. Added after the probe."""
 
     def __init__(self, trainer: Any, stage: Stage, emit: EventLog):
@@ -36,4 +36,4 @@ class KeepLayers(TrainerCallback):
         kept, layers = len(self.planner.kept), len(self.planner.layers)
         self.planner = None
         room = "memory has room for them" if kept else "memory has no room for more"
-        self.emit(Noted(f"{self.stage.upper()}: {kept} of {layers} layers keep their activations; {room}."))
+        self.emit(Notice(f"{self.stage.upper()}: {kept} of {layers} layers keep their activations; {room}."))

@@ -15,17 +15,17 @@ from transformers import Trainer
 
 from trainer_core.methods.dpo import LossType
 
-WITHIN_A_BATCH: frozenset[LossType] = frozenset({"aot", "aot_unpaired", "sft"})
+BATCH_COUPLED_LOSSES: frozenset[LossType] = frozenset({"aot", "aot_unpaired", "sft"})
 """Losses that compare or average the pairs of one micro-batch: for them it matters which pairs share one."""
 
 
-def sorted_within(places: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
+def sort_within_steps(places: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
     """The rows of one step, longest first. Rows that fill no batch stay last: in DPO each of them weighs more than others."""
     full = len(places) - len(places) % batch
     return sorted(places[:full], key=lambda place: -lengths[place]) + list(places[full:])
 
 
-class WithinSteps(Sampler[int]):
+class StepSortedSampler(Sampler[int]):
     """A seeded order of rows, sorted step by step.
 
     Args:
@@ -44,13 +44,13 @@ class WithinSteps(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         places = list(self.order)
         for first in range(0, len(places), self.step):
-            yield from sorted_within(places[first : first + self.step], self.lengths, self.batch)
+            yield from sort_within_steps(places[first : first + self.step], self.lengths, self.batch)
 
     def set_epoch(self, epoch: int) -> None:
         self.order.set_epoch(epoch)
 
 
-class InOrder(Trainer):
+class LengthSorted(Trainer):
     """Mixed into a TRL trainer: sorts rows by length within steps where `sorts`.
 
     Attributes:
@@ -66,4 +66,4 @@ class InOrder(Trainer):
         args = self.args
         order = SeedableRandomSampler(self.train_dataset, data_seed=args.data_seed)
         batch = args.per_device_train_batch_size
-        return WithinSteps(order, self.row_lengths, batch, batch * args.gradient_accumulation_steps)
+        return StepSortedSampler(order, self.row_lengths, batch, batch * args.gradient_accumulation_steps)

@@ -15,18 +15,18 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 from unsloth import FastLanguageModel
 
-from trainer_core.config.recipe import Lora, Memory, Precision
+from trainer_core.config.recipe import Lora, MemoryOptions, Precision
 from trainer_core.errors import ModelError
 from trainer_core.models import template_sandbox
 from trainer_core.models.architecture import TARGETS
 from trainer_core.planning import memory_model
 from trainer_core.system import hardware
 
-template_sandbox.take_over(chat_template_utils)
+template_sandbox.patch_transformers(chat_template_utils)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A base model with its tokenizer. `reason` says why this precision."""
 
     model: Any
@@ -35,18 +35,20 @@ class Loaded:
     reason: str
 
 
-def settled(precision: Precision) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision) -> tuple[Precision, str]:
     """The precision that "auto" stands for on this device, with the reason."""
-    return memory_model.settled(precision, "cuda" if torch.cuda.is_available() else "cpu", hardware.has_bfloat16())
+    return memory_model.resolve_base_format(
+        precision, "cuda" if torch.cuda.is_available() else "cpu", hardware.has_bfloat16()
+    )
 
 
-def load_base(model: str, precision: Precision, max_length: int, memory: Memory) -> Loaded:
+def load_base(model: str, precision: Precision, max_length: int, memory: MemoryOptions) -> LoadedModel:
     """The base model through Unsloth, on the GPU if there is one.
 
     Raises:
         ModelError: it cannot be found or read.
     """
-    precision, reason = settled(precision)
+    precision, reason = resolve_precision(precision)
     compute = torch.float32 if precision == "fp32" else torch.bfloat16
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         compute = torch.float16
@@ -58,33 +60,33 @@ def load_base(model: str, precision: Precision, max_length: int, memory: Memory)
             load_in_4bit=precision == "nf4",
             trust_remote_code=False,
             use_exact_model_name=True,  # never swapped for another repository behind the user's back
-            **embedding_place(memory),
+            **embedding_options(memory),
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"The model {model} cannot be loaded: {error}") from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: DPO goes NaN with it (trl#7181)
-    return Loaded(loaded, text_tokenizer(tokenizer), precision, reason)
+    return LoadedModel(loaded, unwrap_tokenizer(tokenizer), precision, reason)
 
 
-def text_tokenizer(found: Any) -> PreTrainedTokenizerBase:
+def unwrap_tokenizer(found: Any) -> PreTrainedTokenizerBase:
     """The tokenizer itself where a repository brings a processor around it, as those of multimodal families do."""
     return cast(PreTrainedTokenizerBase, getattr(found, "tokenizer", found))
 
 
-def embedding_place(memory: Memory) -> dict[str, bool]:
+def embedding_options(memory: MemoryOptions) -> dict[str, bool]:
     """Where the token table lies, in Unsloth's words; nothing leaves it to Unsloth, and the processor has no other place."""
     if memory.offload_embedding == "auto" or not torch.cuda.is_available():
         return {}
     return {"offload_embedding": memory.offload_embedding == "on"}
 
 
-def keeps_layers(memory: Memory) -> bool:
+def can_skip_layers(memory: MemoryOptions) -> bool:
     """Shall layers keep their activations as far as memory allows, instead of computing them twice?"""
     return torch.cuda.is_available() and memory.skip_layers == "auto"
 
 
-def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
+def add_adapter(base: LoadedModel, lora: Lora, seed: int) -> PeftModel:
     """The base with one new, trainable adapter called "default"."""
     return FastLanguageModel.get_peft_model(
         base.model,
@@ -93,7 +95,7 @@ def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
-        target_modules=present(base.model, TARGETS[lora.targets]),
+        target_modules=existing_layers(base.model, TARGETS[lora.targets]),
         bias="none",
         use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
         random_state=seed,
@@ -101,7 +103,7 @@ def add_adapter(base: Loaded, lora: Lora, seed: int) -> PeftModel:
 
 
 @contextmanager
-def keep_float32(model: PeftModel) -> Iterator[None]:
+def preserve_adapter_dtype(model: PeftModel) -> Iterator[None]:
     """A block, such as the making of a trainer, after which the adapter is in the number format that it had before.
 
     TRL casts it to bfloat16 on a quantised base. There DPO's steps of 5e-6 round to nothing, and the policy differs from its
@@ -113,7 +115,7 @@ def keep_float32(model: PeftModel) -> Iterator[None]:
         weight.data = data
 
 
-def present(model: Any, names: Sequence[str]) -> list[str]:
+def existing_layers(model: Any, names: Sequence[str]) -> list[str]:
     """Those of the names that a layer of the model has."""
     known = {path.rpartition(".")[2] for path, _ in model.named_modules()}
     return [name for name in names if name in known]

@@ -15,37 +15,37 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core.planning.measurements import Point, extrapolated
+from trainer_core.planning.measurements import ProbePoint, extrapolate_peak
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Noted, Probed, Stage
-from trainer_core.system.hardware import gb
+from trainer_core.runs.events import MemoryProbed, Notice, Stage
+from trainer_core.system.hardware import format_gb
 from trainer_core.training import row_lengths
-from trainer_core.training.peak_memory import Gauge
-from trainer_core.training.preserved_state import unchanged
+from trainer_core.training.peak_memory import MemoryMeter
+from trainer_core.training.preserved_state import preserved_mode
 
-SECONDS = 20.0
-SHARE = 0.02
+MAX_PROBE_SECONDS = 20.0
+MAX_RUN_SHARE = 0.02
 """A probe may take so many seconds, or so much of the run; what takes more than both is cut short."""
-EIGHT_BIT = 2 + 8 / 256
+EIGHT_BIT_BYTES = 2 + 8 / 256
 """Bytes of 8-bit AdamW for a number: two states, and a scale for each 256."""
 
 
-class WontFit(MemoryError):
+class ProbeOutOfMemory(MemoryError):
     """The measure says that a step would run out of memory."""
 
 
-def too_costly(counts: Sequence[int], batches: int) -> str:
+def skip_reason(counts: Sequence[int], batches: int) -> str:
     """Why a probe is left out on the processor: three of the longest batches against all that the run computes."""
     share = 3 * max(counts) / (sum(counts) / len(counts) * batches)
-    if share <= SHARE:
+    if share <= MAX_RUN_SHARE:
         return ""
     return (
         f"memory was not measured before the first step: that would add {share:.0%} to this short run, and on the processor "
-        f"{SHARE:.0%} is the limit. The setting 'Measure memory first' turns it on."
+        f"{MAX_RUN_SHARE:.0%} is the limit. The setting 'Measure memory first' turns it on."
     )
 
 
-class Probe(TrainerCallback):
+class MemoryProbe(TrainerCallback):
     """Measures once, when everything is in place and nothing has been trained.
 
     Args:
@@ -59,9 +59,9 @@ class Probe(TrainerCallback):
         stage: Stage,
         setting: str,
         emit: EventLog,
-        gauge: Gauge,
+        gauge: MemoryMeter,
         has_rung: bool,
-        learned: Callable[[Sequence[Point], int], None],
+        learned: Callable[[Sequence[ProbePoint], int], None],
     ):
         self.trainer, self.stage, self.setting, self.emit = trainer, stage, setting, emit
         self.gauge, self.has_rung, self.learned = gauge, has_rung, learned
@@ -77,62 +77,65 @@ class Probe(TrainerCallback):
     ) -> None:
         batches = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
         rule = self.setting == "auto" and not torch.cuda.is_available()
-        if rule and (why := too_costly(self.counts, max(1, batches))):
-            self.emit(Noted(f"{self.stage.upper()}: {why}"))
+        if rule and (why := skip_reason(self.counts, max(1, batches))):
+            self.emit(Notice(f"{self.stage.upper()}: {why}"))
             return
-        self.measure(max(1, batches), 0 if optimizer and optimizer.state else states(self.trainer))
+        self.measure(max(1, batches), 0 if optimizer and optimizer.state else optimiser_state_bytes(self.trainer))
 
     def measure(self, batches: int, optimiser: int) -> None:
         """Half, then whole, unless that would take too long; then the word on it."""
         batch, began = self.trainer.args.per_device_train_batch_size, time.monotonic()
         self.trainer.current_gradient_accumulation_steps = self.trainer.args.gradient_accumulation_steps
-        with untouched(self.trainer):
-            first_step()
-            points = [Point(0, self.gauge.now())]
+        with probe_mode(self.trainer):
+            preload_optimiser()
+            points = [ProbePoint(0, self.gauge.held_bytes())]
             if torch.cuda.is_available():
-                self.run(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
+                self.run_passes(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
             if batch > 1:
-                points.append(self.run(batch // 2))
-            whole = self.tokens(batch)
-            cut = self.too_long(points[-1], whole, batches, time.monotonic() - began)
-            if not cut and extrapolated([points[0], *points], whole) + optimiser <= self.gauge.most():
-                points.append(self.run(batch))
-        self.say(points, whole, optimiser, time.monotonic() - began)
+                points.append(self.run_passes(batch // 2))
+            whole = self.batch_tokens(batch)
+            cut = self.is_too_long(points[-1], whole, batches, time.monotonic() - began)
+            if not cut and extrapolate_peak([points[0], *points], whole) + optimiser <= self.gauge.limit_bytes():
+                points.append(self.run_passes(batch))
+        self.report_result(points, whole, optimiser, time.monotonic() - began)
 
-    def too_long(self, last: Point, whole: int, batches: int, so_far: float) -> bool:
+    def is_too_long(self, last: ProbePoint, whole: int, batches: int, so_far: float) -> bool:
         """Would the whole micro-batch take more than 20 s, and more than 2 % of the run?"""
         if not last.tokens:
             return False
         each = last.seconds * whole / last.tokens
         mean = sum(self.counts) / len(self.counts) / max(self.counts)
-        return so_far + each > SECONDS and so_far + each > SHARE * batches * each / self.passes * mean
+        return (
+            so_far + each > MAX_PROBE_SECONDS
+            and so_far + each > MAX_RUN_SHARE * batches * each / self.pass_count * mean
+        )
 
-    def tokens(self, batch: int) -> int:
+    def batch_tokens(self, batch: int) -> int:
         """Of a padded micro-batch of the longest rows; a pair is two rows."""
         return max(self.counts) * batch * (2 if self.stage == "dpo" else 1)
 
     @property
-    def passes(self) -> int:
+    def pass_count(self) -> int:
         """Micro-batches until a step's peak is seen. The gradients that the first one leaves lie among what it gave back, so that
         a second one finds less of that in one piece, and takes more."""
         return min(2, self.trainer.args.gradient_accumulation_steps)
 
-    def run(self, batch: int) -> Point:
+    def run_passes(self, batch: int) -> ProbePoint:
         """The first micro-batches of a step, forward and backward, over the longest rows, just as training does it."""
         trainer, began = self.trainer, time.monotonic()
-        places = row_lengths.longest(self.counts, batch)
+        places = row_lengths.longest_rows(self.counts, batch)
         trainer.model.zero_grad()
-        with self.gauge.watching() as peak:
-            for _ in range(self.passes):
+        with self.gauge.track_peak() as peak:
+            for _ in range(self.pass_count):
                 inputs = trainer._prepare_inputs(
                     trainer.data_collator([trainer.train_dataset[place] for place in places])
                 )
                 trainer.training_step(
                     trainer.model, inputs, trainer._get_num_items_in_batch([inputs], trainer.args.device)
                 )
-        return Point(self.tokens(batch), peak.bytes, time.monotonic() - began)
+        return ProbePoint(self.batch_tokens(batch), peak.bytes, time.monotonic() - began)
 
-    def say(self, points: list[Point], whole: int, optimiser: int, seconds: float) -> None:
+    def report_result(self, points: list[ProbePoint], whole: int, optimiser: int, seconds: float) -> None:
         """The event, what later plans take from it, and whether to go on.
 
         Raises:
@@ -140,24 +143,25 @@ class Probe(TrainerCallback):
         """
         cut = points[-1].tokens < whole
         line = points if len(points) > 1 else [*points, *points]
-        peak = round(extrapolated(line, whole)) + optimiser
-        most, half = self.gauge.most(), points[min(1, len(points) - 1)].bytes
-        self.emit(Probed(self.stage, whole, half, peak, most, round(seconds, 2), cut))
+        peak = round(extrapolate_peak(line, whole)) + optimiser
+        most, half = self.gauge.limit_bytes(), points[min(1, len(points) - 1)].bytes
+        self.emit(MemoryProbed(self.stage, whole, half, peak, most, round(seconds, 2), cut))
         if len(points) > 1:
             self.learned(points, optimiser)
         if peak > most and self.has_rung:
-            raise WontFit(
-                f"Not enough memory, as measured before the first step: the longest rows need {gb(peak)}, {gb(most)} can be had."
+            raise ProbeOutOfMemory(
+                f"Not enough memory, as measured before the first step: the longest rows need "
+                f"{format_gb(peak)}, {format_gb(most)} can be had."
             )
 
 
-def states(trainer: Any) -> int:
+def optimiser_state_bytes(trainer: Any) -> int:
     """Bytes that AdamW's states will take; they come with the first step."""
     numbers = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    return round(numbers * (EIGHT_BIT if "8bit" in str(trainer.args.optim) else 8))
+    return round(numbers * (EIGHT_BIT_BYTES if "8bit" in str(trainer.args.optim) else 8))
 
 
-def first_step() -> None:
+def preload_optimiser() -> None:
     """What the first optimiser step imports (a hundred megabytes) is there before anything is measured: a step of one number."""
     number = torch.nn.Parameter(torch.zeros(1))
     number.grad = torch.zeros(1)
@@ -165,14 +169,14 @@ def first_step() -> None:
 
 
 @contextmanager
-def untouched(trainer: Any) -> Iterator[None]:
+def probe_mode(trainer: Any) -> Iterator[None]:
     """A block with gradients in training mode, after which everything is as it was, bit for bit."""
     model = trainer.model
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     grads = [None if weight.grad is None else weight.grad.clone() for weight in trained]
     sums = copy.deepcopy(trainer._metrics)
     counts = trainer._total_train_tokens, trainer.tokens_seen, trainer.tokens_learned
-    with unchanged(trainer):
+    with preserved_mode(trainer):
         model.train()
         try:
             yield

@@ -31,7 +31,7 @@ class ModelMode:
     """Object, attribute, and its value; UNSET: the object itself did not have it."""
 
     @classmethod
-    def read(cls, model: nn.Module, *tokenizers: Any) -> ModelMode:
+    def capture(cls, model: nn.Module, *tokenizers: Any) -> ModelMode:
         modules = list(model.modules())
         flags = [(module, name) for module in modules for name in FLAGS]
         configs = [vars(module).get(name) for module in modules for name in ("config", "generation_config")]
@@ -54,9 +54,9 @@ class ModelMode:
 
 
 @contextmanager
-def unchanged(trainer: Any) -> Iterator[None]:
+def preserved_mode(trainer: Any) -> Iterator[None]:
     """A block after which mode, random numbers and the trainer's own sums are as before, bit for bit."""
-    mode = ModelMode.read(trainer.model, trainer.processing_class)
+    mode = ModelMode.capture(trainer.model, trainer.processing_class)
     kept, numbers = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         try:
@@ -68,9 +68,9 @@ def unchanged(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def aside(trainer: Any) -> Iterator[None]:
+def preserved_state(trainer: Any) -> Iterator[None]:
     """A block without gradients in evaluation mode, after which training goes on as if it had not been there."""
-    with unchanged(trainer), torch.no_grad(), trainer.compute_loss_context_manager():
+    with preserved_mode(trainer), torch.no_grad(), trainer.compute_loss_context_manager():
         trainer.model.eval()
         try:
             yield

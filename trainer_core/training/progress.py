@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core.diagnosis.divergence import Guard
-from trainer_core.diagnosis.suggestions import short, slower_rate, tidy
+from trainer_core.diagnosis.divergence import DivergenceDetector
+from trainer_core.diagnosis.suggestions import format_rate, next_lower_rate, round_setting
 from trainer_core.errors import TrainingError
-from trainer_core.runs.control import Wants
+from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Noted, Offer, Stage, Step
+from trainer_core.runs.events import Notice, Stage, Suggestion, TrainStep
 
 
-class Logged(BaseModel):
+class TrlLog(BaseModel):
     """What TRL logs at a step, by TRL's names."""
 
     model_config = ConfigDict(extra="ignore")
@@ -33,7 +33,7 @@ class Logged(BaseModel):
     rejected: float | None = Field(default=None, alias="logps/rejected")
 
 
-class Progress(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong.
 
     Attributes:
@@ -43,7 +43,7 @@ class Progress(TrainerCallback):
 
     trainer: Any = None
 
-    def __init__(self, stage: Stage, emit: EventLog, wants: Wants, guard: Guard):
+    def __init__(self, stage: Stage, emit: EventLog, wants: StopRequests, guard: DivergenceDetector):
         self.stage, self.emit, self.wants, self.guard = stage, emit, wants, guard
         self.saved = 0
         self._began = self._before = 0.0
@@ -52,11 +52,11 @@ class Progress(TrainerCallback):
         self._seconds: list[float] = []
 
     @property
-    def step_seconds(self) -> float:
+    def median_step_seconds(self) -> float:
         """The usual length of a step; the first one, which also compiles, counts only while it is alone."""
         return median(self._seconds[1:] or self._seconds or [0.0])
 
-    def apart(self, seconds: float) -> None:
+    def exclude_time(self, seconds: float) -> None:
         """Something beside training took so long: no part of a step, though of the time that is left."""
         self._before += seconds
 
@@ -69,7 +69,7 @@ class Progress(TrainerCallback):
         self.saved = state.global_step
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.wants.to_leave:
+        if self.wants.should_stop:
             control.should_training_stop = True
 
     def on_log(
@@ -84,14 +84,14 @@ class Progress(TrainerCallback):
         """A step is judged here, after it was decided to save and before that is done: what went wrong is not saved."""
         if not logs or "loss" not in logs:
             return
-        logged = Logged.model_validate(logs)
-        self.emit(self.step(logged, state))
+        logged = TrlLog.model_validate(logs)
+        self.emit(self.build_step_event(logged, state))
         step_skipped = self.trainer.accelerator.optimizer_step_was_skipped
-        wrong = self.guard.see(logged.loss, logged.grad_norm, step_skipped)
+        wrong = self.guard.check_step(logged.loss, logged.grad_norm, step_skipped)
         self.report_skipped(step_skipped)
         if wrong:
-            raise self.gone_wrong(f"at step {state.global_step}, for the third step in a row", args.learning_rate)
-        if control.should_save and (self.guard.bad or not finite(model)):
+            raise self.divergence_error(f"at step {state.global_step}, for the third step in a row", args.learning_rate)
+        if control.should_save and (self.guard.bad or not has_finite_weights(model)):
             control.should_save = False
 
     def report_skipped(self, step_skipped: bool) -> None:
@@ -102,9 +102,9 @@ class Progress(TrainerCallback):
             text = (
                 f"{count} steps changed nothing while float16's loss scale was being found; that is usual at the start."
             )
-            self.emit(Noted(f"{self.stage.upper()}: {text}"))
+            self.emit(Notice(f"{self.stage.upper()}: {text}"))
 
-    def step(self, logged: Logged, state: TrainerState) -> Step:
+    def build_step_event(self, logged: TrlLog, state: TrainerState) -> TrainStep:
         """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
         now = time.monotonic()
         seconds = now - self._before
@@ -115,7 +115,7 @@ class Progress(TrainerCallback):
         mean = (now - self._began) / (state.global_step - self._first) if state.global_step > self._first else seconds
         self._before, self._tokens = now, seen
         self._seconds.append(seconds)
-        return Step(
+        return TrainStep(
             stage=self.stage,
             step=state.global_step,
             total=state.max_steps,
@@ -132,26 +132,26 @@ class Progress(TrainerCallback):
         )
 
     @property
-    def wrong(self) -> str:
+    def failure_text(self) -> str:
         """What is wrong with the last step, or with what it left."""
         return self.guard.wrong_now or "some of the adapter's weights are no numbers"
 
-    def gone_wrong(self, where: str, rate: float) -> TrainingError:
+    def divergence_error(self, where: str, rate: float) -> TrainingError:
         """The error that ends a run which nothing can be saved of any more."""
-        slower = tidy(slower_rate(self.stage, rate))
-        again = Offer(
-            f"Start again with a learning rate of {short(slower)} instead of {short(rate)}.",
+        slower = round_setting(next_lower_rate(self.stage, rate))
+        again = Suggestion(
+            f"Start again with a learning rate of {format_rate(slower)} instead of {format_rate(rate)}.",
             {f"{self.stage}.learning_rate": slower},
         )
         kept = f"its checkpoint of step {self.saved} is from before that and is kept"
         return TrainingError(
-            f"{self.stage.upper()} went wrong: {where}, {self.wrong}. The run was stopped; "
+            f"{self.stage.upper()} went wrong: {where}, {self.failure_text}. The run was stopped; "
             f"{kept if self.saved else 'there is no checkpoint from before that'}.",
             (again,),
         )
 
 
-def finite(model: nn.Module) -> bool:
+def has_finite_weights(model: nn.Module) -> bool:
     """Is every trained weight a number?"""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return bool(torch.stack([torch.isfinite(weight).all() for weight in trained]).all())

@@ -22,13 +22,13 @@ from trainer_core.runs import workspace
 from trainer_core.system import durable
 from trainer_core.training.held_out_eval import reference_from_rows
 
-Pairs = dict[str, tuple[float, float]]
-PAIRS: TypeAdapter[Pairs] = TypeAdapter(Pairs)
-FILES = 20
+PairLogprobs = dict[str, tuple[float, float]]
+PAIR_LOGPROBS: TypeAdapter[PairLogprobs] = TypeAdapter(PairLogprobs)
+MAX_FILES = 20
 """So many files stay, the newest; one of 100,000 pairs takes 8 MB."""
 
 
-class Kept(TrainerCallback):
+class ReferenceCache(TrainerCallback):
     """The log-probs of the chosen and the rejected answer under the reference, in nats, by pair.
 
     Args:
@@ -38,34 +38,34 @@ class Kept(TrainerCallback):
 
     def __init__(self, file: Path, tolerance: float):
         self.file, self.tolerance = file, tolerance
-        self.known = read(file)
+        self.known = load_cached_pairs(file)
         self.asked = 0
         """Pairs that the reference was asked for by this worker."""
-        self.begun = False
+        self.is_training = False
         """Has training begun? The memory probe comes before, in batches of its own, and nothing of it is kept."""
         self._trusted = False
 
-    def of(self, batch: dict[str, Tensor], ask: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def batch_columns(self, batch: dict[str, Tensor], ask: Callable[[], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """The two columns that TRL takes the reference's half of a batch from."""
         keys = pair_keys(batch)
         if not (self._trusted and all(key in self.known for key in keys)):
-            self.learn(keys, ask())
+            self.add_pairs(keys, ask())
         values = torch.tensor([self.known[key] for key in keys], device=batch["input_ids"].device)
         return {"ref_chosen_logps": values[:, 0], "ref_rejected_logps": values[:, 1]}
 
-    def learn(self, keys: list[str], said: tuple[Tensor, Tensor]) -> None:
+    def add_pairs(self, keys: list[str], said: tuple[Tensor, Tensor]) -> None:
         """Keep what is new; what is known already stays as it is, so that a run resumed ends on the same bits."""
         found = dict(zip(keys, zip(*(side.tolist() for side in said), strict=True), strict=True))
         self.asked += len(keys)
-        if any(self.off(self.known[key], found[key]) for key in found if key in self.known):
+        if any(self.is_off(self.known[key], found[key]) for key in found if key in self.known):
             self.known.clear()
         self.known = {**found, **self.known}
 
-    def off(self, kept: tuple[float, float], live: tuple[float, float]) -> bool:
+    def is_off(self, kept: tuple[float, float], live: tuple[float, float]) -> bool:
         return any(not abs(one - other) <= self.tolerance for one, other in zip(kept, live, strict=True))
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.begun = True
+        self.is_training = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._trusted = True
@@ -78,25 +78,25 @@ class Kept(TrainerCallback):
 
     def write(self) -> None:
         """Raises DiskError like every other write of a run."""
-        workspace.made(self.file.parent)
+        workspace.ensure_dir(self.file.parent)
         sound = {key: values for key, values in self.known.items() if all(map(math.isfinite, values))}
-        durable.write_atomically(self.file, PAIRS.dump_json(sound).decode())
-        for old in sorted(self.file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-FILES]:
+        durable.write_atomically(self.file, PAIR_LOGPROBS.dump_json(sound).decode())
+        for old in sorted(self.file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-MAX_FILES]:
             old.unlink()
 
 
-class Recalled(Trainer):
+class CachedReference(Trainer):
     """Mixed into TRL's DPO trainer: takes the reference's half of a step from `reference`; None: computes it each time."""
 
-    reference: Kept | None = None
+    reference: ReferenceCache | None = None
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        if self.reference is None or not self.reference.begun:
+        if self.reference is None or not self.reference.is_training:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         trainer: Any = self
         batch = trainer._prepare_inputs(inputs)
-        columns = self.reference.of(batch, lambda: trainer.compute_ref_log_probs(trainer.model, batch))
+        columns = self.reference.batch_columns(batch, lambda: trainer.compute_ref_log_probs(trainer.model, batch))
         with reference_from_rows(self):
             return super().training_step(model, {**batch, **columns}, num_items_in_batch)
 
@@ -113,9 +113,9 @@ def pair_keys(batch: dict[str, Tensor]) -> list[str]:
     return [hashlib.sha256(len(one).to_bytes(8, "little") + one + other).hexdigest()[:32] for one, other in pairs]
 
 
-def read(file: Path) -> Pairs:
+def load_cached_pairs(file: Path) -> PairLogprobs:
     """What an earlier run left. A file that cannot be read is worth no more than none: all of it can be computed again."""
     try:
-        return PAIRS.validate_json(file.read_bytes())
+        return PAIR_LOGPROBS.validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return {}

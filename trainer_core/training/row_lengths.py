@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from trainer_core.runs.events import RowLengths, Stage
 
-SHARE = 0.95
+LENGTH_QUANTILE = 0.95
 
 
 def count_tokens(data: Dataset, stage: Stage, limit: int) -> list[int]:
@@ -23,15 +23,15 @@ def count_tokens(data: Dataset, stage: Stage, limit: int) -> list[int]:
     return [min(len(prompt) + max(len(chosen), len(rejected)), limit) for prompt, chosen, rejected in sides]
 
 
-def lengths(stage: Stage, counts: list[int]) -> RowLengths:
+def summarize_lengths(stage: Stage, counts: list[int]) -> RowLengths:
     """The longest row, the 95th percentile, and what a cut there would lose."""
     ordered = sorted(counts)
-    most = ordered[math.ceil(SHARE * len(ordered)) - 1]
+    most = ordered[math.ceil(LENGTH_QUANTILE * len(ordered)) - 1]
     beyond = sum(count - most for count in ordered if count > most) / sum(ordered)
     return RowLengths(stage, ordered[-1], most, round(beyond, 5))
 
 
-def longest(counts: list[int], size: int) -> list[int]:
+def longest_rows(counts: list[int], size: int) -> list[int]:
     """The places of the longest rows, as many as a batch takes; where there are fewer, some twice."""
     places = sorted(range(len(counts)), key=lambda place: -counts[place])
     return [places[at % len(places)] for at in range(size)]

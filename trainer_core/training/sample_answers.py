@@ -14,21 +14,21 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.data import Message
-from trainer_core.data.tokenize import tokenised, told
-from trainer_core.methods.steps import PARTS, spaced
-from trainer_core.runs.events import Sample, Sampled
-from trainer_core.training.preserved_state import aside
-from trainer_core.training.progress import Progress
+from trainer_core.data.tokenize import decode_answer, tokenize_chat
+from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
+from trainer_core.runs.events import SampleAnswer, SampleAnswers
+from trainer_core.training.preserved_state import preserved_state
+from trainer_core.training.progress import ProgressCallback
 
-SHARE = 0.10
+MAX_TIME_SHARE = 0.10
 """Of the stage's training time, at most …"""
 GRACE_SECONDS = 6.0
 """… but so much in any case: the answers are what a first, short run is watched for."""
-LEAST = 2
+MIN_SAMPLES = 2
 """So many checkpoints of a stage in any case: half way and at its end, which makes four in SFT and DPO."""
 
 
-class Answers(TrainerCallback):
+class SampleCallback(TrainerCallback):
     """Answers the prompts at the checkpoints that time allows, and at the stage's last step.
 
     Args:
@@ -42,15 +42,15 @@ class Answers(TrainerCallback):
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[str],
         length: int,
-        progress: Progress,
-        known: Sequence[Sampled],
+        progress: ProgressCallback,
+        known: Sequence[SampleAnswers],
     ):
         self.trainer, self.tokenizer, self.length, self.progress = trainer, tokenizer, length, progress
         self.prompts, self.known = prompts, list(known)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if not self.known:
-            self.say(0)
+            self.emit_samples(0)
 
     def on_log(
         self,
@@ -60,30 +60,32 @@ class Answers(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if logs and "loss" in logs and not self.progress.wants.to_leave and self.due(state):
-            self.say(state.global_step)
+        if logs and "loss" in logs and not self.progress.wants.should_stop and self.is_due(state):
+            self.emit_samples(state.global_step)
 
-    def due(self, state: TrainerState) -> bool:
+    def is_due(self, state: TrainerState) -> bool:
         """Is this one of the checkpoints, as many of them as the time is good for?"""
         step, total = state.global_step, state.max_steps
-        allowance = max(SHARE * self.progress.step_seconds * total, GRACE_SECONDS)
-        affordable = min(PARTS, max(LEAST, int(allowance / max(self.known[-1].seconds, 0.001))))
-        return spaced(step, total, PARTS) and spaced(step * PARTS // total, PARTS, affordable)
+        allowance = max(MAX_TIME_SHARE * self.progress.median_step_seconds * total, GRACE_SECONDS)
+        affordable = min(SAVES_PER_STAGE, max(MIN_SAMPLES, int(allowance / max(self.known[-1].seconds, 0.001))))
+        return is_spaced_step(step, total, SAVES_PER_STAGE) and is_spaced_step(
+            step * SAVES_PER_STAGE // total, SAVES_PER_STAGE, affordable
+        )
 
-    def say(self, step: int) -> None:
+    def emit_samples(self, step: int) -> None:
         """Answer all prompts; at step 0 as the base, with the adapter switched off."""
         began = time.monotonic()
-        with aside(self.trainer), self.trainer.model.disable_adapter() if step == 0 else nullcontext():
-            samples = answered(self.trainer.model, self.tokenizer, self.prompts, self.length)
+        with preserved_state(self.trainer), self.trainer.model.disable_adapter() if step == 0 else nullcontext():
+            samples = generate_samples(self.trainer.model, self.tokenizer, self.prompts, self.length)
         seconds = time.monotonic() - began
-        self.progress.apart(seconds)
-        self.known.append(Sampled(self.progress.stage, step, samples, round(seconds, 3)))
+        self.progress.exclude_time(seconds)
+        self.known.append(SampleAnswers(self.progress.stage, step, samples, round(seconds, 3)))
         self.progress.emit(self.known[-1])
 
 
-def answered(model: Any, tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[Sample, ...]:
+def generate_samples(model: Any, tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[SampleAnswer, ...]:
     """The likeliest answer to each prompt, all in one batch that is padded on the left."""
-    asked = [tokenised(tokenizer, [Message("user", prompt)], asking=True).ids for prompt in prompts]
+    asked = [tokenize_chat(tokenizer, [Message("user", prompt)], asking=True).ids for prompt in prompts]
     width, ends = max(map(len, asked)), end_tokens(model, tokenizer)
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(one)) + one for one in asked], device=model.device)
@@ -99,7 +101,8 @@ def answered(model: Any, tokenizer: Any, prompts: Sequence[str], length: int) ->
         use_cache=True,
     )
     return tuple(
-        told(tokenizer, prompt, row, ends) for prompt, row in zip(prompts, out[:, width:].tolist(), strict=True)
+        decode_answer(tokenizer, prompt, row, ends)
+        for prompt, row in zip(prompts, out[:, width:].tolist(), strict=True)
     )
 
 

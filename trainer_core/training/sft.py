@@ -11,28 +11,30 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig
 
 from trainer_core.config.recipe import Recipe
-from trainer_core.data.tokenize import Encoded
+from trainer_core.data.tokenize import EncodedChat
 from trainer_core.training import load, row_lengths, trl_arguments
-from trainer_core.training.checkpointing import ShelvedSft
+from trainer_core.training.checkpointing import SftTrainer
 
 
-def dataset(encoded: Sequence[Encoded]) -> Dataset:
+def build_dataset(encoded: Sequence[EncodedChat]) -> Dataset:
     return Dataset.from_dict({"input_ids": [r.input_ids for r in encoded], "labels": [r.labels for r in encoded]})
 
 
-def trainer(
+def build_sft_trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     given: Dataset,
     recipe: Recipe,
     scratch: Path,
     callbacks: list[TrainerCallback],
-) -> ShelvedSft:
+) -> SftTrainer:
     """TRL's trainer on rows that are tokens and labels already, so that what is trained is what was shown."""
-    with load.keep_float32(model):
-        built = ShelvedSft(
+    with load.preserve_adapter_dtype(model):
+        built = SftTrainer(
             model=model,
-            args=SFTConfig(**trl_arguments.shared(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing),
+            args=SFTConfig(
+                **trl_arguments.shared_arguments(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing
+            ),
             train_dataset=given,
             processing_class=tokenizer,
             callbacks=callbacks,

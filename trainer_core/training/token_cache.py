@@ -22,23 +22,23 @@ from trainer_core.runs import checkpoints, workspace
 from trainer_core.runs.events import Stage
 from trainer_core.system import durable
 
-ROOM_BYTES = 2**30
+MAX_CACHE_BYTES = 2**30
 """The newest files stay, as long as they fit; 100,000 pairs of 300 tokens a side take about 0.1 GB."""
 COLUMNS: dict[Stage, tuple[str, ...]] = {
     "sft": ("input_ids", "labels"),
     "dpo": ("prompt_ids", "chosen_ids", "rejected_ids"),
 }
-DIGEST = hashlib.sha256().digest_size
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-class KeptRows:
+class TokenCache:
     """The tokens of one stage's rows, and the sentences about what was cut or left out."""
 
     def __init__(self, folder: Path, stage: Stage, recipe: Recipe, rows: str, tokenizer: Any):
         """`rows` is the hash of the rows, `tokenizer` whose tokens they become."""
         self.stage, self.folder = stage, folder
         words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]
-        length, versions = getattr(recipe, stage).max_length, [version(name) for name in checkpoints.PINNED]
+        length, versions = getattr(recipe, stage).max_length, [version(name) for name in checkpoints.RECORDED_PACKAGES]
         facts = json.dumps([stage, recipe.method, rows, length, words, versions])
         self.file = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.rows"
 
@@ -48,7 +48,7 @@ class KeptRows:
             kept = self.file.read_bytes()
         except FileNotFoundError:
             return None
-        seal, body = kept[:DIGEST], kept[DIGEST:]
+        seal, body = kept[:DIGEST_BYTES], kept[DIGEST_BYTES:]
         if hashlib.sha256(body).digest() != seal:
             return None
         self.file.touch()
@@ -65,9 +65,9 @@ class KeptRows:
         body = pa.BufferOutputStream()
         feather.write_feather(table.replace_schema_metadata({"notes": json.dumps(list(notes))}), body)
         content = body.getvalue().to_pybytes()
-        workspace.made(self.folder)
+        workspace.ensure_dir(self.folder)
         durable.write_atomically(self.file, hashlib.sha256(content).digest() + content)
-        left = ROOM_BYTES
+        left = MAX_CACHE_BYTES
         for file in sorted(self.folder.glob("*.rows"), key=lambda path: path.stat().st_mtime, reverse=True):
             left -= file.stat().st_size
             if left < 0 and file != self.file:

@@ -26,17 +26,17 @@ class CountsTokens(Trainer):
     tokens_learned: int | Tensor = 0
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        self.tokens_seen = self.tokens_seen + count_batch(inputs)
-        self.tokens_learned = self.tokens_learned + count_learned(inputs)
+        self.tokens_seen = self.tokens_seen + count_batch_tokens(inputs)
+        self.tokens_learned = self.tokens_learned + count_label_tokens(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
 
-def count_batch(inputs: Mapping[str, Tensor]) -> int | Tensor:
+def count_batch_tokens(inputs: Mapping[str, Tensor]) -> int | Tensor:
     """Tokens of a batch without its padding. A padding-free batch has no mask, and every one of its ids counts."""
     mask = inputs.get("attention_mask")
     return inputs["input_ids"].numel() if mask is None else mask.sum()
 
 
-def count_learned(inputs: Mapping[str, Tensor]) -> Tensor:
+def count_label_tokens(inputs: Mapping[str, Tensor]) -> Tensor:
     """Tokens of a batch with a label; of pairs those of both answers."""
     return (inputs["labels"] != MASKED).sum() if "labels" in inputs else inputs["completion_mask"].sum()

@@ -14,7 +14,7 @@ os.environ["UNSLOTH_DATASET_NUM_PROC"] = "0"
 """Rows become tokens in this process: on CUDA, Unsloth would fork it with the card and the template renderer open."""
 
 
-def shared(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
+def shared_arguments(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
     """The arguments that SFTConfig and DPOConfig have in common. `scratch` is where the trainer may write."""
     on_gpu = torch.cuda.is_available()
     half = on_gpu and torch.cuda.is_bf16_supported()
@@ -27,7 +27,7 @@ def shared(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
         "max_steps": settings.max_steps or -1,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
-        "optim": optimiser(settings, on_gpu),
+        "optim": optimiser_name(settings, on_gpu),
         "max_length": settings.max_length,
         "seed": seed,
         "data_seed": seed,
@@ -44,7 +44,7 @@ def shared(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
     }
 
 
-def optimiser(settings: Training, on_gpu: bool) -> str:
+def optimiser_name(settings: Training, on_gpu: bool) -> str:
     """AdamW with 8-bit states on a GPU (Dettmers 2021), plain on the processor, where memory is not the limit."""
     if settings.optimiser != "auto":
         return settings.optimiser

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from trainer_core.worker.runner import life
+from trainer_core.worker.runner import run_worker
 
 if __name__ == "__main__":
-    sys.exit(life(Path(sys.argv[1]).resolve()))
+    sys.exit(run_worker(Path(sys.argv[1]).resolve()))

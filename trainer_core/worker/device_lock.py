@@ -12,15 +12,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from trainer_core.errors import BusyError, DiskError
-from trainer_core.runs.workspace import Workspace, made
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.durable import write_atomically
 
-CARDS = Path("~/.cache/tunebench/cards")
+CARD_LOCKS = Path("~/.cache/tunebench/cards")
 """One lock a card, by its UUID. The processor has none: a second trainer there is slow, and does no harm."""
 
 
 @contextmanager
-def device(run_dir: Path, card: str = "", seconds: float = 15.0, cards: Path = CARDS) -> Iterator[None]:
+def hold_device(run_dir: Path, card: str = "", seconds: float = 15.0, cards: Path = CARD_LOCKS) -> Iterator[None]:
     """Hold the workspace of a run, and the card it uses.
 
     Args:
@@ -31,21 +31,21 @@ def device(run_dir: Path, card: str = "", seconds: float = 15.0, cards: Path = C
         BusyError: another worker holds it for longer, and is named.
     """
     with ExitStack() as locks:
-        locks.enter_context(held(made(Workspace.of(run_dir).root) / "gpu", run_dir.name, seconds))
-        if card and (place := kept(cards)):
-            locks.enter_context(held(place / card.replace("/", "-"), str(run_dir), seconds))
+        locks.enter_context(hold_lock(ensure_dir(Workspace.for_run(run_dir).root) / "gpu", run_dir.name, seconds))
+        if card and (place := card_lock_folder(cards)):
+            locks.enter_context(hold_lock(place / card.replace("/", "-"), str(run_dir), seconds))
         yield
 
 
 @contextmanager
-def held(place: Path, holder: str, seconds: float) -> Iterator[None]:
+def hold_lock(place: Path, holder: str, seconds: float) -> Iterator[None]:
     """Hold `place`.lock, and say in `place`.holder who does."""
     lock = FileLock(place.with_suffix(".lock"))
     try:
         lock.acquire(timeout=seconds)
     except Timeout as error:
         raise BusyError(
-            f"The device is busy with {holder_of(place) or 'another run'}. Stop it first, or wait for its end."
+            f"The device is busy with {read_holder(place) or 'another run'}. Stop it first, or wait for its end."
         ) from error
     try:
         write_atomically(place.with_suffix(".holder"), holder)
@@ -54,15 +54,15 @@ def held(place: Path, holder: str, seconds: float) -> Iterator[None]:
         lock.release()
 
 
-def kept(cards: Path) -> Path | None:
+def card_lock_folder(cards: Path) -> Path | None:
     """The folder of the cards' locks; None where this user has no place for it, which must keep nobody from training."""
     try:
-        return made(cards.expanduser())
+        return ensure_dir(cards.expanduser())
     except DiskError:
         return None
 
 
-def holder_of(place: Path) -> str:
+def read_holder(place: Path) -> str:
     try:
         return place.with_suffix(".holder").read_text(encoding="utf-8")
     except OSError:

@@ -12,17 +12,23 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer_core.runs.exit_codes import AGAIN, BELOW, STATUSES, status
+from trainer_core.runs.exit_codes import EXIT_RESTART, NATIVE_FAILURE, NTSTATUS_MEANINGS, ntstatus_of
 
-COUNTS = Path("/proc/vmstat")
+VMSTAT_FILE = Path("/proc/vmstat")
 KILL = 9
 """SIGKILL, which Windows has no name for."""
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, getattr(signal, "SIGBUS", signal.SIGSEGV))
+CRASH_SIGNALS = (
+    signal.SIGSEGV,
+    signal.SIGABRT,
+    signal.SIGFPE,
+    signal.SIGILL,
+    getattr(signal, "SIGBUS", signal.SIGSEGV),
+)
 """Signals of a process to itself, after which faulthandler has written into the log where it was."""
-NO_MEMORY = (0xC0000017, 0xC000012D)
+OOM_STATUSES = (0xC0000017, 0xC000012D)
 
 
-def kept(
+def run_with_restarts(
     work: Callable[[], int],
     step_down: Callable[[], bool],
     kills: Callable[[], int] | None = None,
@@ -40,23 +46,23 @@ def kept(
         last_word: says for the last one what its exit code tells, if it could not say it itself.
         run: has the work done in a process of its own and returns its exit code; by default a fork.
     """
-    kills, child, run = kills or kernel_kills, first, run or in_fork
+    kills, child, run = kills or count_oom_kills, first, run or run_in_fork
     while True:
         before = kills()
-        code = run(work) if child is None else ended(child)
+        code = run(work) if child is None else wait_for_exit(child)
         child = None
-        guarded = status(code) in NO_MEMORY or (code == -KILL and kills() > before)
-        if code != AGAIN and not (guarded and step_down()):
+        guarded = ntstatus_of(code) in OOM_STATUSES or (code == -KILL and kills() > before)
+        if code != EXIT_RESTART and not (guarded and step_down()):
             last_word(code)
             return 1 if guarded else code
 
 
-def in_fork(work: Callable[[], int]) -> int:
+def run_in_fork(work: Callable[[], int]) -> int:
     """Have a fork do the `work`, to its end; its exit code as `ended` says it."""
-    return ended(forked(work))
+    return wait_for_exit(fork_child(work))
 
 
-def in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
+def run_in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a command to its end, for systems that cannot fork: what it prints goes where this process prints.
 
     Returns:
@@ -67,7 +73,7 @@ def in_process(command: Sequence[str], environ: Mapping[str, str]) -> int:
     return subprocess.call(command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=1, stderr=2)
 
 
-def forked(work: Callable[[], int]) -> int:
+def fork_child(work: Callable[[], int]) -> int:
     """Have a child of its own do the `work`; its pid."""
     if sys.platform == "win32":
         raise NotImplementedError("`in_process` is for systems without fork")
@@ -85,38 +91,38 @@ def forked(work: Callable[[], int]) -> int:
     return child
 
 
-def ended(child: int) -> int:
+def wait_for_exit(child: int) -> int:
     """Wait for the child's end: its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def by_signal(code: int) -> bool:
+def is_signal_exit(code: int) -> bool:
     """Is the exit code minus a signal, as POSIX systems say it?"""
     return -128 < code < 0
 
 
-def crashed(code: int) -> bool:
+def is_native_crash(code: int) -> bool:
     """Did it fail below Python, so that the log's end says where?"""
-    return -code in CRASHES or BELOW in STATUSES.get(status(code) or 0, "")
+    return -code in CRASH_SIGNALS or NATIVE_FAILURE in NTSTATUS_MEANINGS.get(ntstatus_of(code) or 0, "")
 
 
-def kernel_kills() -> int:
+def count_oom_kills() -> int:
     """Processes ended by the kernel for want of memory since it was started, in all control groups; 0 where it does not say."""
     try:
-        lines = COUNTS.read_text(encoding="ascii").splitlines()
+        lines = VMSTAT_FILE.read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def end_like(code: int) -> int:
+def exit_like(code: int) -> int:
     """The exit code for this process; where a signal ended the worker, the same ends this one, so that others see it.
 
     An NTSTATUS is returned with its sign, for Windows' exit takes a C long: what is larger would become -1.
     """
-    if by_signal(code):
+    if is_signal_exit(code):
         if -code != KILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
-    number = status(code)
+    number = ntstatus_of(code)
     return code if number is None else number - 2**32

@@ -29,30 +29,30 @@ LIBRARIES = {"cpu": ("trainer_core.training",), "cuda": ("torch", "datasets", "s
 def main(work: Callable[[Path], int] = runner.main) -> int:
     """The parent: begin a child that imports, wait for the run, and keep the child going as any worker is kept."""
     reader, writer = os.pipe()
-    begun = restart.forked(partial(wait, reader, writer, work))
+    begun = restart.fork_child(partial(wait_for_run, reader, writer, work))
     os.close(reader)
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):  # the app is gone
         os.close(writer)
-        return restart.ended(begun)
+        return restart.wait_for_exit(begun)
     run_dir = Path(os.fsdecode(line[:-1]))
     with contextlib.suppress(DiskError):  # which the child will meet and tell
-        heartbeat.beat(run_dir)
-        runner.say_importing(run_dir)
-    speak_into(run_dir)
+        heartbeat.write_heartbeat(run_dir)
+        runner.emit_importing(run_dir)
+    redirect_output(run_dir)
     first: int | None = begun
     try:
         os.write(writer, line)
     except BrokenPipeError:  # it did not live to see the run
-        restart.ended(begun)
+        restart.wait_for_exit(begun)
         first = None
     os.close(writer)
     if first:
-        stand_in(run_dir, first)
-    return runner.kept(run_dir, work, first)
+        beat_for_child(run_dir, first)
+    return runner.run_with_forks(run_dir, work, first)
 
 
-def stand_in(run_dir: Path, child: int) -> None:
+def beat_for_child(run_dir: Path, child: int) -> None:
     """Beat for the child, which may still be importing, until it beats itself or has ended."""
     while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         time.sleep(heartbeat.BEAT_SECONDS)
@@ -60,28 +60,28 @@ def stand_in(run_dir: Path, child: int) -> None:
         if said and said.pid == child:
             return
         with contextlib.suppress(DiskError):
-            heartbeat.beat(run_dir)
+            heartbeat.write_heartbeat(run_dir)
 
 
-def wait(reader: int, writer: int, work: Callable[[Path], int]) -> int:
+def wait_for_run(reader: int, writer: int, work: Callable[[Path], int]) -> int:
     """The child: import, wait for the run, and do it. 0 if none comes."""
     os.close(writer)
-    for name in LIBRARIES["cuda" if hardware.shows_card(os.environ) else "cpu"]:
+    for name in LIBRARIES["cuda" if hardware.has_card(os.environ) else "cpu"]:
         importlib.import_module(name)
     with os.fdopen(reader, "rb") as pipe:
         line = pipe.readline()
     if not line.endswith(b"\n"):
         return 0
     run_dir = Path(os.fsdecode(line[:-1]))
-    speak_into(run_dir)
+    redirect_output(run_dir)
     return work(run_dir)
 
 
-def speak_into(run_dir: Path) -> None:
+def redirect_output(run_dir: Path) -> None:
     """From now on what this process prints goes to the run's log, and it hears nothing more from the app."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with untrusted_files.appended(run_dir, "worker.log") as log, open(os.devnull, "rb") as nothing:
+    with untrusted_files.open_for_append(run_dir, "worker.log") as log, open(os.devnull, "rb") as nothing:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         os.dup2(nothing.fileno(), 0)

@@ -14,18 +14,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer_core.errors import ConfigError, UserError
-from trainer_core.schema import parse
+from trainer_core.schema import parse_values
 from ui.components import html
-from ui.format import number
+from ui.format import format_number
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
+QUIET_OPTIONS: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
 """For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""
 
-ORDERED: dict[str, Any] = {**QUIET, "queue": True, "concurrency_id": "ordered"}
+ORDERED_OPTIONS: dict[str, Any] = {**QUIET_OPTIONS, "queue": True, "concurrency_id": "ordered"}
 """QUIET for what a person may set off twice within milliseconds, as by Tab from field to field: Gradio sends both before it knows
 of the first, and without its queue the older answer can come last and stay."""
 
-Make = Callable[..., Component]
+InputFactory = Callable[..., Component]
 
 
 class Form:
@@ -45,21 +45,21 @@ class Form:
         value: BaseModel | None = None,
         skip: Sequence[str] = (),
         /,
-        **given: Form | Component | Make,
+        **given: Form | Component | InputFactory,
     ):
         self.model = model
         self.fields = [name for name in model.model_fields if name not in skip]
         start = value or model.model_construct()
-        self.parts = {name: self.part(name, getattr(start, name, None), given.get(name)) for name in self.fields}
+        self.parts = {name: self.build_part(name, getattr(start, name, None), given.get(name)) for name in self.fields}
 
-    def part(self, name: str, value: Any, given: Form | Component | Make | None) -> Form | Component:
+    def build_part(self, name: str, value: Any, given: Form | Component | InputFactory | None) -> Form | Component:
         if isinstance(given, Form | Component):
             return given
         info = self.model.model_fields[name]
         if given is None and isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             return Form(info.annotation, value)
         words = {"label": info.title, "info": info.description, "elem_id": f"{self.model.__name__}-{name}".lower()}
-        return (given or maker(info))(value=shown(value, info), interactive=True, **words)
+        return (given or input_factory(info))(value=format_input(value, info), interactive=True, **words)
 
     @property
     def inputs(self) -> list[Component]:
@@ -72,16 +72,18 @@ class Form:
         Raises:
             ConfigError: one line for each wrong field, with its name and value.
         """
-        return parse(self.model, self.plain(iter(values)), "")
+        return parse_values(self.model, self.raw_values(iter(values)), "")
 
-    def plain(self, values: Iterator[Any]) -> dict[str, Any]:
+    def raw_values(self, values: Iterator[Any]) -> dict[str, Any]:
         """Values by field name, taken in order; what was left blank is None."""
         return {
-            name: part.plain(values) if isinstance(part, Form) else typed(next(values), self.model.model_fields[name])
+            name: part.raw_values(values)
+            if isinstance(part, Form)
+            else parse_input(next(values), self.model.model_fields[name])
             for name, part in self.parts.items()
         }
 
-    def place(self, key: str) -> str:
+    def input_id(self, key: str) -> str:
         """The id of the input for a key such as `sft.learning_rate`; nothing where it names no single input."""
         part: Form | Component | None = self
         for name in key.split("."):
@@ -96,12 +98,12 @@ class Form:
             for one in (
                 part.show(getattr(value, name))
                 if isinstance(part, Form)
-                else [shown(getattr(value, name), self.model.model_fields[name])]
+                else [format_input(getattr(value, name), self.model.model_fields[name])]
             )
         ]
 
 
-def maker(info: FieldInfo) -> Make:
+def input_factory(info: FieldInfo) -> InputFactory:
     """How the input of a field is made, from its type.
 
     Bounds are left to pydantic, which names the field when one is broken. Numbers are typed as text: Gradio's number
@@ -133,7 +135,7 @@ def without_none(annotation: Any) -> Any:
     return kinds[0] if len(kinds) == 1 else annotation
 
 
-def shown(value: Any, info: FieldInfo | None = None) -> Any:
+def format_input(value: Any, info: FieldInfo | None = None) -> Any:
     """A value as its input shows it: 0.0002 as 2e-4, several numbers with commas, several texts one a line."""
     if info and has_lines(info):
         return "\n".join(value or ())
@@ -141,9 +143,9 @@ def shown(value: Any, info: FieldInfo | None = None) -> Any:
         case bool():
             return value
         case int() | float():
-            return number(value)
+            return format_number(value)
         case tuple() if value and not isinstance(value[0], str):
-            return ", ".join(number(one) for one in value)
+            return ", ".join(format_number(one) for one in value)
         case tuple():
             return [str(one) for one in value]
         case None:
@@ -151,7 +153,7 @@ def shown(value: Any, info: FieldInfo | None = None) -> Any:
     return str(value)
 
 
-def typed(value: Any, info: FieldInfo) -> Any:
+def parse_input(value: Any, info: FieldInfo) -> Any:
     """What was entered, ready for pydantic: blank is None where the field may be None, numbers with commas are several."""
     value = value.strip() if isinstance(value, str) else value
     kind = without_none(info.annotation)
@@ -164,13 +166,13 @@ def typed(value: Any, info: FieldInfo) -> Any:
     return "" if value is None and kind is str else value
 
 
-Source = Form | Component | type[gr.EventData]
+InputSource = Form | Component | type[gr.EventData]
 
 
-def on(
+def bind_handler(
     triggers: Any,
     fn: Callable[..., Any],
-    *sources: Source,
+    *sources: InputSource,
     outputs: Sequence[Form | Block] = (),
     problem: Component | None = None,
     **options: Any,
@@ -184,40 +186,42 @@ def on(
         problem: where a UserError is shown, and cleared by the next success. Without it the error is a toast.
     """
     asks = [source for source in sources if isinstance(source, Form | Component)]
-    targets = [*flat(outputs), *([problem] if problem else [])]
+    targets = [*flatten_inputs(outputs), *([problem] if problem else [])]
 
     def call(event: gr.EventData, *values: Any) -> Any:
         rest = iter(values)
         try:
-            results = fn(*[event if source is gr.EventData else take(source, rest) for source in sources])
+            results = fn(*[event if source is gr.EventData else take_value(source, rest) for source in sources])
         except UserError as error:
             if problem is None:
                 raise gr.Error(str(error), print_exception=False) from error
-            filled = [gr.skip()] * (len(targets) - 1) + [html.problem(str(error), places(error, sources))]
+            filled = [gr.skip()] * (len(targets) - 1) + [
+                html.render_problem(str(error), error_input_ids(error, sources))
+            ]
         else:
-            filled = filling(outputs, results) + ([""] if problem else [])
+            filled = output_values(outputs, results) + ([""] if problem else [])
         return filled[0] if len(filled) == 1 else filled or None
 
     call.__name__ = fn.__name__  # not functools.wraps: Gradio follows __wrapped__ and counts the wrong arguments
     wire = triggers if callable(triggers) else lambda *args, **more: gr.on(triggers, *args, **more)
-    return wire(call, flat(asks) or None, targets or None, api_visibility="private", **options)
+    return wire(call, flatten_inputs(asks) or None, targets or None, api_visibility="private", **options)
 
 
-def places(error: UserError, sources: Sequence[Source]) -> list[str]:
+def error_input_ids(error: UserError, sources: Sequence[InputSource]) -> list[str]:
     """For each line of an error the id of the input that it speaks of."""
     form = next((source for source in sources if isinstance(source, Form)), None)
-    return [form.place(key) for key in error.keys] if form and isinstance(error, ConfigError) else []
+    return [form.input_id(key) for key in error.keys] if form and isinstance(error, ConfigError) else []
 
 
-def flat(things: Sequence[Form | Block]) -> list[Block]:
+def flatten_inputs(things: Sequence[Form | Block]) -> list[Block]:
     return [one for thing in things for one in (thing.inputs if isinstance(thing, Form) else [thing])]
 
 
-def take(source: Any, values: Iterator[Any]) -> Any:
+def take_value(source: Any, values: Iterator[Any]) -> Any:
     return source.read(list(islice(values, len(source.inputs)))) if isinstance(source, Form) else next(values)
 
 
-def filling(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
+def output_values(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
     """One value per component. What is no model for a form, such as gr.skip(), goes to each of its inputs."""
     several = results if len(outputs) > 1 else (results,) if outputs else ()
     filled: list[Any] = []
@@ -231,7 +235,7 @@ def filling(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
     return filled
 
 
-def edits(form: Form, but: Sequence[Component]) -> list[Any]:
+def edit_triggers(form: Form, but: Sequence[Component]) -> list[Any]:
     """The events of a person changing the form's inputs, all but a few; filling them from a handler is no such event."""
     left = (one for one in form.inputs if not any(one is other for other in but))
     return [event for one in left for event in edit_events(one)]

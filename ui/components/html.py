@@ -9,15 +9,15 @@ from html import escape
 from itertools import zip_longest
 from typing import Any
 
-from launcher.version import version
+from launcher.version import read_version
 from trainer_core.planning.forecast import Forecast
-from trainer_core.planning.memory_model import Part, surely
-from trainer_core.system.hardware import GIB, gb
-from ui.format import setting
+from trainer_core.planning.memory_model import MemoryPart, certain_bytes
+from trainer_core.system.hardware import GIB, format_gb
+from ui.format import setting_label
 
 BRAND = f"""
 <h1 class="brand"><svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="9.2"/>
-<path d="M12 2.8a9.2 9.2 0 0 1 0 18.4z"/></svg>Tunebench <small id="version">{version()}</small></h1>
+<path d="M12 2.8a9.2 9.2 0 0 1 0 18.4z"/></svg>Tunebench <small id="version">{read_version()}</small></h1>
 """
 
 DEVICE = """
@@ -44,17 +44,17 @@ RUN = """
 </section>
 """
 
-END = """
+KILL_QUESTION = """
 <p class="strong">End it in mid-step?</p>
 <p class="quiet">Its processes are ended. Checkpoints stay; Resume goes on from the newest and makes the steps since again.</p>
 """
 
-RECENT = """
+RECENT_RUNS = """
 <section aria-labelledby="recent-head"><h2 class="eyebrow" id="recent-head">Recent runs</h2>
 <ul class="recent" id="recent"><li class="quiet">None yet</li></ul></section>
 """
 
-LEAVE = """
+SIGN_OUT_FORM = """
 <form method="post" action="/tunebench/leave"><button type="submit" class="link" id="sign-out"
   title="Every browser that is signed in needs a new link; a training goes on">Sign out everywhere</button></form>
 """
@@ -66,7 +66,7 @@ start it again; a running training continues, and this page finds it.</div>
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartSeries:
     """One line of a chart. kind: main, second, or held for rows that are not trained on."""
 
     series: str
@@ -78,7 +78,7 @@ class Line:
 class Chart:
     """One chart: its lines, what it is called, and what a reader should know. `line` is a value worth a dashed line."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[ChartSeries, ...]
     title: str
     sentence: str
     line: float | None = None
@@ -87,8 +87,8 @@ class Chart:
     """Not shown where the machine does not say."""
 
 
-def stage_lines(stage: str, name: str) -> tuple[Line, ...]:
-    return Line(f"{stage}.{name}", "Training"), Line(f"{stage}.held.{name}", "Held out", "held")
+def stage_lines(stage: str, name: str) -> tuple[ChartSeries, ...]:
+    return ChartSeries(f"{stage}.{name}", "Training"), ChartSeries(f"{stage}.held.{name}", "Held out", "held")
 
 
 CHARTS = (
@@ -119,32 +119,38 @@ CHARTS = (
         "coin toss",
     ),
     Chart(
-        (Line("dpo.chosen", "Chosen"), Line("dpo.rejected", "Rejected", "second")),
+        (ChartSeries("dpo.chosen", "Chosen"), ChartSeries("dpo.rejected", "Rejected", "second")),
         "Log-probabilities",
         "How likely whole answers are, in nats. The rejected ones should fall, the chosen ones hardly.",
     ),
 )
-DEEP = (
+DETAIL_CHARTS = (
     Chart(
-        (Line("deep.rate"),), "Learning rate", "How far a step may go: up in the warm-up, then down by the schedule."
+        (ChartSeries("deep.rate"),),
+        "Learning rate",
+        "How far a step may go: up in the warm-up, then down by the schedule.",
     ),
     Chart(
-        (Line("deep.norm"),), "Gradient norm", "How strongly the batch pulls. Above the gradient clip it is shortened."
+        (ChartSeries("deep.norm"),),
+        "Gradient norm",
+        "How strongly the batch pulls. Above the gradient clip it is shortened.",
     ),
-    Chart((Line("deep.speed"),), "Tokens per second", "How fast the data goes through."),
-    Chart((Line("deep.seconds"),), "Seconds per step", "The first step is slow: it also compiles."),
+    Chart((ChartSeries("deep.speed"),), "Tokens per second", "How fast the data goes through."),
+    Chart((ChartSeries("deep.seconds"),), "Seconds per step", "The first step is slow: it also compiles."),
 )
-MACHINE = (
+HARDWARE_CHARTS = (
     Chart(
-        (Line("machine.memory"),), "Memory in use, GB", "Of the card, or of the computer where the processor trains."
+        (ChartSeries("machine.memory"),),
+        "Memory in use, GB",
+        "Of the card, or of the computer where the processor trains.",
     ),
-    Chart((Line("machine.busy"),), "Load, %", "How busy the card or the processor is.", optional=True),
-    Chart((Line("machine.celsius"),), "Temperature, °C", "Above 85 °C most cards slow down.", optional=True),
-    Chart((Line("machine.watts"),), "Power, W", "What the card draws.", optional=True),
+    Chart((ChartSeries("machine.busy"),), "Load, %", "How busy the card or the processor is.", optional=True),
+    Chart((ChartSeries("machine.celsius"),), "Temperature, °C", "Above 85 °C most cards slow down.", optional=True),
+    Chart((ChartSeries("machine.watts"),), "Power, W", "What the card draws.", optional=True),
 )
 
 
-def chart(spec: Chart) -> str:
+def render_chart(spec: Chart) -> str:
     line = "" if spec.line is None else f' data-line="{spec.line}" data-line-name="{escape(spec.line_name)}"'
     lines = escape(json.dumps([[one.series, one.name, one.kind] for one in spec.lines]))
     title, sentence = escape(spec.title), escape(spec.sentence)
@@ -158,11 +164,11 @@ def chart(spec: Chart) -> str:
       <button type="button" data-do="png">Download PNG</button></div></details></span></figcaption>
   <div class="plot" role="img" aria-label="{title}: no steps yet"></div>
   <div class="numbers" tabindex="0" role="region" aria-label="{title} as a table" hidden></div>
-  <p class="quiet says">{sentence}</p>{legend(spec)}
+  <p class="quiet says">{sentence}</p>{render_legend(spec)}
 </figure>"""
 
 
-def legend(spec: Chart) -> str:
+def render_legend(spec: Chart) -> str:
     """Names for the lines, told apart by shape as well as by colour; a held-out line only shows once it has points."""
     if len(spec.lines) < 2:
         return ""
@@ -170,13 +176,13 @@ def legend(spec: Chart) -> str:
     return f'<p class="lines quiet" aria-hidden="true">{names}</p>'
 
 
-def fold(name: str, title: str, charts: Sequence[Chart]) -> str:
+def render_details(name: str, title: str, charts: Sequence[Chart]) -> str:
     """Charts for those who want them; their points are only sent while they are open."""
-    drawn = "".join(map(chart, charts))
+    drawn = "".join(map(render_chart, charts))
     return f'<details id="{name}"><summary>{escape(title)}</summary><div class="charts">{drawn}</div></details>'
 
 
-STRIP = """<section class="card" id="strip" aria-labelledby="strip-head" hidden>
+SAMPLES_CARD = """<section class="card" id="strip" aria-labelledby="strip-head" hidden>
   <header class="row head"><h3 id="strip-head">Sample answers</h3><b id="strip-when"></b></header>
   <input type="range" id="strip-at" min="0" step="1" aria-label="Step whose answers are shown">
   <p class="quiet small" id="strip-says"></p>
@@ -186,7 +192,7 @@ STRIP = """<section class="card" id="strip" aria-labelledby="strip-head" hidden>
 </section>"""
 
 
-def train() -> str:
+def render_train_tab() -> str:
     """The Train tab: empty until a run is there."""
     return f"""
 <div id="train-empty" class="empty"><h2>No run yet</h2>
@@ -198,13 +204,13 @@ def train() -> str:
   <p class="sr" role="status" aria-live="polite" id="doctor-said"></p>
   <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
   <p class="proof" id="proof" hidden></p>
-  <div class="look" id="look"><div class="charts" id="charts">{"".join(map(chart, CHARTS))}
+  <div class="look" id="look"><div class="charts" id="charts">{"".join(map(render_chart, CHARTS))}
     <p class="quiet later" id="later" hidden></p></div>
-  {STRIP}</div>
+  {SAMPLES_CARD}</div>
   <p class="quiet" id="rows"></p>
   <div class="folds">
-    {fold("deep", "Learning rate, gradient and speed", DEEP)}
-    {fold("machine", "Memory, load, temperature and power", MACHINE)}
+    {render_details("deep", "Learning rate, gradient and speed", DETAIL_CHARTS)}
+    {render_details("machine", "Memory, load, temperature and power", HARDWARE_CHARTS)}
     <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
     <details id="settings"><summary>Settings used</summary><div class="groups"></div></details>
     <details id="log"><summary>Log</summary><pre tabindex="0" role="region" aria-label="Last lines of the log"></pre></details>
@@ -318,7 +324,7 @@ COMPARE_MORE = """
 """
 
 OVERLAY = Chart(
-    (Line("overlay"),), "Chosen runs over each other", "Choose runs in the table to see their curves together."
+    (ChartSeries("overlay"),), "Chosen runs over each other", "Choose runs in the table to see their curves together."
 )
 RUNS = f"""
 <div id="runs-tools" class="row" hidden>
@@ -326,7 +332,7 @@ RUNS = f"""
 <span id="runs-count" class="quiet" role="status"></span></div>
 <section id="overlay" aria-label="Chosen runs" hidden><p class="row"><label>Curve <select id="overlay-curve"></select></label>
 <button type="button" class="button small" id="overlay-clear">Choose none</button></p>
-{chart(OVERLAY)}<p id="overlay-names" class="lines quiet"></p>
+{render_chart(OVERLAY)}<p id="overlay-names" class="lines quiet"></p>
 <div class="tablewrap" tabindex="0" role="region" aria-label="Settings that differ">
 <table id="overlay-differ"></table></div></section>
 <div class="card tablewrap" tabindex="0" role="region" aria-label="Runs"><table id="runs">
@@ -342,7 +348,7 @@ RUNS = f"""
 """
 
 
-def problem(text: str, places: Sequence[str] = ()) -> str:
+def render_problem(text: str, places: Sequence[str] = ()) -> str:
     """What went wrong, one line for each wrong field, announced at once; form_errors.js marks the inputs of `places`."""
     lines = [line for line in text.splitlines() if line.strip()]
     rows = "".join(
@@ -353,7 +359,7 @@ def problem(text: str, places: Sequence[str] = ()) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanLine:
     """One line of "What will happen": a stage, what it does, and how long it may take."""
 
     stage: str
@@ -361,7 +367,7 @@ class Plan:
     takes: str = ""
 
 
-def plan(lines: Sequence[Plan], notes: Sequence[str] = ()) -> str:
+def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
     """The steps before they happen."""
     rows = "".join(
         f'<li class="{escape(line.stage.lower())}"><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>'
@@ -374,23 +380,23 @@ def plan(lines: Sequence[Plan], notes: Sequence[str] = ()) -> str:
     )
 
 
-def checked(facts: Sequence[str], notes: Sequence[str]) -> str:
+def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
     """What is in the data, and what was left out of it."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
     more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
     return f'<ul class="checked">{good}{more}</ul><button class="link" data-look>Look at the rows and their health</button>'
 
 
-def chosen(values: str) -> str:
+def render_start_choices(values: str) -> str:
     """What Start has chosen, as JSON for the Data tab to read."""
     return f'<span data-chosen="{escape(values)}"></span>'
 
 
-def note(text: str) -> str:
+def render_note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def origin(
+def render_origin(
     of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays."
 ) -> str:
     """Where the form's settings are from, and what is different in them."""
@@ -402,11 +408,11 @@ def origin(
     )
 
 
-MARKS = {"fits": ("✓", "Fits"), "tight": ("◐", "Tight"), "too big": ("✗", "Will not fit")}
-TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
+FIT_MARKS = {"fits": ("✓", "Fits"), "tight": ("◐", "Tight"), "too big": ("✗", "Will not fit")}
+FIT_TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
 
 
-def sliders(levers: Sequence[Any]) -> str:
+def render_sliders(levers: Sequence[Any]) -> str:
     """The head of the memory card: one slider for each lever; memory_sliders.js sets them and says where they were put."""
     rows = "".join(
         f'<label data-key="{escape(one.key)}"><span class="row">{escape(one.title)}<output></output></span>'
@@ -417,63 +423,72 @@ def sliders(levers: Sequence[Any]) -> str:
     return f'<h2>Will it fit?</h2><div id="levers" role="group" aria-label="What moves the memory">{rows}</div>'
 
 
-def memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
+def render_memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
     """Whether it fits: the verdict, the bar by part with its legend, who holds the rest, what edits cost, and the reasons."""
-    mark, word = MARKS[plan.verdict.level]
+    mark, word = FIT_MARKS[plan.verdict.level]
     most = max(plan.free, plan.peak.upper, 1)
-    parts = gathered(plan.peak.parts)
+    parts = largest_parts(plan.peak.parts)
     rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'
-    bar = "".join(segment(part, most, at) for at, part in enumerate(parts)) + rest
-    said = f"{plan.stage.upper()} takes {gb(plan.peak.lower)} to {gb(plan.peak.upper)} of {gb(plan.free)}"
+    bar = "".join(render_segment(part, most, at) for at, part in enumerate(parts)) + rest
+    said = (
+        f"{plan.peak_stage.upper()} takes {format_gb(plan.peak.lower)} to "
+        f"{format_gb(plan.peak.upper)} of {format_gb(plan.free)}"
+    )
     model, words = way
     button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
     lines = [plan.holders, plan.too_big, *plan.notes]
     return f"""<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
-<p class="fit"><span class="pill" data-tone="{TONES[plan.verdict.level]}">{mark} {word}</span>
+<p class="fit"><span class="pill" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word}</span>
   <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
 <div class="stack" role="img" aria-label="{escape(said)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
-<ul class="parts">{"".join(named(part, at) for at, part in enumerate(parts))}</ul>
+<ul class="parts">{"".join(render_legend_entry(part, at) for at, part in enumerate(parts))}</ul>
 {"".join(f'<p class="hint">{escape(line)}</p>' for line in lines if line)}
-{costs(plan)}{button if words else ""}{reasons(plan)}</section>"""
+{render_costs(plan)}{button if words else ""}{render_reasons(plan)}</section>"""
 
 
-def gathered(parts: Sequence[Part]) -> list[Part]:
+def largest_parts(parts: Sequence[MemoryPart]) -> list[MemoryPart]:
     """The largest first, seven at most, so that each has a colour of its own; what would read 0.0 GB is in the rest."""
     large = sorted((part for part in parts if part.upper >= 0.05 * GIB), key=lambda part: -part.upper)[:7]
     small = [part for part in parts if part not in large]
-    rest = Part("Other", sum(part.lower for part in small), sum(part.upper for part in small))
+    rest = MemoryPart("Other", sum(part.lower for part in small), sum(part.upper for part in small))
     return [*large, *([rest] if small else [])]
 
 
-def segment(part: Part, most: int, at: int) -> str:
+def render_segment(part: MemoryPart, most: int, at: int) -> str:
     return f'<i class="p{at % 8}" style="flex-basis:{50 * (part.lower + part.upper) / most:.2f}%"></i>'
 
 
-def named(part: Part, at: int) -> str:
-    amount = gb(part.upper) if part.upper - part.lower < 0.05 * GIB else f"{part.lower / GIB:.1f} to {gb(part.upper)}"
+def render_legend_entry(part: MemoryPart, at: int) -> str:
+    amount = (
+        format_gb(part.upper)
+        if part.upper - part.lower < 0.05 * GIB
+        else f"{part.lower / GIB:.1f} to {format_gb(part.upper)}"
+    )
     return f'<li><i class="p{at % 8}"></i>{escape(part.name)} <b>{amount}</b></li>'
 
 
-def costs(plan: Forecast) -> str:
+def render_costs(plan: Forecast) -> str:
     """What is set otherwise than the data and the memory ask for, where that moves memory."""
-    rows = "".join(f"<li><b>{escape(setting(one.key))}:</b> {escape(one.sentence)}</li>" for one in plan.edits)
+    rows = "".join(
+        f"<li><b>{escape(setting_label(one.key))}:</b> {escape(one.sentence)}</li>" for one in plan.costly_changes
+    )
     return f'<ul class="edits">{rows}</ul>' if rows else ""
 
 
-def reasons(plan: Forecast) -> str:
+def render_reasons(plan: Forecast) -> str:
     """Main memory, disk, and every value with its reason; folded."""
     rows = "".join(
-        f"<dt>{escape(setting(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
+        f"<dt>{escape(setting_label(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
         for one in plan.values
     )
-    host = f" Main memory: up to {gb(sum(part.upper for part in plan.peak.host))} of {gb(plan.host_free)} free."
-    disk = f"Disk: up to {gb(surely(plan.disk))} of {gb(plan.disk_free)} free; "
-    disk += ", ".join(f"{part.name.lower()} {gb(part.upper)}" for part in plan.disk) + "."
+    host = f" Main memory: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
+    disk = f"Disk: up to {format_gb(certain_bytes(plan.disk))} of {format_gb(plan.disk_free)} free; "
+    disk += ", ".join(f"{part.name.lower()} {format_gb(part.upper)}" for part in plan.disk) + "."
     return f"""<details><summary>Disk, main memory, and why these values</summary>
 <p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
 
 
-def unknown_memory(sentence: str, levers: dict[str, int]) -> str:
+def render_unknown_memory(sentence: str, levers: dict[str, int]) -> str:
     return (
         f'<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">'
         f'<p class="quiet">{escape(sentence)}</p></section>'

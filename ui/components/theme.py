@@ -12,7 +12,7 @@ from ui.server import live_updates
 ASSETS = PROJECT / "assets"
 
 
-def theme() -> themes.Base:
+def build_theme() -> themes.Base:
     """Teal on slate; text colours dark enough for WCAG AA. Weights 400 and 700: the bundled semibold file lacks most letters."""
     return themes.Base(
         primary_hue=themes.colors.teal,
@@ -75,16 +75,16 @@ def theme() -> themes.Base:
     )
 
 
-SESSIONS = 8
+MAX_SESSIONS = 8
 """Gradio keeps a third of a MB for each load of the page. Nothing of ours is in it, so an older page is served all the same."""
 
 
 def launch_settings() -> dict[str, Any]:
     """What launch() gets: local only, nothing kept, nothing sent."""
     return {
-        "theme": theme(),
+        "theme": build_theme(),
         "css": (ASSETS / "web" / "style.css").read_text(encoding="utf-8"),
-        "head": live_updates.script(),
+        "head": live_updates.page_script(),
         "favicon_path": ASSETS / "favicon.svg",
         "server_name": "127.0.0.1",
         "share": False,
@@ -96,7 +96,7 @@ def launch_settings() -> dict[str, Any]:
         "pwa": True,
         "quiet": True,
         "show_error": True,
-        "state_session_capacity": SESSIONS,
+        "state_session_capacity": MAX_SESSIONS,
         "max_file_size": "2gb",
         "allowed_paths": [],
     }

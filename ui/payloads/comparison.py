@@ -11,25 +11,25 @@ from typing import Any
 from trainer_core.errors import DataError
 from trainer_core.evaluation import judge, score_table, votes
 from trainer_core.evaluation import tally as tally_module
-from trainer_core.evaluation.judge import Opinion
+from trainer_core.evaluation.judge import JudgeSummary
 from trainer_core.evaluation.statistics import Interval
-from trainer_core.evaluation.tally import Tally
-from trainer_core.evaluation.votes import Contest, Round, Vote
+from trainer_core.evaluation.tally import VoteTally
+from trainer_core.evaluation.votes import BlindQuestion, LanePair, Vote
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs.comparison import Comparison
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.events import LaneEnd, LaneProof, Phase, Scored
-from trainer_core.runs.run_state import RunView
-from trainer_core.schema import Strict
-from trainer_core.system.duration import duration
-from ui.payloads.run_settings import name_of
+from trainer_core.runs.events import AdapterCheck, AnswerStats, Phase, ScoresReady
+from trainer_core.runs.run_state import RunState
+from trainer_core.schema import StrictModel
+from trainer_core.system.duration import format_duration
+from ui.payloads.run_settings import display_name
 
-FEW_PAIRS = 30
-FEW_SIDES = 10
+MIN_PAIRS = 30
+MIN_SIDES = 10
 """Fewer votes say nothing about a habit of choosing one side."""
 
 
-class Chosen(Strict):
+class CompareChoice(StrictModel):
     """What one page has chosen above the answers: a run, and the two lanes of a blind vote."""
 
     run: str = ""
@@ -37,105 +37,107 @@ class Chosen(Strict):
     second: str = ""
 
 
-def parts(supervisor: Supervisor, chosen: Chosen | None = None) -> dict[str, Any]:
+def compare_parts(supervisor: Supervisor, chosen: CompareChoice | None = None) -> dict[str, Any]:
     """Every part of the Compare tab."""
     return {
-        "compare": comparison(supervisor),
-        "ballot": question(supervisor),
-        "tally": tally(supervisor, chosen or Chosen()),
-        "scores": scores(supervisor),
-        "heat": heat(supervisor),
-        "judge": judgement(supervisor),
+        "compare": comparison_payload(supervisor),
+        "ballot": question_payload(supervisor),
+        "tally": tally_payload(supervisor, chosen or CompareChoice()),
+        "scores": scores_payload(supervisor),
+        "heat": heatmap_payload(supervisor),
+        "judge": judge_payload(supervisor),
     }
 
 
-def comparison(supervisor: Supervisor) -> dict[str, Any] | None:
+def comparison_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The lanes: who they are, what the worker is doing, and how each answer ended."""
     current = supervisor.comparison
     if current is None:
         return None
-    view, said = current.view, current.said
+    view, said = current.state, current.current_answers
     problem = said.problem if said else ""
     return {
         "run": current.run,
         "phase": view.phase,
-        "active": view.phase.active,
+        "active": view.phase.is_active,
         "dead": view.phase is Phase.FAILED,
         "answering": view.phase is Phase.ANSWERING and bool(said and not said.ends and not problem),
         "done": bool(said and said.ends),
-        "detail": "" if problem or view.phase is Phase.SCORING else doing(current),
+        "detail": "" if problem or view.phase is Phase.SCORING else worker_activity(current),
         "error": problem or view.error,
-        "asked": "" if current.round else current.asked,
-        "lanes": voted_on(current.round, current) if current.round else named(current),
+        "asked": "" if current.open_question else current.last_prompt,
+        "lanes": blind_lanes(current.open_question, current) if current.open_question else all_lanes(current),
     }
 
 
-def doing(current: Comparison) -> str:
+def worker_activity(current: Comparison) -> str:
     """What the worker is at; while it loads, how much there is to load."""
-    if current.view.phase not in (Phase.QUEUED, Phase.LOADING):
-        return current.view.detail
+    if current.state.phase not in (Phase.QUEUED, Phase.LOADING):
+        return current.state.detail
     count = len({lane.adapter for lane in current.job.lanes if lane.adapter})
     return f"Loading the base and {count} adapter{'s' * (count != 1)}…"
 
 
-def named(current: Comparison) -> list[dict[str, Any]]:
+def all_lanes(current: Comparison) -> list[dict[str, Any]]:
     """Every lane under its name, with the conversation so far and what can be turned."""
     return [
         {
-            **lane(one.name, one.name, current),
-            "dial": dial(one.name, current.view) if one.adapter else None,
+            **lane_payload(one.name, one.name, current),
+            "dial": lane_strength(one.name, current.state) if one.adapter else None,
             "system": one.system,
-            "before": [{"prompt": turn.prompt, "text": turn.answers.get(one.name, "")} for turn in current.talk],
+            "before": [{"prompt": turn.prompt, "text": turn.answers.get(one.name, "")} for turn in current.turns],
         }
         for one in current.job.lanes
     ]
 
 
-def dial(name: str, view: RunView) -> dict[str, float] | None:
+def lane_strength(name: str, view: RunState) -> dict[str, float] | None:
     """How much of its adapter a lane uses now."""
-    proof = proof_of(name, view)
+    proof = find_adapter_check(name, view)
     return {"strength": round(proof.strength, 3), "share": round(proof.share, 3)} if proof else None
 
 
-def voted_on(open_one: Round, current: Comparison) -> list[dict[str, Any]]:
+def blind_lanes(open_one: BlindQuestion, current: Comparison) -> list[dict[str, Any]]:
     """The two lanes of a vote as A and B. Who they are is said after the vote, and nothing that tells before it."""
-    sides = [lane(letter, name, current) for letter, name in (("A", open_one.left), ("B", open_one.right))]
-    hidden = {"was": "", "proof": "", "hash": ""} if open_one.blind else {}
+    sides = [
+        lane_payload(letter, name, current) for letter, name in (("A", open_one.left_lane), ("B", open_one.right_lane))
+    ]
+    hidden = {"was": "", "proof": "", "hash": ""} if open_one.is_blind else {}
     return [{**one, **hidden, "dial": None, "system": "", "before": []} for one in sides]
 
 
-def lane(shown: str, name: str, current: Comparison) -> dict[str, Any]:
+def lane_payload(shown: str, name: str, current: Comparison) -> dict[str, Any]:
     """One lane: how its answer ended, and the proof that it is what its name says."""
-    said = current.said
+    said = current.current_answers
     end = said.ends.get(name) if said else None
     was = name if shown != name else ""
-    proof = proof_of(name, current.view)
+    proof = find_adapter_check(name, current.state)
     return {
         "name": shown,
         "was": was,
-        "end": end_words(end),
-        "cut": cut_words(end),
-        "proof": proof_words(proof),
-        "hash": hash_words(proof),
+        "end": describe_end(end),
+        "cut": describe_cut(end),
+        "proof": describe_effect(proof),
+        "hash": describe_hash(proof),
     }
 
 
-def proof_of(name: str, view: RunView) -> LaneProof | None:
+def find_adapter_check(name: str, view: RunState) -> AdapterCheck | None:
     return next((proof for proof in view.lanes if proof.lane == name), None)
 
 
-def end_words(end: LaneEnd | None) -> str:
+def describe_end(end: AnswerStats | None) -> str:
     if end is None:
         return ""
     rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
     return f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}"
 
 
-def cut_words(end: LaneEnd | None) -> str:
+def describe_cut(end: AnswerStats | None) -> str:
     return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
 
 
-def proof_words(proof: LaneProof | None) -> str:
+def describe_effect(proof: AdapterCheck | None) -> str:
     """Does the lane's adapter do anything?"""
     if proof is None or not proof.sha256:
         return ""
@@ -144,7 +146,7 @@ def proof_words(proof: LaneProof | None) -> str:
     return "Adapter active ✓" + ("" if proof.strength == 1 else f" at {proof.strength:.0%}")
 
 
-def hash_words(proof: LaneProof | None) -> str:
+def describe_hash(proof: AdapterCheck | None) -> str:
     """Which adapter it is, and by how much it moves the model."""
     if proof is None or not proof.sha256:
         return ""
@@ -154,14 +156,14 @@ def hash_words(proof: LaneProof | None) -> str:
 # ---- the open question
 
 
-def question(supervisor: Supervisor) -> dict[str, Any] | None:
+def question_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The question of a blind vote: what it asks, whether a vote may be given, and what was voted."""
     current = supervisor.comparison
-    open_one = current.round if current else None
+    open_one = current.open_question if current else None
     if current is None or open_one is None:
         return None
-    said = current.said
-    ready = blind_voting.answered(current)
+    said = current.current_answers
+    ready = blind_voting.is_answered(current)
     return {
         "first": open_one.contest.first,
         "second": open_one.contest.second,
@@ -173,94 +175,100 @@ def question(supervisor: Supervisor) -> dict[str, Any] | None:
         "same": bool(ready and said and len(set(said.answers.values())) == 1),
         "voted": open_one.vote.choice if open_one.vote else "",
         "better": open_one.vote is not None and open_one.vote.choice == "bad",
-        "away": blind_voting.away(supervisor, current),
-        "goes_on": blind_voting.goes_on(current),
-        "loadable": not current.view.phase.active and supervisor.active is None,
+        "away": blind_voting.absence_reason(supervisor, current),
+        "goes_on": blind_voting.can_continue(current),
+        "loadable": not current.state.phase.is_active and supervisor.active_run is None,
     }
 
 
 # ---- the tally
 
 
-def tally(supervisor: Supervisor, chosen: Chosen | None = None) -> dict[str, Any] | None:
+def tally_payload(supervisor: Supervisor, chosen: CompareChoice | None = None) -> dict[str, Any] | None:
     """The count of the votes on two lanes of the loaded run, and of no others."""
-    contest = contest_of(supervisor, chosen or Chosen())
+    contest = chosen_pair(supervisor, chosen or CompareChoice())
     if contest is None:
         return None
-    path = votes.file_of(supervisor.workspace)
+    path = votes.votes_path(supervisor.workspace)
     try:
-        found = counted(path, *stamp(path), contest, frozenset(made_of(supervisor, contest.run).items()))
+        found = count_votes(
+            path, *file_stamp(path), contest, frozenset(loaded_identities(supervisor, contest.run).items())
+        )
     except DataError as error:
         return {"problem": str(error)}
-    return {"name": called(supervisor, contest.run), **found}
+    return {"name": run_label(supervisor, contest.run), **found}
 
 
-def contest_of(supervisor: Supervisor, chosen: Chosen) -> Contest | None:
+def chosen_pair(supervisor: Supervisor, chosen: CompareChoice) -> LanePair | None:
     """The run that is loaded, or else that of the page's form or the newest; and of its lanes the two that are voted on, or else
     those chosen on the page, or else the first and the last. None: there are no two."""
     current = supervisor.comparison
-    if current and current.round:
-        return current.round.contest
+    if current and current.open_question:
+        return current.open_question.contest
     if current and current.run:
         run, names = current.run, [lane.name for lane in current.job.lanes]
     else:
-        comparable = [view.id for view in supervisor.views if view.adapters and not view.phase.active]
+        comparable = [view.id for view in supervisor.run_states if view.adapters and not view.phase.is_active]
         run = chosen.run if chosen.run in comparable else next(iter(comparable), "")
-        names = [lane.name for lane in supervisor.lanes(run)] if run else []
+        names = [lane.name for lane in supervisor.run_lanes(run)] if run else []
     sides = {chosen.first, chosen.second}
     if len(sides) < 2 or not sides <= set(names):
         sides = {*names[:1], *names[-1:]}
-    return blind_voting.contest(run, names, *sides) if len(sides) > 1 else None
+    return blind_voting.lane_pair(run, names, *sides) if len(sides) > 1 else None
 
 
-def made_of(supervisor: Supervisor, run: str) -> dict[str, str]:
+def loaded_identities(supervisor: Supervisor, run: str) -> dict[str, str]:
     """What the lanes are made of, as far as they are loaded."""
     current = supervisor.comparison
-    return current.made_of if current and current.run == run else {}
+    return current.lane_identities if current and current.run == run else {}
 
 
-def called(supervisor: Supervisor, run: str) -> str:
+def run_label(supervisor: Supervisor, run: str) -> str:
     """What a run is called; its id where it went to the trash while its lanes are still here."""
     run_dir = supervisor.workspace.runs / run
-    return name_of(run_dir) if run_dir.exists() else run
+    return display_name(run_dir) if run_dir.exists() else run
 
 
 @lru_cache(maxsize=8)
-def counted(path: Path, size: int, changed: int, contest: Contest, made: frozenset[tuple[str, str]]) -> dict[str, Any]:
+def count_votes(
+    path: Path, size: int, changed: int, contest: LanePair, made: frozenset[tuple[str, str]]
+) -> dict[str, Any]:
     """A contest in words; the bootstrap over all lanes is too much for every second."""
-    every = read(path, size, changed)
-    given = votes.on_same_lanes(every, contest.run, dict(made))
-    found = tally_module.tally(given, contest)
-    earlier = tally_module.tally(every, contest).all - found.all
+    every = read_votes(path, size, changed)
+    given = votes.votes_on_current_lanes(every, contest.run, dict(made))
+    found = tally_module.tally_votes(given, contest)
+    earlier = tally_module.tally_votes(every, contest).total_votes - found.total_votes
     return {
         "run": contest.run,
         "first": contest.first,
         "second": contest.second,
         "wins": [found.first, found.second],
-        "others": others(found),
-        "share": span(found.share),
-        "odds": odds(found),
-        "verdict": verdict(found),
+        "others": describe_undecided(found),
+        "share": interval_bounds(found.share),
+        "odds": describe_odds(found),
+        "verdict": describe_verdict(found),
         "word": found.verdict.word,
         "kinds": [[tag, *counts] for tag, counts in sorted(found.kinds.items())],
-        "none": none_yet(given, found),
-        "checks": [line for line in (bias(found), lengths(found), earlier_words(earlier)) if line],
-        "strengths": strengths(given, contest.run),
+        "none": missing_count_text(given, found),
+        "checks": [
+            line for line in (describe_bias(found), describe_length_effect(found), describe_earlier(earlier)) if line
+        ],
+        "strengths": rank_lanes(given, contest.run),
         "pairs": found.pairs,
         "few": "Few pairs. Fine for a taste; 200 or more give a steadier change."
-        if 0 < found.pairs < FEW_PAIRS
+        if 0 < found.pairs < MIN_PAIRS
         else "",
     }
 
 
-def none_yet(given: Sequence[Vote], found: Tally) -> str:
+def missing_count_text(given: Sequence[Vote], found: VoteTally) -> str:
     """What stands in place of a count that does not exist; empty where it does."""
-    if found.all:
+    if found.total_votes:
         return ""
     return f"No votes {'on these two lanes' if given else 'for this run'} yet. Press B."
 
 
-def earlier_words(count: int) -> str:
+def describe_earlier(count: int) -> str:
     if not count:
         return ""
     one = count == 1
@@ -270,43 +278,43 @@ def earlier_words(count: int) -> str:
     )
 
 
-def standing(path: Path) -> tuple[Vote, ...]:
+def current_votes(path: Path) -> tuple[Vote, ...]:
     """The votes that count."""
-    return read(path, *stamp(path))
+    return read_votes(path, *file_stamp(path))
 
 
-def stamp(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
     """Size and time of the last change; a file with the same ones is not read again."""
     told = path.stat() if path.exists() else None
     return (told.st_size, told.st_mtime_ns) if told else (0, 0)
 
 
 @lru_cache(maxsize=4)
-def read(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
-    return tuple(votes.standing(votes.lines(path)))
+def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
+    return tuple(votes.active_votes(votes.read_vote_records(path)))
 
 
-def others(found: Tally) -> str:
+def describe_undecided(found: VoteTally) -> str:
     """The votes that decided nothing."""
     counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
     told = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
     return " · ".join([*told, *([f"{found.again} given again after an undo"] if found.again else [])])
 
 
-def span(share: Interval | None) -> list[float] | None:
+def interval_bounds(share: Interval | None) -> list[float] | None:
     return [round(share.value, 4), round(share.low, 4), round(share.high, 4)] if share else None
 
 
-def odds(found: Tally) -> str:
+def describe_odds(found: VoteTally) -> str:
     """Share and p-value; no percentage of a handful."""
     if found.share is None:
-        missing = 5 - found.decided
+        missing = 5 - found.decided_votes
         return f"{missing} more decided vote{'s' * (missing != 1)} until a percentage means anything."
     low, high = f"{100 * found.share.low:.0f}", f"{100 * found.share.high:.0f}"
     return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
 
 
-def verdict(found: Tally) -> str:
+def describe_verdict(found: VoteTally) -> str:
     """The verdict of the newest look, and when it is renewed."""
     stands = found.verdict
     coming = f" Next check at {stands.next_look} decided votes." if stands.next_look else ""
@@ -321,18 +329,18 @@ def verdict(found: Tally) -> str:
     return f"Not decided yet.{coming}"
 
 
-def bias(found: Tally) -> str:
+def describe_bias(found: VoteTally) -> str:
     one = found.bias
-    if one.share is None or one.decided < FEW_SIDES:
+    if one.share is None or one.decided < MIN_SIDES:
         return ""
     odd = " That is more than chance: look at the other side first for a while." if one.suspicious else ""
     return f"You picked the left side {one.share.value:.0%} of the time.{odd}"
 
 
-def lengths(found: Tally) -> str:
+def describe_length_effect(found: VoteTally) -> str:
     """Did the length do the voting?"""
     one = found.lengths
-    if one.ratio is None or found.decided < 5:
+    if one.ratio is None or found.decided_votes < 5:
         return ""
     similar = (
         f" Of {one.of_similar} with about equal lengths, {found.contest.second} won {one.second}."
@@ -345,36 +353,36 @@ def lengths(found: Tally) -> str:
     )
 
 
-def strengths(given: Sequence[Vote], run: str) -> list[str]:
+def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
     """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
-    found = sorted(tally_module.strengths(given, run).items(), key=lambda one: -one[1].value)
+    found = sorted(tally_module.lane_strengths(given, run).items(), key=lambda one: -one[1].value)
     return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]
 
 
 # ---- the judge
 
 
-def judgement(supervisor: Supervisor) -> dict[str, Any] | None:
+def judge_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """How far a judge is, and what each judge thinks of the two lanes it was last asked about."""
     current = supervisor.comparison
-    trial = current.trial if current else None
-    if trial is None or (current and current.round):
+    trial = current.judge_run if current else None
+    if trial is None or (current and current.open_question):
         return None
     state, contest = trial.state, trial.order.contest
     try:
-        given = standing(votes.file_of(supervisor.workspace))
+        given = current_votes(votes.votes_path(supervisor.workspace))
     except DataError:  # the tally says so
         given = ()
-    found = judge.opinions(judge.read(supervisor.workspace, contest), given)
+    found = judge.summarise_judges(judge.read_verdicts(supervisor.workspace, contest), given)
     return {
         "going": "" if state.over else f"Judged {state.done} of {state.total}",
         "share": state.done / max(state.total, 1),
         "problem": state.problem,
-        "opinions": [opinion_words(one, contest) for one in found],
+        "opinions": [describe_opinion(one, contest) for one in found],
     }
 
 
-def opinion_words(one: Opinion, contest: Contest) -> str:
+def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
     share = (
         f" ({one.share.value:.0%} {contest.second}, 95 % interval {100 * one.share.low:.0f}–{100 * one.share.high:.0f})"
         if one.share
@@ -392,28 +400,28 @@ def opinion_words(one: Opinion, contest: Contest) -> str:
 # ---- scores and heat
 
 
-def scores(supervisor: Supervisor) -> dict[str, Any] | None:
+def scores_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The score table of the lanes that are loaded, and how far a scoring is."""
     current = supervisor.comparison
     if current is None or not current.run:
         return None
-    view = current.view
-    found, problem = view.scored, view.unscored
+    view = current.state
+    found, problem = view.scored, view.scoring_error
     try:
-        found = found or saved(current, supervisor)
+        found = found or load_scores(current, supervisor)
     except DataError as error:
         problem = problem or str(error)
     going = view.scoring
     return {
-        "going": going.told if going else "",
+        "going": going.summary if going else "",
         "done": going.done / going.total if going else 0,
-        "left": duration(going.seconds_left) if going and going.seconds_left is not None else "",
-        "table": table(found) if found else None,
+        "left": format_duration(going.seconds_left) if going and going.seconds_left is not None else "",
+        "table": score_table_payload(found) if found else None,
         "problem": problem,
     }
 
 
-def saved(current: Comparison, supervisor: Supervisor) -> Scored | None:
+def load_scores(current: Comparison, supervisor: Supervisor) -> ScoresReady | None:
     """The loaded lanes' scores from the run's folder; none where the run went to the trash while they are still here.
 
     A lane with a system prompt is left out: its name does not say which one it was scored with.
@@ -421,39 +429,39 @@ def saved(current: Comparison, supervisor: Supervisor) -> Scored | None:
     path = supervisor.workspace.runs / current.run / "scores.json"
     if not path.exists():
         return None
-    found = scored_in(path, path.stat().st_mtime_ns)
+    found = read_scores(path, path.stat().st_mtime_ns)
     loaded = {lane.name for lane in current.job.lanes if not lane.system}
     scores = tuple(score for score in found.scores if score.lane in loaded)
     return replace(found, scores=scores) if scores else None
 
 
 @lru_cache(maxsize=4)
-def scored_in(path: Path, changed: int) -> Scored:
-    return score_table.read(path)
+def read_scores(path: Path, changed: int) -> ScoresReady:
+    return score_table.read_score_file(path)
 
 
-FIRST = ("Held-out accuracy", "Answer length, tokens", "General questions")
+MAIN_MEASURES = ("Held-out accuracy", "Answer length, tokens", "General questions")
 """The measures that most people ask for; the others are folded."""
 
 
-def table(found: Scored) -> dict[str, Any]:
+def score_table_payload(found: ScoresReady) -> dict[str, Any]:
     """The figures of the terminal's table, each also as a dot with its interval."""
-    measures = {line.title: measure(line) for line in score_table.lines(found.scores)}
+    measures = {line.title: measure_payload(line) for line in score_table.score_rows(found.scores)}
     return {
         "lanes": [score.lane for score in found.scores],
-        "first": [measures.pop(title) for title in FIRST if title in measures],
+        "first": [measures.pop(title) for title in MAIN_MEASURES if title in measures],
         "rest": list(measures.values()),
-        "harmed": [score.lane for score in found.scores if score.forgetting and score.forgetting.harmed],
-        "warnings": score_table.warnings(found.scores),
-        "legend": score_table.legend(found),
+        "harmed": [score.lane for score in found.scores if score.forgetting and score.forgetting.is_significant],
+        "warnings": score_table.forgetting_warnings(found.scores),
+        "legend": score_table.score_legend(found),
     }
 
 
-def measure(line: score_table.Line) -> dict[str, Any]:
+def measure_payload(line: score_table.ScoreRow) -> dict[str, Any]:
     """One measure: each lane's figure, and where it, its interval and 0 lie on the scale that the lanes share."""
-    known = [(one.value, *score_table.bounds(one, line.spell)) for one in line.found if one]
+    known = [(one.value, *score_table.interval_ends(one, line.spell)) for one in line.found if one]
     low, high = min(0.0, *(one[1] for one in known)), max(0.0, *(one[2] for one in known))
-    if line.spell == score_table.SHARE:
+    if line.spell == score_table.SHARE_FORMAT:
         low, high = 0.0, 1.0
     places = iter([[round((at - low) / (high - low or 1), 4) for at in one] for one in known])
     return {
@@ -464,12 +472,12 @@ def measure(line: score_table.Line) -> dict[str, Any]:
     }
 
 
-def heat(supervisor: Supervisor) -> dict[str, Any] | None:
+def heatmap_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The answer looked at last, piece by piece: text and how much likelier the first lane finds it, in nats."""
     current = supervisor.comparison
-    if current is None or current.view.heated is None or current.round:
+    if current is None or current.state.heated is None or current.open_question:
         return None
-    heated = current.view.heated
+    heated = current.state.heated
     return {
         "ask": heated.ask,
         "lanes": list(heated.lanes),

@@ -8,31 +8,31 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis import doctor
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.errors import ConfigError
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.effective_recipe import in_force
-from trainer_core.runs.events import LaneScore, Offer
-from trainer_core.runs.run_state import RunView
-from ui.format import STAGE_WORDS
-from ui.payloads.run_settings import facts_of, spelled
+from trainer_core.runs.effective_recipe import effective_recipe
+from trainer_core.runs.events import LaneScore, Suggestion
+from trainer_core.runs.run_state import RunState
+from ui.format import STAGE_LABELS
+from ui.payloads.run_settings import read_run_settings, settings_by_label
 
-LOOKS = 100
+CHECKS_PER_STAGE = 100
 """How often the doctor looks at a stage while it is going: at every hundredth of its steps, so that the card keeps still."""
 
 
-def of(supervisor: Supervisor, view: RunView | None) -> list[dict[str, Any]]:
+def findings_payload(supervisor: Supervisor, view: RunState | None) -> list[dict[str, Any]]:
     """Every finding on a run, ready to be shown, the weightiest first."""
-    return [shown(finding) for finding in findings(supervisor, view)] if view else []
+    return [finding_payload(finding) for finding in run_findings(supervisor, view)] if view else []
 
 
-def shown(finding: Finding) -> dict[str, Any]:
+def finding_payload(finding: Finding) -> dict[str, Any]:
     return {
         "key": finding.key,
-        "where": f"{STAGE_WORDS[finding.stage]} step {finding.step}",
+        "where": f"{STAGE_LABELS[finding.stage]} step {finding.step}",
         "title": finding.title,
         "says": finding.says,
         "evidence": list(finding.evidence),
@@ -41,67 +41,69 @@ def shown(finding: Finding) -> dict[str, Any]:
     }
 
 
-def findings(supervisor: Supervisor, view: RunView) -> tuple[Finding, ...]:
-    recipe = facts_of(supervisor.run_dir(view.id)).recipe
-    if recipe is None or not view.last:
+def run_findings(supervisor: Supervisor, view: RunState) -> tuple[Finding, ...]:
+    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+    if recipe is None or not view.last_step:
         return ()
-    lately = len(view.points) % max(1, view.last.total // LOOKS) if view.phase.active else 0
+    lately = len(view.points) % max(1, view.last_step.total // CHECKS_PER_STAGE) if view.phase.is_active else 0
     steady = replace(view, points=view.points[: len(view.points) - lately])
-    return examined(Seen(steady, recipe, scores(supervisor, view)))
+    return cached_diagnosis(DiagnosisKey(steady, recipe, lane_scores(supervisor, view)))
 
 
-class Seen:
+class DiagnosisKey:
     """A run as far as the doctor looks at it. Equal as long as nothing that matters has been added."""
 
-    def __init__(self, view: RunView, recipe: Recipe, scores: tuple[LaneScore, ...]):
+    def __init__(self, view: RunState, recipe: Recipe, scores: tuple[LaneScore, ...]):
         self.view, self.recipe, self.scores = view, recipe, scores
         self.key = (view.id, view.points[-1:], len(view.evaluated), len(view.sampled), scores)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Seen) and self.key == other.key
+        return isinstance(other, DiagnosisKey) and self.key == other.key
 
     def __hash__(self) -> int:
         return hash(self.key)
 
 
 @lru_cache(maxsize=3)  # each holds all points of its run
-def examined(seen: Seen) -> tuple[Finding, ...]:
+def cached_diagnosis(seen: DiagnosisKey) -> tuple[Finding, ...]:
     """Asked by every open page once a second, answered once a step."""
-    return doctor.examine(seen.view, seen.recipe, seen.scores)
+    return doctor.diagnose(seen.view, seen.recipe, seen.scores)
 
 
-def scores(supervisor: Supervisor, view: RunView) -> tuple[LaneScore, ...]:
+def lane_scores(supervisor: Supervisor, view: RunState) -> tuple[LaneScore, ...]:
     """How the run's lanes did, if they are the ones that Compare has loaded and scored."""
     current = supervisor.comparison
     folder = str(supervisor.run_dir(view.id))
     ours = current and any((lane.adapter or "").startswith(folder) for lane in current.job.lanes)
-    return current.view.scores if current and ours else ()
+    return current.state.scores if current and ours else ()
 
 
-def offered(supervisor: Supervisor, run_id: str, key: str) -> Offer:
+def find_suggestion(supervisor: Supervisor, run_id: str, key: str) -> Suggestion:
     """The offer of a finding, or of the run's last word, by its key.
 
     Raises:
         ConfigError: there is none of that key any more.
     """
-    view = supervisor.run(run_id)
+    view = supervisor.run_state(run_id)
     known = {f"offer.{at}": offer for at, offer in enumerate(view.offers)}
-    known |= {finding.key: finding.offer for finding in findings(supervisor, view)}
+    known |= {finding.key: finding.offer for finding in run_findings(supervisor, view)}
     if key not in known:
         raise ConfigError("This proposal does not hold any more: the run has gone on since.")
     return known[key]
 
 
-def retry(supervisor: Supervisor, run_id: str, key: str) -> tuple[Recipe, list[str]]:
+def apply_suggestion(supervisor: Supervisor, run_id: str, key: str) -> tuple[Recipe, list[str]]:
     """The recipe of a run, with what it had come to when memory was short, as an offer changes it; and all changes in words."""
-    before = supervisor.recipe(run_id)
-    after = changed(in_force(before, supervisor.run(run_id).changes), offered(supervisor, run_id, key).changes)
-    return after, differences(before, after)
+    before = supervisor.run_recipe(run_id)
+    after = with_changes(
+        effective_recipe(before, supervisor.run_state(run_id).changes), find_suggestion(supervisor, run_id, key).changes
+    )
+    return after, setting_differences(before, after)
 
 
-def differences(before: BaseModel, after: BaseModel) -> list[str]:
+def setting_differences(before: BaseModel, after: BaseModel) -> list[str]:
     """Each setting that differs: its label, its value, and "changed from" the other."""
-    old, new = spelled(before), spelled(after)
+    old, new = settings_by_label(before), settings_by_label(after)
     return [
         f"{label}: {value or 'none'} (changed from {old[label] or 'none'})"
         for label, value in new.items()

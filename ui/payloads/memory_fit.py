@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import STARTER, Recipe
-from trainer_core.data import Counts
+from trainer_core.data import RowCounts
 from trainer_core.errors import DeviceError, ModelError
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.models.architecture import Shape
+from trainer_core.models.architecture import Architecture
 from trainer_core.planning import measurements
-from trainer_core.planning.forecast import Forecast, Place, forecast, spelled
-from trainer_core.planning.memory_model import estimate, most, setups, verdict
-from trainer_core.planning.presets import Catalogue, shape_for
+from trainer_core.planning.forecast import Forecast, TargetMachine, format_value, make_forecast
+from trainer_core.planning.memory_model import estimate_memory, fit_verdict, peak_estimate, setups_for_machine
+from trainer_core.planning.presets import Catalogue, architecture_for_model
 from trainer_core.runs import workspace
 from ui.payloads import run
 
-MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
+FIT_MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
 
 
 @dataclass(frozen=True)
-class Lever:
+class MemorySlider:
     """One slider: the setting it moves, and where it may stand."""
 
     key: str
@@ -33,106 +33,110 @@ class Lever:
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16_384, 32_768)
-LEVERS = (
-    Lever("lora.rank", "LoRA rank", (4, 8, 16, 32, 64, 128, 256)),
-    Lever("sft.batch_size", "SFT batch", BATCHES),
-    Lever("sft.max_length", "SFT length", LENGTHS),
-    Lever("dpo.batch_size", "DPO batch", BATCHES),
-    Lever("dpo.max_length", "DPO length", LENGTHS),
+SLIDERS = (
+    MemorySlider("lora.rank", "LoRA rank", (4, 8, 16, 32, 64, 128, 256)),
+    MemorySlider("sft.batch_size", "SFT batch", BATCHES),
+    MemorySlider("sft.max_length", "SFT length", LENGTHS),
+    MemorySlider("dpo.batch_size", "DPO batch", BATCHES),
+    MemorySlider("dpo.max_length", "DPO length", LENGTHS),
 )
-MOVED = (*(lever.key for lever in LEVERS), "sft.accumulation", "dpo.accumulation")
+SLIDER_SETTINGS = (*(lever.key for lever in SLIDERS), "sft.accumulation", "dpo.accumulation")
 """Every setting that a slider changes."""
 
 
-def place(supervisor: Supervisor) -> Place:
+def target_machine(supervisor: Supervisor) -> TargetMachine:
     """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
     try:
         card = supervisor.gpu is not None
     except DeviceError:  # shown in the rail, and said again by a start
         card = False
     own = tuple(run.own_pids(supervisor))
-    return Place.of(supervisor.machine, own, workspace.disk_free(supervisor.workspace), use_card=card)
+    return TargetMachine.current_machine(
+        supervisor.machine, own, workspace.disk_free(supervisor.workspace), use_card=card
+    )
 
 
-def shape(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> Shape | None:
+def model_architecture(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> Architecture | None:
     """The model's size, where it is known and can be trained."""
     try:
-        return shape_for(wanted.model, supervisor.workspace, catalogue)
+        return architecture_for_model(wanted.model, supervisor.workspace, catalogue)
     except ModelError:
         return None
 
 
-def planned(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> Forecast | str:
+def build_forecast(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: RowCounts) -> Forecast | str:
     """The forecast; a sentence where the model's size is not known yet."""
     try:
-        shape = shape_for(wanted.model, supervisor.workspace, catalogue)
+        shape = architecture_for_model(wanted.model, supervisor.workspace, catalogue)
     except ModelError as error:
         return str(error)
     if shape is None:
         return f"How much memory {wanted.model} takes is known once its config.json is on this computer."
-    return forecast(wanted, shape, place(supervisor), found, measurements.recall(supervisor.workspace))
+    return make_forecast(
+        wanted, shape, target_machine(supervisor), found, measurements.load_measurements(supervisor.workspace)
+    )
 
 
-def by_hand(plan: Forecast, preset: Recipe) -> Forecast:
+def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
     """The plan where only what a person set otherwise than the preset counts as an edit."""
     values = (
         replace(one, chosen="", costs=0, why="as the model's preset has it")
-        if one.chosen and one.value == spelled(at(preset, one.key))
+        if one.chosen and one.value == format_value(setting_value(preset, one.key))
         else one
         for one in plan.values
     )
     return replace(plan, values=tuple(values))
 
 
-def at(recipe: Recipe, key: str) -> Any:
+def setting_value(recipe: Recipe, key: str) -> Any:
     """The value of a setting by its key, such as `lora.rank`."""
     return reduce(getattr, key.split("."), recipe)
 
 
-def level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
+def fit_level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
     """How a model fits at full length of the rows: a key of MARKS; nothing for a model of unknown size."""
-    shape = catalogue.shape(wanted.model)
+    shape = catalogue.find_architecture(wanted.model)
     if shape is None:
         return ""
-    peak = most(estimate(one) for one in setups(wanted, shape, supervisor.machine).values())
-    return verdict(peak, place(supervisor).room.free).level
+    peak = peak_estimate(estimate_memory(one) for one in setups_for_machine(wanted, shape, supervisor.machine).values())
+    return fit_verdict(peak, target_machine(supervisor).room.free).level
 
 
-def slid(wanted: Recipe, key: str, value: int) -> Recipe:
+def move_slider(wanted: Recipe, key: str, value: int) -> Recipe:
     """The recipe with a slider moved. Another batch leaves the effective batch as it is, as near as whole numbers come."""
     part, _, name = key.partition(".")
-    if key not in MOVED or name == "accumulation":
+    if key not in SLIDER_SETTINGS or name == "accumulation":
         raise ValueError(f"no slider moves {key}")
     changes = {key: value}
     if name == "batch_size":
         changes[f"{part}.accumulation"] = max(1, round(getattr(wanted, part).effective_batch / value))
-    return changed(wanted, changes)
+    return with_changes(wanted, changes)
 
 
-def levers(wanted: Recipe) -> dict[str, int]:
+def slider_values(wanted: Recipe) -> dict[str, int]:
     """Where the sliders of this method stand."""
     shown = ("lora", *wanted.method.stages)
-    return {key: at(wanted, key) for key in MOVED if key.partition(".")[0] in shown}
+    return {key: setting_value(wanted, key) for key in SLIDER_SETTINGS if key.partition(".")[0] in shown}
 
 
-def way_out(
-    supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, wanted: Recipe, found: Counts
+def suggest_fix(
+    supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, wanted: Recipe, found: RowCounts
 ) -> tuple[str, str]:
     """The model to take instead and the button's words; no model: the settings that suit data and memory."""
     if plan.suggested and plan.suggested != wanted:
         return "", "Use the settings for this data and memory"
     if plan.suggested or wanted.model == STARTER:
         return "", ""
-    name = smaller(supervisor, catalogue, wanted, found)
+    name = smaller_model(supervisor, catalogue, wanted, found)
     return name, f"Use {'the starter model' if name == STARTER else name} instead"
 
 
-def smaller(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: Counts) -> str:
+def smaller_model(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: RowCounts) -> str:
     """The largest smaller model that the chooser has settings for; the starter where there is none."""
-    name = catalogue.smaller(wanted.model)
+    name = catalogue.smaller_model(wanted.model)
     while name:
-        told = planned(supervisor, catalogue, wanted.model_copy(update={"model": name}), found)
+        told = build_forecast(supervisor, catalogue, wanted.model_copy(update={"model": name}), found)
         if isinstance(told, Forecast) and told.suggested:
             return name
-        name = catalogue.smaller(name)
+        name = catalogue.smaller_model(name)
     return STARTER

@@ -8,7 +8,7 @@ from trainer_core.config.recipe import STARTER, Recipe
 from trainer_core.errors import DeviceError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.base import Training
-from trainer_core.methods.steps import planned_steps
+from trainer_core.methods.steps import count_steps
 from trainer_core.planning import presets
 from trainer_core.runs.events import Stage
 from trainer_core.system.hardware import GIB
@@ -16,7 +16,7 @@ from ui.format import model_name
 from ui.payloads import memory_fit, run
 
 STARTER_TITLE = "Starter · SmolLM2 135M (included)"
-Rows = Mapping[Stage, int]
+StageRows = Mapping[Stage, int]
 """Stage -> the rows that it trains on."""
 GOALS = ("quick", "balanced", "thorough")
 QUICK, BALANCED, THOROUGH = GOALS
@@ -31,50 +31,51 @@ def free_gib(supervisor: Supervisor) -> float | None:
     return card.budget_bytes(run.own_pids(supervisor)) / GIB if card else None
 
 
-def one_pass(rows: int, settings: Training) -> int:
+def steps_per_epoch(rows: int, settings: Training) -> int:
     """Steps of one pass over the rows."""
-    return planned_steps(rows, settings.model_copy(update={"epochs": 1.0, "max_steps": None}))
+    return count_steps(rows, settings.model_copy(update={"epochs": 1.0, "max_steps": None}))
 
 
-class Offers:
+class ModelChoices:
     """Presets and goals as a page shows them. `free`: asked each time for what a card has now (GiB; None: no card)."""
 
     def __init__(self, free: Callable[[], float | None]):
-        self.presets, self.catalogue = presets.load(), presets.load_catalogue()
+        self.presets, self.catalogue = presets.load_presets(), presets.load_catalogue()
         self.goals, self.free = presets.load_goals(), free
 
     @property
-    def choice(self) -> presets.Choice:
+    def preset_choice(self) -> presets.PresetChoice:
         """The preset for this moment: a card may fail, or come back."""
-        return presets.choose(self.presets, self.free())
+        return presets.choose_preset(self.presets, self.free())
 
     @property
     def models(self) -> list[tuple[str, str]]:
         """The starter model; with a card then what suits it, and then the rest of the catalogue, as title and name."""
         titles = {known.whole: known.title for known in self.catalogue.models}
         titles |= {known.packed: f"{known.title}, 4-bit" for known in self.catalogue.models if known.packed}
-        card = self.choice.preset
+        card = self.preset_choice.preset
         suited = [name for name in (card.model, *card.also) if name != STARTER]
         rest = [known.packed or known.whole for known in self.catalogue.models] if suited else []
         others = [name for name in dict.fromkeys((*suited, *rest)) if name != STARTER]
         return [(STARTER_TITLE, STARTER), *((titles.get(name, name), name) for name in others)]
 
-    def labelled(self, supervisor: Supervisor) -> list[tuple[str, str]]:
+    def model_labels(self, supervisor: Supervisor) -> list[tuple[str, str]]:
         """The models with how each fits the memory that is free now: the starter, the recommended one, then the largest
         first; last what will not fit."""
-        best = self.choice.preset.model
+        best = self.preset_choice.preset.model
         levels = {
-            name: memory_fit.level(supervisor, self.catalogue, self.recipe(name, BALANCED)) for _, name in self.models
+            name: memory_fit.fit_level(supervisor, self.catalogue, self.recipe_for(name, BALANCED))
+            for _, name in self.models
         }
 
         def order(model: tuple[str, str]) -> tuple[bool, bool, bool, int]:
             _, name = model
-            shape = self.catalogue.shape(name)
-            return name != STARTER, name != best, levels[name] == "too big", -shape.parameters if shape else 0
+            shape = self.catalogue.find_architecture(name)
+            return name != STARTER, name != best, levels[name] == "too big", -shape.parameter_count if shape else 0
 
         def label(title: str, name: str) -> str:
             advice = "recommended" if name == best != STARTER else ""
-            return " · ".join(filter(None, (title, memory_fit.MARKS.get(levels[name]), advice)))
+            return " · ".join(filter(None, (title, memory_fit.FIT_MARKS.get(levels[name]), advice)))
 
         return [(label(title, name), name) for title, name in sorted(self.models, key=order)]
 
@@ -82,33 +83,36 @@ class Offers:
     def goal_choices(self) -> list[tuple[str, str]]:
         return [(self.goals[name].title, name) for name in GOALS]
 
-    def preset(self, model: str) -> presets.Preset:
+    def preset_for(self, model: str) -> presets.Preset:
         """The one that is made for the model, else the one for the card."""
-        return next((preset for preset in self.presets.values() if preset.model == model), None) or self.choice.preset
+        return (
+            next((preset for preset in self.presets.values() if preset.model == model), None)
+            or self.preset_choice.preset
+        )
 
-    def recipe(self, model: str, goal: str) -> Recipe:
+    def recipe_for(self, model: str, goal: str) -> Recipe:
         """A whole run: the model's preset at a goal's length, on the sample data."""
-        return self.goals[goal].applied(self.preset(model).recipe()).model_copy(update={"model": model})
+        return self.goals[goal].apply_goal(self.preset_for(model).as_recipe()).model_copy(update={"model": model})
 
-    def suited(self, wanted: Recipe, goal: str) -> Recipe:
+    def with_model_settings(self, wanted: Recipe, goal: str) -> Recipe:
         """The same run with every setting that suits its model."""
-        base = self.recipe(wanted.model, goal)
+        base = self.recipe_for(wanted.model, goal)
         return wanted.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", "sft", "dpo")})
 
-    def lengthened(self, wanted: Recipe, goal: str, rows: Rows | None = None) -> Recipe:
+    def with_goal_length(self, wanted: Recipe, goal: str, rows: StageRows | None = None) -> Recipe:
         """The same run with a goal's length; every other setting stays.
 
         Args:
             rows: of each stage. Where a goal's fixed steps would make the run longer than one pass over them, they end there:
                 a quick look is never the longest, nor does it see few rows again and again.
         """
-        base = self.recipe(wanted.model, goal)
+        base = self.recipe_for(wanted.model, goal)
         lengths = {stage: getattr(base, stage).model_dump(include={"epochs", "max_steps"}) for stage in ("sft", "dpo")}
         longer = wanted.model_copy(
             update={stage: getattr(wanted, stage).model_copy(update=length) for stage, length in lengths.items()}
         )
         fixed = {stage: steps for stage in wanted.method.stages if (steps := getattr(longer, stage).max_steps)}
-        passes = {stage: one_pass(rows[stage], getattr(longer, stage)) for stage in fixed} if rows else {}
+        passes = {stage: steps_per_epoch(rows[stage], getattr(longer, stage)) for stage in fixed} if rows else {}
         if not rows or sum(fixed.values()) <= sum(passes.values()):
             return longer
         shorter = {stage: {"max_steps": min(steps, passes[stage])} for stage, steps in fixed.items()}
@@ -116,20 +120,20 @@ class Offers:
             update={stage: getattr(longer, stage).model_copy(update=length) for stage, length in shorter.items()}
         )
 
-    def goal_of(self, wanted: Recipe, rows: Rows | None = None) -> str | None:
+    def matching_goal(self, wanted: Recipe, rows: StageRows | None = None) -> str | None:
         """The goal whose length the run has, for these rows or for any, or None where it was set by hand."""
         lengths = ((name, few) for few in (rows, None) for name in GOALS)
-        return next((name for name, few in lengths if self.lengthened(wanted, name, few) == wanted), None)
+        return next((name for name, few in lengths if self.with_goal_length(wanted, name, few) == wanted), None)
 
-    def reasons(self, wanted: Recipe, rows: Rows | None = None) -> list[str]:
+    def explain(self, wanted: Recipe, rows: StageRows | None = None) -> list[str]:
         """Why the run is as it is: its settings, then its length."""
-        goal = self.goal_of(wanted, rows)
+        goal = self.matching_goal(wanted, rows)
         by_hand = "Epochs and steps were set by hand."
         length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else by_hand
         return [self.settings_reason(wanted), length]
 
     def settings_reason(self, wanted: Recipe) -> str:
-        if self.lengthened(wanted, BALANCED) != self.suited(wanted, BALANCED):
+        if self.with_goal_length(wanted, BALANCED) != self.with_model_settings(wanted, BALANCED):
             return "Some settings differ from the model's preset."
-        preset, choice = self.preset(wanted.model), self.choice
+        preset, choice = self.preset_for(wanted.model), self.preset_choice
         return choice.reason if preset == choice.preset else f"The settings made for {model_name(preset.model)}."

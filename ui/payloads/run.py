@@ -13,17 +13,17 @@ from trainer_core.errors import UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints, control, heartbeat
-from trainer_core.runs.events import STAGES, Phase, Probed, Proof, Stage, Step
-from trainer_core.runs.run_state import RunView
-from trainer_core.system.duration import duration
-from trainer_core.system.hardware import GIB, Gpu, gb
-from ui.format import STAGE_WORDS, method_words, model_name
-from ui.payloads.run_settings import about_of, facts_of, name_of
+from trainer_core.runs.events import STAGES, MemoryProbed, Phase, ReferenceCheck, Stage, TrainStep
+from trainer_core.runs.run_state import RunState
+from trainer_core.system.duration import format_duration
+from trainer_core.system.hardware import GIB, Gpu, format_gb
+from ui.format import STAGE_LABELS, method_label, model_name
+from ui.payloads.run_settings import display_name, read_run_settings, run_metadata
 
-RECENT = 6
+MAX_RECENT = 6
 
 
-def device(supervisor: Supervisor) -> dict[str, Any]:
+def device_payload(supervisor: Supervisor) -> dict[str, Any]:
     """What the device card says of a device as long as it is there: a name, and what is wrong, if anything."""
     try:
         gpu = supervisor.gpu
@@ -31,19 +31,19 @@ def device(supervisor: Supervisor) -> dict[str, Any]:
         return {"name": "No GPU", "kind": "", "problem": str(error)}
     cpu, problem = supervisor.machine.cpu, supervisor.machine.problem
     if gpu:
-        several = len(supervisor.machine.usable)
+        several = len(supervisor.machine.usable_gpus)
         return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
     return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
 
 
-def meter(supervisor: Supervisor) -> dict[str, Any]:
+def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
     """What may change every second: a memory bar with our share and that of others. The page lays it over `device`."""
     try:
         gpu = supervisor.gpu
     except UserError:
         return {"used": 0, "ours": 0, "free": "", "facts": ""}
     if gpu:
-        return card(gpu, supervisor)
+        return gpu_payload(gpu, supervisor)
     cpu = supervisor.machine.cpu
     return {
         "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
@@ -53,8 +53,8 @@ def meter(supervisor: Supervisor) -> dict[str, Any]:
     }
 
 
-def card(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
-    ours = gpu.held_by(own_pids(supervisor))
+def gpu_payload(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
+    ours = gpu.bytes_used_by(own_pids(supervisor))
     used = gpu.total_bytes - gpu.free_bytes
     readings = [f"{gpu.celsius} °C" if gpu.celsius is not None else "", f"{gpu.watts:.0f} W" if gpu.watts else ""]
     return {
@@ -68,78 +68,78 @@ def card(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
 
 def own_pids(supervisor: Supervisor) -> list[int]:
     """The processes of the active run and of Compare."""
-    folders = [supervisor.run_dir(supervisor.active.id)] if supervisor.active else []
+    folders = [supervisor.run_dir(supervisor.active_run.id)] if supervisor.active_run else []
     if supervisor.comparison:
-        folders.append(supervisor.comparison.watched.run_dir)
+        folders.append(supervisor.comparison.watcher.run_dir)
     return [beat.pid for beat in map(heartbeat.read_heartbeat, folders) if beat]
 
 
-def gates(supervisor: Supervisor) -> dict[str, Any]:
+def button_state(supervisor: Supervisor) -> dict[str, Any]:
     """What buttons depend on. A page calls Python when this changes, and at no other time."""
-    active, comparison = supervisor.active, supervisor.comparison
+    active, comparison = supervisor.active_run, supervisor.comparison
     return {
         "busy": active.id if active else "",
-        "leaving": leaving(supervisor, active),
+        "leaving": pending_request(supervisor, active),
         "stalled": bool(active and active.stalled),
-        "compare": comparison.view.phase if comparison else "",
-        "runs": len(supervisor.views),
-        "comparable": any(map(comparable, supervisor.views)),
+        "compare": comparison.state.phase if comparison else "",
+        "runs": len(supervisor.run_states),
+        "comparable": any(map(is_comparable, supervisor.run_states)),
         "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.machine.gpus],
-        "sets": len(preference_data.data_sets(supervisor.workspace)),
-        "trouble": supervisor.trouble,
+        "sets": len(preference_data.list_vote_data_sets(supervisor.workspace)),
+        "trouble": supervisor.last_error,
     }
 
 
-def leaving(supervisor: Supervisor, view: RunView | None) -> str:
+def pending_request(supervisor: Supervisor, view: RunState | None) -> str:
     """What a run at work has been asked: "stop", "pause", "end", or nothing."""
-    return (view and view.phase.active and control.requested(supervisor.run_dir(view.id))) or ""
+    return (view and view.phase.is_active and control.read_request(supervisor.run_dir(view.id))) or ""
 
 
-def run(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+def run_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
     """The run card and the top of Train: state, stages, and how it ended."""
     if view is None:
         return None
-    recipe = facts_of(supervisor.run_dir(view.id)).recipe
+    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
     return {
         "id": view.id,
-        "name": name_of(supervisor.run_dir(view.id)),
+        "name": display_name(supervisor.run_dir(view.id)),
         "phase": view.phase,
-        "active": view.phase.active,
-        **pill(supervisor, view),
-        "detail": detail(view),
-        "doing": doing(view),
-        "stages": stages(recipe, view),
+        "active": view.phase.is_active,
+        **status_badge(supervisor, view),
+        "detail": status_detail(view),
+        "doing": current_activity(view),
+        "stages": stage_states(recipe, view),
         "planned": dict(view.planned),
         "pairs": recipe.dpo.effective_batch if recipe else 0,
         "error": view.error,
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
-        "resumable": view.phase.resumable and not view.unreadable,
-        "kept": not view.phase.active and keeps(supervisor.run_dir(view.id), view),
-        "adapters": [STAGE_WORDS[stage] for stage in view.adapters],
+        "resumable": view.phase.is_resumable and not view.unreadable,
+        "kept": not view.phase.is_active and has_resume_point(supervisor.run_dir(view.id), view),
+        "adapters": [STAGE_LABELS[stage] for stage in view.adapters],
     }
 
 
-def keeps(run_dir: Path, view: RunView) -> bool:
+def has_resume_point(run_dir: Path, view: RunState) -> bool:
     """Is anything there that a resumed run would go on from?"""
-    return bool(view.adapters) or any(checkpoints.stored(run_dir, stage) for stage in STAGES)
+    return bool(view.adapters) or any(checkpoints.adapters_by_step(run_dir, stage) for stage in STAGES)
 
 
-def pace(view: RunView | None) -> dict[str, Any] | None:
+def progress_payload(view: RunState | None) -> dict[str, Any] | None:
     """What changes in a run at every step; the page lays it over `run`."""
     if view is None:
         return None
-    last, left = view.last, view.seconds_left
+    last, left = view.last_step, view.seconds_left
     return {
         "progress": round(view.progress, 4),
-        "step": step_words(last) if last else "",
-        "left": left_words(view),
+        "step": describe_step(last) if last else "",
+        "left": describe_time_left(view),
         "seconds": None if left is None else round(left),
-        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.active else "",
+        "speed": f"{last.tokens_per_second:,.0f} tokens/s" if last and view.phase.is_active else "",
     }
 
 
-ENDS = {
+END_STATES = {
     Phase.DONE: ("Finished", "good"),
     Phase.STOPPED: ("Stopped", "plain"),
     Phase.PAUSED: ("Paused", "plain"),
@@ -150,43 +150,43 @@ ENDS = {
 }
 
 
-def pill(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+def status_badge(supervisor: Supervisor, view: RunState) -> dict[str, str]:
     """One word for the state, and its tone."""
-    if wish := leaving(supervisor, view):
+    if wish := pending_request(supervisor, view):
         return {"pill": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[wish], "tone": "busy"}
     if view.unreadable:
         return {"pill": "Unreadable", "tone": "bad"}
     if view.stalled:
         return {"pill": "Stalled", "tone": "bad"}
-    word, tone = ENDS.get(view.phase, ("Running", "busy"))
+    word, tone = END_STATES.get(view.phase, ("Running", "busy"))
     return {"pill": word, "tone": tone}
 
 
-def step_words(last: Step) -> str:
-    return f"{STAGE_WORDS[last.stage]} step {last.step} of {last.total}"
+def describe_step(last: TrainStep) -> str:
+    return f"{STAGE_LABELS[last.stage]} step {last.step} of {last.total}"
 
 
-def detail(view: RunView) -> str:
+def status_detail(view: RunState) -> str:
     """What the worker said last; what it said before a stage's first step holds no longer after it."""
-    return "" if view.last and view.last.stage == view.phase else view.detail
+    return "" if view.last_step and view.last_step.stage == view.phase else view.detail
 
 
-def doing(view: RunView) -> str:
+def current_activity(view: RunState) -> str:
     """What the run does beside its steps at this moment; empty while it trains or when it is over."""
     if view.stalled:
         return view.stalled
-    return view.detail if view.phase.active and view.phase not in (Phase.SFT, Phase.DPO) else ""
+    return view.detail if view.phase.is_active and view.phase not in (Phase.SFT, Phase.DPO) else ""
 
 
-def left_words(view: RunView) -> str:
-    return f"{duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+def describe_time_left(view: RunState) -> str:
+    return f"{format_duration(view.seconds_left)} left" if view.seconds_left is not None else ""
 
 
-def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
+def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
     """Load – SFT – DPO – Compare, each done, now, failed or still to come."""
-    names = ["load", *(recipe.method.stages if recipe else stages_told(view)), "compare"]
-    words = {"load": "Load", "compare": "Compare", **STAGE_WORDS}
-    here = names.index(place(view, names))
+    names = ["load", *(recipe.method.stages if recipe else stages_in_events(view)), "compare"]
+    words = {"load": "Load", "compare": "Compare", **STAGE_LABELS}
+    here = names.index(current_stage_name(view, names))
     if view.phase is Phase.DONE:
         here = len(names) - 1
     ends = {Phase.FAILED: "failed", Phase.STOPPED: "stopped", Phase.PAUSED: "paused", Phase.DONE: "done"}
@@ -195,50 +195,53 @@ def stages(recipe: Recipe | None, view: RunView) -> list[dict[str, str]]:
     return [{"word": words[name], "state": state} for name, state in zip(names, states, strict=True)]
 
 
-def stages_told(view: RunView) -> list[Stage]:
+def stages_in_events(view: RunState) -> list[Stage]:
     """The stages that the events speak of, for a run whose recipe cannot be read."""
     told = {*(point.stage for point in view.points), *view.adapters, *view.planned}
     return [stage for stage in STAGES if stage in told]
 
 
-def place(view: RunView, names: list[str]) -> str:
+def current_stage_name(view: RunState, names: list[str]) -> str:
     """The stage a run is in, or ended in: that of its last step, or the next one once its adapter is saved."""
     if view.phase in (Phase.SFT, Phase.DPO) and view.phase in names:
         return view.phase.value
-    if not view.last or view.last.stage not in names:
+    if not view.last_step or view.last_step.stage not in names:
         return "load"
-    stage = view.last.stage
+    stage = view.last_step.stage
     if stage in view.adapters and view.phase in (Phase.LOADING, Phase.QUEUED):
         return names[names.index(stage) + 1]
     return stage
 
 
-def facts(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+def facts_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
     """What changes seldom in a run: the proof, what was changed or left out, and the settings used."""
     if view is None:
         return None
-    known = facts_of(supervisor.run_dir(view.id))
+    known = read_run_settings(supervisor.run_dir(view.id))
     return {
-        "proof": proof_line(view.proof),
+        "proof": describe_reference_check(view.proof),
         "holds": view.proof.holds if view.proof else None,
         "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
-        "notes": [*dict.fromkeys((*known.notes, *view.notes)), *map(probe_line, view.probed.values())],
-        "rows": rows_line(view),
+        "notes": [*dict.fromkeys((*known.notes, *view.notes)), *map(describe_probe, view.probed.values())],
+        "rows": describe_rows(view),
         "reasons": list(known.reasons),
-        "settings": [{"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.settings],
+        "settings": [
+            {"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.setting_groups
+        ],
     }
 
 
-def probe_line(found: Probed) -> str:
+def describe_probe(found: MemoryProbed) -> str:
     """What was measured before the first step."""
     how = "from half a batch" if found.cut else "on the longest rows"
     return (
-        f"{STAGE_WORDS[found.stage]}: memory measured before the first step, {how}: {gb(found.peak)} of {gb(found.most)} "
+        f"{STAGE_LABELS[found.stage]}: memory measured before the first step, {how}: "
+        f"{format_gb(found.peak)} of {format_gb(found.most)} "
         f"at {found.tokens:,} tokens, in {found.seconds:.1f} s."
     )
 
 
-def rows_line(view: RunView) -> str:
+def describe_rows(view: RunState) -> str:
     if not view.prepared:
         return ""
     made = view.prepared
@@ -246,11 +249,11 @@ def rows_line(view: RunView) -> str:
     return " · ".join(f"{count:,} {words}" for count, words in counts if count)
 
 
-def proof_line(proof: Proof | None) -> str:
+def describe_reference_check(proof: ReferenceCheck | None) -> str:
     """The step-0 proof as one line."""
     if proof is None:
         return ""
-    expected = "" if proof.expected_loss is None else f" (must be {proof.expected_loss:.3f}{ln2(proof)})"
+    expected = "" if proof.expected_loss is None else f" (must be {proof.expected_loss:.3f}{explain_ln2(proof)})"
     margin = f"{proof.margin + 0:.3f}".replace("-0.000", "0.000")
     return (
         f"margin {margin} (must be 0), loss {proof.loss:.3f}{expected}, within {proof.tolerance:g}. "
@@ -258,53 +261,55 @@ def proof_line(proof: Proof | None) -> str:
     )
 
 
-def ln2(proof: Proof) -> str:
+def explain_ln2(proof: ReferenceCheck) -> str:
     return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
 
 
-def recent(supervisor: Supervisor) -> list[dict[str, str]]:
-    return [summary(supervisor, view) for view in supervisor.views[:RECENT]]
+def recent_runs(supervisor: Supervisor) -> list[dict[str, str]]:
+    return [run_summary(supervisor, view) for view in supervisor.run_states[:MAX_RECENT]]
 
 
-def summary(supervisor: Supervisor, view: RunView) -> dict[str, str]:
+def run_summary(supervisor: Supervisor, view: RunState) -> dict[str, str]:
     """One run in a list: its name or model, its method, when it began, and its state."""
-    known = facts_of(supervisor.run_dir(view.id))
+    known = read_run_settings(supervisor.run_dir(view.id))
     recipe = known.recipe
-    kind = method_words(recipe) if recipe else ""
+    kind = method_label(recipe) if recipe else ""
     name = (
-        about_of(supervisor.run_dir(view.id)).name or (recipe and (recipe.name or model_name(recipe.model))) or view.id
+        run_metadata(supervisor.run_dir(view.id)).name
+        or (recipe and (recipe.name or model_name(recipe.model)))
+        or view.id
     )
-    return {"id": view.id, "name": name, "kind": kind, "when": known.created, **pill(supervisor, view)}
+    return {"id": view.id, "name": name, "kind": kind, "when": known.created, **status_badge(supervisor, view)}
 
 
-def choice(supervisor: Supervisor, view: RunView) -> str:
+def run_option(supervisor: Supervisor, view: RunState) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
-    known = facts_of(supervisor.run_dir(view.id))
-    adapters = ", ".join(STAGE_WORDS[stage] for stage in view.adapters)
+    known = read_run_settings(supervisor.run_dir(view.id))
+    adapters = ", ".join(STAGE_LABELS[stage] for stage in view.adapters)
     began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail; see runs.began
-    return f"{name_of(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
+    return f"{display_name(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 
-def numbers(supervisor: Supervisor, view: RunView) -> dict[str, Any]:
-    recipe = facts_of(supervisor.run_dir(view.id)).recipe
-    last = last_of(view)
+def run_numbers(supervisor: Supervisor, view: RunState) -> dict[str, Any]:
+    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+    last = last_steps(view)
     accuracy = last["dpo"].accuracy if "dpo" in last else None
     return {
         "model": model_name(recipe.model) if recipe and recipe.name else "",
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
-        "loss": " · ".join(f"{STAGE_WORDS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
+        "loss": " · ".join(f"{STAGE_LABELS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
         "accuracy": f"{accuracy:.0%} (n {recipe.dpo.effective_batch})" if accuracy is not None and recipe else "",
         "error": view.error,
-        "comparable": comparable(view),
+        "comparable": is_comparable(view),
     }
 
 
-def comparable(view: RunView) -> bool:
-    return bool(view.adapters) and not view.phase.active
+def is_comparable(view: RunState) -> bool:
+    return bool(view.adapters) and not view.phase.is_active
 
 
-def last_of(view: RunView) -> Mapping[str, Step]:
+def last_steps(view: RunState) -> Mapping[str, TrainStep]:
     """The last step of each stage."""
     return {point.stage: point for point in view.points}
 

@@ -16,107 +16,109 @@ from trainer_core.config.recipe import Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import run_folder
 from trainer_core.runs import trash as trash_module
-from trainer_core.runs.metadata import About
-from trainer_core.runs.run_state import RunView
-from trainer_core.runs.trash import children, size_bytes
+from trainer_core.runs.metadata import RunMetadata
+from trainer_core.runs.run_state import RunState
+from trainer_core.runs.trash import dependents, folder_size
 from trainer_core.system import project, untrusted_files
-from ui.format import STAGE_WORDS, listed, model_name
+from ui.format import STAGE_LABELS, join_names, model_name
 from ui.payloads import run
-from ui.payloads.run_settings import about_of, about_stamp, facts_of, name_of, spelled
+from ui.payloads.run_settings import display_name, metadata_stamp, read_run_settings, run_metadata, settings_by_label
 
-SPARK = 24
+SPARKLINE_POINTS = 24
 """Values of a sparkline."""
-LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
-OVERLAID = 6
+SPARKLINE_LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
+MAX_OVERLAY = 6
 """Runs over each other; more could not be told apart."""
 
 
-class Same(list[Any]):
+class CachedPart(list[Any]):
     """A long part of the page that is the same object as long as nothing in it changes, so that it is summed once."""
 
     @cached_property
-    def mark(self) -> int:
-        return mark(list(self))
+    def checksum(self) -> int:
+        return part_checksum(list(self))
 
 
-def mark(part: Any) -> int:
+def part_checksum(part: Any) -> int:
     """The checksum by which a page says which state of a part it holds."""
-    return part.mark if isinstance(part, Same) else zlib.crc32(json.dumps(part, default=str).encode())
+    return part.checksum if isinstance(part, CachedPart) else zlib.crc32(json.dumps(part, default=str).encode())
 
 
 @dataclass
-class Rows:
+class RunRows:
     """Every run as a row. A row is made anew when its run has gone on or was written about, and else kept."""
 
     supervisor: Supervisor
-    kept: dict[str, tuple[RunView, About, dict[str, Any]]] = field(default_factory=dict)
+    kept: dict[str, tuple[RunState, RunMetadata, dict[str, Any]]] = field(default_factory=dict)
     known: list[tuple[str | int, int]] = field(default_factory=list)
     """What the rows of runs that are over were made from: their views, which runs there are, and when each was written about."""
     needed: dict[str, str] = field(default_factory=dict)
-    over: Same = field(default_factory=Same)
+    over: CachedPart = field(default_factory=CachedPart)
 
-    def __call__(self) -> tuple[Same, list[dict[str, Any]]]:
+    def __call__(self) -> tuple[CachedPart, list[dict[str, Any]]]:
         """The runs that are over, and those at work, which change every second; each pinned ones first, then newest first."""
-        views = self.supervisor.views
+        views = self.supervisor.run_states
         folders = {view.id: self.supervisor.run_dir(view.id) for view in views}
         known = [
-            (view.id if view.phase.active else id(view), about_stamp(folders[view.id])) for view in views
+            (view.id if view.phase.is_active else id(view), metadata_stamp(folders[view.id])) for view in views
         ]  # `kept` holds the views, so that no new one gets the id of an old one
         if known != self.known:
-            self.needed = parents(folders)
-            self.over = Same(self.rows(view for view in views if not view.phase.active))
+            self.needed = dependents_by_run(folders)
+            self.over = CachedPart(self.build_rows(view for view in views if not view.phase.is_active))
             self.known = known
-        return self.over, self.rows(view for view in views if view.phase.active)
+        return self.over, self.build_rows(view for view in views if view.phase.is_active)
 
-    def rows(self, views: Iterable[RunView]) -> list[dict[str, Any]]:
-        rows = [self.row(view) | {"needed": self.needed.get(view.id, "")} for view in views]
+    def build_rows(self, views: Iterable[RunState]) -> list[dict[str, Any]]:
+        rows = [self.row_for(view) | {"needed": self.needed.get(view.id, "")} for view in views]
         return sorted(rows, key=lambda row: not row["pinned"])
 
-    def row(self, view: RunView) -> dict[str, Any]:
-        about = about_of(self.supervisor.run_dir(view.id))
+    def row_for(self, view: RunState) -> dict[str, Any]:
+        about = run_metadata(self.supervisor.run_dir(view.id))
         known = self.kept.get(view.id)
         if known is None or known[0] is not view or known[1] != about:
-            known = self.kept[view.id] = (view, about, self.shown(view, about))
+            known = self.kept[view.id] = (view, about, self.safe_row(view, about))
         return known[2]
 
-    def shown(self, view: RunView, about: About) -> dict[str, Any]:
+    def safe_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
         """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be thrown away."""
         try:
-            return self.made(view, about) | {
-                "problem": view.unreadable or " ".join(facts_of(self.supervisor.run_dir(view.id)).notes)
+            return self.build_row(view, about) | {
+                "problem": view.unreadable or " ".join(read_run_settings(self.supervisor.run_dir(view.id)).notes)
             }
         except Exception as error:  # whatever is wrong with one folder, the others are shown
-            return bare(view, f"Cannot be shown: {type(error).__name__}: {untrusted_files.plain(str(error))[:200]}.")
+            return problem_row(
+                view, f"Cannot be shown: {type(error).__name__}: {untrusted_files.as_printable(str(error))[:200]}."
+            )
 
-    def made(self, view: RunView, about: About) -> dict[str, Any]:
+    def build_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
         run_dir = self.supervisor.run_dir(view.id)
-        recipe = facts_of(run_dir).recipe
-        shown = {**run.summary(self.supervisor, view), **run.numbers(self.supervisor, view)}
+        recipe = read_run_settings(run_dir).recipe
+        shown = {**run.run_summary(self.supervisor, view), **run.run_numbers(self.supervisor, view)}
         return {
             **shown,
             "note": about.note,
             "pinned": about.pinned,
-            "spark": spark(view),
-            "size": "" if view.phase.active else megabytes(size_bytes(run_dir)),
-            "line": lineage(recipe, view),
-            "active": view.phase.active,
-            "command": command(run_dir),
+            "spark": sparkline(view),
+            "size": "" if view.phase.is_active else format_megabytes(folder_size(run_dir)),
+            "line": adapter_lineage(recipe, view),
+            "active": view.phase.is_active,
+            "command": repeat_command(run_dir),
         }
 
 
-def bare(view: RunView, problem: str) -> dict[str, Any]:
+def problem_row(view: RunState, problem: str) -> dict[str, Any]:
     """The row of a run of which nothing but its folder can be shown."""
     words = ("kind", "when", "model", "data", "steps", "loss", "accuracy", "note", "spark", "size", "command")
-    unknown = {"line": [], "pinned": False, "comparable": False, "active": view.phase.active, "error": problem}
+    unknown = {"line": [], "pinned": False, "comparable": False, "active": view.phase.is_active, "error": problem}
     state = {"id": view.id, "name": view.id, "pill": "Unreadable", "tone": "bad", "problem": problem}
     return {**dict.fromkeys(words, ""), **unknown, **state}
 
 
-def spark(view: RunView) -> str:
+def sparkline(view: RunState) -> str:
     """The loss of the last stage as one letter for each of at most SPARK means, 0 the lowest; up to where it is no number."""
-    told = (point.loss for point in view.points if view.last and point.stage == view.last.stage)
+    told = (point.loss for point in view.points if view.last_step and point.stage == view.last_step.stage)
     losses = list(takewhile(isfinite, told))
-    count = min(SPARK, len(losses))
+    count = min(SPARKLINE_POINTS, len(losses))
     if count < 2:
         return ""
     parts = [losses[at * len(losses) // count : (at + 1) * len(losses) // count] for at in range(count)]
@@ -124,62 +126,66 @@ def spark(view: RunView) -> str:
     low, high = min(means), max(means)
     if not low < high < low + 1e300:  # level, or too far apart to be told apart
         return ""
-    return "".join(LEVELS[round((mean - low) / (high - low) * (len(LEVELS) - 1))] for mean in means)
+    return "".join(SPARKLINE_LEVELS[round((mean - low) / (high - low) * (len(SPARKLINE_LEVELS) - 1))] for mean in means)
 
 
-def megabytes(size: int) -> str:
+def format_megabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def lineage(recipe: Recipe | None, view: RunView) -> list[str]:
+def adapter_lineage(recipe: Recipe | None, view: RunState) -> list[str]:
     """Base → SFT → DPO: what each adapter stands on."""
-    return [model_name(recipe.model), *(STAGE_WORDS[stage] for stage in view.adapters)] if recipe else []
+    return [model_name(recipe.model), *(STAGE_LABELS[stage] for stage in view.adapters)] if recipe else []
 
 
-def parents(folders: dict[str, Path]) -> dict[str, str]:
+def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
     """Run → the names of the runs that stand on it, for those on which any does."""
-    recipes = {run_id: facts_of(folder).recipe for run_id, folder in folders.items()}
-    found = children({run_id: recipe for run_id, recipe in recipes.items() if recipe})
-    return {run_id: listed([name_of(folders[one]) for one in sorted(those)]) for run_id, those in found.items()}
-
-
-def trash(supervisor: Supervisor) -> dict[str, Any]:
-    """What lies in the trash."""
-    thrown = run_folder.folders(trash_module.trash(supervisor.workspace))
+    recipes = {run_id: read_run_settings(folder).recipe for run_id, folder in folders.items()}
+    found = dependents({run_id: recipe for run_id, recipe in recipes.items() if recipe})
     return {
-        "runs": [{"id": untrusted_files.printable_id(folder), "name": name_of(folder)} for folder in thrown],
-        "size": trash_size(tuple(thrown)),
+        run_id: join_names([display_name(folders[one]) for one in sorted(those)]) for run_id, those in found.items()
+    }
+
+
+def trash_payload(supervisor: Supervisor) -> dict[str, Any]:
+    """What lies in the trash."""
+    thrown = run_folder.list_runs(trash_module.trash_folder(supervisor.workspace))
+    return {
+        "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in thrown],
+        "size": describe_trash_size(tuple(thrown)),
     }
 
 
 @lru_cache(maxsize=4)
-def trash_size(thrown: tuple[Path, ...]) -> str:
-    return megabytes(sum(map(size_bytes, thrown)))
+def describe_trash_size(thrown: tuple[Path, ...]) -> str:
+    return format_megabytes(sum(map(folder_size, thrown)))
 
 
-def overlay(supervisor: Supervisor, chosen: Sequence[str], curves: Callable[[RunView], Any]) -> dict[str, Any]:
+def overlay_payload(supervisor: Supervisor, chosen: Sequence[str], curves: Callable[[RunState], Any]) -> dict[str, Any]:
     """The curves of the chosen runs, and the settings in which they differ.
 
     Args:
         curves: a view's curves by name, as the page draws them.
     """
-    found = [view for view in supervisor.views if view.id in chosen[:OVERLAID]]
-    recipes = [facts_of(supervisor.run_dir(view.id)).recipe for view in found]
+    found = [view for view in supervisor.run_states if view.id in chosen[:MAX_OVERLAY]]
+    recipes = [read_run_settings(supervisor.run_dir(view.id)).recipe for view in found]
     known = [recipe for recipe in recipes if recipe]
-    drawn = [{"id": view.id, "name": name_of(supervisor.run_dir(view.id)), "curves": curves(view)} for view in found]
-    return {"runs": drawn, "differences": compared(known) if len(known) == len(found) > 1 else []}
+    drawn = [
+        {"id": view.id, "name": display_name(supervisor.run_dir(view.id)), "curves": curves(view)} for view in found
+    ]
+    return {"runs": drawn, "differences": differing_settings(known) if len(known) == len(found) > 1 else []}
 
 
-def compared(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
+def differing_settings(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
     """Each setting in which not all recipes agree, with its value in each."""
-    told = [spelled(recipe.model_copy(update={"name": ""})) for recipe in recipes]
+    told = [settings_by_label(recipe.model_copy(update={"name": ""})) for recipe in recipes]
     return [(label, [one[label] for one in told]) for label in told[0] if len({one[label] for one in told}) > 1]
 
 
-def command(run_dir: Path) -> str:
+def repeat_command(run_dir: Path) -> str:
     """What repeats a run on a terminal, from the program's folder."""
     file = run_dir / "run.json"
-    text = untrusted_files.plain(
+    text = untrusted_files.as_printable(
         str(file.relative_to(project.PROJECT) if file.is_relative_to(project.PROJECT) else file)
     )
     return "python launch.py train " + (f'"{text}"' if " " in text else text)

@@ -15,14 +15,14 @@ from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import presets, run_time
 from trainer_core.runs import run_folder
-from trainer_core.runs.metadata import About, read_about
-from trainer_core.schema import GROUPS, within
+from trainer_core.runs.metadata import RunMetadata, read_metadata
+from trainer_core.schema import GROUP_LABELS, prefix_label
 from trainer_core.system import untrusted_files
-from ui.format import STAGE_WORDS, title, words
+from ui.format import STAGE_LABELS, run_title, spaced_words
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunSettings:
     """What a run.json says, which never changes. made: what it was made with, name → version or device.
 
     notes: what of it is not known here, or why nothing is.
@@ -35,28 +35,28 @@ class Facts:
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def settings(self) -> tuple[Group, ...]:
+    def setting_groups(self) -> tuple[SettingGroup, ...]:
         """Every setting in groups; only for the run that is shown, since it takes a while for a thousand."""
         if self.recipe is None:
             return ()
-        made = Group("Made with", tuple(Row(name, value) for name, value in self.made))
-        return (*settings(self.recipe, standard(self.recipe)), made)
+        made = SettingGroup("Made with", tuple(SettingRow(name, value) for name, value in self.made))
+        return (*group_settings(self.recipe, nearest_preset(self.recipe)), made)
 
 
 @cache  # as many as there are runs: Runs asks for all of them every second, and a bound below that would read all files anew
-def facts_of(run_dir: Path) -> Facts:
+def read_run_settings(run_dir: Path) -> RunSettings:
     """The immutable half of a run; of a folder whose run.json cannot be read only when it began, and why."""
     try:
         file = run_folder.read_run(run_dir)
     except UserError as error:
-        return Facts(created=run_folder.began(run_dir), notes=(str(error),))
-    job = run_folder.train_job(file)
+        return RunSettings(created=run_folder.run_start_time(run_dir), notes=(str(error),))
+    job = run_folder.train_job_of(file)
     made = (("Device", file.device), *file.versions.items())
-    return Facts(job.recipe if job else None, file.reasons, made, file.created, file.notes)
+    return RunSettings(job.recipe if job else None, file.reasons, made, file.created, file.notes)
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingRow:
     """One setting in words. preset: what the preset says where that is something else, or None."""
 
     label: str
@@ -65,67 +65,72 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class SettingGroup:
     """Settings that belong together."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[SettingRow, ...]
 
 
-def standard(recipe: Recipe) -> Recipe:
+def nearest_preset(recipe: Recipe) -> Recipe:
     """The preset of a run's model, at the length that comes nearest to the run's."""
-    lengths = lengths_of(recipe.model)
+    lengths = preset_lengths(recipe.model)
     if not lengths:
         return recipe
     return min(lengths, key=lambda one: sum(getattr(one, stage) != getattr(recipe, stage) for stage in ("sft", "dpo")))
 
 
 @lru_cache(maxsize=64)
-def lengths_of(model: str) -> tuple[Recipe, ...]:
+def preset_lengths(model: str) -> tuple[Recipe, ...]:
     """A model's preset at every goal's length; nothing for a model without one."""
-    known = presets.load().values()
+    known = presets.load_presets().values()
     preset = next((one for one in known if model in (one.model, *one.also)), None)
-    return tuple(goal.applied(preset.recipe()) for goal in presets.load_goals().values()) if preset else ()
+    return tuple(goal.apply_goal(preset.as_recipe()) for goal in presets.load_goals().values()) if preset else ()
 
 
-def settings(recipe: Recipe, preset: Recipe) -> list[Group]:
+def group_settings(recipe: Recipe, preset: Recipe) -> list[SettingGroup]:
     """Every setting of the stages that ran, each with what the preset says where that differs."""
-    groups = [Group("Run", labelled(recipe, recipe)), Group("Data", labelled(recipe.data, recipe.data))]
-    parts = {"lora": "LoRA"} | {stage: STAGE_WORDS[stage] for stage in recipe.method.stages}
+    groups = [
+        SettingGroup("Run", setting_rows(recipe, recipe)),
+        SettingGroup("Data", setting_rows(recipe.data, recipe.data)),
+    ]
+    parts = {"lora": "LoRA"} | {stage: STAGE_LABELS[stage] for stage in recipe.method.stages}
     return groups + [
-        Group(title, labelled(getattr(recipe, name), getattr(preset, name))) for name, title in parts.items()
+        SettingGroup(title, setting_rows(getattr(recipe, name), getattr(preset, name))) for name, title in parts.items()
     ]
 
 
-def labelled(part: BaseModel, preset: BaseModel) -> tuple[Row, ...]:
+def setting_rows(part: BaseModel, preset: BaseModel) -> tuple[SettingRow, ...]:
     """Each field that is no part of its own and says something, here or in the preset."""
     rows = []
     for name, field in type(part).model_fields.items():
         value, usual = getattr(part, name), getattr(preset, name)
-        if not isinstance(value, BaseModel) and (words(value) or value != usual):
-            rows.append(Row(field.title or name, words(value), None if value == usual else words(usual)))
+        if not isinstance(value, BaseModel) and (spaced_words(value) or value != usual):
+            rows.append(
+                SettingRow(field.title or name, spaced_words(value), None if value == usual else spaced_words(usual))
+            )
     return tuple(rows)
 
 
-def spelled(part: BaseModel, group: str = "") -> dict[str, str]:
+def settings_by_label(part: BaseModel, group: str = "") -> dict[str, str]:
     """Every setting of a recipe in words, by a label that says which part it belongs to: "DPO learning rate", "LoRA rank"."""
     found: dict[str, str] = {}
     for name, field in type(part).model_fields.items():
         value, label = getattr(part, name), field.title or name
         if isinstance(value, BaseModel):
-            found |= spelled(value, GROUPS.get(name, ""))
+            found |= settings_by_label(value, GROUP_LABELS.get(name, ""))
         else:
-            found[within(group, label)] = words(value)
+            found[prefix_label(group, label)] = spaced_words(value)
     return found
 
 
-def about_of(run_dir: Path) -> About:
+def run_metadata(run_dir: Path) -> RunMetadata:
     """What was written about a run, read again when it changes."""
-    stamp = about_stamp(run_dir)
-    return about_at(run_dir, stamp) if stamp else About()
+    stamp = metadata_stamp(run_dir)
+    return cached_metadata(run_dir, stamp) if stamp else RunMetadata()
 
 
-def about_stamp(run_dir: Path) -> int:
+def metadata_stamp(run_dir: Path) -> int:
     """When a run was last written about; 0: never. Asked for every run every second, so it is one call of the system."""
     try:
         return os.stat(f"{run_dir}/about.json").st_mtime_ns
@@ -134,17 +139,19 @@ def about_stamp(run_dir: Path) -> int:
 
 
 @lru_cache(maxsize=65_536)
-def about_at(run_dir: Path, stamp: int) -> About:
-    return read_about(run_dir)
+def cached_metadata(run_dir: Path, stamp: int) -> RunMetadata:
+    return read_metadata(run_dir)
 
 
-def name_of(run_dir: Path) -> str:
+def display_name(run_dir: Path) -> str:
     """What a run is called: the name it was given later, or with its recipe, or its model and method."""
-    return about_of(run_dir).name or title(facts_of(run_dir).recipe, untrusted_files.printable_id(run_dir))
+    return run_metadata(run_dir).name or run_title(
+        read_run_settings(run_dir).recipe, untrusted_files.printable_id(run_dir)
+    )
 
 
 def past_runs(supervisor: Supervisor) -> Iterator[run_time.PastRun]:
     """Every run, newest first, as far as it tells how fast this machine is."""
-    for view in supervisor.views:
-        known = facts_of(supervisor.run_dir(view.id))
+    for view in supervisor.run_states:
+        known = read_run_settings(supervisor.run_dir(view.id))
         yield run_time.PastRun(known.recipe, dict(known.made).get("Device", ""), view)

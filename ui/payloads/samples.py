@@ -10,62 +10,62 @@ from typing import Any
 from trainer_core.errors import ModelError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints
-from trainer_core.runs.events import STAGES, Sample, Stage
-from trainer_core.runs.run_state import RunView
-from ui.format import STAGE_WORDS
+from trainer_core.runs.events import STAGES, SampleAnswer, Stage
+from trainer_core.runs.run_state import RunState
+from ui.format import STAGE_LABELS
 
 
-def of(supervisor: Supervisor, view: RunView | None) -> dict[str, Any] | None:
+def samples_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
     """The base's answers, and each step that was asked or, once the run is over, can be kept; None until there are any."""
     if view is None:
         return None
     run_dir = supervisor.run_dir(view.id)
-    points = [point for stage in STAGES for point in points_of(run_dir, view, stage)]
+    points = [point for stage in STAGES for point in sample_points(run_dir, view, stage)]
     if not points and not view.sampled:
         return None
     base = next((one.samples for one in view.sampled if one.step == 0), ())
     return {
         "prompts": [sample.prompt for sample in view.sampled[0].samples] if view.sampled else [],
-        "base": answers(base),
+        "base": answer_rows(base),
         "points": points,
     }
 
 
-def points_of(run_dir: Path, view: RunView, stage: Stage) -> list[dict[str, Any]]:
+def sample_points(run_dir: Path, view: RunState, stage: Stage) -> list[dict[str, Any]]:
     """kept: is this step the stage's adapter? stored: are its weights there? best: was the held-out loss lowest here?"""
-    best, held = view.best(stage), {one.step: one.loss for one in view.evaluated if one.stage == stage}
+    best, held = view.best_evaluation(stage), {one.step: one.loss for one in view.evaluated if one.stage == stage}
     said = {one.step: one.samples for one in view.sampled if one.stage == stage and one.step}
-    kept = adapter_step(run_dir, stage) if stage in view.adapters else None
-    stored = {*checkpoints.stored(run_dir, stage), *([kept] if kept else [])}
-    shown = said if view.phase.active else {*said, *stored}
+    kept = cached_adapter_step(run_dir, stage) if stage in view.adapters else None
+    stored = {*checkpoints.adapters_by_step(run_dir, stage), *([kept] if kept else [])}
+    shown = said if view.phase.is_active else {*said, *stored}
     return [
         {
             "stage": stage,
             "step": step,
-            "where": f"{STAGE_WORDS[stage]} step {step}",
+            "where": f"{STAGE_LABELS[stage]} step {step}",
             "held": round(held[step], 3) if step in held else None,
             "best": best is not None and best.step == step,
             "kept": step == kept,
             "stored": step in stored,
-            "answers": answers(said.get(step, ())),
+            "answers": answer_rows(said.get(step, ())),
         }
         for step in sorted(shown)
     ]
 
 
-def answers(samples: Sequence[Sample]) -> list[list[Any]]:
+def answer_rows(samples: Sequence[SampleAnswer]) -> list[list[Any]]:
     return [[sample.answer, sample.tokens, sample.ended] for sample in samples]
 
 
-def adapter_step(run_dir: Path, stage: Stage) -> int | None:
+def cached_adapter_step(run_dir: Path, stage: Stage) -> int | None:
     """The step a stage's adapter is of, read again when it is replaced; None where its manifest is missing or damaged."""
-    file = checkpoints.adapter_place(run_dir, stage) / checkpoints.MANIFEST
+    file = checkpoints.adapter_dir(run_dir, stage) / checkpoints.MANIFEST
     try:
-        return step_in(file, file.lstat().st_mtime_ns)
+        return manifest_step(file, file.lstat().st_mtime_ns)
     except (OSError, ModelError):
         return None
 
 
 @lru_cache(maxsize=1024)
-def step_in(manifest: Path, stamp: int) -> int:
-    return checkpoints.manifest_of(manifest.parent).step
+def manifest_step(manifest: Path, stamp: int) -> int:
+    return checkpoints.read_manifest(manifest.parent).step

@@ -23,7 +23,7 @@ OPENER = "open-tunebench.html"
 NAME_BYTES = 4
 PROBE_MS = 1500
 """How long a browser may take to find out that our name leads here; one that does not know it takes 127.0.0.1."""
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">
+OPENER_HTML = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">
 <title>Tunebench</title><p>Opening Tunebench … <a href="{by_hand}">Open it by hand</a></p>
 <script>
 const own = {own}, usual = {usual}, go = (address) => location.replace(address + {query});
@@ -34,11 +34,11 @@ Promise.race([found, late]).then(() => go(own), () => go(usual));
 """
 
 
-def opener(own: str, usual: str, token: str) -> str:
+def opener_page(own: str, usual: str, token: str) -> str:
     """The page on the disk: it leads to our own address where the browser knows it, and else to the usual one."""
     query = f"/?token={token}"
     texts = {"own": own, "usual": usual, "query": query}
-    return PAGE.format(
+    return OPENER_HTML.format(
         by_hand=html.escape(usual + query),
         milliseconds=PROBE_MS,
         **{name: json.dumps(text) for name, text in texts.items()},
@@ -58,7 +58,7 @@ def own_name(folder: Path) -> str:
     return f"tunebench-{kept[: 2 * NAME_BYTES]}.localhost"
 
 
-def leads_here(name: str, look_up: Callable[..., Iterable[tuple[Any, ...]]] = socket.getaddrinfo) -> bool:
+def is_own_name(name: str, look_up: Callable[..., Iterable[tuple[Any, ...]]] = socket.getaddrinfo) -> bool:
     """Does this computer, and not only some browsers, know that the name is its own?"""
     try:
         found = {str(one[4][0]) for one in look_up(name, None)}
@@ -67,7 +67,7 @@ def leads_here(name: str, look_up: Callable[..., Iterable[tuple[Any, ...]]] = so
     return bool(found) and all(ipaddress.ip_address(address).is_loopback for address in found)
 
 
-def held_port(port: int) -> socket.socket | None:
+def hold_port(port: int) -> socket.socket | None:
     """The same port of ::1, held but not answered: browsers look there first for a name below `.localhost`, and nobody else shall
     be found. None where somebody has it already."""
     try:

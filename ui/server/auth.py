@@ -26,18 +26,18 @@ from trainer_core.system import app_secret
 from trainer_core.system.durable import write_atomically
 from ui.server import address as addresses
 
-BITS = 256
+TOKEN_BITS = 256
 COOKIE_DAYS = 30
 OPEN_PATHS = frozenset({"/gradio_api/startup-events", "/manifest.json"})
 """Gradio asks itself for the first, and browsers fetch the second without cookies. Neither tells or does anything."""
-ENTER = "/tunebench/enter"
+LOGIN_PATH = "/tunebench/enter"
 """Where the password is sent."""
-LEAVE = "/tunebench/leave"
+SIGN_OUT_PATH = "/tunebench/leave"
 """Where "Sign out everywhere" is sent."""
-WRONG_SECONDS = 1.0
+WRONG_PASSWORD_SECONDS = 1.0
 """A wrong password waits so long, one after another: guessing eight letters would take thousands of years."""
-FORM_BYTES = 1024
-SHORTEST = 8
+MAX_FORM_BYTES = 1024
+MIN_PASSWORD_LENGTH = 8
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; "
@@ -51,7 +51,7 @@ HEADERS = {
 of where one comes from; with "no-referrer" our own forms would come from "null", and be refused."""
 
 
-class Keys:
+class AccessKeys:
     """The secret of the cookie, and the one link that hands it out. Both lie in the workspace, which only its owner can read.
 
     The file `link` always holds the next unused link, so a second start of the app shows one that works. So does the page
@@ -69,8 +69,8 @@ class Keys:
         self.own, self.password, self.names, self.folder = own, password, tuple(names), folder
         self.held: socket | None = None
         """What has to stay open as long as the page is there, see `address.held_port`."""
-        self._secret = app_secret.Secret(folder)
-        self.issue()
+        self._secret = app_secret.AppSecret(folder)
+        self.issue_link()
 
     @property
     def secret(self) -> str:
@@ -82,16 +82,16 @@ class Keys:
         bound = hmac.new(self.secret.encode(), self.password.encode(), "sha256").hexdigest()
         return bound if self.password else ""
 
-    def issue(self) -> str:
+    def issue_link(self) -> str:
         """Write a new link, which ends the one before."""
-        token = secrets.token_hex(BITS // 8)
+        token = secrets.token_hex(TOKEN_BITS // 8)
         link = f"{self.address}/?token={token}"
-        write_atomically(self.opener, addresses.opener(self.own, self.usual, token))
+        write_atomically(self.opener, addresses.opener_page(self.own, self.usual_address, token))
         write_atomically(self.link, link)
         return link
 
     @property
-    def usual(self) -> str:
+    def usual_address(self) -> str:
         """The address that every browser knows."""
         return f"http://127.0.0.1:{urlsplit(self.address).port}"
 
@@ -101,33 +101,33 @@ class Keys:
         Raises:
             DiskError: the new secret cannot be written.
         """
-        app_secret.renew(self.folder)
-        self.issue()
+        app_secret.renew_secret(self.folder)
+        self.issue_link()
 
-    def redeem(self, token: str) -> bool:
+    def redeem_token(self, token: str) -> bool:
         """Is this the token of the current link? Then it is used up."""
         current = parse_qs(urlsplit(self.link.read_text(encoding="utf-8")).query).get("token", [""])[0]
-        if not same(token, current):
+        if not is_same_secret(token, current):
             return False
-        self.issue()
+        self.issue_link()
         return True
 
 
-def same(one: str, other: str) -> bool:
+def is_same_secret(one: str, other: str) -> bool:
     """Compared in a time that does not tell how much of it was right. Nothing is never right."""
     return bool(other) and hmac.compare_digest(one.encode(), other.encode())
 
 
 @dataclass(frozen=True)
-class Refused(Exception):
+class RequestRejected(Exception):
     status: int
     why: str
 
 
-class Door:
+class AuthMiddleware:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, keys: Keys):
+    def __init__(self, app: ASGIApp, keys: AccessKeys):
         self.app, self.keys = app, keys
         place, own = urlsplit(keys.address), urlsplit(keys.own).hostname
         names = ("127.0.0.1", "localhost", "[::1]", *([own] if own else []), *keys.names)
@@ -139,18 +139,18 @@ class Door:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         try:
-            response = self.judge(scope)
-            if scope["path"] == LEAVE and scope["method"] == "POST":
-                response = self.leave(Headers(scope=scope))
-            if scope["path"] == ENTER and scope["method"] == "POST" and self.keys.password:
-                response = await self.enter(Request(scope, receive))
-        except Refused as refused:
+            response = self.check_request(scope)
+            if scope["path"] == SIGN_OUT_PATH and scope["method"] == "POST":
+                response = self.sign_out(Headers(scope=scope))
+            if scope["path"] == LOGIN_PATH and scope["method"] == "POST" and self.keys.password:
+                response = await self.log_in(Request(scope, receive))
+        except RequestRejected as refused:
             response = PlainTextResponse(refused.why, refused.status, HEADERS)
         if response is None:
-            return await self.app(scope, receive, guarded(send))
+            return await self.app(scope, receive, with_security_headers(send))
         return await response(scope, receive, send)
 
-    def judge(self, scope: Scope) -> Response | None:
+    def check_request(self, scope: Scope) -> Response | None:
         """None: let it in.
 
         Raises:
@@ -158,82 +158,84 @@ class Door:
         """
         headers = Headers(scope=scope)
         if scope["type"] != "http":
-            raise Refused(403, "Tunebench uses no web sockets.")
+            raise RequestRejected(403, "Tunebench uses no web sockets.")
         host = headers.get("host", "")
         if host not in self.hosts:
-            raise Refused(400, "This address is not Tunebench's: use the link that it printed.")
+            raise RequestRejected(400, "This address is not Tunebench's: use the link that it printed.")
         if headers.get("origin", f"http://{host}") != f"http://{host}":
-            raise Refused(403, "Requests from other pages are refused.")
+            raise RequestRejected(403, "Requests from other pages are refused.")
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            if opens_page(scope, headers) and self.keys.redeem(
+            if is_page_load(scope, headers) and self.keys.redeem_token(
                 given
             ):  # from the page on the disk, which is another site
-                return self.welcome(self.keys.secret, led=True)
-            raise Refused(403, "Requests from other pages are refused. Open Tunebench by the link that it printed.")
-        return self.admit(scope, headers, given)
+                return self.set_cookie(self.keys.secret, led=True)
+            raise RequestRejected(
+                403, "Requests from other pages are refused. Open Tunebench by the link that it printed."
+            )
+        return self.authenticate(scope, headers, given)
 
-    def admit(self, scope: Scope, headers: Headers, given: str = "") -> Response | None:
-        if self.token(headers) or scope["path"] in OPEN_PATHS:
+    def authenticate(self, scope: Scope, headers: Headers, given: str = "") -> Response | None:
+        if self.find_cookie(headers) or scope["path"] in OPEN_PATHS:
             return None
-        if scope["path"] == "/" and scope["method"] == "GET" and self.keys.redeem(given):
-            return self.welcome(self.keys.secret)
-        if self.keys.password and (scope["path"], scope["method"]) in (("/", "GET"), (ENTER, "POST")):
-            return question("")
-        raise Refused(
+        if scope["path"] == "/" and scope["method"] == "GET" and self.keys.redeem_token(given):
+            return self.set_cookie(self.keys.secret)
+        if self.keys.password and (scope["path"], scope["method"]) in (("/", "GET"), (LOGIN_PATH, "POST")):
+            return password_page("")
+        raise RequestRejected(
             401,
             "Tunebench is open, but this browser does not have its key yet.\n\nOpen the link that Tunebench printed when it "
             "started. It works once; start `python launch.py` again, and it prints a new one.",
         )
 
-    async def enter(self, request: Request) -> Response:
+    async def log_in(self, request: Request) -> Response:
         """The cookie for the right password; guesses wait for each other."""
-        if int(request.headers.get("content-length") or FORM_BYTES + 1) > FORM_BYTES:
-            raise Refused(413, "That is longer than any password.")
+        if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
+            raise RequestRejected(413, "That is longer than any password.")
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
         async with self.asked:
-            if same(given, self.keys.password):
-                return self.welcome(self.keys.network_secret)
-            await asyncio.sleep(WRONG_SECONDS)
-        return question("That was not the password.")
+            if is_same_secret(given, self.keys.password):
+                return self.set_cookie(self.keys.network_secret)
+            await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+        return password_page("That was not the password.")
 
-    def token(self, headers: Headers) -> str:
+    def find_cookie(self, headers: Headers) -> str:
         """The cookie of ours that is right, among all that other programs of this computer have set; nothing where none is."""
         given = [one.partition("=") for line in headers.getlist("cookie") for one in line.split(";")]
         ours = (value.strip().strip('"') for name, _, value in given if name.strip() == self.cookie)
         right = self.keys.secret, self.keys.network_secret
-        return next((value for value in ours if any(same(value, one) for one in right)), "")
+        return next((value for value in ours if any(is_same_secret(value, one) for one in right)), "")
 
-    def leave(self, headers: Headers) -> Response:
+    def sign_out(self, headers: Headers) -> Response:
         """Sign out everywhere, at the wish of who came in by the link.
 
         Raises:
             Refused: it is somebody of the network.
         """
-        if not same(self.token(headers), self.keys.secret):
-            raise Refused(403, "Only who came in by the link can sign out everywhere.")
+        if not is_same_secret(self.find_cookie(headers), self.keys.secret):
+            raise RequestRejected(403, "Only who came in by the link can sign out everywhere.")
         self.keys.sign_out()
-        response = HTMLResponse(SIGNED_OUT, 200, HEADERS)
+        response = HTMLResponse(SIGNED_OUT_PAGE, 200, HEADERS)
         response.delete_cookie(self.cookie, httponly=True, samesite="strict")
         return response
 
-    def welcome(self, secret: str, led: bool = False) -> Response:
+    def set_cookie(self, secret: str, led: bool = False) -> Response:
         """Hand out the cookie, and lead to an address without the token in it.
 
         Args:
             led: from another site. A redirect would be that site's still, to which the browser does not send the cookie.
         """
-        response = HTMLResponse(LED, 200, HEADERS) if led else RedirectResponse("/", 303, HEADERS)
+        response = HTMLResponse(REDIRECT_PAGE, 200, HEADERS) if led else RedirectResponse("/", 303, HEADERS)
         days = COOKIE_DAYS * 24 * 3600
         response.set_cookie(self.cookie, secret, max_age=days, httponly=True, samesite="strict")
         return response
 
 
-LED = (
+REDIRECT_PAGE = (
     '<!doctype html><meta charset="utf-8"><title>Tunebench</title><meta http-equiv="refresh" content="0;url=/">'
     '<a href="/">Tunebench</a>'
 )
-SIGNED_OUT = (
+SIGNED_OUT_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tunebench</title>'
     "<style>body{font:16px system-ui;margin:20vh auto;max-width:26em;color-scheme:light dark}</style>"
     "<h1>Signed out everywhere</h1><p>No browser has a key any more, this one included. A training goes on.</p>"
@@ -241,19 +243,20 @@ SIGNED_OUT = (
 )
 
 
-def opens_page(scope: Scope, headers: Headers) -> bool:
+def is_page_load(scope: Scope, headers: Headers) -> bool:
     """Is it a whole page being opened by its first address, and nothing within a page?"""
     to = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return scope["path"] == "/" and scope["method"] == "GET" and to == ("navigate", "document")
 
 
-def question(said: str) -> Response:
+def password_page(said: str) -> Response:
     """The page that asks for the password."""
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         "<title>Tunebench</title><style>body{font:16px system-ui;margin:20vh auto;max-width:22em;color-scheme:light dark}"
         "input,button{font:inherit;padding:.5em;margin:.5em 0;width:100%;box-sizing:border-box}</style>"
-        f'<h1>Tunebench</h1><p role="status">{said}</p><form method="post" action="{ENTER}"><label for="password">Password, as '
+        f'<h1>Tunebench</h1><p role="status">{said}</p><form method="post" '
+        f'action="{LOGIN_PATH}"><label for="password">Password, as '
         'shown where Tunebench was started</label><input id="password" name="password" type="password" autofocus '
         'autocomplete="current-password"><button>Open</button></form></html>',
         401,
@@ -261,7 +264,7 @@ def question(said: str) -> Response:
     )
 
 
-def guarded(send: Send) -> Send:
+def with_security_headers(send: Send) -> Send:
     """What goes out gets our headers."""
 
     async def with_headers(message: Message) -> None:

@@ -15,7 +15,7 @@ from trainer_core.models import resolve
 from trainer_core.runs.workspace import Workspace
 
 
-def from_elsewhere() -> bool:
+def is_remote() -> bool:
     """Does the request that is being answered come from another computer? Gradio knows it for questions and events alike."""
     request = LocalContext.request.get(None)
     return bool(request and request.client and not ipaddress.ip_address(request.client.host).is_loopback)
@@ -27,7 +27,7 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
     Raises:
         DataError: it is another file.
     """
-    if not source or source in ours or not from_elsewhere() or datasets.is_name(source):
+    if not source or source in ours or not is_remote() or datasets.is_dataset_name(source):
         return
     if not Path(source).expanduser().resolve().is_relative_to(workspace.data.resolve()):
         raise DataError(
@@ -36,14 +36,14 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
         )
 
 
-def check_model(workspace: Workspace, name: str) -> None:
+def check_model_access(workspace: Workspace, name: str) -> None:
     """Who sits at this computer may open any folder as a model; from elsewhere it is the starter, one of the Hub or of `models`.
 
     Raises:
         ModelError: it is another folder, whether it is there or not.
     """
-    folder = resolve.place(name)
-    if not from_elsewhere() or name == STARTER or resolve.on_the_hub(name):
+    folder = resolve.model_path(name)
+    if not is_remote() or name == STARTER or resolve.is_hub_id(name):
         return
     if folder is None or not folder.resolve().is_relative_to(workspace.models.resolve()):
         raise ModelError(

@@ -11,28 +11,28 @@ from pydantic import Field
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import ConfigError
-from trainer_core.evaluation.prompts import BUNDLED, HELD_OUT, NAMES, load, prompts
+from trainer_core.evaluation.prompts import BUNDLED, HELD_OUT, PROMPT_SET_NAMES, load_prompts, read_bundled_prompts
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs import lane_choices as lane_choices_module
-from trainer_core.jobs.lane_choices import MOST, PROMPTED, step_name
+from trainer_core.jobs.lane_choices import MAX_LANES, PROMPTED, step_lane_name
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Stage
-from trainer_core.schema import Strict, parse
+from trainer_core.schema import StrictModel, parse_values
 from ui.components import html
-from ui.components.form import QUIET, Form, on
-from ui.components.sidebar import fixed
+from ui.components.form import QUIET_OPTIONS, Form, bind_handler
+from ui.components.sidebar import static_html
 from ui.payloads import comparison as comparison_module
-from ui.payloads.run import choice, comparable
+from ui.payloads.run import is_comparable, run_option
 from ui.server import path_policy
-from ui.tabs.compare_actions import Booth
-from ui.tabs.data import answering
+from ui.tabs.compare_actions import CompareActions
+from ui.tabs.data import as_endpoint
 
 COMPARE_JS = "window.tunebench.beginCompare(element, server);"
 CHOSE_JS = "(run, first, second) => window.tunebench.chose({ run, first, second })"
-SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of the run", HELD_OUT)]
+PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of the run", HELD_OUT)]
 
 
-class Asked(Strict):
+class CompareForm(StrictModel):
     """All that is chosen above the answers. `only`: the system prompt is for an extra lane of the base alone."""
 
     run: str
@@ -47,41 +47,41 @@ class Asked(Strict):
     sampling: Sampling = Sampling()
 
 
-def build(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
+def build_compare_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
     newest = next((run_id for _, run_id in run_choices(supervisor)), "")
     with gr.Column(elem_id="compare-form"):
-        chosen, buttons = layout(supervisor, newest)
+        chosen, buttons = build_inputs(supervisor, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
-    fixed(html.LANES, elem_id="compare-lanes")
+    static_html(html.LANES, elem_id="compare-lanes")
     with gr.Row(elem_id="sides"):
-        chosen |= sides(own_lanes(supervisor, newest))
+        chosen |= side_inputs(own_lane_names(supervisor, newest))
     gr.HTML(
         html_template=html.COMPARE_MORE,
         js_on_load=COMPARE_JS,
-        server_functions=[answering(wish) for wish in Booth(supervisor).wishes],
+        server_functions=[as_endpoint(wish) for wish in CompareActions(supervisor).endpoints],
         apply_default_css=False,
         elem_id="compare-view",
     )
     with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
         sampling = Form(Sampling)
-    wire(supervisor, bus, tabs, {**chosen, "sampling": sampling}, buttons, problem)
+    wire_handlers(supervisor, bus, tabs, {**chosen, "sampling": sampling}, buttons, problem)
 
 
-def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
+def build_inputs(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
     """The inputs by the names they have in `Asked`, and the buttons by what they do."""
     made: dict[str, Any] = {}
     buttons: dict[str, gr.Button] = {}
-    own, beside = own_lanes(supervisor, run_id), lane_choices(supervisor, run_id)
+    own, beside = own_lane_names(supervisor, run_id), lane_names(supervisor, run_id)
     with gr.Row():
         runs: dict[str, Any] = {"choices": run_choices(supervisor), "value": run_id or None, "label": "Run", "scale": 2}
         made["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
-        several: dict[str, Any] = {"multiselect": True, "max_choices": MOST, "label": "Lanes", "scale": 3}
+        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Lanes", "scale": 3}
         made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
         sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "scale": 2}
-        made["source"] = gr.Dropdown(SETS, value=BUNDLED, **sets, interactive=True, elem_id="pset")
+        made["source"] = gr.Dropdown(PROMPT_SETS, value=BUNDLED, **sets, interactive=True, elem_id="pset")
     with gr.Row():
         box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
-        made["prompt"] = gr.Textbox(prompts()[0], **box, interactive=True, elem_id="prompt")
+        made["prompt"] = gr.Textbox(read_bundled_prompts()[0], **box, interactive=True, elem_id="prompt")
         with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
             buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen")
             buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
@@ -99,95 +99,100 @@ def layout(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[st
     return made, buttons
 
 
-def sides(own: Sequence[str]) -> dict[str, gr.Dropdown]:
+def side_inputs(own: Sequence[str]) -> dict[str, gr.Dropdown]:
     """The two lanes of a blind vote, where its count is."""
     look: dict[str, Any] = {"interactive": True, "min_width": 150}
     return {
-        "side1": gr.Dropdown(own, value=first(own), label="Blind votes are on", elem_id="side1", **look),
-        "side2": gr.Dropdown(own, value=last(own), label="against", elem_id="side2", **look),
+        "side1": gr.Dropdown(own, value=first_name(own), label="Blind votes are on", elem_id="side1", **look),
+        "side2": gr.Dropdown(own, value=last_name(own), label="against", elem_id="side2", **look),
     }
 
 
-def wire(  # noqa: C901  (handlers, then wiring)
+def wire_handlers(  # noqa: C901  (handlers, then wiring)
     supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, chosen: dict[str, Any], buttons: dict[str, Any], problem: gr.HTML
 ) -> None:  # fmt: skip
-    asked = Form(Asked, None, (), **chosen)
+    asked = Form(CompareForm, None, (), **chosen)
     sampling, run, prompt = chosen["sampling"], chosen["run"], chosen["prompt"]
     line = [chosen["lanes"], chosen["side1"], chosen["side2"]]
     followed = gr.State("")
 
-    def ask(wanted: Asked) -> None:
-        generate(supervisor, wanted)
+    def ask(wanted: CompareForm) -> None:
+        ask_lanes(supervisor, wanted)
 
-    def ask_again(wanted: Asked) -> Sampling:
+    def ask_again(wanted: CompareForm) -> Sampling:
         """The same prompt with the next seed."""
-        fresh = blind_voting.reseeded(wanted.sampling, 1)
-        generate(supervisor, wanted.model_copy(update={"sampling": fresh, "follow": False}))
+        fresh = blind_voting.with_seed_offset(wanted.sampling, 1)
+        ask_lanes(supervisor, wanted.model_copy(update={"sampling": fresh, "follow": False}))
         return fresh
 
-    def vote(wanted: Asked) -> None:
+    def vote(wanted: CompareForm) -> None:
         begin_vote(supervisor, wanted)
 
     def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
         """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
         run_id = event.run
-        then = parse(Then, event._data, "Compare")
-        own = [*own_lanes(supervisor, run_id), *then.lanes]
-        comparison = supervisor.compare_run(run_id, lane_choices_module.lanes(supervisor, run_id, own))
-        if not comparison.asked and not comparison.round:
-            comparison.ask(prompts()[0], settings)
+        then = parse_values(OpenRunRequest, event._data, "Compare")
+        own = [*own_lane_names(supervisor, run_id), *then.lane_names]
+        comparison = supervisor.compare_run(run_id, lane_choices_module.select_lanes(supervisor, run_id, own))
+        if not comparison.last_prompt and not comparison.open_question:
+            comparison.ask(read_bundled_prompts()[0], settings)
         shown = gr.update(choices=run_choices(supervisor), value=run_id)
-        return gr.update(selected="compare"), shown, *line_up(supervisor, run_id, own), comparison.asked or prompts()[0]
+        return (
+            gr.update(selected="compare"),
+            shown,
+            *lane_updates(supervisor, run_id, own),
+            comparison.last_prompt or read_bundled_prompts()[0],
+        )
 
     def take_run(run_id: str | None) -> tuple[Any, ...]:
-        return line_up(supervisor, run_id) if run_id else (gr.skip(),) * 3
+        return lane_updates(supervisor, run_id) if run_id else (gr.skip(),) * 3
 
-    def take_lanes(wanted: Asked) -> tuple[Any, ...]:
+    def take_lanes(wanted: CompareForm) -> tuple[Any, ...]:
         extra = [PROMPTED] if wanted.only and wanted.system.strip() else []
         return side_updates([*wanted.lanes, *extra], (wanted.side1, wanted.side2))
 
-    def previous(wanted: Asked) -> str:
-        return step(supervisor, wanted, -1)
+    def previous(wanted: CompareForm) -> str:
+        return step_prompt(supervisor, wanted, -1)
 
-    def following(wanted: Asked) -> str:
-        return step(supervisor, wanted, 1)
+    def following(wanted: CompareForm) -> str:
+        return step_prompt(supervisor, wanted, 1)
 
     def stop() -> None:
-        Booth(supervisor).stop()
+        CompareActions(supervisor).stop()
 
     def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
         """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
         loaded before this one was opened; `before` is the comparison that this page knows."""
-        told, choices = comparison_module.comparison(supervisor), run_choices(supervisor)
+        told, choices = comparison_module.comparison_payload(supervisor), run_choices(supervisor)
         answering_now = bool(told and told["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
         loaded, now = supervisor.comparison, ""
         if loaded and loaded.run in known_runs:
-            now = loaded.watched.run_dir.name
+            now = loaded.watcher.run_dir.name
             still = still if now == before else loaded.run
-        rest = line_up(supervisor, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
+        rest = lane_updates(supervisor, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
         shown = gr.update(choices=choices, value=still)
         return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now), now
 
     shown: dict[str, Any] = {"problem": problem, "show_progress": "hidden"}
-    on(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
-    on([buttons["generate"].click, prompt.submit], ask, asked, **shown)
-    on(buttons["again"].click, ask_again, asked, outputs=[sampling], **shown)
-    on(buttons["blind"].click, vote, asked, **shown)
-    on(buttons["cancel"].click, stop, **shown)
-    on(buttons["back"].click, previous, asked, outputs=[prompt], problem=problem, **QUIET)
-    on(buttons["onward"].click, following, asked, outputs=[prompt], problem=problem, **QUIET)
-    on(run.input, take_run, run, outputs=line, problem=problem, **QUIET)
+    bind_handler(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
+    bind_handler([buttons["generate"].click, prompt.submit], ask, asked, **shown)
+    bind_handler(buttons["again"].click, ask_again, asked, outputs=[sampling], **shown)
+    bind_handler(buttons["blind"].click, vote, asked, **shown)
+    bind_handler(buttons["cancel"].click, stop, **shown)
+    bind_handler(buttons["back"].click, previous, asked, outputs=[prompt], problem=problem, **QUIET_OPTIONS)
+    bind_handler(buttons["onward"].click, following, asked, outputs=[prompt], problem=problem, **QUIET_OPTIONS)
+    bind_handler(run.input, take_run, run, outputs=line, problem=problem, **QUIET_OPTIONS)
     changes = [chosen["lanes"].input, chosen["only"].input, chosen["system"].blur]
-    on(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET)
+    bind_handler(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET_OPTIONS)
     outputs = [run, *line, buttons["generate"], buttons["cancel"], followed]
-    on(bus.statechange, refresh, run, chosen["lanes"], followed, outputs=outputs, **QUIET)
+    bind_handler(bus.statechange, refresh, run, chosen["lanes"], followed, outputs=outputs, **QUIET_OPTIONS)
     votes_of = [run, chosen["side1"], chosen["side2"]]
     gr.on([one.change for one in votes_of], None, votes_of, None, js=CHOSE_JS, api_visibility="private")
 
 
-def generate(supervisor: Supervisor, wanted: Asked) -> None:
+def ask_lanes(supervisor: Supervisor, wanted: CompareForm) -> None:
     """Let every chosen lane answer under its name.
 
     Raises:
@@ -196,38 +201,38 @@ def generate(supervisor: Supervisor, wanted: Asked) -> None:
     """
     if not wanted.prompt.strip():
         raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
-    chosen = lanes_of(supervisor, wanted)
-    blind_voting.leave(supervisor)
+    chosen = chosen_lanes(supervisor, wanted)
+    blind_voting.end_voting(supervisor)
     comparison = supervisor.compare_run(wanted.run, chosen)
     comparison.ask(wanted.prompt, wanted.sampling, wanted.follow, "" if wanted.only else wanted.system)
 
 
-def begin_vote(supervisor: Supervisor, wanted: Asked) -> None:
+def begin_vote(supervisor: Supervisor, wanted: CompareForm) -> None:
     """Put the first question of a blind vote; raises what `ballot.ask` raises."""
-    chosen = lanes_of(supervisor, wanted)
-    path_policy.check_source(supervisor.workspace, wanted.source, NAMES)
-    between = blind_voting.contest(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
-    blind_voting.ask(supervisor, between, wanted.source, wanted.sampling, chosen)
+    chosen = chosen_lanes(supervisor, wanted)
+    path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
+    between = blind_voting.lane_pair(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
+    blind_voting.start_question(supervisor, between, wanted.source, wanted.sampling, chosen)
 
 
-def lanes_of(supervisor: Supervisor, wanted: Asked) -> tuple[Lane, ...]:
+def chosen_lanes(supervisor: Supervisor, wanted: CompareForm) -> tuple[Lane, ...]:
     if not wanted.run:
         raise ConfigError("No run is chosen. Train one on Start, or pick one above.")
-    return lane_choices_module.lanes(supervisor, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
+    return lane_choices_module.select_lanes(supervisor, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
 
 
-def step(supervisor: Supervisor, wanted: Asked, by: int) -> str:
+def step_prompt(supervisor: Supervisor, wanted: CompareForm, by: int) -> str:
     """The prompt after or before this one in its set."""
-    path_policy.check_source(supervisor.workspace, wanted.source, NAMES)
-    found = load(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
-    shown = [one.text for one in found] or prompts()
+    path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
+    found = load_prompts(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
+    shown = [one.text for one in found] or read_bundled_prompts()
     return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]
 
 
-def line_up(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
+def lane_updates(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
     """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
-    beside = lane_choices(supervisor, run_id)
-    lanes = [name for name in chosen if name in beside] or own_lanes(supervisor, run_id)
+    beside = lane_names(supervisor, run_id)
+    lanes = [name for name in chosen if name in beside] or own_lane_names(supervisor, run_id)
     voted = supervisor.comparison.contest if supervisor.comparison else None
     before = (voted.first, voted.second) if voted and voted.run == run_id else ()
     return gr.update(choices=beside, value=lanes), *side_updates(lanes, before)
@@ -235,27 +240,29 @@ def line_up(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> 
 
 def side_updates(names: Sequence[str], before: Sequence[str] = ()) -> tuple[Any, Any]:
     """The two lanes to be voted on: those of before if they are there, else most often the base and what was trained last."""
-    one, other = before if set(before) <= set(names) and len(set(before)) == 2 else (first(names), last(names))
+    one, other = (
+        before if set(before) <= set(names) and len(set(before)) == 2 else (first_name(names), last_name(names))
+    )
     return gr.update(choices=list(names), value=one), gr.update(choices=list(names), value=other)
 
 
-def first(names: Sequence[str]) -> str | None:
+def first_name(names: Sequence[str]) -> str | None:
     return names[0] if names else None
 
 
-def last(names: Sequence[str]) -> str | None:
+def last_name(names: Sequence[str]) -> str | None:
     return names[-1] if names else None
 
 
-def lane_choices(supervisor: Supervisor, run_id: str) -> list[str]:
-    return list(lane_choices_module.choices(supervisor, run_id)) if run_id else []
+def lane_names(supervisor: Supervisor, run_id: str) -> list[str]:
+    return list(lane_choices_module.lanes_by_name(supervisor, run_id)) if run_id else []
 
 
-def own_lanes(supervisor: Supervisor, run_id: str) -> list[str]:
-    return [lane.name for lane in supervisor.lanes(run_id)] if run_id else []
+def own_lane_names(supervisor: Supervisor, run_id: str) -> list[str]:
+    return [lane.name for lane in supervisor.run_lanes(run_id)] if run_id else []
 
 
-class Then(Strict):
+class OpenRunRequest(StrictModel):
     """Which run to open, and an earlier step of it beside its adapters."""
 
     run: str
@@ -263,11 +270,11 @@ class Then(Strict):
     step: int = 0
 
     @property
-    def lanes(self) -> list[str]:
+    def lane_names(self) -> list[str]:
         """The name of the lane of that step."""
-        return [step_name(self.stage, self.step)] if self.stage else []
+        return [step_lane_name(self.stage, self.step)] if self.stage else []
 
 
 def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
     """Runs with an adapter, newest first."""
-    return [(choice(supervisor, view), view.id) for view in supervisor.views if comparable(view)]
+    return [(run_option(supervisor, view), view.id) for view in supervisor.run_states if is_comparable(view)]

@@ -6,41 +6,41 @@ import gradio as gr
 
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import metadata, trash
-from trainer_core.runs.metadata import About
-from trainer_core.schema import parse
+from trainer_core.runs.metadata import RunMetadata
+from trainer_core.schema import parse_values
 from trainer_core.system import file_manager
 from ui.components import html
-from ui.components.form import QUIET, on
-from ui.components.sidebar import fixed
-from ui.payloads.run_settings import about_of
+from ui.components.form import QUIET_OPTIONS, bind_handler
+from ui.components.sidebar import static_html
+from ui.payloads.run_settings import run_metadata
 
 
-def build(supervisor: Supervisor, bus: gr.HTML) -> None:
+def build_runs_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="runs-problem", elem_classes="problem")
 
-    fixed(html.RUNS, elem_id="runs-view")
+    static_html(html.RUNS, elem_id="runs-view")
 
     def write(event: gr.EventData) -> None:
         """A name, a note or a pin; what is not said stays."""
         run_dir = supervisor.run_dir(event.run)
-        values = {**about_of(run_dir).model_dump(), **event.about}
-        metadata.write_about(run_dir, parse(About, values, ""))
+        values = {**run_metadata(run_dir).model_dump(), **event.about}
+        metadata.write_metadata(run_dir, parse_values(RunMetadata, values, ""))
 
     def throw_away(event: gr.EventData) -> None:
-        supervisor.throw_away(event.run)
+        supervisor.move_to_trash(event.run)
 
     def restore(event: gr.EventData) -> None:
-        trash.restore(supervisor.workspace, event.run)
-        supervisor.look()
+        trash.restore_run(supervisor.workspace, event.run)
+        supervisor.refresh()
 
     def empty() -> None:
-        trash.empty(supervisor.workspace)
+        trash.empty_trash(supervisor.workspace)
 
     def open_folder(event: gr.EventData) -> None:
         file_manager.open_folder(supervisor.run_dir(event.run))  # by its id, so that no other folder can be asked for
 
-    on(bus.openfolder, open_folder, gr.EventData, problem=problem, **QUIET)
-    on(bus.about, write, gr.EventData, problem=problem, **QUIET)
-    on(bus.throwaway, throw_away, gr.EventData, problem=problem, **QUIET)
-    on(bus.restore, restore, gr.EventData, problem=problem, **QUIET)
-    on(bus.emptytrash, empty, problem=problem, **QUIET)
+    bind_handler(bus.openfolder, open_folder, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(bus.about, write, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(bus.throwaway, throw_away, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(bus.restore, restore, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(bus.emptytrash, empty, problem=problem, **QUIET_OPTIONS)

@@ -6,16 +6,16 @@ import gradio as gr
 
 from trainer_core.jobs.supervisor import Supervisor
 from ui.components import html
-from ui.components.form import QUIET, on
-from ui.components.sidebar import fixed
+from ui.components.form import QUIET_OPTIONS, bind_handler
+from ui.components.sidebar import static_html
 
 
-def build(supervisor: Supervisor, bus: gr.HTML) -> None:
+def build_train_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="train-problem", elem_classes="problem")
-    fixed(html.train(), elem_id="train")
+    static_html(html.render_train_tab(), elem_id="train")
 
     def keep(event: gr.EventData) -> None:
         """An earlier step becomes the adapter of its stage."""
-        supervisor.keep(event.run, event.stage, event.step)
+        supervisor.use_checkpoint(event.run, event.stage, event.step)
 
-    on(bus.keepstep, keep, gr.EventData, problem=problem, **QUIET)
+    bind_handler(bus.keepstep, keep, gr.EventData, problem=problem, **QUIET_OPTIONS)

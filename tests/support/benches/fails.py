@@ -1,11 +1,11 @@
 """A bench that fails."""
 
-from bench.harness.result import Device, Row
+from bench.harness.result import BenchRow, Device
 
 QUESTION = "What is one by nothing?"
 DEVICES: tuple[Device, ...] = ("cpu",)
-OPEN: tuple[Row, ...] = ()
+OPEN: tuple[BenchRow, ...] = ()
 
 
-def run(device: Device, tiny: bool) -> list[Row]:
-    return [Row("app", "x", "s", 1 / 0)]
+def run(device: Device, tiny: bool) -> list[BenchRow]:
+    return [BenchRow("app", "x", "s", 1 / 0)]

@@ -9,12 +9,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Recipe
 from trainer_core.planning.presets import starter_recipe
-from trainer_core.runs.event_log import decode
-from trainer_core.runs.events import Evaluated, Event, Prepared, Stage, Step
-from trainer_core.runs.run_state import RunView, fold
+from trainer_core.runs.event_log import decode_event
+from trainer_core.runs.events import DataPrepared, Evaluation, Event, Stage, TrainStep
+from trainer_core.runs.run_state import RunState, apply
 
 LN2 = math.log(2)
 FOLDER = Path(__file__).parent
@@ -72,22 +72,24 @@ class Made:
     def told(self, seed: int) -> Iterator[Event]:
         """Every event, in order."""
         random = Random(seed)
-        yield Prepared(self.rows, self.rows, HELD_OUT, "0" * 64)
+        yield DataPrepared(self.rows, self.rows, HELD_OUT, "0" * 64)
         for step in range(1, self.total + 1):
             yield self.step(step, random)
             if self.held_out and step % max(1, self.total // 8) == 0:
                 loss, accuracy, margin = self.held_out(step / self.total)
                 loss += random.gauss(0, 0.004)
                 pair = {"accuracy": round(accuracy * HELD_OUT) / HELD_OUT, "margin": margin}
-                yield Evaluated(self.stage, step, loss, **(pair if self.stage == "dpo" else {}))
+                yield Evaluation(self.stage, step, loss, **(pair if self.stage == "dpo" else {}))
 
-    def step(self, at: int, random: Random) -> Step:
+    def step(self, at: int, random: Random) -> TrainStep:
         way = (at - 1) / self.total
         loss = self.loss(at, way) + dict(self.spikes).get(at, 0.0)
         loss += random.gauss(0, self.wobble) * (self.stage == "sft" or at > 1)  # DPO begins at ln 2 exactly
         loss = max(loss, 0.3 * abs(self.loss(at, way))) if self.stage == "dpo" and at > 1 else loss
         rate = getattr(self.recipe, self.stage).learning_rate
-        common = Step(self.stage, at, self.total, loss, rate, self.norm * random.uniform(0.8, 1.2), 1.0, 900.0, 0.0)
+        common = TrainStep(
+            self.stage, at, self.total, loss, rate, self.norm * random.uniform(0.8, 1.2), 1.0, 900.0, 0.0
+        )
         return replace(common, **self.preference(at, way, random)) if self.stage == "dpo" else common
 
     def preference(self, at: int, way: float, random: Random) -> dict[str, float]:
@@ -103,19 +105,19 @@ class Made:
         }
 
 
-def views(events: Iterator[Event]) -> Iterator[RunView]:
+def views(events: Iterator[Event]) -> Iterator[RunState]:
     """The run after each event."""
-    view = RunView("made")
+    view = RunState("made")
     for event in events:
-        view = fold(view, event)
+        view = apply(view, event)
         yield view
 
 
 def recipe_of(name: str) -> Recipe:
     """The recipe that a recorded history was made with."""
-    return changed(starter_recipe(), TINY | RECORDED[name])
+    return with_changes(starter_recipe(), TINY | RECORDED[name])
 
 
 def recorded(path: Path) -> Iterator[Event]:
     """A real log."""
-    return map(decode, path.read_bytes().splitlines())
+    return map(decode_event, path.read_bytes().splitlines())

@@ -17,11 +17,11 @@ from typing import Any
 from tests.support import tiny
 from tests.support.histories import TINY
 from tests.trainer_core.training.test_pipeline import start
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import run_folder
-from trainer_core.runs.run_state import read_view
+from trainer_core.runs.run_state import read_run_state
 
 MODEL = "tests/support/tiny.py: a Llama of two layers and 64 wide, random weights"
 DPO = {"method": "dpo"}
@@ -84,10 +84,10 @@ def recorded(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
     """Some runs in one process, and what is kept of them."""
     model, made = {"model": str(folder / "model")}, {}
     for name in names:
-        recipe = changed(starter_recipe(), TINY | HEALTHY[name] | model)
-        made[name] = run_folder.create(folder / "runs", TrainJob(recipe=recipe), name)
+        recipe = with_changes(starter_recipe(), TINY | HEALTHY[name] | model)
+        made[name] = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe), name)
     start(folder, *map(str, made.values()))
-    ended = {name: run_dir for name, run_dir in made.items() if not read_view(run_dir).phase.active}
+    ended = {name: run_dir for name, run_dir in made.items() if not read_run_state(run_dir).phase.is_active}
     if cut := sorted(made.keys() - ended.keys()):
         print(f"ended from outside, to be made again: {' '.join(cut)}")  # a run that the guard stops says so itself
     return {name: {"name": name, "changes": HEALTHY[name]} | kept(run_dir) for name, run_dir in ended.items()}
@@ -95,7 +95,7 @@ def recorded(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
 
 def kept(run_dir: Path) -> dict[str, Any]:
     """Its end, and loss and gradient norm of each step to four digits: as much as a guard sees."""
-    view = read_view(run_dir)
+    view = read_run_state(run_dir)
     end = {"end": view.phase.value} | ({"error": view.error} if view.error else {})
     for point in view.points:
         curves = end.setdefault(point.stage, {"loss": [], "norm": []})

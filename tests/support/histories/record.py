@@ -21,7 +21,7 @@ def main() -> None:
     made = {}
     for name in names or RECORDED:
         recipe = recipe_of(name).model_copy(update={"model": str(folder / "model")})
-        made[name] = run_folder.create(folder / "runs", TrainJob(recipe=recipe), name)
+        made[name] = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe), name)
     start(folder, *map(str, made.values()))
     for name, run_dir in made.items():
         shutil.copyfile(run_dir / "events.jsonl", Path(into) / f"{name}.jsonl")

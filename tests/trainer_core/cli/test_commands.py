@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer_core.cli import demo, terminal
-from trainer_core.data.stream import Progress
+from trainer_core.data.stream import ReadProgress
 from trainer_core.errors import ConfigError, TrainingError
 from trainer_core.schema import read_toml
 from trainer_core.system.project import PROJECT
@@ -109,10 +109,10 @@ def test_a_recipe_may_name_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_progress_goes_on_through_files_and_passes() -> None:
-    with terminal.bar() as going:
+    with terminal.progress_bar() as going:
         for file in ("a", "b"):
             for at in (10, 20):
-                going(Progress(file, at, 20, at))
+                going(ReadProgress(file, at, 20, at))
 
 
 class Lanes:
@@ -120,23 +120,23 @@ class Lanes:
 
     def __init__(self, problem: str) -> None:
         from trainer_core.runs.events import Phase
-        from trainer_core.runs.run_state import RunView, Said
+        from trainer_core.runs.run_state import PromptAnswers, RunState
 
-        said = Said({}, {}, problem) if problem else Said({"Base": "yes"}, {})
-        self.view = RunView("x", phase=Phase.READY, said={"1": said})
+        said = PromptAnswers({}, {}, problem) if problem else PromptAnswers({"Base": "yes"}, {})
+        self.state = RunState("x", phase=Phase.READY, said={"1": said})
 
     def ask(self, prompt: str, sampling: object) -> str:
         return "1"
 
-    def look(self) -> None: ...
+    def refresh(self) -> None: ...
 
 
 def test_a_refused_prompt_ends_the_command_at_once() -> None:
     lanes = Lanes("The prompt has 4,512 tokens; this model reads at most 512. Shorten it.")
     with pytest.raises(TrainingError, match="word word .* … .*4,512 tokens; this model reads at most 512"):
-        demo.answered(lanes, lanes, "word " * 900)  # type: ignore[arg-type]
+        demo.wait_for_answers(lanes, lanes, "word " * 900)  # type: ignore[arg-type]
     fine = Lanes("")
-    assert demo.answered(fine, fine, "Yes?").answers == {"Base": "yes"}  # type: ignore[arg-type]
+    assert demo.wait_for_answers(fine, fine, "Yes?").answers == {"Base": "yes"}  # type: ignore[arg-type]
 
 
 def test_recipes_as_windows_editors_save_them(tmp_path: Path) -> None:

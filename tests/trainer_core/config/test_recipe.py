@@ -8,7 +8,7 @@ from trainer_core.config.recipe import Data, Lora, Recipe, Sampling, read_recipe
 from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.schema import Strict, complaint, parse
+from trainer_core.schema import StrictModel, describe_validation_error, parse_values
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
 
@@ -30,27 +30,27 @@ MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
 )
 def test_a_wrong_value_is_named(values: dict, words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(Recipe, values, "r.toml")
+        parse_values(Recipe, values, "r.toml")
     for word in words:
         assert word in str(caught.value)
 
 
 def test_all_wrong_values_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(Recipe, {"lora": {"rank": -1}, "sft": {"epochs": 0}, "seed": "x"}, "form")
+        parse_values(Recipe, {"lora": {"rank": -1}, "sft": {"epochs": 0}, "seed": "x"}, "form")
     assert len(str(caught.value).splitlines()) == 3
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_setting_has_a_label_and_a_tooltip(model: type[Strict]) -> None:
+def test_every_setting_has_a_label_and_a_tooltip(model: type[StrictModel]) -> None:
     for name, field in model.model_fields.items():
-        nested = isinstance(field.default, Strict)
+        nested = isinstance(field.default, StrictModel)
         assert nested or (field.title and field.description), f"{model.__name__}.{name}"
         assert "[" not in (field.description or ""), f"{model.__name__}.{name}: its source stands in a comment"
 
 
 def test_a_recipe_survives_json() -> None:
-    recipe = parse(Recipe, {"name": "a", "lora": {"rank": 8}, "dpo": {"losses": ["sigmoid", "sft"]}}, "r")
+    recipe = parse_values(Recipe, {"name": "a", "lora": {"rank": 8}, "dpo": {"losses": ["sigmoid", "sft"]}}, "r")
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
@@ -76,17 +76,20 @@ def test_effective_batch_is_sixteen_by_default() -> None:
 
 
 def test_a_complaint_without_a_known_field_still_reads() -> None:
-    assert complaint(Recipe, "x", {"loc": ("zzz",), "msg": "no", "input": 1, "type": "t"}) == "x: zzz: no (got 1)"
+    assert (
+        describe_validation_error(Recipe, "x", {"loc": ("zzz",), "msg": "no", "input": 1, "type": "t"})
+        == "x: zzz: no (got 1)"
+    )
 
 
 @pytest.mark.parametrize(("loss", "read"), [("sigmoid", False), ("ipo", False), ("robust", True), ("aot", True)])
 def test_label_smoothing_that_the_loss_does_not_read_is_refused(loss: str, read: bool) -> None:
     values = {"dpo": {"losses": [loss], "label_smoothing": 0.1}}
     if read:
-        assert parse(Recipe, values, "recipe").dpo.label_smoothing == 0.1
+        assert parse_values(Recipe, values, "recipe").dpo.label_smoothing == 0.1
     else:
         with pytest.raises(ConfigError, match=f"would change nothing: it is not read by {loss}"):
-            parse(Recipe, values, "recipe")
+            parse_values(Recipe, values, "recipe")
 
 
 @pytest.mark.parametrize(
@@ -100,9 +103,9 @@ def test_label_smoothing_that_the_loss_does_not_read_is_refused(loss: str, read:
 )
 def test_a_wrong_value_is_said_in_plain_words(values: dict, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(Recipe, values, "")
+        parse_values(Recipe, values, "")
     assert str(caught.value) == words
     [part] = values
     assert caught.value.keys == (f"{part}.{next(iter(values[part]))}",)
     with pytest.raises(ConfigError, match=r"^recipe\.toml: "):
-        parse(Recipe, values, "recipe.toml")
+        parse_values(Recipe, values, "recipe.toml")

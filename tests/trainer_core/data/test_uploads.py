@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainer_core.config.recipe import Columns
-from trainer_core.data import glance, uploads
+from trainer_core.data import preview_dataset, uploads
 from trainer_core.errors import DataError
 from trainer_core.runs.workspace import Workspace
 
@@ -20,34 +20,36 @@ def upload(folder: Path, name: str, text: str) -> Path:
 
 def test_a_dropped_file_keeps_its_name_and_never_replaces_another(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    first = uploads.dropped(workspace, upload(tmp_path / "a", "pairs.jsonl.gz", "one"))
+    first = uploads.store_upload(workspace, upload(tmp_path / "a", "pairs.jsonl.gz", "one"))
     assert first == workspace.data / "pairs.jsonl.gz"
-    assert uploads.dropped(workspace, upload(tmp_path / "b", "pairs.jsonl.gz", "one")) == first, "the same file again"
-    second = uploads.dropped(workspace, upload(tmp_path / "c", "pairs.jsonl.gz", "two"))
+    assert uploads.store_upload(workspace, upload(tmp_path / "b", "pairs.jsonl.gz", "one")) == first, (
+        "the same file again"
+    )
+    second = uploads.store_upload(workspace, upload(tmp_path / "c", "pairs.jsonl.gz", "two"))
     assert second.name == "pairs-2.jsonl.gz" and (first.read_text(), second.read_text()) == ("one", "two")
 
 
 def test_a_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    place = uploads.dropped(workspace, upload(tmp_path / "a", "..;$(x) é.jsonl", "one"))
+    place = uploads.store_upload(workspace, upload(tmp_path / "a", "..;$(x) é.jsonl", "one"))
     assert place.parent == workspace.data and not place.name.startswith(".")
 
 
 def test_columns_are_remembered_by_the_names_of_all_columns(tmp_path: Path) -> None:
     workspace, columns = Workspace(tmp_path), Columns(prompt="q", chosen="yes", rejected="no")
-    assert uploads.recalled(workspace, ["q", "yes", "no"]) is None
-    uploads.remember(workspace, ["q", "yes", "no"], columns)
-    uploads.remember(workspace, ["other"], Columns(text="other"))
-    assert uploads.recalled(workspace, ["no", "yes", "q"]) == columns, "in any order"
-    assert uploads.recalled(workspace, ["q", "yes", "no", "more"]) is None
-    uploads.remember(workspace, ["q", "yes", "no"], Columns())
-    assert uploads.recalled(workspace, ["q", "yes", "no"]) is None
-    assert uploads.recalled(workspace, ["other"]) == Columns(text="other")
+    assert uploads.load_mapping(workspace, ["q", "yes", "no"]) is None
+    uploads.save_mapping(workspace, ["q", "yes", "no"], columns)
+    uploads.save_mapping(workspace, ["other"], Columns(text="other"))
+    assert uploads.load_mapping(workspace, ["no", "yes", "q"]) == columns, "in any order"
+    assert uploads.load_mapping(workspace, ["q", "yes", "no", "more"]) is None
+    uploads.save_mapping(workspace, ["q", "yes", "no"], Columns())
+    assert uploads.load_mapping(workspace, ["q", "yes", "no"]) is None
+    assert uploads.load_mapping(workspace, ["other"]) == Columns(text="other")
 
 
 def test_a_glance_shows_columns_and_guesses_by_their_names(tmp_path: Path) -> None:
     path = upload(tmp_path / "a", "x.csv", "instruction,output_good,output_bad,id\nwhy?,so,no,1\nhow?,thus,not,2\n")
-    seen = glance(path)
+    seen = preview_dataset(path)
     assert [column.name for column in seen.columns] == ["instruction", "output_good", "output_bad", "id"]
     assert seen.columns[1].samples == ("so", "thus")
     assert seen.parts == {"prompt": "instruction", "chosen": "output_good", "rejected": "output_bad"}
@@ -55,12 +57,12 @@ def test_a_glance_shows_columns_and_guesses_by_their_names(tmp_path: Path) -> No
 
 
 def test_a_glance_at_a_known_shape_has_no_problem(tmp_path: Path) -> None:
-    seen = glance(upload(tmp_path / "a", "x.csv", "prompt,chosen,rejected\na,b,c\n"))
+    seen = preview_dataset(upload(tmp_path / "a", "x.csv", "prompt,chosen,rejected\na,b,c\n"))
     assert (seen.shape, seen.problem) == ("preference pairs", "") and seen.parts["chosen"] == "chosen"
 
 
 def test_a_glance_at_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        glance(tmp_path / "x.csv")
+        preview_dataset(tmp_path / "x.csv")
     with pytest.raises(DataError, match="line 1"):
-        glance(upload(tmp_path / "a", "x.jsonl", '{"a": \n{"b": \n'))
+        preview_dataset(upload(tmp_path / "a", "x.jsonl", '{"a": \n{"b": \n'))

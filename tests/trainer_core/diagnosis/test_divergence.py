@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.diagnosis.divergence import STRIKES, Guard
+from trainer_core.diagnosis.divergence import CONFIRM_STEPS, DivergenceDetector
 from trainer_core.runs.event_log import Tail
-from trainer_core.runs.events import Stage, Step
+from trainer_core.runs.events import Stage, TrainStep
 
 HISTORIES = Path(__file__).parents[2] / "support" / "histories"
 
@@ -30,8 +30,8 @@ def dpo(seed: int, steps: int = 60) -> list[float]:
 
 def stopped_at(losses: Iterable[float], norm: float = 1.0, stage: Stage = "sft") -> int | None:
     """The step (from 1) at which the guard gives the run up."""
-    guard = Guard(stage)
-    return next((at for at, loss in enumerate(losses, 1) if guard.see(loss, norm)), None)
+    guard = DivergenceDetector(stage)
+    return next((at for at, loss in enumerate(losses, 1) if guard.check_step(loss, norm)), None)
 
 
 @pytest.mark.parametrize("curve", [sft, dpo])
@@ -47,7 +47,7 @@ def real() -> list[Path]:
 @pytest.mark.parametrize("path", real(), ids=lambda path: path.stem)
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_no_real_healthy_run_is_stopped(path: Path, stage: Stage) -> None:
-    losses = [event.loss for event in Tail(path) if isinstance(event, Step) and event.stage == stage]
+    losses = [event.loss for event in Tail(path) if isinstance(event, TrainStep) and event.stage == stage]
     assert len(losses) > 3 and stopped_at(losses, stage=stage) is None
 
 
@@ -55,14 +55,14 @@ def test_no_real_healthy_run_is_stopped(path: Path, stage: Stage) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [1, 2, 7, 40])
 def test_numbers_that_are_none_stop_it_at_the_third(curve, bad: float, at: int) -> None:
-    assert stopped_at([*curve(1)[: at - 1], *[bad] * 10]) == at + STRIKES - 1
+    assert stopped_at([*curve(1)[: at - 1], *[bad] * 10]) == at + CONFIRM_STEPS - 1
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("at", [8, 20, 40, 52])
 def test_ten_times_the_loss_stops_it_at_the_third(seed: int, at: int) -> None:
     losses = sft(seed)
-    assert stopped_at([*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])]) == at + STRIKES - 1
+    assert stopped_at([*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])]) == at + CONFIRM_STEPS - 1
 
 
 def test_a_rate_far_too_high_is_stopped_early() -> None:
@@ -82,7 +82,7 @@ def test_one_odd_batch_is_forgiven() -> None:
 
 
 def test_an_endless_gradient_counts_as_well() -> None:
-    assert stopped_at(sft(1), norm=math.inf) == STRIKES
+    assert stopped_at(sft(1), norm=math.inf) == CONFIRM_STEPS
 
 
 LOSS_SCALER = [(5.83, math.inf)] * 7 + [(5.82, 3.1), (5.61, 2.2), (5.57, 1.9)]
@@ -90,17 +90,19 @@ LOSS_SCALER = [(5.83, math.inf)] * 7 + [(5.82, 3.1), (5.61, 2.2), (5.57, 1.9)]
 
 
 def test_steps_that_the_loss_scaler_skips_are_no_strikes() -> None:
-    guard = Guard("dpo")
-    assert [guard.see(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [""] * len(LOSS_SCALER)
+    guard = DivergenceDetector("dpo")
+    assert [guard.check_step(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [""] * len(LOSS_SCALER)
     assert guard.skipped == 7 and guard.bad == 0
 
 
 def test_a_scale_that_is_never_found_ends_the_run() -> None:
-    guard = Guard("sft")
-    ended = [at for at in range(1, 20) if guard.see(5.8, math.inf, True)]
-    assert ended[0] == 10 + STRIKES
+    guard = DivergenceDetector("sft")
+    ended = [at for at in range(1, 20) if guard.check_step(5.8, math.inf, True)]
+    assert ended[0] == 10 + CONFIRM_STEPS
 
 
 def test_a_skipped_step_hides_no_loss_that_is_none() -> None:
-    guard = Guard("sft")
-    assert [bool(guard.see(math.nan, math.inf, True)) for _ in range(STRIKES)] == [False] * (STRIKES - 1) + [True]
+    guard = DivergenceDetector("sft")
+    assert [bool(guard.check_step(math.nan, math.inf, True)) for _ in range(CONFIRM_STEPS)] == [False] * (
+        CONFIRM_STEPS - 1
+    ) + [True]

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from tests.support.histories import FOLDER, LN2, RECORDED, Made, recipe_of, recorded, views
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Lora, Method, Recipe
-from trainer_core.diagnosis.doctor import CHECKS, examine
+from trainer_core.diagnosis.doctor import CHECKS, diagnose
 from trainer_core.diagnosis.finding import Finding
-from trainer_core.diagnosis.series import noise, turns
+from trainer_core.diagnosis.series import estimate_noise, turning_points
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.planning.presets import starter_recipe
-from trainer_core.runs.events import LaneScore, Measured, OwnAnswers, Sample, Sampled, Stage
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import ConfidenceInterval, GenerationStats, LaneScore, SampleAnswer, SampleAnswers, Stage
+from trainer_core.runs.run_state import RunState
 
 SEEDS = range(4)
 
@@ -146,8 +146,8 @@ def findings(made: Made, seed: int, every: int = 1) -> Iterator[tuple[int, tuple
     """The step, and what the doctor says then; asked at every step, or at every third, or …"""
     recipe = made.recipe.model_copy(update={"method": Method(made.stage)})
     for view in views(made.told(seed)):
-        if view.last and (view.last.step % every == 0 or view.last.step == made.total):
-            yield view.last.step, examine(view, recipe)
+        if view.last_step and (view.last_step.step % every == 0 or view.last_step.step == made.total):
+            yield view.last_step.step, diagnose(view, recipe)
 
 
 @pytest.mark.parametrize("name", SICK)
@@ -167,7 +167,7 @@ def test_what_is_offered_is_a_recipe(name: str) -> None:
     offers = [one.offer for one in found]
     assert key in [one.key for one in found], "what was found once is still there at the end"
     for offer in offers:
-        assert offer.changes and changed(made.recipe, offer.changes) != made.recipe, offer
+        assert offer.changes and with_changes(made.recipe, offer.changes) != made.recipe, offer
 
 
 def test_every_check_has_a_sick_run() -> None:
@@ -223,17 +223,17 @@ def test_sound_runs_are_left_alone(name: str) -> None:
 def test_real_runs_of_the_starter_model_are_left_alone(path: Path) -> None:
     """18 SFT and 6 DPO steps, or 24 and 12, on the sample data, where held-out scores rose; and those of RECORDED."""
     recipe = recipe_of(path.stem) if path.stem in RECORDED else starter_recipe()
-    seen = [examine(view, recipe) for view in views(recorded(path))]
+    seen = [diagnose(view, recipe) for view in views(recorded(path))]
     assert len(seen) > 30 and not any(seen), next(filter(None, seen))[0]
 
 
 def test_a_real_run_at_a_hundred_times_the_rate_is_named_at_once() -> None:
     """SFT of the starter model at 0.1: the loss goes from 3.7 to 48 in five steps, and stays near 10."""
-    recipe = changed(starter_recipe(), {"method": "sft", "sft.learning_rate": 0.1})
+    recipe = with_changes(starter_recipe(), {"method": "sft", "sft.learning_rate": 0.1})
     seen = [
-        (view.last.step, examine(view, recipe))
+        (view.last_step.step, diagnose(view, recipe))
         for view in views(recorded(FOLDER / "sick" / "rate-x100.jsonl"))
-        if view.last
+        if view.last_step
     ]
     named = [step for step, found in seen if found]
     assert named[0] <= 6 and named == [step for step, _ in seen if step >= named[0]], "and it stays named"
@@ -248,7 +248,7 @@ SICK_AS_RECORDED = (("tiny-twice-the-rate", "dpo.diverging"), ("tiny-seed-11-ran
 @pytest.mark.parametrize(("name", "key"), SICK_AS_RECORDED)
 def test_real_runs_that_are_not_sound_are_named(name: str, key: str) -> None:
     recipe = recipe_of(name)
-    seen = [examine(view, recipe) for view in views(recorded(FOLDER / "sick" / f"{name}.jsonl"))]
+    seen = [diagnose(view, recipe) for view in views(recorded(FOLDER / "sick" / f"{name}.jsonl"))]
     named = [found[0].key for found in seen if found]
     assert named and set(named) == {key}
 
@@ -266,9 +266,9 @@ def test_there_are_enough_histories() -> None:
 
 
 def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float = 0.05) -> LaneScore:
-    own = (Measured(value, None, None, 12) for value in (tokens, ended, repetition))
-    held_out = (Measured(value, None, None, 50) for value in (0.6, 0.1, 20, 0.5))
-    return LaneScore(lane, *held_out, own=OwnAnswers(*own))
+    own = (ConfidenceInterval(value, None, None, 12) for value in (tokens, ended, repetition))
+    held_out = (ConfidenceInterval(value, None, None, 50) for value in (0.6, 0.1, 20, 0.5))
+    return LaneScore(lane, *held_out, own=GenerationStats(*own))
 
 
 @pytest.mark.parametrize(
@@ -286,12 +286,14 @@ def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float =
 )
 def test_answers_tell_what_curves_do_not(scores: list[LaneScore], keys: list[str]) -> None:
     *_, view = views(steps_dpo().told(1))
-    assert [one.key for one in examine(view, Recipe(method=Method.DPO), scores)] == keys
+    assert [one.key for one in diagnose(view, Recipe(method=Method.DPO), scores)] == keys
 
 
-def sampled(stage: Stage, step: int, tokens: int = 20, ended: int = 4, answer: str = "a b c d e f") -> Sampled:
+def sampled(stage: Stage, step: int, tokens: int = 20, ended: int = 4, answer: str = "a b c d e f") -> SampleAnswers:
     """Four answers, of which so many ended by themselves."""
-    return Sampled(stage, step, tuple(Sample(f"Prompt {at}", answer, tokens, at < ended) for at in range(4)), 0.5)
+    return SampleAnswers(
+        stage, step, tuple(SampleAnswer(f"Prompt {at}", answer, tokens, at < ended) for at in range(4)), 0.5
+    )
 
 
 BEFORE = (sampled("sft", 0, 48, 1), sampled("sft", 12), sampled("sft", 24))
@@ -310,27 +312,27 @@ BEFORE = (sampled("sft", 0, 48, 1), sampled("sft", 12), sampled("sft", 24))
     ],
     ids=["sound", "one point", "no end", "cut soon after", "markers", "longer", "in circles"],
 )
-def test_sample_answers_tell_it_while_the_run_goes_on(said: tuple[Sampled, ...], keys: list[str]) -> None:
+def test_sample_answers_tell_it_while_the_run_goes_on(said: tuple[SampleAnswers, ...], keys: list[str]) -> None:
     *_, view = views(steps_dpo().told(1))
     seen = replace(view, sampled=(*BEFORE, *said))
-    assert [one.key for one in examine(seen, Recipe(method=Method.DPO))] == keys
+    assert [one.key for one in diagnose(seen, Recipe(method=Method.DPO))] == keys
 
 
 def test_swapped_pairs_are_swapped_back_and_if_that_was_done_smoothed() -> None:
     *_, view = views(SICK["DPO pairs are swapped"][0].told(0))
     recipe = Recipe(method=Method.DPO)
-    first = examine(view, recipe)[0].offer
+    first = diagnose(view, recipe)[0].offer
     assert first.changes == {"data.steps": ["swap_sides"]}
-    assert examine(view, changed(recipe, first.changes))[0].offer.changes["dpo.losses"] == ["robust"]
+    assert diagnose(view, with_changes(recipe, first.changes))[0].offer.changes["dpo.losses"] == ["robust"]
 
 
 def test_easy_pairs_are_named_until_the_loss_sets_its_own_margin() -> None:
     made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way: 4.0 * min(1, 4 * way))
     *_, view = views(made.told(0))
     recipe = Recipe(method=Method.DPO)
-    (found,) = examine(view, recipe)
+    (found,) = diagnose(view, recipe)
     assert found.key == "dpo.trivial" and found.offer.changes["dpo.losses"] == ["ipo"]
-    assert examine(view, changed(recipe, found.offer.changes)) == ()
+    assert diagnose(view, with_changes(recipe, found.offer.changes)) == ()
 
 
 def test_pairs_that_held_out_ones_contradict_are_not_called_easy() -> None:
@@ -341,7 +343,7 @@ def test_pairs_that_held_out_ones_contradict_are_not_called_easy() -> None:
         held_out=lambda way: (0.70 + 0.05 * way, 0.4 - 0.4 * way, -way),
     )
     for seen in views(made.told(0)):
-        keys = [one.key for one in examine(seen, Recipe(method=Method.DPO))]
+        keys = [one.key for one in diagnose(seen, Recipe(method=Method.DPO))]
         assert not seen.evaluated or "dpo.trivial" not in keys
     assert keys[0] == "dpo.contradicted"
 
@@ -370,7 +372,7 @@ def test_pairs_that_held_out_ones_contradict_are_not_called_easy() -> None:
 )  # fmt: skip
 def test_a_diverging_run_is_slowed_down_within_its_range(recipe: Recipe, changes: dict[str, float]) -> None:
     *_, view = views(SICK["DPO diverges"][0].told(0))
-    assert examine(view, recipe.model_copy(update={"method": Method.DPO}))[0].offer.changes == changes
+    assert diagnose(view, recipe.model_copy(update={"method": Method.DPO}))[0].offer.changes == changes
 
 
 @pytest.mark.parametrize(
@@ -384,17 +386,17 @@ def test_a_diverging_run_is_slowed_down_within_its_range(recipe: Recipe, changes
 )
 def test_a_run_that_stands_still_is_pushed_within_its_range(recipe: Recipe, changes: dict[str, float]) -> None:
     *_, view = views(SICK["SFT stands still"][0].told(0))
-    assert examine(view, recipe.model_copy(update={"method": Method.SFT}))[0].offer.changes == changes
+    assert diagnose(view, recipe.model_copy(update={"method": Method.SFT}))[0].offer.changes == changes
 
 
 def test_nothing_is_said_of_a_run_without_steps() -> None:
-    assert examine(RunView("new"), Recipe()) == ()
+    assert diagnose(RunState("new"), Recipe()) == ()
 
 
 def test_noise_is_told_from_a_trend() -> None:
     random = np.random.default_rng(1)
     values = np.linspace(5, 1, 400) + random.normal(0, 0.2, 400)
-    assert noise(values) == pytest.approx(0.2, rel=0.2)
+    assert estimate_noise(values) == pytest.approx(0.2, rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -407,4 +409,4 @@ def test_noise_is_told_from_a_trend() -> None:
     ],
 )
 def test_a_zigzag_turns_only_at_large_swings(values: list[float], corners: list[int]) -> None:
-    assert turns(np.array(values), 0.9) == corners
+    assert turning_points(np.array(values), 0.9) == corners

@@ -14,12 +14,12 @@ import pytest
 
 from tests.support.histories import LN2
 from trainer_core.config.recipe import Method, Recipe
-from trainer_core.diagnosis.doctor import examine
+from trainer_core.diagnosis.doctor import diagnose
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.runs.events import Evaluated, Prepared, Stage, Step
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import DataPrepared, Evaluation, Stage, TrainStep
+from trainer_core.runs.run_state import RunState
 
 SEEDS, LOOKS = 10, 15
 WRONGLY = 0.01
@@ -44,30 +44,30 @@ class Kind:
         size = {"batch_size": self.batch, "accumulation": 1}
         return Recipe(method=Method(self.stage), sft=Sft(**size), dpo=Dpo(**size))
 
-    def looks(self, seed: int) -> Iterator[RunView]:
+    def looks(self, seed: int) -> Iterator[RunState]:
         """The run at evenly spaced steps."""
         random, rows = Random(seed), self.total * self.batch // self.passes
         steps = [self.step(at, random) for at in range(1, self.total + 1)]
         checks = list(self.checks(random)) if self.wiggle is not None else []
-        bare = replace(RunView("made"), prepared=Prepared(rows, rows, self.rows, "0" * 64))
+        bare = replace(RunState("made"), prepared=DataPrepared(rows, rows, self.rows, "0" * 64))
         for look in range(1, LOOKS + 1):
             at = self.total * look // LOOKS
             made = tuple(one for one in checks if one.step <= at)
             yield replace(bare, points=tuple(steps[:at]), evaluated=made)
 
-    def step(self, at: int, random: Random) -> Step:
+    def step(self, at: int, random: Random) -> TrainStep:
         rate = getattr(self.recipe, self.stage).learning_rate
-        bare = Step(self.stage, at, self.total, 0.0, rate, 1.0, 1.0, 900.0, 0.0)
+        bare = TrainStep(self.stage, at, self.total, 0.0, rate, 1.0, 1.0, 900.0, 0.0)
         return replace(bare, **self.values(at, (at - 1) / self.total, random))  # type: ignore[arg-type]
 
-    def checks(self, random: Random) -> Iterator[Evaluated]:
+    def checks(self, random: Random) -> Iterator[Evaluation]:
         """Ten on the same few rows, so that one is like the one before."""
         off = 0.0
         for part in range(1, 11):
             off = 0.6 * off + random.gauss(0, self.wiggle or 0.0)
             learned = 1 - math.exp(-0.5 * part)
             loss = (0.9 if self.stage == "sft" else LN2) - 0.15 * learned + off
-            bare = Evaluated(self.stage, self.total * part // 10, loss, rows=self.rows)
+            bare = Evaluation(self.stage, self.total * part // 10, loss, rows=self.rows)
             margin = learned + random.gauss(0, 0.1)
             yield replace(bare, accuracy=0.5 + 0.2 * learned, margin=margin) if self.stage == "dpo" else bare
 
@@ -75,7 +75,7 @@ class Kind:
         """Each finding, with the step at which it came."""
         found: dict[str, tuple[int, Finding]] = {}
         for view in self.looks(seed):
-            for one in examine(view, self.recipe):
+            for one in diagnose(view, self.recipe):
                 found.setdefault(one.key, (view.points[-1].step, one))
         return found
 
@@ -211,4 +211,4 @@ def test_sick_runs_are_named(name: str) -> None:
 def test_margins_are_shown_before_what_follows_from_them(name: str) -> None:
     kind, key, _ = SICK[name]
     *_, view = kind.looks(0)
-    assert examine(view, kind.recipe)[0].key == key
+    assert diagnose(view, kind.recipe)[0].key == key

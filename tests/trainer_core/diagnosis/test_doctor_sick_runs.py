@@ -12,15 +12,15 @@ import pytest
 
 from tests.support.histories import recorded, views
 from tests.trainer_core.training.test_pipeline import start
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
-from trainer_core.diagnosis.doctor import examine
+from trainer_core.diagnosis.doctor import diagnose
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import run_folder
-from trainer_core.runs.events import Offer, Phase
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import Phase, Suggestion
+from trainer_core.runs.run_state import RunState
 from trainer_core.system import project
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
@@ -63,7 +63,7 @@ class Told:
     """A run: its end, and what was found at which of its events for the first time."""
 
     recipe: Recipe
-    view: RunView
+    view: RunState
     found: tuple[Finding, ...]
     step: int
 
@@ -81,7 +81,7 @@ def told(folder: Path) -> Callable[[str], tuple[Told, Told]]:
     def of(name: str) -> tuple[Told, Told]:
         if name not in made:
             sick = run(folder, recipe_of(folder, name))
-            made[name] = sick, run(folder, changed(sick.recipe, offer_of(sick).changes))
+            made[name] = sick, run(folder, with_changes(sick.recipe, offer_of(sick).changes))
         return made[name]
 
     return of
@@ -97,7 +97,7 @@ def recipe_of(folder: Path, name: str) -> Recipe:
         ),
         "data.held_out": write(folder / "held-out.jsonl", short),
     }
-    return changed(starter_recipe(), files | {"sample_tokens": 0} | sick.changes)
+    return with_changes(starter_recipe(), files | {"sample_tokens": 0} | sick.changes)
 
 
 def lines(path: Path) -> list[Row]:
@@ -110,16 +110,16 @@ def write(path: Path, rows: list[Row]) -> str:
 
 
 def run(folder: Path, recipe: Recipe) -> Told:
-    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe), "sick")
+    run_dir = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe), "sick")
     start(folder, str(run_dir))
     *_, view = views(recorded(run_dir / "events.jsonl"))
     for seen in views(recorded(run_dir / "events.jsonl")):
-        if found := examine(seen, recipe):
-            return Told(recipe, view, found, seen.last.step if seen.last else 0)
+        if found := diagnose(seen, recipe):
+            return Told(recipe, view, found, seen.last_step.step if seen.last_step else 0)
     return Told(recipe, view, (), 0)
 
 
-def offer_of(sick: Told) -> Offer:
+def offer_of(sick: Told) -> Suggestion:
     return sick.view.offers[0] if sick.view.offers else sick.found[0].offer
 
 

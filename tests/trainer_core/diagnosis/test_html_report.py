@@ -19,25 +19,27 @@ from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import (
-    Changed,
-    Ended,
+    ConfidenceInterval,
     Event,
+    GenerationStats,
     LaneScore,
-    Measured,
-    OwnAnswers,
     Phase,
-    Sample,
-    Sampled,
-    Scored,
+    RunEnded,
+    SampleAnswer,
+    SampleAnswers,
+    ScoresReady,
+    SettingChanged,
     Stage,
 )
-from trainer_core.runs.metadata import About, write_about
+from trainer_core.runs.metadata import RunMetadata, write_metadata
 
 
 def made(workspace: Path, recipe: Recipe, *events: Event) -> Path:
     """A run whose worker said this."""
     versions = {"torch": "2.13"}
-    run_dir = run_folder.create(workspace / "runs", TrainJob(recipe=recipe), "", device="A <card>", versions=versions)
+    run_dir = run_folder.create_run(
+        workspace / "runs", TrainJob(recipe=recipe), "", device="A <card>", versions=versions
+    )
     log = EventLog(run_dir / "events.jsonl")
     for event in events:
         log(event)
@@ -45,16 +47,16 @@ def made(workspace: Path, recipe: Recipe, *events: Event) -> Path:
 
 
 def lane_score(lane: str, accuracy: float, margin: float, tokens: float, ended: float) -> LaneScore:
-    held_out = (Measured(value, None, None, 50) for value in (accuracy, margin, 20, 0.5))
-    own = OwnAnswers(*(Measured(value, None, None, 12) for value in (tokens, ended, 0.0)))
+    held_out = (ConfidenceInterval(value, None, None, 50) for value in (accuracy, margin, 20, 0.5))
+    own = GenerationStats(*(ConfidenceInterval(value, None, None, 12) for value in (tokens, ended, 0.0)))
     return LaneScore(lane, *held_out, own=own)
 
 
 def scored(workspace: Path, run_dir: Path) -> None:
     lanes = (Lane(name="Base"), Lane(name="DPO", adapter=str(run_dir / "adapter-dpo")))
-    folder = run_folder.create(workspace / "compare", CompareJob(model="starter", lanes=lanes), "")
+    folder = run_folder.create_run(workspace / "compare", CompareJob(model="starter", lanes=lanes), "")
     scores = (lane_score("Base", 0.06, -1.36, 74, 0.17), lane_score("DPO", 0.62, 0.161, 21, 1.0))
-    EventLog(folder / "events.jsonl")(Scored(scores))
+    EventLog(folder / "events.jsonl")(ScoresReady(scores))
 
 
 class Tags(HTMLParser):
@@ -90,7 +92,7 @@ def self_contained(text: str) -> None:
 def test_a_real_run_on_one_page(tmp_path: Path) -> None:
     run_dir = made(tmp_path, starter_recipe(), *recorded(FOLDER / "starter-24-12.jsonl"))
     scored(tmp_path, run_dir)
-    text = html_report.page(html_report.told(run_dir))
+    text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
     assert "The run finished after DPO step 12 of 12. 352 examples, 352 pairs, 50 held out." in text
     assert "Step 0 proof holds: margin 0.0000 (must be 0), loss 0.6931." in text
@@ -105,8 +107,10 @@ def test_a_real_run_on_one_page(tmp_path: Path) -> None:
 
 def test_findings_are_told(tmp_path: Path) -> None:
     sick = SICK["DPO pairs are trivial"][0]
-    run_dir = made(tmp_path, sick.recipe.model_copy(update={"method": Method.DPO}), *sick.told(1), Ended(Phase.STOPPED))
-    text = html_report.page(html_report.told(run_dir))
+    run_dir = made(
+        tmp_path, sick.recipe.model_copy(update={"method": Method.DPO}), *sick.told(1), RunEnded(Phase.STOPPED)
+    )
+    text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
     assert "The pairs are too easy (DPO step 4)" in text and "Try: The IPO loss and rank 8" in text
     assert "<h2>Scores</h2>" not in text and "The run was stopped after DPO step 200 of 200." in text
@@ -114,40 +118,40 @@ def test_findings_are_told(tmp_path: Path) -> None:
 
 def test_nothing_from_outside_is_taken_for_html(tmp_path: Path) -> None:
     bad = "<img src=x onerror=alert(1)>"
-    run_dir = made(tmp_path, Recipe(model="a/b"), Changed(bad, bad, bad, bad))
-    write_about(run_dir, About(name=bad, note=bad))
-    text = html_report.page(html_report.told(run_dir))
+    run_dir = made(tmp_path, Recipe(model="a/b"), SettingChanged(bad, bad, bad, bad))
+    write_metadata(run_dir, RunMetadata(name=bad, note=bad))
+    text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
     assert "<img" not in text and "A &lt;card&gt;" in text and text.count("&lt;img") >= 6
 
 
 def test_folders_of_the_computer_are_not_told(tmp_path: Path) -> None:
     recipe = Recipe(data=Data(pairs=str(tmp_path / "my pairs.jsonl")))
-    text = html_report.page(html_report.told(made(tmp_path, recipe)))
+    text = html_report.render_run_report(html_report.load_report_data(made(tmp_path, recipe)))
     assert "<td>my pairs.jsonl</td>" in text and str(tmp_path) not in text
 
 
 def test_a_run_without_steps_has_a_report(tmp_path: Path) -> None:
-    text = html_report.page(html_report.told(made(tmp_path, Recipe())))
+    text = html_report.render_run_report(html_report.load_report_data(made(tmp_path, Recipe())))
     self_contained(text)
     assert "The run is going." in text and "<figure>" not in text
 
 
 def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
     run_dir = made(tmp_path, Recipe(method=Method.SFT), *SICK["SFT memorises"][0].told(1))
-    text = html_report.page(html_report.told(run_dir))
+    text = html_report.render_run_report(html_report.load_report_data(run_dir))
     assert len(text) < 40_000 and "Held out - -" in text
-    assert html_report.thinned([(float(at), float(-at % 7)) for at in range(5000)])[-1][0] > 4950
+    assert html_report.keep_extremes([(float(at), float(-at % 7)) for at in range(5000)])[-1][0] > 4950
 
 
 def test_no_report_of_a_comparison(tmp_path: Path) -> None:
-    folder = run_folder.create(tmp_path / "compare", CompareJob(model="starter", lanes=(Lane(name="Base"),)), "")
+    folder = run_folder.create_run(tmp_path / "compare", CompareJob(model="starter", lanes=(Lane(name="Base"),)), "")
     with pytest.raises(ConfigError, match="is no training run"):
-        html_report.told(folder)
+        html_report.load_report_data(folder)
 
 
 def test_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir = made(tmp_path, Recipe(), Ended(Phase.DONE))
+    run_dir = made(tmp_path, Recipe(), RunEnded(Phase.DONE))
     assert commands.main(["--workspace", str(tmp_path), "report", "last"]) == 0
     assert Path(capsys.readouterr().out.strip()) == run_dir / "report.html"
     self_contained((run_dir / "report.html").read_text(encoding="utf-8"))
@@ -159,11 +163,11 @@ def test_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_sample_answers_of_the_base_and_each_last_step_are_in_it(tmp_path: Path) -> None:
-    def said(stage: Stage, step: int, answer: str) -> Sampled:
-        return Sampled(stage, step, (Sample("Why <b>?", answer, 3, True),), 0.1)
+    def said(stage: Stage, step: int, answer: str) -> SampleAnswers:
+        return SampleAnswers(stage, step, (SampleAnswer("Why <b>?", answer, 3, True),), 0.1)
 
     steps = (said("sft", 0, "base"), said("sft", 4, "early"), said("sft", 8, "late"), said("dpo", 4, "<i>last"))
-    text = html_report.page(html_report.told(made(tmp_path, Recipe(), *steps)))
+    text = html_report.render_run_report(html_report.load_report_data(made(tmp_path, Recipe(), *steps)))
     cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text[text.index("Sample answers") :])
     assert cells[:8] == [
         "Prompt",

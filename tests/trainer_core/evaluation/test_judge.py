@@ -14,16 +14,16 @@ import pytest
 from tests.trainer_core.jobs.test_blind_voting import ask, contest, supervisor  # noqa: F401  (fixtures)
 from trainer_core.errors import ConfigError
 from trainer_core.evaluation import judge, votes
-from trainer_core.evaluation.judge import Case, Endpoint, Judged, JudgeError, Order
-from trainer_core.evaluation.votes import Contest
+from trainer_core.evaluation.judge import JudgeCase, JudgeEndpoint, JudgeError, JudgeTask, JudgeVerdict
+from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting
-from trainer_core.jobs.judging import Trial
+from trainer_core.jobs.judging import JudgeRun
 from trainer_core.jobs.supervisor import wait_for
-from trainer_core.runs.compare_requests import Said
-from trainer_core.schema import parse
+from trainer_core.runs.compare_requests import ChatMessage
+from trainer_core.schema import parse_values
 
-CONTEST = Contest(run="r1", first="Base", second="DPO")
-CASE = Case(CONTEST, (Said(role="user", content="Why?"),), "Long and dull.", "Short and sweet!")
+CONTEST = LanePair(run="r1", first="Base", second="DPO")
+CASE = JudgeCase(CONTEST, (ChatMessage(role="user", content="Why?"),), "Long and dull.", "Short and sweet!")
 
 
 class Judge:
@@ -49,8 +49,10 @@ class Judge:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(url=f"http://127.0.0.1:{self.server.server_port}/v1/", model="judge-1", variable="TEST_API_KEY")
+    def endpoint(self) -> JudgeEndpoint:
+        return JudgeEndpoint(
+            url=f"http://127.0.0.1:{self.server.server_port}/v1/", model="judge-1", variable="TEST_API_KEY"
+        )
 
     def close(self) -> None:
         self.server.shutdown()
@@ -80,9 +82,9 @@ def likes(words: str) -> Callable[[str], str]:
     return answer
 
 
-def verdict(one: Judge, case: Case = CASE) -> Judged:
+def verdict(one: Judge, case: JudgeCase = CASE) -> JudgeVerdict:
     with httpx.Client(trust_env=False) as client:
-        return judge.judged(case, judge.asking(one.endpoint, client), "judge-1")
+        return judge.judge_case(case, judge.make_ask_function(one.endpoint, client), "judge-1")
 
 
 KEY = "sk-canary-0123456789"
@@ -99,9 +101,9 @@ def test_what_a_file_leaves_around_a_key_is_not_sent(open_judge, monkeypatch, ar
 @pytest.mark.parametrize("inner", ["\r\nX-Other: 1", "\x01", "\x1b[2J", "ü", "\u2028", "\x7f", " ", "\udcff"])
 def test_a_key_that_no_header_can_hold_is_refused_by_its_name(monkeypatch, inner: str) -> None:
     monkeypatch.setenv("TEST_API_KEY", f"{KEY[:9]}{inner}{KEY[9:]}")
-    endpoint = Endpoint(url="http://127.0.0.1:9/v1", model="m", variable="TEST_API_KEY")
+    endpoint = JudgeEndpoint(url="http://127.0.0.1:9/v1", model="m", variable="TEST_API_KEY")
     with httpx.Client() as client, pytest.raises(ConfigError) as refused:
-        judge.asking(endpoint, client)
+        judge.make_ask_function(endpoint, client)
     assert "TEST_API_KEY" in str(refused.value) and "character 10 of" in str(refused.value)
     assert "canary" not in str(refused.value) and "6789" not in str(refused.value)
 
@@ -116,7 +118,7 @@ def test_a_judge_that_says_the_key_does_not_bring_it_onto_the_page(open_judge, m
 def test_it_is_asked_twice_with_the_sides_swapped(open_judge) -> None:
     one = open_judge(likes("sweet"))
     found = verdict(one)
-    assert found.words == ("B", "A") and found.winner == "DPO" and not found.torn
+    assert found.words == ("B", "A") and found.winner == "DPO" and not found.position_biased
     asked = [body["messages"][0]["content"] for _, _, body in one.heard]
     assert [text.index("dull") < text.index("sweet") for text in asked] == [True, False]
     assert [path for path, _, _ in one.heard] == ["/v1/chat/completions"] * 2
@@ -125,7 +127,7 @@ def test_it_is_asked_twice_with_the_sides_swapped(open_judge) -> None:
 
 def test_who_always_says_a_is_torn_and_decides_nothing(open_judge) -> None:
     found = verdict(open_judge(lambda asked: "A"))
-    assert found.torn and found.winner is None
+    assert found.position_biased and found.winner is None
 
 
 @pytest.mark.parametrize(
@@ -135,10 +137,10 @@ def test_who_always_says_a_is_torn_and_decides_nothing(open_judge) -> None:
 )  # fmt: skip
 def test_only_a_verdict_is_a_verdict(text: str, meant: str | None) -> None:
     if meant:
-        assert judge.word(text) == meant
+        assert judge.parse_verdict(text) == meant
         return
     with pytest.raises(JudgeError, match="and not A, B or tie"):
-        judge.word(text)
+        judge.parse_verdict(text)
 
 
 def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_alone(open_judge, monkeypatch, tmp_path) -> None:
@@ -162,34 +164,34 @@ def test_what_is_wrong_with_a_judge_is_said(open_judge) -> None:
     with pytest.raises(JudgeError, match="does not answer"):
         verdict(gone)
     with pytest.raises(ConfigError, match="'ftp://x' is no URL of a judge"):
-        _ = Endpoint(url="ftp://x", model="m").place
+        _ = JudgeEndpoint(url="ftp://x", model="m").completions_url
     with pytest.raises(ConfigError, match="has no name"):
-        _ = Endpoint(url="http://x/v1").place
+        _ = JudgeEndpoint(url="http://x/v1").completions_url
 
 
 def test_a_trial_judges_what_was_voted_on_first_and_says_how_often_both_agree(supervisor, contest, open_judge) -> None:  # noqa: F811
     for choice in ("dpo", "base"):
         question = ask(supervisor, contest)
         wanted = "DPO" if choice == "dpo" else "Base"
-        blind_voting.cast(supervisor, "left" if question.left == wanted else "right")
-    blind_voting.leave(supervisor)
-    before = Path(votes.file_of(supervisor.workspace)).read_bytes()
+        blind_voting.cast_vote(supervisor, "left" if question.left_lane == wanted else "right")
+    blind_voting.end_voting(supervisor)
+    before = Path(votes.votes_path(supervisor.workspace)).read_bytes()
     one = open_judge(likes("Tie it"))
-    order = Order(contest=contest, endpoint=one.endpoint, cases=5)
-    trial = Trial(supervisor, supervisor.comparison, order).start()
+    order = JudgeTask(contest=contest, endpoint=one.endpoint, cases=5)
+    trial = JudgeRun(supervisor, supervisor.comparison, order).start()
     assert wait_for(lambda: trial.state.over, 60, 0.05) and not trial.state.problem, trial.state
     assert trial.state.done == 5 and len(one.heard) == 10
-    given = votes.standing(votes.lines(votes.file_of(supervisor.workspace)))
-    (opinion,) = judge.opinions(judge.read(supervisor.workspace, contest), given)
+    given = votes.active_votes(votes.read_vote_records(votes.votes_path(supervisor.workspace)))
+    (opinion,) = judge.summarise_judges(judge.read_verdicts(supervisor.workspace, contest), given)
     assert (opinion.first, opinion.second, opinion.torn) == (0, 5, 0)
     assert (opinion.agreed, opinion.of_both) == (1, 2)
-    assert Path(votes.file_of(supervisor.workspace)).read_bytes() == before, "never mixed into a person's votes"
+    assert Path(votes.votes_path(supervisor.workspace)).read_bytes() == before, "never mixed into a person's votes"
 
 
 def test_a_lane_may_judge_and_one_that_cannot_is_told(supervisor, contest) -> None:  # noqa: F811
     comparison = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.look() or bool(comparison.view.lanes), 30, 0.02)
-    trial = Trial(supervisor, comparison, Order(contest=contest, lane="SFT", cases=2)).start()
+    assert wait_for(lambda: supervisor.refresh() or bool(comparison.state.lanes), 30, 0.02)
+    trial = JudgeRun(supervisor, comparison, JudgeTask(contest=contest, lane="SFT", cases=2)).start()
     assert wait_for(lambda: trial.state.over, 60, 0.05)
     assert (
         trial.state.done == 0
@@ -199,7 +201,9 @@ def test_a_lane_may_judge_and_one_that_cannot_is_told(supervisor, contest) -> No
 
 def test_a_trial_ends_when_it_is_stopped(supervisor, contest, open_judge) -> None:  # noqa: F811
     comparison = supervisor.compare_run(contest.run)
-    trial = Trial(supervisor, comparison, Order(contest=contest, endpoint=open_judge(likes("x")).endpoint)).start()
+    trial = JudgeRun(
+        supervisor, comparison, JudgeTask(contest=contest, endpoint=open_judge(likes("x")).endpoint)
+    ).start()
     trial.stop()
     assert wait_for(lambda: trial.state.over, 20, 0.05)
     assert "Judging was stopped" in trial.state.problem
@@ -210,5 +214,5 @@ def test_a_trial_ends_when_it_is_stopped(supervisor, contest, open_judge) -> Non
 )
 def test_no_other_variable_is_sent_to_a_judge(name: str) -> None:
     with pytest.raises(ConfigError, match="is not the name of a judge's key. It must end in API_KEY"):
-        parse(Endpoint, {"url": "http://evil.example", "model": "m", "variable": name}, "")
-    assert Endpoint(variable="TUNEBENCH_JUDGE_KEY").variable
+        parse_values(JudgeEndpoint, {"url": "http://evil.example", "model": "m", "variable": name}, "")
+    assert JudgeEndpoint(variable="TUNEBENCH_JUDGE_KEY").variable

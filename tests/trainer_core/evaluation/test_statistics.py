@@ -10,13 +10,13 @@ import pytest
 
 from trainer_core.evaluation import statistics
 from trainer_core.evaluation.statistics import (
-    Game,
+    Match,
     bradley_terry,
+    decide_verdict,
     length_check,
     position_bias,
     sign_test,
-    verdict,
-    wilson,
+    wilson_interval,
 )
 
 COUNTED = "counted by hand: 2 * (ways to be this uneven) / 2^n"
@@ -64,14 +64,14 @@ def test_sign_test(first, second, p, source):
 
 @pytest.mark.parametrize(("wins", "decided", "low", "high", "source"), WILSON)
 def test_wilson(wins, decided, low, high, source):
-    found = wilson(wins, decided)
+    found = wilson_interval(wins, decided)
     assert (found.low, found.high) == pytest.approx((low, high), abs=6e-5), source
     assert found.value == wins / decided
 
 
 def test_without_decided_votes_there_is_no_share():
-    assert wilson(0, 0) is None
-    assert verdict([]) == statistics.Verdict("Not decided yet", None, 0, 1.0, 10)
+    assert wilson_interval(0, 0) is None
+    assert decide_verdict([]) == statistics.VoteVerdict("Not decided yet", None, 0, 1.0, 10)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_without_decided_votes_there_is_no_share():
 )
 def test_the_word_at_each_look(first, second, word):
     """The bounds that ux.md section 8 gives."""
-    found = verdict(([0, 1] * first)[: 2 * min(first, second)] + [int(second > first)] * abs(first - second))
+    found = decide_verdict(([0, 1] * first)[: 2 * min(first, second)] + [int(second > first)] * abs(first - second))
     assert found.word == word
     assert found.side == (int(second > first) if word in ("Clear", "Leaning") else None)
 
 
 def test_between_two_looks_the_verdict_stays():
     clear = [1] * 9 + [0]
-    assert verdict(clear).word == "Clear"
-    later = verdict([*clear, 0, 0, 0, 0, 0, 0, 0])
+    assert decide_verdict(clear).word == "Clear"
+    later = decide_verdict([*clear, 0, 0, 0, 0, 0, 0, 0])
     assert (later.word, later.side, later.at, later.next_look) == ("Clear", 1, 10, 20)
 
 
@@ -120,27 +120,27 @@ def test_equal_lanes_are_called_different_in_one_comparison_of_twenty_at_most():
 
 def test_strengths_of_baseball_teams():
     """Agresti 2002, Table 10.11; log-strengths with Baltimore at 0."""
-    found = statistics.strengths(np.array(BASEBALL, float))
+    found = statistics.fit_strengths(np.array(BASEBALL, float))
     published = [1.58, 1.44, 1.29, 1.25, 1.11, 0.68, 0.0]
     assert found - found[-1] == pytest.approx(published, abs=0.005)
 
 
 def test_two_lanes_have_the_log_odds_of_their_share():
     """With two lanes the maximum likelihood is the share itself (Bradley and Terry 1952, Biometrika 39, section 4)."""
-    games = [Game(str(at), "a", "b", float(at < 15)) for at in range(20)]
+    games = [Match(str(at), "a", "b", float(at < 15)) for at in range(20)]
     found = bradley_terry(games, prior=0)
     assert found["a"].value - found["b"].value == pytest.approx(math.log(15 / 5), abs=1e-6)
 
 
 def test_ties_alone_leave_all_lanes_equal():
-    games = [Game(str(at), *pair, 0.5) for at, pair in enumerate(itertools.permutations("abc", 2))]
+    games = [Match(str(at), *pair, 0.5) for at, pair in enumerate(itertools.permutations("abc", 2))]
     for found in bradley_terry(games).values():
         assert (found.value, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-6)
 
 
 def test_a_lane_that_never_lost_has_a_finite_strength_and_the_order_is_kept():
     games = [
-        Game(f"{at}{pair}", *pair, float(at > 0 or pair == ("a", "c")))
+        Match(f"{at}{pair}", *pair, float(at > 0 or pair == ("a", "c")))
         for at in range(8)
         for pair in (("a", "b"), ("b", "c"), ("a", "c"))
     ]
@@ -154,7 +154,7 @@ def test_a_lane_that_never_lost_has_a_finite_strength_and_the_order_is_kept():
 
 def test_the_bootstrap_draws_prompts_not_votes():
     """Forty votes on one prompt are one observation: nothing can vary, so the interval is a point."""
-    found = bradley_terry([Game("only", "a", "b", 1.0)] * 40)
+    found = bradley_terry([Match("only", "a", "b", 1.0)] * 40)
     assert found["a"].low == pytest.approx(found["a"].high)
 
 
@@ -163,7 +163,7 @@ def test_no_votes_have_no_strengths():
 
 
 def test_side_bias():
-    assert position_bias(0, 0) == statistics.Bias(0, 0, None, False)
+    assert position_bias(0, 0) == statistics.PositionBias(0, 0, None, False)
     assert not position_bias(8, 9).suspicious, "nine votes are too few to speak of a habit"
     assert not position_bias(14, 20).suspicious  # p = 0.115
     assert position_bias(15, 20).suspicious  # p = 0.041

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from tests.support import tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ModelError
-from trainer_core.inference.load import Lanes, load
+from trainer_core.inference.load import LaneSet, load_lanes
 
 pytestmark = pytest.mark.real
 
@@ -41,13 +41,15 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=IDS).logits[0]
 
 
-def opened(folder: Path, adapter: Path) -> Lanes:
+def opened(folder: Path, adapter: Path) -> LaneSet:
     """A stranger's adapter beside one of ours and the base."""
     lanes = {"Foreign": str(adapter), "One": str(folder / "one")}
-    return load(str(folder / "base"), "fp32", (Lane(name="Base"), *(Lane(name=n, adapter=a) for n, a in lanes.items())))
+    return load_lanes(
+        str(folder / "base"), "fp32", (Lane(name="Base"), *(Lane(name=n, adapter=a) for n, a in lanes.items()))
+    )
 
 
-def by_lane(lanes: Lanes) -> dict[str, torch.Tensor]:
+def by_lane(lanes: LaneSet) -> dict[str, torch.Tensor]:
     rows = list(lanes.mixtures.values())
     return dict(zip(lanes.names, lanes.forward(rows, input_ids=IDS.expand(len(rows), -1)).logits, strict=True))
 

@@ -25,10 +25,17 @@ from tests.support import tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision, Sampling
 from trainer_core.data import Message, tokenize
-from trainer_core.inference.generate import PREFILL, Row, encoded, generate, padded
-from trainer_core.inference.load import Lanes, dialed, half_format, load, number_format, proofs
-from trainer_core.inference.mixed_lora import Mixed
-from trainer_core.runs.compare_requests import Dial
+from trainer_core.inference.generate import PREFILL_TOKENS, GenerationRow, encode_text, generate_rows, left_pad
+from trainer_core.inference.load import (
+    LaneSet,
+    half_dtype,
+    load_lanes,
+    verify_adapters,
+    weight_options,
+    with_adjusted_lane,
+)
+from trainer_core.inference.mixed_lora import MixedLora
+from trainer_core.runs.compare_requests import AdjustLaneRequest
 
 pytestmark = pytest.mark.real
 
@@ -59,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Pair:
     """The same base twice: with all adapters as lanes, and in plain PEFT, which has one of them on at a time."""
 
-    lanes: Lanes
+    lanes: LaneSet
     plain: PeftModel
 
     @contextmanager
@@ -75,7 +82,7 @@ class Pair:
         with self.alone(lane) as model:
             return model(input_ids=self.ids).logits
 
-    def logits(self, lanes: Lanes | None = None) -> torch.Tensor:
+    def logits(self, lanes: LaneSet | None = None) -> torch.Tensor:
         """Lanes × length × vocabulary, all in one batch."""
         lanes = lanes or self.lanes
         return lanes.forward(list(lanes.mixtures.values()), input_ids=self.ids).logits
@@ -87,16 +94,16 @@ class Pair:
 
 @pytest.fixture(scope="module", params=["bf16", "nf4"])
 def pair(folder: Path, request: pytest.FixtureRequest) -> Pair:
-    plain = AutoModelForCausalLM.from_pretrained(folder / "base", **number_format(request.param))
+    plain = AutoModelForCausalLM.from_pretrained(folder / "base", **weight_options(request.param))
     plain = PeftModel.from_pretrained(plain, folder / ADAPTERS[0], ADAPTERS[0])
     for name in ADAPTERS[1:]:
         plain.load_adapter(folder / name, name)
     return Pair(loaded(folder, *ADAPTERS, precision=request.param), plain.eval())
 
 
-def loaded(folder: Path, *names: str, base: str = "base", precision: Precision = "nf4") -> Lanes:
+def loaded(folder: Path, *names: str, base: str = "base", precision: Precision = "nf4") -> LaneSet:
     adapters = (Lane(name=name, adapter=str(folder / name)) for name in names)
-    return load(str(folder / base), precision, (Lane(name="Base"), *adapters))
+    return load_lanes(str(folder / base), precision, (Lane(name="Base"), *adapters))
 
 
 def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -113,7 +120,7 @@ def test_every_lane_of_a_mixed_batch_has_the_logits_of_plain_peft(pair: Pair) ->
 
 def test_every_layer_rounds_where_peft_rounds(pair: Pair) -> None:
     """Bit for bit, but for sums that another order rounds otherwise. With adapters in 16 bit a quarter is not equal."""
-    layers = {path: layer for path, layer in pair.lanes.model.named_modules() if isinstance(layer, Mixed)}
+    layers = {path: layer for path, layer in pair.lanes.model.named_modules() if isinstance(layer, MixedLora)}
     pair.lanes.shares.set(torch.tensor(list(pair.lanes.mixtures.values()), device=pair.lanes.device))
     rows, unequal = len(pair.lanes.lanes), []
     for path, layer in layers.items():
@@ -128,11 +135,11 @@ def test_every_layer_rounds_where_peft_rounds(pair: Pair) -> None:
 
 def test_every_lane_says_what_plain_peft_says_token_by_token(pair: Pair) -> None:
     lanes = pair.lanes
-    texts = {text: tokenize.render(lanes.tokenizer, [Message("user", text)], asking=True) for text in PROMPTS}
-    rows = [Row(lane, texts[text], text) for text in PROMPTS for lane in lanes.names]
-    generate(lanes, rows, Sampling(temperature=0, max_new_tokens=NEW), lambda: True)
-    ids, mask = padded([encoded(lanes, row.prompt) for row in rows], lanes.device)
-    assert ids.shape[1] > PREFILL, "a prompt must be read in parts"
+    texts = {text: tokenize.render_chat(lanes.tokenizer, [Message("user", text)], asking=True) for text in PROMPTS}
+    rows = [GenerationRow(lane, texts[text], text) for text in PROMPTS for lane in lanes.names]
+    generate_rows(lanes, rows, Sampling(temperature=0, max_new_tokens=NEW), lambda: True)
+    ids, mask = left_pad([encode_text(lanes, row.prompt) for row in rows], lanes.device)
+    assert ids.shape[1] > PREFILL_TOKENS, "a prompt must be read in parts"
     asked = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     equal = 0
     for lane in lanes.names:
@@ -143,7 +150,7 @@ def test_every_lane_says_what_plain_peft_says_token_by_token(pair: Pair) -> None
                 said = [*row.tokens, 2][:NEW]
                 theirs = out.sequences[index, ids.shape[1] :].tolist()
                 step = next((step for step, token in enumerate(said) if token != theirs[step]), None)
-                assert step is None or tied(out.logits[step][index], said[step]), (lane, row.dice, step)
+                assert step is None or tied(out.logits[step][index], said[step]), (lane, row.seed_key, step)
                 equal += step is None
     assert equal > 0.8 * len(rows), "ties are rare"
     assert len({tuple(row.tokens) for row in rows}) == len(rows), "lanes that say the same prove nothing"
@@ -155,17 +162,17 @@ def tied(logits: torch.Tensor, token: int) -> bool:
 
 
 def test_a_strength_is_pefts_scaled_adapter_and_0_is_the_base_bit_for_bit(pair: Pair) -> None:
-    weak = pair.logits(dialed(pair.lanes, Dial(lane="two", strength=0.3)))
+    weak = pair.logits(with_adjusted_lane(pair.lanes, AdjustLaneRequest(lane="two", strength=0.3)))
     pair.plain.set_adapter("two")
     with rescale_adapter_scale(pair.plain, 0.3):
         assert apart(weak[2], pair.peft("two")[2]) < ROUNDED
-    off = pair.logits(dialed(pair.lanes, Dial(lane="two", strength=0)))
+    off = pair.logits(with_adjusted_lane(pair.lanes, AdjustLaneRequest(lane="two", strength=0)))
     assert torch.equal(off[2], off[0]) and torch.equal(off[1], pair.logits()[1])
-    assert proofs(pair.lanes)[0].difference == 0
+    assert verify_adapters(pair.lanes)[0].difference == 0
 
 
 def test_a_blend_is_pefts_sum_of_both(pair: Pair, folder: Path) -> None:
-    blend = pair.logits(dialed(pair.lanes, Dial(lane="one", other="two", share=0.3)))[1]
+    blend = pair.logits(with_adjusted_lane(pair.lanes, AdjustLaneRequest(lane="one", other="two", share=0.3)))[1]
     pair.plain.load_adapter(folder / "both", "both")
     assert apart(blend, pair.peft("both")[1]) < ROUNDED
     pair.plain.delete_adapter("both")
@@ -175,7 +182,7 @@ def test_dora_on_a_4_bit_base_is_dora_on_its_weights_written_out(folder: Path) -
     """Not against PEFT on the 4-bit base: on processors with AVX512-BF16 bitsandbytes packs the weights anew at the first pass,
     and PEFT, which reads them in every pass for the norm, then reads noise. Here the norm is settled before it."""
     lanes = loaded(folder, "dora")
-    base = AutoModelForCausalLM.from_pretrained(folder / "base", **number_format("nf4"))
+    base = AutoModelForCausalLM.from_pretrained(folder / "base", **weight_options("nf4"))
     plain = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=base.dtype).to(base.device)
     for path, module in base.named_modules():
         if isinstance(module, Linear4bit):
@@ -188,7 +195,7 @@ def test_dora_on_a_4_bit_base_is_dora_on_its_weights_written_out(folder: Path) -
 
 
 def test_a_base_that_is_stored_in_4_bit_is_the_same_base(folder: Path) -> None:
-    quantised = AutoModelForCausalLM.from_pretrained(folder / "base", **number_format("nf4"))
+    quantised = AutoModelForCausalLM.from_pretrained(folder / "base", **weight_options("nf4"))
     quantised.save_pretrained(folder / "stored")
     tiny.tokenizer().save_pretrained(folder / "stored")
     once, stored = loaded(folder, "one"), loaded(folder, "one", base="stored", precision="bf16")
@@ -207,4 +214,4 @@ def test_a_card_that_only_emulates_bfloat16_computes_in_float16(there, native, e
     card = SimpleNamespace(
         is_available=lambda: there, is_bf16_supported=lambda including_emulation=True: native or including_emulation
     )
-    assert half_format(card) is expected
+    assert half_dtype(card) is expected

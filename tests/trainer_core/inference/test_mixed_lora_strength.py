@@ -17,13 +17,20 @@ from tests.support import tiny
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import UserError
-from trainer_core.inference.load import Lanes, dialed, load, proofs
-from trainer_core.inference.server import respond, turned
-from trainer_core.inference.streaming import answer
-from trainer_core.inference.token_heatmap import heat
+from trainer_core.inference.load import LaneSet, load_lanes, verify_adapters, with_adjusted_lane
+from trainer_core.inference.server import adjust_lane, handle_request
+from trainer_core.inference.streaming import stream_answers
+from trainer_core.inference.token_heatmap import build_heatmap
 from trainer_core.runs import compare_requests
-from trainer_core.runs.compare_requests import Ask, Cancel, Dial, Heat, Inbox, Said
-from trainer_core.runs.events import Answered, AskFailed, Dialed, Text
+from trainer_core.runs.compare_requests import (
+    AdjustLaneRequest,
+    CancelRequest,
+    ChatMessage,
+    GenerateRequest,
+    HeatmapRequest,
+    RequestQueue,
+)
+from trainer_core.runs.events import AnswersFinished, LaneAdjusted, RequestFailed, TextChunk
 
 pytestmark = pytest.mark.real
 
@@ -41,12 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
-def lanes(folder: Path, request) -> Lanes:
+def lanes(folder: Path, request) -> LaneSet:
     found = [Lane(name=name.upper(), adapter=str(folder / name)) for name in ("sft", "dpo", "dora")]
-    return load(str(folder / "base"), request.param, (Lane(name="Base"), *found))
+    return load_lanes(str(folder / "base"), request.param, (Lane(name="Base"), *found))
 
 
-def logits(lanes: Lanes) -> dict[str, torch.Tensor]:
+def logits(lanes: LaneSet) -> dict[str, torch.Tensor]:
     found = lanes.forward(list(lanes.mixtures.values()), input_ids=IDS.expand(len(lanes.lanes), -1)).logits
     return dict(zip(lanes.names, found, strict=True))
 
@@ -59,30 +66,36 @@ def plain(folder: Path, adapter: str | None = None, dtype=torch.float32) -> torc
 
 
 @pytest.mark.parametrize("lane", ["SFT", "DPO", "DORA"])
-def test_0_percent_is_the_base_bit_for_bit(folder: Path, lanes: Lanes, lane: str) -> None:
-    off = dialed(lanes, Dial(lane=lane, strength=0))
+def test_0_percent_is_the_base_bit_for_bit(folder: Path, lanes: LaneSet, lane: str) -> None:
+    off = with_adjusted_lane(lanes, AdjustLaneRequest(lane=lane, strength=0))
     assert torch.equal(logits(off)[lane], logits(off)["Base"])
-    alone = dialed(off.only([lane]), Dial(lane=lane, strength=0))
+    alone = with_adjusted_lane(off.subset([lane]), AdjustLaneRequest(lane=lane, strength=0))
     untouched = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=lanes.model.dtype).eval()
     with torch.inference_mode():
         assert torch.equal(logits(alone)[lane], untouched(input_ids=IDS).logits[0])
     assert not torch.equal(logits(lanes)[lane], logits(lanes)["Base"])
 
 
-def test_100_percent_is_the_adapter_and_150_goes_beyond(folder: Path, lanes: Lanes) -> None:
-    full = dialed(dialed(lanes, Dial(lane="SFT", strength=0.3)), Dial(lane="SFT", strength=1))
+def test_100_percent_is_the_adapter_and_150_goes_beyond(folder: Path, lanes: LaneSet) -> None:
+    full = with_adjusted_lane(
+        with_adjusted_lane(lanes, AdjustLaneRequest(lane="SFT", strength=0.3)),
+        AdjustLaneRequest(lane="SFT", strength=1),
+    )
     assert torch.equal(logits(full)["SFT"], logits(lanes)["SFT"])
     if lanes.model.dtype == torch.float32:
         assert torch.allclose(logits(full)["SFT"], plain(folder, "sft"), atol=1e-4)
     far = [
-        (logits(dialed(lanes, Dial(lane="SFT", strength=strength)))["SFT"] - logits(lanes)["Base"]).norm()
+        (
+            logits(with_adjusted_lane(lanes, AdjustLaneRequest(lane="SFT", strength=strength)))["SFT"]
+            - logits(lanes)["Base"]
+        ).norm()
         for strength in (0.25, 1, 1.5)
     ]
     assert far[0] < far[1] < far[2]
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.5])
-def test_a_strength_is_pefts_scaled_adapter(folder: Path, lanes: Lanes, strength: float) -> None:
+def test_a_strength_is_pefts_scaled_adapter(folder: Path, lanes: LaneSet, strength: float) -> None:
     if lanes.model.dtype != torch.float32:
         pytest.skip("PEFT computes adapters in 32 bit")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "base"), folder / "sft")
@@ -91,12 +104,14 @@ def test_a_strength_is_pefts_scaled_adapter(folder: Path, lanes: Lanes, strength
             module.scale_layer(strength)
     with torch.inference_mode():
         theirs = model.eval()(input_ids=IDS).logits[0]
-    assert torch.allclose(logits(dialed(lanes, Dial(lane="SFT", strength=strength)))["SFT"], theirs, atol=1e-4)
+    assert torch.allclose(
+        logits(with_adjusted_lane(lanes, AdjustLaneRequest(lane="SFT", strength=strength)))["SFT"], theirs, atol=1e-4
+    )
 
 
-def test_the_ends_of_a_blend_are_its_adapters_and_its_middle_is_pefts(folder: Path, lanes: Lanes) -> None:
+def test_the_ends_of_a_blend_are_its_adapters_and_its_middle_is_pefts(folder: Path, lanes: LaneSet) -> None:
     def blend(share: float) -> torch.Tensor:
-        return logits(dialed(lanes, Dial(lane="SFT", other="DPO", share=share)))["SFT"]
+        return logits(with_adjusted_lane(lanes, AdjustLaneRequest(lane="SFT", other="DPO", share=share)))["SFT"]
 
     assert torch.equal(blend(0), logits(lanes)["SFT"]) and torch.equal(blend(1), logits(lanes)["DPO"])
     if lanes.model.dtype == torch.float32:
@@ -118,51 +133,59 @@ def test_one_adapter_at_several_strengths_is_loaded_once(folder: Path) -> None:
         Lane(name="Blend", adapter=sft, other=dpo, share=0.25),
         Lane(name="Prompted", system="Answer like a pirate."),
     ]
-    lanes = load(str(folder / "base"), "fp32", given)
+    lanes = load_lanes(str(folder / "base"), "fp32", given)
     assert lanes.adapters == (sft, dpo)
     assert lanes.mixtures["Blend"] == (0.75, 0.25) and lanes.mixtures["Over"] == (1.5, 0.0)
-    found = {proof.lane: proof for proof in proofs(lanes)}
+    found = {proof.lane: proof for proof in verify_adapters(lanes)}
     assert 0 < found["Half"].difference < found["Full"].difference
     assert found["Half"].strength == 0.5 and found["Blend"].sha256.count("+") == 1 and found["Blend"].share == 0.25
-    assert torch.equal(logits(dialed(lanes, Dial(lane="Half", strength=1)))["Half"], logits(lanes)["Full"])
+    assert torch.equal(
+        logits(with_adjusted_lane(lanes, AdjustLaneRequest(lane="Half", strength=1)))["Half"], logits(lanes)["Full"]
+    )
 
 
-def test_a_turned_dial_is_told_and_a_wrong_one_refused(lanes: Lanes) -> None:
+def test_a_turned_dial_is_told_and_a_wrong_one_refused(lanes: LaneSet) -> None:
     said: list = []
-    half = turned(lanes, Dial(id="d", lane="SFT", strength=0.5), said.append)
-    assert isinstance(said[0], Dialed) and said[0].proof.strength == 0.5 and said[0].proof.difference > 0
-    assert half.of("SFT").strength == 0.5 and lanes.of("SFT").strength == 1
-    for wrong in (Dial(lane="Base"), Dial(lane="Nobody"), Dial(lane="SFT", other="Base", share=0.5)):
-        assert turned(lanes, wrong, said.append) is lanes and isinstance(said[-1], AskFailed)
+    half = adjust_lane(lanes, AdjustLaneRequest(id="d", lane="SFT", strength=0.5), said.append)
+    assert isinstance(said[0], LaneAdjusted) and said[0].proof.strength == 0.5 and said[0].proof.difference > 0
+    assert half.find_lane("SFT").strength == 0.5 and lanes.find_lane("SFT").strength == 1
+    for wrong in (
+        AdjustLaneRequest(lane="Base"),
+        AdjustLaneRequest(lane="Nobody"),
+        AdjustLaneRequest(lane="SFT", other="Base", share=0.5),
+    ):
+        assert adjust_lane(lanes, wrong, said.append) is lanes and isinstance(said[-1], RequestFailed)
 
 
-def told(lanes: Lanes, ask: Ask) -> dict[str, str]:
+def told(lanes: LaneSet, ask: GenerateRequest) -> dict[str, str]:
     said: list = []
-    answer(lanes, ask, said.append, threading.Event())
-    texts = [event for event in said if isinstance(event, Text)]
+    stream_answers(lanes, ask, said.append, threading.Event())
+    texts = [event for event in said if isinstance(event, TextChunk)]
     return {name: "".join(event.more.get(name, "") for event in texts) for name in lanes.names}
 
 
 def test_a_lane_hears_its_own_system_prompt_and_its_own_earlier_answers(folder: Path) -> None:
-    lanes = load(str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="Prompted", system="dog fox")])
+    lanes = load_lanes(str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="Prompted", system="dog fox")])
     sampling = Sampling(temperature=0, max_new_tokens=12)
-    user, system = Said(role="user", content="hi"), Said(role="system", content="dog fox")
-    ours = told(lanes, Ask(id="a", messages=(user,), sampling=sampling))
+    user, system = ChatMessage(role="user", content="hi"), ChatMessage(role="system", content="dog fox")
+    ours = told(lanes, GenerateRequest(id="a", messages=(user,), sampling=sampling))
     assert ours["Base"] != ours["Prompted"]
-    both = told(lanes, Ask(id="a", messages=(system, user), sampling=sampling))
+    both = told(lanes, GenerateRequest(id="a", messages=(system, user), sampling=sampling))
     assert both["Base"] == both["Prompted"] == ours["Prompted"]
-    turns = {name: (user, Said(role="assistant", content=name * 9), user) for name in ("Base", "Prompted")}
-    chat = told(lanes, Ask(id="a", messages=(user, user), own=turns, sampling=sampling))
-    same = told(lanes, Ask(id="a", messages=turns["Base"], sampling=sampling))
+    turns = {name: (user, ChatMessage(role="assistant", content=name * 9), user) for name in ("Base", "Prompted")}
+    chat = told(lanes, GenerateRequest(id="a", messages=(user, user), own=turns, sampling=sampling))
+    same = told(lanes, GenerateRequest(id="a", messages=turns["Base"], sampling=sampling))
     assert chat["Base"] == same["Base"] and chat["Prompted"] != same["Prompted"]
 
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_the_heat_of_an_answer_is_its_log_probs_piece_by_piece(folder: Path, ended: bool) -> None:
-    lanes = load(str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="SFT", adapter=str(folder / "sft"))])
+    lanes = load_lanes(str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="SFT", adapter=str(folder / "sft"))])
     text = "né 🦊 the dog"
-    request = Heat(id="h", messages=(Said(role="user", content="hi"),), answer=text, ended=ended, lanes=("Base", "SFT"))
-    found = heat(lanes, request)
+    request = HeatmapRequest(
+        id="h", messages=(ChatMessage(role="user", content="hi"),), answer=text, ended=ended, lanes=("Base", "SFT")
+    )
+    found = build_heatmap(lanes, request)
     assert "".join(piece.text for piece in found.pieces) == text + "<|im_end|>" * ended
     asked = lanes.tokenizer.encode("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
     ids = asked + lanes.tokenizer.encode(text + "<|im_end|>" * ended, add_special_tokens=False)
@@ -177,54 +200,60 @@ def test_the_heat_of_an_answer_is_its_log_probs_piece_by_piece(folder: Path, end
 
 
 def test_equal_lanes_have_no_heat_and_wrong_questions_are_refused(folder: Path) -> None:
-    lanes = load(str(folder / "base"), "fp32", [Lane(name="Base")])
-    request = Heat(id="h", messages=(Said(role="user", content="hi"),), answer="the dog", lanes=("Base", "Base"))
-    assert all(piece.first == pytest.approx(piece.second, abs=1e-5) for piece in heat(lanes, request).pieces)
+    lanes = load_lanes(str(folder / "base"), "fp32", [Lane(name="Base")])
+    request = HeatmapRequest(
+        id="h", messages=(ChatMessage(role="user", content="hi"),), answer="the dog", lanes=("Base", "Base")
+    )
+    assert all(piece.first == pytest.approx(piece.second, abs=1e-5) for piece in build_heatmap(lanes, request).pieces)
     for change in ({"lanes": ("Base", "None")}, {"answer": "dog " * 600}, {"answer": "", "ended": False}):
         with pytest.raises(UserError):
-            heat(lanes, request.model_copy(update=change))
+            build_heatmap(lanes, request.model_copy(update=change))
 
 
 def line(request) -> str:
     return request.model_dump_json() + "\n"
 
 
-def pipe() -> tuple[Inbox, io.TextIOBase]:
+def pipe() -> tuple[RequestQueue, io.TextIOBase]:
     reading, writing = os.pipe()
-    return Inbox(os.fdopen(reading)), os.fdopen(writing, "w")
+    return RequestQueue(os.fdopen(reading)), os.fdopen(writing, "w")
 
 
 def test_a_cancel_reaches_what_waits_and_nothing_after_it(folder: Path) -> None:
-    lanes = load(str(folder / "base"), "fp32", [Lane(name="Base")])
+    lanes = load_lanes(str(folder / "base"), "fp32", [Lane(name="Base")])
     inbox, app = pipe()
-    ask = Ask(id="one", messages=(Said(role="user", content="hi"),), sampling=Sampling(max_new_tokens=3))
-    app.write(line(ask) + line(Cancel()) + line(ask.model_copy(update={"id": "two"})))
+    ask = GenerateRequest(
+        id="one", messages=(ChatMessage(role="user", content="hi"),), sampling=Sampling(max_new_tokens=3)
+    )
+    app.write(line(ask) + line(CancelRequest()) + line(ask.model_copy(update={"id": "two"})))
     app.flush()
     said: list = []
-    first = inbox.next()
+    first = inbox.next_request()
     assert inbox.cancelled.wait(5), "a Cancel that came before its Ask began must not be lost"
-    respond(lanes, first, said.append, inbox)
-    respond(lanes, inbox.next(), said.append, inbox)
-    ends = [event for event in said if isinstance(event, Answered)]
+    handle_request(lanes, first, said.append, inbox)
+    handle_request(lanes, inbox.next_request(), said.append, inbox)
+    ends = [event for event in said if isinstance(event, AnswersFinished)]
     assert [(end.ask, end.cancelled, end.ends["Base"].tokens > 0) for end in ends] == [
         ("one", True, False), ("two", False, True)
     ]  # fmt: skip
     app.close()
-    assert inbox.next() is None
+    assert inbox.next_request() is None
 
 
 def test_a_gone_app_ends_everything(folder: Path) -> None:
     inbox, app = pipe()
-    app.write(line(Ask(id="one", messages=(Said(role="user", content="hi"),))))
+    app.write(line(GenerateRequest(id="one", messages=(ChatMessage(role="user", content="hi"),))))
     app.close()
-    assert inbox.cancelled.wait(5) or inbox.next() is None
+    assert inbox.cancelled.wait(5) or inbox.next_request() is None
 
 
 def test_requests_survive_the_way_to_the_worker() -> None:
     for request in (
-        Dial(id="d", lane="SFT", strength=1.5, other="DPO", share=0.5),
-        Heat(id="h", messages=(Said(role="user", content="hi"),), answer="a", lanes=("A", "B")),
+        AdjustLaneRequest(id="d", lane="SFT", strength=1.5, other="DPO", share=0.5),
+        HeatmapRequest(id="h", messages=(ChatMessage(role="user", content="hi"),), answer="a", lanes=("A", "B")),
     ):
-        assert compare_requests.REQUEST.validate_json(line(request)) == request
+        assert compare_requests.COMPARE_REQUEST_ADAPTER.validate_json(line(request)) == request
     with pytest.raises(ValueError, match="strength"):
-        compare_requests.REQUEST.validate_json(json.dumps({"kind": "dial", "lane": "SFT", "strength": 1.6}))
+        compare_requests.COMPARE_REQUEST_ADAPTER.validate_json(
+            json.dumps({"kind": "dial", "lane": "SFT", "strength": 1.6})
+        )

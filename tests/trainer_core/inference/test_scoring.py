@@ -20,15 +20,24 @@ from trainer_core.data import Message, tokenize
 from trainer_core.errors import DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.inference.answer_likelihoods import Question
-from trainer_core.inference.answer_likelihoods import reading as reading_of
-from trainer_core.inference.general_questions import bundled
-from trainer_core.inference.likelihoods import LOGITS, REMEMBERED, TOKENS, Reading, Tail, batches, tails_of, together
-from trainer_core.inference.load import Lanes, load
-from trainer_core.inference.progress import Progress, Stopped
-from trainer_core.inference.scoring import read_pairs, repetition, score
+from trainer_core.inference.answer_likelihoods import build_prompt_answer as reading_of
+from trainer_core.inference.general_questions import load_questions
+from trainer_core.inference.likelihoods import (
+    MAX_CACHED_TOKENS,
+    MAX_LOGITS,
+    MAX_PASS_TOKENS,
+    AnswerSuffix,
+    PromptAnswer,
+    answer_suffixes,
+    group_by_prompt,
+    length_batches,
+)
+from trainer_core.inference.load import LaneSet, load_lanes
+from trainer_core.inference.progress import ScoringCancelled, ScoringTracker
+from trainer_core.inference.scoring import compute_scores, read_score_pairs, repetition_share
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.runs.compare_requests import Cancel, Score
-from trainer_core.runs.events import Measured, Phase, Scoring
+from trainer_core.runs.compare_requests import CancelRequest, ScoreRequest
+from trainer_core.runs.events import ConfidenceInterval, Phase, ScoringProgress
 from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
@@ -55,20 +64,22 @@ def said(role: str, content: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def lanes(folder: Path) -> Lanes:
-    return load(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))))
+def lanes(folder: Path) -> LaneSet:
+    return load_lanes(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))))
 
 
-def progress(cancelled: bool = False) -> Progress:
+def progress(cancelled: bool = False) -> ScoringTracker:
     event = threading.Event()
     if cancelled:
         event.set()
-    return Progress(lambda _: None, event)
+    return ScoringTracker(lambda _: None, event)
 
 
-def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: Lanes) -> None:
-    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
-    base, one = score(lanes, request, progress()).scores
+def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: LaneSet) -> None:
+    request = ScoreRequest(
+        pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8)
+    )
+    base, one = compute_scores(lanes, request, progress()).scores
     for found, adapter in ((base, None), (one, folder / "one")):
         expected = one_by_one(folder, adapter)
         margins = [means[0] - means[1] for means, _, _ in expected]
@@ -80,8 +91,8 @@ def test_scores_equal_the_log_probs_of_one_row_at_a_time(folder: Path, lanes: La
     assert base.margin != one.margin
 
 
-def test_rewards_perplexity_and_divergence_equal_their_formulas(folder: Path, lanes: Lanes) -> None:
-    base, one = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
+def test_rewards_perplexity_and_divergence_equal_their_formulas(folder: Path, lanes: LaneSet) -> None:
+    base, one = compute_scores(lanes, ScoreRequest(pairs=str(folder / "pairs.jsonl")), progress()).scores
     plain, tuned = one_by_one(folder, None), one_by_one(folder, folder / "one")
     rewards = [
         (new[0] * lengths[0] - old[0] * lengths[0]) - (new[1] * lengths[1] - old[1] * lengths[1])
@@ -123,13 +134,13 @@ def one_by_one(folder: Path, adapter: Path | None) -> list[tuple[list[float], li
     return [([one[0], two[0]], [one[1], two[1]], one[2]) for one, two in found]
 
 
-def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: Lanes) -> None:
-    base, _ = score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress()).scores
+def test_without_prompts_there_are_no_answers_but_scores(folder: Path, lanes: LaneSet) -> None:
+    base, _ = compute_scores(lanes, ScoreRequest(pairs=str(folder / "pairs.jsonl")), progress()).scores
     assert base.own is None and base.margin.count == 20
 
 
-def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
-    def reading(prompt: str, answer: str) -> Reading:
+def test_what_the_context_cannot_hold_is_cut(lanes: LaneSet) -> None:
+    def reading(prompt: str, answer: str) -> PromptAnswer:
         return reading_of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
 
     assert reading("hi", "fox " * 300).answer == 256
@@ -138,50 +149,51 @@ def test_what_the_context_cannot_hold_is_cut(lanes: Lanes) -> None:
     assert long.answer == reading("hi", "the dog").answer
 
 
-def test_the_answer_begins_where_it_parts_from_the_question(lanes: Lanes) -> None:
+def test_the_answer_begins_where_it_parts_from_the_question(lanes: LaneSet) -> None:
     """A template that makes the model think first asks with words that a finished answer does not have."""
     thinking = tiny.tokenizer()
     thinking.chat_template = tiny.TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     lanes = replace(lanes, tokenizer=thinking)
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
-    assert tokenize.render(thinking, prompt, asking=True).endswith("<think>\n")
+    assert tokenize.render_chat(thinking, prompt, asking=True).endswith("<think>\n")
     reading = reading_of(lanes, prompt, answer)
     assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
 
 
-def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: Lanes) -> None:
+def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: LaneSet) -> None:
     tails = [
-        Tail(index, 0, (1, 2), (5,) * (length + 1), length) for index, length in enumerate((5, 300, 2, 40, 9) * 20)
+        AnswerSuffix(index, 0, (1, 2), (5,) * (length + 1), length)
+        for index, length in enumerate((5, 300, 2, 40, 9) * 20)
     ]
-    found = list(batches(tails, len(lanes.names), lanes.vocabulary))
+    found = list(length_batches(tails, len(lanes.names), lanes.vocabulary_size))
     assert sorted(tail.question for batch in found for tail in batch) == list(range(100))
-    assert all(len(batch) * 2 * len(batch[0].ids) <= TOKENS for batch in found) and len(found) < 12
-    huge = [Tail(0, 0, (1, 2), (5,) * (LOGITS // lanes.vocabulary), 9)] * 3
-    assert [len(batch) for batch in batches(huge, 2, lanes.vocabulary)] == [1] * 3
+    assert all(len(batch) * 2 * len(batch[0].ids) <= MAX_PASS_TOKENS for batch in found) and len(found) < 12
+    huge = [AnswerSuffix(0, 0, (1, 2), (5,) * (MAX_LOGITS // lanes.vocabulary_size), 9)] * 3
+    assert [len(batch) for batch in length_batches(huge, 2, lanes.vocabulary_size)] == [1] * 3
 
 
 def test_answers_share_the_prompt_they_have_in_common() -> None:
-    same = [Reading((1, 2, 3, 4, 5), 2), Reading((1, 2, 3, 4, 6, 7), 3), Reading((1, 2, 3, 9), 1)]
-    assert [(tail.prompt, tail.ids, tail.counted) for tail in tails_of(0, same)] == [
+    same = [PromptAnswer((1, 2, 3, 4, 5), 2), PromptAnswer((1, 2, 3, 4, 6, 7), 3), PromptAnswer((1, 2, 3, 9), 1)]
+    assert [(tail.prompt, tail.ids, tail.counted) for tail in answer_suffixes(0, same)] == [
         ((1, 2), (3, 4, 5), 2), ((1, 2), (3, 4, 6, 7), 3), ((1, 2), (3, 9), 1)
     ]  # fmt: skip
-    apart = [Reading((1, 2, 3), 1), Reading((4, 5, 6), 1)]
-    assert [(tail.prompt, tail.ids) for tail in tails_of(0, apart)] == [((1,), (2, 3)), ((4,), (5, 6))]
+    apart = [PromptAnswer((1, 2, 3), 1), PromptAnswer((4, 5, 6), 1)]
+    assert [(tail.prompt, tail.ids) for tail in answer_suffixes(0, apart)] == [((1,), (2, 3)), ((4,), (5, 6))]
 
 
 def test_held_prompts_stay_within_bounds_and_questions_whole() -> None:
-    tails = [Tail(index, side, (index,) * 900, (5,) * (9 + index), 8) for index in range(20) for side in (0, 1)]
-    found = list(together(tails, 3))
+    tails = [AnswerSuffix(index, side, (index,) * 900, (5,) * (9 + index), 8) for index in range(20) for side in (0, 1)]
+    found = list(group_by_prompt(tails, 3))
     assert sorted((tail.question, tail.answer) for some in found for tail in some) == [
         (i, s) for i in range(20) for s in (0, 1)
     ]
-    assert all(len({tail.question for tail in some}) * 900 * 3 <= REMEMBERED for some in found)
+    assert all(len({tail.question for tail in some}) * 900 * 3 <= MAX_CACHED_TOKENS for some in found)
     assert all(len(some) % 2 == 0 for some in found) and len(found) == 7
 
 
 def test_repetition_counts_phrases_written_before() -> None:
-    assert repetition([1, 2, 3]) == repetition([]) == repetition(range(50)) == 0
-    assert repetition([7] * 13) == pytest.approx(0.9)
+    assert repetition_share([1, 2, 3]) == repetition_share([]) == repetition_share(range(50)) == 0
+    assert repetition_share([7] * 13) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -198,103 +210,112 @@ def test_bad_pairs_are_refused_with_their_line(tmp_path: Path, text: str | None,
     if text is not None:
         path.write_text(text)
     with pytest.raises(DataError, match=words):
-        read_pairs(path)
+        read_score_pairs(path)
 
 
-def test_scoring_stops_when_asked(folder: Path, lanes: Lanes) -> None:
-    with pytest.raises(Stopped):
-        score(lanes, Score(pairs=str(folder / "pairs.jsonl")), progress(cancelled=True))
+def test_scoring_stops_when_asked(folder: Path, lanes: LaneSet) -> None:
+    with pytest.raises(ScoringCancelled):
+        compute_scores(lanes, ScoreRequest(pairs=str(folder / "pairs.jsonl")), progress(cancelled=True))
 
 
 def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path, tmp_path: Path) -> None:
     boss = Supervisor(Workspace(tmp_path), device="cpu")
-    comparison = boss.compare(
+    comparison = boss.open_comparison(
         str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))]
     )
 
     def until(condition) -> bool:
-        return wait_for(lambda: boss.look() or condition(comparison.view) or not comparison.view.phase.active, 90)
+        return wait_for(
+            lambda: boss.refresh() or condition(comparison.state) or not comparison.state.phase.is_active, 90
+        )
 
-    assert until(lambda view: view.phase is Phase.READY), comparison.view.error
-    assert [proof.difference > 0 for proof in comparison.view.lanes] == [False, True]
+    assert until(lambda view: view.phase is Phase.READY), comparison.state.error
+    assert [proof.difference > 0 for proof in comparison.state.lanes] == [False, True]
     ask = comparison.ask("hi there", Sampling(max_new_tokens=12))
     assert until(lambda view: view.ask == ask and view.ends)
-    assert set(comparison.view.answers) == {"Base", "One"} and comparison.view.phase is Phase.READY
+    assert set(comparison.state.answers) == {"Base", "One"} and comparison.state.phase is Phase.READY
     too_long = comparison.ask("word " * 600, Sampling())
     assert until(lambda view: view.ask == too_long and "512" in view.detail)
-    comparison.send(Score(pairs=str(tmp_path / "none.jsonl")))
+    comparison.send(ScoreRequest(pairs=str(tmp_path / "none.jsonl")))
     assert until(lambda view: "none.jsonl cannot be read" in view.detail), "a refused request must not end the worker"
-    comparison.send(Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4)))
-    assert until(lambda view: view.scored) and len(comparison.view.scored.scores) == 2
+    comparison.send(
+        ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4))
+    )
+    assert until(lambda view: view.scored) and len(comparison.state.scored.scores) == 2
     endless = comparison.ask("hi", Sampling(max_new_tokens=480, temperature=5, top_p=1))
     assert until(lambda view: view.ask == endless and any(view.answers.values()))
-    comparison.send(Cancel())
+    comparison.send(CancelRequest())
     assert until(lambda view: view.ask == endless and view.ends)
-    assert all(end.tokens < 480 for end in comparison.view.ends.values())
+    assert all(end.tokens < 480 for end in comparison.state.ends.values())
     boss.close()
-    assert comparison.view.phase is Phase.STOPPED and comparison.watched.process.poll() == 0
+    assert comparison.state.phase is Phase.STOPPED and comparison.watcher.process.poll() == 0
 
 
 def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     boss = Supervisor(Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
-    comparison = boss.compare("starter", "fp32", [Lane(name="Base")])
-    assert wait_for(lambda: boss.look() or comparison.view.phase is Phase.FAILED, 10)
-    assert "last words" in comparison.view.error and "SIGKILL" in comparison.view.error
+    comparison = boss.open_comparison("starter", "fp32", [Lane(name="Base")])
+    assert wait_for(lambda: boss.refresh() or comparison.state.phase is Phase.FAILED, 10)
+    assert "last words" in comparison.state.error and "SIGKILL" in comparison.state.error
 
 
 @pytest.fixture(scope="module")
-def four(folder: Path) -> Lanes:
+def four(folder: Path) -> LaneSet:
     tiny.adapter(folder / "zero", folder / "base", scale=0.0)
     given = [Lane(name="Base"), Lane(name="Zero", adapter=str(folder / "zero"))]
     given += [Lane(name="One", adapter=str(folder / "one")), Lane(name="Prompted", system="dog")]
-    return load(str(folder / "base"), "bf16", given)
+    return load_lanes(str(folder / "base"), "bf16", given)
 
 
-def test_a_zero_adapter_equals_the_base_in_every_column(folder: Path, four: Lanes) -> None:
-    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8))
-    found = score(four, request, progress())
+def test_a_zero_adapter_equals_the_base_in_every_column(folder: Path, four: LaneSet) -> None:
+    request = ScoreRequest(
+        pairs=str(folder / "pairs.jsonl"), prompts=("hi", "dog"), sampling=Sampling(max_new_tokens=8)
+    )
+    found = compute_scores(four, request, progress())
     base, zero, one, prompted = found.scores
     assert replace(zero, lane="Base") == base and found.reference == "Base"
     assert zero.divergence.value == 0 and zero.reward_margin is None and zero.own.ratio.value == 1
-    assert zero.forgetting.change == Measured(0.0, 0.0, 0.0, len(bundled())) and not zero.forgetting.harmed
+    assert (
+        zero.forgetting.change == ConfidenceInterval(0.0, 0.0, 0.0, len(load_questions()))
+        and not zero.forgetting.is_significant
+    )
     assert one.divergence.value > 0 and one.forgetting.lost + one.forgetting.gained > 0
     assert prompted.margin != base.margin and prompted.reward_margin is not None
     assert [one.prompt for one in found.written] == ["hi", "dog"] and set(found.written[0].answers) == set(four.names)
     assert found.written[0].answers["Zero"] == found.written[0].answers["Base"]
 
 
-def test_chosen_lanes_and_a_reference_of_ones_own(folder: Path, four: Lanes) -> None:
-    request = Score(pairs=str(folder / "pairs.jsonl"), general=False, lanes=("Base",), reference="One")
-    found = score(four, request, progress())
+def test_chosen_lanes_and_a_reference_of_ones_own(folder: Path, four: LaneSet) -> None:
+    request = ScoreRequest(pairs=str(folder / "pairs.jsonl"), general=False, lanes=("Base",), reference="One")
+    found = compute_scores(four, request, progress())
     base, one = found.scores
     assert (base.lane, one.lane, found.reference) == ("Base", "One", "One")
     assert one.reward_margin is None and base.general is None
-    usual = score(four, request.model_copy(update={"lanes": ("One",), "reference": ""}), progress()).scores[0]
+    usual = compute_scores(four, request.model_copy(update={"lanes": ("One",), "reference": ""}), progress()).scores[0]
     assert base.reward_margin.value == pytest.approx(-usual.reward_margin.value, abs=0.05)
     for wrong in ({"reference": "Nobody"}, {"lanes": ("Nobody",)}):
         with pytest.raises(UserError, match="Nobody"):
-            score(four, request.model_copy(update=wrong), progress())
+            compute_scores(four, request.model_copy(update=wrong), progress())
 
 
 def test_general_questions_are_enough_and_checkable() -> None:
-    questions = bundled()
+    questions = load_questions()
     assert len(questions) >= 40 and len({one.prompt for one in questions}) == len(questions)
     assert all(one.right not in one.wrong and len(set(one.wrong)) == len(one.wrong) for one in questions)
     assert len({one.kind for one in questions}) >= 5
 
 
-def test_only_what_answers_do_not_share_is_judged(lanes: Lanes) -> None:
+def test_only_what_answers_do_not_share_is_judged(lanes: LaneSet) -> None:
     answers = [[Message("assistant", f"the dog is {end}.")] for end in ("quick", "brown")]
-    found = Question([Message("user", "hi")], answers, apart=True).readings(lanes, "")
+    found = Question([Message("user", "hi")], answers, apart=True).prompt_answers(lanes, "")
     ends = [lanes.tokenizer.decode(one.ids[-one.answer :]) for one in found]
     assert ends == [" quick.<|im_end|>", " brown.<|im_end|>"] or ends == ["quick.<|im_end|>", "brown.<|im_end|>"]
 
 
-def test_progress_counts_every_part_to_its_end(folder: Path, lanes: Lanes) -> None:
-    said: list[Scoring] = []
-    steady = Progress(said.append, threading.Event(), seconds=0.0)
-    request = Score(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
-    score(lanes, request, steady)
+def test_progress_counts_every_part_to_its_end(folder: Path, lanes: LaneSet) -> None:
+    said: list[ScoringProgress] = []
+    steady = ScoringTracker(said.append, threading.Event(), seconds=0.0)
+    request = ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
+    compute_scores(lanes, request, steady)
     for number, part in enumerate(("held-out answers", "general questions", "own answers"), 1):
         those = [one for one in said if one.part == part]
         assert those[0].seconds_left is None and those[-1].done == those[-1].total and those[-1].seconds_left == 0
@@ -308,12 +329,14 @@ def test_a_random_adapter_is_flagged_red_and_one_that_changes_nothing_is_not(fol
     tiny.adapter(tmp_path / "noise", tmp_path / "base", scale=1.0)
     tiny.adapter(tmp_path / "zero", tmp_path / "base", scale=0.0)
     given = [Lane(name="Base"), *(Lane(name=name, adapter=str(tmp_path / name)) for name in ("noise", "zero"))]
-    found = score(load(str(tmp_path / "base"), "fp32", given), Score(pairs=str(folder / "pairs.jsonl")), progress())
+    found = compute_scores(
+        load_lanes(str(tmp_path / "base"), "fp32", given), ScoreRequest(pairs=str(folder / "pairs.jsonl")), progress()
+    )
     base, noise, zero = found.scores
     assert base.general and base.general.value > 0.8, base.general
-    assert noise.forgetting and noise.forgetting.harmed and noise.forgetting.lost > 20, noise.forgetting
-    assert zero.forgetting and not zero.forgetting.harmed
-    (warning,) = score_table.warnings(found.scores)
+    assert noise.forgetting and noise.forgetting.is_significant and noise.forgetting.lost > 20, noise.forgetting
+    assert zero.forgetting and not zero.forgetting.is_significant
+    (warning,) = score_table.forgetting_warnings(found.scores)
     assert warning.startswith(f"noise answers {noise.forgetting.lost} general questions wrongly")
 
 
@@ -321,8 +344,10 @@ def taught(base: Path, steps: int = 60) -> None:
     """Train the model at this place on the right answers until it knows them."""
     torch.manual_seed(0)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-    lines = [(Message("user", one.prompt), Message("assistant", f"{one.stem} {one.right}.")) for one in bundled()]
-    texts = [tokenize.render(tokenizer, line) for line in lines]
+    lines = [
+        (Message("user", one.prompt), Message("assistant", f"{one.stem} {one.right}.")) for one in load_questions()
+    ]
+    texts = [tokenize.render_chat(tokenizer, line) for line in lines]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)

@@ -21,15 +21,15 @@ from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.data import Message, tokenize
 from trainer_core.errors import ConfigError, ModelError, UserError
-from trainer_core.inference.coupled_sampling import Sampler, filters, gumbel
-from trainer_core.inference.generate import PREFILL, Row, generate, padded
-from trainer_core.inference.load import Lanes, load, proofs, with_template
-from trainer_core.inference.mixed_lora import Mixed
-from trainer_core.inference.server import summary
-from trainer_core.inference.streaming import Growing, answer
+from trainer_core.inference.coupled_sampling import CoupledSampler, build_filters, gumbel_noise
+from trainer_core.inference.generate import PREFILL_TOKENS, GenerationRow, generate_rows, left_pad
+from trainer_core.inference.load import LaneSet, load_lanes, verify_adapters, with_adapter_template
+from trainer_core.inference.mixed_lora import MixedLora
+from trainer_core.inference.server import adapter_summary
+from trainer_core.inference.streaming import DecodedRow, stream_answers
 from trainer_core.runs import checkpoints
-from trainer_core.runs.compare_requests import Ask
-from trainer_core.runs.events import Asked, Text
+from trainer_core.runs.compare_requests import GenerateRequest
+from trainer_core.runs.events import PromptStarted, TextChunk
 
 pytestmark = pytest.mark.real
 
@@ -49,24 +49,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def loaded(folder: Path, *names: str, precision="fp32") -> Lanes:
+def loaded(folder: Path, *names: str, precision="fp32") -> LaneSet:
     adapters = (Lane(name=name, adapter=str(folder / name)) for name in names)
-    return load(str(folder / "base"), precision, (Lane(name="Base"), *adapters))
+    return load_lanes(str(folder / "base"), precision, (Lane(name="Base"), *adapters))
 
 
 @pytest.fixture(scope="module")
-def lanes(folder: Path) -> Lanes:
+def lanes(folder: Path) -> LaneSet:
     return loaded(folder, "one", "two", "one again", "zero")
 
 
-def rendered(lanes: Lanes, text: str) -> str:
-    return tokenize.render(lanes.tokenizer, [Message("user", text)], asking=True)
+def rendered(lanes: LaneSet, text: str) -> str:
+    return tokenize.render_chat(lanes.tokenizer, [Message("user", text)], asking=True)
 
 
-def grown(lanes: Lanes, sampling: Sampling, prompts=PROMPTS, names=()) -> dict[tuple[str, str], list[int]]:
-    rows = [Row(name, rendered(lanes, text), text) for text in prompts for name in names or lanes.names]
-    generate(lanes, rows, sampling, lambda: True)
-    return {(row.lane, row.dice): row.tokens for row in rows}
+def grown(lanes: LaneSet, sampling: Sampling, prompts=PROMPTS, names=()) -> dict[tuple[str, str], list[int]]:
+    rows = [GenerationRow(name, rendered(lanes, text), text) for text in prompts for name in names or lanes.names]
+    generate_rows(lanes, rows, sampling, lambda: True)
+    return {(row.lane, row.seed_key): row.tokens for row in rows}
 
 
 def alone(folder: Path, adapter: str | None, **format) -> torch.nn.Module:
@@ -75,7 +75,7 @@ def alone(folder: Path, adapter: str | None, **format) -> torch.nn.Module:
     return (PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
 
 
-def test_a_mixed_greedy_batch_equals_generate_lane_by_lane(folder: Path, lanes: Lanes) -> None:
+def test_a_mixed_greedy_batch_equals_generate_lane_by_lane(folder: Path, lanes: LaneSet) -> None:
     mixed = grown(lanes, Sampling(temperature=0, max_new_tokens=24))
     lengths = set()
     for lane in lanes.lanes:
@@ -87,14 +87,14 @@ def test_a_mixed_greedy_batch_equals_generate_lane_by_lane(folder: Path, lanes: 
             lengths.add(len(mixed[lane.name, text]))
     assert len({tuple(ids) for ids in mixed.values()}) > len(PROMPTS), "adapters that change nothing prove nothing"
     assert 24 in lengths and len(lengths) > 2, "rows must leave the batch at different times"
-    assert ids["input_ids"].shape[1] > PREFILL, "a prompt must be read in parts"
+    assert ids["input_ids"].shape[1] > PREFILL_TOKENS, "a prompt must be read in parts"
 
 
 @pytest.mark.parametrize("config", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": ["q_proj"], "r": 3}])
 def test_every_kind_of_adapter_gives_in_a_mixed_batch_what_it_gives_alone(folder, tmp_path, config) -> None:
     tiny.adapter(tmp_path / "kind", folder / "base", seed=3, **config)
     lane = Lane(name="Kind", adapter=str(tmp_path / "kind"))
-    mixed = load(str(folder / "base"), "fp32", (Lane(name="One", adapter=str(folder / "one")), lane))
+    mixed = load_lanes(str(folder / "base"), "fp32", (Lane(name="One", adapter=str(folder / "one")), lane))
     ids = torch.tensor([[5, 9, 40, 77]])
     ours = mixed.forward([mixed.mixtures[name] for name in ("Kind", "One", "Kind")], input_ids=ids.expand(3, -1)).logits
     for row, adapter in ((0, lane.adapter), (1, str(folder / "one")), (2, lane.adapter)):
@@ -106,7 +106,7 @@ def test_every_kind_of_adapter_gives_in_a_mixed_batch_what_it_gives_alone(folder
 def test_a_layer_that_does_not_see_whole_rows_is_refused(folder: Path) -> None:
     """The experts of a mixture get tokens without their rows; shares would go to the wrong ones."""
     lanes = loaded(folder, "one")
-    layer = next(module for module in lanes.model.modules() if isinstance(module, Mixed))
+    layer = next(module for module in lanes.model.modules() if isinstance(module, MixedLora))
     lanes.shares.set(torch.ones(2, 1))
     with pytest.raises(ModelError, match="mixture of experts"):
         layer(torch.zeros(7, layer.down.shape[1]))
@@ -127,11 +127,11 @@ def test_lanes_share_a_4_bit_base(folder: Path) -> None:
             model = alone(folder, lane.adapter, quantization_config=four_bit, dtype=torch.bfloat16)
             assert torch.allclose(ours[row], model(input_ids=ids).logits[0], atol=0.1)
     assert (ours[1] - ours[2]).abs().max() > 1
-    assert proofs(lanes)[0].difference == 0
+    assert verify_adapters(lanes)[0].difference == 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.5])
-def test_equal_adapters_say_the_same_at_any_temperature(lanes: Lanes, temperature: float) -> None:
+def test_equal_adapters_say_the_same_at_any_temperature(lanes: LaneSet, temperature: float) -> None:
     said = grown(lanes, Sampling(temperature=temperature, max_new_tokens=24, top_p=0.95))
     for text in PROMPTS:
         assert said["one", text] == said["one again", text]
@@ -139,7 +139,7 @@ def test_equal_adapters_say_the_same_at_any_temperature(lanes: Lanes, temperatur
     assert any(said["one", text] != said["two", text] for text in PROMPTS)
 
 
-def test_two_equal_adapters_agree_on_200_prompts(lanes: Lanes) -> None:
+def test_two_equal_adapters_agree_on_200_prompts(lanes: LaneSet) -> None:
     prompts = [f"question {number}" for number in range(200)]
     said = grown(lanes, Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12), prompts, ("one", "one again"))
     assert all(said["one", text] == said["one again", text] for text in prompts)
@@ -147,7 +147,7 @@ def test_two_equal_adapters_agree_on_200_prompts(lanes: Lanes) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 1.0}, {"temperature": 0.0, "repetition_penalty": 1.8}])
-def test_a_lane_says_the_same_alone_and_in_company(lanes: Lanes, settings: dict) -> None:
+def test_a_lane_says_the_same_alone_and_in_company(lanes: LaneSet, settings: dict) -> None:
     sampling = Sampling(max_new_tokens=16, **settings)
     together = grown(lanes, sampling)
     for text in PROMPTS:
@@ -155,7 +155,7 @@ def test_a_lane_says_the_same_alone_and_in_company(lanes: Lanes, settings: dict)
 
 
 def test_padding_adds_no_token_that_a_row_has_not() -> None:
-    ids, mask = padded([[7, 8, 9], [5]], torch.device("cpu"))
+    ids, mask = left_pad([[7, 8, 9], [5]], torch.device("cpu"))
     assert ids.tolist() == [[7, 8, 9], [5, 5, 5]] and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
@@ -172,9 +172,9 @@ def test_padding_adds_no_token_that_a_row_has_not() -> None:
 def test_the_dice_follow_the_distribution(settings: dict) -> None:
     sampling = Sampling(**settings)
     logits, seen, draws = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5, 1.5]]), torch.tensor([[0, 3]]), 6000
-    sampler = Sampler(sampling)
+    sampler = CoupledSampler(sampling)
     drawn = Counter(int(sampler.draw(logits, seen, ["p"], step)) for step in range(draws))
-    expected = filters(sampling)(seen, logits)[0].double().softmax(-1) * draws
+    expected = build_filters(sampling)(seen, logits)[0].double().softmax(-1) * draws
     possible = [token for token in range(6) if expected[token] > 0]
     assert set(drawn) <= set(possible)
     assert chisquare([drawn[token] for token in possible], expected[possible].numpy()).pvalue > 0.001
@@ -184,66 +184,66 @@ def test_filters_are_those_of_generate_in_its_order(folder: Path) -> None:
     settings = {"repetition_penalty": 1.2, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1}
     model = AutoModelForCausalLM.from_pretrained(folder / "base")
     theirs = model._get_logits_processor(GenerationConfig(do_sample=True, **settings), input_ids_seq_length=3)
-    assert [type(one) for one in filters(Sampling(**settings))] == [type(one) for one in theirs]
+    assert [type(one) for one in build_filters(Sampling(**settings))] == [type(one) for one in theirs]
 
 
 CPU = torch.device("cpu")
 
 
 def test_noise_depends_on_seed_prompt_and_step_alone() -> None:
-    same = gumbel(1, "p", 2, 5, CPU)
-    assert torch.equal(same, gumbel(1, "p", 2, 5, CPU))
-    for other in (gumbel(2, "p", 2, 5, CPU), gumbel(1, "q", 2, 5, CPU), gumbel(1, "p", 3, 5, CPU)):
+    same = gumbel_noise(1, "p", 2, 5, CPU)
+    assert torch.equal(same, gumbel_noise(1, "p", 2, 5, CPU))
+    for other in (gumbel_noise(2, "p", 2, 5, CPU), gumbel_noise(1, "q", 2, 5, CPU), gumbel_noise(1, "p", 3, 5, CPU)):
         assert not torch.equal(same, other)
 
 
 def test_a_seed_keeps_its_meaning_on_the_processor() -> None:
     """These are the values of the first version: an answer of then is the answer of now."""
-    assert gumbel(1, "p", 2, 3, CPU).tolist() == pytest.approx([0.97756928, -0.18043074, 0.90073586], abs=1e-7)
+    assert gumbel_noise(1, "p", 2, 3, CPU).tolist() == pytest.approx([0.97756928, -0.18043074, 0.90073586], abs=1e-7)
 
 
 def test_the_noise_is_made_where_the_logits_are() -> None:
     """A device without a generator refuses to make one; it would take noise that the processor made."""
     logits, seen = torch.zeros(2, 7, device="meta"), torch.zeros(2, 1, device="meta")
     with pytest.raises(RuntimeError, match="META"):
-        Sampler(Sampling(temperature=1, top_p=1)).draw(logits, seen, ["p", "p"], 0)
+        CoupledSampler(Sampling(temperature=1, top_p=1)).draw(logits, seen, ["p", "p"], 0)
 
 
 @pytest.mark.gpu
 def test_rows_with_the_same_dice_share_their_luck_on_a_card() -> None:
     pytest.skip("no CUDA device") if not torch.cuda.is_available() else None
-    card, sampler = torch.device("cuda", 0), Sampler(Sampling(temperature=1, top_p=1))
+    card, sampler = torch.device("cuda", 0), CoupledSampler(Sampling(temperature=1, top_p=1))
     logits, seen = torch.zeros(3, 150_000, device=card), torch.zeros(3, 1, dtype=torch.long, device=card)
     drawn = [sampler.draw(logits, seen, ["p", "q", "p"], step).tolist() for step in range(20)]
     assert all(first == third for first, _, third in drawn) and any(first != second for first, second, _ in drawn)
     assert sampler.draw(logits[:1], seen[:1], ["p"], 7).item() == drawn[7][0], "alone as in company"
-    values = torch.cat([gumbel(1, "p", step, 150_000, card) for step in range(20)])
+    values = torch.cat([gumbel_noise(1, "p", step, 150_000, card) for step in range(20)])
     assert values.device.type == "cuda" and values.isfinite().all()
     assert values.mean().item() == pytest.approx(0.5772, abs=0.01)
     assert values.std().item() == pytest.approx(1.2825, abs=0.01)
 
 
-def test_proofs_tell_an_adapter_from_none(lanes: Lanes) -> None:
-    found = {proof.lane: proof for proof in proofs(lanes)}
+def test_proofs_tell_an_adapter_from_none(lanes: LaneSet) -> None:
+    found = {proof.lane: proof for proof in verify_adapters(lanes)}
     assert found["Base"].difference == 0 and found["zero"].difference == 0 and not found["Base"].sha256
     assert found["one"].difference > 0 and found["one"].sha256 == found["one again"].sha256 != found["two"].sha256
-    assert "zero: the adapter changes nothing" in summary(tuple(found.values()))
+    assert "zero: the adapter changes nothing" in adapter_summary(tuple(found.values()))
 
 
-def collect(lanes: Lanes, ask: Ask, emit=lambda _: None, cancelled: threading.Event | None = None):
+def collect(lanes: LaneSet, ask: GenerateRequest, emit=lambda _: None, cancelled: threading.Event | None = None):
     said: list = []
-    ends = answer(lanes, ask, lambda event: said.append(event) or emit(event), cancelled or threading.Event())
+    ends = stream_answers(lanes, ask, lambda event: said.append(event) or emit(event), cancelled or threading.Event())
     return said, ends
 
 
-def asking(text: str, **sampling) -> Ask:
-    return Ask(id="a", messages=({"role": "user", "content": text},), sampling=Sampling(**sampling))
+def asking(text: str, **sampling) -> GenerateRequest:
+    return GenerateRequest(id="a", messages=({"role": "user", "content": text},), sampling=Sampling(**sampling))
 
 
-def test_lanes_stream_together_and_tell_all_they_said(lanes: Lanes) -> None:
+def test_lanes_stream_together_and_tell_all_they_said(lanes: LaneSet) -> None:
     said, ends = collect(lanes, asking("hi", max_new_tokens=60, temperature=1.5, top_p=1))
-    assert isinstance(said[0], Asked) and said[0].lanes == lanes.names == tuple(ends)
-    texts = [event for event in said if isinstance(event, Text)]
+    assert isinstance(said[0], PromptStarted) and said[0].lanes == lanes.names == tuple(ends)
+    texts = [event for event in said if isinstance(event, TextChunk)]
     assert len(texts) > 1 and all(tuple(event.more) == lanes.names for event in texts)
     whole = grown(lanes, Sampling(max_new_tokens=60, temperature=1.5, top_p=1), ["hi"])
     for name in lanes.names:
@@ -252,24 +252,24 @@ def test_lanes_stream_together_and_tell_all_they_said(lanes: Lanes) -> None:
         assert ends[name].tokens == len(whole[name, "hi"])
 
 
-def test_characters_are_told_when_their_bytes_are_complete(lanes: Lanes) -> None:
+def test_characters_are_told_when_their_bytes_are_complete(lanes: LaneSet) -> None:
     text = "né 🦊\u200d🔥 नमस्ते <b>"
-    growing, pieces = Growing(Row("Base", "", "")), []
+    growing, pieces = DecodedRow(GenerationRow("Base", "", "")), []
     for token in lanes.tokenizer(text, add_special_tokens=False)["input_ids"]:
         growing.row.tokens.append(token)
-        pieces.append(growing.more(lanes, whole=False))
+        pieces.append(growing.new_text(lanes, whole=False))
     assert "".join(pieces) == text and "" in pieces
     growing.row.tokens += lanes.tokenizer("🦊", add_special_tokens=False)["input_ids"][:2]
-    assert growing.more(lanes, whole=False) == "" and "\ufffd" in growing.more(lanes, whole=True)
+    assert growing.new_text(lanes, whole=False) == "" and "\ufffd" in growing.new_text(lanes, whole=True)
 
 
-def test_a_model_without_a_padding_token_answers(lanes: Lanes) -> None:
+def test_a_model_without_a_padding_token_answers(lanes: LaneSet) -> None:
     bare = tiny.tokenizer()
     bare.pad_token = None
     assert collect(replace(lanes, tokenizer=bare), asking("hi", max_new_tokens=3))[1]
 
 
-def test_cancel_ends_all_lanes_at_the_next_token(lanes: Lanes) -> None:
+def test_cancel_ends_all_lanes_at_the_next_token(lanes: LaneSet) -> None:
     cancelled = threading.Event()
     _, ends = collect(lanes, asking("hi", max_new_tokens=400), lambda event: cancelled.set(), cancelled)
     assert all(end.tokens <= 1 for end in ends.values())
@@ -277,26 +277,26 @@ def test_cancel_ends_all_lanes_at_the_next_token(lanes: Lanes) -> None:
     assert all(end.tokens == 0 for end in ends.values()), "a long prompt is not read to its end"
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_numbers(lanes: Lanes) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_with_numbers(lanes: LaneSet) -> None:
     with pytest.raises(UserError, match="512"):
         collect(lanes, asking("word " * 600))
 
 
-def test_an_answer_stops_where_the_context_is_full(lanes: Lanes) -> None:
+def test_an_answer_stops_where_the_context_is_full(lanes: LaneSet) -> None:
     prompt = "dog " * 125
     room = 512 - len(lanes.tokenizer(rendered(lanes, prompt), add_special_tokens=False)["input_ids"])
     said = grown(lanes, Sampling(temperature=0, max_new_tokens=400), [prompt])
     assert 0 < max(len(ids) for ids in said.values()) <= room < 400
 
 
-def test_an_unknown_lane_is_named(lanes: Lanes) -> None:
+def test_an_unknown_lane_is_named(lanes: LaneSet) -> None:
     with pytest.raises(UserError, match="three"):
         collect(lanes, asking("hi").model_copy(update={"lanes": ("three",)}))
 
 
 def test_two_lanes_of_one_name_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="2 lanes are called 'Base'"):
-        load(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="Base")))
+        load_lanes(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="Base")))
 
 
 def change_config(folder: Path, **values) -> None:
@@ -333,32 +333,32 @@ def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, words: str) -> N
     shutil.copytree(folder / "one", tmp_path / "bad")
     SPOILT[words](tmp_path / "bad")
     with pytest.raises(ModelError, match=words) as error:
-        load(str(folder / "base"), "fp32", (Lane(name="My lane", adapter=str(tmp_path / "bad")),))
+        load_lanes(str(folder / "base"), "fp32", (Lane(name="My lane", adapter=str(tmp_path / "bad")),))
     assert "My lane" in str(error.value)
 
 
 def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "one", tmp_path / "adapter-sft")
-    checkpoints.seal(tmp_path / "adapter-sft", checkpoints.Origin("sft", 20, "data"), 20)
-    assert load(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
+    checkpoints.write_manifest(tmp_path / "adapter-sft", checkpoints.CheckpointSource("sft", 20, "data"), 20)
+    assert load_lanes(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
     weights = tmp_path / "adapter-sft" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. Open another step of its run"
     with pytest.raises(ModelError, match=words):
-        load(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
+        load_lanes(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
 
 
 def test_an_adapter_of_another_base_is_refused_with_both_sizes(folder: Path, tmp_path: Path) -> None:
     tiny.model(tmp_path / "wide", hidden_size=96)
     with pytest.raises(ModelError, match="lora_B for .* is 64 × 4, .* needs 96 × 4"):
-        load(str(tmp_path / "wide"), "fp32", (Lane(name="One", adapter=str(folder / "one")),))
+        load_lanes(str(tmp_path / "wide"), "fp32", (Lane(name="One", adapter=str(folder / "one")),))
 
 
 def test_a_template_that_the_base_lacks_comes_with_the_adapter(tmp_path: Path) -> None:
     bare, own = tiny.tokenizer(), tiny.tokenizer()
     bare.chat_template = None
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
-    assert with_template(bare, [str(tmp_path)]).chat_template == "{{ messages[0].content }}"
-    assert with_template(own, [str(tmp_path)]).chat_template == tiny.TEMPLATE, (
+    assert with_adapter_template(bare, [str(tmp_path)]).chat_template == "{{ messages[0].content }}"
+    assert with_adapter_template(own, [str(tmp_path)]).chat_template == tiny.TEMPLATE, (
         "a model's own template is never replaced"
     )

@@ -15,8 +15,8 @@ from trainer_core.config.recipe import Recipe
 from trainer_core.jobs import stall
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs import heartbeat
-from trainer_core.runs.events import Evaluated, Phase, Step
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import Evaluation, Phase, TrainStep
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
@@ -24,12 +24,14 @@ pytestmark = pytest.mark.real
 SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker")
 
 
-def stepping(seconds: float, count: int = 10) -> RunView:
+def stepping(seconds: float, count: int = 10) -> RunState:
     steps = [
-        Step("dpo", at, 100, 0.5, 1e-4, 1.0, seconds=90.0 if at == 1 else seconds, tokens_per_second=1, seconds_left=1)
+        TrainStep(
+            "dpo", at, 100, 0.5, 1e-4, 1.0, seconds=90.0 if at == 1 else seconds, tokens_per_second=1, seconds_left=1
+        )
         for at in range(1, count + 1)
     ]
-    return RunView("a run", phase=Phase.DPO, points=tuple(steps))
+    return RunState("a run", phase=Phase.DPO, points=tuple(steps))
 
 
 ON_CARD = replace(stepping(1), points=stepping(1).points[1:], card="GPU-1")
@@ -47,16 +49,16 @@ ON_CARD = replace(stepping(1), points=stepping(1).points[1:], card="GPU-1")
         (replace(stepping(1), phase=Phase.SAVING), 3, 4000, ""),
         (ON_CARD, 3, 179, ""),  # a new shape may be compiled
         (ON_CARD, 3, 181, "No step for 181 s, where one took 1.0 s"),
-        (RunView("new", phase=Phase.LOADING), 3, 4000, ""),  # a download says nothing for long
-        (RunView("new", phase=Phase.LOADING), 13, 0, "No sign of life for 13 s"),
+        (RunState("new", phase=Phase.LOADING), 3, 4000, ""),  # a download says nothing for long
+        (RunState("new", phase=Phase.LOADING), 13, 0, "No sign of life for 13 s"),
     ],
 )
-def test_when_a_run_is_called_stalled(view: RunView, since_beat: float, since_word: float, says: str) -> None:
-    said = stall.stalled(view, since_beat, since_word)
+def test_when_a_run_is_called_stalled(view: RunState, since_beat: float, since_word: float, says: str) -> None:
+    said = stall.stall_reason(view, since_beat, since_word)
     assert said.startswith(says) and bool(said) == bool(says)
 
 
-CHECKED = replace(stepping(1), evaluated=(Evaluated("dpo", 5, 0.5, seconds=60.0),))
+CHECKED = replace(stepping(1), evaluated=(Evaluation("dpo", 5, 0.5, seconds=60.0),))
 
 
 @pytest.mark.parametrize(
@@ -69,12 +71,12 @@ CHECKED = replace(stepping(1), evaluated=(Evaluated("dpo", 5, 0.5, seconds=60.0)
         (stepping(1, count=3), 600),  # too few steps to know
         (stepping(400, count=3), 1200),
         (replace(stepping(1), phase=Phase.SAVING), 600),
-        (RunView("new", phase=Phase.LOADING), 600),
+        (RunState("new", phase=Phase.LOADING), 600),
     ],
 )
-def test_how_long_an_answer_is_waited_for(view: RunView, most: float) -> None:
-    assert not stall.unanswered(view, most)
-    assert stall.unanswered(view, most + 1) == f"It did not answer for {most + 1:.0f} s and was ended."
+def test_how_long_an_answer_is_waited_for(view: RunState, most: float) -> None:
+    assert not stall.stop_timeout_reason(view, most)
+    assert stall.stop_timeout_reason(view, most + 1) == f"It did not answer for {most + 1:.0f} s and was ended."
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
@@ -90,8 +92,8 @@ def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> 
         beat = supervisor.run_dir(run_id) / "heartbeat.json"
         os.utime(beat, (0, beat.stat().st_mtime - stall.SILENT_SECONDS))
         assert looked(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
-        assert supervisor.run(run_id).phase.active
-        made = len(supervisor.run(run_id).points)
+        assert supervisor.run_state(run_id).phase.is_active
+        made = len(supervisor.run_state(run_id).points)
         worker.send_signal(signal.SIGCONT)
         assert looked(supervisor, run_id, lambda view: len(view.points) > made and not view.stalled, 30)
     finally:
@@ -101,8 +103,8 @@ def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> 
 
 def looked(supervisor: Supervisor, run_id: str, wanted, seconds: float) -> bool:  # type: ignore[no-untyped-def]
     def there() -> bool:
-        supervisor.look()
-        return wanted(supervisor.run(run_id))
+        supervisor.refresh()
+        return wanted(supervisor.run_state(run_id))
 
     return wait_for(there, seconds)
 
@@ -118,7 +120,7 @@ def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:5], b'{"kind": "Step", "ste\x00\xff\n', b"[1]\n", *lines[5:]]))
     again = Supervisor(workspace)
-    assert [view.phase for view in again.views] == [Phase.DONE, Phase.DONE]
-    assert again.run(ids[0]).points == supervisor.run(ids[0]).points
-    notes = [note for note in again.run(ids[0]).notes if "cannot be read" in note]
+    assert [view.phase for view in again.run_states] == [Phase.DONE, Phase.DONE]
+    assert again.run_state(ids[0]).points == supervisor.run_state(ids[0]).points
+    notes = [note for note in again.run_state(ids[0]).notes if "cannot be read" in note]
     assert [note.split(" of ")[0] for note in notes] == ["Line 6", "Line 7"]

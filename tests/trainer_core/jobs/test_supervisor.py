@@ -22,13 +22,13 @@ from tests.trainer_core.runs.test_checkpoints import in_a_process
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.jobs import stall
-from trainer_core.jobs.spawn import detached
+from trainer_core.jobs.spawn import detached_options
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.models import starter
 from trainer_core.runs import checkpoints, control, heartbeat, run_folder
 from trainer_core.runs.events import Phase
 from trainer_core.runs.heartbeat import Heartbeat
-from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, project
 from trainer_core.system.hardware import Machine
@@ -38,10 +38,10 @@ pytestmark = pytest.mark.real
 RECIPE = Recipe(name="scripted")
 
 
-HURRIED = stall.Patience(step=1.0, load=1.0, kill=1.0)
+HURRIED = stall.StopTimeouts(step=1.0, load=1.0, kill=1.0)
 
 
-def boss_of(folder: Path, speed: int = 50, patience: stall.Patience = stall.PATIENCE) -> Supervisor:
+def boss_of(folder: Path, speed: int = 50, patience: stall.StopTimeouts = stall.STOP_TIMEOUTS) -> Supervisor:
     command = (sys.executable, "-m", "tests.support.fake_worker", str(speed))
     return Supervisor(Workspace(folder), command=command, device="cpu", patience=patience)
 
@@ -53,13 +53,13 @@ def test_nvml_is_kept_open_until_something_is_wrong(tmp_path: Path) -> None:
     @contextmanager
     def session() -> Iterator[None]:
         opened.append(1)
-        with hardware.session(nvml):
+        with hardware.nvml_session(nvml):
             yield
 
     seen: list[int] = []
 
     def read() -> Machine:
-        machine = hardware.detect(nvml, environ={})
+        machine = hardware.detect_machine(nvml, environ={})
         seen.append(len(machine.gpus))
         return machine
 
@@ -78,7 +78,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
     """Starts a run of a behaviour; whatever still runs at the end is ended."""
     bosses: list[Supervisor] = []
 
-    def started(behaviour: str, speed: int = 60, patience: stall.Patience = stall.PATIENCE) -> tuple[Supervisor, str]:
+    def started(
+        behaviour: str, speed: int = 60, patience: stall.StopTimeouts = stall.STOP_TIMEOUTS
+    ) -> tuple[Supervisor, str]:
         bosses.append(boss_of(tmp_path, speed, patience))
         return bosses[-1], bosses[-1].start(RECIPE.model_copy(update={"name": behaviour}))
 
@@ -86,18 +88,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
     for boss in bosses:
         boss.close()
         for watched in boss._watched.values():
-            heartbeat.end(watched.run_dir, kill=True)
+            heartbeat.terminate(watched.run_dir, kill=True)
             if watched.process:
                 watched.process.wait()
 
 
-def until(boss: Supervisor, run_id: str, condition: Callable[[RunView], bool], seconds: float = 30) -> RunView:
-    assert wait_for(lambda: boss.look() or boss.enforce() or condition(boss.run(run_id)), seconds), boss.run(run_id)
-    return boss.run(run_id)
+def until(boss: Supervisor, run_id: str, condition: Callable[[RunState], bool], seconds: float = 30) -> RunState:
+    assert wait_for(
+        lambda: boss.refresh() or boss.enforce_stop_requests() or condition(boss.run_state(run_id)), seconds
+    ), boss.run_state(run_id)
+    return boss.run_state(run_id)
 
 
-def ended(view: RunView) -> bool:
-    return not view.phase.active
+def ended(view: RunState) -> bool:
+    return not view.phase.is_active
 
 
 @pytest.mark.parametrize("fault", ["kill", "enospc"])
@@ -105,31 +109,31 @@ def test_a_run_made_longer_after_an_earlier_step_was_kept(start, tmp_path: Path,
     """Whatever ends it on the way, the kept adapter is there and the run is finished, or waits to be gone on with."""
     boss, run_id = start("scripted", 2000)
     until(boss, run_id, ended)
-    boss.keep(run_id, "dpo", 8)
+    boss.use_checkpoint(run_id, "dpo", 8)
     phases, at, code = [], 0, 1
     while code:
         at += 1
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(boss.run_dir(run_id), folder / "runs" / run_id)
         idle = Supervisor(Workspace(folder), (sys.executable, "-c", "pass"), read_machine=lambda: machine(24))
-        code = in_a_process(lambda idle=idle: idle.prolong(run_id), f"{fault}:{at}")
+        code = in_a_process(lambda idle=idle: idle.extend(run_id), f"{fault}:{at}")
         assert code in (0, -signal.SIGKILL if fault == "kill" else 1)
-        view = read_view(folder / "runs" / run_id)
-        least = int(view.used("dpo.max_steps", "0"))
-        assert checkpoints.verified(folder / "runs" / run_id / "adapter-dpo").step == 8
+        view = read_run_state(folder / "runs" / run_id)
+        least = int(view.effective_value("dpo.max_steps", "0"))
+        assert checkpoints.verify(folder / "runs" / run_id / "adapter-dpo").step == 8
         if view.phase is Phase.PAUSED:
-            assert checkpoints.verified(folder / "runs" / run_id / "adapter-dpo-000008").step == 8
-            assert least > 20 and checkpoints.finished(folder / "runs" / run_id, "dpo", least).folder is None
+            assert checkpoints.verify(folder / "runs" / run_id / "adapter-dpo-000008").step == 8
+            assert least > 20 and checkpoints.finished_adapter(folder / "runs" / run_id, "dpo", least).folder is None
         phases.append(view.phase)
     assert at > 10 and phases[0] is Phase.DONE and phases[-1] is Phase.PAUSED
-    assert checkpoints.stored(folder / "runs" / run_id, "dpo").keys() >= {8, 20}
+    assert checkpoints.adapters_by_step(folder / "runs" / run_id, "dpo").keys() >= {8, 20}
 
 
 def test_a_run_goes_through_its_phases_to_the_end(start) -> None:
     boss, run_id = start("scripted")
     view = until(boss, run_id, ended)
     assert view.phase is Phase.DONE and set(view.adapters) == {"sft", "dpo"}
-    assert [lane.name for lane in boss.lanes(run_id)] == ["Base", "SFT", "DPO"]
+    assert [lane.name for lane in boss.run_lanes(run_id)] == ["Base", "SFT", "DPO"]
     assert boss.run_file(run_id).job.recipe.name == "scripted"
 
 
@@ -139,7 +143,7 @@ def test_a_second_run_is_refused_by_name_and_leaves_no_folder(start) -> None:
         boss.start(RECIPE)
     with pytest.raises(BusyError, match=run_id):
         boss_of(boss.workspace.root).start(RECIPE)
-    assert len(run_folder.folders(boss.workspace.runs)) == 1
+    assert len(run_folder.list_runs(boss.workspace.runs)) == 1
 
 
 def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
@@ -156,8 +160,8 @@ def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
         threads[-1].start()
     for thread in threads:
         thread.join()
-    assert len(refused) == 19 and len(run_folder.folders(boss.workspace.runs)) == 1
-    until(boss, boss.views[0].id, ended)
+    assert len(refused) == 19 and len(run_folder.list_runs(boss.workspace.runs)) == 1
+    until(boss, boss.run_states[0].id, ended)
 
 
 def test_stop_keeps_what_was_learned(start) -> None:
@@ -196,7 +200,7 @@ def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> Non
     later = Supervisor(boss.workspace, command=boss.command, read_machine=lambda: lost)
     with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume goes on"):
         later.resume(run_id)
-    boss.look()
+    boss.refresh()
     boss.resume(run_id)  # --device cpu: it was asked for
     assert until(boss, run_id, ended).phase is Phase.DONE
 
@@ -210,7 +214,7 @@ def test_a_run_that_goes_on_with_another_starter_says_so_once(start) -> None:
     (boss.run_dir(run_id) / "run.json").write_text(earlier.model_dump_json(), encoding="utf-8")
     boss.resume(run_id)
     assert until(boss, run_id, ended).phase is Phase.DONE
-    boss.prolong(run_id)
+    boss.extend(run_id)
     said = [change for change in until(boss, run_id, ended).changes if change.what == starter.NAME]
     assert [(change.asked, change.used) for change in said] == [("conversion 1", "conversion 2")]
 
@@ -227,7 +231,7 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
     view = until(boss, run_id, ended)
     assert view.phase is Phase.FAILED and "SIGKILL" in view.error and "without a last word" in view.error
     assert "memory" not in view.error, "nobody has seen that memory ran out"
-    assert boss_of(boss.workspace.root).run(run_id).phase is Phase.FAILED, "an app that starts anew says the same"
+    assert boss_of(boss.workspace.root).run_state(run_id).phase is Phase.FAILED, "an app that starts anew says the same"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a keeper is a fork")
@@ -247,11 +251,11 @@ def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words
     boss, run_id = start(f"{behaviour}-{keeper}")
     view = until(boss, run_id, ended)
     assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
-    later = boss_of(boss.workspace.root).run(run_id)
+    later = boss_of(boss.workspace.root).run_state(run_id)
     assert (later.phase, later.error) == (Phase.FAILED, view.error)
 
 
-def hung(boss: Supervisor, run_id: str) -> RunView:
+def hung(boss: Supervisor, run_id: str) -> RunState:
     """A run whose worker makes no further step."""
     return until(boss, run_id, lambda view: bool(view.checkpoints))
 
@@ -261,14 +265,16 @@ def hung(boss: Supervisor, run_id: str) -> RunView:
 def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name: str, wish: str) -> None:
     boss, run_id = start(name, patience=HURRIED)
     hung(boss, run_id)
-    assert not wait_for(lambda: boss.look() or boss.enforce() or ended(boss.run(run_id)), 2), "nobody has asked it"
+    assert not wait_for(lambda: boss.refresh() or boss.enforce_stop_requests() or ended(boss.run_state(run_id)), 2), (
+        "nobody has asked it"
+    )
     getattr(boss, wish)(run_id)
     view = until(boss, run_id, ended)
     said = r"It did not answer for [1-9] s and was ended\. Resume goes on from SFT step 5\."
     assert view.phase is Phase.STOPPED and re.fullmatch(said, view.detail) and not view.error
-    assert not heartbeat.processes(boss.run_dir(run_id)) and not boss.active
+    assert not heartbeat.list_processes(boss.run_dir(run_id)) and not boss.active_run
     again = boss_of(boss.workspace.root)
-    assert (again.run(run_id).phase, again.run(run_id).detail) == (Phase.STOPPED, view.detail)
+    assert (again.run_state(run_id).phase, again.run_state(run_id).detail) == (Phase.STOPPED, view.detail)
     boss.resume(run_id)
     assert until(boss, run_id, ended).phase is Phase.DONE
 
@@ -277,7 +283,7 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
 def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> None:
     first, run_id = start("slow-kept")
     until(first, run_id, lambda view: len(view.points) > 2)
-    family = heartbeat.processes(first.run_dir(run_id))
+    family = heartbeat.list_processes(first.run_dir(run_id))
     assert len(family) == 2, "the keeper and its worker"
     for process in family:
         process.suspend()
@@ -285,7 +291,7 @@ def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> Non
     later = boss_of(first.workspace.root, patience=HURRIED)
     assert until(later, run_id, ended).phase is Phase.STOPPED
     until(first, run_id, ended)  # which also waits for its child
-    assert not heartbeat.processes(first.run_dir(run_id))
+    assert not heartbeat.list_processes(first.run_dir(run_id))
 
 
 def test_without_a_fork_a_fresh_worker_goes_on_with_less_as_well(start) -> None:
@@ -306,7 +312,7 @@ def test_in_a_folder_with_spaces_and_accents_a_run_goes_to_its_end(tmp_path: Pat
         run_id = boss.start(RECIPE.model_copy(update={"name": name}))
         assert until(boss, run_id, ended).phase is Phase.DONE, name
     lanes = boss.compare_run(run_id)
-    assert wait_for(lambda: boss.look() or lanes.view.phase is Phase.READY, 30), lanes.view
+    assert wait_for(lambda: boss.refresh() or lanes.state.phase is Phase.READY, 30), lanes.state
     boss.close()
 
 
@@ -327,30 +333,30 @@ def test_all_that_stands_above_a_worker_is_found_outermost_first() -> None:
     worker = Shown(
         "C:/Python311/python.exe", *arguments, parent=(second := Shown(".venv/python.exe", *arguments, parent=keeper))
     )
-    assert list(heartbeat.family(worker)) == [first, keeper, second, worker]
-    assert len(list(heartbeat.family(Shown("python", parent=Shown("sh"))))) == 1, "no arguments, nothing alike"
+    assert list(heartbeat.process_family(worker)) == [first, keeper, second, worker]
+    assert len(list(heartbeat.process_family(Shown("python", parent=Shown("sh"))))) == 1, "no arguments, nothing alike"
 
 
 @pytest.mark.parametrize(
     ("system", "options"), [("win32", {"creationflags": 0x08000200}), ("linux", {"start_new_session": True})]
 )
 def test_on_windows_a_worker_has_a_console_without_a_window(system: str, options: dict[str, object]) -> None:
-    assert detached(system) == options
+    assert detached_options(system) == options
 
 
 def test_a_run_can_be_ended_in_mid_step(start) -> None:
     boss, run_id = start("hangs-kept")
     hung(boss, run_id)
-    boss.end(run_id)
+    boss.kill(run_id)
     view = until(boss, run_id, ended)
     assert view.phase is Phase.STOPPED
     assert view.detail == "It was ended at your request. Resume goes on from SFT step 5."
     with pytest.raises(BusyError, match="not going"):
-        boss.end(run_id)
+        boss.kill(run_id)
 
 
 def test_a_run_that_answers_slowly_is_let_be(start) -> None:
-    boss, run_id = start("slow", patience=stall.Patience(step=0.1, load=0.1))
+    boss, run_id = start("slow", patience=stall.StopTimeouts(step=0.1, load=0.1))
     until(boss, run_id, lambda view: len(view.points) > 3)
     boss.stop(run_id)
     assert until(boss, run_id, ended).adapters, "0.25 s a step: three of them are waited for"
@@ -363,8 +369,8 @@ def test_time_that_the_computer_slept_does_not_count(start) -> None:
     for file in (control.control_file(boss.run_dir(run_id)), boss.run_dir(run_id) / "events.jsonl"):
         os.utime(file, (file.stat().st_mtime - 3600,) * 2)
     boss._round -= 3600
-    boss.enforce()
-    assert control.requested(boss.run_dir(run_id)) == "stop"
+    boss.enforce_stop_requests()
+    assert control.read_request(boss.run_dir(run_id)) == "stop"
     until(boss, run_id, ended)
 
 
@@ -375,7 +381,7 @@ def test_no_process_of_another_birth_is_ended(tmp_path: Path) -> None:
         beat = Heartbeat(pid=other.pid, created=born, run_id="run-1")
         (tmp_path / "run-1").mkdir()
         (tmp_path / "run-1" / "heartbeat.json").write_text(beat.model_dump_json())
-        heartbeat.end(tmp_path / "run-1", kill=True)
+        heartbeat.terminate(tmp_path / "run-1", kill=True)
         assert not wait_for(lambda: other.poll() is not None, 0.5)
     finally:
         other.kill()
@@ -390,8 +396,8 @@ def test_a_worker_that_lost_its_keeper_still_works(start) -> None:
     assert keeper
     keeper.kill()
     keeper.wait()
-    boss.look()
-    assert boss.active
+    boss.refresh()
+    assert boss.active_run
     with pytest.raises(BusyError, match=run_id):
         boss.start(RECIPE)
 
@@ -412,19 +418,20 @@ def test_a_run_outlives_its_app_and_is_found_again(tmp_path: Path) -> None:
     assert app.stdout
     run_id = app.stdout.readline().decode().strip()
     assert wait_for(
-        lambda: (beat := heartbeat.read_heartbeat(tmp_path / "runs" / run_id)) is not None and heartbeat.alive(beat), 20
+        lambda: (beat := heartbeat.read_heartbeat(tmp_path / "runs" / run_id)) is not None and heartbeat.is_alive(beat),
+        20,
     )
     os.killpg(app.pid, signal.SIGKILL)
     app.wait()
     again = boss_of(tmp_path)
     view = until(again, run_id, lambda view: len(view.points) > 3)
-    assert view.phase.active and again.active == view
+    assert view.phase.is_active and again.active_run == view
     with pytest.raises(BusyError):
         again.start(RECIPE)
     workers = [p for p in psutil.process_iter(["cmdline"]) if run_id in " ".join(p.info["cmdline"] or [])]
     assert len(workers) == 1
     until(again, run_id, ended)
-    assert again.run(run_id).phase is Phase.DONE
+    assert again.run_state(run_id).phase is Phase.DONE
 
 
 def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Path) -> None:
@@ -432,22 +439,22 @@ def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Pat
         Workspace(tmp_path), command=("/bin/sh", "-c", "sleep 2 # tests.support.fake_worker"), device="cpu"
     )
     run_id = boss.start(RECIPE)
-    boss.look()
-    assert boss.run(run_id).phase.active
+    boss.refresh()
+    assert boss.run_state(run_id).phase.is_active
     until(boss, run_id, ended)
-    assert boss.run(run_id).phase is Phase.FAILED
+    assert boss.run_state(run_id).phase is Phase.FAILED
 
 
 def test_an_unknown_model_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
     boss = boss_of(tmp_path)
     with pytest.raises(ModelError, match="hub id"):
         boss.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
-    assert run_folder.folders(boss.workspace.runs) == []
+    assert run_folder.list_runs(boss.workspace.runs) == []
 
 
 def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: Path) -> None:
     boss = boss_of(tmp_path)
-    local, hub = boss.environment("starter"), boss.environment("owner/name")
+    local, hub = boss.worker_environment("starter"), boss.worker_environment("owner/name")
     assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
     compiled = boss.workspace.root / "compiled"
     assert local["TORCHINDUCTOR_CACHE_DIR"] == str(compiled / "inductor")

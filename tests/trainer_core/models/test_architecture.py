@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from trainer_core.config.recipe import Lora, Targets
+from trainer_core.config.recipe import Lora, TargetModules
 from trainer_core.errors import ModelError
-from trainer_core.models.architecture import FAMILIES, TARGETS, shape_of
-from trainer_core.planning.memory_model import adapter_numbers, adapter_sizes
+from trainer_core.models.architecture import FAMILIES, TARGETS, parse_architecture
+from trainer_core.planning.memory_model import adapter_parameters, adapter_sizes
 
 PROJECT = Path(__file__).parents[3]
 FILES = (PROJECT / "presets" / "models" / "catalogue.toml", PROJECT / "bench" / "suites" / "architectures.toml")
@@ -59,7 +59,7 @@ def on_meta(config: dict[str, Any]) -> Any:
 @pytest.mark.real
 @pytest.mark.parametrize("name", CASES)
 def test_counts_are_those_of_the_model(name: str) -> None:
-    model, shape = on_meta(CASES[name]), shape_of(CASES[name])
+    model, shape = on_meta(CASES[name]), parse_architecture(CASES[name])
     linears = {path: layer for path, layer in model.named_modules() if type(layer).__name__ == "Linear"}
     in_blocks = [layer.weight.numel() for path, layer in linears.items() if path != "lm_head"]
     expected = [f"model.layers.{block}.{linear.path}" for block in range(shape.layers) for linear in shape.linears] + [
@@ -67,28 +67,28 @@ def test_counts_are_those_of_the_model(name: str) -> None:
     ]
     tables = {id(layer.weight): layer.weight.numel() for layer in (model.get_input_embeddings(), model.lm_head)}
     assert shape.known
-    assert shape.parameters == sum(weight.numel() for weight in model.parameters())
+    assert shape.parameter_count == sum(weight.numel() for weight in model.parameters())
     assert shape.linear_weights == sum(in_blocks)
     assert sorted(linears) == sorted(expected)
-    assert shape.embeddings == sum(tables.values())
+    assert shape.embedding_weights == sum(tables.values())
     assert shape.context == CASES[name].get("max_position_embeddings", shape.context)
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("name", CASES)
-def test_adapters_are_those_that_peft_adds(name: str, targets: Targets) -> None:
+def test_adapters_are_those_that_peft_adds(name: str, targets: TargetModules) -> None:
     """Phi-3's fused layers get one adapter where other models get two or three. Two layers of each: all are alike."""
     from peft import LoraConfig, get_peft_model
 
     short = {**CASES[name], "num_hidden_layers": 2}
-    model, shape = on_meta(short), shape_of(short)
+    model, shape = on_meta(short), parse_architecture(short)
     layers = {path.rpartition(".")[2] for path, _ in model.named_modules()}
     names = [layer for layer in TARGETS[targets] if layer in layers]
     adapted = get_peft_model(model, LoraConfig(r=8, target_modules=names))
     trained = [weight for weight in adapted.parameters() if weight.requires_grad]
     lora = Lora(rank=8, alpha=8, targets=targets)
-    assert adapter_numbers(shape, lora) == sum(weight.numel() for weight in trained)
+    assert adapter_parameters(shape, lora) == sum(weight.numel() for weight in trained)
     assert len(adapter_sizes(shape, lora)) * shape.layers == len(trained)
     assert targets != "all-linear" or {linear.name for linear in shape.linears} == set(names)
 
@@ -96,28 +96,31 @@ def test_adapters_are_those_that_peft_adds(name: str, targets: Targets) -> None:
 def test_at_least_eight_architectures_are_counted() -> None:
     counted = {case["model_type"] for case in CASES.values()}
     assert counted == set(FAMILIES) and len(counted) >= 8
-    assert {shape_of(case).tied for case in CASES.values()} == {True, False}
-    assert {shape_of(case).query > shape_of(case).key for case in CASES.values()} == {True, False}
+    assert {parse_architecture(case).tied for case in CASES.values()} == {True, False}
+    assert {parse_architecture(case).query > parse_architecture(case).key for case in CASES.values()} == {True, False}
 
 
 def test_an_unknown_architecture_counts_as_a_llama_and_says_so() -> None:
-    shape = shape_of({**TINY, "model_type": "brand_new"})
+    shape = parse_architecture({**TINY, "model_type": "brand_new"})
     assert not shape.known
-    assert shape.parameters == shape_of({**TINY, "model_type": "llama"}).parameters
+    assert shape.parameter_count == parse_architecture({**TINY, "model_type": "llama"}).parameter_count
 
 
 def test_a_model_that_reads_pictures_counts_both_parts() -> None:
     vision = {"hidden_size": 32, "intermediate_size": 100, "num_hidden_layers": 2}
-    shape = shape_of(
+    shape = parse_architecture(
         {"model_type": "gemma3", "text_config": {**TINY, "model_type": "gemma3_text"}, "vision_config": vision}
     )
     assert shape.vision == 2 * (4 * 32 * 32 + 2 * 32 * 100)
-    assert shape.parameters == shape_of({**TINY, "model_type": "gemma3_text"}).parameters + shape.vision
+    assert (
+        shape.parameter_count
+        == parse_architecture({**TINY, "model_type": "gemma3_text"}).parameter_count + shape.vision
+    )
 
 
 def test_a_dynamic_repository_keeps_named_layers_whole() -> None:
     skip = ["lm_head", "model.layers.1.mlp", "o_proj", "layers.2.self_attn.q_proj", "p_proj"]
-    shape = shape_of(
+    shape = parse_architecture(
         {**TINY, "model_type": "llama", "quantization_config": {"load_in_4bit": True, "llm_int8_skip_modules": skip}}
     )
     o_proj, q_proj, mlp = 64 * 64, 64 * 64, 3 * 64 * 160
@@ -138,4 +141,4 @@ def test_a_dynamic_repository_keeps_named_layers_whole() -> None:
 )
 def test_what_cannot_be_counted_is_a_sentence(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        shape_of({**TINY, "model_type": "llama", **change})
+        parse_architecture({**TINY, "model_type": "llama", **change})

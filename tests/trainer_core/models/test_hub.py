@@ -30,9 +30,9 @@ from trainer_core.models import hub
 said, leave = [], sys.argv[2] == "leave"
 try:
     if sys.argv[2] == "with_tokenizer":
-        folder = hub.with_tokenizer(sys.argv[1])
+        folder = hub.fetch_tokenizer(sys.argv[1])
     else:
-        folder = hub.fetched(sys.argv[1], said.append, lambda: leave and bool(said))
+        folder = hub.fetch_model(sys.argv[1], said.append, lambda: leave and bool(said))
     print(json.dumps({"folder": folder and str(folder), "said": said}))
 except ModelError as error:
     print(json.dumps({"error": str(error), "said": said}))
@@ -109,7 +109,7 @@ def test_no_such_model_and_no_network_are_said(files: dict[str, bytes], tmp_path
 
 def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"takes 10000000.0 GB, and the disk of .* GB left.*nothing was downloaded"):
-        hub.check_room("some/model", 10**16, tmp_path / "not" / "there")
+        hub.require_disk_space("some/model", 10**16, tmp_path / "not" / "there")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
     [(120_000_000, 271_000_000, "120 of 271 MB"), (4.1e8, 4_100_000_000, "0.4 of 4.1 GB"), (0, 5, "0 of 0 MB")],
 )
 def test_sizes(done: int, total: int, words: str) -> None:
-    assert hub.sizes(done, total) == words
+    assert hub.format_sizes(done, total) == words
 
 
 def test_a_run_trains_on_it_and_its_adapter_names_the_model(

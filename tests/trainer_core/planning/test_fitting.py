@@ -15,19 +15,26 @@ from hypothesis import strategies as st
 from tests.support.readings import card, replay
 from trainer_core.config.recipe import Lora, Method, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import DataFacts, Lengths
+from trainer_core.methods.base import DatasetStats, LengthQuantiles
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.models.architecture import Shape
+from trainer_core.models.architecture import Architecture
 from trainer_core.planning import measurements
-from trainer_core.planning.fitting import Planned, Room, settings_for
-from trainer_core.planning.measurements import Known
-from trainer_core.planning.memory_model import SAFE_SHARE, Measurement, Setup, estimate, verdict, with_batch
+from trainer_core.planning.fitting import FittedSettings, MemoryBudget, fit_settings
+from trainer_core.planning.measurements import MeasuredMemory
+from trainer_core.planning.memory_model import (
+    SAFE_SHARE,
+    Measurement,
+    StageSetup,
+    estimate_memory,
+    fit_verdict,
+    with_batch,
+)
 from trainer_core.planning.presets import load_catalogue
-from trainer_core.planning.recommendations import EFFECTIVE_BATCH, Restraint, length_for
-from trainer_core.system.hardware import GIB, detect, gb, reserve
+from trainer_core.planning.recommendations import EFFECTIVE_BATCH, FitLimits, recommend_length
+from trainer_core.system.hardware import GIB, detect_machine, format_gb, reserve_bytes
 
-SHAPES = {known.title: known.shape for known in load_catalogue().models}
+SHAPES = {known.title: known.architecture for known in load_catalogue().models}
 EIGHT = [
     "SmolLM2 135M",
     "Qwen2.5 1.5B",
@@ -41,19 +48,21 @@ EIGHT = [
 CARDS = [6, 8, 12, 16, 24, 32, 48, 80]
 
 
-def lengths(seed: int, middle: float, spread: float, most: int) -> Lengths:
+def lengths(seed: int, middle: float, spread: float, most: int) -> LengthQuantiles:
     draw = random.Random(seed)
-    return Lengths.of([max(8, min(most, round(draw.lognormvariate(math.log(middle), spread)))) for _ in range(500)])
+    return LengthQuantiles.from_counts(
+        [max(8, min(most, round(draw.lognormvariate(math.log(middle), spread)))) for _ in range(500)]
+    )
 
 
-def facts(count: int, some: Lengths) -> DataFacts:
-    return DataFacts(rows=count, pairs=count, chat=some, pair=some)
+def facts(count: int, some: LengthQuantiles) -> DatasetStats:
+    return DatasetStats(rows=count, pairs=count, chat=some, pair=some)
 
 
 DATA = {
     "40 short": facts(40, lengths(1, 60, 0.3, 200)),
     "400 usual": facts(400, lengths(2, 250, 0.7, 4000)),
-    "3,000 with one outlier": facts(3000, Lengths((*lengths(3, 400, 0.5, 2000).points[:-1], (1.0, 30_000)))),
+    "3,000 with one outlier": facts(3000, LengthQuantiles((*lengths(3, 400, 0.5, 2000).points[:-1], (1.0, 30_000)))),
     "30,000 long": facts(30_000, lengths(4, 2500, 0.6, 16_000)),
     "80,000 mixed": facts(80_000, lengths(5, 700, 1.0, 32_000)),
 }
@@ -61,19 +70,19 @@ DATA = {
 
 def free_on(gib: float) -> int:
     """What is left on a card beside a desktop with a browser, and the reserve."""
-    return round((gib - 0.4) * GIB) - reserve(gib * GIB)  # type: ignore[arg-type]
+    return round((gib - 0.4) * GIB) - reserve_bytes(gib * GIB)  # type: ignore[arg-type]
 
 
-def setups_of(plan: Planned, shape: Shape, data: DataFacts) -> dict[str, Setup]:
+def setups_of(plan: FittedSettings, shape: Architecture, data: DatasetStats) -> dict[str, StageSetup]:
     stages = {"sft": plan.sft, "dpo": plan.dpo}
     return {
-        stage: Setup(
+        stage: StageSetup(
             shape,
             plan.lora,
             stages[stage],
             plan.base,
             reference=stage == "dpo" and "sft" in plan.estimates,
-            longest=data.lengths(stage).longest,
+            longest=data.length_quantiles(stage).longest,
             skip_layers=plan.skip_layers[stage],
             loads=max(stages[name].max_length for name in plan.estimates),
             offload_embedding=plan.memory.offload_embedding == "on",
@@ -82,7 +91,7 @@ def setups_of(plan: Planned, shape: Shape, data: DataFacts) -> dict[str, Setup]:
     }
 
 
-def moves(setup: Setup) -> list[Setup]:
+def moves(setup: StageSetup) -> list[StageSetup]:
     """One notch more of each lever."""
     found = []
     if setup.training.batch_size < EFFECTIVE_BATCH:
@@ -92,31 +101,33 @@ def moves(setup: Setup) -> list[Setup]:
     return found
 
 
-def smallest(shape: Shape, method: Method) -> int:
+def smallest(shape: Architecture, method: Method) -> int:
     """The least that any plan for this model can take."""
     training = Dpo(batch_size=1, max_length=64) if "dpo" in method.stages else Sft(batch_size=1, max_length=64)
-    return estimate(Setup(shape, Lora(rank=8, alpha=8), training, "nf4", offload_embedding=True, loads=512)).upper
+    return estimate_memory(
+        StageSetup(shape, Lora(rank=8, alpha=8), training, "nf4", offload_embedding=True, loads=512)
+    ).upper
 
 
-def check_plan(plan: Planned, shape: Shape, data: DataFacts, room: Room) -> list[str]:
+def check_plan(plan: FittedSettings, shape: Architecture, data: DatasetStats, room: MemoryBudget) -> list[str]:
     """Everything a plan must be; what each stage's memory came to, in words."""
     seen = []
     for stage, setup in setups_of(plan, shape, data).items():
-        planned = estimate(setup)
+        planned = estimate_memory(setup)
         assert planned == plan.estimates[stage]
         assert planned.upper <= room.free
-        assert verdict(planned, room.free).level == "fits"
+        assert fit_verdict(planned, room.free).level == "fits"
         assert setup.training.effective_batch == EFFECTIVE_BATCH
         assert setup.training.max_length % 64 == 0
         assert setup.training.max_length <= shape.context
         used = planned.upper / room.free
         if used < 0.6:  # then the data has nothing more to put there
-            assert not [one for one in moves(setup) if room.holds(one)]
+            assert not [one for one in moves(setup) if room.fits(one)]
         seen.append("used" if used >= 0.6 else "nothing left to spend on")
     return seen
 
 
-def check_reasons(plan: Planned) -> None:
+def check_reasons(plan: FittedSettings) -> None:
     parts = {"lora": plan.lora, "memory": plan.memory, **{stage: getattr(plan, stage) for stage in plan.estimates}}
     for part, model in parts.items():
         for name in type(model).model_fields:
@@ -135,9 +146,9 @@ def test_every_card_model_method_and_data() -> None:
     outcomes: Counter[str] = Counter()
     grid = itertools.product(CARDS, (1.0, 0.75), EIGHT, (Method.SFT, Method.SFT_DPO), DATA)
     for gib, share, model, method, name in grid:
-        room, shape, data = Room("cuda", round(free_on(gib) * share)), SHAPES[model], DATA[name]
+        room, shape, data = MemoryBudget("cuda", round(free_on(gib) * share)), SHAPES[model], DATA[name]
         try:
-            plan = settings_for(room, shape, method, data)
+            plan = fit_settings(room, shape, method, data)
         except DeviceError:
             assert smallest(shape, method) > SAFE_SHARE * room.free
             outcomes["too big"] += 1
@@ -161,11 +172,15 @@ def test_every_card_model_method_and_data() -> None:
 def test_any_data_on_any_card(
     gib: float, model: str, method: Method, counts: list[int], rows: int, device: str
 ) -> None:
-    room, shape, data = Room(device, round(gib * GIB)), SHAPES[model], facts(rows, Lengths.of(counts))  # type: ignore[arg-type]
+    room, shape, data = (
+        MemoryBudget(device, round(gib * GIB)),
+        SHAPES[model],
+        facts(rows, LengthQuantiles.from_counts(counts)),
+    )  # type: ignore[arg-type]
     try:
-        plan = settings_for(room, shape, method, data)
+        plan = fit_settings(room, shape, method, data)
     except DeviceError as error:
-        assert gb(room.free) in str(error)
+        assert format_gb(room.free) in str(error)
         return
     check_reasons(plan)
     for stage, planned in plan.estimates.items():
@@ -190,7 +205,7 @@ RANKS = [  # pairs -> rank, rank-stabilised, dropout, beta
 @pytest.mark.parametrize(("pairs", "rank", "stabilised", "dropout", "beta"), RANKS)
 def test_rank_and_regularisation_by_pairs(pairs: int, rank: int, stabilised: bool, dropout: float, beta: float) -> None:
     data = replace(DATA["400 usual"], rows=pairs, pairs=pairs)
-    plan = settings_for(Room("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT_DPO, data)
+    plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT_DPO, data)
     assert (plan.lora.rank, plan.lora.alpha, plan.lora.rslora) == (rank, rank, stabilised)
     assert (plan.lora.dropout, plan.dpo.beta) == (dropout, beta)
     assert (plan.dpo.learning_rate, plan.sft.learning_rate) == ((1e-6, 5e-5) if stabilised else (5e-6, 2e-4))
@@ -199,8 +214,8 @@ def test_rank_and_regularisation_by_pairs(pairs: int, rank: int, stabilised: boo
 
 def test_rank_by_rows_without_dpo() -> None:
     for rows, rank in ((500, 16), (5_000, 32), (50_000, 64)):
-        plan = settings_for(
-            Room("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT, replace(DATA["400 usual"], rows=rows)
+        plan = fit_settings(
+            MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT, replace(DATA["400 usual"], rows=rows)
         )
         assert (plan.lora.rank, plan.lora.dropout) == (rank, 0.0)
         assert plan.reasons["lora.rank"].startswith(f"rank {rank}: ")
@@ -209,10 +224,10 @@ def test_rank_by_rows_without_dpo() -> None:
 
 def test_a_small_base_for_few_steps_gets_higher_rates_and_says_so() -> None:
     few, many = DATA["400 usual"], replace(DATA["400 usual"], rows=5000, pairs=5000)
-    small = settings_for(Room("cpu", 20 * GIB, bfloat16=True), SHAPES["SmolLM2 135M"], Method.SFT_DPO, few)
+    small = fit_settings(MemoryBudget("cpu", 20 * GIB, bfloat16=True), SHAPES["SmolLM2 135M"], Method.SFT_DPO, few)
     assert (small.sft.learning_rate, small.dpo.learning_rate, small.base) == (5e-4, 5e-5, "bf16")
     assert small.reasons["sft.learning_rate"] == "0.0005: a base under 1B hardly moves in 75 steps at the usual 0.0002"
-    longer = settings_for(Room("cpu", 20 * GIB), SHAPES["SmolLM2 135M"], Method.SFT_DPO, many)
+    longer = fit_settings(MemoryBudget("cpu", 20 * GIB), SHAPES["SmolLM2 135M"], Method.SFT_DPO, many)
     assert (longer.sft.learning_rate, longer.dpo.learning_rate, longer.base) == (2e-4, 5e-6, "fp32")
 
 
@@ -221,7 +236,7 @@ def test_surplus_is_spent_in_order() -> None:
     data = DATA["3,000 with one outlier"]  # rows of about 1,000 tokens
     seen = []
     for gib in (9, 11, 14, 24, 60, 120):
-        plan = settings_for(Room("cuda", gib * GIB), SHAPES["Llama 3.1 8B"], Method.SFT, data)
+        plan = fit_settings(MemoryBudget("cuda", gib * GIB), SHAPES["Llama 3.1 8B"], Method.SFT, data)
         seen.append((plan.sft.batch_size * plan.sft.max_length, plan.base, plan.skip_layers["sft"]))
     assert seen == [
         (4096, "nf4", 0),
@@ -237,7 +252,9 @@ def test_what_is_given_up_first() -> None:
     """The longest 2 % of the rows, then rank, then more rows, of pairs more than of chats; rate and dropout follow the rank."""
     seen = []
     for gib in (12, 10, 8, 6.5, 5.6):
-        plan = settings_for(Room("cuda", round(gib * GIB)), SHAPES["Qwen3 4B"], Method.SFT_DPO, DATA["30,000 long"])
+        plan = fit_settings(
+            MemoryBudget("cuda", round(gib * GIB)), SHAPES["Qwen3 4B"], Method.SFT_DPO, DATA["30,000 long"]
+        )
         lengths = plan.sft.max_length, plan.dpo.max_length
         seen.append((lengths, plan.lora.rank, plan.lora.rslora, plan.lora.dropout, plan.dpo.learning_rate))
     assert seen == [
@@ -248,7 +265,7 @@ def test_what_is_given_up_first() -> None:
         ((5760, 2496), 8, False, 0.0, 5e-6),
     ]
     assert plan.reasons["lora.rank"] == "rank 8: memory is short; 30,000 pairs suggest 128"
-    longest = f"the longest has {DATA['30,000 long'].lengths('dpo').longest:,} tokens"
+    longest = f"the longest has {DATA['30,000 long'].length_quantiles('dpo').longest:,} tokens"
     assert plan.reasons["dpo.max_length"] == (
         f"length 2,496: covers 50% of your rows; {longest}, and more does not fit"
     )
@@ -257,26 +274,28 @@ def test_what_is_given_up_first() -> None:
 def test_the_token_table_leaves_the_card_before_anything_that_changes_the_result() -> None:
     seen = []
     for gib in (8.8, 8.6, 7.6, 7.5):
-        plan = settings_for(Room("cuda", round(gib * GIB)), SHAPES["Llama 3.1 8B"], Method.SFT, DATA["400 usual"])
+        plan = fit_settings(
+            MemoryBudget("cuda", round(gib * GIB)), SHAPES["Llama 3.1 8B"], Method.SFT, DATA["400 usual"]
+        )
         seen.append((plan.memory.offload_embedding, plan.lora.rank, plan.sft.max_length))
     assert seen == [("auto", 16, 896), ("on", 16, 896), ("on", 16, 896), ("on", 16, 768)]
     assert plan.reasons["memory.offload_embedding"].startswith("on: the token table's 1.0 GB lie in main memory")
-    tied = settings_for(Room("cuda", 5 * GIB), SHAPES["Qwen3 4B"], Method.SFT, DATA["400 usual"])
+    tied = fit_settings(MemoryBudget("cuda", 5 * GIB), SHAPES["Qwen3 4B"], Method.SFT, DATA["400 usual"])
     assert tied.memory.offload_embedding == "auto"  # its table is the output head as well
 
 
 def test_short_rows_are_not_cut_where_512_tokens_take_less() -> None:
     """Llama 8B on a card of 8 GB: from 512 tokens on checkpoints lie in main memory, so 512 × 1 fits where 384 × 1 does not."""
     points = ((0.5, 150), (0.75, 220), (0.9, 300), (0.95, 330), (0.97, 360), (0.99, 500), (1.0, 900))
-    shape, data = SHAPES["Llama 3.1 8B"], facts(400, Lengths(points))
-    plan = settings_for(Room("cuda", 8 * GIB - reserve(8 * GIB)), shape, Method.SFT_DPO, data)
+    shape, data = SHAPES["Llama 3.1 8B"], facts(400, LengthQuantiles(points))
+    plan = fit_settings(MemoryBudget("cuda", 8 * GIB - reserve_bytes(8 * GIB)), shape, Method.SFT_DPO, data)
     assert (plan.sft.max_length, plan.dpo.max_length, plan.dpo.batch_size) == (512, 512, 1)
     assert plan.reasons["dpo.max_length"] == (
         "length 512: covers 99% of your rows; the longest has 900 tokens; from 512 tokens on, what lies between the layers "
         "is kept in main memory: that takes less of the card than 384"
     )
     taken, shorter = (
-        estimate(replace(setup, training=setup.training.model_copy(update={"max_length": length}), loads=length))
+        estimate_memory(replace(setup, training=setup.training.model_copy(update={"max_length": length}), loads=length))
         for setup in [setups_of(plan, shape, data)["dpo"]]
         for length in (512, 384)
     )
@@ -286,31 +305,36 @@ def test_short_rows_are_not_cut_where_512_tokens_take_less() -> None:
 def test_what_was_measured_here_decides() -> None:
     """Rows that were found to take three times as much leave room for fewer of them; other kernels were not measured."""
     shape, data, here = SHAPES["Llama 3.1 8B"], DATA["3,000 with one outlier"], "GPU-1"
-    guessed = settings_for(Room("cuda", 11 * GIB), shape, Method.SFT, data)
+    guessed = fit_settings(MemoryBudget("cuda", 11 * GIB), shape, Method.SFT, data)
     setup = setups_of(guessed, shape, data)["sft"]
-    heavy = {measurements.key(here, setup): Measurement(per_token=600_000, rest=GIB)}
-    found = settings_for(Room("cuda", 11 * GIB, known=Known.on(here, heavy)), shape, Method.SFT, data)
+    heavy = {measurements.measurement_key(here, setup): Measurement(per_token=600_000, rest=GIB)}
+    found = fit_settings(
+        MemoryBudget("cuda", 11 * GIB, known=MeasuredMemory.for_device(here, heavy)), shape, Method.SFT, data
+    )
     assert (guessed.sft.batch_size, found.sft.batch_size) == (8, 2)
     assert any("measured" in part.name for part in found.estimates["sft"].parts)
-    for other in (Known.on("GPU-2", heavy), Known.on(here, {measurements.key(here, slow(setup)): heavy.popitem()[1]})):
-        assert settings_for(Room("cuda", 11 * GIB, known=other), shape, Method.SFT, data) == guessed
+    for other in (
+        MeasuredMemory.for_device("GPU-2", heavy),
+        MeasuredMemory.for_device(here, {measurements.measurement_key(here, slow(setup)): heavy.popitem()[1]}),
+    ):
+        assert fit_settings(MemoryBudget("cuda", 11 * GIB, known=other), shape, Method.SFT, data) == guessed
 
 
-def slow(setup: Setup) -> Setup:
+def slow(setup: StageSetup) -> StageSetup:
     return replace(setup, lora=setup.lora.model_copy(update={"dora": True}))
 
 
 def test_what_is_not_chosen_counts() -> None:
     """DoRA builds whole weights, so less is left for the rest."""
-    room, shape, data = Room("cuda", 8 * GIB), SHAPES["Qwen3 4B"], DATA["3,000 with one outlier"]
-    plain, dora = (settings_for(room, shape, Method.SFT, data, Recipe(lora=Lora(dora=one))) for one in (False, True))
+    room, shape, data = MemoryBudget("cuda", 8 * GIB), SHAPES["Qwen3 4B"], DATA["3,000 with one outlier"]
+    plain, dora = (fit_settings(room, shape, Method.SFT, data, Recipe(lora=Lora(dora=one))) for one in (False, True))
     assert (plain.lora.dora, dora.lora.dora) == (False, True)
     assert dora.skip_layers["sft"] < plain.skip_layers["sft"]
 
 
 def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
     with pytest.raises(DeviceError) as refused:
-        settings_for(Room("cuda", 8 * GIB), SHAPES["Qwen3 32B"], Method.SFT_DPO, DATA["400 usual"])
+        fit_settings(MemoryBudget("cuda", 8 * GIB), SHAPES["Qwen3 32B"], Method.SFT_DPO, DATA["400 usual"])
     assert str(refused.value) == (
         "This model needs up to 20.8 GB at its smallest (nf4 base, batch 1, 512 tokens, rank 8, embedding in main memory), "
         "and 8.0 GB on the card are free. Take a smaller model, or close other programs that hold memory."
@@ -319,7 +343,7 @@ def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
 
 def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:
     shape, data = SHAPES["Qwen3 1.7B"], facts(400, lengths(6, 500, 0.3, 900))
-    plans = [settings_for(Room("cpu", round(gib * GIB)), shape, Method.SFT, data) for gib in (20, 11, 8)]
+    plans = [fit_settings(MemoryBudget("cpu", round(gib * GIB)), shape, Method.SFT, data) for gib in (20, 11, 8)]
     assert [plan.base for plan in plans] == ["fp32", "bf16", "nf4"]
     assert {plan.sft.max_length for plan in plans} == {960}
     assert plans[1].reasons["precision"] == "bf16 base: a larger format does not fit"
@@ -327,34 +351,40 @@ def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:
 
 def test_a_repository_in_4_bit_stays_in_4_bit() -> None:
     packed = replace(SHAPES["Qwen3 4B"], quantised=True)
-    plan = settings_for(Room("cuda", 60 * GIB), packed, Method.SFT, DATA["400 usual"])
+    plan = fit_settings(MemoryBudget("cuda", 60 * GIB), packed, Method.SFT, DATA["400 usual"])
     assert (plan.base, plan.reasons["precision"]) == ("nf4", "the model comes in 4 bit")
 
 
 def test_lengths() -> None:
-    some = Lengths.of([*range(1, 100), 5000])
-    assert (some.covering(0.5), some.covering(0.97), some.longest) == (50, 97, 5000)
-    assert (some.share(50), some.share(98), some.share(4999), some.share(5000), some.share(3)) == (
+    some = LengthQuantiles.from_counts([*range(1, 100), 5000])
+    assert (some.length_covering(0.5), some.length_covering(0.97), some.longest) == (50, 97, 5000)
+    assert (
+        some.share_within(50),
+        some.share_within(98),
+        some.share_within(4999),
+        some.share_within(5000),
+        some.share_within(3),
+    ) == (
         0.5,
         0.97,
         0.99,
         1.0,
         0.0,
     )
-    assert length_for(some, Restraint(), 8192) == (
+    assert recommend_length(some, FitLimits(), 8192) == (
         128,
         "length 128: covers 99% of your rows; the longest has 5,000 tokens",
     )
-    assert length_for(Lengths.of([100] * 9 + [120]), Restraint(), 8192) == (
+    assert recommend_length(LengthQuantiles.from_counts([100] * 9 + [120]), FitLimits(), 8192) == (
         128,
         "length 128: covers every row; the longest has 120 tokens",
     )
-    assert length_for(Lengths.of([9000]), Restraint(), 8192)[0] == 8192
+    assert recommend_length(LengthQuantiles.from_counts([9000]), FitLimits(), 8192)[0] == 8192
 
 
 def test_a_plan_becomes_a_recipe() -> None:
-    plan = settings_for(Room("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT_DPO, DATA["400 usual"])
-    recipe = plan.applied(Recipe(name="mine", model="unsloth/Qwen3-4B"))
+    plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], Method.SFT_DPO, DATA["400 usual"])
+    recipe = plan.apply_to_recipe(Recipe(name="mine", model="unsloth/Qwen3-4B"))
     assert recipe.memory == Recipe().memory
     assert (recipe.name, recipe.precision, recipe.lora, recipe.sft, recipe.dpo) == (
         "mine",
@@ -366,7 +396,7 @@ def test_a_plan_becomes_a_recipe() -> None:
 
 
 def test_room_of_a_machine() -> None:
-    on_card = Room.of(detect(replay(card(24, 22)), environ={}))
-    assert (on_card.device, on_card.free) == ("cuda", 22 * GIB - reserve(24 * GIB))
-    without = detect(replay("none"), environ={})
-    assert Room.of(without) == Room("cpu", without.cpu.budget_bytes(), without.cpu.bfloat16)
+    on_card = MemoryBudget.for_machine(detect_machine(replay(card(24, 22)), environ={}))
+    assert (on_card.device, on_card.free) == ("cuda", 22 * GIB - reserve_bytes(24 * GIB))
+    without = detect_machine(replay("none"), environ={})
+    assert MemoryBudget.for_machine(without) == MemoryBudget("cpu", without.cpu.budget_bytes(), without.cpu.bfloat16)

@@ -13,32 +13,34 @@ from hypothesis import strategies as st
 from tests.support.readings import card, replay
 from trainer_core import data
 from trainer_core.cli.commands import main
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Lora, Method, Precision, Recipe
-from trainer_core.data import Counts
-from trainer_core.methods.base import Lengths
+from trainer_core.data import RowCounts
+from trainer_core.methods.base import LengthQuantiles
 from trainer_core.methods.sft import Sft
-from trainer_core.models.resolve import tokenizer_of
+from trainer_core.models.resolve import find_tokenizer
 from trainer_core.planning import measurements, presets
-from trainer_core.planning.fitting import Room
-from trainer_core.planning.forecast import Forecast, Place, forecast
-from trainer_core.planning.forecast_text import as_json, lines
-from trainer_core.planning.memory_model import Measurement, Part, setup_of
-from trainer_core.planning.presets import shape_for
+from trainer_core.planning.fitting import MemoryBudget
+from trainer_core.planning.forecast import Forecast, TargetMachine, make_forecast
+from trainer_core.planning.forecast_text import forecast_as_json, forecast_lines
+from trainer_core.planning.memory_model import Measurement, MemoryPart, build_setup
+from trainer_core.planning.presets import architecture_for_model
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, detect
+from trainer_core.system.hardware import GIB, detect_machine
 
-FOUND = Counts(400, 400, 20, (), {stage: Lengths.of(range(20, 420)).points for stage in ("sft", "dpo")}, True)
+FOUND = RowCounts(
+    400, 400, 20, (), {stage: LengthQuantiles.from_counts(range(20, 420)).points for stage in ("sft", "dpo")}, True
+)
 MODEL = "unsloth/Qwen3-8B-bnb-4bit"
 CATALOGUE = presets.load_catalogue()
-RECIPE = presets.load()["12gb"].recipe().model_copy(update={"model": MODEL})
+RECIPE = presets.load_presets()["12gb"].as_recipe().model_copy(update={"model": MODEL})
 
 
 def planned(recipe: Recipe, gib: float = 12, free: float | None = None) -> Forecast:
-    machine = detect(replay(card(gib, free or gib)), environ={})
-    shape = CATALOGUE.shape(recipe.model)
+    machine = detect_machine(replay(card(gib, free or gib)), environ={})
+    shape = CATALOGUE.find_architecture(recipe.model)
     assert shape
-    return forecast(recipe, shape, Place.of(machine, disk_free=50 * GIB), FOUND)
+    return make_forecast(recipe, shape, TargetMachine.current_machine(machine, disk_free=50 * GIB), FOUND)
 
 
 def test_every_setting_has_its_value_and_a_reason() -> None:
@@ -51,21 +53,24 @@ def test_every_setting_has_its_value_and_a_reason() -> None:
 
 
 def test_a_hand_set_value_stays_and_its_cost_is_told() -> None:
-    mine = changed(RECIPE, {"lora.rank": 128, "dpo.batch_size": 1})
+    mine = with_changes(RECIPE, {"lora.rank": 128, "dpo.batch_size": 1})
     plan = planned(mine, 16)
     rank = next(one for one in plan.values if one.key == "lora.rank")
     assert (rank.value, rank.chosen) == ("128", "16")
-    shape = CATALOGUE.shape(MODEL)
+    shape = CATALOGUE.find_architecture(MODEL)
     assert shape
     assert rank.sentence.startswith("128 instead of 16: ") and " GB more. rank 16:" in rank.sentence
-    assert rank in plan.edits and plan.edits[0].costs == max(one.costs for one in plan.edits)
+    assert rank in plan.costly_changes and plan.costly_changes[0].costs == max(one.costs for one in plan.costly_changes)
     fewer = next(one for one in plan.values if one.key == "dpo.batch_size")
     assert fewer.costs < 0
     assert plan.stages == planned(mine, 16).stages and mine.lora.rank == 128
 
 
 def test_the_cost_is_the_difference_between_the_two_plans() -> None:
-    plan, without = planned(changed(RECIPE, {"lora.rank": 64}), 12), planned(changed(RECIPE, {"lora.rank": 16}), 12)
+    plan, without = (
+        planned(with_changes(RECIPE, {"lora.rank": 64}), 12),
+        planned(with_changes(RECIPE, {"lora.rank": 16}), 12),
+    )
     rank = next(one for one in plan.values if one.key == "lora.rank")
 
     def middle(one: Forecast) -> int:
@@ -81,7 +86,7 @@ def test_the_cost_is_the_difference_between_the_two_plans() -> None:
 
 
 def test_the_suggestion_keeps_what_the_chooser_does_not_decide() -> None:
-    mine = changed(RECIPE, {"sft.evaluations": 3, "dpo.max_length": 8192, "name": "mine"})
+    mine = with_changes(RECIPE, {"sft.evaluations": 3, "dpo.max_length": 8192, "name": "mine"})
     plan = planned(mine)
     assert plan.suggested
     assert (plan.suggested.sft.evaluations, plan.suggested.name, plan.suggested.model) == (3, "mine", MODEL)
@@ -123,27 +128,30 @@ def test_a_16_bit_base_that_is_chosen_is_suggested() -> None:
 
 
 def test_a_format_that_does_not_fit_the_processor_is_not_suggested() -> None:
-    shape = CATALOGUE.shape("unsloth/Qwen3-1.7B")
+    shape = CATALOGUE.find_architecture("unsloth/Qwen3-1.7B")
     assert shape
-    place = Place(Room("cpu", round(6.5 * GIB)), "a processor", host_free=60 * GIB, disk_free=60 * GIB)
-    told = forecast(Recipe(model="unsloth/Qwen3-1.7B"), shape, place, FOUND)
+    place = TargetMachine(MemoryBudget("cpu", round(6.5 * GIB)), "a processor", host_free=60 * GIB, disk_free=60 * GIB)
+    told = make_forecast(Recipe(model="unsloth/Qwen3-1.7B"), shape, place, FOUND)
     assert told.verdict.level == "too big" and told.suggested
     assert told.suggested.precision in ("bf16", "nf4")
-    assert forecast(told.suggested, shape, place, FOUND).verdict.level == "fits"
+    assert make_forecast(told.suggested, shape, place, FOUND).verdict.level == "fits"
 
 
 def test_what_was_measured_here_is_in_the_plan_and_in_what_is_suggested() -> None:
     """Also with the token table in main memory: its bytes are not among those that were measured."""
-    shape = CATALOGUE.shape(MODEL)
+    shape = CATALOGUE.find_architecture(MODEL)
     assert shape
-    place = Place(Room("cuda", 11 * GIB), "a card", host_free=60 * GIB, disk_free=60 * GIB, id="GPU-1")
-    setups = {stage: setup_of(RECIPE, stage, shape, "nf4", "cuda") for stage in RECIPE.method.stages}
-    known = {measurements.key("GPU-1", one): Measurement(per_token=900_000, rest=0.5 * GIB) for one in setups.values()}
-    told = forecast(RECIPE, shape, place, FOUND, known)
+    place = TargetMachine(MemoryBudget("cuda", 11 * GIB), "a card", host_free=60 * GIB, disk_free=60 * GIB, id="GPU-1")
+    setups = {stage: build_setup(RECIPE, stage, shape, "nf4", "cuda") for stage in RECIPE.method.stages}
+    known = {
+        measurements.measurement_key("GPU-1", one): Measurement(per_token=900_000, rest=0.5 * GIB)
+        for one in setups.values()
+    }
+    told = make_forecast(RECIPE, shape, place, FOUND, known)
     assert all(any("measured" in part.name for part in one.parts) for one in told.stages.values())
     assert any(note.startswith("SFT and DPO: memory was measured") for note in told.notes)
     assert told.suggested
-    again = forecast(told.suggested, shape, place, FOUND, known)
+    again = make_forecast(told.suggested, shape, place, FOUND, known)
     assert again.verdict.level == "fits" and again.suggested == told.suggested
 
 
@@ -155,27 +163,27 @@ def test_what_cannot_fit_says_so_and_still_shows_its_parts() -> None:
 
 
 def test_too_little_disk_or_main_memory_is_said() -> None:
-    shape = CATALOGUE.shape(MODEL)
+    shape = CATALOGUE.find_architecture(MODEL)
     assert shape
-    enough = Place(Room("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=8 * GIB)
+    enough = TargetMachine(MemoryBudget("cuda", 22 * GIB), "a card", host_free=60 * GIB, disk_free=8 * GIB)
     short = replace(enough, host_free=2 * GIB, disk_free=GIB // 4)
-    told = [forecast(RECIPE, shape, place, FOUND) for place in (enough, short)]
+    told = [make_forecast(RECIPE, shape, place, FOUND) for place in (enough, short)]
     assert not [note for note in told[0].notes if note.startswith("Too little")]
     assert [note.partition(":")[0] for note in told[1].notes] == ["Too little main memory", "Too little disk"]
-    assert told[0].disk[-1] == Part("Merged model, if exported", 0, 2 * shape.parameters)
+    assert told[0].disk[-1] == MemoryPart("Merged model, if exported", 0, 2 * shape.parameter_count)
 
 
 def test_kept_layers_never_make_a_plan_too_big() -> None:
     plan = planned(RECIPE, 24)
     assert any(part.name == "Kept layers" for part in plan.peak.parts)
     assert plan.verdict.level == "fits" and plan.peak.upper <= plan.free
-    off = planned(changed(RECIPE, {"memory.skip_layers": "off"}), 24)
+    off = planned(with_changes(RECIPE, {"memory.skip_layers": "off"}), 24)
     assert not any(part.name == "Kept layers" for part in off.peak.parts) and off.verdict == plan.verdict
 
 
 def test_embedding_in_main_memory_moves_its_bytes() -> None:
-    plain = changed(RECIPE, {"memory.skip_layers": "off"})
-    there, here = (planned(changed(plain, {"memory.offload_embedding": one})) for one in ("on", "off"))
+    plain = with_changes(RECIPE, {"memory.skip_layers": "off"})
+    there, here = (planned(with_changes(plain, {"memory.offload_embedding": one})) for one in ("on", "off"))
     assert here.peak.middle > there.peak.middle
     assert any(part.name == "Offloaded embedding" for part in there.peak.host)
 
@@ -189,11 +197,11 @@ def test_the_command_line_says_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["plan"]
     assert told["level"] == "fits" and told["verdict"] in text
-    shape = CATALOGUE.shape(MODEL)
+    shape = CATALOGUE.find_architecture(MODEL)
     assert shape
-    place = Place.imagined(24, detect(replay("none"), environ={}))
+    place = TargetMachine.empty_card(24, detect_machine(replay("none"), environ={}))
     recipe = Recipe(model=MODEL).model_copy(update={"lora": Recipe().lora.model_copy(update={"rank": 64})})
-    again = as_json(forecast(recipe, shape, place, data.count(recipe.data, recipe.method)))
+    again = forecast_as_json(make_forecast(recipe, shape, place, data.count_rows(recipe.data, recipe.method)))
     assert told["memory"] == again["memory"] and told["values"] == again["values"]
     for part in told["memory"]["dpo"]:
         assert f"{part['name']:<28}{part['lower'] / GIB:>9.2f}{part['upper'] / GIB:>9.2f}" in text
@@ -226,10 +234,10 @@ def test_a_folder_is_known_by_its_config(tmp_path: Path) -> None:
     config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 4, "vocab_size": 320}))
     workspace = Workspace(tmp_path / "w")
-    shape = shape_for(str(tmp_path), workspace, CATALOGUE)
+    shape = architecture_for_model(str(tmp_path), workspace, CATALOGUE)
     assert shape and shape.layers == 3
-    assert tokenizer_of(str(tmp_path), workspace) is None
-    assert shape_for("nobody/knows-this", workspace, CATALOGUE) is None
+    assert find_tokenizer(str(tmp_path), workspace) is None
+    assert architecture_for_model("nobody/knows-this", workspace, CATALOGUE) is None
 
 
 @pytest.mark.real
@@ -238,14 +246,14 @@ def test_a_tokenizer_measures_rows_and_letters_guess_more(tmp_path: Path) -> Non
 
     tiny.tokenizer().save_pretrained(tmp_path)
     recipe = presets.starter_recipe()
-    guessed = data.count(recipe.data, recipe.method)
-    exact = data.count(recipe.data, recipe.method, tmp_path / "tokenizer.json")
+    guessed = data.count_rows(recipe.data, recipe.method)
+    exact = data.count_rows(recipe.data, recipe.method, tmp_path / "tokenizer.json")
     assert (guessed.measured, exact.measured) == (False, True)
     assert guessed.lengths.keys() == exact.lengths.keys() == {"sft", "dpo"}
     assert exact.lengths["sft"] != guessed.lengths["sft"]
-    assert Lengths(exact.lengths["dpo"]).longest > Lengths(exact.lengths["sft"]).covering(0.5)
+    assert LengthQuantiles(exact.lengths["dpo"]).longest > LengthQuantiles(exact.lengths["sft"]).length_covering(0.5)
 
 
 def test_lines_name_the_holders() -> None:
-    text = "\n".join(lines(planned(RECIPE, 24, free=22)))
+    text = "\n".join(forecast_lines(planned(RECIPE, 24, free=22)))
     assert text.startswith("On RTX 4090: 21.2 GB to plan with. 22.0 of 24.0 GB free.")

@@ -13,50 +13,54 @@ from tests.support.readings import card, replay
 from trainer_core.config.recipe import Lora, Method, Recipe
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.models.architecture import Linear, Shape, shape_of
+from trainer_core.models.architecture import Architecture, LinearLayer, parse_architecture
 from trainer_core.planning.memory_model import (
-    Base,
-    Estimate,
-    Part,
-    Prior,
-    Setup,
-    adapter_numbers,
+    BaseFormat,
+    MemoryCoefficients,
+    MemoryEstimate,
+    MemoryPart,
+    StageSetup,
+    adapter_parameters,
+    certain_bytes,
     disk_parts,
-    estimate,
+    estimate_memory,
+    fit_verdict,
     linear_bytes,
-    most,
     nf4_bytes,
     optimiser_bytes,
-    settled,
-    setups,
-    surely,
-    verdict,
-    whole_bytes,
+    peak_estimate,
+    resolve_base_format,
+    setups_for_machine,
+    unquantised_bytes,
     with_batch,
 )
-from trainer_core.system.hardware import GIB, detect
+from trainer_core.system.hardware import GIB, detect_machine
 
 CATALOGUE = Path(__file__).parents[3] / "presets" / "models" / "catalogue.toml"
 SHAPES = {
-    model["title"]: shape_of(model["config"])
+    model["title"]: parse_architecture(model["config"])
     for model in tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))["models"]
 }
 MIB = 2**20
 
 
-def llama(**sizes: Any) -> Shape:
+def llama(**sizes: Any) -> Architecture:
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     values = dict(zip(names, sizes.pop("sizes"), strict=True))
-    return shape_of({"model_type": "llama", "vocab_size": 49_152, "tie_word_embeddings": True, **values, **sizes})
+    return parse_architecture(
+        {"model_type": "llama", "vocab_size": 49_152, "tie_word_embeddings": True, **values, **sizes}
+    )
 
 
 LLAMA2 = llama(sizes=(4096, 11008, 32, 32, 32), vocab_size=32_000, tie_word_embeddings=False)
 TINY = llama(sizes=(256, 640, 3, 4, 2), vocab_size=512)
-DECEMBER_2024 = Prior(activation=6, head=0.5 * GIB, context=0.55 * GIB, fragmentation=0)
+DECEMBER_2024 = MemoryCoefficients(activation=6, head=0.5 * GIB, context=0.55 * GIB, fragmentation=0)
 
 
-def setup(shape: Shape, length: int, batch: int = 1, rank: int = 16, base: Base = "nf4", **more: Any) -> Setup:
-    return Setup(shape, Lora(rank=rank), Sft(batch_size=batch, max_length=length), base, **more)
+def setup(
+    shape: Architecture, length: int, batch: int = 1, rank: int = 16, base: BaseFormat = "nf4", **more: Any
+) -> StageSetup:
+    return StageSetup(shape, Lora(rank=rank), Sft(batch_size=batch, max_length=length), base, **more)
 
 
 PUBLISHED = tomllib.loads(
@@ -69,7 +73,7 @@ PAPER = [8.00, 12.03, 16.06, 24.13, 80.6, 47.8, 80.8, 7.65, 4.42]
 @pytest.mark.parametrize(("point", "paper"), list(zip(PUBLISHED, PAPER, strict=True)))
 def test_published_peaks(point: dict[str, Any], paper: float) -> None:
     wanted = setup(SHAPES[point["model"]], point["length"], point["rows"], point["rank"])
-    peak = estimate(wanted, DECEMBER_2024, DECEMBER_2024).upper / GIB
+    peak = estimate_memory(wanted, DECEMBER_2024, DECEMBER_2024).upper / GIB
     assert peak == pytest.approx(point["gb"], rel=point["error"])
     assert peak == pytest.approx(paper, rel=0.002)
 
@@ -87,7 +91,7 @@ LLAMA_FACTORY = [
 @pytest.mark.parametrize(("length", "published", "paper"), [*LLAMA_FACTORY, (65536, 25, 27.1), (100_000, 37, 38.7)])
 def test_published_peaks_of_a_trainer_that_builds_the_logits(length: int, published: float, paper: float) -> None:
     prior = replace(DECEMBER_2024, unfused=5.4)
-    peak = estimate(setup(LLAMA2, length, rank=8), prior, prior).upper / GIB
+    peak = estimate_memory(setup(LLAMA2, length, rank=8), prior, prior).upper / GIB
     assert peak == pytest.approx(published, abs=0.6, rel=0.09)  # they are published in whole gigabytes
     assert peak == pytest.approx(paper, abs=0.05)
 
@@ -108,20 +112,20 @@ STATIC = {  # model: GB without activations, NF4 and bf16; activation slope in K
 def test_static_part_and_slope_of_the_design_paper(model: str) -> None:
     nf4, bf16, low, high = STATIC[model]
     for base, expected in (("nf4", nf4), ("bf16", bf16)):
-        parts = estimate(setup(SHAPES[model], 4096, base=base), DECEMBER_2024, DECEMBER_2024).parts
+        parts = estimate_memory(setup(SHAPES[model], 4096, base=base), DECEMBER_2024, DECEMBER_2024).parts
         assert sum(p.upper for p in parts if p.name != "Activations") / GIB == pytest.approx(
             expected, abs=0.06, rel=0.003
         )
     for activation, expected in ((4, low), (6, high)):
         prior = replace(DECEMBER_2024, activation=activation)
-        long, short = (estimate(setup(SHAPES[model], n), prior, prior).upper for n in (9000, 5000))
+        long, short = (estimate_memory(setup(SHAPES[model], n), prior, prior).upper for n in (9000, 5000))
         assert (long - short) / 4000 / 1024 == pytest.approx(expected, abs=0.6)
 
 
 def test_a_real_repository_has_these_bytes() -> None:
     """The weights file of unsloth/Qwen3-4B-Instruct-2507-bnb-4bit: 2,653,133,894 bytes, 0.01 % of them the file's header."""
     qwen = SHAPES["Qwen3 4B"]
-    assert linear_bytes(qwen, "nf4") + whole_bytes(setup(qwen, 512)) == pytest.approx(2_653_133_894, rel=1e-4)
+    assert linear_bytes(qwen, "nf4") + unquantised_bytes(setup(qwen, 512)) == pytest.approx(2_653_133_894, rel=1e-4)
 
 
 @pytest.mark.real
@@ -138,7 +142,9 @@ def test_nf4_bytes_are_those_of_bitsandbytes(size: tuple[int, int], double: bool
     state = weight.quant_state
     tensors = [weight.data, state.absmax, state.code]
     tensors += [state.offset, state.state2.absmax, state.state2.code] if double else []
-    assert nf4_bytes(Linear("mlp.x", fan_in, fan_out), double) == sum(t.numel() * t.element_size() for t in tensors)
+    assert nf4_bytes(LinearLayer("mlp.x", fan_in, fan_out), double) == sum(
+        t.numel() * t.element_size() for t in tensors
+    )
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +181,12 @@ def test_adapter_and_optimiser_bytes_are_those_of_the_real_state(tiny_model: Any
     states = [value for state in made.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     bytes_held = {value.data_ptr(): value.numel() * value.element_size() for value in states}  # tables are shared
     model.unload()
-    planned = Setup(TINY, lora, Sft(optimiser=optimiser), "bf16")
-    assert adapter_numbers(TINY, lora) == sum(weight.numel() for weight in trained)
+    planned = StageSetup(TINY, lora, Sft(optimiser=optimiser), "bf16")
+    assert adapter_parameters(TINY, lora) == sum(weight.numel() for weight in trained)
     assert optimiser_bytes(planned) == sum(bytes_held.values())
-    parts = {part.name: part for part in estimate(planned).parts}
+    parts = {part.name: part for part in estimate_memory(planned).parts}
     held = sum(2 * weight.numel() * weight.element_size() for weight in trained)
-    assert parts["Adapter and gradients"] == Part("Adapter and gradients", held, held)
+    assert parts["Adapter and gradients"] == MemoryPart("Adapter and gradients", held, held)
     assert parts["Optimiser"].lower == parts["Optimiser"].upper == sum(bytes_held.values())
 
 
@@ -214,9 +220,9 @@ MEASURED = [  # peak resident MiB of two steps: unsloth 2026.10.9, torch 2.13, 2
 
 @pytest.mark.parametrize(("model", "method", "batch", "length", "base", "peak"), MEASURED)
 def test_peaks_measured_on_a_processor(
-    model: str, method: type[Sft], batch: int, length: int, base: Base, peak: int
+    model: str, method: type[Sft], batch: int, length: int, base: BaseFormat, peak: int
 ) -> None:
-    planned = estimate(Setup(SMOL[model], Lora(), method(batch_size=batch, max_length=length), base, "cpu"))
+    planned = estimate_memory(StageSetup(SMOL[model], Lora(), method(batch_size=batch, max_length=length), base, "cpu"))
     assert planned.lower / MIB <= peak <= planned.upper / MIB
     assert planned.middle / MIB == pytest.approx(peak, rel=0.2 if base == "nf4" else 0.12)
     assert not planned.host
@@ -224,60 +230,60 @@ def test_peaks_measured_on_a_processor(
 
 def test_a_pair_is_two_rows_and_the_reference_one_more_adapter() -> None:
     shape, lora = SHAPES["Llama 3.1 8B"], Lora()
-    sft = estimate(Setup(shape, lora, Sft(batch_size=4, max_length=1024), "nf4"))
-    pairs = Setup(shape, lora, Dpo(batch_size=2, max_length=1024), "nf4")
-    assert estimate(pairs) == sft
-    copy = {part.name: part.upper for part in estimate(replace(pairs, reference=True)).parts}["Reference copy"]
-    assert copy == 4 * adapter_numbers(shape, lora) == 167_772_160
+    sft = estimate_memory(StageSetup(shape, lora, Sft(batch_size=4, max_length=1024), "nf4"))
+    pairs = StageSetup(shape, lora, Dpo(batch_size=2, max_length=1024), "nf4")
+    assert estimate_memory(pairs) == sft
+    copy = {part.name: part.upper for part in estimate_memory(replace(pairs, reference=True)).parts}["Reference copy"]
+    assert copy == 4 * adapter_parameters(shape, lora) == 167_772_160
 
 
 def test_short_rows_cost_what_they_are_unless_packed() -> None:
     short = setup(TINY, 4096, batch=2, longest=100)
     packed = replace(short, training=short.training.model_copy(update={"packing": True}))
-    assert (short.tokens, packed.tokens, replace(short, longest=9000).tokens) == (200, 8192, 8192)
+    assert (short.batch_tokens, packed.batch_tokens, replace(short, longest=9000).batch_tokens) == (200, 8192, 8192)
 
 
 def test_long_rows_are_checkpointed_in_main_memory() -> None:
     shape = SHAPES["Llama 3.1 8B"]
-    on_card, in_main = (estimate(setup(shape, length)) for length in (511, 512))
+    on_card, in_main = (estimate_memory(setup(shape, length)) for length in (511, 512))
     assert part(on_card, "Checkpoints") == 32 * 511 * 4096 * 2
     assert part(in_main, "Checkpoints") == 0
     assert next(p.upper for p in in_main.host if p.name == "Offloaded checkpoints") == 32 * 512 * 4096 * 2
-    odd = estimate(setup(shape, 513))
+    odd = estimate_memory(setup(shape, 513))
     assert next(p.upper for p in odd.host if p.name == "Offloaded checkpoints") == 32 * 1024 * 4096 * 2
 
 
-def part(planned: Estimate, name: str) -> int:
+def part(planned: MemoryEstimate, name: str) -> int:
     return sum(one.upper for one in planned.parts if one.name == name)
 
 
 def test_levers() -> None:
     shape = SHAPES["Llama 3.1 8B"]
     plain = setup(shape, 2048)
-    assert whole_bytes(plain) - whole_bytes(replace(plain, offload_embedding=True)) == 128_256 * 4096 * 2
+    assert unquantised_bytes(plain) - unquantised_bytes(replace(plain, offload_embedding=True)) == 128_256 * 4096 * 2
     tied = setup(SHAPES["Qwen3 4B"], 2048)
-    assert estimate(replace(tied, offload_embedding=True)) == estimate(tied)
-    kept = estimate(replace(plain, skip_layers=3))
+    assert estimate_memory(replace(tied, offload_embedding=True)) == estimate_memory(tied)
+    kept = estimate_memory(replace(plain, skip_layers=3))
     assert part(kept, "Kept layers") == pytest.approx(
         1.08 * 1.2 * 3 * 2048 * 2 * (2 * 14_336 + 8 * 4096 + 2 * 1024), abs=1
     )
-    assert part(estimate(setup(shape, 2048, base="bf16")), "Unpacked weights") == 0
+    assert part(estimate_memory(setup(shape, 2048, base="bf16")), "Unpacked weights") == 0
     halved = with_batch(setup(shape, 2048, batch=8), 4, 16).training
     assert (halved.batch_size, halved.accumulation, halved.effective_batch) == (4, 4, 16)
     dora = replace(plain, lora=Lora(dora=True))
-    assert part(estimate(dora), "Activations") > part(estimate(plain), "Activations") + 4 * 14_336**2
+    assert part(estimate_memory(dora), "Activations") > part(estimate_memory(plain), "Activations") + 4 * 14_336**2
 
 
 def test_dropout_costs_the_fast_kernels() -> None:
     plain = setup(SHAPES["Llama 3.1 8B"], 2048)
-    with_dropout = estimate(replace(plain, lora=Lora(dropout=0.05)))
-    assert part(with_dropout, "Activations") == pytest.approx(1.3 * part(estimate(plain), "Activations"), abs=1)
-    assert with_dropout.lower == estimate(plain).lower
+    with_dropout = estimate_memory(replace(plain, lora=Lora(dropout=0.05)))
+    assert part(with_dropout, "Activations") == pytest.approx(1.3 * part(estimate_memory(plain), "Activations"), abs=1)
+    assert with_dropout.lower == estimate_memory(plain).lower
 
 
 def test_an_unknown_architecture_has_a_wider_band() -> None:
-    known = estimate(setup(TINY, 512))
-    unknown = estimate(setup(replace(TINY, known=False), 512))
+    known = estimate_memory(setup(TINY, 512))
+    unknown = estimate_memory(setup(replace(TINY, known=False), 512))
     assert unknown.lower == known.lower
     assert part(unknown, "Unknown architecture") == pytest.approx(
         0.1 * (unknown.upper - part(unknown, "CUDA context")) / 1.18, rel=1e-4
@@ -303,43 +309,43 @@ def test_dynamic_and_single_quantised_repositories_weigh_more() -> None:
     ],
 )
 def test_verdict(free: float, level: str, sentence: str) -> None:
-    planned = Estimate((Part("x", 9 * GIB, 11 * GIB),))
-    answer = verdict(planned, round(free * GIB))
+    planned = MemoryEstimate((MemoryPart("x", 9 * GIB, 11 * GIB),))
+    answer = fit_verdict(planned, round(free * GIB))
     assert (answer.level, answer.sentence) == (level, sentence)
 
 
 def test_what_may_exceed_the_card_never_fits() -> None:
-    assert verdict(Estimate((Part("x", 4 * GIB, 11 * GIB),)), 10 * GIB).level == "tight"
+    assert fit_verdict(MemoryEstimate((MemoryPart("x", 4 * GIB, 11 * GIB),)), 10 * GIB).level == "tight"
 
 
 def test_a_recipe_becomes_one_setup_per_stage() -> None:
-    machine = detect(replay(card(24, 22)), environ={})
+    machine = detect_machine(replay(card(24, 22)), environ={})
     recipe = Recipe(method=Method.SFT_DPO)
-    both = setups(recipe, TINY, machine, longest={"sft": 300})
+    both = setups_for_machine(recipe, TINY, machine, longest={"sft": 300})
     assert (both["sft"].longest, both["dpo"].longest) == (300, None)
     assert (both["sft"].reference, both["dpo"].reference) == (False, True)
     assert {one.base for one in both.values()} == {"nf4"}
-    alone = setups(recipe.model_copy(update={"method": Method.DPO}), TINY, machine)
+    alone = setups_for_machine(recipe.model_copy(update={"method": Method.DPO}), TINY, machine)
     assert not alone["dpo"].reference
-    assert most(estimate(one) for one in both.values()) == estimate(both["dpo"])
+    assert peak_estimate(estimate_memory(one) for one in both.values()) == estimate_memory(both["dpo"])
 
 
 def test_auto_precision() -> None:
-    assert settled("auto", "cuda")[0] == "nf4"
-    assert settled("auto", "cpu")[0] == "fp32"
-    assert settled("auto", "cpu", bfloat16=True)[0] == "bf16"
-    assert settled("auto", "cpu", quantised=True)[0] == "nf4"
-    assert settled("bf16", "cuda") == ("bf16", "as asked")
+    assert resolve_base_format("auto", "cuda")[0] == "nf4"
+    assert resolve_base_format("auto", "cpu")[0] == "fp32"
+    assert resolve_base_format("auto", "cpu", bfloat16=True)[0] == "bf16"
+    assert resolve_base_format("auto", "cpu", quantised=True)[0] == "nf4"
+    assert resolve_base_format("bf16", "cuda") == ("bf16", "as asked")
 
 
 def test_disk() -> None:
     shape = SHAPES["Llama 3.1 8B"]
     one = setup(shape, 512)
     parts = {part.name: part for part in disk_parts({"sft": one, "dpo": one}, {"sft": 100, "dpo": 3})}
-    adapter = adapter_numbers(shape, Lora()) * 4
+    adapter = adapter_parameters(shape, Lora()) * 4
     assert parts["Adapters"].lower == 2 * adapter
     assert parts["Checkpoints"].lower == (5 + 3) * (adapter + optimiser_bytes(one))
     assert parts["Checkpoints"].upper == (9 + 4) * (adapter + optimiser_bytes(one) + 40 * MIB)
     merged = parts["Merged model, if exported"]
     assert (merged.lower, merged.upper) == (0, 2 * 8_030_261_248)
-    assert surely(parts.values()) == parts["Adapters"].upper + parts["Checkpoints"].upper
+    assert certain_bytes(parts.values()) == parts["Adapters"].upper + parts["Checkpoints"].upper

@@ -15,13 +15,13 @@ from trainer_core.config import changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.methods.sft import Sft
-from trainer_core.models.architecture import Shape
+from trainer_core.models.architecture import Architecture
 from trainer_core.planning import out_of_memory
 from trainer_core.planning.presets import load_catalogue
 from trainer_core.runs import effective_recipe, run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import OutOfMemory, Phase, RowLengths, Stage, Status, Step
-from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.events import OutOfMemory, Phase, PhaseChanged, RowLengths, Stage, TrainStep
+from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.worker import runner
 
 pytestmark = pytest.mark.real
@@ -35,18 +35,18 @@ def test_the_effective_batch_stays_also_where_it_cannot_be_halved(
     batch: int, accumulation: int, after: tuple[int, int]
 ) -> None:
     asked = Recipe(sft=Sft(batch_size=batch, accumulation=accumulation))
-    rung = out_of_memory.next_rung(asked, "sft", 0)
+    rung = out_of_memory.next_fallback(asked, "sft", 0)
     assert rung
-    now = effective_recipe.in_force(asked, rung.settings).sft
+    now = effective_recipe.effective_recipe(asked, rung.settings).sft
     assert (now.batch_size, now.accumulation) == after and now.effective_batch == batch * accumulation
 
 
-def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Shape | None = None) -> list[str]:
+def climbed(asked: Recipe, on_card: bool, loading: bool = False, shape: Architecture | None = None) -> list[str]:
     """What is gone on with, rung after rung."""
     told: list[str] = []
-    while rung := out_of_memory.next_rung(asked, "sft", len(told), on_card, loading, shape):
-        asked = effective_recipe.in_force(asked, rung.settings)
-        told.append(rung.told)
+    while rung := out_of_memory.next_fallback(asked, "sft", len(told), on_card, loading, shape):
+        asked = effective_recipe.effective_recipe(asked, rung.settings)
+        told.append(rung.summary)
     return told
 
 
@@ -56,13 +56,15 @@ def test_rungs_in_their_order_and_at_most_three() -> None:
     assert climbed(small, on_card=True) == ["batch 1 × 16", "no kept layers", "the embedding in main memory"]
     assert climbed(small, on_card=False) == ["batch 1 × 16"]
     assert climbed(small, on_card=True, loading=True) == ["the embedding in main memory"]
-    off = changes.changed(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
+    off = changes.with_changes(small, {"memory.skip_layers": "off", "memory.offload_embedding": "on"})
     assert climbed(off, on_card=True) == ["batch 1 × 16"]
 
 
 def test_a_table_that_is_the_output_head_too_is_not_moved() -> None:
     small, catalogue = Recipe(sft=Sft(batch_size=2, accumulation=8)), load_catalogue()
-    tied, apart = (catalogue.shape(name) for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/Qwen3-8B-bnb-4bit"))
+    tied, apart = (
+        catalogue.find_architecture(name) for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/Qwen3-8B-bnb-4bit")
+    )
     assert tied and apart and tied.tied and not apart.tied
     assert climbed(small, on_card=True, shape=tied) == ["batch 1 × 16", "no kept layers"]
     assert climbed(small, on_card=True, loading=True, shape=tied) == []
@@ -74,53 +76,57 @@ ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)
 
 def test_three_offers_the_mildest_first_each_a_click() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", precision="nf4")
-    length, rank, smaller = out_of_memory.offers(asked, "dpo", ROWS, "nf4")
+    length, rank, smaller = out_of_memory.suggest_fixes(asked, "dpo", ROWS, "nf4")
     assert length.text == "Cut rows at 448 tokens, which 95 % of them stay within: 2.1% of all tokens are lost."
     assert length.changes == {"dpo.max_length": 448}
     assert rank.changes == {"lora.rank": 8, "lora.alpha": 8}
     assert smaller.changes == {"model": "unsloth/Qwen3-4B-bnb-4bit"}
     for offer in (length, rank, smaller):
-        assert changes.changed(asked, offer.changes) != asked
+        assert changes.with_changes(asked, offer.changes) != asked
 
 
 def test_a_base_in_more_bits_is_packed_before_the_rank_is_cut() -> None:
-    assert out_of_memory.offers(Recipe(), "sft", None, "bf16")[1].changes == {"precision": "nf4"}
+    assert out_of_memory.suggest_fixes(Recipe(), "sft", None, "bf16")[1].changes == {"precision": "nf4"}
 
 
 def test_length_is_halved_where_the_95th_percentile_is_no_shorter() -> None:
     even = replace(ROWS, longest=448)
-    assert out_of_memory.offers(Recipe(), "dpo", even, "nf4")[0].changes == {"dpo.max_length": 512}
-    assert out_of_memory.offers(Recipe(), "dpo", None, "nf4")[0].changes == {"dpo.max_length": 512}
+    assert out_of_memory.suggest_fixes(Recipe(), "dpo", even, "nf4")[0].changes == {"dpo.max_length": 512}
+    assert out_of_memory.suggest_fixes(Recipe(), "dpo", None, "nf4")[0].changes == {"dpo.max_length": 512}
 
 
 def test_an_unknown_model_is_replaced_by_the_starter() -> None:
     for model, smaller in (("nobody/knows-this", "starter"), ("unsloth/Qwen3-8B", "unsloth/Qwen3-4B")):
-        offer = out_of_memory.smaller_model(model)
+        offer = out_of_memory.suggest_smaller_model(model)
         assert offer and offer.changes == {"model": smaller}
 
 
 @pytest.mark.parametrize("precision", ["nf4", "bf16"])
 def test_the_smallest_model_is_not_replaced_by_itself(precision: str) -> None:
     asked = Recipe()
-    offers = out_of_memory.offers(asked, "sft", None, precision)
+    offers = out_of_memory.suggest_fixes(asked, "sft", None, precision)
     assert len({offer.text for offer in offers}) == 3
-    assert all(changes.changed(asked, offer.changes) != asked for offer in offers)
+    assert all(changes.with_changes(asked, offer.changes) != asked for offer in offers)
 
 
 def run_dir(folder: Path, batch: int) -> tuple[Path, EventLog]:
     """A run that has come to its first step."""
     asked = Recipe(sft=Sft(batch_size=batch, accumulation=4))
-    made = run_folder.create(folder / "runs", TrainJob(recipe=asked), "t")
+    made = run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "t")
     log = EventLog(made / "events.jsonl")
-    for event in (Status(Phase.SFT), replace(ROWS, stage="sft"), Step("sft", 1, 9, 1.0, 1e-4, 1.0, 1.0, 9.0, 9.0)):
+    for event in (
+        PhaseChanged(Phase.SFT),
+        replace(ROWS, stage="sft"),
+        TrainStep("sft", 1, 9, 1.0, 1e-4, 1.0, 1.0, 9.0, 9.0),
+    ):
         log(event)
     return made, log
 
 
 def test_a_rung_is_written_into_the_run(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 2)
-    assert runner.step_down(made, log, "CUDA out of memory")
-    view = read_view(made)
+    assert runner.plan_oom_retry(made, log, "CUDA out of memory")
+    view = read_run_state(made)
     assert view.detail == "Memory ran out: going on with batch 1 × 8"
     assert [(one.what, one.asked, one.used) for one in view.changes] == [
         ("sft.batch_size", "2", "1"),
@@ -131,8 +137,8 @@ def test_a_rung_is_written_into_the_run(tmp_path: Path) -> None:
 
 def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 1)
-    assert not runner.step_down(made, log, "CUDA out of memory")
-    view = read_view(made)
+    assert not runner.plan_oom_retry(made, log, "CUDA out of memory")
+    view = read_run_state(made)
     assert view.phase is Phase.FAILED and len(view.offers) == 3
     assert view.error.startswith("Memory ran out in SFT at batch 1 and length 1,024, and nothing is left")
     assert view.offers[0].changes == {"sft.max_length": 448}
@@ -141,9 +147,9 @@ def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> Non
 def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 16)
     for goes_on in (True, True, True, False):
-        log(Status(Phase.SFT))
-        assert runner.step_down(made, log, "CUDA out of memory") is goes_on
-    view = read_view(made)
+        log(PhaseChanged(Phase.SFT))
+        assert runner.plan_oom_retry(made, log, "CUDA out of memory") is goes_on
+    view = read_run_state(made)
     assert view.error == (
         "Memory ran out in SFT at batch 2 and length 1,024 after 3 smaller settings, as many as a run takes by itself. "
         "Checkpoints and finished adapters are kept."
@@ -156,10 +162,10 @@ def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Pat
 
 def test_what_is_left_at_batch_1_is_offered_by_its_setting() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", sft=Sft(batch_size=1, accumulation=16))
-    left = out_of_memory.rung_below(asked, "sft", on_card=True, loading=False, shape=None)
-    first = out_of_memory.offers(asked, "sft", None, "nf4", left)[0]
+    left = out_of_memory.remaining_fallback(asked, "sft", on_card=True, loading=False, shape=None)
+    first = out_of_memory.suggest_fixes(asked, "sft", None, "nf4", left)[0]
     assert first.text == "Go on with no kept layers: the result stays the same."
-    assert first.changes == {"memory.skip_layers": "off"} and changes.changed(asked, first.changes) != asked
+    assert first.changes == {"memory.skip_layers": "off"} and changes.with_changes(asked, first.changes) != asked
 
 
 PLACES = ("1", "4", "evaluated", "saving")
@@ -173,15 +179,17 @@ SOME = [("sft", "torch", "1"), ("sft", "cublas", "evaluated"), ("sft", "bnb", "s
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, RunView]:
+def views(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, RunState]:
     """An undisturbed run of each stage, and one for each place and wording."""
     folder, tried = tmp_path_factory.mktemp("ladder"), GRID if request.config.getoption("--long") else SOME
     tiny.model(folder / "model")
     write_data(folder)
     faults = [*RATES, *(f"{wording}@{stage}.{place}" for stage, wording, place in tried)]
-    made = {fault: run_folder.create(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults}
+    made = {
+        fault: run_folder.create_run(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults
+    }
     start(folder, *(f"{fault}:{place}" if "@" in fault else str(place) for fault, place in made.items()))
-    return {fault: read_view(place) for fault, place in made.items()}
+    return {fault: read_run_state(place) for fault, place in made.items()}
 
 
 def short(folder: Path, fault: str) -> Recipe:
@@ -195,7 +203,7 @@ def short(folder: Path, fault: str) -> Recipe:
     ("stage", "wording", "place"), [pytest.param(*one, marks=() if one in SOME else pytest.mark.long) for one in GRID]
 )
 def test_the_run_goes_on_by_itself_to_the_same_losses(
-    views: dict[str, RunView], stage: Stage, wording: str, place: str
+    views: dict[str, RunState], stage: Stage, wording: str, place: str
 ) -> None:
     view, undisturbed = views[f"{wording}@{stage}.{place}"], views[stage]
     assert view.phase is Phase.DONE, view.error

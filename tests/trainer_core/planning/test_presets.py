@@ -10,18 +10,26 @@ import pytest
 from tests.support.readings import card, replay
 from trainer_core.config.recipe import STARTER, Method, Recipe
 from trainer_core.errors import ConfigError
-from trainer_core.methods.base import DataFacts, Lengths
-from trainer_core.planning.fitting import Room, settings_for
-from trainer_core.planning.memory_model import Device, Setup, estimate, settled, verdict
-from trainer_core.planning.presets import FOLDER, Choice, Preset, choose, load, load_catalogue, load_goals
-from trainer_core.system.hardware import GIB, Machine, detect
+from trainer_core.methods.base import DatasetStats, LengthQuantiles
+from trainer_core.planning.fitting import MemoryBudget, fit_settings
+from trainer_core.planning.memory_model import Device, StageSetup, estimate_memory, fit_verdict, resolve_base_format
+from trainer_core.planning.presets import (
+    PRESETS_DIR,
+    Preset,
+    PresetChoice,
+    choose_preset,
+    load_catalogue,
+    load_goals,
+    load_presets,
+)
+from trainer_core.system.hardware import GIB, Machine, detect_machine
 
-PRESETS, GOALS, CATALOGUE = load(), load_goals(), load_catalogue()
+PRESETS, GOALS, CATALOGUE = load_presets(), load_goals(), load_catalogue()
 CARDS = ("6gb", "8gb", "12gb", "16gb", "24gb", "32gb", "48gb", "80gb")
 
 
 def test_no_file_is_left_out() -> None:
-    found = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.toml")}
+    found = {path.relative_to(PRESETS_DIR).as_posix() for path in PRESETS_DIR.rglob("*.toml")}
     read = {f"{name}.toml" for name in PRESETS} | {f"goals/{name}.toml" for name in GOALS}
     assert found == read | {"models/catalogue.toml", "speed/devices.toml"}
     assert list(PRESETS) == ["cpu", *CARDS]
@@ -32,11 +40,11 @@ def test_no_file_is_left_out() -> None:
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_card_runs_its_preset_safely(name: str, stage: str) -> None:
     preset = PRESETS[name]
-    shape = CATALOGUE.shape(preset.model)
+    shape = CATALOGUE.find_architecture(preset.model)
     assert shape is not None
-    base, _ = settled(preset.precision, "cuda", quantised=shape.quantised)
-    planned = estimate(Setup(shape, preset.lora, getattr(preset, stage), base, reference=stage == "dpo"))
-    assert verdict(planned, round(preset.min_free_gib * GIB)).level == "fits"
+    base, _ = resolve_base_format(preset.precision, "cuda", quantised=shape.quantised)
+    planned = estimate_memory(StageSetup(shape, preset.lora, getattr(preset, stage), base, reference=stage == "dpo"))
+    assert fit_verdict(planned, round(preset.min_free_gib * GIB)).level == "fits"
     assert getattr(preset, stage).effective_batch == 16
     assert shape.context >= getattr(preset, stage).max_length
 
@@ -45,45 +53,47 @@ def test_a_card_runs_its_preset_safely(name: str, stage: str) -> None:
 def test_a_card_of_that_size_gets_its_preset(name: str) -> None:
     """Beside a desktop that holds 0.4 GB, more on larger cards."""
     size = int(name.removesuffix("gb"))
-    machine = detect(replay(card(size, size - max(0.4, 0.02 * size))), environ={})
+    machine = detect_machine(replay(card(size, size - max(0.4, 0.02 * size))), environ={})
     assert picked(machine) == PRESETS[name]
 
 
 def picked(machine: Machine, own_pids: tuple[int, ...] = ()) -> Preset:
     """The preset for what is free on the machine's best card."""
-    room = Room.of(machine, own_pids)
-    return choose(PRESETS, room.free / GIB if room.device == "cuda" else None).preset
+    room = MemoryBudget.for_machine(machine, own_pids)
+    return choose_preset(PRESETS, room.free / GIB if room.device == "cuda" else None).preset
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_recommended_models_fit_with_settings_of_their_own(name: str) -> None:
-    some = Lengths.of([*range(50, 1000, 10)])
+    some = LengthQuantiles.from_counts([*range(50, 1000, 10)])
     for model in PRESETS[name].also:
-        shape = CATALOGUE.shape(model)
+        shape = CATALOGUE.find_architecture(model)
         assert shape is not None, f"{model} is not in the catalogue"
-        room = Room("cuda", round(PRESETS[name].min_free_gib * GIB))
-        plan = settings_for(room, shape, Method.SFT_DPO, DataFacts(400, 400, some, some))
+        room = MemoryBudget("cuda", round(PRESETS[name].min_free_gib * GIB))
+        plan = fit_settings(room, shape, Method.SFT_DPO, DatasetStats(400, 400, some, some))
         assert plan.dpo.max_length >= 960  # no row is cut for want of memory
 
 
 def test_the_processor_preset_fits_a_small_machine() -> None:
     preset = PRESETS["cpu"]
-    shape = CATALOGUE.shape(preset.model)
+    shape = CATALOGUE.find_architecture(preset.model)
     assert preset.model == STARTER
     assert shape is not None
     device: Device = "cpu"
     for training in (preset.sft, preset.dpo):
         for base in ("fp32", "bf16"):
-            assert estimate(Setup(shape, preset.lora, training, base, device, reference=True)).upper < 7 * GIB
+            assert (
+                estimate_memory(StageSetup(shape, preset.lora, training, base, device, reference=True)).upper < 7 * GIB
+            )
 
 
 def test_every_model_of_the_catalogue_has_a_shape_by_both_names() -> None:
     for known in CATALOGUE.models:
-        assert CATALOGUE.shape(known.whole) == known.shape
-        assert known.shape.known
+        assert CATALOGUE.find_architecture(known.whole) == known.architecture
+        assert known.architecture.known
         if known.packed:
-            assert CATALOGUE.shape(known.packed) == replace(known.shape, quantised=True)
-    assert CATALOGUE.shape("someone/else") is None
+            assert CATALOGUE.find_architecture(known.packed) == replace(known.architecture, quantised=True)
+    assert CATALOGUE.find_architecture("someone/else") is None
 
 
 CHOICES = [
@@ -100,21 +110,21 @@ CHOICES = [
 
 @pytest.mark.parametrize(("free", "name", "reason"), CHOICES)
 def test_choose(free: float | None, name: str, reason: str) -> None:
-    assert choose(PRESETS, free) == Choice(PRESETS[name], reason)
-    assert choose(reversed(PRESETS.values()), free).preset == PRESETS[name]
+    assert choose_preset(PRESETS, free) == PresetChoice(PRESETS[name], reason)
+    assert choose_preset(reversed(PRESETS.values()), free).preset == PRESETS[name]
 
 
 def test_the_choice_follows_free_memory_and_counts_our_own_worker_as_free() -> None:
-    full = detect(replay("300mb_free"), environ={})
+    full = detect_machine(replay("300mb_free"), environ={})
     assert picked(full) == PRESETS["cpu"]
     assert picked(full, own_pids=[991]) == PRESETS["24gb"]
-    assert picked(detect(replay("none"), environ={})) == PRESETS["cpu"]
+    assert picked(detect_machine(replay("none"), environ={})) == PRESETS["cpu"]
 
 
 def test_goals_change_the_length_of_a_run_and_nothing_else() -> None:
-    recipe = PRESETS["8gb"].recipe()
+    recipe = PRESETS["8gb"].as_recipe()
     recipe = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7, "epochs": 2.0})})
-    quick, balanced, thorough = (GOALS[name].applied(recipe) for name in ("quick", "balanced", "thorough"))
+    quick, balanced, thorough = (GOALS[name].apply_goal(recipe) for name in ("quick", "balanced", "thorough"))
     assert (quick.sft.max_steps, quick.dpo.max_steps) == (GOALS["quick"].sft.max_steps, GOALS["quick"].dpo.max_steps)
     assert quick.sft.max_steps and quick.dpo.max_steps and quick.sft.epochs == 2.0
     assert (balanced.sft.max_steps, balanced.sft.epochs, balanced.dpo.epochs) == (None, 2.0, 1.0)
@@ -127,7 +137,7 @@ def test_goals_change_the_length_of_a_run_and_nothing_else() -> None:
 
 
 def test_a_preset_is_a_recipe() -> None:
-    recipe = PRESETS["12gb"].recipe()
+    recipe = PRESETS["12gb"].as_recipe()
     assert isinstance(recipe, Recipe)
     assert (recipe.model, recipe.lora.rank, recipe.dpo.beta) == ("unsloth/Qwen3-8B-bnb-4bit", 16, 0.1)
 
@@ -147,14 +157,14 @@ def test_a_preset_is_a_recipe() -> None:
 def test_a_wrong_preset_names_file_and_key(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(ConfigError, match=words.replace(".", r"\.")):
-        load(tmp_path)
+        load_presets(tmp_path)
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no preset"):
-        load(tmp_path)
+        load_presets(tmp_path)
 
 
 def test_a_floor_is_met_at_the_floor() -> None:
     low, high = (Preset(name=name, min_free_gib=floor, model="m") for name, floor in (("low", 1.0), ("high", 8.0)))
-    assert [choose([low, high], free).preset.name for free in (7.99, 8.0)] == ["low", "high"]
+    assert [choose_preset([low, high], free).preset.name for free in (7.99, 8.0)] == ["low", "high"]

@@ -9,26 +9,35 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.data import Message, Pair, tokenize
 from trainer_core.errors import DiskError, ModelError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints
-from trainer_core.runs.checkpoints import Found, Origin, newest, place, rotate, verified, written
+from trainer_core.runs.checkpoints import (
+    CheckpointSource,
+    ResumePoint,
+    checkpoint_dir,
+    latest_valid,
+    rotate_checkpoints,
+    staged_write,
+    verify,
+)
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Ended, Phase
-from trainer_core.runs.run_folder import create
+from trainer_core.runs.events import Phase, RunEnded
+from trainer_core.runs.run_folder import create_run
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
 
-ORIGIN = Origin("dpo", 20, "data")
+ORIGIN = CheckpointSource("dpo", 20, "data")
 FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
 
 
@@ -40,13 +49,13 @@ def fill(folder: Path, step: int) -> None:
 
 
 def save(run_dir: Path, step: int) -> None:
-    with written(place(run_dir, "dpo", step), ORIGIN, step) as staging:
+    with staged_write(checkpoint_dir(run_dir, "dpo", step), ORIGIN, step) as staging:
         fill(staging, step)
-    rotate(run_dir, "dpo", keep=2)
+    rotate_checkpoints(run_dir, "dpo", keep=2)
 
 
 def adapter(run_dir: Path, step: int, folder: str = "adapter-dpo") -> None:
-    with written(run_dir / folder, ORIGIN, step) as staging:
+    with staged_write(run_dir / folder, ORIGIN, step) as staging:
         fill(staging, step)
         (staging / "adapter_config.json").write_text(f"config {step}")
         (staging / "tokenizer.json").write_text("tokens")
@@ -54,24 +63,24 @@ def adapter(run_dir: Path, step: int, folder: str = "adapter-dpo") -> None:
 
 def test_rotation_spares_what_is_looked_back_at(tmp_path: Path) -> None:
     for step in range(1, 9):
-        with written(place(tmp_path, "dpo", step), ORIGIN, step) as staging:
+        with staged_write(checkpoint_dir(tmp_path, "dpo", step), ORIGIN, step) as staging:
             fill(staging, step)
-        rotate(tmp_path, "dpo", spared=frozenset({2, 5}))
-    assert list(checkpoints.stored(tmp_path, "dpo")) == [2, 5, 7, 8]
+        rotate_checkpoints(tmp_path, "dpo", spared=frozenset({2, 5}))
+    assert list(checkpoints.adapters_by_step(tmp_path, "dpo")) == [2, 5, 7, 8]
 
 
 def test_an_earlier_step_becomes_the_adapter_and_can_be_undone(tmp_path: Path) -> None:
     adapter(tmp_path, 20)
     adapter(tmp_path, 8, "checkpoints/dpo-000008")
-    last, config = ((tmp_path / "adapter-dpo" / name).read_bytes() for name in checkpoints.ADAPTER[::-1])
-    checkpoints.keep(tmp_path, "dpo", 8)
-    kept = verified(tmp_path / "adapter-dpo")
-    assert kept.step == 8 and set(kept.files) == {*FILES, *checkpoints.ADAPTER, "tokenizer.json"}
+    last, config = ((tmp_path / "adapter-dpo" / name).read_bytes() for name in checkpoints.ADAPTER_FILES[::-1])
+    checkpoints.use_step(tmp_path, "dpo", 8)
+    kept = verify(tmp_path / "adapter-dpo")
+    assert kept.step == 8 and set(kept.files) == {*FILES, *checkpoints.ADAPTER_FILES, "tokenizer.json"}
     assert (tmp_path / "adapter-dpo" / "adapter_config.json").read_text() == "config 8"
-    assert sorted(checkpoints.stored(tmp_path, "dpo")) == [8, 20]
-    checkpoints.keep(tmp_path, "dpo", 20)
-    again = [(tmp_path / "adapter-dpo" / name).read_bytes() for name in checkpoints.ADAPTER[::-1]]
-    assert again == [last, config] and verified(tmp_path / "adapter-dpo").step == 20
+    assert sorted(checkpoints.adapters_by_step(tmp_path, "dpo")) == [8, 20]
+    checkpoints.use_step(tmp_path, "dpo", 20)
+    again = [(tmp_path / "adapter-dpo" / name).read_bytes() for name in checkpoints.ADAPTER_FILES[::-1]]
+    assert again == [last, config] and verify(tmp_path / "adapter-dpo").step == 20
 
 
 def never(*_: Path) -> bool:
@@ -79,11 +88,11 @@ def never(*_: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("swap", [durable.exchanged, never], ids=["exchanged", "one after the other"])
+@pytest.mark.parametrize("swap", [durable.swap_paths, never], ids=["exchanged", "one after the other"])
 @pytest.mark.parametrize("fault", ["kill", "enospc"])
 def test_what_is_replaced_is_never_lost(tmp_path: Path, fault: str, swap: Callable[[Path, Path], bool]) -> None:
     """At every point there is the one before or the new one, whole: at once, or after what was half done is swept."""
-    if swap is durable.exchanged and os.name != "posix":
+    if swap is durable.swap_paths and os.name != "posix":
         pytest.skip("Windows cannot exchange")
     seen, code, at = [], 1, 0
     while code:
@@ -92,12 +101,12 @@ def test_what_is_replaced_is_never_lost(tmp_path: Path, fault: str, swap: Callab
         for name in ("adapter", ".staging-adapter"):
             (folder / name).mkdir(parents=True)
             (folder / name / "weights").write_text(name)
-        publish = lambda folder=folder: durable.publish(folder / ".staging-adapter", folder / "adapter", swap=swap)  # noqa: E731
+        publish = partial(durable.publish_staged, folder / ".staging-adapter", folder / "adapter", swap=swap)
         code = in_a_process(lambda publish=publish: disk(publish), f"{fault}:{at}")
         if swap is never:
-            durable.sweep(folder)
+            durable.clean_leftovers(folder)
         seen.append((folder / "adapter" / "weights").read_text())
-        durable.sweep(folder)
+        durable.clean_leftovers(folder)
         assert [path.name for path in folder.iterdir()] == ["adapter"]
     assert seen[0] == "adapter" and seen[-1] == ".staging-adapter" and sorted(seen) == seen[::-1] and at > 2
 
@@ -116,11 +125,11 @@ def test_an_adapter_that_is_replaced_is_never_lost(tmp_path: Path, fault: str) -
         at += 1
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(tmp_path / "whole", folder)
-        code = in_a_process(lambda folder=folder: checkpoints.keep(folder, "dpo", 8), f"{fault}:{at}")
-        seen.add(verified(folder / "adapter-dpo").step)
-        checkpoints.sweep(folder)
+        code = in_a_process(lambda folder=folder: checkpoints.use_step(folder, "dpo", 8), f"{fault}:{at}")
+        seen.add(verify(folder / "adapter-dpo").step)
+        checkpoints.clean_run_leftovers(folder)
         assert not [*folder.glob(".*"), *folder.glob("checkpoints/.*")]
-        assert {20, 8} & {*checkpoints.stored(folder, "dpo"), verified(folder / "adapter-dpo").step} == {20, 8}
+        assert {20, 8} & {*checkpoints.adapters_by_step(folder, "dpo"), verify(folder / "adapter-dpo").step} == {20, 8}
         shutil.rmtree(folder)
     assert at > 20 and seen == {20, 8}
 
@@ -145,9 +154,9 @@ def test_an_adapter_that_cannot_be_replaced_stays(tmp_path: Path, held: str) -> 
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name)
     with pytest.raises(DiskError, match="close Compare"), durable.disk_errors(tmp_path / "adapter"):
-        durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter", denied(held), never)
+        durable.publish_staged(tmp_path / ".staging-adapter", tmp_path / "adapter", denied(held), never)
     assert (tmp_path / "adapter" / "weights").read_text() == "adapter"
-    durable.publish(tmp_path / ".staging-adapter", tmp_path / "adapter")
+    durable.publish_staged(tmp_path / ".staging-adapter", tmp_path / "adapter")
     assert (tmp_path / "adapter" / "weights").read_text() == ".staging-adapter"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
@@ -161,39 +170,39 @@ def test_a_rename_is_tried_again_while_a_scanner_looks(tmp_path: Path) -> None:
             raise error
         os.replace(source, target)
 
-    durable.rename(tmp_path / "one", tmp_path / "two", tries=3, replace=replace)
+    durable.rename_with_retry(tmp_path / "one", tmp_path / "two", tries=3, replace=replace)
     assert (tmp_path / "two").exists()
     with pytest.raises(PermissionError):
-        durable.rename(tmp_path / "two", tmp_path / "one", tries=2, replace=denied("two"))
+        durable.rename_with_retry(tmp_path / "two", tmp_path / "one", tries=2, replace=denied("two"))
 
 
 def test_a_checkpoint_that_is_in_use_does_not_end_the_run(tmp_path: Path) -> None:
     for step in range(1, 5):
-        with written(place(tmp_path, "dpo", step), ORIGIN, step) as staging:
+        with staged_write(checkpoint_dir(tmp_path, "dpo", step), ORIGIN, step) as staging:
             fill(staging, step)
 
     def discard(folder: Path, tries: int) -> None:
         if folder.name == "dpo-000002":
             raise PermissionError
-        durable.discard(folder, tries)
+        durable.delete_via_trash(folder, tries)
 
-    rotate(tmp_path, "dpo", discard=discard)
-    assert list(checkpoints.stored(tmp_path, "dpo")) == [2, 3, 4]
-    rotate(tmp_path, "dpo")
-    assert list(checkpoints.stored(tmp_path, "dpo")) == [3, 4]
+    rotate_checkpoints(tmp_path, "dpo", discard=discard)
+    assert list(checkpoints.adapters_by_step(tmp_path, "dpo")) == [2, 3, 4]
+    rotate_checkpoints(tmp_path, "dpo")
+    assert list(checkpoints.adapters_by_step(tmp_path, "dpo")) == [3, 4]
 
 
 def test_the_next_start_brings_back_what_was_to_be_replaced(tmp_path: Path) -> None:
     """Killed between two renames, on a system that needs two."""
     workspace = Workspace(tmp_path)
-    run_dir = create(workspace.runs, TrainJob(recipe=Recipe()), "x")
-    EventLog(run_dir / "events.jsonl")(Ended(Phase.DONE))
+    run_dir = create_run(workspace.runs, TrainJob(recipe=Recipe()), "x")
+    EventLog(run_dir / "events.jsonl")(RunEnded(Phase.DONE))
     adapter(run_dir, 20)
     adapter(run_dir, 8, ".staging-adapter-dpo")
     (run_dir / "adapter-dpo").rename(run_dir / ".before-adapter-dpo")
-    assert checkpoints.kept(run_dir, "dpo") is None
+    assert checkpoints.adapter_step(run_dir, "dpo") is None
     Supervisor(workspace, device="cpu")
-    assert checkpoints.kept(run_dir, "dpo") == 20 and not list(run_dir.glob(".staging-*"))
+    assert checkpoints.adapter_step(run_dir, "dpo") == 20 and not list(run_dir.glob(".staging-*"))
 
 
 def test_a_damaged_or_missing_step_is_not_kept(tmp_path: Path) -> None:
@@ -202,8 +211,8 @@ def test_a_damaged_or_missing_step_is_not_kept(tmp_path: Path) -> None:
     (tmp_path / "checkpoints/dpo-000008/adapter_model.safetensors").write_bytes(b"short")
     for step, words in ((8, "bytes"), (12, "not on the disk any more")):
         with pytest.raises(ModelError, match=words):
-            checkpoints.keep(tmp_path, "dpo", step)
-    assert verified(tmp_path / "adapter-dpo").step == 20 and not list(tmp_path.glob("adapter-dpo-*"))
+            checkpoints.use_step(tmp_path, "dpo", step)
+    assert verify(tmp_path / "adapter-dpo").step == 20 and not list(tmp_path.glob("adapter-dpo-*"))
 
 
 def saved_with(run_dir: Path, fault: str) -> int:
@@ -236,7 +245,7 @@ def in_a_process(work: Callable[[], object], fault: str) -> int:
 
 def sound(folder: Path) -> bool:
     """Every byte as it was written."""
-    step = verified(folder).step
+    step = verify(folder).step
     return all(
         (folder / name).read_bytes() == random.Random(f"{name}{step}").randbytes(size) for name, size in FILES.items()
     )
@@ -254,11 +263,13 @@ def test_a_fault_at_every_point_leaves_the_newest_or_the_one_before(tmp_path: Pa
             break
         assert code == (-signal.SIGKILL if fault == "kill" else 1)
         counted = int((run_dir / "counted").read_text()) if (run_dir / "counted").exists() else 0
-        found = newest(run_dir, "dpo", "data")
+        found = latest_valid(run_dir, "dpo", "data")
         assert found.step in (counted, counted + 2), f"point {at}: {counted} was complete, {found} was found"
         assert found.folder is None or sound(found.folder)
-        durable.sweep(run_dir / checkpoints.FOLDER)
-        assert all(sound(folder) for folder in checkpoints.shelf(run_dir, "dpo")), "a half is seen under its name"
+        durable.clean_leftovers(run_dir / checkpoints.CHECKPOINTS_FOLDER)
+        assert all(sound(folder) for folder in checkpoints.list_checkpoints(run_dir, "dpo")), (
+            "a half is seen under its name"
+        )
         seen.add(found.step)
         shutil.rmtree(run_dir)
     assert at > 30 and seen == {0, 2, 4, 6}
@@ -266,11 +277,11 @@ def test_a_fault_at_every_point_leaves_the_newest_or_the_one_before(tmp_path: Pa
 
 def test_without_the_staging_folder_a_kill_leaves_a_half(tmp_path: Path) -> None:
     """The control: files written in place, as the stock trainer does, and killed between two of them."""
-    folder = place(tmp_path, "dpo", 2)
+    folder = checkpoint_dir(tmp_path, "dpo", 2)
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").write_text("{}")
-    assert checkpoints.shelf(tmp_path, "dpo") == [folder], "the stock way would go on from it"
-    assert newest(tmp_path, "dpo", "data").folder is None
+    assert checkpoints.list_checkpoints(tmp_path, "dpo") == [folder], "the stock way would go on from it"
+    assert latest_valid(tmp_path, "dpo", "data").folder is None
 
 
 def damage(path: Path, dice: random.Random) -> str:
@@ -293,36 +304,36 @@ def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path
     dice = random.Random(1)
     for step in (2, 4):
         save(tmp_path, step)
-    folder = place(tmp_path, "dpo", 4)
+    folder = checkpoint_dir(tmp_path, "dpo", 4)
     whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     silent = []
     for _ in range(500):
         path = dice.choice(sorted(whole))
         name = damage(path, dice)
-        found = newest(tmp_path, "dpo", "data")
+        found = latest_valid(tmp_path, "dpo", "data")
         same = path.read_bytes() == whole[path]
         if not same and (found.step != 2 or name not in " ".join(found.skipped)):
             silent.append((name, found))
         path.write_bytes(whole[path])
     assert [case for case in silent if case[0] != checkpoints.MANIFEST] == []
     assert all(sound(case[1].folder) for case in silent), "a flipped bit in a version number may pass; nothing else"
-    assert newest(tmp_path, "dpo", "data").step == 4
+    assert latest_valid(tmp_path, "dpo", "data").step == 4
 
 
 def test_a_missing_file_and_other_data_are_named(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step)
-    (place(tmp_path, "dpo", 4) / "optimizer.pt").unlink()
-    assert newest(tmp_path, "dpo", "data").skipped == (
+    (checkpoint_dir(tmp_path, "dpo", 4) / "optimizer.pt").unlink()
+    assert latest_valid(tmp_path, "dpo", "data").skipped == (
         "dpo-000004/optimizer.pt is missing. An older checkpoint was used.",
     )
-    found = newest(tmp_path, "dpo", "other")
+    found = latest_valid(tmp_path, "dpo", "other")
     assert found.folder is None and "other data" in found.skipped[1]
 
 
 def resealed(folder: Path, **changes: object) -> None:
     """The manifest with other values, and a hash that fits them."""
-    manifest = verified(folder).model_copy(update=changes)
+    manifest = verify(folder).model_copy(update=changes)
     text = manifest.model_copy(update={"own": manifest.hash}).model_dump_json()
     (folder / checkpoints.MANIFEST).write_text(text)
 
@@ -330,36 +341,37 @@ def resealed(folder: Path, **changes: object) -> None:
 def test_another_major_version_is_named_with_both(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step)
-    now = verified(place(tmp_path, "dpo", 4)).versions
+    now = verify(checkpoint_dir(tmp_path, "dpo", 4)).versions
     older = str(int(now["transformers"].partition(".")[0]) - 1)
-    resealed(place(tmp_path, "dpo", 4), versions={**now, "transformers": f"{older}.57.1"})
+    resealed(checkpoint_dir(tmp_path, "dpo", 4), versions={**now, "transformers": f"{older}.57.1"})
     resealed(
-        place(tmp_path, "dpo", 2), versions={**now, "datasets": "1.0", "torch": now["torch"].partition(".")[0] + ".0"}
+        checkpoint_dir(tmp_path, "dpo", 2),
+        versions={**now, "datasets": "1.0", "torch": now["torch"].partition(".")[0] + ".0"},
     )
-    found = newest(tmp_path, "dpo", "data")
+    found = latest_valid(tmp_path, "dpo", "data")
     said = f"dpo-000004 was made by transformers {older}.57.1, and {now['transformers']} is installed, so it was not continued."
     assert found.step == 2 and found.skipped == (said,)
 
 
 def test_other_settings_are_not_gone_on_with_and_unknown_ones_are(tmp_path: Path) -> None:
     save(tmp_path, 2)
-    with written(place(tmp_path, "dpo", 4), replace(ORIGIN, spec="rank 8"), 4) as staging:
+    with staged_write(checkpoint_dir(tmp_path, "dpo", 4), replace(ORIGIN, spec="rank 8"), 4) as staging:
         fill(staging, 4)
-    assert newest(tmp_path, "dpo", "data", "rank 8").step == 4
-    found = newest(tmp_path, "dpo", "data", "rank 16")
+    assert latest_valid(tmp_path, "dpo", "data", "rank 8").step == 4
+    found = latest_valid(tmp_path, "dpo", "data", "rank 16")
     said = "dpo-000004 was made with other settings than the run has now, so it was not continued."
     assert found.step == 2 and found.skipped == (said,)
 
 
 def test_a_manifest_of_before_there_were_settings_in_it_is_read(tmp_path: Path) -> None:
     save(tmp_path, 2)
-    file = place(tmp_path, "dpo", 2) / checkpoints.MANIFEST
+    file = checkpoint_dir(tmp_path, "dpo", 2) / checkpoints.MANIFEST
     values = json.loads(file.read_text())
     assert values.pop("spec") == ""
     facts = {name: value for name, value in values.items() if name != "own"}
     assert values["own"] == sha256(json.dumps(facts, separators=(",", ":")).encode()).hexdigest()
     file.write_text(json.dumps(values))
-    assert newest(tmp_path, "dpo", "data", "rank 16").step == 2
+    assert latest_valid(tmp_path, "dpo", "data", "rank 16").step == 2
 
 
 def test_only_settings_that_change_the_result_are_in_the_hash() -> None:
@@ -373,18 +385,18 @@ def test_only_settings_that_change_the_result_are_in_the_hash() -> None:
         "sampling.seed": 1,
         "sample_tokens": 0,
     }
-    assert {checkpoints.spec_of(changed(asked, {key: value})) for key, value in free.items()} == {
-        checkpoints.spec_of(asked)
+    assert {checkpoints.settings_hash(with_changes(asked, {key: value})) for key, value in free.items()} == {
+        checkpoints.settings_hash(asked)
     }
     for key, value in {"lora.rank": 8, "dpo.beta": 0.2, "seed": 1, "data.template": "plain", "sft.epochs": 2.0}.items():
-        assert checkpoints.spec_of(changed(asked, {key: value})) != checkpoints.spec_of(asked), key
+        assert checkpoints.settings_hash(with_changes(asked, {key: value})) != checkpoints.settings_hash(asked), key
 
 
 def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path: Path) -> None:
-    save = written(place(tmp_path, "sft", 2), Origin("sft", 4, "data"), 2, needs=2**60)
+    save = staged_write(checkpoint_dir(tmp_path, "sft", 2), CheckpointSource("sft", 4, "data"), 2, needs=2**60)
     with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free"), save:
         raise AssertionError("it went on")
-    assert not (tmp_path / checkpoints.FOLDER).exists()
+    assert not (tmp_path / checkpoints.CHECKPOINTS_FOLDER).exists()
 
 
 @pytest.mark.parametrize(
@@ -392,10 +404,10 @@ def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path:
 )
 def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
     save(tmp_path, 2)
-    folder = place(tmp_path, "dpo", 2)
-    files = verified(folder).files
+    folder = checkpoint_dir(tmp_path, "dpo", 2)
+    files = verify(folder).files
     resealed(folder, files={**files, name: files["optimizer.pt"]})
-    assert newest(tmp_path, "dpo", "data").folder is None
+    assert latest_valid(tmp_path, "dpo", "data").folder is None
 
 
 def test_no_link_is_followed(tmp_path: Path) -> None:
@@ -405,51 +417,51 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     for run, inner in (("a", "checkpoints"), ("b", "checkpoints/dpo-000004")):
         (tmp_path / run / inner).parent.mkdir(parents=True)
         (tmp_path / run / inner).symlink_to(tmp_path / "outside" / inner)
-        assert newest(tmp_path / run, "dpo", "data").folder is None
+        assert latest_valid(tmp_path / run, "dpo", "data").folder is None
     with pytest.raises(DiskError, match="is a link"):
         save(tmp_path / "a", 6)
     (tmp_path / "outside/checkpoints/.staging-x").mkdir()
-    checkpoints.sweep(tmp_path / "a")
-    rotate(tmp_path / "a", "dpo", keep=0)
+    checkpoints.clean_run_leftovers(tmp_path / "a")
+    rotate_checkpoints(tmp_path / "a", "dpo", keep=0)
     left = {path.name for path in (tmp_path / "outside/checkpoints").iterdir()}
     assert left == {"dpo-000002", "dpo-000004", ".staging-x"}
     save(tmp_path / "c", 2)
-    (place(tmp_path / "c", "dpo", 2) / "optimizer.pt").unlink()
-    (place(tmp_path / "c", "dpo", 2) / "optimizer.pt").symlink_to(
-        place(tmp_path / "outside", "dpo", 2) / "optimizer.pt"
+    (checkpoint_dir(tmp_path / "c", "dpo", 2) / "optimizer.pt").unlink()
+    (checkpoint_dir(tmp_path / "c", "dpo", 2) / "optimizer.pt").symlink_to(
+        checkpoint_dir(tmp_path / "outside", "dpo", 2) / "optimizer.pt"
     )
-    assert "is a link" in newest(tmp_path / "c", "dpo", "data").skipped[0]
+    assert "is a link" in latest_valid(tmp_path / "c", "dpo", "data").skipped[0]
 
 
 def test_a_manifest_with_a_key_more_is_read_and_sealed(tmp_path: Path) -> None:
     save(tmp_path, 2)
-    file = place(tmp_path, "dpo", 2) / checkpoints.MANIFEST
+    file = checkpoint_dir(tmp_path, "dpo", 2) / checkpoints.MANIFEST
     values = {**json.loads(file.read_text()), "spec": "x", "of_a_later_version": [1, "ü"]}
     facts = {name: value for name, value in values.items() if name != "own"}
     for words, found in ((facts, 2), ({**facts, "total": 7}, 0)):
         own = sha256(json.dumps(facts, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
         file.write_text(json.dumps(words | {"own": own}), encoding="utf-8")
-        assert newest(tmp_path, "dpo", "data").step == found
+        assert latest_valid(tmp_path, "dpo", "data").step == found
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         save(tmp_path, step)
-    assert [verified(folder).step for folder in checkpoints.shelf(tmp_path, "dpo")] == [6, 4]
-    assert list((tmp_path / checkpoints.FOLDER).glob(".*")) == []
+    assert [verify(folder).step for folder in checkpoints.list_checkpoints(tmp_path, "dpo")] == [6, 4]
+    assert list((tmp_path / checkpoints.CHECKPOINTS_FOLDER).glob(".*")) == []
 
 
 def test_only_a_stage_at_its_end_counts_as_finished(tmp_path: Path) -> None:
     folder = tmp_path / "adapter-dpo"
-    assert checkpoints.finished(tmp_path, "dpo") == Found(None)
+    assert checkpoints.finished_adapter(tmp_path, "dpo") == ResumePoint(None)
     for step, expected in ((12, None), (20, folder)):
-        with written(folder, ORIGIN, step) as staging:
+        with staged_write(folder, ORIGIN, step) as staging:
             fill(staging, step)
-        assert checkpoints.finished(tmp_path, "dpo").folder == expected
-    assert checkpoints.finished(tmp_path, "dpo", least=20).folder == folder
-    assert checkpoints.finished(tmp_path, "dpo", least=21).folder is None, "the run was made longer"
+        assert checkpoints.finished_adapter(tmp_path, "dpo").folder == expected
+    assert checkpoints.finished_adapter(tmp_path, "dpo", least=20).folder == folder
+    assert checkpoints.finished_adapter(tmp_path, "dpo", least=21).folder is None, "the run was made longer"
     damage(folder / "adapter_model.safetensors", random.Random(1))
-    (said,) = checkpoints.finished(tmp_path, "dpo").skipped
+    (said,) = checkpoints.finished_adapter(tmp_path, "dpo").skipped
     assert said.startswith("adapter-dpo/adapter_model.safetensors has ") and said.endswith("The adapter is made again.")
 
 

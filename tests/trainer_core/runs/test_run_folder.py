@@ -21,11 +21,11 @@ JOB = TrainJob(recipe=Recipe(name="Ünï tëst"))
 
 
 def test_a_run_folder_holds_its_job(tmp_path: Path) -> None:
-    run_dir = run_folder.create(tmp_path, JOB, "My run", device="cpu", reasons=("because",))
+    run_dir = run_folder.create_run(tmp_path, JOB, "My run", device="cpu", reasons=("because",))
     assert "my-run" in run_dir.name
     assert run_folder.read_run(run_dir).job == JOB
     assert run_folder.read_run(run_dir).reasons == ("because",)
-    assert run_folder.folders(tmp_path) == [run_dir]
+    assert run_folder.list_runs(tmp_path) == [run_dir]
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ def beat_of(pid: int, run_id: str, shift: float = 0.0) -> Heartbeat:
 def test_life_is_pid_and_birth_and_run() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "run-1"])
     try:
-        assert heartbeat.alive(
+        assert heartbeat.is_alive(
             beat_of(child.pid, "run-1")
         )  # from the first instant, when the arguments may not be there yet
         assert wait_until(lambda: bool(psutil.Process(child.pid).cmdline()))
-        assert not heartbeat.alive(beat_of(child.pid, "run-2"))
-        assert not heartbeat.alive(beat_of(child.pid, "run-1", shift=-100))
+        assert not heartbeat.is_alive(beat_of(child.pid, "run-2"))
+        assert not heartbeat.is_alive(beat_of(child.pid, "run-1", shift=-100))
     finally:
         beat = beat_of(child.pid, "run-1")
         child.kill()
     zombie = wait_until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
-    assert zombie and not heartbeat.alive(beat)
+    assert zombie and not heartbeat.is_alive(beat)
     child.wait()
-    assert not heartbeat.alive(beat)
-    assert not heartbeat.alive(None)
+    assert not heartbeat.is_alive(beat)
+    assert not heartbeat.is_alive(None)
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:
@@ -96,24 +96,24 @@ def wait_until(condition, seconds: float = 5.0) -> bool:
 
 
 def test_a_stop_request_reaches_the_worker(tmp_path: Path) -> None:
-    with heartbeat.beating(tmp_path) as wants:
+    with heartbeat.heartbeat_thread(tmp_path) as wants:
         assert heartbeat.read_heartbeat(tmp_path).pid == os.getpid()  # type: ignore[union-attr]
         assert not wants.stop.is_set()
-        control.request(tmp_path, "stop")
+        control.send_request(tmp_path, "stop")
         assert wants.stop.wait(3)
 
 
 def test_the_log_tail_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "worker.log").write_bytes(b"x" * 200_000 + b"\nlast \xff line\n\n")
-    assert run_folder.last_line(tmp_path).startswith("last")
-    assert sum(map(len, run_folder.log_tail(tmp_path, 100))) <= 65_536
-    assert run_folder.last_line(tmp_path / "nowhere") == ""
+    assert run_folder.last_log_line(tmp_path).startswith("last")
+    assert sum(map(len, run_folder.read_log_tail(tmp_path, 100))) <= 65_536
+    assert run_folder.last_log_line(tmp_path / "nowhere") == ""
 
 
 def test_run_json_holds_no_secret(tmp_path: Path) -> None:
     os.environ["HF_TOKEN"] = "hf_canary"
     try:
-        run_dir = run_folder.create(tmp_path, JOB, "x")
+        run_dir = run_folder.create_run(tmp_path, JOB, "x")
     finally:
         del os.environ["HF_TOKEN"]
     assert "canary" not in json.dumps(json.loads((run_dir / "run.json").read_text()))
@@ -121,7 +121,7 @@ def test_run_json_holds_no_secret(tmp_path: Path) -> None:
 
 def test_a_link_among_the_runs_is_no_run(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
-    real = run_folder.create(tmp_path / "elsewhere", TrainJob(recipe=Recipe(name="x")), "x")
+    real = run_folder.create_run(tmp_path / "elsewhere", TrainJob(recipe=Recipe(name="x")), "x")
     (workspace.runs / "link").symlink_to(real)
-    ours = run_folder.create(workspace.runs, TrainJob(recipe=Recipe(name="y")), "y")
-    assert run_folder.folders(workspace.runs) == [ours]
+    ours = run_folder.create_run(workspace.runs, TrainJob(recipe=Recipe(name="y")), "y")
+    assert run_folder.list_runs(workspace.runs) == [ours]

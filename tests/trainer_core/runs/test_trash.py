@@ -17,9 +17,9 @@ from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.dpo import Dpo
 from trainer_core.runs import metadata, run_folder, trash
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Ended, Phase, Step
-from trainer_core.runs.metadata import About
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import Phase, RunEnded, TrainStep
+from trainer_core.runs.metadata import RunMetadata
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from ui.payloads import run_list
 
@@ -35,78 +35,80 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 def over(supervisor: Supervisor, recipe: Recipe) -> Path:
     """A finished run."""
-    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=recipe), recipe.name)
+    run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=recipe), recipe.name)
     log = EventLog(run_dir / "events.jsonl")
     for event in Made(total=10).told(1):
         log(event)
-    log(Ended(Phase.DONE))
-    supervisor.look()
+    log(RunEnded(Phase.DONE))
+    supervisor.refresh()
     return run_dir
 
 
 def test_what_is_written_about_a_run_is_kept(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe(name="one"))
-    assert metadata.read_about(run_dir) == About()
-    metadata.write_about(run_dir, About(name="Best: ✓", note="a\nb", pinned=True))
-    rows, _ = run_list.Rows(supervisor)()
+    assert metadata.read_metadata(run_dir) == RunMetadata()
+    metadata.write_metadata(run_dir, RunMetadata(name="Best: ✓", note="a\nb", pinned=True))
+    rows, _ = run_list.RunRows(supervisor)()
     assert (rows[0]["name"], rows[0]["note"], rows[0]["pinned"]) == ("Best: ✓", "a\nb", True)
     (run_dir / "about.json").write_text("{broken")
-    assert run_list.Rows(supervisor)()[0][0]["name"] == "one"
+    assert run_list.RunRows(supervisor)()[0][0]["name"] == "one"
 
 
 def test_pinned_runs_come_first(supervisor: Supervisor) -> None:
     older, newer = over(supervisor, Recipe(name="a")), over(supervisor, Recipe(name="b"))
-    rows = run_list.Rows(supervisor)
+    rows = run_list.RunRows(supervisor)
     assert {row["name"] for row in rows()[0]} == {"a", "b"}
     last = min(older, newer, key=lambda folder: folder.name)
-    metadata.write_about(last, About(pinned=True))
+    metadata.write_metadata(last, RunMetadata(pinned=True))
     assert rows()[0][0]["id"] == last.name
 
 
 def test_rows_are_the_same_until_something_changes(supervisor: Supervisor) -> None:
     """Not made anew and summed anew each second: a thousand of them would keep a core busy."""
     one = over(supervisor, Recipe(name="a"))
-    rows = run_list.Rows(supervisor)
+    rows = run_list.RunRows(supervisor)
     first, _ = rows()
-    assert rows()[0] is first and run_list.mark(first) == run_list.mark(list(first))
-    metadata.write_about(one, About(note="new"))
+    assert rows()[0] is first and run_list.part_checksum(first) == run_list.part_checksum(list(first))
+    metadata.write_metadata(one, RunMetadata(note="new"))
     second, _ = rows()
-    assert second is not first and run_list.mark(second) != run_list.mark(first)
+    assert second is not first and run_list.part_checksum(second) != run_list.part_checksum(first)
     over(supervisor, Recipe(name="child", model=str(one / "adapter-dpo")))
     assert [row["needed"] for row in rows()[0]] == ["", "child"]
 
 
 def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
-    size = trash.size_bytes(run_dir)
-    supervisor.throw_away(run_dir.name)
-    supervisor.look()
-    assert supervisor.views == [] and run_list.trash(supervisor)["runs"][0]["id"] == run_dir.name
-    trash.restore(supervisor.workspace, run_dir.name)
-    supervisor.look()
-    assert [view.id for view in supervisor.views] == [run_dir.name] and run_list.trash(supervisor)["runs"] == []
-    supervisor.throw_away(run_dir.name)
-    assert trash.empty(supervisor.workspace) == size > 0
+    size = trash.folder_size(run_dir)
+    supervisor.move_to_trash(run_dir.name)
+    supervisor.refresh()
+    assert supervisor.run_states == [] and run_list.trash_payload(supervisor)["runs"][0]["id"] == run_dir.name
+    trash.restore_run(supervisor.workspace, run_dir.name)
+    supervisor.refresh()
+    assert [view.id for view in supervisor.run_states] == [run_dir.name] and run_list.trash_payload(supervisor)[
+        "runs"
+    ] == []
+    supervisor.move_to_trash(run_dir.name)
+    assert trash.empty_trash(supervisor.workspace) == size > 0
     with pytest.raises(ConfigError, match="no run .* in the trash"):
-        trash.restore(supervisor.workspace, run_dir.name)
+        trash.restore_run(supervisor.workspace, run_dir.name)
 
 
 def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
-    supervisor.throw_away(run_dir.name)
-    before = trash.size_bytes(trash.trash(supervisor.workspace))
+    supervisor.move_to_trash(run_dir.name)
+    before = trash.folder_size(trash.trash_folder(supervisor.workspace))
 
     def discard(folder: Path) -> None:
         raise PermissionError(13, "Access is denied", str(folder))
 
     with pytest.raises(DiskError, match="Access is denied"):
-        trash.empty(supervisor.workspace, discard)
-    assert trash.size_bytes(trash.trash(supervisor.workspace)) == before
-    left = trash.trash(supervisor.workspace) / ".trash-run-1"  # of the last time, when a file in it was in use
+        trash.empty_trash(supervisor.workspace, discard)
+    assert trash.folder_size(trash.trash_folder(supervisor.workspace)) == before
+    left = trash.trash_folder(supervisor.workspace) / ".trash-run-1"  # of the last time, when a file in it was in use
     left.mkdir()
     (left / "weights").write_bytes(bytes(500))
-    assert trash.empty(supervisor.workspace) == before
-    assert not list(trash.trash(supervisor.workspace).iterdir())
+    assert trash.empty_trash(supervisor.workspace) == before
+    assert not list(trash.trash_folder(supervisor.workspace).iterdir())
 
 
 def test_a_run_that_is_going_stays(tmp_path: Path) -> None:
@@ -114,36 +116,36 @@ def test_a_run_that_is_going_stays(tmp_path: Path) -> None:
     supervisor = Supervisor(Workspace(tmp_path), sleeps, read_machine=lambda: machine(24))
     run_id = supervisor.start(Recipe())
     with pytest.raises(BusyError, match="is going. Stop it first"):
-        supervisor.throw_away(run_id)
+        supervisor.move_to_trash(run_id)
     assert supervisor.run_dir(run_id).exists()
     process = supervisor._watched[run_id].process
     assert process
     process.kill()
     process.wait()
-    supervisor.throw_away(run_id)
+    supervisor.move_to_trash(run_id)
     assert not (tmp_path / "runs" / run_id).exists()
 
 
 @pytest.mark.parametrize("name", ["../runs", "..", "", "/etc"])
 def test_nothing_outside_the_trash_is_restored(supervisor: Supervisor, name: str) -> None:
     with pytest.raises(ConfigError):
-        trash.restore(supervisor.workspace, name)
+        trash.restore_run(supervisor.workspace, name)
 
 
 def test_a_child_names_its_parent(supervisor: Supervisor) -> None:
     parent = over(supervisor, Recipe(name="parent"))
     over(supervisor, Recipe(name="child", model=str(parent / "adapter-dpo")))
-    needed = {row["name"]: row["needed"] for row in run_list.Rows(supervisor)()[0]}
+    needed = {row["name"]: row["needed"] for row in run_list.RunRows(supervisor)()[0]}
     assert needed["parent"] == "child" and "" in needed.values()
 
 
 def test_what_recipes_differ_in() -> None:
     recipes = [Recipe(name="a"), Recipe(name="b", dpo=Dpo(beta=0.3)), Recipe(dpo=Dpo(learning_rate=1e-6))]
-    assert run_list.compared(recipes) == [
+    assert run_list.differing_settings(recipes) == [
         ("DPO learning rate", ["5e-6", "5e-6", "1e-6"]),
         ("DPO beta", ["0.1", "0.3", "0.1"]),
     ]
-    assert run_list.compared([Recipe(), Recipe()]) == []
+    assert run_list.differing_settings([Recipe(), Recipe()]) == []
 
 
 @pytest.mark.parametrize(
@@ -160,11 +162,11 @@ def test_what_recipes_differ_in() -> None:
     ids=["falls", "one step", "level", "no number", "diverged", "at once", "too far"],
 )
 def test_sparklines(losses: list[float], drawn: str) -> None:
-    points = tuple(Step("sft", at, 3, loss, 1e-4, 1.0, 1.0, 1.0, 1.0) for at, loss in enumerate(losses, 1))
-    assert run_list.spark(RunView("x", points=points)) == drawn
+    points = tuple(TrainStep("sft", at, 3, loss, 1e-4, 1.0, 1.0, 1.0, 1.0) for at, loss in enumerate(losses, 1))
+    assert run_list.sparkline(RunState("x", points=points)) == drawn
 
 
 def test_a_long_curve_has_a_short_sparkline() -> None:
-    points = tuple(Step("sft", at, 900, 900 - at, 1e-4, 1.0, 1.0, 1.0, 1.0) for at in range(900))
-    drawn = run_list.spark(RunView("x", points=points))
+    points = tuple(TrainStep("sft", at, 900, 900 - at, 1e-4, 1.0, 1.0, 1.0, 1.0) for at in range(900))
+    drawn = run_list.sparkline(RunState("x", points=points))
     assert len(drawn) == 24 and drawn[0] == "z" and drawn[-1] == "0" and sorted(drawn, reverse=True) == list(drawn)

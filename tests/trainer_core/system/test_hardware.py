@@ -14,14 +14,24 @@ import pytest
 from launcher.cuda_support import BUILDS
 from tests.support.readings import card, replay
 from trainer_core.system import hardware
-from trainer_core.system.hardware import GIB, Gpu, Holder, Machine, detect, gb, read_cpu, session, worker_environment
+from trainer_core.system.hardware import (
+    GIB,
+    Gpu,
+    GpuProcess,
+    Machine,
+    detect_machine,
+    format_gb,
+    nvml_session,
+    read_cpu,
+    worker_environment,
+)
 
 MIB = 2**20
 CUDA_13, CUDA_12 = BUILDS
 
 
 def read(*names: str, nowhere: Path = Path("/nonexistent"), **environ: str) -> Machine:
-    return detect(replay(*names), environ=environ, devices=nowhere, build=CUDA_13)
+    return detect_machine(replay(*names), environ=environ, devices=nowhere, build=CUDA_13)
 
 
 OLD = (
@@ -29,8 +39,8 @@ OLD = (
     "newer. Update the driver."
 )
 TABLE = {  # reading: (index, name, free MiB) of every card, the best card's index, what the user is told
-    "none": ([], None, hardware.NO_CARD),
-    "no_cards": ([], None, hardware.NO_CARD),
+    "none": ([], None, hardware.NO_GPU_FOUND),
+    "no_cards": ([], None, hardware.NO_GPU_FOUND),
     "one_4090": ([(0, "RTX 4090", 22425)], 0, ""),
     "two_reversed": ([(0, "RTX 3060", 11911), (1, "RTX 4090", 22425)], 1, ""),
     "mig": ([(0, "A100-SXM4-40GB MIG 3g.20gb", 20083), (0, "A100-SXM4-40GB MIG 1g.5gb", 4857)], 0, ""),
@@ -71,7 +81,7 @@ def test_every_machine_reads_as_cards_and_a_sentence(name: str) -> None:
     cards, best, problem = TABLE[name]
     machine = read(name)
     assert [(gpu.index, gpu.name, gpu.free_bytes // MIB) for gpu in machine.gpus] == cards
-    assert (machine.best.index if machine.best else None) == best
+    assert (machine.best_gpu.index if machine.best_gpu else None) == best
     assert machine.problem == problem
     assert machine.cpu.cores >= 1
 
@@ -92,14 +102,14 @@ def test_one_card_in_full() -> None:
         celsius=41,
         watts=23.41,
         busy_percent=3,
-        holders=(Holder("code", 2711, 1200 * MIB), Holder("Xorg", 1502, 612 * MIB)),
+        holders=(GpuProcess("code", 2711, 1200 * MIB), GpuProcess("Xorg", 1502, 612 * MIB)),
     )
 
 
 def test_na_readings_are_none() -> None:
     (gpu,) = read("na_power").gpus
     assert (gpu.celsius, gpu.watts, gpu.busy_percent) == (None, None, None)
-    assert gpu.holders == (Holder("game.exe", 8844, None),)
+    assert gpu.holders == (GpuProcess("game.exe", 8844, None),)
     assert gpu.memory_sentence == "6.7 of 8.0 GB free. game.exe holds an unknown part."
 
 
@@ -115,29 +125,29 @@ def test_a_slice_has_its_own_memory_and_its_cards_temperature() -> None:
     assert [(gpu.uuid[:4], gpu.celsius, gpu.watts, gpu.capability) for gpu in machine.gpus] == [
         ("MIG-", 33, 52.0, (8, 0))
     ] * 2
-    assert worker_environment(machine.best)["CUDA_VISIBLE_DEVICES"] == "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
+    assert worker_environment(machine.best_gpu)["CUDA_VISIBLE_DEVICES"] == "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
 
 
 def test_names_as_bytes() -> None:
-    assert detect(replay("one_4090", as_bytes=True), environ={}).gpus == read("one_4090").gpus
+    assert detect_machine(replay("one_4090", as_bytes=True), environ={}).gpus == read("one_4090").gpus
 
 
 def test_a_card_lost_mid_run_and_back_again() -> None:
     nvml = replay("two_reversed", "one_of_two_lost", "two_reversed")
-    with session(nvml):
-        before, lost, after = (detect(nvml, environ={}) for _ in range(3))
-    uuid = before.best.uuid if before.best else ""
-    assert lost.gpu(uuid) is None
+    with nvml_session(nvml):
+        before, lost, after = (detect_machine(nvml, environ={}) for _ in range(3))
+    uuid = before.best_gpu.uuid if before.best_gpu else ""
+    assert lost.find_gpu(uuid) is None
     assert "GPU 1 does not answer" in lost.problem
-    assert lost.best and lost.best.name == "RTX 3060"
+    assert lost.best_gpu and lost.best_gpu.name == "RTX 3060"
     assert after == replace(before, cpu=after.cpu)
 
 
 def test_every_open_is_closed() -> None:
     for name in TABLE:
         nvml = replay(name)
-        with session(nvml):
-            detect(nvml, environ={}, devices=Path("/nonexistent"))
+        with nvml_session(nvml):
+            detect_machine(nvml, environ={}, devices=Path("/nonexistent"))
         failed = name in ("none", "not_loaded", "no_permission", "mismatch")
         assert (nvml.calls["nvmlInit"], nvml.calls.get("nvmlShutdown", 0)) == (2, 0 if failed else 2)
 
@@ -153,14 +163,14 @@ def test_every_open_is_closed() -> None:
     ],
 )
 def test_cuda_visible_devices_is_obeyed(visible: str, names: list[str]) -> None:
-    machine = detect(replay("two_reversed"), environ={"CUDA_VISIBLE_DEVICES": visible})
+    machine = detect_machine(replay("two_reversed"), environ={"CUDA_VISIBLE_DEVICES": visible})
     assert [gpu.name for gpu in machine.gpus] == names
     assert machine.problem == ("" if names else "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine.")
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", " "])
 def test_hidden_cards_mean_the_processor(hidden: str) -> None:
-    machine = detect(replay("one_4090"), environ={"CUDA_VISIBLE_DEVICES": hidden})
+    machine = detect_machine(replay("one_4090"), environ={"CUDA_VISIBLE_DEVICES": hidden})
     assert machine.gpus == ()
     assert machine.problem == "CUDA_VISIBLE_DEVICES hides every GPU, so the processor is used."
 
@@ -184,14 +194,14 @@ def test_without_nvml_torch_is_asked_in_a_child(tmp_path: Path) -> None:
         "capability": [8, 9],
     }
     ask = command(f"print('a warning first'); print({json.dumps(json.dumps([row]))})")
-    machine = detect(replay("none"), environ={}, torch_command=ask, devices=device_folder(tmp_path))
-    assert machine.best == Gpu(0, "GPU-9", "RTX 4070", 12 * GIB, 11 * GIB, capability=(8, 9))
+    machine = detect_machine(replay("none"), environ={}, torch_command=ask, devices=device_folder(tmp_path))
+    assert machine.best_gpu == Gpu(0, "GPU-9", "RTX 4070", 12 * GIB, 11 * GIB, capability=(8, 9))
     assert "management library is missing" in machine.problem
 
 
 @pytest.mark.parametrize("body", ["raise SystemExit(1)", "print('[]')", "print('no json')", "print('[{}]')", ""])
 def test_a_child_that_cannot_say_is_a_sentence(tmp_path: Path, body: str) -> None:
-    machine = detect(replay("none"), environ={}, torch_command=command(body), devices=device_folder(tmp_path))
+    machine = detect_machine(replay("none"), environ={}, torch_command=command(body), devices=device_folder(tmp_path))
     assert machine.gpus == ()
     assert machine.problem.startswith("There seems to be an NVIDIA GPU, but neither its driver nor torch")
 
@@ -199,10 +209,10 @@ def test_a_child_that_cannot_say_is_a_sentence(tmp_path: Path, body: str) -> Non
 def test_torch_is_asked_once_and_only_with_a_hint(tmp_path: Path) -> None:
     log = tmp_path / "asked"
     ask = command(f"open({str(log)!r}, 'a').write('x'); print('[]')")
-    detect(replay("none"), environ={}, torch_command=ask, devices=tmp_path / "none")
+    detect_machine(replay("none"), environ={}, torch_command=ask, devices=tmp_path / "none")
     assert not log.exists()
     for _ in range(3):
-        detect(replay("none"), environ={}, torch_command=ask, devices=device_folder(tmp_path))
+        detect_machine(replay("none"), environ={}, torch_command=ask, devices=device_folder(tmp_path))
     assert log.read_text() == "x"
 
 
@@ -216,7 +226,7 @@ def test_the_question_for_torch_runs_where_torch_sees_no_card() -> None:
 
 
 def test_a_worker_is_pinned_by_uuid() -> None:
-    best = read("two_reversed").best
+    best = read("two_reversed").best_gpu
     environment = worker_environment(best)
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-5f1d2c3b-0a4e-7d61-9b58-2c7e11d04090"
     assert environment.get("PYTORCH_ALLOC_CONF") == ("expandable_segments:True" if sys.platform == "linux" else None)
@@ -236,25 +246,25 @@ WSL = "5.15.167.4-microsoft-standard-WSL2"
     [("linux", "6.8.0-51-generic", True), ("linux", WSL, False), ("win32", "11", False), ("darwin", "24.1.0", False)],
 )
 def test_only_linux_itself_has_expandable_segments(system: str, release: str, segments: bool) -> None:
-    environment = worker_environment(read("one_4090").best, system, release, takes=lambda name: True)
+    environment = worker_environment(read("one_4090").best_gpu, system, release, takes=lambda name: True)
     assert ("PYTORCH_ALLOC_CONF" in environment) == segments
 
 
 @pytest.mark.parametrize(("taken", "name"), [("GPU-", "GPU-"), ("1", "1"), ("nothing", "GPU-")])
 def test_on_wsl_a_card_is_named_as_its_cuda_takes_it(taken: str, name: str) -> None:
     """By UUID, else by number, else by UUID again, so that the worker says what is wrong."""
-    best = read("two_reversed").best
+    best = read("two_reversed").best_gpu
     assert best
     environment = worker_environment(best, "linux", WSL, takes=lambda name: name.startswith(taken))
     assert environment["CUDA_VISIBLE_DEVICES"].startswith(name)
-    assert hardware.card_of(environment) == best.uuid, "the lock and what was measured go by the UUID all the same"
-    assert ("card 1 by its number" in hardware.by_number(best, environment)) == (name == "1")
+    assert hardware.card_uuid(environment) == best.uuid, "the lock and what was measured go by the UUID all the same"
+    assert ("card 1 by its number" in hardware.card_number_notice(best, environment)) == (name == "1")
 
 
 def test_the_driver_alone_is_asked_for_a_name() -> None:
     say = (sys.executable, "-S", "-c", "import os, sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'] != 'GPU-1')")
-    assert hardware.leaves_one("GPU-1", say) and not hardware.leaves_one("0", say)
-    assert not hardware.leaves_one("GPU-1", ("/nonexistent/python",))
+    assert hardware.has_one_card("GPU-1", say) and not hardware.has_one_card("0", say)
+    assert not hardware.has_one_card("GPU-1", ("/nonexistent/python",))
     child = subprocess.run(
         hardware.DRIVER_COMMAND, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}, capture_output=True
     )
@@ -262,7 +272,7 @@ def test_the_driver_alone_is_asked_for_a_name() -> None:
 
 
 def test_a_mig_slice_has_a_lock_of_its_own() -> None:
-    cards = {hardware.card_of(worker_environment(gpu)) for gpu in read("mig").gpus}
+    cards = {hardware.card_uuid(worker_environment(gpu)) for gpu in read("mig").gpus}
     assert len(cards) == 2 and all(card.startswith("MIG-") for card in cards)
 
 
@@ -288,8 +298,8 @@ def test_what_says_that_a_card_is_lost(said: str, lost: bool) -> None:
     try:
         raise ValueError("a hook failed") from RuntimeError(said)
     except ValueError as error:
-        assert bool(hardware.card_lost(error)) == lost
-        assert hardware.card_lost(error) in said
+        assert bool(hardware.find_card_loss(error)) == lost
+        assert hardware.find_card_loss(error) in said
 
 
 def test_a_containers_memory_limit_counts(tmp_path: Path) -> None:
@@ -304,33 +314,33 @@ def test_a_containers_memory_limit_counts(tmp_path: Path) -> None:
 
 
 def test_memory_counts_like_the_cards_box() -> None:
-    assert (gb(24 * GIB), gb(300 * MIB), gb(21.9 * GIB)) == ("24.0 GB", "0.3 GB", "21.9 GB")
+    assert (format_gb(24 * GIB), format_gb(300 * MIB), format_gb(21.9 * GIB)) == ("24.0 GB", "0.3 GB", "21.9 GB")
 
 
 def test_a_card_for_other_tests() -> None:
-    (gpu,) = detect(replay(card(24, 21.9)), environ={}).gpus
-    assert (gb(gpu.total_bytes), gb(gpu.free_bytes), gpu.problem) == ("24.0 GB", "21.9 GB", "")
+    (gpu,) = detect_machine(replay(card(24, 21.9)), environ={}).gpus
+    assert (format_gb(gpu.total_bytes), format_gb(gpu.free_bytes), gpu.problem) == ("24.0 GB", "21.9 GB", "")
 
 
 def test_this_machine_reads_without_an_error() -> None:
-    machine = detect(environ={})
+    machine = detect_machine(environ={})
     assert machine.cpu.free_bytes > 0
     assert machine.gpus or machine.problem
 
 
 @pytest.mark.parametrize("name", ["old_driver", "driver_570"])
 def test_torch_for_cuda_12_runs_on_drivers_that_cuda_13_does_not(name: str) -> None:
-    assert read(name).best is None
-    machine = detect(replay(name), environ={}, build=CUDA_12)
-    assert machine.best
+    assert read(name).best_gpu is None
+    machine = detect_machine(replay(name), environ={}, build=CUDA_12)
+    assert machine.best_gpu
     assert machine.problem == ""
 
 
 def test_torch_for_cuda_12_has_no_kernels_for_the_newest_cards() -> None:
     blackwell = card(32, 31, "NVIDIA GeForce RTX 5090")
     blackwell["cards"][0]["nvmlDeviceGetCudaComputeCapability"] = [12, 0]
-    (gpu,) = detect(replay(blackwell), environ={}, build=CUDA_12).gpus
+    (gpu,) = detect_machine(replay(blackwell), environ={}, build=CUDA_12).gpus
     assert "compute capability 12.0" in gpu.problem
     assert "ends at 9.0" in gpu.problem
     assert "launch.py --device cuda" in gpu.problem
-    assert not detect(replay(blackwell), environ={}, build=CUDA_13).problem
+    assert not detect_machine(replay(blackwell), environ={}, build=CUDA_13).problem

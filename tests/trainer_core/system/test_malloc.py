@@ -17,7 +17,7 @@ rss = psutil.Process().memory_info
 kept = [bytes(1000) for _ in range(200_000)]
 kept = kept[::100]
 before = rss().rss
-malloc.trim()
+malloc.release_free_memory()
 print(before - rss().rss)
 """
 
@@ -31,7 +31,7 @@ def test_holes_are_given_back() -> None:
 
 
 def test_cycles_are_looked_for_again_whatever_happens() -> None:
-    with pytest.raises(ValueError, match="on the way"), malloc.filling():
+    with pytest.raises(ValueError, match="on the way"), malloc.pause_gc():
         assert not gc.isenabled()
         raise ValueError("on the way")
     assert gc.isenabled()

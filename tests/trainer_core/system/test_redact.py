@@ -33,7 +33,7 @@ def test_what_counts_as_a_secret(tmp_path: Path) -> None:
         "HOME": "/home/somebody",
         "HF_HOME": str(tmp_path),
     }
-    assert redact.secrets(environ) == {
+    assert redact.find_secrets(environ) == {
         CANARY, "sk-canary-canary", "judge-canary", "some-canary", "correct horse", "hf_kept-by-login",
     }  # fmt: skip
 
@@ -53,19 +53,19 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
     arguments = set[str]()
 
     def over() -> bool:
-        supervisor.look()
+        supervisor.refresh()
         for one in psutil.process_iter(["cmdline"]):
             arguments.add(" ".join(one.info["cmdline"] or []))
-        return not supervisor.run(run_id).phase.active
+        return not supervisor.run_state(run_id).phase.is_active
 
     assert wait_for(over, 60)
-    html_report.save(supervisor.run_dir(run_id))
-    view = supervisor.run(run_id)
+    html_report.save_report(supervisor.run_dir(run_id))
+    view = supervisor.run_state(run_id)
     assert view.phase is end
     if name == "leaks":
-        assert f"401 for the token {redact.STRUCK}" in view.error
+        assert f"401 for the token {redact.SECRET_PLACEHOLDER}" in view.error
         log = (supervisor.run_dir(run_id) / "worker.log").read_text()
-        assert all(f"'{variable}': '{redact.STRUCK}'" in log for variable in canaries)  # it did print them
+        assert all(f"'{variable}': '{redact.SECRET_PLACEHOLDER}'" in log for variable in canaries)  # it did print them
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".html" for path in files) and any(run_id in one for one in arguments)
     for canary in (*canaries.values(), "canary\\\\of a key", "canary-and-its-end"):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there it is a c
 
 
 def test_the_keeper_lives_as_long_as_the_block() -> None:
-    with sleep_inhibitor.kept(["cat"]) as how:
+    with sleep_inhibitor.keep_awake(["cat"]) as how:
         keeper = next(child for child in psutil.Process().children() if child.name() == "cat")
         assert "cat" in how and keeper.is_running()
     assert not keeper.is_running()
@@ -25,7 +25,7 @@ def test_the_keeper_lives_as_long_as_the_block() -> None:
 PROGRAM = """
 import os, psutil
 from trainer_core.system import sleep_inhibitor
-keeping = sleep_inhibitor.kept(["cat"])
+keeping = sleep_inhibitor.keep_awake(["cat"])
 keeping.__enter__()
 print(psutil.Process().children()[0].pid, flush=True)
 os.kill(os.getpid(), 9)
@@ -40,10 +40,10 @@ def test_the_keeper_goes_when_its_worker_is_killed() -> None:
 
 def test_no_such_program_is_said() -> None:
     for asked in (["no-such-program-here"], ["false"], []):
-        with sleep_inhibitor.kept(asked) as how:
-            assert how == sleep_inhibitor.NO_WAY
+        with sleep_inhibitor.keep_awake(asked) as how:
+            assert how == sleep_inhibitor.CANNOT_KEEP_AWAKE
 
 
 @pytest.mark.parametrize(("platform", "program"), [("linux", "systemd-inhibit"), ("darwin", "caffeinate")])
 def test_what_is_asked_of_each_platform(platform: str, program: str) -> None:
-    assert sleep_inhibitor.command(platform)[0] == program
+    assert sleep_inhibitor.inhibitor_command(platform)[0] == program

@@ -23,10 +23,10 @@ from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, DiskError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import trash
-from trainer_core.runs.event_log import MOST_LINE, MOST_UNREAD, EventLog, Tail
-from trainer_core.runs.events import Ended, Noted, Phase
-from trainer_core.runs.run_folder import began, datetime, read_run
-from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.event_log import MAX_LINE_BYTES, MAX_UNREADABLE_NOTES, EventLog, Tail
+from trainer_core.runs.events import Notice, Phase, RunEnded
+from trainer_core.runs.run_folder import datetime, read_run, run_start_time
+from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
@@ -59,7 +59,7 @@ def put(path: Path, what: str) -> None:
             os.close(here)
         case "large":
             path.touch()
-            os.truncate(path, untrusted_files.MOST_BYTES + 1)
+            os.truncate(path, untrusted_files.MAX_FILE_BYTES + 1)
 
 
 ODD = ("pipe", "link", "loop", "device", "folder", "large")
@@ -71,10 +71,10 @@ def test_only_regular_files_are_opened(tmp_path: Path, what: str) -> None:
     put(tmp_path / "x", what)
     with within(20):
         with pytest.raises(UnsafeFile):
-            untrusted_files.read(tmp_path, "x")
+            untrusted_files.read_regular_file(tmp_path, "x")
         if what != "large":
             with pytest.raises(UnsafeFile):
-                untrusted_files.appended(tmp_path, "x")
+                untrusted_files.open_for_append(tmp_path, "x")
 
 
 @POSIX
@@ -84,8 +84,8 @@ def test_nothing_behind_a_link_is_opened(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a").symlink_to(tmp_path / "outside")
     with pytest.raises(UnsafeFile, match="behind a link"):
-        untrusted_files.read(tmp_path / "run", "a/inner/x")
-    assert untrusted_files.read(tmp_path / "outside", "inner/x") == b"canary"
+        untrusted_files.read_regular_file(tmp_path / "run", "a/inner/x")
+    assert untrusted_files.read_regular_file(tmp_path / "outside", "inner/x") == b"canary"
 
 
 NAMES = {"x": True, "a/b.json": True, "Größe 1.bin": True, "..": False, "a/../b": False, "/a": False, "a//b": False, "": False,
@@ -96,10 +96,10 @@ NAMES = {"x": True, "a/b.json": True, "Größe 1.bin": True, "..": False, "a/../
 @pytest.mark.parametrize(("name", "good"), NAMES.items(), ids=repr)
 def test_names_of_files_in_a_run(name: str, good: bool) -> None:
     if good:
-        assert untrusted_files.check_name(name) == name
+        assert untrusted_files.check_relative_name(name) == name
     else:
         with pytest.raises(ValueError, match="no name of a file"):
-            untrusted_files.check_name(name)
+            untrusted_files.check_relative_name(name)
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,15 @@ def test_names_of_files_in_a_run(name: str, good: bool) -> None:
 )
 def test_json_that_is_none_or_holds_too_much(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (each by its own words)
-        untrusted_files.parsed(text.encode())
+        untrusted_files.parse_json(text.encode())
 
 
 def test_json_text_is_valid_unicode() -> None:
-    told = untrusted_files.parsed(b'\xef\xbb\xbf {"\\ud83d": "\\ud83d\\ude00 \\udc00 \xff", "n": 9223372036854775807} ')
+    told = untrusted_files.parse_json(
+        b'\xef\xbb\xbf {"\\ud83d": "\\ud83d\\ude00 \\udc00 \xff", "n": 9223372036854775807} '
+    )
     assert told == {"\ufffd": "😀 \ufffd \ufffd", "n": 2**63 - 1}
-    assert math.isnan(untrusted_files.parsed(b"NaN"))
+    assert math.isnan(untrusted_files.parse_json(b"NaN"))
 
 
 # --- run.json
@@ -134,8 +136,8 @@ def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> N
     assert "later" in told.notes[0] and "job.recipe.lora.later" in told.notes[0]
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
-    assert run_list.Rows(boss)()[0][0]["problem"] == told.notes[0]
-    assert told.notes[0] in run.facts(boss, boss.view)["notes"]  # type: ignore[index]
+    assert run_list.RunRows(boss)()[0][0]["problem"] == told.notes[0]
+    assert told.notes[0] in run.facts_payload(boss, boss.current_run)["notes"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["20260131-120000-x-1234", "99999999-999999-x", "my copy"])
 def test_when_a_run_began_is_always_a_date(tmp_path: Path, said: str, name: str) -> None:
     (tmp_path / name).mkdir()
-    when = datetime.fromisoformat(began(tmp_path / name, said))
+    when = datetime.fromisoformat(run_start_time(tmp_path / name, said))
     assert when.tzinfo and 1970 <= when.astimezone().year < 9999
     if name.startswith("2026") and said != "20260101":
         assert when.isoformat() == "2026-01-31T12:00:00+00:00"
@@ -194,9 +196,9 @@ def test_every_value_of_a_run_json_may_be_odd_or_missing(tmp_path: Path) -> None
             inner.update(more)
             (folder / "run.json").write_text(json.dumps(values))
             inner.clear(), inner.update(saved)
-            run.facts_of.cache_clear()
+            run.read_run_settings.cache_clear()
             assert answered(boss) == "", (place, more)
-            run.choice(boss, boss.run(folder.name))
+            run.run_option(boss, boss.run_state(folder.name))
 
 
 @POSIX
@@ -209,7 +211,7 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
     with within(60):
         boss = supervisor(tmp_path)
         assert answered(boss) == ""
-        (row,) = (row for row in run_list.Rows(boss)()[0] if row["id"] == folder.name)
+        (row,) = (row for row in run_list.RunRows(boss)()[0] if row["id"] == folder.name)
         if name == "events.jsonl" and what != "large":
             assert row["problem"].startswith("Cannot be shown: events.jsonl ") and row["pill"] == "Unreadable"
             with pytest.raises(ConfigError, match="cannot be resumed"):
@@ -217,9 +219,9 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
             with pytest.raises(DiskError):
                 EventLog(folder / name)
         assert bool(row["problem"]) == (name == "run.json" or name == "events.jsonl" and what != "large")
-        boss.throw_away(folder.name)
-        assert {view.id for view in boss.views} == {row["id"] for row in run_list.Rows(boss)()[0]} != set()
-        assert [one["id"] for one in run_list.trash(boss)["runs"]] == [folder.name]
+        boss.move_to_trash(folder.name)
+        assert {view.id for view in boss.run_states} == {row["id"] for row in run_list.RunRows(boss)()[0]} != set()
+        assert [one["id"] for one in run_list.trash_payload(boss)["runs"]] == [folder.name]
 
 
 @POSIX
@@ -227,8 +229,8 @@ def test_a_row_that_cannot_be_made_does_not_take_the_others_along(tmp_path: Path
     """Whatever it is: here a view that no code expects."""
     broken, good = run_folder(tmp_path), run_folder(tmp_path, name="good")
     boss = supervisor(tmp_path)
-    boss._watched[broken.name].view = RunView(broken.name, Phase.DONE, points=("no step",))  # type: ignore[arg-type]
-    rows = {row["id"]: row for row in run_list.Rows(boss)()[0]}
+    boss._watched[broken.name].state = RunState(broken.name, Phase.DONE, points=("no step",))  # type: ignore[arg-type]
+    rows = {row["id"]: row for row in run_list.RunRows(boss)()[0]}
     assert rows[broken.name]["problem"].startswith("Cannot be shown: AttributeError") and not rows[good.name]["problem"]
     assert rows[broken.name].keys() == rows[good.name].keys()
 
@@ -240,12 +242,12 @@ def test_a_folder_whose_name_is_no_text_is_shown_and_can_be_thrown_away(tmp_path
     folder.rename(odd)
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
-    (row,) = run_list.Rows(boss)()[0]
+    (row,) = run_list.RunRows(boss)()[0]
     assert row["id"] == r"20260101-caf\udce9-\x1b[2J" and row["id"].isprintable()
-    boss.throw_away(row["id"])
+    boss.move_to_trash(row["id"])
     assert not odd.exists()
-    trash.restore(boss.workspace, row["id"])
-    boss.look()
+    trash.restore_run(boss.workspace, row["id"])
+    boss.refresh()
     assert odd.exists() and boss.run_dir(row["id"]) == odd
 
 
@@ -268,37 +270,39 @@ def test_every_field_of_every_event_may_be_odd_or_missing(tmp_path: Path) -> Non
                 ends = {"kind": "Ended", "phase": "done"}
                 (folder / "events.jsonl").write_text(f"{sound}{json.dumps(values)}\n{json.dumps(ends)}\n")
                 boss._watched = {}
-                boss.look()
-                assert not boss.trouble and answered(boss) == "", values
-                html_report.page(html_report.told(folder)).encode()
-                terminal.run_line(boss.views[0]).encode()
-                list(terminal.news(RunView(""), boss.views[0]))
+                boss.refresh()
+                assert not boss.last_error and answered(boss) == "", values
+                html_report.render_run_report(html_report.load_report_data(folder)).encode()
+                terminal.run_line(boss.run_states[0]).encode()
+                list(terminal.describe_changes(RunState(""), boss.run_states[0]))
     assert at > 300
 
 
 def test_a_flood_of_lines_that_are_none_is_a_few_notes(tmp_path: Path) -> None:
     lines = [f'{{"kind": "None", "n": {at}}}' for at in range(50_000)]
-    view = read_view(run_folder(tmp_path, lines))
-    assert len(view.notes) == MOST_UNREAD + 1 and view.phase is Phase.DONE and len(view.points) == 10
+    view = read_run_state(run_folder(tmp_path, lines))
+    assert len(view.notes) == MAX_UNREADABLE_NOTES + 1 and view.phase is Phase.DONE and len(view.points) == 10
 
 
 def test_a_line_longer_than_any_event_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    path.write_bytes(b'{"kind": "Noted", "text": "' + b"x" * (2 * MOST_LINE) + b'"}\n{"kind": "Noted", "text": "y"}\n')
+    path.write_bytes(
+        b'{"kind": "Noted", "text": "' + b"x" * (2 * MAX_LINE_BYTES) + b'"}\n{"kind": "Noted", "text": "y"}\n'
+    )
     told = list(Tail(path))
-    assert len(told) == 2 and told[1] == Noted("y") and "longer than any event" in told[0].text  # type: ignore[union-attr]
+    assert len(told) == 2 and told[1] == Notice("y") and "longer than any event" in told[0].text  # type: ignore[union-attr]
 
 
 def test_keys_of_another_version_are_named_once(tmp_path: Path) -> None:
     ended = {"kind": "Ended", "phase": "done", "why": "x"}
-    view = read_view(run_folder(tmp_path, [json.dumps(ended), json.dumps(ended)], done=False))
+    view = read_run_state(run_folder(tmp_path, [json.dumps(ended), json.dumps(ended)], done=False))
     assert view.phase is Phase.DONE and len(view.notes) == 1 and "leaves out: why" in view.notes[0]
 
 
 @pytest.mark.parametrize("folder", ["../../x", "/etc", "..", "a\0b"])
 def test_an_adapter_lies_in_its_run(tmp_path: Path, folder: str) -> None:
     saved = {"kind": "Saved", "stage": "dpo", "folder": folder, "bytes": 1, "step": 1}
-    view = read_view(run_folder(tmp_path, [json.dumps(saved)]))
+    view = read_run_state(run_folder(tmp_path, [json.dumps(saved)]))
     assert view.adapters == {"sft": "adapter-sft"} and len(view.notes) == 1
 
 
@@ -312,9 +316,9 @@ def test_a_run_at_work_writes_through_no_link(tmp_path: Path) -> None:
         (folder / name).symlink_to(canary)
         if name == "worker.log":
             with pytest.raises(UnsafeFile):
-                untrusted_files.appended(folder, name)
+                untrusted_files.open_for_append(folder, name)
         elif name == ".reserve":
-            EventLog(folder / "events.jsonl")(Ended(Phase.DONE))
+            EventLog(folder / "events.jsonl")(RunEnded(Phase.DONE))
         else:
             with pytest.raises(DiskError, match="is a link"):
                 EventLog(folder / "events.jsonl")

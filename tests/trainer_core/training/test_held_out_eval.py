@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from tests.support import tiny
 from tests.trainer_core.training.test_pipeline import STEPS, recipe, run
-from trainer_core.data.tokenize import told
-from trainer_core.diagnosis.rules_answers import own
-from trainer_core.methods.steps import PARTS, spaced
-from trainer_core.planning.eval_budget import LEAST
+from trainer_core.data.tokenize import decode_answer
+from trainer_core.diagnosis.rules_answers import measure_answers
+from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
+from trainer_core.planning.eval_budget import MIN_EVAL_ROWS
 from trainer_core.runs import checkpoints
-from trainer_core.runs.events import Phase, Sampled
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.events import Phase, SampleAnswers
+from trainer_core.runs.run_state import RunState
 
 pytestmark = pytest.mark.real
 OFF = {"evaluations": 0}
@@ -38,7 +38,7 @@ def write_pairs(path: Path, rows: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
+def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
     """Everything that can share one process."""
     folder = tmp_path_factory.mktemp("evaluate")
     tiny.model(folder / "model")
@@ -58,7 +58,7 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
     return dict(zip(cases, run(folder, *(("", case) for case in cases.values())), strict=True))
 
 
-def test_checks_and_answers_change_nothing(views: dict[str, RunView]) -> None:
+def test_checks_and_answers_change_nothing(views: dict[str, RunState]) -> None:
     on, off = views["on"], views["off"]
     assert on.phase is off.phase is Phase.DONE, on.error or off.error
     assert len(on.evaluated) > 4 and len(on.sampled) > 4 and not off.evaluated and not off.sampled
@@ -70,20 +70,20 @@ def test_checks_and_answers_change_nothing(views: dict[str, RunView]) -> None:
         assert all(one[key].equal(other[key]) for key in one)
 
 
-def test_both_stages_are_measured_on_the_same_rows_to_the_end(views: dict[str, RunView]) -> None:
+def test_both_stages_are_measured_on_the_same_rows_to_the_end(views: dict[str, RunState]) -> None:
     for stage in ("sft", "dpo"):
         found = [one for one in views["on"].evaluated if one.stage == stage]
         total = next(point.total for point in views["on"].points if point.stage == stage)
-        spread = [step for step in range(1, total + 1) if spaced(step, total, 10)]
+        spread = [step for step in range(1, total + 1) if is_spaced_step(step, total, 10)]
         assert set(one.step for one in found) <= set(spread) and found[-1].step == total  # a busy machine gets fewer
-        assert len({one.rows for one in found}) == 1 and found[0].rows >= LEAST
+        assert len({one.rows for one in found}) == 1 and found[0].rows >= MIN_EVAL_ROWS
         assert all(math.isfinite(one.loss) for one in found)
     dpo = [one for one in views["on"].evaluated if one.stage == "dpo"]
     assert all(0 <= one.accuracy <= 1 and math.isfinite(one.margin) for one in dpo)
     assert dpo[0].loss == pytest.approx(math.log(2), abs=0.02) and abs(dpo[0].margin) < 0.02 < abs(dpo[-1].margin)
 
 
-def test_the_base_answers_once_and_then_the_adapter_at_its_checkpoints(views: dict[str, RunView]) -> None:
+def test_the_base_answers_once_and_then_the_adapter_at_its_checkpoints(views: dict[str, RunState]) -> None:
     said = views["on"].sampled
     assert [(one.stage, one.step) for one in said] == [("sft", 0)] + [
         (stage, step) for stage in ("sft", "dpo") for step in (3, 5, 8, 10, 12)
@@ -106,40 +106,42 @@ def test_markers_in_an_answer_are_seen(said: str, answer: str, marked: float) ->
     """As token ids they leave the model, by a tokenizer with the starter's own special tokens."""
     tokenizer = tiny.tokenizer()
     row = tokenizer(said, add_special_tokens=False)["input_ids"]
-    sample = told(tokenizer, "Why?", row, [tokenizer.eos_token_id])
+    sample = decode_answer(tokenizer, "Why?", row, [tokenizer.eos_token_id])
     assert sample.answer == answer and sample.ended == ("<|im_end|>" in said)
-    assert own(Sampled("dpo", 1, (sample,), 0.1)).marked == marked
+    assert measure_answers(SampleAnswers("dpo", 1, (sample,), 0.1)).marked == marked
 
 
-def test_a_run_that_memorises_is_seen_and_its_best_step_is_known(views: dict[str, RunView]) -> None:
+def test_a_run_that_memorises_is_seen_and_its_best_step_is_known(views: dict[str, RunState]) -> None:
     view = views["overfits"]
     losses = [one.loss for one in view.evaluated]
-    best = view.best("sft")
+    best = view.best_evaluation("sft")
     assert best and best.loss == min(losses) and losses[-1] > best.loss * 1.03, losses
     assert view.points[-1].loss < view.points[0].loss / 2
 
 
-def test_the_best_can_be_kept_though_its_step_is_no_save_point(views: dict[str, RunView]) -> None:
+def test_the_best_can_be_kept_though_its_step_is_no_save_point(views: dict[str, RunState]) -> None:
     view = views["overfits"]
-    best, total = view.best("sft"), view.points[-1].step
-    assert best and not spaced(best.step, total, PARTS), "the example is of no use if the best falls on a save point"
+    best, total = view.best_evaluation("sft"), view.points[-1].step
+    assert best and not is_spaced_step(best.step, total, SAVES_PER_STAGE), (
+        "the example is of no use if the best falls on a save point"
+    )
     folder = Path(view.id)
-    assert checkpoints.verified(checkpoints.place(folder, "sft", best.step)).step == best.step
-    checkpoints.keep(folder, "sft", best.step)
-    assert checkpoints.verified(checkpoints.adapter_place(folder, "sft")).step == best.step
+    assert checkpoints.verify(checkpoints.checkpoint_dir(folder, "sft", best.step)).step == best.step
+    checkpoints.use_step(folder, "sft", best.step)
+    assert checkpoints.verify(checkpoints.adapter_dir(folder, "sft")).step == best.step
 
 
-def test_patience_ends_it_and_keeps_the_best(views: dict[str, RunView]) -> None:
+def test_patience_ends_it_and_keeps_the_best(views: dict[str, RunState]) -> None:
     patient, whole = views["patient"], views["overfits"]
     assert patient.phase is Phase.DONE, patient.error
-    best = patient.best("sft")
+    best = patient.best_evaluation("sft")
     made = [point.loss for point in patient.points]
     assert best and made == [point.loss for point in whole.points][: len(made)]
     assert [one.step for one in patient.evaluated].index(best.step) == len(patient.evaluated) - 4
     assert patient.points[-1].step < whole.points[-1].step
     assert any("the adapter is that of step" in note for note in patient.notes), patient.notes
     folder = Path(patient.id)
-    kept = checkpoints.place(folder, "sft", best.step)
+    kept = checkpoints.checkpoint_dir(folder, "sft", best.step)
     one, other = (load_file(place / "adapter_model.safetensors") for place in (folder / "adapter-sft", kept))
     assert all(one[key].equal(other[key]) for key in one)
-    assert checkpoints.finished(folder, "sft").folder and patient.planned == {"sft": patient.points[-1].step}
+    assert checkpoints.finished_adapter(folder, "sft").folder and patient.planned == {"sft": patient.points[-1].step}

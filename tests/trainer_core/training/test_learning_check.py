@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.support import tiny
 from tests.trainer_core.training.test_pipeline import recipe, run, write_data
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 
 pytestmark = pytest.mark.real
 ONE = {"batch_size": 2, "accumulation": 1, "max_length": 128, "max_steps": 1, "evaluations": 0}
@@ -18,7 +18,7 @@ FOUR = ONE | {"max_steps": 4}
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
+def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
     folder = tmp_path_factory.mktemp("learning")
     tiny.model(folder / "model")
     write_data(folder)
@@ -32,7 +32,7 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunView]:
     return dict(zip(cases, run(folder, *(("", case) for case in cases.values())), strict=True))
 
 
-def test_a_run_of_one_step_learns(views: dict[str, RunView]) -> None:
+def test_a_run_of_one_step_learns(views: dict[str, RunState]) -> None:
     """With the usual warm-up, which transformers rounds up to the whole run."""
     view = views["one step"]
     assert view.phase is Phase.DONE, view.error
@@ -43,13 +43,13 @@ def test_a_run_of_one_step_learns(views: dict[str, RunView]) -> None:
     assert any(not dpo[name].equal(sft[name]) for name in sft)
 
 
-def test_without_a_gradient_a_run_ends_at_its_third_step(views: dict[str, RunView]) -> None:
+def test_without_a_gradient_a_run_ends_at_its_third_step(views: dict[str, RunState]) -> None:
     view = views["without gradient"]
     assert view.phase is Phase.FAILED and "gradient was 0 in the first 3 steps" in view.error
     assert len(view.points) == 3 and not view.adapters
 
 
-def test_an_adapter_that_is_its_start_is_not_saved(views: dict[str, RunView]) -> None:
+def test_an_adapter_that_is_its_start_is_not_saved(views: dict[str, RunState]) -> None:
     view = views["without effect"]
     assert view.phase is Phase.FAILED and "1e-30" in view.error
     assert set(view.adapters) == {"sft"}

@@ -20,12 +20,12 @@ from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis import html_report
 from trainer_core.methods.dpo import LossType
-from trainer_core.methods.steps import planned_steps
+from trainer_core.methods.steps import count_steps
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import Tail
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView, fold
-from trainer_core.schema import parse
+from trainer_core.runs.run_state import RunState, apply
+from trainer_core.schema import parse_values
 from trainer_core.system import project
 
 pytestmark = pytest.mark.real
@@ -60,7 +60,7 @@ def recipe(folder: Path, **changes) -> Recipe:
         "dpo": {**STEPS, "learning_rate": 1e-3, "epochs": 2},
         "sample_tokens": 4,  # random weights never end an answer, and the default would take half of a run
     }
-    return parse(Recipe, values | changes, "test")
+    return parse_values(Recipe, values | changes, "test")
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunView]:
+def run(folder: Path, *cases: tuple[str, Recipe]) -> list[RunState]:
     """Run recipes one after the other, each with a fault or none."""
-    folders = [run_folder.create(folder / "runs", TrainJob(recipe=one), "t") for _, one in cases]
+    folders = [run_folder.create_run(folder / "runs", TrainJob(recipe=one), "t") for _, one in cases]
     arguments = [
         f"{fault}:{run_dir}" if fault else str(run_dir) for (fault, _), run_dir in zip(cases, folders, strict=True)
     ]
@@ -102,15 +102,15 @@ def start(folder: Path, *arguments: str) -> None:
     run_module(environment(), "tests.support.engine_case", *arguments, log=folder / "log.txt")
 
 
-def view_of(run_dir: Path) -> RunView:
-    view = RunView(str(run_dir))
+def view_of(run_dir: Path) -> RunState:
+    view = RunState(str(run_dir))
     for event in Tail(run_dir / "events.jsonl"):
-        view = fold(view, event)
+        view = apply(view, event)
     return view
 
 
 @pytest.fixture(scope="module")
-def views(folder: Path) -> dict[str, RunView]:
+def views(folder: Path) -> dict[str, RunState]:
     one_step = {**STEPS, "max_steps": 1}
     dpo_only = {"method": "dpo", "dpo": one_step}
     cases: dict[str, tuple[str, Recipe]] = {
@@ -132,7 +132,7 @@ def views(folder: Path) -> dict[str, RunView]:
 
 
 @pytest.mark.parametrize("name", ["plain", "nf4"])
-def test_sft_then_dpo_ends_in_two_adapters(views: dict[str, RunView], name: str) -> None:
+def test_sft_then_dpo_ends_in_two_adapters(views: dict[str, RunState], name: str) -> None:
     view = views[name]
     assert view.phase is Phase.DONE, view.error
     assert set(view.adapters) == {"sft", "dpo"}
@@ -144,7 +144,7 @@ def test_sft_then_dpo_ends_in_two_adapters(views: dict[str, RunView], name: str)
         assert not (Path(view.id) / adapter / "ref").exists()
 
 
-def test_sft_learns_and_dpo_widens_the_margin(views: dict[str, RunView]) -> None:
+def test_sft_learns_and_dpo_widens_the_margin(views: dict[str, RunState]) -> None:
     sft = [point for point in views["plain"].points if point.stage == "sft"]
     dpo = [point for point in views["plain"].points if point.stage == "dpo"]
     assert sft[-1].loss < sft[0].loss - 0.1
@@ -152,24 +152,24 @@ def test_sft_learns_and_dpo_widens_the_margin(views: dict[str, RunView]) -> None
     assert all(math.isfinite(point.grad_norm) and point.tokens_per_second > 0 for point in sft + dpo)
 
 
-def test_the_planned_steps_are_the_real_ones(views: dict[str, RunView]) -> None:
+def test_the_planned_steps_are_the_real_ones(views: dict[str, RunState]) -> None:
     view = views["plain"]
     for stage, rows in (("sft", view.prepared.chats), ("dpo", view.prepared.pairs)):
         real = [point for point in view.points if point.stage == stage]
-        assert len(real) == real[0].total == view.planned[stage] == planned_steps(rows, getattr(recipe(Path()), stage))
+        assert len(real) == real[0].total == view.planned[stage] == count_steps(rows, getattr(recipe(Path()), stage))
 
 
-def test_the_first_dpo_event_is_the_proof(views: dict[str, RunView]) -> None:
+def test_the_first_dpo_event_is_the_proof(views: dict[str, RunState]) -> None:
     lines = [json.loads(line) for line in (Path(views["plain"].id) / "events.jsonl").read_text().splitlines()]
-    about = ("RowLengths", "Probed")  # what was measured of the rows and of memory, before training
+    about = ("RowLengths", "MemoryProbed")  # what was measured of the rows and of memory, before training
     first = next(line for line in lines if line.get("stage") == "dpo" and line["kind"] not in about)
-    assert first["kind"] == "Proof" and first["holds"]
+    assert first["kind"] == "ReferenceCheck" and first["holds"]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["margin"] == pytest.approx(0, abs=1e-6)
     assert first["reference"] == "frozen copy of the SFT adapter"
 
 
 @pytest.mark.parametrize("name", ["plain", "nf4", "dpo only"])
-def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, RunView], name: str) -> None:
+def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, RunState], name: str) -> None:
     """In 32 bit and on a quantised base, whose adapter TRL would cast to 16 bit and the reference not."""
     proof = views[name].proof
     assert proof and proof.margin == 0.0 and proof.tolerance == 1e-5 and abs(proof.loss - math.log(2)) < 1e-6
@@ -177,7 +177,7 @@ def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, R
         assert {str(weights.get_tensor(key).dtype) for key in list(weights.keys())} == {"torch.float32"}
 
 
-def test_without_sft_the_reference_is_the_base(views: dict[str, RunView]) -> None:
+def test_without_sft_the_reference_is_the_base(views: dict[str, RunState]) -> None:
     proof = views["dpo only"].proof
     assert proof and proof.holds and "base" in proof.reference
     assert set(views["dpo only"].adapters) == {"dpo"}
@@ -188,7 +188,7 @@ def test_without_sft_the_reference_is_the_base(views: dict[str, RunView]) -> Non
     ("fault", "words"),
     [("corrupt", "differs"), ("unfrozen", "not frozen"), ("drift", "did not start at its reference")],
 )
-def test_a_wrong_reference_stops_the_run(views: dict[str, RunView], fault: str, words: str) -> None:
+def test_a_wrong_reference_stops_the_run(views: dict[str, RunState], fault: str, words: str) -> None:
     view = views[fault]
     assert view.phase is Phase.FAILED and words in view.error and not view.traceback
     assert set(view.adapters) == {"sft"}, "what was learned before is kept"
@@ -197,7 +197,7 @@ def test_a_wrong_reference_stops_the_run(views: dict[str, RunView], fault: str, 
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_each_loss_starts_at_its_own_value(views: dict[str, RunView], loss: str) -> None:
+def test_each_loss_starts_at_its_own_value(views: dict[str, RunState], loss: str) -> None:
     proof = views[loss].proof
     assert proof and proof.holds, views[loss].error
     if loss == "sft":
@@ -206,12 +206,12 @@ def test_each_loss_starts_at_its_own_value(views: dict[str, RunView], loss: str)
         assert proof.loss == pytest.approx(proof.expected_loss, abs=1e-4)
 
 
-def test_the_same_seed_gives_the_same_losses(views: dict[str, RunView]) -> None:
+def test_the_same_seed_gives_the_same_losses(views: dict[str, RunState]) -> None:
     one, other = views["plain"].points, views["again"].points
     assert one and [(point.loss, point.margin) for point in one] == [(point.loss, point.margin) for point in other]
 
 
-def test_missing_data_is_the_runs_last_word(views: dict[str, RunView]) -> None:
+def test_missing_data_is_the_runs_last_word(views: dict[str, RunState]) -> None:
     view = views["missing data"]
     assert view.phase is Phase.FAILED and "nowhere.jsonl" in view.error and not view.traceback
 
@@ -220,7 +220,7 @@ def test_missing_data_is_the_runs_last_word(views: dict[str, RunView]) -> None:
 def test_sft_then_dpo_on_cuda(folder: Path) -> None:
     """The real Unsloth path: NF4, fused kernels, 8-bit optimiser. In a process that may see the card."""
     pytest.skip("no CUDA device") if not has_cuda() else None
-    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, precision="nf4")), "cuda")
+    run_dir = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe(folder, precision="nf4")), "cuda")
     subprocess.run([sys.executable, "-m", "tests.support.engine_case", str(run_dir)], cwd=project.PROJECT, timeout=900)
     view = view_of(run_dir)
     assert view.phase is Phase.DONE, view.error
@@ -233,10 +233,10 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def test_no_secret_is_in_what_real_runs_write(views: dict[str, RunView], folder: Path) -> None:
+def test_no_secret_is_in_what_real_runs_write(views: dict[str, RunState], folder: Path) -> None:
     """Run folders with their adapters, events and reports, and all that the libraries printed."""
     for run_dir in (folder / "runs").iterdir():
-        html_report.save(run_dir)
+        html_report.save_report(run_dir)
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {".html", ".jsonl", ".safetensors", ".txt"} <= {path.suffix for path in files}
     assert [path for path in files if CANARY.encode() in path.read_bytes()] == []

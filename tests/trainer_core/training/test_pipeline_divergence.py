@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_data(folder)
     unchecked = {**STEPS, "learning_rate": 1e-3, "epochs": 2, "evaluations": 0}  # a new best would be saved at any step
     asked = recipe(folder, method="dpo", dpo=unchecked)
-    made = {name: run_folder.create(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
+    made = {name: run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}
     start(folder, *(f"{case.fault}:{made[name]}" for name, case in CASES.items()))
     return made
 
@@ -60,9 +60,9 @@ def test_no_checkpoint_and_no_adapter_holds_numbers_that_are_none(folders: dict[
     view = view_of(folder)
     assert view.phase is case.phase, view.error
     assert case.words in " ".join((view.error, *view.notes))
-    assert [checkpoints.verified(one).step for one in checkpoints.shelf(folder, "dpo")][:1] == [case.newest] * (
-        case.newest > 0
-    )
+    assert [checkpoints.verify(one).step for one in checkpoints.list_checkpoints(folder, "dpo")][:1] == [
+        case.newest
+    ] * (case.newest > 0)
     for file in folder.rglob("adapter_model.safetensors"):
         assert all(torch.isfinite(weight).all() for weight in load_file(file).values()), file
     assert ("dpo" in view.adapters) == (case.phase in (Phase.DONE, Phase.STOPPED)) == (folder / "adapter-dpo").exists()
@@ -74,7 +74,7 @@ def test_the_room_asked_for_is_what_the_checkpoint_takes(folders: dict[str, Path
 
 
 def test_what_is_kept_from_run_to_run_is_the_owners_alone(folders: dict[str, Path]) -> None:
-    workspace = Workspace.of(folders["paused"]).root
+    workspace = Workspace.for_run(folders["paused"]).root
     assert {(workspace / name).stat().st_mode & 0o777 for name in ("tokens", "reference")} == {0o700}
 
 

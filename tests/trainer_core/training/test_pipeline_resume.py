@@ -16,11 +16,11 @@ from tests.support.engine_case import WORDINGS
 from tests.trainer_core.training.test_pipeline import STEPS, recipe, start, write_data
 from trainer_core.config.jobs import TrainJob
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.models.architecture import shape_of
-from trainer_core.planning.memory_model import disk_parts, kept_checkpoints, setup_of
+from trainer_core.models.architecture import parse_architecture
+from trainer_core.planning.memory_model import build_setup, checkpoint_counts, disk_parts
 from trainer_core.runs import checkpoints, run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView, read_view
+from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
@@ -63,24 +63,24 @@ def folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     tiny.model(folder / "model")
     write_data(folder)
     asked = recipe(folder)
-    made = {name: run_folder.create(folder / "runs", TrainJob(recipe=asked), "t") for name in cases}
+    made = {name: run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "t") for name in cases}
     arguments = [f"{case.fault}:{made[name]}" for name, case in cases.items() for _ in range(case.starts)]
     start(folder, *arguments)
     return made
 
 
 @pytest.fixture(scope="module")
-def views(folders: dict[str, Path]) -> dict[str, RunView]:
-    return {name: read_view(folder) for name, folder in folders.items()}
+def views(folders: dict[str, Path]) -> dict[str, RunState]:
+    return {name: read_run_state(folder) for name, folder in folders.items()}
 
 
-def losses(view: RunView) -> list[tuple[str, int, float]]:
+def losses(view: RunState) -> list[tuple[str, int, float]]:
     return [(point.stage, point.step, point.loss) for point in view.points]
 
 
 @pytest.mark.parametrize("name", params("killed", "paused", "stopped", "damaged"))
 def test_it_goes_on_to_the_same_end_to_the_last_bit(
-    folders: dict[str, Path], views: dict[str, RunView], name: str
+    folders: dict[str, Path], views: dict[str, RunState], name: str
 ) -> None:
     assert views[name].phase is Phase.DONE, views[name].error
     assert losses(views[name]) == losses(views["undisturbed"])
@@ -107,7 +107,7 @@ def accumulated(
         steps = {**STEPS, "accumulation": accumulation, "epochs": 2}
         rates = {"sft": {**steps, "learning_rate": 1e-2}, "dpo": {**steps, "learning_rate": 1e-3}}
         for fault, starts in (("", 1), ("kill@sft.3", 2), ("kill@dpo.3", 2)):
-            run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, **rates)), "t")
+            run_dir = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe(folder, **rates)), "t")
             made[accumulation, fault] = run_dir
             arguments += [f"{fault}:{run_dir}"] * starts
     start(folder, *arguments)
@@ -121,8 +121,10 @@ def test_it_goes_on_to_the_last_bit_with_any_accumulation(
 ) -> None:
     folder, whole = accumulated[accumulation, fault], accumulated[accumulation, ""]
     text = (folder / "events.jsonl").read_text()
-    assert text.count('"kind": "Resumed"') + text.count('"kind":"Resumed"') >= 1, "it was not killed at all"
-    assert read_view(folder).phase is Phase.DONE and losses(read_view(folder)) == losses(read_view(whole))
+    assert text.count('"kind": "StageResumed"') + text.count('"kind":"StageResumed"') >= 1, "it was not killed at all"
+    assert read_run_state(folder).phase is Phase.DONE and losses(read_run_state(folder)) == losses(
+        read_run_state(whole)
+    )
     for stage in ("sft", "dpo"):
         file = f"adapter-{stage}/adapter_model.safetensors"
         one, other = load_file(folder / file), load_file(whole / file)
@@ -130,7 +132,7 @@ def test_it_goes_on_to_the_last_bit_with_any_accumulation(
 
 
 @pytest.mark.parametrize("name", params("out"))
-def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, RunView], name: str) -> None:
+def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, RunState], name: str) -> None:
     view = views[name]
     assert view.phase is Phase.DONE, view.error
     assert len(view.out_of_memory) == 1
@@ -141,32 +143,32 @@ def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, Ru
         assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], abs=1e-6)
 
 
-def test_an_adapter_that_is_made_again_is_said(views: dict[str, RunView]) -> None:
+def test_an_adapter_that_is_made_again_is_said(views: dict[str, RunState]) -> None:
     said = [note for view in views.values() for note in view.notes if "made again" in note]
     words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. The adapter is made again."
     assert said == [words] and words in views["damaged between"].notes
 
 
 def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:
-    shelf = checkpoints.shelf(folders["undisturbed"], "dpo")
+    shelf = checkpoints.list_checkpoints(folders["undisturbed"], "dpo")
     steps = [int(folder.name[-6:]) for folder in shelf]
-    checks = read_view(folders["undisturbed"]).evaluated
+    checks = read_run_state(folders["undisturbed"]).evaluated
     bests = accumulate(((one.loss, one.step) for one in checks if one.stage == "dpo"), min)
     before_last = [9] if (9 in {step for _, step in bests}) else []  # kept because it is among the two newest
     assert steps == [10, *before_last, 8, 6, 4, 2]
     for folder in shelf:
-        assert checkpoints.verified(folder).step == int(folder.name[-6:])
+        assert checkpoints.verify(folder).step == int(folder.name[-6:])
         assert not (folder / "ref").exists()
         assert not [key for key in load_file(folder / "adapter_model.safetensors") if ".ref." in key]
 
 
-def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dict[str, RunView]) -> None:
+def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dict[str, RunState]) -> None:
     text = (folders["killed in DPO"] / "events.jsonl").read_text()
     assert text.count('"Saved", "stage": "sft"') == 1
 
 
 @pytest.fixture(scope="module")
-def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunView, Path, RunView]:
+def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunState, Path, RunState]:
     """A run of one pass of DPO made longer by another, and a run of two passes from the start."""
     folder = tmp_path_factory.mktemp("longer")
     tiny.model(folder / "model")
@@ -174,25 +176,25 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunView, Pat
 
     def made(passes: int) -> Path:
         dpo = {**STEPS, "learning_rate": 1e-3, "epochs": passes, "scheduler": "constant", "warmup": 0}
-        run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, dpo=dpo)), "t")
+        run_dir = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe(folder, dpo=dpo)), "t")
         start(folder, str(run_dir))
         return run_dir
 
     one, whole = made(1), made(2)
     supervisor = Supervisor(Workspace(folder), command=("true",), device="cpu")  # `start` does what it would start
-    supervisor.keep(one.name, "sft", 4)
-    supervisor.prolong(one.name)
-    assert wait_for(lambda: supervisor.look() or not supervisor.run(one.name).phase.active, 20)
+    supervisor.use_checkpoint(one.name, "sft", 4)
+    supervisor.extend(one.name)
+    assert wait_for(lambda: supervisor.refresh() or not supervisor.run_state(one.name).phase.is_active, 20)
     start(folder, str(one))
-    supervisor.look()
+    supervisor.refresh()
     supervisor.close()
-    return one, supervisor.run(one.name), whole, supervisor.run(whole.name)
+    return one, supervisor.run_state(one.name), whole, supervisor.run_state(whole.name)
 
 
-def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunView, Path, RunView]) -> None:
+def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunState, Path, RunState]) -> None:
     folder, view, other_folder, other = longer
     assert view.phase is Phase.DONE, view.error
-    assert losses(view) == losses(other) and view.steps("dpo") == 10
+    assert losses(view) == losses(other) and view.steps_done("dpo") == 10
     assert view.adapters == other.adapters and (folder / "adapter-dpo-000005").is_dir()
     one, two = (load_file(place / "adapter-dpo/adapter_model.safetensors") for place in (folder, other_folder))
     assert all(one[key].equal(two[key]) for key in one)
@@ -202,15 +204,15 @@ def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunVie
 
 
 def test_an_earlier_step_of_sft_gives_way_to_the_one_that_dpo_began_from_and_that_is_said(
-    longer: tuple[Path, RunView, Path, RunView],
+    longer: tuple[Path, RunState, Path, RunState],
 ) -> None:
     folder, view, other_folder, _ = longer
     one, two = (load_file(place / "adapter-sft/adapter_model.safetensors") for place in (folder, other_folder))
     assert all(one[key].equal(two[key]) for key in one)
     said = "SFT: the adapter is that of step 10, where the stage ended, in place of that of step 4, which you can keep again"
     assert [note for note in view.notes if note.startswith(said)]
-    checkpoints.keep(folder, "sft", 4)
-    assert checkpoints.kept(folder, "sft") == 4
+    checkpoints.use_step(folder, "sft", 4)
+    assert checkpoints.adapter_step(folder, "sft") == 4
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +224,7 @@ def capped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row | {"prompt": f"Say it {n} times."} for n in range(40)]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sft = {"batch_size": 8, "accumulation": 1, "max_length": 500, "max_steps": 2}
-    run_dir = run_folder.create(folder / "runs", TrainJob(recipe=recipe(folder, method="sft", sft=sft)), "t")
+    run_dir = run_folder.create_run(folder / "runs", TrainJob(recipe=recipe(folder, method="sft", sft=sft)), "t")
     start(folder, f"cap{CAP}@sft.start:{run_dir}")
     return run_dir
 
@@ -232,7 +234,7 @@ CAP = 260
 
 @pytest.mark.long
 def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
-    view = read_view(capped)
+    view = read_run_state(capped)
     assert view.phase is Phase.DONE, view.error
     assert 1 <= len(view.out_of_memory) <= 3
     used = {change.what: change.used for change in view.changes}
@@ -240,15 +242,15 @@ def test_a_real_shortage_of_memory_is_recovered_from(capped: Path) -> None:
     assert [point.step for point in view.points] == [1, 2]
 
 
-def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunView, Path, RunView]) -> None:
+def test_the_plan_counts_every_checkpoint_that_a_run_keeps(longer: tuple[Path, RunState, Path, RunState]) -> None:
     _, _, run_dir, view = longer
-    job = run_folder.train_job(run_folder.read_run(run_dir))
+    job = run_folder.train_job_of(run_folder.read_run(run_dir))
     assert job
     asked = job.recipe
-    shape = shape_of(json.loads((Path(asked.model) / "config.json").read_text()))
+    shape = parse_architecture(json.loads((Path(asked.model) / "config.json").read_text()))
     for stage, steps in view.planned.items():
-        least, most = kept_checkpoints(steps)
-        assert least <= len(checkpoints.shelf(run_dir, stage)) < most
-    setups = {stage: setup_of(asked, stage, shape, "fp32", "cpu") for stage in asked.method.stages}
+        least, most = checkpoint_counts(steps)
+        assert least <= len(checkpoints.list_checkpoints(run_dir, stage)) < most
+    setups = {stage: build_setup(asked, stage, shape, "fp32", "cpu") for stage in asked.method.stages}
     part = next(one for one in disk_parts(setups, view.planned) if one.name == "Checkpoints")
-    assert part.lower <= checkpoints.size(run_dir / checkpoints.FOLDER) <= part.upper
+    assert part.lower <= checkpoints.total_file_size(run_dir / checkpoints.CHECKPOINTS_FOLDER) <= part.upper

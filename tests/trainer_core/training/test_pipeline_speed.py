@@ -14,7 +14,7 @@ from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 
 pytestmark = pytest.mark.real
 OFF = {"sort_rows": "off", "keep_reference": "off"}
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def views(folder: Path) -> dict[str, RunView]:
+def views(folder: Path) -> dict[str, RunState]:
     def made(**changes) -> Recipe:
         return recipe(folder, **{"sft": {**TWICE, "learning_rate": 1e-2}, "dpo": TWICE, "sample_tokens": 0} | changes)
 
@@ -70,19 +70,19 @@ def views(folder: Path) -> dict[str, RunView]:
         "means": Case("means", made(method="dpo", dpo={**TWICE, "losses": ["sigmoid", "sft"]}, memory={"keep_reference": "off"})),
         "means off": Case("means", made(method="dpo", dpo={**TWICE, "losses": ["sigmoid", "sft"]}, memory=OFF)),
     }  # fmt: skip
-    made_runs = {name: run_folder.create(folder / case.workspace / "runs", TrainJob(recipe=case.recipe), "t")
+    made_runs = {name: run_folder.create_run(folder / case.workspace / "runs", TrainJob(recipe=case.recipe), "t")
                  for name, case in cases.items()}  # fmt: skip
     start(folder, *[f"{fault}:{made_runs[name]}" for name, case in cases.items() for fault in case.faults])
     return {name: view_of(run_dir) for name, run_dir in made_runs.items()}
 
 
-def losses(view: RunView) -> list[float]:
+def losses(view: RunState) -> list[float]:
     assert view.phase is Phase.DONE, view.error
     return [point.loss for point in view.points]
 
 
 @pytest.mark.parametrize("name", ["sorted", "kept", "both", "both again"])
-def test_losses_with_it_on_equal_those_with_it_off(views: dict[str, RunView], name: str) -> None:
+def test_losses_with_it_on_equal_those_with_it_off(views: dict[str, RunState], name: str) -> None:
     assert losses(views[name]) == pytest.approx(losses(views["off"]), abs=1e-6)
     assert views[name].proof and views[name].proof.holds
     margins = [[point.margin for point in views[one].points if point.stage == "dpo"] for one in (name, "off")]
@@ -91,31 +91,31 @@ def test_losses_with_it_on_equal_those_with_it_off(views: dict[str, RunView], na
     )  # 0.1 × sums of hundreds of nats, whose last bit is 3e-5
 
 
-def test_a_second_run_is_the_same_to_the_last_bit(views: dict[str, RunView]) -> None:
+def test_a_second_run_is_the_same_to_the_last_bit(views: dict[str, RunState]) -> None:
     assert losses(views["both again"]) == losses(views["both"])
 
 
-def test_rows_are_made_tokens_of_once(folder: Path, views: dict[str, RunView]) -> None:
+def test_rows_are_made_tokens_of_once(folder: Path, views: dict[str, RunState]) -> None:
     """Three whole runs of the workspace, one of them with another beta, share a file for each stage."""
     assert views["both again"].phase is views["another beta"].phase is Phase.DONE
     assert len(list((folder / "both" / "tokens").iterdir())) == 2
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(views: dict[str, RunView]) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(views: dict[str, RunState]) -> None:
     assert losses(views["killed"]) == losses(views["both"])
 
 
-def test_a_loss_that_averages_over_a_batch_keeps_its_batches(views: dict[str, RunView]) -> None:
+def test_a_loss_that_averages_over_a_batch_keeps_its_batches(views: dict[str, RunState]) -> None:
     assert losses(views["means"]) == losses(views["means off"])
 
 
-def test_the_same_start_is_one_file_whatever_beta(folder: Path, views: dict[str, RunView]) -> None:
+def test_the_same_start_is_one_file_whatever_beta(folder: Path, views: dict[str, RunState]) -> None:
     (file,) = (folder / "both" / "reference").glob("*.json")
     assert len(json.loads(file.read_text())) == views["both"].prepared.pairs
     assert losses(views["another beta"])[-1] != losses(views["both"])[-1]
     assert not (folder / "off" / "reference").exists()
 
 
-def test_sorting_really_happens(views: dict[str, RunView]) -> None:
+def test_sorting_really_happens(views: dict[str, RunState]) -> None:
     """Other batches add up in another order, which the last bits show."""
     assert losses(views["sorted"]) != losses(views["off"])

@@ -18,7 +18,7 @@ CODE = """
 import sys, time, pathlib
 from trainer_core.worker import device_lock
 run_dir, card, cards = sys.argv[1:]
-with device_lock.device(pathlib.Path(run_dir), card, cards=pathlib.Path(cards)):
+with device_lock.hold_device(pathlib.Path(run_dir), card, cards=pathlib.Path(cards)):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -46,28 +46,28 @@ def test_a_workspace_has_one_holder_and_none_after_a_kill(tmp_path: Path) -> Non
     with (
         another(first, "", tmp_path),
         pytest.raises(BusyError, match="busy with first"),
-        device_lock.device(second, seconds=0.2),
+        device_lock.hold_device(second, seconds=0.2),
     ):
         pass
-    with device_lock.device(second, seconds=5):
-        assert device_lock.holder_of(tmp_path / "gpu") == "second"
+    with device_lock.hold_device(second, seconds=5):
+        assert device_lock.read_holder(tmp_path / "gpu") == "second"
 
 
 def test_a_card_has_one_holder_whatever_the_workspace(tmp_path: Path) -> None:
     """The processor is nobody's, and another card is another's."""
     first, second, cards = run_of(tmp_path / "a", "first"), run_of(tmp_path / "b", "second"), tmp_path / "cards"
     with another(first, "GPU-1", cards):
-        with pytest.raises(BusyError, match="first"), device_lock.device(second, "GPU-1", 0.2, cards):
+        with pytest.raises(BusyError, match="first"), device_lock.hold_device(second, "GPU-1", 0.2, cards):
             pass
-        with device_lock.device(second, "GPU-2", 0.2, cards):
+        with device_lock.hold_device(second, "GPU-2", 0.2, cards):
             pass
-        with device_lock.device(second, "", 0.2, cards):
+        with device_lock.hold_device(second, "", 0.2, cards):
             pass
-    with device_lock.device(second, "GPU-1", 5, cards):
+    with device_lock.hold_device(second, "GPU-1", 5, cards):
         pass
 
 
 def test_without_a_place_for_the_cards_locks_a_run_trains_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with device_lock.device(run_of(tmp_path, "run"), "GPU-1", 0.2, tmp_path / "file" / "cards"):
-        assert device_lock.holder_of(tmp_path / "gpu") == "run"
+    with device_lock.hold_device(run_of(tmp_path, "run"), "GPU-1", 0.2, tmp_path / "file" / "cards"):
+        assert device_lock.read_holder(tmp_path / "gpu") == "run"

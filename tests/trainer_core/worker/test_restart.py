@@ -17,7 +17,7 @@ from tests.trainer_core.training.test_pipeline import recipe, start, write_data
 from trainer_core.config.jobs import TrainJob
 from trainer_core.runs import exit_codes, run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import read_view
+from trainer_core.runs.run_state import read_run_state
 from trainer_core.worker import restart
 
 pytestmark = pytest.mark.real
@@ -49,29 +49,32 @@ def rising() -> Callable[[], int]:
 
 
 def test_a_worker_ended_by_the_memory_guard_is_followed_by_another(tmp_path: Path) -> None:
-    assert restart.kept(lives(tmp_path, shot, shot, lambda: 0), lambda: True, rising()) == 0
+    assert restart.run_with_restarts(lives(tmp_path, shot, shot, lambda: 0), lambda: True, rising()) == 0
     assert count(tmp_path) == 3
 
 
 def test_with_nothing_left_to_try_it_ends(tmp_path: Path) -> None:
-    assert restart.kept(lives(tmp_path, shot), lambda: False, rising()) == 1
+    assert restart.run_with_restarts(lives(tmp_path, shot), lambda: False, rising()) == 1
     assert count(tmp_path) == 1
 
 
 def test_any_other_kill_is_an_end(tmp_path: Path) -> None:
     stepped: list[bool] = []
-    code = restart.kept(lives(tmp_path, shot), lambda: stepped.append(True) or True, lambda: 7)
+    code = restart.run_with_restarts(lives(tmp_path, shot), lambda: stepped.append(True) or True, lambda: 7)
     assert code == -signal.SIGKILL and count(tmp_path) == 1 and not stepped
 
 
 def test_a_worker_that_asks_for_another_gets_it(tmp_path: Path) -> None:
-    assert restart.kept(lives(tmp_path, lambda: exit_codes.AGAIN, lambda: 3), lambda: False, lambda: 0) == 3
+    assert (
+        restart.run_with_restarts(lives(tmp_path, lambda: exit_codes.EXIT_RESTART, lambda: 3), lambda: False, lambda: 0)
+        == 3
+    )
 
 
 def test_a_signal_is_passed_on() -> None:
-    assert restart.ended(restart.forked(lambda: restart.end_like(-signal.SIGTERM))) == -signal.SIGTERM
-    assert restart.ended(restart.forked(lambda: restart.end_like(-signal.SIGKILL))) == -signal.SIGKILL
-    assert restart.end_like(4) == 4
+    assert restart.wait_for_exit(restart.fork_child(lambda: restart.exit_like(-signal.SIGTERM))) == -signal.SIGTERM
+    assert restart.wait_for_exit(restart.fork_child(lambda: restart.exit_like(-signal.SIGKILL))) == -signal.SIGKILL
+    assert restart.exit_like(4) == 4
 
 
 def test_a_command_is_kept_going_as_a_fork_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,8 +85,8 @@ def test_a_command_is_kept_going_as_a_fork_is(tmp_path: Path, capfd: pytest.Capt
         "import os, sys; open(sys.argv[1], 'a').write('x')\n"
         "count = os.stat(sys.argv[1]).st_size; print(count); sys.exit((75, 75, 4)[count - 1])"
     )
-    work = partial(restart.in_process, [sys.executable, "-S", "-c", code, str(file)], os.environ)
-    assert restart.kept(work, lambda: False, lambda: 0, run=lambda work: work()) == 4
+    work = partial(restart.run_in_process, [sys.executable, "-S", "-c", code, str(file)], os.environ)
+    assert restart.run_with_restarts(work, lambda: False, lambda: 0, run=lambda work: work()) == 4
     assert file.read_text() == "xxx" and capfd.readouterr().out.split() == ["1", "2", "3"]
 
 
@@ -102,21 +105,23 @@ def test_a_command_is_kept_going_as_a_fork_is(tmp_path: Path, capfd: pytest.Capt
     ],
 )
 def test_how_a_process_ended(code: int, told: str, crashed: bool) -> None:
-    assert exit_codes.told(code).startswith(told) and restart.crashed(code) == crashed
+    assert exit_codes.describe_exit(code).startswith(told) and restart.is_native_crash(code) == crashed
 
 
 def test_windows_word_for_no_memory_is_a_lack_of_memory() -> None:
     codes, stepped = iter([0xC000012D, 0xC0000017 - 2**32, 0]), list[bool]()
-    kept = restart.kept(lambda: next(codes), lambda: stepped.append(True) or True, lambda: 0, run=lambda work: work())
+    kept = restart.run_with_restarts(
+        lambda: next(codes), lambda: stepped.append(True) or True, lambda: 0, run=lambda work: work()
+    )
     assert kept == 0 and len(stepped) == 2
 
 
 def test_a_status_is_passed_on_in_the_range_that_exit_takes() -> None:
-    assert restart.end_like(0xC0000005) == restart.end_like(-0x3FFFFFFB) == -0x3FFFFFFB
+    assert restart.exit_like(0xC0000005) == restart.exit_like(-0x3FFFFFFB) == -0x3FFFFFFB
 
 
 def test_the_kernels_count_is_read() -> None:
-    assert restart.kernel_kills() >= 0
+    assert restart.count_oom_kills() >= 0
 
 
 def test_a_run_that_the_memory_guard_ended_goes_on_with_nobody_there(tmp_path: Path) -> None:
@@ -124,9 +129,9 @@ def test_a_run_that_the_memory_guard_ended_goes_on_with_nobody_there(tmp_path: P
     write_data(tmp_path)
     sft = {"batch_size": 2, "accumulation": 2, "max_length": 128, "max_steps": 6}
     job = TrainJob(recipe=recipe(tmp_path, method="sft", sft=sft, sample_tokens=0))
-    made = run_folder.create(tmp_path / "runs", job, "t")
+    made = run_folder.create_run(tmp_path / "runs", job, "t")
     start(tmp_path, f"oomkill@sft.4:{made}")
-    view = read_view(made)
+    view = read_run_state(made)
     assert view.phase is Phase.DONE, view.error
     assert [one.message for one in view.out_of_memory] == ["The system ended the worker, because memory ran out."]
     assert {one.what: one.used for one in view.changes if one.what.startswith("sft")} == {

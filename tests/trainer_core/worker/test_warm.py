@@ -16,12 +16,12 @@ import pytest
 from tests.support import tiny
 from tests.trainer_core.training.test_pipeline import recipe, write_data
 from trainer_core.config.recipe import Recipe
-from trainer_core.jobs.spawn import AHEAD_SECONDS, IDLE_SECONDS
+from trainer_core.jobs.spawn import IDLE_SECONDS, PRELOAD_SECONDS
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.jobs.warm_worker import Waiting
+from trainer_core.jobs.warm_worker import WarmWorker
 from trainer_core.runs import heartbeat, run_folder
 from trainer_core.runs.events import Phase
-from trainer_core.runs.run_state import RunView
+from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
 from trainer_core.worker import device_lock
@@ -53,10 +53,10 @@ def boss(tmp_path: Path) -> Iterator[Boss]:
         one.close()
 
 
-def expecting(boss: Supervisor, model: str) -> Waiting:
+def expecting(boss: Supervisor, model: str) -> WarmWorker:
     """The worker that waits after somebody has been at Start for a while."""
-    boss._expected = model, time.monotonic() - AHEAD_SECONDS
-    boss.attend()
+    boss._expected = model, time.monotonic() - PRELOAD_SECONDS
+    boss.update_warm_worker()
     assert boss._waiting
     return boss._waiting
 
@@ -73,12 +73,12 @@ def imported(process: subprocess.Popen[bytes]) -> bool:
     return wait_for(lambda: any("bitsandbytes" in one.path for one in importing(process).memory_maps()), 60)
 
 
-def to_the_end(boss: Supervisor, run_id: str) -> RunView:
-    assert wait_for(lambda: boss.look() or not boss.run(run_id).phase.active, 180), boss.run(run_id)
-    return boss.run(run_id)
+def to_the_end(boss: Supervisor, run_id: str) -> RunState:
+    assert wait_for(lambda: boss.refresh() or not boss.run_state(run_id).phase.is_active, 180), boss.run_state(run_id)
+    return boss.run_state(run_id)
 
 
-def losses(view: RunView) -> list[tuple[str, int, float]]:
+def losses(view: RunState) -> list[tuple[str, int, float]]:
     return [(point.stage, point.step, point.loss) for point in view.points]
 
 
@@ -92,8 +92,8 @@ def test_a_worker_that_waited_makes_the_same_run_as_a_cold_one(boss: Boss, wante
     assert first.phase is second.phase is Phase.DONE, first.error
     assert losses(first) == losses(second) and len(first.points) == 6
     assert ready.process.wait(10) == 0
-    assert run_folder.log_tail(warm.run_dir(run_id), 5)  # its words are the run's, not the app's
-    warm.attend()
+    assert run_folder.read_log_tail(warm.run_dir(run_id), 5)  # its words are the run's, not the app's
+    warm.update_warm_worker()
     assert warm._waiting and warm._waiting.process.pid != ready.process.pid  # replaced after the run
 
 
@@ -105,20 +105,20 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
         "from trainer_core.runs.workspace import Workspace\n"
         "boss = Supervisor(Workspace(pathlib.Path(sys.argv[1])), device='cpu', ahead=True)\n"
         "recipe = Recipe.model_validate_json(sys.argv[2])\n"
-        "boss._expected = recipe.model, time.monotonic() - AHEAD_SECONDS; boss.attend(); assert boss._waiting\n"
+        "boss._expected = recipe.model, time.monotonic() - AHEAD_SECONDS; boss.update_warm_worker(); assert boss._waiting\n"
         "time.sleep(1); boss.start(recipe); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, tmp_path, wanted.model_dump_json()], cwd=project.PROJECT)
     assert ended.returncode == -signal.SIGKILL
     found = boss()
-    assert wait_for(lambda: found.look() or (found.active is not None and found.active.phase.active), 60)
-    assert found.active and to_the_end(found, found.active.id).phase is Phase.DONE
+    assert wait_for(lambda: found.refresh() or (found.active_run is not None and found.active_run.phase.is_active), 60)
+    assert found.active_run and to_the_end(found, found.active_run.id).phase is Phase.DONE
 
 
 def test_without_the_app_it_ends(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, sys, time; from trainer_core.jobs import warm_worker\n"
-        "one = warm_worker.started(pathlib.Path(sys.argv[1]) / 'log', os.environ, start_new_session=True)\n"
+        "one = warm_worker.start_warm_worker(pathlib.Path(sys.argv[1]) / 'log', os.environ, start_new_session=True)\n"
         "print(one.process.pid, flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
@@ -144,8 +144,8 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     assert wait_for(beat.exists, 10)
     first = beat.stat().st_mtime
     assert wait_for(lambda: beat.stat().st_mtime >= first + 1.5 * heartbeat.BEAT_SECONDS, 4 * heartbeat.BEAT_SECONDS)
-    app.look()
-    assert app.run(run_id).detail.startswith("Loading the libraries")
+    app.refresh()
+    assert app.run_state(run_id).detail.startswith("Loading the libraries")
     child.kill()
     assert ready.process.wait(3 * heartbeat.BEAT_SECONDS) == -signal.SIGKILL
 
@@ -171,35 +171,35 @@ def test_another_kind_of_run_gets_a_worker_of_its_own(boss: Boss, wanted: Recipe
     assert "HF_HUB_OFFLINE" not in ready.environment
     run_id = app.start(wanted)
     process = app._watched[run_id].process
-    assert process and process is not ready.process and not ready.lives
+    assert process and process is not ready.process and not ready.is_alive
     process.kill()
     process.wait()
 
 
 def test_one_waits_only_while_a_run_is_likely(boss: Boss, wanted: Recipe) -> None:
     app = boss()
-    app.attend()
+    app.update_warm_worker()
     assert app._waiting is None  # nobody has been at Start
-    app.expect(wanted.model)
-    app.attend()
+    app.preload_for(wanted.model)
+    app.update_warm_worker()
     assert app._waiting is None  # the page is still being drawn
     ready = expecting(app, wanted.model)
-    app.attend()
+    app.update_warm_worker()
     assert app._waiting is ready
     app._expected = wanted.model, time.monotonic() - IDLE_SECONDS - 1
-    app.attend()
-    assert app._waiting is None and not ready.lives
+    app.update_warm_worker()
+    assert app._waiting is None and not ready.is_alive
 
 
 def test_none_waits_unless_it_is_wanted(boss: Boss, wanted: Recipe) -> None:
     app = boss(ahead=False)
-    app._expected = wanted.model, time.monotonic() - AHEAD_SECONDS
-    app.attend()
+    app._expected = wanted.model, time.monotonic() - PRELOAD_SECONDS
+    app.update_warm_worker()
     assert app._waiting is None
 
 
 def test_it_is_no_trainer(boss: Boss, wanted: Recipe) -> None:
     app = boss()
     expecting(app, wanted.model)
-    assert not any(heartbeat.WAITING in process.info["cmdline"] for process in heartbeat.worker_processes())
-    assert app.active is None and not device_lock.holder_of(app.workspace.root / "gpu")
+    assert not any(heartbeat.WARM_WORKER_MODULE in process.info["cmdline"] for process in heartbeat.worker_processes())
+    assert app.active_run is None and not device_lock.read_holder(app.workspace.root / "gpu")

@@ -13,8 +13,8 @@ from trainer_core.config.recipe import Columns, Data, Lora, Recipe, Sampling
 from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.schema import Strict
-from ui.components.form import Form, filling, number, on, shown
+from trainer_core.schema import StrictModel
+from ui.components.form import Form, bind_handler, format_input, format_number, output_values
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data]
 
@@ -86,13 +86,13 @@ def test_every_wrong_field_is_named_once() -> None:
         "DPO beta: is empty; it must be a number.",
     ]
     wrong = ["lora-rank", "sft-learning_rate", "dpo-accumulation", "dpo-beta"]
-    assert [form.place(key) for key in caught.value.keys] == wrong
+    assert [form.input_id(key) for key in caught.value.keys] == wrong
 
 
 def test_a_key_without_an_input_of_its_own_has_no_place() -> None:
     form = Form(Recipe, None, ("sampling",), model=gr.Dropdown(["starter"], elem_id="model"))
-    assert form.place("model") == "model" and form.place("data.columns.prompt") == "columns-prompt"
-    assert form.place("dpo") == form.place("sampling.seed") == form.place("") == ""
+    assert form.input_id("model") == "model" and form.input_id("data.columns.prompt") == "columns-prompt"
+    assert form.input_id("dpo") == form.input_id("sampling.seed") == form.input_id("") == ""
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_a_key_without_an_input_of_its_own_has_no_place() -> None:
     ],
 )
 def test_numbers_are_short_and_exact(value: float, text: str) -> None:
-    assert number(value) == text and float(text) == value
+    assert format_number(value) == text and float(text) == value
 
 
 def test_an_unset_value_shows_nothing() -> None:
-    assert shown(None) is None and shown(()) == []
+    assert format_input(None) is None and format_input(()) == []
 
 
 class Small(BaseModel):
@@ -126,7 +126,7 @@ class Small(BaseModel):
 def wired(fn: Any, *sources: Any, **options: Any) -> Any:
     """What `on` hands to Gradio for a handler."""
     caught: list[Any] = []
-    on(lambda call, *_, **__: caught.append(call), fn, *sources, **options)
+    bind_handler(lambda call, *_, **__: caught.append(call), fn, *sources, **options)
     return caught[0]
 
 
@@ -168,13 +168,13 @@ def test_words_in_a_problem_cannot_become_markup() -> None:
 
 
 def test_skip_fills_every_input_of_a_form() -> None:
-    assert filling([Form(Small)], gr.skip()) == [gr.skip(), gr.skip()]
+    assert output_values([Form(Small)], gr.skip()) == [gr.skip(), gr.skip()]
 
 
 def test_several_words_may_be_chosen_instead_of_typed() -> None:
     """An input that gives a list is taken as it is; one that gives text gives a line each, where a text may hold commas."""
 
-    class Chosen(Strict):
+    class Chosen(StrictModel):
         names: tuple[str, ...] = ()
         asked: tuple[Annotated[str, Field(max_length=80)], ...] = ()
 

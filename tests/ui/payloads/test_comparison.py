@@ -13,15 +13,23 @@ from tests.trainer_core.jobs.test_lane_choices import finished
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import DataError
 from trainer_core.evaluation import tally, votes
-from trainer_core.evaluation.votes import Contest
+from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting, lane_choices
 from trainer_core.jobs.supervisor import wait_for
 from trainer_core.runs import metadata
-from trainer_core.runs.events import Heated, LaneProof, LaneScore, Measured, Piece, Scored, Scoring
-from trainer_core.runs.metadata import About
+from trainer_core.runs.events import (
+    AdapterCheck,
+    ConfidenceInterval,
+    LaneScore,
+    ScoresReady,
+    ScoringProgress,
+    TokenHeatmap,
+    TokenLogprobs,
+)
+from trainer_core.runs.metadata import RunMetadata
 from ui.payloads import comparison
-from ui.payloads.comparison import Chosen
-from ui.tabs.compare_actions import Booth
+from ui.payloads.comparison import CompareChoice
+from ui.tabs.compare_actions import CompareActions
 
 pytestmark = pytest.mark.real
 
@@ -46,40 +54,42 @@ def given(first: int, second: int, ties: int = 0) -> list[votes.Vote]:
     ],
 )  # fmt: skip
 def test_words_of_the_tally(first: int, second: int, odds: str, verdict: str) -> None:
-    found = tally.tally(given(first, second), CONTEST)
-    assert comparison.odds(found).startswith(odds) and comparison.verdict(found).startswith(verdict)
+    found = tally.tally_votes(given(first, second), CONTEST)
+    assert comparison.describe_odds(found).startswith(odds) and comparison.describe_verdict(found).startswith(verdict)
 
 
 def test_seventeen_votes_keep_the_verdict_of_ten() -> None:
     ten = [vote(at, "left" if at else "right", left="DPO") for at in range(10)]
-    told = comparison.verdict(tally.tally(ten, CONTEST))
+    told = comparison.describe_verdict(tally.tally_votes(ten, CONTEST))
     more = [*ten, *(vote(10 + at, "right", left="DPO") for at in range(7))]
-    assert told.startswith("Clear: DPO") and comparison.verdict(tally.tally(more, CONTEST)) == told
+    assert told.startswith("Clear: DPO") and comparison.describe_verdict(tally.tally_votes(more, CONTEST)) == told
 
 
 def test_ties_alone_decide_nothing() -> None:
-    found = tally.tally(given(0, 0, ties=12), CONTEST)
-    assert (found.decided, found.share, comparison.others(found)) == (0, None, "12 ties")
-    assert comparison.verdict(found) == "Not decided yet. Next check at 10 decided votes."
-    assert comparison.bias(found) == comparison.lengths(found) == ""
+    found = tally.tally_votes(given(0, 0, ties=12), CONTEST)
+    assert (found.decided_votes, found.share, comparison.describe_undecided(found)) == (0, None, "12 ties")
+    assert comparison.describe_verdict(found) == "Not decided yet. Next check at 10 decided votes."
+    assert comparison.describe_bias(found) == comparison.describe_length_effect(found) == ""
 
 
 def test_a_habit_of_one_side_is_told() -> None:
-    found = tally.tally([vote(at, "left", left="Base" if at % 2 else "DPO") for at in range(20)], CONTEST)
-    assert comparison.bias(found).startswith("You picked the left side 100% of the time. That is more than chance")
-    few = tally.tally([vote(at, "left", left="Base") for at in range(comparison.FEW_SIDES - 1)], CONTEST)
-    assert comparison.bias(few) == "", "nine votes are no habit"
+    found = tally.tally_votes([vote(at, "left", left="Base" if at % 2 else "DPO") for at in range(20)], CONTEST)
+    assert comparison.describe_bias(found).startswith(
+        "You picked the left side 100% of the time. That is more than chance"
+    )
+    few = tally.tally_votes([vote(at, "left", left="Base") for at in range(comparison.MIN_SIDES - 1)], CONTEST)
+    assert comparison.describe_bias(few) == "", "nine votes are no habit"
 
 
 def test_the_lanes_of_a_measure_share_one_scale() -> None:
     lanes = [
-        LaneScore(name, Measured(0.5, 0.25, 0.75, 40), margin, some, some)
+        LaneScore(name, ConfidenceInterval(0.5, 0.25, 0.75, 40), margin, some, some)
         for name, margin, some in (
-            ("Base", Measured(-1.0, -2.0, 0.0, 40), Measured(10.0, None, None, 1)),
-            ("DPO", Measured(1.0, 0.0, 2.0, 40), Measured(20.0, None, None, 1)),
+            ("Base", ConfidenceInterval(-1.0, -2.0, 0.0, 40), ConfidenceInterval(10.0, None, None, 1)),
+            ("DPO", ConfidenceInterval(1.0, 0.0, 2.0, 40), ConfidenceInterval(20.0, None, None, 1)),
         )
     ]
-    told = comparison.table(Scored(tuple(lanes)))
+    told = comparison.score_table_payload(ScoresReady(tuple(lanes)))
     assert [one["title"] for one in told["first"]] == ["Held-out accuracy"]
     margin, perplexity, _ = told["rest"]
     assert told["first"][0]["spans"] == [[0.5, 0.25, 0.75]] * 2, "a share stands on the whole of 0 to 1"
@@ -88,42 +98,42 @@ def test_the_lanes_of_a_measure_share_one_scale() -> None:
 
 
 def test_what_an_adapter_does_is_one_word_and_its_hash_a_tooltip() -> None:
-    proof = LaneProof("DPO", "3f9a12cd" + 56 * "0", 4.2)
-    assert comparison.proof_words(proof) == "Adapter active ✓" and comparison.proof_words(None) == ""
-    assert comparison.proof_words(replace(proof, strength=0.5)) == "Adapter active ✓ at 50%"
-    assert comparison.proof_words(replace(proof, difference=0.0)).startswith("Adapter changes nothing")
-    assert comparison.hash_words(proof) == "adapter 3f9a12cd, moves logits by up to 4.2"
+    proof = AdapterCheck("DPO", "3f9a12cd" + 56 * "0", 4.2)
+    assert comparison.describe_effect(proof) == "Adapter active ✓" and comparison.describe_effect(None) == ""
+    assert comparison.describe_effect(replace(proof, strength=0.5)) == "Adapter active ✓ at 50%"
+    assert comparison.describe_effect(replace(proof, difference=0.0)).startswith("Adapter changes nothing")
+    assert comparison.describe_hash(proof) == "adapter 3f9a12cd, moves logits by up to 4.2"
 
 
 def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest) -> None:  # noqa: F811
     ask(supervisor, contest)
     current = supervisor.comparison
-    heated = Heated("x", ("Base", "DPO"), (Piece("a", -1.0, -2.0),))
-    current.watched.view = replace(current.view, heated=heated)
-    told = comparison.parts(supervisor)
+    heated = TokenHeatmap("x", ("Base", "DPO"), (TokenLogprobs("a", -1.0, -2.0),))
+    current.watcher.state = replace(current.state, heated=heated)
+    told = comparison.compare_parts(supervisor)
     assert told["heat"] is None and all(lane["dial"] is None for lane in told["compare"]["lanes"])
     with pytest.raises(Exception, match="A blind vote is going"):
-        Booth(supervisor).dial({"lane": "DPO", "strength": 0.5})
+        CompareActions(supervisor).adjust_lane({"lane": "DPO", "strength": 0.5})
     with pytest.raises(Exception, match="under their names"):
-        Booth(supervisor).heat({"answer": "DPO", "lanes": ["Base", "DPO"]})
-    blind_voting.leave(supervisor)
-    assert comparison.parts(supervisor)["heat"]["pieces"] == [["a", -1.0, -2.0]]
+        CompareActions(supervisor).show_heatmap({"answer": "DPO", "lanes": ["Base", "DPO"]})
+    blind_voting.end_voting(supervisor)
+    assert comparison.compare_parts(supervisor)["heat"]["pieces"] == [["a", -1.0, -2.0]]
 
 
 def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F811
     current = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.look() or bool(current.view.lanes), 30, 0.02)
-    current.watched.view = replace(current.view, scoring=Scoring("held-out pairs", 1, 3, 30, 120, 90.0))
-    told = comparison.scores(supervisor)
+    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), 30, 0.02)
+    current.watcher.state = replace(current.state, scoring=ScoringProgress("held-out pairs", 1, 3, 30, 120, 90.0))
+    told = comparison.scores_payload(supervisor)
     assert told["going"].startswith("Scoring, part 1 of 3: held-out pairs, 25%") and told["done"] == 0.25
 
 
 def test_scores_of_an_earlier_day_are_shown(supervisor, contest) -> None:  # noqa: F811
-    share = Measured(0.5, 0.4, 0.6, 40).__dict__
+    share = ConfidenceInterval(0.5, 0.4, 0.6, 40).__dict__
     score = {"lane": "Base", "accuracy": share, "margin": share, "perplexity": share, "divergence": share}
     (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
     supervisor.compare_run(contest.run)
-    (accuracy,) = comparison.scores(supervisor)["table"]["first"]
+    (accuracy,) = comparison.scores_payload(supervisor)["table"]["first"]
     assert (accuracy["title"], accuracy["cells"]) == ("Held-out accuracy", ["50% [40%, 60%] (n 40)"])
 
 
@@ -131,20 +141,26 @@ def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # n
     current = supervisor.compare_run(contest.run)
     first = current.ask("One?", Sampling())
     assert wait_for(
-        lambda: supervisor.look() or bool(current.view.said_to(first)) and bool(current.said.ends), 30, 0.02
+        lambda: supervisor.refresh() or bool(current.state.answers_to(first)) and bool(current.current_answers.ends),
+        30,
+        0.02,
     )
     current.ask("Two?", Sampling(), follow=True)
-    assert [turn.prompt for turn in current.talk] == ["One?"]
-    assert comparison.comparison(supervisor)["lanes"][1]["before"][0]["text"] == current.talk[0].answers["SFT"] != ""
+    assert [turn.prompt for turn in current.turns] == ["One?"]
+    assert (
+        comparison.comparison_payload(supervisor)["lanes"][1]["before"][0]["text"]
+        == current.turns[0].answers["SFT"]
+        != ""
+    )
     current.ask("Three?", Sampling())
-    assert current.talk == ()
+    assert current.turns == ()
 
 
 def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> None:  # noqa: F811
-    votes.file_of(supervisor.workspace).write_text('{"kind": "nothing"}\n')
+    votes.votes_path(supervisor.workspace).write_text('{"kind": "nothing"}\n')
     (supervisor.run_dir(contest.run) / "scores.json").write_text("{")
     supervisor.compare_run(contest.run)
-    told = comparison.parts(supervisor)
+    told = comparison.compare_parts(supervisor)
     assert "votes.jsonl, line 1: this is no vote of this version" in told["tally"]["problem"]
     assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]
 
@@ -152,22 +168,24 @@ def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> N
 # ---- whose votes and scores are shown
 
 
-def give(supervisor, count: int, contest: Contest, **more: object) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def give(supervisor, count: int, contest: LanePair, **more: object) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     """Votes for the second lane, kept on the disk."""
-    path = votes.file_of(supervisor.workspace)
-    for at in range(len(votes.lines(path)), len(votes.lines(path)) + count):
-        votes.append(path, vote(at, "right", left=contest.first, contest=contest, **more))
+    path = votes.votes_path(supervisor.workspace)
+    for at in range(len(votes.read_vote_records(path)), len(votes.read_vote_records(path)) + count):
+        votes.append_record(path, vote(at, "right", left=contest.first, contest=contest, **more))
 
 
 def load(supervisor, run: str, names: tuple[str, ...] = (), prompted: str = ""):  # type: ignore[no-untyped-def]  # noqa: F811
     """The lanes of a run, loaded until they are known."""
-    current = supervisor.compare_run(run, lane_choices.lanes(supervisor, run, names, prompted))
-    assert wait_for(lambda: supervisor.look() or bool(current.view.lanes), 30, 0.02)
+    current = supervisor.compare_run(run, lane_choices.select_lanes(supervisor, run, names, prompted))
+    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), 30, 0.02)
     return current
 
 
 def wins(supervisor, *chosen: str) -> list[int]:  # type: ignore[no-untyped-def]  # noqa: F811
-    told = comparison.tally(supervisor, Chosen(**dict(zip(("run", "first", "second"), chosen, strict=False))))
+    told = comparison.tally_payload(
+        supervisor, CompareChoice(**dict(zip(("run", "first", "second"), chosen, strict=False)))
+    )
     return told["wins"] if told else []
 
 
@@ -176,32 +194,32 @@ def test_the_votes_of_another_run_are_never_shown(supervisor, contest) -> None: 
     other = finished(supervisor, name="other")
     give(supervisor, 11, contest)
     load(supervisor, other)
-    told = comparison.tally(supervisor)
+    told = comparison.tally_payload(supervisor)
     assert (told["run"], told["name"], told["wins"], told["pairs"]) == (other, "other", [0, 0], 0)
     assert told["none"] == "No votes for this run yet. Press B." and not told["few"]
     assert wins(supervisor, contest.run, "Base", "DPO") == [0, 0], "what is loaded counts, not what the form says"
     with pytest.raises(DataError, match="no votes on these lanes"):
-        Booth(supervisor).pairs()
+        CompareActions(supervisor).export_pairs()
     load(supervisor, contest.run)
-    assert wins(supervisor) == [0, 11] and not comparison.tally(supervisor)["none"]
+    assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor)["none"]
 
 
 def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> None:  # noqa: F811
     give(supervisor, 3, contest)
-    give(supervisor, 2, Contest(run=contest.run, first="SFT", second="DPO"))
+    give(supervisor, 2, LanePair(run=contest.run, first="SFT", second="DPO"))
     load(supervisor, contest.run)
     assert wins(supervisor) == wins(supervisor, contest.run, "DPO", "Base") == [0, 3]
     assert wins(supervisor, contest.run, "SFT", "DPO") == [0, 2]
     assert wins(supervisor, contest.run, "Base", "Base") == wins(supervisor, contest.run, "Base", "gone") == [0, 3]
-    told = comparison.tally(supervisor, Chosen(run=contest.run, first="Base", second="SFT"))
+    told = comparison.tally_payload(supervisor, CompareChoice(run=contest.run, first="Base", second="SFT"))
     assert told["none"] == "No votes on these two lanes yet. Press B."
-    assert Booth(supervisor).pairs({"run": contest.run, "first": "SFT", "second": "DPO"})["count"] == 2
+    assert CompareActions(supervisor).export_pairs({"run": contest.run, "first": "SFT", "second": "DPO"})["count"] == 2
 
 
 def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contest) -> None:  # noqa: F811
     finished(supervisor, name="other")
-    newest, older = [view.id for view in supervisor.views]
-    give(supervisor, 4, Contest(run=older, first="Base", second="DPO"))
+    newest, older = [view.id for view in supervisor.run_states]
+    give(supervisor, 4, LanePair(run=older, first="Base", second="DPO"))
     assert wins(supervisor) == wins(supervisor, newest, "Base", "DPO") == [0, 0]
     assert wins(supervisor, older, "Base", "DPO") == [0, 4]
     assert wins(supervisor, "../somewhere", "Base", "DPO") == [0, 0]
@@ -210,34 +228,34 @@ def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contes
 def test_a_run_that_is_renamed_keeps_its_votes(supervisor, contest) -> None:  # noqa: F811
     give(supervisor, 2, contest)
     load(supervisor, contest.run)
-    assert comparison.tally(supervisor)["name"] == "ok"
-    metadata.write_about(supervisor.run_dir(contest.run), About(name="better"))
-    told = comparison.tally(supervisor)
+    assert comparison.tally_payload(supervisor)["name"] == "ok"
+    metadata.write_metadata(supervisor.run_dir(contest.run), RunMetadata(name="better"))
+    told = comparison.tally_payload(supervisor)
     assert (told["name"], told["wins"]) == ("better", [0, 2])
 
 
 def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, contest) -> None:  # noqa: F811
     """An earlier step was kept since, or the run was made longer."""
     current = load(supervisor, contest.run)
-    now = current.made_of
+    now = current.lane_identities
     assert now == {"Base": "", "SFT": "3f9a12cd" * 8, "DPO": "3f9a12cd" * 8}
     give(supervisor, 11, contest, adapters={"Base": "", "DPO": "of before"})
-    told = comparison.tally(supervisor)
+    told = comparison.tally_payload(supervisor)
     assert told["wins"] == [0, 0] and told["checks"] == [
         "11 earlier votes on lanes of these names are not counted: an adapter or a system prompt was another then."
     ]
     give(supervisor, 1, contest, adapters={"Base": "", "DPO": now["DPO"]})
-    assert wins(supervisor) == [0, 1] and Booth(supervisor).pairs()["count"] == 1
+    assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs()["count"] == 1
     ask(supervisor, contest)
-    assert blind_voting.take_back(supervisor).adapters["DPO"] == now["DPO"]
+    assert blind_voting.undo_vote(supervisor).adapters["DPO"] == now["DPO"]
     with pytest.raises(Exception, match="no vote to take back"):
-        blind_voting.take_back(supervisor)
+        blind_voting.undo_vote(supervisor)
 
 
 def test_a_prompted_base_is_another_lane_under_another_prompt(supervisor, contest) -> None:  # noqa: F811
-    between = Contest(run=contest.run, first="Base", second=lane_choices.PROMPTED)
+    between = LanePair(run=contest.run, first="Base", second=lane_choices.PROMPTED)
     short = load(supervisor, contest.run, ("Base",), "Be short.")
-    made = short.made_of[lane_choices.PROMPTED]
+    made = short.lane_identities[lane_choices.PROMPTED]
     assert made.startswith("system prompt ")
     give(supervisor, 2, between, adapters={"Base": "", lane_choices.PROMPTED: made})
     assert wins(supervisor) == [0, 2]
@@ -249,22 +267,22 @@ def test_the_same_lanes_of_two_runs_are_two_comparisons(supervisor, contest) -> 
     """The base alone and prompted is the same job in both; what was asked, voted and scored in one is not the other's."""
     other = finished(supervisor, name="other")
     first = load(supervisor, contest.run, ("Base",), "Be short.")
-    between = blind_voting.contest(contest.run, ("Base", lane_choices.PROMPTED), "Base", lane_choices.PROMPTED)
-    blind_voting.ask(supervisor, between, "bundled", Sampling(), first.job.lanes)
+    between = blind_voting.lane_pair(contest.run, ("Base", lane_choices.PROMPTED), "Base", lane_choices.PROMPTED)
+    blind_voting.start_question(supervisor, between, "bundled", Sampling(), first.job.lanes)
     second = load(supervisor, other, ("Base",), "Be short.")
     assert second is not first and second.job == first.job
-    assert (first.run, second.run, second.round) == (contest.run, other, None)
+    assert (first.run, second.run, second.open_question) == (contest.run, other, None)
 
 
 def test_scores_are_of_the_loaded_lanes_alone(supervisor, contest) -> None:  # noqa: F811
-    share = Measured(0.5, 0.4, 0.6, 40).__dict__
+    share = ConfidenceInterval(0.5, 0.4, 0.6, 40).__dict__
     numbers = {name: share for name in ("accuracy", "margin", "perplexity", "divergence")}
     scores = [{"lane": lane, **numbers} for lane in ("Base", "SFT", "DPO", "DPO at 50%", lane_choices.PROMPTED)]
     (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": scores}))
     other = finished(supervisor, name="other")
     load(supervisor, contest.run, ("Base", "DPO"))
-    assert comparison.scores(supervisor)["table"]["lanes"] == ["Base", "DPO"]
+    assert comparison.scores_payload(supervisor)["table"]["lanes"] == ["Base", "DPO"]
     load(supervisor, contest.run, ("DPO at 150%",), "Be short.")
-    assert comparison.scores(supervisor)["table"] is None
+    assert comparison.scores_payload(supervisor)["table"] is None
     load(supervisor, other)
-    assert comparison.scores(supervisor)["table"] is None
+    assert comparison.scores_payload(supervisor)["table"] is None

@@ -21,11 +21,11 @@ from reliability.experiments.path_traversal import (
     OPENS,
     PASSWORD,
     Attack,
-    asked,
     by_model,
     by_neighbour,
-    key,
-    questions,
+    login_cookie,
+    page_functions,
+    send_attack,
 )
 from tests.browser.conftest import App
 from trainer_core.config.recipe import STARTER
@@ -81,7 +81,7 @@ def routes(workspace: Path) -> list[tuple[str, str]]:
     """Every method and path of the real app, its parameters filled in."""
     boss = Supervisor(Workspace(workspace), device="cpu")
     found: list[tuple[str, str]] = []
-    waiting = list(gr.routes.App.create_app(application.build(boss)).routes)
+    waiting = list(gr.routes.App.create_app(application.build_page(boss)).routes)
     while waiting:
         route = waiting.pop()
         inner = getattr(route, "original_router", None) or getattr(route, "router", None)
@@ -147,16 +147,18 @@ def test_a_request_that_another_site_began_is_refused(served: App, cookie: str, 
     assert ask(served, Cookie=cookie.split(";")[0], Sec_Fetch_Site=site)[0] == 403
 
 
-def cookie_of(keys: auth.Keys, secret: str) -> dict[str, str]:
+def cookie_of(keys: auth.AccessKeys, secret: str) -> dict[str, str]:
     return {"cookie": f"tunebench-1={secret}"}
 
 
-def entered(keys: auth.Keys, method: str = "GET", path: str = "/", query: str = "", **headers: str) -> Response | None:
+def entered(
+    keys: auth.AccessKeys, method: str = "GET", path: str = "/", query: str = "", **headers: str
+) -> Response | None:
     """What the door says to a request; None: it is let in."""
     sent = {name.replace("_", "-"): value for name, value in {"host": "127.0.0.1:1", **headers}.items()}
     raw = [(name.encode(), value.encode()) for name, value in sent.items()]
     scope = {"type": "http", "path": path, "method": method, "query_string": query.encode(), "headers": raw}
-    return auth.Door(None, keys).judge(scope)  # type: ignore[arg-type]
+    return auth.AuthMiddleware(None, keys).check_request(scope)  # type: ignore[arg-type]
 
 
 NAVIGATES = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
@@ -164,25 +166,25 @@ NAVIGATES = {"sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
 
 def test_the_page_on_the_disk_is_another_site_and_gets_in_once(tmp_path: Path) -> None:
     """A redirect would be that site's, to which a strict cookie is not sent; so the answer is a page of ours that goes on."""
-    keys = auth.Keys(tmp_path, "http://127.0.0.1:1")
+    keys = auth.AccessKeys(tmp_path, "http://127.0.0.1:1")
     query = keys.link.read_text().partition("?")[2]
     for more in (
         {},
         {"sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
         NAVIGATES | {"sec_fetch_dest": "iframe"},
     ):
-        with pytest.raises(auth.Refused):
+        with pytest.raises(auth.RequestRejected):
             entered(keys, query=query, sec_fetch_site="cross-site", **more)
-    with pytest.raises(auth.Refused):
+    with pytest.raises(auth.RequestRejected):
         entered(keys, path="/config", query=query, sec_fetch_site="cross-site", **NAVIGATES)
     led = entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
     assert led and led.status_code == 200 and "samesite=strict" in led.headers["set-cookie"].lower()
-    with pytest.raises(auth.Refused):
+    with pytest.raises(auth.RequestRejected):
         entered(keys, query=query, sec_fetch_site="cross-site", **NAVIGATES)
 
 
 def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None:
-    keys = auth.Keys(tmp_path, "http://127.0.0.1:1")
+    keys = auth.AccessKeys(tmp_path, "http://127.0.0.1:1")
     right, wrong = f"tunebench-1={keys.secret}", "tunebench-1=" + "0" * 64
     for sent in (
         f"{wrong}; {right}",
@@ -199,41 +201,41 @@ def test_cookies_of_others_with_our_name_lock_nobody_out(tmp_path: Path) -> None
         f"x=tunebench-1={keys.secret}",
         keys.secret,
     ):
-        with pytest.raises(auth.Refused):
+        with pytest.raises(auth.RequestRejected):
             entered(keys, path="/config", cookie=sent)
 
 
 def test_signed_out_everywhere(tmp_path: Path) -> None:
     """By the page's button, or by another process; who came in by the password alone cannot throw the others out."""
-    keys = auth.Keys(tmp_path, "http://127.0.0.1:1", "open sesame")
-    guard, owner, guest = auth.Door(None, keys), keys.secret, keys.network_secret  # type: ignore[arg-type]
+    keys = auth.AccessKeys(tmp_path, "http://127.0.0.1:1", "open sesame")
+    guard, owner, guest = auth.AuthMiddleware(None, keys), keys.secret, keys.network_secret  # type: ignore[arg-type]
     link = keys.link.read_text()
     for wrong in (guest, "", "0" * 64):
-        with pytest.raises(auth.Refused):
-            guard.leave(Headers(cookie_of(keys, wrong)))
+        with pytest.raises(auth.RequestRejected):
+            guard.sign_out(Headers(cookie_of(keys, wrong)))
     assert keys.secret == owner
-    answer = guard.leave(Headers(cookie_of(keys, owner)))
+    answer = guard.sign_out(Headers(cookie_of(keys, owner)))
     assert 'tunebench-1=""; ' in answer.headers["set-cookie"] and b"Signed out" in answer.body
     for before in (owner, guest):
-        with pytest.raises(auth.Refused):
+        with pytest.raises(auth.RequestRejected):
             entered(keys, path="/config", **cookie_of(keys, before))
     assert keys.link.read_text() != link and keys.link.read_text().partition("token=")[2] in keys.opener.read_text()
     assert stat.S_IMODE((tmp_path / "app.secret").stat().st_mode) == 0o600
     newer = keys.secret
-    app_secret.renew(tmp_path)
+    app_secret.renew_secret(tmp_path)
     assert keys.secret != newer != owner
 
 
 def test_a_name_of_our_own_is_let_in_and_no_other(tmp_path: Path) -> None:
     name = address.own_name(tmp_path)
     assert re.fullmatch(r"tunebench-[0-9a-f]{8}\.localhost", name) and address.own_name(tmp_path) == name
-    keys = auth.Keys(tmp_path, "http://127.0.0.1:1", own=f"http://{name}:1")
+    keys = auth.AccessKeys(tmp_path, "http://127.0.0.1:1", own=f"http://{name}:1")
     sent = cookie_of(keys, keys.secret)
     assert entered(keys, path="/config", host=f"{name}:1", origin=f"http://{name}:1", **sent) is None
     for host in ("localhost.evil.example:1", "x.localhost:1", f"{name}:2", f"{name}.evil.example:1", name):
-        with pytest.raises(auth.Refused):
+        with pytest.raises(auth.RequestRejected):
             entered(keys, path="/config", host=host, **sent)
-    with pytest.raises(auth.Refused):
+    with pytest.raises(auth.RequestRejected):
         entered(keys, path="/config", host=f"{name}:1", origin="http://127.0.0.1:1", **sent)
 
 
@@ -253,7 +255,7 @@ def test_our_name_is_shown_where_it_leads_here(found: list[str] | None, here: bo
             raise OSError("Name or service not known")
         return [(0, 0, 0, "", (one, 0)) for one in found]
 
-    assert address.leads_here("tunebench-1.localhost", look_up) is here
+    assert address.is_own_name("tunebench-1.localhost", look_up) is here
 
 
 def test_nobody_else_is_found_under_our_name(tmp_path: Path) -> None:
@@ -264,8 +266,8 @@ def test_nobody_else_is_found_under_our_name(tmp_path: Path) -> None:
         except OSError:
             pytest.skip("no ::1 here")
         port = probe.getsockname()[1]
-        assert address.held_port(port) is None
-    held = address.held_port(port)
+        assert address.hold_port(port) is None
+    held = address.hold_port(port)
     assert held and held.getsockname()[:2] == ("::1", port)
     with held, socket.socket(socket.AF_INET6) as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -276,17 +278,22 @@ def test_nobody_else_is_found_under_our_name(tmp_path: Path) -> None:
 
 
 def test_a_new_password_throws_the_network_out_and_nobody_else(tmp_path: Path) -> None:
-    first, second = (auth.Keys(tmp_path, "http://127.0.0.1:1", password) for password in ("open sesame", "open barley"))
-    alone = auth.Keys(tmp_path, "http://127.0.0.1:1")
+    first, second = (
+        auth.AccessKeys(tmp_path, "http://127.0.0.1:1", password) for password in ("open sesame", "open barley")
+    )
+    alone = auth.AccessKeys(tmp_path, "http://127.0.0.1:1")
 
-    def lets_in(keys: auth.Keys, secret: str) -> bool:
+    def lets_in(keys: auth.AccessKeys, secret: str) -> bool:
         scope = {"type": "http", "path": "/config", "method": "GET", "query_string": b""}
         try:
-            return auth.Door(None, keys).admit(scope, Headers({"cookie": f"tunebench-1={secret}"})) is None  # type: ignore[arg-type]
-        except auth.Refused:
+            return (
+                auth.AuthMiddleware(None, keys).authenticate(scope, Headers({"cookie": f"tunebench-1={secret}"}))
+                is None
+            )  # type: ignore[arg-type]
+        except auth.RequestRejected:
             return False
 
-    given = auth.Door(None, first).welcome(first.network_secret).headers["set-cookie"]  # type: ignore[arg-type]
+    given = auth.AuthMiddleware(None, first).set_cookie(first.network_secret).headers["set-cookie"]  # type: ignore[arg-type]
     secret = given.split(";")[0].split("=")[1]
     assert lets_in(first, secret) and not lets_in(second, secret) and not lets_in(alone, secret)
     assert all(lets_in(keys, first.secret) for keys in (first, second, alone)) and not lets_in(alone, "")
@@ -296,7 +303,7 @@ def test_the_network_opens_no_files_by_their_paths(tmp_path: Path) -> None:
     """The same questions from this computer's address in the network, and from this computer."""
     app = App(tmp_path / "workspace", "50", password=PASSWORD)
     try:
-        sent = {"Cookie": key(app), "Content-Type": "application/json"}
+        sent = {"Cookie": login_cookie(app), "Content-Type": "application/json"}
         attacks = [
             one for one in by_neighbour({"/etc/passwd": b""}, app) if one.body["data"]["source"] == "/etc/passwd"
         ]
@@ -304,11 +311,11 @@ def test_the_network_opens_no_files_by_their_paths(tmp_path: Path) -> None:
 
         def says(attack: Attack, **changes: str) -> bytes:
             body = attack.body | {"data": attack.body["data"] | changes}
-            return asked(app.port, "POST", attack.path, json.dumps(body).encode(), sent, host=attack.host)[1]
+            return send_attack(app.port, "POST", attack.path, json.dumps(body).encode(), sent, host=attack.host)[1]
 
         for one in attacks:
             assert b"/etc/passwd cannot be opened from another computer" in says(one), one
-        glance = next(one for one in attacks if one.body["fn_name"] == "glance")
+        glance = next(one for one in attacks if one.body["fn_name"] == "inspect_file")
         assert b"chosen" in says(glance, source="sample")
         assert b"cannot be opened from" not in says(replace(glance, host="127.0.0.1"))
     finally:
@@ -320,11 +327,11 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
     (tmp_path / "model").mkdir()
     app = App(tmp_path / "workspace", "50", password=PASSWORD)
     try:
-        sent, afar = {"Cookie": key(app), "Content-Type": "application/json"}, application.lan_names()[0]
+        sent, afar = {"Cookie": login_cookie(app), "Content-Type": "application/json"}, application.lan_names()[0]
 
         def says(host: str, path: str, body: dict[str, object]) -> str:
             told = json.dumps({"session_hash": "neighbour", **body}).encode()
-            return asked(app.port, "POST", f"/gradio_api/{path}", told, sent, host=host)[1].decode()
+            return send_attack(app.port, "POST", f"/gradio_api/{path}", told, sent, host=host)[1].decode()
 
         (event,) = {one.body["fn_index"] for one in by_model({"/etc": b""})}
 
@@ -338,11 +345,13 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
         for model in (STARTER, "owner/name", str(app.workspace / "models" / "own")):
             assert "cannot be opened from" not in opened(afar, model), model
 
-        for eyes in (one for one in by_neighbour({"/etc": b""}, app) if one.body["fn_name"] in ("look", "measure")):
+        for eyes in (
+            one for one in by_neighbour({"/etc": b""}, app) if one.body["fn_name"] in ("preview_row", "measure_lengths")
+        ):
             seen = eyes.body | {"data": eyes.body["data"] | {"source": "sample", "model": "/etc"}}
             assert "cannot be opened from another computer" in says(afar, "component_server", seen)
 
-        (judge,) = ((component, name) for component, name in questions(app) if name == "judge")
+        (judge,) = ((component, name) for component, name in page_functions(app) if name == "start_judge")
         endpoint = {"url": "http://127.0.0.1:9/v1", "model": "judge"}
         wanted = {"lanes": ["Base", "SFT"], "endpoint": endpoint}
         question = {"component_id": judge[0], "fn_name": judge[1], "data": wanted}

@@ -16,7 +16,7 @@ import pytest
 from tests.support.fake_worker import write_adapter
 from tests.support.histories import LN2
 from tests.support.serve import machine
-from trainer_core.config.changes import changed
+from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import ConfigError
@@ -25,28 +25,28 @@ from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import checkpoints, run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import (
-    Changed,
-    Ended,
-    Evaluated,
-    Failed,
-    Offer,
+    AdapterSaved,
+    DataPrepared,
+    Evaluation,
     Phase,
-    Plan,
-    Prepared,
-    Saved,
-    Status,
-    Step,
+    PhaseChanged,
+    RunEnded,
+    RunFailed,
+    SettingChanged,
+    StepsPlanned,
+    Suggestion,
+    TrainStep,
 )
-from trainer_core.runs.run_state import RunView, fold
+from trainer_core.runs.run_state import RunState, apply
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.duration import duration
-from trainer_core.system.hardware_history import Reading, Readings
+from trainer_core.system.duration import format_duration
+from trainer_core.system.hardware_history import HardwareHistory, HardwareReading
 from ui.payloads import findings, run_list
 from ui.payloads import run as run_module
-from ui.payloads.run import choice, detail, pace, stages
-from ui.payloads.run_settings import Row, settings, standard
+from ui.payloads.run import progress_payload, run_option, stage_states, status_detail
+from ui.payloads.run_settings import SettingRow, group_settings, nearest_preset
 from ui.server import live_updates
-from ui.server.live_updates import Cursor, news, thinned
+from ui.server.live_updates import Cursor, page_news, thin_points
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 
@@ -58,18 +58,18 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     opened.close()
 
 
-def step(stage: str, at: int, total: int = 20, loss: float = 1.0) -> Step:
+def step(stage: str, at: int, total: int = 20, loss: float = 1.0) -> TrainStep:
     preference = {"margin": 0.1 * at, "accuracy": 0.5} if stage == "dpo" else {}
-    return Step(stage, at, total, loss, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at), **preference)  # type: ignore[arg-type]
+    return TrainStep(stage, at, total, loss, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at), **preference)  # type: ignore[arg-type]
 
 
 def finished(supervisor: Supervisor, *events: object, name: str = "") -> str:
     """A run whose events these are; the last word is added."""
-    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
+    run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=Recipe(name=name)), name)
     log = EventLog(run_dir / "events.jsonl")
-    for event in (*events, Ended(Phase.DONE)):
+    for event in (*events, RunEnded(Phase.DONE)):
         log(event)  # type: ignore[arg-type]
-    supervisor.look()
+    supervisor.refresh()
     return run_dir.name
 
 
@@ -80,23 +80,23 @@ def cursor_after(first: dict, **more: object) -> Cursor:
 
 
 def test_an_empty_workspace_has_a_page(supervisor: Supervisor) -> None:
-    first = news(supervisor, Cursor())
+    first = page_news(supervisor, Cursor())
     assert first["run"] == "" and first["series"] == {} and first["parts"]["run"]["is"] is None
     assert first["parts"]["meter"]["is"]["free"] == "21.9 of 24.0 GB free"
 
 
 def test_the_second_answer_is_empty(supervisor: Supervisor) -> None:
-    finished(supervisor, Plan({"sft": 2}), step("sft", 1), step("sft", 2))
-    first = news(supervisor, Cursor())
+    finished(supervisor, StepsPlanned({"sft": 2}), step("sft", 1), step("sft", 2))
+    first = page_news(supervisor, Cursor())
     assert first["series"] == {"sft.loss": [(1, 1.0), (2, 1.0)]}
-    second = news(supervisor, cursor_after(first))
+    second = page_news(supervisor, cursor_after(first))
     assert second["parts"] == {} and second["series"] == {} and second["from"] == 2
 
 
 def test_only_new_points_are_sent(supervisor: Supervisor) -> None:
     finished(supervisor, *(step("sft", at) for at in range(1, 6)), *(step("dpo", at) for at in range(1, 4)))
-    run = supervisor.views[0].id
-    later = news(supervisor, Cursor(run=run, points=7))
+    run = supervisor.run_states[0].id
+    later = page_news(supervisor, Cursor(run=run, points=7))
     assert later["from"] == 7
     assert later["series"] == {"dpo.loss": [(3, 1.0)], "dpo.margin": [(3, 0.3)], "dpo.accuracy": [(3, 0.5)]}
 
@@ -107,48 +107,48 @@ def test_only_new_points_are_sent(supervisor: Supervisor) -> None:
 def test_a_page_of_another_run_starts_anew(supervisor: Supervisor, cursor: Cursor) -> None:
     run = finished(supervisor, step("sft", 1), step("sft", 2))
     cursor = cursor.model_copy(update={"run": cursor.run or run})
-    assert news(supervisor, cursor)["from"] == 0
-    assert len(news(supervisor, cursor)["series"]["sft.loss"]) == 2
+    assert page_news(supervisor, cursor)["from"] == 0
+    assert len(page_news(supervisor, cursor)["series"]["sft.loss"]) == 2
 
 
 def test_a_page_may_show_an_older_run(supervisor: Supervisor) -> None:
     older = finished(supervisor, step("sft", 1), name="older")
     finished(supervisor, step("sft", 1), step("sft", 2), name="newer")
-    assert news(supervisor, Cursor(show=older))["run"] == older
-    assert news(supervisor, Cursor(show="deleted"))["run"] == supervisor.views[0].id
+    assert page_news(supervisor, Cursor(show=older))["run"] == older
+    assert page_news(supervisor, Cursor(show="deleted"))["run"] == supervisor.run_states[0].id
 
 
 def test_the_run_at_work_is_told_beside_an_older_one_that_is_shown(supervisor: Supervisor) -> None:
     older, newer = (finished(supervisor, step("sft", 20), name=name) for name in ("1", "2"))  # in one second perhaps
-    beside, alone = (news(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
+    beside, alone = (page_news(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
     assert beside["run"]["is"]["id"] == older and beside["active"]["is"]["id"] == alone["run"]["is"]["id"] == newer
     assert beside["active_pace"]["is"] == alone["pace"]["is"] and alone["active"]["is"] is None
     EventLog(supervisor.run_dir(newer) / "events.jsonl")(step("sft", 19))
-    supervisor.look()
+    supervisor.refresh()
     asked = Cursor(show=older, run=older, points=1, marks={name: part["mark"] for name, part in beside.items()})
-    assert set(news(supervisor, asked)["parts"]) == {"active_pace"}
+    assert set(page_news(supervisor, asked)["parts"]) == {"active_pace"}
 
 
 def test_long_parts_are_sent_only_where_they_are_seen(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1))
-    assert {"runs", "log"} & set(news(supervisor, Cursor())["parts"]) == set()
-    assert {"runs", "log"} <= set(news(supervisor, Cursor(tab="runs", log=True))["parts"])
+    assert {"runs", "log"} & set(page_news(supervisor, Cursor())["parts"]) == set()
+    assert {"runs", "log"} <= set(page_news(supervisor, Cursor(tab="runs", log=True))["parts"])
 
 
 def test_a_cursor_from_nowhere_is_refused() -> None:
     with pytest.raises(ConfigError, match="points"):
-        live_updates.parse(Cursor, {"points": -1}, "cursor")
+        live_updates.parse_values(Cursor, {"points": -1}, "cursor")
 
 
 def test_without_a_margin_there_is_no_accuracy(supervisor: Supervisor) -> None:
     """At its first step the policy is its reference: TRL counts every pair as lost, which is no news about the model."""
     finished(supervisor, replace(step("dpo", 1), margin=0.0, accuracy=0.0), step("dpo", 2))
-    assert news(supervisor, Cursor())["series"]["dpo.accuracy"] == [(2, 0.5)]
+    assert page_news(supervisor, Cursor())["series"]["dpo.accuracy"] == [(2, 0.5)]
 
 
 def test_a_long_history_keeps_its_peaks() -> None:
     points = [(at, 1.0 if at != 50_000 else 9.0) for at in range(100_000)]
-    few = thinned(points, 2000)
+    few = thin_points(points, 2000)
     assert len(few) <= 2000 and (50_000, 9.0) in few
     assert few == sorted(few) and few[0][0] == 0
 
@@ -156,51 +156,51 @@ def test_a_long_history_keeps_its_peaks() -> None:
 def test_a_reload_of_a_long_run_is_one_small_answer(supervisor: Supervisor) -> None:
     events = [step("dpo", at, 10_000, loss=1 / at) for at in range(1, 10_001)]
     finished(supervisor, *events)
-    answer = json.dumps(news(supervisor, Cursor()))
+    answer = json.dumps(page_news(supervisor, Cursor()))
     assert len(answer) < 150_000
 
 
 def test_text_after_counts_as_a_browser_does() -> None:
     assert (
-        live_updates.after("a😀b", 3) == "b"
-        and live_updates.after("añb", 0) == "añb"
-        and live_updates.after("ab", 9) == ""
+        live_updates.text_after("a😀b", 3) == "b"
+        and live_updates.text_after("añb", 0) == "añb"
+        and live_updates.text_after("ab", 9) == ""
     )
 
 
 def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     run = finished(
         supervisor,
-        Status(Phase.SFT),
-        Plan({"sft": 2, "dpo": 2}),
+        PhaseChanged(Phase.SFT),
+        StepsPlanned({"sft": 2, "dpo": 2}),
         step("sft", 1, 2),
         step("sft", 2, 2),
-        Saved("sft", "adapter-sft", 5, 2),
+        AdapterSaved("sft", "adapter-sft", 5, 2),
         step("dpo", 1, 2),
         step("dpo", 2, 2),
-        Saved("dpo", "adapter-dpo", 5, 2),
+        AdapterSaved("dpo", "adapter-dpo", 5, 2),
     )
-    view = supervisor.run(run)
-    said = {**(run_module.run(supervisor, view) or {}), **(pace(view) or {})}
+    view = supervisor.run_state(run)
+    said = {**(run_module.run_payload(supervisor, view) or {}), **(progress_payload(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = run_list.Rows(supervisor)()[0][0]
+    row = run_list.RunRows(supervisor)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50% (n 16)", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
 
 def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> None:
     slow = "The first step is slower than the rest"
-    before = fold(RunView("run"), Status(Phase.SFT, slow))
-    assert detail(before) == slow and detail(fold(before, step("sft", 1))) == ""
+    before = apply(RunState("run"), PhaseChanged(Phase.SFT, slow))
+    assert status_detail(before) == slow and status_detail(apply(before, step("sft", 1))) == ""
 
 
 def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = finished(supervisor, step("sft", 1, 1), Saved("sft", "adapter-sft", 5, 1))
+    run = finished(supervisor, step("sft", 1, 1), AdapterSaved("sft", "adapter-sft", 5, 1))
     began = datetime.fromisoformat(run_folder.read_run(supervisor.run_dir(run)).created)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
-    assert choice(supervisor, supervisor.run(run)).endswith(
+    assert run_option(supervisor, supervisor.run_state(run)).endswith(
         f"{began.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%d %H:%M}"
     )
     monkeypatch.undo()
@@ -211,20 +211,23 @@ def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypat
     ("events", "states"),
     [
         ([], ["now", "todo", "todo", "todo"]),
-        ([Status(Phase.SFT)], ["done", "now", "todo", "todo"]),
-        ([step("sft", 1), Saved("sft", "a", 1, 1), Status(Phase.LOADING)], ["done", "done", "now", "todo"]),
+        ([PhaseChanged(Phase.SFT)], ["done", "now", "todo", "todo"]),
         (
-            [step("sft", 1), Saved("sft", "a", 1, 1), step("dpo", 1), Status(Phase.SAVING)],
+            [step("sft", 1), AdapterSaved("sft", "a", 1, 1), PhaseChanged(Phase.LOADING)],
+            ["done", "done", "now", "todo"],
+        ),
+        (
+            [step("sft", 1), AdapterSaved("sft", "a", 1, 1), step("dpo", 1), PhaseChanged(Phase.SAVING)],
             ["done", "done", "now", "todo"],
         ),
     ],
     ids=["starting", "sft", "loading for dpo", "saving dpo"],
 )
 def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: list[str]) -> None:
-    view = RunView("x")
+    view = RunState("x")
     for event in events:
-        view = fold(view, event)
-    assert [stage["state"] for stage in stages(Recipe(), view)] == states
+        view = apply(view, event)
+    assert [stage["state"] for stage in stage_states(Recipe(), view)] == states
 
 
 @pytest.mark.parametrize(
@@ -232,45 +235,45 @@ def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: l
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (4805, "1 h 20 min")],
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> None:
     folder = supervisor.workspace.runs / "20260101-000000-broken"
     folder.mkdir()
     (folder / "run.json").write_text("{")
-    supervisor.look()
-    assert run_list.Rows(supervisor)()[0][0]["name"] == folder.name
-    assert news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
+    supervisor.refresh()
+    assert run_list.RunRows(supervisor)()[0][0]["name"] == folder.name
+    assert page_news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 
 def test_a_step_costs_little(supervisor: Supervisor) -> None:
     """What a page gets in a second in which one DPO step was made."""
-    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     log = EventLog(run_dir / "events.jsonl")
-    for event in (Plan({"dpo": 300}), Status(Phase.DPO), step("dpo", 1, 300)):
+    for event in (StepsPlanned({"dpo": 300}), PhaseChanged(Phase.DPO), step("dpo", 1, 300)):
         log(event)
-    supervisor.look()
-    first = news(supervisor, Cursor(tab="train"))
+    supervisor.refresh()
+    first = page_news(supervisor, Cursor(tab="train"))
     log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
-    supervisor.look()
+    supervisor.refresh()
     asked = cursor_after(first, tab="train")
-    second = news(supervisor, asked)
+    second = page_news(supervisor, asked)
     assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
-    sent = live_updates.lean(second, asked)
+    sent = live_updates.strip_unchanged(second, asked)
     assert sent["steps"] == {"dpo": [[2, 0.6912, 0.2, 0.5, -91.13, -226.3]]} and "series" not in sent
     assert len(json.dumps(sent, separators=(",", ":"))) < 300
 
 
 def test_many_points_are_sent_curve_by_curve(supervisor: Supervisor) -> None:
-    finished(supervisor, *(step("dpo", at) for at in range(1, live_updates.FEW_POINTS + 2)))
-    sent = live_updates.lean(news(supervisor, Cursor()), Cursor())
-    assert len(sent["series"]["dpo.loss"]) == live_updates.FEW_POINTS + 1 and "steps" not in sent
+    finished(supervisor, *(step("dpo", at) for at in range(1, live_updates.MAX_ROW_POINTS + 2)))
+    sent = live_updates.strip_unchanged(page_news(supervisor, Cursor()), Cursor())
+    assert len(sent["series"]["dpo.loss"]) == live_updates.MAX_ROW_POINTS + 1 and "steps" not in sent
 
 
 def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1), step("dpo", 1), replace(step("dpo", 2), margin=float("nan")))
-    assert live_updates.lean(news(supervisor, Cursor()), Cursor())["steps"] == {
+    assert live_updates.strip_unchanged(page_news(supervisor, Cursor()), Cursor())["steps"] == {
         "sft": [[1, 1.0]],
         "dpo": [[1, 1.0, 0.1, 0.5, None, None], [2, 1.0, None, 0.5, None, None]],
     }
@@ -278,48 +281,48 @@ def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Superviso
 
 def test_deep_curves_run_over_both_stages(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1), step("sft", 2), step("dpo", 1))
-    assert "deep" not in news(supervisor, Cursor())
-    first = news(supervisor, Cursor(deep=0))
+    assert "deep" not in page_news(supervisor, Cursor())
+    first = page_news(supervisor, Cursor(deep=0))
     assert first["deep"]["series"]["deep.seconds"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
     run = first["run"]
-    assert news(supervisor, Cursor(run=run, deep=2))["deep"]["series"]["deep.speed"] == [(3, 900.0)]
-    assert news(supervisor, Cursor(run=run, deep=3))["deep"]["series"] == {}
+    assert page_news(supervisor, Cursor(run=run, deep=2))["deep"]["series"]["deep.speed"] == [(3, 900.0)]
+    assert page_news(supervisor, Cursor(run=run, deep=3))["deep"]["series"] == {}
 
 
 def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
-    finished(supervisor, step("dpo", 1), Evaluated("dpo", 1, 0.69, 0.5, 0.0), Evaluated("dpo", 2, float("nan")))
-    held = news(supervisor, Cursor())["parts"]["held"]["is"]
+    finished(supervisor, step("dpo", 1), Evaluation("dpo", 1, 0.69, 0.5, 0.0), Evaluation("dpo", 2, float("nan")))
+    held = page_news(supervisor, Cursor())["parts"]["held"]["is"]
     values = {"dpo.held.loss": [(1, 0.69)], "dpo.held.accuracy": [(1, 0.5)], "dpo.held.margin": [(1, 0.0)]}
     assert held == {**values, "dpo.held.rows": [(1, 0), (2, 0)]}
 
 
 def test_readings_are_sent_where_they_are_shown(supervisor: Supervisor) -> None:
     times = iter((100.0, 101.0))
-    supervisor.readings = Readings(clock=lambda: next(times))
-    supervisor.readings.note(machine(24))
-    supervisor.readings.note(machine(24))
-    assert "machine" not in news(supervisor, Cursor())
-    assert news(supervisor, Cursor(machine=99.5))["machine"] == [[0.5, 2.1, 41, 38, 3], [1.5, 2.1, 41, 38, 3]]
-    assert news(supervisor, Cursor(machine=100))["machine"] == [[1, 2.1, 41, 38, 3]]
+    supervisor.readings = HardwareHistory(clock=lambda: next(times))
+    supervisor.readings.record(machine(24))
+    supervisor.readings.record(machine(24))
+    assert "machine" not in page_news(supervisor, Cursor())
+    assert page_news(supervisor, Cursor(machine=99.5))["machine"] == [[0.5, 2.1, 41, 38, 3], [1.5, 2.1, 41, 38, 3]]
+    assert page_news(supervisor, Cursor(machine=100))["machine"] == [[1, 2.1, 41, 38, 3]]
 
 
 def test_readings_of_the_processor() -> None:
-    readings = Readings(load=lambda: 75.0, clock=lambda: 5.0)
-    readings.note(machine(0))
-    assert readings.since(0) == [Reading(5.0, 12.0, 75.0)]
+    readings = HardwareHistory(load=lambda: 75.0, clock=lambda: 5.0)
+    readings.record(machine(0))
+    assert readings.readings_since(0) == [HardwareReading(5.0, 12.0, 75.0)]
 
 
 TRIVIAL = [
-    Prepared(300, 300, 16, ""),
+    DataPrepared(300, 300, 16, ""),
     *(replace(step("dpo", at, 100, LN2 * 0.99**at), accuracy=float(at > 1)) for at in range(1, 30)),
 ]
 
 
 def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> None:
     run = finished(supervisor, *TRIVIAL)
-    (said,) = news(supervisor, Cursor())["parts"]["doctor"]["is"]
+    (said,) = page_news(supervisor, Cursor())["parts"]["doctor"]["is"]
     assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
-    recipe, changes = findings.retry(supervisor, run, said["key"])
+    recipe, changes = findings.apply_suggestion(supervisor, run, said["key"])
     assert (recipe.lora.rank, recipe.dpo.losses) == (8, ("ipo",))
     assert changes == [
         "LoRA rank: 8 (changed from 16)",
@@ -327,58 +330,62 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
         "DPO loss: ipo (changed from sigmoid)",
     ]
     with pytest.raises(ConfigError, match="does not hold any more"):
-        findings.retry(supervisor, run, "dpo.flat")
+        findings.apply_suggestion(supervisor, run, "dpo.flat")
 
 
 def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
-    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
-    EventLog(run_dir / "events.jsonl")(Failed("NaN", offers=(Offer("Half the rate", {"dpo.learning_rate": 1e-6}),)))
-    supervisor.look()
-    run = news(supervisor, Cursor())["parts"]["run"]["is"]
+    run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
+    EventLog(run_dir / "events.jsonl")(
+        RunFailed("NaN", offers=(Suggestion("Half the rate", {"dpo.learning_rate": 1e-6}),))
+    )
+    supervisor.refresh()
+    run = page_news(supervisor, Cursor())["parts"]["run"]["is"]
     assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}] and not run["kept"]
-    write_adapter(checkpoints.place(run_dir, "dpo", 3), "dpo", 3)
-    supervisor.look()
-    assert news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
-    recipe, changes = findings.retry(supervisor, run_dir.name, "offer.0")
+    write_adapter(checkpoints.checkpoint_dir(run_dir, "dpo", 3), "dpo", 3)
+    supervisor.refresh()
+    assert page_news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
+    recipe, changes = findings.apply_suggestion(supervisor, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
 
 def test_a_retry_begins_at_the_batch_that_the_run_had_come_to(supervisor: Supervisor) -> None:
-    asked = changed(Recipe(), {"dpo.batch_size": 8, "dpo.accumulation": 2})
-    run_dir = run_folder.create(supervisor.workspace.runs, TrainJob(recipe=asked), "")
+    asked = with_changes(Recipe(), {"dpo.batch_size": 8, "dpo.accumulation": 2})
+    run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=asked), "")
     log = EventLog(run_dir / "events.jsonl")
     for what, before, used in (("dpo.batch_size", "8", "2"), ("dpo.accumulation", "2", "8")):
-        log(Changed(what, before, used, "memory ran out"))
-    log(Failed("Memory", offers=(Offer("Half the length", {"dpo.max_length": 512}),)))
-    supervisor.look()
-    recipe, changes = findings.retry(supervisor, run_dir.name, "offer.0")
+        log(SettingChanged(what, before, used, "memory ran out"))
+    log(RunFailed("Memory", offers=(Suggestion("Half the length", {"dpo.max_length": 512}),)))
+    supervisor.refresh()
+    recipe, changes = findings.apply_suggestion(supervisor, run_dir.name, "offer.0")
     assert (recipe.dpo.batch_size, recipe.dpo.accumulation, recipe.dpo.max_length) == (2, 8, 512)
     assert len(changes) == 3 and any("2 (changed from 8)" in one for one in changes)
 
 
 def test_settings_say_what_differs_from_the_preset(supervisor: Supervisor) -> None:
-    recipe = changed(starter_recipe(), {"dpo.beta": 0.3})
-    groups = {group.title: {row.label: row for row in group.rows} for group in settings(recipe, standard(recipe))}
-    assert groups["DPO"]["Beta"] == Row("Beta", "0.3", "0.1")
+    recipe = with_changes(starter_recipe(), {"dpo.beta": 0.3})
+    groups = {
+        group.title: {row.label: row for row in group.rows} for group in group_settings(recipe, nearest_preset(recipe))
+    }
+    assert groups["DPO"]["Beta"] == SettingRow("Beta", "0.3", "0.1")
     assert [row.label for rows in groups.values() for row in rows.values() if row.preset is not None] == ["Beta"]
 
 
 def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervisor: Supervisor) -> None:
     run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
-    supervisor.look()
-    first = news(supervisor, Cursor())
-    quick = tuple(first["parts"][name]["mark"] for name in live_updates.QUICK)
+    supervisor.refresh()
+    first = page_news(supervisor, Cursor())
+    quick = tuple(first["parts"][name]["mark"] for name in live_updates.QUICK_PARTS)
     held = Cursor(points=5, whole=first["whole"], quick=quick, ask=first["ask"], deep=5)
-    assert live_updates.lean(news(supervisor, held), held) == {}
+    assert live_updates.strip_unchanged(page_news(supervisor, held), held) == {}
     EventLog(supervisor.run_dir(run_id) / "events.jsonl")(step("sft", 6))
-    supervisor.look()
-    grown = live_updates.lean(news(supervisor, held), held)
+    supervisor.refresh()
+    grown = live_updates.strip_unchanged(page_news(supervisor, held), held)
     assert set(grown) == {"parts", "points", "series", "deep"} and set(grown["parts"]) == {"pace"}
     assert grown["deep"] == [(1e-4, 1, 900, 0.5)], "a row, whose place follows from what the page holds"
-    EventLog(supervisor.run_dir(run_id) / "events.jsonl")(Saved("sft", "adapter-sft", 5, 6))
-    supervisor.look()
-    assert news(supervisor, held) == {"stale": True}
+    EventLog(supervisor.run_dir(run_id) / "events.jsonl")(AdapterSaved("sft", "adapter-sft", 5, 6))
+    supervisor.refresh()
+    assert page_news(supervisor, held) == {"stale": True}
     named = held.model_copy(
         update={"run": run_id, "whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}
     )
-    assert "run" in news(supervisor, named)["parts"]
+    assert "run" in page_news(supervisor, named)["parts"]

@@ -11,12 +11,12 @@ import pytest
 
 from trainer_core.errors import ConfigError
 from trainer_core.runs.workspace import Workspace
-from ui.tabs.data import SAMPLE_CHATS, Desk, answering
+from ui.tabs.data import SAMPLE_CHATS, DataActions, as_endpoint
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(Workspace(tmp_path / "workspace"))
+def desk(tmp_path: Path) -> DataActions:
+    return DataActions(Workspace(tmp_path / "workspace"))
 
 
 def saved(path: Path, rows: list[dict[str, str]]) -> str:
@@ -28,49 +28,51 @@ def foreign(n: int) -> dict[str, str]:
     return {"frage": f"why {n}?", "gut": f"so {n} it is", "schlecht": f"no {n}"}
 
 
-def test_a_mapping_reaches_the_report_and_is_remembered(desk: Desk, tmp_path: Path) -> None:
+def test_a_mapping_reaches_the_report_and_is_remembered(desk: DataActions, tmp_path: Path) -> None:
     source = saved(tmp_path / "x.jsonl", [foreign(n) for n in range(40)])
-    seen = desk.glance({"source": source})
+    seen = desk.inspect_file({"source": source})
     assert "found columns frage, gut, schlecht" in seen["problem"] and seen["remembered"] is None
     columns = {"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}
-    report = desk.check({"source": source, "columns": columns, "ticket": "1"})
+    report = desk.check_file({"source": source, "columns": columns, "ticket": "1"})
     assert (report["kind"], report["usable"], report["held_out"]) == ("pairs", 40, 10)
-    desk.remember({"names": ["frage", "gut", "schlecht"], "columns": columns})
-    assert desk.glance({"source": source})["remembered"] == columns
-    assert not desk.checks and not desk.at
+    desk.remember_columns({"names": ["frage", "gut", "schlecht"], "columns": columns})
+    assert desk.inspect_file({"source": source})["remembered"] == columns
+    assert not desk.checks and not desk.progress_by_ticket
 
 
-def test_the_samples_have_names(desk: Desk) -> None:
-    assert desk.check({"source": "sample"})["kind"] == "pairs"
-    assert desk.check({"source": SAMPLE_CHATS})["kind"] == "chat"
+def test_the_samples_have_names(desk: DataActions) -> None:
+    assert desk.check_file({"source": "sample"})["kind"] == "pairs"
+    assert desk.check_file({"source": SAMPLE_CHATS})["kind"] == "chat"
 
 
-def test_a_long_check_tells_how_far_it_is_and_can_be_stopped(desk: Desk, tmp_path: Path) -> None:
+def test_a_long_check_tells_how_far_it_is_and_can_be_stopped(desk: DataActions, tmp_path: Path) -> None:
     source = saved(
         tmp_path / "x.jsonl", [{"prompt": f"w {n}", "chosen": "so " * 20, "rejected": "no"} for n in range(200_000)]
     )
     said: list[dict] = []
-    check = threading.Thread(target=lambda: said.append(answering(desk.check)({"source": source, "ticket": "7"})))
+    check = threading.Thread(
+        target=lambda: said.append(as_endpoint(desk.check_file)({"source": source, "ticket": "7"}))
+    )
     check.start()
     end = time.monotonic() + 60
-    while not (at := desk.progress({"ticket": "7"})) and time.monotonic() < end:
+    while not (at := desk.check_progress({"ticket": "7"})) and time.monotonic() < end:
         time.sleep(0.01)
     assert 0 < at["bytes"] <= at["of"] and at["file"] == "x.jsonl" and at["rows"] >= 2000
-    desk.stop({"ticket": "7"})
+    desk.stop_check({"ticket": "7"})
     check.join(30)
     assert "was stopped at your request" in said[0]["problem"]
-    assert desk.progress({"ticket": "7"}) == {}
+    assert desk.check_progress({"ticket": "7"}) == {}
 
 
-def test_a_refusal_is_a_sentence_and_nonsense_is_named(desk: Desk, tmp_path: Path) -> None:
-    assert "no such file" in answering(desk.glance)({"source": str(tmp_path / "x")})["problem"]
-    assert "steps.0" in answering(desk.check)({"source": "sample", "steps": ["polish"]})["problem"]
+def test_a_refusal_is_a_sentence_and_nonsense_is_named(desk: DataActions, tmp_path: Path) -> None:
+    assert "no such file" in as_endpoint(desk.inspect_file)({"source": str(tmp_path / "x")})["problem"]
+    assert "steps.0" in as_endpoint(desk.check_file)({"source": "sample", "steps": ["polish"]})["problem"]
     with pytest.raises(ConfigError, match="^Path: "):
-        desk.check({"source": ""})
+        desk.check_file({"source": ""})
 
 
-def test_only_what_was_dropped_into_the_page_is_copied(desk: Desk, tmp_path: Path) -> None:
+def test_only_what_was_dropped_into_the_page_is_copied(desk: DataActions, tmp_path: Path) -> None:
     mine = tmp_path / "secret.jsonl"
     mine.write_text("{}")
-    assert "was not dropped into this page" in answering(desk.keep)({"source": str(mine)})["problem"]
+    assert "was not dropped into this page" in as_endpoint(desk.keep_upload)({"source": str(mine)})["problem"]
     assert mine.exists()

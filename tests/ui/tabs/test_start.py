@@ -14,26 +14,26 @@ import pytest
 from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import STARTER, Lora, Method, Recipe
-from trainer_core.data import Counts
+from trainer_core.data import RowCounts
 from trainer_core.errors import DataError
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.methods.steps import planned_steps
+from trainer_core.methods.steps import count_steps
 from trainer_core.planning import forecast_text, run_time
-from trainer_core.planning.forecast import forecast, standing
+from trainer_core.planning.forecast import dependent_reason, make_forecast
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import Ended, Phase, Stage, Step
+from trainer_core.runs.events import Phase, RunEnded, Stage, TrainStep
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, Cpu, Machine, gb
+from trainer_core.system.hardware import GIB, Cpu, Machine, format_gb
 from ui.components import html
 from ui.payloads import memory_fit
-from ui.payloads.model_choices import GOALS, Offers, free_gib
+from ui.payloads.model_choices import GOALS, ModelChoices, free_gib
 from ui.payloads.run_settings import past_runs
-from ui.tabs.start import UsedData, counts, eyes, facts, plan_lines, recalled
+from ui.tabs.start import UsedData, count_data_rows, describe_data, plan_lines, preview_settings, restore_recipe
 
-NOBODY = Offers(lambda: None)
-CARD = Offers(lambda: 21.0)
+NOBODY = ModelChoices(lambda: None)
+CARD = ModelChoices(lambda: 21.0)
 
 
 def test_without_a_card_there_is_the_starter_model() -> None:
@@ -42,93 +42,95 @@ def test_without_a_card_there_is_the_starter_model() -> None:
 
 def test_a_card_that_comes_back_is_offered_its_models() -> None:
     seen: list[float | None] = [None, 21.0]
-    offers = Offers(lambda: seen[0])
+    offers = ModelChoices(lambda: seen[0])
     without = [name for _, name in offers.models]
-    assert offers.reasons(starter_recipe())[0].startswith("No graphics card")
+    assert offers.explain(starter_recipe())[0].startswith("No graphics card")
     del seen[0]
     assert without == [STARTER] and [name for _, name in offers.models] == [name for _, name in CARD.models]
-    assert offers.reasons(starter_recipe())[0] == "The settings made for SmolLM2 135M."
+    assert offers.explain(starter_recipe())[0] == "The settings made for SmolLM2 135M."
 
 
 def test_with_a_card_its_models_are_offered_by_title() -> None:
     (_, first), (title, second), *_ = CARD.models
-    assert (first, second) == (STARTER, CARD.choice.preset.model)
+    assert (first, second) == (STARTER, CARD.preset_choice.preset.model)
     assert title == "Qwen3 14B, 4-bit"
 
 
 def test_every_model_says_whether_it_fits_and_the_best_come_first(supervisor: Supervisor) -> None:
-    labels, names = zip(*CARD.labelled(supervisor), strict=True)
+    labels, names = zip(*CARD.model_labels(supervisor), strict=True)
     assert labels[:2] == ("Starter · SmolLM2 135M (included) · ✓ fits", "Qwen3 14B, 4-bit · ✓ fits · recommended")
     assert names[-1] == "unsloth/Qwen3-32B-bnb-4bit" and names[-2] == "unsloth/Llama-3.3-70B-Instruct-bnb-4bit"
     fitting = ["will not fit" not in label for label in labels]
     assert fitting == sorted(fitting, reverse=True) and len(names) >= 15
-    shapes = [CARD.catalogue.shape(name) for name, fits in zip(names, fitting, strict=True) if fits]
-    sizes = [shape.parameters for shape in shapes[2:] if shape]
+    shapes = [CARD.catalogue.find_architecture(name) for name, fits in zip(names, fitting, strict=True) if fits]
+    sizes = [shape.parameter_count for shape in shapes[2:] if shape]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_what_the_preset_has_itself_is_no_edit(supervisor: Supervisor) -> None:
-    preset = CARD.recipe(STARTER, "quick")
-    wanted = memory_fit.slid(preset, "lora.rank", 256)
-    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
-    assert not isinstance(told, str) and "dpo.batch_size" in [one.key for one in told.edits]
-    assert [one.key for one in memory_fit.by_hand(told, preset).edits] == ["lora.rank"]
+    preset = CARD.recipe_for(STARTER, "quick")
+    wanted = memory_fit.move_slider(preset, "lora.rank", 256)
+    told = memory_fit.build_forecast(supervisor, CARD.catalogue, wanted, count_data_rows(wanted))
+    assert not isinstance(told, str) and "dpo.batch_size" in [one.key for one in told.costly_changes]
+    assert [one.key for one in memory_fit.mark_user_edits(told, preset).costly_changes] == ["lora.rank"]
 
 
 def test_a_slider_keeps_the_effective_batch_and_nothing_else_moves() -> None:
-    before = CARD.recipe(CARD.choice.preset.model, "quick")
-    after = memory_fit.slid(before, "sft.batch_size", 2)
+    before = CARD.recipe_for(CARD.preset_choice.preset.model, "quick")
+    after = memory_fit.move_slider(before, "sft.batch_size", 2)
     assert (after.sft.batch_size, after.sft.accumulation) == (2, before.sft.effective_batch // 2)
-    assert memory_fit.slid(after, "sft.batch_size", before.sft.batch_size) == before
-    assert memory_fit.slid(before, "lora.rank", 128).lora.alpha == before.lora.alpha
+    assert memory_fit.move_slider(after, "sft.batch_size", before.sft.batch_size) == before
+    assert memory_fit.move_slider(before, "lora.rank", 128).lora.alpha == before.lora.alpha
     with pytest.raises(ValueError, match="no slider"):
-        memory_fit.slid(before, "data.pairs", 1)
+        memory_fit.move_slider(before, "data.pairs", 1)
 
 
 def test_the_first_click_is_the_demo() -> None:
-    assert NOBODY.recipe(STARTER, "quick") == starter_recipe() == CARD.recipe(STARTER, "quick")
+    assert NOBODY.recipe_for(STARTER, "quick") == starter_recipe() == CARD.recipe_for(STARTER, "quick")
 
 
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("model", [STARTER, "somebody/a-model"])
 def test_a_goal_is_known_by_its_length(model: str, goal: str) -> None:
-    recipe = CARD.recipe(model, goal)
-    assert recipe.model == model and CARD.goal_of(recipe) == goal
-    assert CARD.lengthened(CARD.recipe(model, "thorough"), goal) == recipe, "no goal leaves anything of another"
+    recipe = CARD.recipe_for(model, goal)
+    assert recipe.model == model and CARD.matching_goal(recipe) == goal
+    assert CARD.with_goal_length(CARD.recipe_for(model, "thorough"), goal) == recipe, (
+        "no goal leaves anything of another"
+    )
 
 
 def test_a_goal_keeps_what_was_set_by_hand() -> None:
-    mine = CARD.recipe(STARTER, "quick").model_copy(update={"lora": Lora(rank=3), "name": "mine"})
-    longer = CARD.lengthened(mine, "thorough")
+    mine = CARD.recipe_for(STARTER, "quick").model_copy(update={"lora": Lora(rank=3), "name": "mine"})
+    longer = CARD.with_goal_length(mine, "thorough")
     assert (longer.lora.rank, longer.name, longer.sft.epochs) == (3, "mine", 3.0)
-    assert CARD.reasons(longer)[0] == "Some settings differ from the model's preset."
+    assert CARD.explain(longer)[0] == "Some settings differ from the model's preset."
 
 
 def test_a_length_of_ones_own_is_no_goal() -> None:
-    recipe = CARD.recipe(STARTER, "quick")
+    recipe = CARD.recipe_for(STARTER, "quick")
     odd = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7})})
-    assert CARD.goal_of(odd) is None and CARD.reasons(odd)[1] == "Epochs and steps were set by hand."
+    assert CARD.matching_goal(odd) is None and CARD.explain(odd)[1] == "Epochs and steps were set by hand."
 
 
 def test_another_model_brings_its_settings() -> None:
-    small = CARD.recipe(STARTER, "quick")
-    large = CARD.suited(small.model_copy(update={"model": "somebody/a-model"}), "quick")
-    assert large.sft.learning_rate == CARD.choice.preset.sft.learning_rate != small.sft.learning_rate
-    assert CARD.reasons(large)[0] == CARD.choice.reason
+    small = CARD.recipe_for(STARTER, "quick")
+    large = CARD.with_model_settings(small.model_copy(update={"model": "somebody/a-model"}), "quick")
+    assert large.sft.learning_rate == CARD.preset_choice.preset.sft.learning_rate != small.sft.learning_rate
+    assert CARD.explain(large)[0] == CARD.preset_choice.reason
 
 
 @pytest.mark.parametrize("kept", [{}, {"rank": 3}, {"lora": {"rank": "many"}}])
 def test_choices_that_cannot_be_used_are_forgotten(kept: dict) -> None:
-    assert recalled(kept) is None
+    assert restore_recipe(kept) is None
 
 
 def test_choices_are_recalled() -> None:
     recipe = starter_recipe()
-    assert recalled(recipe.model_dump(mode="json")) == recipe
+    assert restore_recipe(recipe.model_dump(mode="json")) == recipe
 
 
 def test_the_plan_says_steps_and_rates() -> None:
-    found = Counts(352, 352, 50, ())
+    found = RowCounts(352, 352, 50, ())
     lines = plan_lines(starter_recipe(), found, {"sft": "≈ 1 min 00 s", "dpo": ""})
     takes = [(line.stage, line.takes) for line in lines]
     assert takes == [("Load", ""), ("SFT", "≈ 1 min 00 s"), ("DPO", ""), ("Compare", "")]
@@ -145,9 +147,9 @@ def test_the_plan_says_steps_and_rates() -> None:
 
 
 def test_the_sample_data_is_counted() -> None:
-    found = counts(starter_recipe())
+    found = count_data_rows(starter_recipe())
     assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
-    assert facts(found)[0] == f"{found.sft} examples for SFT"
+    assert describe_data(found)[0] == f"{found.sft} examples for SFT"
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -155,10 +157,10 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     recipe = starter_recipe()
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pairs": str(file)})})
     with pytest.raises(DataError, match="pairs.jsonl"):
-        counts(recipe)
+        count_data_rows(recipe)
     rows = [f'{{"prompt": "Question {at}?", "chosen": "Yes, {at}.", "rejected": "No."}}' for at in range(40)]
     file.write_text("\n".join(rows))
-    assert counts(recipe).dpo + counts(recipe).held_out == 40
+    assert count_data_rows(recipe).dpo + count_data_rows(recipe).held_out == 40
 
 
 @pytest.fixture
@@ -169,16 +171,21 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 
 def test_the_bar_and_the_command_lines_table_are_one_plan(supervisor: Supervisor) -> None:
-    wanted = CARD.recipe("unsloth/Qwen3-8B-bnb-4bit", "balanced")
-    found, shape = counts(wanted), CARD.catalogue.shape(wanted.model)
-    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, found)
+    wanted = CARD.recipe_for("unsloth/Qwen3-8B-bnb-4bit", "balanced")
+    found, shape = count_data_rows(wanted), CARD.catalogue.find_architecture(wanted.model)
+    told = memory_fit.build_forecast(supervisor, CARD.catalogue, wanted, found)
     assert shape
-    again = forecast(wanted, shape, memory_fit.place(supervisor), found)
+    again = make_forecast(wanted, shape, memory_fit.target_machine(supervisor), found)
     assert told == replace(again, disk_free=told.disk_free)  # other programs write meanwhile
-    drawn, table = html.memory(told, memory_fit.levers(wanted), ("", "")), "\n".join(forecast_text.lines(told))
+    drawn, table = (
+        html.render_memory(told, memory_fit.slider_values(wanted), ("", "")),
+        "\n".join(forecast_text.forecast_lines(told)),
+    )
     assert told.verdict.sentence in table and told.verdict.sentence.partition(": ")[2] in drawn
     largest = sorted(told.peak.parts, key=lambda part: -part.upper)[:4]
-    assert all(one.name in drawn and f"{one.upper / GIB:.2f}" in table and gb(one.upper) in drawn for one in largest)
+    assert all(
+        one.name in drawn and f"{one.upper / GIB:.2f}" in table and format_gb(one.upper) in drawn for one in largest
+    )
     assert all(one.sentence in table and escape(one.sentence) in drawn for one in told.values)
 
 
@@ -188,27 +195,31 @@ def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
 
 
 def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
-    run_dir = run_folder.create(
-        supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.facts((), recipe.model)
+    run_dir = run_folder.create_run(
+        supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.run_file_facts((), recipe.model)
     )
     log = EventLog(run_dir / "events.jsonl")
     for at, took in enumerate(seconds, 1):
-        log(Step("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
-    log(Ended(Phase.DONE))
-    supervisor.look()
+        log(TrainStep("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
+    log(RunEnded(Phase.DONE))
+    supervisor.refresh()
 
 
-FOUND = Counts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
+FOUND = RowCounts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
 
 
 def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], str]:
     """The seconds of the stages, and the sentence on the whole."""
-    place = memory_fit.place(supervisor)
-    known = run_time.paces(
-        past_runs(supervisor), recipe, CARD.catalogue.shape(recipe.model), place, supervisor.machine.cpu.cores
+    place = memory_fit.target_machine(supervisor)
+    known = run_time.estimate_speeds(
+        past_runs(supervisor),
+        recipe,
+        CARD.catalogue.find_architecture(recipe.model),
+        place,
+        supervisor.machine.cpu.cores,
     )
     seconds = run_time.stage_seconds(known, recipe, FOUND)
-    return seconds, run_time.sentence(run_time.whole(supervisor.workspace, recipe, seconds), known)
+    return seconds, run_time.describe_run_time(run_time.run_seconds(supervisor.workspace, recipe, seconds), known)
 
 
 def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
@@ -240,14 +251,14 @@ def test_before_the_first_run_time_is_estimated(tmp_path: Path) -> None:
 
 
 def test_a_model_of_unknown_size_has_no_time(supervisor: Supervisor) -> None:
-    assert told(supervisor, CARD.recipe("somebody/a-model", "quick")) == ({}, "")
+    assert told(supervisor, CARD.recipe_for("somebody/a-model", "quick")) == ({}, "")
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")]
 )
 def test_estimates_are_no_finer_than_they_are_known(seconds: float, words: str) -> None:
-    assert run_time.about(seconds) == words
+    assert run_time.approximate_duration(seconds) == words
 
 
 def used(**more: object) -> UsedData:
@@ -255,22 +266,22 @@ def used(**more: object) -> UsedData:
 
 
 def test_used_data_brings_its_columns_steps_and_length() -> None:
-    recipe = used(columns={"prompt": "q"}, steps=("mask",), length=512, template="alpaca").applied(starter_recipe())
+    recipe = used(columns={"prompt": "q"}, steps=("mask",), length=512, template="alpaca").apply_to(starter_recipe())
     assert (recipe.data.pairs, recipe.data.columns.prompt, recipe.data.steps) == ("/data/x.jsonl", "q", ("mask",))
     assert recipe.method is Method.SFT_DPO and recipe.sft.max_length == recipe.dpo.max_length == 512
     assert recipe.data.template == "alpaca"
     assert recipe.data.pair_rows is None, "nothing of the data before stays"
-    assert used().applied(starter_recipe()).sft == starter_recipe().sft
+    assert used().apply_to(starter_recipe()).sft == starter_recipe().sft
 
 
 def test_used_conversations_mean_sft_alone() -> None:
-    assert used(kind="chat").applied(starter_recipe()).method is Method.SFT
-    sample = used(kind="chat", source="sample chats").applied(starter_recipe()).data
+    assert used(kind="chat").apply_to(starter_recipe()).method is Method.SFT
+    sample = used(kind="chat", source="sample chats").apply_to(starter_recipe()).data
     assert (sample.pairs, sample.chat) == (None, "sample")
 
 
 def test_the_data_tab_hears_what_start_has_chosen() -> None:
-    told = json.loads(eyes(used(columns={"prompt": "q"}, steps=("mask",)).applied(starter_recipe())))
+    told = json.loads(preview_settings(used(columns={"prompt": "q"}, steps=("mask",)).apply_to(starter_recipe())))
     assert (told["source"], told["columns"], told["steps"]) == ("/data/x.jsonl", {"prompt": "q"}, ["mask"])
     assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}
 
@@ -279,39 +290,40 @@ def test_the_data_tab_hears_what_start_has_chosen() -> None:
 @pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
 def test_a_quick_look_is_never_the_longest(rows: int, method: Method) -> None:
     here = {"sft": rows, "dpo": rows}
-    wanted = CARD.recipe(STARTER, "balanced").model_copy(update={"method": method})
+    wanted = CARD.recipe_for(STARTER, "balanced").model_copy(update={"method": method})
     steps = [
-        sum(planned_steps(rows, getattr(CARD.lengthened(wanted, goal, here), stage)) for stage in method.stages)
+        sum(count_steps(rows, getattr(CARD.with_goal_length(wanted, goal, here), stage)) for stage in method.stages)
         for goal in GOALS
     ]
     assert steps[0] <= steps[1] <= steps[2]
-    quick = CARD.lengthened(wanted, "quick", here)
+    quick = CARD.with_goal_length(wanted, "quick", here)
     assert (
-        CARD.goal_of(quick, here) == "quick"
-        and CARD.goal_of(CARD.lengthened(wanted, "balanced", here), here) == "balanced"
+        CARD.matching_goal(quick, here) == "quick"
+        and CARD.matching_goal(CARD.with_goal_length(wanted, "balanced", here), here) == "balanced"
     )
-    assert CARD.goal_of(CARD.recipe(STARTER, "quick"), here) == "quick", "as one click on a fresh page has it"
+    assert CARD.matching_goal(CARD.recipe_for(STARTER, "quick"), here) == "quick", "as one click on a fresh page has it"
 
 
 def test_a_quick_look_at_few_rows_sees_each_once() -> None:
-    quick = CARD.lengthened(CARD.recipe(STARTER, "quick"), "quick", {"sft": 8, "dpo": 8})
+    quick = CARD.with_goal_length(CARD.recipe_for(STARTER, "quick"), "quick", {"sft": 8, "dpo": 8})
     assert (quick.sft.max_steps, quick.dpo.max_steps) == (2, 2), "two steps of four rows"
-    assert CARD.lengthened(quick, "quick", {"sft": 352, "dpo": 352}) == CARD.recipe(STARTER, "quick"), (
+    assert CARD.with_goal_length(quick, "quick", {"sft": 352, "dpo": 352}) == CARD.recipe_for(STARTER, "quick"), (
         "the sample's stays"
     )
 
 
 def test_reasons_are_made_from_the_values_that_stand_there(supervisor: Supervisor) -> None:
-    recipe = CARD.recipe(STARTER, "quick")
+    recipe = CARD.recipe_for(STARTER, "quick")
     sft = recipe.sft.model_copy(update={"batch_size": 4, "accumulation": 1})
     lora = recipe.lora.model_copy(update={"rank": 16, "alpha": 32})
     wanted = recipe.model_copy(update={"sft": sft, "lora": lora})
-    told = memory_fit.planned(supervisor, CARD.catalogue, wanted, counts(wanted))
+    told = memory_fit.build_forecast(supervisor, CARD.catalogue, wanted, count_data_rows(wanted))
     assert not isinstance(told, str)
     why = {one.key: one.why for one in told.values if not one.chosen}
     assert why.get("sft.accumulation", "4 × 1 = 4 for each step") == "4 × 1 = 4 for each step"
-    assert standing(wanted, "sft.accumulation") == "4 × 1 = 4 for each step"
-    assert standing(Recipe(), "dpo.accumulation").endswith("= 16 for each step, the size LoRA learns well with")
+    assert dependent_reason(wanted, "sft.accumulation") == "4 × 1 = 4 for each step"
+    assert dependent_reason(Recipe(), "dpo.accumulation").endswith("= 16 for each step, the size LoRA learns well with")
     assert (
-        standing(wanted, "lora.alpha") == "alpha 32: the update is scaled by 2" and standing(wanted, "lora.rank") == ""
+        dependent_reason(wanted, "lora.alpha") == "alpha 32: the update is scaled by 2"
+        and dependent_reason(wanted, "lora.rank") == ""
     )

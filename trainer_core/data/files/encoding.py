@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from trainer_core.errors import DataError
 
-CHUNK = 1 << 20
-SAMPLE = 1 << 16
+CHUNK_BYTES = 1 << 20
+SAMPLE_BYTES = 1 << 16
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -19,36 +19,36 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-FEW = 32
+MIN_GUESS_BYTES = 32
 """Below this many non-ASCII bytes a guess by statistics is worth less than the most common encoding."""
 
 
 @dataclass(frozen=True)
-class Encoding:
+class TextEncoding:
     """A codec name and, where it is not plain UTF-8, how it was found."""
 
     name: str
     note: str = ""
 
 
-UTF8 = Encoding("utf-8")
+UTF8 = TextEncoding("utf-8")
 
 
-def find(from_start: Callable[[], BinaryIO]) -> Encoding:
+def detect_encoding(from_start: Callable[[], BinaryIO]) -> TextEncoding:
     """The encoding of a text file, read once from end to end where it has no byte order mark.
 
     A file that is UTF-8 except for a few lines counts as UTF-8: its bad lines are reported one by one by the reader.
     """
-    head = from_start().read(SAMPLE)
+    head = from_start().read(SAMPLE_BYTES)
     for mark, name in BOMS:
         if head.startswith(mark):
-            return Encoding(name, "" if name == "utf-8-sig" else f"read as {name.upper()}, as its first bytes say")
-    if wide := utf16_without_mark(head):
-        return Encoding(wide, f"read as {wide.upper()}, as every second byte is zero")
-    return UTF8 if is_utf8(from_start()) else older(from_start())
+            return TextEncoding(name, "" if name == "utf-8-sig" else f"read as {name.upper()}, as its first bytes say")
+    if wide := detect_utf16(head):
+        return TextEncoding(wide, f"read as {wide.upper()}, as every second byte is zero")
+    return UTF8 if is_utf8(from_start()) else detect_legacy(from_start())
 
 
-def utf16_without_mark(head: bytes) -> str | None:
+def detect_utf16(head: bytes) -> str | None:
     """UTF-16 text in Latin script has a zero in most of its odd (little endian) or even (big endian) places."""
     half = max(1, len(head) // 2)
     if head[1::2].count(0) > 0.4 * half and head[::2].count(0) < 0.1 * half:
@@ -61,7 +61,7 @@ def utf16_without_mark(head: bytes) -> str | None:
 def is_utf8(file: BinaryIO) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        while chunk := file.read(SAMPLE):
+        while chunk := file.read(SAMPLE_BYTES):
             decoder.decode(chunk)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
@@ -69,10 +69,10 @@ def is_utf8(file: BinaryIO) -> bool:
     return True
 
 
-def older(file: BinaryIO) -> Encoding:
+def detect_legacy(file: BinaryIO) -> TextEncoding:
     """UTF-8 with bad lines, or an encoding from before UTF-8, by the lines that are not plain ASCII."""
     good, bad, first = 0, bytearray(), 0
-    for number, line in enumerate(iter(lambda: file.readline(CHUNK), b""), start=1):
+    for number, line in enumerate(iter(lambda: file.readline(CHUNK_BYTES), b""), start=1):
         if line.isascii():
             continue
         try:
@@ -80,16 +80,16 @@ def older(file: BinaryIO) -> Encoding:
             good += 1
         except UnicodeDecodeError:
             first = first or number
-            bad += line[: SAMPLE - len(bad)]
+            bad += line[: SAMPLE_BYTES - len(bad)]
     if good:
         return UTF8
-    name = guess(bytes(bad))
-    return Encoding(name, f"not UTF-8 (first seen in line {first}); read as {name}")
+    name = guess_legacy(bytes(bad))
+    return TextEncoding(name, f"not UTF-8 (first seen in line {first}); read as {name}")
 
 
-def guess(sample: bytes) -> str:
+def guess_legacy(sample: bytes) -> str:
     """The likeliest encoding of lines that are not UTF-8; of few odd bytes Windows-1252, or Latin-1 in its gaps."""
-    if sum(byte > 127 for byte in sample) >= FEW:
+    if sum(byte > 127 for byte in sample) >= MIN_GUESS_BYTES:
         from charset_normalizer import from_bytes
 
         if best := from_bytes(sample).best():
@@ -101,17 +101,17 @@ def guess(sample: bytes) -> str:
     return "cp1252"
 
 
-def as_utf8(file: BinaryIO, encoding: Encoding, name: str) -> BinaryIO:
+def open_as_utf8(file: BinaryIO, encoding: TextEncoding, name: str) -> BinaryIO:
     """The file's text as a stream of UTF-8 bytes, without a byte order mark."""
     if encoding.name == "utf-8":
         return file
     if encoding.name == "utf-8-sig":
         file.read(len(codecs.BOM_UTF8))
         return file
-    return io.BufferedReader(Recoded(file, encoding.name, name), CHUNK)
+    return io.BufferedReader(Utf8Stream(file, encoding.name, name), CHUNK_BYTES)
 
 
-class Recoded(io.RawIOBase):
+class Utf8Stream(io.RawIOBase):
     """Bytes of one encoding read as bytes of UTF-8."""
 
     def __init__(self, file: BinaryIO, encoding: str, name: str) -> None:
@@ -123,8 +123,8 @@ class Recoded(io.RawIOBase):
 
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         while not self.rest:
-            chunk = self.file.read(SAMPLE)
-            self.rest = self.decoded(chunk)
+            chunk = self.file.read(SAMPLE_BYTES)
+            self.rest = self.decode_chunk(chunk)
             self.lines += self.rest.count(b"\n")
             if not chunk:
                 break
@@ -133,7 +133,7 @@ class Recoded(io.RawIOBase):
         buffer[: len(taken)] = taken
         return len(taken)
 
-    def decoded(self, chunk: bytes) -> bytes:
+    def decode_chunk(self, chunk: bytes) -> bytes:
         """Raises DataError with the line near which the bytes stop being text."""
         try:
             return self.decoder.decode(chunk, final=not chunk).encode()

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from trainer_core.data.files.limits import MIB, Limits
+from trainer_core.data.files.limits import MIB, FileLimits
 
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
-BETWEEN = re.compile(rb"[\s,]*+")
-WORDS = {
+SEPARATORS = re.compile(rb"[\s,]*+")
+SYNTAX_REASONS = {
     "unexpected end of data": "cut off in the middle",
     "unexpected control character in string": "a raw line break or control character in a text (write \\n or \\t)",
     "surrogate": "half of a surrogate pair, which is no character",
@@ -31,7 +31,7 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Fault:
+class JsonError:
     """Why a piece of JSON is no row. `at`: characters before the fault; `syntax`: what follows it cannot be trusted."""
 
     reason: str
@@ -41,7 +41,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Piece:
+class JsonValue:
     """One value of a document and where it begins. `alone`: there is no other; `fault`: why there is none."""
 
     text: bytes
@@ -51,48 +51,51 @@ class Piece:
     fault: str = ""
 
 
-def parsed(text: bytes, limits: Limits) -> dict[str, Any] | Fault:
+def parse_row(text: bytes, limits: FileLimits) -> dict[str, Any] | JsonError:
     """One JSON object, or why the text is none."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return fault(text, error)
+        return syntax_error(text, error)
     found = as_object(value)
-    if isinstance(found, Fault):
+    if isinstance(found, JsonError):
         return found
     try:
-        quotes = count_quotes(found, limits.depth - 1)
+        quotes = count_value_quotes(found, limits.depth - 1)
     except RecursionError:
-        return Fault(f"nested deeper than {limits.depth} levels")
-    return found if quotes == spelled_quotes(text) else without_double(text, found)
+        return JsonError(f"nested deeper than {limits.depth} levels")
+    return found if quotes == count_text_quotes(text) else reject_duplicate_keys(text, found)
 
 
-def as_object(value: Any) -> dict[str, Any] | Fault:
+def as_object(value: Any) -> dict[str, Any] | JsonError:
     if isinstance(value, dict):
         return value
     kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return Fault(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
+    return JsonError(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
 
 
-def fault(text: bytes, error: orjson.JSONDecodeError) -> Fault:
+def syntax_error(text: bytes, error: orjson.JSONDecodeError) -> JsonError:
     try:
         text.decode()
     except UnicodeDecodeError as bad:
         before = text[: bad.start].decode()
         around = before[-30:] + text[bad.start : bad.start + 30].decode(errors="replace")
-        return Fault(f"byte 0x{text[bad.start]:02x} is not UTF-8", len(before), shown(around), syntax=True)
-    reason = next((words for mark, words in WORDS.items() if mark in error.msg), error.msg)
-    return Fault(
-        f"not valid JSON, {reason}", error.pos, shown(error.doc[max(0, error.pos - 30) : error.pos + 30]), syntax=True
+        return JsonError(f"byte 0x{text[bad.start]:02x} is not UTF-8", len(before), clean_snippet(around), syntax=True)
+    reason = next((words for mark, words in SYNTAX_REASONS.items() if mark in error.msg), error.msg)
+    return JsonError(
+        f"not valid JSON, {reason}",
+        error.pos,
+        clean_snippet(error.doc[max(0, error.pos - 30) : error.pos + 30]),
+        syntax=True,
     )
 
 
-def shown(text: str) -> str:
+def clean_snippet(text: str) -> str:
     """A short piece of a file, on one line and without control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in text[:60]).strip()
 
 
-def count_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
+def count_value_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
     """How many quotes it takes to spell the keys and texts of a value; RecursionError where it is deeper than `left` levels.
 
     A text that has more of them has a key twice, of which a parser keeps only the last.
@@ -104,16 +107,16 @@ def count_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
         if isinstance(one, str):
             quotes += 2 + one.count('"') if '"' in one else 2
         elif isinstance(one, dict | list):
-            quotes += count_quotes(one, left - 1)
+            quotes += count_value_quotes(one, left - 1)
     return quotes
 
 
-def spelled_quotes(text: bytes) -> int:
+def count_text_quotes(text: bytes) -> int:
     """How many quotes a text has, either way they may be spelled."""
     return text.count(b'"') + (text.count(b"\\u0022") if b"\\" in text else 0)
 
 
-def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault:
+def reject_duplicate_keys(text: bytes, value: dict[str, Any]) -> dict[str, Any] | JsonError:
     """The value, unless one of its objects has a key twice, of which a parser keeps only the last."""
     doubles: list[str] = []
 
@@ -125,22 +128,22 @@ def without_double(text: bytes, value: dict[str, Any]) -> dict[str, Any] | Fault
             seen.add(key)
 
     json.loads(text, object_pairs_hook=look)
-    return Fault(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
+    return JsonError(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
 
 
-def only_list(value: dict[str, Any]) -> list[Any] | None:
+def single_list(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that wraps one list of objects, as in {"data": [...]}; the turns of a chat are no rows."""
     lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
-    return lists[0] if len(lists) == 1 and not is_turn(lists[0][0]) else None
+    return lists[0] if len(lists) == 1 and not is_chat_turn(lists[0][0]) else None
 
 
-def rows_in(value: dict[str, Any]) -> list[Any] | None:
+def rows_of_object(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that is a whole file; None where it is one row itself."""
-    table = by_column(value)
-    return only_list(value) if table is None else table
+    table = rows_from_columns(value)
+    return single_list(value) if table is None else table
 
 
-def by_column(value: dict[str, Any]) -> list[Any] | None:
+def rows_from_columns(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that holds a table column by column, as pandas writes it: lists of equal length, or objects
     with the same row numbers, or `columns` beside `data` (orient "list", "dict" and "split"). None where it is no table."""
     columns, data = value.get("columns"), value.get("data")
@@ -153,31 +156,31 @@ def by_column(value: dict[str, Any]) -> list[Any] | None:
         return [{name: one.get(row) for name, one in value.items()} for row in rows]
     if not all(isinstance(one, list) for one in cells) or len({len(one) for one in cells}) != 1 or not cells[0]:
         return None
-    if any(is_turn(cell) for one in cells for cell in one):
+    if any(is_chat_turn(cell) for one in cells for cell in one):
         return None
     if len(cells) == 1 and not all(isinstance(cell, list) for cell in cells[0]):
         return None
     return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
-def is_turn(value: Any) -> bool:
+def is_chat_turn(value: Any) -> bool:
     """Whether a value looks like one message of a chat, so that a list of it is one conversation."""
     return isinstance(value, dict) and any(key in value for key in ("role", "from", "content", "value"))
 
 
-def moved(piece: Piece, characters: int) -> tuple[int, int]:
+def advance_position(piece: JsonValue, characters: int) -> tuple[int, int]:
     """Line and column of a place that many characters into the piece."""
     before = piece.text.decode(errors="replace")[:characters]
     lines = before.count("\n")
     return piece.line + lines, len(before) - before.rfind("\n") if lines else piece.column + characters
 
 
-def pieces(file: BinaryIO, limits: Limits) -> Iterator[Piece]:
+def stream_values(file: BinaryIO, limits: FileLimits) -> Iterator[JsonValue]:
     """The values of a top-level list, or the values that follow one another, in bounded memory.
 
     The last piece has a `fault` where the text breaks off or holds something else.
     """
-    text = Text(file)
+    text = JsonWindow(file)
     inside = text.peek() == b"["
     if inside:
         text.advance(text.at + 1)
@@ -186,30 +189,33 @@ def pieces(file: BinaryIO, limits: Limits) -> Iterator[Piece]:
     while (start := text.peek()) in (b"{", b"["):
         count += 1
         line, column = text.line, text.column
-        value, why = text.value(most, limits.depth)
+        value, why = text.read_value(most, limits.depth)
         alone = count == 1 and not inside and not text.peek()
-        yield Piece(value, line, column, alone, why)
+        yield JsonValue(value, line, column, alone, why)
         if why:
             return
     if inside and start == b"]":
         text.advance(text.at + 1)
         if text.peek():
-            yield Piece(b"", text.line, text.column, fault="more text after the end of the list")
+            yield JsonValue(b"", text.line, text.column, fault="more text after the end of the list")
     elif start:
-        yield Piece(
-            b"", text.line, text.column, fault=f"not a row but {shown(text.rest())!r}; each row is an object in braces"
+        yield JsonValue(
+            b"",
+            text.line,
+            text.column,
+            fault=f"not a row but {clean_snippet(text.next_characters())!r}; each row is an object in braces",
         )
     elif inside:
-        yield Piece(b"", text.line, text.column, fault="the file ends before its list is closed; it is cut off")
+        yield JsonValue(b"", text.line, text.column, fault="the file ends before its list is closed; it is cut off")
 
 
-class Text:
+class JsonWindow:
     """A window on a stream of JSON text that knows the line and column it stands at."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.buffer, self.at, self.line, self.column = file, b"", 0, 1, 1
 
-    def more(self) -> bool:
+    def read_more(self) -> bool:
         """Reads on, twice as far each time, so that a long value is scanned few times."""
         chunk = self.file.read(max(MIB, len(self.buffer) - self.at))
         self.buffer, self.at = self.buffer[self.at :] + chunk, 0
@@ -218,11 +224,11 @@ class Text:
     def peek(self) -> bytes:
         """The next byte that is neither white space nor a comma; nothing at the end."""
         while True:
-            self.advance(BETWEEN.match(self.buffer, self.at).end())  # type: ignore[union-attr]
-            if self.at < len(self.buffer) or not self.more():
+            self.advance(SEPARATORS.match(self.buffer, self.at).end())  # type: ignore[union-attr]
+            if self.at < len(self.buffer) or not self.read_more():
                 return self.buffer[self.at : self.at + 1]
 
-    def rest(self) -> str:
+    def next_characters(self) -> str:
         return self.buffer[self.at : self.at + 60].decode(errors="replace")
 
     def advance(self, to: int) -> None:
@@ -233,11 +239,11 @@ class Text:
         self.column += len(passed.decode(errors="replace"))
         self.at = to
 
-    def value(self, most: int, depth: int) -> tuple[bytes, str]:
+    def read_value(self, most: int, depth: int) -> tuple[bytes, str]:
         """The object or list that begins here, or why it has no end."""
         while True:
             try:
-                end = end_of_value(self.buffer, self.at, depth)
+                end = find_value_end(self.buffer, self.at, depth)
             except RecursionError:
                 return b"", f"nested deeper than {depth} levels"
             if end is not None and end - self.at <= most:
@@ -246,11 +252,11 @@ class Text:
                 return value, ""
             if len(self.buffer) - self.at > most:
                 return b"", f"one row is longer than {most // MIB} MB"
-            if not self.more():
+            if not self.read_more():
                 return b"", "the file ends in the middle of this row; it is cut off or lacks a quote or a bracket"
 
 
-def end_of_value(text: bytes, start: int, depth: int) -> int | None:
+def find_value_end(text: bytes, start: int, depth: int) -> int | None:
     """The index behind the value at `start`, None where the text ends first; RecursionError beyond `depth` levels."""
     level = 0
     for token in TOKEN.finditer(text, start):

@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Limits:
+class FileLimits:
     """Bounds on one file. The child's memory and time limits come on top of them."""
 
     line_bytes: int = 8 * MIB
@@ -25,12 +25,12 @@ class Limits:
     depth: int = 64
     rows: int = 5_000_000
 
-    def unpacked(self, packed: int) -> int:
+    def max_unpacked(self, packed: int) -> int:
         """How many bytes a file of `packed` bytes may unpack to."""
         return min(self.unpacked_bytes, max(self.unpacked_free, self.unpacked_ratio * packed))
 
 
-LIMITS = Limits()
+FILE_LIMITS = FileLimits()
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ class ChildLimits:
     watch_seconds: float = 0.2
 
 
-CHILD = ChildLimits()
+CHILD_LIMITS = ChildLimits()

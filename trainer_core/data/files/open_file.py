@@ -16,13 +16,13 @@ from typing import BinaryIO
 import orjson
 
 from trainer_core.data.files import encoding, json_stream
-from trainer_core.data.files.limits import LIMITS, Limits
-from trainer_core.data.files.raw_rows import ROWS, Flaw, Format, Row, too_much
+from trainer_core.data.files.limits import FILE_LIMITS, FileLimits
+from trainer_core.data.files.raw_rows import ROW_READERS, FileFormat, RawRow, UnreadableRow, too_large_error
 from trainer_core.errors import DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
-NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "state.json")
-BINARY = {
+METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "state.json")
+BINARY_SIGNATURES = {
     b"PK\x03\x04": "a zip archive (or Excel file)", b"7z\xbc\xaf": "a 7z archive", b"\xfd7zXZ": "an xz archive",
     b"BZh": "a bzip2 archive", b"\x28\xb5\x2f\xfd": "a zstd archive", b"ARROW1": "an Arrow file",
     b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
@@ -32,14 +32,14 @@ BINARY = {
 
 
 @dataclass(frozen=True)
-class Files:
+class DataFiles:
     """The data files behind one path, and sentences about what else lies there."""
 
     paths: tuple[Path, ...]
     notes: tuple[str, ...] = ()
 
 
-def files(path: Path) -> Files:
+def find_data_files(path: Path) -> DataFiles:
     """The file itself, or every data file in the folder and below it, sorted by name.
 
     Raises:
@@ -48,19 +48,19 @@ def files(path: Path) -> Files:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            return in_folder(path)
+            return files_in_folder(path)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     if not stat.S_ISREG(mode):
         raise DataError(f"{path}: not a file but a device or a pipe. Give a data file or a folder.")
-    return Files((path,))
+    return DataFiles((path,))
 
 
-def in_folder(folder: Path) -> Files:
+def files_in_folder(folder: Path) -> DataFiles:
     root, found, notes = folder.resolve(), [], []
     list(folder.iterdir())  # rglob says nothing about a folder that may not be read
     for path in sorted(folder.rglob("*")):
-        if not is_text(path):
+        if not is_text_name(path):
             notes.append(f"{ascii(path.name)} was not read: its name is not valid text. Rename it.")
             continue
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
@@ -69,7 +69,7 @@ def in_folder(folder: Path) -> Files:
             notes.append(f"{path.name} was not read: it is a link to a place outside the folder.")
         elif (
             path.is_file()
-            and path.name.lower() not in NOT_ROWS
+            and path.name.lower() not in METADATA_FILES
             and path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
         ):
             found.append(path)
@@ -80,10 +80,10 @@ def in_folder(folder: Path) -> Files:
         raise DataError(
             f"{folder}: no data file in this folder ({kinds}, also with .gz). {' '.join(notes[:3])}".strip()
         )
-    return Files(tuple(found), tuple(notes))
+    return DataFiles(tuple(found), tuple(notes))
 
 
-def is_text(path: Path) -> bool:
+def is_text_name(path: Path) -> bool:
     """Whether a file's name can be said: Linux allows bytes that are no characters."""
     try:
         str(path).encode()
@@ -92,7 +92,7 @@ def is_text(path: Path) -> bool:
     return True
 
 
-def unreadable(path: Path, error: OSError) -> DataError:
+def unreadable_error(path: Path, error: OSError) -> DataError:
     if isinstance(error, PermissionError):
         return DataError(f"{path}: no permission to read it.")
     if isinstance(error, FileNotFoundError):
@@ -104,82 +104,86 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenFile:
     """One file, its format, its encoding, and its rows. Each call of `rows` reads it anew from its beginning."""
 
     name: str
-    format: Format
-    encoding: encoding.Encoding
-    rows: Callable[[], Iterator[Row | Flaw]]
+    format: FileFormat
+    encoding: encoding.TextEncoding
+    rows: Callable[[], Iterator[RawRow | UnreadableRow]]
     size: int
     position: Callable[[], int]
     """Bytes of the file read so far."""
 
 
 @contextmanager
-def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Opened]:
+def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[OpenFile]:
     """A file with its rows one by one, in bounded memory.
 
     Raises:
         DataError: here or while the rows are read: not readable, empty, no known format, or beyond a limit.
     """
     try:
-        raw = path.open("rb", encoding.SAMPLE)
+        raw = path.open("rb", encoding.SAMPLE_BYTES)
     except OSError as error:
-        raise unreadable(path, error) from error
-    with raw, guarded(path):
+        raise unreadable_error(path, error) from error
+    with raw, explain_read_errors(path):
         size = path.stat().st_size
         if size == 0:
             raise DataError(f"{path.name}: the file is empty.")
 
         def again() -> BinaryIO:
             raw.seek(0)
-            return unpacked(raw, path.name, limits)
+            return unpack_gzip(raw, path.name, limits)
 
-        form = recognised(path, again)
-        found = encoding.UTF8 if form == "parquet" else encoding.find(again)
+        form = detect_format(path, again)
+        found = encoding.UTF8 if form == "parquet" else encoding.detect_encoding(again)
 
-        def rows() -> Iterator[Row | Flaw]:
-            return bounded(ROWS[form](encoding.as_utf8(again(), found, path.name), path.name, limits), path, limits)
+        def rows() -> Iterator[RawRow | UnreadableRow]:
+            return limit_rows(
+                ROW_READERS[form](encoding.open_as_utf8(again(), found, path.name), path.name, limits), path, limits
+            )
 
-        yield Opened(path.name, form, found, rows, size, raw.tell)
+        yield OpenFile(path.name, form, found, rows, size, raw.tell)
 
 
-def bounded(rows: Iterator[Row | Flaw], path: Path, limits: Limits) -> Iterator[Row | Flaw]:
+def limit_rows(
+    rows: Iterator[RawRow | UnreadableRow], path: Path, limits: FileLimits
+) -> Iterator[RawRow | UnreadableRow]:
     """The rows, up to the first fatal flaw and never more than the limit allows."""
-    with guarded(path):
+    with explain_read_errors(path):
         for row in rows:
-            if isinstance(row, Row) and row.number > limits.rows:
+            if isinstance(row, RawRow) and row.number > limits.rows:
                 raise DataError(f"{path.name}: more than {limits.rows:,} rows. Split the file and use a part of it.")
             yield row
-            if isinstance(row, Flaw) and row.fatal:
+            if isinstance(row, UnreadableRow) and row.fatal:
                 return
 
 
 @contextmanager
-def guarded(path: Path) -> Iterator[None]:
+def explain_read_errors(path: Path) -> Iterator[None]:
     """Broken gzip data and failing disks, as sentences."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path.name}: the gzip data is damaged or cut off ({error}). Get the file again.") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
 
 
-def unpacked(raw: BinaryIO, name: str, limits: Limits) -> BinaryIO:
+def unpack_gzip(raw: BinaryIO, name: str, limits: FileLimits) -> BinaryIO:
     """The file's bytes, out of gzip where it is packed."""
     packed = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
-    return io.BufferedReader(Unpacking(raw, name, limits), encoding.CHUNK) if packed else raw
+    return io.BufferedReader(GzipStream(raw, name, limits), encoding.CHUNK_BYTES) if packed else raw
 
 
-class Unpacking(io.RawIOBase):
+class GzipStream(io.RawIOBase):
     """A gzip stream that stops where a real data set would have ended long before."""
 
-    def __init__(self, raw: BinaryIO, name: str, limits: Limits) -> None:
+    def __init__(self, raw: BinaryIO, name: str, limits: FileLimits) -> None:
         self.file, self.name = gzip.GzipFile(fileobj=raw), name
-        self.left = self.most = limits.unpacked(os.fstat(raw.fileno()).st_size)
+        self.left = self.most = limits.max_unpacked(os.fstat(raw.fileno()).st_size)
 
     def readable(self) -> bool:
         return True
@@ -188,20 +192,20 @@ class Unpacking(io.RawIOBase):
         count = self.file.readinto(buffer)
         self.left -= count
         if self.left < 0:
-            raise too_much(self.name, self.most)
+            raise too_large_error(self.name, self.most)
         return count
 
 
-def recognised(path: Path, again: Callable[[], BinaryIO]) -> Format:
+def detect_format(path: Path, again: Callable[[], BinaryIO]) -> FileFormat:
     """The format by the file's content; the name decides only between kinds of text that look alike.
 
     Raises:
         DataError: an archive, a picture or another kind of file that holds no rows.
     """
-    head = again().read(encoding.SAMPLE)
+    head = again().read(encoding.SAMPLE_BYTES)
     if head.startswith(b"PAR1"):
         return "parquet"
-    for mark, what in BINARY.items():
+    for mark, what in BINARY_SIGNATURES.items():
         if head.startswith(mark):
             raise DataError(
                 f"{path.name}: this is {what}. Tunebench reads JSONL, JSON, CSV, TSV and Parquet, also with gzip."
@@ -219,10 +223,12 @@ def recognised(path: Path, again: Callable[[], BinaryIO]) -> Format:
 
 def starts_with_row(file: BinaryIO, head: bytes) -> bool:
     """Whether the first line is an object on its own, or at least looks like one followed by another."""
-    found = encoding.find(lambda: io.BytesIO(head))
-    lines = encoding.as_utf8(file, found, "")
-    first, second = (lines.readline(LIMITS.line_bytes).strip() for _ in range(2))
+    found = encoding.detect_encoding(lambda: io.BytesIO(head))
+    lines = encoding.open_as_utf8(file, found, "")
+    first, second = (lines.readline(FILE_LIMITS.line_bytes).strip() for _ in range(2))
     try:
-        return isinstance(orjson.loads(first), dict) and not (json_stream.rows_in(orjson.loads(first)) and not second)
+        return isinstance(orjson.loads(first), dict) and not (
+            json_stream.rows_of_object(orjson.loads(first)) and not second
+        )
     except orjson.JSONDecodeError:
         return first.endswith(b"}") and second.startswith(b"{")

@@ -10,11 +10,11 @@ from itertools import chain
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from trainer_core.data.files import encoding, json_stream
-from trainer_core.data.files.limits import Limits
+from trainer_core.data.files.limits import FileLimits
 from trainer_core.errors import DataError
 
-Format = Literal["jsonl", "json", "csv", "parquet"]
-CSV_WORDS = {
+FileFormat = Literal["jsonl", "json", "csv", "parquet"]
+CSV_REASONS = {
     "unexpected end of data": "a quote is opened and never closed",
     "expected after": "something other than a comma follows a closing quote",
     "new-line character seen": "a line ends with a carriage return alone",
@@ -22,7 +22,7 @@ CSV_WORDS = {
 DELIMITERS = ",\t;|"
 
 
-class Row(NamedTuple):
+class RawRow(NamedTuple):
     """One row, counted from 1, with the line it begins in where the format has lines."""
 
     number: int
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Flaw:
+class UnreadableRow:
     """One row that cannot be read, and why. `fatal`: nothing after it can be read either."""
 
     file: str
@@ -44,16 +44,16 @@ class Flaw:
 
     def __str__(self) -> str:
         snippet = f": {self.snippet}" if self.snippet else ""
-        return f"{place(self.file, self.row, self.line, self.column)}: {self.reason}{snippet}"
+        return f"{format_location(self.file, self.row, self.line, self.column)}: {self.reason}{snippet}"
 
 
-def place(file: str, row: int, line: int | None, column: int | None = None) -> str:
+def format_location(file: str, row: int, line: int | None, column: int | None = None) -> str:
     """Where a row stands, as people say it: by line where there are lines, else by row."""
     at = f"{file}, line {line}" if line is not None else f"{file}, row {row}"
     return at if column is None else f"{at}, column {column}"
 
 
-def lines(file: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes | None]]:
+def numbered_lines(file: BinaryIO, limits: FileLimits) -> Iterator[tuple[int, bytes | None]]:
     """Lines with their number; None stands for a line beyond the limit, which is skipped without being held."""
     number = 0
     while line := file.readline(limits.line_bytes + 1):
@@ -62,52 +62,56 @@ def lines(file: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes | None]]:
             yield number, line
             continue
         while line and not line.endswith(b"\n"):
-            line = file.readline(encoding.CHUNK)
+            line = file.readline(encoding.CHUNK_BYTES)
         yield number, None
 
 
-def jsonl_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+def jsonl_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
     row = 0
-    for number, line in lines(file, limits):
+    for number, line in numbered_lines(file, limits):
         if line is None:
             row += 1
-            yield Flaw(name, row, number, None, f"longer than {limits.line_bytes >> 20} MB")
+            yield UnreadableRow(name, row, number, None, f"longer than {limits.line_bytes >> 20} MB")
         elif not line.isspace():
             row += 1
-            yield as_row(json_stream.parsed(line.rstrip(b"\r\n"), limits), name, row, number, 1)
+            yield as_raw_row(json_stream.parse_row(line.rstrip(b"\r\n"), limits), name, row, number, 1)
 
 
-def as_row(found: dict[str, Any] | json_stream.Fault, name: str, row: int, line: int | None, column: int) -> Row | Flaw:
+def as_raw_row(
+    found: dict[str, Any] | json_stream.JsonError, name: str, row: int, line: int | None, column: int
+) -> RawRow | UnreadableRow:
     """What the parser found, with its place in the file."""
-    if isinstance(found, json_stream.Fault):
-        return Flaw(name, row, line, column + found.at, found.reason, found.snippet)
-    return Row(row, line, found)
+    if isinstance(found, json_stream.JsonError):
+        return UnreadableRow(name, row, line, column + found.at, found.reason, found.snippet)
+    return RawRow(row, line, found)
 
 
-def json_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+def json_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
     """The objects of a list, of an object that holds one list, or written one after the other over several lines."""
-    for row, piece in enumerate(json_stream.pieces(file, limits), start=1):
+    for row, piece in enumerate(json_stream.stream_values(file, limits), start=1):
         if piece.fault:
-            yield Flaw(name, row, piece.line, piece.column, piece.fault, fatal=True)
+            yield UnreadableRow(name, row, piece.line, piece.column, piece.fault, fatal=True)
             return
-        found = json_stream.parsed(piece.text, limits)
-        inner = json_stream.rows_in(found) if piece.alone and isinstance(found, dict) else None
+        found = json_stream.parse_row(piece.text, limits)
+        inner = json_stream.rows_of_object(found) if piece.alone and isinstance(found, dict) else None
         if inner is not None:
-            yield from (as_row(json_stream.as_object(one), name, at, None, 1) for at, one in enumerate(inner, start=1))
-        elif isinstance(found, json_stream.Fault):
-            line, column = json_stream.moved(piece, found.at)
-            yield Flaw(name, row, line, column, found.reason, found.snippet, fatal=found.syntax)
+            yield from (
+                as_raw_row(json_stream.as_object(one), name, at, None, 1) for at, one in enumerate(inner, start=1)
+            )
+        elif isinstance(found, json_stream.JsonError):
+            line, column = json_stream.advance_position(piece, found.at)
+            yield UnreadableRow(name, row, line, column, found.reason, found.snippet, fatal=found.syntax)
         else:
-            yield Row(row, piece.line, found)
+            yield RawRow(row, piece.line, found)
 
 
-def csv_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+def csv_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
     """Rows of a table whose first line names the columns."""
     csv.field_size_limit(limits.line_bytes)
-    texts = decoded(file, name, limits)
+    texts = decode_lines(file, name, limits)
     first = next(texts)
     table = csv.reader(chain([first], texts), delimiter=max(DELIMITERS, key=first.count), strict=True)
-    header = columns_of(table, name)
+    header = read_column_names(table, name)
     row = 0
     while True:
         line = table.line_num + 1
@@ -115,7 +119,7 @@ def csv_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
             cells = next(table, None)
         except csv.Error as error:
             row += 1
-            yield Flaw(name, row, line, None, f"not valid CSV, {csv_words(error)}")
+            yield UnreadableRow(name, row, line, None, f"not valid CSV, {csv_error_text(error)}")
             continue
         if cells is None:
             return
@@ -124,7 +128,7 @@ def csv_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
             yield cells_as_row(cells, header, name, row, line)
 
 
-def columns_of(table: Iterator[list[str]], name: str) -> list[str]:
+def read_column_names(table: Iterator[list[str]], name: str) -> list[str]:
     """The column names of the first row.
 
     Raises:
@@ -133,8 +137,8 @@ def columns_of(table: Iterator[list[str]], name: str) -> list[str]:
     try:
         header = next(table)
     except csv.Error as error:
-        raise DataError(f"{name}, line 1: not valid CSV, {csv_words(error)}.") from error
-    if wrong := wrong_cells(header, header):
+        raise DataError(f"{name}, line 1: not valid CSV, {csv_error_text(error)}.") from error
+    if wrong := find_cell_error(header, header):
         raise DataError(f"{name}, line 1: {wrong[0]}.")
     double = next((column for column in header if header.count(column) > 1), None)
     if double is not None:
@@ -142,77 +146,85 @@ def columns_of(table: Iterator[list[str]], name: str) -> list[str]:
     return header
 
 
-def csv_words(error: csv.Error) -> str:
-    return next((words for mark, words in CSV_WORDS.items() if mark in str(error)), str(error))
+def csv_error_text(error: csv.Error) -> str:
+    return next((words for mark, words in CSV_REASONS.items() if mark in str(error)), str(error))
 
 
-def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line: int) -> Row | Flaw:
-    wrong = wrong_cells(cells, header)
-    return Flaw(name, row, line, None, *wrong) if wrong else Row(row, line, dict(zip(header, cells, strict=True)))
+def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line: int) -> RawRow | UnreadableRow:
+    wrong = find_cell_error(cells, header)
+    return (
+        UnreadableRow(name, row, line, None, *wrong)
+        if wrong
+        else RawRow(row, line, dict(zip(header, cells, strict=True)))
+    )
 
 
-def wrong_cells(cells: list[str], header: list[str]) -> tuple[str, str] | None:
+def find_cell_error(cells: list[str], header: list[str]) -> tuple[str, str] | None:
     """What is wrong with the fields of a row, with a snippet; None where nothing is."""
     if len(cells) != len(header):
         fields = f"{len(cells)} field{'s' if len(cells) > 1 else ''}"
-        return f"{fields}, but the first line names {len(header)}", json_stream.shown(cells[0])
+        return f"{fields}, but the first line names {len(header)}", json_stream.clean_snippet(cells[0])
     for number, (cell, column) in enumerate(zip(cells, header, strict=True), start=1):
         if "\0" in cell:
-            return f"field {number} ({json_stream.shown(column[:40])}) has a zero byte", json_stream.shown(cell)
+            return (
+                f"field {number} ({json_stream.clean_snippet(column[:40])}) has a zero byte",
+                json_stream.clean_snippet(cell),
+            )
         if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
-            return f"field {number} ({json_stream.shown(column[:40])}) has a byte that is not UTF-8", json_stream.shown(
-                cell
+            return (
+                f"field {number} ({json_stream.clean_snippet(column[:40])}) has a byte that is not UTF-8",
+                json_stream.clean_snippet(cell),
             )
     return None
 
 
-def decoded(file: BinaryIO, name: str, limits: Limits) -> Iterator[str]:
-    for number, line in lines(file, limits):
+def decode_lines(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[str]:
+    for number, line in numbered_lines(file, limits):
         if line is None:
             raise DataError(f"{name}, line {number}: longer than {limits.line_bytes >> 20} MB.")
         yield line.decode(errors="surrogateescape")
 
 
-def parquet_rows(file: BinaryIO, name: str, limits: Limits) -> Iterator[Row | Flaw]:
+def parquet_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
     """Rows in batches of 256. The sizes that a Parquet file declares are not trusted; what comes out is counted."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         packed = isinstance(file, io.BufferedReader) and not isinstance(file.raw, io.FileIO)
-        source = pyarrow.BufferReader(whole(file, name, limits)) if packed else file
-        most = limits.unpacked(source.seek(0, io.SEEK_END))
+        source = pyarrow.BufferReader(read_whole_file(file, name, limits)) if packed else file
+        most = limits.max_unpacked(source.seek(0, io.SEEK_END))
         row, size = 0, 0
         for batch in parquet.ParquetFile(source).iter_batches(batch_size=256):
             size += batch.nbytes
             if size > most or batch.nbytes > limits.batch_bytes:
-                raise too_much(name, min(most, limits.batch_bytes), row + 1)
+                raise too_large_error(name, min(most, limits.batch_bytes), row + 1)
             for values in batch.to_pylist():
                 row += 1
-                yield Row(row, None, values)
+                yield RawRow(row, None, values)
     except MemoryError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{name}: damaged, or no Parquet file ({first_line(error)}). Get it again.") from error
+        raise DataError(f"{name}: damaged, or no Parquet file ({first_error_line(error)}). Get it again.") from error
 
 
-def too_much(name: str, most: int, row: int | None = None) -> DataError:
+def too_large_error(name: str, most: int, row: int | None = None) -> DataError:
     at = name if row is None else f"{name}, row {row}"
     return DataError(f"{at}: unpacks to more than {most >> 20:,} MB, far more than honest data of its size would.")
 
 
-def whole(file: BinaryIO, name: str, limits: Limits) -> bytes:
+def read_whole_file(file: BinaryIO, name: str, limits: FileLimits) -> bytes:
     data = file.read(limits.batch_bytes + 1)
     if len(data) > limits.batch_bytes:
         raise DataError(f"{name}: unpacks to more than {limits.batch_bytes >> 20} MB. Unpack it first.")
     return data
 
 
-def first_line(error: Exception) -> str:
+def first_error_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-ROWS: dict[Format, Callable[[BinaryIO, str, Limits], Iterator[Row | Flaw]]] = {
+ROW_READERS: dict[FileFormat, Callable[[BinaryIO, str, FileLimits], Iterator[RawRow | UnreadableRow]]] = {
     "jsonl": jsonl_rows,
     "json": json_rows,
     "csv": csv_rows,

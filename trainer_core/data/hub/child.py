@@ -14,12 +14,12 @@ from pathlib import Path
 import orjson
 
 from trainer_core.system import durable
-from trainer_core.system.network import HUB, reachable
+from trainer_core.system.network import HUB, is_reachable
 
 
 def main(asked: Sequence[str]) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if not reachable(os.environ.get("HF_ENDPOINT", HUB)):
+    if not is_reachable(os.environ.get("HF_ENDPOINT", HUB)):
         os.environ["HF_HUB_OFFLINE"] = "1"  # else half a minute goes by with retries; what is cached is still found
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -28,25 +28,27 @@ def main(asked: Sequence[str]) -> int:
     sys.stdout = sys.stderr  # progress bars and warnings must not get into the answer
     what, name, *rest = asked
     try:
-        said.write(parts(name) if what == "parts" else fetch(name, *rest))
+        said.write(query_splits(name) if what == "parts" else fetch_split(name, *rest))
     except (ConnectionError, OfflineModeIsEnabled):
-        return refused(said, f"{name}: the Hub cannot be reached, and this data set is not cached on this computer.")
+        return send_refusal(
+            said, f"{name}: the Hub cannot be reached, and this data set is not cached on this computer."
+        )
     except DatasetNotFoundError:
         why = "There is no such data set on the Hub, or it asks for a login"
-        return refused(said, f"{name}: {why}. Check the name, or type the path of a file.")
+        return send_refusal(said, f"{name}: {why}. Check the name, or type the path of a file.")
     except HfHubHTTPError as error:
-        return refused(said, f"{name}: the Hub answered {str(error).splitlines()[0]}")
+        return send_refusal(said, f"{name}: the Hub answered {str(error).splitlines()[0]}")
     except (ValueError, RuntimeError, FileNotFoundError) as error:  # what `datasets` says about sets it cannot read
-        return refused(said, f"{name}: this data set cannot be read: {str(error).splitlines()[0]}")
+        return send_refusal(said, f"{name}: this data set cannot be read: {str(error).splitlines()[0]}")
     return 0
 
 
-def refused(said, sentence: str) -> int:  # type: ignore[no-untyped-def]
+def send_refusal(said, sentence: str) -> int:  # type: ignore[no-untyped-def]
     said.write(sentence.encode())
     return 1
 
 
-def parts(name: str) -> bytes:
+def query_splits(name: str) -> bytes:
     from datasets import get_dataset_config_names, get_dataset_split_names
 
     found = [
@@ -57,14 +59,14 @@ def parts(name: str) -> bytes:
     return orjson.dumps(sorted(found, key=lambda part: "train" not in part["split"]))
 
 
-def fetch(name: str, config: str, split: str, place: str) -> bytes:
+def fetch_split(name: str, config: str, split: str, place: str) -> bytes:
     """The file appears under its name only when all of it is there."""
     from datasets import load_dataset
 
     staging = Path(f"{place}.staging")
     load_dataset(name, config, split=split).to_parquet(staging)
-    durable.flush(staging)
-    durable.publish(staging, Path(place))
+    durable.flush_to_disk(staging)
+    durable.publish_staged(staging, Path(place))
     return b""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from trainer_core.errors import DataError
-from trainer_core.runs.workspace import Workspace, made
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.project import PROJECT
 
 NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
@@ -20,44 +20,44 @@ COMMAND = (sys.executable, "-m", "trainer_core.data.hub.child")
 
 
 @dataclass(frozen=True)
-class Part:
+class HubSplit:
     """One split of one configuration."""
 
     config: str
     split: str
 
 
-PARTS = TypeAdapter(tuple[Part, ...])
+SPLITS_ADAPTER = TypeAdapter(tuple[HubSplit, ...])
 
 
-def is_name(source: str) -> bool:
+def is_dataset_name(source: str) -> bool:
     """Whether this is a data set's name and not a path on this computer."""
     return bool(NAME.match(source)) and not os.path.exists(source)
 
 
-def parts(name: str) -> tuple[Part, ...]:
+def list_splits(name: str) -> tuple[HubSplit, ...]:
     """Every part of a data set, those to train on first.
 
     Raises:
         DataError: it is neither reachable nor cached, or it does not exist.
     """
-    return PARTS.validate_json(told("parts", name))
+    return SPLITS_ADAPTER.validate_json(run_hub_child("parts", name))
 
 
-def fetched(workspace: Workspace, name: str, part: Part) -> Path:
+def ensure_split_file(workspace: Workspace, name: str, part: HubSplit) -> Path:
     """The file with that part; it is fetched the first time, and made anew only if it was deleted.
 
     Raises:
         DataError: see `parts`.
     """
     words = [re.sub(r"[^\w.-]", "_", word) for word in (*name.split("/"), part.config, part.split)]
-    place = made(workspace.data / "hub") / f"{'--'.join(words)}.parquet"
+    place = ensure_dir(workspace.data / "hub") / f"{'--'.join(words)}.parquet"
     if not place.exists():
-        told("fetch", name, part.config, part.split, str(place))
+        run_hub_child("fetch", name, part.config, part.split, str(place))
     return place
 
 
-def told(*asked: str) -> bytes:
+def run_hub_child(*asked: str) -> bytes:
     """What the child says, which imports `datasets` so that nobody else has to."""
     done = subprocess.run([*COMMAND, *asked], cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode == 1:

@@ -3,7 +3,7 @@
 Served by a process that stays alive for a while (`child`), since a tokenizer takes seconds to load; the app only knows `Lens`.
 """
 
-from trainer_core.data.preview.client import Lens
-from trainer_core.data.preview.protocol import Look, Measure
+from trainer_core.data.preview.client import TokenPreview
+from trainer_core.data.preview.protocol import MeasureRequest, TokenRowRequest
 
-__all__ = ["Lens", "Look", "Measure"]
+__all__ = ["TokenPreview", "TokenRowRequest", "MeasureRequest"]

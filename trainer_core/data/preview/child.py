@@ -19,125 +19,127 @@ from trainer_core import data
 from trainer_core.config.recipe import Columns, Template
 from trainer_core.data import tokenize
 from trainer_core.data.preview.protocol import (
-    REQUEST,
-    Broke,
-    Look,
-    Measure,
-    Measured,
-    Refused,
-    Rows,
-    Seen,
-    Undressed,
-    Working,
-    line,
+    REQUEST_ADAPTER,
+    MeasuredLengths,
+    MeasureRequest,
+    NoTemplate,
+    PreviewCrashed,
+    PreviewLoading,
+    PreviewRejected,
+    RowPreview,
+    RowsRequest,
+    TokenRowRequest,
+    encode_message,
 )
-from trainer_core.data.preview.token_view import Extent, extents, findings, sight
-from trainer_core.data.quality.remedies import Treatment
-from trainer_core.data.select import located
-from trainer_core.data.stream import Example, Request
+from trainer_core.data.preview.token_view import RowExtent, length_findings, row_extents, view_row
+from trainer_core.data.quality.remedies import RemedyPipeline
+from trainer_core.data.select import data_path
+from trainer_core.data.stream import ReadRequest, UsableRow
 from trainer_core.errors import DataError, UserError
 from trainer_core.models import hub, resolve
 from trainer_core.runs.workspace import Workspace
 
-KEPT = 20_000
+MAX_PREVIEW_ROWS = 20_000
 """Rows kept of a data set, from the top."""
-MEASURED = 5_000
+MAX_MEASURED_ROWS = 5_000
 """Rows measured, evenly over those kept: about five seconds on one core."""
 
 
 def main(asked: BinaryIO, said: BinaryIO) -> None:
     for text in asked:
-        for answer in answers(text):
-            said.write(line(answer))
+        for answer in answer_preview_request(text):
+            said.write(encode_message(answer))
             said.flush()
 
 
-def answers(text: bytes) -> Iterator[Any]:
+def answer_preview_request(text: bytes) -> Iterator[Any]:
     """Everything said about one request; its last word is no `Working`."""
     try:
-        request = REQUEST.validate_json(text)
-        if not isinstance(request, Look):
-            yield Working("Loading the tokenizer")
-        if not eyes(request).chat_template:
-            yield Undressed(examples(request))
+        request = REQUEST_ADAPTER.validate_json(text)
+        if not isinstance(request, TokenRowRequest):
+            yield PreviewLoading("Loading the tokenizer")
+        if not request_tokenizer(request).chat_template:
+            yield NoTemplate(template_examples(request))
         else:
-            yield looked(request) if isinstance(request, Look) else measured(request)
+            yield preview_row(request) if isinstance(request, TokenRowRequest) else measure_row_lengths(request)
     except UserError as error:
-        yield Refused(str(error))
+        yield PreviewRejected(str(error))
     except Exception:  # a bug: the app raises it with this traceback
-        yield Broke(traceback.format_exc())
+        yield PreviewCrashed(traceback.format_exc())
 
 
-def looked(request: Look) -> Seen:
-    kept = rows(request)
+def preview_row(request: TokenRowRequest) -> RowPreview:
+    kept = preview_rows(request)
     if not kept:
         raise DataError("No row can be shown: none is usable.")
     at = min(request.at, len(kept) - 1)
     item = kept[at].item
-    found = sight(eyes(request), item, request.length)
-    return Seen(at, len(kept), item, found.sides, found.left_out, found.differ)
+    found = view_row(request_tokenizer(request), item, request.length)
+    return RowPreview(at, len(kept), item, found.sides, found.left_out, found.differ)
 
 
-def measured(request: Measure) -> Measured:
-    kept = reaches(*known_by(request), resolved(request.model), request.template)
+def measure_row_lengths(request: MeasureRequest) -> MeasuredLengths:
+    kept = sample_extents(*rows_cache_key(request), resolve_model_folder(request.model), request.template)
     lengths = sorted(row.end for _, row in kept)
-    return Measured(lengths, len(rows(request)), tuple(findings(kept, request.length)))
+    return MeasuredLengths(lengths, len(preview_rows(request)), tuple(length_findings(kept, request.length)))
 
 
 @lru_cache(maxsize=2)
-def reaches(
+def sample_extents(
     source: str, columns: Columns, steps: tuple[str, ...], stamp: float, model: str, template: Template
-) -> tuple[tuple[Example, Extent], ...]:
+) -> tuple[tuple[UsableRow, RowExtent], ...]:
     """Rows with how far they reach, evenly over all kept."""
-    kept = usable(source, columns, steps, stamp)
-    some = kept[:: -(-len(kept) // MEASURED) or 1]
-    return tuple(zip(some, extents(tokenizer(model, template), [one.item for one in some]), strict=True))
+    kept = load_usable_rows(source, columns, steps, stamp)
+    some = kept[:: -(-len(kept) // MAX_MEASURED_ROWS) or 1]
+    return tuple(zip(some, row_extents(cached_tokenizer(model, template), [one.item for one in some]), strict=True))
 
 
-def rows(request: Rows) -> tuple[Example, ...]:
-    return usable(*known_by(request))
+def preview_rows(request: RowsRequest) -> tuple[UsableRow, ...]:
+    return load_usable_rows(*rows_cache_key(request))
 
 
-def known_by(request: Rows) -> tuple[str, Columns, tuple[str, ...], float]:
+def rows_cache_key(request: RowsRequest) -> tuple[str, Columns, tuple[str, ...], float]:
     """What makes two requests speak of the same rows: all of it, and when the file last changed."""
-    path = located(request.source, "sample_pairs.jsonl")
+    path = data_path(request.source, "sample_pairs.jsonl")
     return str(path), request.columns, request.steps, path.stat().st_mtime if os.path.exists(path) else 0.0
 
 
 @lru_cache(maxsize=2)
-def usable(source: str, columns: Columns, steps: tuple[str, ...], stamp: float) -> tuple[Example, ...]:
+def load_usable_rows(source: str, columns: Columns, steps: tuple[str, ...], stamp: float) -> tuple[UsableRow, ...]:
     """The rows that training would get from a file, in its order, mended by the steps."""
-    treatment, kept = Treatment(steps), list[Example]()
-    with data.Reader() as reader:
-        for news in reader.ask(Request(Path(source), columns if columns.used else None)):
-            if isinstance(news, Example) and not (outcome := treatment.apply(news)).left_out:
-                kept.append(Example(news.file, news.row, news.line, outcome.item))
-            if len(kept) == KEPT:
+    treatment, kept = RemedyPipeline(steps), list[UsableRow]()
+    with data.SandboxReader() as reader:
+        for news in reader.ask(ReadRequest(Path(source), columns if columns.column_by_part else None)):
+            if isinstance(news, UsableRow) and not (outcome := treatment.apply(news)).left_out:
+                kept.append(UsableRow(news.file, news.row, news.line, outcome.item))
+            if len(kept) == MAX_PREVIEW_ROWS:
                 break
     return tuple(kept)
 
 
-def examples(request: Rows) -> dict[str, str]:
+def template_examples(request: RowsRequest) -> dict[str, str]:
     """The first row in every template that could be chosen."""
-    messages = next(iter(rows(request))).item
+    messages = next(iter(preview_rows(request))).item
     said = messages.messages if isinstance(messages, data.Chat) else messages.prompt + messages.chosen
     names: list[Template] = ["plain", "alpaca", "chatml"]
-    return {name: tokenize.render(tokenizer(resolved(request.model), name), said) for name in names}
+    return {
+        name: tokenize.render_chat(cached_tokenizer(resolve_model_folder(request.model), name), said) for name in names
+    }
 
 
-def eyes(request: Rows):  # type: ignore[no-untyped-def]
-    return tokenizer(resolved(request.model), request.template)
+def request_tokenizer(request: RowsRequest):  # type: ignore[no-untyped-def]
+    return cached_tokenizer(resolve_model_folder(request.model), request.template)
 
 
 @lru_cache(maxsize=8)
-def resolved(model: str) -> str:
+def resolve_model_folder(model: str) -> str:
     """The checked folder of a model, also of one of the Hub."""
-    found = resolve.resolve(model, Workspace(Path(sys.argv[1])))
-    return str(hub.with_tokenizer(found)) if resolve.on_the_hub(found) else found
+    found = resolve.resolve_model(model, Workspace(Path(sys.argv[1])))
+    return str(hub.fetch_tokenizer(found)) if resolve.is_hub_id(found) else found
 
 
 @lru_cache(maxsize=4)
-def tokenizer(model: str, template: Template):  # type: ignore[no-untyped-def]
+def cached_tokenizer(model: str, template: Template):  # type: ignore[no-untyped-def]
     return tokenize.load_tokenizer(model, template)
 
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import orjson
 
-from trainer_core.data.preview.protocol import Look, Measure
+from trainer_core.data.preview.protocol import (
+    MeasureRequest,
+    PreviewCrashed,
+    PreviewLoading,
+    PreviewRejected,
+    TokenRowRequest,
+)
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.project import PROJECT
@@ -22,7 +28,7 @@ ANSWER_SECONDS = 180.0
 """Longer than 5,000 long rows take on a busy processor; a tokenizer made to hurt takes for ever."""
 
 
-class Lens:
+class TokenPreview:
     """One process with one question at a time. `working`: what it says it is doing."""
 
     def __init__(
@@ -35,32 +41,34 @@ class Lens:
         self.process: subprocess.Popen[bytes] | None = None
         self.timer: threading.Timer | None = None
 
-    def ask(self, request: Look | Measure) -> dict[str, Any]:
+    def ask(self, request: TokenRowRequest | MeasureRequest) -> dict[str, Any]:
         """The answer's fields (`says.Seen`, `says.Measured` or `says.Undressed`), in plain values.
 
         Raises:
             DataError: the file, the model or its template does not allow an answer, or the process ended.
         """
         with self.lock:
-            process = self.running()
+            process = self.ensure_process()
             deadline = threading.Timer(self.answer_seconds, process.kill)
             deadline.start()
             try:
-                return self.asked(process, request)
+                return self.exchange_lines(process, request)
             finally:
                 deadline.cancel()
 
-    def asked(self, process: subprocess.Popen[bytes], request: Look | Measure) -> dict[str, Any]:
+    def exchange_lines(
+        self, process: subprocess.Popen[bytes], request: TokenRowRequest | MeasureRequest
+    ) -> dict[str, Any]:
         assert process.stdin and process.stdout
         began = time.monotonic()
         process.stdin.write(request.model_dump_json().encode() + b"\n")
         process.stdin.flush()
         for text in process.stdout:
             name, fields = orjson.loads(text)
-            self.working = fields["words"] if name == "Working" else ""
-            if name != "Working":
-                self.rest_later()
-                return answer(name, fields)
+            self.working = fields["words"] if name == PreviewLoading.__name__ else ""
+            if name != PreviewLoading.__name__:
+                self.schedule_close()
+                return unwrap_answer(name, fields)
         code, self.working = process.wait(), ""
         if time.monotonic() - began < self.answer_seconds:
             raise DataError(f"{request.source}: the process that shows tokens ended with code {code}. Try again.")
@@ -69,7 +77,7 @@ class Lens:
             "ended. Nothing was changed. Take fewer rows or another model."
         )
 
-    def running(self) -> subprocess.Popen[bytes]:
+    def ensure_process(self) -> subprocess.Popen[bytes]:
         """The process, started anew where it is not there."""
         if self.timer:
             self.timer.cancel()
@@ -81,7 +89,7 @@ class Lens:
             )
         return self.process
 
-    def rest_later(self) -> None:
+    def schedule_close(self) -> None:
         self.timer = threading.Timer(self.idle_seconds, self.close)
         self.timer.daemon = True
         self.timer.start()
@@ -94,9 +102,9 @@ class Lens:
                 self.process.communicate()
 
 
-def answer(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    if name == "Refused":
+def unwrap_answer(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    if name == PreviewRejected.__name__:
         raise DataError(fields["sentence"])
-    if name == "Broke":
+    if name == PreviewCrashed.__name__:
         raise RuntimeError(f"The lens failed.\n{fields['traceback']}")
     return fields

@@ -8,40 +8,42 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field, TypeAdapter
 
-from trainer_core.config.recipe import Columns, Step, Template
-from trainer_core.data.quality.report import Finding
-from trainer_core.schema import Strict
+from trainer_core.config.recipe import Columns, RemedyName, Template
+from trainer_core.data.quality.report import DataFinding
+from trainer_core.schema import StrictModel
 
 
-class Rows(Strict):
+class RowsRequest(StrictModel):
     """Which rows, through which model's eyes. `model` is named as in a recipe."""
 
     source: str
     columns: Columns = Columns()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[RemedyName, ...] = ()
     model: str
     template: Template = "own"
     length: int = Field(ge=1)
 
 
-class Look(Rows):
+class TokenRowRequest(RowsRequest):
     """Show one usable row, counted from 0."""
 
     kind: Literal["look"] = "look"
     at: int = Field(ge=0)
 
 
-class Measure(Rows):
+class MeasureRequest(RowsRequest):
     """Say how long the rows are, and what the length does to them."""
 
     kind: Literal["measure"] = "measure"
 
 
-REQUEST: TypeAdapter[Look | Measure] = TypeAdapter(Annotated[Look | Measure, Field(discriminator="kind")])
+REQUEST_ADAPTER: TypeAdapter[TokenRowRequest | MeasureRequest] = TypeAdapter(
+    Annotated[TokenRowRequest | MeasureRequest, Field(discriminator="kind")]
+)
 
 
 @dataclass(frozen=True)
-class Side:
+class TokenSide:
     """One sequence as the model reads it, whole; `cut` is how many tokens the length leaves of it.
 
     `texts` put together are the rendered text. `trained[i]`: token i carries loss. `special`: places of control tokens.
@@ -56,54 +58,54 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Seen:
+class RowPreview:
     """A row as tokens: one side for a chat, two for a pair. `left_out`: why training does not get it, else empty."""
 
     at: int
     rows: int
     item: Any
-    sides: tuple[Side, ...]
+    sides: tuple[TokenSide, ...]
     left_out: str = ""
     differ: int | None = None
     """Of a pair: the first token in which the sides differ."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredLengths:
     """Tokens per measured row, ascending, and what is wrong with rows at this length. `of`: all usable rows read."""
 
     lengths: list[int]
     of: int
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
 
 
 @dataclass(frozen=True)
-class Undressed:
+class NoTemplate:
     """The model has no chat template: the first row as each template of `config.Template` would write it."""
 
     examples: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Working:
+class PreviewLoading:
     """Not ready yet: what is being done."""
 
     words: str
 
 
 @dataclass(frozen=True)
-class Refused:
+class PreviewRejected:
     """The last word about a request that a person can mend."""
 
     sentence: str
 
 
 @dataclass(frozen=True)
-class Broke:
+class PreviewCrashed:
     """The last word about a request that met a bug."""
 
     traceback: str
 
 
-def line(thing: Any) -> bytes:
+def encode_message(thing: Any) -> bytes:
     return orjson.dumps([type(thing).__name__, thing], option=orjson.OPT_APPEND_NEWLINE)

@@ -7,62 +7,71 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from trainer_core.data import Chat, Finding, Pair, tokenize
-from trainer_core.data.preview.protocol import Side
-from trainer_core.data.quality.report import Level, Where
-from trainer_core.data.stream import Example
+from trainer_core.data import Chat, DataFinding, Pair, tokenize
+from trainer_core.data.preview.protocol import TokenSide
+from trainer_core.data.quality.report import FindingExample, Level
+from trainer_core.data.stream import UsableRow
 
 if TYPE_CHECKING:
     from trainer_core.data.tokenize import PreTrainedTokenizerBase
 
-SHOWN = 5
+MAX_EXAMPLES = 5
 """Rows shown as examples of one finding."""
-LAST = 3
+END_TOKENS = 3
 """An answer's end token stands among its last tokens; a template may write a line end after it."""
 
 
 @dataclass(frozen=True)
-class Sight:
+class RowTokens:
     """One row in tokens."""
 
-    sides: tuple[Side, ...]
+    sides: tuple[TokenSide, ...]
     differ: int | None
     left_out: str
 
 
-def sight(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, length: int) -> Sight:
+def view_row(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, length: int) -> RowTokens:
     """A row as the model reads it, and why training would leave it out at this length, if it does.
 
     Raises:
         DataError, ModelError: see `tokens.render`.
     """
-    specials = special_tokens(tokenizer)
+    specials = special_token_ids(tokenizer)
     if isinstance(item, Chat):
         whole, row = next(tokenize.encode_chats(tokenizer, [item]))
         trained = [label != tokenize.MASKED for label in row.labels]
-        side = Side("row", whole.ids, pieces(whole), trained, places(whole.ids, specials), min(length, len(whole.ids)))
-        return Sight((side,), None, "" if any(trained[:length]) else f"no answer token within {length:,} tokens")
+        side = TokenSide(
+            "row",
+            whole.ids,
+            token_texts(whole),
+            trained,
+            token_positions(whole.ids, specials),
+            min(length, len(whole.ids)),
+        )
+        return RowTokens((side,), None, "" if any(trained[:length]) else f"no answer token within {length:,} tokens")
     pair = tokenize.encode_pair(tokenizer, item)
     sides = tuple(
-        side_of(tokenizer, name, (*item.prompt, *answer), pair.prompt, length, specials)
+        view_side(tokenizer, name, (*item.prompt, *answer), pair.prompt, length, specials)
         for name, answer in (("chosen", item.chosen), ("rejected", item.rejected))
     )
-    return Sight(sides, pair.differ, why_left_out(pair, length))
+    return RowTokens(sides, pair.first_difference, exclusion_reason(pair, length))
 
 
-def side_of(tokenizer, name, messages, prompt: int, length: int, specials: frozenset[int]) -> Side:  # type: ignore[no-untyped-def]
-    whole = tokenize.tokenised(tokenizer, messages)
+def view_side(tokenizer, name, messages, prompt: int, length: int, specials: frozenset[int]) -> TokenSide:  # type: ignore[no-untyped-def]
+    whole = tokenize.tokenize_chat(tokenizer, messages)
     trained = [place >= prompt for place in range(len(whole.ids))]
-    return Side(name, whole.ids, pieces(whole), trained, places(whole.ids, specials), min(length, len(whole.ids)))
+    return TokenSide(
+        name, whole.ids, token_texts(whole), trained, token_positions(whole.ids, specials), min(length, len(whole.ids))
+    )
 
 
-def why_left_out(pair: tokenize.EncodedPair, length: int) -> str:
+def exclusion_reason(pair: tokenize.EncodedPair, length: int) -> str:
     if pair.prompt >= length:
         return f"the prompt alone fills the {length:,} tokens"
-    return f"cut at {length:,} tokens, both sides are the same" if pair.differ >= length else ""
+    return f"cut at {length:,} tokens, both sides are the same" if pair.first_difference >= length else ""
 
 
-def pieces(whole: tokenize.Tokenised) -> list[str]:
+def token_texts(whole: tokenize.TokenizedText) -> list[str]:
     """The text of each token. A letter made of several tokens belongs to its first; put together they are the whole text."""
     found, at = list[str](), 0
     for _, end in whole.offsets:
@@ -73,18 +82,18 @@ def pieces(whole: tokenize.Tokenised) -> list[str]:
     return found
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Control tokens: the tokenizer's own, and those added as special."""
     added = (place for place, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset((*tokenizer.all_special_ids, *added))
 
 
-def places(ids: Sequence[int], wanted: frozenset[int]) -> list[int]:
+def token_positions(ids: Sequence[int], wanted: frozenset[int]) -> list[int]:
     return [place for place, token in enumerate(ids) if token in wanted]
 
 
 @dataclass(frozen=True)
-class Extent:
+class RowExtent:
     """How far a row reaches, in tokens: its end, where its answers begin, where its sides part, and whether it ends."""
 
     end: int
@@ -93,30 +102,30 @@ class Extent:
     ends: bool
 
 
-def extents(tokenizer: PreTrainedTokenizerBase, items: Sequence[Chat | Pair]) -> Iterator[Extent]:
+def row_extents(tokenizer: PreTrainedTokenizerBase, items: Sequence[Chat | Pair]) -> Iterator[RowExtent]:
     """How far each row reaches."""
-    specials = special_tokens(tokenizer)
+    specials = special_token_ids(tokenizer)
     for _, alike in groupby(items, type):
         rows = list(alike)
         pairs, chats = [one for one in rows if isinstance(one, Pair)], [one for one in rows if isinstance(one, Chat)]
-        yield from (extent_of_pair(pair, specials) for pair in tokenize.encode_pairs(tokenizer, pairs))
-        yield from (extent_of_chat(row, specials) for _, row in tokenize.encode_chats(tokenizer, chats))
+        yield from (pair_extent(pair, specials) for pair in tokenize.encode_pairs(tokenizer, pairs))
+        yield from (chat_extent(row, specials) for _, row in tokenize.encode_chats(tokenizer, chats))
 
 
-def extent_of_pair(pair: tokenize.EncodedPair, specials: frozenset[int]) -> Extent:
-    closed = not specials.isdisjoint(pair.chosen[-LAST:]) and not specials.isdisjoint(pair.rejected[-LAST:])
-    return Extent(pair.longest, pair.prompt, pair.differ, closed)
+def pair_extent(pair: tokenize.EncodedPair, specials: frozenset[int]) -> RowExtent:
+    closed = not specials.isdisjoint(pair.chosen[-END_TOKENS:]) and not specials.isdisjoint(pair.rejected[-END_TOKENS:])
+    return RowExtent(pair.longest_length, pair.prompt, pair.first_difference, closed)
 
 
-def extent_of_chat(row: tokenize.Encoded, specials: frozenset[int]) -> Extent:
+def chat_extent(row: tokenize.EncodedChat, specials: frozenset[int]) -> RowExtent:
     trained = [place for place, label in enumerate(row.labels) if label != tokenize.MASKED]
     answer = trained[0] if trained else len(row.labels)
-    return Extent(
-        len(row.labels), answer, None, not specials.isdisjoint(row.labels[place] for place in trained[-LAST:])
+    return RowExtent(
+        len(row.labels), answer, None, not specials.isdisjoint(row.labels[place] for place in trained[-END_TOKENS:])
     )
 
 
-FINDINGS: dict[str, tuple[Level, str, str]] = {
+FINDING_TEXTS: dict[str, tuple[Level, str, str]] = {
     "masked": ("error", "Nothing to learn", "no answer token within {length:,} tokens, so training leaves them out"),
     "prompt_too_long": (
         "error", "Prompts too long", "the prompt alone fills the {length:,} tokens, so training leaves them out",
@@ -132,7 +141,7 @@ FINDINGS: dict[str, tuple[Level, str, str]] = {
 """Code -> how bad it is, its title, and the end of its sentence."""
 
 
-def fate(row: Extent, length: int) -> str | None:
+def truncation_effect(row: RowExtent, length: int) -> str | None:
     """The code of what this length does to a row, or None where it fits."""
     if row.answer >= length:
         return "masked" if row.differ is None else "prompt_too_long"
@@ -141,11 +150,13 @@ def fate(row: Extent, length: int) -> str | None:
     return "cut" if row.end > length else None
 
 
-def findings(rows: Sequence[tuple[Example, Extent]], length: int) -> Iterator[Finding]:
+def length_findings(rows: Sequence[tuple[UsableRow, RowExtent]], length: int) -> Iterator[DataFinding]:
     """What the length does to the measured rows, and answers that do not end."""
-    for code, (level, title, meaning) in FINDINGS.items():
-        hit = [one for one, row in rows if (not row.ends if code == "no_end" else fate(row, length) == code)]
+    for code, (level, title, meaning) in FINDING_TEXTS.items():
+        hit = [
+            one for one, row in rows if (not row.ends if code == "no_end" else truncation_effect(row, length) == code)
+        ]
         if hit:
             text = f"{len(hit):,} of {len(rows):,} rows: {meaning.format(length=length)}."
-            where = tuple(Where(one.file, one.row, one.line, "") for one in hit[:SHOWN])
-            yield Finding(code, level, title, len(hit), len(rows), text, where)
+            where = tuple(FindingExample(one.file, one.row, one.line, "") for one in hit[:MAX_EXAMPLES])
+            yield DataFinding(code, level, title, len(hit), len(rows), text, where)

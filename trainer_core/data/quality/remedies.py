@@ -6,24 +6,32 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from trainer_core.data.quality.checks import FAULTS, Seen, choices, faults, is_swapped, turns, unusable
-from trainer_core.data.quality.text_patterns import KEY, MAIL, MANGLED, PICTURES
+from trainer_core.data.quality.checks import (
+    QUALITY_CHECKS,
+    SeenRows,
+    all_messages,
+    check_row,
+    is_swapped,
+    unlearned_codes,
+    unusable_code,
+)
+from trainer_core.data.quality.text_patterns import MAIL_ADDRESS, MANGLED_TEXT, MEDIA_PLACEHOLDERS, SECRET_KEY
 from trainer_core.data.schema.messages import Chat, Item, Message, Pair
 from trainer_core.data.schema.transcripts import MARKERS
-from trainer_core.data.stream import Example
+from trainer_core.data.stream import UsableRow
 from trainer_core.errors import DataError
 
 SKIP_DAMAGED = "skip_damaged"
 """The step that passes over lines which cannot be read."""
 
 
-MARKED = 0.1
+MAX_MARKED_SHARE = 0.1
 """From this share of rows with template markers on, the data set as a whole was written for another template."""
 
 
-def too_marked(count: int, total: int, name: str) -> str | None:
+def marker_problem(count: int, total: int, name: str) -> str | None:
     """Why rows with another template's markers are not trained on, or None where they are few."""
-    if not count or count < MARKED * total:
+    if not count or count < MAX_MARKED_SHARE * total:
         return None
     return (
         f"{count:,} of {total:,} rows in {name} hold a chat template's own markers, such as <|im_start|> or [INST]. "
@@ -32,7 +40,7 @@ def too_marked(count: int, total: int, name: str) -> str | None:
     )
 
 
-class Outcome(NamedTuple):
+class RemedyOutcome(NamedTuple):
     """A row after its treatment; `left_out` is the code of the fault for which training does not get it.
 
     faults: unless every one was looked for, those that training itself tells of: what it does not use of the row.
@@ -43,39 +51,41 @@ class Outcome(NamedTuple):
     faults: tuple[str, ...] = ()
 
 
-class Treatment:
+class RemedyPipeline:
     """A recipe's steps, applied row by row in the order of the file."""
 
     def __init__(self, steps: Iterable[str] = (), held_out: frozenset[int] = frozenset()) -> None:
         steps = tuple(dict.fromkeys(steps))
-        unknown = next((step for step in steps if step not in STEPS), None)
+        unknown = next((step for step in steps if step not in STEP_NAMES), None)
         if unknown is not None:
-            raise DataError(f"There is no step {unknown[:60]!r} for data. Known steps: {', '.join(STEPS)}.")
-        self.mends = [MENDS[step] for step in steps if step in MENDS]
+            raise DataError(f"There is no step {unknown[:60]!r} for data. Known steps: {', '.join(STEP_NAMES)}.")
+        self.mends = [ROW_REMEDIES[step] for step in steps if step in ROW_REMEDIES]
         self.reverse = "reverse" in steps
         self.drops = {step.removeprefix("drop_") for step in steps if step.startswith("drop_")}
         self.skip_damaged = SKIP_DAMAGED in steps
-        self.seen = Seen(held_out)
+        self.seen = SeenRows(held_out)
 
-    def apply(self, example: Example, look: bool = False) -> Outcome:
+    def apply(self, example: UsableRow, look: bool = False) -> RemedyOutcome:
         """One row, mended and judged. `look`: name its faults also where no step asks for them."""
         item, margin = example.item, example.margin
         if self.reverse and isinstance(item, Pair) and margin is not None and margin < 0:
             item, margin = Pair(item.prompt, item.rejected, item.chosen), -margin
         for mend in self.mends:
             item = mend(item)
-        kept = trimmed(item)
-        if why := unusable(kept):
-            return Outcome(kept, why)
+        kept = trim_unanswered(item)
+        if why := unusable_code(kept):
+            return RemedyOutcome(kept, why)
         if not (look or self.drops):
-            return Outcome(kept, None, (*example.marks, *choices(item), *(["unanswered"] if kept is not item else [])))
-        found = list(dict.fromkeys((*faults(item, margin), *example.marks)))
+            return RemedyOutcome(
+                kept, None, (*example.marks, *unlearned_codes(item), *(["unanswered"] if kept is not item else []))
+            )
+        found = list(dict.fromkeys((*check_row(item, margin), *example.marks)))
         if self.drops.isdisjoint(found):
-            found += self.seen.faults(kept)
-        return Outcome(kept, next(filter(self.drops.__contains__, found), None), tuple(found))
+            found += self.seen.check_repeats(kept)
+        return RemedyOutcome(kept, next(filter(self.drops.__contains__, found), None), tuple(found))
 
 
-def trimmed(item: Item) -> Item:
+def trim_unanswered(item: Item) -> Item:
     """A chat without the turns after its last answer, since nobody answers them."""
     if isinstance(item, Pair) or item.messages[-1].role == "assistant":
         return item
@@ -83,7 +93,7 @@ def trimmed(item: Item) -> Item:
     return Chat(item.messages[: last + 1])
 
 
-def swap(item: Item) -> Item:
+def swap_prompt_answer(item: Item) -> Item:
     """Prompt and answer of a swapped chat exchanged."""
     if isinstance(item, Chat) and is_swapped(item):
         asked, said = item.messages
@@ -98,10 +108,10 @@ def swap_sides(item: Item) -> Item:
 
 def strip_markers(item: Item) -> Item:
     """Every template marker taken out, with the white space that is left at the ends."""
-    return each(item, lambda text: without_markers(text))
+    return map_texts(item, lambda text: remove_markers(text))
 
 
-def without_markers(text: str) -> str:
+def remove_markers(text: str) -> str:
     bare = text
     for marker in MARKERS:
         bare = bare.replace(marker, "")
@@ -111,11 +121,11 @@ def without_markers(text: str) -> str:
 def join_turns(item: Item) -> Item:
     """Neighbouring turns of one role made into one, with an empty line between."""
     if isinstance(item, Chat):
-        return Chat(joined(item.messages))
-    return Pair(joined(item.prompt), joined(item.chosen), joined(item.rejected))
+        return Chat(merge_same_roles(item.messages))
+    return Pair(merge_same_roles(item.prompt), merge_same_roles(item.chosen), merge_same_roles(item.rejected))
 
 
-def joined(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def merge_same_roles(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     done: list[Message] = []
     for message in messages:
         alike = done and (done[-1].role, done[-1].learned) == (message.role, message.learned) and message.role != "tool"
@@ -127,24 +137,26 @@ def joined(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return tuple(done)
 
 
-def mend_encoding(item: Item) -> Item:
+def repair_encoding(item: Item) -> Item:
     """UTF-8 that was read as Windows-1252 read again, where that works out; what is lost stays lost."""
-    return each(item, again if not all(message.content.isascii() for message in turns(item)) else str)
+    return map_texts(
+        item, redecode_text if not all(message.content.isascii() for message in all_messages(item)) else str
+    )
 
 
-def again(text: str) -> str:
+def redecode_text(text: str) -> str:
     try:
-        return text.encode("cp1252").decode() if MANGLED.search(text) else text
+        return text.encode("cp1252").decode() if MANGLED_TEXT.search(text) else text
     except UnicodeError:
         return text
 
 
-def mask(item: Item) -> Item:
+def mask_personal_data(item: Item) -> Item:
     """Mail addresses and keys replaced by [mail] and [key]."""
-    return each(item, lambda text: KEY.sub("[key]", MAIL.sub("[mail]", text)))
+    return map_texts(item, lambda text: SECRET_KEY.sub("[key]", MAIL_ADDRESS.sub("[mail]", text)))
 
 
-def no_system(item: Item) -> Item:
+def drop_system_prompts(item: Item) -> Item:
     """Without system prompts."""
     if isinstance(item, Chat):
         return Chat(tuple(message for message in item.messages if message.role != "system"))
@@ -156,39 +168,39 @@ def strip_pictures(item: Item) -> Item:
 
     def bare(text: str) -> str:
         found = text
-        for placeholder in PICTURES:
+        for placeholder in MEDIA_PLACEHOLDERS:
             found = found.replace(placeholder, "")
         return text if found == text else found.strip()
 
-    return each(item, bare)
+    return map_texts(item, bare)
 
 
 def learn_all(item: Item) -> Item:
     """Every answer learned, whatever weight the file gives it."""
-    return each_message(item, lambda one: one if one.learned else replace(one, learned=True))
+    return map_messages(item, lambda one: one if one.learned else replace(one, learned=True))
 
 
 def learn_reasoning(item: Item) -> Item:
     """Reasoning learned like the answer it leads to."""
-    return each_message(item, lambda one: replace(one, learn_reasoning=True) if one.reasoning else one)
+    return map_messages(item, lambda one: replace(one, learn_reasoning=True) if one.reasoning else one)
 
 
-def no_reasoning(item: Item) -> Item:
+def drop_reasoning(item: Item) -> Item:
     """Without reasoning."""
-    return each_message(item, lambda one: replace(one, reasoning="") if one.reasoning else one)
+    return map_messages(item, lambda one: replace(one, reasoning="") if one.reasoning else one)
 
 
-def each(item: Item, change: Callable[[str], str]) -> Item:
+def map_texts(item: Item, change: Callable[[str], str]) -> Item:
     """The item with every text changed, also that of its reasoning."""
 
     def changed(message: Message) -> Message:
         thought = change(message.reasoning) if message.reasoning else ""
         return replace(message, content=change(message.content), reasoning=thought)
 
-    return each_message(item, changed)
+    return map_messages(item, changed)
 
 
-def each_message(item: Item, change: Callable[[Message], Message]) -> Item:
+def map_messages(item: Item, change: Callable[[Message], Message]) -> Item:
     """The item with every message changed."""
 
     def all_of(messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -199,38 +211,43 @@ def each_message(item: Item, change: Callable[[Message], Message]) -> Item:
     return Pair(all_of(item.prompt), all_of(item.chosen), all_of(item.rejected))
 
 
-MENDS: dict[str, Callable[[Item], Item]] = {
-    "swap": swap,
+ROW_REMEDIES: dict[str, Callable[[Item], Item]] = {
+    "swap": swap_prompt_answer,
     "swap_sides": swap_sides,
     "strip_markers": strip_markers,
     "join_turns": join_turns,
-    "mend_encoding": mend_encoding,
-    "mask": mask,
-    "no_system": no_system,
+    "mend_encoding": repair_encoding,
+    "mask": mask_personal_data,
+    "no_system": drop_system_prompts,
     "strip_pictures": strip_pictures,
     "learn_all": learn_all,
     "learn_reasoning": learn_reasoning,
-    "no_reasoning": no_reasoning,
+    "no_reasoning": drop_reasoning,
 }
 
-STEPS = (*MENDS, "reverse", *(f"drop_{code}" for code, fault in FAULTS.items() if fault.level != "error"), SKIP_DAMAGED)
+STEP_NAMES = (
+    *ROW_REMEDIES,
+    "reverse",
+    *(f"drop_{code}" for code, fault in QUALITY_CHECKS.items() if fault.level != "error"),
+    SKIP_DAMAGED,
+)
 """Every step a recipe may hold."""
 
 
-def labels(code: str, count: int) -> list[tuple[str, str]]:
+def remedy_labels(code: str, count: int) -> list[tuple[str, str]]:
     """The steps that deal with a finding, each with the words for its button; none where training leaves the rows out itself."""
     if code == "damaged":
         return [(SKIP_DAMAGED, f"Skip {count:,} bad line{'s' * (count != 1)}")]
-    fault = FAULTS.get(code)
+    fault = QUALITY_CHECKS.get(code)
     if fault is None or fault.level == "error" or code == "unanswered":
         return []
     return [
-        *((mend, WORDS[mend]) for mend in fault.mends),
+        *((mend, REMEDY_LABELS[mend]) for mend in fault.mends),
         (f"drop_{code}", f"Leave out {'this row' if count == 1 else f'these {count:,} rows'}"),
     ]
 
 
-WORDS = {
+REMEDY_LABELS = {
     "swap": "Exchange prompt and answer",
     "swap_sides": "Exchange chosen and rejected",
     "reverse": "Exchange the sides",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer_core.data.files.raw_rows import place
+from trainer_core.data.files.raw_rows import format_location
 from trainer_core.data.schema.detect import Kind
 from trainer_core.data.schema.messages import Chat, Pair
 
@@ -15,7 +15,7 @@ Level = Literal["error", "warning", "notice"]
 
 
 @dataclass(frozen=True)
-class Where:
+class FindingExample:
     """One row as an example of a finding."""
 
     file: str
@@ -33,7 +33,7 @@ class Remedy:
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """One thing that is wrong, how often, where first, and what can be done about it."""
 
     code: str
@@ -42,19 +42,19 @@ class Finding:
     count: int
     of: int
     sentence: str
-    examples: tuple[Where, ...] = ()
+    examples: tuple[FindingExample, ...] = ()
     remedies: tuple[Remedy, ...] = ()
 
-    def told(self) -> Iterator[str]:
+    def as_lines(self) -> Iterator[str]:
         """The finding as lines of text."""
         yield f"{self.level}: {self.sentence}"
         for example in self.examples[:2]:
-            yield f"    {place(example.file, example.row, example.line)}: {example.snippet}"
+            yield f"    {format_location(example.file, example.row, example.line)}: {example.snippet}"
         for remedy in self.remedies:
             yield f"    {remedy.label}: {remedy.step}"
 
 
-ASIDE: dict[str, tuple[Level, str, str]] = {
+IGNORED_CONTENT: dict[str, tuple[Level, str, str]] = {
     "column": ("notice", "Columns not used", "not used: {names}"),
     "field": ("notice", "Fields of messages not used", "not used of the messages: {names}"),
     "other_column": (
@@ -74,7 +74,7 @@ ASIDE: dict[str, tuple[Level, str, str]] = {
 """What is not used of a row, or not as the file says: code -> level, title, and the end of its sentence."""
 
 
-def named(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """Columns or fields with the rows they are filled in: `id (12 rows), source (1 row)`; at most eight."""
     most = sorted(counts.items(), key=lambda one: -one[1])
     told = [f"{name} ({count:,} row{'s' * (count != 1)})" for name, count in most[:8]]
@@ -94,7 +94,7 @@ class FileReport:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LengthSummary:
     """How long one part of the rows is, in `unit`. `bins` are (from, to, count), each twice as wide as the last."""
 
     part: str
@@ -109,7 +109,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Report:
+class DataReport:
     """A data set, checked. `usable` rows are what training would get without any remedy."""
 
     path: str
@@ -119,14 +119,14 @@ class Report:
     usable: int
     train: int
     held_out: int
-    findings: tuple[Finding, ...]
-    lengths: tuple[Lengths, ...]
+    findings: tuple[DataFinding, ...]
+    lengths: tuple[LengthSummary, ...]
     preview: tuple[Chat | Pair, ...]
     notes: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     """Why a run would refuse the data as it is, with the way out; empty where it can be trained on."""
 
-    def told(self) -> Iterator[str]:
+    def as_lines(self) -> Iterator[str]:
         """The report as lines of text."""
         for file in self.files:
             columns = ", ".join(f"{part} ← {column}" for part, column in file.columns.items())
@@ -139,5 +139,5 @@ class Report:
             yield f"{one.part}: {median}, 95 % up to {one.p95:,}, at most {one.longest:,}{over}."
         yield from self.notes
         for finding in self.findings:
-            yield from finding.told()
+            yield from finding.as_lines()
         yield from self.blocked

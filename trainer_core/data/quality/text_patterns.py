@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from trainer_core.data.schema.transcripts import MARKERS
 
-MAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+")
-KEY = re.compile(
+MAIL_ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63})+")
+SECRET_KEY = re.compile(
     r"\b(?:sk-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
-MANGLED = re.compile("Ã[\u0080-\u00bf\u201a-\u2122]|â€|Â[\u00a0-\u00bf]|[\ufffd\0\x08\x1b\x7f]")
+MANGLED_TEXT = re.compile("Ã[\u0080-\u00bf\u201a-\u2122]|â€|Â[\u00a0-\u00bf]|[\ufffd\0\x08\x1b\x7f]")
 PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_][\w. ]{0,40}\}\}|\{(?:instruction|input|prompt|question|output|response)\}")
-PICTURES = (
+MEDIA_PLACEHOLDERS = (
     "<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "<|video_pad|>", "<|image_1|>", "<start_of_image>",
     "<image_placeholder>",
 )  # fmt: skip
@@ -22,7 +22,7 @@ PICTURES = (
 
 
 @dataclass(frozen=True)
-class Sign:
+class TextPattern:
     """What gives a fault away: one or two letters that are rare in prose -> the strings with them, one of which must be there.
 
     Looking for single letters first makes this 20 times faster than one pattern for all. `pattern`: what must match then.
@@ -32,14 +32,14 @@ class Sign:
     rare: Mapping[str, tuple[str, ...]]
     pattern: re.Pattern[str] | None = None
 
-    def at(self, text: str) -> int | None:
+    def find(self, text: str) -> int | None:
         """Where in the text the fault begins, or None where it has none."""
         for letters, strings in self.rare.items():
-            if letters[0] in text and letters[-1] in text and (place := self.first(text, strings)) is not None:
+            if letters[0] in text and letters[-1] in text and (place := self.find_first(text, strings)) is not None:
                 return place
         return None
 
-    def first(self, text: str, strings: tuple[str, ...]) -> int | None:
+    def find_first(self, text: str, strings: tuple[str, ...]) -> int | None:
         for string in strings:
             place = text.find(string)
             if place >= 0 and self.pattern is None:
@@ -49,9 +49,9 @@ class Sign:
         return None
 
 
-SIGNS = (
-    Sign("markers", {letter: tuple(m for m in MARKERS if letter in m) for letter in "|]>"}),
-    Sign(
+TEXT_PATTERNS = (
+    TextPattern("markers", {letter: tuple(m for m in MARKERS if letter in m) for letter in "|]>"}),
+    TextPattern(
         "headings",
         {
             "#": ("### Instruction:", "### Response:", "### Input:"),
@@ -59,35 +59,37 @@ SIGNS = (
             ":A": ("\n\nAssistant: ",),
         },
     ),
-    Sign("placeholder", {"{": ("{",)}, PLACEHOLDER),
-    Sign("pictures", {"<>": PICTURES}),
-    Sign("encoding", {letter: (letter,) for letter in "Ãâ\u00c2\ufffd\0\x08\x1b\x7f"}, MANGLED),
-    Sign("personal", {"@": ("@",)}, MAIL),
-    Sign(
+    TextPattern("placeholder", {"{": ("{",)}, PLACEHOLDER),
+    TextPattern("pictures", {"<>": MEDIA_PLACEHOLDERS}),
+    TextPattern("encoding", {letter: (letter,) for letter in "Ãâ\u00c2\ufffd\0\x08\x1b\x7f"}, MANGLED_TEXT),
+    TextPattern("personal", {"@": ("@",)}, MAIL_ADDRESS),
+    TextPattern(
         "personal",
         {"_": ("hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"), "-": ("sk-",), "K": ("AKIA",), "-G": ("-----BEGIN",)},
-        KEY,
+        SECRET_KEY,
     ),
 )
-RARE = tuple((letters[0], letters[-1], strings, sign) for sign in SIGNS for letters, strings in sign.rare.items())
+PATTERNS_BY_LETTER = tuple(
+    (letters[0], letters[-1], strings, sign) for sign in TEXT_PATTERNS for letters, strings in sign.rare.items()
+)
 
 
 def has_markers(text: str) -> bool:
     """Whether a text holds a chat template's special tokens."""
-    return SIGNS[0].at(text) is not None
+    return TEXT_PATTERNS[0].find(text) is not None
 
 
-def faults(text: str) -> Iterator[str]:
+def matching_codes(text: str) -> Iterator[str]:
     """The codes of all faults of a text, each once."""
     last = ""
-    for one, other, strings, sign in RARE:
-        if one in text and other in text and sign.code != last and sign.first(text, strings) is not None:
+    for one, other, strings, sign in PATTERNS_BY_LETTER:
+        if one in text and other in text and sign.code != last and sign.find_first(text, strings) is not None:
             last = sign.code
             yield last
 
 
-def around(text: str, code: str) -> str | None:
+def match_snippet(text: str, code: str) -> str | None:
     """The words around a fault, on one line, or None where the fault is none of the words'."""
-    places = (sign.at(text) for sign in SIGNS if sign.code == code)
+    places = (sign.find(text) for sign in TEXT_PATTERNS if sign.code == code)
     place = next((place for place in places if place is not None), None)
     return None if place is None else " ".join(text[max(0, place - 30) : place + 50].split())

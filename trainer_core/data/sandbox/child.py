@@ -14,48 +14,48 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from trainer_core.data import stream
-from trainer_core.data.files.limits import CHILD
+from trainer_core.data.files.limits import CHILD_LIMITS
 from trainer_core.data.quality import analysis
 from trainer_core.data.sandbox import protocol
-from trainer_core.data.select import counted
+from trainer_core.data.select import count_selected_rows
 from trainer_core.errors import UserError
 
-Asked = stream.Request | stream.Glance | stream.Count
-PROGRESS = b'["Progress"'
+SandboxRequest = stream.ReadRequest | stream.PreviewRequest | stream.CountRequest
+PROGRESS = b'["ReadProgress"'
 
 
 def main(asked: BinaryIO, said: BinaryIO) -> None:
     for line in asked:
-        for answer in answers(protocol.request(line)):
+        for answer in answer_sandbox_request(protocol.decode_request_line(line)):
             said.write(answer)
             if answer.startswith(PROGRESS):
                 said.flush()
         said.flush()
 
 
-def answers(request: Asked) -> Iterator[bytes]:
+def answer_sandbox_request(request: SandboxRequest) -> Iterator[bytes]:
     """Everything said about one request, with one last word: Done, Refused or Broke."""
     try:
-        for thing in answered(request):
-            yield protocol.line(thing)
+        for thing in run_sandbox_request(request):
+            yield protocol.encode_line(thing)
     except UserError as error:
-        yield protocol.line(protocol.Refused(str(error)))
+        yield protocol.encode_line(protocol.Rejected(str(error)))
     except MemoryError:
-        sentence = f"{request.path}: reading it takes more than {CHILD.memory_bytes / 2**30:.1f} GB of memory."
-        yield protocol.line(protocol.Refused(sentence))
+        sentence = f"{request.path}: reading it takes more than {CHILD_LIMITS.memory_bytes / 2**30:.1f} GB of memory."
+        yield protocol.encode_line(protocol.Rejected(sentence))
     except Exception:  # a bug: the parent raises it with this traceback
-        yield protocol.line(protocol.Broke(traceback.format_exc()))
+        yield protocol.encode_line(protocol.Crashed(traceback.format_exc()))
     else:
-        yield protocol.line(protocol.Done())
+        yield protocol.encode_line(protocol.Finished())
 
 
-def answered(request: Asked) -> Iterable[Any]:
+def run_sandbox_request(request: SandboxRequest) -> Iterable[Any]:
     match request:
-        case stream.Glance():
-            return (stream.glanced(request),)
-        case stream.Count():
-            return (counted(request),)
-    return analysis.examined(request) if request.checkup else stream.examples(request)
+        case stream.PreviewRequest():
+            return (stream.read_preview(request),)
+        case stream.CountRequest():
+            return (count_selected_rows(request),)
+    return analysis.analyse_data(request) if request.checkup else stream.stream_rows(request)
 
 
 def limit_memory() -> None:
@@ -63,7 +63,7 @@ def limit_memory() -> None:
     if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (CHILD.memory_bytes, CHILD.memory_bytes))
+        resource.setrlimit(resource.RLIMIT_AS, (CHILD_LIMITS.memory_bytes, CHILD_LIMITS.memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

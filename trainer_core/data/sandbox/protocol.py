@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from trainer_core.data.files.raw_rows import Flaw
-from trainer_core.data.quality.report import Report
+from trainer_core.data.files.raw_rows import UnreadableRow
+from trainer_core.data.quality.report import DataReport
 from trainer_core.data.stream import (
-    Checkup,
-    Count,
-    Counts,
-    Example,
-    Found,
-    Glance,
-    Glimpse,
-    LeftAside,
-    Misfit,
-    Note,
-    Progress,
-    Request,
+    CheckOptions,
+    CountRequest,
+    FileNote,
+    IgnoredContent,
+    Preview,
+    PreviewRequest,
+    ReadProgress,
+    ReadRequest,
+    RowCounts,
+    SchemaDetected,
+    UnusableRow,
+    UsableRow,
 )
 
 if TYPE_CHECKING:
@@ -35,79 +35,95 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Done:
+class Finished:
     """The request is served."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """The request ended in a sentence for the user."""
 
     sentence: str
 
 
 @dataclass(frozen=True)
-class Broke:
+class Crashed:
     """The request ended in a bug."""
 
     traceback: str
 
 
-ANSWERS = {
+ANSWER_TYPES = {
     kind.__name__: kind
-    for kind in (Done, Refused, Broke, Note, Found, Progress, Example, Flaw, Misfit, LeftAside, Report, Glimpse, Counts)
+    for kind in (
+        Finished,
+        Rejected,
+        Crashed,
+        FileNote,
+        SchemaDetected,
+        ReadProgress,
+        UsableRow,
+        UnreadableRow,
+        UnusableRow,
+        IgnoredContent,
+        DataReport,
+        Preview,
+        RowCounts,
+    )
 }
 
 
-def line(thing: Any) -> bytes:
+def encode_line(thing: Any) -> bytes:
     """One request or answer as a line."""
-    return orjson.dumps([type(thing).__name__, thing], default=plain, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps([type(thing).__name__, thing], default=as_json_value, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def plain(value: Any) -> Any:
+def as_json_value(value: Any) -> Any:
     """What orjson does not know: settings as their fields, paths as text."""
     return str(value) if isinstance(value, Path) else value.model_dump()
 
 
-def answer(text: bytes) -> Any:
+def decode_answer_line(text: bytes) -> Any:
     """The answer that a line holds, checked against its class."""
     name, fields = orjson.loads(text)
-    return checked(name).validate_python(fields)
+    return answer_adapter(name).validate_python(fields)
 
 
 @cache
-def checked(name: str) -> TypeAdapter[Any]:
+def answer_adapter(name: str) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(ANSWERS[name])
+    return TypeAdapter(ANSWER_TYPES[name])
 
 
-def request(text: bytes) -> Request | Glance | Count:
+def decode_request_line(text: bytes) -> ReadRequest | PreviewRequest | CountRequest:
     """The request that a line holds."""
     name, fields = orjson.loads(text)
-    if name == "Count":
-        return counting(fields)
+    if name == CountRequest.__name__:
+        return decode_count_request(fields)
     path = Path(fields.pop("path"))
-    if name == "Glance":
-        return Glance(path)
+    if name == PreviewRequest.__name__:
+        return PreviewRequest(path)
     if fields["columns"]:
         from trainer_core.config.recipe import Columns
 
         fields["columns"] = Columns(**fields["columns"])
     if fields["checkup"]:
-        fields["checkup"] = checkup(**fields["checkup"])
-    return Request(path, **fields)
+        fields["checkup"] = decode_check_options(**fields["checkup"])
+    return ReadRequest(path, **fields)
 
 
-def checkup(tokenizer: str | None, length: int | None, held_out: str | None, steps: list[str]) -> Checkup:
-    return Checkup(located(tokenizer), length, located(held_out), tuple(steps))
+def decode_check_options(
+    tokenizer: str | None, length: int | None, held_out: str | None, steps: list[str]
+) -> CheckOptions:
+    return CheckOptions(optional_path(tokenizer), length, optional_path(held_out), tuple(steps))
 
 
-def counting(fields: dict[str, Any]) -> Count:
+def decode_count_request(fields: dict[str, Any]) -> CountRequest:
     from trainer_core.config.recipe import Data, Method
 
-    return Count(Data(**fields["data"]), Method(fields["method"]), located(fields["tokenizer"]))
+    return CountRequest(Data(**fields["data"]), Method(fields["method"]), optional_path(fields["tokenizer"]))
 
 
-def located(path: str | None) -> Path | None:
+def optional_path(path: str | None) -> Path | None:
     return None if path is None else Path(path)

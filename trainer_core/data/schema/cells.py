@@ -27,18 +27,18 @@ ROLES: dict[str, Role] = {
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "tool_response": "tool",
     "ipython": "tool",
 }  # fmt: skip
-CALLS = ("function_call", "tool_call")
+CALL_KEYS = ("function_call", "tool_call")
 """Roles whose turn is a tool call written as text."""
-KEYS = (
+MESSAGE_KEYS = (
     ("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("role", "text"), ("role", "parts"),
 )  # fmt: skip
-WEIGHTS = ("weight", "loss_weight", "train", "training", "trainable", "loss")
+WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "trainable", "loss")
 """Fields of a message that say whether it is learned: OpenAI and Mistral, LLaMA-Factory, Axolotl, ms-swift."""
 MASKED = "masked"
 """The same the other way round: torchtune."""
-YES, NO = ("true", "yes", "on"), ("false", "no", "off", "")
-REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts")
-THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on"), ("false", "no", "off", "")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thoughts")
+REASONING_TYPES = ("thinking", "reasoning", "redacted_thinking")
 """Types of a content part that is reasoning."""
 TOOL_PARTS = ("tool_use", "tool_call", "tool_result", "function", "function_call")
 PART_TEXTS = ("text", "value", "content", "thinking", "reasoning", "data")
@@ -48,7 +48,7 @@ TOOLS = ("tools", "functions", "tool_calls", "function_call")
 PICTURES = ("image", "images", "video", "videos", "audio", "audios", "image_path", "image_url")
 SCORES = ("overall_score", "score", "rating", "overall_rating")
 ANSWERS = ("response", "completion", "answer", "output", "content", "text")
-NESTED = 3
+MAX_NESTING = 3
 """How many times JSON may be written as text inside JSON."""
 
 
@@ -60,7 +60,7 @@ class BadRow(Exception):
         self.code = code
 
 
-class Remark(NamedTuple):
+class RowRemark(NamedTuple):
     """Something in a row that is not used, or not used as the file says. `name`: the column or field it is about."""
 
     code: str
@@ -74,18 +74,18 @@ class RowCells:
 
     values: Values
     columns: Parts
-    remarks: list[Remark] = field(default_factory=list)
+    remarks: list[RowRemark] = field(default_factory=list)
 
-    def part(self, name: str) -> Any:
+    def part_cell(self, name: str) -> Any:
         """The cell of a part; None where no column plays it or the cell is empty."""
         value = self.values.get(self.columns[name]) if name in self.columns else None
-        return value if filled(value, spelled_out=name == "history") else None
+        return value if has_content(value, spelled_out=name == "history") else None
 
-    def remark(self, code: str, name: str, value: Any = "") -> None:
-        self.remarks.append(Remark(code, name[:60], shown(value)))
+    def add_remark(self, code: str, name: str, value: Any = "") -> None:
+        self.remarks.append(RowRemark(code, name[:60], cell_snippet(value)))
 
 
-def shown(value: Any) -> str:
+def cell_snippet(value: Any) -> str:
     """The beginning of a value on one line."""
     return " ".join(str(value)[:200].split())[:80]
 
@@ -93,39 +93,39 @@ def shown(value: Any) -> str:
 EMPTY_JSON = ("[]", "{}", "null")
 
 
-def filled(value: Any, spelled_out: bool = False) -> bool:
+def has_content(value: Any, spelled_out: bool = False) -> bool:
     """Whether a cell says anything. `spelled_out`: a list or object is expected, so its JSON text may be empty too."""
     return value not in (None, "", [], {}) and not (spelled_out and value in EMPTY_JSON)
 
 
-def structure(value: Any) -> Structure:
+def cell_structure(value: Any) -> Structure:
     """What a cell is, by its type and, for objects, by their keys."""
     match value:
         case str():
-            return "transcript" if transcripts.spoken_in(value) else "text"
+            return "transcript" if transcripts.detect_transcript(value) else "text"
         case bool():
             return "truth"
         case int() | float():
             return "number"
         case dict():
-            keys = keys_of(value)
+            keys = message_keys(value)
             return "other" if keys is None else "messages" if is_columns(value, keys) else "message"
         case list() if value:
-            return structure_of_list(value)
+            return list_structure(value)
     return "other"
 
 
-def structure_of_list(value: list[Any]) -> Structure:
+def list_structure(value: list[Any]) -> Structure:
     if isinstance(value[0], str):
-        value = [spelled(one) if isinstance(one, str) else one for one in value]
+        value = [parse_written_messages(one) if isinstance(one, str) else one for one in value]
     if all(isinstance(one, dict) for one in value):
-        if all(keys_of(one) for one in value):
+        if all(message_keys(one) for one in value):
             return "messages"
-        return "scored" if all(is_scored(one) for one in value) else "other"
-    return "rounds" if all(is_round(one) for one in value) else "other"
+        return "scored" if all(is_scored_answer(one) for one in value) else "other"
+    return "rounds" if all(is_question_round(one) for one in value) else "other"
 
 
-def is_round(value: Any) -> bool:
+def is_question_round(value: Any) -> bool:
     """Whether a value is a question with its answer."""
     return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, str) for one in value)
 
@@ -136,7 +136,7 @@ def is_columns(value: dict[str, Any], keys: tuple[str, str]) -> bool:
     return isinstance(roles, list) and isinstance(contents, list) and len(roles) == len(contents) > 0
 
 
-def text(row: RowCells, column: str) -> str:
+def cell_text(row: RowCells, column: str) -> str:
     """A cell of text; numbers are written out.
 
     Raises:
@@ -152,7 +152,7 @@ def text(row: RowCells, column: str) -> str:
     raise BadRow("not text", f"{column!r} is not text")
 
 
-def messages(row: RowCells, column: str) -> tuple[Message, ...]:
+def cell_messages(row: RowCells, column: str) -> tuple[Message, ...]:
     """A cell that holds one message object or a list of them.
 
     Raises:
@@ -160,17 +160,17 @@ def messages(row: RowCells, column: str) -> tuple[Message, ...]:
     """
     value = row.values.get(column)
     if isinstance(value, dict):
-        keys = keys_of(value)
-        turns = transposed(value) if keys and is_columns(value, keys) else [value]
-        return tuple([message(row, one, column) for one in turns])
-    if not filled(value, spelled_out=True):
+        keys = message_keys(value)
+        turns = transpose_lists(value) if keys and is_columns(value, keys) else [value]
+        return tuple([convert_message(row, one, column) for one in turns])
+    if not has_content(value, spelled_out=True):
         raise BadRow("missing", f"{column!r} has no messages")
     if not isinstance(value, list):
         raise BadRow("not a message", f"{column!r} is not a list of messages")
-    return tuple([message(row, one, column) for one in value])
+    return tuple([convert_message(row, one, column) for one in value])
 
 
-def transposed(value: dict[str, Any]) -> list[dict[str, Any]]:
+def transpose_lists(value: dict[str, Any]) -> list[dict[str, Any]]:
     """One object of lists as a list of objects; what is no list of that length stays with the first."""
     count = next(len(one) for one in value.values() if isinstance(one, list) and one)
     lists = {key: one for key, one in value.items() if isinstance(one, list) and len(one) == count}
@@ -178,63 +178,65 @@ def transposed(value: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**turns[0], **{key: one for key, one in value.items() if key not in lists}}, *turns[1:]]
 
 
-def message(row: RowCells, value: Any, column: str) -> Message:
+def convert_message(row: RowCells, value: Any, column: str) -> Message:
     """One message object in any of the known spellings.
 
     Raises:
         BadRow: no role and content in it, an unknown role, tool calls, or content that is not text.
     """
     if isinstance(value, str):
-        value = spelled(value)
-    keys = keys_of(value) if isinstance(value, dict) else None
+        value = parse_written_messages(value)
+    keys = message_keys(value) if isinstance(value, dict) else None
     if keys is None:
         raise BadRow("not a message", f"{column!r} holds something that is not a message with role and content")
     role, content = str(value[keys[0]]).strip().casefold(), value[keys[1]]
     known = ROLES.get(role)
     if known is None:
         raise BadRow("unknown role", f"{column!r} has the unknown role {str(value[keys[0]])[:40]!r}")
-    if filled(value.get("tool_calls"), True) or filled(value.get("function_call"), True):
+    if has_content(value.get("tool_calls"), True) or has_content(value.get("function_call"), True):
         raise BadRow("tool calls", f"{column!r} has tool calls, which Tunebench does not train on")
-    if role in CALLS:
-        row.remark("tools", role, content)
-    said, thought = (content, "") if isinstance(content, str) and content[:1] != "[" else joined(row, content, column)
+    if role in CALL_KEYS:
+        row.add_remark("tools", role, content)
+    said, thought = (
+        (content, "") if isinstance(content, str) and content[:1] != "[" else join_content(row, content, column)
+    )
     if len(value) == 2:
         return Message(known, said, True, thought)
     if known == "assistant":
-        thought = "\n\n".join(filter(None, (reasoning_of(value), thought)))
+        thought = "\n\n".join(filter(None, (message_reasoning(value), thought)))
     learned = is_learned(row, value, known)
-    note_fields(row, value, keys, known)
+    remark_fields(row, value, keys, known)
     return Message(known, said, learned, thought)
 
 
-def reasoning_of(value: dict[str, Any]) -> str:
+def message_reasoning(value: dict[str, Any]) -> str:
     """The reasoning beside a message's content, under the first name that has any."""
-    return next((value[key] for key in REASONING if isinstance(value.get(key), str) and value[key].strip()), "")
+    return next((value[key] for key in REASONING_KEYS if isinstance(value.get(key), str) and value[key].strip()), "")
 
 
 def is_learned(row: RowCells, value: dict[str, Any], role: Role) -> bool:
     """Whether a message's weights let it be learned. A weight is obeyed as 0 or 1; any other value is remarked on."""
     learned = True
-    for key in WEIGHTS:
+    for key in WEIGHT_KEYS:
         given = value.get(key)
         if given is None:
             continue
-        weight = number(given)
+        weight = parse_weight(given)
         if weight not in (0, 1):
-            row.remark("weight", key, given)
+            row.add_remark("weight", key, given)
         if role == "assistant":
             learned = learned and not (weight is not None and weight <= 0)
         elif weight:
-            row.remark("weight_of_others", key, f"{role}: {key} {given}")
-    return learned and not (role == "assistant" and number(value.get(MASKED)))
+            row.add_remark("weight_of_others", key, f"{role}: {key} {given}")
+    return learned and not (role == "assistant" and parse_weight(value.get(MASKED)))
 
 
-def number(value: Any) -> float | None:
+def parse_weight(value: Any) -> float | None:
     """A weight as a number: 0, 1.0, false, "0", "true"; None where it is none."""
     if isinstance(value, str):
         word = value.strip().casefold()
-        if word in YES or word in NO:
-            return float(word in YES)
+        if word in TRUE_WORDS or word in FALSE_WORDS:
+            return float(word in TRUE_WORDS)
     try:
         found = float(value)
     except (TypeError, ValueError):
@@ -242,26 +244,26 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def note_fields(row: RowCells, value: dict[str, Any], keys: tuple[str, str], role: Role) -> None:
+def remark_fields(row: RowCells, value: dict[str, Any], keys: tuple[str, str], role: Role) -> None:
     """Remarks on the fields of a message that nothing is made of."""
-    thought = next((key for key in REASONING if isinstance(value.get(key), str) and value[key].strip()), None)
-    used = {*keys, *WEIGHTS, MASKED, thought if role == "assistant" else None}
+    thought = next((key for key in REASONING_KEYS if isinstance(value.get(key), str) and value[key].strip()), None)
+    used = {*keys, *WEIGHT_KEYS, MASKED, thought if role == "assistant" else None}
     for key, one in value.items():
-        if key not in used and filled(one, spelled_out=True):
-            row.remark("tools" if key in TOOLS else "pictures" if key in PICTURES else "field", key, one)
+        if key not in used and has_content(one, spelled_out=True):
+            row.add_remark("tools" if key in TOOLS else "pictures" if key in PICTURES else "field", key, one)
 
 
-def joined(row: RowCells, content: Any, column: str) -> tuple[str, str]:
+def join_content(row: RowCells, content: Any, column: str) -> tuple[str, str]:
     """A message's content as text and reasoning: text, parts, or parts written as JSON text.
 
     Raises:
         BadRow: parts of another type, such as images, or no text at all.
     """
     if isinstance(content, str):
-        parts = spelled_parts(content)
+        parts = parse_content_parts(content)
         if parts is None:
             return content, ""
-        row.remark("json_text", column, content)
+        row.add_remark("json_text", column, content)
         content = parts
     if content is None:
         raise BadRow("missing", f"{column!r} has a turn without text")
@@ -271,7 +273,7 @@ def joined(row: RowCells, content: Any, column: str) -> tuple[str, str]:
         raise BadRow("not text", f"{column!r} has a turn that is not text")
     said, thought = list[str](), list[str]()
     for part in content:
-        (thought if isinstance(part, dict) and part.get("type") in THOUGHTS else said).append(
+        (thought if isinstance(part, dict) and part.get("type") in REASONING_TYPES else said).append(
             part_text(row, part, column)
         )
     return "".join(said), "\n\n".join(filter(None, thought))
@@ -295,59 +297,59 @@ def part_text(row: RowCells, part: Any, column: str) -> str:
         words = words.get("value") if isinstance(words, dict) else words
         if isinstance(words, str) and (words or kind in TEXT_TYPES):
             for other, one in part.items():
-                if other not in ("type", key) and filled(one):
-                    row.remark("field", other, one)
+                if other not in ("type", key) and has_content(one):
+                    row.add_remark("field", other, one)
             return words
     raise BadRow(f"part {kind!s:.40}", f"{column!r} has a part of type {str(kind)[:40]!r}; Tunebench trains on text")
 
 
-def keys_of(value: dict[str, Any]) -> tuple[str, str] | None:
+def message_keys(value: dict[str, Any]) -> tuple[str, str] | None:
     """How a message object spells role and content, or None where it is no message. Fields that are null come last."""
-    there = [keys for keys in KEYS if keys[0] in value and keys[1] in value]
+    there = [keys for keys in MESSAGE_KEYS if keys[0] in value and keys[1] in value]
     if len(there) > 1:
         there.sort(key=lambda keys: value[keys[0]] is None or value[keys[1]] is None)
     return there[0] if there else None
 
 
-def is_scored(value: dict[str, Any]) -> bool:
+def is_scored_answer(value: dict[str, Any]) -> bool:
     """Whether an object is an answer with a score."""
     has_score = any(isinstance(value.get(key), int | float) for key in SCORES)
     return has_score and any(isinstance(value.get(key), str) for key in ANSWERS)
 
 
-def score_of(value: dict[str, Any]) -> float:
+def answer_score(value: dict[str, Any]) -> float:
     return next(value[key] for key in SCORES if isinstance(value.get(key), int | float))
 
 
-def answer_of(value: dict[str, Any]) -> str:
+def answer_text(value: dict[str, Any]) -> str:
     return next(value[key] for key in ANSWERS if isinstance(value.get(key), str))
 
 
-OPENING = frozenset('[{" \t\r\n')
+JSON_STARTS = frozenset('[{" \t\r\n')
 
 
-def spelled(text: str, also: Structure | None = None, answer: bool = False) -> Any:
+def parse_written_messages(text: str, also: Structure | None = None, answer: bool = False) -> Any:
     """The messages that a text spells as JSON or as Python; the text itself where it spells none.
 
     Only known roles count, so that an answer in JSON stays an answer. `also`: another structure that is wanted here.
     `answer`: it stands beside its prompt, so only what the assistant alone says counts, and a chat in JSON stays a text.
     """
-    if text[:1] not in OPENING:
+    if text[:1] not in JSON_STARTS:
         return text
     value: Any = text
-    for _ in range(NESTED):
+    for _ in range(MAX_NESTING):
         if isinstance(value, str):
-            value = literal(value)
+            value = parse_literal(value)
     if not isinstance(value, list | dict):
         return text
-    kind = structure(value)
+    kind = cell_structure(value)
     if kind in ("message", "messages"):
-        roles = roles_in(value)
+        roles = list_roles(value)
         return value if all(roles) and (not answer or set(roles) == {"assistant"}) else text
     return value if kind == also else text
 
 
-def literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
     """The value of a JSON or Python literal; the text itself where it is none."""
     start = text.lstrip()[:8]
     if start[:1] not in ("[", "{", '"'):
@@ -356,7 +358,7 @@ def literal(text: str) -> Any:
         return orjson.loads(text)
     except ValueError:
         if "'" not in start:
-            return sloppy(text) if "\n" in text and start[0] != '"' else text
+            return parse_lenient_json(text) if "\n" in text and start[0] != '"' else text
     bare = text.strip()
     for one in (bare, BETWEEN_OBJECTS.sub("}, {", bare)):  # numpy writes no comma at the end of a line
         try:
@@ -369,7 +371,7 @@ def literal(text: str) -> Any:
 BETWEEN_OBJECTS = re.compile(r"\}\s*\n\s*\{")
 
 
-def sloppy(text: str) -> Any:
+def parse_lenient_json(text: str) -> Any:
     """JSON with raw line breaks in its texts, as spreadsheets leave it."""
     try:
         return json.loads(text, strict=False)
@@ -377,19 +379,24 @@ def sloppy(text: str) -> Any:
         return text
 
 
-def roles_in(value: list[Any] | dict[str, Any]) -> list[Role | None]:
+def list_roles(value: list[Any] | dict[str, Any]) -> list[Role | None]:
     """The role of every message in a value; None for one that is not known."""
-    several = [spelled(one) if isinstance(one, str) else one for one in (value if isinstance(value, list) else [value])]
-    named = [one[keys[0]] for one in several if isinstance(one, dict) and (keys := keys_of(one))]
+    several = [
+        parse_written_messages(one) if isinstance(one, str) else one
+        for one in (value if isinstance(value, list) else [value])
+    ]
+    named = [one[keys[0]] for one in several if isinstance(one, dict) and (keys := message_keys(one))]
     flat = [role for one in named for role in (one if isinstance(one, list) else [one])]
     return [ROLES.get(str(role).strip().casefold()) for role in flat]
 
 
-def spelled_parts(text: str) -> list[Any] | None:
+def parse_content_parts(text: str) -> list[Any] | None:
     """The content parts that a text spells as JSON, such as [{"type": "text", "text": "Hi"}]; None where it spells none."""
     if text[:2] not in ("[{", "[ ", "[\n"):
         return None
-    value = literal(text)
+    value = parse_literal(text)
     if not isinstance(value, list) or not value or not all(isinstance(one, dict) and "type" in one for one in value):
         return None
-    return value if all(one["type"] in (*TEXT_TYPES, *THOUGHTS, *PICTURES, "image_url") for one in value) else None
+    return (
+        value if all(one["type"] in (*TEXT_TYPES, *REASONING_TYPES, *PICTURES, "image_url") for one in value) else None
+    )

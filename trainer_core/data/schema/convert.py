@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from trainer_core.data.schema import cells, transcripts
 from trainer_core.data.schema.cells import BadRow, RowCells
-from trainer_core.data.schema.messages import Chat, Message, Pair, Role, plain
+from trainer_core.data.schema.messages import Chat, Message, Pair, Role, normalise_text
 
 
 def to_chat(row: RowCells) -> Chat:
@@ -16,9 +16,9 @@ def to_chat(row: RowCells) -> Chat:
         BadRow: a part is missing or not what it should be, or the assistant says nothing.
     """
     text, answer = row.columns.get("text"), row.columns.get("answer")
-    messages = spoken(row, text, "assistant", True) if text else before_answer(row)
+    messages = as_messages(row, text, "assistant", True) if text else prompt_messages(row)
     if answer:
-        messages += with_reasoning(spoken(row, answer, "assistant"), row)
+        messages += with_reasoning(as_messages(row, answer, "assistant"), row)
     if "assistant" not in [message.role for message in messages]:
         raise BadRow("no answer", "no turn of the assistant to learn from")
     return Chat(messages)
@@ -26,10 +26,10 @@ def to_chat(row: RowCells) -> Chat:
 
 def with_reasoning(answer: tuple[Message, ...], row: RowCells) -> tuple[Message, ...]:
     """The answer with the reasoning column's text, where there is one."""
-    thought = row.part("reasoning")
+    thought = row.part_cell("reasoning")
     if thought is None or answer[-1].role != "assistant":
         return answer
-    return (*answer[:-1], replace(answer[-1], reasoning=cells.text(row, row.columns["reasoning"])))
+    return (*answer[:-1], replace(answer[-1], reasoning=cells.cell_text(row, row.columns["reasoning"])))
 
 
 def to_pair(row: RowCells) -> Pair:
@@ -40,48 +40,50 @@ def to_pair(row: RowCells) -> Pair:
     """
     columns = row.columns
     if columns.get("scored"):
-        return best_and_worst(row)
+        return best_worst_pair(row)
     whole = "prompt" not in columns and "messages" not in columns
-    chosen = spoken(row, columns["chosen"], "assistant", whole)
-    rejected = spoken(row, columns["rejected"], "assistant", whole)
+    chosen = as_messages(row, columns["chosen"], "assistant", whole)
+    rejected = as_messages(row, columns["rejected"], "assistant", whole)
     if chosen[0].role == "assistant" and rejected[0].role == "assistant":
-        return checked(Pair(before_answer(row), chosen, rejected))
+        return check_pair(Pair(prompt_messages(row), chosen, rejected))
     shared = shared_turns(chosen, rejected)
-    prompt = merged(row, chosen[:shared])
-    return checked(Pair(prompt, chosen[shared:], rejected[shared:]))
+    prompt = merge_prompt(row, chosen[:shared])
+    return check_pair(Pair(prompt, chosen[shared:], rejected[shared:]))
 
 
-def merged(row: RowCells, shared: tuple[Message, ...]) -> tuple[Message, ...]:
+def merge_prompt(row: RowCells, shared: tuple[Message, ...]) -> tuple[Message, ...]:
     """The prompt of sides that are whole conversations: the turns they share, with what the prompt's own column adds.
 
     That column may hold the system prompt, or turns from before those that the sides repeat. Where it says something else
     than the sides, they are believed, and that is remarked on.
     """
-    if not shared or not any(row.part(part) is not None for part in ("prompt", "messages")):
+    if not shared or not any(row.part_cell(part) is not None for part in ("prompt", "messages")):
         return with_system(shared, row)
-    own, column = before_answer(row), row.columns.get("prompt") or row.columns["messages"]
+    own, column = prompt_messages(row), row.columns.get("prompt") or row.columns["messages"]
     said, wanted = without_system(shared), without_system(own)
-    system = system_of(shared) or system_of(own)
-    if system_of(own) and not alike(system, system_of(own)):
-        row.remark("system", column, own[0].content)
-    if alike(wanted[-len(said) :], said):
+    system = system_messages(shared) or system_messages(own)
+    if system_messages(own) and not is_same_conversation(system, system_messages(own)):
+        row.add_remark("system", column, own[0].content)
+    if is_same_conversation(wanted[-len(said) :], said):
         return (*system, *wanted)
-    if not alike(said[: len(wanted)], wanted):
-        row.remark("prompt", column, wanted[-1].content)
+    if not is_same_conversation(said[: len(wanted)], wanted):
+        row.add_remark("prompt", column, wanted[-1].content)
     return (*system, *said)
 
 
-def system_of(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def system_messages(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     return messages[:1] if messages and messages[0].role == "system" else ()
 
 
 def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    return messages[len(system_of(messages)) :]
+    return messages[len(system_messages(messages)) :]
 
 
-def alike(one: tuple[Message, ...], other: tuple[Message, ...]) -> bool:
+def is_same_conversation(one: tuple[Message, ...], other: tuple[Message, ...]) -> bool:
     """Whether two conversations say the same; case and white space do not count."""
-    return [(turn.role, plain(turn.content)) for turn in one] == [(turn.role, plain(turn.content)) for turn in other]
+    return [(turn.role, normalise_text(turn.content)) for turn in one] == [
+        (turn.role, normalise_text(turn.content)) for turn in other
+    ]
 
 
 def shared_turns(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
@@ -90,7 +92,7 @@ def shared_turns(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> 
     return next((at for at in range(most) if chosen[at] != rejected[at]), most)
 
 
-def checked(pair: Pair) -> Pair:
+def check_pair(pair: Pair) -> Pair:
     """The pair, if both sides answer the same prompt.
 
     Raises:
@@ -103,7 +105,7 @@ def checked(pair: Pair) -> Pair:
     return pair
 
 
-def best_and_worst(row: RowCells) -> Pair:
+def best_worst_pair(row: RowCells) -> Pair:
     """The answers with the highest and the lowest score.
 
     Raises:
@@ -111,72 +113,74 @@ def best_and_worst(row: RowCells) -> Pair:
     """
     column = row.columns["scored"]
     answers = row.values.get(column)
-    if not isinstance(answers, list) or not all(isinstance(one, dict) and cells.is_scored(one) for one in answers):
+    if not isinstance(answers, list) or not all(
+        isinstance(one, dict) and cells.is_scored_answer(one) for one in answers
+    ):
         raise BadRow("not scored", f"{column!r} is not a list of answers with scores")
-    ranked = sorted(answers, key=cells.score_of, reverse=True)
-    if len(ranked) < 2 or cells.score_of(ranked[0]) == cells.score_of(ranked[-1]):
+    ranked = sorted(answers, key=cells.answer_score, reverse=True)
+    if len(ranked) < 2 or cells.answer_score(ranked[0]) == cells.answer_score(ranked[-1]):
         raise BadRow("no preference", "no two answers with different scores")
-    best, worst = ((Message("assistant", cells.answer_of(one)),) for one in (ranked[0], ranked[-1]))
-    return checked(Pair(before_answer(row), best, worst))
+    best, worst = ((Message("assistant", cells.answer_text(one)),) for one in (ranked[0], ranked[-1]))
+    return check_pair(Pair(prompt_messages(row), best, worst))
 
 
-def before_answer(row: RowCells) -> tuple[Message, ...]:
+def prompt_messages(row: RowCells) -> tuple[Message, ...]:
     """What stands before the answer: system, earlier rounds, the prompt with its input; or a conversation as it is."""
     columns = row.columns
     if conversation := columns.get("messages"):
-        return with_system(cells.messages(row, conversation), row)
+        return with_system(cells.cell_messages(row, conversation), row)
     if "prompt" not in columns:
         return ()
-    return with_system(earlier(row) + asked(row), row)
+    return with_system(history_messages(row) + question_messages(row), row)
 
 
-def asked(row: RowCells) -> tuple[Message, ...]:
+def question_messages(row: RowCells) -> tuple[Message, ...]:
     """The prompt with its input after an empty line; the input alone where the prompt is empty."""
     prompt, more = row.columns["prompt"], row.columns.get("input")
-    if more is None or row.part("input") is None:
-        return spoken(row, prompt, "user", whole=True)
-    if row.part("prompt") is None:
-        return spoken(row, more, "user", whole=True)
-    messages = spoken(row, prompt, "user", whole=True)
-    whole = replace(messages[-1], content=f"{messages[-1].content}\n\n{cells.text(row, more)}")
+    if more is None or row.part_cell("input") is None:
+        return as_messages(row, prompt, "user", whole=True)
+    if row.part_cell("prompt") is None:
+        return as_messages(row, more, "user", whole=True)
+    messages = as_messages(row, prompt, "user", whole=True)
+    whole = replace(messages[-1], content=f"{messages[-1].content}\n\n{cells.cell_text(row, more)}")
     return (*messages[:-1], whole)
 
 
-def earlier(row: RowCells) -> tuple[Message, ...]:
+def history_messages(row: RowCells) -> tuple[Message, ...]:
     """The turns of a history column: rounds of question and answer, or messages.
 
     Raises:
         BadRow: it is neither.
     """
-    rounds = row.part("history")
+    rounds = row.part_cell("history")
     if rounds is None:
         return ()
-    match cells.structure(rounds):
+    match cells.cell_structure(rounds):
         case "rounds":
             return tuple(turn for one, said in rounds for turn in (Message("user", one), Message("assistant", said)))
         case "message" | "messages":
-            return cells.messages(row, row.columns["history"])
+            return cells.cell_messages(row, row.columns["history"])
     raise BadRow("history", f"{row.columns['history']!r} is not a list of question and answer")
 
 
 def with_system(messages: tuple[Message, ...], row: RowCells) -> tuple[Message, ...]:
     """The messages with the system column's text in front. The messages' own system prompt comes before it."""
-    if row.part("system") is None:
+    if row.part_cell("system") is None:
         return messages
-    system = cells.text(row, row.columns["system"])
-    if own := system_of(messages):
-        if plain(own[0].content) != plain(system):
-            row.remark("system", row.columns["system"], system)
+    system = cells.cell_text(row, row.columns["system"])
+    if own := system_messages(messages):
+        if normalise_text(own[0].content) != normalise_text(system):
+            row.add_remark("system", row.columns["system"], system)
         return messages
     return (Message("system", system), *messages)
 
 
-def spoken(row: RowCells, column: str, role: Role, whole: bool = False) -> tuple[Message, ...]:
+def as_messages(row: RowCells, column: str, role: Role, whole: bool = False) -> tuple[Message, ...]:
     """A cell as messages: text is one turn of `role`; with `whole`, a transcript is taken apart into its turns."""
     said = row.values.get(column)
     if not isinstance(said, str):
         if isinstance(said, list | dict):
-            return cells.messages(row, column)
-        said = cells.text(row, column)
-    dialect = transcripts.spoken_in(said) if whole else None
-    return transcripts.taken_apart(said, dialect) if dialect else (Message(role, said),)
+            return cells.cell_messages(row, column)
+        said = cells.cell_text(row, column)
+    dialect = transcripts.detect_transcript(said) if whole else None
+    return transcripts.parse_transcript(said, dialect) if dialect else (Message(role, said),)

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
-WHITE = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029"
+WHITESPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029"
 """All white space that NFKC leaves, but for the space itself."""
 
 
@@ -59,7 +59,7 @@ def prompt_key(prompt: tuple[Message, ...]) -> int:
     System messages, letter case, white space and Unicode look-alikes (NFKC) do not count. A row's prompt is asked for
     several times in a row, hence the small cache.
     """
-    said = [f"{message.role}\0{plain(message.content)}\0" for message in prompt if message.role != "system"]
+    said = [f"{message.role}\0{normalise_text(message.content)}\0" for message in prompt if message.role != "system"]
     return int.from_bytes(blake2b("".join(said).encode(), digest_size=8).digest())
 
 
@@ -73,16 +73,16 @@ def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
             yield item.messages[:at]
 
 
-def opening(item: Item) -> tuple[Message, ...]:
+def opening_messages(item: Item) -> tuple[Message, ...]:
     """What comes before the first answer; rows that share it are never split between training and held-out."""
     return item.prompt if isinstance(item, Pair) else next(prompts_of(item))
 
 
-def plain(text: str) -> str:
+def normalise_text(text: str) -> str:
     """Text without the differences that do not count: case, white space, Unicode look-alikes."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    for white in WHITE:
+    for white in WHITESPACE:
         if white in text:
             text = text.replace(white, " ")
     while "  " in text:

@@ -9,7 +9,7 @@ from trainer_core.data.schema.messages import Message, Role
 
 
 @dataclass(frozen=True)
-class Dialect:
+class TranscriptFormat:
     """`turn` finds a turn's heading, whose first filled group names the role; `end` closes a turn, if anything does."""
 
     name: str
@@ -18,35 +18,35 @@ class Dialect:
     end: str = ""
 
 
-NAMED: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "model": "assistant"}
-DIALECTS = (
-    Dialect("ChatML", re.compile(r"<\|im_start\|>(system|user|assistant)\n"), NAMED, "<|im_end|>"),
-    Dialect(
+ROLE_NAMES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant", "model": "assistant"}
+TRANSCRIPT_FORMATS = (
+    TranscriptFormat("ChatML", re.compile(r"<\|im_start\|>(system|user|assistant)\n"), ROLE_NAMES, "<|im_end|>"),
+    TranscriptFormat(
         "the Llama 3 template",
         re.compile(r"<\|start_header_id\|>(system|user|assistant)<\|end_header_id\|>\n\n"),
-        NAMED,
+        ROLE_NAMES,
         "<|eot_id|>",
     ),
-    Dialect("the Gemma template", re.compile(r"<start_of_turn>(user|model)\n"), NAMED, "<end_of_turn>"),
-    Dialect("the Zephyr template", re.compile(r"<\|(system|user|assistant)\|>\n"), NAMED, "</s>"),
-    Dialect(
+    TranscriptFormat("the Gemma template", re.compile(r"<start_of_turn>(user|model)\n"), ROLE_NAMES, "<end_of_turn>"),
+    TranscriptFormat("the Zephyr template", re.compile(r"<\|(system|user|assistant)\|>\n"), ROLE_NAMES, "</s>"),
+    TranscriptFormat(
         "the Llama 2 template",
         re.compile(r"(\[INST\]|\[/INST\]) ?"),
         {"[INST]": "user", "[/INST]": "assistant"},
         "</s>",
     ),
-    Dialect(
+    TranscriptFormat(
         "Alpaca headings",
         re.compile(r"(?:^|\n+)### (Instruction|Input|Response):\n?"),
         {"Instruction": "user", "Input": "user", "Response": "assistant"},
     ),
-    Dialect(
+    TranscriptFormat(
         "Human and Assistant",
         re.compile(r"(?:^\s*|\n\n)(Human|Assistant|System): ?"),
         {"Human": "user", "Assistant": "assistant", "System": "system"},
     ),
 )
-BEFORE = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*")
+TEXT_START = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*")
 """What may stand before the first turn without being said by anyone."""
 MARKERS = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|begin_of_text|>",
@@ -56,33 +56,33 @@ MARKERS = (
 """Special tokens of templates. In a row's text they would end or begin turns that nobody meant."""
 
 
-def spoken_in(text: str) -> Dialect | None:
+def detect_transcript(text: str) -> TranscriptFormat | None:
     """The dialect in which a whole text is a conversation: it begins with a turn, and the assistant has one."""
     if not ("<" in text or "[INST]" in text or "### " in text or text[:40].lstrip().startswith(("Human:", "System:"))):
         return None
-    return next((dialect for dialect in DIALECTS if is_in(text, dialect)), None)
+    return next((dialect for dialect in TRANSCRIPT_FORMATS if is_transcript(text, dialect)), None)
 
 
-def is_in(text: str, dialect: Dialect) -> bool:
+def is_transcript(text: str, dialect: TranscriptFormat) -> bool:
     first = dialect.turn.search(text)
-    if first is None or not quiet(text[: first.start()], dialect):
+    if first is None or not is_empty_preamble(text[: first.start()], dialect):
         return False
     return any(dialect.roles[turn[1]] == "assistant" for turn in dialect.turn.finditer(text))
 
 
-def quiet(before: str, dialect: Dialect) -> bool:
+def is_empty_preamble(before: str, dialect: TranscriptFormat) -> bool:
     """Whether the text before the first turn says nothing; Alpaca has a fixed sentence there."""
-    return BEFORE.fullmatch(before) is not None or (
+    return TEXT_START.fullmatch(before) is not None or (
         dialect.name == "Alpaca headings" and before.startswith("Below is an instruction") and len(before) < 300
     )
 
 
-def taken_apart(text: str, dialect: Dialect) -> tuple[Message, ...]:
+def parse_transcript(text: str, dialect: TranscriptFormat) -> tuple[Message, ...]:
     """The turns of a text. An empty last turn of the assistant, the mark of a bare prompt, is left out."""
     parts = dialect.turn.split(text)[1:]
     turns: list[Message] = []
     for mark, words in zip(parts[::2], parts[1::2], strict=True):
-        role, said = dialect.roles[mark], cleaned(words, dialect)
+        role, said = dialect.roles[mark], clean_turn(words, dialect)
         if turns and turns[-1].role == role:
             turns[-1] = Message(role, f"{turns[-1].content}\n\n{said}")
         else:
@@ -90,7 +90,7 @@ def taken_apart(text: str, dialect: Dialect) -> tuple[Message, ...]:
     return tuple(turns[:-1] if turns[-1].role == "assistant" and not turns[-1].content.strip() else turns)
 
 
-def cleaned(words: str, dialect: Dialect) -> str:
+def clean_turn(words: str, dialect: TranscriptFormat) -> str:
     """A turn's words up to its end mark; where there is none, without the space that the template adds."""
     if dialect.end and dialect.end in words:
         words = words[: words.index(dialect.end)]

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.data import Reader, Request, check
+from trainer_core.data import ReadRequest, SandboxReader, check_dataset
 from trainer_core.data.files import json_stream
-from trainer_core.data.files.limits import LIMITS, ChildLimits, Limits
-from trainer_core.data.files.open_file import files, opened
-from trainer_core.data.files.raw_rows import Flaw, Row
-from trainer_core.data.stream import Example, News, Note, Progress, examples
+from trainer_core.data.files.limits import FILE_LIMITS, ChildLimits, FileLimits
+from trainer_core.data.files.open_file import find_data_files, open_data_file
+from trainer_core.data.files.raw_rows import RawRow, UnreadableRow
+from trainer_core.data.stream import FileNote, ReadEvent, ReadProgress, UsableRow, stream_rows
 from trainer_core.errors import DataError
 
 TEXT = "Grüße, naïve café – „ok“ €"
 
 
-def rows_in(path: Path, limits: Limits = LIMITS) -> list[Row | Flaw]:
-    with opened(path, limits) as file:
+def rows_in(path: Path, limits: FileLimits = FILE_LIMITS) -> list[RawRow | UnreadableRow]:
+    with open_data_file(path, limits) as file:
         return list(file.rows())
 
 
@@ -45,33 +45,35 @@ def test_encodings(tmp_path: Path, name: str, suffix: str) -> None:
     path = tmp_path / f"rows.{suffix}"
     packed = gzip.compress(content.encode(name)) if suffix.endswith("gz") else content.encode(name)
     path.write_bytes(packed)
-    news = list(examples(Request(path)))
-    asked = [one.item.messages[0].content for one in news if isinstance(one, Example)]  # type: ignore[union-attr]
+    news = list(stream_rows(ReadRequest(path)))
+    asked = [one.item.messages[0].content for one in news if isinstance(one, UsableRow)]  # type: ignore[union-attr]
     assert asked == [TEXT, TEXT + " 2"]
-    assert [one.text for one in news if isinstance(one, Note)] == ([] if name.startswith("utf-8") else [news[0].text])  # type: ignore[union-attr]
+    assert [one.text for one in news if isinstance(one, FileNote)] == (
+        [] if name.startswith("utf-8") else [news[0].text]
+    )  # type: ignore[union-attr]
 
 
 def test_a_longer_text_in_another_script_is_recognised(tmp_path: Path) -> None:
     text = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 5
     path = tmp_path / "rows.jsonl"
     path.write_bytes(lines(*[f"{text}{n}" for n in range(20)]).encode("cp1251"))
-    news = list(examples(Request(path)))
-    assert news[0] == Note("rows.jsonl: not UTF-8 (first seen in line 1); read as cp1251.")
-    assert isinstance(news[-1], Example) and news[-1].item.messages[0].content == f"{text}19"  # type: ignore[union-attr]
+    news = list(stream_rows(ReadRequest(path)))
+    assert news[0] == FileNote("rows.jsonl: not UTF-8 (first seen in line 1); read as cp1251.")
+    assert isinstance(news[-1], UsableRow) and news[-1].item.messages[0].content == f"{text}19"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.parquet", "rows", "rows.json"])
 def test_the_content_decides_and_not_the_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text(lines("a", "b"))
-    assert [row.values["prompt"] for row in rows_in(path) if isinstance(row, Row)] == ["a", "b"]
+    assert [row.values["prompt"] for row in rows_in(path) if isinstance(row, RawRow)] == ["a", "b"]
 
 
 def test_objects_over_several_lines_know_their_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('{\n "a": "x"\n}\n{\n "a":\n "y"}\n{"a": 1,\n "a": 2}')
     first, second, third = rows_in(path)
-    assert (first, second) == (Row(1, 1, {"a": "x"}), Row(2, 4, {"a": "y"}))
+    assert (first, second) == (RawRow(1, 1, {"a": "x"}), RawRow(2, 4, {"a": "y"}))
     assert str(third) == "rows.json, line 7, column 1: the key 'a' appears twice in one object"
 
 
@@ -87,8 +89,8 @@ def test_tables_with_any_delimiter_and_line_breaks_in_cells(tmp_path: Path, deli
         + b"y\n"
     )
     assert rows_in(path) == [
-        Row(1, 2, {"prompt": "a\r\nb", "completion": "x"}),
-        Row(2, 4, {"prompt": "c", "completion": "y"}),
+        RawRow(1, 2, {"prompt": "a\r\nb", "completion": "x"}),
+        RawRow(2, 4, {"prompt": "c", "completion": "y"}),
     ]
 
 
@@ -97,7 +99,7 @@ def test_messages_in_cells_written_by_pandas(tmp_path: Path) -> None:
     path.write_text(
         "id,messages\n1,\"[{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': \"\"It's me\"\"}]\"\n"
     )
-    item = [news.item for news in examples(Request(path)) if isinstance(news, Example)][0]
+    item = [news.item for news in stream_rows(ReadRequest(path)) if isinstance(news, UsableRow)][0]
     assert [message.content for message in item.messages] == ["Hi", "It's me"]  # type: ignore[union-attr]
 
 
@@ -107,7 +109,7 @@ def test_a_list_larger_than_the_buffer_is_read_piece_by_piece(tmp_path: Path) ->
     path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     assert path.stat().st_size > 3 << 20
     found = rows_in(path)
-    assert found == [Row(n + 1, 3 * n + 2, row) for n, row in enumerate(rows)]
+    assert found == [RawRow(n + 1, 3 * n + 2, row) for n, row in enumerate(rows)]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_list_larger_than_the_buffer_is_read_piece_by_piece(tmp_path: Path) ->
     ],
 )
 def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
-    assert json_stream.parsed(text, Limits()) == json.loads(text)
+    assert json_stream.parse_row(text, FileLimits()) == json.loads(text)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +136,8 @@ def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
     ],
 )
 def test_double_keys_are_found_at_any_depth(text: bytes) -> None:
-    found = json_stream.parsed(text, Limits())
-    assert isinstance(found, json_stream.Fault) and "'a' appears twice" in found.reason
+    found = json_stream.parse_row(text, FileLimits())
+    assert isinstance(found, json_stream.JsonError) and "'a' appears twice" in found.reason
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -145,23 +147,23 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "sub" / "c.jsonl.gz").write_bytes(gzip.compress(lines("3", "4").encode()))
     (tmp_path / "README.md").write_text("# Data")
     (tmp_path / ".hidden.jsonl").write_text("{")
-    news: list[News] = list(examples(Request(tmp_path, rows=3)))
-    assert [one.item.messages[0].content for one in news if isinstance(one, Example)] == ["1", "2", "3"]  # type: ignore[union-attr]
-    assert news[0] == Note("README.md was not read: it is no data file by its name.")
+    news: list[ReadEvent] = list(stream_rows(ReadRequest(tmp_path, rows=3)))
+    assert [one.item.messages[0].content for one in news if isinstance(one, UsableRow)] == ["1", "2", "3"]  # type: ignore[union-attr]
+    assert news[0] == FileNote("README.md was not read: it is no data file by its name.")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "ok.jsonl").write_text(lines("a"))
     (tmp_path / os.fsdecode(b"b\xff.jsonl")).write_bytes(b"{")
-    assert files(tmp_path).notes == ("'b\\udcff.jsonl' was not read: its name is not valid text. Rename it.",)
+    assert find_data_files(tmp_path).notes == ("'b\\udcff.jsonl' was not read: its name is not valid text. Rename it.",)
 
 
 def test_too_many_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(lines(*"abcd"))
     with pytest.raises(DataError, match="rows.jsonl: more than 3 rows"):
-        rows_in(path, Limits(rows=3))
+        rows_in(path, FileLimits(rows=3))
 
 
 # --- the child --------------------------------------------------------------------------------------------------------
@@ -170,18 +172,18 @@ def test_too_many_rows(tmp_path: Path) -> None:
 def test_one_child_answers_several_requests(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(lines(*(str(n) for n in range(4500))))
-    with Reader() as reader:
+    with SandboxReader() as reader:
         for _ in range(2):
-            news = list(reader.ask(Request(path)))
-            assert sum(isinstance(one, Example) for one in news) == 4500
-            progress = [one for one in news if isinstance(one, Progress)]
+            news = list(reader.ask(ReadRequest(path)))
+            assert sum(isinstance(one, UsableRow) for one in news) == 4500
+            progress = [one for one in news if isinstance(one, ReadProgress)]
             assert [one.rows for one in progress] == [2000, 4000] * 2, "once for the shape, once for the rows"
             assert progress[-1].of == 2 * path.stat().st_size and [one.bytes for one in progress] == sorted(
                 one.bytes for one in progress
             )
         with pytest.raises(DataError, match="no such file"):
-            list(reader.ask(Request(tmp_path / "missing")))
-        assert sum(isinstance(one, Example) for one in reader.ask(Request(path, rows=7))) == 7
+            list(reader.ask(ReadRequest(tmp_path / "missing")))
+        assert sum(isinstance(one, UsableRow) for one in reader.ask(ReadRequest(path, rows=7))) == 7
     assert reader.process.returncode is not None
 
 
@@ -215,16 +217,22 @@ def test_a_child_that_crashes_grows_or_hangs_becomes_a_sentence(
     path = tmp_path / "rows.jsonl"
     path.write_text(lines("a"))
     start = time.monotonic()
-    with pytest.raises(DataError, match="rows.jsonl: reading it") as error, Reader(limits, script(code)) as reader:
-        list(reader.ask(Request(path)))
+    with (
+        pytest.raises(DataError, match="rows.jsonl: reading it") as error,
+        SandboxReader(limits, script(code)) as reader,
+    ):
+        list(reader.ask(ReadRequest(path)))
     assert says in str(error.value)
     assert time.monotonic() - start < 20
 
 
 def test_a_bug_in_the_child_is_a_bug_here(tmp_path: Path) -> None:
-    code = r"""print('["Broke", {"traceback": "ZeroDivisionError: here"}]', flush=True)"""
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: here"), Reader(ChildLimits(), script(code)) as reader:
-        list(reader.ask(Request(tmp_path)))
+    code = r"""print('["Crashed", {"traceback": "ZeroDivisionError: here"}]', flush=True)"""
+    with (
+        pytest.raises(RuntimeError, match="ZeroDivisionError: here"),
+        SandboxReader(ChildLimits(), script(code)) as reader,
+    ):
+        list(reader.ask(ReadRequest(tmp_path)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
@@ -259,4 +267,4 @@ def test_the_child_starts_without_what_takes_long_to_import() -> None:
 
 def test_a_check_of_a_file_that_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data file in this folder"):
-        check(tmp_path)
+        check_dataset(tmp_path)

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from tests.support.broken_files import ALL, Broken
-from trainer_core.data import Reader, Request
-from trainer_core.data.files.raw_rows import Flaw
-from trainer_core.data.stream import Misfit, Note
+from trainer_core.data import ReadRequest, SandboxReader
+from trainer_core.data.files.raw_rows import UnreadableRow
+from trainer_core.data.stream import FileNote, UnusableRow
 from trainer_core.errors import DataError
 
 pytestmark = pytest.mark.real
@@ -25,7 +25,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [sys.executable, "-m", "tests.support.broken_files", folder], check=True, cwd=Path(__file__).parents[4]
     )
     before = psutil.Process().memory_info().rss
-    with Reader() as reader:
+    with SandboxReader() as reader:
         heard = {broken.name: words(reader, folder / broken.name) for broken in ALL}
     grown = psutil.Process().memory_info().rss - before
     assert grown < 50 << 20, f"grew by {grown >> 20} MB"
@@ -33,13 +33,13 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return heard
 
 
-def words(reader: Reader, path: Path) -> str:
+def words(reader: SandboxReader, path: Path) -> str:
     """Everything said about a file that is not a good row."""
     try:
-        news = [one for one in reader.ask(Request(path)) if isinstance(one, Flaw | Misfit | Note)]
+        news = [one for one in reader.ask(ReadRequest(path)) if isinstance(one, UnreadableRow | UnusableRow | FileNote)]
     except DataError as error:
         return str(error)
-    return "\n".join(one.text if isinstance(one, Note) else str(one) for one in news)
+    return "\n".join(one.text if isinstance(one, FileNote) else str(one) for one in news)
 
 
 @pytest.mark.parametrize("broken", ALL, ids=lambda broken: broken.name)

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from trainer_core.data import Reader, Request
-from trainer_core.data.files.raw_rows import Flaw
-from trainer_core.data.stream import Misfit
+from trainer_core.data import ReadRequest, SandboxReader
+from trainer_core.data.files.raw_rows import UnreadableRow
+from trainer_core.data.stream import UnusableRow
 from trainer_core.errors import DataError
 
 COUNT = int(os.environ.get("FUZZ", "500"))
@@ -76,11 +76,11 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return content
 
 
-def outcome(reader: Reader, path: Path) -> str:
+def outcome(reader: SandboxReader, path: Path) -> str:
     """Read or refused; any other exception is a bug and fails the test."""
     try:
-        for news in reader.ask(Request(path)):
-            if isinstance(news, Flaw | Misfit):
+        for news in reader.ask(ReadRequest(path)):
+            if isinstance(news, UnreadableRow | UnusableRow):
                 assert news.file == path.name and news.row >= 1 and str(news).startswith(f"{path.name}, "), news
                 assert news.line or "parquet" in path.name or "wrapped" in path.name, news
     except DataError as error:
@@ -92,7 +92,7 @@ def outcome(reader: Reader, path: Path) -> str:
 
 def test_damaged_files_are_read_or_refused_with_their_place(tmp_path: Path) -> None:
     chance, outcomes, slowest = random.Random(SEED), list[str](), 0.0
-    with Reader() as reader:
+    with SandboxReader() as reader:
         for name, content in list(seeds().items()) * -(-COUNT // 7):
             path = tmp_path / name
             path.write_bytes(damaged(content, chance))

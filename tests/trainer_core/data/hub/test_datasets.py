@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub_server import NAME, hub_of
-from trainer_core.data import check
+from trainer_core.data import check_dataset
 from trainer_core.data.hub import datasets
 from trainer_core.errors import DataError
 from trainer_core.runs.workspace import Workspace
@@ -35,34 +35,40 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_part_becomes_a_file_that_can_be_checked(folder: Path, tmp_path: Path) -> None:
-    assert datasets.parts(str(folder)) == (datasets.Part("default", "train"), datasets.Part("default", "test"))
+    assert datasets.list_splits(str(folder)) == (
+        datasets.HubSplit("default", "train"),
+        datasets.HubSplit("default", "test"),
+    )
     workspace = Workspace(tmp_path / "workspace")
-    place = datasets.fetched(workspace, str(folder), datasets.Part("default", "train"))
-    report = check(place)
+    place = datasets.ensure_split_file(workspace, str(folder), datasets.HubSplit("default", "train"))
+    report = check_dataset(place)
     assert (report.kind, report.usable) == ("pairs", 40) and place.parent.parent == workspace.data
     made = place.stat().st_mtime_ns
-    assert datasets.fetched(workspace, str(folder), datasets.Part("default", "train")).stat().st_mtime_ns == made
+    assert (
+        datasets.ensure_split_file(workspace, str(folder), datasets.HubSplit("default", "train")).stat().st_mtime_ns
+        == made
+    )
 
 
 def test_what_was_fetched_once_is_there_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "".join(
         json.dumps({"prompt": f"why {n}", "chosen": f"so {n}", "rejected": f"no {n}"}) + "\n" for n in range(40)
     )
-    train = datasets.Part("default", "train")
+    train = datasets.HubSplit("default", "train")
     with hub_of(rows.encode()) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
-        assert datasets.parts(NAME) == (train,)
-        place = datasets.fetched(Workspace(tmp_path / "one"), NAME, train)
-        assert check(place).usable == 40
-    assert datasets.parts(NAME) == (train,)
-    again = datasets.fetched(Workspace(tmp_path / "two"), NAME, train)
-    assert check(again).usable == 40
+        assert datasets.list_splits(NAME) == (train,)
+        place = datasets.ensure_split_file(Workspace(tmp_path / "one"), NAME, train)
+        assert check_dataset(place).usable == 40
+    assert datasets.list_splits(NAME) == (train,)
+    again = datasets.ensure_split_file(Workspace(tmp_path / "two"), NAME, train)
+    assert check_dataset(again).usable == 40
 
 
 def test_offline_is_said_quickly() -> None:
     begun = time.monotonic()
     with pytest.raises(DataError, match="nobody/nothing: the Hub cannot be reached, and this data set is not cached"):
-        datasets.parts("nobody/nothing")
+        datasets.list_splits("nobody/nothing")
     assert time.monotonic() - begun < 25
 
 
@@ -70,7 +76,7 @@ def test_a_set_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "notes.xyz").write_text("nothing")
     with pytest.raises(DataError, match="odd: "):
-        datasets.parts(str(tmp_path / "odd"))
+        datasets.list_splits(str(tmp_path / "odd"))
 
 
 @pytest.mark.parametrize(
@@ -78,10 +84,10 @@ def test_a_set_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     [("trl-lib/ultrafeedback_binarized", True), ("pairs.jsonl", False), ("/home/me", False), ("a/b/c", False), ("./a", False)],
 )  # fmt: skip
 def test_what_is_a_name(source: str, is_name: bool) -> None:
-    assert datasets.is_name(source) == is_name
+    assert datasets.is_dataset_name(source) == is_name
 
 
 def test_a_folder_of_that_name_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert not datasets.is_name("data/mine")
+    assert not datasets.is_dataset_name("data/mine")

@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tests.support import tiny
 from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, tokenize
-from trainer_core.data.preview import Lens, Look, Measure
-from trainer_core.data.preview.token_view import pieces, sight
+from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
+from trainer_core.data.preview.token_view import token_texts, view_row
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
@@ -109,15 +109,15 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def lens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lens]:
-    lens = Lens(Workspace(tmp_path_factory.mktemp("workspace")))
+def lens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenPreview]:
+    lens = TokenPreview(Workspace(tmp_path_factory.mktemp("workspace")))
     yield lens
     lens.close()
 
 
-def shown(lens: Lens, source: Path, model: Path, length: int = LENGTH) -> list[dict[str, Any]]:
+def shown(lens: TokenPreview, source: Path, model: Path, length: int = LENGTH) -> list[dict[str, Any]]:
     """Every row, page by page."""
-    look = Look(source=str(source), model=str(model), length=length, at=0)
+    look = TokenRowRequest(source=str(source), model=str(model), length=length, at=0)
     first = lens.ask(look)
     return [first, *(lens.ask(look.model_copy(update={"at": at})) for at in range(1, first["rows"]))]
 
@@ -139,7 +139,7 @@ def real(models: dict[str, Path], rows: tuple[Path, Path], tmp_path_factory: pyt
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_what_is_shown_is_what_the_trainers_get(
-    name: str, models: dict[str, Path], rows: tuple[Path, Path], lens: Lens, real: dict[str, Any]
+    name: str, models: dict[str, Path], rows: tuple[Path, Path], lens: TokenPreview, real: dict[str, Any]
 ) -> None:
     """Token by token and label by label, for SFT and for both sides of DPO; rows left out are said to be."""
     told = real[name]
@@ -163,13 +163,13 @@ def test_what_is_shown_is_what_the_trainers_get(
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_pieces_are_the_rendered_text(name: str) -> None:
     its = TOKENIZERS[name]()
-    whole = tokenize.tokenised(its, (Message("user", "Grüße 日本 👩‍👧?"), Message("assistant", "so\n\n so  é")))
-    assert "".join(pieces(whole)) == whole.text and len(pieces(whole)) == len(whole.ids)
+    whole = tokenize.tokenize_chat(its, (Message("user", "Grüße 日本 👩‍👧?"), Message("assistant", "so\n\n so  é")))
+    assert "".join(token_texts(whole)) == whole.text and len(token_texts(whole)) == len(whole.ids)
 
 
 def test_sides_share_a_prompt_and_part_where_they_differ() -> None:
     asked, good, bad = Message("user", "why?"), Message("assistant", "the fox"), Message("assistant", "the dog")
-    seen = sight(tiny.tokenizer(), Pair((asked,), (good,), (bad,)), LENGTH)
+    seen = view_row(tiny.tokenizer(), Pair((asked,), (good,), (bad,)), LENGTH)
     chosen, rejected = seen.sides
     assert seen.differ is not None and chosen.ids[: seen.differ] == rejected.ids[: seen.differ]
     assert chosen.ids[seen.differ] != rejected.ids[seen.differ]
@@ -178,12 +178,12 @@ def test_sides_share_a_prompt_and_part_where_they_differ() -> None:
     assert chosen.special[0] == 0 and chosen.texts[chosen.special[-1]] == "<|im_end|>"
 
 
-def measured(lens: Lens, source: Path, model: Path, length: int) -> dict[str, int]:
-    found = lens.ask(Measure(source=str(source), model=str(model), length=length))
+def measured(lens: TokenPreview, source: Path, model: Path, length: int) -> dict[str, int]:
+    found = lens.ask(MeasureRequest(source=str(source), model=str(model), length=length))
     return {finding["code"]: finding["count"] for finding in found["findings"]}
 
 
-def test_what_a_length_does_is_counted_exactly(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
+def test_what_a_length_does_is_counted_exactly(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
     pairs = [pair(n, 2) for n in range(20)] + [pair(n, 70) for n in range(20, 27)]
     pairs += [pair(n, 2, asks=90) for n in range(27, 32)] + [pair(n, 2, shared=20) for n in range(32, 35)]
     source = saved(tmp_path / "p.jsonl", pairs)
@@ -205,7 +205,7 @@ def test_training_leaves_out_what_the_finding_says(models: dict[str, Path]) -> N
         tokenize.dpo_rows(its, [Pair(asked, *sides)], 64)
 
 
-def test_a_template_without_an_end_is_found(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_template_without_an_end_is_found(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
     endless = tmp_path / "endless"
     tiny.model(endless)
     its = AutoTokenizer.from_pretrained(endless)
@@ -216,7 +216,7 @@ def test_a_template_without_an_end_is_found(lens: Lens, models: dict[str, Path],
     assert measured(lens, source, endless, 256) == {"no_end": 9}
 
 
-def test_a_base_without_template_gets_the_chosen_one(lens: Lens, tmp_path: Path) -> None:
+def test_a_base_without_template_gets_the_chosen_one(lens: TokenPreview, tmp_path: Path) -> None:
     """The answer ends with the tokenizer's own end token, or the model would never stop."""
     bare = tmp_path / "bare"
     tiny.model(bare)
@@ -225,7 +225,7 @@ def test_a_base_without_template_gets_the_chosen_one(lens: Lens, tmp_path: Path)
     its.save_pretrained(bare)
     (bare / "chat_template.jinja").unlink(missing_ok=True)
     source = saved(tmp_path / "c.jsonl", [chat(n, 2) for n in range(9)])
-    look = Look(source=str(source), model=str(bare), length=256, at=0)
+    look = TokenRowRequest(source=str(source), model=str(bare), length=256, at=0)
     examples = lens.ask(look)["examples"]
     assert examples["alpaca"].startswith("### Instruction:\nquestion 0?\n\n### Response:\nfox fox é 日本 0<|im_end|>")
     assert set(examples) == set(tokenize.TEMPLATES)
@@ -238,10 +238,10 @@ def test_a_base_without_template_gets_the_chosen_one(lens: Lens, tmp_path: Path)
         tokenize.encode_chat(its, Chat((Message("user", "a"), Message("assistant", "b"))))
 
 
-def test_columns_steps_and_a_changed_file_count(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
+def test_columns_steps_and_a_changed_file_count(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
     rows = [{"q": f"why {n}", "a": f"mail me@example.org {n}"} for n in range(6)] + [{"q": "why", "a": ""}]
     source = saved(tmp_path / "q.jsonl", rows)
-    look = Look(
+    look = TokenRowRequest(
         source=str(source), model=str(models["chatml"]), length=256, at=2,
         columns=Columns(prompt="q", answer="a"), steps=("mask",),
     )  # fmt: skip
@@ -252,15 +252,17 @@ def test_columns_steps_and_a_changed_file_count(lens: Lens, models: dict[str, Pa
     assert lens.ask(look)["rows"] == 2
 
 
-def test_what_cannot_be_shown_is_said(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_said(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere.jsonl: there is no such file"):
-        lens.ask(Measure(source=str(tmp_path / "nowhere.jsonl"), model=str(models["chatml"]), length=64))
+        lens.ask(MeasureRequest(source=str(tmp_path / "nowhere.jsonl"), model=str(models["chatml"]), length=64))
     source = saved(tmp_path / "c.jsonl", [chat(1, 1)])
     with pytest.raises(DataError, match="no such folder, and it is not a hub id"):
-        lens.ask(Look(source=str(source), model=str(tmp_path / "model"), length=64, at=0))
+        lens.ask(TokenRowRequest(source=str(source), model=str(tmp_path / "model"), length=64, at=0))
 
 
-def test_a_template_that_never_ends_holds_up_nobody(lens: Lens, models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_template_that_never_ends_holds_up_nobody(
+    lens: TokenPreview, models: dict[str, Path], tmp_path: Path
+) -> None:
     """It is harmless in the one conversation that models are tried with."""
     endless, source = tmp_path / "endless", saved(tmp_path / "c.jsonl", [chat(1, 1)])
     tiny.model(endless)
@@ -268,21 +270,25 @@ def test_a_template_that_never_ends_holds_up_nobody(lens: Lens, models: dict[str
     template = "{% if messages[0].content != 'Be brief.' %}" + loops + "{% endif %}" + tiny.TEMPLATE
     (endless / "chat_template.jinja").write_text(template)
     with pytest.raises(DataError, match="chat template does not end within 1 s of processor time. Nothing was kept"):
-        lens.ask(Look(source=str(source), model=str(endless), length=64, at=0))
-    assert lens.ask(Look(source=str(source), model=str(models["chatml"]), length=64, at=0))["rows"] == 1
+        lens.ask(TokenRowRequest(source=str(source), model=str(endless), length=64, at=0))
+    assert lens.ask(TokenRowRequest(source=str(source), model=str(models["chatml"]), length=64, at=0))["rows"] == 1
 
 
 def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_path: Path) -> None:
-    lens = Lens(Workspace(tmp_path), answer_seconds=0.3)
-    look = Look(source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0)
+    lens = TokenPreview(Workspace(tmp_path), answer_seconds=0.3)
+    look = TokenRowRequest(
+        source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
+    )
     with pytest.raises(ModelError, match="were not there after 0 s, so the process that shows them was ended"):
         lens.ask(look)
     assert lens.process and lens.process.poll() is not None and not lens.working
 
 
 def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Path], tmp_path: Path) -> None:
-    lens = Lens(Workspace(tmp_path), idle_seconds=0.2)
-    look = Look(source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0)
+    lens = TokenPreview(Workspace(tmp_path), idle_seconds=0.2)
+    look = TokenRowRequest(
+        source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
+    )
     lens.ask(look)
     assert lens.process and lens.timer
     first = psutil.Process(lens.process.pid)

@@ -18,9 +18,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from trainer_core import data
 from trainer_core.config.recipe import Data, Method
-from trainer_core.data import Checkup, Finding, Message, Pair, Report, Request, load
+from trainer_core.data import CheckOptions, DataFinding, DataReport, Message, Pair, ReadRequest, load_data
 from trainer_core.data.quality import analysis, checks
-from trainer_core.data.quality.checks import FAULTS
+from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]
@@ -40,10 +40,10 @@ def pair(n: int) -> Row:
     }
 
 
-def check(path: Path, checkup: Checkup | None = None) -> Report:
+def check(path: Path, checkup: CheckOptions | None = None) -> DataReport:
     """The check that the child does, without a child."""
-    *_, report = analysis.examined(Request(path, checkup=checkup or Checkup()))
-    assert isinstance(report, Report)
+    *_, report = analysis.analyse_data(ReadRequest(path, checkup=checkup or CheckOptions()))
+    assert isinstance(report, DataReport)
     return report
 
 
@@ -132,19 +132,19 @@ def held_out(planted: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(planted: Path, held_out: Path) -> Report:
-    return check(planted, checkup=Checkup(held_out=held_out))
+def report(planted: Path, held_out: Path) -> DataReport:
+    return check(planted, checkup=CheckOptions(held_out=held_out))
 
 
-def counts(report: Report) -> dict[str, int]:
+def counts(report: DataReport) -> dict[str, int]:
     return {finding.code: finding.count for finding in report.findings}
 
 
-def finding(report: Report, code: str) -> Finding:
+def finding(report: DataReport, code: str) -> DataFinding:
     return next(one for one in report.findings if one.code == code)
 
 
-def test_every_planted_fault_is_counted_exactly(report: Report) -> None:
+def test_every_planted_fault_is_counted_exactly(report: DataReport) -> None:
     expected = {plant.code: plant.count for plant in PLANTS}
     expected |= {"duplicate_row": 7, "duplicate_prompt": 8, "leaked": 3, "damaged": 2}
     expected |= {"misfit: missing": 1, "misfit: unknown role": 1}
@@ -153,7 +153,7 @@ def test_every_planted_fault_is_counted_exactly(report: Report) -> None:
     assert report.train + report.held_out == report.usable
 
 
-def test_errors_come_first_and_examples_name_their_line(report: Report) -> None:
+def test_errors_come_first_and_examples_name_their_line(report: DataReport) -> None:
     levels = [finding.level for finding in report.findings]
     assert levels == sorted(levels, key=["error", "warning", "notice"].index)
     example = finding(report, "personal").examples[0]
@@ -162,16 +162,18 @@ def test_errors_come_first_and_examples_name_their_line(report: Report) -> None:
     assert finding(report, "personal").sentence == "6 of 319 rows: a text holds a mail address or a secret key."
 
 
-def test_the_report_of_the_child_is_the_same(planted: Path, held_out: Path, report: Report) -> None:
-    assert data.check(planted, checkup=Checkup(held_out=held_out)) == report
+def test_the_report_of_the_child_is_the_same(planted: Path, held_out: Path, report: DataReport) -> None:
+    assert data.check_dataset(planted, checkup=CheckOptions(held_out=held_out)) == report
 
 
-DROPS = [code for code, fault in FAULTS.items() if fault.level != "error" and code not in ("swapped", "unanswered")]
+DROPS = [
+    code for code, fault in QUALITY_CHECKS.items() if fault.level != "error" and code not in ("swapped", "unanswered")
+]
 
 
 @pytest.mark.parametrize("code", DROPS)
-def test_leaving_out_takes_exactly_the_rows_found(planted: Path, held_out: Path, report: Report, code: str) -> None:
-    after = check(planted, checkup=Checkup(held_out=held_out, steps=(f"drop_{code}",)))
+def test_leaving_out_takes_exactly_the_rows_found(planted: Path, held_out: Path, report: DataReport, code: str) -> None:
+    after = check(planted, checkup=CheckOptions(held_out=held_out, steps=(f"drop_{code}",)))
     assert report.usable - after.usable == counts(report)[code]
     assert code not in counts(after)
     assert any(note.startswith(f"{counts(report)[code]} rows left out by the step drop_{code}") for note in after.notes)
@@ -179,19 +181,19 @@ def test_leaving_out_takes_exactly_the_rows_found(planted: Path, held_out: Path,
 
 @pytest.mark.parametrize("plant", [plant for plant in PLANTS if plant.mend], ids=lambda plant: plant.code)
 def test_mending_keeps_the_rows_and_takes_the_fault(
-    planted: Path, held_out: Path, report: Report, plant: Plant
+    planted: Path, held_out: Path, report: DataReport, plant: Plant
 ) -> None:
     assert plant.mend in [remedy.step for remedy in finding(report, plant.code).remedies]
-    after = check(planted, checkup=Checkup(held_out=held_out, steps=(plant.mend,)))
+    after = check(planted, checkup=CheckOptions(held_out=held_out, steps=(plant.mend,)))
     others = {code: count for code, count in counts(report).items() if code != plant.code}
     assert counts(after) == others
     assert after.usable == report.usable
 
 
-def test_training_gets_the_same_rows_as_the_report_says(planted: Path, report: Report) -> None:
+def test_training_gets_the_same_rows_as_the_report_says(planted: Path, report: DataReport) -> None:
     steps = ("skip_damaged", "drop_markers", "drop_duplicate_row")
-    after = check(planted, checkup=Checkup(steps=steps))
-    loaded = load(Data(pairs=str(planted), steps=steps), Method.DPO)
+    after = check(planted, checkup=CheckOptions(steps=steps))
+    loaded = load_data(Data(pairs=str(planted), steps=steps), Method.DPO)
     assert (len(loaded.pairs), len(loaded.held_out)) == (after.train, after.held_out)
     assert after.usable == report.usable - 7 - 7
 
@@ -226,7 +228,7 @@ def test_faults_of_chats(tmp_path: Path) -> None:
     rows[9] = [("assistant", "Hello"), ("user", "Hi"), ("assistant", "How are you?")]
     report = check(chats(tmp_path / "c.jsonl", rows))
     assert counts(report) == {"unanswered": 1, "swapped": 1, "roles": 1, "system": 1, "few": 40}
-    swapped = load(Data(pairs=None, chat=str(tmp_path / "c.jsonl"), steps=("swap", "no_system")), Method.SFT)
+    swapped = load_data(Data(pairs=None, chat=str(tmp_path / "c.jsonl"), steps=("swap", "no_system")), Method.SFT)
     asked = {chat.messages[0].content for chat in swapped.chats + swapped.held_out_chats}
     assert "What is its capital?" in asked and "Be kind." not in asked
 
@@ -252,7 +254,7 @@ def test_what_the_length_would_cut_from_pairs(tmp_path: Path, tokenizer: Path) -
     rows = [row(10, 0, 5, 6)] * 30 + [row(10, 20, 5, 90)] * 4 + [row(10, 90, 5, 7)] * 3 + [row(70, 0, 5, 6)] * 2
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    report = check(path, checkup=Checkup(tokenizer=tokenizer, length=64))
+    report = check(path, checkup=CheckOptions(tokenizer=tokenizer, length=64))
     found = {code: count for code, count in counts(report).items() if code in ("cut", "cut_equal", "prompt_too_long")}
     assert found == {"cut": 4, "cut_equal": 3, "prompt_too_long": 2}
     whole = next(one for one in report.lengths if one.part == "row")
@@ -263,7 +265,7 @@ def test_what_the_length_would_cut_from_pairs(tmp_path: Path, tokenizer: Path) -
 def test_what_the_length_would_cut_from_chats(tmp_path: Path, tokenizer: Path) -> None:
     rows = [[("user", "a " * 5), ("assistant", "b " * 5)]] * 20
     rows += [[("user", "a " * 5), ("assistant", "b " * 80)]] * 3 + [[("user", "a " * 70), ("assistant", "b")]] * 2
-    report = check(chats(tmp_path / "c.jsonl", rows), checkup=Checkup(tokenizer=tokenizer, length=64))
+    report = check(chats(tmp_path / "c.jsonl", rows), checkup=CheckOptions(tokenizer=tokenizer, length=64))
     assert (counts(report)["cut"], counts(report)["masked"]) == (3, 2)
     assert "the first answer begins beyond the 64 tokens" in finding(report, "masked").sentence
 
@@ -274,9 +276,9 @@ def test_a_set_written_for_another_template_is_refused_with_the_way_out(tmp_path
     report = check(path)
     assert (finding(report, "markers").level, len(report.blocked)) == ("error", 1)
     with pytest.raises(DataError, match=r"10 of 50 rows in c\.jsonl hold a chat template's own markers.*strip_markers"):
-        load(Data(pairs=None, chat=str(path)), Method.SFT)
-    assert check(path, Checkup(steps=("strip_markers",))).blocked == ()
-    loaded = load(Data(pairs=None, chat=str(path), steps=("strip_markers",)), Method.SFT)
+        load_data(Data(pairs=None, chat=str(path)), Method.SFT)
+    assert check(path, CheckOptions(steps=("strip_markers",))).blocked == ()
+    loaded = load_data(Data(pairs=None, chat=str(path), steps=("strip_markers",)), Method.SFT)
     assert {chat.messages[1].content for chat in loaded.chats} < {f"Told {n}" for n in range(50)}
 
 
@@ -286,8 +288,8 @@ def test_few_markers_are_a_warning_only(tmp_path: Path) -> None:
     assert (finding(report, "markers").level, report.blocked) == ("warning", ())
 
 
-def test_a_report_can_be_read_aloud(report: Report) -> None:
-    text = "\n".join(report.told())
+def test_a_report_can_be_read_aloud(report: DataReport) -> None:
+    text = "\n".join(report.as_lines())
     assert "planted.jsonl: preference pairs as messages (prompt ← prompt, chosen ← chosen" in text
     assert "    planted.jsonl, line 52: " in text
     assert "    Take the markers out: strip_markers" in text
@@ -318,16 +320,16 @@ def test_a_look_at_the_ends_says_what_a_look_at_all_says(
     two = Message("assistant", f"{other_start}{(',' if other else '.') * middle}{other_end}")
     pair = Pair((), (one,), (two,))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(checks, "END", sys.maxsize)
-        of_all = checks.near_identical(pair)
-    assert checks.near_identical(pair) is of_all
+        patched.setattr(checks, "END_LETTERS", sys.maxsize)
+        of_all = checks.is_near_identical(pair)
+    assert checks.is_near_identical(pair) is of_all
 
 
 def test_skipped_lines_are_a_note_and_no_finding(tmp_path: Path) -> None:
     """The step removes exactly the lines that cannot be read."""
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps(pair(n)) + "\n" for n in range(40)) + '{"prompt": \n' * 3, encoding="utf-8")
-    before, after = check(path), check(path, Checkup(steps=("skip_damaged",)))
+    before, after = check(path), check(path, CheckOptions(steps=("skip_damaged",)))
     damaged = next(one for one in before.findings if one.code == "damaged")
     assert (damaged.count, damaged.remedies[0].label) == (3, "Skip 3 bad lines")
     assert damaged.examples[0].line == 41 and "3 lines in d.jsonl cannot be read" in before.blocked[0]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.cases import read
 from tests.support.files_case import FORMATS, Row, assistant, case, chat, pair, user
-from trainer_core.data.schema.cells import spelled
+from trainer_core.data.schema.cells import parse_written_messages
 
 TALK = [user("What now?"), assistant("Rest.")]
 SPELLINGS: list[Callable[[Any], str]] = [
@@ -95,11 +95,13 @@ def test_an_answer_in_json_stays_an_answer(tmp_path: Path, answer: str, form: st
 
 def test_what_is_only_wanted_in_one_place_is_only_unpacked_there() -> None:
     rounds = '[["q", "a"]]'
-    assert spelled(rounds) == rounds and spelled(rounds, "rounds") == [["q", "a"]]
+    assert parse_written_messages(rounds) == rounds and parse_written_messages(rounds, "rounds") == [["q", "a"]]
     scored = '[{"text": "a", "score": 1}]'
-    assert spelled(scored) == scored and spelled(scored, "scored") == [{"text": "a", "score": 1}]
+    assert parse_written_messages(scored) == scored and parse_written_messages(scored, "scored") == [
+        {"text": "a", "score": 1}
+    ]
     deep = "[" * 5000
-    assert spelled(deep) == deep
+    assert parse_written_messages(deep) == deep
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])

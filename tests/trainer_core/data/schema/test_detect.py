@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from trainer_core.config.recipe import Columns
-from trainer_core.data import Chat, Message, Pair, Request
+from trainer_core.data import Chat, Message, Pair, ReadRequest
 from trainer_core.data.schema.messages import Role
-from trainer_core.data.stream import Example, Found, LeftAside, examples
+from trainer_core.data.stream import IgnoredContent, SchemaDetected, UsableRow, stream_rows
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]
@@ -190,8 +190,8 @@ def written(rows: list[Row], form: str) -> bytes:
 
 
 def read_back(path: Path, columns: Columns | None = None) -> tuple[str, list[Any]]:
-    news = [one for one in examples(Request(path, columns)) if not isinstance(one, LeftAside)]
-    assert [type(one) for one in news] == [Found] + [Example] * (len(news) - 1), news
+    news = [one for one in stream_rows(ReadRequest(path, columns)) if not isinstance(one, IgnoredContent)]
+    assert [type(one) for one in news] == [SchemaDetected] + [UsableRow] * (len(news) - 1), news
     return news[0].shape.name, [one.item for one in news[1:]]  # type: ignore[union-attr]
 
 
@@ -295,4 +295,4 @@ def test_one_chat_object_is_one_row_not_a_list_of_its_turns(tmp_path: Path) -> N
 def test_a_row_that_does_not_fit_says_why(tmp_path: Path, row: Row, reason: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    assert reason in str(list(examples(Request(path)))[-1])
+    assert reason in str(list(stream_rows(ReadRequest(path)))[-1])

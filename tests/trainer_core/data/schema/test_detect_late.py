@@ -11,9 +11,9 @@ from tests.support import cases
 from tests.support.files_case import FORMATS, Row, assistant, case, chat, pair, user, written
 from trainer_core import data
 from trainer_core.config.recipe import Columns
-from trainer_core.data import Request
+from trainer_core.data import ReadRequest
 from trainer_core.data.quality import analysis
-from trainer_core.data.stream import Example, examples
+from trainer_core.data.stream import UsableRow, stream_rows
 
 EARLY = 230
 """More rows than any sample of the first rows would have."""
@@ -92,8 +92,8 @@ def test_a_part_under_another_name_later_is_the_same_part(tmp_path: Path, one: R
 def test_scores_tools_and_weights_are_seen_wherever_they_stand(tmp_path: Path) -> None:
     pairs: list[Row] = [{"prompt": f"p{n}", "chosen": "c", "rejected": "r"} for n in range(EARLY)]
     path = written(tmp_path, [*pairs, {**pairs[0], "prompt": "q", "score_chosen": 1, "score_rejected": 4}])
-    *_, report = analysis.examined(Request(path, checkup=data.Checkup()))
-    assert isinstance(report, data.Report)
+    *_, report = analysis.analyse_data(ReadRequest(path, checkup=data.CheckOptions()))
+    assert isinstance(report, data.DataReport)
     assert [one.count for one in report.findings if one.code == "reversed"] == [1]
     chats: list[Row] = [{"messages": [user(f"u{n}"), assistant("a")]} for n in range(EARLY)]
     found = case(tmp_path, [*chats, {"messages": [user("u"), assistant("a")], "tools": [{"name": "clock"}]}])
@@ -102,27 +102,27 @@ def test_scores_tools_and_weights_are_seen_wherever_they_stand(tmp_path: Path) -
 
 def test_columns_that_come_late_can_be_mapped_by_hand_and_are_shown(tmp_path: Path) -> None:
     path = written(tmp_path, late({"extra": "in Latin"}))
-    assert [one.name for one in data.glance(path).columns] == ["instruction", "output", "extra"]
+    assert [one.name for one in data.preview_dataset(path).columns] == ["instruction", "output", "extra"]
     columns = Columns(prompt="instruction", input="extra", answer="output")
-    *_, last = (one for one in examples(Request(path, columns)) if isinstance(one, Example))
+    *_, last = (one for one in stream_rows(ReadRequest(path, columns)) if isinstance(one, UsableRow))
     assert last.item.messages[0].content == f"Count to {EARLY}.\n\nin Latin"  # type: ignore[union-attr]
 
 
 def test_the_first_rows_alone_are_asked_for_and_looked_at(tmp_path: Path) -> None:
     path = written(tmp_path, late({"input": "in Latin"}))
-    found = [one for one in examples(Request(path, rows=10)) if isinstance(one, Example)]
+    found = [one for one in stream_rows(ReadRequest(path, rows=10)) if isinstance(one, UsableRow)]
     assert (len(found), found[-1].row) == (10, 10)
 
 
 def test_every_column_nobody_uses_is_counted_with_its_first_row(tmp_path: Path) -> None:
     rows: list[Row] = [{**plain(n), **({"source": f"book {n}", "solution": ""} if n > 1 else {})} for n in range(6)]
     path = written(tmp_path, rows)
-    *_, report = analysis.examined(Request(path, checkup=data.Checkup()))
-    assert isinstance(report, data.Report)
+    *_, report = analysis.analyse_data(ReadRequest(path, checkup=data.CheckOptions()))
+    assert isinstance(report, data.DataReport)
     aside = next(one for one in report.findings if one.code == "aside: column")
     assert (aside.count, aside.examples[0].line, aside.examples[0].snippet) == (4, 3, "source: book 2")
     assert report.files[0].unused == ("source", "solution")
-    assert "Not used: source, solution." in next(iter(report.told()))
+    assert "Not used: source, solution." in next(iter(report.as_lines()))
     assert case(tmp_path, rows).said == ["rows.jsonl (line 3): not used: source (4 rows)."]
 
 

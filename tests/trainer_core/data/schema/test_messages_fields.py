@@ -15,8 +15,8 @@ from tests.support import tiny
 from tests.support.files_case import Row, assistant, case, user, written
 from trainer_core import data
 from trainer_core.config.recipe import Columns, Data, Method
-from trainer_core.data import Chat, Message, Pair, Request, load, tokenize
-from trainer_core.data.preview.token_view import sight
+from trainer_core.data import Chat, Message, Pair, ReadRequest, load_data, tokenize
+from trainer_core.data.preview.token_view import view_row
 from trainer_core.data.quality import analysis
 
 pytestmark = pytest.mark.real
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.real
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 
-def report(path: Path, steps: tuple[str, ...] = ()) -> data.Report:
-    *_, found = analysis.examined(Request(path, checkup=data.Checkup(steps=steps)))
-    assert isinstance(found, data.Report)
+def report(path: Path, steps: tuple[str, ...] = ()) -> data.DataReport:
+    *_, found = analysis.analyse_data(ReadRequest(path, checkup=data.CheckOptions(steps=steps)))
+    assert isinstance(found, data.DataReport)
     return found
 
 
-def counts(found: data.Report) -> dict[str, int]:
+def counts(found: data.DataReport) -> dict[str, int]:
     return {one.code: one.count for one in found.findings}
 
 
@@ -181,7 +181,7 @@ def test_dpo_leaves_reasoning_out_and_says_so_unless_it_is_to_be_learned() -> No
     rows, notes = tokenize.dpo_rows(its, [sides(True)], 64)
     assert rows[0]["chosen"][0]["reasoning_content"] == "hmm" and notes == []
     assert "hmm" in its.decode(tokenize.encode_pair(its, sides(True)).chosen)
-    assert len(sight(its, sides(False), 64).sides) == 2
+    assert len(view_row(its, sides(False), 64).sides) == 2
 
 
 def test_reasoning_in_parts_in_columns_and_of_other_kinds(tmp_path: Path) -> None:
@@ -270,11 +270,11 @@ def test_tool_lists_and_calls_are_a_finding_with_a_way_out(tmp_path: Path) -> No
 
 
 def test_a_run_is_told_the_same(tmp_path: Path) -> None:
-    loaded = load(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), Method.SFT)
+    loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), Method.SFT)
     assert any(note.startswith("4 of 4 rows in rows.jsonl (line 1, ") and "weight 0" in note for note in loaded.notes)
-    free = load(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), Method.SFT)
+    free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), Method.SFT)
     assert loaded.sha256 != free.sha256 and learned(loaded.chats[0]) == [False, True]
-    assert Columns(reasoning="why").used == {"reasoning": "why"}
+    assert Columns(reasoning="why").column_by_part == {"reasoning": "why"}
 
 
 def test_joining_turns_keeps_what_is_masked_apart(tmp_path: Path) -> None:
