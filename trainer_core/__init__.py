@@ -1,1 +1,1 @@
-"""Everything Tunebench can do without a page: recipes, runs, training, comparing. No gradio below this line."""
+"""Everything Tunebench does without a page: recipes, runs, training, comparing. Nothing here imports Gradio."""

@@ -1,4 +1,4 @@
-"""How values are said: numbers, models, methods and lists, in the words that every part of the page shares."""
+"""Formats numbers, models, methods and lists the same way in every part of the page."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LOOK_SECONDS = 0.02
 
 
 class CompareTiming(BaseModel):
-    """What `lanes_child` says: CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and
+    """What `compare_child.py` says: CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and
     each lane's token ids, prompt by prompt."""
 
     model_config = ConfigDict(frozen=True)

@@ -1,7 +1,7 @@
 """Everything that needs a card: what a first call on one must find out, then ours beside plain TRL and a bare Unsloth script.
 
-`PARTS` is the table: each row with the cases that it is read from (`cuda_reading`). `cuda_child` measures a case, once, and it is
-in the results file at once (`journal`), so that ten minutes here and ten minutes there make one table. `--tiny` runs every part
+`PARTS` is the table: each row with the cases that it is read from (`gpu_reading.py`). `gpu_child.py` measures a case once; it is
+in the results file at once (`journal.py`), so that ten minutes here and ten there make one table. `--tiny` runs every part
 on models of two layers on the processor, to see that it is whole; its figures say nothing.
 """
 

@@ -10,21 +10,21 @@ from pydantic import BaseModel, ConfigDict
 from trainer_core.config.recipe import Precision
 
 Way = Literal["ours", "bare", "plain", "logits", "lanes", "kernel", "noise"]
-"""By whom, or what; `cuda_child` says more."""
+"""By whom, or what; `gpu_child.py` says more."""
 
 
 class GpuCase(BaseModel):
     """What to measure. The key of a measurement in the results file.
 
     Args:
-        model: a name in `models.SHAPES`.
+        model: a name in `bench/harness/models.py`.
         answers: tokens of each answer in the data; 0: mixed lengths, half of them short, some as long as the context.
         batch: rows (DPO: pairs) in memory at once; lanes: prompts.
         length: tokens of a row at most; lanes: of an answer.
         warm: of the steps, those not measured.
         samples: tokens of each sample answer; 0: none. checks: held-out checks of a stage.
         killed: the stage before whose last step but one the worker is killed and started again.
-        group: lanes: how, see `lanes_child`. dice: lanes: with them, else the likeliest token.
+        group: lanes: how, see `compare_child.py`. dice: lanes: with them, else the likeliest token.
         torch: release of another Python's torch, empty for this one's.
     """
 

@@ -1,8 +1,8 @@
 """One measurement on the device, in a process of its own: `python -m bench.suites.gpu_child ORDER.json`.
 
 ours: the worker as the app starts it. bare: a bare Unsloth script. plain: TRL, PEFT and bitsandbytes; unsloth is never imported.
-logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it. lanes: `lanes_child`.
-kernel: a Triton kernel and torch.compile. noise: what Compare throws its dice with, on the processor and on the card.
+logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it. lanes: `compare_child.py`.
+kernel: a Triton kernel and torch.compile. noise: what Compare draws its random numbers with, on the processor and on the card.
 """
 
 from __future__ import annotations

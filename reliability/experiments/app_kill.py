@@ -137,7 +137,7 @@ def check_run_end(app: Supervisor, run_id: str, before: set[int]) -> str:
 
 
 def workers(run_id: str) -> set[int]:
-    """Processes of that run: the keeper that is its parent where there is one, and the worker."""
+    """Processes of that run: the parent where there is one, and the worker."""
     found = psutil.process_iter(["cmdline", "status"])
     return {
         one.pid

@@ -1,4 +1,4 @@
-"""The sample strip of Train: answers along the steps, an earlier step kept or compared, and model text that cannot break out."""
+"""Sample answers on Train: answers along the steps, an earlier step kept or compared, and model text that cannot break out."""
 
 from __future__ import annotations
 

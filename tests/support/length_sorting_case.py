@@ -1,4 +1,4 @@
-"""What order.py and reference.py answer, as JSON: in a process of its own, because the engine's import patches its process.
+"""What length_sorting.py and reference_cache.py answer, as JSON: in a process of its own, which the import of unsloth patches.
 
 `python -m tests.support.length_sorting_case FOLDER`.
 """

@@ -1,6 +1,6 @@
 """What the real trainers make of rows: `python -m tests.support.tokenizers_case CHATS PAIRS LENGTH OUT MODEL ...`.
 
-In a process of its own, since unsloth patches the one it is imported in. The trainers are the engine's, their collators TRL's.
+In a process of its own, since unsloth patches the one it is imported in. The trainers are ours, their collators TRL's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: `python -m trainer_core COMMAND`. What the page can do, by hand."""
+"""The command line: `python -m trainer_core COMMAND` does what the page does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The app's words on a terminal: a run as it goes, scores as a table, answers side by side."""
+"""Terminal output: a run's progress, scores as a table, answers side by side."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ RemedyName = Literal[
     "strip_pictures", "learn_all", "learn_reasoning", "no_reasoning", "drop_tools", "drop_pictures", "drop_weight_zero",
     "drop_reasoning",
 ]  # fmt: skip
-"""How rows are mended or left out, see data/remedies.py."""
+"""How rows are mended or left out, see data/quality/remedies.py."""
 
 
 class Lora(StrictModel):

@@ -1,4 +1,4 @@
-"""From any data file to rows that can be trained on: read, recognise, check, mend, split."""
+"""From any data file to rows that can be trained on: read, recognise, check, fix, split."""
 
 from trainer_core.data.load import count_rows, load_data
 from trainer_core.data.quality.report import DataFinding, DataReport

@@ -95,7 +95,7 @@ def count_selected_rows(asked: CountRequest) -> RowCounts:
 
 
 def select_rows(data: recipe.Data, method: recipe.Method, shelf: RowSource) -> LoadedData:
-    """The rows of a run, read from the shelf; see `load`."""
+    """The rows of a run, read from the source; see `load`."""
     dpo, sft = "dpo" in method.stages, "sft" in method.stages
     pairs = select_pairs(data, dpo, shelf)
     examples = select_chats(data, pairs, shelf) if sft else SelectedRows()

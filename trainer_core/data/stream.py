@@ -196,8 +196,8 @@ class CountRequest:
 class RowCounts:
     """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy.
 
-    lengths: of each stage's rows in tokens, ascending (share, tokens) as in `advice.Lengths`. measured: by the model's own
-    tokenizer; else taken from the letters.
+    lengths: of each stage's rows in tokens, ascending (share, tokens) as in `planning/recommendations.py`.
+    measured: by the model's own tokenizer; else taken from the letters.
     """
 
     sft: int

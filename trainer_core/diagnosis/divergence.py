@@ -1,4 +1,4 @@
-"""When a run has gone wrong beyond mending: numbers that are none, or a loss that has left for good."""
+"""Detects divergence: NaN or infinite losses, or a loss that stays far above its usual level."""
 
 from __future__ import annotations
 

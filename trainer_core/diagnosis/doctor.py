@@ -1,9 +1,9 @@
 """What a run's numbers mean: each known way for SFT or DPO to go wrong, the evidence that names it, and one way out.
 
 Every check is a pure function of what a run has said so far, and stays silent until its evidence is there. CHECKS is in order of
-weight: the first finding is the one to act on. Sources as in config.py; besides: [Pal] Pal 2024, Smaug · [Raz] Razin 2024,
-likelihood displacement · [Nak] Nakkiran 2020, double descent · [own] chosen here, so that noise alone does not raise it: see
-tests/trainer_core/diagnosis/test_doctor.py.
+weight: the first finding is the one to act on. Sources as in config/recipe.py; besides: [Pal] Pal 2024, Smaug · [Raz] Razin
+2024, likelihood displacement · [Nak] Nakkiran 2020, double descent · [own] chosen here, so that noise alone does not raise it:
+see tests/trainer_core/diagnosis/test_doctor.py.
 """
 
 from __future__ import annotations

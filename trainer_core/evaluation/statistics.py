@@ -1,4 +1,4 @@
-"""What votes allow one to say: tests and intervals for two lanes, strengths for more, and whether side or length did the voting.
+"""What votes allow one to say: tests and intervals for two lanes, strengths for more, and whether side or length decided.
 
 A person looks at the score after every vote. Testing p < 0.05 each time from 5 to 40 votes would call a winner in 15 % of
 fair comparisons, so a verdict is given at four fixed numbers of votes only, at a bound made for four looks.

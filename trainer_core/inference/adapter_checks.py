@@ -1,4 +1,4 @@
-"""What an adapter folder must hold before it may touch the base."""
+"""Checks an adapter folder before it is loaded onto the base."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ UNSUPPORTED_IN_BATCH = (
     "trainable_token_indices",
     "megatron_config",
 )
-"""Settings of PEFT that `mixed.Mixed` does not compute, besides all that PEFT calls a variant but DoRA."""
+"""Settings of PEFT that `mixed_lora.py` does not compute, besides all that PEFT calls a variant but DoRA."""
 MAX_RANK = 2**14
 MAX_PATTERN_LENGTH = 2000
 REPEATED_GROUP = re.compile(r"\)[*+{]")

@@ -1,11 +1,11 @@
-"""The dice, thrown once for all lanes.
+"""Random numbers, drawn once for all lanes.
 
 A token is drawn as argmax(log p + g) with Gumbel noise g, which is exactly a draw from p (Gumbel-max trick, Maddison 2014).
 All lanes of a prompt use the same g at the same step, so that they differ by their adapters and by nothing else.
 
 The noise is made where the logits are, for all lanes lie on one device: on a card, 150,000 numbers made by the processor and
 sent over take milliseconds a token. A seed therefore means the same answers on the same device; a card and the processor, and
-two kinds of card, throw other dice, as their logits are rounded otherwise anyway.
+two kinds of card, draw other numbers, as their logits are rounded otherwise anyway.
 """
 
 from __future__ import annotations

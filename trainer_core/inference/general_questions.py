@@ -1,4 +1,4 @@
-"""What a lane still knows: the bundled general questions, each with one right answer and wrong ones of its kind."""
+"""The bundled general questions, each with one right answer and similar wrong ones: what does a lane still know?"""
 
 from __future__ import annotations
 

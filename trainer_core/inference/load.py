@@ -1,4 +1,4 @@
-"""One base in memory with every lane's adapter on it, and the proof that each lane is what its name says."""
+"""One base in memory with every lane's adapter on it, and the check that each lane is what its name says."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def contiguous_hidden(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tupl
 
 
 def check_adapter_files(model: str, owners: Mapping[str, Lane]) -> None:
-    """See `adapters.check`; against the base's outline, so that a wrong one is told before minutes of loading."""
+    """See `adapter_checks.py`; against the base's outline, so that a wrong one is told before minutes of loading."""
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     with torch.device("meta"):
         outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""How far a scoring is and how long it will take; and that it ends when asked to."""
+"""Progress of a scoring, the time left, and its cancellation."""
 
 from __future__ import annotations
 

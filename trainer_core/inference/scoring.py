@@ -66,7 +66,7 @@ def compute_scores(lanes: LaneSet, request: ScoreRequest, progress: ScoringTrack
 
 
 def read_score_pairs(path: Path) -> list[Pair]:
-    """The pairs of a JSON-lines file, as `tokens.write_pairs` writes them.
+    """The pairs of a JSON-lines file, as `data/tokenize.py` writes them.
 
     Raises:
         DataError: naming the file and the line.

@@ -1,4 +1,4 @@
-"""One prompt in all lanes, streamed: what each lane said, piece by piece, in whole characters."""
+"""One prompt in all lanes, streamed piece by piece in whole characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lanes that are loaded, seen from the app: the worker that holds them, the conversation they lead, and what was asked last."""
+"""Lanes that are loaded, seen from the app: their worker, their conversation, and the last request."""
 
 from __future__ import annotations
 

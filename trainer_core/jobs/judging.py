@@ -1,4 +1,4 @@
-"""A judge at work: what it judges, in which order, how far it is. It runs in a thread beside the app and ends with the lanes."""
+"""Runs a judge: what it judges, in which order, its progress. It is a thread of the app and ends with the lanes."""
 
 from __future__ import annotations
 

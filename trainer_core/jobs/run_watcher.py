@@ -1,4 +1,4 @@
-"""One run folder as the app sees it: what its events say, whether its worker lives, and why a dead one died."""
+"""One run folder as the app sees it: its events, whether its worker is alive, and why a dead one died."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from trainer_core.runs import heartbeat
 from trainer_core.system import project
 
 IS_SUPPORTED = os.name == "posix"
-"""It takes a fork: the parent must stay small to outlive a lack of memory (`keeper`), so the child imports ahead of it."""
+"""It takes a fork: the parent must stay small to survive a lack of memory (`worker/restart.py`), so the child preloads."""
 MIN_FREE_BYTES = 4 * 1024**3
 """Main memory that must be available: what is imported takes about 1 GiB."""
 

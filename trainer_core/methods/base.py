@@ -45,7 +45,7 @@ class LengthQuantiles:
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What the chooser must know about the data: SFT rows, DPO pairs (a prompt with its longer answer), their lengths."""
+    """What planning must know about the data: SFT rows, DPO pairs (a prompt with its longer answer), their lengths."""
 
     rows: int
     pairs: int

@@ -1,4 +1,4 @@
-"""A model of the Hub as a checked folder on this computer: what of it is fetched, how far that is, and why it cannot be had."""
+"""A model of the Hub as a checked folder on this computer: which files are downloaded, the progress, and why it fails."""
 
 from __future__ import annotations
 

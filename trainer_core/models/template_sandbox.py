@@ -1,4 +1,4 @@
-"""Chat templates are programs of whoever made a model: all are rendered in a process of its own, short of time and memory.
+"""Chat templates are untrusted code. They are rendered in a child process with time and memory limits.
 
 Jinja's sandbox, in which transformers renders them, stops a template that reaches for code, but none that takes a day or all
 memory, and a template can wait with that for a conversation that no trial has.

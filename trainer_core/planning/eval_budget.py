@@ -1,4 +1,4 @@
-"""What the held-out checks of a stage may cost, the saves of new bests included: on how many rows, and at which steps.
+"""The time that a stage's evaluations may take, saves of new bests included: how many rows, and at which steps.
 
 All checks together cost a bounded share of the stage's time, the reference's pass over their rows included: rows are left out
 first, then checks. The same rows are measured at every check, so that two of them differ by the training alone.

@@ -1,7 +1,7 @@
 """What a recipe takes on this machine: memory by part, main memory, disk, whether it fits, and a reason for every value.
 
 The command line's `plan` and the page's bar are this one answer. A value that was set by hand is never changed: the answer
-says what it costs against the value that the chooser would take.
+says what it costs against the value that fitting.py would take.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ FITTED_KEYS = {
     "dpo": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", "beta"),
     "memory": ("offload_embedding",),
 }
-"""What the chooser decides; every other setting is as the recipe has it, for the reason in its own description."""
+"""What fitting.py decides; every other setting is as the recipe has it, for the reason in its own description."""
 
 
 @dataclass(frozen=True)
 class SettingExplanation:
-    """One setting: its key in the recipe, its value, and why. Where the chooser would take another: that one, and the bytes
+    """One setting: its key in the recipe, its value, and why. Where fitting.py would take another: that one, and the bytes
     that the present one takes more (less, if negative)."""
 
     key: str
@@ -79,7 +79,7 @@ class Forecast:
     """One recipe on one machine. Bytes throughout.
 
     device: in words. stages: the peak of each. free: what may be planned with. holders: who holds the rest, in words.
-    suggested: the chooser's whole recipe, or None where nothing fits; then `too_big` says why.
+    suggested: the whole recipe of fitting.py, or None where nothing fits; then `too_big` says why.
     """
 
     device: str
@@ -107,7 +107,7 @@ class Forecast:
 
     @property
     def costly_changes(self) -> tuple[SettingExplanation, ...]:
-        """What is not as the chooser would have it and moves memory; the most expensive first."""
+        """What fitting.py would set otherwise and moves memory; the most expensive first."""
         costly = [one for one in self.values if one.chosen and abs(one.costs) > MIN_COST_SHARE * self.peak.middle]
         return tuple(sorted(costly, key=lambda one: -one.costs))
 
@@ -145,7 +145,7 @@ class TargetMachine:
 
 
 def dataset_stats(found: RowCounts) -> DatasetStats:
-    """Row counts and lengths as the chooser wants them."""
+    """Row counts and lengths as fitting.py needs them."""
     lengths = {stage: LengthQuantiles(points) for stage, points in found.lengths.items()}
     return DatasetStats(found.sft, found.dpo, lengths.get("sft"), lengths.get("dpo"))
 
@@ -157,7 +157,7 @@ def make_forecast(
     found: RowCounts,
     known: Mapping[str, Measurement] | None = None,
 ) -> Forecast:
-    """The whole answer; a few milliseconds. `known`: what was measured on this computer, see `measured.recall`."""
+    """The whole answer; a few milliseconds. `known`: what was measured on this computer, see `measurements.py`."""
     data = dataset_stats(found)
     room = replace(place.room, known=MeasuredMemory.for_device(place.id, known or {}))
     setups = setups_with_skip_layers(recipe, shape, room, data)
@@ -223,7 +223,7 @@ def fit_settings_cached(room: MemoryBudget, shape: Architecture, asked: Recipe, 
 def suggest_settings(
     room: MemoryBudget, shape: Architecture, recipe: Recipe, data: DatasetStats
 ) -> tuple[FittedSettings | None, str]:
-    """What the chooser would take, or why it can take nothing."""
+    """What fitting.py would take, or why it can take nothing."""
     try:
         return fit_settings_cached(room, shape, recipe, data), ""
     except DeviceError as error:
@@ -256,14 +256,14 @@ def dependent_reason(recipe: Recipe, key: str) -> str:
 
 
 def apply_settings(suited: FittedSettings, recipe: Recipe, shape: Architecture, room: MemoryBudget) -> Recipe:
-    """The recipe with the chooser's settings; "auto" stays where it stands for the format that was chosen."""
+    """The recipe with the settings of fitting.py; "auto" stays where it stands for the format that was chosen."""
     found = suited.apply_to_recipe(recipe)
     stays = base_format(recipe, shape, room) == suited.base
     return found.model_copy(update={"precision": recipe.precision}) if stays else found
 
 
 def compare_settings(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Every setting that has a reason: its key, its value, and the chooser's where that decides it."""
+    """Every setting that has a reason: its key, its value, and that of fitting.py where it decides."""
     yield "precision", recipe.precision, other.precision
     for part, decided in FITTED_KEYS.items():
         if part not in ("lora", "memory", *recipe.method.stages):
@@ -275,7 +275,7 @@ def compare_settings(recipe: Recipe, other: Recipe) -> Iterator[tuple[str, Any, 
 
 
 def recipe_with_suggestions(recipe: Recipe, other: Recipe) -> Recipe:
-    """The recipe with the chooser's values, and everything it does not decide as it was."""
+    """The recipe with the values of fitting.py, and everything it does not decide as it was."""
     return changes.with_changes(
         recipe, {key: usual for key, one, usual in compare_settings(recipe, other) if one != usual}
     )

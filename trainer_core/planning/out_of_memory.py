@@ -18,7 +18,7 @@ from trainer_core.runs.events import RowLengths, SettingChanged, Stage, Suggesti
 from trainer_core.runs.run_state import RunState
 
 MAX_AUTOMATIC_FALLBACKS = 3
-"""Rungs taken without asking."""
+"""Fallbacks taken without asking."""
 OUT_OF_MEMORY_PATTERN = re.compile(
     r"out of memory"  # torch and CUDA
     r"|can't allocate memory|cannot allocate memory|not enough memory"  # the processor's allocators
@@ -52,10 +52,10 @@ def next_fallback(
     loading: bool = False,
     shape: Architecture | None = None,
 ) -> MemoryFallback | None:
-    """The next smaller setting that a run takes by itself; None after three, or at the ladder's end.
+    """The next smaller setting that a run takes by itself; None after three, or when no fallback is left.
 
     Args:
-        taken: rungs that this run has taken already.
+        taken: fallbacks that this run has taken already.
         on_card: the run trains on a GPU; the processor keeps no layers and has only one memory.
         loading: memory ran out before there was any batch, so a smaller one is no help.
         shape: the model's; Unsloth leaves a table on the card that is the output head as well. None: not known, so it is tried.
@@ -94,7 +94,7 @@ def halve_batch(settings: Training, stage: Stage) -> MemoryFallback:
 def suggest_fixes(
     recipe: Recipe, stage: Stage, rows: RowLengths | None, precision: str, left: MemoryFallback | None = None
 ) -> tuple[Suggestion, ...]:
-    """Three ways out, the mildest first: a rung that is left after three, then what changes the result. `precision`: the base's
+    """Three ways out, the mildest first: a fallback left after three, then what changes the result. `precision`: the base's
     in fact, where auto was asked."""
     packed = precision in ("nf4", "auto")
     lighter, without = (
@@ -111,7 +111,7 @@ def suggest_fixes(
 
 
 def suggest_same_result(left: MemoryFallback, settings: Training, stage: Stage) -> Suggestion:
-    """What is left of the ladder as an offer; of the batch, all that is left at once."""
+    """The fallbacks that are left, as an offer; of the batch, all that is left at once."""
     if settings.batch_size == 1:
         return Suggestion(
             f"Go on with {left.summary}: the result stays the same.", {one.what: one.used for one in left.settings}

@@ -1,6 +1,6 @@
 """What data of this kind and size asks for, before memory has its say: rank, rates, epochs, length, each with its reason.
 
-The rules are those of LoRA and DPO practice as far as it is published; the sources' letters are explained in config.py.
+The rules are those of LoRA and DPO practice as far as it is published; the sources' letters are explained in config/recipe.py.
 """
 
 from __future__ import annotations

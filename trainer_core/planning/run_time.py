@@ -1,4 +1,4 @@
-"""How long a run will take: as the last run like it took, else by the speed of the last run of its model, else estimated."""
+"""How long a run will take: from the last similar run, else from the speed of its model's last run, else estimated."""
 
 from __future__ import annotations
 

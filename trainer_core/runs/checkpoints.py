@@ -1,4 +1,4 @@
-"""Folders that are complete or not there: the adapters of a run and the checkpoints it can be continued from.
+"""Adapters of a run and checkpoints to resume from. Each folder is complete or absent.
 
     checkpoints/sft-000012/   adapter, optimiser, schedule, random numbers, trainer state, MANIFEST.json
     adapter-sft/              the adapter alone, MANIFEST.json

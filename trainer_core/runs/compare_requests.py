@@ -32,7 +32,7 @@ class GenerateRequest(StrictModel):
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     own: dict[str, tuple[ChatMessage, ...]] = {}
     """Lane → its own conversation instead, where its earlier answers differ. The user's words must be the same in all
-    lanes, because the dice hang on them."""
+    lanes, because the random numbers depend on them."""
     lanes: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
 

@@ -1,4 +1,4 @@
-"""What a worker can say, one class for each kind of event. `event_log` writes and reads them, `run_view` folds them up."""
+"""What a worker can say, one class for each kind of event. `event_log.py` writes and reads them, `run_state.py` folds them."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def list_processes(run_dir: Path) -> list[psutil.Process]:
 
 
 def process_family(worker: psutil.Process) -> Iterator[psutil.Process]:
-    """Its keeper first, for it would tell of the worker's end; the worker; and what it started."""
+    """Its parent first, which would report the worker's end; the worker; and what it started."""
     yield from reversed(list(parent_processes(worker)))
     yield worker
     with suppress(psutil.Error):

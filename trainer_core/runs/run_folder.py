@@ -141,7 +141,7 @@ def list_runs(parent: Path) -> list[Path]:
 
 
 def parent_processes(worker: psutil.Process) -> Iterator[psutil.Process]:
-    """The processes above a worker with the same arguments: its keeper, and on Windows the python.exe of .venv above each, which
+    """The processes above a worker with the same arguments: its parent, and on Windows the python.exe of .venv above each, which
     only starts Python's own and waits, and of which `Popen.pid` is. psutil takes no parent that was born later."""
     with suppress(psutil.Error):
         arguments, above = worker.cmdline()[1:], worker.parent()

@@ -1,4 +1,4 @@
-"""What a person does with runs that are over: name them, note something, pin them, throw them away and get them back.
+"""What a user does with finished runs: name, note, pin, move to the trash and restore.
 
 about.json in the run folder is the app's, like control.json. The trash is a folder beside the runs, so that throwing away is a
 rename: instant, and undone as easily until the trash is emptied.

@@ -1,4 +1,4 @@
-"""Where everything of one user lies."""
+"""The folders of a workspace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The secret that every signed-in browser holds as a cookie. A new one signs all of them out, whether the app is open or not."""
+"""The secret behind every browser's cookie. A new one signs all browsers out, whether the app is open or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine was doing lately: memory, heat, power and load, one reading a second, kept for two hours and never written."""
+"""Recent readings of memory, temperature, power and load: one a second for two hours, in memory only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where kernels that are compiled on a card are kept, so that each is compiled once, and how large that may become."""
+"""The cache of compiled GPU kernels: where it is, and how large it may become."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that this process has freed and the C library keeps, and Python's search for cycles while much is made that stays.
+"""Returns freed memory to the system (malloc_trim) and pauses the garbage collector during bulk loading.
 
 A run's numbers are folded anew each second, in several threads and each time a little larger, so that the holes they leave fit
 nothing later: an app that watched a run of 9,000 steps for half an hour grew by 40 %, with nothing of it in use.

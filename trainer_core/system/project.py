@@ -1,4 +1,4 @@
-"""Where this project lies on the disk."""
+"""The folder of this project."""
 
 from __future__ import annotations
 

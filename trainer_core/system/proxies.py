@@ -1,4 +1,4 @@
-"""Proxies of the environment: our own address never goes through one, and one that cannot be used stops nothing."""
+"""Proxies of the environment: our own address never goes through one, and an unusable one is ignored."""
 
 from __future__ import annotations
 

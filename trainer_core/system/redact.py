@@ -1,4 +1,4 @@
-"""Secrets never leave the process in words: the values of tokens, keys and passwords are struck out of whatever is written down.
+"""Redacts secrets: the values of tokens, keys and passwords are removed from everything that is written.
 
 What is a secret: the value of every environment variable whose name says so, and the token that `hf auth login` keeps.
 launcher/info.py reads this file with whatever Python it finds: standard library only, and nothing newer than Python 3.8.

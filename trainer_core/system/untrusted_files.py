@@ -1,4 +1,4 @@
-"""Opens the files of a run folder as data of a stranger: folders are copied, mailed and unpacked, and hold what anybody put in.
+"""Opens the files of a run folder as untrusted data: folders are copied, mailed and unpacked, and may hold anything.
 
 Only regular files are opened, never a link, a pipe or a device. Reads are bounded in bytes. JSON is bounded in its depth and its
 whole numbers, and its text is valid Unicode. Keys that this version does not know are left out and named.

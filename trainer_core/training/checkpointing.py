@@ -1,4 +1,4 @@
-"""TRL's trainers with checkpoints that survive a kill, hold only the policy, and are checked when training goes on from one.
+"""TRL's trainers with checkpoints that survive a kill, hold only the policy, and are verified on resume.
 
 The stock trainer writes in place, and what a killed save leaves behind counts as the newest; and it saves DPO's reference beside
 the policy, after which a resumed run silently begins again at the reference.

@@ -1,4 +1,4 @@
-"""Direct preference optimisation, and the proof that it starts where it must: at its own reference.
+"""Direct preference optimisation, and the check that it starts at its own reference.
 
 On top of SFT the SFT adapter is the policy ("default"), and TRL keeps a frozen copy of it ("ref") as the reference on the
 same base. Without SFT the reference is the base itself: the adapter is switched off.

@@ -1,4 +1,4 @@
-"""The held-out rows while a stage trains: how a batch of them is measured, and when their loss says that the best has passed."""
+"""Evaluation on held-out rows while a stage trains, and early stopping when the best loss has passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No run is done that learned nothing: labels that are all masked, gradients that are 0, or an adapter that ends as it began."""
+"""Fails a run that learned nothing: all labels masked, all gradients 0, or an unchanged adapter."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class LengthSorted(Trainer):
     """Mixed into a TRL trainer: sorts rows by length within steps where `sorts`.
 
     Attributes:
-        row_lengths: tokens of every row of the training set, after the cut; see `rows.count_tokens`.
+        row_lengths: tokens of every row of the training set, after the cut; see `row_lengths.py`.
     """
 
     sorts = False

@@ -1,7 +1,7 @@
 """Memory measured before the first step: the longest rows, forward and backward, at half and at the whole micro-batch.
 
 No optimiser step is made, and gradients, random states and the trainer's sums are put back, so that the run is the same to
-the last bit. If the measure says that the whole batch will not fit, the ladder's next rung is taken at once.
+the last bit. If the whole batch will not fit, the next fallback of out_of_memory.py is taken at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MemoryProbe(TrainerCallback):
     """Measures once, when everything is in place and nothing has been trained.
 
     Args:
-        has_rung: is there a smaller setting that the ladder could go on with? Without one the run is tried all the same.
+        has_rung: is there a smaller setting to fall back to? Without one the run is tried all the same.
         learned: gets what was measured, for later plans.
     """
 

@@ -1,4 +1,4 @@
-"""One training job from first to last: read the data, load, SFT, save, DPO, save; or from wherever an earlier worker left off."""
+"""One training job: read the data, load, SFT, save, DPO, save; or resume where an earlier worker stopped."""
 
 from __future__ import annotations
 

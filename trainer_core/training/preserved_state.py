@@ -1,4 +1,4 @@
-"""Interrupts training without a trace: random numbers, the model's mode and the trainer's sums are afterwards as they were."""
+"""Interrupts training without a trace: random numbers, the model's mode and the trainer's sums are restored."""
 
 from __future__ import annotations
 

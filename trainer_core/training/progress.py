@@ -1,4 +1,4 @@
-"""The window into TRL's training loop: each logged step becomes an event, and a request to stop is obeyed between steps."""
+"""Follows TRL's training loop: each logged step becomes an event, and stop requests are obeyed between steps."""
 
 from __future__ import annotations
 

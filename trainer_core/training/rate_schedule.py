@@ -1,4 +1,4 @@
-"""The learning rate of each step, by our own rule; see `plan.rate_factor`."""
+"""The learning rate of each step, by our own rule; see `methods/steps.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the DPO reference thinks of each pair, computed once: it never moves, so a later epoch or run need not ask it again.
+"""Caches the DPO reference's log-probabilities of each pair. The reference never changes, so later epochs and runs reuse them.
 
 A pair is asked for when it is first trained on, in the batch it is in, so that nothing is computed ahead and a first epoch is
 what it would be without. What is known lies in the workspace, under a name made of everything it depends on. The first step of

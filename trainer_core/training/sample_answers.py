@@ -1,4 +1,4 @@
-"""The fixed prompts answered while a stage trains: by the base once, then where checkpoints are made.
+"""Answers fixed prompts while a stage trains: by the base once, then at every checkpoint.
 
 Greedy, so that two answers to a prompt differ by the training alone, and all prompts in one batch.
 """

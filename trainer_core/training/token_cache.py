@@ -1,4 +1,4 @@
-"""A stage's rows as tokens, kept from run to run: for tens of thousands of rows making them takes minutes before the first step.
+"""Caches a stage's rows as tokens across runs; tokenising tens of thousands of rows takes minutes.
 
 A file's name is made of all that the tokens depend on, and its first bytes of what follows them, so that a damaged file is as
 good as none.

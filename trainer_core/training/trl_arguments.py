@@ -1,4 +1,4 @@
-"""Our settings in TRL's words."""
+"""Our settings as TRL's arguments."""
 
 from __future__ import annotations
 

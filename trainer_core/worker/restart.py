@@ -1,4 +1,4 @@
-"""The small parent of a training worker. It imports nothing heavy, so it outlives a lack of memory, with or without the app.
+"""The small parent that restarts a training worker. It imports nothing heavy, so it survives when memory runs out.
 
 When the kernel's memory guard has ended the worker, or the worker asks for it, a fresh one goes on with less.
 """

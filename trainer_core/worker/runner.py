@@ -1,4 +1,4 @@
-"""The child process: one job, one run folder, one last word. `python -m trainer_core.worker RUN_DIR`."""
+"""The child process: one job, one run folder, one final event. `python -m trainer_core.worker RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHILD_VARIABLE = "TUNEBENCH_CHILD"
 
 
 class JobRunner(Protocol):
-    """What does the work: `engine` trains, `lanes` compares."""
+    """What does the work: `training` trains, `inference` compares."""
 
     def train(self, job: TrainJob, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase: ...
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase: ...
@@ -158,7 +158,7 @@ def on_oom_kill(run_dir: Path) -> bool:
 
 
 def write_final_event(run_dir: Path, code: int) -> None:
-    """What a worker could not say itself, since it was ended in mid-sentence. Its keeper says it, whether an app looks or not."""
+    """Write the final event of a worker that was killed. Its parent does, whether an app is open or not."""
     view = read_run_state(run_dir)
     if not view.phase.is_active:
         return

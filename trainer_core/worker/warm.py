@@ -1,4 +1,4 @@
-"""A worker that waits for its run with the libraries imported, so that nobody waits for them after the click.
+"""A preloaded worker: it imports the libraries and waits for its run, so that training starts at once.
 
 The app starts `python -m trainer_core.worker.warm` and sends it one line: the run folder. From then on it is the worker of
 that run, as independent of the app as any other. Without a line it ends with the app, since its stdin is the app's.

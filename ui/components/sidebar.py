@@ -1,4 +1,4 @@
-"""The rail on the left: device, run, pause and stop, recent runs. What is live in it is drawn by page.js."""
+"""The sidebar: device, run, pause and stop, recent runs. page.js draws what is live in it."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def suggest_fix(
 
 
 def smaller_model(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: RowCounts) -> str:
-    """The largest smaller model that the chooser has settings for; the starter where there is none."""
+    """The largest smaller model that planning has settings for; the starter where there is none."""
     name = catalogue.smaller_model(wanted.model)
     while name:
         told = build_forecast(supervisor, catalogue, wanted.model_copy(update={"model": name}), found)

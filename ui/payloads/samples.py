@@ -1,4 +1,4 @@
-"""The sample strip of Train in plain values: what the model answered at which step, and whether that step can be kept."""
+"""The sample answers of Train in plain values: what the model answered at which step, and whether that step can be kept."""
 
 from __future__ import annotations
 

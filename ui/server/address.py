@@ -1,4 +1,4 @@
-"""Where the page is found: a name of its own, and a file that leads a browser there without telling anybody the key.
+"""Where the page is found: a name of its own, and a file that opens a browser there without exposing the key.
 
 Cookies know no port. On 127.0.0.1 every other program of the computer is sent our cookie, and its cookies are sent to us; below
 `.localhost`, which browsers take for this computer, each workspace has a name that nobody else uses. Not every browser and system

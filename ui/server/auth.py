@@ -68,7 +68,7 @@ class AccessKeys:
         self.address, self.link, self.opener = address, folder / "app.address", folder / addresses.OPENER
         self.own, self.password, self.names, self.folder = own, password, tuple(names), folder
         self.held: socket | None = None
-        """What has to stay open as long as the page is there, see `address.held_port`."""
+        """What has to stay open as long as the page is there, see `address.py`."""
         self._secret = app_secret.AppSecret(folder)
         self.issue_link()
 

@@ -83,7 +83,7 @@ class Cursor(StrictModel):
     chosen: tuple[str, ...] = ()
     """The runs that are drawn over each other."""
     vote: comparison.CompareChoice = comparison.CompareChoice()
-    """Whose votes it shows, where nothing says it better, see `compared.contest_of`."""
+    """Whose votes it shows, where nothing says it better, see `payloads/comparison.py`."""
     machine: float = -1.0
     """When the last reading that the page holds was made; -1: it does not show them."""
 

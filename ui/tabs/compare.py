@@ -208,7 +208,7 @@ def ask_lanes(supervisor: Supervisor, wanted: CompareForm) -> None:
 
 
 def begin_vote(supervisor: Supervisor, wanted: CompareForm) -> None:
-    """Put the first question of a blind vote; raises what `ballot.ask` raises."""
+    """Put the first question of a blind vote; raises what `jobs/blind_voting.py` raises."""
     chosen = chosen_lanes(supervisor, wanted)
     path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
     between = blind_voting.lane_pair(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)

@@ -1,4 +1,4 @@
-"""What a page may do in Compare, beside asking in all lanes: vote, turn a dial, look closer, score, make pairs, load again."""
+"""The actions of Compare, beside asking all lanes: vote, set a lane's strength, show a heat map, score, make pairs, reload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lanes: one mixed batch gives what each adapter gives alone, the dice are shared, and the text comes whole."""
+"""Lanes: one mixed batch gives what each adapter gives alone, the random numbers are shared, and the text comes whole."""
 
 from __future__ import annotations
 

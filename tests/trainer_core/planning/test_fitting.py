@@ -1,4 +1,4 @@
-"""The chooser over a grid of cards, models, methods and data: it fits, it spends, it keeps the batch, it says why."""
+"""fitting.py over a grid of cards, models, methods and data: it fits, it spends, it keeps the batch, it says why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real engine on a tiny random model: SFT, DPO on top of it, the proof at step 0, and what must stop a run."""
+"""Real training of a tiny random model: SFT, DPO on top of it, the proof at step 0, and what must stop a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on: after a kill, a pause and an out-of-memory the real engine ends with the same losses and weights as undisturbed."""
+"""Going on: after a kill, a pause and an out-of-memory real training ends with the same losses and weights as undisturbed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device's lease: one holder, and none after a kill; a card has one whatever workspace its run lies in."""
+"""The device lock: one holder, and none after a kill; a card has one whatever workspace its run lies in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strip of Train: every step that was asked or can be kept is a point of it."""
+"""The sample answers of Train: every step that was asked or can be kept is a point of it."""
 
 from __future__ import annotations
 

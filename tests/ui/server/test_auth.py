@@ -1,4 +1,4 @@
-"""The door: every route, every host, every origin; only a page of ours with the key gets in. Asked by raw HTTP."""
+"""Access: every route, every host, every origin; only a page of ours with the key gets in. Asked by raw HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How JSON text is taken apart: a list of any size piece by piece, each with its place, and faults in plain words."""
+"""Parses JSON of any size piece by piece, with the place of each piece and faults in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no data file may ask for. Real data sets stay far below these; files made to hurt do not."""
+"""Limits for data files. Real data sets stay far below them; malicious files do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files may be read, what format each has, and how it is opened. `formats` knows how rows come out of them."""
+"""Which files may be read, what format each has, and how it is opened. `raw_rows.py` turns them into rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The app's end of the lens: a process started when first asked, and ended when nobody asks for a while."""
+"""The app's end of the token preview: a process started when first asked, and ended when nobody asks for a while."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TokenPreview:
         self.timer: threading.Timer | None = None
 
     def ask(self, request: TokenRowRequest | MeasureRequest) -> dict[str, Any]:
-        """The answer's fields (`says.Seen`, `says.Measured` or `says.Undressed`), in plain values.
+        """The answer's fields (a class of `protocol.py`), in plain values.
 
         Raises:
             DataError: the file, the model or its template does not allow an answer, or the process ended.

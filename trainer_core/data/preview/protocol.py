@@ -1,4 +1,4 @@
-"""What is asked of the lens and what it answers. Nothing here imports a heavy library."""
+"""What the token preview is asked, and what it answers. Nothing here imports a heavy library."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class MeasuredLengths:
 
 @dataclass(frozen=True)
 class NoTemplate:
-    """The model has no chat template: the first row as each template of `config.Template` would write it."""
+    """The model has no chat template: the first row as each template of `config/recipe.py` would write it."""
 
     examples: dict[str, str]
 

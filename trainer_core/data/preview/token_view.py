@@ -1,4 +1,4 @@
-"""How a row looks in tokens, and how far each row reaches: from the very functions that training uses (`tokens`)."""
+"""How a row looks in tokens, and how far each row reaches: from the very functions that training uses (`tokenize.py`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def view_row(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, length: int)
     """A row as the model reads it, and why training would leave it out at this length, if it does.
 
     Raises:
-        DataError, ModelError: see `tokens.render`.
+        DataError, ModelError: see `data/tokenize.py`.
     """
     specials = special_token_ids(tokenizer)
     if isinstance(item, Chat):

@@ -55,7 +55,7 @@ def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
     """Progress now and then, and the report at the end.
 
     Raises:
-        DataError: see `source.examples`; also an unknown step or an unreadable tokenizer.
+        DataError: see `data/stream.py`; also an unknown step or an unreadable tokenizer.
     """
     checkup = request.checkup or CheckOptions()
     examiner = DataAnalysis(checkup)

@@ -1,6 +1,6 @@
 """The process that touches files from outside: limited in memory, it answers requests on stdin until stdin closes.
 
-`python -m trainer_core.data.sandbox.child`; see `reader` for the other end.
+`python -m trainer_core.data.sandbox.child`; see `client.py` for the other end.
 """
 
 from __future__ import annotations

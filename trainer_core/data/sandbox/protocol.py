@@ -1,4 +1,4 @@
-"""How the limited child and its parent speak: one JSON line per object, [class name, fields]. Never pickle.
+"""The protocol between the limited child and its parent: one JSON line per object, [class name, fields]. Never pickle.
 
 What the child says is checked against its class, since it has met files from outside. What it is asked comes from the app
 itself and is not: so the child starts without pydantic and the settings, whose import takes longer than most files.
