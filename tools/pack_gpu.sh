@@ -29,8 +29,9 @@ find "$site" -name '__pycache__' -prune -exec rm -rf {} +
 find "$site/bitsandbytes" -name 'libbitsandbytes_*.so' ! -name '*cuda130*' ! -name '*cpu*' -delete
 
 starter=$("$python" -c '
-from trainer_core import runs, starter
-print(starter.folder(runs.Workspace(runs.default_workspace())))' | tail -1)
+from trainer_core.models import starter
+from trainer_core.runs.workspace import Workspace, default_workspace
+print(starter.ensure_starter(Workspace(default_workspace())))' | tail -1)
 tokenizer=$tree/workspace/models/$(basename "$starter")
 mkdir -p "$tokenizer"
 find "$starter" -maxdepth 1 -type f ! -name '*.safetensors' -exec cp {} "$tokenizer" \;

@@ -36,8 +36,8 @@ def use_home(home: str) -> None:
 
 def run_capped_worker(share: float, bench: int, run_dir: Path) -> int:
     threading.Thread(target=end_with_bench, args=(bench,), daemon=True).start()
-    from trainer_core import training  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
-    from trainer_core.worker import runner  # isort: skip  # noqa: F401  (engine imports unsloth, before torch opens the card)
+    from trainer_core import training  # isort: skip  # noqa: F401  (it imports unsloth, before torch opens the card)
+    from trainer_core.worker import runner  # isort: skip
     import torch
 
     if torch.cuda.is_available():

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer_core import data, training  # noqa: F401  (the engine first: it imports unsloth)
-from trainer_core.data import tokenize  # noqa: F401  (the engine first: it imports unsloth)
+from trainer_core import data, training  # noqa: F401  (training first: it imports unsloth)
+from trainer_core.data import tokenize
 
 from datasets import Dataset  # isort: skip
 from trainer_core.config.recipe import Recipe
