@@ -27,7 +27,7 @@ from bench.suites.gpu_child import describe_device as read_place
 from bench.suites.memory_probe import probe_recipe as too_large
 from bench.suites.memory_probe import starter_workspace
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Data, Lora, Method, Recipe
+from trainer_core.config.recipe import Data, Lora, MethodChain, Recipe
 from trainer_core.errors import DeviceError
 from trainer_core.jobs.spawn import WORKER_COMMAND
 from trainer_core.jobs.supervisor import Supervisor
@@ -63,7 +63,7 @@ TOKENS = {
     "long": LengthQuantiles(((0.5, 1400), (0.9, 1900), (0.95, 1900), (0.99, 1900), (1.0, 2400))),
 }
 """About what rows of so many words become; the worker counts them anew."""
-PICKS = tuple(product((SMALL, MIDDLE, LARGE), (Method.SFT, Method.DPO, Method.SFT_DPO), WORDS))
+PICKS = tuple(product((SMALL, MIDDLE, LARGE), (MethodChain.SFT, MethodChain.DPO, MethodChain.SFT_DPO), WORDS))
 """Twenty-seven for each size of card; what the app itself refuses there is no run."""
 PICKED, GREW = "Runs with picked settings that never ran out of memory", "256 × 1,024 tokens on {gib} GB"
 OPEN: tuple[BenchRow, ...] = (
@@ -157,7 +157,7 @@ def fallback_row(gib: str, stand: SuiteContext) -> BenchRow:
     return stamp_measured_row(row, stand.device, stand.tiny, entry.where, entry.date)
 
 
-def pick_recipe(gib: int, name: str, method: Method, rows: str, stand: SuiteContext) -> Recipe:
+def pick_recipe(gib: int, name: str, method: MethodChain, rows: str, stand: SuiteContext) -> Recipe:
     """Three steps a stage with what the app would choose.
 
     Raises:

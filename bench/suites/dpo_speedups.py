@@ -25,7 +25,7 @@ from bench.harness.measure import wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer
 from bench.suites.training_overhead import LIMIT_SECONDS, count_train_steps, process_seconds
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
+from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
@@ -126,7 +126,7 @@ def sft_row(place: Path, model: Path, steps: int) -> BenchRow:
     """The mixed pairs' chosen answers; there is no reference in it, only the order."""
     workspace, file = Workspace(place / "sft"), place / "mixed.jsonl"
     on, off = (
-        time_speed_run(workspace, speedup_recipe(model, file, steps, how, Method.SFT), steps) for how in (ON, OFF)
+        time_speed_run(workspace, speedup_recipe(model, file, steps, how, MethodChain.SFT), steps) for how in (ON, OFF)
     )
     apart = largest_loss_gap(on, off)
     said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
@@ -154,7 +154,9 @@ def write_mixed_pairs(file: Path, count: int, mixed: bool) -> None:
             out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def speedup_recipe(model: Path, pairs: Path, steps: int, memory: MemoryOptions, method: Method = Method.DPO) -> Recipe:
+def speedup_recipe(
+    model: Path, pairs: Path, steps: int, memory: MemoryOptions, method: MethodChain = MethodChain.DPO
+) -> Recipe:
     settings: dict[str, Any] = {"max_steps": steps, "batch_size": BATCH, "accumulation": ACCUMULATION}
     settings |= {"max_length": 256, "evaluations": 0}
     return Recipe(

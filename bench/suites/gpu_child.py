@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.harness.child import end_with_parent
 from bench.suites.gpu_case import NOTHING, GpuCase, GpuCaseJob, GpuCaseResult, GpuMeasurement, StageMeasurement, Way
-from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
+from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.methods.dpo import Dpo as DpoSettings
 from trainer_core.methods.sft import Sft
 from trainer_core.runs.events import Stage
@@ -176,7 +176,7 @@ def gpu_recipe(case: GpuCase, model: str, chats: str, pairs: str) -> Recipe:
     return Recipe(
         model=model,
         precision=case.precision,
-        method=Method(case.stage),
+        method=MethodChain(case.stage),
         data=Data(chat=chats if "sft" in case.stage else None, pairs=pairs if "dpo" in case.stage else None),
         lora=Lora(rank=16, alpha=16),
         sft=Sft(**common, evaluations=case.checks, packing=case.packing),  # type: ignore[arg-type]

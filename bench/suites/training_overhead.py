@@ -21,7 +21,7 @@ from bench.harness.measure import wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer
 from bench.harness.served_app import ServedApp, start_served_app
 from bench.suites.live_page import open_browser_page
-from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
+from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.sft import Sft
 from trainer_core.methods.steps import SAVES_PER_STAGE
@@ -162,7 +162,7 @@ def overhead_recipe(model: Path, chats: Path) -> Recipe:
         name="bench",
         model=str(model),
         precision="fp32",
-        method=Method.SFT,
+        method=MethodChain.SFT,
         data=Data(pairs=None, chat=str(chats)),
         lora=Lora(rank=16, alpha=16),
         sft=sft,

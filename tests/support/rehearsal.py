@@ -189,7 +189,7 @@ def length_of(stage: str) -> int:
 
 def recipe(asked: argparse.Namespace) -> Any:
     """Two steps of two short rows: the interpreter takes a tenth of a second for a row of one kernel."""
-    from trainer_core.config.recipe import Data, Lora, MemoryOptions, Method, Recipe
+    from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
     from trainer_core.methods.dpo import Dpo
     from trainer_core.methods.sft import Sft
 
@@ -203,7 +203,7 @@ def recipe(asked: argparse.Namespace) -> Any:
     return Recipe(
         model=str(tiny_model(asked.folder / "model", asked.family)),
         precision="bf16" if asked.precision == "fp16" else asked.precision,
-        method=Method(asked.method),
+        method=MethodChain(asked.method),
         data=Data(pairs=str(asked.folder / "pairs.jsonl"), held_out=str(asked.folder / "held-out.jsonl"), chat=None),
         lora=Lora(rank=4, alpha=4),
         sft=Sft(**common, batch_size=2, max_length=SFT_LENGTH, packing=asked.packing),

@@ -25,14 +25,14 @@ SAMPLE = "sample"
 """The data name that stands for the bundled sample data."""
 
 
-class Method(StrEnum):
+class MethodChain(StrEnum):
     SFT = "sft"
     DPO = "dpo"
     SFT_DPO = "sft+dpo"
 
     @property
     def stages(self) -> tuple[Literal["sft", "dpo"], ...]:
-        return {Method.SFT: ("sft",), Method.DPO: ("dpo",), Method.SFT_DPO: ("sft", "dpo")}[self]  # type: ignore[return-value]
+        return {MethodChain.SFT: ("sft",), MethodChain.DPO: ("dpo",), MethodChain.SFT_DPO: ("sft", "dpo")}[self]  # type: ignore[return-value]
 
 
 Precision = Literal["auto", "nf4", "bf16", "fp32"]
@@ -169,7 +169,7 @@ class Recipe(StrictModel):
     """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
     precision: Precision = Field(default="auto", title="Precision of the base")  # [QLoRA]
     """Auto: 4-bit NF4 on CUDA; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
-    method: Method = Field(default=Method.SFT_DPO, title="Method")
+    method: MethodChain = Field(default=MethodChain.SFT_DPO, title="Method")
     """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
     seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")
     """Decides the adapter's start and the order of the rows. The same recipe and seed give the same run on the processor."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 from trainer_core.data.select import LoadedData, RowReader, RowSource, select_rows
 
 
-def load_data(data: recipe.Data, method: recipe.Method, reader: RowReader | None = None) -> LoadedData:
+def load_data(data: recipe.Data, method: recipe.MethodChain, reader: RowReader | None = None) -> LoadedData:
     """The rows of a run by its recipe.
 
     Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
@@ -33,7 +33,7 @@ def load_data(data: recipe.Data, method: recipe.Method, reader: RowReader | None
     return select_rows(data, method, RowSource(reader, data))
 
 
-def count_rows(data: recipe.Data, method: recipe.Method, tokenizer: Path | None = None) -> RowCounts:
+def count_rows(data: recipe.Data, method: recipe.MethodChain, tokenizer: Path | None = None) -> RowCounts:
     """What a run would train on, in numbers, read in the limited child, so that no row comes into this process.
 
     Args:

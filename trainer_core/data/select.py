@@ -94,7 +94,7 @@ def count_selected_rows(asked: CountRequest) -> RowCounts:
     return RowCounts(len(rows.chats), len(rows.pairs), held_out, rows.notes, points, measured, needs, wholes)
 
 
-def select_rows(data: recipe.Data, method: recipe.Method, shelf: RowSource) -> LoadedData:
+def select_rows(data: recipe.Data, method: recipe.MethodChain, shelf: RowSource) -> LoadedData:
     """The rows of a run, read from the source; see `load`."""
     dpo, sft = "dpo" in method.stages, "sft" in method.stages
     pairs = select_pairs(data, dpo, shelf)

@@ -18,7 +18,7 @@ from trainer_core.data.schema.messages import Item
 from trainer_core.errors import DataError
 
 if TYPE_CHECKING:
-    from trainer_core.config.recipe import Columns, Data, Method
+    from trainer_core.config.recipe import Columns, Data, MethodChain
 
 PREVIEW_BYTES = 64 << 20
 """Of a file, looked at to show its columns; the rows that are used are all looked at."""
@@ -168,7 +168,7 @@ class CountRequest:
     """Asks for what a run would train on, in numbers. With a tokenizer.json its rows are measured in real tokens."""
 
     data: Data
-    method: Method
+    method: MethodChain
     tokenizer: Path | None = None
 
     @property

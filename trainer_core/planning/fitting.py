@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Lora, MemoryOptions, Method, Recipe
+from trainer_core.config.recipe import Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.errors import DeviceError
 from trainer_core.methods.base import Advice, DatasetStats
 from trainer_core.methods.dpo import Dpo
@@ -120,7 +120,7 @@ class FittedSettings:
 
 
 def fit_settings(
-    room: MemoryBudget, shape: Architecture, method: Method, data: DatasetStats, asked: Recipe | None = None
+    room: MemoryBudget, shape: Architecture, method: MethodChain, data: DatasetStats, asked: Recipe | None = None
 ) -> FittedSettings:
     """The settings for this data on this device, spending what memory is left on speed.
 

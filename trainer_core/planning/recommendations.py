@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from trainer_core.config.recipe import Lora, Method
+from trainer_core.config.recipe import Lora, MethodChain
 from trainer_core.methods.base import Advice, DatasetStats, LengthQuantiles, Reasoned, Training
 from trainer_core.methods.steps import count_steps
 from trainer_core.models.architecture import Architecture
@@ -47,7 +47,7 @@ RANKS_BY_ROWS = (
 )
 
 
-def recommend_lora(method: Method, data: DatasetStats, restraint: FitLimits) -> Advice:
+def recommend_lora(method: MethodChain, data: DatasetStats, restraint: FitLimits) -> Advice:
     """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows where there is no DPO."""
     dpo = "dpo" in method.stages
     count = data.pairs if dpo else data.rows

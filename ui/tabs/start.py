@@ -14,7 +14,7 @@ from gradio.components import Component
 from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, Method, Recipe, RemedyName, Template
+from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, MethodChain, Recipe, RemedyName, Template
 from trainer_core.data.schema.detect import Kind
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.evaluation import preference_data
@@ -39,9 +39,9 @@ from ui.server import path_policy
 from ui.tabs.data import SAMPLE_CHATS, SAMPLE_FILES
 
 METHOD_CHOICES = [
-    ("SFT, then DPO", Method.SFT_DPO.value),
-    ("SFT only", Method.SFT.value),
-    ("DPO only", Method.DPO.value),
+    ("SFT, then DPO", MethodChain.SFT_DPO.value),
+    ("SFT only", MethodChain.SFT.value),
+    ("DPO only", MethodChain.DPO.value),
 ]
 SAMPLE_CHOICES = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
 FOOTNOTE = (
@@ -84,7 +84,7 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                 health = gr.HTML("", elem_id="health")
                 chosen = gr.HTML("", elem_id="chosen")
                 method = gr.Radio(
-                    METHOD_CHOICES, value=Method.SFT_DPO, label="Method", interactive=True, elem_id="method"
+                    METHOD_CHOICES, value=MethodChain.SFT_DPO, label="Method", interactive=True, elem_id="method"
                 )
                 goal = gr.Radio(offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal")
             with gr.Column(elem_classes="card", elem_id="fit"):
@@ -324,7 +324,7 @@ class UsedData(StrictModel):
             data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
         else:
             data = Data(pairs=self.source, columns=self.columns, steps=self.steps, template=self.template)
-        method = Method.SFT if self.kind == "chat" else recipe.method
+        method = MethodChain.SFT if self.kind == "chat" else recipe.method
         longer = {"max_length": self.length} if self.length else {}
         stages = {stage: getattr(recipe, stage).model_copy(update=longer) for stage in ("sft", "dpo")}
         return recipe.model_copy(update={"data": data, "method": method, **stages})
@@ -379,7 +379,9 @@ def data_sources(recipe: Recipe) -> list[str]:
 
 
 @lru_cache(maxsize=16)
-def cached_counts(sources: Data, method: Method, tokenizer: Path | None, stamps: tuple[float, ...]) -> data.RowCounts:
+def cached_counts(
+    sources: Data, method: MethodChain, tokenizer: Path | None, stamps: tuple[float, ...]
+) -> data.RowCounts:
     return data.count_rows(sources, method, tokenizer)
 
 

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.support.histories import LN2
-from trainer_core.config.recipe import Method, Recipe
+from trainer_core.config.recipe import MethodChain, Recipe
 from trainer_core.diagnosis.doctor import diagnose
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.methods.dpo import Dpo
@@ -42,7 +42,7 @@ class Kind:
     @property
     def recipe(self) -> Recipe:
         size = {"batch_size": self.batch, "accumulation": 1}
-        return Recipe(method=Method(self.stage), sft=Sft(**size), dpo=Dpo(**size))
+        return Recipe(method=MethodChain(self.stage), sft=Sft(**size), dpo=Dpo(**size))
 
     def looks(self, seed: int) -> Iterator[RunState]:
         """The run at evenly spaced steps."""

@@ -12,7 +12,7 @@ from tests.support.histories import FOLDER, recorded
 from tests.trainer_core.diagnosis.test_doctor import SICK
 from trainer_core.cli import commands
 from trainer_core.config.jobs import CompareJob, Lane, TrainJob
-from trainer_core.config.recipe import Data, Method, Recipe
+from trainer_core.config.recipe import Data, MethodChain, Recipe
 from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError
 from trainer_core.planning.presets import starter_recipe
@@ -108,7 +108,7 @@ def test_a_real_run_on_one_page(tmp_path: Path) -> None:
 def test_findings_are_told(tmp_path: Path) -> None:
     sick = SICK["DPO pairs are trivial"][0]
     run_dir = made(
-        tmp_path, sick.recipe.model_copy(update={"method": Method.DPO}), *sick.told(1), RunEnded(Phase.STOPPED)
+        tmp_path, sick.recipe.model_copy(update={"method": MethodChain.DPO}), *sick.told(1), RunEnded(Phase.STOPPED)
     )
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
@@ -138,7 +138,7 @@ def test_a_run_without_steps_has_a_report(tmp_path: Path) -> None:
 
 
 def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
-    run_dir = made(tmp_path, Recipe(method=Method.SFT), *SICK["SFT memorises"][0].told(1))
+    run_dir = made(tmp_path, Recipe(method=MethodChain.SFT), *SICK["SFT memorises"][0].told(1))
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     assert len(text) < 40_000 and "Held out - -" in text
     assert html_report.keep_extremes([(float(at), float(-at % 7)) for at in range(5000)])[-1][0] > 4950

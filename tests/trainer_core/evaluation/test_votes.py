@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from trainer_core import data
-from trainer_core.config.recipe import Data, Method, Sampling
+from trainer_core.config.recipe import Data, MethodChain, Sampling
 from trainer_core.data.stream import CheckOptions, ReadRequest
 from trainer_core.errors import DataError, DiskError
 from trainer_core.evaluation import preference_data, tally, votes
@@ -254,7 +254,7 @@ def test_a_data_set_of_votes_is_read_as_pairs_and_says_where_it_is_from(tmp_path
             news for news in reader.ask(ReadRequest(place, checkup=CheckOptions())) if isinstance(news, data.DataReport)
         )
     assert (report.kind, report.rows, report.usable, report.blocked) == ("pairs", 20, 20, ())
-    counted = data.count_rows(Data(pairs=str(place), chat=None), Method.DPO)
+    counted = data.count_rows(Data(pairs=str(place), chat=None), MethodChain.DPO)
     assert counted.dpo + counted.held_out == 20
     [(title, found)] = preference_data.list_vote_data_sets(workspace)
     assert found == place

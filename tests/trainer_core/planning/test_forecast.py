@@ -14,7 +14,7 @@ from tests.support.readings import card, replay
 from trainer_core import data
 from trainer_core.cli.commands import main
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Lora, Method, Precision, Recipe
+from trainer_core.config.recipe import Lora, MethodChain, Precision, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.methods.base import LengthQuantiles
 from trainer_core.methods.sft import Sft
@@ -98,13 +98,13 @@ def test_the_suggestion_keeps_what_the_chooser_does_not_decide() -> None:
 @given(
     gib=st.sampled_from([6, 8, 12, 16, 24, 48, 80]),
     model=st.sampled_from([name for known in CATALOGUE.models for name in (known.whole, known.packed) if name]),
-    method=st.sampled_from(list(Method)),
+    method=st.sampled_from(list(MethodChain)),
     precision=st.sampled_from(["auto", "nf4", "bf16"]),
     lora=st.sampled_from([Lora(), Lora(dora=True), Lora(rank=256, alpha=256, targets="attention")]),
     packing=st.booleans(),
 )
 def test_what_is_suggested_fits_and_has_nothing_left_to_suggest(
-    gib: int, model: str, method: Method, precision: Precision, lora: Lora, packing: bool
+    gib: int, model: str, method: MethodChain, precision: Precision, lora: Lora, packing: bool
 ) -> None:
     asked = Recipe(model=model, method=method, precision=precision, lora=lora, sft=Sft(packing=packing))
     suggested = planned(asked, gib).suggested

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.readings import card, replay
-from trainer_core.config.recipe import STARTER, Method, Recipe
+from trainer_core.config.recipe import STARTER, MethodChain, Recipe
 from trainer_core.errors import ConfigError
 from trainer_core.methods.base import DatasetStats, LengthQuantiles
 from trainer_core.planning.fitting import MemoryBudget, fit_settings
@@ -70,7 +70,7 @@ def test_recommended_models_fit_with_settings_of_their_own(name: str) -> None:
         shape = CATALOGUE.find_architecture(model)
         assert shape is not None, f"{model} is not in the catalogue"
         room = MemoryBudget("cuda", round(PRESETS[name].min_free_gib * GIB))
-        plan = fit_settings(room, shape, Method.SFT_DPO, DatasetStats(400, 400, some, some))
+        plan = fit_settings(room, shape, MethodChain.SFT_DPO, DatasetStats(400, 400, some, some))
         assert plan.dpo.max_length >= 960  # no row is cut for want of memory
 
 

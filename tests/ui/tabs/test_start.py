@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import STARTER, Lora, Method, Recipe
+from trainer_core.config.recipe import STARTER, Lora, MethodChain, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.errors import DataError
 from trainer_core.jobs.supervisor import Supervisor
@@ -141,7 +141,7 @@ def test_the_plan_says_steps_and_rates() -> None:
         lines[2].what
         == f"{starter_recipe().dpo.max_steps} steps of 4 pairs, rate\u00a02e-4, warm-up 1 of 10 steps, β\u00a00.1"
     )
-    only = plan_lines(starter_recipe().model_copy(update={"method": Method.SFT}), found, {"sft": ""})
+    only = plan_lines(starter_recipe().model_copy(update={"method": MethodChain.SFT}), found, {"sft": ""})
     assert [line.stage for line in only] == ["Load", "SFT", "Compare"]
     assert only[2].what == "base and SFT answer side by side"
 
@@ -223,7 +223,7 @@ def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], st
 
 
 def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
-    recipe = starter_recipe().model_copy(update={"method": Method.SFT})
+    recipe = starter_recipe().model_copy(update={"method": MethodChain.SFT})
     ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
     seconds, said = told(supervisor, recipe)
     assert seconds == {"sft": 48.0}, "the median of all but the first step, 24 times"
@@ -231,7 +231,7 @@ def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
 
 
 def test_other_rows_take_as_long_as_the_last_runs_tokens_say(supervisor: Supervisor) -> None:
-    recipe = starter_recipe().model_copy(update={"method": Method.SFT})
+    recipe = starter_recipe().model_copy(update={"method": MethodChain.SFT})
     ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
     other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 90})})
     seconds, _ = told(supervisor, other)
@@ -268,14 +268,14 @@ def used(**more: object) -> UsedData:
 def test_used_data_brings_its_columns_steps_and_length() -> None:
     recipe = used(columns={"prompt": "q"}, steps=("mask",), length=512, template="alpaca").apply_to(starter_recipe())
     assert (recipe.data.pairs, recipe.data.columns.prompt, recipe.data.steps) == ("/data/x.jsonl", "q", ("mask",))
-    assert recipe.method is Method.SFT_DPO and recipe.sft.max_length == recipe.dpo.max_length == 512
+    assert recipe.method is MethodChain.SFT_DPO and recipe.sft.max_length == recipe.dpo.max_length == 512
     assert recipe.data.template == "alpaca"
     assert recipe.data.pair_rows is None, "nothing of the data before stays"
     assert used().apply_to(starter_recipe()).sft == starter_recipe().sft
 
 
 def test_used_conversations_mean_sft_alone() -> None:
-    assert used(kind="chat").apply_to(starter_recipe()).method is Method.SFT
+    assert used(kind="chat").apply_to(starter_recipe()).method is MethodChain.SFT
     sample = used(kind="chat", source="sample chats").apply_to(starter_recipe()).data
     assert (sample.pairs, sample.chat) == (None, "sample")
 
@@ -286,9 +286,9 @@ def test_the_data_tab_hears_what_start_has_chosen() -> None:
     assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}
 
 
-@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("method", list(MethodChain))
 @pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
-def test_a_quick_look_is_never_the_longest(rows: int, method: Method) -> None:
+def test_a_quick_look_is_never_the_longest(rows: int, method: MethodChain) -> None:
     here = {"sft": rows, "dpo": rows}
     wanted = CARD.recipe_for(STARTER, "balanced").model_copy(update={"method": method})
     steps = [

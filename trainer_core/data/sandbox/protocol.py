@@ -120,9 +120,9 @@ def decode_check_options(
 
 
 def decode_count_request(fields: dict[str, Any]) -> CountRequest:
-    from trainer_core.config.recipe import Data, Method
+    from trainer_core.config.recipe import Data, MethodChain
 
-    return CountRequest(Data(**fields["data"]), Method(fields["method"]), optional_path(fields["tokenizer"]))
+    return CountRequest(Data(**fields["data"]), MethodChain(fields["method"]), optional_path(fields["tokenizer"]))
 
 
 def optional_path(path: str | None) -> Path | None:

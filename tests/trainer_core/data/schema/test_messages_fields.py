@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.support import tiny
 from tests.support.files_case import Row, assistant, case, user, written
 from trainer_core import data
-from trainer_core.config.recipe import Columns, Data, Method
+from trainer_core.config.recipe import Columns, Data, MethodChain
 from trainer_core.data import Chat, Message, Pair, ReadRequest, load_data, tokenize
 from trainer_core.data.preview.token_view import view_row
 from trainer_core.data.quality import analysis
@@ -270,9 +270,9 @@ def test_tool_lists_and_calls_are_a_finding_with_a_way_out(tmp_path: Path) -> No
 
 
 def test_a_run_is_told_the_same(tmp_path: Path) -> None:
-    loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), Method.SFT)
+    loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), MethodChain.SFT)
     assert any(note.startswith("4 of 4 rows in rows.jsonl (line 1, ") and "weight 0" in note for note in loaded.notes)
-    free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), Method.SFT)
+    free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), MethodChain.SFT)
     assert loaded.sha256 != free.sha256 and learned(loaded.chats[0]) == [False, True]
     assert Columns(reasoning="why").column_by_part == {"reasoning": "why"}
 
