@@ -8,12 +8,14 @@ the preference tuning study · [TM] Thinking Machines 2025, LoRA without regret 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer_core.methods.base import Method, Training
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel, parse_values, read_toml
@@ -188,11 +190,21 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def check_data(self) -> Self:
-        if "dpo" in self.method.stages and self.data.pairs is None:
+        needs_pairs = any(getattr(self, stage).method.rows == "pairs" for stage in self.method.stages)
+        if needs_pairs and self.data.pairs is None:
             raise ValueError(f'method "{self.method}" needs data.pairs: a file with prompt, chosen and rejected')
         if self.data.pairs is None and self.data.chat is None:
             raise ValueError("neither data.chat nor data.pairs is set, so there is nothing to learn from")
         return self
+
+
+STAGE_SETTINGS: Mapping[str, type[Training]] = {
+    name: field.annotation
+    for name, field in Recipe.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Training)
+}
+"""Every training method's settings by its key: the sections of the recipe are the list of methods."""
+METHODS: Mapping[str, Method] = {key: settings.method for key, settings in STAGE_SETTINGS.items()}
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.runs.events import Stage
 
 CONFIRM_STEPS = 3
@@ -14,16 +15,9 @@ CONFIRM_STEPS = 3
 MEDIAN_WINDOW = 8
 """A falling loss leaves a longer window behind: with 20, the bound of a run that still learns was up to twice too high."""
 SPIKE_FACTOR = 2.5
-"""A step is bad whose loss is this many times the median of the last WINDOW good ones …"""
-START_FACTOR = {"sft": 0.5, "dpo": 2.0}
-"""… and this many times the loss at the start: DPO ends near 0, where a multiple of the last losses means nothing. With 1.25
-for SFT, 65 of 1,000 runs whose loss rose tenfold were stopped late or never; with 0.5, 7 of 10,000 one to three steps late,
-whose first bad losses were ten times exceptionally low ones (`python -m reliability alarms`)."""
+"""A step is bad whose loss is this many times the median of the last good ones, and beyond the method's later bound."""
 MIN_GOOD_STEPS = 5
-"""Good steps before a spike can be told from noise …"""
-EARLY_FACTOR = {"sft": 2.0, "dpo": 4.0}
-"""… until then a step is bad at this many times the first loss: a rate 100 times too high is there by the third step. Pairs
-that the policy still gets wrong cost DPO twice its first loss in healthy runs: with 2.0, 4 of 10,000 were stopped."""
+"""Good steps before a spike can be told from noise; until then the method's early bound holds."""
 SCALER_STEPS = 10
 """Steps that a loss scaler may skip without a strike. It starts at 65,536 (torch.amp.GradScaler) and halves at each skip: after
 ten it is 64, where the gradients of a sound run fit into float16."""
@@ -73,5 +67,5 @@ class DivergenceDetector:
     def loss_limit(self) -> float:
         """The largest loss, in nats, that still passes for noise."""
         if len(self.good) < MIN_GOOD_STEPS:
-            return EARLY_FACTOR[self.stage] * self.first if self.good else math.inf
-        return max(SPIKE_FACTOR * median(self.good), START_FACTOR[self.stage] * self.first)
+            return METHODS[self.stage].divergence.early * self.first if self.good else math.inf
+        return max(SPIKE_FACTOR * median(self.good), METHODS[self.stage].divergence.later * self.first)

@@ -1,16 +1,18 @@
-"""What every training method has."""
+"""What a training method is, what all of them have in common, and what data and model ask of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
 from trainer_core.schema import StrictModel
 
+RowKind = Literal["chat", "pairs"]
+"""What a method reads: conversations, or a prompt with a better and a worse answer."""
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.97, 0.99, 1.0)
 
 Reasoned = tuple[Any, str]
@@ -45,20 +47,20 @@ class LengthQuantiles:
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What planning must know about the data: SFT rows, DPO pairs (a prompt with its longer answer), their lengths."""
+    """What planning must know about the data: conversations, pairs (a prompt with its longer answer), their lengths."""
 
     rows: int
     pairs: int
     chat: LengthQuantiles | None = None
     pair: LengthQuantiles | None = None
 
-    def row_count(self, stage: str) -> int:
-        return self.rows if stage == "sft" else self.pairs
+    def row_count(self, rows: RowKind) -> int:
+        return self.rows if rows == "chat" else self.pairs
 
-    def length_quantiles(self, stage: str) -> LengthQuantiles:
-        found = self.chat if stage == "sft" else self.pair
+    def length_quantiles(self, rows: RowKind) -> LengthQuantiles:
+        found = self.chat if rows == "chat" else self.pair
         if found is None:
-            raise ValueError(f"no lengths for {stage}")
+            raise ValueError(f"no lengths for {rows} rows")
         return found
 
 
@@ -66,8 +68,102 @@ Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Optimiser = Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
 
 
+class ModelShape(Protocol):
+    """What advice must know of a base model."""
+
+    @property
+    def parameter_count(self) -> int: ...
+
+
+class LoraScale(Protocol):
+    """What advice must know of the adapter."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def rslora(self) -> bool: ...
+
+
+Advise = Callable[[int, ModelShape, LoraScale], Advice]
+"""(rows, base, adapter) → epochs, learning rate and what else the method decides, each with its reason."""
+
+
+@dataclass(frozen=True)
+class DivergenceBounds:
+    """A step is bad whose loss is so many times the first one of the stage.
+
+    early: before there are enough good steps to tell a spike from noise.
+    later: beside a multiple of the recent median, since a loss that ends near 0 makes a multiple of itself mean nothing.
+    """
+
+    early: float
+    later: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training method as a value. The settings class of the method carries it as `method`.
+
+    key: the recipe's section, the stage in events, and `adapter-<key>/`. title: in labels and lanes.
+    sequences: rows of tokens that one row of a micro-batch becomes.
+    reference: what the policy is measured against; "policy at start" is its own state before the stage.
+    advised: settings that `advise` names beside epochs and learning rate.
+    """
+
+    key: str
+    title: str
+    rows: RowKind
+    advise: Advise
+    divergence: DivergenceBounds
+    advised: tuple[str, ...] = ()
+    sequences: int = 1
+    reference: Literal["none", "policy at start"] = "none"
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.reference != "none"
+
+
+EFFECTIVE_BATCH = 16
+"""Rows behind one optimiser step where nothing speaks for another number [TM: LoRA suffers above 32]."""
+SMALL_DATASET_ROWS = 1000
+"""Fewer rows than this are easily memorised."""
+
+
+@dataclass(frozen=True)
+class UsualRates:
+    """A method's learning rates: usual, for a base under 1B that makes few steps, and with rank-stabilised scaling."""
+
+    usual: float
+    small_base: float
+    stabilised: float
+    why: str
+
+
+def recommend_epochs(table: Sequence[tuple[float, float]], count: int, rows: str) -> Reasoned:
+    """The passes over `count` rows by ascending (below so many rows, epochs)."""
+    epochs = next(epochs for below, epochs in table if count < below)
+    return epochs, f"{epochs:g} {'pass' if epochs == 1 else 'passes'} over {count:,} {rows}"
+
+
+def recommend_rate(rates: UsualRates, shape: ModelShape, lora: LoraScale, steps: int) -> Reasoned:
+    """Rank-stabilised scaling multiplies the update by √rank, so it wants less; a small base in few steps wants more."""
+    if lora.rslora:
+        times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
+        return (
+            rates.stabilised,
+            f"{rates.stabilised:g}: rank-stabilised scaling moves the weights {times} times as far",
+        )
+    if shape.parameter_count < 1e9 and steps < 100:
+        rate = rates.small_base
+        return rate, f"{rate:g}: a base under 1B hardly moves in {steps} steps at the usual {rates.usual:g}"
+    return rates.usual, rates.why
+
+
 class Training(StrictModel):
-    """What SFT and DPO have in common. The effective batch is batch size × accumulation."""
+    """What all methods have in common. The effective batch is batch size × accumulation."""
+
+    method: ClassVar[Method]
 
     learning_rate: float = Field(default=2e-4, gt=0, le=1, title="Learning rate")
     """How far each step moves."""
@@ -100,3 +196,8 @@ class Training(StrictModel):
     def effective_batch(self) -> int:
         """Rows (or pairs) behind one optimiser step."""
         return self.batch_size * self.accumulation
+
+    @property
+    def packs_rows(self) -> bool:
+        """Are several short rows put into one sequence, which is then always full?"""
+        return False

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Lora, MemoryOptions, MethodChain, Recipe
+from trainer_core.config.recipe import METHODS, STAGE_SETTINGS, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import Advice, DatasetStats
-from trainer_core.methods.dpo import Dpo
-from trainer_core.methods.sft import Sft
+from trainer_core.methods.base import Advice, DatasetStats, Training
 from trainer_core.models.architecture import Architecture
 from trainer_core.planning.measurements import MeasuredMemory
 from trainer_core.planning.memory_model import (
@@ -105,8 +103,8 @@ class FittedSettings:
 
     base: BaseFormat
     lora: Lora
-    sft: Sft
-    dpo: Dpo
+    stages: Mapping[str, Training]
+    """Every method's settings by its key; of those that are no stage of the run its defaults."""
     memory: MemoryOptions
     skip_layers: dict[str, int]
     estimates: dict[str, MemoryEstimate]
@@ -115,7 +113,7 @@ class FittedSettings:
     def apply_to_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe with these settings."""
         memory = recipe.memory.model_copy(update={"offload_embedding": self.memory.offload_embedding})
-        parts = {"lora": self.lora, "sft": self.sft, "dpo": self.dpo, "memory": memory}
+        parts = {"lora": self.lora, "memory": memory, **self.stages}
         return recipe.model_copy(update={"precision": self.base, **parts})
 
 
@@ -217,7 +215,9 @@ def plan_from_data(room: MemoryBudget, wish: FitRequest, each: Mapping[Stage, Fi
     decided = {f"{part}.{name}": value for part, one in advice.items() for name, value in advice_values(one).items()}
     recipe = with_changes(asked, decided | {"memory.offload_embedding": "on" if away else "auto"})
     plan: StageSetups = {
-        stage: build_setup(recipe, stage, wish.shape, wish.base, room.device, data.length_quantiles(stage).longest)
+        stage: build_setup(
+            recipe, stage, wish.shape, wish.base, room.device, data.length_quantiles(METHODS[stage].rows).longest
+        )
         for stage in each
     }
     return plan, {key: why for part, one in advice.items() for key, why in advice_reasons(part, one).items()}
@@ -235,7 +235,7 @@ def with_long_rows(plan: StageSetups, stages: Iterable[str]) -> StageSetups:
 def long_row_reasons(plan: StageSetups, stages: Iterable[str], data: DatasetStats) -> dict[str, str]:
     why = "from 512 tokens on, what lies between the layers is kept in main memory: that takes less of the card than {}"
     return {
-        f"{stage}.max_length": f"{describe_length(data.length_quantiles(stage), LONG_ROW_TOKENS)}; "
+        f"{stage}.max_length": f"{describe_length(data.length_quantiles(METHODS[stage].rows), LONG_ROW_TOKENS)}; "
         f"{why.format(plan[stage].training.max_length)}"
         for stage in stages
     }
@@ -344,9 +344,7 @@ def batch_reasons(stage: str, setup: StageSetup) -> dict[str, str]:
 def build_fitted_settings(room: MemoryBudget, plan: StageSetups, reasons: dict[str, str]) -> FittedSettings:
     """The plan as settings. What nothing spoke for keeps its default and the reason in its own description."""
     one = next(iter(plan.values()))
-    sft = plan["sft"].training if "sft" in plan else Sft()
-    dpo = plan["dpo"].training if "dpo" in plan else Dpo()
-    parts: dict[str, type[StrictModel]] = {"lora": Lora, "sft": Sft, "dpo": Dpo, "memory": MemoryOptions}
+    parts: dict[str, type[StrictModel]] = {"lora": Lora, "memory": MemoryOptions, **STAGE_SETTINGS}
     told = {
         f"{part}.{name}": field.description or ""
         for part, model in parts.items()
@@ -356,8 +354,11 @@ def build_fitted_settings(room: MemoryBudget, plan: StageSetups, reasons: dict[s
     return FittedSettings(
         base=one.base,
         lora=one.lora,
-        sft=Sft.model_validate(sft.model_dump()),  # copies with changes are not checked by pydantic
-        dpo=Dpo.model_validate(dpo.model_dump()),
+        stages={
+            # copies with changes are not checked by pydantic
+            key: settings.model_validate(plan[key].training.model_dump()) if key in plan else settings()
+            for key, settings in STAGE_SETTINGS.items()
+        },
         memory=MemoryOptions(offload_embedding="on" if one.offload_embedding else "auto"),
         skip_layers={stage: setup.skip_layers for stage, setup in plan.items()},
         estimates={stage: room.estimate(setup) for stage, setup in plan.items()},

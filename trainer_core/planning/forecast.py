@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainer_core.config import changes
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.errors import DeviceError
 from trainer_core.methods.base import DatasetStats, LengthQuantiles
@@ -43,8 +43,10 @@ MIN_COST_SHARE = 0.005
 """An edit that moves less than this share of the whole is not said to cost anything."""
 FITTED_KEYS = {
     "lora": ("rank", "alpha", "rslora", "dropout"),
-    "sft": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate"),
-    "dpo": ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", "beta"),
+    **{
+        key: ("batch_size", "accumulation", "max_length", "epochs", "learning_rate", *method.advised)
+        for key, method in METHODS.items()
+    },
     "memory": ("offload_embedding",),
 }
 """What fitting.py decides; every other setting is as the recipe has it, for the reason in its own description."""
@@ -169,7 +171,7 @@ def make_forecast(
     def takes(one: Recipe) -> int:
         return peak_without_skip_layers(room, setups_with_skip_layers(one, shape, room, data)).middle
 
-    steps = {stage: count_steps(data.row_count(stage), getattr(recipe, stage)) for stage in setups}
+    steps = {stage: count_steps(data.row_count(METHODS[stage].rows), getattr(recipe, stage)) for stage in setups}
     disk = disk_parts(setups, steps)
     return Forecast(
         device=place.device,
@@ -199,7 +201,7 @@ def setups_with_skip_layers(
     """Every stage as memory sees it, with as many kept layers as there is room for."""
     base, found = base_format(recipe, shape, room), {}
     for stage in recipe.method.stages:
-        setup = build_setup(recipe, stage, shape, base, room.device, data.length_quantiles(stage).longest)
+        setup = build_setup(recipe, stage, shape, base, room.device, data.length_quantiles(METHODS[stage].rows).longest)
         keeps = room.device == "cuda" and recipe.memory.skip_layers == "auto"
         found[str(stage)] = with_skip_layers(room, setup) if keeps else setup
     return found

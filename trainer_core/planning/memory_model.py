@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trainer_core.config.recipe import Lora, Precision, Recipe
-from trainer_core.methods.dpo import Dpo
-from trainer_core.methods.sft import Sft
+from trainer_core.methods.base import Training
 from trainer_core.methods.steps import SAVES_PER_STAGE
 from trainer_core.models.architecture import TARGETS, Architecture, LinearLayer
 from trainer_core.runs.checkpoints import KEEP_NEWEST
@@ -101,14 +100,14 @@ MEASUREMENT_MARGIN = (0.97, 1.05)
 class StageSetup:
     """One stage of a run, as far as memory is concerned.
 
-    reference: DPO keeps a frozen copy of the SFT adapter. longest: tokens of the longest row, where that is known.
+    reference: a frozen copy of the adapter before the stage is kept. longest: tokens of the longest row, where that is known.
     skip_layers: layers that are kept instead of recomputed. offload_embedding: the token table lies in main memory.
     loads: tokens that the model is loaded for, the longest of all stages, where that is more than this stage has.
     """
 
     shape: Architecture
     lora: Lora
-    training: Sft | Dpo
+    training: Training
     base: BaseFormat
     device: Device = "cuda"
     reference: bool = False
@@ -131,13 +130,12 @@ class StageSetup:
     def sequence_tokens(self) -> int:
         """Tokens of one padded row. A packed row is always full."""
         full = self.training.max_length
-        packed = isinstance(self.training, Sft) and self.training.packing
-        return full if packed or self.longest is None else min(full, self.longest)
+        return full if self.training.packs_rows or self.longest is None else min(full, self.longest)
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of one micro-batch. A DPO pair is two rows."""
-        return self.training.batch_size * self.sequence_tokens * (2 if isinstance(self.training, Dpo) else 1)
+        """Tokens of one micro-batch. A row of pairs is two sequences."""
+        return self.training.batch_size * self.sequence_tokens * self.training.method.sequences
 
 
 @dataclass(frozen=True)
@@ -211,13 +209,14 @@ def build_setup(
 ) -> StageSetup:
     """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
     stages = recipe.method.stages
+    training: Training = getattr(recipe, stage)
     return StageSetup(
         shape=shape,
         lora=recipe.lora,
-        training=getattr(recipe, stage),
+        training=training,
         base=base,
         device=device,
-        reference=stage == "dpo" and "sft" in stages,
+        reference=training.method.needs_reference and stage != stages[0],
         longest=longest,
         offload_embedding=device == "cuda" and recipe.memory.offload_embedding == "on" and not shape.tied,
         loads=max(getattr(recipe, name).max_length for name in stages),

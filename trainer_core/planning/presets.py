@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from trainer_core.config.recipe import Lora, Precision, Recipe
+from trainer_core.config.recipe import METHODS, Lora, Precision, Recipe
 from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
@@ -64,7 +64,7 @@ class Goal(StrictModel):
         """The recipe with this goal's length. Steps at most are lifted where the goal names none."""
         lengths = {
             stage: getattr(recipe, stage).model_copy(update={"max_steps": None} | getattr(self, stage).changes())
-            for stage in ("sft", "dpo")
+            for stage in METHODS
         }
         return recipe.model_copy(update=lengths)
 

@@ -9,14 +9,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from trainer_core.config.recipe import Lora, MethodChain
-from trainer_core.methods.base import Advice, DatasetStats, LengthQuantiles, Reasoned, Training
-from trainer_core.methods.steps import count_steps
+from trainer_core.config.recipe import METHODS, Lora, MethodChain
+from trainer_core.methods.base import (
+    EFFECTIVE_BATCH,
+    SMALL_DATASET_ROWS,
+    Advice,
+    DatasetStats,
+    LengthQuantiles,
+    Reasoned,
+)
 from trainer_core.models.architecture import Architecture
-
-EFFECTIVE_BATCH = 16
-SMALL_DATASET_ROWS = 1000
-"""Fewer rows than this are easily memorised."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,13 @@ RANKS_BY_ROWS = (
 )
 
 
-def recommend_lora(method: MethodChain, data: DatasetStats, restraint: FitLimits) -> Advice:
-    """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows where there is no DPO."""
-    dpo = "dpo" in method.stages
-    count = data.pairs if dpo else data.rows
-    said = f"{count:,} {'pairs' if dpo else 'rows'}"
+def recommend_lora(chain: MethodChain, data: DatasetStats, restraint: FitLimits) -> Advice:
+    """Rank, scaling and dropout by the number of pairs [rs, TM]; by the number of rows where no stage reads pairs."""
+    pairs = any(METHODS[stage].rows == "pairs" for stage in chain.stages)
+    count = data.row_count("pairs" if pairs else "chat")
+    said = f"{count:,} {'pairs' if pairs else 'rows'}"
     suited, words = next(
-        (rank, why) for below, rank, why in (RANKS_BY_PAIRS if dpo else RANKS_BY_ROWS) if count < below
+        (rank, why) for below, rank, why in (RANKS_BY_PAIRS if pairs else RANKS_BY_ROWS) if count < below
     )
     rank = min(suited, restraint.rank)
     why = words.format(n=said) if rank == suited else f"memory is short; {said} suggest {suited}"
@@ -62,7 +64,7 @@ def recommend_lora(method: MethodChain, data: DatasetStats, restraint: FitLimits
         "rank": (rank, f"rank {rank}: {why}"),
         "alpha": (rank, f"alpha {rank}: equal to the rank, so the update is not scaled"),
         "rslora": (rank > 64, f"rank {rank}: {scaled}"),
-        "dropout": recommend_dropout(rank > 64, dpo and count < SMALL_DATASET_ROWS, said),
+        "dropout": recommend_dropout(rank > 64, pairs and count < SMALL_DATASET_ROWS, said),
     }
 
 
@@ -75,49 +77,16 @@ def recommend_dropout(stabilised: bool, few: bool, said: str) -> Reasoned:
 
 
 def recommend_training(stage: str, shape: Architecture, lora: Lora, data: DatasetStats, restraint: FitLimits) -> Advice:
-    """Length, epochs, rate and, for DPO, beta. The batch begins at 1 and grows with the memory."""
-    count = data.row_count(stage)
-    epochs = recommend_epochs(stage, count)
-    steps = count_steps(count, Training(batch_size=1, accumulation=EFFECTIVE_BATCH, epochs=epochs[0]))
-    advice: Advice = {
+    """Length, and what the method advises. The batch begins at 1 and grows with the memory."""
+    method = METHODS[stage]
+    advice = method.advise(data.row_count(method.rows), shape, lora)
+    return {
         "batch_size": (1, "batch 1: no more fits"),
         "accumulation": (EFFECTIVE_BATCH, f"{EFFECTIVE_BATCH} rows for each step"),
-        "epochs": epochs,
-        "max_length": recommend_length(data.length_quantiles(stage), restraint, shape.context),
-        "learning_rate": recommend_rate(stage, shape, lora, steps),
+        "epochs": advice["epochs"],
+        "max_length": recommend_length(data.length_quantiles(method.rows), restraint, shape.context),
+        **advice,
     }
-    return advice if stage == "sft" else advice | {"beta": recommend_beta(count)}
-
-
-def recommend_beta(count: int) -> Reasoned:
-    if count < SMALL_DATASET_ROWS:
-        return 0.3, f"beta 0.3: with {count:,} pairs the policy must stay near its reference"
-    return 0.1, "beta 0.1: the usual start"
-
-
-def recommend_epochs(stage: str, count: int) -> Reasoned:
-    """One to three passes for SFT; one for DPO, two where a higher beta and dropout hold it back [HF]."""
-    rows = "rows" if stage == "sft" else "pairs"
-    table = (
-        ((SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
-        if stage == "sft"
-        else ((SMALL_DATASET_ROWS, 2.0), (math.inf, 1.0))
-    )
-    epochs = next(epochs for below, epochs in table if count < below)
-    return epochs, f"{epochs:g} {'pass' if epochs == 1 else 'passes'} over {count:,} {rows}"
-
-
-def recommend_rate(stage: str, shape: Architecture, lora: Lora, steps: int) -> Reasoned:
-    """2e-4 for SFT [U], 5e-6 for DPO [HF]. Rank-stabilised scaling multiplies the update by √rank, so it wants less."""
-    sft = stage == "sft"
-    if lora.rslora:
-        rate = 5e-5 if sft else 1e-6
-        times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
-        return rate, f"{rate:g}: rank-stabilised scaling moves the weights {times} times as far"
-    if shape.parameter_count < 1e9 and steps < 100:
-        rate = 5e-4 if sft else 5e-5
-        return rate, f"{rate:g}: a base under 1B hardly moves in {steps} steps at the usual {2e-4 if sft else 5e-6:g}"
-    return (2e-4, "2e-4: the usual rate for adapters") if sft else (5e-6, "5e-6: the usual rate for DPO on adapters")
 
 
 def recommend_length(lengths: LengthQuantiles, restraint: FitLimits, context: int) -> Reasoned:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.methods.base import Training
 from trainer_core.methods.steps import count_steps
@@ -30,7 +30,7 @@ MIN_STEP_SECONDS = 0.3
 """Of a step that is not known from a run like it, however small the model: calling each layer takes its time."""
 EVAL_OVERHEAD = 1.1
 """Held-out checks and sample answers on top of the steps; they take 15 % at most."""
-DPO_COST_RATIO = 8 / 6
+REFERENCE_COST_RATIO = 8 / 6
 """What a token of DPO costs against one of SFT: the reference reads it as well."""
 
 
@@ -109,7 +109,11 @@ def estimate_speed(
     if shape is None or speed is None:
         return None
     return StageSpeed(
-        token=6 * shape.parameter_count / (speed * 1e12) * (DPO_COST_RATIO if stage == "dpo" else 1), measured=False
+        token=6
+        * shape.parameter_count
+        / (speed * 1e12)
+        * (REFERENCE_COST_RATIO if METHODS[stage].needs_reference else 1),
+        measured=False,
     )
 
 
@@ -147,7 +151,7 @@ def mean_row_tokens(wanted: Recipe, found: RowCounts, stage: Stage) -> float:
     for share, tokens in found.lengths.get(stage, ()):
         total += (share - before) * min(tokens, most)
         before = share
-    return total * (2 if stage == "dpo" else 1)
+    return total * METHODS[stage].sequences
 
 
 def run_seconds(workspace: Workspace, wanted: Recipe, stages: Mapping[Stage, float]) -> float:

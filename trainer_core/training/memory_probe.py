@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.planning.measurements import ProbePoint, extrapolate_peak
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import MemoryProbed, Notice, Stage
@@ -112,7 +113,7 @@ class MemoryProbe(TrainerCallback):
 
     def batch_tokens(self, batch: int) -> int:
         """Of a padded micro-batch of the longest rows; a pair is two rows."""
-        return max(self.counts) * batch * (2 if self.stage == "dpo" else 1)
+        return max(self.counts) * batch * METHODS[self.stage].sequences
 
     @property
     def pass_count(self) -> int:

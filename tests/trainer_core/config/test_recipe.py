@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.config.recipe import Data, Lora, Recipe, Sampling, read_recipe
+from trainer_core.config.recipe import METHODS, STAGE_SETTINGS, Data, Lora, Recipe, Sampling, read_recipe
 from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
@@ -109,3 +109,10 @@ def test_a_wrong_value_is_said_in_plain_words(values: dict, words: str) -> None:
     assert caught.value.keys == (f"{part}.{next(iter(values[part]))}",)
     with pytest.raises(ConfigError, match=r"^recipe\.toml: "):
         parse_values(Recipe, values, "recipe.toml")
+
+
+def test_a_method_is_known_by_the_recipes_section() -> None:
+    assert list(METHODS) == ["sft", "dpo"]
+    for key, method in METHODS.items():
+        assert method.key == key and STAGE_SETTINGS[key].method is method
+        assert {"epochs", "learning_rate", *method.advised} <= set(STAGE_SETTINGS[key].model_fields)

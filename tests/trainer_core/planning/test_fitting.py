@@ -74,7 +74,7 @@ def free_on(gib: float) -> int:
 
 
 def setups_of(plan: FittedSettings, shape: Architecture, data: DatasetStats) -> dict[str, StageSetup]:
-    stages = {"sft": plan.sft, "dpo": plan.dpo}
+    stages = {"sft": plan.stages["sft"], "dpo": plan.stages["dpo"]}
     return {
         stage: StageSetup(
             shape,
@@ -128,13 +128,13 @@ def check_plan(plan: FittedSettings, shape: Architecture, data: DatasetStats, ro
 
 
 def check_reasons(plan: FittedSettings) -> None:
-    parts = {"lora": plan.lora, "memory": plan.memory, **{stage: getattr(plan, stage) for stage in plan.estimates}}
+    parts = {"lora": plan.lora, "memory": plan.memory, **{stage: plan.stages[stage] for stage in plan.estimates}}
     for part, model in parts.items():
         for name in type(model).model_fields:
             assert plan.reasons[f"{part}.{name}"], f"{part}.{name} has no reason"
     assert plan.reasons["precision"]
     for stage in plan.estimates:
-        training = getattr(plan, stage)
+        training = plan.stages[stage]
         assert f"batch {training.batch_size}:" in plan.reasons[f"{stage}.batch_size"]
         assert f"length {training.max_length:,}:" in plan.reasons[f"{stage}.max_length"]
         assert f"= {EFFECTIVE_BATCH}" in plan.reasons[f"{stage}.accumulation"]
@@ -185,7 +185,7 @@ def test_any_data_on_any_card(
     check_reasons(plan)
     for stage, planned in plan.estimates.items():
         assert planned.upper <= room.free
-        assert getattr(plan, stage).effective_batch == EFFECTIVE_BATCH
+        assert plan.stages[stage].effective_batch == EFFECTIVE_BATCH
 
 
 RANKS = [  # pairs -> rank, rank-stabilised, dropout, beta
@@ -207,8 +207,10 @@ def test_rank_and_regularisation_by_pairs(pairs: int, rank: int, stabilised: boo
     data = replace(DATA["400 usual"], rows=pairs, pairs=pairs)
     plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], MethodChain.SFT_DPO, data)
     assert (plan.lora.rank, plan.lora.alpha, plan.lora.rslora) == (rank, rank, stabilised)
-    assert (plan.lora.dropout, plan.dpo.beta) == (dropout, beta)
-    assert (plan.dpo.learning_rate, plan.sft.learning_rate) == ((1e-6, 5e-5) if stabilised else (5e-6, 2e-4))
+    assert (plan.lora.dropout, plan.stages["dpo"].beta) == (dropout, beta)
+    assert (plan.stages["dpo"].learning_rate, plan.stages["sft"].learning_rate) == (
+        (1e-6, 5e-5) if stabilised else (5e-6, 2e-4)
+    )
     assert f"{pairs:,} pairs" in plan.reasons["lora.rank"]
 
 
@@ -225,10 +227,10 @@ def test_rank_by_rows_without_dpo() -> None:
 def test_a_small_base_for_few_steps_gets_higher_rates_and_says_so() -> None:
     few, many = DATA["400 usual"], replace(DATA["400 usual"], rows=5000, pairs=5000)
     small = fit_settings(MemoryBudget("cpu", 20 * GIB, bfloat16=True), SHAPES["SmolLM2 135M"], MethodChain.SFT_DPO, few)
-    assert (small.sft.learning_rate, small.dpo.learning_rate, small.base) == (5e-4, 5e-5, "bf16")
+    assert (small.stages["sft"].learning_rate, small.stages["dpo"].learning_rate, small.base) == (5e-4, 5e-5, "bf16")
     assert small.reasons["sft.learning_rate"] == "0.0005: a base under 1B hardly moves in 75 steps at the usual 0.0002"
     longer = fit_settings(MemoryBudget("cpu", 20 * GIB), SHAPES["SmolLM2 135M"], MethodChain.SFT_DPO, many)
-    assert (longer.sft.learning_rate, longer.dpo.learning_rate, longer.base) == (2e-4, 5e-6, "fp32")
+    assert (longer.stages["sft"].learning_rate, longer.stages["dpo"].learning_rate, longer.base) == (2e-4, 5e-6, "fp32")
 
 
 def test_surplus_is_spent_in_order() -> None:
@@ -237,7 +239,7 @@ def test_surplus_is_spent_in_order() -> None:
     seen = []
     for gib in (9, 11, 14, 24, 60, 120):
         plan = fit_settings(MemoryBudget("cuda", gib * GIB), SHAPES["Llama 3.1 8B"], MethodChain.SFT, data)
-        seen.append((plan.sft.batch_size * plan.sft.max_length, plan.base, plan.skip_layers["sft"]))
+        seen.append((plan.stages["sft"].batch_size * plan.stages["sft"].max_length, plan.base, plan.skip_layers["sft"]))
     assert seen == [
         (4096, "nf4", 0),
         (8192, "nf4", 0),
@@ -255,8 +257,8 @@ def test_what_is_given_up_first() -> None:
         plan = fit_settings(
             MemoryBudget("cuda", round(gib * GIB)), SHAPES["Qwen3 4B"], MethodChain.SFT_DPO, DATA["30,000 long"]
         )
-        lengths = plan.sft.max_length, plan.dpo.max_length
-        seen.append((lengths, plan.lora.rank, plan.lora.rslora, plan.lora.dropout, plan.dpo.learning_rate))
+        lengths = plan.stages["sft"].max_length, plan.stages["dpo"].max_length
+        seen.append((lengths, plan.lora.rank, plan.lora.rslora, plan.lora.dropout, plan.stages["dpo"].learning_rate))
     assert seen == [
         ((8512, 8512), 128, True, 0.1, 1e-6),
         ((8512, 8512), 64, False, 0.0, 5e-6),
@@ -277,7 +279,7 @@ def test_the_token_table_leaves_the_card_before_anything_that_changes_the_result
         plan = fit_settings(
             MemoryBudget("cuda", round(gib * GIB)), SHAPES["Llama 3.1 8B"], MethodChain.SFT, DATA["400 usual"]
         )
-        seen.append((plan.memory.offload_embedding, plan.lora.rank, plan.sft.max_length))
+        seen.append((plan.memory.offload_embedding, plan.lora.rank, plan.stages["sft"].max_length))
     assert seen == [("auto", 16, 896), ("on", 16, 896), ("on", 16, 896), ("on", 16, 768)]
     assert plan.reasons["memory.offload_embedding"].startswith("on: the token table's 1.0 GB lie in main memory")
     tied = fit_settings(MemoryBudget("cuda", 5 * GIB), SHAPES["Qwen3 4B"], MethodChain.SFT, DATA["400 usual"])
@@ -289,7 +291,11 @@ def test_short_rows_are_not_cut_where_512_tokens_take_less() -> None:
     points = ((0.5, 150), (0.75, 220), (0.9, 300), (0.95, 330), (0.97, 360), (0.99, 500), (1.0, 900))
     shape, data = SHAPES["Llama 3.1 8B"], facts(400, LengthQuantiles(points))
     plan = fit_settings(MemoryBudget("cuda", 8 * GIB - reserve_bytes(8 * GIB)), shape, MethodChain.SFT_DPO, data)
-    assert (plan.sft.max_length, plan.dpo.max_length, plan.dpo.batch_size) == (512, 512, 1)
+    assert (plan.stages["sft"].max_length, plan.stages["dpo"].max_length, plan.stages["dpo"].batch_size) == (
+        512,
+        512,
+        1,
+    )
     assert plan.reasons["dpo.max_length"] == (
         "length 512: covers 99% of your rows; the longest has 900 tokens; from 512 tokens on, what lies between the layers "
         "is kept in main memory: that takes less of the card than 384"
@@ -311,7 +317,7 @@ def test_what_was_measured_here_decides() -> None:
     found = fit_settings(
         MemoryBudget("cuda", 11 * GIB, known=MeasuredMemory.for_device(here, heavy)), shape, MethodChain.SFT, data
     )
-    assert (guessed.sft.batch_size, found.sft.batch_size) == (8, 2)
+    assert (guessed.stages["sft"].batch_size, found.stages["sft"].batch_size) == (8, 2)
     assert any("measured" in part.name for part in found.estimates["sft"].parts)
     for other in (
         MeasuredMemory.for_device("GPU-2", heavy),
@@ -347,7 +353,7 @@ def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:
     shape, data = SHAPES["Qwen3 1.7B"], facts(400, lengths(6, 500, 0.3, 900))
     plans = [fit_settings(MemoryBudget("cpu", round(gib * GIB)), shape, MethodChain.SFT, data) for gib in (20, 11, 8)]
     assert [plan.base for plan in plans] == ["fp32", "bf16", "nf4"]
-    assert {plan.sft.max_length for plan in plans} == {960}
+    assert {plan.stages["sft"].max_length for plan in plans} == {960}
     assert plans[1].reasons["precision"] == "bf16 base: a larger format does not fit"
 
 
@@ -392,8 +398,8 @@ def test_a_plan_becomes_a_recipe() -> None:
         "mine",
         plan.base,
         plan.lora,
-        plan.sft,
-        plan.dpo,
+        plan.stages["sft"],
+        plan.stages["dpo"],
     )
 
 

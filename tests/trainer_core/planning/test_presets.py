@@ -71,7 +71,7 @@ def test_recommended_models_fit_with_settings_of_their_own(name: str) -> None:
         assert shape is not None, f"{model} is not in the catalogue"
         room = MemoryBudget("cuda", round(PRESETS[name].min_free_gib * GIB))
         plan = fit_settings(room, shape, MethodChain.SFT_DPO, DatasetStats(400, 400, some, some))
-        assert plan.dpo.max_length >= 960  # no row is cut for want of memory
+        assert plan.stages["dpo"].max_length >= 960  # no row is cut for want of memory
 
 
 def test_the_processor_preset_fits_a_small_machine() -> None:
