@@ -100,8 +100,8 @@ def counted() -> dict[str, Any]:
     return {
         "padded": int(count_batch_tokens({"input_ids": ids, "attention_mask": mask})),
         "padding-free": int(count_batch_tokens({"input_ids": ids.view(1, -1)})),
-        "chats": count_tokens(chats, "sft", 8),
-        "pairs": [*count_tokens(pairs, "dpo", 100), *count_tokens(pairs, "dpo", 6)],
+        "chats": count_tokens(chats, "chat", 8),
+        "pairs": [*count_tokens(pairs, "pairs", 100), *count_tokens(pairs, "pairs", 6)],
     }
 
 

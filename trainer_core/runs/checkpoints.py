@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import Field
 
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.errors import DiskError, ModelError
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
@@ -84,7 +84,7 @@ class CheckpointSource:
 
 MUTABLE_SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("name", "memory", "sampling", "samples", "sample_tokens"), True),
-    **dict.fromkeys(("sft", "dpo"), {"batch_size", "accumulation", "max_steps", "evaluations", "patience"}),
+    **dict.fromkeys(METHODS, {"batch_size", "accumulation", "max_steps", "evaluations", "patience"}),
     "data": {"chat", "pairs", "chat_rows", "pair_rows", "held_out", "steps", "columns"},
 }
 """Settings that may change while a run goes on, and those of the data, which has a hash of its own."""

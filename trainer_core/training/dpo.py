@@ -66,7 +66,7 @@ def build_dpo_trainer(
     if fresh:
         model.delete_adapter("ref")
     built.settings = recipe.dpo
-    built.row_lengths = row_lengths.count_tokens(built.train_dataset, "dpo", recipe.dpo.max_length)
+    built.row_lengths = row_lengths.count_tokens(built.train_dataset, "pairs", recipe.dpo.max_length)
     built.sorts = recipe.memory.sort_rows == "auto" and not BATCH_COUPLED_LOSSES & set(recipe.dpo.losses)
     return built
 

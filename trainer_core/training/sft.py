@@ -40,6 +40,6 @@ def build_sft_trainer(
             callbacks=callbacks,
         )
     built.settings = recipe.sft
-    built.row_lengths = row_lengths.count_tokens(built.train_dataset, "sft", recipe.sft.max_length)
+    built.row_lengths = row_lengths.count_tokens(built.train_dataset, "chat", recipe.sft.max_length)
     built.sorts = recipe.memory.sort_rows == "auto" and not recipe.sft.packing
     return built

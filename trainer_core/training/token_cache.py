@@ -17,16 +17,17 @@ import pyarrow as pa
 from datasets import Dataset
 from pyarrow import feather
 
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
+from trainer_core.methods.base import RowKind
 from trainer_core.runs import checkpoints, workspace
 from trainer_core.runs.events import Stage
 from trainer_core.system import durable
 
 MAX_CACHE_BYTES = 2**30
 """The newest files stay, as long as they fit; 100,000 pairs of 300 tokens a side take about 0.1 GB."""
-COLUMNS: dict[Stage, tuple[str, ...]] = {
-    "sft": ("input_ids", "labels"),
-    "dpo": ("prompt_ids", "chosen_ids", "rejected_ids"),
+COLUMNS: dict[RowKind, tuple[str, ...]] = {
+    "chat": ("input_ids", "labels"),
+    "pairs": ("prompt_ids", "chosen_ids", "rejected_ids"),
 }
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -61,7 +62,7 @@ class TokenCache:
         Raises:
             DiskError: the disk is full.
         """
-        table = rows.select_columns(list(COLUMNS[self.stage])).with_format("arrow")[:]
+        table = rows.select_columns(list(COLUMNS[METHODS[self.stage].rows])).with_format("arrow")[:]
         body = pa.BufferOutputStream()
         feather.write_feather(table.replace_schema_metadata({"notes": json.dumps(list(notes))}), body)
         content = body.getvalue().to_pybytes()
