@@ -120,7 +120,7 @@ def main(folder: Path) -> None:
 
 def trained(workspace: Workspace) -> dict[str, Path]:
     """Every run from its start to where it ended, all in one process."""
-    facts = Supervisor(workspace, device="cpu").run_file_facts
+    facts = Supervisor(workspace, device="cpu").spawner.run_file_facts
     made, arguments = {}, []
     for name, (recipe, fault) in CASES.items():
         asked = named(read_recipe(FOLDER / f"{recipe}.toml"), name)
@@ -139,7 +139,7 @@ def named(recipe: Recipe, name: str) -> Recipe:
 def compared(workspace: Workspace, run_dir: Path) -> None:
     """The base, SFT and DPO of a run: a conversation, a turned dial, a heat map, scores, blind votes and a judge."""
     supervisor = Supervisor(workspace, device="cpu")
-    current = supervisor.compare_run(run_dir.name)
+    current = supervisor.compare.compare_run(run_dir.name)
     until(supervisor, current, lambda view: bool(view.lanes))
     for follow in (False, True):
         ask = current.ask("What is five?", SHORT, follow=follow)
@@ -192,7 +192,7 @@ def voted(supervisor: Supervisor, run_id: str) -> None:
 
 def give(supervisor: Supervisor, wanted: str) -> None:
     """Vote for a lane, whichever side it stands on, or for neither."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     assert current
     until(supervisor, current, lambda _: blind_voting.is_answered(current))
     question = blind_voting.current_question(supervisor)

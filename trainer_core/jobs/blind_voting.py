@@ -56,9 +56,9 @@ def start_question(
         ConfigError: a lane is not as it was loaded.
         DataError: there are no such prompts.
     """
-    prompts.load_prompts(supervisor.run_dir(between.run), source)
+    prompts.load_prompts(supervisor.registry.run_dir(between.run), source)
     end_voting(supervisor)
-    comparison = supervisor.compare_run(between.run, lanes)
+    comparison = supervisor.compare.compare_run(between.run, lanes)
     require_full_strength(comparison, between)
     return show_question(supervisor, comparison, next_question(supervisor, between, source, sampling, None))
 
@@ -86,7 +86,7 @@ def next_question(
     asked = [vote.messages for vote in votes_on_pair(supervisor, votes.active_votes(told), between)]
     if before and before.vote is None:
         asked.append(before.messages)
-    prompt, times = pick_least_asked(prompts.load_prompts(supervisor.run_dir(between.run), source), asked)
+    prompt, times = pick_least_asked(prompts.load_prompts(supervisor.registry.run_dir(between.run), source), asked)
     seed, index = (before.seed, before.index + 1) if before else votes.next_draw(told, between, secrets.randbits(32))
     sampling = with_seed_offset(plain, times)
     return BlindQuestion(between, prompt.messages, prompt.tag, index, seed, sampling, new_id(), source, plain)
@@ -94,7 +94,7 @@ def next_question(
 
 def votes_on_pair(supervisor: Supervisor, standing: Sequence[Vote], between: LanePair) -> list[Vote]:
     """The votes on these two lanes as they are loaded."""
-    comparison = supervisor.comparison
+    comparison = supervisor.registry.comparison
     made_of = comparison.lane_identities if comparison and comparison.run == between.run else {}
     return [vote for vote in votes.votes_on_current_lanes(standing, between.run, made_of) if vote.contest == between]
 
@@ -186,7 +186,7 @@ def absence_reason(supervisor: Supervisor, comparison: Comparison) -> str:
     """Why the lanes cannot answer although nothing failed, what is safe, and when it goes on; empty where they can."""
     if comparison.state.phase.is_active or comparison.state.phase is Phase.FAILED:
         return ""
-    active = supervisor.active_run
+    active = supervisor.registry.active_run
     if active is None:
         return "The models were unloaded to free the device. Your votes are kept. Load again goes on with the vote."
     left = active.seconds_left
@@ -224,9 +224,9 @@ def reload_lanes(supervisor: Supervisor) -> None:
         BusyError: a run holds the device, or there is no question.
     """
     question = current_question(supervisor)
-    comparison = supervisor.comparison
+    comparison = supervisor.registry.comparison
     assert comparison
-    loaded = supervisor.compare_run(question.contest.run, comparison.job.lanes)
+    loaded = supervisor.compare.compare_run(question.contest.run, comparison.job.lanes)
     show_question(
         supervisor, loaded, question_after(supervisor, question) if question.vote else replace(question, ask=new_id())
     )
@@ -245,7 +245,7 @@ def current_question(supervisor: Supervisor) -> BlindQuestion:
 
 def require_open_vote(supervisor: Supervisor) -> Comparison:
     """The comparison with a question on the page; see `current`."""
-    comparison = supervisor.comparison
+    comparison = supervisor.registry.comparison
     if comparison is None or comparison.open_question is None:
         raise BusyError("No blind vote is going. Choose two lanes and press Start blind vote.")
     return comparison
@@ -335,7 +335,7 @@ def save_better_answer(supervisor: Supervisor, text: str) -> None:
 
 def end_voting(supervisor: Supervisor) -> None:
     """Show lanes under their names again. A question whose answers had begun counts as skipped, for its names are told now."""
-    comparison = supervisor.comparison
+    comparison = supervisor.registry.comparison
     if comparison is None or comparison.open_question is None:
         return
     with comparison.vote_lock:

@@ -50,7 +50,7 @@ class JudgeRun:
             ConfigError: there is no such endpoint, or its key cannot be sent.
             DataError: there are no such prompts.
         """
-        self.waiting = prompts.load_prompts(self.supervisor.run_dir(self.order.contest.run), self.order.source)
+        self.waiting = prompts.load_prompts(self.supervisor.registry.run_dir(self.order.contest.run), self.order.source)
         if not self.order.lane:
             _ = self.order.endpoint.completions_url, self.order.endpoint.api_key
         self.voted = self.cases_with_votes()
@@ -111,7 +111,7 @@ class JudgeRun:
         ask = GenerateRequest(id=uuid4().hex[:8], messages=messages, lanes=tuple(lanes), sampling=sampling)
         self.comparison.send(ask)
         while not self._stopped.wait(POLL_SECONDS):
-            self.supervisor.refresh_comparison()
+            self.supervisor.registry.refresh_comparison()
             said = self.comparison.state.answers_to(ask.id)
             if not self.comparison.state.phase.is_active:
                 raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")

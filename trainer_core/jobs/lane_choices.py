@@ -22,7 +22,7 @@ MAX_NAME_LENGTH = 64
 
 def lanes_by_name(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
     """Name → lane: the run's own first, then variants of them, then the adapters of other runs on the same base."""
-    own = supervisor.run_lanes(run_id)
+    own = supervisor.registry.run_lanes(run_id)
     adapters = [lane for lane in own if lane.adapter]
     found = [
         *own,
@@ -45,8 +45,8 @@ def strength_variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
 
 def checkpoint_lanes(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
     """The run's adapters as they were at steps whose weights are on the disk."""
-    run_dir = supervisor.run_dir(run_id)
-    for stage in supervisor.run_recipe(run_id).method.stages:
+    run_dir = supervisor.registry.run_dir(run_id)
+    for stage in supervisor.registry.run_recipe(run_id).method.stages:
         for step, folder in checkpoints.adapters_by_step(run_dir, stage).items():
             yield Lane(name=step_lane_name(stage, step), adapter=str(folder))
 
@@ -58,18 +58,18 @@ def step_lane_name(stage: Stage, step: int) -> str:
 def other_run_lanes(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
     """Finished adapters of other runs on the same base in the same precision, newest first."""
     base = run_base(supervisor, run_id)
-    for view in supervisor.run_states:
+    for view in supervisor.registry.run_states:
         if view.id == run_id or view.phase.is_active or not view.adapters or find_run_base(supervisor, view.id) != base:
             continue
-        for lane in supervisor.run_lanes(view.id)[1:]:
+        for lane in supervisor.registry.run_lanes(view.id)[1:]:
             yield lane.model_copy(
                 update={"name": foreign_lane_name(lane.name, given_run_name(supervisor, view.id), view.id)}
             )
 
 
 def run_base(supervisor: Supervisor, run_id: str) -> tuple[str, str]:
-    recipe = supervisor.run_recipe(run_id)
-    return recipe.model, supervisor.run_state(run_id).effective_value("precision", recipe.precision)
+    recipe = supervisor.registry.run_recipe(run_id)
+    return recipe.model, supervisor.registry.run_state(run_id).effective_value("precision", recipe.precision)
 
 
 def find_run_base(supervisor: Supervisor, run_id: str) -> tuple[str, str] | None:
@@ -89,8 +89,8 @@ def foreign_lane_name(lane: str, run: str, run_id: str) -> str:
 
 def given_run_name(supervisor: Supervisor, run_id: str) -> str:
     """What a run is called, if it has a name."""
-    run_dir: Path = supervisor.run_dir(run_id)
-    return metadata.read_metadata(run_dir).name or supervisor.run_recipe(run_id).name
+    run_dir: Path = supervisor.registry.run_dir(run_id)
+    return metadata.read_metadata(run_dir).name or supervisor.registry.run_recipe(run_id).name
 
 
 def select_lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
@@ -102,7 +102,7 @@ def select_lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prom
     known = lanes_by_name(supervisor, run_id)
     if gone := [name for name in names if name not in known]:
         raise ConfigError(f"There is no lane {gone[0]!r} beside this run any more. Take it out of Lanes.")
-    chosen = tuple(known[name] for name in names) or supervisor.run_lanes(run_id)
+    chosen = tuple(known[name] for name in names) or supervisor.registry.run_lanes(run_id)
     if prompted.strip():
         chosen = (*chosen, Lane(name=PROMPTED, system=prompted.strip()))
     if len(chosen) > MAX_LANES:

@@ -51,7 +51,7 @@ def compare_parts(supervisor: Supervisor, chosen: CompareChoice | None = None) -
 
 def comparison_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The lanes: who they are, what the worker is doing, and how each answer ended."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     if current is None:
         return None
     view, said = current.state, current.current_answers
@@ -158,7 +158,7 @@ def describe_hash(proof: AdapterCheck | None) -> str:
 
 def question_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The question of a blind vote: what it asks, whether a vote may be given, and what was voted."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     open_one = current.open_question if current else None
     if current is None or open_one is None:
         return None
@@ -177,7 +177,7 @@ def question_payload(supervisor: Supervisor) -> dict[str, Any] | None:
         "better": open_one.vote is not None and open_one.vote.choice == "bad",
         "away": blind_voting.absence_reason(supervisor, current),
         "goes_on": blind_voting.can_continue(current),
-        "loadable": not current.state.phase.is_active and supervisor.active_run is None,
+        "loadable": not current.state.phase.is_active and supervisor.registry.active_run is None,
     }
 
 
@@ -202,15 +202,15 @@ def tally_payload(supervisor: Supervisor, chosen: CompareChoice | None = None) -
 def chosen_pair(supervisor: Supervisor, chosen: CompareChoice) -> LanePair | None:
     """The run that is loaded, or else that of the page's form or the newest; and of its lanes the two that are voted on, or else
     those chosen on the page, or else the first and the last. None: there are no two."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     if current and current.open_question:
         return current.open_question.contest
     if current and current.run:
         run, names = current.run, [lane.name for lane in current.job.lanes]
     else:
-        comparable = [view.id for view in supervisor.run_states if view.adapters and not view.phase.is_active]
+        comparable = [view.id for view in supervisor.registry.run_states if view.adapters and not view.phase.is_active]
         run = chosen.run if chosen.run in comparable else next(iter(comparable), "")
-        names = [lane.name for lane in supervisor.run_lanes(run)] if run else []
+        names = [lane.name for lane in supervisor.registry.run_lanes(run)] if run else []
     sides = {chosen.first, chosen.second}
     if len(sides) < 2 or not sides <= set(names):
         sides = {*names[:1], *names[-1:]}
@@ -219,7 +219,7 @@ def chosen_pair(supervisor: Supervisor, chosen: CompareChoice) -> LanePair | Non
 
 def loaded_identities(supervisor: Supervisor, run: str) -> dict[str, str]:
     """What the lanes are made of, as far as they are loaded."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     return current.lane_identities if current and current.run == run else {}
 
 
@@ -364,7 +364,7 @@ def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
 
 def judge_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """How far a judge is, and what each judge thinks of the two lanes it was last asked about."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     trial = current.judge_run if current else None
     if trial is None or (current and current.open_question):
         return None
@@ -402,7 +402,7 @@ def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
 
 def scores_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The score table of the lanes that are loaded, and how far a scoring is."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     if current is None or not current.run:
         return None
     view = current.state
@@ -474,7 +474,7 @@ def measure_payload(line: score_table.ScoreRow) -> dict[str, Any]:
 
 def heatmap_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     """The answer looked at last, piece by piece: text and how much likelier the first lane finds it, in nats."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     if current is None or current.state.heated is None or current.open_question:
         return None
     heated = current.state.heated

@@ -42,7 +42,7 @@ def finding_payload(finding: Finding) -> dict[str, Any]:
 
 
 def run_findings(supervisor: Supervisor, view: RunState) -> tuple[Finding, ...]:
-    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+    recipe = read_run_settings(supervisor.registry.run_dir(view.id)).recipe
     if recipe is None or not view.last_step:
         return ()
     lately = len(view.points) % max(1, view.last_step.total // CHECKS_PER_STAGE) if view.phase.is_active else 0
@@ -72,8 +72,8 @@ def cached_diagnosis(seen: DiagnosisKey) -> tuple[Finding, ...]:
 
 def lane_scores(supervisor: Supervisor, view: RunState) -> tuple[LaneScore, ...]:
     """How the run's lanes did, if they are the ones that Compare has loaded and scored."""
-    current = supervisor.comparison
-    folder = str(supervisor.run_dir(view.id))
+    current = supervisor.registry.comparison
+    folder = str(supervisor.registry.run_dir(view.id))
     ours = current and any((lane.adapter or "").startswith(folder) for lane in current.job.lanes)
     return current.state.scores if current and ours else ()
 
@@ -84,7 +84,7 @@ def find_suggestion(supervisor: Supervisor, run_id: str, key: str) -> Suggestion
     Raises:
         ConfigError: there is none of that key any more.
     """
-    view = supervisor.run_state(run_id)
+    view = supervisor.registry.run_state(run_id)
     known = {f"offer.{at}": offer for at, offer in enumerate(view.offers)}
     known |= {finding.key: finding.offer for finding in run_findings(supervisor, view)}
     if key not in known:
@@ -94,9 +94,10 @@ def find_suggestion(supervisor: Supervisor, run_id: str, key: str) -> Suggestion
 
 def apply_suggestion(supervisor: Supervisor, run_id: str, key: str) -> tuple[Recipe, list[str]]:
     """The recipe of a run, with what it had come to when memory was short, as an offer changes it; and all changes in words."""
-    before = supervisor.run_recipe(run_id)
+    before = supervisor.registry.run_recipe(run_id)
     after = with_changes(
-        effective_recipe(before, supervisor.run_state(run_id).changes), find_suggestion(supervisor, run_id, key).changes
+        effective_recipe(before, supervisor.registry.run_state(run_id).changes),
+        find_suggestion(supervisor, run_id, key).changes,
     )
     return after, setting_differences(before, after)
 

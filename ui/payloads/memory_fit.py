@@ -47,12 +47,12 @@ SLIDER_SETTINGS = (*(lever.key for lever in SLIDERS), "sft.accumulation", "dpo.a
 def target_machine(supervisor: Supervisor) -> TargetMachine:
     """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
     try:
-        card = supervisor.gpu is not None
+        card = supervisor.device.gpu is not None
     except DeviceError:  # shown in the rail, and said again by a start
         card = False
     own = tuple(run.own_pids(supervisor))
     return TargetMachine.current_machine(
-        supervisor.machine, own, workspace.disk_free(supervisor.workspace), use_card=card
+        supervisor.device.machine, own, workspace.disk_free(supervisor.workspace), use_card=card
     )
 
 
@@ -98,7 +98,9 @@ def fit_level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> s
     shape = catalogue.find_architecture(wanted.model)
     if shape is None:
         return ""
-    peak = peak_estimate(estimate_memory(one) for one in setups_for_machine(wanted, shape, supervisor.machine).values())
+    peak = peak_estimate(
+        estimate_memory(one) for one in setups_for_machine(wanted, shape, supervisor.device.machine).values()
+    )
     return fit_verdict(peak, target_machine(supervisor).room.free).level
 
 

@@ -26,12 +26,12 @@ MAX_RECENT = 6
 def device_payload(supervisor: Supervisor) -> dict[str, Any]:
     """What the device card says of a device as long as it is there: a name, and what is wrong, if anything."""
     try:
-        gpu = supervisor.gpu
+        gpu = supervisor.device.gpu
     except UserError as error:
         return {"name": "No GPU", "kind": "", "problem": str(error)}
-    cpu, problem = supervisor.machine.cpu, supervisor.machine.problem
+    cpu, problem = supervisor.device.machine.cpu, supervisor.device.machine.problem
     if gpu:
-        several = len(supervisor.machine.usable_gpus)
+        several = len(supervisor.device.machine.usable_gpus)
         return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
     return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
 
@@ -39,12 +39,12 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
 def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
     """What may change every second: a memory bar with our share and that of others. The page lays it over `device`."""
     try:
-        gpu = supervisor.gpu
+        gpu = supervisor.device.gpu
     except UserError:
         return {"used": 0, "ours": 0, "free": "", "facts": ""}
     if gpu:
         return gpu_payload(gpu, supervisor)
-    cpu = supervisor.machine.cpu
+    cpu = supervisor.device.machine.cpu
     return {
         "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
         "ours": 0,
@@ -68,41 +68,41 @@ def gpu_payload(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
 
 def own_pids(supervisor: Supervisor) -> list[int]:
     """The processes of the active run and of Compare."""
-    folders = [supervisor.run_dir(supervisor.active_run.id)] if supervisor.active_run else []
-    if supervisor.comparison:
-        folders.append(supervisor.comparison.watcher.run_dir)
+    folders = [supervisor.registry.run_dir(supervisor.registry.active_run.id)] if supervisor.registry.active_run else []
+    if supervisor.registry.comparison:
+        folders.append(supervisor.registry.comparison.watcher.run_dir)
     return [beat.pid for beat in map(heartbeat.read_heartbeat, folders) if beat]
 
 
 def button_state(supervisor: Supervisor) -> dict[str, Any]:
     """What buttons depend on. A page calls Python when this changes, and at no other time."""
-    active, comparison = supervisor.active_run, supervisor.comparison
+    active, comparison = supervisor.registry.active_run, supervisor.registry.comparison
     return {
         "busy": active.id if active else "",
         "leaving": pending_request(supervisor, active),
         "stalled": bool(active and active.stalled),
         "compare": comparison.state.phase if comparison else "",
-        "runs": len(supervisor.run_states),
-        "comparable": any(map(is_comparable, supervisor.run_states)),
-        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.machine.gpus],
+        "runs": len(supervisor.registry.run_states),
+        "comparable": any(map(is_comparable, supervisor.registry.run_states)),
+        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.device.machine.gpus],
         "sets": len(preference_data.list_vote_data_sets(supervisor.workspace)),
-        "trouble": supervisor.last_error,
+        "trouble": supervisor.registry.last_error,
     }
 
 
 def pending_request(supervisor: Supervisor, view: RunState | None) -> str:
     """What a run at work has been asked: "stop", "pause", "end", or nothing."""
-    return (view and view.phase.is_active and control.read_request(supervisor.run_dir(view.id))) or ""
+    return (view and view.phase.is_active and control.read_request(supervisor.registry.run_dir(view.id))) or ""
 
 
 def run_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
     """The run card and the top of Train: state, stages, and how it ended."""
     if view is None:
         return None
-    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+    recipe = read_run_settings(supervisor.registry.run_dir(view.id)).recipe
     return {
         "id": view.id,
-        "name": display_name(supervisor.run_dir(view.id)),
+        "name": display_name(supervisor.registry.run_dir(view.id)),
         "phase": view.phase,
         "active": view.phase.is_active,
         **status_badge(supervisor, view),
@@ -115,7 +115,7 @@ def run_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any]
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
         "resumable": view.phase.is_resumable and not view.unreadable,
-        "kept": not view.phase.is_active and has_resume_point(supervisor.run_dir(view.id), view),
+        "kept": not view.phase.is_active and has_resume_point(supervisor.registry.run_dir(view.id), view),
         "adapters": [STAGE_LABELS[stage] for stage in view.adapters],
     }
 
@@ -217,7 +217,7 @@ def facts_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, An
     """What changes seldom in a run: the proof, what was changed or left out, and the settings used."""
     if view is None:
         return None
-    known = read_run_settings(supervisor.run_dir(view.id))
+    known = read_run_settings(supervisor.registry.run_dir(view.id))
     return {
         "proof": describe_reference_check(view.proof),
         "holds": view.proof.holds if view.proof else None,
@@ -266,16 +266,16 @@ def explain_ln2(proof: ReferenceCheck) -> str:
 
 
 def recent_runs(supervisor: Supervisor) -> list[dict[str, str]]:
-    return [run_summary(supervisor, view) for view in supervisor.run_states[:MAX_RECENT]]
+    return [run_summary(supervisor, view) for view in supervisor.registry.run_states[:MAX_RECENT]]
 
 
 def run_summary(supervisor: Supervisor, view: RunState) -> dict[str, str]:
     """One run in a list: its name or model, its method, when it began, and its state."""
-    known = read_run_settings(supervisor.run_dir(view.id))
+    known = read_run_settings(supervisor.registry.run_dir(view.id))
     recipe = known.recipe
     kind = method_label(recipe) if recipe else ""
     name = (
-        run_metadata(supervisor.run_dir(view.id)).name
+        run_metadata(supervisor.registry.run_dir(view.id)).name
         or (recipe and (recipe.name or model_name(recipe.model)))
         or view.id
     )
@@ -284,14 +284,14 @@ def run_summary(supervisor: Supervisor, view: RunState) -> dict[str, str]:
 
 def run_option(supervisor: Supervisor, view: RunState) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
-    known = read_run_settings(supervisor.run_dir(view.id))
+    known = read_run_settings(supervisor.registry.run_dir(view.id))
     adapters = ", ".join(STAGE_LABELS[stage] for stage in view.adapters)
     began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail; see runs.began
-    return f"{display_name(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
+    return f"{display_name(supervisor.registry.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 
 def run_numbers(supervisor: Supervisor, view: RunState) -> dict[str, Any]:
-    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+    recipe = read_run_settings(supervisor.registry.run_dir(view.id)).recipe
     last = last_steps(view)
     accuracy = last["dpo"].accuracy if "dpo" in last else None
     return {

@@ -57,8 +57,8 @@ class RunRows:
 
     def __call__(self) -> tuple[CachedPart, list[dict[str, Any]]]:
         """The runs that are over, and those at work, which change every second; each pinned ones first, then newest first."""
-        views = self.supervisor.run_states
-        folders = {view.id: self.supervisor.run_dir(view.id) for view in views}
+        views = self.supervisor.registry.run_states
+        folders = {view.id: self.supervisor.registry.run_dir(view.id) for view in views}
         known = [
             (view.id if view.phase.is_active else id(view), metadata_stamp(folders[view.id])) for view in views
         ]  # `kept` holds the views, so that no new one gets the id of an old one
@@ -73,7 +73,7 @@ class RunRows:
         return sorted(rows, key=lambda row: not row["pinned"])
 
     def row_for(self, view: RunState) -> dict[str, Any]:
-        about = run_metadata(self.supervisor.run_dir(view.id))
+        about = run_metadata(self.supervisor.registry.run_dir(view.id))
         known = self.kept.get(view.id)
         if known is None or known[0] is not view or known[1] != about:
             known = self.kept[view.id] = (view, about, self.safe_row(view, about))
@@ -83,7 +83,8 @@ class RunRows:
         """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be thrown away."""
         try:
             return self.build_row(view, about) | {
-                "problem": view.unreadable or " ".join(read_run_settings(self.supervisor.run_dir(view.id)).notes)
+                "problem": view.unreadable
+                or " ".join(read_run_settings(self.supervisor.registry.run_dir(view.id)).notes)
             }
         except Exception as error:  # whatever is wrong with one folder, the others are shown
             return problem_row(
@@ -91,7 +92,7 @@ class RunRows:
             )
 
     def build_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
-        run_dir = self.supervisor.run_dir(view.id)
+        run_dir = self.supervisor.registry.run_dir(view.id)
         recipe = read_run_settings(run_dir).recipe
         shown = {**run.run_summary(self.supervisor, view), **run.run_numbers(self.supervisor, view)}
         return {
@@ -167,11 +168,12 @@ def overlay_payload(supervisor: Supervisor, chosen: Sequence[str], curves: Calla
     Args:
         curves: a view's curves by name, as the page draws them.
     """
-    found = [view for view in supervisor.run_states if view.id in chosen[:MAX_OVERLAY]]
-    recipes = [read_run_settings(supervisor.run_dir(view.id)).recipe for view in found]
+    found = [view for view in supervisor.registry.run_states if view.id in chosen[:MAX_OVERLAY]]
+    recipes = [read_run_settings(supervisor.registry.run_dir(view.id)).recipe for view in found]
     known = [recipe for recipe in recipes if recipe]
     drawn = [
-        {"id": view.id, "name": display_name(supervisor.run_dir(view.id)), "curves": curves(view)} for view in found
+        {"id": view.id, "name": display_name(supervisor.registry.run_dir(view.id)), "curves": curves(view)}
+        for view in found
     ]
     return {"runs": drawn, "differences": differing_settings(known) if len(known) == len(found) > 1 else []}
 

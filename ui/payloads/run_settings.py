@@ -152,6 +152,6 @@ def display_name(run_dir: Path) -> str:
 
 def past_runs(supervisor: Supervisor) -> Iterator[run_time.PastRun]:
     """Every run, newest first, as far as it tells how fast this machine is."""
-    for view in supervisor.run_states:
-        known = read_run_settings(supervisor.run_dir(view.id))
+    for view in supervisor.registry.run_states:
+        known = read_run_settings(supervisor.registry.run_dir(view.id))
         yield run_time.PastRun(known.recipe, dict(known.made).get("Device", ""), view)

@@ -19,7 +19,7 @@ def samples_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, 
     """The base's answers, and each step that was asked or, once the run is over, can be kept; None until there are any."""
     if view is None:
         return None
-    run_dir = supervisor.run_dir(view.id)
+    run_dir = supervisor.registry.run_dir(view.id)
     points = [point for stage in STAGES for point in sample_points(run_dir, view, stage)]
     if not points and not view.sampled:
         return None

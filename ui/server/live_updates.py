@@ -104,7 +104,7 @@ def build_live_channel(supervisor: Supervisor) -> gr.HTML:
         )
 
     def render_report(run_id: str) -> str:
-        return html_report.render_run_report(html_report.load_report_data(supervisor.run_dir(run_id)))
+        return html_report.render_run_report(html_report.load_report_data(supervisor.registry.run_dir(run_id)))
 
     return gr.HTML(
         html_template="<span></span>", js_on_load=LIVE_JS, server_functions=[poll, render_report], elem_id="bus"
@@ -217,7 +217,7 @@ def series_as_rows(news: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_shown_run(supervisor: Supervisor, run_id: str) -> RunState | None:
-    return next((view for view in supervisor.run_states if view.id == run_id), supervisor.current_run)
+    return next((view for view in supervisor.registry.run_states if view.id == run_id), supervisor.registry.current_run)
 
 
 EMPTY_PARTS: dict[str, Any] = {
@@ -247,7 +247,7 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, mad
 
     active, active_pace: of the run at work, or else the newest, where the page shows another one.
     """
-    at_work = supervisor.current_run
+    at_work = supervisor.registry.current_run
     if at_work and view and at_work.id == view.id:
         at_work = None
     makers: dict[str, Callable[[], Any]] = {
@@ -268,7 +268,7 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, mad
     parts = {name: made(make, EMPTY_PARTS.get(name)) for name, make in makers.items()}
     parts |= made(lambda: comparison.compare_parts(supervisor, cursor.vote), {})
     if cursor.log and view:
-        parts["log"] = made(lambda: run_folder.read_log_tail(supervisor.run_dir(view.id), LOG_LINES), [])
+        parts["log"] = made(lambda: run_folder.read_log_tail(supervisor.registry.run_dir(view.id), LOG_LINES), [])
     return parts
 
 
@@ -352,7 +352,7 @@ def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
     """What the machine did since the page heard of it last: seconds since then, GB, °C, W, percent."""
     if cursor.machine < 0:
         return {}
-    new = supervisor.readings.readings_since(cursor.machine)
+    new = supervisor.device.readings.readings_since(cursor.machine)
     every = max(1, len(new) // (MAX_POINTS // 2))
     return {
         "machine": [
@@ -388,8 +388,8 @@ def bin_extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, flo
 
 def new_answers(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
     """What the lanes have said beyond what the page holds. Offsets count UTF-16 units, as a browser does."""
-    supervisor.refresh_comparison()
-    current = supervisor.comparison
+    supervisor.registry.refresh_comparison()
+    current = supervisor.registry.comparison
     said = current.current_answers if current else None
     if current is None or said is None:
         return {"ask": "", "text": {}}

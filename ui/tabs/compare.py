@@ -133,7 +133,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         run_id = event.run
         then = parse_values(OpenRunRequest, event._data, "Compare")
         own = [*own_lane_names(supervisor, run_id), *then.lane_names]
-        comparison = supervisor.compare_run(run_id, lane_choices_module.select_lanes(supervisor, run_id, own))
+        comparison = supervisor.compare.compare_run(run_id, lane_choices_module.select_lanes(supervisor, run_id, own))
         if not comparison.last_prompt and not comparison.open_question:
             comparison.ask(read_bundled_prompts()[0], settings)
         shown = gr.update(choices=run_choices(supervisor), value=run_id)
@@ -167,7 +167,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         answering_now = bool(told and told["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
-        loaded, now = supervisor.comparison, ""
+        loaded, now = supervisor.registry.comparison, ""
         if loaded and loaded.run in known_runs:
             now = loaded.watcher.run_dir.name
             still = still if now == before else loaded.run
@@ -203,7 +203,7 @@ def ask_lanes(supervisor: Supervisor, wanted: CompareForm) -> None:
         raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
     chosen = chosen_lanes(supervisor, wanted)
     blind_voting.end_voting(supervisor)
-    comparison = supervisor.compare_run(wanted.run, chosen)
+    comparison = supervisor.compare.compare_run(wanted.run, chosen)
     comparison.ask(wanted.prompt, wanted.sampling, wanted.follow, "" if wanted.only else wanted.system)
 
 
@@ -224,7 +224,7 @@ def chosen_lanes(supervisor: Supervisor, wanted: CompareForm) -> tuple[Lane, ...
 def step_prompt(supervisor: Supervisor, wanted: CompareForm, by: int) -> str:
     """The prompt after or before this one in its set."""
     path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
-    found = load_prompts(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
+    found = load_prompts(supervisor.registry.run_dir(wanted.run), wanted.source) if wanted.run else []
     shown = [one.text for one in found] or read_bundled_prompts()
     return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]
 
@@ -233,7 +233,7 @@ def lane_updates(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()
     """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
     beside = lane_names(supervisor, run_id)
     lanes = [name for name in chosen if name in beside] or own_lane_names(supervisor, run_id)
-    voted = supervisor.comparison.contest if supervisor.comparison else None
+    voted = supervisor.registry.comparison.contest if supervisor.registry.comparison else None
     before = (voted.first, voted.second) if voted and voted.run == run_id else ()
     return gr.update(choices=beside, value=lanes), *side_updates(lanes, before)
 
@@ -259,7 +259,7 @@ def lane_names(supervisor: Supervisor, run_id: str) -> list[str]:
 
 
 def own_lane_names(supervisor: Supervisor, run_id: str) -> list[str]:
-    return [lane.name for lane in supervisor.run_lanes(run_id)] if run_id else []
+    return [lane.name for lane in supervisor.registry.run_lanes(run_id)] if run_id else []
 
 
 class OpenRunRequest(StrictModel):
@@ -277,4 +277,4 @@ class OpenRunRequest(StrictModel):
 
 def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
     """Runs with an adapter, newest first."""
-    return [(run_option(supervisor, view), view.id) for view in supervisor.run_states if is_comparable(view)]
+    return [(run_option(supervisor, view), view.id) for view in supervisor.registry.run_states if is_comparable(view)]

@@ -161,7 +161,7 @@ class CompareActions:
         if current.open_question:
             blind_voting.reload_lanes(self.supervisor)
         else:
-            fresh = self.supervisor.compare_run(current.run, current.job.lanes)
+            fresh = self.supervisor.compare.compare_run(current.run, current.job.lanes)
             if current.last_prompt:
                 fresh.ask(current.last_prompt, current.sampling, system=current.system)
         return {}
@@ -200,7 +200,7 @@ class CompareActions:
     def score_lanes(self, asked: Any = None) -> dict[str, Any]:
         """Score the loaded lanes on what their run held out; into the run's scores.json."""
         current = self.require_comparison()
-        run_dir = self.supervisor.run_dir(current.run)
+        run_dir = self.supervisor.registry.run_dir(current.run)
         held_out = run_dir / "held-out.jsonl"
         if not held_out.exists() or not held_out.stat().st_size:
             raise DataError(f"The run {current.run} held no pairs out, so there is nothing to score on.")
@@ -213,6 +213,6 @@ class CompareActions:
         Raises:
             BusyError: none are loaded.
         """
-        if self.supervisor.comparison is None:
+        if self.supervisor.registry.comparison is None:
             raise BusyError("No lanes are loaded. Press Generate.")
-        return self.supervisor.comparison
+        return self.supervisor.registry.comparison

@@ -109,14 +109,14 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
 
     def preview(wanted: Recipe) -> tuple[Any, ...]:
         check_model_input(supervisor.workspace, wanted.model)
-        supervisor.preload_for(wanted.model)
+        supervisor.spawner.preload_for(wanted.model)
         found = checked_counts(wanted, find_tokenizer(wanted.model, supervisor.workspace))
         known = run_time.estimate_speeds(
             past_runs(supervisor),
             wanted,
             memory_fit.model_architecture(supervisor, offers.catalogue, wanted),
             memory_fit.target_machine(supervisor),
-            supervisor.machine.cpu.cores,
+            supervisor.device.machine.cpu.cores,
         )
         seconds = run_time.stage_seconds(known, wanted, found)
         takes = {stage: run_time.approximate_duration(one) for stage, one in seconds.items()}
@@ -207,19 +207,19 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
         return gr.update(selected="start"), used, *preview(used)
 
     def start(wanted: Recipe) -> Any:
-        supervisor.start(wanted, offers.explain(wanted, stage_rows(tokenized_counts(wanted))))
+        supervisor.control.start(wanted, offers.explain(wanted, stage_rows(tokenized_counts(wanted))))
         return gr.update(selected="train"), "", HIDDEN
 
     def take_offer(event: gr.EventData) -> tuple[Any, ...]:
         """What the doctor, or a failed run, proposes: that run's recipe with the change."""
         wanted, changes = findings.apply_suggestion(supervisor, event.run, event.key)
-        named = f"The settings of {display_name(supervisor.run_dir(event.run))}"
+        named = f"The settings of {display_name(supervisor.registry.run_dir(event.run))}"
         return wanted, *preview(wanted), html.render_origin(named, changes), HIDDEN, gr.update(selected="start")
 
     def clone(event: gr.EventData) -> tuple[Any, ...]:
         """A run's recipe once more, ready to be changed."""
-        wanted = supervisor.run_recipe(event.run)
-        named = f"The settings of {display_name(supervisor.run_dir(event.run))}"
+        wanted = supervisor.registry.run_recipe(event.run)
+        named = f"The settings of {display_name(supervisor.registry.run_dir(event.run))}"
         return wanted, *preview(wanted), html.render_origin(named, ()), HIDDEN, gr.update(selected="start")
 
     def refresh(kept: dict[str, Any]) -> tuple[Any, ...]:
@@ -269,7 +269,7 @@ def check_model_input(workspace: Workspace, name: str) -> None:
 
 def train_button(supervisor: Supervisor, level: str) -> Any:
     """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
-    busy = supervisor.active_run is not None
+    busy = supervisor.registry.active_run is not None
     words, variant = ("Try anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
     return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
 

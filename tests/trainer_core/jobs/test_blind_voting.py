@@ -51,7 +51,7 @@ def contest(supervisor: Supervisor) -> votes.LanePair:
         PhaseChanged(Phase.DONE, ""),
     ):
         say(event)
-    supervisor.refresh()
+    supervisor.registry.refresh()
     return blind_voting.lane_pair(run_dir.name, NAMES, "DPO", "Base")
 
 
@@ -62,8 +62,10 @@ def ask(supervisor: Supervisor, contest: votes.LanePair) -> votes.BlindQuestion:
 
 
 def wait_answered(supervisor: Supervisor) -> None:
-    comparison = supervisor.comparison
-    assert wait_for(lambda: supervisor.refresh() or blind_voting.is_answered(comparison), 30, 0.02), comparison.state
+    comparison = supervisor.registry.comparison
+    assert wait_for(lambda: supervisor.registry.refresh() or blind_voting.is_answered(comparison), 30, 0.02), (
+        comparison.state
+    )
 
 
 def kept(supervisor: Supervisor) -> list[votes.Vote]:
@@ -84,17 +86,17 @@ def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest
     heard = []
 
     def over() -> bool:
-        supervisor.refresh()
+        supervisor.registry.refresh()
         news = live_updates.page_news(supervisor, Cursor(tab="compare"))
         heard.append(json.dumps([news["parts"]["compare"], news["ask"], news["text"]]))
-        return blind_voting.is_answered(supervisor.comparison)
+        return blind_voting.is_answered(supervisor.registry.comparison)
 
     assert wait_for(over, 30, 0.02)
     assert len(heard) > 3 and not [name for name in NAMES for said in heard if f'"{name}"' in said]
     assert not [said for said in heard if "3f9a12cd" in said or "logits" in said]
     news = live_updates.page_news(supervisor, Cursor(tab="compare"))
     assert list(news["text"]) == ["A", "B"]
-    said = supervisor.comparison.state.answers_to(question.ask)
+    said = supervisor.registry.comparison.state.answers_to(question.ask)
     assert news["text"] == {"A": said.answers[question.left_lane], "B": said.answers[question.right_lane]}
     assert [lane["name"] for lane in news["parts"]["compare"]["is"]["lanes"]] == ["A", "B"]
     blind_voting.cast_vote(supervisor, "left")
@@ -104,19 +106,23 @@ def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest
 
 def test_the_next_question_is_answered_while_this_one_is_read_and_nothing_of_it_is_sent(supervisor, contest):
     first = ask(supervisor, contest)
-    ahead = supervisor.comparison.prefetched_question
-    assert wait_for(lambda: supervisor.refresh() or bool(supervisor.comparison.state.ends), 30, 0.02)
-    assert wait_for(lambda: supervisor.refresh() or ahead.ask in supervisor.comparison.state.said, 30, 0.02)
+    ahead = supervisor.registry.comparison.prefetched_question
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.ends), 30, 0.02)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or ahead.ask in supervisor.registry.comparison.state.said, 30, 0.02
+    )
     assert live_updates.page_news(supervisor, Cursor())["ask"] == first.ask
     blind_voting.cast_vote(supervisor, "left")
     assert blind_voting.show_next_question(supervisor) == ahead and ahead.messages != first.messages
-    assert blind_voting.is_answered(supervisor.comparison), "no wait for the next one"
+    assert blind_voting.is_answered(supervisor.registry.comparison), "no wait for the next one"
     assert live_updates.page_news(supervisor, Cursor())["ask"] == ahead.ask
 
 
 def test_who_goes_on_before_the_answers_are_there_has_skipped(supervisor, contest):
     first = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
-    assert wait_for(lambda: supervisor.refresh() or bool(supervisor.comparison.state.answers), 30, 0.01)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.answers), 30, 0.01
+    )
     second = blind_voting.show_next_question(supervisor)
     wait_answered(supervisor)
     assert second.messages != first.messages and second.index == 1
@@ -133,8 +139,8 @@ def test_the_same_prompt_once_more_has_another_seed(supervisor, contest):
 
 
 def test_a_lane_that_was_turned_is_not_voted_on(supervisor, contest):
-    comparison = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.refresh() or bool(comparison.state.lanes), 30, 0.02)
+    comparison = supervisor.compare.compare_run(contest.run)
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(comparison.state.lanes), 30, 0.02)
     turned = replace(comparison.state.lanes[2], strength=0.5)
     comparison.watcher.state = replace(comparison.state, lanes=(*comparison.state.lanes[:2], turned))
     with pytest.raises(ConfigError, match="DPO is at 50%. Set it back to 100%"):
@@ -186,7 +192,7 @@ def test_leaving_an_open_question_counts_as_skipped(supervisor, contest):
     ask(supervisor, contest)
     blind_voting.end_voting(supervisor)
     assert [vote.choice for vote in kept(supervisor)] == ["skip"]
-    assert supervisor.comparison.open_question is None
+    assert supervisor.registry.comparison.open_question is None
     blind_voting.end_voting(supervisor)
     assert len(kept(supervisor)) == 1
 
@@ -194,8 +200,10 @@ def test_leaving_an_open_question_counts_as_skipped(supervisor, contest):
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_after_a_killed_worker_the_same_question_is_asked_again(supervisor, contest):
     before = ask(supervisor, contest)
-    supervisor.comparison.watcher.process.send_signal(signal.SIGKILL)
-    assert wait_for(lambda: supervisor.refresh() or supervisor.comparison.state.phase is Phase.FAILED, 20)
+    supervisor.registry.comparison.watcher.process.send_signal(signal.SIGKILL)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or supervisor.registry.comparison.state.phase is Phase.FAILED, 20
+    )
     blind_voting.reload_lanes(supervisor)
     wait_answered(supervisor)
     after = blind_voting.current_question(supervisor)
@@ -205,24 +213,29 @@ def test_after_a_killed_worker_the_same_question_is_asked_again(supervisor, cont
 
 def unload(supervisor: Supervisor) -> None:
     """As the start of a run does."""
-    supervisor.close_comparison()
-    assert not supervisor.comparison.state.phase.is_active
+    supervisor.compare.close_comparison()
+    assert not supervisor.registry.comparison.state.phase.is_active
 
 
 def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_next_answered_question_comes(supervisor, contest):
     ask(supervisor, contest)
-    ahead = supervisor.comparison.prefetched_question
+    ahead = supervisor.registry.comparison.prefetched_question
     assert wait_for(
-        lambda: supervisor.refresh() or bool((said := supervisor.comparison.state.answers_to(ahead.ask)) and said.ends),
+        lambda: (
+            supervisor.registry.refresh()
+            or bool((said := supervisor.registry.comparison.state.answers_to(ahead.ask)) and said.ends)
+        ),
         30,
         0.02,
     )
     unload(supervisor)
     first = blind_voting.cast_vote(supervisor, "left")
-    assert blind_voting.show_next_question(supervisor) == ahead and blind_voting.is_answered(supervisor.comparison)
+    assert blind_voting.show_next_question(supervisor) == ahead and blind_voting.is_answered(
+        supervisor.registry.comparison
+    )
     second = blind_voting.cast_vote(supervisor, "tie")
     assert kept(supervisor) == [first, second]
-    assert not blind_voting.can_continue(supervisor.comparison)
+    assert not blind_voting.can_continue(supervisor.registry.comparison)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
         with pytest.raises(BusyError, match="unloaded to free the device. Your votes are kept. Load again goes on"):
             more(supervisor)
@@ -236,7 +249,9 @@ def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_next_answered_que
 
 def test_an_open_question_of_unloaded_models_is_not_skipped_by_trying_to_go_on(supervisor, contest):
     blind_voting.start_question(supervisor, contest, "bundled", Sampling())
-    assert wait_for(lambda: supervisor.refresh() or bool(supervisor.comparison.state.answers), 30, 0.01)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.answers), 30, 0.01
+    )
     unload(supervisor)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
         with pytest.raises(BusyError):
@@ -248,7 +263,7 @@ def test_an_open_question_of_unloaded_models_is_not_skipped_by_trying_to_go_on(s
 
 
 def test_what_is_sent_to_a_worker_that_was_closed_is_an_error_to_act_on(supervisor, contest):
-    comparison = supervisor.compare_run(contest.run)
+    comparison = supervisor.compare.compare_run(contest.run)
     comparison.close()
     with pytest.raises(BusyError, match="Load the lanes again"):
         comparison.send(CancelRequest())
@@ -256,16 +271,20 @@ def test_what_is_sent_to_a_worker_that_was_closed_is_an_error_to_act_on(supervis
 
 def test_who_trains_while_the_models_are_unloaded_is_said_with_when_it_goes_on(supervisor, contest):
     ask(supervisor, contest)
-    started = supervisor.start(Recipe(name="slow"))
-    assert wait_for(lambda: supervisor.refresh() or supervisor.run_state(started).seconds_left is not None, 30, 0.02)
-    said = blind_voting.absence_reason(supervisor, supervisor.comparison)
+    started = supervisor.control.start(Recipe(name="slow"))
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or supervisor.registry.run_state(started).seconds_left is not None,
+        30,
+        0.02,
+    )
+    said = blind_voting.absence_reason(supervisor, supervisor.registry.comparison)
     assert re.fullmatch(
         r"The models are unloaded while 'slow' trains\. Your votes are kept; voting goes on at about \d\d:\d\d\.", said
     )
     assert blind_voting.cast_vote(supervisor, "left").winner
-    supervisor.stop(started)
-    assert wait_for(lambda: supervisor.refresh() or not supervisor.active_run, 30)
-    assert "Load again" in blind_voting.absence_reason(supervisor, supervisor.comparison)
+    supervisor.control.stop(started)
+    assert wait_for(lambda: supervisor.registry.refresh() or not supervisor.registry.active_run, 30)
+    assert "Load again" in blind_voting.absence_reason(supervisor, supervisor.registry.comparison)
 
 
 def test_a_better_answer_belongs_to_both_bad(supervisor, contest):

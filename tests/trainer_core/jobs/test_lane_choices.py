@@ -22,7 +22,7 @@ def finished(supervisor, **recipe: str) -> str:  # type: ignore[no-untyped-def] 
     say = EventLog(run_dir / "events.jsonl")
     say(AdapterSaved("dpo", "adapter-dpo", 5, 9))
     say(PhaseChanged(Phase.DONE, ""))
-    supervisor.refresh()
+    supervisor.registry.refresh()
     return run_dir.name
 
 
@@ -62,5 +62,5 @@ def test_chosen_lanes(supervisor, contest) -> None:  # noqa: F811
 
 def test_a_run_that_cannot_be_read_is_left_out(supervisor, contest) -> None:  # noqa: F811
     broken = finished(supervisor, name="broken")
-    (supervisor.run_dir(broken) / "run.json").write_text("{")
+    (supervisor.registry.run_dir(broken) / "run.json").write_text("{")
     assert not [name for name in lane_choices.lanes_by_name(supervisor, contest.run) if "broken" in name]

@@ -40,7 +40,7 @@ def over(supervisor: Supervisor, recipe: Recipe) -> Path:
     for event in Made(total=10).told(1):
         log(event)
     log(RunEnded(Phase.DONE))
-    supervisor.refresh()
+    supervisor.registry.refresh()
     return run_dir
 
 
@@ -79,15 +79,15 @@ def test_rows_are_the_same_until_something_changes(supervisor: Supervisor) -> No
 def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
     size = trash.folder_size(run_dir)
-    supervisor.move_to_trash(run_dir.name)
-    supervisor.refresh()
-    assert supervisor.run_states == [] and run_list.trash_payload(supervisor)["runs"][0]["id"] == run_dir.name
+    supervisor.control.move_to_trash(run_dir.name)
+    supervisor.registry.refresh()
+    assert supervisor.registry.run_states == [] and run_list.trash_payload(supervisor)["runs"][0]["id"] == run_dir.name
     trash.restore_run(supervisor.workspace, run_dir.name)
-    supervisor.refresh()
-    assert [view.id for view in supervisor.run_states] == [run_dir.name] and run_list.trash_payload(supervisor)[
-        "runs"
-    ] == []
-    supervisor.move_to_trash(run_dir.name)
+    supervisor.registry.refresh()
+    assert [view.id for view in supervisor.registry.run_states] == [run_dir.name] and run_list.trash_payload(
+        supervisor
+    )["runs"] == []
+    supervisor.control.move_to_trash(run_dir.name)
     assert trash.empty_trash(supervisor.workspace) == size > 0
     with pytest.raises(ConfigError, match="no run .* in the trash"):
         trash.restore_run(supervisor.workspace, run_dir.name)
@@ -95,7 +95,7 @@ def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
 
 def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
-    supervisor.move_to_trash(run_dir.name)
+    supervisor.control.move_to_trash(run_dir.name)
     before = trash.folder_size(trash.trash_folder(supervisor.workspace))
 
     def discard(folder: Path) -> None:
@@ -114,15 +114,15 @@ def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
 def test_a_run_that_is_going_stays(tmp_path: Path) -> None:
     sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
     supervisor = Supervisor(Workspace(tmp_path), sleeps, read_machine=lambda: machine(24))
-    run_id = supervisor.start(Recipe())
+    run_id = supervisor.control.start(Recipe())
     with pytest.raises(BusyError, match="is going. Stop it first"):
-        supervisor.move_to_trash(run_id)
-    assert supervisor.run_dir(run_id).exists()
-    process = supervisor._watched[run_id].process
+        supervisor.control.move_to_trash(run_id)
+    assert supervisor.registry.run_dir(run_id).exists()
+    process = supervisor.registry.watchers[run_id].process
     assert process
     process.kill()
     process.wait()
-    supervisor.move_to_trash(run_id)
+    supervisor.control.move_to_trash(run_id)
     assert not (tmp_path / "runs" / run_id).exists()
 
 

@@ -107,7 +107,7 @@ def test_what_an_adapter_does_is_one_word_and_its_hash_a_tooltip() -> None:
 
 def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest) -> None:  # noqa: F811
     ask(supervisor, contest)
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     heated = TokenHeatmap("x", ("Base", "DPO"), (TokenLogprobs("a", -1.0, -2.0),))
     current.watcher.state = replace(current.state, heated=heated)
     told = comparison.compare_parts(supervisor)
@@ -121,8 +121,8 @@ def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest)
 
 
 def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F811
-    current = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), 30, 0.02)
+    current = supervisor.compare.compare_run(contest.run)
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(current.state.lanes), 30, 0.02)
     current.watcher.state = replace(current.state, scoring=ScoringProgress("held-out pairs", 1, 3, 30, 120, 90.0))
     told = comparison.scores_payload(supervisor)
     assert told["going"].startswith("Scoring, part 1 of 3: held-out pairs, 25%") and told["done"] == 0.25
@@ -131,17 +131,21 @@ def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F8
 def test_scores_of_an_earlier_day_are_shown(supervisor, contest) -> None:  # noqa: F811
     share = ConfidenceInterval(0.5, 0.4, 0.6, 40).__dict__
     score = {"lane": "Base", "accuracy": share, "margin": share, "perplexity": share, "divergence": share}
-    (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
-    supervisor.compare_run(contest.run)
+    (supervisor.registry.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
+    supervisor.compare.compare_run(contest.run)
     (accuracy,) = comparison.scores_payload(supervisor)["table"]["first"]
     assert (accuracy["title"], accuracy["cells"]) == ("Held-out accuracy", ["50% [40%, 60%] (n 40)"])
 
 
 def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # noqa: F811
-    current = supervisor.compare_run(contest.run)
+    current = supervisor.compare.compare_run(contest.run)
     first = current.ask("One?", Sampling())
     assert wait_for(
-        lambda: supervisor.refresh() or bool(current.state.answers_to(first)) and bool(current.current_answers.ends),
+        lambda: (
+            supervisor.registry.refresh()
+            or bool(current.state.answers_to(first))
+            and bool(current.current_answers.ends)
+        ),
         30,
         0.02,
     )
@@ -158,8 +162,8 @@ def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # n
 
 def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> None:  # noqa: F811
     votes.votes_path(supervisor.workspace).write_text('{"kind": "nothing"}\n')
-    (supervisor.run_dir(contest.run) / "scores.json").write_text("{")
-    supervisor.compare_run(contest.run)
+    (supervisor.registry.run_dir(contest.run) / "scores.json").write_text("{")
+    supervisor.compare.compare_run(contest.run)
     told = comparison.compare_parts(supervisor)
     assert "votes.jsonl, line 1: this is no vote of this version" in told["tally"]["problem"]
     assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]
@@ -177,8 +181,8 @@ def give(supervisor, count: int, contest: LanePair, **more: object) -> None:  # 
 
 def load(supervisor, run: str, names: tuple[str, ...] = (), prompted: str = ""):  # type: ignore[no-untyped-def]  # noqa: F811
     """The lanes of a run, loaded until they are known."""
-    current = supervisor.compare_run(run, lane_choices.select_lanes(supervisor, run, names, prompted))
-    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), 30, 0.02)
+    current = supervisor.compare.compare_run(run, lane_choices.select_lanes(supervisor, run, names, prompted))
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(current.state.lanes), 30, 0.02)
     return current
 
 
@@ -218,7 +222,7 @@ def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> No
 
 def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contest) -> None:  # noqa: F811
     finished(supervisor, name="other")
-    newest, older = [view.id for view in supervisor.run_states]
+    newest, older = [view.id for view in supervisor.registry.run_states]
     give(supervisor, 4, LanePair(run=older, first="Base", second="DPO"))
     assert wins(supervisor) == wins(supervisor, newest, "Base", "DPO") == [0, 0]
     assert wins(supervisor, older, "Base", "DPO") == [0, 4]
@@ -229,7 +233,7 @@ def test_a_run_that_is_renamed_keeps_its_votes(supervisor, contest) -> None:  # 
     give(supervisor, 2, contest)
     load(supervisor, contest.run)
     assert comparison.tally_payload(supervisor)["name"] == "ok"
-    metadata.write_metadata(supervisor.run_dir(contest.run), RunMetadata(name="better"))
+    metadata.write_metadata(supervisor.registry.run_dir(contest.run), RunMetadata(name="better"))
     told = comparison.tally_payload(supervisor)
     assert (told["name"], told["wins"]) == ("better", [0, 2])
 
@@ -278,7 +282,7 @@ def test_scores_are_of_the_loaded_lanes_alone(supervisor, contest) -> None:  # n
     share = ConfidenceInterval(0.5, 0.4, 0.6, 40).__dict__
     numbers = {name: share for name in ("accuracy", "margin", "perplexity", "divergence")}
     scores = [{"lane": lane, **numbers} for lane in ("Base", "SFT", "DPO", "DPO at 50%", lane_choices.PROMPTED)]
-    (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": scores}))
+    (supervisor.registry.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": scores}))
     other = finished(supervisor, name="other")
     load(supervisor, contest.run, ("Base", "DPO"))
     assert comparison.scores_payload(supervisor)["table"]["lanes"] == ["Base", "DPO"]
