@@ -60,7 +60,7 @@ def measure_many_runs(workspace: Workspace, count: int) -> list[BenchRow]:
         return measure_seconds(lambda: kept.append(Supervisor(workspace, device="cpu")))
 
     def listing() -> float:
-        rows = run_list.RunRows(kept[-1])
+        rows = run_list.RunRows(kept[-1].registry)
         return measure_seconds(lambda: live_updates.page_news(kept[-1], live_updates.Cursor(tab="runs"), rows))
 
     found = measure_in_turns(

@@ -95,7 +95,7 @@ def answered(supervisor: Supervisor) -> str:
         )
         try:
             news = live_updates.strip_unchanged(
-                live_updates.page_news(supervisor, cursor, run_list.RunRows(supervisor)), cursor
+                live_updates.page_news(supervisor, cursor, run_list.RunRows(supervisor.registry)), cursor
             )
             told = json.loads(orjson.dumps(news))
         except Exception as error:

@@ -88,7 +88,7 @@ def build_sidebar(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  
         active, hidden = supervisor.registry.active_run, gr.update(visible=False)
         if not active:
             return gr.update(interactive=False), gr.update(interactive=False, visible=True), hidden, hidden, hidden
-        wish = run.pending_request(supervisor, active)
+        wish = run.pending_request(supervisor.registry.run_dir(active.id), active)
         free = gr.update(interactive=not wish)
         may_end = wish != "end" and bool(wish or active.stalled)
         return free, free, gr.skip(), gr.update(visible=may_end), gr.skip() if may_end else hidden

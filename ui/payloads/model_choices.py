@@ -28,7 +28,7 @@ def free_gib(supervisor: Supervisor) -> float | None:
         card = supervisor.device.gpu
     except DeviceError:  # shown in the rail, and said again by a start
         return None
-    return card.budget_bytes(run.own_pids(supervisor)) / GIB if card else None
+    return card.budget_bytes(run.own_pids(supervisor.registry)) / GIB if card else None
 
 
 def steps_per_epoch(rows: int, settings: Training) -> int:

@@ -56,7 +56,7 @@ def contest(supervisor: Supervisor) -> votes.LanePair:
 
 
 def ask(supervisor: Supervisor, contest: votes.LanePair) -> votes.BlindQuestion:
-    question = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    question = blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     wait_answered(supervisor)
     return question
 
@@ -82,7 +82,7 @@ def test_a_contest_is_the_same_whoever_is_named_first(supervisor, contest):
 
 
 def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest):
-    question = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    question = blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     heard = []
 
     def over() -> bool:
@@ -99,7 +99,7 @@ def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest
     said = supervisor.registry.comparison.state.answers_to(question.ask)
     assert news["text"] == {"A": said.answers[question.left_lane], "B": said.answers[question.right_lane]}
     assert [lane["name"] for lane in news["parts"]["compare"]["is"]["lanes"]] == ["A", "B"]
-    blind_voting.cast_vote(supervisor, "left")
+    blind_voting.cast_vote(supervisor.registry, "left")
     after = live_updates.page_news(supervisor, Cursor(tab="compare"))["parts"]["compare"]["is"]["lanes"]
     assert [lane["was"] for lane in after] == [question.left_lane, question.right_lane]
 
@@ -112,18 +112,18 @@ def test_the_next_question_is_answered_while_this_one_is_read_and_nothing_of_it_
         lambda: supervisor.registry.refresh() or ahead.ask in supervisor.registry.comparison.state.said, 30, 0.02
     )
     assert live_updates.page_news(supervisor, Cursor())["ask"] == first.ask
-    blind_voting.cast_vote(supervisor, "left")
-    assert blind_voting.show_next_question(supervisor) == ahead and ahead.messages != first.messages
+    blind_voting.cast_vote(supervisor.registry, "left")
+    assert blind_voting.show_next_question(supervisor.registry) == ahead and ahead.messages != first.messages
     assert blind_voting.is_answered(supervisor.registry.comparison), "no wait for the next one"
     assert live_updates.page_news(supervisor, Cursor())["ask"] == ahead.ask
 
 
 def test_who_goes_on_before_the_answers_are_there_has_skipped(supervisor, contest):
-    first = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    first = blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     assert wait_for(
         lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.answers), 30, 0.01
     )
-    second = blind_voting.show_next_question(supervisor)
+    second = blind_voting.show_next_question(supervisor.registry)
     wait_answered(supervisor)
     assert second.messages != first.messages and second.index == 1
     assert [vote.choice for vote in kept(supervisor)] == ["skip"]
@@ -131,8 +131,8 @@ def test_who_goes_on_before_the_answers_are_there_has_skipped(supervisor, contes
 
 def test_the_same_prompt_once_more_has_another_seed(supervisor, contest):
     first = ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "tie")
-    again = blind_voting.retry_with_new_seed(supervisor)
+    blind_voting.cast_vote(supervisor.registry, "tie")
+    again = blind_voting.retry_with_new_seed(supervisor.registry)
     assert (again.messages, again.sampling.seed, again.index) == (first.messages, first.sampling.seed + 1, 1)
     assert again.is_blind
     wait_answered(supervisor)
@@ -148,13 +148,13 @@ def test_a_lane_that_was_turned_is_not_voted_on(supervisor, contest):
 
 
 def test_a_vote_waits_for_both_answers_and_counts_once(supervisor, contest):
-    blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     with pytest.raises(BusyError, match="Vote when both answers are there"):
-        blind_voting.cast_vote(supervisor, "left")
+        blind_voting.cast_vote(supervisor.registry, "left")
     wait_answered(supervisor)
-    vote = blind_voting.cast_vote(supervisor, "left")
+    vote = blind_voting.cast_vote(supervisor.registry, "left")
     with pytest.raises(BusyError, match="voted on already"):
-        blind_voting.cast_vote(supervisor, "right")
+        blind_voting.cast_vote(supervisor.registry, "right")
     assert kept(supervisor) == [vote]
     assert set(vote.answers) == {"Base", "DPO"} and all(vote.answers.values())
     assert vote.adapters == {"Base": "", "DPO": "3f9a12cd" * 8}
@@ -162,25 +162,25 @@ def test_a_vote_waits_for_both_answers_and_counts_once(supervisor, contest):
 
 def test_an_undone_vote_may_be_given_again_and_says_so(supervisor, contest):
     ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "left")
-    blind_voting.undo_vote(supervisor)
+    blind_voting.cast_vote(supervisor.registry, "left")
+    blind_voting.undo_vote(supervisor.registry)
     assert kept(supervisor) == []
-    again = blind_voting.cast_vote(supervisor, "right")
+    again = blind_voting.cast_vote(supervisor.registry, "right")
     assert again.again and kept(supervisor) == [again]
-    blind_voting.undo_vote(supervisor)
+    blind_voting.undo_vote(supervisor.registry)
     with pytest.raises(BusyError, match="no vote to take back"):
-        blind_voting.undo_vote(supervisor)
+        blind_voting.undo_vote(supervisor.registry)
 
 
 def test_every_prompt_comes_once_before_one_comes_again_with_another_seed(supervisor, contest, tmp_path):
     own = tmp_path / "mine.txt"
     own.write_text("One?\nTwo?\n\nThree?\n")
-    first = blind_voting.start_question(supervisor, contest, str(own), Sampling())
+    first = blind_voting.start_question(supervisor.compare, contest, str(own), Sampling())
     wait_answered(supervisor)
     seen = [first.messages]
     for choice in ("skip", "tie", "left"):
-        blind_voting.cast_vote(supervisor, choice)
-        question = blind_voting.show_next_question(supervisor)
+        blind_voting.cast_vote(supervisor.registry, choice)
+        question = blind_voting.show_next_question(supervisor.registry)
         wait_answered(supervisor)
         seen.append(question.messages)
     assert [messages[-1].content for messages in seen] == ["One?", "Two?", "Three?", "One?"]
@@ -190,10 +190,10 @@ def test_every_prompt_comes_once_before_one_comes_again_with_another_seed(superv
 
 def test_leaving_an_open_question_counts_as_skipped(supervisor, contest):
     ask(supervisor, contest)
-    blind_voting.end_voting(supervisor)
+    blind_voting.end_voting(supervisor.registry)
     assert [vote.choice for vote in kept(supervisor)] == ["skip"]
     assert supervisor.registry.comparison.open_question is None
-    blind_voting.end_voting(supervisor)
+    blind_voting.end_voting(supervisor.registry)
     assert len(kept(supervisor)) == 1
 
 
@@ -204,11 +204,11 @@ def test_after_a_killed_worker_the_same_question_is_asked_again(supervisor, cont
     assert wait_for(
         lambda: supervisor.registry.refresh() or supervisor.registry.comparison.state.phase is Phase.FAILED, 20
     )
-    blind_voting.reload_lanes(supervisor)
+    blind_voting.reload_lanes(supervisor.compare)
     wait_answered(supervisor)
-    after = blind_voting.current_question(supervisor)
+    after = blind_voting.current_question(supervisor.registry)
     assert (after.messages, after.left_lane, after.index) == (before.messages, before.left_lane, before.index)
-    assert blind_voting.cast_vote(supervisor, "left").index == 0
+    assert blind_voting.cast_vote(supervisor.registry, "left").index == 0
 
 
 def unload(supervisor: Supervisor) -> None:
@@ -229,36 +229,36 @@ def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_next_answered_que
         0.02,
     )
     unload(supervisor)
-    first = blind_voting.cast_vote(supervisor, "left")
-    assert blind_voting.show_next_question(supervisor) == ahead and blind_voting.is_answered(
+    first = blind_voting.cast_vote(supervisor.registry, "left")
+    assert blind_voting.show_next_question(supervisor.registry) == ahead and blind_voting.is_answered(
         supervisor.registry.comparison
     )
-    second = blind_voting.cast_vote(supervisor, "tie")
+    second = blind_voting.cast_vote(supervisor.registry, "tie")
     assert kept(supervisor) == [first, second]
     assert not blind_voting.can_continue(supervisor.registry.comparison)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
         with pytest.raises(BusyError, match="unloaded to free the device. Your votes are kept. Load again goes on"):
-            more(supervisor)
+            more(supervisor.registry)
     assert kept(supervisor) == [first, second]
-    assert blind_voting.current_question(supervisor).vote == second
-    blind_voting.reload_lanes(supervisor)
+    assert blind_voting.current_question(supervisor.registry).vote == second
+    blind_voting.reload_lanes(supervisor.compare)
     wait_answered(supervisor)
-    question = blind_voting.current_question(supervisor)
+    question = blind_voting.current_question(supervisor.registry)
     assert question.vote is None and question.index == 2 and question.messages != ahead.messages
 
 
 def test_an_open_question_of_unloaded_models_is_not_skipped_by_trying_to_go_on(supervisor, contest):
-    blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     assert wait_for(
         lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.answers), 30, 0.01
     )
     unload(supervisor)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
         with pytest.raises(BusyError):
-            more(supervisor)
+            more(supervisor.registry)
     assert kept(supervisor) == []
-    assert blind_voting.cast_vote(supervisor, "skip").choice == "skip"
-    blind_voting.end_voting(supervisor)
+    assert blind_voting.cast_vote(supervisor.registry, "skip").choice == "skip"
+    blind_voting.end_voting(supervisor.registry)
     assert len(kept(supervisor)) == 1
 
 
@@ -277,24 +277,24 @@ def test_who_trains_while_the_models_are_unloaded_is_said_with_when_it_goes_on(s
         30,
         0.02,
     )
-    said = blind_voting.absence_reason(supervisor, supervisor.registry.comparison)
+    said = blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
     assert re.fullmatch(
         r"The models are unloaded while 'slow' trains\. Your votes are kept; voting goes on at about \d\d:\d\d\.", said
     )
-    assert blind_voting.cast_vote(supervisor, "left").winner
+    assert blind_voting.cast_vote(supervisor.registry, "left").winner
     supervisor.control.stop(started)
     assert wait_for(lambda: supervisor.registry.refresh() or not supervisor.registry.active_run, 30)
-    assert "Load again" in blind_voting.absence_reason(supervisor, supervisor.registry.comparison)
+    assert "Load again" in blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
 
 
 def test_a_better_answer_belongs_to_both_bad(supervisor, contest):
     ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "bad")
+    blind_voting.cast_vote(supervisor.registry, "bad")
     with pytest.raises(ConfigError, match="is empty"):
-        blind_voting.save_better_answer(supervisor, "  ")
-    blind_voting.save_better_answer(supervisor, " Mine. ")
+        blind_voting.save_better_answer(supervisor.registry, "  ")
+    blind_voting.save_better_answer(supervisor.registry, " Mine. ")
     assert kept(supervisor)[0].better == "Mine."
     ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "tie")
+    blind_voting.cast_vote(supervisor.registry, "tie")
     with pytest.raises(BusyError, match="once both were voted bad"):
-        blind_voting.save_better_answer(supervisor, "No.")
+        blind_voting.save_better_answer(supervisor.registry, "No.")

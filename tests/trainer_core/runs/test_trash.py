@@ -48,15 +48,15 @@ def test_what_is_written_about_a_run_is_kept(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe(name="one"))
     assert metadata.read_metadata(run_dir) == RunMetadata()
     metadata.write_metadata(run_dir, RunMetadata(name="Best: ✓", note="a\nb", pinned=True))
-    rows, _ = run_list.RunRows(supervisor)()
+    rows, _ = run_list.RunRows(supervisor.registry)()
     assert (rows[0]["name"], rows[0]["note"], rows[0]["pinned"]) == ("Best: ✓", "a\nb", True)
     (run_dir / "about.json").write_text("{broken")
-    assert run_list.RunRows(supervisor)()[0][0]["name"] == "one"
+    assert run_list.RunRows(supervisor.registry)()[0][0]["name"] == "one"
 
 
 def test_pinned_runs_come_first(supervisor: Supervisor) -> None:
     older, newer = over(supervisor, Recipe(name="a")), over(supervisor, Recipe(name="b"))
-    rows = run_list.RunRows(supervisor)
+    rows = run_list.RunRows(supervisor.registry)
     assert {row["name"] for row in rows()[0]} == {"a", "b"}
     last = min(older, newer, key=lambda folder: folder.name)
     metadata.write_metadata(last, RunMetadata(pinned=True))
@@ -66,7 +66,7 @@ def test_pinned_runs_come_first(supervisor: Supervisor) -> None:
 def test_rows_are_the_same_until_something_changes(supervisor: Supervisor) -> None:
     """Not made anew and summed anew each second: a thousand of them would keep a core busy."""
     one = over(supervisor, Recipe(name="a"))
-    rows = run_list.RunRows(supervisor)
+    rows = run_list.RunRows(supervisor.registry)
     first, _ = rows()
     assert rows()[0] is first and run_list.part_checksum(first) == run_list.part_checksum(list(first))
     metadata.write_metadata(one, RunMetadata(note="new"))
@@ -81,11 +81,14 @@ def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
     size = trash.folder_size(run_dir)
     supervisor.control.move_to_trash(run_dir.name)
     supervisor.registry.refresh()
-    assert supervisor.registry.run_states == [] and run_list.trash_payload(supervisor)["runs"][0]["id"] == run_dir.name
+    assert (
+        supervisor.registry.run_states == []
+        and run_list.trash_payload(supervisor.workspace)["runs"][0]["id"] == run_dir.name
+    )
     trash.restore_run(supervisor.workspace, run_dir.name)
     supervisor.registry.refresh()
     assert [view.id for view in supervisor.registry.run_states] == [run_dir.name] and run_list.trash_payload(
-        supervisor
+        supervisor.workspace
     )["runs"] == []
     supervisor.control.move_to_trash(run_dir.name)
     assert trash.empty_trash(supervisor.workspace) == size > 0
@@ -135,7 +138,7 @@ def test_nothing_outside_the_trash_is_restored(supervisor: Supervisor, name: str
 def test_a_child_names_its_parent(supervisor: Supervisor) -> None:
     parent = over(supervisor, Recipe(name="parent"))
     over(supervisor, Recipe(name="child", model=str(parent / "adapter-dpo")))
-    needed = {row["name"]: row["needed"] for row in run_list.RunRows(supervisor)()[0]}
+    needed = {row["name"]: row["needed"] for row in run_list.RunRows(supervisor.registry)()[0]}
     assert needed["parent"] == "child" and "" in needed.values()
 
 

@@ -31,7 +31,7 @@ def told(workspace: Path, *events: Event) -> dict[str, Any]:
     for event in (*HELD, *events, AdapterSaved("sft", "adapter-sft", 1, 10), RunEnded(Phase.DONE)):
         log(event)
     supervisor.registry.refresh()
-    found = samples.samples_payload(supervisor, supervisor.registry.current_run)
+    found = samples.samples_payload(supervisor.registry, supervisor.registry.current_run)
     supervisor.close()
     assert found is not None
     return found

@@ -181,10 +181,10 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
         AdapterSaved("dpo", "adapter-dpo", 5, 2),
     )
     view = supervisor.registry.run_state(run)
-    said = {**(run_module.run_payload(supervisor, view) or {}), **(progress_payload(view) or {})}
+    said = {**(run_module.run_payload(supervisor.registry, view) or {}), **(progress_payload(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = run_list.RunRows(supervisor)()[0][0]
+    row = run_list.RunRows(supervisor.registry)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50% (n 16)", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
@@ -200,7 +200,7 @@ def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypat
     began = datetime.fromisoformat(run_folder.read_run(supervisor.registry.run_dir(run)).created)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
-    assert run_option(supervisor, supervisor.registry.run_state(run)).endswith(
+    assert run_option(supervisor.registry.run_dir(run), supervisor.registry.run_state(run)).endswith(
         f"{began.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%d %H:%M}"
     )
     monkeypatch.undo()
@@ -243,7 +243,7 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     folder.mkdir()
     (folder / "run.json").write_text("{")
     supervisor.registry.refresh()
-    assert run_list.RunRows(supervisor)()[0][0]["name"] == folder.name
+    assert run_list.RunRows(supervisor.registry)()[0][0]["name"] == folder.name
     assert page_news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 
@@ -322,7 +322,7 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
     run = finished(supervisor, *TRIVIAL)
     (said,) = page_news(supervisor, Cursor())["parts"]["doctor"]["is"]
     assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
-    recipe, changes = findings.apply_suggestion(supervisor, run, said["key"])
+    recipe, changes = findings.apply_suggestion(supervisor.registry, run, said["key"])
     assert (recipe.lora.rank, recipe.dpo.losses) == (8, ("ipo",))
     assert changes == [
         "LoRA rank: 8 (changed from 16)",
@@ -330,7 +330,7 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
         "DPO loss: ipo (changed from sigmoid)",
     ]
     with pytest.raises(ConfigError, match="does not hold any more"):
-        findings.apply_suggestion(supervisor, run, "dpo.flat")
+        findings.apply_suggestion(supervisor.registry, run, "dpo.flat")
 
 
 def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
@@ -344,7 +344,7 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     write_adapter(checkpoints.checkpoint_dir(run_dir, "dpo", 3), "dpo", 3)
     supervisor.registry.refresh()
     assert page_news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
-    recipe, changes = findings.apply_suggestion(supervisor, run_dir.name, "offer.0")
+    recipe, changes = findings.apply_suggestion(supervisor.registry, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
 
@@ -356,7 +356,7 @@ def test_a_retry_begins_at_the_batch_that_the_run_had_come_to(supervisor: Superv
         log(SettingChanged(what, before, used, "memory ran out"))
     log(RunFailed("Memory", offers=(Suggestion("Half the length", {"dpo.max_length": 512}),)))
     supervisor.registry.refresh()
-    recipe, changes = findings.apply_suggestion(supervisor, run_dir.name, "offer.0")
+    recipe, changes = findings.apply_suggestion(supervisor.registry, run_dir.name, "offer.0")
     assert (recipe.dpo.batch_size, recipe.dpo.accumulation, recipe.dpo.max_length) == (2, 8, 512)
     assert len(changes) == 3 and any("2 (changed from 8)" in one for one in changes)
 

@@ -212,7 +212,7 @@ def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], st
     """The seconds of the stages, and the sentence on the whole."""
     place = memory_fit.target_machine(supervisor)
     known = run_time.estimate_speeds(
-        past_runs(supervisor),
+        past_runs(supervisor.registry),
         recipe,
         CARD.catalogue.find_architecture(recipe.model),
         place,
