@@ -397,7 +397,7 @@ def test_files_and_runs_are_of_the_size_asked_for(tmp_path: Path) -> None:
     assert abs(fixtures.write_pair_file(tmp_path / "pairs.jsonl", 100, 1200) - 0.12) < 0.005
     workspace = Workspace(tmp_path)
     fixtures.copy_run(fixtures.make_run(workspace, "first", 10), 4)
-    views = Supervisor(workspace, device="cpu").run_states
+    views = Supervisor(workspace, device="cpu").registry.run_states
     assert [len(view.points) for view in views] == [10] * 5
     assert {view.phase for view in views} == {Phase.DONE}
 

@@ -68,7 +68,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture(scope="module")
 def views(workspace: Workspace) -> dict[str, RunState]:
     """Every run as the app lists it."""
-    listed = {view.id: view for view in Supervisor(workspace, device="cpu").run_states}
+    listed = {view.id: view for view in Supervisor(workspace, device="cpu").registry.run_states}
     assert len(listed) == len(RUNS)
     return {name: listed[run_dir(workspace, name).name] for name in RUNS}
 
@@ -261,9 +261,11 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]
 @pytest.mark.parametrize("name", ["paused-sft", "paused-dpo"])
 def test_a_paused_run_resumes_to_the_same_end(supervisor: Supervisor, views: dict[str, RunState], name: str) -> None:
     run_id, before = views[name].id, views[name]
-    supervisor.resume(run_id)
-    assert wait_for(lambda: supervisor.refresh() or not supervisor.run_state(run_id).phase.is_active, SECONDS)
-    view = supervisor.run_state(run_id)
+    supervisor.control.resume(run_id)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or not supervisor.registry.run_state(run_id).phase.is_active, SECONDS
+    )
+    view = supervisor.registry.run_state(run_id)
     assert view.phase == "done", view.error
     assert view.points[: len(before.points)] == before.points, (
         "it went on from its checkpoint, and trained nothing twice"
@@ -290,12 +292,12 @@ def assert_same_losses(view: RunState, method: str) -> None:
 
 def test_the_base_sft_and_dpo_of_a_recorded_run_answer(supervisor: Supervisor, views: dict[str, RunState]) -> None:
     """They say what they said to the same prompt while the run was trained."""
-    current = supervisor.compare_run(views["sft-dpo"].id)
+    current = supervisor.compare.compare_run(views["sft-dpo"].id)
     sampled = {(one.stage, one.step): one.samples[0] for one in views["sft-dpo"].sampled}
     prompt = sampled["sft", 0].prompt
-    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), SECONDS), current.state.error
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(current.state.lanes), SECONDS), current.state.error
     ask = current.ask(prompt, Sampling(temperature=0, max_new_tokens=8))
-    assert wait_for(lambda: supervisor.refresh() or ask in current.state.said, SECONDS), current.state.error
+    assert wait_for(lambda: supervisor.registry.refresh() or ask in current.state.said, SECONDS), current.state.error
     answers = {"Base": sampled["sft", 0], "SFT": sampled["sft", 10], "DPO": sampled["dpo", 10]}
     said = {lane: text.strip() for lane, text in current.state.said[ask].answers.items()}
     assert said == {lane: one.answer for lane, one in answers.items()}

@@ -213,7 +213,7 @@ def run_oversized(gib: str, stand: SuiteContext) -> dict[str, Any] | None:
 
 def follow_capped_run(place: Workspace, asked: Recipe, gib: str, stand: SuiteContext) -> RunState | None:
     """A run under the app to its end, on a card of this size. None: it was cut by the end of the budget."""
-    card = Supervisor(place, WORKER_COMMAND, device=stand.device).gpu
+    card = Supervisor(place, WORKER_COMMAND, device=stand.device).device.gpu
     share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
     home = workspace_module.ensure_dir(stand.place / f"home-{gib}")
     command: Sequence[str] = (
@@ -225,12 +225,12 @@ def follow_capped_run(place: Workspace, asked: Recipe, gib: str, stand: SuiteCon
         str(os.getpid()),
     )
     supervisor = Supervisor(place, command, device=stand.device)
-    run_id = supervisor.start(asked)
-    while supervisor.run_state(run_id).phase.is_active and stand.call.seconds_left > 0:
+    run_id = supervisor.control.start(asked)
+    while supervisor.registry.run_state(run_id).phase.is_active and stand.call.seconds_left > 0:
         sleep(0.1)
-        supervisor.refresh()
-    view = supervisor.run_state(run_id)
-    if view.phase.is_active and (beat := heartbeat.read_heartbeat(supervisor.run_dir(run_id))):
+        supervisor.registry.refresh()
+    view = supervisor.registry.run_state(run_id)
+    if view.phase.is_active and (beat := heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))):
         with suppress(ProcessLookupError):
             os.killpg(os.getpgid(beat.pid), SIGKILL)
     supervisor.close()

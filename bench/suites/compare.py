@@ -92,7 +92,7 @@ def first_token_row(base: Path, adapters: Sequence[Path], place: Path, tiny: boo
     named = zip(("SFT", "DPO"), adapters, strict=True)
     lanes = [Lane(name="Base"), *(Lane(name=name, adapter=str(folder)) for name, folder in named)]
     try:
-        comparison = supervisor.open_comparison(str(base), "fp32", lanes)
+        comparison = supervisor.compare.open_comparison(str(base), "fp32", lanes)
         wait_until(lambda: is_ready(supervisor, comparison), LOAD_SECONDS, "the lanes")
         waited = [
             seconds_to_text(supervisor, comparison, prompt)
@@ -106,7 +106,7 @@ def first_token_row(base: Path, adapters: Sequence[Path], place: Path, tiny: boo
 
 
 def is_ready(supervisor: Supervisor, comparison: Comparison) -> bool:
-    supervisor.refresh_comparison()
+    supervisor.registry.refresh_comparison()
     view = comparison.state
     assert view.phase.is_active, view.error
     return view.phase is Phase.READY
@@ -118,7 +118,7 @@ def seconds_to_text(supervisor: Supervisor, comparison: Comparison, prompt: str)
     ask = comparison.ask(prompt, Sampling(temperature=0, max_new_tokens=8))
 
     def said() -> bool:
-        supervisor.refresh_comparison()
+        supervisor.registry.refresh_comparison()
         time.sleep(LOOK_SECONDS)
         found = comparison.state.answers_to(ask)
         return bool(found and any(found.answers.values()))

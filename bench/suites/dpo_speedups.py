@@ -176,12 +176,12 @@ def speedup_recipe(
 def time_speed_run(workspace: Workspace, wanted: Recipe, steps: int, leave: bool = False) -> SpeedRun:
     """One run, as the app makes it, to its end, or stopped after so many steps."""
     supervisor = Supervisor(workspace, device="cpu")
-    run_id = supervisor.start(wanted)
+    run_id = supervisor.control.start(wanted)
 
     made = partial(count_train_steps, supervisor, run_id)
 
     def spent() -> float:
-        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
+        beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
         assert beat
         return process_seconds(psutil.Process(beat.pid))
 
@@ -193,8 +193,12 @@ def time_speed_run(workspace: Workspace, wanted: Recipe, steps: int, leave: bool
     pace = (made() - begun) * BATCH * ACCUMULATION / (spent() - before)
     if leave:
         wait_until(lambda: made() >= steps, LIMIT_SECONDS, "the last step that is asked for")
-        supervisor.stop(run_id)
-    wait_until(lambda: made() and not supervisor.run_state(run_id).phase.is_active, LIMIT_SECONDS, "the end of the run")
-    losses: Sequence[float] = [point.loss for point in supervisor.run_state(run_id).points[:steps]]
+        supervisor.control.stop(run_id)
+    wait_until(
+        lambda: made() and not supervisor.registry.run_state(run_id).phase.is_active,
+        LIMIT_SECONDS,
+        "the end of the run",
+    )
+    losses: Sequence[float] = [point.loss for point in supervisor.registry.run_state(run_id).points[:steps]]
     supervisor.close()
     return SpeedRun(pace, tuple(losses))

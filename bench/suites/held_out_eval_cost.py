@@ -85,14 +85,14 @@ def eval_cost_recipe(stage: Stage, steps: int) -> Recipe:
 def time_checks(place: Workspace, asked: Recipe, device: Device) -> CheckCosts:
     """A run to its end, by the clock of its own events."""
     supervisor = Supervisor(place, device=device)
-    run_id = supervisor.start(asked)
+    run_id = supervisor.control.start(asked)
 
     def over() -> bool:
-        supervisor.refresh()
-        return not supervisor.run_state(run_id).phase.is_active
+        supervisor.registry.refresh()
+        return not supervisor.registry.run_state(run_id).phase.is_active
 
     wait_until(over, LIMIT_SECONDS, "the end of the run")
-    view, folder = supervisor.run_state(run_id), supervisor.run_dir(run_id)
+    view, folder = supervisor.registry.run_state(run_id), supervisor.registry.run_dir(run_id)
     supervisor.close()
     if view.error:
         raise RuntimeError(view.error)

@@ -91,16 +91,16 @@ def finish_run(place: Workspace, asked: Recipe, device: Device) -> tuple[RunStat
     """
     supervisor = Supervisor(place, device=device)
     taken = bytes_in_use(supervisor)
-    run_id, before, most, forgotten = supervisor.start(asked), 0, 0, False
-    while (view := supervisor.run_state(run_id)).phase.is_active:
-        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
+    run_id, before, most, forgotten = supervisor.control.start(asked), 0, 0, False
+    while (view := supervisor.registry.run_state(run_id)).phase.is_active:
+        beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
         if beat and view.row_lengths:
-            if view.probed and not supervisor.gpu and not forgotten:
+            if view.probed and not supervisor.device.gpu and not forgotten:
                 most, forgotten = 0, reset_rss_peak(beat.pid)
             most = max(most, worker_memory(supervisor, beat.pid, taken))
             before = before if view.points else most
         time.sleep(0.01)
-        supervisor.refresh()
+        supervisor.registry.refresh()
     supervisor.close()
     if view.error or not most:
         raise RuntimeError(view.error or "the run was too short to be measured")
@@ -112,8 +112,8 @@ def worker_memory(supervisor: Supervisor, pid: int, taken: int) -> int:
 
     A container may hide from NVML which process holds what; then it is what is in use beyond the `taken` bytes of before.
     """
-    if supervisor.gpu:
-        card = supervisor.read_machine().find_gpu(supervisor.gpu.uuid)
+    if supervisor.device.gpu:
+        card = supervisor.device.read_machine().find_gpu(supervisor.device.gpu.uuid)
         return (card.bytes_used_by([pid]) if card else 0) or max(0, bytes_in_use(supervisor) - taken)
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
@@ -124,7 +124,7 @@ def worker_memory(supervisor: Supervisor, pid: int, taken: int) -> int:
 
 def bytes_in_use(supervisor: Supervisor) -> int:
     """Bytes of the run's card that any program holds now; 0 without a card."""
-    card = supervisor.read_machine().find_gpu(supervisor.gpu.uuid) if supervisor.gpu else None
+    card = supervisor.device.read_machine().find_gpu(supervisor.device.gpu.uuid) if supervisor.device.gpu else None
     return card.total_bytes - card.free_bytes if card else 0
 
 

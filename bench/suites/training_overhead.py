@@ -176,16 +176,16 @@ def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Itera
     """A run in the app's workspace, which the app watches; the app's processor time counts too."""
     supervisor = Supervisor(Workspace(app.workspace), device="cpu", ahead=ahead).watch()
     if ahead:
-        supervisor.preload_for(str(model))
+        supervisor.spawner.preload_for(str(model))
         time.sleep(WAIT_SECONDS)
 
     def worker() -> psutil.Process:
-        beat = heartbeat.read_heartbeat(supervisor.run_dir(run_id))
+        beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
         assert beat, "no worker yet"
         return psutil.Process(beat.pid)
 
     began = time.monotonic()
-    run_id = supervisor.start(overhead_recipe(model, chats))
+    run_id = supervisor.control.start(overhead_recipe(model, chats))
     training = TimedTraining(
         made=partial(count_train_steps, supervisor, run_id),
         spent=lambda: app.processor_seconds + process_seconds(worker()),
@@ -194,21 +194,21 @@ def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Itera
     )
     yield training
     worker().resume()
-    supervisor.stop(run_id)
+    supervisor.control.stop(run_id)
     wait_until(
-        lambda: count_train_steps(supervisor, run_id) and not supervisor.run_state(run_id).phase.is_active,
+        lambda: count_train_steps(supervisor, run_id) and not supervisor.registry.run_state(run_id).phase.is_active,
         LIMIT_SECONDS,
         "the end",
     )
-    (saved,) = supervisor.run_state(run_id).checkpoints
+    (saved,) = supervisor.registry.run_state(run_id).checkpoints
     training.checkpoint = saved.seconds
     supervisor.close()
 
 
 def count_train_steps(supervisor: Supervisor, run_id: str) -> int:
     """How many steps a run has told of by now. A run that failed ends the bench with its reason."""
-    supervisor.refresh()
-    view = supervisor.run_state(run_id)
+    supervisor.registry.refresh()
+    view = supervisor.registry.run_state(run_id)
     assert view.phase.value != "failed", view.error
     return len(view.points)
 

@@ -64,7 +64,7 @@ def refresh_app(app: Supervisor, run_id: str) -> None:
 
 def start_run_again(app: Supervisor, run_id: str) -> None:
     """The control: what was going is started once more, without asking whether it still goes."""
-    app._watched[run_id].process = app.spawn_worker(app.run_dir(run_id), "starter", -3)
+    app.registry.watchers[run_id].process = app.spawner.spawn_worker(app.registry.run_dir(run_id), "starter", -3)
 
 
 def first_app(folder: Path, name: str) -> tuple[int, str]:
@@ -73,7 +73,7 @@ def first_app(folder: Path, name: str) -> tuple[int, str]:
     child = os.fork()
     if child == 0:
         app = Supervisor(Workspace(folder), scripted_command(), device="cpu").watch()
-        os.write(said, app.start(Recipe(name=name)).encode())
+        os.write(said, app.control.start(Recipe(name=name)).encode())
         os.close(said)
         signal.pause()
         os._exit(0)
@@ -97,7 +97,7 @@ def kill_app(folder: Path, step: float, attach: Attach) -> str:
     before, began = workers(run_id), time.monotonic()
     app = Supervisor(Workspace(folder), scripted_command(), device="cpu")
     seconds = time.monotonic() - began
-    found = app.run_state(run_id)
+    found = app.registry.run_state(run_id)
     attach(app, run_id)
     return (
         ("" if reached else "the run did not come to that step")
@@ -121,14 +121,14 @@ def check_run_end(app: Supervisor, run_id: str, before: set[int]) -> str:
 
     def over() -> bool:
         others.update(workers(run_id) - before)
-        app.refresh()
-        return not app.run_state(run_id).phase.is_active and not workers(run_id)
+        app.registry.refresh()
+        return not app.registry.run_state(run_id).phase.is_active and not workers(run_id)
 
     if not wait_for(over, 60, 0.1):
         return "the run did not come to its end"
-    view = app.run_state(run_id)
+    view = app.registry.run_state(run_id)
     steps = [(point.stage, point.step) for point in view.points]
-    said = (app.run_dir(run_id) / "events.jsonl").read_bytes().count(b'"kind": "Step"')
+    said = (app.registry.run_dir(run_id) / "events.jsonl").read_bytes().count(b'"kind": "Step"')
     if others:
         return f"{len(others)} further workers"
     if view.phase is not Phase.DONE or len(steps) != STEPS or said != STEPS:
@@ -149,12 +149,12 @@ def workers(run_id: str) -> set[int]:
 def halt_worker(folder: Path, seconds: float) -> tuple[str, str]:
     """The worker may not run for so long. What went wrong in our app, and in one that looks at the process alone."""
     app = Supervisor(Workspace(folder), scripted_command(), device="cpu")
-    run_id = app.start(Recipe(name="slow"))
+    run_id = app.control.start(Recipe(name="slow"))
 
     def looked(wanted: Callable[[RunState], bool], limit: float) -> bool:
         def there() -> bool:
-            app.refresh()
-            return wanted(app.run_state(run_id))
+            app.registry.refresh()
+            return wanted(app.registry.run_state(run_id))
 
         return wait_for(there, limit)
 
@@ -165,7 +165,10 @@ def halt_worker(folder: Path, seconds: float) -> tuple[str, str]:
         process.suspend()
     shown = looked(lambda view: bool(view.stalled), STALLED_SECONDS)
     wait_for(lambda: time.monotonic() - began > seconds, seconds)
-    active, there = app.run_state(run_id).phase.is_active, all(psutil.pid_exists(process.pid) for process in halt)
+    active, there = (
+        app.registry.run_state(run_id).phase.is_active,
+        all(psutil.pid_exists(process.pid) for process in halt),
+    )
     for process in halt:
         process.resume()
     ended = looked(lambda view: view.phase is Phase.DONE and not view.stalled, 60)

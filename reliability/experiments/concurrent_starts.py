@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from reliability.harness.claim import Proof, count_trials
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
+from trainer_core.jobs.run_control import RunControl
+from trainer_core.jobs.spawn import WorkerSpawner
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
@@ -24,31 +26,41 @@ CLICKS = 2
 def run(quick: bool) -> Iterator[Proof]:
     with tempfile.TemporaryDirectory(prefix="proof-") as name:
         folder, count = Path(name), 3 if quick else 200
-        ours = [race_starts(folder / f"{trial}", Supervisor) for trial in range(count)]
-        control = [race_starts(folder / f"c{trial}", UnlockedSupervisor) for trial in range(count // 10 or 2)]
+        ours = [race_starts(folder / f"{trial}", open_app) for trial in range(count)]
+        control = [race_starts(folder / f"c{trial}", open_unlocked_app) for trial in range(count // 10 or 2)]
     without = "without the lock that other processes see"
     yield Proof("Of four starts at once exactly one trains", count_trials(ours), without, count_trials(control))
 
 
-class UnlockedSupervisor(Supervisor):
-    """An app that thinks it is the only process on its workspace."""
+def open_app(workspace: Workspace) -> Supervisor:
+    return Supervisor(workspace, command=SCRIPTED, device="cpu")
 
+
+def open_unlocked_app(workspace: Workspace) -> Supervisor:
+    """An app that thinks it is the only process on its workspace."""
+    app = open_app(workspace)
+    spawner = UnlockedSpawner(app.registry, app.device, SCRIPTED, ahead=False)
+    app.control = RunControl(app.registry, spawner, app.compare)
+    return app
+
+
+class UnlockedSpawner(WorkerSpawner):
     @contextmanager
     def start_lock(self) -> Iterator[None]:
         with self._starting:
             yield
 
 
-def race_starts(folder: Path, kind: type[Supervisor]) -> str:
+def race_starts(folder: Path, open_one: Callable[[Workspace], Supervisor]) -> str:
     """What went wrong, or nothing."""
-    apps = [kind(Workspace(folder), command=SCRIPTED, device="cpu") for _ in range(2)]
+    apps = [open_one(Workspace(folder)) for _ in range(2)]
     said: list[str] = []
     gate = threading.Barrier(len(apps) * CLICKS)
 
     def click(app: Supervisor) -> None:
         gate.wait()
         try:
-            app.start(Recipe(name="raced"))
+            app.control.start(Recipe(name="raced"))
         except UserError as error:
             said.append(str(error))
 
@@ -60,12 +72,12 @@ def race_starts(folder: Path, kind: type[Supervisor]) -> str:
 
     def over() -> bool:
         for app in apps:
-            app.refresh()
-        return not any(app.active_run for app in apps)
+            app.registry.refresh()
+        return not any(app.registry.active_run for app in apps)
 
     if not wait_for(over, 60):
         return "a run did not come to its end"
-    views = apps[0].run_states
+    views = apps[0].registry.run_states
     done = [view for view in views if view.phase is Phase.DONE]
     refused = [view for view in views if view.phase is Phase.FAILED and "busy" in view.error]
     for app in apps:

@@ -41,9 +41,9 @@ def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> 
     asked = recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
     boss = Supervisor(Workspace(folder), device=device)
     try:
-        whole = wait_until_over(boss, boss.start(asked))
+        whole = wait_until_over(boss, boss.control.start(asked))
         furthest = [
-            largest_loss_difference(whole, pause_and_resume(boss, boss.start(asked), 1 + at % 8))
+            largest_loss_difference(whole, pause_and_resume(boss, boss.control.start(asked), 1 + at % 8))
             for at in range(trials)
         ]
     finally:
@@ -60,21 +60,23 @@ def wait_until_over(boss: Supervisor, run_id: str, steps: float = math.inf) -> R
     """A run at its end, whichever that is, or after so many steps."""
 
     def there() -> bool:
-        boss.refresh()
-        return not boss.run_state(run_id).phase.is_active or len(boss.run_state(run_id).points) >= steps
+        boss.registry.refresh()
+        return (
+            not boss.registry.run_state(run_id).phase.is_active or len(boss.registry.run_state(run_id).points) >= steps
+        )
 
     if not wait_for(there, SECONDS):
         raise RuntimeError(f"{run_id} is not at its end after {SECONDS:.0f} s.")
-    return boss.run_state(run_id)
+    return boss.registry.run_state(run_id)
 
 
 def pause_and_resume(boss: Supervisor, run_id: str, steps: int) -> RunState:
     """A run that was paused after so many steps or a few more, and resumed."""
     wait_until_over(boss, run_id, steps)
-    boss.pause(run_id)
+    boss.control.pause(run_id)
     if not wait_until_over(boss, run_id).phase.is_resumable:
         raise RuntimeError(f"{run_id} was at its end before it could be paused, so nothing was measured.")
-    boss.resume(run_id)
+    boss.control.resume(run_id)
     return wait_until_over(boss, run_id)
 
 

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
@@ -69,13 +70,13 @@ class WorkspaceMachine(RuleBasedStateMachine):
         return Supervisor(self.workspace, command=SCRIPTED, device="cpu")
 
     def ids(self) -> list[str]:
-        return [view.id for view in self.app.run_states]
+        return [view.id for view in self.app.registry.run_states]
 
     @rule(name=st.sampled_from(["quick", "slow", "fails", "killed"]))
     def start(self, name: str) -> None:
-        busy = self.app.active_run is not None
+        busy = self.app.registry.active_run is not None
         try:
-            self.app.start(Recipe(name=name))
+            self.app.control.start(Recipe(name=name))
         except UserError:
             return
         assert not busy or not wait_for(lambda: self.count_workers() > 1, 0.5)
@@ -85,7 +86,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         """At one of the runs there are: how many that is depends on the clock, so it must not be what is drawn from."""
         if ids := self.ids():
             with suppress(UserError):
-                getattr(self.app, what)(ids[at % len(ids)])
+                getattr(self.app.control, what)(ids[at % len(ids)])
 
     @rule()
     def kill(self) -> None:
@@ -109,7 +110,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
 
         def settled() -> bool:
             nonlocal said
-            self.app.refresh()
+            self.app.registry.refresh()
             said = self.state_error()
             return not said
 
@@ -117,18 +118,18 @@ class WorkspaceMachine(RuleBasedStateMachine):
 
     def state_error(self) -> str:
         """What is wrong now, or nothing."""
-        active = [view.id for view in self.app.run_states if view.phase.is_active]
+        active = [view.id for view in self.app.registry.run_states if view.phase.is_active]
         alive = self.count_workers()
         if alive > 1 or len(active) > 1:
             return f"{alive} workers, at work by their state: {active}"
         if alive and not active:
             return "a worker that no run knows"
         if active and not alive:
-            return f"{active[0]} is {self.app.run_state(active[0]).phase.value} without a worker"
+            return f"{active[0]} is {self.app.registry.run_state(active[0]).phase.value} without a worker"
         folders = {folder.name for folder in run_folder.list_runs(self.workspace.runs)}
         if folders != set(self.ids()):
             return f"runs {self.ids()}, folders {sorted(folders)}"
-        unsound = [view.id for view in self.app.run_states if view.phase is Phase.DONE and not view.adapters]
+        unsound = [view.id for view in self.app.registry.run_states if view.phase is Phase.DONE and not view.adapters]
         return f"done without an adapter: {unsound}" if unsound else ""
 
     def count_workers(self) -> int:
@@ -155,11 +156,13 @@ class UnwatchedMachine(WorkspaceMachine):
     """The control: nobody asks whether a worker lives."""
 
     def open_app(self) -> Supervisor:
-        return TrustingSupervisor(self.workspace, command=SCRIPTED, device="cpu")
+        app = super().open_app()
+        app.registry = TrustingRegistry(self.workspace)
+        return app
 
     def after_a_kill(self) -> str:
         """What is wrong with the states after a worker was killed, or nothing."""
-        self.app.start(Recipe(name="slow"))
+        self.app.control.start(Recipe(name="slow"))
         assert wait_for(lambda: self.count_workers() > 0, SETTLED_SECONDS)
         self.kill()
         try:
@@ -171,8 +174,8 @@ class UnwatchedMachine(WorkspaceMachine):
         return ""
 
 
-class TrustingSupervisor(Supervisor):
+class TrustingRegistry(RunRegistry):
     def refresh(self) -> None:
         super().refresh()
-        for watched in self._watched.values():
-            watched.state = watched._folded
+        for watcher in self.watchers.values():
+            watcher.state = watcher._folded

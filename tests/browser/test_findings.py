@@ -24,7 +24,7 @@ def test_caught_live_and_healthy_after_one_click(
     app = serve("real")  # each its own: where a run has ended, Compare holds the device
     page = visit(app)
     beside = Supervisor(Workspace(app.workspace), device="cpu")
-    sick = beside.start(recipe_of(tmp_path, name))
+    sick = beside.control.start(recipe_of(tmp_path, name))
     beside.close()
     page.get_by_role("tab", name="Train", exact=True).click()
     page.wait_for_function("sick => window.tunebench.run === sick", arg=sick)

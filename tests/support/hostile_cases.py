@@ -90,10 +90,12 @@ def page_opens(root: Path) -> str:
 def answered(supervisor: Supervisor) -> str:
     """What is wrong with the answers that the tabs get."""
     for tab in ("train", "runs"):
-        cursor = live_updates.Cursor(tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.run_states))
+        cursor = live_updates.Cursor(
+            tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.registry.run_states)
+        )
         try:
             news = live_updates.strip_unchanged(
-                live_updates.page_news(supervisor, cursor, run_list.RunRows(supervisor)), cursor
+                live_updates.page_news(supervisor, cursor, run_list.RunRows(supervisor.registry)), cursor
             )
             told = json.loads(orjson.dumps(news))
         except Exception as error:

@@ -120,7 +120,7 @@ def main(folder: Path) -> None:
 
 def trained(workspace: Workspace) -> dict[str, Path]:
     """Every run from its start to where it ended, all in one process."""
-    facts = Supervisor(workspace, device="cpu").run_file_facts
+    facts = Supervisor(workspace, device="cpu").spawner.run_file_facts
     made, arguments = {}, []
     for name, (recipe, fault) in CASES.items():
         asked = named(read_recipe(FOLDER / f"{recipe}.toml"), name)
@@ -139,7 +139,7 @@ def named(recipe: Recipe, name: str) -> Recipe:
 def compared(workspace: Workspace, run_dir: Path) -> None:
     """The base, SFT and DPO of a run: a conversation, a turned dial, a heat map, scores, blind votes and a judge."""
     supervisor = Supervisor(workspace, device="cpu")
-    current = supervisor.compare_run(run_dir.name)
+    current = supervisor.compare.compare_run(run_dir.name)
     until(supervisor, current, lambda view: bool(view.lanes))
     for follow in (False, True):
         ask = current.ask("What is five?", SHORT, follow=follow)
@@ -166,22 +166,22 @@ def voted(supervisor: Supervisor, run_id: str) -> None:
     """Votes of every kind on two contests, one taken back and given again; a better answer, a data set, a judge's verdicts."""
     names = ("Base", "SFT", "DPO")
     first, second = (blind_voting.lane_pair(run_id, names, one, "DPO") for one in ("Base", "SFT"))
-    blind_voting.start_question(supervisor, first, "held-out", SHORT)
+    blind_voting.start_question(supervisor.compare, first, "held-out", SHORT)
     for wanted in ("DPO", "DPO", "Base", "tie", "DPO", "bad", "skip", "DPO", "Base"):
         give(supervisor, wanted)
         if wanted == "bad":
-            blind_voting.save_better_answer(supervisor, "A better answer.")
-        blind_voting.show_next_question(supervisor)
+            blind_voting.save_better_answer(supervisor.registry, "A better answer.")
+        blind_voting.show_next_question(supervisor.registry)
     give(supervisor, "Base")
-    blind_voting.undo_vote(supervisor)
+    blind_voting.undo_vote(supervisor.registry)
     give(supervisor, "DPO")
-    blind_voting.retry_with_new_seed(supervisor)
+    blind_voting.retry_with_new_seed(supervisor.registry)
     give(supervisor, "Base")
-    blind_voting.start_question(supervisor, second, "bundled", SHORT)
+    blind_voting.start_question(supervisor.compare, second, "bundled", SHORT)
     give(supervisor, "SFT")
-    blind_voting.show_next_question(supervisor)
+    blind_voting.show_next_question(supervisor.registry)
     give(supervisor, "tie")
-    blind_voting.end_voting(supervisor)
+    blind_voting.end_voting(supervisor.registry)
     standing = votes.active_votes(votes.read_vote_records(votes.votes_path(supervisor.workspace)))
     preference_data.write_vote_data_set(supervisor.workspace, standing, first)
     for at, vote in enumerate(one for one in standing if one.contest == first and one.winner):
@@ -192,12 +192,12 @@ def voted(supervisor: Supervisor, run_id: str) -> None:
 
 def give(supervisor: Supervisor, wanted: str) -> None:
     """Vote for a lane, whichever side it stands on, or for neither."""
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     assert current
     until(supervisor, current, lambda _: blind_voting.is_answered(current))
-    question = blind_voting.current_question(supervisor)
+    question = blind_voting.current_question(supervisor.registry)
     sides = {question.left_lane: "left", question.right_lane: "right"}
-    blind_voting.cast_vote(supervisor, sides.get(wanted, wanted))  # type: ignore[arg-type]
+    blind_voting.cast_vote(supervisor.registry, sides.get(wanted, wanted))  # type: ignore[arg-type]
 
 
 def forget_places(workspace: Workspace) -> None:

@@ -115,28 +115,28 @@ def run_train(args: argparse.Namespace) -> int:
     again = run_folder.train_job_of(file) if file else None
     for note in file.notes if file else ():
         terminal.print_line(note)
-    run_id = boss.start(again.recipe if again else read_recipe(path))
-    terminal.print_line(f"Run {run_id} in {boss.run_dir(run_id)}")
+    run_id = boss.control.start(again.recipe if again else read_recipe(path))
+    terminal.print_line(f"Run {run_id} in {boss.registry.run_dir(run_id)}")
     return follow_to_exit_code(boss, run_id)
 
 
 def run_resume(args: argparse.Namespace) -> int:
     boss = create_supervisor(args)
     run_id = find_run_id(boss, args.id)
-    boss.resume(run_id)
+    boss.control.resume(run_id)
     return follow_to_exit_code(boss, run_id)
 
 
 def run_continue(args: argparse.Namespace) -> int:
     boss = create_supervisor(args)
     run_id = find_run_id(boss, args.id)
-    boss.extend(run_id, args.epochs)
+    boss.control.extend(run_id, args.epochs)
     return follow_to_exit_code(boss, run_id)
 
 
 def run_pause(args: argparse.Namespace) -> int:
     boss = create_supervisor(args)
-    boss.pause(find_run_id(boss, args.id))
+    boss.control.pause(find_run_id(boss, args.id))
     return 0
 
 
@@ -144,9 +144,9 @@ def run_stop(args: argparse.Namespace) -> int:
     boss = create_supervisor(args)
     run_id = find_run_id(boss, args.id)
     if not args.now:
-        boss.stop(run_id)
+        boss.control.stop(run_id)
         return 0
-    boss.kill(run_id)
+    boss.control.kill(run_id)
     return follow_to_exit_code(boss, run_id)
 
 
@@ -156,7 +156,7 @@ def find_run_id(boss: Supervisor, name: str) -> str:
     Raises:
         UserError: there is none of that name.
     """
-    ids = [view.id for view in boss.run_states]
+    ids = [view.id for view in boss.registry.run_states]
     if not ids or (name != "last" and name not in ids):
         raise UserError(f"There is no run {name!r} in {boss.workspace.root}. `tunebench runs` lists them.")
     return ids[0] if name == "last" else name
@@ -165,7 +165,7 @@ def find_run_id(boss: Supervisor, name: str) -> str:
 def follow_to_exit_code(boss: Supervisor, run_id: str) -> int:
     view = terminal.follow_run(boss, run_id)
     for stage, folder in view.adapters.items():
-        terminal.print_line(f"{stage.upper()} adapter: {boss.run_dir(run_id) / folder}")
+        terminal.print_line(f"{stage.upper()} adapter: {boss.registry.run_dir(run_id) / folder}")
     return 1 if view.phase is Phase.FAILED else 0
 
 
@@ -252,12 +252,12 @@ def run_compare(args: argparse.Namespace) -> int:
 
 def run_report(args: argparse.Namespace) -> int:
     boss = create_supervisor(args)
-    terminal.print_line(str(html_report.save_report(boss.run_dir(find_run_id(boss, args.id)), args.out)))
+    terminal.print_line(str(html_report.save_report(boss.registry.run_dir(find_run_id(boss, args.id)), args.out)))
     return 0
 
 
 def run_list(args: argparse.Namespace) -> int:
-    for view in create_supervisor(args).run_states:
+    for view in create_supervisor(args).registry.run_states:
         terminal.print_line(terminal.run_line(view))
     return 0
 

@@ -26,7 +26,7 @@ def train_and_compare(supervisor: Supervisor, recipe: Recipe) -> None:
     Raises:
         TrainingError: the run failed, a number is not finite, or the step-0 proof did not hold.
     """
-    run_id = supervisor.start(recipe)
+    run_id = supervisor.control.start(recipe)
     terminal.print_line(f"Run {run_id}")
     view = terminal.follow_run(supervisor, run_id)
     if view.phase is not Phase.DONE:
@@ -41,10 +41,10 @@ def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) 
     Raises:
         TrainingError: the compare worker failed, or a score is not finite.
     """
-    comparison = supervisor.compare_run(run_id)
+    comparison = supervisor.compare.compare_run(run_id)
     terminal.print_line(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
     wait_for_comparison(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
-    held_out, said = supervisor.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
+    held_out, said = supervisor.registry.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
         found = wait_for_scores(supervisor, comparison, held_out)
         terminal.print_line("\n" + terminal.render_score_table(found) + "\n")
@@ -109,7 +109,7 @@ def wait_for_comparison(supervisor: Supervisor, comparison: Comparison, until, s
     """
 
     def there() -> bool:
-        supervisor.refresh()
+        supervisor.registry.refresh()
         return until(comparison.state) or not comparison.state.phase.is_active
 
     in_time = wait_for(there, seconds)

@@ -133,12 +133,12 @@ def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
 
     Returns the last view.
     """
-    seen, deeds = RunState(run_id), iter((supervisor.stop, supervisor.kill))
+    seen, deeds = RunState(run_id), iter((supervisor.control.stop, supervisor.control.kill))
     while True:
         try:
-            supervisor.refresh()
-            supervisor.enforce_stop_requests()
-            view = supervisor.run_state(run_id)
+            supervisor.registry.refresh()
+            supervisor.shutdown.enforce_stop_requests()
+            view = supervisor.registry.run_state(run_id)
             for line in describe_changes(seen, view):
                 print_line(line)
             if not view.phase.is_active:
@@ -146,8 +146,8 @@ def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
             seen = view
             time.sleep(REFRESH_SECONDS)
         except KeyboardInterrupt:
-            next(deeds, supervisor.kill)(run_id)
-            print_line(STOP_MESSAGES[control.read_request(supervisor.run_dir(run_id)) or "stop"])
+            next(deeds, supervisor.control.kill)(run_id)
+            print_line(STOP_MESSAGES[control.read_request(supervisor.registry.run_dir(run_id)) or "stop"])
 
 
 def describe_changes(before: RunState, now: RunState) -> Iterator[str]:

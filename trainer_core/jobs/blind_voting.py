@@ -20,8 +20,9 @@ from trainer_core.evaluation import prompts, votes
 from trainer_core.evaluation.prompts import Prompt
 from trainer_core.evaluation.votes import BlindQuestion, LanePair, Messages, Undo, Vote, VoteChoice, WrittenAnswer
 from trainer_core.jobs import lane_choices
+from trainer_core.jobs.compare_control import CompareControl
 from trainer_core.jobs.comparison import Comparison
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import CancelRequest, GenerateRequest
 from trainer_core.runs.events import Phase
 
@@ -43,7 +44,7 @@ def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePa
 
 
 def start_question(
-    supervisor: Supervisor, between: LanePair, source: str, sampling: Sampling, lanes: Sequence[Lane] = ()
+    compare: CompareControl, between: LanePair, source: str, sampling: Sampling, lanes: Sequence[Lane] = ()
 ) -> BlindQuestion:
     """Put the next question to two lanes, which are loaded if need be. An open question counts as skipped;
     an answer in progress is stopped.
@@ -56,11 +57,12 @@ def start_question(
         ConfigError: a lane is not as it was loaded.
         DataError: there are no such prompts.
     """
-    prompts.load_prompts(supervisor.run_dir(between.run), source)
-    end_voting(supervisor)
-    comparison = supervisor.compare_run(between.run, lanes)
+    registry = compare.registry
+    prompts.load_prompts(registry.run_dir(between.run), source)
+    end_voting(registry)
+    comparison = compare.compare_run(between.run, lanes)
     require_full_strength(comparison, between)
-    return show_question(supervisor, comparison, next_question(supervisor, between, source, sampling, None))
+    return show_question(registry, comparison, next_question(registry, between, source, sampling, None))
 
 
 def require_full_strength(comparison: Comparison, between: LanePair) -> None:
@@ -79,22 +81,22 @@ def require_full_strength(comparison: Comparison, between: LanePair) -> None:
 
 
 def next_question(
-    supervisor: Supervisor, between: LanePair, source: str, plain: Sampling, before: BlindQuestion | None
+    registry: RunRegistry, between: LanePair, source: str, plain: Sampling, before: BlindQuestion | None
 ) -> BlindQuestion:
     """The question after the one `before`, or the next one of this contest."""
-    told = votes.read_vote_records(votes.votes_path(supervisor.workspace))
-    asked = [vote.messages for vote in votes_on_pair(supervisor, votes.active_votes(told), between)]
+    told = votes.read_vote_records(votes.votes_path(registry.workspace))
+    asked = [vote.messages for vote in votes_on_pair(registry, votes.active_votes(told), between)]
     if before and before.vote is None:
         asked.append(before.messages)
-    prompt, times = pick_least_asked(prompts.load_prompts(supervisor.run_dir(between.run), source), asked)
+    prompt, times = pick_least_asked(prompts.load_prompts(registry.run_dir(between.run), source), asked)
     seed, index = (before.seed, before.index + 1) if before else votes.next_draw(told, between, secrets.randbits(32))
     sampling = with_seed_offset(plain, times)
     return BlindQuestion(between, prompt.messages, prompt.tag, index, seed, sampling, new_id(), source, plain)
 
 
-def votes_on_pair(supervisor: Supervisor, standing: Sequence[Vote], between: LanePair) -> list[Vote]:
+def votes_on_pair(registry: RunRegistry, standing: Sequence[Vote], between: LanePair) -> list[Vote]:
     """The votes on these two lanes as they are loaded."""
-    comparison = supervisor.comparison
+    comparison = registry.comparison
     made_of = comparison.lane_identities if comparison and comparison.run == between.run else {}
     return [vote for vote in votes.votes_on_current_lanes(standing, between.run, made_of) if vote.contest == between]
 
@@ -114,12 +116,12 @@ def pick_least_asked(waiting: Sequence[Prompt], asked: Sequence[Messages]) -> tu
     return prompt, times[prompt.messages]
 
 
-def show_question(supervisor: Supervisor, comparison: Comparison, question: BlindQuestion) -> BlindQuestion:
+def show_question(registry: RunRegistry, comparison: Comparison, question: BlindQuestion) -> BlindQuestion:
     """Show a question, after stopping what the worker is at, and have the next one answered behind it."""
     if comparison.state.phase is Phase.ANSWERING:
         comparison.send(CancelRequest())
     pose_question(comparison, question)
-    prefetch_question(supervisor, comparison, question)
+    prefetch_question(registry, comparison, question)
     return question
 
 
@@ -138,39 +140,39 @@ def send_question(comparison: Comparison, question: BlindQuestion) -> None:
     )
 
 
-def prefetch_question(supervisor: Supervisor, comparison: Comparison, question: BlindQuestion) -> None:
+def prefetch_question(registry: RunRegistry, comparison: Comparison, question: BlindQuestion) -> None:
     """Have the question after this one answered when this one is."""
     comparison.prefetched_question = next_question(
-        supervisor, question.contest, question.source, question.plain, question
+        registry, question.contest, question.source, question.plain, question
     )
     send_question(comparison, comparison.prefetched_question)
 
 
-def show_next_question(supervisor: Supervisor) -> BlindQuestion:
+def show_next_question(registry: RunRegistry) -> BlindQuestion:
     """The next question, most often answered by now. An open one counts as skipped.
 
     Raises:
         BusyError: no vote is going, or the worker is gone and has not answered the next question.
     """
-    comparison = require_open_vote(supervisor)
+    comparison = require_open_vote(registry)
     with comparison.vote_lock:
-        question, ahead = current_question(supervisor), comparison.prefetched_question
+        question, ahead = current_question(registry), comparison.prefetched_question
         if not comparison.state.phase.is_active:
-            return recover_prefetched(supervisor, comparison)
+            return recover_prefetched(registry, comparison)
         done = is_answered(comparison)
-        skip_open_question(supervisor, comparison)
+        skip_open_question(registry, comparison)
         if ahead is None or not done:
-            return show_question(supervisor, comparison, question_after(supervisor, question))
+            return show_question(registry, comparison, question_after(registry, question))
         comparison.open_question = ahead
-        prefetch_question(supervisor, comparison, ahead)
+        prefetch_question(registry, comparison, ahead)
         return ahead
 
 
-def recover_prefetched(supervisor: Supervisor, comparison: Comparison) -> BlindQuestion:
+def recover_prefetched(registry: RunRegistry, comparison: Comparison) -> BlindQuestion:
     """The next question where the worker has answered it before it went."""
     if not can_continue(comparison):
-        raise BusyError(absence_reason(supervisor, comparison) or WORKER_GONE)
-    skip_open_question(supervisor, comparison)
+        raise BusyError(absence_reason(registry, comparison) or WORKER_GONE)
+    skip_open_question(registry, comparison)
     assert comparison.prefetched_question
     comparison.open_question, comparison.prefetched_question = comparison.prefetched_question, None
     return comparison.open_question
@@ -182,70 +184,69 @@ def can_continue(comparison: Comparison) -> bool:
     return comparison.state.phase.is_active or bool(ahead and ahead.ends and not ahead.cancelled)
 
 
-def absence_reason(supervisor: Supervisor, comparison: Comparison) -> str:
+def absence_reason(registry: RunRegistry, comparison: Comparison) -> str:
     """Why the lanes cannot answer although nothing failed, what is safe, and when it goes on; empty where they can."""
     if comparison.state.phase.is_active or comparison.state.phase is Phase.FAILED:
         return ""
-    active = supervisor.active_run
+    active = registry.active_run
     if active is None:
         return "The models were unloaded to free the device. Your votes are kept. Load again goes on with the vote."
     left = active.seconds_left
     when = f"at about {datetime.now() + timedelta(seconds=left):%H:%M}" if left is not None else "when it is done"
-    name = lane_choices.given_run_name(supervisor, active.id) or active.id
+    name = lane_choices.given_run_name(registry, active.id) or active.id
     return f"The models are unloaded while {name!r} trains. Your votes are kept; voting goes on {when}."
 
 
-def question_after(supervisor: Supervisor, question: BlindQuestion) -> BlindQuestion:
-    return next_question(supervisor, question.contest, question.source, question.plain, question)
+def question_after(registry: RunRegistry, question: BlindQuestion) -> BlindQuestion:
+    return next_question(registry, question.contest, question.source, question.plain, question)
 
 
-def retry_with_new_seed(supervisor: Supervisor) -> BlindQuestion:
+def retry_with_new_seed(registry: RunRegistry) -> BlindQuestion:
     """The same prompt with another seed, on sides drawn anew. An open question counts as skipped.
 
     Raises:
         BusyError: no vote is going, or the worker is gone.
     """
-    comparison = require_open_vote(supervisor)
+    comparison = require_open_vote(registry)
     with comparison.vote_lock:
-        question = current_question(supervisor)
+        question = current_question(registry)
         if not comparison.state.phase.is_active:
-            raise BusyError(absence_reason(supervisor, comparison) or WORKER_GONE)
-        skip_open_question(supervisor, comparison)
+            raise BusyError(absence_reason(registry, comparison) or WORKER_GONE)
+        skip_open_question(registry, comparison)
         sampling = with_seed_offset(question.sampling, 1)
         again = replace(question, sampling=sampling, index=question.index + 1, ask=new_id(), vote=None, again=False)
-        return show_question(supervisor, comparison, again)
+        return show_question(registry, comparison, again)
 
 
-def reload_lanes(supervisor: Supervisor) -> None:
+def reload_lanes(compare: CompareControl) -> None:
     """Load the lanes of a broken-off question and ask it once more, the same lane on the same side. Where it was voted on,
     the next one is asked.
 
     Raises:
         BusyError: a run holds the device, or there is no question.
     """
-    question = current_question(supervisor)
-    comparison = supervisor.comparison
+    registry = compare.registry
+    question, comparison = current_question(registry), registry.comparison
     assert comparison
-    loaded = supervisor.compare_run(question.contest.run, comparison.job.lanes)
-    show_question(
-        supervisor, loaded, question_after(supervisor, question) if question.vote else replace(question, ask=new_id())
-    )
+    loaded = compare.compare_run(question.contest.run, comparison.job.lanes)
+    again = question_after(registry, question) if question.vote else replace(question, ask=new_id())
+    show_question(registry, loaded, again)
 
 
-def current_question(supervisor: Supervisor) -> BlindQuestion:
+def current_question(registry: RunRegistry) -> BlindQuestion:
     """The question on the page.
 
     Raises:
         BusyError: there is none.
     """
-    question = require_open_vote(supervisor).open_question
+    question = require_open_vote(registry).open_question
     assert question
     return question
 
 
-def require_open_vote(supervisor: Supervisor) -> Comparison:
+def require_open_vote(registry: RunRegistry) -> Comparison:
     """The comparison with a question on the page; see `current`."""
-    comparison = supervisor.comparison
+    comparison = registry.comparison
     if comparison is None or comparison.open_question is None:
         raise BusyError("No blind vote is going. Choose two lanes and press Start blind vote.")
     return comparison
@@ -257,22 +258,22 @@ def is_answered(comparison: Comparison) -> bool:
     return bool(said and said.ends and not said.cancelled)
 
 
-def cast_vote(supervisor: Supervisor, choice: VoteChoice) -> Vote:
+def cast_vote(registry: RunRegistry, choice: VoteChoice) -> Vote:
     """Give the vote; when this returns it is on the disk.
 
     Raises:
         BusyError: there is no open question, it was voted on already, or a lane is still answering.
         DiskError: the vote cannot be kept; the question stays open.
     """
-    comparison = require_open_vote(supervisor)
+    comparison = require_open_vote(registry)
     with comparison.vote_lock:
-        question = current_question(supervisor)
+        question = current_question(registry)
         if question.vote:
             raise BusyError("This question was voted on already. Press N for the next one, or U to take the vote back.")
         if choice != "skip" and not is_answered(comparison):
             raise BusyError("Vote when both answers are there. Press S to skip this question.")
         vote = record_vote(comparison, question, choice)
-        votes.append_record(votes.votes_path(supervisor.workspace), vote)
+        votes.append_record(votes.votes_path(registry.workspace), vote)
         comparison.open_question = replace(question, vote=vote)
         return vote
 
@@ -299,16 +300,16 @@ def record_vote(comparison: Comparison, question: BlindQuestion, choice: VoteCho
     )
 
 
-def undo_vote(supervisor: Supervisor) -> Vote:
+def undo_vote(registry: RunRegistry) -> Vote:
     """The newest standing vote of this contest does not count. Was it given on the open question, it may be given again.
 
     Raises:
         BusyError: there is no vote to take back.
     """
-    comparison, path = require_open_vote(supervisor), votes.votes_path(supervisor.workspace)
+    comparison, path = require_open_vote(registry), votes.votes_path(registry.workspace)
     with comparison.vote_lock:
-        question = current_question(supervisor)
-        mine = votes_on_pair(supervisor, votes.active_votes(votes.read_vote_records(path)), question.contest)
+        question = current_question(registry)
+        mine = votes_on_pair(registry, votes.active_votes(votes.read_vote_records(path)), question.contest)
         if not mine:
             raise BusyError("There is no vote to take back.")
         votes.append_record(path, Undo(vote=mine[-1].id, at=datetime.now(UTC)))
@@ -317,37 +318,37 @@ def undo_vote(supervisor: Supervisor) -> Vote:
         return mine[-1]
 
 
-def save_better_answer(supervisor: Supervisor, text: str) -> None:
+def save_better_answer(registry: RunRegistry, text: str) -> None:
     """Keep an answer of one's own to the question on which both were voted bad.
 
     Raises:
         BusyError: the open question was not voted "both bad".
         ConfigError: the text is empty.
     """
-    vote = current_question(supervisor).vote
+    vote = current_question(registry).vote
     if vote is None or vote.choice != "bad":
         raise BusyError("A better answer can be written once both were voted bad.")
     if not text.strip():
         raise ConfigError("The better answer is empty. Write it first.")
-    path = votes.votes_path(supervisor.workspace)
+    path = votes.votes_path(registry.workspace)
     votes.append_record(path, WrittenAnswer(vote=vote.id, at=datetime.now(UTC), text=text.strip()))
 
 
-def end_voting(supervisor: Supervisor) -> None:
+def end_voting(registry: RunRegistry) -> None:
     """Show lanes under their names again. A question whose answers had begun counts as skipped, for its names are told now."""
-    comparison = supervisor.comparison
+    comparison = registry.comparison
     if comparison is None or comparison.open_question is None:
         return
     with comparison.vote_lock:
-        skip_open_question(supervisor, comparison)
+        skip_open_question(registry, comparison)
         comparison.open_question = comparison.prefetched_question = None
     if comparison.state.phase is Phase.ANSWERING:
         with suppress(BusyError):  # a worker that is gone answers nothing any more
             comparison.send(CancelRequest())
 
 
-def skip_open_question(supervisor: Supervisor, comparison: Comparison) -> None:
+def skip_open_question(registry: RunRegistry, comparison: Comparison) -> None:
     """A question that is left without a vote although its answers had begun counts as skipped."""
     question = comparison.open_question
     if question and question.is_blind and comparison.state.answers_to(question.ask):
-        votes.append_record(votes.votes_path(supervisor.workspace), record_vote(comparison, question, "skip"))
+        votes.append_record(votes.votes_path(registry.workspace), record_vote(comparison, question, "skip"))

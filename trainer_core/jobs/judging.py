@@ -25,7 +25,7 @@ from trainer_core.evaluation.judge import (
 )
 from trainer_core.evaluation.votes import Messages
 from trainer_core.jobs.comparison import Comparison
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import ChatMessage as Message
 from trainer_core.runs.compare_requests import GenerateRequest
 from trainer_core.runs.run_state import PromptAnswers
@@ -37,8 +37,8 @@ VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
 class JudgeRun:
     """Judges answers that a person voted on first, so that the two can be compared; then fresh ones to other prompts."""
 
-    def __init__(self, supervisor: Supervisor, comparison: Comparison, order: JudgeTask):
-        self.supervisor, self.comparison, self.order = supervisor, comparison, order
+    def __init__(self, registry: RunRegistry, comparison: Comparison, order: JudgeTask):
+        self.registry, self.comparison, self.order = registry, comparison, order
         self.state = JudgeProgress(0, order.cases)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="judge", daemon=True)
@@ -50,7 +50,7 @@ class JudgeRun:
             ConfigError: there is no such endpoint, or its key cannot be sent.
             DataError: there are no such prompts.
         """
-        self.waiting = prompts.load_prompts(self.supervisor.run_dir(self.order.contest.run), self.order.source)
+        self.waiting = prompts.load_prompts(self.registry.run_dir(self.order.contest.run), self.order.source)
         if not self.order.lane:
             _ = self.order.endpoint.completions_url, self.order.endpoint.api_key
         self.voted = self.cases_with_votes()
@@ -68,7 +68,7 @@ class JudgeRun:
             with httpx.Client() as client:
                 ask = self.ask_lane if self.order.lane else make_ask_function(self.order.endpoint, client)
                 for case in islice(self.iter_cases(), self.state.total):
-                    save_verdict(self.supervisor.workspace, judge_case(case, ask, self.order.judge_name))
+                    save_verdict(self.registry.workspace, judge_case(case, ask, self.order.judge_name))
                     self.state = replace(self.state, done=self.state.done + 1)
         except UserError as error:
             self.state = replace(self.state, problem=str(error))
@@ -84,7 +84,7 @@ class JudgeRun:
                 yield self.build_case(prompt.messages, self.answer_both(prompt.messages))
 
     def cases_with_votes(self) -> list[JudgeCase]:
-        told = votes.active_votes(votes.read_vote_records(votes.votes_path(self.supervisor.workspace)))
+        told = votes.active_votes(votes.read_vote_records(votes.votes_path(self.registry.workspace)))
         on_these = votes.votes_on_current_lanes(told, self.order.contest.run, self.comparison.lane_identities)
         mine = [vote for vote in on_these if vote.contest == self.order.contest and vote.winner]
         return [self.build_case(vote.messages, vote.answers) for vote in reversed(mine)][: self.order.cases]
@@ -111,7 +111,7 @@ class JudgeRun:
         ask = GenerateRequest(id=uuid4().hex[:8], messages=messages, lanes=tuple(lanes), sampling=sampling)
         self.comparison.send(ask)
         while not self._stopped.wait(POLL_SECONDS):
-            self.supervisor.refresh_comparison()
+            self.registry.refresh_comparison()
             said = self.comparison.state.answers_to(ask.id)
             if not self.comparison.state.phase.is_active:
                 raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer_core.config.jobs import Lane
 from trainer_core.errors import ConfigError, UserError
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import checkpoints, metadata
 from trainer_core.runs.events import Stage
 
@@ -20,15 +20,15 @@ MAX_NAME_LENGTH = 64
 """Characters of a lane's name, see `Lane`."""
 
 
-def lanes_by_name(supervisor: Supervisor, run_id: str) -> dict[str, Lane]:
+def lanes_by_name(registry: RunRegistry, run_id: str) -> dict[str, Lane]:
     """Name → lane: the run's own first, then variants of them, then the adapters of other runs on the same base."""
-    own = supervisor.run_lanes(run_id)
+    own = registry.run_lanes(run_id)
     adapters = [lane for lane in own if lane.adapter]
     found = [
         *own,
         *strength_variants(adapters),
-        *checkpoint_lanes(supervisor, run_id),
-        *other_run_lanes(supervisor, run_id),
+        *checkpoint_lanes(registry, run_id),
+        *other_run_lanes(registry, run_id),
     ]
     return {lane.name: lane for lane in found}
 
@@ -43,10 +43,10 @@ def strength_variants(adapters: Sequence[Lane]) -> Iterator[Lane]:
         yield first.model_copy(update=half)
 
 
-def checkpoint_lanes(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
+def checkpoint_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
     """The run's adapters as they were at steps whose weights are on the disk."""
-    run_dir = supervisor.run_dir(run_id)
-    for stage in supervisor.run_recipe(run_id).method.stages:
+    run_dir = registry.run_dir(run_id)
+    for stage in registry.run_recipe(run_id).method.stages:
         for step, folder in checkpoints.adapters_by_step(run_dir, stage).items():
             yield Lane(name=step_lane_name(stage, step), adapter=str(folder))
 
@@ -55,27 +55,27 @@ def step_lane_name(stage: Stage, step: int) -> str:
     return f"{stage.upper()} step {step}"
 
 
-def other_run_lanes(supervisor: Supervisor, run_id: str) -> Iterator[Lane]:
+def other_run_lanes(registry: RunRegistry, run_id: str) -> Iterator[Lane]:
     """Finished adapters of other runs on the same base in the same precision, newest first."""
-    base = run_base(supervisor, run_id)
-    for view in supervisor.run_states:
-        if view.id == run_id or view.phase.is_active or not view.adapters or find_run_base(supervisor, view.id) != base:
+    base = run_base(registry, run_id)
+    for view in registry.run_states:
+        if view.id == run_id or view.phase.is_active or not view.adapters or find_run_base(registry, view.id) != base:
             continue
-        for lane in supervisor.run_lanes(view.id)[1:]:
+        for lane in registry.run_lanes(view.id)[1:]:
             yield lane.model_copy(
-                update={"name": foreign_lane_name(lane.name, given_run_name(supervisor, view.id), view.id)}
+                update={"name": foreign_lane_name(lane.name, given_run_name(registry, view.id), view.id)}
             )
 
 
-def run_base(supervisor: Supervisor, run_id: str) -> tuple[str, str]:
-    recipe = supervisor.run_recipe(run_id)
-    return recipe.model, supervisor.run_state(run_id).effective_value("precision", recipe.precision)
+def run_base(registry: RunRegistry, run_id: str) -> tuple[str, str]:
+    recipe = registry.run_recipe(run_id)
+    return recipe.model, registry.run_state(run_id).effective_value("precision", recipe.precision)
 
 
-def find_run_base(supervisor: Supervisor, run_id: str) -> tuple[str, str] | None:
+def find_run_base(registry: RunRegistry, run_id: str) -> tuple[str, str] | None:
     """The base of a run; None where its run.json cannot be read, which is said where that run is shown."""
     try:
-        return run_base(supervisor, run_id)
+        return run_base(registry, run_id)
     except UserError:
         return None
 
@@ -87,22 +87,22 @@ def foreign_lane_name(lane: str, run: str, run_id: str) -> str:
     return " ".join(filter(None, (f"{lane} ·", run[:room].strip(), began)))
 
 
-def given_run_name(supervisor: Supervisor, run_id: str) -> str:
+def given_run_name(registry: RunRegistry, run_id: str) -> str:
     """What a run is called, if it has a name."""
-    run_dir: Path = supervisor.run_dir(run_id)
-    return metadata.read_metadata(run_dir).name or supervisor.run_recipe(run_id).name
+    run_dir: Path = registry.run_dir(run_id)
+    return metadata.read_metadata(run_dir).name or registry.run_recipe(run_id).name
 
 
-def select_lanes(supervisor: Supervisor, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
+def select_lanes(registry: RunRegistry, run_id: str, names: Sequence[str], prompted: str = "") -> tuple[Lane, ...]:
     """The lanes of these names, those of the run if none is named; and one of the base with a system prompt, if given.
 
     Raises:
         ConfigError: a lane is gone, or there are more than six.
     """
-    known = lanes_by_name(supervisor, run_id)
+    known = lanes_by_name(registry, run_id)
     if gone := [name for name in names if name not in known]:
         raise ConfigError(f"There is no lane {gone[0]!r} beside this run any more. Take it out of Lanes.")
-    chosen = tuple(known[name] for name in names) or supervisor.run_lanes(run_id)
+    chosen = tuple(known[name] for name in names) or registry.run_lanes(run_id)
     if prompted.strip():
         chosen = (*chosen, Lane(name=PROMPTED, system=prompted.strip()))
     if len(chosen) > MAX_LANES:

@@ -1,19 +1,190 @@
-"""Start, stop, pause, resume, extend, keep, trash."""
+"""Start, stop, pause, kill, resume, extend, trash a run, and use an earlier step of it."""
 
 from __future__ import annotations
 
-from trainer_core.config.recipe import Recipe
+import contextlib
+from collections.abc import Sequence
+
+from filelock import FileLock, Timeout
+
+from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.errors import BusyError, DeviceError, DiskError
+from trainer_core.jobs.compare_control import CompareControl
+from trainer_core.jobs.registry import RunRegistry
+from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.jobs.spawn import WorkerSpawner
 from trainer_core.methods.steps import count_steps
+from trainer_core.models import resolve, starter
+from trainer_core.runs import checkpoints, control, effective_recipe, run_folder
+from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Event, Phase, RunEnded, SettingChanged, Stage
 from trainer_core.runs.run_state import RunState
 
 
-def extension_events(view: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
+class RunControl:
+    """What a person does to a run. What takes the device closes the comparison first."""
+
+    def __init__(self, registry: RunRegistry, spawner: WorkerSpawner, compare: CompareControl):
+        self.registry, self.spawner, self.compare = registry, spawner, compare
+
+    def start(self, recipe: Recipe, reasons: Sequence[str] = ()) -> str:
+        """Start a training run and return its id at once.
+
+        Raises:
+            BusyError: a run is going.
+            UserError: the model cannot be used, or the workspace cannot be written.
+        """
+        workspace = self.registry.workspace
+        with self.spawner.start_lock():
+            self.registry.refresh()
+            self.registry.require_idle()
+            if recipe.model != STARTER:
+                resolve.resolve_model(recipe.model, workspace)
+            self.compare.close_comparison()
+            facts = self.spawner.run_file_facts(reasons, recipe.model)
+            run_dir = run_folder.create_run(workspace.runs, TrainJob(recipe=recipe), recipe.name, **facts)
+            watcher = RunWatcher(run_dir)
+            watcher.process = self.spawner.start_worker(run_dir, recipe.model)
+            self.registry.add_run(run_dir.name, watcher)
+            return run_dir.name
+
+    def stop(self, run_id: str) -> None:
+        """Ask a run to keep what it has learned and end after its current step."""
+        control.send_request(self.registry.run_dir(run_id), "stop")
+
+    def pause(self, run_id: str) -> None:
+        """Ask a run to leave the device after its current step; `resume` goes on exactly there."""
+        control.send_request(self.registry.run_dir(run_id), "pause")
+
+    def kill(self, run_id: str) -> None:
+        """End the processes of a run in mid-step, from the next rounds on; `resume` goes on from its newest checkpoint.
+
+        Raises:
+            BusyError: it is not going.
+        """
+        if not self.registry.run_state(run_id).phase.is_active:
+            raise BusyError(f"The run {run_id} is not going, so there is nothing to end.")
+        control.send_request(self.registry.run_dir(run_id), "end", "It was ended at your request.")
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run that was paused, stopped or broken off, from its newest sound checkpoint.
+
+        Raises:
+            BusyError: a run is going, or this one is at its end.
+            DeviceError: it trained on a card, and there is none now.
+        """
+        with self.spawner.start_lock():
+            self.registry.refresh()
+            self.registry.require_idle()
+            state = self.registry.run_state(run_id)
+            if not state.phase.is_resumable:
+                raise BusyError(f"The run {run_id} is at its end, so there is nothing to go on with.")
+            self.require_gpu(state)
+            self.compare.close_comparison()
+            run_dir, recipe = self.registry.run_dir(run_id), self.registry.run_recipe(run_id)
+            for event in starter_changes(state, recipe, self.registry.run_file(run_id)):
+                EventLog(run_dir / "events.jsonl")(event)
+            control.clear_request(run_dir)
+            watcher = RunWatcher.for_resume(run_dir)
+            watcher.process = self.spawner.start_worker(run_dir, recipe.model)
+            self.registry.add_run(run_id, watcher)
+
+    def extend(self, run_id: str, epochs: float = 1.0) -> None:
+        """Go on with the last stage of a finished run for more passes over its data, with the reference it had.
+
+        The adapter made so far is laid aside first, so that a kill at any moment leaves a finished run or one to go on with.
+
+        Raises:
+            BusyError: a run is going, or this one is not at its end.
+            ModelError: the adapter is damaged.
+            DiskError: no room to lay it aside; everything is as it was.
+        """
+        with self.spawner.start_lock():
+            self.registry.refresh()
+            self.registry.require_idle()
+            self.registry.repair_run(run_id)
+            state, run_dir = self.registry.run_state(run_id), self.registry.run_dir(run_id)
+            if state.phase is not Phase.DONE:
+                raise BusyError(f"The run {run_id} is {state.phase.value}; only a finished run can be made longer.")
+            wanted = self.registry.run_recipe(run_id)
+            stage = wanted.method.stages[-1]
+            recipe = effective_recipe.effective_recipe(wanted, state.changes)
+            checkpoints.back_up_adapter(run_dir, stage)
+            emit = EventLog(run_dir / "events.jsonl")
+            for event in extension_events(state, recipe, stage, epochs):
+                emit(event)
+        self.resume(run_id)
+
+    def move_to_trash(self, run_id: str) -> None:
+        """Move a run to the trash, and forget it.
+
+        Raises:
+            BusyError: it is going, so its folder is in use.
+            DiskError: it cannot be moved.
+        """
+        with self.spawner.start_lock():
+            self.registry.refresh()
+            if self.registry.run_state(run_id).phase.is_active:
+                raise BusyError(f"The run {run_id} is going. Stop it first; then it can be thrown away.")
+            folder, comparison = str(self.registry.run_dir(run_id)), self.registry.comparison
+            if comparison and any((lane.adapter or "").startswith(folder) for lane in comparison.job.lanes):
+                self.compare.close_comparison()
+            self.registry.trash_run(run_id)
+
+    def use_checkpoint(self, run_id: str, stage: Stage, step: int) -> None:
+        """Make an earlier step the adapter of its stage.
+
+        Raises:
+            BusyError: the run is going, or can be gone on with and would then be measured against another adapter.
+            ModelError: the step's weights are gone or damaged.
+        """
+        with self.spawner.start_lock():
+            self.registry.refresh()
+            state = self.registry.run_state(run_id)
+            if state.phase.is_active:
+                raise BusyError(f"The run {run_id} is going. When it is done, any of its checkpoints can be kept.")
+            self.registry.repair_run(run_id)
+            later = state.last_step and state.last_step.stage != stage
+            if stage not in state.adapters or (later and state.phase.is_resumable):
+                raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
+            self.compare.close_comparison()
+            checkpoints.use_step(self.registry.run_dir(run_id), stage, step)
+
+    def repair_all(self) -> None:
+        """Finish or undo what a process that is gone left half done in the runs. Another app that starts something goes first."""
+        with contextlib.suppress(OSError, Timeout, DiskError), FileLock(self.spawner.start_lock_file, timeout=0):
+            for run_id in list(self.registry.watchers):
+                self.registry.repair_run(run_id)
+
+    def require_gpu(self, state: RunState) -> None:
+        """What trained on a card is not gone on with on the processor, unless that was asked for.
+
+        Raises:
+            DeviceError: there is no card to go on with.
+        """
+        device = self.spawner.device
+        if state.card and device.choice != "cpu" and not device.machine.best_gpu:
+            raise DeviceError(
+                f"The run {state.id} trained on a graphics card, and none can be used now. {device.machine.problem} "
+                f"{state.resume_hint} Bring the card back first, or start with --device cpu to go on with the processor."
+            )
+
+
+def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -> tuple[Event, ...]:
+    """What the events of a run say that goes on with another conversion of the starter than it has trained on so far."""
+    before = state.effective_value(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
+    if recipe.model != STARTER or not state.points or before == starter.EDITION:
+        return ()
+    return (SettingChanged(starter.NAME, before, starter.EDITION, starter.DIFFERENCE),)
+
+
+def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
     """What a finished run's events say when its last stage is to go on."""
-    assert view.prepared
-    rows = view.prepared.chats if stage == "sft" else view.prepared.pairs
+    assert state.prepared
+    rows = state.prepared.chats if stage == "sft" else state.prepared.pairs
     settings = getattr(recipe, stage)
-    before = view.steps_done(stage)
+    before = state.steps_done(stage)
     more = count_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
     why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"
     return SettingChanged(f"{stage}.max_steps", str(before), str(before + more), why), RunEnded(

@@ -1,6 +1,46 @@
-"""Ends a run that does not answer."""
+"""Ends a run that was asked to leave and does not."""
 
 from __future__ import annotations
 
+import time
+
+from trainer_core.jobs import stall
+from trainer_core.jobs.registry import RunRegistry
+from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.jobs.spawn import WorkerSpawner
+from trainer_core.runs import control, heartbeat
+
 ASLEEP_SECONDS = 30.0
 """A round that comes so late: the computer slept, or its clock was set. Nobody could answer in that time."""
+
+
+class Shutdown:
+    def __init__(self, registry: RunRegistry, spawner: WorkerSpawner, patience: stall.StopTimeouts):
+        self.registry, self.spawner, self.patience = registry, spawner, patience
+        self.awake_since = self.last_round = time.time()
+
+    def enforce_stop_requests(self) -> None:
+        """See to it that who was asked to leave does. What is due is read from the folders, so any app goes on with it."""
+        now = time.time()
+        if now - self.last_round > ASLEEP_SECONDS:
+            self.awake_since = now
+        self.last_round = now
+        for watcher in list(self.registry.watchers.values()):
+            if watcher.state.phase.is_active and (asked := control.read_control(watcher.run_dir)):
+                if asked.request == "end":
+                    self.terminate_run(watcher)
+                elif why := stall.stop_timeout_reason(watcher.state, self.seconds_unresponsive(watcher), self.patience):
+                    control.send_request(watcher.run_dir, "end", why)
+
+    def seconds_unresponsive(self, watcher: RunWatcher) -> float:
+        """Seconds for which a run could have answered and has not; an app that starts or wakes up counts anew."""
+        files = control.control_file(watcher.run_dir), watcher.run_dir / "events.jsonl"
+        return min(time.time() - self.awake_since, *map(heartbeat.seconds_since_write, files))
+
+    def terminate_run(self, watcher: RunWatcher) -> None:
+        """End the processes of a run, and kill those that stay. A start at the same time is waited for, and left alone."""
+        with self.spawner.start_lock():
+            asked = control.read_control(watcher.run_dir)
+            if asked and asked.request == "end":
+                since = heartbeat.seconds_since_write(control.control_file(watcher.run_dir))
+                heartbeat.terminate(watcher.run_dir, kill=since > self.patience.kill)

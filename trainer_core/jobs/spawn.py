@@ -1,14 +1,32 @@
-"""How a worker process is started."""
+"""How a worker process is started, ahead of its run or for it. No other file starts one, but for `warm_worker`."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
+from trainer_core.config.recipe import STARTER
+from trainer_core.errors import DeviceError
 from trainer_core.jobs import warm_worker
+from trainer_core.jobs.device import DeviceMonitor
+from trainer_core.jobs.registry import RunRegistry
+from trainer_core.jobs.warm_worker import WarmWorker
+from trainer_core.models import starter
+from trainer_core.runs import checkpoints
+from trainer_core.runs import workspace as workspace_module
+from trainer_core.runs.events import Phase
+from trainer_core.system import durable, hardware, kernel_cache, project, untrusted_files
 
 WORKER_COMMAND = (sys.executable, "-m", "trainer_core.worker")
 PRELOAD_SECONDS, IDLE_SECONDS = 2.0, 600.0
@@ -36,3 +54,120 @@ def detached_options(system: str = sys.platform) -> Mapping[str, Any]:
 
 
 DETACHED_OPTIONS = detached_options()
+
+
+class WorkerSpawner:
+    """Starts workers, one start at a time.
+
+    Args:
+        command: what a worker is started with; the run folder is appended.
+        ahead: whether a worker may be started before its run is, see `preload_for`.
+    """
+
+    def __init__(self, registry: RunRegistry, device: DeviceMonitor, command: Sequence[str], ahead: bool):
+        self.registry, self.device, self.command = registry, device, tuple(command)
+        self.root = registry.workspace.root
+        self.preload = ahead and warm_worker.IS_SUPPORTED
+        self.waiting: WarmWorker | None = None
+        self._expected: tuple[str, float] | None = None
+        self._starting = threading.Lock()
+
+    @property
+    def start_lock_file(self) -> Path:
+        return workspace_module.ensure_dir(self.root) / "start.lock"
+
+    @contextlib.contextmanager
+    def start_lock(self) -> Iterator[None]:
+        """One start at a time, in this app and in any other process on the workspace, so that each sees the one before."""
+        with self._starting, FileLock(self.start_lock_file):
+            yield
+
+    def start_worker(self, run_dir: Path, model: str) -> subprocess.Popen[bytes]:
+        """A trainer for a run folder: the one that waits, if it is of this kind, or a new one."""
+        kernel_cache.trim_kernel_cache(kernel_cache.kernel_cache_folder(self.root.resolve()))
+        ready, self.waiting = self.waiting, None
+        if ready and ready.environment == self.worker_environment(model) and ready.assign(run_dir):
+            return ready.process
+        if ready:
+            ready.stop()
+        return self.spawn_worker(run_dir, model, stdin=subprocess.DEVNULL)
+
+    def spawn_worker(self, run_dir: Path, model: str, stdin: int) -> subprocess.Popen[bytes]:
+        """A worker for a run folder. A trainer gets its own session and no pipe, so that nothing of the app can hold it up."""
+        with durable.disk_errors(run_dir / "worker.log"), untrusted_files.open_for_append(run_dir, "worker.log") as log:
+            return subprocess.Popen(
+                [*self.command, str(run_dir.resolve())],
+                cwd=project.PROJECT,
+                env=self.worker_environment(model),
+                stdin=stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                **DETACHED_OPTIONS,
+            )
+
+    def worker_environment(self, model: str) -> dict[str, str]:
+        """A worker's environment: the device by UUID, UTF-8, no telemetry, and no network where the model is local."""
+        local = model == STARTER or Path(model).expanduser().is_dir()
+        ours = {
+            "PYTHONUTF8": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(project.PROJECT), os.environ.get("PYTHONPATH", "")))),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "UNSLOTH_DISABLE_STATISTICS": "1",
+            **kernel_cache.kernel_cache_environment(kernel_cache.kernel_cache_folder(self.root.resolve())),
+            "TOKENIZERS_PARALLELISM": "false",
+            **({"HF_HUB_OFFLINE": "1"} if local else {}),
+        }
+        return {**os.environ, **ours, **hardware.worker_environment(self.device.gpu)}
+
+    def run_file_facts(self, reasons: Sequence[str], model: str) -> dict[str, object]:
+        """What a run.json says beside the job, which uses this model."""
+        versions = {name: version(name) for name in checkpoints.RECORDED_PACKAGES}
+        if model == STARTER:
+            versions[starter.NAME] = starter.EDITION
+        gpu = self.device.gpu
+        pinned = hardware.card_number_notice(gpu, hardware.worker_environment(gpu)) if gpu else ""
+        return {
+            "device": gpu.name if gpu else self.device.machine.cpu.name,
+            "reasons": (*reasons, *filter(None, [pinned])),
+            "versions": versions,
+        }
+
+    def preload_for(self, model: str) -> None:
+        """Somebody is at the Start page with this model: a worker shall wait for the click, with the libraries imported."""
+        self._expected = model, time.monotonic()
+
+    def update_warm_worker(self) -> None:
+        """Have one worker wait as long as a run is likely, and none otherwise."""
+        if not self.preload or not self._starting.acquire(blocking=False):
+            return
+        try:
+            wanted = self.warm_worker_environment()
+            if self.waiting and (self.waiting.environment != wanted or not self.waiting.is_alive):
+                self.stop_warm_worker()
+            if wanted and not self.waiting:
+                self.waiting = warm_worker.start_warm_worker(
+                    workspace_module.ensure_dir(self.root) / "waiting.log", wanted, **DETACHED_OPTIONS
+                )
+        finally:
+            self._starting.release()
+
+    def warm_worker_environment(self) -> dict[str, str] | None:
+        """The environment of the worker that shall wait now; None: none shall."""
+        if self._expected is None or self.registry.active_run:
+            return None
+        model, since = self._expected
+        comparison = self.registry.comparison
+        loads = comparison is not None and comparison.state.phase is Phase.LOADING
+        seconds = time.monotonic() - since
+        if seconds > IDLE_SECONDS or not self.waiting and (seconds < PRELOAD_SECONDS or loads or is_memory_low()):
+            return None
+        try:
+            return self.worker_environment(model)
+        except DeviceError:
+            return None
+
+    def stop_warm_worker(self) -> None:
+        if self.waiting:
+            self.waiting.stop()
+            self.waiting = None

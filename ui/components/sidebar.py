@@ -53,16 +53,16 @@ def build_sidebar(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  
         return asking(False)
 
     def going(to: str) -> str:
-        if not supervisor.active_run:
+        if not supervisor.registry.active_run:
             raise BusyError(f"No run is going, so there is nothing to {to}.")
-        return supervisor.active_run.id
+        return supervisor.registry.active_run.id
 
     def stop_run() -> tuple[dict, dict]:
-        supervisor.stop(going("stop"))
+        supervisor.control.stop(going("stop"))
         return asking(False)
 
     def pause_run() -> None:
-        supervisor.pause(going("pause"))
+        supervisor.control.pause(going("pause"))
 
     def open_end() -> dict:
         return gr.update(visible=True)
@@ -71,24 +71,24 @@ def build_sidebar(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  
         return gr.update(visible=False)
 
     def end_run() -> dict:
-        supervisor.kill(going("end"))
+        supervisor.control.kill(going("end"))
         return wait()
 
     def resume_run(event: gr.EventData) -> None:
-        supervisor.resume(event.run)
+        supervisor.control.resume(event.run)
 
     def prolong_run(event: gr.EventData) -> None:
-        supervisor.extend(event.run)
+        supervisor.control.extend(event.run)
 
     def write_report() -> tuple[dict, dict]:
         text = info.system_report(info.InfoSources(supervisor.workspace.root))
         return gr.update(value=text, visible=True), gr.update(value="Write the report again")
 
     def refresh() -> tuple[dict, dict, dict, dict, dict]:
-        active, hidden = supervisor.active_run, gr.update(visible=False)
+        active, hidden = supervisor.registry.active_run, gr.update(visible=False)
         if not active:
             return gr.update(interactive=False), gr.update(interactive=False, visible=True), hidden, hidden, hidden
-        wish = run.pending_request(supervisor, active)
+        wish = run.pending_request(supervisor.registry.run_dir(active.id), active)
         free = gr.update(interactive=not wish)
         may_end = wish != "end" and bool(wish or active.stalled)
         return free, free, gr.skip(), gr.update(visible=may_end), gr.skip() if may_end else hidden

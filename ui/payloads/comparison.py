@@ -17,9 +17,10 @@ from trainer_core.evaluation.tally import VoteTally
 from trainer_core.evaluation.votes import BlindQuestion, LanePair, Vote
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs.comparison import Comparison
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.events import AdapterCheck, AnswerStats, Phase, ScoresReady
 from trainer_core.runs.run_state import RunState
+from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel
 from trainer_core.system.duration import format_duration
 from ui.payloads.run_settings import display_name
@@ -37,21 +38,21 @@ class CompareChoice(StrictModel):
     second: str = ""
 
 
-def compare_parts(supervisor: Supervisor, chosen: CompareChoice | None = None) -> dict[str, Any]:
+def compare_parts(registry: RunRegistry, chosen: CompareChoice | None = None) -> dict[str, Any]:
     """Every part of the Compare tab."""
     return {
-        "compare": comparison_payload(supervisor),
-        "ballot": question_payload(supervisor),
-        "tally": tally_payload(supervisor, chosen or CompareChoice()),
-        "scores": scores_payload(supervisor),
-        "heat": heatmap_payload(supervisor),
-        "judge": judge_payload(supervisor),
+        "compare": comparison_payload(registry),
+        "ballot": question_payload(registry),
+        "tally": tally_payload(registry, chosen or CompareChoice()),
+        "scores": scores_payload(registry),
+        "heat": heatmap_payload(registry),
+        "judge": judge_payload(registry),
     }
 
 
-def comparison_payload(supervisor: Supervisor) -> dict[str, Any] | None:
+def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """The lanes: who they are, what the worker is doing, and how each answer ended."""
-    current = supervisor.comparison
+    current = registry.comparison
     if current is None:
         return None
     view, said = current.state, current.current_answers
@@ -156,9 +157,9 @@ def describe_hash(proof: AdapterCheck | None) -> str:
 # ---- the open question
 
 
-def question_payload(supervisor: Supervisor) -> dict[str, Any] | None:
+def question_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """The question of a blind vote: what it asks, whether a vote may be given, and what was voted."""
-    current = supervisor.comparison
+    current = registry.comparison
     open_one = current.open_question if current else None
     if current is None or open_one is None:
         return None
@@ -175,57 +176,57 @@ def question_payload(supervisor: Supervisor) -> dict[str, Any] | None:
         "same": bool(ready and said and len(set(said.answers.values())) == 1),
         "voted": open_one.vote.choice if open_one.vote else "",
         "better": open_one.vote is not None and open_one.vote.choice == "bad",
-        "away": blind_voting.absence_reason(supervisor, current),
+        "away": blind_voting.absence_reason(registry, current),
         "goes_on": blind_voting.can_continue(current),
-        "loadable": not current.state.phase.is_active and supervisor.active_run is None,
+        "loadable": not current.state.phase.is_active and registry.active_run is None,
     }
 
 
 # ---- the tally
 
 
-def tally_payload(supervisor: Supervisor, chosen: CompareChoice | None = None) -> dict[str, Any] | None:
+def tally_payload(registry: RunRegistry, chosen: CompareChoice | None = None) -> dict[str, Any] | None:
     """The count of the votes on two lanes of the loaded run, and of no others."""
-    contest = chosen_pair(supervisor, chosen or CompareChoice())
+    contest = chosen_pair(registry, chosen or CompareChoice())
     if contest is None:
         return None
-    path = votes.votes_path(supervisor.workspace)
+    path = votes.votes_path(registry.workspace)
     try:
         found = count_votes(
-            path, *file_stamp(path), contest, frozenset(loaded_identities(supervisor, contest.run).items())
+            path, *file_stamp(path), contest, frozenset(loaded_identities(registry, contest.run).items())
         )
     except DataError as error:
         return {"problem": str(error)}
-    return {"name": run_label(supervisor, contest.run), **found}
+    return {"name": run_label(registry, contest.run), **found}
 
 
-def chosen_pair(supervisor: Supervisor, chosen: CompareChoice) -> LanePair | None:
+def chosen_pair(registry: RunRegistry, chosen: CompareChoice) -> LanePair | None:
     """The run that is loaded, or else that of the page's form or the newest; and of its lanes the two that are voted on, or else
     those chosen on the page, or else the first and the last. None: there are no two."""
-    current = supervisor.comparison
+    current = registry.comparison
     if current and current.open_question:
         return current.open_question.contest
     if current and current.run:
         run, names = current.run, [lane.name for lane in current.job.lanes]
     else:
-        comparable = [view.id for view in supervisor.run_states if view.adapters and not view.phase.is_active]
+        comparable = [view.id for view in registry.run_states if view.adapters and not view.phase.is_active]
         run = chosen.run if chosen.run in comparable else next(iter(comparable), "")
-        names = [lane.name for lane in supervisor.run_lanes(run)] if run else []
+        names = [lane.name for lane in registry.run_lanes(run)] if run else []
     sides = {chosen.first, chosen.second}
     if len(sides) < 2 or not sides <= set(names):
         sides = {*names[:1], *names[-1:]}
     return blind_voting.lane_pair(run, names, *sides) if len(sides) > 1 else None
 
 
-def loaded_identities(supervisor: Supervisor, run: str) -> dict[str, str]:
+def loaded_identities(registry: RunRegistry, run: str) -> dict[str, str]:
     """What the lanes are made of, as far as they are loaded."""
-    current = supervisor.comparison
+    current = registry.comparison
     return current.lane_identities if current and current.run == run else {}
 
 
-def run_label(supervisor: Supervisor, run: str) -> str:
+def run_label(registry: RunRegistry, run: str) -> str:
     """What a run is called; its id where it went to the trash while its lanes are still here."""
-    run_dir = supervisor.workspace.runs / run
+    run_dir = registry.workspace.runs / run
     return display_name(run_dir) if run_dir.exists() else run
 
 
@@ -362,18 +363,18 @@ def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
 # ---- the judge
 
 
-def judge_payload(supervisor: Supervisor) -> dict[str, Any] | None:
+def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """How far a judge is, and what each judge thinks of the two lanes it was last asked about."""
-    current = supervisor.comparison
+    current = registry.comparison
     trial = current.judge_run if current else None
     if trial is None or (current and current.open_question):
         return None
     state, contest = trial.state, trial.order.contest
     try:
-        given = current_votes(votes.votes_path(supervisor.workspace))
+        given = current_votes(votes.votes_path(registry.workspace))
     except DataError:  # the tally says so
         given = ()
-    found = judge.summarise_judges(judge.read_verdicts(supervisor.workspace, contest), given)
+    found = judge.summarise_judges(judge.read_verdicts(registry.workspace, contest), given)
     return {
         "going": "" if state.over else f"Judged {state.done} of {state.total}",
         "share": state.done / max(state.total, 1),
@@ -400,15 +401,15 @@ def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
 # ---- scores and heat
 
 
-def scores_payload(supervisor: Supervisor) -> dict[str, Any] | None:
+def scores_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """The score table of the lanes that are loaded, and how far a scoring is."""
-    current = supervisor.comparison
+    current = registry.comparison
     if current is None or not current.run:
         return None
     view = current.state
     found, problem = view.scored, view.scoring_error
     try:
-        found = found or load_scores(current, supervisor)
+        found = found or load_scores(current, registry.workspace)
     except DataError as error:
         problem = problem or str(error)
     going = view.scoring
@@ -421,12 +422,12 @@ def scores_payload(supervisor: Supervisor) -> dict[str, Any] | None:
     }
 
 
-def load_scores(current: Comparison, supervisor: Supervisor) -> ScoresReady | None:
+def load_scores(current: Comparison, workspace: Workspace) -> ScoresReady | None:
     """The loaded lanes' scores from the run's folder; none where the run went to the trash while they are still here.
 
     A lane with a system prompt is left out: its name does not say which one it was scored with.
     """
-    path = supervisor.workspace.runs / current.run / "scores.json"
+    path = workspace.runs / current.run / "scores.json"
     if not path.exists():
         return None
     found = read_scores(path, path.stat().st_mtime_ns)
@@ -472,9 +473,9 @@ def measure_payload(line: score_table.ScoreRow) -> dict[str, Any]:
     }
 
 
-def heatmap_payload(supervisor: Supervisor) -> dict[str, Any] | None:
+def heatmap_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """The answer looked at last, piece by piece: text and how much likelier the first lane finds it, in nats."""
-    current = supervisor.comparison
+    current = registry.comparison
     if current is None or current.state.heated is None or current.open_question:
         return None
     heated = current.state.heated

@@ -13,7 +13,7 @@ from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis import doctor
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.errors import ConfigError
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.effective_recipe import effective_recipe
 from trainer_core.runs.events import LaneScore, Suggestion
 from trainer_core.runs.run_state import RunState
@@ -24,9 +24,9 @@ CHECKS_PER_STAGE = 100
 """How often the doctor looks at a stage while it is going: at every hundredth of its steps, so that the card keeps still."""
 
 
-def findings_payload(supervisor: Supervisor, view: RunState | None) -> list[dict[str, Any]]:
+def findings_payload(registry: RunRegistry, view: RunState | None) -> list[dict[str, Any]]:
     """Every finding on a run, ready to be shown, the weightiest first."""
-    return [finding_payload(finding) for finding in run_findings(supervisor, view)] if view else []
+    return [finding_payload(finding) for finding in run_findings(registry, view)] if view else []
 
 
 def finding_payload(finding: Finding) -> dict[str, Any]:
@@ -41,13 +41,13 @@ def finding_payload(finding: Finding) -> dict[str, Any]:
     }
 
 
-def run_findings(supervisor: Supervisor, view: RunState) -> tuple[Finding, ...]:
-    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+def run_findings(registry: RunRegistry, view: RunState) -> tuple[Finding, ...]:
+    recipe = read_run_settings(registry.run_dir(view.id)).recipe
     if recipe is None or not view.last_step:
         return ()
     lately = len(view.points) % max(1, view.last_step.total // CHECKS_PER_STAGE) if view.phase.is_active else 0
     steady = replace(view, points=view.points[: len(view.points) - lately])
-    return cached_diagnosis(DiagnosisKey(steady, recipe, lane_scores(supervisor, view)))
+    return cached_diagnosis(DiagnosisKey(steady, recipe, lane_scores(registry, view)))
 
 
 class DiagnosisKey:
@@ -70,33 +70,34 @@ def cached_diagnosis(seen: DiagnosisKey) -> tuple[Finding, ...]:
     return doctor.diagnose(seen.view, seen.recipe, seen.scores)
 
 
-def lane_scores(supervisor: Supervisor, view: RunState) -> tuple[LaneScore, ...]:
+def lane_scores(registry: RunRegistry, view: RunState) -> tuple[LaneScore, ...]:
     """How the run's lanes did, if they are the ones that Compare has loaded and scored."""
-    current = supervisor.comparison
-    folder = str(supervisor.run_dir(view.id))
+    current = registry.comparison
+    folder = str(registry.run_dir(view.id))
     ours = current and any((lane.adapter or "").startswith(folder) for lane in current.job.lanes)
     return current.state.scores if current and ours else ()
 
 
-def find_suggestion(supervisor: Supervisor, run_id: str, key: str) -> Suggestion:
+def find_suggestion(registry: RunRegistry, run_id: str, key: str) -> Suggestion:
     """The offer of a finding, or of the run's last word, by its key.
 
     Raises:
         ConfigError: there is none of that key any more.
     """
-    view = supervisor.run_state(run_id)
+    view = registry.run_state(run_id)
     known = {f"offer.{at}": offer for at, offer in enumerate(view.offers)}
-    known |= {finding.key: finding.offer for finding in run_findings(supervisor, view)}
+    known |= {finding.key: finding.offer for finding in run_findings(registry, view)}
     if key not in known:
         raise ConfigError("This proposal does not hold any more: the run has gone on since.")
     return known[key]
 
 
-def apply_suggestion(supervisor: Supervisor, run_id: str, key: str) -> tuple[Recipe, list[str]]:
+def apply_suggestion(registry: RunRegistry, run_id: str, key: str) -> tuple[Recipe, list[str]]:
     """The recipe of a run, with what it had come to when memory was short, as an offer changes it; and all changes in words."""
-    before = supervisor.run_recipe(run_id)
+    before = registry.run_recipe(run_id)
     after = with_changes(
-        effective_recipe(before, supervisor.run_state(run_id).changes), find_suggestion(supervisor, run_id, key).changes
+        effective_recipe(before, registry.run_state(run_id).changes),
+        find_suggestion(registry, run_id, key).changes,
     )
     return after, setting_differences(before, after)
 

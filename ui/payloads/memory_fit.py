@@ -16,7 +16,8 @@ from trainer_core.planning import measurements
 from trainer_core.planning.forecast import Forecast, TargetMachine, format_value, make_forecast
 from trainer_core.planning.memory_model import estimate_memory, fit_verdict, peak_estimate, setups_for_machine
 from trainer_core.planning.presets import Catalogue, architecture_for_model
-from trainer_core.runs import workspace
+from trainer_core.runs import workspace as workspace_module
+from trainer_core.runs.workspace import Workspace
 from ui.payloads import run
 
 FIT_MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
@@ -47,19 +48,19 @@ SLIDER_SETTINGS = (*(lever.key for lever in SLIDERS), "sft.accumulation", "dpo.a
 def target_machine(supervisor: Supervisor) -> TargetMachine:
     """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
     try:
-        card = supervisor.gpu is not None
+        card = supervisor.device.gpu is not None
     except DeviceError:  # shown in the rail, and said again by a start
         card = False
-    own = tuple(run.own_pids(supervisor))
+    own = tuple(run.own_pids(supervisor.registry))
     return TargetMachine.current_machine(
-        supervisor.machine, own, workspace.disk_free(supervisor.workspace), use_card=card
+        supervisor.device.machine, own, workspace_module.disk_free(supervisor.workspace), use_card=card
     )
 
 
-def model_architecture(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> Architecture | None:
+def model_architecture(workspace: Workspace, catalogue: Catalogue, wanted: Recipe) -> Architecture | None:
     """The model's size, where it is known and can be trained."""
     try:
-        return architecture_for_model(wanted.model, supervisor.workspace, catalogue)
+        return architecture_for_model(wanted.model, workspace, catalogue)
     except ModelError:
         return None
 
@@ -98,7 +99,9 @@ def fit_level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> s
     shape = catalogue.find_architecture(wanted.model)
     if shape is None:
         return ""
-    peak = peak_estimate(estimate_memory(one) for one in setups_for_machine(wanted, shape, supervisor.machine).values())
+    peak = peak_estimate(
+        estimate_memory(one) for one in setups_for_machine(wanted, shape, supervisor.device.machine).values()
+    )
     return fit_verdict(peak, target_machine(supervisor).room.free).level
 
 

@@ -25,10 +25,10 @@ QUICK, BALANCED, THOROUGH = GOALS
 def free_gib(supervisor: Supervisor) -> float | None:
     """What a new worker may plan with on the card, in GiB; None: runs use the processor."""
     try:
-        card = supervisor.gpu
+        card = supervisor.device.gpu
     except DeviceError:  # shown in the rail, and said again by a start
         return None
-    return card.budget_bytes(run.own_pids(supervisor)) / GIB if card else None
+    return card.budget_bytes(run.own_pids(supervisor.registry)) / GIB if card else None
 
 
 def steps_per_epoch(rows: int, settings: Training) -> int:

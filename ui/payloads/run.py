@@ -11,6 +11,7 @@ from typing import Any
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.evaluation import preference_data
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints, control, heartbeat
 from trainer_core.runs.events import STAGES, MemoryProbed, Phase, ReferenceCheck, Stage, TrainStep
@@ -26,12 +27,12 @@ MAX_RECENT = 6
 def device_payload(supervisor: Supervisor) -> dict[str, Any]:
     """What the device card says of a device as long as it is there: a name, and what is wrong, if anything."""
     try:
-        gpu = supervisor.gpu
+        gpu = supervisor.device.gpu
     except UserError as error:
         return {"name": "No GPU", "kind": "", "problem": str(error)}
-    cpu, problem = supervisor.machine.cpu, supervisor.machine.problem
+    cpu, problem = supervisor.device.machine.cpu, supervisor.device.machine.problem
     if gpu:
-        several = len(supervisor.machine.usable_gpus)
+        several = len(supervisor.device.machine.usable_gpus)
         return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
     return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
 
@@ -39,12 +40,12 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
 def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
     """What may change every second: a memory bar with our share and that of others. The page lays it over `device`."""
     try:
-        gpu = supervisor.gpu
+        gpu = supervisor.device.gpu
     except UserError:
         return {"used": 0, "ours": 0, "free": "", "facts": ""}
     if gpu:
-        return gpu_payload(gpu, supervisor)
-    cpu = supervisor.machine.cpu
+        return gpu_payload(gpu, own_pids(supervisor.registry))
+    cpu = supervisor.device.machine.cpu
     return {
         "used": round(1 - cpu.free_bytes / cpu.total_bytes, 2),
         "ours": 0,
@@ -53,8 +54,8 @@ def memory_meter(supervisor: Supervisor) -> dict[str, Any]:
     }
 
 
-def gpu_payload(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
-    ours = gpu.bytes_used_by(own_pids(supervisor))
+def gpu_payload(gpu: Gpu, pids: list[int]) -> dict[str, Any]:
+    ours = gpu.bytes_used_by(pids)
     used = gpu.total_bytes - gpu.free_bytes
     readings = [f"{gpu.celsius} °C" if gpu.celsius is not None else "", f"{gpu.watts:.0f} W" if gpu.watts else ""]
     return {
@@ -66,46 +67,48 @@ def gpu_payload(gpu: Gpu, supervisor: Supervisor) -> dict[str, Any]:
     }
 
 
-def own_pids(supervisor: Supervisor) -> list[int]:
+def own_pids(registry: RunRegistry) -> list[int]:
     """The processes of the active run and of Compare."""
-    folders = [supervisor.run_dir(supervisor.active_run.id)] if supervisor.active_run else []
-    if supervisor.comparison:
-        folders.append(supervisor.comparison.watcher.run_dir)
+    folders = [registry.run_dir(registry.active_run.id)] if registry.active_run else []
+    if registry.comparison:
+        folders.append(registry.comparison.watcher.run_dir)
     return [beat.pid for beat in map(heartbeat.read_heartbeat, folders) if beat]
 
 
 def button_state(supervisor: Supervisor) -> dict[str, Any]:
     """What buttons depend on. A page calls Python when this changes, and at no other time."""
-    active, comparison = supervisor.active_run, supervisor.comparison
+    registry = supervisor.registry
+    active, comparison = registry.active_run, registry.comparison
     return {
         "busy": active.id if active else "",
-        "leaving": pending_request(supervisor, active),
+        "leaving": pending_request(registry.run_dir(active.id), active) if active else "",
         "stalled": bool(active and active.stalled),
         "compare": comparison.state.phase if comparison else "",
-        "runs": len(supervisor.run_states),
-        "comparable": any(map(is_comparable, supervisor.run_states)),
-        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.machine.gpus],
+        "runs": len(registry.run_states),
+        "comparable": any(map(is_comparable, registry.run_states)),
+        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.device.machine.gpus],
         "sets": len(preference_data.list_vote_data_sets(supervisor.workspace)),
-        "trouble": supervisor.last_error,
+        "trouble": registry.last_error,
     }
 
 
-def pending_request(supervisor: Supervisor, view: RunState | None) -> str:
+def pending_request(run_dir: Path, view: RunState) -> str:
     """What a run at work has been asked: "stop", "pause", "end", or nothing."""
-    return (view and view.phase.is_active and control.read_request(supervisor.run_dir(view.id))) or ""
+    return (view.phase.is_active and control.read_request(run_dir)) or ""
 
 
-def run_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
+def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
     """The run card and the top of Train: state, stages, and how it ended."""
     if view is None:
         return None
-    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+    run_dir = registry.run_dir(view.id)
+    recipe = read_run_settings(run_dir).recipe
     return {
         "id": view.id,
-        "name": display_name(supervisor.run_dir(view.id)),
+        "name": display_name(run_dir),
         "phase": view.phase,
         "active": view.phase.is_active,
-        **status_badge(supervisor, view),
+        **status_badge(run_dir, view),
         "detail": status_detail(view),
         "doing": current_activity(view),
         "stages": stage_states(recipe, view),
@@ -115,7 +118,7 @@ def run_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any]
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
         "resumable": view.phase.is_resumable and not view.unreadable,
-        "kept": not view.phase.is_active and has_resume_point(supervisor.run_dir(view.id), view),
+        "kept": not view.phase.is_active and has_resume_point(run_dir, view),
         "adapters": [STAGE_LABELS[stage] for stage in view.adapters],
     }
 
@@ -150,9 +153,9 @@ END_STATES = {
 }
 
 
-def status_badge(supervisor: Supervisor, view: RunState) -> dict[str, str]:
+def status_badge(run_dir: Path, view: RunState) -> dict[str, str]:
     """One word for the state, and its tone."""
-    if wish := pending_request(supervisor, view):
+    if wish := pending_request(run_dir, view):
         return {"pill": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[wish], "tone": "busy"}
     if view.unreadable:
         return {"pill": "Unreadable", "tone": "bad"}
@@ -213,11 +216,11 @@ def current_stage_name(view: RunState, names: list[str]) -> str:
     return stage
 
 
-def facts_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
+def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
     """What changes seldom in a run: the proof, what was changed or left out, and the settings used."""
     if view is None:
         return None
-    known = read_run_settings(supervisor.run_dir(view.id))
+    known = read_run_settings(registry.run_dir(view.id))
     return {
         "proof": describe_reference_check(view.proof),
         "holds": view.proof.holds if view.proof else None,
@@ -265,33 +268,29 @@ def explain_ln2(proof: ReferenceCheck) -> str:
     return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
 
 
-def recent_runs(supervisor: Supervisor) -> list[dict[str, str]]:
-    return [run_summary(supervisor, view) for view in supervisor.run_states[:MAX_RECENT]]
+def recent_runs(registry: RunRegistry) -> list[dict[str, str]]:
+    return [run_summary(registry.run_dir(view.id), view) for view in registry.run_states[:MAX_RECENT]]
 
 
-def run_summary(supervisor: Supervisor, view: RunState) -> dict[str, str]:
+def run_summary(run_dir: Path, view: RunState) -> dict[str, str]:
     """One run in a list: its name or model, its method, when it began, and its state."""
-    known = read_run_settings(supervisor.run_dir(view.id))
+    known = read_run_settings(run_dir)
     recipe = known.recipe
     kind = method_label(recipe) if recipe else ""
-    name = (
-        run_metadata(supervisor.run_dir(view.id)).name
-        or (recipe and (recipe.name or model_name(recipe.model)))
-        or view.id
-    )
-    return {"id": view.id, "name": name, "kind": kind, "when": known.created, **status_badge(supervisor, view)}
+    name = run_metadata(run_dir).name or (recipe and (recipe.name or model_name(recipe.model))) or view.id
+    return {"id": view.id, "name": name, "kind": kind, "when": known.created, **status_badge(run_dir, view)}
 
 
-def run_option(supervisor: Supervisor, view: RunState) -> str:
+def run_option(run_dir: Path, view: RunState) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
-    known = read_run_settings(supervisor.run_dir(view.id))
+    known = read_run_settings(run_dir)
     adapters = ", ".join(STAGE_LABELS[stage] for stage in view.adapters)
     began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail; see runs.began
-    return f"{display_name(supervisor.run_dir(view.id))} ({adapters}) · {began:%Y-%m-%d %H:%M}"
+    return f"{display_name(run_dir)} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 
-def run_numbers(supervisor: Supervisor, view: RunState) -> dict[str, Any]:
-    recipe = read_run_settings(supervisor.run_dir(view.id)).recipe
+def run_numbers(run_dir: Path, view: RunState) -> dict[str, Any]:
+    recipe = read_run_settings(run_dir).recipe
     last = last_steps(view)
     accuracy = last["dpo"].accuracy if "dpo" in last else None
     return {

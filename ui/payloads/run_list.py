@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.config.recipe import Recipe
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import run_folder
 from trainer_core.runs import trash as trash_module
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.trash import dependents, folder_size
+from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project, untrusted_files
 from ui.format import STAGE_LABELS, join_names, model_name
 from ui.payloads import run
@@ -48,7 +49,7 @@ def part_checksum(part: Any) -> int:
 class RunRows:
     """Every run as a row. A row is made anew when its run has gone on or was written about, and else kept."""
 
-    supervisor: Supervisor
+    registry: RunRegistry
     kept: dict[str, tuple[RunState, RunMetadata, dict[str, Any]]] = field(default_factory=dict)
     known: list[tuple[str | int, int]] = field(default_factory=list)
     """What the rows of runs that are over were made from: their views, which runs there are, and when each was written about."""
@@ -57,8 +58,8 @@ class RunRows:
 
     def __call__(self) -> tuple[CachedPart, list[dict[str, Any]]]:
         """The runs that are over, and those at work, which change every second; each pinned ones first, then newest first."""
-        views = self.supervisor.run_states
-        folders = {view.id: self.supervisor.run_dir(view.id) for view in views}
+        views = self.registry.run_states
+        folders = {view.id: self.registry.run_dir(view.id) for view in views}
         known = [
             (view.id if view.phase.is_active else id(view), metadata_stamp(folders[view.id])) for view in views
         ]  # `kept` holds the views, so that no new one gets the id of an old one
@@ -73,7 +74,7 @@ class RunRows:
         return sorted(rows, key=lambda row: not row["pinned"])
 
     def row_for(self, view: RunState) -> dict[str, Any]:
-        about = run_metadata(self.supervisor.run_dir(view.id))
+        about = run_metadata(self.registry.run_dir(view.id))
         known = self.kept.get(view.id)
         if known is None or known[0] is not view or known[1] != about:
             known = self.kept[view.id] = (view, about, self.safe_row(view, about))
@@ -83,7 +84,7 @@ class RunRows:
         """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be thrown away."""
         try:
             return self.build_row(view, about) | {
-                "problem": view.unreadable or " ".join(read_run_settings(self.supervisor.run_dir(view.id)).notes)
+                "problem": view.unreadable or " ".join(read_run_settings(self.registry.run_dir(view.id)).notes)
             }
         except Exception as error:  # whatever is wrong with one folder, the others are shown
             return problem_row(
@@ -91,9 +92,9 @@ class RunRows:
             )
 
     def build_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
-        run_dir = self.supervisor.run_dir(view.id)
+        run_dir = self.registry.run_dir(view.id)
         recipe = read_run_settings(run_dir).recipe
-        shown = {**run.run_summary(self.supervisor, view), **run.run_numbers(self.supervisor, view)}
+        shown = {**run.run_summary(run_dir, view), **run.run_numbers(run_dir, view)}
         return {
             **shown,
             "note": about.note,
@@ -147,9 +148,9 @@ def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
     }
 
 
-def trash_payload(supervisor: Supervisor) -> dict[str, Any]:
+def trash_payload(workspace: Workspace) -> dict[str, Any]:
     """What lies in the trash."""
-    thrown = run_folder.list_runs(trash_module.trash_folder(supervisor.workspace))
+    thrown = run_folder.list_runs(trash_module.trash_folder(workspace))
     return {
         "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in thrown],
         "size": describe_trash_size(tuple(thrown)),
@@ -161,18 +162,16 @@ def describe_trash_size(thrown: tuple[Path, ...]) -> str:
     return format_megabytes(sum(map(folder_size, thrown)))
 
 
-def overlay_payload(supervisor: Supervisor, chosen: Sequence[str], curves: Callable[[RunState], Any]) -> dict[str, Any]:
+def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callable[[RunState], Any]) -> dict[str, Any]:
     """The curves of the chosen runs, and the settings in which they differ.
 
     Args:
         curves: a view's curves by name, as the page draws them.
     """
-    found = [view for view in supervisor.run_states if view.id in chosen[:MAX_OVERLAY]]
-    recipes = [read_run_settings(supervisor.run_dir(view.id)).recipe for view in found]
+    found = [view for view in registry.run_states if view.id in chosen[:MAX_OVERLAY]]
+    recipes = [read_run_settings(registry.run_dir(view.id)).recipe for view in found]
     known = [recipe for recipe in recipes if recipe]
-    drawn = [
-        {"id": view.id, "name": display_name(supervisor.run_dir(view.id)), "curves": curves(view)} for view in found
-    ]
+    drawn = [{"id": view.id, "name": display_name(registry.run_dir(view.id)), "curves": curves(view)} for view in found]
     return {"runs": drawn, "differences": differing_settings(known) if len(known) == len(found) > 1 else []}
 
 

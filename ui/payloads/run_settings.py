@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.planning import presets, run_time
 from trainer_core.runs import run_folder
 from trainer_core.runs.metadata import RunMetadata, read_metadata
@@ -150,8 +150,8 @@ def display_name(run_dir: Path) -> str:
     )
 
 
-def past_runs(supervisor: Supervisor) -> Iterator[run_time.PastRun]:
+def past_runs(registry: RunRegistry) -> Iterator[run_time.PastRun]:
     """Every run, newest first, as far as it tells how fast this machine is."""
-    for view in supervisor.run_states:
-        known = read_run_settings(supervisor.run_dir(view.id))
+    for view in registry.run_states:
+        known = read_run_settings(registry.run_dir(view.id))
         yield run_time.PastRun(known.recipe, dict(known.made).get("Device", ""), view)

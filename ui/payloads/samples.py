@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.errors import ModelError
-from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import checkpoints
 from trainer_core.runs.events import STAGES, SampleAnswer, Stage
 from trainer_core.runs.run_state import RunState
 from ui.format import STAGE_LABELS
 
 
-def samples_payload(supervisor: Supervisor, view: RunState | None) -> dict[str, Any] | None:
+def samples_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] | None:
     """The base's answers, and each step that was asked or, once the run is over, can be kept; None until there are any."""
     if view is None:
         return None
-    run_dir = supervisor.run_dir(view.id)
+    run_dir = registry.run_dir(view.id)
     points = [point for stage in STAGES for point in sample_points(run_dir, view, stage)]
     if not points and not view.sampled:
         return None

@@ -20,6 +20,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from trainer_core.diagnosis import html_report
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import STAGES, Stage, TrainStep
@@ -91,7 +92,7 @@ class Cursor(StrictModel):
 def build_live_channel(supervisor: Supervisor) -> gr.HTML:
     """The bus: an element without a look whose script asks, keeps what it gets and tells the page."""
 
-    rows = run_list.RunRows(supervisor)
+    rows = run_list.RunRows(supervisor.registry)
     threading.Thread(
         target=rows, name="rows", daemon=True
     ).start()  # ahead of who opens Runs: reading all takes a while
@@ -104,7 +105,7 @@ def build_live_channel(supervisor: Supervisor) -> gr.HTML:
         )
 
     def render_report(run_id: str) -> str:
-        return html_report.render_run_report(html_report.load_report_data(supervisor.run_dir(run_id)))
+        return html_report.render_run_report(html_report.load_report_data(supervisor.registry.run_dir(run_id)))
 
     return gr.HTML(
         html_template="<span></span>", js_on_load=LIVE_JS, server_functions=[poll, render_report], elem_id="bus"
@@ -149,10 +150,10 @@ class PartMaker:
 
 def page_news(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows | None = None) -> dict[str, Any]:
     """What this page does not have yet."""
-    view, made = find_shown_run(supervisor, cursor.show), PartMaker()
+    view, made = find_shown_run(supervisor.registry, cursor.show), PartMaker()
     parts = all_parts(supervisor, view, cursor, made)
     if cursor.tab == "runs":
-        parts |= runs_tab_parts(supervisor, cursor, rows or run_list.RunRows(supervisor), made)
+        parts |= runs_tab_parts(supervisor.registry, cursor, rows or run_list.RunRows(supervisor.registry), made)
     if made.error and not parts["gates"]["trouble"]:
         parts["gates"] = parts["gates"] | {"trouble": made.error}
     summed = {name: run_list.part_checksum(part) for name, part in parts.items()}
@@ -170,7 +171,7 @@ def page_news(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows | N
         **made(lambda: new_curves(view, cursor), {}),
         **made(lambda: detail_curves(view, cursor), {}),
         **made(lambda: hardware_readings(supervisor, cursor), {}),
-        **made(lambda: new_answers(supervisor, cursor), {}),
+        **made(lambda: new_answers(supervisor.registry, cursor), {}),
     }
 
 
@@ -216,8 +217,8 @@ def series_as_rows(news: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in news.items() if name != "series"} | {"steps": steps}
 
 
-def find_shown_run(supervisor: Supervisor, run_id: str) -> RunState | None:
-    return next((view for view in supervisor.run_states if view.id == run_id), supervisor.current_run)
+def find_shown_run(registry: RunRegistry, run_id: str) -> RunState | None:
+    return next((view for view in registry.run_states if view.id == run_id), registry.current_run)
 
 
 EMPTY_PARTS: dict[str, Any] = {
@@ -247,40 +248,40 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, mad
 
     active, active_pace: of the run at work, or else the newest, where the page shows another one.
     """
-    at_work = supervisor.current_run
+    at_work = supervisor.registry.current_run
     if at_work and view and at_work.id == view.id:
         at_work = None
     makers: dict[str, Callable[[], Any]] = {
         "device": lambda: device_payload(supervisor),
         "meter": lambda: memory_meter(supervisor),
-        "recent": lambda: recent_runs(supervisor),
+        "recent": lambda: recent_runs(supervisor.registry),
         "gates": lambda: button_state(supervisor),
-        "run": lambda: run_module.run_payload(supervisor, view),
+        "run": lambda: run_module.run_payload(supervisor.registry, view),
         "pace": lambda: progress_payload(view),
-        "active": lambda: run_module.run_payload(supervisor, at_work),
+        "active": lambda: run_module.run_payload(supervisor.registry, at_work),
         "active_pace": lambda: progress_payload(at_work),
         "held": lambda: held_out_curves(view),
-        "doctor": lambda: findings.findings_payload(supervisor, view),
-        "strip": lambda: samples.samples_payload(supervisor, view),
+        "doctor": lambda: findings.findings_payload(supervisor.registry, view),
+        "strip": lambda: samples.samples_payload(supervisor.registry, view),
         "best": lambda: best_steps(view),
-        "facts": lambda: facts_payload(supervisor, view),
+        "facts": lambda: facts_payload(supervisor.registry, view),
     }
     parts = {name: made(make, EMPTY_PARTS.get(name)) for name, make in makers.items()}
-    parts |= made(lambda: comparison.compare_parts(supervisor, cursor.vote), {})
+    parts |= made(lambda: comparison.compare_parts(supervisor.registry, cursor.vote), {})
     if cursor.log and view:
-        parts["log"] = made(lambda: run_folder.read_log_tail(supervisor.run_dir(view.id), LOG_LINES), [])
+        parts["log"] = made(lambda: run_folder.read_log_tail(supervisor.registry.run_dir(view.id), LOG_LINES), [])
     return parts
 
 
-def runs_tab_parts(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows, made: PartMaker) -> dict[str, Any]:
+def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows, made: PartMaker) -> dict[str, Any]:
     """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
     over, going = made(rows, ([], []))
     return {
         "runs": over,
         "going": going,
-        "trash": made(lambda: run_list.trash_payload(supervisor), {"runs": [], "size": ""}),
+        "trash": made(lambda: run_list.trash_payload(registry.workspace), {"runs": [], "size": ""}),
         "overlay": made(
-            lambda: run_list.overlay_payload(supervisor, cursor.chosen, all_curves), {"runs": [], "differences": []}
+            lambda: run_list.overlay_payload(registry, cursor.chosen, all_curves), {"runs": [], "differences": []}
         ),
     }
 
@@ -352,7 +353,7 @@ def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
     """What the machine did since the page heard of it last: seconds since then, GB, °C, W, percent."""
     if cursor.machine < 0:
         return {}
-    new = supervisor.readings.readings_since(cursor.machine)
+    new = supervisor.device.readings.readings_since(cursor.machine)
     every = max(1, len(new) // (MAX_POINTS // 2))
     return {
         "machine": [
@@ -386,10 +387,10 @@ def bin_extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, flo
     yield from sorted({low, high})
 
 
-def new_answers(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
+def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
     """What the lanes have said beyond what the page holds. Offsets count UTF-16 units, as a browser does."""
-    supervisor.refresh_comparison()
-    current = supervisor.comparison
+    registry.refresh_comparison()
+    current = registry.comparison
     said = current.current_answers if current else None
     if current is None or said is None:
         return {"ask": "", "text": {}}

@@ -15,6 +15,7 @@ from trainer_core.evaluation.prompts import BUNDLED, HELD_OUT, PROMPT_SET_NAMES,
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs import lane_choices as lane_choices_module
 from trainer_core.jobs.lane_choices import MAX_LANES, PROMPTED, step_lane_name
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel, parse_values
@@ -48,13 +49,13 @@ class CompareForm(StrictModel):
 
 
 def build_compare_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
-    newest = next((run_id for _, run_id in run_choices(supervisor)), "")
+    newest = next((run_id for _, run_id in run_choices(supervisor.registry)), "")
     with gr.Column(elem_id="compare-form"):
-        chosen, buttons = build_inputs(supervisor, newest)
+        chosen, buttons = build_inputs(supervisor.registry, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
     static_html(html.LANES, elem_id="compare-lanes")
     with gr.Row(elem_id="sides"):
-        chosen |= side_inputs(own_lane_names(supervisor, newest))
+        chosen |= side_inputs(own_lane_names(supervisor.registry, newest))
     gr.HTML(
         html_template=html.COMPARE_MORE,
         js_on_load=COMPARE_JS,
@@ -67,13 +68,13 @@ def build_compare_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> No
     wire_handlers(supervisor, bus, tabs, {**chosen, "sampling": sampling}, buttons, problem)
 
 
-def build_inputs(supervisor: Supervisor, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
+def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
     """The inputs by the names they have in `Asked`, and the buttons by what they do."""
     made: dict[str, Any] = {}
     buttons: dict[str, gr.Button] = {}
-    own, beside = own_lane_names(supervisor, run_id), lane_names(supervisor, run_id)
+    own, beside = own_lane_names(registry, run_id), lane_names(registry, run_id)
     with gr.Row():
-        runs: dict[str, Any] = {"choices": run_choices(supervisor), "value": run_id or None, "label": "Run", "scale": 2}
+        runs: dict[str, Any] = {"choices": run_choices(registry), "value": run_id or None, "label": "Run", "scale": 2}
         made["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
         several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Lanes", "scale": 3}
         made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
@@ -132,30 +133,32 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
         run_id = event.run
         then = parse_values(OpenRunRequest, event._data, "Compare")
-        own = [*own_lane_names(supervisor, run_id), *then.lane_names]
-        comparison = supervisor.compare_run(run_id, lane_choices_module.select_lanes(supervisor, run_id, own))
+        own = [*own_lane_names(supervisor.registry, run_id), *then.lane_names]
+        comparison = supervisor.compare.compare_run(
+            run_id, lane_choices_module.select_lanes(supervisor.registry, run_id, own)
+        )
         if not comparison.last_prompt and not comparison.open_question:
             comparison.ask(read_bundled_prompts()[0], settings)
-        shown = gr.update(choices=run_choices(supervisor), value=run_id)
+        shown = gr.update(choices=run_choices(supervisor.registry), value=run_id)
         return (
             gr.update(selected="compare"),
             shown,
-            *lane_updates(supervisor, run_id, own),
+            *lane_updates(supervisor.registry, run_id, own),
             comparison.last_prompt or read_bundled_prompts()[0],
         )
 
     def take_run(run_id: str | None) -> tuple[Any, ...]:
-        return lane_updates(supervisor, run_id) if run_id else (gr.skip(),) * 3
+        return lane_updates(supervisor.registry, run_id) if run_id else (gr.skip(),) * 3
 
     def take_lanes(wanted: CompareForm) -> tuple[Any, ...]:
         extra = [PROMPTED] if wanted.only and wanted.system.strip() else []
         return side_updates([*wanted.lanes, *extra], (wanted.side1, wanted.side2))
 
     def previous(wanted: CompareForm) -> str:
-        return step_prompt(supervisor, wanted, -1)
+        return step_prompt(supervisor.registry, wanted, -1)
 
     def following(wanted: CompareForm) -> str:
-        return step_prompt(supervisor, wanted, 1)
+        return step_prompt(supervisor.registry, wanted, 1)
 
     def stop() -> None:
         CompareActions(supervisor).stop()
@@ -163,15 +166,17 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
     def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
         """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
         loaded before this one was opened; `before` is the comparison that this page knows."""
-        told, choices = comparison_module.comparison_payload(supervisor), run_choices(supervisor)
+        told, choices = comparison_module.comparison_payload(supervisor.registry), run_choices(supervisor.registry)
         answering_now = bool(told and told["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
-        loaded, now = supervisor.comparison, ""
+        loaded, now = supervisor.registry.comparison, ""
         if loaded and loaded.run in known_runs:
             now = loaded.watcher.run_dir.name
             still = still if now == before else loaded.run
-        rest = lane_updates(supervisor, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
+        rest = (
+            lane_updates(supervisor.registry, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
+        )
         shown = gr.update(choices=choices, value=still)
         return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now), now
 
@@ -201,39 +206,39 @@ def ask_lanes(supervisor: Supervisor, wanted: CompareForm) -> None:
     """
     if not wanted.prompt.strip():
         raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
-    chosen = chosen_lanes(supervisor, wanted)
-    blind_voting.end_voting(supervisor)
-    comparison = supervisor.compare_run(wanted.run, chosen)
+    chosen = chosen_lanes(supervisor.registry, wanted)
+    blind_voting.end_voting(supervisor.registry)
+    comparison = supervisor.compare.compare_run(wanted.run, chosen)
     comparison.ask(wanted.prompt, wanted.sampling, wanted.follow, "" if wanted.only else wanted.system)
 
 
 def begin_vote(supervisor: Supervisor, wanted: CompareForm) -> None:
     """Put the first question of a blind vote; raises what `jobs/blind_voting.py` raises."""
-    chosen = chosen_lanes(supervisor, wanted)
+    chosen = chosen_lanes(supervisor.registry, wanted)
     path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
     between = blind_voting.lane_pair(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
-    blind_voting.start_question(supervisor, between, wanted.source, wanted.sampling, chosen)
+    blind_voting.start_question(supervisor.compare, between, wanted.source, wanted.sampling, chosen)
 
 
-def chosen_lanes(supervisor: Supervisor, wanted: CompareForm) -> tuple[Lane, ...]:
+def chosen_lanes(registry: RunRegistry, wanted: CompareForm) -> tuple[Lane, ...]:
     if not wanted.run:
         raise ConfigError("No run is chosen. Train one on Start, or pick one above.")
-    return lane_choices_module.select_lanes(supervisor, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
+    return lane_choices_module.select_lanes(registry, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
 
 
-def step_prompt(supervisor: Supervisor, wanted: CompareForm, by: int) -> str:
+def step_prompt(registry: RunRegistry, wanted: CompareForm, by: int) -> str:
     """The prompt after or before this one in its set."""
-    path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
-    found = load_prompts(supervisor.run_dir(wanted.run), wanted.source) if wanted.run else []
+    path_policy.check_source(registry.workspace, wanted.source, PROMPT_SET_NAMES)
+    found = load_prompts(registry.run_dir(wanted.run), wanted.source) if wanted.run else []
     shown = [one.text for one in found] or read_bundled_prompts()
     return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]
 
 
-def lane_updates(supervisor: Supervisor, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
+def lane_updates(registry: RunRegistry, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:
     """The chosen lanes, or a run's own; those that may stand beside them; and the two sides of a vote."""
-    beside = lane_names(supervisor, run_id)
-    lanes = [name for name in chosen if name in beside] or own_lane_names(supervisor, run_id)
-    voted = supervisor.comparison.contest if supervisor.comparison else None
+    beside = lane_names(registry, run_id)
+    lanes = [name for name in chosen if name in beside] or own_lane_names(registry, run_id)
+    voted = registry.comparison.contest if registry.comparison else None
     before = (voted.first, voted.second) if voted and voted.run == run_id else ()
     return gr.update(choices=beside, value=lanes), *side_updates(lanes, before)
 
@@ -254,12 +259,12 @@ def last_name(names: Sequence[str]) -> str | None:
     return names[-1] if names else None
 
 
-def lane_names(supervisor: Supervisor, run_id: str) -> list[str]:
-    return list(lane_choices_module.lanes_by_name(supervisor, run_id)) if run_id else []
+def lane_names(registry: RunRegistry, run_id: str) -> list[str]:
+    return list(lane_choices_module.lanes_by_name(registry, run_id)) if run_id else []
 
 
-def own_lane_names(supervisor: Supervisor, run_id: str) -> list[str]:
-    return [lane.name for lane in supervisor.run_lanes(run_id)] if run_id else []
+def own_lane_names(registry: RunRegistry, run_id: str) -> list[str]:
+    return [lane.name for lane in registry.run_lanes(run_id)] if run_id else []
 
 
 class OpenRunRequest(StrictModel):
@@ -275,6 +280,8 @@ class OpenRunRequest(StrictModel):
         return [step_lane_name(self.stage, self.step)] if self.stage else []
 
 
-def run_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
+def run_choices(registry: RunRegistry) -> list[tuple[str, str]]:
     """Runs with an adapter, newest first."""
-    return [(run_option(supervisor, view), view.id) for view in supervisor.run_states if is_comparable(view)]
+    return [
+        (run_option(registry.run_dir(view.id), view), view.id) for view in registry.run_states if is_comparable(view)
+    ]

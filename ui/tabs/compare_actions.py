@@ -85,34 +85,34 @@ class CompareActions:
 
     def vote(self, asked: Any = None) -> dict[str, Any]:
         """The vote is on the disk when the page hears of it."""
-        return {"id": blind_voting.cast_vote(self.supervisor, parse_values(VoteRequest, asked, "").choice).id}
+        return {"id": blind_voting.cast_vote(self.supervisor.registry, parse_values(VoteRequest, asked, "").choice).id}
 
     def undo_vote(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.undo_vote(self.supervisor)
+        blind_voting.undo_vote(self.supervisor.registry)
         return {}
 
     def next_question(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.show_next_question(self.supervisor)
+        blind_voting.show_next_question(self.supervisor.registry)
         return {}
 
     def new_seed(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.retry_with_new_seed(self.supervisor)
+        blind_voting.retry_with_new_seed(self.supervisor.registry)
         return {}
 
     def end_voting(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.end_voting(self.supervisor)
+        blind_voting.end_voting(self.supervisor.registry)
         return {}
 
     def save_better_answer(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.save_better_answer(self.supervisor, parse_values(BetterAnswer, asked, "").text)
+        blind_voting.save_better_answer(self.supervisor.registry, parse_values(BetterAnswer, asked, "").text)
         return {}
 
     def export_pairs(self, asked: Any = None) -> dict[str, Any]:
         """The votes that are counted on the page as a data set; its name and place."""
-        contest = chosen_pair(self.supervisor, parse_values(CompareChoice, asked or {}, ""))
+        contest = chosen_pair(self.supervisor.registry, parse_values(CompareChoice, asked or {}, ""))
         given = (
             blind_voting.votes_on_pair(
-                self.supervisor, current_votes(votes.votes_path(self.supervisor.workspace)), contest
+                self.supervisor.registry, current_votes(votes.votes_path(self.supervisor.workspace)), contest
             )
             if contest
             else []
@@ -141,7 +141,7 @@ class CompareActions:
         order = JudgeTask(
             contest=between, source=wanted.source, lane=wanted.lane, endpoint=wanted.endpoint, cases=wanted.cases
         )
-        current.judge_run = JudgeRun(self.supervisor, current, order).start()
+        current.judge_run = JudgeRun(self.supervisor.registry, current, order).start()
         return {}
 
     def stop_judge(self, asked: Any = None) -> dict[str, Any]:
@@ -159,9 +159,9 @@ class CompareActions:
         """The lanes of a worker that is gone, loaded again; an open question is asked once more."""
         current = self.require_comparison()
         if current.open_question:
-            blind_voting.reload_lanes(self.supervisor)
+            blind_voting.reload_lanes(self.supervisor.compare)
         else:
-            fresh = self.supervisor.compare_run(current.run, current.job.lanes)
+            fresh = self.supervisor.compare.compare_run(current.run, current.job.lanes)
             if current.last_prompt:
                 fresh.ask(current.last_prompt, current.sampling, system=current.system)
         return {}
@@ -200,7 +200,7 @@ class CompareActions:
     def score_lanes(self, asked: Any = None) -> dict[str, Any]:
         """Score the loaded lanes on what their run held out; into the run's scores.json."""
         current = self.require_comparison()
-        run_dir = self.supervisor.run_dir(current.run)
+        run_dir = self.supervisor.registry.run_dir(current.run)
         held_out = run_dir / "held-out.jsonl"
         if not held_out.exists() or not held_out.stat().st_size:
             raise DataError(f"The run {current.run} held no pairs out, so there is nothing to score on.")
@@ -213,6 +213,6 @@ class CompareActions:
         Raises:
             BusyError: none are loaded.
         """
-        if self.supervisor.comparison is None:
+        if self.supervisor.registry.comparison is None:
             raise BusyError("No lanes are loaded. Press Generate.")
-        return self.supervisor.comparison
+        return self.supervisor.registry.comparison

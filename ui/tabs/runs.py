@@ -22,22 +22,24 @@ def build_runs_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
 
     def write(event: gr.EventData) -> None:
         """A name, a note or a pin; what is not said stays."""
-        run_dir = supervisor.run_dir(event.run)
+        run_dir = supervisor.registry.run_dir(event.run)
         values = {**run_metadata(run_dir).model_dump(), **event.about}
         metadata.write_metadata(run_dir, parse_values(RunMetadata, values, ""))
 
     def throw_away(event: gr.EventData) -> None:
-        supervisor.move_to_trash(event.run)
+        supervisor.control.move_to_trash(event.run)
 
     def restore(event: gr.EventData) -> None:
         trash.restore_run(supervisor.workspace, event.run)
-        supervisor.refresh()
+        supervisor.registry.refresh()
 
     def empty() -> None:
         trash.empty_trash(supervisor.workspace)
 
     def open_folder(event: gr.EventData) -> None:
-        file_manager.open_folder(supervisor.run_dir(event.run))  # by its id, so that no other folder can be asked for
+        file_manager.open_folder(
+            supervisor.registry.run_dir(event.run)
+        )  # by its id, so that no other folder can be asked for
 
     bind_handler(bus.openfolder, open_folder, gr.EventData, problem=problem, **QUIET_OPTIONS)
     bind_handler(bus.about, write, gr.EventData, problem=problem, **QUIET_OPTIONS)

@@ -18,6 +18,7 @@ from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, MethodCha
 from trainer_core.data.schema.detect import Kind
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.evaluation import preference_data
+from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.base import Training
 from trainer_core.methods.steps import count_steps, warmup_text
@@ -73,7 +74,7 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                     elem_id="model",
                 )
                 pairs = gr.Dropdown(
-                    data_choices(supervisor),
+                    data_choices(supervisor.workspace),
                     value=SAMPLE,
                     label="Data",
                     info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
@@ -109,14 +110,14 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
 
     def preview(wanted: Recipe) -> tuple[Any, ...]:
         check_model_input(supervisor.workspace, wanted.model)
-        supervisor.preload_for(wanted.model)
+        supervisor.spawner.preload_for(wanted.model)
         found = checked_counts(wanted, find_tokenizer(wanted.model, supervisor.workspace))
         known = run_time.estimate_speeds(
-            past_runs(supervisor),
+            past_runs(supervisor.registry),
             wanted,
-            memory_fit.model_architecture(supervisor, offers.catalogue, wanted),
+            memory_fit.model_architecture(supervisor.workspace, offers.catalogue, wanted),
             memory_fit.target_machine(supervisor),
-            supervisor.machine.cpu.cores,
+            supervisor.device.machine.cpu.cores,
         )
         seconds = run_time.stage_seconds(known, wanted, found)
         takes = {stage: run_time.approximate_duration(one) for stage, one in seconds.items()}
@@ -145,12 +146,12 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
             memory_fit.slider_values(wanted),
         )
         if isinstance(told, str):
-            return html.render_unknown_memory(told, at), train_button(supervisor, "unknown")
+            return html.render_unknown_memory(told, at), train_button(supervisor.registry, "unknown")
         way = memory_fit.suggest_fix(supervisor, offers.catalogue, told, wanted, found)
         edited = memory_fit.mark_user_edits(
             told, offers.with_model_settings(wanted, offers.matching_goal(wanted, stage_rows(found)) or BALANCED)
         )
-        return html.render_memory(edited, at, way), train_button(supervisor, told.verdict.level)
+        return html.render_memory(edited, at, way), train_button(supervisor.registry, told.verdict.level)
 
     def slide(event: gr.EventData, wanted: Recipe) -> tuple[Any, ...]:
         moved = memory_fit.move_slider(wanted, event.key, event.value)
@@ -207,24 +208,27 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
         return gr.update(selected="start"), used, *preview(used)
 
     def start(wanted: Recipe) -> Any:
-        supervisor.start(wanted, offers.explain(wanted, stage_rows(tokenized_counts(wanted))))
+        supervisor.control.start(wanted, offers.explain(wanted, stage_rows(tokenized_counts(wanted))))
         return gr.update(selected="train"), "", HIDDEN
 
     def take_offer(event: gr.EventData) -> tuple[Any, ...]:
         """What the doctor, or a failed run, proposes: that run's recipe with the change."""
-        wanted, changes = findings.apply_suggestion(supervisor, event.run, event.key)
-        named = f"The settings of {display_name(supervisor.run_dir(event.run))}"
+        wanted, changes = findings.apply_suggestion(supervisor.registry, event.run, event.key)
+        named = f"The settings of {display_name(supervisor.registry.run_dir(event.run))}"
         return wanted, *preview(wanted), html.render_origin(named, changes), HIDDEN, gr.update(selected="start")
 
     def clone(event: gr.EventData) -> tuple[Any, ...]:
         """A run's recipe once more, ready to be changed."""
-        wanted = supervisor.run_recipe(event.run)
-        named = f"The settings of {display_name(supervisor.run_dir(event.run))}"
+        wanted = supervisor.registry.run_recipe(event.run)
+        named = f"The settings of {display_name(supervisor.registry.run_dir(event.run))}"
         return wanted, *preview(wanted), html.render_origin(named, ()), HIDDEN, gr.update(selected="start")
 
     def refresh(kept: dict[str, Any]) -> tuple[Any, ...]:
         """A run began or ended, or memory of the card was taken or given back."""
-        choices = gr.update(choices=offers.model_labels(supervisor)), gr.update(choices=data_choices(supervisor))
+        choices = (
+            gr.update(choices=offers.model_labels(supervisor)),
+            gr.update(choices=data_choices(supervisor.workspace)),
+        )
         return *choices, *memory_update(restore_recipe(kept) or first)
 
     seen = [health, plan, goal, stored, chosen, memory, go]
@@ -267,18 +271,18 @@ def check_model_input(workspace: Workspace, name: str) -> None:
         raise ConfigError(str(error), ("model",)) from error
 
 
-def train_button(supervisor: Supervisor, level: str) -> Any:
+def train_button(registry: RunRegistry, level: str) -> Any:
     """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
-    busy = supervisor.active_run is not None
+    busy = registry.active_run is not None
     words, variant = ("Try anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
     return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
 
 
-def data_choices(supervisor: Supervisor) -> list[tuple[str, str]]:
+def data_choices(workspace: Workspace) -> list[tuple[str, str]]:
     """The sample and every data set made of votes."""
     return [
         *SAMPLE_CHOICES,
-        *((title, str(place)) for title, place in preference_data.list_vote_data_sets(supervisor.workspace)),
+        *((title, str(place)) for title, place in preference_data.list_vote_data_sets(workspace)),
     ]
 
 

@@ -16,6 +16,6 @@ def build_train_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
 
     def keep(event: gr.EventData) -> None:
         """An earlier step becomes the adapter of its stage."""
-        supervisor.use_checkpoint(event.run, event.stage, event.step)
+        supervisor.control.use_checkpoint(event.run, event.stage, event.step)
 
     bind_handler(bus.keepstep, keep, gr.EventData, problem=problem, **QUIET_OPTIONS)

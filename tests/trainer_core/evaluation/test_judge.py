@@ -173,12 +173,12 @@ def test_a_trial_judges_what_was_voted_on_first_and_says_how_often_both_agree(su
     for choice in ("dpo", "base"):
         question = ask(supervisor, contest)
         wanted = "DPO" if choice == "dpo" else "Base"
-        blind_voting.cast_vote(supervisor, "left" if question.left_lane == wanted else "right")
-    blind_voting.end_voting(supervisor)
+        blind_voting.cast_vote(supervisor.registry, "left" if question.left_lane == wanted else "right")
+    blind_voting.end_voting(supervisor.registry)
     before = Path(votes.votes_path(supervisor.workspace)).read_bytes()
     one = open_judge(likes("Tie it"))
     order = JudgeTask(contest=contest, endpoint=one.endpoint, cases=5)
-    trial = JudgeRun(supervisor, supervisor.comparison, order).start()
+    trial = JudgeRun(supervisor.registry, supervisor.registry.comparison, order).start()
     assert wait_for(lambda: trial.state.over, 60, 0.05) and not trial.state.problem, trial.state
     assert trial.state.done == 5 and len(one.heard) == 10
     given = votes.active_votes(votes.read_vote_records(votes.votes_path(supervisor.workspace)))
@@ -189,9 +189,9 @@ def test_a_trial_judges_what_was_voted_on_first_and_says_how_often_both_agree(su
 
 
 def test_a_lane_may_judge_and_one_that_cannot_is_told(supervisor, contest) -> None:  # noqa: F811
-    comparison = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.refresh() or bool(comparison.state.lanes), 30, 0.02)
-    trial = JudgeRun(supervisor, comparison, JudgeTask(contest=contest, lane="SFT", cases=2)).start()
+    comparison = supervisor.compare.compare_run(contest.run)
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(comparison.state.lanes), 30, 0.02)
+    trial = JudgeRun(supervisor.registry, comparison, JudgeTask(contest=contest, lane="SFT", cases=2)).start()
     assert wait_for(lambda: trial.state.over, 60, 0.05)
     assert (
         trial.state.done == 0
@@ -200,9 +200,9 @@ def test_a_lane_may_judge_and_one_that_cannot_is_told(supervisor, contest) -> No
 
 
 def test_a_trial_ends_when_it_is_stopped(supervisor, contest, open_judge) -> None:  # noqa: F811
-    comparison = supervisor.compare_run(contest.run)
+    comparison = supervisor.compare.compare_run(contest.run)
     trial = JudgeRun(
-        supervisor, comparison, JudgeTask(contest=contest, endpoint=open_judge(likes("x")).endpoint)
+        supervisor.registry, comparison, JudgeTask(contest=contest, endpoint=open_judge(likes("x")).endpoint)
     ).start()
     trial.stop()
     assert wait_for(lambda: trial.state.over, 20, 0.05)

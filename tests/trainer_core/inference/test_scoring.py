@@ -220,13 +220,13 @@ def test_scoring_stops_when_asked(folder: Path, lanes: LaneSet) -> None:
 
 def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path, tmp_path: Path) -> None:
     boss = Supervisor(Workspace(tmp_path), device="cpu")
-    comparison = boss.open_comparison(
+    comparison = boss.compare.open_comparison(
         str(folder / "base"), "fp32", [Lane(name="Base"), Lane(name="One", adapter=str(folder / "one"))]
     )
 
     def until(condition) -> bool:
         return wait_for(
-            lambda: boss.refresh() or condition(comparison.state) or not comparison.state.phase.is_active, 90
+            lambda: boss.registry.refresh() or condition(comparison.state) or not comparison.state.phase.is_active, 90
         )
 
     assert until(lambda view: view.phase is Phase.READY), comparison.state.error
@@ -253,8 +253,8 @@ def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path
 
 def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     boss = Supervisor(Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
-    comparison = boss.open_comparison("starter", "fp32", [Lane(name="Base")])
-    assert wait_for(lambda: boss.refresh() or comparison.state.phase is Phase.FAILED, 10)
+    comparison = boss.compare.open_comparison("starter", "fp32", [Lane(name="Base")])
+    assert wait_for(lambda: boss.registry.refresh() or comparison.state.phase is Phase.FAILED, 10)
     assert "last words" in comparison.state.error and "SIGKILL" in comparison.state.error
 
 

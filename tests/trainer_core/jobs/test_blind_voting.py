@@ -51,19 +51,21 @@ def contest(supervisor: Supervisor) -> votes.LanePair:
         PhaseChanged(Phase.DONE, ""),
     ):
         say(event)
-    supervisor.refresh()
+    supervisor.registry.refresh()
     return blind_voting.lane_pair(run_dir.name, NAMES, "DPO", "Base")
 
 
 def ask(supervisor: Supervisor, contest: votes.LanePair) -> votes.BlindQuestion:
-    question = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    question = blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     wait_answered(supervisor)
     return question
 
 
 def wait_answered(supervisor: Supervisor) -> None:
-    comparison = supervisor.comparison
-    assert wait_for(lambda: supervisor.refresh() or blind_voting.is_answered(comparison), 30, 0.02), comparison.state
+    comparison = supervisor.registry.comparison
+    assert wait_for(lambda: supervisor.registry.refresh() or blind_voting.is_answered(comparison), 30, 0.02), (
+        comparison.state
+    )
 
 
 def kept(supervisor: Supervisor) -> list[votes.Vote]:
@@ -80,44 +82,48 @@ def test_a_contest_is_the_same_whoever_is_named_first(supervisor, contest):
 
 
 def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest):
-    question = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    question = blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     heard = []
 
     def over() -> bool:
-        supervisor.refresh()
+        supervisor.registry.refresh()
         news = live_updates.page_news(supervisor, Cursor(tab="compare"))
         heard.append(json.dumps([news["parts"]["compare"], news["ask"], news["text"]]))
-        return blind_voting.is_answered(supervisor.comparison)
+        return blind_voting.is_answered(supervisor.registry.comparison)
 
     assert wait_for(over, 30, 0.02)
     assert len(heard) > 3 and not [name for name in NAMES for said in heard if f'"{name}"' in said]
     assert not [said for said in heard if "3f9a12cd" in said or "logits" in said]
     news = live_updates.page_news(supervisor, Cursor(tab="compare"))
     assert list(news["text"]) == ["A", "B"]
-    said = supervisor.comparison.state.answers_to(question.ask)
+    said = supervisor.registry.comparison.state.answers_to(question.ask)
     assert news["text"] == {"A": said.answers[question.left_lane], "B": said.answers[question.right_lane]}
     assert [lane["name"] for lane in news["parts"]["compare"]["is"]["lanes"]] == ["A", "B"]
-    blind_voting.cast_vote(supervisor, "left")
+    blind_voting.cast_vote(supervisor.registry, "left")
     after = live_updates.page_news(supervisor, Cursor(tab="compare"))["parts"]["compare"]["is"]["lanes"]
     assert [lane["was"] for lane in after] == [question.left_lane, question.right_lane]
 
 
 def test_the_next_question_is_answered_while_this_one_is_read_and_nothing_of_it_is_sent(supervisor, contest):
     first = ask(supervisor, contest)
-    ahead = supervisor.comparison.prefetched_question
-    assert wait_for(lambda: supervisor.refresh() or bool(supervisor.comparison.state.ends), 30, 0.02)
-    assert wait_for(lambda: supervisor.refresh() or ahead.ask in supervisor.comparison.state.said, 30, 0.02)
+    ahead = supervisor.registry.comparison.prefetched_question
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.ends), 30, 0.02)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or ahead.ask in supervisor.registry.comparison.state.said, 30, 0.02
+    )
     assert live_updates.page_news(supervisor, Cursor())["ask"] == first.ask
-    blind_voting.cast_vote(supervisor, "left")
-    assert blind_voting.show_next_question(supervisor) == ahead and ahead.messages != first.messages
-    assert blind_voting.is_answered(supervisor.comparison), "no wait for the next one"
+    blind_voting.cast_vote(supervisor.registry, "left")
+    assert blind_voting.show_next_question(supervisor.registry) == ahead and ahead.messages != first.messages
+    assert blind_voting.is_answered(supervisor.registry.comparison), "no wait for the next one"
     assert live_updates.page_news(supervisor, Cursor())["ask"] == ahead.ask
 
 
 def test_who_goes_on_before_the_answers_are_there_has_skipped(supervisor, contest):
-    first = blind_voting.start_question(supervisor, contest, "bundled", Sampling())
-    assert wait_for(lambda: supervisor.refresh() or bool(supervisor.comparison.state.answers), 30, 0.01)
-    second = blind_voting.show_next_question(supervisor)
+    first = blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.answers), 30, 0.01
+    )
+    second = blind_voting.show_next_question(supervisor.registry)
     wait_answered(supervisor)
     assert second.messages != first.messages and second.index == 1
     assert [vote.choice for vote in kept(supervisor)] == ["skip"]
@@ -125,16 +131,16 @@ def test_who_goes_on_before_the_answers_are_there_has_skipped(supervisor, contes
 
 def test_the_same_prompt_once_more_has_another_seed(supervisor, contest):
     first = ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "tie")
-    again = blind_voting.retry_with_new_seed(supervisor)
+    blind_voting.cast_vote(supervisor.registry, "tie")
+    again = blind_voting.retry_with_new_seed(supervisor.registry)
     assert (again.messages, again.sampling.seed, again.index) == (first.messages, first.sampling.seed + 1, 1)
     assert again.is_blind
     wait_answered(supervisor)
 
 
 def test_a_lane_that_was_turned_is_not_voted_on(supervisor, contest):
-    comparison = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.refresh() or bool(comparison.state.lanes), 30, 0.02)
+    comparison = supervisor.compare.compare_run(contest.run)
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(comparison.state.lanes), 30, 0.02)
     turned = replace(comparison.state.lanes[2], strength=0.5)
     comparison.watcher.state = replace(comparison.state, lanes=(*comparison.state.lanes[:2], turned))
     with pytest.raises(ConfigError, match="DPO is at 50%. Set it back to 100%"):
@@ -142,13 +148,13 @@ def test_a_lane_that_was_turned_is_not_voted_on(supervisor, contest):
 
 
 def test_a_vote_waits_for_both_answers_and_counts_once(supervisor, contest):
-    blind_voting.start_question(supervisor, contest, "bundled", Sampling())
+    blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
     with pytest.raises(BusyError, match="Vote when both answers are there"):
-        blind_voting.cast_vote(supervisor, "left")
+        blind_voting.cast_vote(supervisor.registry, "left")
     wait_answered(supervisor)
-    vote = blind_voting.cast_vote(supervisor, "left")
+    vote = blind_voting.cast_vote(supervisor.registry, "left")
     with pytest.raises(BusyError, match="voted on already"):
-        blind_voting.cast_vote(supervisor, "right")
+        blind_voting.cast_vote(supervisor.registry, "right")
     assert kept(supervisor) == [vote]
     assert set(vote.answers) == {"Base", "DPO"} and all(vote.answers.values())
     assert vote.adapters == {"Base": "", "DPO": "3f9a12cd" * 8}
@@ -156,25 +162,25 @@ def test_a_vote_waits_for_both_answers_and_counts_once(supervisor, contest):
 
 def test_an_undone_vote_may_be_given_again_and_says_so(supervisor, contest):
     ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "left")
-    blind_voting.undo_vote(supervisor)
+    blind_voting.cast_vote(supervisor.registry, "left")
+    blind_voting.undo_vote(supervisor.registry)
     assert kept(supervisor) == []
-    again = blind_voting.cast_vote(supervisor, "right")
+    again = blind_voting.cast_vote(supervisor.registry, "right")
     assert again.again and kept(supervisor) == [again]
-    blind_voting.undo_vote(supervisor)
+    blind_voting.undo_vote(supervisor.registry)
     with pytest.raises(BusyError, match="no vote to take back"):
-        blind_voting.undo_vote(supervisor)
+        blind_voting.undo_vote(supervisor.registry)
 
 
 def test_every_prompt_comes_once_before_one_comes_again_with_another_seed(supervisor, contest, tmp_path):
     own = tmp_path / "mine.txt"
     own.write_text("One?\nTwo?\n\nThree?\n")
-    first = blind_voting.start_question(supervisor, contest, str(own), Sampling())
+    first = blind_voting.start_question(supervisor.compare, contest, str(own), Sampling())
     wait_answered(supervisor)
     seen = [first.messages]
     for choice in ("skip", "tie", "left"):
-        blind_voting.cast_vote(supervisor, choice)
-        question = blind_voting.show_next_question(supervisor)
+        blind_voting.cast_vote(supervisor.registry, choice)
+        question = blind_voting.show_next_question(supervisor.registry)
         wait_answered(supervisor)
         seen.append(question.messages)
     assert [messages[-1].content for messages in seen] == ["One?", "Two?", "Three?", "One?"]
@@ -184,71 +190,80 @@ def test_every_prompt_comes_once_before_one_comes_again_with_another_seed(superv
 
 def test_leaving_an_open_question_counts_as_skipped(supervisor, contest):
     ask(supervisor, contest)
-    blind_voting.end_voting(supervisor)
+    blind_voting.end_voting(supervisor.registry)
     assert [vote.choice for vote in kept(supervisor)] == ["skip"]
-    assert supervisor.comparison.open_question is None
-    blind_voting.end_voting(supervisor)
+    assert supervisor.registry.comparison.open_question is None
+    blind_voting.end_voting(supervisor.registry)
     assert len(kept(supervisor)) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_after_a_killed_worker_the_same_question_is_asked_again(supervisor, contest):
     before = ask(supervisor, contest)
-    supervisor.comparison.watcher.process.send_signal(signal.SIGKILL)
-    assert wait_for(lambda: supervisor.refresh() or supervisor.comparison.state.phase is Phase.FAILED, 20)
-    blind_voting.reload_lanes(supervisor)
+    supervisor.registry.comparison.watcher.process.send_signal(signal.SIGKILL)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or supervisor.registry.comparison.state.phase is Phase.FAILED, 20
+    )
+    blind_voting.reload_lanes(supervisor.compare)
     wait_answered(supervisor)
-    after = blind_voting.current_question(supervisor)
+    after = blind_voting.current_question(supervisor.registry)
     assert (after.messages, after.left_lane, after.index) == (before.messages, before.left_lane, before.index)
-    assert blind_voting.cast_vote(supervisor, "left").index == 0
+    assert blind_voting.cast_vote(supervisor.registry, "left").index == 0
 
 
 def unload(supervisor: Supervisor) -> None:
     """As the start of a run does."""
-    supervisor.close_comparison()
-    assert not supervisor.comparison.state.phase.is_active
+    supervisor.compare.close_comparison()
+    assert not supervisor.registry.comparison.state.phase.is_active
 
 
 def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_next_answered_question_comes(supervisor, contest):
     ask(supervisor, contest)
-    ahead = supervisor.comparison.prefetched_question
+    ahead = supervisor.registry.comparison.prefetched_question
     assert wait_for(
-        lambda: supervisor.refresh() or bool((said := supervisor.comparison.state.answers_to(ahead.ask)) and said.ends),
+        lambda: (
+            supervisor.registry.refresh()
+            or bool((said := supervisor.registry.comparison.state.answers_to(ahead.ask)) and said.ends)
+        ),
         30,
         0.02,
     )
     unload(supervisor)
-    first = blind_voting.cast_vote(supervisor, "left")
-    assert blind_voting.show_next_question(supervisor) == ahead and blind_voting.is_answered(supervisor.comparison)
-    second = blind_voting.cast_vote(supervisor, "tie")
+    first = blind_voting.cast_vote(supervisor.registry, "left")
+    assert blind_voting.show_next_question(supervisor.registry) == ahead and blind_voting.is_answered(
+        supervisor.registry.comparison
+    )
+    second = blind_voting.cast_vote(supervisor.registry, "tie")
     assert kept(supervisor) == [first, second]
-    assert not blind_voting.can_continue(supervisor.comparison)
+    assert not blind_voting.can_continue(supervisor.registry.comparison)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
         with pytest.raises(BusyError, match="unloaded to free the device. Your votes are kept. Load again goes on"):
-            more(supervisor)
+            more(supervisor.registry)
     assert kept(supervisor) == [first, second]
-    assert blind_voting.current_question(supervisor).vote == second
-    blind_voting.reload_lanes(supervisor)
+    assert blind_voting.current_question(supervisor.registry).vote == second
+    blind_voting.reload_lanes(supervisor.compare)
     wait_answered(supervisor)
-    question = blind_voting.current_question(supervisor)
+    question = blind_voting.current_question(supervisor.registry)
     assert question.vote is None and question.index == 2 and question.messages != ahead.messages
 
 
 def test_an_open_question_of_unloaded_models_is_not_skipped_by_trying_to_go_on(supervisor, contest):
-    blind_voting.start_question(supervisor, contest, "bundled", Sampling())
-    assert wait_for(lambda: supervisor.refresh() or bool(supervisor.comparison.state.answers), 30, 0.01)
+    blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or bool(supervisor.registry.comparison.state.answers), 30, 0.01
+    )
     unload(supervisor)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
         with pytest.raises(BusyError):
-            more(supervisor)
+            more(supervisor.registry)
     assert kept(supervisor) == []
-    assert blind_voting.cast_vote(supervisor, "skip").choice == "skip"
-    blind_voting.end_voting(supervisor)
+    assert blind_voting.cast_vote(supervisor.registry, "skip").choice == "skip"
+    blind_voting.end_voting(supervisor.registry)
     assert len(kept(supervisor)) == 1
 
 
 def test_what_is_sent_to_a_worker_that_was_closed_is_an_error_to_act_on(supervisor, contest):
-    comparison = supervisor.compare_run(contest.run)
+    comparison = supervisor.compare.compare_run(contest.run)
     comparison.close()
     with pytest.raises(BusyError, match="Load the lanes again"):
         comparison.send(CancelRequest())
@@ -256,26 +271,30 @@ def test_what_is_sent_to_a_worker_that_was_closed_is_an_error_to_act_on(supervis
 
 def test_who_trains_while_the_models_are_unloaded_is_said_with_when_it_goes_on(supervisor, contest):
     ask(supervisor, contest)
-    started = supervisor.start(Recipe(name="slow"))
-    assert wait_for(lambda: supervisor.refresh() or supervisor.run_state(started).seconds_left is not None, 30, 0.02)
-    said = blind_voting.absence_reason(supervisor, supervisor.comparison)
+    started = supervisor.control.start(Recipe(name="slow"))
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or supervisor.registry.run_state(started).seconds_left is not None,
+        30,
+        0.02,
+    )
+    said = blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
     assert re.fullmatch(
         r"The models are unloaded while 'slow' trains\. Your votes are kept; voting goes on at about \d\d:\d\d\.", said
     )
-    assert blind_voting.cast_vote(supervisor, "left").winner
-    supervisor.stop(started)
-    assert wait_for(lambda: supervisor.refresh() or not supervisor.active_run, 30)
-    assert "Load again" in blind_voting.absence_reason(supervisor, supervisor.comparison)
+    assert blind_voting.cast_vote(supervisor.registry, "left").winner
+    supervisor.control.stop(started)
+    assert wait_for(lambda: supervisor.registry.refresh() or not supervisor.registry.active_run, 30)
+    assert "Load again" in blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
 
 
 def test_a_better_answer_belongs_to_both_bad(supervisor, contest):
     ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "bad")
+    blind_voting.cast_vote(supervisor.registry, "bad")
     with pytest.raises(ConfigError, match="is empty"):
-        blind_voting.save_better_answer(supervisor, "  ")
-    blind_voting.save_better_answer(supervisor, " Mine. ")
+        blind_voting.save_better_answer(supervisor.registry, "  ")
+    blind_voting.save_better_answer(supervisor.registry, " Mine. ")
     assert kept(supervisor)[0].better == "Mine."
     ask(supervisor, contest)
-    blind_voting.cast_vote(supervisor, "tie")
+    blind_voting.cast_vote(supervisor.registry, "tie")
     with pytest.raises(BusyError, match="once both were voted bad"):
-        blind_voting.save_better_answer(supervisor, "No.")
+        blind_voting.save_better_answer(supervisor.registry, "No.")

@@ -83,17 +83,17 @@ def test_how_long_an_answer_is_waited_for(view: RunState, most: float) -> None:
 def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> None:
     """Its last beat is made older than it is, by what one would wait for."""
     supervisor = Supervisor(Workspace(tmp_path), command=(*SCRIPTED, "50"))
-    run_id = supervisor.start(Recipe(name="slow"))
+    run_id = supervisor.control.start(Recipe(name="slow"))
     assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
-    worker = psutil.Process(heartbeat.read_heartbeat(supervisor.run_dir(run_id)).pid)  # type: ignore[union-attr]
+    worker = psutil.Process(heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id)).pid)  # type: ignore[union-attr]
     try:
         worker.send_signal(signal.SIGSTOP)
         assert wait_for(lambda: worker.status() == psutil.STATUS_STOPPED, 10)
-        beat = supervisor.run_dir(run_id) / "heartbeat.json"
+        beat = supervisor.registry.run_dir(run_id) / "heartbeat.json"
         os.utime(beat, (0, beat.stat().st_mtime - stall.SILENT_SECONDS))
         assert looked(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
-        assert supervisor.run_state(run_id).phase.is_active
-        made = len(supervisor.run_state(run_id).points)
+        assert supervisor.registry.run_state(run_id).phase.is_active
+        made = len(supervisor.registry.run_state(run_id).points)
         worker.send_signal(signal.SIGCONT)
         assert looked(supervisor, run_id, lambda view: len(view.points) > made and not view.stalled, 30)
     finally:
@@ -103,8 +103,8 @@ def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> 
 
 def looked(supervisor: Supervisor, run_id: str, wanted, seconds: float) -> bool:  # type: ignore[no-untyped-def]
     def there() -> bool:
-        supervisor.refresh()
-        return wanted(supervisor.run_state(run_id))
+        supervisor.registry.refresh()
+        return wanted(supervisor.registry.run_state(run_id))
 
     return wait_for(there, seconds)
 
@@ -114,13 +114,13 @@ def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
     supervisor = Supervisor(workspace, command=(*SCRIPTED, "500"))
     ids = []
     for name in ("one", "two"):
-        ids.append(supervisor.start(Recipe(name=name)))
+        ids.append(supervisor.control.start(Recipe(name=name)))
         assert looked(supervisor, ids[-1], lambda view: view.phase is Phase.DONE, 60)
-    file = supervisor.run_dir(ids[0]) / "events.jsonl"
+    file = supervisor.registry.run_dir(ids[0]) / "events.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:5], b'{"kind": "Step", "ste\x00\xff\n', b"[1]\n", *lines[5:]]))
     again = Supervisor(workspace)
-    assert [view.phase for view in again.run_states] == [Phase.DONE, Phase.DONE]
-    assert again.run_state(ids[0]).points == supervisor.run_state(ids[0]).points
-    notes = [note for note in again.run_state(ids[0]).notes if "cannot be read" in note]
+    assert [view.phase for view in again.registry.run_states] == [Phase.DONE, Phase.DONE]
+    assert again.registry.run_state(ids[0]).points == supervisor.registry.run_state(ids[0]).points
+    notes = [note for note in again.registry.run_state(ids[0]).notes if "cannot be read" in note]
     assert [note.split(" of ")[0] for note in notes] == ["Line 6", "Line 7"]

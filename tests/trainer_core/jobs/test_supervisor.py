@@ -82,12 +82,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
         behaviour: str, speed: int = 60, patience: stall.StopTimeouts = stall.STOP_TIMEOUTS
     ) -> tuple[Supervisor, str]:
         bosses.append(boss_of(tmp_path, speed, patience))
-        return bosses[-1], bosses[-1].start(RECIPE.model_copy(update={"name": behaviour}))
+        return bosses[-1], bosses[-1].control.start(RECIPE.model_copy(update={"name": behaviour}))
 
     yield started
     for boss in bosses:
         boss.close()
-        for watched in boss._watched.values():
+        for watched in boss.registry.watchers.values():
             heartbeat.terminate(watched.run_dir, kill=True)
             if watched.process:
                 watched.process.wait()
@@ -95,9 +95,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
 
 def until(boss: Supervisor, run_id: str, condition: Callable[[RunState], bool], seconds: float = 30) -> RunState:
     assert wait_for(
-        lambda: boss.refresh() or boss.enforce_stop_requests() or condition(boss.run_state(run_id)), seconds
-    ), boss.run_state(run_id)
-    return boss.run_state(run_id)
+        lambda: (
+            boss.registry.refresh()
+            or boss.shutdown.enforce_stop_requests()
+            or condition(boss.registry.run_state(run_id))
+        ),
+        seconds,
+    ), boss.registry.run_state(run_id)
+    return boss.registry.run_state(run_id)
 
 
 def ended(view: RunState) -> bool:
@@ -109,14 +114,14 @@ def test_a_run_made_longer_after_an_earlier_step_was_kept(start, tmp_path: Path,
     """Whatever ends it on the way, the kept adapter is there and the run is finished, or waits to be gone on with."""
     boss, run_id = start("scripted", 2000)
     until(boss, run_id, ended)
-    boss.use_checkpoint(run_id, "dpo", 8)
+    boss.control.use_checkpoint(run_id, "dpo", 8)
     phases, at, code = [], 0, 1
     while code:
         at += 1
         folder = tmp_path / f"{fault}{at}"
-        shutil.copytree(boss.run_dir(run_id), folder / "runs" / run_id)
+        shutil.copytree(boss.registry.run_dir(run_id), folder / "runs" / run_id)
         idle = Supervisor(Workspace(folder), (sys.executable, "-c", "pass"), read_machine=lambda: machine(24))
-        code = in_a_process(lambda idle=idle: idle.extend(run_id), f"{fault}:{at}")
+        code = in_a_process(lambda idle=idle: idle.control.extend(run_id), f"{fault}:{at}")
         assert code in (0, -signal.SIGKILL if fault == "kill" else 1)
         view = read_run_state(folder / "runs" / run_id)
         least = int(view.effective_value("dpo.max_steps", "0"))
@@ -133,16 +138,16 @@ def test_a_run_goes_through_its_phases_to_the_end(start) -> None:
     boss, run_id = start("scripted")
     view = until(boss, run_id, ended)
     assert view.phase is Phase.DONE and set(view.adapters) == {"sft", "dpo"}
-    assert [lane.name for lane in boss.run_lanes(run_id)] == ["Base", "SFT", "DPO"]
-    assert boss.run_file(run_id).job.recipe.name == "scripted"
+    assert [lane.name for lane in boss.registry.run_lanes(run_id)] == ["Base", "SFT", "DPO"]
+    assert boss.registry.run_file(run_id).job.recipe.name == "scripted"
 
 
 def test_a_second_run_is_refused_by_name_and_leaves_no_folder(start) -> None:
     boss, run_id = start("scripted", speed=5)
     with pytest.raises(BusyError, match=run_id):
-        boss.start(RECIPE)
+        boss.control.start(RECIPE)
     with pytest.raises(BusyError, match=run_id):
-        boss_of(boss.workspace.root).start(RECIPE)
+        boss_of(boss.workspace.root).control.start(RECIPE)
     assert len(run_folder.list_runs(boss.workspace.runs)) == 1
 
 
@@ -151,7 +156,7 @@ def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
 
     def click() -> None:
         try:
-            boss.start(RECIPE)
+            boss.control.start(RECIPE)
         except BusyError as error:
             refused.append(error)
 
@@ -161,13 +166,13 @@ def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(refused) == 19 and len(run_folder.list_runs(boss.workspace.runs)) == 1
-    until(boss, boss.run_states[0].id, ended)
+    until(boss, boss.registry.run_states[0].id, ended)
 
 
 def test_stop_keeps_what_was_learned(start) -> None:
     boss, run_id = start("scripted", speed=20)
     until(boss, run_id, lambda view: len(view.points) > 2)
-    boss.stop(run_id)
+    boss.control.stop(run_id)
     view = until(boss, run_id, ended)
     assert view.phase is Phase.STOPPED and set(view.adapters) == {"sft"}
 
@@ -187,34 +192,34 @@ def test_a_lost_card_is_said_with_what_is_safe_and_what_to_do(start) -> None:
     assert view.phase is Phase.FAILED and "CUDA error: unspecified launch failure" in view.error
     assert "Resume goes on from SFT step 5." in view.error and "Restart the computer" in view.error
     assert "a hook failed" in view.traceback and not view.out_of_memory
-    boss.resume(run_id)
+    boss.control.resume(run_id)
     assert until(boss, run_id, ended).phase is Phase.DONE
 
 
 def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> None:
     boss, run_id = start("fails", speed=200)
     until(boss, run_id, ended)
-    with (boss.run_dir(run_id) / "events.jsonl").open("a") as file:
+    with (boss.registry.run_dir(run_id) / "events.jsonl").open("a") as file:
         file.write('{"kind": "Placed", "card": "GPU-1"}\n')
-    lost = Machine(boss.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
-    later = Supervisor(boss.workspace, command=boss.command, read_machine=lambda: lost)
+    lost = Machine(boss.device.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
+    later = Supervisor(boss.workspace, command=boss.spawner.command, read_machine=lambda: lost)
     with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume goes on"):
-        later.resume(run_id)
-    boss.refresh()
-    boss.resume(run_id)  # --device cpu: it was asked for
+        later.control.resume(run_id)
+    boss.registry.refresh()
+    boss.control.resume(run_id)  # --device cpu: it was asked for
     assert until(boss, run_id, ended).phase is Phase.DONE
 
 
 def test_a_run_that_goes_on_with_another_starter_says_so_once(start) -> None:
     boss, run_id = start("unplugged", speed=200)
     until(boss, run_id, ended)
-    file = boss.run_file(run_id)
+    file = boss.registry.run_file(run_id)
     assert file.versions[starter.NAME] == "conversion 2"
     earlier = file.model_copy(update={"versions": {}})
-    (boss.run_dir(run_id) / "run.json").write_text(earlier.model_dump_json(), encoding="utf-8")
-    boss.resume(run_id)
+    (boss.registry.run_dir(run_id) / "run.json").write_text(earlier.model_dump_json(), encoding="utf-8")
+    boss.control.resume(run_id)
     assert until(boss, run_id, ended).phase is Phase.DONE
-    boss.extend(run_id)
+    boss.control.extend(run_id)
     said = [change for change in until(boss, run_id, ended).changes if change.what == starter.NAME]
     assert [(change.asked, change.used) for change in said] == [("conversion 1", "conversion 2")]
 
@@ -222,7 +227,7 @@ def test_a_run_that_goes_on_with_another_starter_says_so_once(start) -> None:
 def test_a_run_of_this_starter_goes_on_without_a_word(start) -> None:
     boss, run_id = start("unplugged", speed=200)
     until(boss, run_id, ended)
-    boss.resume(run_id)
+    boss.control.resume(run_id)
     assert not [change for change in until(boss, run_id, ended).changes if change.what == starter.NAME]
 
 
@@ -231,7 +236,9 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
     view = until(boss, run_id, ended)
     assert view.phase is Phase.FAILED and "SIGKILL" in view.error and "without a last word" in view.error
     assert "memory" not in view.error, "nobody has seen that memory ran out"
-    assert boss_of(boss.workspace.root).run_state(run_id).phase is Phase.FAILED, "an app that starts anew says the same"
+    assert boss_of(boss.workspace.root).registry.run_state(run_id).phase is Phase.FAILED, (
+        "an app that starts anew says the same"
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a keeper is a fork")
@@ -251,7 +258,7 @@ def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words
     boss, run_id = start(f"{behaviour}-{keeper}")
     view = until(boss, run_id, ended)
     assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
-    later = boss_of(boss.workspace.root).run_state(run_id)
+    later = boss_of(boss.workspace.root).registry.run_state(run_id)
     assert (later.phase, later.error) == (Phase.FAILED, view.error)
 
 
@@ -265,17 +272,23 @@ def hung(boss: Supervisor, run_id: str) -> RunState:
 def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name: str, wish: str) -> None:
     boss, run_id = start(name, patience=HURRIED)
     hung(boss, run_id)
-    assert not wait_for(lambda: boss.refresh() or boss.enforce_stop_requests() or ended(boss.run_state(run_id)), 2), (
-        "nobody has asked it"
-    )
-    getattr(boss, wish)(run_id)
+    assert not wait_for(
+        lambda: (
+            boss.registry.refresh() or boss.shutdown.enforce_stop_requests() or ended(boss.registry.run_state(run_id))
+        ),
+        2,
+    ), "nobody has asked it"
+    getattr(boss.control, wish)(run_id)
     view = until(boss, run_id, ended)
     said = r"It did not answer for [1-9] s and was ended\. Resume goes on from SFT step 5\."
     assert view.phase is Phase.STOPPED and re.fullmatch(said, view.detail) and not view.error
-    assert not heartbeat.list_processes(boss.run_dir(run_id)) and not boss.active_run
+    assert not heartbeat.list_processes(boss.registry.run_dir(run_id)) and not boss.registry.active_run
     again = boss_of(boss.workspace.root)
-    assert (again.run_state(run_id).phase, again.run_state(run_id).detail) == (Phase.STOPPED, view.detail)
-    boss.resume(run_id)
+    assert (again.registry.run_state(run_id).phase, again.registry.run_state(run_id).detail) == (
+        Phase.STOPPED,
+        view.detail,
+    )
+    boss.control.resume(run_id)
     assert until(boss, run_id, ended).phase is Phase.DONE
 
 
@@ -283,36 +296,36 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
 def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> None:
     first, run_id = start("slow-kept")
     until(first, run_id, lambda view: len(view.points) > 2)
-    family = heartbeat.list_processes(first.run_dir(run_id))
+    family = heartbeat.list_processes(first.registry.run_dir(run_id))
     assert len(family) == 2, "the keeper and its worker"
     for process in family:
         process.suspend()
-    first.pause(run_id)
+    first.control.pause(run_id)
     later = boss_of(first.workspace.root, patience=HURRIED)
     assert until(later, run_id, ended).phase is Phase.STOPPED
     until(first, run_id, ended)  # which also waits for its child
-    assert not heartbeat.list_processes(first.run_dir(run_id))
+    assert not heartbeat.list_processes(first.registry.run_dir(run_id))
 
 
 def test_without_a_fork_a_fresh_worker_goes_on_with_less_as_well(start) -> None:
     """Windows' way: each worker is a command of its own, below a small parent that stays."""
     boss, run_id = start("crams-spawned", speed=200)
     until(boss, run_id, lambda view: bool(view.points))
-    first = boss._watched[run_id].process
+    first = boss.registry.watchers[run_id].process
     assert first
     view = until(boss, run_id, ended)
     assert len(view.out_of_memory) == 2 and view.phase is Phase.FAILED and view.offers
-    assert boss._watched[run_id].process is first and first.wait(10) == 1
+    assert boss.registry.watchers[run_id].process is first and first.wait(10) == 1
 
 
 def test_in_a_folder_with_spaces_and_accents_a_run_goes_to_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "Jané Doe’s Рабочий стол 工作"
     boss = boss_of(folder, speed=200)
     for name in ("scripted", "scripted-kept", "scripted-spawned"):
-        run_id = boss.start(RECIPE.model_copy(update={"name": name}))
+        run_id = boss.control.start(RECIPE.model_copy(update={"name": name}))
         assert until(boss, run_id, ended).phase is Phase.DONE, name
-    lanes = boss.compare_run(run_id)
-    assert wait_for(lambda: boss.refresh() or lanes.state.phase is Phase.READY, 30), lanes.state
+    lanes = boss.compare.compare_run(run_id)
+    assert wait_for(lambda: boss.registry.refresh() or lanes.state.phase is Phase.READY, 30), lanes.state
     boss.close()
 
 
@@ -347,30 +360,30 @@ def test_on_windows_a_worker_has_a_console_without_a_window(system: str, options
 def test_a_run_can_be_ended_in_mid_step(start) -> None:
     boss, run_id = start("hangs-kept")
     hung(boss, run_id)
-    boss.kill(run_id)
+    boss.control.kill(run_id)
     view = until(boss, run_id, ended)
     assert view.phase is Phase.STOPPED
     assert view.detail == "It was ended at your request. Resume goes on from SFT step 5."
     with pytest.raises(BusyError, match="not going"):
-        boss.kill(run_id)
+        boss.control.kill(run_id)
 
 
 def test_a_run_that_answers_slowly_is_let_be(start) -> None:
     boss, run_id = start("slow", patience=stall.StopTimeouts(step=0.1, load=0.1))
     until(boss, run_id, lambda view: len(view.points) > 3)
-    boss.stop(run_id)
+    boss.control.stop(run_id)
     assert until(boss, run_id, ended).adapters, "0.25 s a step: three of them are waited for"
 
 
 def test_time_that_the_computer_slept_does_not_count(start) -> None:
     boss, run_id = start("hangs", patience=HURRIED)
     hung(boss, run_id)
-    boss.stop(run_id)
-    for file in (control.control_file(boss.run_dir(run_id)), boss.run_dir(run_id) / "events.jsonl"):
+    boss.control.stop(run_id)
+    for file in (control.control_file(boss.registry.run_dir(run_id)), boss.registry.run_dir(run_id) / "events.jsonl"):
         os.utime(file, (file.stat().st_mtime - 3600,) * 2)
-    boss._round -= 3600
-    boss.enforce_stop_requests()
-    assert control.read_request(boss.run_dir(run_id)) == "stop"
+    boss.shutdown.last_round -= 3600
+    boss.shutdown.enforce_stop_requests()
+    assert control.read_request(boss.registry.run_dir(run_id)) == "stop"
     until(boss, run_id, ended)
 
 
@@ -392,21 +405,21 @@ def test_no_process_of_another_birth_is_ended(tmp_path: Path) -> None:
 def test_a_worker_that_lost_its_keeper_still_works(start) -> None:
     boss, run_id = start("slow-kept")
     until(boss, run_id, lambda view: len(view.points) > 2)
-    keeper = boss._watched[run_id].process
+    keeper = boss.registry.watchers[run_id].process
     assert keeper
     keeper.kill()
     keeper.wait()
-    boss.refresh()
-    assert boss.active_run
+    boss.registry.refresh()
+    assert boss.registry.active_run
     with pytest.raises(BusyError, match=run_id):
-        boss.start(RECIPE)
+        boss.control.start(RECIPE)
 
 
 APP = """
 import sys, time, pathlib
 from tests.trainer_core.jobs.test_supervisor import boss_of, RECIPE
 boss = boss_of(pathlib.Path(sys.argv[1]), 10)
-print(boss.start(RECIPE), flush=True)
+print(boss.control.start(RECIPE), flush=True)
 time.sleep(600)
 """
 
@@ -425,36 +438,36 @@ def test_a_run_outlives_its_app_and_is_found_again(tmp_path: Path) -> None:
     app.wait()
     again = boss_of(tmp_path)
     view = until(again, run_id, lambda view: len(view.points) > 3)
-    assert view.phase.is_active and again.active_run == view
+    assert view.phase.is_active and again.registry.active_run == view
     with pytest.raises(BusyError):
-        again.start(RECIPE)
+        again.control.start(RECIPE)
     workers = [p for p in psutil.process_iter(["cmdline"]) if run_id in " ".join(p.info["cmdline"] or [])]
     assert len(workers) == 1
     until(again, run_id, ended)
-    assert again.run_state(run_id).phase is Phase.DONE
+    assert again.registry.run_state(run_id).phase is Phase.DONE
 
 
 def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Path) -> None:
     boss = Supervisor(
         Workspace(tmp_path), command=("/bin/sh", "-c", "sleep 2 # tests.support.fake_worker"), device="cpu"
     )
-    run_id = boss.start(RECIPE)
-    boss.refresh()
-    assert boss.run_state(run_id).phase.is_active
+    run_id = boss.control.start(RECIPE)
+    boss.registry.refresh()
+    assert boss.registry.run_state(run_id).phase.is_active
     until(boss, run_id, ended)
-    assert boss.run_state(run_id).phase is Phase.FAILED
+    assert boss.registry.run_state(run_id).phase is Phase.FAILED
 
 
 def test_an_unknown_model_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
     boss = boss_of(tmp_path)
     with pytest.raises(ModelError, match="hub id"):
-        boss.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
+        boss.control.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
     assert run_folder.list_runs(boss.workspace.runs) == []
 
 
 def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: Path) -> None:
     boss = boss_of(tmp_path)
-    local, hub = boss.worker_environment("starter"), boss.worker_environment("owner/name")
+    local, hub = boss.spawner.worker_environment("starter"), boss.spawner.worker_environment("owner/name")
     assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
     compiled = boss.workspace.root / "compiled"
     assert local["TORCHINDUCTOR_CACHE_DIR"] == str(compiled / "inductor")
@@ -466,11 +479,11 @@ def test_a_paused_run_goes_on_in_another_app(start, tmp_path: Path) -> None:
     """Paused by one app, gone on with by the next; what was asked of the first worker does not stop the second."""
     boss, run_id = start("scripted", speed=20)
     until(boss, run_id, lambda view: len(view.points) > 3)
-    boss.pause(run_id)
+    boss.control.pause(run_id)
     paused = until(boss, run_id, ended)
     assert paused.phase is Phase.PAUSED and not paused.adapters
     later = boss_of(tmp_path, 200)
-    later.resume(run_id)
+    later.control.resume(run_id)
     view = until(later, run_id, ended)
     later.close()
     assert view.phase is Phase.DONE
@@ -484,12 +497,12 @@ def test_a_run_at_its_end_cannot_be_gone_on_with(start) -> None:
     boss, run_id = start("scripted", speed=200)
     until(boss, run_id, ended)
     with pytest.raises(BusyError, match="at its end"):
-        boss.resume(run_id)
+        boss.control.resume(run_id)
 
 
 def test_only_one_run_can_be_gone_on_with_at_a_time(start) -> None:
     boss, first = start("fails", speed=200)
     until(boss, first, ended)
-    second = boss.start(RECIPE.model_copy(update={"name": "slow"}))
+    second = boss.control.start(RECIPE.model_copy(update={"name": "slow"}))
     with pytest.raises(BusyError, match=second):
-        boss.resume(first)
+        boss.control.resume(first)

@@ -40,7 +40,7 @@ def over(supervisor: Supervisor, recipe: Recipe) -> Path:
     for event in Made(total=10).told(1):
         log(event)
     log(RunEnded(Phase.DONE))
-    supervisor.refresh()
+    supervisor.registry.refresh()
     return run_dir
 
 
@@ -48,15 +48,15 @@ def test_what_is_written_about_a_run_is_kept(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe(name="one"))
     assert metadata.read_metadata(run_dir) == RunMetadata()
     metadata.write_metadata(run_dir, RunMetadata(name="Best: ✓", note="a\nb", pinned=True))
-    rows, _ = run_list.RunRows(supervisor)()
+    rows, _ = run_list.RunRows(supervisor.registry)()
     assert (rows[0]["name"], rows[0]["note"], rows[0]["pinned"]) == ("Best: ✓", "a\nb", True)
     (run_dir / "about.json").write_text("{broken")
-    assert run_list.RunRows(supervisor)()[0][0]["name"] == "one"
+    assert run_list.RunRows(supervisor.registry)()[0][0]["name"] == "one"
 
 
 def test_pinned_runs_come_first(supervisor: Supervisor) -> None:
     older, newer = over(supervisor, Recipe(name="a")), over(supervisor, Recipe(name="b"))
-    rows = run_list.RunRows(supervisor)
+    rows = run_list.RunRows(supervisor.registry)
     assert {row["name"] for row in rows()[0]} == {"a", "b"}
     last = min(older, newer, key=lambda folder: folder.name)
     metadata.write_metadata(last, RunMetadata(pinned=True))
@@ -66,7 +66,7 @@ def test_pinned_runs_come_first(supervisor: Supervisor) -> None:
 def test_rows_are_the_same_until_something_changes(supervisor: Supervisor) -> None:
     """Not made anew and summed anew each second: a thousand of them would keep a core busy."""
     one = over(supervisor, Recipe(name="a"))
-    rows = run_list.RunRows(supervisor)
+    rows = run_list.RunRows(supervisor.registry)
     first, _ = rows()
     assert rows()[0] is first and run_list.part_checksum(first) == run_list.part_checksum(list(first))
     metadata.write_metadata(one, RunMetadata(note="new"))
@@ -79,15 +79,18 @@ def test_rows_are_the_same_until_something_changes(supervisor: Supervisor) -> No
 def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
     size = trash.folder_size(run_dir)
-    supervisor.move_to_trash(run_dir.name)
-    supervisor.refresh()
-    assert supervisor.run_states == [] and run_list.trash_payload(supervisor)["runs"][0]["id"] == run_dir.name
+    supervisor.control.move_to_trash(run_dir.name)
+    supervisor.registry.refresh()
+    assert (
+        supervisor.registry.run_states == []
+        and run_list.trash_payload(supervisor.workspace)["runs"][0]["id"] == run_dir.name
+    )
     trash.restore_run(supervisor.workspace, run_dir.name)
-    supervisor.refresh()
-    assert [view.id for view in supervisor.run_states] == [run_dir.name] and run_list.trash_payload(supervisor)[
-        "runs"
-    ] == []
-    supervisor.move_to_trash(run_dir.name)
+    supervisor.registry.refresh()
+    assert [view.id for view in supervisor.registry.run_states] == [run_dir.name] and run_list.trash_payload(
+        supervisor.workspace
+    )["runs"] == []
+    supervisor.control.move_to_trash(run_dir.name)
     assert trash.empty_trash(supervisor.workspace) == size > 0
     with pytest.raises(ConfigError, match="no run .* in the trash"):
         trash.restore_run(supervisor.workspace, run_dir.name)
@@ -95,7 +98,7 @@ def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
 
 def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
     run_dir = over(supervisor, Recipe())
-    supervisor.move_to_trash(run_dir.name)
+    supervisor.control.move_to_trash(run_dir.name)
     before = trash.folder_size(trash.trash_folder(supervisor.workspace))
 
     def discard(folder: Path) -> None:
@@ -114,15 +117,15 @@ def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:
 def test_a_run_that_is_going_stays(tmp_path: Path) -> None:
     sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
     supervisor = Supervisor(Workspace(tmp_path), sleeps, read_machine=lambda: machine(24))
-    run_id = supervisor.start(Recipe())
+    run_id = supervisor.control.start(Recipe())
     with pytest.raises(BusyError, match="is going. Stop it first"):
-        supervisor.move_to_trash(run_id)
-    assert supervisor.run_dir(run_id).exists()
-    process = supervisor._watched[run_id].process
+        supervisor.control.move_to_trash(run_id)
+    assert supervisor.registry.run_dir(run_id).exists()
+    process = supervisor.registry.watchers[run_id].process
     assert process
     process.kill()
     process.wait()
-    supervisor.move_to_trash(run_id)
+    supervisor.control.move_to_trash(run_id)
     assert not (tmp_path / "runs" / run_id).exists()
 
 
@@ -135,7 +138,7 @@ def test_nothing_outside_the_trash_is_restored(supervisor: Supervisor, name: str
 def test_a_child_names_its_parent(supervisor: Supervisor) -> None:
     parent = over(supervisor, Recipe(name="parent"))
     over(supervisor, Recipe(name="child", model=str(parent / "adapter-dpo")))
-    needed = {row["name"]: row["needed"] for row in run_list.RunRows(supervisor)()[0]}
+    needed = {row["name"]: row["needed"] for row in run_list.RunRows(supervisor.registry)()[0]}
     assert needed["parent"] == "child" and "" in needed.values()
 
 

@@ -49,22 +49,22 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
     supervisor = Supervisor(
         Workspace(tmp_path), command=(sys.executable, "-m", "tests.support.fake_worker", "100"), device="cpu"
     )
-    run_id = supervisor.start(Recipe(name=name))
+    run_id = supervisor.control.start(Recipe(name=name))
     arguments = set[str]()
 
     def over() -> bool:
-        supervisor.refresh()
+        supervisor.registry.refresh()
         for one in psutil.process_iter(["cmdline"]):
             arguments.add(" ".join(one.info["cmdline"] or []))
-        return not supervisor.run_state(run_id).phase.is_active
+        return not supervisor.registry.run_state(run_id).phase.is_active
 
     assert wait_for(over, 60)
-    html_report.save_report(supervisor.run_dir(run_id))
-    view = supervisor.run_state(run_id)
+    html_report.save_report(supervisor.registry.run_dir(run_id))
+    view = supervisor.registry.run_state(run_id)
     assert view.phase is end
     if name == "leaks":
         assert f"401 for the token {redact.SECRET_PLACEHOLDER}" in view.error
-        log = (supervisor.run_dir(run_id) / "worker.log").read_text()
+        log = (supervisor.registry.run_dir(run_id) / "worker.log").read_text()
         assert all(f"'{variable}': '{redact.SECRET_PLACEHOLDER}'" in log for variable in canaries)  # it did print them
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".html" for path in files) and any(run_id in one for one in arguments)

@@ -136,8 +136,8 @@ def test_settings_of_another_version_are_left_out_and_named(tmp_path: Path) -> N
     assert "later" in told.notes[0] and "job.recipe.lora.later" in told.notes[0]
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
-    assert run_list.RunRows(boss)()[0][0]["problem"] == told.notes[0]
-    assert told.notes[0] in run.facts_payload(boss, boss.current_run)["notes"]  # type: ignore[index]
+    assert run_list.RunRows(boss.registry)()[0][0]["problem"] == told.notes[0]
+    assert told.notes[0] in run.facts_payload(boss.registry, boss.registry.current_run)["notes"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_every_value_of_a_run_json_may_be_odd_or_missing(tmp_path: Path) -> None
             inner.clear(), inner.update(saved)
             run.read_run_settings.cache_clear()
             assert answered(boss) == "", (place, more)
-            run.run_option(boss, boss.run_state(folder.name))
+            run.run_option(folder, boss.registry.run_state(folder.name))
 
 
 @POSIX
@@ -211,17 +211,21 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
     with within(60):
         boss = supervisor(tmp_path)
         assert answered(boss) == ""
-        (row,) = (row for row in run_list.RunRows(boss)()[0] if row["id"] == folder.name)
+        (row,) = (row for row in run_list.RunRows(boss.registry)()[0] if row["id"] == folder.name)
         if name == "events.jsonl" and what != "large":
             assert row["problem"].startswith("Cannot be shown: events.jsonl ") and row["pill"] == "Unreadable"
             with pytest.raises(ConfigError, match="cannot be resumed"):
-                boss.resume(folder.name)
+                boss.control.resume(folder.name)
             with pytest.raises(DiskError):
                 EventLog(folder / name)
         assert bool(row["problem"]) == (name == "run.json" or name == "events.jsonl" and what != "large")
-        boss.move_to_trash(folder.name)
-        assert {view.id for view in boss.run_states} == {row["id"] for row in run_list.RunRows(boss)()[0]} != set()
-        assert [one["id"] for one in run_list.trash_payload(boss)["runs"]] == [folder.name]
+        boss.control.move_to_trash(folder.name)
+        assert (
+            {view.id for view in boss.registry.run_states}
+            == {row["id"] for row in run_list.RunRows(boss.registry)()[0]}
+            != set()
+        )
+        assert [one["id"] for one in run_list.trash_payload(boss.workspace)["runs"]] == [folder.name]
 
 
 @POSIX
@@ -229,8 +233,8 @@ def test_a_row_that_cannot_be_made_does_not_take_the_others_along(tmp_path: Path
     """Whatever it is: here a view that no code expects."""
     broken, good = run_folder(tmp_path), run_folder(tmp_path, name="good")
     boss = supervisor(tmp_path)
-    boss._watched[broken.name].state = RunState(broken.name, Phase.DONE, points=("no step",))  # type: ignore[arg-type]
-    rows = {row["id"]: row for row in run_list.RunRows(boss)()[0]}
+    boss.registry.watchers[broken.name].state = RunState(broken.name, Phase.DONE, points=("no step",))  # type: ignore[arg-type]
+    rows = {row["id"]: row for row in run_list.RunRows(boss.registry)()[0]}
     assert rows[broken.name]["problem"].startswith("Cannot be shown: AttributeError") and not rows[good.name]["problem"]
     assert rows[broken.name].keys() == rows[good.name].keys()
 
@@ -242,13 +246,13 @@ def test_a_folder_whose_name_is_no_text_is_shown_and_can_be_thrown_away(tmp_path
     folder.rename(odd)
     boss = supervisor(tmp_path)
     assert answered(boss) == ""
-    (row,) = run_list.RunRows(boss)()[0]
+    (row,) = run_list.RunRows(boss.registry)()[0]
     assert row["id"] == r"20260101-caf\udce9-\x1b[2J" and row["id"].isprintable()
-    boss.move_to_trash(row["id"])
+    boss.control.move_to_trash(row["id"])
     assert not odd.exists()
     trash.restore_run(boss.workspace, row["id"])
-    boss.refresh()
-    assert odd.exists() and boss.run_dir(row["id"]) == odd
+    boss.registry.refresh()
+    assert odd.exists() and boss.registry.run_dir(row["id"]) == odd
 
 
 # --- events
@@ -269,12 +273,12 @@ def test_every_field_of_every_event_may_be_odd_or_missing(tmp_path: Path) -> Non
                     del values[one.name]
                 ends = {"kind": "Ended", "phase": "done"}
                 (folder / "events.jsonl").write_text(f"{sound}{json.dumps(values)}\n{json.dumps(ends)}\n")
-                boss._watched = {}
-                boss.refresh()
-                assert not boss.last_error and answered(boss) == "", values
+                boss.registry.watchers = {}
+                boss.registry.refresh()
+                assert not boss.registry.last_error and answered(boss) == "", values
                 html_report.render_run_report(html_report.load_report_data(folder)).encode()
-                terminal.run_line(boss.run_states[0]).encode()
-                list(terminal.describe_changes(RunState(""), boss.run_states[0]))
+                terminal.run_line(boss.registry.run_states[0]).encode()
+                list(terminal.describe_changes(RunState(""), boss.registry.run_states[0]))
     assert at > 300
 
 

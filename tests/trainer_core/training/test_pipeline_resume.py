@@ -182,13 +182,15 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunState, Pa
 
     one, whole = made(1), made(2)
     supervisor = Supervisor(Workspace(folder), command=("true",), device="cpu")  # `start` does what it would start
-    supervisor.use_checkpoint(one.name, "sft", 4)
-    supervisor.extend(one.name)
-    assert wait_for(lambda: supervisor.refresh() or not supervisor.run_state(one.name).phase.is_active, 20)
+    supervisor.control.use_checkpoint(one.name, "sft", 4)
+    supervisor.control.extend(one.name)
+    assert wait_for(
+        lambda: supervisor.registry.refresh() or not supervisor.registry.run_state(one.name).phase.is_active, 20
+    )
     start(folder, str(one))
-    supervisor.refresh()
+    supervisor.registry.refresh()
     supervisor.close()
-    return one, supervisor.run_state(one.name), whole, supervisor.run_state(whole.name)
+    return one, supervisor.registry.run_state(one.name), whole, supervisor.registry.run_state(whole.name)
 
 
 def test_a_finished_run_made_longer_is_the_longer_run(longer: tuple[Path, RunState, Path, RunState]) -> None:

@@ -55,10 +55,10 @@ def boss(tmp_path: Path) -> Iterator[Boss]:
 
 def expecting(boss: Supervisor, model: str) -> WarmWorker:
     """The worker that waits after somebody has been at Start for a while."""
-    boss._expected = model, time.monotonic() - PRELOAD_SECONDS
-    boss.update_warm_worker()
-    assert boss._waiting
-    return boss._waiting
+    boss.spawner._expected = model, time.monotonic() - PRELOAD_SECONDS
+    boss.spawner.update_warm_worker()
+    assert boss.spawner.waiting
+    return boss.spawner.waiting
 
 
 def importing(process: subprocess.Popen[bytes]) -> psutil.Process:
@@ -74,8 +74,10 @@ def imported(process: subprocess.Popen[bytes]) -> bool:
 
 
 def to_the_end(boss: Supervisor, run_id: str) -> RunState:
-    assert wait_for(lambda: boss.refresh() or not boss.run_state(run_id).phase.is_active, 180), boss.run_state(run_id)
-    return boss.run_state(run_id)
+    assert wait_for(lambda: boss.registry.refresh() or not boss.registry.run_state(run_id).phase.is_active, 180), (
+        boss.registry.run_state(run_id)
+    )
+    return boss.registry.run_state(run_id)
 
 
 def losses(view: RunState) -> list[tuple[str, int, float]]:
@@ -86,33 +88,40 @@ def test_a_worker_that_waited_makes_the_same_run_as_a_cold_one(boss: Boss, wante
     warm, cold = boss("warm"), boss("cold", ahead=False)
     ready = expecting(warm, wanted.model)
     assert imported(ready.process)
-    run_id = warm.start(wanted)
-    assert warm._watched[run_id].process is ready.process
-    first, second = to_the_end(warm, run_id), to_the_end(cold, cold.start(wanted))
+    run_id = warm.control.start(wanted)
+    assert warm.registry.watchers[run_id].process is ready.process
+    first, second = to_the_end(warm, run_id), to_the_end(cold, cold.control.start(wanted))
     assert first.phase is second.phase is Phase.DONE, first.error
     assert losses(first) == losses(second) and len(first.points) == 6
     assert ready.process.wait(10) == 0
-    assert run_folder.read_log_tail(warm.run_dir(run_id), 5)  # its words are the run's, not the app's
-    warm.update_warm_worker()
-    assert warm._waiting and warm._waiting.process.pid != ready.process.pid  # replaced after the run
+    assert run_folder.read_log_tail(warm.registry.run_dir(run_id), 5)  # its words are the run's, not the app's
+    warm.spawner.update_warm_worker()
+    assert warm.spawner.waiting and warm.spawner.waiting.process.pid != ready.process.pid  # replaced after the run
 
 
 def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: Boss, wanted: Recipe) -> None:
     """The app is killed right after the click, with the libraries half imported."""
     script = (
         "import os, pathlib, signal, sys, time; from trainer_core.config.recipe import Recipe\n"
-        "from trainer_core.jobs.spawn import AHEAD_SECONDS; from trainer_core.jobs.supervisor import Supervisor\n"
+        "from trainer_core.jobs.spawn import PRELOAD_SECONDS; from trainer_core.jobs.supervisor import Supervisor\n"
         "from trainer_core.runs.workspace import Workspace\n"
         "boss = Supervisor(Workspace(pathlib.Path(sys.argv[1])), device='cpu', ahead=True)\n"
         "recipe = Recipe.model_validate_json(sys.argv[2])\n"
-        "boss._expected = recipe.model, time.monotonic() - AHEAD_SECONDS; boss.update_warm_worker(); assert boss._waiting\n"
-        "time.sleep(1); boss.start(recipe); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "boss.spawner._expected = recipe.model, time.monotonic() - PRELOAD_SECONDS\n"
+        "boss.spawner.update_warm_worker(); assert boss.spawner.waiting\n"
+        "time.sleep(1); boss.control.start(recipe); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, tmp_path, wanted.model_dump_json()], cwd=project.PROJECT)
     assert ended.returncode == -signal.SIGKILL
     found = boss()
-    assert wait_for(lambda: found.refresh() or (found.active_run is not None and found.active_run.phase.is_active), 60)
-    assert found.active_run and to_the_end(found, found.active_run.id).phase is Phase.DONE
+    assert wait_for(
+        lambda: (
+            found.registry.refresh()
+            or (found.registry.active_run is not None and found.registry.active_run.phase.is_active)
+        ),
+        60,
+    )
+    assert found.registry.active_run and to_the_end(found, found.registry.active_run.id).phase is Phase.DONE
 
 
 def test_without_the_app_it_ends(tmp_path: Path) -> None:
@@ -139,13 +148,13 @@ def test_a_run_gives_signs_of_life_while_its_worker_imports(boss: Boss, wanted: 
     ready = expecting(app, wanted.model)
     child = importing(ready.process)
     child.suspend()
-    run_id = app.start(wanted)
-    beat = app.run_dir(run_id) / "heartbeat.json"
+    run_id = app.control.start(wanted)
+    beat = app.registry.run_dir(run_id) / "heartbeat.json"
     assert wait_for(beat.exists, 10)
     first = beat.stat().st_mtime
     assert wait_for(lambda: beat.stat().st_mtime >= first + 1.5 * heartbeat.BEAT_SECONDS, 4 * heartbeat.BEAT_SECONDS)
-    app.refresh()
-    assert app.run_state(run_id).detail.startswith("Loading the libraries")
+    app.registry.refresh()
+    assert app.registry.run_state(run_id).detail.startswith("Loading the libraries")
     child.kill()
     assert ready.process.wait(3 * heartbeat.BEAT_SECONDS) == -signal.SIGKILL
 
@@ -159,8 +168,8 @@ def test_one_that_was_killed_costs_nothing_but_time(boss: Boss, wanted: Recipe, 
     psutil.wait_procs([child], 60 if which == "it" else 0)
     if which == "it":
         ready.process.wait(10)
-    run_id = app.start(wanted)
-    assert (app._watched[run_id].process is ready.process) == (which != "it")
+    run_id = app.control.start(wanted)
+    assert (app.registry.watchers[run_id].process is ready.process) == (which != "it")
     assert to_the_end(app, run_id).phase is Phase.DONE
 
 
@@ -169,8 +178,8 @@ def test_another_kind_of_run_gets_a_worker_of_its_own(boss: Boss, wanted: Recipe
     app = boss()
     ready = expecting(app, "someone/a-model")
     assert "HF_HUB_OFFLINE" not in ready.environment
-    run_id = app.start(wanted)
-    process = app._watched[run_id].process
+    run_id = app.control.start(wanted)
+    process = app.registry.watchers[run_id].process
     assert process and process is not ready.process and not ready.is_alive
     process.kill()
     process.wait()
@@ -178,28 +187,28 @@ def test_another_kind_of_run_gets_a_worker_of_its_own(boss: Boss, wanted: Recipe
 
 def test_one_waits_only_while_a_run_is_likely(boss: Boss, wanted: Recipe) -> None:
     app = boss()
-    app.update_warm_worker()
-    assert app._waiting is None  # nobody has been at Start
-    app.preload_for(wanted.model)
-    app.update_warm_worker()
-    assert app._waiting is None  # the page is still being drawn
+    app.spawner.update_warm_worker()
+    assert app.spawner.waiting is None  # nobody has been at Start
+    app.spawner.preload_for(wanted.model)
+    app.spawner.update_warm_worker()
+    assert app.spawner.waiting is None  # the page is still being drawn
     ready = expecting(app, wanted.model)
-    app.update_warm_worker()
-    assert app._waiting is ready
-    app._expected = wanted.model, time.monotonic() - IDLE_SECONDS - 1
-    app.update_warm_worker()
-    assert app._waiting is None and not ready.is_alive
+    app.spawner.update_warm_worker()
+    assert app.spawner.waiting is ready
+    app.spawner._expected = wanted.model, time.monotonic() - IDLE_SECONDS - 1
+    app.spawner.update_warm_worker()
+    assert app.spawner.waiting is None and not ready.is_alive
 
 
 def test_none_waits_unless_it_is_wanted(boss: Boss, wanted: Recipe) -> None:
     app = boss(ahead=False)
-    app._expected = wanted.model, time.monotonic() - PRELOAD_SECONDS
-    app.update_warm_worker()
-    assert app._waiting is None
+    app.spawner._expected = wanted.model, time.monotonic() - PRELOAD_SECONDS
+    app.spawner.update_warm_worker()
+    assert app.spawner.waiting is None
 
 
 def test_it_is_no_trainer(boss: Boss, wanted: Recipe) -> None:
     app = boss()
     expecting(app, wanted.model)
     assert not any(heartbeat.WARM_WORKER_MODULE in process.info["cmdline"] for process in heartbeat.worker_processes())
-    assert app.active_run is None and not device_lock.read_holder(app.workspace.root / "gpu")
+    assert app.registry.active_run is None and not device_lock.read_holder(app.workspace.root / "gpu")

@@ -107,48 +107,52 @@ def test_what_an_adapter_does_is_one_word_and_its_hash_a_tooltip() -> None:
 
 def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest) -> None:  # noqa: F811
     ask(supervisor, contest)
-    current = supervisor.comparison
+    current = supervisor.registry.comparison
     heated = TokenHeatmap("x", ("Base", "DPO"), (TokenLogprobs("a", -1.0, -2.0),))
     current.watcher.state = replace(current.state, heated=heated)
-    told = comparison.compare_parts(supervisor)
+    told = comparison.compare_parts(supervisor.registry)
     assert told["heat"] is None and all(lane["dial"] is None for lane in told["compare"]["lanes"])
     with pytest.raises(Exception, match="A blind vote is going"):
         CompareActions(supervisor).adjust_lane({"lane": "DPO", "strength": 0.5})
     with pytest.raises(Exception, match="under their names"):
         CompareActions(supervisor).show_heatmap({"answer": "DPO", "lanes": ["Base", "DPO"]})
-    blind_voting.end_voting(supervisor)
-    assert comparison.compare_parts(supervisor)["heat"]["pieces"] == [["a", -1.0, -2.0]]
+    blind_voting.end_voting(supervisor.registry)
+    assert comparison.compare_parts(supervisor.registry)["heat"]["pieces"] == [["a", -1.0, -2.0]]
 
 
 def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F811
-    current = supervisor.compare_run(contest.run)
-    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), 30, 0.02)
+    current = supervisor.compare.compare_run(contest.run)
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(current.state.lanes), 30, 0.02)
     current.watcher.state = replace(current.state, scoring=ScoringProgress("held-out pairs", 1, 3, 30, 120, 90.0))
-    told = comparison.scores_payload(supervisor)
+    told = comparison.scores_payload(supervisor.registry)
     assert told["going"].startswith("Scoring, part 1 of 3: held-out pairs, 25%") and told["done"] == 0.25
 
 
 def test_scores_of_an_earlier_day_are_shown(supervisor, contest) -> None:  # noqa: F811
     share = ConfidenceInterval(0.5, 0.4, 0.6, 40).__dict__
     score = {"lane": "Base", "accuracy": share, "margin": share, "perplexity": share, "divergence": share}
-    (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
-    supervisor.compare_run(contest.run)
-    (accuracy,) = comparison.scores_payload(supervisor)["table"]["first"]
+    (supervisor.registry.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": [score]}))
+    supervisor.compare.compare_run(contest.run)
+    (accuracy,) = comparison.scores_payload(supervisor.registry)["table"]["first"]
     assert (accuracy["title"], accuracy["cells"]) == ("Held-out accuracy", ["50% [40%, 60%] (n 40)"])
 
 
 def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # noqa: F811
-    current = supervisor.compare_run(contest.run)
+    current = supervisor.compare.compare_run(contest.run)
     first = current.ask("One?", Sampling())
     assert wait_for(
-        lambda: supervisor.refresh() or bool(current.state.answers_to(first)) and bool(current.current_answers.ends),
+        lambda: (
+            supervisor.registry.refresh()
+            or bool(current.state.answers_to(first))
+            and bool(current.current_answers.ends)
+        ),
         30,
         0.02,
     )
     current.ask("Two?", Sampling(), follow=True)
     assert [turn.prompt for turn in current.turns] == ["One?"]
     assert (
-        comparison.comparison_payload(supervisor)["lanes"][1]["before"][0]["text"]
+        comparison.comparison_payload(supervisor.registry)["lanes"][1]["before"][0]["text"]
         == current.turns[0].answers["SFT"]
         != ""
     )
@@ -158,9 +162,9 @@ def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # n
 
 def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> None:  # noqa: F811
     votes.votes_path(supervisor.workspace).write_text('{"kind": "nothing"}\n')
-    (supervisor.run_dir(contest.run) / "scores.json").write_text("{")
-    supervisor.compare_run(contest.run)
-    told = comparison.compare_parts(supervisor)
+    (supervisor.registry.run_dir(contest.run) / "scores.json").write_text("{")
+    supervisor.compare.compare_run(contest.run)
+    told = comparison.compare_parts(supervisor.registry)
     assert "votes.jsonl, line 1: this is no vote of this version" in told["tally"]["problem"]
     assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]
 
@@ -177,14 +181,14 @@ def give(supervisor, count: int, contest: LanePair, **more: object) -> None:  # 
 
 def load(supervisor, run: str, names: tuple[str, ...] = (), prompted: str = ""):  # type: ignore[no-untyped-def]  # noqa: F811
     """The lanes of a run, loaded until they are known."""
-    current = supervisor.compare_run(run, lane_choices.select_lanes(supervisor, run, names, prompted))
-    assert wait_for(lambda: supervisor.refresh() or bool(current.state.lanes), 30, 0.02)
+    current = supervisor.compare.compare_run(run, lane_choices.select_lanes(supervisor.registry, run, names, prompted))
+    assert wait_for(lambda: supervisor.registry.refresh() or bool(current.state.lanes), 30, 0.02)
     return current
 
 
 def wins(supervisor, *chosen: str) -> list[int]:  # type: ignore[no-untyped-def]  # noqa: F811
     told = comparison.tally_payload(
-        supervisor, CompareChoice(**dict(zip(("run", "first", "second"), chosen, strict=False)))
+        supervisor.registry, CompareChoice(**dict(zip(("run", "first", "second"), chosen, strict=False)))
     )
     return told["wins"] if told else []
 
@@ -194,14 +198,14 @@ def test_the_votes_of_another_run_are_never_shown(supervisor, contest) -> None: 
     other = finished(supervisor, name="other")
     give(supervisor, 11, contest)
     load(supervisor, other)
-    told = comparison.tally_payload(supervisor)
+    told = comparison.tally_payload(supervisor.registry)
     assert (told["run"], told["name"], told["wins"], told["pairs"]) == (other, "other", [0, 0], 0)
     assert told["none"] == "No votes for this run yet. Press B." and not told["few"]
     assert wins(supervisor, contest.run, "Base", "DPO") == [0, 0], "what is loaded counts, not what the form says"
     with pytest.raises(DataError, match="no votes on these lanes"):
         CompareActions(supervisor).export_pairs()
     load(supervisor, contest.run)
-    assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor)["none"]
+    assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor.registry)["none"]
 
 
 def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> None:  # noqa: F811
@@ -211,14 +215,14 @@ def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> No
     assert wins(supervisor) == wins(supervisor, contest.run, "DPO", "Base") == [0, 3]
     assert wins(supervisor, contest.run, "SFT", "DPO") == [0, 2]
     assert wins(supervisor, contest.run, "Base", "Base") == wins(supervisor, contest.run, "Base", "gone") == [0, 3]
-    told = comparison.tally_payload(supervisor, CompareChoice(run=contest.run, first="Base", second="SFT"))
+    told = comparison.tally_payload(supervisor.registry, CompareChoice(run=contest.run, first="Base", second="SFT"))
     assert told["none"] == "No votes on these two lanes yet. Press B."
     assert CompareActions(supervisor).export_pairs({"run": contest.run, "first": "SFT", "second": "DPO"})["count"] == 2
 
 
 def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contest) -> None:  # noqa: F811
     finished(supervisor, name="other")
-    newest, older = [view.id for view in supervisor.run_states]
+    newest, older = [view.id for view in supervisor.registry.run_states]
     give(supervisor, 4, LanePair(run=older, first="Base", second="DPO"))
     assert wins(supervisor) == wins(supervisor, newest, "Base", "DPO") == [0, 0]
     assert wins(supervisor, older, "Base", "DPO") == [0, 4]
@@ -228,9 +232,9 @@ def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contes
 def test_a_run_that_is_renamed_keeps_its_votes(supervisor, contest) -> None:  # noqa: F811
     give(supervisor, 2, contest)
     load(supervisor, contest.run)
-    assert comparison.tally_payload(supervisor)["name"] == "ok"
-    metadata.write_metadata(supervisor.run_dir(contest.run), RunMetadata(name="better"))
-    told = comparison.tally_payload(supervisor)
+    assert comparison.tally_payload(supervisor.registry)["name"] == "ok"
+    metadata.write_metadata(supervisor.registry.run_dir(contest.run), RunMetadata(name="better"))
+    told = comparison.tally_payload(supervisor.registry)
     assert (told["name"], told["wins"]) == ("better", [0, 2])
 
 
@@ -240,16 +244,16 @@ def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, c
     now = current.lane_identities
     assert now == {"Base": "", "SFT": "3f9a12cd" * 8, "DPO": "3f9a12cd" * 8}
     give(supervisor, 11, contest, adapters={"Base": "", "DPO": "of before"})
-    told = comparison.tally_payload(supervisor)
+    told = comparison.tally_payload(supervisor.registry)
     assert told["wins"] == [0, 0] and told["checks"] == [
         "11 earlier votes on lanes of these names are not counted: an adapter or a system prompt was another then."
     ]
     give(supervisor, 1, contest, adapters={"Base": "", "DPO": now["DPO"]})
     assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs()["count"] == 1
     ask(supervisor, contest)
-    assert blind_voting.undo_vote(supervisor).adapters["DPO"] == now["DPO"]
+    assert blind_voting.undo_vote(supervisor.registry).adapters["DPO"] == now["DPO"]
     with pytest.raises(Exception, match="no vote to take back"):
-        blind_voting.undo_vote(supervisor)
+        blind_voting.undo_vote(supervisor.registry)
 
 
 def test_a_prompted_base_is_another_lane_under_another_prompt(supervisor, contest) -> None:  # noqa: F811
@@ -268,7 +272,7 @@ def test_the_same_lanes_of_two_runs_are_two_comparisons(supervisor, contest) -> 
     other = finished(supervisor, name="other")
     first = load(supervisor, contest.run, ("Base",), "Be short.")
     between = blind_voting.lane_pair(contest.run, ("Base", lane_choices.PROMPTED), "Base", lane_choices.PROMPTED)
-    blind_voting.start_question(supervisor, between, "bundled", Sampling(), first.job.lanes)
+    blind_voting.start_question(supervisor.compare, between, "bundled", Sampling(), first.job.lanes)
     second = load(supervisor, other, ("Base",), "Be short.")
     assert second is not first and second.job == first.job
     assert (first.run, second.run, second.open_question) == (contest.run, other, None)
@@ -278,11 +282,11 @@ def test_scores_are_of_the_loaded_lanes_alone(supervisor, contest) -> None:  # n
     share = ConfidenceInterval(0.5, 0.4, 0.6, 40).__dict__
     numbers = {name: share for name in ("accuracy", "margin", "perplexity", "divergence")}
     scores = [{"lane": lane, **numbers} for lane in ("Base", "SFT", "DPO", "DPO at 50%", lane_choices.PROMPTED)]
-    (supervisor.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": scores}))
+    (supervisor.registry.run_dir(contest.run) / "scores.json").write_text(json.dumps({"scores": scores}))
     other = finished(supervisor, name="other")
     load(supervisor, contest.run, ("Base", "DPO"))
-    assert comparison.scores_payload(supervisor)["table"]["lanes"] == ["Base", "DPO"]
+    assert comparison.scores_payload(supervisor.registry)["table"]["lanes"] == ["Base", "DPO"]
     load(supervisor, contest.run, ("DPO at 150%",), "Be short.")
-    assert comparison.scores_payload(supervisor)["table"] is None
+    assert comparison.scores_payload(supervisor.registry)["table"] is None
     load(supervisor, other)
-    assert comparison.scores_payload(supervisor)["table"] is None
+    assert comparison.scores_payload(supervisor.registry)["table"] is None

@@ -30,8 +30,8 @@ def told(workspace: Path, *events: Event) -> dict[str, Any]:
     log = EventLog(run_dir / "events.jsonl")
     for event in (*HELD, *events, AdapterSaved("sft", "adapter-sft", 1, 10), RunEnded(Phase.DONE)):
         log(event)
-    supervisor.refresh()
-    found = samples.samples_payload(supervisor, supervisor.current_run)
+    supervisor.registry.refresh()
+    found = samples.samples_payload(supervisor.registry, supervisor.registry.current_run)
     supervisor.close()
     assert found is not None
     return found

@@ -69,7 +69,7 @@ def finished(supervisor: Supervisor, *events: object, name: str = "") -> str:
     log = EventLog(run_dir / "events.jsonl")
     for event in (*events, RunEnded(Phase.DONE)):
         log(event)  # type: ignore[arg-type]
-    supervisor.refresh()
+    supervisor.registry.refresh()
     return run_dir.name
 
 
@@ -95,7 +95,7 @@ def test_the_second_answer_is_empty(supervisor: Supervisor) -> None:
 
 def test_only_new_points_are_sent(supervisor: Supervisor) -> None:
     finished(supervisor, *(step("sft", at) for at in range(1, 6)), *(step("dpo", at) for at in range(1, 4)))
-    run = supervisor.run_states[0].id
+    run = supervisor.registry.run_states[0].id
     later = page_news(supervisor, Cursor(run=run, points=7))
     assert later["from"] == 7
     assert later["series"] == {"dpo.loss": [(3, 1.0)], "dpo.margin": [(3, 0.3)], "dpo.accuracy": [(3, 0.5)]}
@@ -115,7 +115,7 @@ def test_a_page_may_show_an_older_run(supervisor: Supervisor) -> None:
     older = finished(supervisor, step("sft", 1), name="older")
     finished(supervisor, step("sft", 1), step("sft", 2), name="newer")
     assert page_news(supervisor, Cursor(show=older))["run"] == older
-    assert page_news(supervisor, Cursor(show="deleted"))["run"] == supervisor.run_states[0].id
+    assert page_news(supervisor, Cursor(show="deleted"))["run"] == supervisor.registry.run_states[0].id
 
 
 def test_the_run_at_work_is_told_beside_an_older_one_that_is_shown(supervisor: Supervisor) -> None:
@@ -123,8 +123,8 @@ def test_the_run_at_work_is_told_beside_an_older_one_that_is_shown(supervisor: S
     beside, alone = (page_news(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
     assert beside["run"]["is"]["id"] == older and beside["active"]["is"]["id"] == alone["run"]["is"]["id"] == newer
     assert beside["active_pace"]["is"] == alone["pace"]["is"] and alone["active"]["is"] is None
-    EventLog(supervisor.run_dir(newer) / "events.jsonl")(step("sft", 19))
-    supervisor.refresh()
+    EventLog(supervisor.registry.run_dir(newer) / "events.jsonl")(step("sft", 19))
+    supervisor.registry.refresh()
     asked = Cursor(show=older, run=older, points=1, marks={name: part["mark"] for name, part in beside.items()})
     assert set(page_news(supervisor, asked)["parts"]) == {"active_pace"}
 
@@ -180,11 +180,11 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
         step("dpo", 2, 2),
         AdapterSaved("dpo", "adapter-dpo", 5, 2),
     )
-    view = supervisor.run_state(run)
-    said = {**(run_module.run_payload(supervisor, view) or {}), **(progress_payload(view) or {})}
+    view = supervisor.registry.run_state(run)
+    said = {**(run_module.run_payload(supervisor.registry, view) or {}), **(progress_payload(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
-    row = run_list.RunRows(supervisor)()[0][0]
+    row = run_list.RunRows(supervisor.registry)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50% (n 16)", "sample")
     assert row["loss"] == "SFT\u00a01.000 · DPO\u00a01.000", "two losses, not one that fell"
 
@@ -197,10 +197,10 @@ def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> No
 
 def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished(supervisor, step("sft", 1, 1), AdapterSaved("sft", "adapter-sft", 5, 1))
-    began = datetime.fromisoformat(run_folder.read_run(supervisor.run_dir(run)).created)
+    began = datetime.fromisoformat(run_folder.read_run(supervisor.registry.run_dir(run)).created)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
-    assert run_option(supervisor, supervisor.run_state(run)).endswith(
+    assert run_option(supervisor.registry.run_dir(run), supervisor.registry.run_state(run)).endswith(
         f"{began.astimezone(ZoneInfo('Asia/Tokyo')):%Y-%m-%d %H:%M}"
     )
     monkeypatch.undo()
@@ -242,8 +242,8 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     folder = supervisor.workspace.runs / "20260101-000000-broken"
     folder.mkdir()
     (folder / "run.json").write_text("{")
-    supervisor.refresh()
-    assert run_list.RunRows(supervisor)()[0][0]["name"] == folder.name
+    supervisor.registry.refresh()
+    assert run_list.RunRows(supervisor.registry)()[0][0]["name"] == folder.name
     assert page_news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
 
 
@@ -253,10 +253,10 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
     log = EventLog(run_dir / "events.jsonl")
     for event in (StepsPlanned({"dpo": 300}), PhaseChanged(Phase.DPO), step("dpo", 1, 300)):
         log(event)
-    supervisor.refresh()
+    supervisor.registry.refresh()
     first = page_news(supervisor, Cursor(tab="train"))
     log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
-    supervisor.refresh()
+    supervisor.registry.refresh()
     asked = cursor_after(first, tab="train")
     second = page_news(supervisor, asked)
     assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
@@ -298,9 +298,9 @@ def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
 
 def test_readings_are_sent_where_they_are_shown(supervisor: Supervisor) -> None:
     times = iter((100.0, 101.0))
-    supervisor.readings = HardwareHistory(clock=lambda: next(times))
-    supervisor.readings.record(machine(24))
-    supervisor.readings.record(machine(24))
+    supervisor.device.readings = HardwareHistory(clock=lambda: next(times))
+    supervisor.device.readings.record(machine(24))
+    supervisor.device.readings.record(machine(24))
     assert "machine" not in page_news(supervisor, Cursor())
     assert page_news(supervisor, Cursor(machine=99.5))["machine"] == [[0.5, 2.1, 41, 38, 3], [1.5, 2.1, 41, 38, 3]]
     assert page_news(supervisor, Cursor(machine=100))["machine"] == [[1, 2.1, 41, 38, 3]]
@@ -322,7 +322,7 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
     run = finished(supervisor, *TRIVIAL)
     (said,) = page_news(supervisor, Cursor())["parts"]["doctor"]["is"]
     assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
-    recipe, changes = findings.apply_suggestion(supervisor, run, said["key"])
+    recipe, changes = findings.apply_suggestion(supervisor.registry, run, said["key"])
     assert (recipe.lora.rank, recipe.dpo.losses) == (8, ("ipo",))
     assert changes == [
         "LoRA rank: 8 (changed from 16)",
@@ -330,7 +330,7 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
         "DPO loss: ipo (changed from sigmoid)",
     ]
     with pytest.raises(ConfigError, match="does not hold any more"):
-        findings.apply_suggestion(supervisor, run, "dpo.flat")
+        findings.apply_suggestion(supervisor.registry, run, "dpo.flat")
 
 
 def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
@@ -338,13 +338,13 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     EventLog(run_dir / "events.jsonl")(
         RunFailed("NaN", offers=(Suggestion("Half the rate", {"dpo.learning_rate": 1e-6}),))
     )
-    supervisor.refresh()
+    supervisor.registry.refresh()
     run = page_news(supervisor, Cursor())["parts"]["run"]["is"]
     assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}] and not run["kept"]
     write_adapter(checkpoints.checkpoint_dir(run_dir, "dpo", 3), "dpo", 3)
-    supervisor.refresh()
+    supervisor.registry.refresh()
     assert page_news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
-    recipe, changes = findings.apply_suggestion(supervisor, run_dir.name, "offer.0")
+    recipe, changes = findings.apply_suggestion(supervisor.registry, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
 
@@ -355,8 +355,8 @@ def test_a_retry_begins_at_the_batch_that_the_run_had_come_to(supervisor: Superv
     for what, before, used in (("dpo.batch_size", "8", "2"), ("dpo.accumulation", "2", "8")):
         log(SettingChanged(what, before, used, "memory ran out"))
     log(RunFailed("Memory", offers=(Suggestion("Half the length", {"dpo.max_length": 512}),)))
-    supervisor.refresh()
-    recipe, changes = findings.apply_suggestion(supervisor, run_dir.name, "offer.0")
+    supervisor.registry.refresh()
+    recipe, changes = findings.apply_suggestion(supervisor.registry, run_dir.name, "offer.0")
     assert (recipe.dpo.batch_size, recipe.dpo.accumulation, recipe.dpo.max_length) == (2, 8, 512)
     assert len(changes) == 3 and any("2 (changed from 8)" in one for one in changes)
 
@@ -372,18 +372,18 @@ def test_settings_say_what_differs_from_the_preset(supervisor: Supervisor) -> No
 
 def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervisor: Supervisor) -> None:
     run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
-    supervisor.refresh()
+    supervisor.registry.refresh()
     first = page_news(supervisor, Cursor())
     quick = tuple(first["parts"][name]["mark"] for name in live_updates.QUICK_PARTS)
     held = Cursor(points=5, whole=first["whole"], quick=quick, ask=first["ask"], deep=5)
     assert live_updates.strip_unchanged(page_news(supervisor, held), held) == {}
-    EventLog(supervisor.run_dir(run_id) / "events.jsonl")(step("sft", 6))
-    supervisor.refresh()
+    EventLog(supervisor.registry.run_dir(run_id) / "events.jsonl")(step("sft", 6))
+    supervisor.registry.refresh()
     grown = live_updates.strip_unchanged(page_news(supervisor, held), held)
     assert set(grown) == {"parts", "points", "series", "deep"} and set(grown["parts"]) == {"pace"}
     assert grown["deep"] == [(1e-4, 1, 900, 0.5)], "a row, whose place follows from what the page holds"
-    EventLog(supervisor.run_dir(run_id) / "events.jsonl")(AdapterSaved("sft", "adapter-sft", 5, 6))
-    supervisor.refresh()
+    EventLog(supervisor.registry.run_dir(run_id) / "events.jsonl")(AdapterSaved("sft", "adapter-sft", 5, 6))
+    supervisor.registry.refresh()
     assert page_news(supervisor, held) == {"stale": True}
     named = held.model_copy(
         update={"run": run_id, "whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}

@@ -196,13 +196,13 @@ def test_free_memory_counts_without_the_reserve(supervisor: Supervisor) -> None:
 
 def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
     run_dir = run_folder.create_run(
-        supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.run_file_facts((), recipe.model)
+        supervisor.workspace.runs, TrainJob(recipe=recipe), "", **supervisor.spawner.run_file_facts((), recipe.model)
     )
     log = EventLog(run_dir / "events.jsonl")
     for at, took in enumerate(seconds, 1):
         log(TrainStep("sft", at, len(seconds), 1.0, 1e-4, 1.0, took, 900.0, 0.0))
     log(RunEnded(Phase.DONE))
-    supervisor.refresh()
+    supervisor.registry.refresh()
 
 
 FOUND = RowCounts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
@@ -212,11 +212,11 @@ def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], st
     """The seconds of the stages, and the sentence on the whole."""
     place = memory_fit.target_machine(supervisor)
     known = run_time.estimate_speeds(
-        past_runs(supervisor),
+        past_runs(supervisor.registry),
         recipe,
         CARD.catalogue.find_architecture(recipe.model),
         place,
-        supervisor.machine.cpu.cores,
+        supervisor.device.machine.cpu.cores,
     )
     seconds = run_time.stage_seconds(known, recipe, FOUND)
     return seconds, run_time.describe_run_time(run_time.run_seconds(supervisor.workspace, recipe, seconds), known)

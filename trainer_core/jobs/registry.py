@@ -1,0 +1,125 @@
+"""What is known of the runs of a workspace and of the lanes that are loaded.
+
+Nothing is known from memory that a folder does not say: an app that starts anew finds the same runs in the same states, and
+attaches to those that still work.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from pathlib import Path
+
+from trainer_core.config.jobs import Lane
+from trainer_core.config.recipe import Recipe
+from trainer_core.errors import BusyError, ModelError
+from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.run_watcher import RunWatcher
+from trainer_core.runs import checkpoints, run_folder, trash
+from trainer_core.runs.run_state import RunState
+from trainer_core.runs.workspace import Workspace
+from trainer_core.system import untrusted_files
+
+
+class RunRegistry:
+    """Every run by its id, and the comparison that was opened last."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self.watchers: dict[str, RunWatcher] = {}
+        self.comparison: Comparison | None = None
+        self.last_error = ""
+        self._lock = threading.Lock()
+
+    def refresh(self) -> None:
+        """Bring every state up to date with its folder."""
+        with self._lock:
+            for run_dir in run_folder.list_runs(self.workspace.runs):
+                if untrusted_files.printable_id(run_dir) not in self.watchers:
+                    self.watchers[untrusted_files.printable_id(run_dir)] = RunWatcher(run_dir)
+            trouble = ""
+            for watcher in list(self.watchers.values()):
+                try:
+                    watcher.refresh()
+                except Exception:  # one bad folder must not blind the app to the others
+                    trouble = traceback.format_exc()
+            self.last_error = trouble
+        self.refresh_comparison()
+
+    def refresh_comparison(self) -> None:
+        """Bring the lanes up to date between two rounds, so that their text is shown as it grows."""
+        with self._lock:
+            if self.comparison:
+                self.comparison.watcher.refresh()
+
+    def add_run(self, run_id: str, watcher: RunWatcher) -> None:
+        """Know a run from now on, or know it anew, with the worker that was started for it."""
+        with self._lock:
+            self.watchers[run_id] = watcher
+
+    def trash_run(self, run_id: str) -> None:
+        """Move a run's folder to the trash and forget it, so that no refresh comes between.
+
+        Raises:
+            DiskError: it cannot be moved.
+        """
+        with self._lock:
+            trash.trash_run(self.workspace, self.run_dir(run_id))
+            del self.watchers[run_id]
+
+    @property
+    def run_states(self) -> list[RunState]:
+        """All runs, newest first."""
+        return [self.watchers[name].state for name in sorted(self.watchers, reverse=True)]
+
+    @property
+    def current_run(self) -> RunState | None:
+        """The run to show: the one at work, or else the newest."""
+        states = self.run_states
+        return next((state for state in states if state.phase.is_active), states[0] if states else None)
+
+    @property
+    def active_run(self) -> RunState | None:
+        return next((state for state in self.run_states if state.phase.is_active), None)
+
+    def run_state(self, run_id: str) -> RunState:
+        return self.watchers[run_id].state
+
+    def run_dir(self, run_id: str) -> Path:
+        return self.watchers[run_id].run_dir
+
+    def run_file(self, run_id: str) -> run_folder.RunFile:
+        return run_folder.read_run(self.run_dir(run_id))
+
+    def run_recipe(self, run_id: str) -> Recipe:
+        """What a run was asked to do.
+
+        Raises:
+            ModelError: it is no training run.
+        """
+        job = run_folder.train_job_of(self.run_file(run_id))
+        if job is None:
+            raise ModelError(f"{run_id} is no training run.")
+        return job.recipe
+
+    def run_lanes(self, run_id: str) -> tuple[Lane, ...]:
+        """The base and every adapter of a run, as lanes."""
+        adapters = [
+            Lane(name=stage.upper(), adapter=str(self.run_dir(run_id) / folder))
+            for stage, folder in self.run_state(run_id).adapters.items()
+        ]
+        return (Lane(name="Base"), *adapters)
+
+    def require_idle(self) -> None:
+        """One job on the device at a time.
+
+        Raises:
+            BusyError: naming the run that is going.
+        """
+        if active := self.active_run:
+            raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
+
+    def repair_run(self, run_id: str) -> None:
+        """Finish or undo what a process that is gone left half done in a run that nobody works on."""
+        if not self.run_state(run_id).phase.is_active:
+            checkpoints.clean_run_leftovers(self.run_dir(run_id))
