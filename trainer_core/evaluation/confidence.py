@@ -42,12 +42,12 @@ def estimate_ratio(above: Sequence[float], below: Sequence[float], rising=lambda
     if len(tops) < 2:
         return ConfidenceInterval(value, None, None, len(tops))
 
-    def of(top, bottom, axis):  # type: ignore[no-untyped-def]
+    def ratio(top, bottom, axis):  # type: ignore[no-untyped-def]
         return rising(top.sum(axis) / bottom.sum(axis))
 
     found = stats.bootstrap(
         (tops, bottoms),
-        of,
+        ratio,
         paired=True,
         n_resamples=BOOTSTRAP_RESAMPLES,
         method="percentile",

@@ -465,13 +465,15 @@ class RunFailed:
     offers: tuple[Suggestion, ...] = ()
 
 
-Event = (
-    PhaseChanged | DeviceAcquired | DataPrepared | SettingChanged | Notice | StepsPlanned | RowLengths | MemoryProbed
-    | ReferenceCheck | TrainStep | Evaluation
+TrainEvent = (
+    DataPrepared | SettingChanged | StepsPlanned | RowLengths | MemoryProbed | ReferenceCheck | TrainStep | Evaluation
     | SampleAnswers | StageResumed | CheckpointSaved | OutOfMemory | AdapterSaved
-    | ScoringProgress | ScoresReady | ScoringFailed | PromptStarted | TextChunk | AnswersFinished
-    | RequestFailed | LanesLoaded | LaneAdjusted | TokenHeatmap | RunEnded | RunFailed
 )  # fmt: skip
+CompareEvent = (
+    ScoringProgress | ScoresReady | ScoringFailed | PromptStarted | TextChunk | AnswersFinished | RequestFailed
+    | LanesLoaded | LaneAdjusted | TokenHeatmap
+)  # fmt: skip
+Event = PhaseChanged | DeviceAcquired | Notice | RunEnded | RunFailed | TrainEvent | CompareEvent
 EVENT_KINDS: Mapping[str, type] = {kind.__name__: kind for kind in Event.__args__}
 OLD_NAMES: Mapping[str, str] = {
     "Status": "PhaseChanged",

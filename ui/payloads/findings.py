@@ -47,7 +47,7 @@ def run_findings(supervisor: Supervisor, view: RunState) -> tuple[Finding, ...]:
         return ()
     lately = len(view.points) % max(1, view.last_step.total // CHECKS_PER_STAGE) if view.phase.is_active else 0
     steady = replace(view, points=view.points[: len(view.points) - lately])
-    return cached_diagnosis(DiagnosisKey(steady, recipe, lane_scores(supervisor, view)))
+    return diagnose_once(DiagnosisKey(steady, recipe, lane_scores(supervisor, view)))
 
 
 class DiagnosisKey:
@@ -65,7 +65,7 @@ class DiagnosisKey:
 
 
 @lru_cache(maxsize=3)  # each holds all points of its run
-def cached_diagnosis(seen: DiagnosisKey) -> tuple[Finding, ...]:
+def diagnose_once(seen: DiagnosisKey) -> tuple[Finding, ...]:
     """Asked by every open page once a second, answered once a step."""
     return doctor.diagnose(seen.view, seen.recipe, seen.scores)
 

@@ -26,6 +26,7 @@ from trainer_core.runs.events import STAGES, Stage, TrainStep
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
+from trainer_core.system.hardware_history import HardwareReading
 from ui.payloads import comparison, findings, run_list, samples
 from ui.payloads import run as run_module
 from ui.payloads.run import button_state, device_payload, facts_payload, memory_meter, progress_payload, recent_runs
@@ -354,18 +355,14 @@ def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
         return {}
     new = supervisor.readings.readings_since(cursor.machine)
     every = max(1, len(new) // (MAX_POINTS // 2))
-    return {
-        "machine": [
-            [
-                round_digits(round(one.at - cursor.machine, 1)) if cursor.machine else round(one.at, 1),
-                *(
-                    None if value is None else round_digits(value)
-                    for value in (one.memory, one.celsius, one.watts, one.busy)
-                ),
-            ]
-            for one in new[::every]
-        ]
-    }
+    return {"machine": [reading_row(one, cursor.machine) for one in new[::every]]}
+
+
+def reading_row(one: HardwareReading, since: float) -> list[float | None]:
+    """Seconds (since the last one the page has, or the clock's), then the values that the machine could tell."""
+    seconds = round_digits(round(one.at - since, 1)) if since else round(one.at, 1)
+    values = (one.memory, one.celsius, one.watts, one.busy)
+    return [seconds, *(None if value is None else round_digits(value) for value in values)]
 
 
 def thin_points(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
