@@ -36,7 +36,6 @@ LAYOUT = (
     ("ui/components/sidebar.py", "build_sidebar"),
     ("ui/components/theme.py", "build_theme"),
     ("ui/tabs/compare.py", "wire_handlers"),
-    ("ui/tabs/start.py", "build_start_tab"),
 )
 """Functions that list elements of the page, and may be as long as the list."""
 LONG_FILES = {
@@ -55,7 +54,6 @@ LONG_FILES = {
     "ui/components/html.py": 495,
     "ui/payloads/comparison.py": 485,
     "ui/server/live_updates.py": 427,
-    "ui/tabs/start.py": 411,
     "launcher/cuda_support.py": 354,
 }
 """Files over the limit, with the lines they had. A number here may only shrink; a file within the limit is taken out."""
