@@ -49,10 +49,9 @@ LONG_FILES = {
     "trainer_core/planning/fitting.py": 365,
     "trainer_core/planning/memory_model.py": 483,
     "trainer_core/runs/checkpoints.py": 411,
-    "trainer_core/runs/events.py": 505,
     "trainer_core/system/hardware.py": 531,
     "ui/components/html.py": 495,
-    "ui/payloads/comparison.py": 485,
+    "ui/payloads/comparison.py": 486,
     "ui/server/live_updates.py": 427,
     "launcher/cuda_support.py": 354,
 }

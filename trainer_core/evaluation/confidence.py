@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from trainer_core.evaluation.statistics import wilson_interval
-from trainer_core.runs.events import ConfidenceInterval, ForgettingCheck
+from trainer_core.runs.compare_events import ConfidenceInterval, ForgettingCheck
 
 CONFIDENCE_LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 2000

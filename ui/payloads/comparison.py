@@ -18,7 +18,8 @@ from trainer_core.evaluation.votes import BlindQuestion, LanePair, Vote
 from trainer_core.jobs import blind_voting
 from trainer_core.jobs.comparison import Comparison
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.events import AdapterCheck, AnswerStats, Phase, ScoresReady
+from trainer_core.runs.compare_events import AdapterCheck, AnswerStats, ScoresReady
+from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel
 from trainer_core.system.duration import format_duration

@@ -14,8 +14,9 @@ from trainer_core.diagnosis import doctor
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.errors import ConfigError
 from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.runs.compare_events import LaneScore
 from trainer_core.runs.effective_recipe import effective_recipe
-from trainer_core.runs.events import LaneScore, Suggestion
+from trainer_core.runs.events import Suggestion
 from trainer_core.runs.run_state import RunState
 from ui.format import STAGE_LABELS
 from ui.payloads.run_settings import read_run_settings, settings_by_label

@@ -17,7 +17,7 @@ from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting, lane_choices
 from trainer_core.jobs.supervisor import wait_for
 from trainer_core.runs import metadata
-from trainer_core.runs.events import (
+from trainer_core.runs.compare_events import (
     AdapterCheck,
     ConfidenceInterval,
     LaneScore,
