@@ -51,7 +51,6 @@ LONG_FILES = {
     "trainer_core/runs/checkpoints.py": 411,
     "trainer_core/system/hardware.py": 531,
     "ui/components/html.py": 495,
-    "ui/payloads/comparison.py": 486,
     "ui/server/live_updates.py": 427,
     "launcher/cuda_support.py": 354,
 }
