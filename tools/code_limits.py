@@ -51,7 +51,6 @@ LONG_FILES = {
     "trainer_core/runs/checkpoints.py": 411,
     "trainer_core/system/hardware.py": 531,
     "ui/components/html.py": 495,
-    "ui/server/live_updates.py": 427,
     "launcher/cuda_support.py": 354,
 }
 """Files over the limit, with the lines they had. A number here may only shrink; a file within the limit is taken out."""
