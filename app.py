@@ -74,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal.prepare_streams()
     args = build_app_parser().parse_args(argv)
 
-    def opened() -> int:
+    def open_app() -> int:
         workspace = Workspace(args.workspace.resolve())
         with single_instance(workspace) as first:
             return serve_app(workspace, args) if first else show_open_app(workspace, args.browser)
 
-    return terminal.run_command(opened)
+    return terminal.run_command(open_app)
 
 
 def build_app_parser() -> argparse.ArgumentParser:

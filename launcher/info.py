@@ -124,13 +124,8 @@ def venv_line() -> str:
 
 def packages_line(python: Path) -> str:
     """torch and what stands on it, asked in a child, which may hang or die."""
-    answer = subprocess.run(
-        [str(python), "-P", "-c", PACKAGES_PROGRAM, *PACKAGES],
-        cwd=str(ROOT),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=SECONDS,
-    )
+    command = [str(python), "-P", "-c", PACKAGES_PROGRAM, *PACKAGES]
+    answer = subprocess.run(command, cwd=str(ROOT), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     if answer.returncode:
         said = answer.stderr.decode("utf-8", "replace").strip().splitlines()[-3:]
         return f"asking .venv failed with status {answer.returncode}: " + " / ".join(said)

@@ -42,7 +42,7 @@ def main(device: str, cuda: str = "") -> str:
         from launcher import trial_kernels
 
         check_kernel("A Triton kernel", trial_kernels.TOLERANCE, lambda: trial_kernels.kernel_error(device))
-        check_kernel("torch.compile", trial_kernels.TOLERANCE, lambda: trial_kernels.compiled_error(device))
+        check_kernel("torch.compile", trial_kernels.TOLERANCE, lambda: trial_kernels.measure_compile_error(device))
     return f"torch {torch.__version__} and unsloth {unsloth.__version__} work on {device}."
 
 

@@ -38,7 +38,7 @@ def kernel_error(device: str) -> float:
     return float((y - rms_norm(x, weight)).abs().max())
 
 
-def compiled_error(device: str) -> float:
+def measure_compile_error(device: str) -> float:
     """Compile forward and backward; the largest difference of value and gradients from torch's own."""
     plain, compiled = compute_gradients(rms_norm, device), compute_gradients(torch.compile(rms_norm), device)
     return max(float((ours - theirs).abs().max()) for ours, theirs in zip(compiled, plain, strict=True))

@@ -25,7 +25,7 @@ def type_check_command(system: str, *paths: str) -> tuple[str, ...]:
 
 
 FAST_FLAG = "--fast"
-STYLE = (("ruff", "check", "."), ("ruff", "format", "--check", "."))
+STYLE = (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("tools.code_limits",))
 CHECKS = (*STYLE, type_check_command("linux"), type_check_command("win32", *ON_WINDOWS), type_check_command("darwin"))
 WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """Tests run in two processes. Each takes a file at a time, so what the tests of a file share is made once, in the order of

@@ -31,37 +31,39 @@ from trainer_core.config.jobs import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.methods.steps import is_spaced_step
 from trainer_core.runs import checkpoints, compare_requests, run_folder
-from trainer_core.runs.control import StopRequests
-from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import (
+from trainer_core.runs.compare_events import (
     AdapterCheck,
-    AdapterSaved,
     AnswersFinished,
     AnswerStats,
-    CheckpointSaved,
     ConfidenceInterval,
-    DataPrepared,
-    Evaluation,
     ForgettingCheck,
     LaneAdjusted,
     LaneScore,
     LanesLoaded,
-    Phase,
-    PhaseChanged,
     PromptStarted,
-    ReferenceCheck,
-    SampleAnswer,
-    SampleAnswers,
     ScoresReady,
     ScoringFailed,
     ScoringProgress,
+    TextChunk,
+    TokenHeatmap,
+    TokenLogprobs,
+)
+from trainer_core.runs.control import StopRequests
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import (
+    AdapterSaved,
+    CheckpointSaved,
+    DataPrepared,
+    Evaluation,
+    Phase,
+    PhaseChanged,
+    ReferenceCheck,
+    SampleAnswer,
+    SampleAnswers,
     SettingChanged,
     Stage,
     StageResumed,
     StepsPlanned,
-    TextChunk,
-    TokenHeatmap,
-    TokenLogprobs,
     TrainStep,
 )
 from trainer_core.runs.run_state import read_run_state

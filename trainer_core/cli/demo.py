@@ -12,7 +12,8 @@ from trainer_core.errors import TrainingError
 from trainer_core.evaluation.prompts import DEMO_SAMPLING, read_bundled_prompts, score_request
 from trainer_core.jobs.comparison import Comparison
 from trainer_core.jobs.supervisor import Supervisor, wait_for
-from trainer_core.runs.events import Phase, ScoresReady
+from trainer_core.runs.compare_events import ScoresReady
+from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import PromptAnswers, RunState
 
 ANSWERS = 3

@@ -24,7 +24,8 @@ from trainer_core.errors import UserError
 from trainer_core.evaluation.score_table import forgetting_warnings, format_score_rows, score_legend
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import control
-from trainer_core.runs.events import Phase, ReferenceCheck, ScoresReady, TrainStep
+from trainer_core.runs.compare_events import ScoresReady
+from trainer_core.runs.events import Phase, ReferenceCheck, TrainStep
 from trainer_core.runs.run_state import RunState
 
 REFRESH_SECONDS = 0.3

@@ -140,7 +140,7 @@ class Data(StrictModel):
     columns: Columns = Columns()
 
     @property
-    def mapped_file(self) -> str | None:
+    def columns_file(self) -> str | None:
         """The file that `columns` speaks of: the pairs, or the examples where the pairs are bundled or none."""
         if not self.columns.column_by_part:
             return None

@@ -212,7 +212,7 @@ class RowSource:
 
     def columns_for(self, path: Path) -> recipe.Columns | None:
         """The columns chosen by hand, if they were chosen for this file. Held-out pairs have those of the pairs."""
-        mapped = self.data.mapped_file
+        mapped = self.data.columns_file
         same = (mapped, self.data.held_out) if mapped == self.data.pairs else (mapped,)
         return self.data.columns if mapped and path in [data_path(name, "") for name in same if name] else None
 

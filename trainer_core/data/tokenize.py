@@ -80,7 +80,7 @@ class EncodedPair:
     @property
     def first_difference(self) -> int:
         """Where the first token differs; what is cut there or before teaches no preference."""
-        return shared_token_prefix(self.chosen, self.rejected)
+        return common_token_prefix(self.chosen, self.rejected)
 
     @property
     def longest_length(self) -> int:
@@ -156,11 +156,11 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> I
     for three in zip(texts, texts, texts, strict=True):
         prompt, chosen, rejected = (tokenize_text(tokenizer, text).ids for text in three)
         yield EncodedPair(
-            chosen, rejected, min(shared_token_prefix(prompt, chosen), shared_token_prefix(prompt, rejected))
+            chosen, rejected, min(common_token_prefix(prompt, chosen), common_token_prefix(prompt, rejected))
         )
 
 
-def shared_token_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def common_token_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with together."""
     differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))

@@ -29,7 +29,7 @@ def store_upload(workspace: Workspace, upload: Path) -> Path:
     """
     name = re.sub(r"[^\w.() -]+", "_", upload.name).lstrip(".") or "data"
     for number in range(1, 1000):
-        place = workspace.data / (name if number == 1 else numbered_name(name, number))
+        place = workspace.data / (name if number == 1 else add_number(name, number))
         if place.exists() and not filecmp.cmp(upload, place, shallow=False):
             continue
         if not place.exists():
@@ -51,7 +51,7 @@ def copy_upload(upload: Path, place: Path) -> None:
         raise DiskError(f"{place}: {size:,.1f} MB cannot be kept there: {error.strerror or error}.") from error
 
 
-def numbered_name(name: str, number: int) -> str:
+def add_number(name: str, number: int) -> str:
     stem, dot, suffix = name.partition(".")
     return f"{stem}-{number}{dot}{suffix}"
 

@@ -37,7 +37,8 @@ from trainer_core.diagnosis.series import (
     average_points,
     steps_per_point,
 )
-from trainer_core.runs.events import LaneScore, Stage
+from trainer_core.runs.compare_events import LaneScore
+from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 
 

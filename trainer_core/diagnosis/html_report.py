@@ -23,7 +23,8 @@ from trainer_core.diagnosis.finding import LN2, Finding
 from trainer_core.errors import ConfigError, DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.runs import metadata, run_folder
-from trainer_core.runs.events import LaneScore, Phase, ScoresReady, Stage
+from trainer_core.runs.compare_events import LaneScore, ScoresReady
+from trainer_core.runs.events import Phase, Stage
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace

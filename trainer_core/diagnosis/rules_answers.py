@@ -17,7 +17,8 @@ from trainer_core.diagnosis.suggestions import (
     raise_beta,
     single_loss,
 )
-from trainer_core.runs.events import GenerationStats, SampleAnswers, Suggestion
+from trainer_core.runs.compare_events import GenerationStats
+from trainer_core.runs.events import SampleAnswers, Suggestion
 from trainer_core.runs.run_state import RunState
 
 UNENDED_SHARE, LONGER_RATIO, REPEATED_SHARE = 0.4, 1.5, 0.35

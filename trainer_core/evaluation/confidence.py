@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from trainer_core.evaluation.statistics import wilson_interval
-from trainer_core.runs.events import ConfidenceInterval, ForgettingCheck
+from trainer_core.runs.compare_events import ConfidenceInterval, ForgettingCheck
 
 CONFIDENCE_LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 2000
@@ -42,12 +42,12 @@ def estimate_ratio(above: Sequence[float], below: Sequence[float], rising=lambda
     if len(tops) < 2:
         return ConfidenceInterval(value, None, None, len(tops))
 
-    def of(top, bottom, axis):  # type: ignore[no-untyped-def]
+    def ratio(top, bottom, axis):  # type: ignore[no-untyped-def]
         return rising(top.sum(axis) / bottom.sum(axis))
 
     found = stats.bootstrap(
         (tops, bottoms),
-        of,
+        ratio,
         paired=True,
         n_resamples=BOOTSTRAP_RESAMPLES,
         method="percentile",

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from trainer_core.errors import DataError
-from trainer_core.runs.events import ConfidenceInterval, LaneScore, ScoresReady
+from trainer_core.runs.compare_events import ConfidenceInterval, LaneScore, ScoresReady
 from trainer_core.system import untrusted_files
 
 SCORES_ADAPTER = TypeAdapter(ScoresReady)

@@ -53,11 +53,11 @@ def answer_logprobs(
     answers = {system: sum(one.answer for each in readings[system] for one in each) for system in systems}
     progress.begin(part, sum(answers[system] * len(mixtures) for system, mixtures in systems.items()))
 
-    def wanted(answer: int) -> bool:
+    def needs_divergence(answer: int) -> bool:
         return divergence and answer == 0
 
     found = {
-        system: compute_logprobs(lanes, readings[system], list(mixtures), progress.add, wanted)
+        system: compute_logprobs(lanes, readings[system], list(mixtures), progress.add, needs_divergence)
         for system, mixtures in systems.items()
     }
     places = {lane.name: (lane.system, lanes.mixtures[lane.name]) for lane in lanes.lanes}

@@ -20,8 +20,8 @@ from trainer_core.config.recipe import Precision
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.inference import adapter_checks
 from trainer_core.inference.mixed_lora import AdapterWeights, install_mixed_lora
+from trainer_core.runs.compare_events import AdapterCheck
 from trainer_core.runs.compare_requests import AdjustLaneRequest
-from trainer_core.runs.events import AdapterCheck
 
 Mixture = tuple[float, ...]
 """How much of each loaded adapter."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from trainer_core.runs.events import ScoringProgress
+from trainer_core.runs.compare_events import ScoringProgress
 
 REPORT_SECONDS = 1.0
 

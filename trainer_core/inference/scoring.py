@@ -20,8 +20,8 @@ from trainer_core.inference.generate import GenerationRow, generate_rows, with_s
 from trainer_core.inference.load import LaneSet, Mixture
 from trainer_core.inference.progress import ScoringTracker
 from trainer_core.inference.streaming import decode_tokens
+from trainer_core.runs.compare_events import GenerationStats, LaneScore, ScoredAnswers, ScoresReady
 from trainer_core.runs.compare_requests import ScoreRequest
-from trainer_core.runs.events import GenerationStats, LaneScore, ScoredAnswers, ScoresReady
 
 ROWS = 48
 """Answers that are written in one batch at most: more brings no speed on a processor, and costs memory."""

@@ -23,17 +23,16 @@ from trainer_core.inference.streaming import stream_answers
 from trainer_core.inference.token_heatmap import build_heatmap
 from trainer_core.models import hub, resolve
 from trainer_core.runs import compare_requests, run_folder
-from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import (
+from trainer_core.runs.compare_events import (
     AdapterCheck,
     AnswersFinished,
     LaneAdjusted,
     LanesLoaded,
-    Phase,
-    PhaseChanged,
     RequestFailed,
     ScoringFailed,
 )
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.workspace import Workspace
 
 __all__ = ["serve"]

@@ -10,9 +10,9 @@ from trainer_core.config.jobs import Lane
 from trainer_core.data import Message, tokenize
 from trainer_core.inference.generate import GenerationRow, generate_rows, with_system_prompt
 from trainer_core.inference.load import LaneSet
+from trainer_core.runs.compare_events import AnswerStats, PromptStarted, TextChunk
 from trainer_core.runs.compare_requests import GenerateRequest
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import AnswerStats, PromptStarted, TextChunk
 
 TEXT_SECONDS = 0.05
 """At most 20 text events a second: more cannot be read, and costs the page."""

@@ -11,8 +11,8 @@ from trainer_core.data import Message, tokenize
 from trainer_core.errors import UserError
 from trainer_core.inference.generate import left_pad, row_positions, with_system_prompt
 from trainer_core.inference.load import LaneSet
+from trainer_core.runs.compare_events import TokenHeatmap, TokenLogprobs
 from trainer_core.runs.compare_requests import HeatmapRequest
-from trainer_core.runs.events import TokenHeatmap, TokenLogprobs
 
 
 def build_heatmap(lanes: LaneSet, request: HeatmapRequest) -> TokenHeatmap:

@@ -43,7 +43,7 @@ def fetch_model(name: str, say: Callable[[str], None], leave: Callable[[], bool]
         ModelError: there is no such model, no way to it, no room for it, or it is not safe to load.
     """
     with hub_errors(name):
-        folder = cached_model(name) if not is_hub_online() else download_missing(name, say, leave)
+        folder = find_in_cache(name) if not is_hub_online() else download_missing(name, say, leave)
     return folder and resolve.check_model_folder(folder)
 
 
@@ -95,7 +95,7 @@ def is_hub_online() -> bool:
     return not constants.HF_HUB_OFFLINE and is_reachable(os.environ.get("HF_ENDPOINT", HUB))
 
 
-def cached_model(name: str) -> Path:
+def find_in_cache(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(
@@ -118,7 +118,7 @@ def download_missing(name: str, say: Callable[[str], None], leave: Callable[[], 
         raise error.__cause__ or error from None  # it hides what the Hub said
     total, cache = sum(one.file_size or 0 for one in missing if one.will_download), Path(constants.HF_HUB_CACHE)
     if not total:
-        return cached_model(name)
+        return find_in_cache(name)
     require_disk_space(name, total, cache)
     load = ModelDownload(name)
     load.start()
@@ -154,9 +154,9 @@ def report_download(
     name: str, load: Thread, blobs: Path, total: int, say: Callable[[str], None], leave: Callable[[], bool]
 ) -> None:
     """Tell how far it is until it is over or to be left. Bytes are read from the disk, whichever way they come."""
-    began, before, told = time.monotonic(), downloaded_bytes(blobs), ""
+    began, before, told = time.monotonic(), bytes_on_disk(blobs), ""
     while load.is_alive() and not leave():
-        done = min(downloaded_bytes(blobs) - before, total)
+        done = min(bytes_on_disk(blobs) - before, total)
         text = f"Downloading {name}: {format_sizes(done, total)}"
         if done and text != told:
             left = (time.monotonic() - began) * (total - done) / done
@@ -165,7 +165,7 @@ def report_download(
         load.join(POLL_SECONDS)
 
 
-def downloaded_bytes(blobs: Path) -> int:
+def bytes_on_disk(blobs: Path) -> int:
     return sum(file.stat().st_size for file in blobs.glob("*") if file.exists())
 
 

@@ -204,7 +204,7 @@ def check_configs(folder: Path) -> None:
     """
     for path in sorted((*folder.glob("*config*.json"), folder / "chat_template.json")):
         config = read_json(path) if path.is_file() else {}
-        for key, value in nested_items(config):
+        for key, value in walk_items(config):
             if key in CODE_KEYS and value:
                 raise ModelError(
                     f"{folder.name}/{path.name} has {key!r}: loading it would run the model's own code. Refused."
@@ -215,13 +215,13 @@ def check_configs(folder: Path) -> None:
                 )
 
 
-def nested_items(config: Any) -> Iterator[tuple[str, Any]]:
+def walk_items(config: Any) -> Iterator[tuple[str, Any]]:
     """Every key with its value, however deep."""
     inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     if isinstance(config, dict):
         yield from config.items()
     for one in inner:
-        yield from nested_items(one)
+        yield from walk_items(one)
 
 
 def check_weight_count(folder: Path, config: dict[str, Any], held: int) -> None:

@@ -103,8 +103,11 @@ def estimate_speed(
         if (step := median_step_value(view, stage, "seconds")) and has_same_step_cost(before, wanted, stage):
             return StageSpeed(step=step)
         rate = rate or median_step_value(view, stage, "tokens_per_second")
-    if rate:
-        return StageSpeed(token=1 / rate)
+    return StageSpeed(token=1 / rate) if rate else guess_speed(stage, shape, place, cores)
+
+
+def guess_speed(stage: Stage, shape: Architecture | None, place: TargetMachine, cores: int) -> StageSpeed | None:
+    """From the size of the model and what such a device usually computes."""
     speed = load_device_speeds().useful_tflops(place, cores)
     if shape is None or speed is None:
         return None

@@ -266,10 +266,10 @@ def incompatibility(manifest: Manifest, data: str, spec: str) -> str:
 
 def list_checkpoints(run_dir: Path, stage: Stage) -> list[Path]:
     """The checkpoints of a stage, newest first, sound or not."""
-    return [folder for _, folder in numbered_folders(run_dir / CHECKPOINTS_FOLDER, f"{stage}-")][::-1]
+    return [folder for _, folder in folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-")][::-1]
 
 
-def numbered_folders(parent: Path, before: str) -> list[tuple[int, Path]]:
+def folders_by_number(parent: Path, before: str) -> list[tuple[int, Path]]:
     """Folders named `before` and a number, by that number. Anything else that somebody put there is not ours, nor is a link."""
     if untrusted_files.is_link(parent):
         return []
@@ -294,8 +294,8 @@ def adapters_by_step(run_dir: Path, stage: Stage) -> dict[int, Path]:
     return dict(
         sorted(
             (
-                *numbered_folders(run_dir, f"adapter-{stage}-"),
-                *numbered_folders(run_dir / CHECKPOINTS_FOLDER, f"{stage}-"),
+                *folders_by_number(run_dir, f"adapter-{stage}-"),
+                *folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-"),
             )
         )
     )
@@ -376,7 +376,7 @@ def rotate_checkpoints(
     Raises:
         DiskError: the disk does not allow it.
     """
-    for step, folder in numbered_folders(run_dir / CHECKPOINTS_FOLDER, f"{stage}-")[: -keep or None]:
+    for step, folder in folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-")[: -keep or None]:
         if step in spared:
             continue
         with durable.disk_errors(folder), suppress(PermissionError):

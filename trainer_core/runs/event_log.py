@@ -146,11 +146,11 @@ def amount_fields(kind: type) -> tuple[str, ...]:
 
 
 def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
-    return frozenset(values).difference(known_keys(EVENT_KINDS[values["kind"]]))
+    return frozenset(values).difference(field_names(EVENT_KINDS[values["kind"]]))
 
 
 @cache
-def known_keys(kind: type) -> frozenset[str]:
+def field_names(kind: type) -> frozenset[str]:
     return frozenset({"kind", *(one.name for one in fields(kind))})
 
 

@@ -10,42 +10,46 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from trainer_core.errors import ConfigError
-from trainer_core.runs.event_log import Tail
-from trainer_core.runs.events import (
+from trainer_core.runs.compare_events import (
     AdapterCheck,
-    AdapterSaved,
     AnswersFinished,
     AnswerStats,
+    CompareEvent,
+    LaneAdjusted,
+    LaneScore,
+    LanesLoaded,
+    PromptStarted,
+    RequestFailed,
+    ScoresReady,
+    ScoringFailed,
+    ScoringProgress,
+    TextChunk,
+    TokenHeatmap,
+)
+from trainer_core.runs.event_log import Tail
+from trainer_core.runs.events import (
+    AdapterSaved,
     CheckpointSaved,
     DataPrepared,
     DeviceAcquired,
     Evaluation,
     Event,
-    LaneAdjusted,
-    LaneScore,
-    LanesLoaded,
     MemoryProbed,
     Notice,
     OutOfMemory,
     Phase,
     PhaseChanged,
-    PromptStarted,
     ReferenceCheck,
-    RequestFailed,
     RowLengths,
     RunEnded,
     RunFailed,
     SampleAnswers,
-    ScoresReady,
-    ScoringFailed,
-    ScoringProgress,
     SettingChanged,
     Stage,
     StageResumed,
     StepsPlanned,
     Suggestion,
-    TextChunk,
-    TokenHeatmap,
+    TrainEvent,
     TrainStep,
 )
 from trainer_core.system import untrusted_files
@@ -175,19 +179,32 @@ def apply_all(view: RunState, events: Iterable[Event]) -> RunState:
     return view
 
 
-def apply(view: RunState, event: Event) -> RunState:  # noqa: C901  (one case per event class, none of them longer than a line)
+def apply(view: RunState, event: Event) -> RunState:
     """The view after one more event."""
+    if isinstance(event, TrainEvent):
+        return apply_train_event(view, event)
+    if isinstance(event, CompareEvent):
+        return apply_compare_event(view, event)
     match event:
         case PhaseChanged(phase, detail):
             return replace(view, phase=phase, detail=detail, error="", traceback="", offers=())
         case DeviceAcquired(card):
             return replace(view, card=card)
+        case Notice(text):
+            return replace(view, notes=append_new(view.notes, (text,)))
+        case RunEnded(phase, detail):
+            return replace(view, phase=phase, detail=detail)
+        case RunFailed(message, details, offers):
+            return replace(view, phase=Phase.FAILED, error=message, traceback=details, offers=offers)
+
+
+def apply_train_event(view: RunState, event: TrainEvent) -> RunState:  # noqa: C901  (one case per event class, a line each)
+    """The view after one more event of a training."""
+    match event:
         case DataPrepared():
             return replace(view, prepared=event, notes=append_new(view.notes, event.notes))
         case SettingChanged():
             return replace(view, changes=append_new(view.changes, (event,)))
-        case Notice(text):
-            return replace(view, notes=append_new(view.notes, (text,)))
         case StepsPlanned(steps):
             return replace(view, planned=steps)
         case ReferenceCheck():
@@ -210,6 +227,11 @@ def apply(view: RunState, event: Event) -> RunState:  # noqa: C901  (one case pe
             return replace(view, out_of_memory=(*view.out_of_memory, event))
         case AdapterSaved(stage, folder):
             return replace(view, adapters={**view.adapters, stage: folder})
+
+
+def apply_compare_event(view: RunState, event: CompareEvent) -> RunState:  # noqa: C901  (one case per event class)
+    """The view after one more event of a comparison."""
+    match event:
         case ScoringProgress():
             return replace(view, phase=Phase.SCORING, detail=event.summary, scoring=event, scoring_error="")
         case ScoresReady():
@@ -221,6 +243,9 @@ def apply(view: RunState, event: Event) -> RunState:  # noqa: C901  (one case pe
             return replace(view, phase=Phase.ANSWERING, ask=ask, prompt=prompt, answers=blank, ends={})
         case TextChunk(_, more):
             return replace(view, answers={lane: text + more.get(lane, "") for lane, text in view.answers.items()})
+        case AnswersFinished(ask, ends, cancelled):
+            said = PromptAnswers(view.answers, ends, cancelled=cancelled)
+            return with_answers(replace(view, phase=Phase.READY, ends=ends), ask, said)
         case RequestFailed(ask, message):
             return with_answers(
                 replace(view, phase=Phase.READY, ask=ask, detail=message), ask, PromptAnswers({}, {}, message)
@@ -232,13 +257,6 @@ def apply(view: RunState, event: Event) -> RunState:  # noqa: C901  (one case pe
             return replace(view, phase=Phase.READY, lanes=now)
         case TokenHeatmap():
             return replace(view, phase=Phase.READY, heated=event)
-        case AnswersFinished(ask, ends, cancelled):
-            said = PromptAnswers(view.answers, ends, cancelled=cancelled)
-            return with_answers(replace(view, phase=Phase.READY, ends=ends), ask, said)
-        case RunEnded(phase, detail):
-            return replace(view, phase=phase, detail=detail)
-        case RunFailed(message, details, offers):
-            return replace(view, phase=Phase.FAILED, error=message, traceback=details, offers=offers)
 
 
 def with_answers(view: RunState, ask: str, said: PromptAnswers) -> RunState:

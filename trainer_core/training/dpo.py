@@ -53,7 +53,7 @@ def build_dpo_trainer(
         built = DpoTrainer(
             model=model,
             args=DPOConfig(
-                **trl_arguments.shared_arguments(recipe.dpo, recipe.seed, scratch),
+                **trl_arguments.common_arguments(recipe.dpo, recipe.seed, scratch),
                 beta=recipe.dpo.beta,
                 loss_type=list(recipe.dpo.losses),
                 loss_weights=list(recipe.dpo.loss_weights) if recipe.dpo.loss_weights else None,

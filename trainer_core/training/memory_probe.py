@@ -34,6 +34,12 @@ EIGHT_BIT_BYTES = 2 + 8 / 256
 class ProbeOutOfMemory(MemoryError):
     """The measure says that a step would run out of memory."""
 
+    def __init__(self, peak: int, limit: int):
+        super().__init__(
+            f"Not enough memory, as measured before the first step: the longest rows need "
+            f"{format_gb(peak)}, {format_gb(limit)} can be had."
+        )
+
 
 def skip_reason(counts: Sequence[int], batches: int) -> str:
     """Why a probe is left out on the processor: three of the longest batches against all that the run computes."""
@@ -89,7 +95,7 @@ class MemoryProbe(TrainerCallback):
         self.trainer.current_gradient_accumulation_steps = self.trainer.args.gradient_accumulation_steps
         with probe_mode(self.trainer):
             preload_optimiser()
-            points = [ProbePoint(0, self.gauge.held_bytes())]
+            points = [ProbePoint(0, self.gauge.current_bytes())]
             if torch.cuda.is_available():
                 self.run_passes(max(1, batch // 2))  # compiles, and moves what is offloaded for the first time
             if batch > 1:
@@ -150,10 +156,7 @@ class MemoryProbe(TrainerCallback):
         if len(points) > 1:
             self.learned(points, optimiser)
         if peak > most and self.has_rung:
-            raise ProbeOutOfMemory(
-                f"Not enough memory, as measured before the first step: the longest rows need "
-                f"{format_gb(peak)}, {format_gb(most)} can be had."
-            )
+            raise ProbeOutOfMemory(peak, most)
 
 
 def optimiser_state_bytes(trainer: Any) -> int:

@@ -25,7 +25,7 @@ class PeakBytes:
 
 
 class MemoryMeter(Protocol):
-    def held_bytes(self) -> int:
+    def current_bytes(self) -> int:
         """Bytes held."""
         ...
 
@@ -42,7 +42,7 @@ class RssMeter:
     def __init__(self) -> None:
         self.process = psutil.Process()
 
-    def held_bytes(self) -> int:
+    def current_bytes(self) -> int:
         return int(self.process.memory_info().rss)
 
     def limit_bytes(self) -> int:
@@ -51,20 +51,20 @@ class RssMeter:
         if sys.platform == "linux":
             limit, _ = self.process.rlimit(psutil.RLIMIT_AS)
             free = free if limit < 0 else min(free, limit - self.process.memory_info().vms)
-        return self.held_bytes() + free
+        return self.current_bytes() + free
 
     @contextmanager
     def track_peak(self) -> Iterator[PeakBytes]:
         peak, ended = PeakBytes(), threading.Event()
         malloc.release_free_memory()
-        peak.bytes = self.held_bytes()
+        peak.bytes = self.current_bytes()
         counted = reset_peak()
 
-        def look() -> None:
+        def sample() -> None:
             while not ended.wait(SAMPLE_SECONDS):
-                peak.bytes = max(peak.bytes, self.held_bytes())
+                peak.bytes = max(peak.bytes, self.current_bytes())
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=sample, daemon=True)
         if not counted:
             thread.start()
         try:
@@ -73,7 +73,7 @@ class RssMeter:
             ended.set()
             if not counted:
                 thread.join()
-            peak.bytes = max(peak.bytes, self.held_bytes(), kernel_peak_bytes() if counted else 0)
+            peak.bytes = max(peak.bytes, self.current_bytes(), kernel_peak_bytes() if counted else 0)
 
 
 def reset_peak() -> bool:
@@ -94,7 +94,7 @@ def kernel_peak_bytes() -> int:
 class CudaMeter:
     """A card: what torch's allocator has reserved, fragments included. The CUDA context is not in it."""
 
-    def held_bytes(self) -> int:
+    def current_bytes(self) -> int:
         return torch.cuda.memory_allocated()
 
     def limit_bytes(self) -> int:

@@ -33,7 +33,7 @@ def build_sft_trainer(
         built = SftTrainer(
             model=model,
             args=SFTConfig(
-                **trl_arguments.shared_arguments(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing
+                **trl_arguments.common_arguments(recipe.sft, recipe.seed, scratch), packing=recipe.sft.packing
             ),
             train_dataset=given,
             processing_class=tokenizer,

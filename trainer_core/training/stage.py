@@ -184,7 +184,7 @@ class StageContext:
         has_rung = next_fallback(self.recipe, stage, len(self.before.out_of_memory), on_card, shape=shape) is not None
         base = read_run_state(self.run_dir).effective_value("precision", self.recipe.precision)
 
-        def learned(points: Sequence[measurements.ProbePoint], optimiser: int) -> None:
+        def save_points(points: Sequence[measurements.ProbePoint], optimiser: int) -> None:
             if shape is None:
                 return
             setup = build_setup(self.recipe, stage, shape, base, "cuda" if on_card else "cpu")  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ class StageContext:
                 measurements.fit_measurement(points, optimiser, setup),
             )
 
-        probe = MemoryProbe(trainer, stage, setting, self.emit, build_memory_meter(), has_rung, learned)
+        probe = MemoryProbe(trainer, stage, setting, self.emit, build_memory_meter(), has_rung, save_points)
         before = self.before.probed.get(stage)
         if before is None or before.tokens != probe.batch_tokens(trainer.args.per_device_train_batch_size):
             trainer.add_callback(probe)

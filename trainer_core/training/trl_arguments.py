@@ -14,7 +14,7 @@ os.environ["UNSLOTH_DATASET_NUM_PROC"] = "0"
 """Rows become tokens in this process: on CUDA, Unsloth would fork it with the card and the template renderer open."""
 
 
-def shared_arguments(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
+def common_arguments(settings: Training, seed: int, scratch: Path) -> dict[str, Any]:
     """The arguments that SFTConfig and DPOConfig have in common. `scratch` is where the trainer may write."""
     on_gpu = torch.cuda.is_available()
     half = on_gpu and torch.cuda.is_bf16_supported()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import islice
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -82,6 +83,17 @@ class Form:
             else parse_input(next(values), self.model.model_fields[name])
             for name, part in self.parts.items()
         }
+
+    def subset(self, keys: Sequence[str]) -> Form:
+        """The inputs of these keys, such as `lora.rank`, as a form to fill and not to read."""
+        names = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+        part = copy(self)
+        part.parts = {}
+        for name in names:
+            inner = [key.removeprefix(f"{name}.") for key in keys if key.startswith(f"{name}.")]
+            one = self.parts[name]
+            part.parts[name] = one.subset(inner) if inner and isinstance(one, Form) else one
+        return part
 
     def input_id(self, key: str) -> str:
         """The id of the input for a key such as `sft.learning_rate`; nothing where it names no single input."""
@@ -167,13 +179,14 @@ def parse_input(value: Any, info: FieldInfo) -> Any:
 
 
 InputSource = Form | Component | type[gr.EventData]
+Outputs = Sequence[Form | Block] | Mapping[str, Form | Block]
 
 
 def bind_handler(
     triggers: Any,
     fn: Callable[..., Any],
     *sources: InputSource,
-    outputs: Sequence[Form | Block] = (),
+    outputs: Outputs = (),
     problem: Component | None = None,
     **options: Any,
 ) -> Any:
@@ -182,11 +195,12 @@ def bind_handler(
     Args:
         triggers: one event, such as `button.click`, or several.
         sources: what the handler gets, in order; `gr.EventData` stands for the event.
-        outputs: what the handler's result (a tuple where there are several) goes to.
+        outputs: what the handler's result (a tuple where there are several) goes to. With names, the result is an object, and
+            its attributes of these names go there.
         problem: where a UserError is shown, and cleared by the next success. Without it the error is a toast.
     """
     asks = [source for source in sources if isinstance(source, Form | Component)]
-    targets = [*flatten_inputs(outputs), *([problem] if problem else [])]
+    targets = [*flatten_inputs(output_elements(outputs)), *([problem] if problem else [])]
 
     def call(event: gr.EventData, *values: Any) -> Any:
         rest = iter(values)
@@ -221,11 +235,17 @@ def take_value(source: Any, values: Iterator[Any]) -> Any:
     return source.read(list(islice(values, len(source.inputs)))) if isinstance(source, Form) else next(values)
 
 
-def output_values(outputs: Sequence[Form | Block], results: Any) -> list[Any]:
+def output_elements(outputs: Outputs) -> Sequence[Form | Block]:
+    return list(outputs.values()) if isinstance(outputs, Mapping) else outputs
+
+
+def output_values(outputs: Outputs, results: Any) -> list[Any]:
     """One value per component. What is no model for a form, such as gr.skip(), goes to each of its inputs."""
-    several = results if len(outputs) > 1 else (results,) if outputs else ()
+    several: Sequence[Any] = results if len(outputs) > 1 else (results,) if outputs else ()
+    if isinstance(outputs, Mapping):
+        several = [getattr(results, name) for name in outputs]
     filled: list[Any] = []
-    for output, result in zip(outputs, several, strict=True):
+    for output, result in zip(output_elements(outputs), several, strict=True):
         if not isinstance(output, Form):
             filled.append(result)
         elif isinstance(result, BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 from gradio import themes
 
 from trainer_core.system.project import PROJECT
-from ui.server import live_updates
+from ui.server.page_script import page_script
 
 ASSETS = PROJECT / "assets"
 
@@ -84,7 +84,7 @@ def launch_settings() -> dict[str, Any]:
     return {
         "theme": build_theme(),
         "css": (ASSETS / "web" / "style.css").read_text(encoding="utf-8"),
-        "head": live_updates.page_script(),
+        "head": page_script(),
         "favicon_path": ASSETS / "favicon.svg",
         "server_name": "127.0.0.1",
         "share": False,

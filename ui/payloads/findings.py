@@ -14,8 +14,9 @@ from trainer_core.diagnosis import doctor
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.errors import ConfigError
 from trainer_core.jobs.registry import RunRegistry
+from trainer_core.runs.compare_events import LaneScore
 from trainer_core.runs.effective_recipe import effective_recipe
-from trainer_core.runs.events import LaneScore, Suggestion
+from trainer_core.runs.events import Suggestion
 from trainer_core.runs.run_state import RunState
 from ui.format import STAGE_LABELS
 from ui.payloads.run_settings import read_run_settings, settings_by_label
@@ -47,7 +48,7 @@ def run_findings(registry: RunRegistry, view: RunState) -> tuple[Finding, ...]:
         return ()
     lately = len(view.points) % max(1, view.last_step.total // CHECKS_PER_STAGE) if view.phase.is_active else 0
     steady = replace(view, points=view.points[: len(view.points) - lately])
-    return cached_diagnosis(DiagnosisKey(steady, recipe, lane_scores(registry, view)))
+    return diagnose_once(DiagnosisKey(steady, recipe, lane_scores(registry, view)))
 
 
 class DiagnosisKey:
@@ -65,7 +66,7 @@ class DiagnosisKey:
 
 
 @lru_cache(maxsize=3)  # each holds all points of its run
-def cached_diagnosis(seen: DiagnosisKey) -> tuple[Finding, ...]:
+def diagnose_once(seen: DiagnosisKey) -> tuple[Finding, ...]:
     """Asked by every open page once a second, answered once a step."""
     return doctor.diagnose(seen.view, seen.recipe, seen.scores)
 

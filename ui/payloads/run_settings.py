@@ -127,7 +127,7 @@ def settings_by_label(part: BaseModel, group: str = "") -> dict[str, str]:
 def run_metadata(run_dir: Path) -> RunMetadata:
     """What was written about a run, read again when it changes."""
     stamp = metadata_stamp(run_dir)
-    return cached_metadata(run_dir, stamp) if stamp else RunMetadata()
+    return load_metadata(run_dir, stamp) if stamp else RunMetadata()
 
 
 def metadata_stamp(run_dir: Path) -> int:
@@ -139,7 +139,7 @@ def metadata_stamp(run_dir: Path) -> int:
 
 
 @lru_cache(maxsize=65_536)
-def cached_metadata(run_dir: Path, stamp: int) -> RunMetadata:
+def load_metadata(run_dir: Path, stamp: int) -> RunMetadata:
     return read_metadata(run_dir)
 
 

@@ -35,7 +35,7 @@ def sample_points(run_dir: Path, view: RunState, stage: Stage) -> list[dict[str,
     """kept: is this step the stage's adapter? stored: are its weights there? best: was the held-out loss lowest here?"""
     best, held = view.best_evaluation(stage), {one.step: one.loss for one in view.evaluated if one.stage == stage}
     said = {one.step: one.samples for one in view.sampled if one.stage == stage and one.step}
-    kept = cached_adapter_step(run_dir, stage) if stage in view.adapters else None
+    kept = current_adapter_step(run_dir, stage) if stage in view.adapters else None
     stored = {*checkpoints.adapters_by_step(run_dir, stage), *([kept] if kept else [])}
     shown = said if view.phase.is_active else {*said, *stored}
     return [
@@ -57,7 +57,7 @@ def answer_rows(samples: Sequence[SampleAnswer]) -> list[list[Any]]:
     return [[sample.answer, sample.tokens, sample.ended] for sample in samples]
 
 
-def cached_adapter_step(run_dir: Path, stage: Stage) -> int | None:
+def current_adapter_step(run_dir: Path, stage: Stage) -> int | None:
     """The step a stage's adapter is of, read again when it is replaced; None where its manifest is missing or damaged."""
     file = checkpoints.adapter_dir(run_dir, stage) / checkpoints.MANIFEST
     try:

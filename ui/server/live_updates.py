@@ -6,12 +6,9 @@ it has drawn. It gets back only what is new, so a quiet second costs next to not
 
 from __future__ import annotations
 
-import json
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from math import isfinite
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -23,43 +20,33 @@ from trainer_core.diagnosis import html_report
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import run_folder
-from trainer_core.runs.events import STAGES, Stage, TrainStep
+from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
+from trainer_core.system.hardware_history import HardwareReading
 from ui.payloads import comparison, findings, run_list, samples
 from ui.payloads import run as run_module
+from ui.payloads.curves import (
+    CURVES,
+    DETAIL_SERIES,
+    MAX_POINTS,
+    SERIES,
+    all_curves,
+    best_steps,
+    held_out_curves,
+    round_digits,
+    thin_curve,
+    thin_points,
+)
 from ui.payloads.run import button_state, device_payload, facts_payload, memory_meter, progress_payload, recent_runs
 
 LIVE_JS = (project.PROJECT / "assets" / "web" / "live.js").read_text(encoding="utf-8")
-MAX_POINTS = 2000
-"""Points per series in one answer; a longer history is thinned."""
 MAX_ROW_POINTS = 20
 """So many new points are sent step by step, which takes a third of the room."""
-OVERLAY_POINTS = 300
 QUICK_PARTS = ("pace", "active_pace", "meter")
 """The parts that may change every second."""
 LOG_LINES = 60
-
-StepReader = Callable[[TrainStep], float | None]
-SERIES: dict[str, tuple[Stage, StepReader]] = {
-    "sft.loss": ("sft", lambda step: step.loss),
-    "dpo.loss": ("dpo", lambda step: step.loss),
-    "dpo.margin": ("dpo", lambda step: step.margin),
-    "dpo.accuracy": ("dpo", lambda step: step.accuracy if step.margin else None),
-    "dpo.chosen": ("dpo", lambda step: step.chosen),
-    "dpo.rejected": ("dpo", lambda step: step.rejected),
-}
-"""Every curve: its stage, and how it is read from a step. Without a margin no side is preferred, so there is no accuracy."""
-CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in STAGES}
-"""Stage → its curves, in the order in which a row of new points holds them."""
-DETAIL_SERIES: dict[str, StepReader] = {
-    "deep.rate": lambda step: step.learning_rate,
-    "deep.norm": lambda step: step.grad_norm,
-    "deep.speed": lambda step: step.tokens_per_second,
-    "deep.seconds": lambda step: step.seconds,
-}
-"""Curves for those who look under the hood, over all steps of a run; sent only where they are shown."""
 
 
 class Cursor(StrictModel):
@@ -286,12 +273,6 @@ def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows
     }
 
 
-def all_curves(view: RunState) -> dict[str, list[tuple[int, float]]]:
-    """Every curve of a run, thinned to what fits on a small chart."""
-    found = {name: thin_curve(view.points, stage, read, OVERLAY_POINTS) for name, (stage, read) in SERIES.items()}
-    return {name: points for name, points in found.items() if points}
-
-
 def new_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
     """The new points of every curve. `from` 0 means: forget what you have."""
     if view is None:
@@ -305,35 +286,6 @@ def new_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
         "points": len(view.points),
         "series": {name: points for name, points in series.items() if points},
     }
-
-
-def thin_curve(points: Sequence[TrainStep], stage: Stage, read: StepReader, most: int) -> list[tuple[int, float]]:
-    pairs = ((point.step, read(point)) for point in points if point.stage == stage)
-    finite = [(step, value) for step, value in pairs if value is not None and isfinite(value)]
-    return [(step, round_digits(value)) for step, value in thin_points(finite, most)]
-
-
-def round_digits(value: float) -> float:
-    """Four digits draw the same picture as sixteen, and a whole number needs no point."""
-    short = float(f"{value:.4g}")
-    return int(short) if short.is_integer() and abs(short) < 1e15 else short
-
-
-def held_out_curves(view: RunState | None) -> dict[str, list[tuple[int, float]]]:
-    """The held-out curves, whole: a few dozen points at most."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for one in view.evaluated if view else ():
-        for name in ("loss", "margin", "accuracy", "rows"):
-            value = getattr(one, name)
-            if value is not None and isfinite(value):
-                found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, round_digits(value)))
-    return found
-
-
-def best_steps(view: RunState | None) -> dict[str, int]:
-    """Stage → the step with the lowest held-out loss."""
-    found = {stage: view.best_evaluation(stage) for stage in STAGES} if view else {}
-    return {stage: one.step for stage, one in found.items() if one}
 
 
 def detail_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
@@ -355,36 +307,14 @@ def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
         return {}
     new = supervisor.device.readings.readings_since(cursor.machine)
     every = max(1, len(new) // (MAX_POINTS // 2))
-    return {
-        "machine": [
-            [
-                round_digits(round(one.at - cursor.machine, 1)) if cursor.machine else round(one.at, 1),
-                *(
-                    None if value is None else round_digits(value)
-                    for value in (one.memory, one.celsius, one.watts, one.busy)
-                ),
-            ]
-            for one in new[::every]
-        ]
-    }
+    return {"machine": [reading_row(one, cursor.machine) for one in new[::every]]}
 
 
-def thin_points(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """At most `most` points that look the same: of each bin the lowest and the highest, in their order."""
-    if len(points) <= most:
-        return points
-    bins = most // 2
-    return [
-        point
-        for at in range(bins)
-        for point in bin_extremes(points[at * len(points) // bins : (at + 1) * len(points) // bins])
-    ]
-
-
-def bin_extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    low = min(points, key=lambda point: point[1])
-    high = max(points, key=lambda point: point[1])
-    yield from sorted({low, high})
+def reading_row(one: HardwareReading, since: float) -> list[float | None]:
+    """Seconds (since the last one the page has, or the clock's), then the values that the machine could tell."""
+    seconds = round_digits(round(one.at - since, 1)) if since else round(one.at, 1)
+    values = (one.memory, one.celsius, one.watts, one.busy)
+    return [seconds, *(None if value is None else round_digits(value) for value in values)]
 
 
 def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
@@ -407,22 +337,3 @@ def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
 def text_after(text: str, units: int) -> str:
     """The text after that many UTF-16 units."""
     return text.encode("utf-16-le", "surrogatepass")[2 * units :].decode("utf-16-le", "replace")
-
-
-def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
-    """What draws the page, for its head: no file is fetched later."""
-    code = "\n".join(
-        (folder / name).read_text(encoding="utf-8")
-        for name in (
-            "chart.js",
-            "page.js",
-            "compare.js",
-            "train.js",
-            "samples.js",
-            "runs.js",
-            "data.js",
-            "memory_sliders.js",
-            "form_errors.js",
-        )
-    )
-    return f"<script>\nconst CURVES = {json.dumps(CURVES)}, DEEP = {json.dumps([*DETAIL_SERIES])};\n{code}\n</script>"

@@ -19,7 +19,8 @@ from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.compare_requests import AdjustLaneRequest, CancelRequest, HeatmapRequest
 from trainer_core.runs.compare_requests import ChatMessage as Message
 from trainer_core.schema import StrictModel, parse_values
-from ui.payloads.comparison import CompareChoice, chosen_pair, current_votes
+from ui.payloads.comparison import CompareChoice, chosen_pair
+from ui.payloads.vote_tally import current_votes
 from ui.server import path_policy
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer_core.cli import terminal
 from trainer_core.evaluation import score_table
 from trainer_core.evaluation.confidence import measure_forgetting
-from trainer_core.runs.events import ConfidenceInterval, GenerationStats, LaneScore, ScoresReady
+from trainer_core.runs.compare_events import ConfidenceInterval, GenerationStats, LaneScore, ScoresReady
 
 SOME = ConfidenceInterval(0.5, 0.25, 0.75, 50)
 

@@ -19,7 +19,8 @@ from trainer_core.diagnosis.series import estimate_noise, turning_points
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.planning.presets import starter_recipe
-from trainer_core.runs.events import ConfidenceInterval, GenerationStats, LaneScore, SampleAnswer, SampleAnswers, Stage
+from trainer_core.runs.compare_events import ConfidenceInterval, GenerationStats, LaneScore
+from trainer_core.runs.events import SampleAnswer, SampleAnswers, Stage
 from trainer_core.runs.run_state import RunState
 
 SEEDS = range(4)

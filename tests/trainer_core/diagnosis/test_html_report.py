@@ -17,20 +17,9 @@ from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import run_folder
+from trainer_core.runs.compare_events import ConfidenceInterval, GenerationStats, LaneScore, ScoresReady
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import (
-    ConfidenceInterval,
-    Event,
-    GenerationStats,
-    LaneScore,
-    Phase,
-    RunEnded,
-    SampleAnswer,
-    SampleAnswers,
-    ScoresReady,
-    SettingChanged,
-    Stage,
-)
+from trainer_core.runs.events import Event, Phase, RunEnded, SampleAnswer, SampleAnswers, SettingChanged, Stage
 from trainer_core.runs.metadata import RunMetadata, write_metadata
 
 

@@ -22,6 +22,7 @@ from trainer_core.inference.server import adjust_lane, handle_request
 from trainer_core.inference.streaming import stream_answers
 from trainer_core.inference.token_heatmap import build_heatmap
 from trainer_core.runs import compare_requests
+from trainer_core.runs.compare_events import AnswersFinished, LaneAdjusted, RequestFailed, TextChunk
 from trainer_core.runs.compare_requests import (
     AdjustLaneRequest,
     CancelRequest,
@@ -30,7 +31,6 @@ from trainer_core.runs.compare_requests import (
     HeatmapRequest,
     RequestQueue,
 )
-from trainer_core.runs.events import AnswersFinished, LaneAdjusted, RequestFailed, TextChunk
 
 pytestmark = pytest.mark.real
 

@@ -36,8 +36,9 @@ from trainer_core.inference.load import LaneSet, load_lanes
 from trainer_core.inference.progress import ScoringCancelled, ScoringTracker
 from trainer_core.inference.scoring import compute_scores, read_score_pairs, repetition_share
 from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.runs.compare_events import ConfidenceInterval, ScoringProgress
 from trainer_core.runs.compare_requests import CancelRequest, ScoreRequest
-from trainer_core.runs.events import ConfidenceInterval, Phase, ScoringProgress
+from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real

@@ -28,8 +28,8 @@ from trainer_core.inference.mixed_lora import MixedLora
 from trainer_core.inference.server import adapter_summary
 from trainer_core.inference.streaming import DecodedRow, stream_answers
 from trainer_core.runs import checkpoints
+from trainer_core.runs.compare_events import PromptStarted, TextChunk
 from trainer_core.runs.compare_requests import GenerateRequest
-from trainer_core.runs.events import PromptStarted, TextChunk
 
 pytestmark = pytest.mark.real
 

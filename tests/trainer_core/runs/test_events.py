@@ -6,45 +6,47 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.runs.event_log import EventLog, Tail, decode_event, encode_event
-from trainer_core.runs.events import (
+from trainer_core.runs.compare_events import (
     AdapterCheck,
-    AdapterSaved,
     AnswersFinished,
     AnswerStats,
-    CheckpointSaved,
     ConfidenceInterval,
-    DataPrepared,
-    DeviceAcquired,
-    Evaluation,
-    Event,
     ForgettingCheck,
     LaneAdjusted,
     LaneScore,
     LanesLoaded,
+    PromptStarted,
+    RequestFailed,
+    ScoresReady,
+    ScoringFailed,
+    ScoringProgress,
+    TextChunk,
+    TokenHeatmap,
+    TokenLogprobs,
+)
+from trainer_core.runs.event_log import EventLog, Tail, decode_event, encode_event
+from trainer_core.runs.events import (
+    AdapterSaved,
+    CheckpointSaved,
+    DataPrepared,
+    DeviceAcquired,
+    Evaluation,
+    Event,
     MemoryProbed,
     Notice,
     OutOfMemory,
     Phase,
     PhaseChanged,
-    PromptStarted,
     ReferenceCheck,
-    RequestFailed,
     RowLengths,
     RunEnded,
     RunFailed,
     SampleAnswer,
     SampleAnswers,
-    ScoresReady,
-    ScoringFailed,
-    ScoringProgress,
     SettingChanged,
     StageResumed,
     StepsPlanned,
     Suggestion,
-    TextChunk,
-    TokenHeatmap,
-    TokenLogprobs,
     TrainStep,
 )
 from trainer_core.runs.run_state import RunState, apply, mark_dead  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import gradio as gr
@@ -139,6 +140,24 @@ def test_a_handler_gets_objects_and_returns_objects() -> None:
     call = wired(grow, form, text, outputs=[text, form])
     assert call.__name__ == "grow"
     assert call(None, 4, "b", "hello") == ["HELLO", "5", "b"]
+
+
+def test_outputs_with_names_take_the_attributes_of_the_result() -> None:
+    form, text, problem = Form(Small), gr.Textbox(), gr.HTML()
+
+    def describe(words: str) -> SimpleNamespace:
+        return SimpleNamespace(text=words, small=Small(size=2, kind="b"), other="goes nowhere")
+
+    call = wired(describe, text, outputs={"small": form, "text": text}, problem=problem)
+    assert call(None, "hello") == ["2", "b", "hello", ""]
+
+
+def test_a_subset_fills_only_its_inputs() -> None:
+    form = Form(Recipe, None, ("sampling",))
+    subset = form.subset(["lora.rank", "sft.batch_size", "lora.alpha"])
+    assert [one.elem_id for one in subset.inputs] == ["lora-rank", "lora-alpha", "sft-batch_size"]
+    assert subset.show(Recipe(lora=Lora(rank=8, alpha=16))) == ["8", "16", str(Recipe().sft.batch_size)]
+    assert len(form.inputs) > 30, "the whole form stays"
 
 
 def test_a_user_error_goes_to_its_place_and_leaves_the_rest() -> None:

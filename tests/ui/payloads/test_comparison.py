@@ -17,7 +17,7 @@ from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting, lane_choices
 from trainer_core.jobs.supervisor import wait_for
 from trainer_core.runs import metadata
-from trainer_core.runs.events import (
+from trainer_core.runs.compare_events import (
     AdapterCheck,
     ConfidenceInterval,
     LaneScore,
@@ -29,6 +29,15 @@ from trainer_core.runs.events import (
 from trainer_core.runs.metadata import RunMetadata
 from ui.payloads import comparison
 from ui.payloads.comparison import CompareChoice
+from ui.payloads.scores import score_table_payload
+from ui.payloads.vote_tally import (
+    MIN_SIDES,
+    describe_bias,
+    describe_length_effect,
+    describe_odds,
+    describe_undecided,
+    describe_verdict,
+)
 from ui.tabs.compare_actions import CompareActions
 
 pytestmark = pytest.mark.real
@@ -55,30 +64,28 @@ def given(first: int, second: int, ties: int = 0) -> list[votes.Vote]:
 )  # fmt: skip
 def test_words_of_the_tally(first: int, second: int, odds: str, verdict: str) -> None:
     found = tally.tally_votes(given(first, second), CONTEST)
-    assert comparison.describe_odds(found).startswith(odds) and comparison.describe_verdict(found).startswith(verdict)
+    assert describe_odds(found).startswith(odds) and describe_verdict(found).startswith(verdict)
 
 
 def test_seventeen_votes_keep_the_verdict_of_ten() -> None:
     ten = [vote(at, "left" if at else "right", left="DPO") for at in range(10)]
-    told = comparison.describe_verdict(tally.tally_votes(ten, CONTEST))
+    told = describe_verdict(tally.tally_votes(ten, CONTEST))
     more = [*ten, *(vote(10 + at, "right", left="DPO") for at in range(7))]
-    assert told.startswith("Clear: DPO") and comparison.describe_verdict(tally.tally_votes(more, CONTEST)) == told
+    assert told.startswith("Clear: DPO") and describe_verdict(tally.tally_votes(more, CONTEST)) == told
 
 
 def test_ties_alone_decide_nothing() -> None:
     found = tally.tally_votes(given(0, 0, ties=12), CONTEST)
-    assert (found.decided_votes, found.share, comparison.describe_undecided(found)) == (0, None, "12 ties")
-    assert comparison.describe_verdict(found) == "Not decided yet. Next check at 10 decided votes."
-    assert comparison.describe_bias(found) == comparison.describe_length_effect(found) == ""
+    assert (found.decided_votes, found.share, describe_undecided(found)) == (0, None, "12 ties")
+    assert describe_verdict(found) == "Not decided yet. Next check at 10 decided votes."
+    assert describe_bias(found) == describe_length_effect(found) == ""
 
 
 def test_a_habit_of_one_side_is_told() -> None:
     found = tally.tally_votes([vote(at, "left", left="Base" if at % 2 else "DPO") for at in range(20)], CONTEST)
-    assert comparison.describe_bias(found).startswith(
-        "You picked the left side 100% of the time. That is more than chance"
-    )
-    few = tally.tally_votes([vote(at, "left", left="Base") for at in range(comparison.MIN_SIDES - 1)], CONTEST)
-    assert comparison.describe_bias(few) == "", "nine votes are no habit"
+    assert describe_bias(found).startswith("You picked the left side 100% of the time. That is more than chance")
+    few = tally.tally_votes([vote(at, "left", left="Base") for at in range(MIN_SIDES - 1)], CONTEST)
+    assert describe_bias(few) == "", "nine votes are no habit"
 
 
 def test_the_lanes_of_a_measure_share_one_scale() -> None:
@@ -89,7 +96,7 @@ def test_the_lanes_of_a_measure_share_one_scale() -> None:
             ("DPO", ConfidenceInterval(1.0, 0.0, 2.0, 40), ConfidenceInterval(20.0, None, None, 1)),
         )
     ]
-    told = comparison.score_table_payload(ScoresReady(tuple(lanes)))
+    told = score_table_payload(ScoresReady(tuple(lanes)))
     assert [one["title"] for one in told["first"]] == ["Held-out accuracy"]
     margin, perplexity, _ = told["rest"]
     assert told["first"][0]["spans"] == [[0.5, 0.25, 0.75]] * 2, "a share stands on the whole of 0 to 1"

@@ -43,10 +43,11 @@ from trainer_core.system.duration import format_duration
 from trainer_core.system.hardware_history import HardwareHistory, HardwareReading
 from ui.payloads import findings, run_list
 from ui.payloads import run as run_module
+from ui.payloads.curves import thin_points
 from ui.payloads.run import progress_payload, run_option, stage_states, status_detail
 from ui.payloads.run_settings import SettingRow, group_settings, nearest_preset
 from ui.server import live_updates
-from ui.server.live_updates import Cursor, page_news, thin_points
+from ui.server.live_updates import Cursor, page_news
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 

@@ -15,7 +15,6 @@ from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import STARTER, Lora, MethodChain, Recipe
 from trainer_core.data import RowCounts
-from trainer_core.errors import DataError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.steps import count_steps
 from trainer_core.planning import forecast_text, run_time
@@ -29,8 +28,9 @@ from trainer_core.system.hardware import GIB, Cpu, Machine, format_gb
 from ui.components import html
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import GOALS, ModelChoices, free_gib
+from ui.payloads.row_counts import count_data_rows
 from ui.payloads.run_settings import past_runs
-from ui.tabs.start import UsedData, count_data_rows, describe_data, plan_lines, preview_settings, restore_recipe
+from ui.tabs.start_actions import UsedData, plan_lines, preview_settings, restore_recipe
 
 NOBODY = ModelChoices(lambda: None)
 CARD = ModelChoices(lambda: 21.0)
@@ -144,23 +144,6 @@ def test_the_plan_says_steps_and_rates() -> None:
     only = plan_lines(starter_recipe().model_copy(update={"method": MethodChain.SFT}), found, {"sft": ""})
     assert [line.stage for line in only] == ["Load", "SFT", "Compare"]
     assert only[2].what == "base and SFT answer side by side"
-
-
-def test_the_sample_data_is_counted() -> None:
-    found = count_data_rows(starter_recipe())
-    assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
-    assert describe_data(found)[0] == f"{found.sft} examples for SFT"
-
-
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.jsonl"
-    recipe = starter_recipe()
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pairs": str(file)})})
-    with pytest.raises(DataError, match="pairs.jsonl"):
-        count_data_rows(recipe)
-    rows = [f'{{"prompt": "Question {at}?", "chosen": "Yes, {at}.", "rejected": "No."}}' for at in range(40)]
-    file.write_text("\n".join(rows))
-    assert count_data_rows(recipe).dpo + count_data_rows(recipe).held_out == 40
 
 
 @pytest.fixture

@@ -120,14 +120,14 @@ def reject_duplicate_keys(text: bytes, value: dict[str, Any]) -> dict[str, Any] 
     """The value, unless one of its objects has a key twice, of which a parser keeps only the last."""
     doubles: list[str] = []
 
-    def look(pairs: list[tuple[str, Any]]) -> None:
+    def note_doubles(pairs: list[tuple[str, Any]]) -> None:
         seen = set[str]()
         for key, _ in pairs:
             if key in seen:
                 doubles.append(key)
             seen.add(key)
 
-    json.loads(text, object_pairs_hook=look)
+    json.loads(text, object_pairs_hook=note_doubles)
     return JsonError(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
 
 
@@ -143,13 +143,18 @@ def rows_of_object(value: dict[str, Any]) -> list[Any] | None:
     return single_list(value) if table is None else table
 
 
+def rows_from_split(columns: list[str], data: list[Any]) -> list[Any] | None:
+    """The rows of a table that has its column names once; None where a row has another length."""
+    whole = all(isinstance(row, list) and len(row) == len(columns) for row in data)
+    return [dict(zip(columns, row, strict=True)) for row in data] if whole else None
+
+
 def rows_from_columns(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that holds a table column by column, as pandas writes it: lists of equal length, or objects
     with the same row numbers, or `columns` beside `data` (orient "list", "dict" and "split"). None where it is no table."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(isinstance(one, str) for one in columns):
-        whole = all(isinstance(row, list) and len(row) == len(columns) for row in data)
-        return [dict(zip(columns, row, strict=True)) for row in data] if whole else None
+        return rows_from_split(columns, data)
     cells = list(value.values())
     if len(cells) > 1 and all(isinstance(one, dict) and one and all(map(str.isdigit, one)) for one in cells):
         rows = list(dict.fromkeys(number for one in cells for number in one))

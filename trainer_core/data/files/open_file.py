@@ -132,16 +132,16 @@ def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[Ope
         if size == 0:
             raise DataError(f"{path.name}: the file is empty.")
 
-        def again() -> BinaryIO:
+        def rewind() -> BinaryIO:
             raw.seek(0)
             return unpack_gzip(raw, path.name, limits)
 
-        form = detect_format(path, again)
-        found = encoding.UTF8 if form == "parquet" else encoding.detect_encoding(again)
+        form = detect_format(path, rewind)
+        found = encoding.UTF8 if form == "parquet" else encoding.detect_encoding(rewind)
 
         def rows() -> Iterator[RawRow | UnreadableRow]:
             return limit_rows(
-                ROW_READERS[form](encoding.open_as_utf8(again(), found, path.name), path.name, limits), path, limits
+                ROW_READERS[form](encoding.open_as_utf8(rewind(), found, path.name), path.name, limits), path, limits
             )
 
         yield OpenFile(path.name, form, found, rows, size, raw.tell)
@@ -196,13 +196,13 @@ class GzipStream(io.RawIOBase):
         return count
 
 
-def detect_format(path: Path, again: Callable[[], BinaryIO]) -> FileFormat:
+def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
     """The format by the file's content; the name decides only between kinds of text that look alike.
 
     Raises:
         DataError: an archive, a picture or another kind of file that holds no rows.
     """
-    head = again().read(encoding.SAMPLE_BYTES)
+    head = rewind().read(encoding.SAMPLE_BYTES)
     if head.startswith(b"PAR1"):
         return "parquet"
     for mark, what in BINARY_SIGNATURES.items():
@@ -215,7 +215,7 @@ def detect_format(path: Path, again: Callable[[], BinaryIO]) -> FileFormat:
     if start == b"[":
         return "json"
     if start == b"{":
-        return "jsonl" if suffix in (".jsonl", ".ndjson") or starts_with_row(again(), head) else "json"
+        return "jsonl" if suffix in (".jsonl", ".ndjson") or starts_with_row(rewind(), head) else "json"
     if not start:
         raise DataError(f"{path.name}: there is nothing but white space or zeros in it.")
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}.get(suffix, "csv")  # type: ignore[return-value]

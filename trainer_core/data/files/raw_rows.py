@@ -53,7 +53,7 @@ def format_location(file: str, row: int, line: int | None, column: int | None = 
     return at if column is None else f"{at}, column {column}"
 
 
-def numbered_lines(file: BinaryIO, limits: FileLimits) -> Iterator[tuple[int, bytes | None]]:
+def number_lines(file: BinaryIO, limits: FileLimits) -> Iterator[tuple[int, bytes | None]]:
     """Lines with their number; None stands for a line beyond the limit, which is skipped without being held."""
     number = 0
     while line := file.readline(limits.line_bytes + 1):
@@ -68,7 +68,7 @@ def numbered_lines(file: BinaryIO, limits: FileLimits) -> Iterator[tuple[int, by
 
 def jsonl_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
     row = 0
-    for number, line in numbered_lines(file, limits):
+    for number, line in number_lines(file, limits):
         if line is None:
             row += 1
             yield UnreadableRow(name, row, number, None, f"longer than {limits.line_bytes >> 20} MB")
@@ -179,7 +179,7 @@ def find_cell_error(cells: list[str], header: list[str]) -> tuple[str, str] | No
 
 
 def decode_lines(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[str]:
-    for number, line in numbered_lines(file, limits):
+    for number, line in number_lines(file, limits):
         if line is None:
             raise DataError(f"{name}, line {number}: longer than {limits.line_bytes >> 20} MB.")
         yield line.decode(errors="surrogateescape")

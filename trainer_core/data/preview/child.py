@@ -91,7 +91,7 @@ def sample_extents(
     """Rows with how far they reach, evenly over all kept."""
     kept = load_usable_rows(source, columns, steps, stamp)
     some = kept[:: -(-len(kept) // MAX_MEASURED_ROWS) or 1]
-    return tuple(zip(some, row_extents(cached_tokenizer(model, template), [one.item for one in some]), strict=True))
+    return tuple(zip(some, row_extents(load_tokenizer(model, template), [one.item for one in some]), strict=True))
 
 
 def preview_rows(request: RowsRequest) -> tuple[UsableRow, ...]:
@@ -123,12 +123,12 @@ def template_examples(request: RowsRequest) -> dict[str, str]:
     said = messages.messages if isinstance(messages, data.Chat) else messages.prompt + messages.chosen
     names: list[Template] = ["plain", "alpaca", "chatml"]
     return {
-        name: tokenize.render_chat(cached_tokenizer(resolve_model_folder(request.model), name), said) for name in names
+        name: tokenize.render_chat(load_tokenizer(resolve_model_folder(request.model), name), said) for name in names
     }
 
 
 def request_tokenizer(request: RowsRequest):  # type: ignore[no-untyped-def]
-    return cached_tokenizer(resolve_model_folder(request.model), request.template)
+    return load_tokenizer(resolve_model_folder(request.model), request.template)
 
 
 @lru_cache(maxsize=8)
@@ -139,7 +139,7 @@ def resolve_model_folder(model: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def cached_tokenizer(model: str, template: Template):  # type: ignore[no-untyped-def]
+def load_tokenizer(model: str, template: Template):  # type: ignore[no-untyped-def]
     return tokenize.load_tokenizer(model, template)
 
 

@@ -129,7 +129,7 @@ class DataAnalysis:
             if len(self.examples.setdefault(code, [])) < MAX_EXAMPLES:
                 snippet = (
                     text_patterns.match_snippet(row_text(item), code)
-                    or unlearned_snippet(item, code)
+                    or snippet_outside_loss(item, code)
                     or item_snippet(item)
                 )
                 self.examples[code].append(FindingExample(example.file, example.row, example.line, snippet))
@@ -186,7 +186,7 @@ class DataAnalysis:
         for code, count in self.counts.items():
             if code in QUALITY_CHECKS:
                 fault = QUALITY_CHECKS[code]
-                text = f"{format_share(count, total)}: {fault.meaning}.{self.affected_columns(code)}"
+                text = f"{format_share(count, total)}: {fault.meaning}.{self.describe_columns(code)}"
                 yield self.build_finding(code, finding_level(fault, count, self.usable), fault.title, text)
             elif code in LENGTH_FINDINGS:
                 level, title, meaning = LENGTH_FINDINGS[code]
@@ -201,10 +201,10 @@ class DataAnalysis:
                 reason = self.reasons[code.removeprefix("misfit: ")]
                 title = "Tool calls" if code == "misfit: tool calls" else "Rows that do not fit"
                 yield self.build_finding(code, "error", title, f"{format_share(count, total)}: {reason}.")
-        yield from self.ignored_findings()
+        yield from self.findings_on_ignored_content()
         yield from self.dataset_findings()
 
-    def ignored_findings(self) -> Iterator[DataFinding]:
+    def findings_on_ignored_content(self) -> Iterator[DataFinding]:
         """What is not used of the rows, kind by kind, each column or field with its count and its first row."""
         total = self.rows.total()
         for code, several in self.aside.items():
@@ -220,7 +220,7 @@ class DataAnalysis:
                 )
                 yield DataFinding(f"aside: {code}", level, title, max(counts.values()), total, sentence, where)
 
-    def affected_columns(self, code: str) -> str:
+    def describe_columns(self, code: str) -> str:
         """The columns and fields in which a fault stands, where it does not stand in the words."""
         return f" It stands in {format_counts(rows_by_name(self.aside[code]))}." if code in self.aside else ""
 
@@ -281,7 +281,7 @@ def first_role(item: Item) -> str:
     return messages[0].role
 
 
-def unlearned_snippet(item: Item, code: str) -> str | None:
+def snippet_outside_loss(item: Item, code: str) -> str | None:
     """The beginning of what is not learned of a row, where a finding speaks of that."""
     found = {
         "reasoning": (one.reasoning for one in all_messages(item) if one.reasoning),

@@ -122,11 +122,11 @@ def check_row(item: Item, margin: float | None = None) -> Iterator[str]:
         yield "swapped"
     if is_out_of_order(item):
         yield "roles"
-    yield from unlearned_codes(item)
+    yield from codes_outside_loss(item)
     yield from text_patterns.matching_codes(row_text(item))
 
 
-def unlearned_codes(item: Item) -> Iterator[str]:
+def codes_outside_loss(item: Item) -> Iterator[str]:
     """The codes of what a row has that is not learned unless a step says so."""
     messages = all_messages(item)
     if any([one.reasoning and not one.learn_reasoning for one in messages]):
@@ -183,8 +183,8 @@ def is_near_identical(pair: Pair) -> bool:
     one, other = normalise_text(one), normalise_text(other)
     if one == other:
         return True
-    start = shared_prefix_length(one, other)
-    end = shared_prefix_length(one[start:][::-1], other[start:][::-1])
+    start = common_prefix_length(one, other)
+    end = common_prefix_length(one[start:][::-1], other[start:][::-1])
     return start + end >= IDENTICAL_SHARE * max(len(one), len(other))
 
 
@@ -201,7 +201,7 @@ def ends_differ(one: str, other: str) -> bool:
     return not (starts_agree or end.endswith(other_end) or other_end.endswith(end))
 
 
-def shared_prefix_length(one: str, other: str) -> int:
+def common_prefix_length(one: str, other: str) -> int:
     """How many characters two texts begin with together, found by halving."""
     low, high = 0, min(len(one), len(other))
     while low < high:

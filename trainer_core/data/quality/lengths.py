@@ -65,9 +65,9 @@ def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -
     def thought(message: Message, reading: bool) -> int:
         return measure(message.reasoning) if is_reasoning_read(message, reading) else 0
 
-    def needed(row: Chat | Pair) -> int:
+    def shortest(row: Chat | Pair) -> int:
         if isinstance(row, Pair):
-            return long(row.prompt) + measure(shared_text(row)) + 1
+            return long(row.prompt) + measure(common_text(row)) + 1
         first = next(at for at, one in enumerate(row.messages) if one.role == "assistant" and one.learned)
         return long(row.messages[:first], True) + 1
 
@@ -76,10 +76,10 @@ def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -
             return long(row.messages, True)
         return long(row.prompt) + max(long(row.chosen), long(row.rejected))
 
-    return [(needed(row), whole(row)) for row in rows[:: -(-len(rows) // MAX_MEASURED_ROWS) or 1]]
+    return [(shortest(row), whole(row)) for row in rows[:: -(-len(rows) // MAX_MEASURED_ROWS) or 1]]
 
 
-def shared_text(pair: Pair) -> str:
+def common_text(pair: Pair) -> str:
     """The words both answers begin with."""
     one, other = pair.chosen[0].content, pair.rejected[0].content
     return os.path.commonprefix((one, other))
@@ -131,7 +131,7 @@ class LengthStats:
             return ()
         if prompt >= self.length:
             return ("prompt_too_long",)
-        return ("cut_equal",) if prompt + self.shared_token_count(pair) >= self.length else ("cut",)
+        return ("cut_equal",) if prompt + self.common_token_count(pair) >= self.length else ("cut",)
 
     def append_lengths(self, **lengths: int) -> None:
         for part, length in lengths.items():
@@ -144,7 +144,7 @@ class LengthStats:
             length += sum(map(self.tokens, texts)) + TOKENS_PER_TURN if self.tokens else sum(map(len, texts))
         return length
 
-    def shared_token_count(self, pair: Pair) -> int:
+    def common_token_count(self, pair: Pair) -> int:
         """Tokens that both sides begin with."""
         assert self.tokens
         one, other = (self.tokens.token_ids(side[0].content) for side in (pair.chosen, pair.rejected))

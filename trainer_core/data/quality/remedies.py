@@ -11,8 +11,8 @@ from trainer_core.data.quality.checks import (
     SeenRows,
     all_messages,
     check_row,
+    codes_outside_loss,
     is_swapped,
-    unlearned_codes,
     unusable_code,
 )
 from trainer_core.data.quality.text_patterns import MAIL_ADDRESS, MANGLED_TEXT, MEDIA_PLACEHOLDERS, SECRET_KEY
@@ -77,7 +77,7 @@ class RemedyPipeline:
             return RemedyOutcome(kept, why)
         if not (look or self.drops):
             return RemedyOutcome(
-                kept, None, (*example.marks, *unlearned_codes(item), *(["unanswered"] if kept is not item else []))
+                kept, None, (*example.marks, *codes_outside_loss(item), *(["unanswered"] if kept is not item else []))
             )
         found = list(dict.fromkeys((*check_row(item, margin), *example.marks)))
         if self.drops.isdisjoint(found):
@@ -166,13 +166,13 @@ def drop_system_prompts(item: Item) -> Item:
 def strip_pictures(item: Item) -> Item:
     """Placeholders of pictures, films and sounds taken out, with the white space that is left at the ends."""
 
-    def bare(text: str) -> str:
+    def without_placeholders(text: str) -> str:
         found = text
         for placeholder in MEDIA_PLACEHOLDERS:
             found = found.replace(placeholder, "")
         return text if found == text else found.strip()
 
-    return map_texts(item, bare)
+    return map_texts(item, without_placeholders)
 
 
 def learn_all(item: Item) -> Item:
@@ -193,11 +193,11 @@ def drop_reasoning(item: Item) -> Item:
 def map_texts(item: Item, change: Callable[[str], str]) -> Item:
     """The item with every text changed, also that of its reasoning."""
 
-    def changed(message: Message) -> Message:
+    def change_message(message: Message) -> Message:
         thought = change(message.reasoning) if message.reasoning else ""
         return replace(message, content=change(message.content), reasoning=thought)
 
-    return map_messages(item, changed)
+    return map_messages(item, change_message)
 
 
 def map_messages(item: Item, change: Callable[[Message], Message]) -> Item:

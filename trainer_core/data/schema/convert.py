@@ -46,7 +46,7 @@ def to_pair(row: RowCells) -> Pair:
     rejected = as_messages(row, columns["rejected"], "assistant", whole)
     if chosen[0].role == "assistant" and rejected[0].role == "assistant":
         return check_pair(Pair(prompt_messages(row), chosen, rejected))
-    shared = shared_turns(chosen, rejected)
+    shared = common_turns(chosen, rejected)
     prompt = merge_prompt(row, chosen[:shared])
     return check_pair(Pair(prompt, chosen[shared:], rejected[shared:]))
 
@@ -86,7 +86,7 @@ def is_same_conversation(one: tuple[Message, ...], other: tuple[Message, ...]) -
     ]
 
 
-def shared_turns(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
+def common_turns(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
     """How many turns both sides begin with; at least one turn stays for each answer."""
     most = min(len(chosen), len(rejected)) - 1
     return next((at for at in range(most) if chosen[at] != rejected[at]), most)

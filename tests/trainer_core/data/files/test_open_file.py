@@ -245,7 +245,9 @@ def test_the_child_cannot_take_more_than_its_memory() -> None:
 def test_reading_needs_no_torch_and_leaves_the_app_without_pyarrow(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(lines("a"))
-    code = f"import sys; from pathlib import Path; from trainer_core import data; data.check(Path({str(path)!r}));"
+    code = (
+        f"import sys; from pathlib import Path; from trainer_core import data; data.check_dataset(Path({str(path)!r}));"
+    )
     code += (
         "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow', 'gradio') if name in sys.modules])"
     )

@@ -1,0 +1,86 @@
+"""The curves of a run: how each is read from its steps, and thinned to what a chart can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
+
+from trainer_core.runs.events import STAGES, Stage, TrainStep
+from trainer_core.runs.run_state import RunState
+
+MAX_POINTS = 2000
+"""Points per series in one answer; a longer history is thinned."""
+OVERLAY_POINTS = 300
+
+StepReader = Callable[[TrainStep], float | None]
+SERIES: dict[str, tuple[Stage, StepReader]] = {
+    "sft.loss": ("sft", lambda step: step.loss),
+    "dpo.loss": ("dpo", lambda step: step.loss),
+    "dpo.margin": ("dpo", lambda step: step.margin),
+    "dpo.accuracy": ("dpo", lambda step: step.accuracy if step.margin else None),
+    "dpo.chosen": ("dpo", lambda step: step.chosen),
+    "dpo.rejected": ("dpo", lambda step: step.rejected),
+}
+"""Every curve: its stage, and how it is read from a step. Without a margin no side is preferred, so there is no accuracy."""
+CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in STAGES}
+"""Stage → its curves, in the order in which a row of new points holds them."""
+DETAIL_SERIES: dict[str, StepReader] = {
+    "deep.rate": lambda step: step.learning_rate,
+    "deep.norm": lambda step: step.grad_norm,
+    "deep.speed": lambda step: step.tokens_per_second,
+    "deep.seconds": lambda step: step.seconds,
+}
+"""Curves for those who look under the hood, over all steps of a run; sent only where they are shown."""
+
+
+def all_curves(view: RunState) -> dict[str, list[tuple[int, float]]]:
+    """Every curve of a run, thinned to what fits on a small chart."""
+    found = {name: thin_curve(view.points, stage, read, OVERLAY_POINTS) for name, (stage, read) in SERIES.items()}
+    return {name: points for name, points in found.items() if points}
+
+
+def thin_curve(points: Sequence[TrainStep], stage: Stage, read: StepReader, most: int) -> list[tuple[int, float]]:
+    pairs = ((point.step, read(point)) for point in points if point.stage == stage)
+    finite = [(step, value) for step, value in pairs if value is not None and isfinite(value)]
+    return [(step, round_digits(value)) for step, value in thin_points(finite, most)]
+
+
+def round_digits(value: float) -> float:
+    """Four digits draw the same picture as sixteen, and a whole number needs no point."""
+    short = float(f"{value:.4g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def held_out_curves(view: RunState | None) -> dict[str, list[tuple[int, float]]]:
+    """The held-out curves, whole: a few dozen points at most."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for one in view.evaluated if view else ():
+        for name in ("loss", "margin", "accuracy", "rows"):
+            value = getattr(one, name)
+            if value is not None and isfinite(value):
+                found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, round_digits(value)))
+    return found
+
+
+def best_steps(view: RunState | None) -> dict[str, int]:
+    """Stage → the step with the lowest held-out loss."""
+    found = {stage: view.best_evaluation(stage) for stage in STAGES} if view else {}
+    return {stage: one.step for stage, one in found.items() if one}
+
+
+def thin_points(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
+    """At most `most` points that look the same: of each bin the lowest and the highest, in their order."""
+    if len(points) <= most:
+        return points
+    bins = most // 2
+    return [
+        point
+        for at in range(bins)
+        for point in bin_extremes(points[at * len(points) // bins : (at + 1) * len(points) // bins])
+    ]
+
+
+def bin_extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    low = min(points, key=lambda point: point[1])
+    high = max(points, key=lambda point: point[1])
+    yield from sorted({low, high})

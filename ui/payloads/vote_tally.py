@@ -1,0 +1,148 @@
+"""The votes on two lanes in words and plain values: counts, shares, and what may be said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainer_core.evaluation import tally as tally_module
+from trainer_core.evaluation import votes
+from trainer_core.evaluation.statistics import Interval
+from trainer_core.evaluation.tally import VoteTally
+from trainer_core.evaluation.votes import LanePair, Vote
+
+MIN_PAIRS = 30
+MIN_SIDES = 10
+"""Fewer votes say nothing about a habit of choosing one side."""
+
+
+@lru_cache(maxsize=8)
+def count_votes(
+    path: Path, size: int, changed: int, contest: LanePair, made: frozenset[tuple[str, str]]
+) -> dict[str, Any]:
+    """A contest in words; the bootstrap over all lanes is too much for every second."""
+    every = read_votes(path, size, changed)
+    given = votes.votes_on_current_lanes(every, contest.run, dict(made))
+    found = tally_module.tally_votes(given, contest)
+    earlier = tally_module.tally_votes(every, contest).total_votes - found.total_votes
+    return {
+        "run": contest.run,
+        "first": contest.first,
+        "second": contest.second,
+        "wins": [found.first, found.second],
+        "others": describe_undecided(found),
+        "share": interval_bounds(found.share),
+        "odds": describe_odds(found),
+        "verdict": describe_verdict(found),
+        "word": found.verdict.word,
+        "kinds": [[tag, *counts] for tag, counts in sorted(found.kinds.items())],
+        "none": missing_count_text(given, found),
+        "checks": [
+            line for line in (describe_bias(found), describe_length_effect(found), describe_earlier(earlier)) if line
+        ],
+        "strengths": rank_lanes(given, contest.run),
+        "pairs": found.pairs,
+        "few": "Few pairs. Fine for a taste; 200 or more give a steadier change."
+        if 0 < found.pairs < MIN_PAIRS
+        else "",
+    }
+
+
+def missing_count_text(given: Sequence[Vote], found: VoteTally) -> str:
+    """What stands in place of a count that does not exist; empty where it does."""
+    if found.total_votes:
+        return ""
+    return f"No votes {'on these two lanes' if given else 'for this run'} yet. Press B."
+
+
+def describe_earlier(count: int) -> str:
+    if not count:
+        return ""
+    one = count == 1
+    return (
+        f"{count} earlier vote{'' if one else 's'} on lanes of these names {'is' if one else 'are'} not counted: an adapter or a "
+        "system prompt was another then."
+    )
+
+
+def current_votes(path: Path) -> tuple[Vote, ...]:
+    """The votes that count."""
+    return read_votes(path, *file_stamp(path))
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change; a file with the same ones is not read again."""
+    told = path.stat() if path.exists() else None
+    return (told.st_size, told.st_mtime_ns) if told else (0, 0)
+
+
+@lru_cache(maxsize=4)
+def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
+    return tuple(votes.active_votes(votes.read_vote_records(path)))
+
+
+def describe_undecided(found: VoteTally) -> str:
+    """The votes that decided nothing."""
+    counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
+    told = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
+    return " · ".join([*told, *([f"{found.again} given again after an undo"] if found.again else [])])
+
+
+def interval_bounds(share: Interval | None) -> list[float] | None:
+    return [round(share.value, 4), round(share.low, 4), round(share.high, 4)] if share else None
+
+
+def describe_odds(found: VoteTally) -> str:
+    """Share and p-value; no percentage of a handful."""
+    if found.share is None:
+        missing = 5 - found.decided_votes
+        return f"{missing} more decided vote{'s' * (missing != 1)} until a percentage means anything."
+    low, high = f"{100 * found.share.low:.0f}", f"{100 * found.share.high:.0f}"
+    return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
+
+
+def describe_verdict(found: VoteTally) -> str:
+    """The verdict of the newest look, and when it is renewed."""
+    stands = found.verdict
+    coming = f" Next check at {stands.next_look} decided votes." if stands.next_look else ""
+    side = (found.contest.first, found.contest.second)[stands.side] if stands.side is not None else ""
+    match stands.word:
+        case "Clear":
+            return f"Clear: {side} is better, by the check at {stands.at} votes.{coming}"
+        case "Leaning":
+            return f"Leaning {side}, not settled.{coming}"
+        case "No difference seen":
+            return f"No difference seen in {stands.at} votes."
+    return f"Not decided yet.{coming}"
+
+
+def describe_bias(found: VoteTally) -> str:
+    one = found.bias
+    if one.share is None or one.decided < MIN_SIDES:
+        return ""
+    odd = " That is more than chance: look at the other side first for a while." if one.suspicious else ""
+    return f"You picked the left side {one.share.value:.0%} of the time.{odd}"
+
+
+def describe_length_effect(found: VoteTally) -> str:
+    """Did the length do the voting?"""
+    one = found.lengths
+    if one.ratio is None or found.decided_votes < 5:
+        return ""
+    similar = (
+        f" Of {one.of_similar} with about equal lengths, {found.contest.second} won {one.second}."
+        if one.of_similar
+        else ""
+    )
+    return (
+        f"{found.contest.second}'s answers are {one.ratio:.1f}× as long; the longer answer won {one.longer} of "
+        f"{one.of_unequal}.{similar}"
+    )
+
+
+def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
+    """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
+    found = sorted(tally_module.lane_strengths(given, run).items(), key=lambda one: -one[1].value)
+    return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]

@@ -1,0 +1,28 @@
+"""The scripts of the page, as one element for its head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trainer_core.system import project
+from ui.payloads.curves import CURVES, DETAIL_SERIES
+
+
+def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
+    """What draws the page, for its head: no file is fetched later."""
+    code = "\n".join(
+        (folder / name).read_text(encoding="utf-8")
+        for name in (
+            "chart.js",
+            "page.js",
+            "compare.js",
+            "train.js",
+            "samples.js",
+            "runs.js",
+            "data.js",
+            "memory_sliders.js",
+            "form_errors.js",
+        )
+    )
+    return f"<script>\nconst CURVES = {json.dumps(CURVES)}, DEEP = {json.dumps([*DETAIL_SERIES])};\n{code}\n</script>"

@@ -1,0 +1,322 @@
+"""What the buttons and inputs of the Start tab do: each action gives the view of the tab that comes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import gradio as gr
+from pydantic import Field
+
+from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, MethodChain, Recipe, RemedyName, Template
+from trainer_core.data import RowCounts
+from trainer_core.data.schema.detect import Kind
+from trainer_core.errors import ConfigError, ModelError, UserError
+from trainer_core.evaluation import preference_data
+from trainer_core.jobs.registry import RunRegistry
+from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.base import Training
+from trainer_core.methods.steps import count_steps, warmup_text
+from trainer_core.models import resolve
+from trainer_core.models.resolve import find_tokenizer
+from trainer_core.planning import run_time
+from trainer_core.planning.forecast import Forecast
+from trainer_core.runs.events import Stage
+from trainer_core.runs.workspace import Workspace
+from trainer_core.schema import StrictModel, parse_values
+from ui.components import html
+from ui.format import STAGE_LABELS, format_number, join_names, model_name
+from ui.payloads import findings, memory_fit
+from ui.payloads.model_choices import BALANCED, QUICK, ModelChoices, free_gib
+from ui.payloads.row_counts import count_data_rows, data_sources, describe_data, stage_rows
+from ui.payloads.run_settings import display_name, past_runs
+from ui.server import path_policy
+from ui.tabs.data import SAMPLE_CHATS, SAMPLE_FILES
+
+SAMPLE_CHOICES = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
+
+HIDDEN: dict[str, Any] = gr.update(visible=False)
+UNCHANGED: Any = gr.skip()
+
+
+class StartView(NamedTuple):
+    """The Start tab after an action, element by element: values, or updates of Gradio's."""
+
+    recipe: Any = UNCHANGED
+    """Fills the form."""
+    models: Any = UNCHANGED
+    data_sets: Any = UNCHANGED
+    facts: Any = UNCHANGED
+    """What is in the data."""
+    plan: Any = UNCHANGED
+    goal: Any = UNCHANGED
+    stored: Any = UNCHANGED
+    """The recipe as the browser keeps it until the next visit."""
+    settings: Any = UNCHANGED
+    """What the Data tab needs of the recipe."""
+    memory: Any = UNCHANGED
+    train: Any = UNCHANGED
+    """The one button."""
+    origin: Any = UNCHANGED
+    """Where the recipe comes from."""
+    undo: Any = UNCHANGED
+    before: Any = UNCHANGED
+    """The recipe that undo brings back."""
+    tabs: Any = UNCHANGED
+
+
+PREVIEW = ("facts", "plan", "goal", "stored", "settings", "memory", "train")
+"""What follows from a recipe alone."""
+
+
+class StartActions:
+    """The actions of one page."""
+
+    def __init__(self, supervisor: Supervisor):
+        self.supervisor = supervisor
+        self.offers = ModelChoices(partial(free_gib, supervisor))
+        self.first = self.offers.recipe_for(STARTER, QUICK)
+
+    def restore(self, stored: dict[str, Any]) -> StartView:
+        return self.show_recipe(restore_recipe(stored) or self.first)
+
+    def preview(self, wanted: Recipe) -> StartView:
+        """Everything but the form, which is as its user left it."""
+        check_model_input(self.supervisor.workspace, wanted.model)
+        self.supervisor.spawner.preload_for(wanted.model)
+        found, known = self.tokenized_counts(wanted), self.stage_speeds(wanted)
+        memory, train = self.memory_update(wanted)
+        return StartView(
+            facts=html.render_data_facts(describe_data(found), found.notes),
+            plan=self.render_plan(wanted, found, known),
+            goal=self.goal_update(wanted, found, known),
+            stored=wanted.model_dump(mode="json"),
+            settings=html.render_start_choices(preview_settings(wanted)),
+            memory=memory,
+            train=train,
+        )
+
+    def show_recipe(self, wanted: Recipe, **more: Any) -> StartView:
+        """A recipe that comes from elsewhere than the form."""
+        return self.preview(wanted)._replace(recipe=wanted, **more)
+
+    def choose_model(self, wanted: Recipe, goal: str | None) -> StartView:
+        """Another model brings the settings that suit it."""
+        return self.show_recipe(self.offers.with_model_settings(wanted, goal or BALANCED))
+
+    def choose_goal(self, wanted: Recipe, goal: str) -> StartView:
+        rows = stage_rows(self.tokenized_counts(wanted))
+        return self.show_recipe(self.offers.with_goal_length(wanted, goal, rows))
+
+    def choose_data(self, wanted: Recipe, stored: dict[str, Any]) -> StartView:
+        return self.show_recipe(self.with_goal_of(restore_recipe(stored) or self.first, wanted))
+
+    def use_data(self, event: gr.EventData, wanted: Recipe) -> StartView:
+        """Data as it was checked under Data, with its columns and steps."""
+        used = parse_values(UsedData, event._data, "Data").apply_to(wanted)
+        return self.show_recipe(self.with_goal_of(wanted, used), tabs=gr.update(selected="start"))
+
+    def move_slider(self, event: gr.EventData, wanted: Recipe) -> StartView:
+        return self.show_recipe(memory_fit.move_slider(wanted, event.key, event.value))
+
+    def suggest(self, event: gr.EventData, wanted: Recipe) -> StartView:
+        """The settings for this data and memory, or a smaller model with its own: said change by change, with a way back."""
+        suited = self.suited_recipe(wanted, event.model)
+        named = (
+            f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
+        )
+        origin = html.render_origin(named, findings.setting_differences(wanted, suited), "Nothing has been started.")
+        before = wanted.model_dump(mode="json")
+        return self.show_recipe(suited, origin=origin, undo=gr.update(visible=True), before=before)
+
+    def undo(self, before: dict[str, Any] | None, stored: dict[str, Any]) -> StartView:
+        """The settings before the last suggestion; those of now where the app was started anew since."""
+        return self.show_recipe(restore_recipe(before or stored) or self.first, origin="", undo=HIDDEN)
+
+    def use_suggestion(self, event: gr.EventData) -> StartView:
+        """What the doctor, or a failed run, proposes: that run's recipe with the change."""
+        return self.show_run(event.run, *findings.apply_suggestion(self.supervisor.registry, event.run, event.key))
+
+    def clone(self, event: gr.EventData) -> StartView:
+        """A run's recipe once more, ready to be changed."""
+        return self.show_run(event.run, self.supervisor.registry.run_recipe(event.run), ())
+
+    def show_run(self, run_id: str, wanted: Recipe, changes: Any) -> StartView:
+        origin = html.render_origin(
+            f"The settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes
+        )
+        return self.show_recipe(wanted, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
+
+    def start(self, wanted: Recipe) -> StartView:
+        reasons = self.offers.explain(wanted, stage_rows(self.tokenized_counts(wanted)))
+        self.supervisor.control.start(wanted, reasons)
+        return StartView(tabs=gr.update(selected="train"), origin="", undo=HIDDEN)
+
+    def refresh(self, stored: dict[str, Any]) -> StartView:
+        """A run began or ended, or memory of the card was taken or given back."""
+        models = gr.update(choices=self.offers.model_labels(self.supervisor))
+        data_sets = gr.update(choices=data_choices(self.supervisor.workspace))
+        memory, train = self.memory_update(restore_recipe(stored) or self.first)
+        return StartView(models=models, data_sets=data_sets, memory=memory, train=train)
+
+    def tokenized_counts(self, wanted: Recipe) -> RowCounts:
+        """The rows of a recipe whose files this page may read."""
+        path_policy.check_model_access(self.supervisor.workspace, wanted.model)
+        for source in data_sources(wanted):
+            path_policy.check_source(self.supervisor.workspace, source, SAMPLE_FILES)
+        return count_data_rows(wanted, find_tokenizer(wanted.model, self.supervisor.workspace))
+
+    def stage_speeds(self, wanted: Recipe) -> dict[Stage, run_time.StageSpeed]:
+        return run_time.estimate_speeds(
+            past_runs(self.supervisor.registry),
+            wanted,
+            memory_fit.model_architecture(self.supervisor.workspace, self.offers.catalogue, wanted),
+            memory_fit.target_machine(self.supervisor),
+            self.supervisor.device.machine.cpu.cores,
+        )
+
+    def render_plan(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> str:
+        seconds = run_time.stage_seconds(known, wanted, found)
+        takes = {stage: run_time.approximate_duration(one) for stage, one in seconds.items()}
+        whole = run_time.run_seconds(self.supervisor.workspace, wanted, seconds)
+        reasons = self.offers.explain(wanted, stage_rows(found))
+        if duration := run_time.describe_run_time(whole, known):
+            reasons = [duration, *reasons]
+        return html.render_plan(plan_lines(wanted, found, takes), reasons)
+
+    def goal_update(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> Any:
+        """The goals with the time that each would take."""
+        choices = []
+        for title, name in self.offers.goal_choices:
+            longer = self.offers.with_goal_length(wanted, name, stage_rows(found))
+            by_stage = run_time.stage_seconds(known, longer, found)
+            seconds = run_time.run_seconds(self.supervisor.workspace, longer, by_stage)
+            choices.append((f"{title} · {run_time.approximate_duration(seconds)}" if seconds else title, name))
+        return gr.update(choices=choices, value=self.offers.matching_goal(wanted, stage_rows(found)))
+
+    def memory_update(self, wanted: Recipe) -> tuple[str, Any]:
+        """The memory card, and what the button is called then."""
+        found, at = self.tokenized_counts(wanted), memory_fit.slider_values(wanted)
+        told = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, wanted, found)
+        if isinstance(told, str):
+            return html.render_unknown_memory(told, at), train_button(self.supervisor.registry, "unknown")
+        fix = memory_fit.suggest_fix(self.supervisor, self.offers.catalogue, told, wanted, found)
+        goal = self.offers.matching_goal(wanted, stage_rows(found)) or BALANCED
+        edited = memory_fit.mark_user_edits(told, self.offers.with_model_settings(wanted, goal))
+        return html.render_memory(edited, at, fix), train_button(self.supervisor.registry, told.verdict.level)
+
+    def suited_recipe(self, wanted: Recipe, model: str) -> Recipe:
+        """With another model's settings, or those for this data and memory; the recipe as it is where there are none."""
+        if model:
+            return self.offers.with_model_settings(wanted.model_copy(update={"model": model}), BALANCED)
+        found = self.tokenized_counts(wanted)
+        told = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, wanted, found)
+        return told.suggested if isinstance(told, Forecast) and told.suggested else wanted
+
+    def with_goal_of(self, before: Recipe, wanted: Recipe) -> Recipe:
+        """A run on other data than before: the length of its goal is that for the new rows."""
+        try:
+            goal = self.offers.matching_goal(before, stage_rows(self.tokenized_counts(before)))
+        except UserError:  # the data before is not there any more
+            goal = self.offers.matching_goal(before)
+        if goal is None:
+            return wanted
+        return self.offers.with_goal_length(wanted, goal, stage_rows(self.tokenized_counts(wanted)))
+
+
+def check_model_input(workspace: Workspace, name: str) -> None:
+    """Look at the name as far as that goes without a network.
+
+    Raises:
+        ConfigError: there can be no model of that name, or not for who asks; the key lets the page mark its input.
+    """
+    try:
+        path_policy.check_model_access(workspace, name)
+        resolve.check_model_name(name)
+    except ModelError as error:
+        raise ConfigError(str(error), ("model",)) from error
+
+
+def train_button(registry: RunRegistry, level: str) -> Any:
+    """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
+    busy = registry.active_run is not None
+    words, variant = ("Try anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
+    return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
+
+
+def data_choices(workspace: Workspace) -> list[tuple[str, str]]:
+    """The sample and every data set made of votes."""
+    return [
+        *SAMPLE_CHOICES,
+        *((title, str(place)) for title, place in preference_data.list_vote_data_sets(workspace)),
+    ]
+
+
+class UsedData(StrictModel):
+    """What the Data tab hands over."""
+
+    source: str = Field(min_length=1)
+    kind: Kind
+    columns: Columns
+    steps: tuple[RemedyName, ...]
+    template: Template = "own"
+    length: int | None = None
+    """A length chosen while looking at the rows; None leaves the recipe's."""
+
+    def apply_to(self, recipe: Recipe) -> Recipe:
+        """The recipe on this data, and SFT alone where there are no rejected answers."""
+        if self.source == SAMPLE_CHATS:
+            data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
+        else:
+            data = Data(pairs=self.source, columns=self.columns, steps=self.steps, template=self.template)
+        method = MethodChain.SFT if self.kind == "chat" else recipe.method
+        longer = {"max_length": self.length} if self.length else {}
+        stages = {stage: getattr(recipe, stage).model_copy(update=longer) for stage in ("sft", "dpo")}
+        return recipe.model_copy(update={"data": data, "method": method, **stages})
+
+
+def preview_settings(recipe: Recipe) -> str:
+    """What the Data tab needs to show rows as this run will see them."""
+    used = recipe.data
+    told = {
+        "model": recipe.model,
+        "name": model_name(recipe.model),
+        "lengths": {"pairs": recipe.dpo.max_length, "chat": recipe.sft.max_length},
+        "template": used.template,
+        "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
+        "columns": used.columns.column_by_part,
+        "steps": used.steps,
+    }
+    return json.dumps(told)
+
+
+def restore_recipe(kept: dict[str, Any]) -> Recipe | None:
+    """The choices of the last visit; None on the first, and where an older version kept what this one does not know."""
+    try:
+        return parse_values(Recipe, kept, "kept choices") if kept else None
+    except ConfigError:
+        return None
+
+
+def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> list[html.PlanLine]:
+    """Load, SFT, DPO, Compare: what each will do, and how long it takes where that is known."""
+    layers = recipe.lora.targets.replace("all-linear", "all linear layers")
+    lines = [html.PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
+    if "sft" in recipe.method.stages:
+        lines.append(html.PlanLine("SFT", describe_stage(found.sft, "examples", recipe.sft), takes.get("sft", "")))
+    if "dpo" in recipe.method.stages:
+        words = f"{describe_stage(found.dpo, 'pairs', recipe.dpo)}, β\u00a0{recipe.dpo.beta:g}"
+        lines.append(html.PlanLine("DPO", words, takes.get("dpo", "")))
+    lanes = join_names(["base", *(STAGE_LABELS[stage] for stage in recipe.method.stages)])
+    return [*lines, html.PlanLine("Compare", f"{lanes} answer side by side")]
+
+
+def describe_stage(rows: int, noun: str, settings: Training) -> str:
+    steps = count_steps(rows, settings)
+    parts = [
+        f"{steps} steps of {settings.effective_batch} {noun}",
+        f"rate\u00a0{format_number(settings.learning_rate)}",
+    ]
+    return ", ".join(filter(None, [*parts, warmup_text(settings, steps)]))
