@@ -39,9 +39,6 @@ LAYOUT = (
 )
 """Functions that list elements of the page, and may be as long as the list."""
 LONG_FILES = {
-    "trainer_core/data/schema/cells.py": 402,
-    "trainer_core/data/schema/detect.py": 462,
-    "trainer_core/data/stream.py": 397,
     "trainer_core/data/tokenize.py": 392,
     "trainer_core/evaluation/judge.py": 351,
     "trainer_core/jobs/blind_voting.py": 353,

@@ -17,8 +17,9 @@ from trainer_core.config.recipe import SAMPLE, Columns, RemedyName
 from trainer_core.data import uploads
 from trainer_core.data.hub import datasets
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
+from trainer_core.data.read_events import ReadProgress
 from trainer_core.data.select import data_path
-from trainer_core.data.stream import CheckOptions, ReadProgress, ReadRequest
+from trainer_core.data.stream import CheckOptions, ReadRequest
 from trainer_core.errors import DataError, UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace

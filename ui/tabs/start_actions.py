@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, Method, Recipe, RemedyName, Template
 from trainer_core.data import RowCounts
-from trainer_core.data.schema.detect import Kind
+from trainer_core.data.schema.data_schema import Kind
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.supervisor import Supervisor
