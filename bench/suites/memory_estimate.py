@@ -23,7 +23,7 @@ from trainer_core.planning.memory_model import (
     target_linears,
 )
 from trainer_core.system.hardware import GIB, detect_machine
-from ui.components import html
+from ui.components.html_start import render_memory
 from ui.payloads import memory_fit
 
 QUESTION = (
@@ -98,6 +98,6 @@ def time_forecasts(model: str, times: int) -> list[float]:
     for turn in range(times):
         moved = with_changes(recipe, {"lora.rank": 4 + turn, "dpo.max_length": 64 * (turn + 1)})
         began = time.perf_counter()
-        html.render_memory(make_forecast(moved, shape, place, found), memory_fit.slider_values(moved), ("", ""))
+        render_memory(make_forecast(moved, shape, place, found), memory_fit.slider_values(moved), ("", ""))
         spent.append(1000 * (time.perf_counter() - began))
     return spent

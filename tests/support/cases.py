@@ -11,9 +11,10 @@ from pathlib import Path
 from trainer_core import data
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.remedies import RemedyPipeline
+from trainer_core.data.read_events import SchemaDetected, UsableRow
 from trainer_core.data.schema.messages import Chat, Item, Message
 from trainer_core.data.select import SkipLog
-from trainer_core.data.stream import ReadRequest, SchemaDetected, UsableRow
+from trainer_core.data.stream import ReadRequest
 from trainer_core.errors import UserError
 
 NOT_DATA = (".md", ".toml", ".py", ".txt", ".jinja")

@@ -15,7 +15,8 @@ from trainer_core.data import tokenize
 
 from datasets import Dataset  # isort: skip
 from trainer_core.config.recipe import Recipe
-from trainer_core.data.stream import ReadRequest, UsableRow
+from trainer_core.data.read_events import UsableRow
+from trainer_core.data.stream import ReadRequest
 from trainer_core.training import dpo, load, sft
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from trainer_core.data.stream import ReadProgress
+from trainer_core.data.read_events import ReadProgress
 from trainer_core.errors import UserError
 from trainer_core.evaluation.score_table import forgetting_warnings, format_score_rows, score_legend
 from trainer_core.jobs.supervisor import Supervisor

@@ -18,6 +18,7 @@ from trainer_core.data.quality.checks import QUALITY_CHECKS, row_text
 from trainer_core.data.quality.lengths import row_lengths
 from trainer_core.data.quality.remedies import RemedyPipeline, marker_problem
 from trainer_core.data.quality.report import IGNORED_CONTENT, format_counts
+from trainer_core.data.read_events import FileNote, IgnoredContent, ReadEvent, SchemaDetected, UnusableRow, UsableRow
 from trainer_core.data.schema.messages import (
     Chat,
     Item,
@@ -28,18 +29,7 @@ from trainer_core.data.schema.messages import (
     prompt_key,
     prompts_of,
 )
-from trainer_core.data.stream import (
-    CountRequest,
-    FileNote,
-    IgnoredContent,
-    ReadEvent,
-    ReadRequest,
-    RowCounts,
-    SchemaDetected,
-    UnusableRow,
-    UsableRow,
-    stream_rows,
-)
+from trainer_core.data.stream import CountRequest, ReadRequest, RowCounts, stream_rows
 from trainer_core.errors import DataError
 from trainer_core.system.project import PROJECT
 

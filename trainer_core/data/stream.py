@@ -12,92 +12,30 @@ from typing import TYPE_CHECKING
 
 from trainer_core.data.files import open_file
 from trainer_core.data.files.limits import FILE_LIMITS, FileLimits
-from trainer_core.data.files.raw_rows import RawRow, UnreadableRow, format_location
+from trainer_core.data.files.raw_rows import RawRow, UnreadableRow
+from trainer_core.data.read_events import (
+    ROW_EVENTS,
+    FileNote,
+    IgnoredContent,
+    ReadEvent,
+    ReadProgress,
+    SchemaDetected,
+    UnusableRow,
+    UsableRow,
+)
 from trainer_core.data.schema import cells, detect
-from trainer_core.data.schema.messages import Item
+from trainer_core.data.schema.data_schema import DataSchema
+from trainer_core.data.schema.survey import MAX_COLUMNS, FileSurvey
 from trainer_core.errors import DataError
 
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns, Data, MethodChain
 
+
 PREVIEW_BYTES = 64 << 20
 """Of a file, looked at to show its columns; the rows that are used are all looked at."""
 ROWS_PER_PROGRESS = 2000
 """Rows between two words on progress."""
-
-
-@dataclass(frozen=True)
-class FileNote:
-    """A sentence about a file that is no row's fault: its encoding, or files left aside."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class SchemaDetected:
-    """A file begins: what it is and what its rows become."""
-
-    file: str
-    format: str
-    shape: detect.DataSchema
-
-
-@dataclass(slots=True)
-class UsableRow:
-    """One usable row. Not frozen like the others, since there is one for each row and a frozen one takes four times as long."""
-
-    file: str
-    row: int
-    line: int | None
-    item: Item
-    margin: float | None = None
-    """Score of the chosen answer less that of the rejected one, where the file has such columns."""
-    marks: tuple[str, ...] = ()
-    """Codes of faults that the item no longer shows: "tools", "pictures"."""
-
-
-@dataclass(frozen=True)
-class UnusableRow:
-    """A row that was read but does not fit the shape. `code` groups rows with the same fault."""
-
-    file: str
-    row: int
-    line: int | None
-    code: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{format_location(self.file, self.row, self.line)}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class ReadProgress:
-    """Bytes of the file read so far."""
-
-    file: str
-    bytes: int
-    of: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class IgnoredContent:
-    """What was not used of the rows of a file, or not as the file says: in how many rows, and the first of them.
-
-    code: see `report.ASIDE`; name: the column or field.
-    """
-
-    file: str
-    code: str
-    name: str
-    count: int
-    row: int
-    line: int | None
-    snippet: str
-
-
-ReadEvent = FileNote | SchemaDetected | ReadProgress | UsableRow | UnreadableRow | UnusableRow | IgnoredContent
-ROW_EVENTS = (UsableRow, UnreadableRow, UnusableRow)
 MAX_SILENT_CUT = 0.05
 """Up to this share of rows cut short goes without a word on Start; Data and the run say it."""
 MARK_CODES = ("tools", "pictures")
@@ -260,7 +198,7 @@ def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Pr
         DataError: the file cannot be read, or none of its rows can.
     """
     with open_file.open_data_file(open_file.find_data_files(glance.path).paths[0], limits) as file:
-        survey, flaw = detect.FileSurvey(), None
+        survey, flaw = FileSurvey(), None
         for row in file.rows():
             if isinstance(row, RawRow):
                 survey.add(row.values)
@@ -314,7 +252,7 @@ def stream_file(path: Path, columns: Columns | None, most: int | None, limits: F
     with open_file.open_data_file(path, limits) as file:
         if file.encoding.note:
             yield FileNote(f"{file.name}: {file.encoding.note}.")
-        survey, clock = detect.FileSurvey(columns), ReadTracker(file)
+        survey, clock = FileSurvey(columns), ReadTracker(file)
         for row in islice(file.rows(), most):
             if isinstance(row, RawRow):
                 survey.add(row.values)
@@ -325,7 +263,7 @@ def stream_file(path: Path, columns: Columns | None, most: int | None, limits: F
             yield from (row for row in islice(file.rows(), most) if isinstance(row, UnreadableRow))
             return
         if survey.beyond:
-            yield FileNote(f"{file.name}: has more than {detect.MAX_COLUMNS:,} columns; those after them are not used.")
+            yield FileNote(f"{file.name}: has more than {MAX_COLUMNS:,} columns; those after them are not used.")
         found = detect.detect_schema(survey, file.name)
         yield SchemaDetected(file.name, file.format, found)
         clock.start_second_pass()
@@ -333,7 +271,7 @@ def stream_file(path: Path, columns: Columns | None, most: int | None, limits: F
 
 
 def convert_rows(
-    rows: Iterable[RawRow | UnreadableRow], found: detect.DataSchema, file: open_file.OpenFile, clock: ReadTracker
+    rows: Iterable[RawRow | UnreadableRow], found: DataSchema, file: open_file.OpenFile, clock: ReadTracker
 ) -> Iterator[UsableRow | UnusableRow | UnreadableRow | ReadProgress | IgnoredContent]:
     """The rows as items, and at their end what was not used of them."""
     aside: dict[tuple[str, str], IgnoredContent] = {}
@@ -367,7 +305,7 @@ class ReadTracker:
 
 
 def convert_raw_row(
-    row: RawRow, its: cells.RowCells, found: detect.DataSchema, file: open_file.OpenFile
+    row: RawRow, its: cells.RowCells, found: DataSchema, file: open_file.OpenFile
 ) -> UsableRow | UnusableRow:
     """The row as an item, or why it is none."""
     try:

@@ -1,7 +1,4 @@
-"""Blind voting, one question after another: which prompt comes next, when a vote may be given, and what it leaves behind.
-
-The open question hangs on the comparison (`Comparison.round`), for it ends with the lanes; all else is in the votes file.
-"""
+"""Blind voting: which prompt comes next, when a vote counts, and what it leaves. The open question ends with the lanes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Which settings fit this data, model and free memory: recommendations.py says what the data needs, memory_model.py
-what it takes.
+"""Which settings fit: recommendations.py says what the data needs, memory_model.py what it takes.
 
 Where memory is short, what costs least is given up first; what is left is spent on speed. The effective batch never
 moves: memory only decides how it is split.

@@ -19,8 +19,8 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel, parse_values
-from ui.components import html
 from ui.components.form import QUIET_OPTIONS, Form, bind_handler
+from ui.components.html_compare import COMPARE_MORE, LANES
 from ui.components.sidebar import static_html
 from ui.payloads import comparison as comparison_module
 from ui.payloads.run import is_comparable, run_option
@@ -53,11 +53,11 @@ def build_compare_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> No
     with gr.Column(elem_id="compare-form"):
         chosen, buttons = build_inputs(supervisor.registry, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
-    static_html(html.LANES, elem_id="compare-lanes")
+    static_html(LANES, elem_id="compare-lanes")
     with gr.Row(elem_id="sides"):
         chosen |= side_inputs(own_lane_names(supervisor.registry, newest))
     gr.HTML(
-        html_template=html.COMPARE_MORE,
+        html_template=COMPARE_MORE,
         js_on_load=COMPARE_JS,
         server_functions=[as_endpoint(wish) for wish in CompareActions(supervisor).endpoints],
         apply_default_css=False,

@@ -17,13 +17,14 @@ from trainer_core.config.recipe import SAMPLE, Columns, RemedyName
 from trainer_core.data import uploads
 from trainer_core.data.hub import datasets
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
+from trainer_core.data.read_events import ReadProgress
 from trainer_core.data.select import data_path
-from trainer_core.data.stream import CheckOptions, ReadProgress, ReadRequest
+from trainer_core.data.stream import CheckOptions, ReadRequest
 from trainer_core.errors import DataError, UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values
-from ui.components import html
+from ui.components.html_data import DATA
 from ui.server import path_policy
 
 DATA_JS = "window.tunebench.beginData(element, server, upload);"
@@ -80,7 +81,7 @@ def build_data_tab(supervisor: Supervisor) -> None:
         desk.measure_lengths,
     ]
     gr.HTML(
-        html_template=html.DATA,
+        html_template=DATA,
         js_on_load=DATA_JS,
         server_functions=[as_endpoint(ask) for ask in asks],
         apply_default_css=False,

@@ -9,8 +9,8 @@ from trainer_core.runs import metadata, trash
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.schema import parse_values
 from trainer_core.system import file_manager
-from ui.components import html
 from ui.components.form import QUIET_OPTIONS, bind_handler
+from ui.components.html_runs import RUNS
 from ui.components.sidebar import static_html
 from ui.payloads.run_settings import run_metadata
 
@@ -18,7 +18,7 @@ from ui.payloads.run_settings import run_metadata
 def build_runs_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="runs-problem", elem_classes="problem")
 
-    static_html(html.RUNS, elem_id="runs-view")
+    static_html(RUNS, elem_id="runs-view")
 
     def write(event: gr.EventData) -> None:
         """A name, a note or a pin; what is not said stays."""

@@ -11,6 +11,7 @@ from trainer_core.config.recipe import SAMPLE, Columns, Data, MethodChain, Recip
 from trainer_core.jobs.supervisor import Supervisor
 from ui.components import html
 from ui.components.form import ORDERED_OPTIONS, QUIET_OPTIONS, Form, bind_handler, edit_events, edit_triggers
+from ui.components.html_start import render_sliders
 from ui.components.sidebar import static_html
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import QUICK
@@ -65,7 +66,7 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                     actions.offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal"
                 )
             with gr.Column(elem_classes="card", elem_id="fit"):
-                static_html(html.render_sliders(memory_fit.SLIDERS))
+                static_html(render_sliders(memory_fit.SLIDERS))
                 memory = gr.HTML("", elem_id="memory")
         with gr.Column(scale=2, min_width=300):
             plan = gr.HTML("", elem_id="plan")

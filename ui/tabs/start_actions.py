@@ -12,7 +12,7 @@ from pydantic import Field
 
 from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, MethodChain, Recipe, RemedyName, Template
 from trainer_core.data import RowCounts
-from trainer_core.data.schema.detect import Kind
+from trainer_core.data.schema.data_schema import Kind
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.registry import RunRegistry
@@ -26,7 +26,15 @@ from trainer_core.planning.forecast import Forecast
 from trainer_core.runs.events import Stage
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values
-from ui.components import html
+from ui.components.html_start import (
+    PlanLine,
+    render_data_facts,
+    render_memory,
+    render_origin,
+    render_plan,
+    render_start_choices,
+    render_unknown_memory,
+)
 from ui.format import STAGE_LABELS, format_number, join_names, model_name
 from ui.payloads import findings, memory_fit
 from ui.payloads.model_choices import BALANCED, QUICK, ModelChoices, free_gib
@@ -89,11 +97,11 @@ class StartActions:
         found, known = self.tokenized_counts(wanted), self.stage_speeds(wanted)
         memory, train = self.memory_update(wanted)
         return StartView(
-            facts=html.render_data_facts(describe_data(found), found.notes),
-            plan=self.render_plan(wanted, found, known),
+            facts=render_data_facts(describe_data(found), found.notes),
+            plan=self.plan_card(wanted, found, known),
             goal=self.goal_update(wanted, found, known),
             stored=wanted.model_dump(mode="json"),
-            settings=html.render_start_choices(preview_settings(wanted)),
+            settings=render_start_choices(preview_settings(wanted)),
             memory=memory,
             train=train,
         )
@@ -127,7 +135,7 @@ class StartActions:
         named = (
             f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
         )
-        origin = html.render_origin(named, findings.setting_differences(wanted, suited), "Nothing has been started.")
+        origin = render_origin(named, findings.setting_differences(wanted, suited), "Nothing has been started.")
         before = wanted.model_dump(mode="json")
         return self.show_recipe(suited, origin=origin, undo=gr.update(visible=True), before=before)
 
@@ -144,9 +152,7 @@ class StartActions:
         return self.show_run(event.run, self.supervisor.registry.run_recipe(event.run), ())
 
     def show_run(self, run_id: str, wanted: Recipe, changes: Any) -> StartView:
-        origin = html.render_origin(
-            f"The settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes
-        )
+        origin = render_origin(f"The settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes)
         return self.show_recipe(wanted, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
 
     def start(self, wanted: Recipe) -> StartView:
@@ -177,14 +183,14 @@ class StartActions:
             self.supervisor.device.machine.cpu.cores,
         )
 
-    def render_plan(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> str:
+    def plan_card(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> str:
         seconds = run_time.stage_seconds(known, wanted, found)
         takes = {stage: run_time.approximate_duration(one) for stage, one in seconds.items()}
         whole = run_time.run_seconds(self.supervisor.workspace, wanted, seconds)
         reasons = self.offers.explain(wanted, stage_rows(found))
         if duration := run_time.describe_run_time(whole, known):
             reasons = [duration, *reasons]
-        return html.render_plan(plan_lines(wanted, found, takes), reasons)
+        return render_plan(plan_lines(wanted, found, takes), reasons)
 
     def goal_update(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> Any:
         """The goals with the time that each would take."""
@@ -201,11 +207,11 @@ class StartActions:
         found, at = self.tokenized_counts(wanted), memory_fit.slider_values(wanted)
         told = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, wanted, found)
         if isinstance(told, str):
-            return html.render_unknown_memory(told, at), train_button(self.supervisor.registry, "unknown")
+            return render_unknown_memory(told, at), train_button(self.supervisor.registry, "unknown")
         fix = memory_fit.suggest_fix(self.supervisor, self.offers.catalogue, told, wanted, found)
         goal = self.offers.matching_goal(wanted, stage_rows(found)) or BALANCED
         edited = memory_fit.mark_user_edits(told, self.offers.with_model_settings(wanted, goal))
-        return html.render_memory(edited, at, fix), train_button(self.supervisor.registry, told.verdict.level)
+        return render_memory(edited, at, fix), train_button(self.supervisor.registry, told.verdict.level)
 
     def suited_recipe(self, wanted: Recipe, model: str) -> Recipe:
         """With another model's settings, or those for this data and memory; the recipe as it is where there are none."""
@@ -300,17 +306,17 @@ def restore_recipe(kept: dict[str, Any]) -> Recipe | None:
         return None
 
 
-def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> list[html.PlanLine]:
+def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> list[PlanLine]:
     """Load, SFT, DPO, Compare: what each will do, and how long it takes where that is known."""
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
-    lines = [html.PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
+    lines = [PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
     if "sft" in recipe.method.stages:
-        lines.append(html.PlanLine("SFT", describe_stage(found.sft, "examples", recipe.sft), takes.get("sft", "")))
+        lines.append(PlanLine("SFT", describe_stage(found.sft, "examples", recipe.sft), takes.get("sft", "")))
     if "dpo" in recipe.method.stages:
         words = f"{describe_stage(found.dpo, 'pairs', recipe.dpo)}, β\u00a0{recipe.dpo.beta:g}"
-        lines.append(html.PlanLine("DPO", words, takes.get("dpo", "")))
+        lines.append(PlanLine("DPO", words, takes.get("dpo", "")))
     lanes = join_names(["base", *(STAGE_LABELS[stage] for stage in recipe.method.stages)])
-    return [*lines, html.PlanLine("Compare", f"{lanes} answer side by side")]
+    return [*lines, PlanLine("Compare", f"{lanes} answer side by side")]
 
 
 def describe_stage(rows: int, noun: str, settings: Training) -> str:

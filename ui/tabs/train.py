@@ -5,14 +5,14 @@ from __future__ import annotations
 import gradio as gr
 
 from trainer_core.jobs.supervisor import Supervisor
-from ui.components import html
 from ui.components.form import QUIET_OPTIONS, bind_handler
+from ui.components.html_train import render_train_tab
 from ui.components.sidebar import static_html
 
 
 def build_train_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="train-problem", elem_classes="problem")
-    static_html(html.render_train_tab(), elem_id="train")
+    static_html(render_train_tab(), elem_id="train")
 
     def keep(event: gr.EventData) -> None:
         """An earlier step becomes the adapter of its stage."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer_core.cli import demo, terminal
-from trainer_core.data.stream import ReadProgress
+from trainer_core.data.read_events import ReadProgress
 from trainer_core.errors import ConfigError, TrainingError
 from trainer_core.schema import read_toml
 from trainer_core.system.project import PROJECT

@@ -25,7 +25,7 @@ from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, RunEnded, Stage, TrainStep
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.hardware import GIB, Cpu, Machine, format_gb
-from ui.components import html
+from ui.components.html_start import render_memory
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import GOALS, ModelChoices, free_gib
 from ui.payloads.row_counts import count_data_rows
@@ -161,7 +161,7 @@ def test_the_bar_and_the_command_lines_table_are_one_plan(supervisor: Supervisor
     again = make_forecast(wanted, shape, memory_fit.target_machine(supervisor), found)
     assert told == replace(again, disk_free=told.disk_free)  # other programs write meanwhile
     drawn, table = (
-        html.render_memory(told, memory_fit.slider_values(wanted), ("", "")),
+        render_memory(told, memory_fit.slider_values(wanted), ("", "")),
         "\n".join(forecast_text.forecast_lines(told)),
     )
     assert told.verdict.sentence in table and told.verdict.sentence.partition(": ")[2] in drawn

@@ -33,8 +33,9 @@ from trainer_core.data.preview.protocol import (
 )
 from trainer_core.data.preview.token_view import RowExtent, length_findings, row_extents, view_row
 from trainer_core.data.quality.remedies import RemedyPipeline
+from trainer_core.data.read_events import UsableRow
 from trainer_core.data.select import data_path
-from trainer_core.data.stream import ReadRequest, UsableRow
+from trainer_core.data.stream import ReadRequest
 from trainer_core.errors import DataError, UserError
 from trainer_core.models import hub, resolve
 from trainer_core.runs.workspace import Workspace

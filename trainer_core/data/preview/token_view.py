@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trainer_core.data import Chat, DataFinding, Pair, tokenize
 from trainer_core.data.preview.protocol import TokenSide
 from trainer_core.data.quality.report import FindingExample, Level
-from trainer_core.data.stream import UsableRow
+from trainer_core.data.read_events import UsableRow
 
 if TYPE_CHECKING:
     from trainer_core.data.tokenize import PreTrainedTokenizerBase

@@ -21,19 +21,17 @@ from trainer_core.data.quality.report import (
     Remedy,
     format_counts,
 )
-from trainer_core.data.schema.messages import Chat, Item, Pair, opening_messages, prompt_key, prompts_of
-from trainer_core.data.stream import (
-    CheckOptions,
+from trainer_core.data.read_events import (
     FileNote,
     IgnoredContent,
     ReadEvent,
     ReadProgress,
-    ReadRequest,
     SchemaDetected,
     UnusableRow,
     UsableRow,
-    stream_rows,
 )
+from trainer_core.data.schema.messages import Chat, Item, Pair, opening_messages, prompt_key, prompts_of
+from trainer_core.data.stream import CheckOptions, ReadRequest, stream_rows
 
 MAX_EXAMPLES = 5
 """Rows shown as examples of one finding, and rows in the preview."""

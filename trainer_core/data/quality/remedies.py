@@ -16,9 +16,9 @@ from trainer_core.data.quality.checks import (
     unusable_code,
 )
 from trainer_core.data.quality.text_patterns import MAIL_ADDRESS, MANGLED_TEXT, MEDIA_PLACEHOLDERS, SECRET_KEY
+from trainer_core.data.read_events import UsableRow
 from trainer_core.data.schema.messages import Chat, Item, Message, Pair
 from trainer_core.data.schema.transcripts import MARKERS
-from trainer_core.data.stream import UsableRow
 from trainer_core.errors import DataError
 
 SKIP_DAMAGED = "skip_damaged"

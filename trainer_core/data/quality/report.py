@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer_core.data.files.raw_rows import format_location
-from trainer_core.data.schema.detect import Kind
+from trainer_core.data.schema.data_schema import Kind
 from trainer_core.data.schema.messages import Chat, Pair
 
 Level = Literal["error", "warning", "notice"]

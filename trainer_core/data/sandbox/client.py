@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 from trainer_core.data.files.limits import CHILD_LIMITS, ChildLimits
 from trainer_core.data.files.open_file import is_text_name
 from trainer_core.data.quality.report import DataReport
+from trainer_core.data.read_events import ReadProgress
 from trainer_core.data.sandbox import protocol
-from trainer_core.data.stream import CheckOptions, CountRequest, Preview, PreviewRequest, ReadProgress, ReadRequest
+from trainer_core.data.stream import CheckOptions, CountRequest, Preview, PreviewRequest, ReadRequest
 from trainer_core.errors import DataError
 from trainer_core.system.project import PROJECT
 

@@ -15,20 +15,8 @@ import orjson
 
 from trainer_core.data.files.raw_rows import UnreadableRow
 from trainer_core.data.quality.report import DataReport
-from trainer_core.data.stream import (
-    CheckOptions,
-    CountRequest,
-    FileNote,
-    IgnoredContent,
-    Preview,
-    PreviewRequest,
-    ReadProgress,
-    ReadRequest,
-    RowCounts,
-    SchemaDetected,
-    UnusableRow,
-    UsableRow,
-)
+from trainer_core.data.read_events import FileNote, IgnoredContent, ReadProgress, SchemaDetected, UnusableRow, UsableRow
+from trainer_core.data.stream import CheckOptions, CountRequest, Preview, PreviewRequest, ReadRequest, RowCounts
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

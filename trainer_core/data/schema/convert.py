@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from trainer_core.data.schema import cells, transcripts
 from trainer_core.data.schema.cells import BadRow, RowCells
+from trainer_core.data.schema.message_objects import cell_messages
 from trainer_core.data.schema.messages import Chat, Message, Pair, Role, normalise_text
 
 
@@ -128,7 +129,7 @@ def prompt_messages(row: RowCells) -> tuple[Message, ...]:
     """What stands before the answer: system, earlier rounds, the prompt with its input; or a conversation as it is."""
     columns = row.columns
     if conversation := columns.get("messages"):
-        return with_system(cells.cell_messages(row, conversation), row)
+        return with_system(cell_messages(row, conversation), row)
     if "prompt" not in columns:
         return ()
     return with_system(history_messages(row) + question_messages(row), row)
@@ -159,7 +160,7 @@ def history_messages(row: RowCells) -> tuple[Message, ...]:
         case "rounds":
             return tuple(turn for one, said in rounds for turn in (Message("user", one), Message("assistant", said)))
         case "message" | "messages":
-            return cells.cell_messages(row, row.columns["history"])
+            return cell_messages(row, row.columns["history"])
     raise BadRow("history", f"{row.columns['history']!r} is not a list of question and answer")
 
 
@@ -180,7 +181,7 @@ def as_messages(row: RowCells, column: str, role: Role, whole: bool = False) -> 
     said = row.values.get(column)
     if not isinstance(said, str):
         if isinstance(said, list | dict):
-            return cells.cell_messages(row, column)
+            return cell_messages(row, column)
         said = cells.cell_text(row, column)
     dialect = transcripts.detect_transcript(said) if whole else None
     return transcripts.parse_transcript(said, dialect) if dialect else (Message(role, said),)

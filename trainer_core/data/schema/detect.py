@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer_core.data.schema import transcripts
-from trainer_core.data.schema.cells import (
-    PICTURES,
-    TOOLS,
-    RowCells,
-    Structure,
-    Values,
-    cell_structure,
-    has_content,
-    parse_written_messages,
-)
-from trainer_core.data.schema.convert import to_chat, to_pair
-from trainer_core.data.schema.messages import Item
+from trainer_core.data.schema.cells import Structure
+from trainer_core.data.schema.data_schema import PART_NAMES, DataSchema, Kind, normalise_name
+from trainer_core.data.schema.survey import Allowed, FileSurvey
 from trainer_core.errors import DataError
 
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns
 
-Kind = Literal["chat", "pairs"]
-Allowed = frozenset[Structure]
-
-PART_NAMES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "instruction", "question", "query", "user", "problem", "input"),
-    "input": ("input", "context"),
-    "system": ("system", "system_prompt", "system_message"),
-    "history": ("history",),
-    "answer": ("completion", "output", "response", "answer", "assistant", "target", "solution"),
-    "chosen": ("chosen", "chosen_messages", "chosen_response", "preferred", "accepted"),
-    "rejected": ("rejected", "rejected_messages", "rejected_response", "dispreferred", "reject"),
-    "messages": ("messages", "conversations", "conversation", "dialogue", "chat"),
-    "scored": ("completions", "responses", "answers", "candidates"),
-    "label": ("label", "kto_tag"),
-    "text": ("text", "content"),
-    "reasoning": ("reasoning_content", "reasoning", "thinking", "thoughts"),
-}
-"""Part -> the names a column for it may have, likeliest first."""
 
 TEXT: Allowed = frozenset(("text", "transcript", "number"))
 ANY_MESSAGES: Allowed = frozenset(("message", "messages"))
@@ -59,77 +30,9 @@ EXTRAS: dict[str, Allowed] = {
 }
 NEEDS: dict[str, str] = {"input": "prompt", "history": "prompt", "reasoning": "answer"}
 """Part that may be there -> the part without which nothing could be made of it."""
-WRITTEN_STRUCTURES: dict[str, Structure] = {"history": "rounds", "scored": "scored"}
-"""Part -> what its cells may spell as JSON text, besides messages."""
 MIN_FILLED_SHARE = 0.5
 """A column filled in fewer rows than this share of the best candidate's is not taken for a part that every row needs."""
-MAX_COLUMNS = 1_000
-"""Columns that are told apart in one file; data sets have tens."""
 REQUIRED_PARTS = "Pairs need prompt, chosen and rejected; chats need messages, or a prompt and an answer"
-
-
-REMARK_CODES = dict.fromkeys(TOOLS, "tools") | dict.fromkeys(PICTURES, "pictures")
-"""Name of a column -> the code of the remark when it is not used; "column" for all others."""
-
-
-@dataclass(frozen=True)
-class DataSchema:
-    """What was found in a file: a name for people, what a row becomes, and part -> the column it is made of."""
-
-    name: str
-    kind: Kind
-    columns: dict[str, str]
-    unused: tuple[str, ...] = ()
-    scores: tuple[str, str] | None = None
-    """The columns that score the chosen and the rejected answer, where there are such."""
-    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Part -> further columns named like it, which play it in rows where its own column is empty."""
-
-    def score_margin(self, values: Values) -> float | None:
-        """Score of the chosen answer less that of the rejected one, or None where either is missing."""
-        if self.scores is None:
-            return None
-        try:
-            chosen, rejected = (float(values.get(column)) for column in self.scores)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return None
-        return chosen - rejected
-
-    def read_cells(self, values: Values) -> RowCells:
-        """A row's cells, with what is spelled as JSON text made into objects, and remarks on the columns nobody uses."""
-        row = RowCells(values, self.columns)
-        taken = {part: one for part in self.others if (one := self.substitute_column(part, values))}
-        if taken:
-            values = row.values = {**values, **{self.columns[part]: values[one] for part, one in taken.items()}}
-        for part, column in taken.items():
-            row.add_remark("other_column", column, f"{part}: {values[column]}")
-        for column in self.unused:
-            if column not in taken.values() and has_content(value := values.get(column), spelled_out=True):
-                row.add_remark(REMARK_CODES.get(normalise_name(column), "column"), column, value)
-        for part, column in self.columns.items():
-            value = values.get(column)
-            answer = part == "answer" and "prompt" in self.columns
-            if (
-                isinstance(value, str)
-                and (found := parse_written_messages(value, WRITTEN_STRUCTURES.get(part), answer)) is not value
-            ):
-                row.values = {**row.values, column: found}
-                row.add_remark("json_text", column, value)
-        return row
-
-    def substitute_column(self, part: str, values: Values) -> str | None:
-        """The column that plays a part in a row where its own column is empty."""
-        if has_content(values.get(self.columns[part])):
-            return None
-        return next((column for column in self.others[part] if has_content(values.get(column))), None)
-
-    def convert_row(self, row: RowCells) -> Item:
-        """One row as a chat or a pair.
-
-        Raises:
-            BadRow: the row lacks a part, or a part is not what it should be.
-        """
-        return to_pair(row) if self.kind == "pairs" else to_chat(row)
 
 
 @dataclass(frozen=True)
@@ -169,84 +72,6 @@ RULES = (
     SchemaRule("plain text", "chat", {"text": TEXT}),
 )
 """Tried in this order: what needs more comes first."""
-
-
-@dataclass
-class ColumnSurvey:
-    """What the filled cells of one column are: how many of each structure, the first of them, and yes-or-no words."""
-
-    also: Structure | None = None
-    answer: bool = False
-    counts: Counter[Structure] = field(default_factory=Counter)
-    first: Any = None
-    samples: list[str] = field(default_factory=list)
-    judges: bool = True
-    """Every cell so far is a yes or a no."""
-
-    def add(self, value: Any) -> None:
-        if self.judges:
-            self.judges = str(value).strip().casefold() in ("true", "false", "0", "1")
-        if not has_content(value, spelled_out=self.also is not None):
-            return
-        found = parse_written_messages(value, self.also, self.answer) if isinstance(value, str) else value
-        if not self.counts:
-            self.first = found
-        if len(self.samples) < MAX_SAMPLES:
-            self.samples.append(" ".join(str(value)[:400].split())[:160])
-        self.counts[cell_structure(found)] += 1
-
-    @property
-    def structure(self) -> Structure:
-        """What most of the filled cells are; a column that is empty throughout counts as text."""
-        return self.counts.most_common(1)[0][0] if self.counts else "text"
-
-
-MAX_SAMPLES = 3
-"""Cells shown of a column."""
-
-
-class FileSurvey:
-    """The columns of a file, from all of its rows. Columns beyond `MOST_COLUMNS` are only counted."""
-
-    def __init__(self, given: Columns | None = None) -> None:
-        self.given, self.rows, self.beyond = given, 0, 0
-        self.columns: dict[str, ColumnSurvey] = {}
-
-    def add(self, values: Values) -> None:
-        self.rows += 1
-        for name, value in values.items():
-            column = self.columns.get(name)
-            if column is None:
-                if len(self.columns) >= MAX_COLUMNS:
-                    self.beyond += 1
-                    continue
-                column = self.columns[name] = ColumnSurvey(
-                    self.expected_structure(name), self.is_answer_column(name, values)
-                )
-            column.add(value)
-
-    def expected_structure(self, name: str) -> Structure | None:
-        """What the cells of a column may spell besides messages: by the part it was given, or by its name."""
-        given = self.given.column_by_part if self.given else {}
-        parts = (
-            part for part in WRITTEN_STRUCTURES if given.get(part) == name or normalise_name(name) in PART_NAMES[part]
-        )
-        return next((WRITTEN_STRUCTURES[part] for part in parts), None)
-
-    def is_answer_column(self, name: str, values: Values) -> bool:
-        """Whether a column is the answer to another one, by the parts given or by the names."""
-        if self.given:
-            return self.given.answer == name and bool(self.given.prompt)
-        return normalise_name(name) in PART_NAMES["answer"] and any(
-            normalise_name(other) in PART_NAMES["prompt"] for other in values
-        )
-
-    def column_structures(self) -> dict[str, Structure]:
-        return {name: column.structure for name, column in self.columns.items()}
-
-    def count_filled(self, column: str, allowed: Allowed) -> int:
-        """How many rows have what is allowed in a column."""
-        return sum(count for kind, count in self.columns[column].counts.items() if kind in allowed)
 
 
 def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
@@ -341,11 +166,6 @@ def common_columns(survey: FileSurvey, part: str, allowed: Allowed) -> frozenset
         return None
     best = max(fills.values(), default=0)
     return frozenset(column for column, count in fills.items() if count >= MIN_FILLED_SHARE * best)
-
-
-def normalise_name(column: str) -> str:
-    """A column's name without case and separators, which do not count."""
-    return re.sub(r"[\s-]+", "_", column.strip()).casefold()
 
 
 def pick_column(

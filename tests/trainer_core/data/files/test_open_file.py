@@ -19,7 +19,8 @@ from trainer_core.data.files import json_stream
 from trainer_core.data.files.limits import FILE_LIMITS, ChildLimits, FileLimits
 from trainer_core.data.files.open_file import find_data_files, open_data_file
 from trainer_core.data.files.raw_rows import RawRow, UnreadableRow
-from trainer_core.data.stream import FileNote, ReadEvent, ReadProgress, UsableRow, stream_rows
+from trainer_core.data.read_events import FileNote, ReadEvent, ReadProgress, UsableRow
+from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
 
 TEXT = "Grüße, naïve café – „ok“ €"

@@ -11,7 +11,7 @@ import pytest
 from tests.support.broken_files import ALL, Broken
 from trainer_core.data import ReadRequest, SandboxReader
 from trainer_core.data.files.raw_rows import UnreadableRow
-from trainer_core.data.stream import FileNote, UnusableRow
+from trainer_core.data.read_events import FileNote, UnusableRow
 from trainer_core.errors import DataError
 
 pytestmark = pytest.mark.real

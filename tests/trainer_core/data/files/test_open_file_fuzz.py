@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from trainer_core.data import ReadRequest, SandboxReader
 from trainer_core.data.files.raw_rows import UnreadableRow
-from trainer_core.data.stream import UnusableRow
+from trainer_core.data.read_events import UnusableRow
 from trainer_core.errors import DataError
 
 COUNT = int(os.environ.get("FUZZ", "500"))

@@ -19,8 +19,9 @@ from pyarrow import parquet
 
 from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, ReadRequest
+from trainer_core.data.read_events import IgnoredContent, SchemaDetected, UsableRow
 from trainer_core.data.schema.messages import Role
-from trainer_core.data.stream import IgnoredContent, SchemaDetected, UsableRow, stream_rows
+from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
 
 Row = dict[str, Any]

@@ -13,7 +13,8 @@ from trainer_core import data
 from trainer_core.config.recipe import Columns
 from trainer_core.data import ReadRequest
 from trainer_core.data.quality import analysis
-from trainer_core.data.stream import UsableRow, stream_rows
+from trainer_core.data.read_events import UsableRow
+from trainer_core.data.stream import stream_rows
 
 EARLY = 230
 """More rows than any sample of the first rows would have."""

@@ -1,0 +1,96 @@
+"""What the columns of a file hold, counted over all of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainer_core.data.schema.cells import Structure, Values, cell_structure, has_content, parse_written_messages
+from trainer_core.data.schema.data_schema import PART_NAMES, WRITTEN_STRUCTURES, normalise_name
+
+if TYPE_CHECKING:
+    from trainer_core.config.recipe import Columns
+
+
+Allowed = frozenset[Structure]
+MAX_COLUMNS = 1_000
+"""Columns that are told apart in one file; data sets have tens."""
+
+
+@dataclass
+class ColumnSurvey:
+    """What the filled cells of one column are: how many of each structure, the first of them, and yes-or-no words."""
+
+    also: Structure | None = None
+    answer: bool = False
+    counts: Counter[Structure] = field(default_factory=Counter)
+    first: Any = None
+    samples: list[str] = field(default_factory=list)
+    judges: bool = True
+    """Every cell so far is a yes or a no."""
+
+    def add(self, value: Any) -> None:
+        if self.judges:
+            self.judges = str(value).strip().casefold() in ("true", "false", "0", "1")
+        if not has_content(value, spelled_out=self.also is not None):
+            return
+        found = parse_written_messages(value, self.also, self.answer) if isinstance(value, str) else value
+        if not self.counts:
+            self.first = found
+        if len(self.samples) < MAX_SAMPLES:
+            self.samples.append(" ".join(str(value)[:400].split())[:160])
+        self.counts[cell_structure(found)] += 1
+
+    @property
+    def structure(self) -> Structure:
+        """What most of the filled cells are; a column that is empty throughout counts as text."""
+        return self.counts.most_common(1)[0][0] if self.counts else "text"
+
+
+MAX_SAMPLES = 3
+"""Cells shown of a column."""
+
+
+class FileSurvey:
+    """The columns of a file, from all of its rows. Columns beyond `MOST_COLUMNS` are only counted."""
+
+    def __init__(self, given: Columns | None = None) -> None:
+        self.given, self.rows, self.beyond = given, 0, 0
+        self.columns: dict[str, ColumnSurvey] = {}
+
+    def add(self, values: Values) -> None:
+        self.rows += 1
+        for name, value in values.items():
+            column = self.columns.get(name)
+            if column is None:
+                if len(self.columns) >= MAX_COLUMNS:
+                    self.beyond += 1
+                    continue
+                column = self.columns[name] = ColumnSurvey(
+                    self.expected_structure(name), self.is_answer_column(name, values)
+                )
+            column.add(value)
+
+    def expected_structure(self, name: str) -> Structure | None:
+        """What the cells of a column may spell besides messages: by the part it was given, or by its name."""
+        given = self.given.column_by_part if self.given else {}
+        parts = (
+            part for part in WRITTEN_STRUCTURES if given.get(part) == name or normalise_name(name) in PART_NAMES[part]
+        )
+        return next((WRITTEN_STRUCTURES[part] for part in parts), None)
+
+    def is_answer_column(self, name: str, values: Values) -> bool:
+        """Whether a column is the answer to another one, by the parts given or by the names."""
+        if self.given:
+            return self.given.answer == name and bool(self.given.prompt)
+        return normalise_name(name) in PART_NAMES["answer"] and any(
+            normalise_name(other) in PART_NAMES["prompt"] for other in values
+        )
+
+    def column_structures(self) -> dict[str, Structure]:
+        return {name: column.structure for name, column in self.columns.items()}
+
+    def count_filled(self, column: str, allowed: Allowed) -> int:
+        """How many rows have what is allowed in a column."""
+        return sum(count for kind, count in self.columns[column].counts.items() if kind in allowed)

@@ -1,0 +1,66 @@
+"""Charts as HTML, which chart.js draws: figures with their lines, a sentence each, and a menu."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+
+@dataclass(frozen=True)
+class ChartSeries:
+    """One line of a chart. kind: main, second, or held for rows that are not trained on."""
+
+    series: str
+    name: str = ""
+    kind: str = "main"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: its lines, what it is called, and what a reader should know. `line` is a value worth a dashed line."""
+
+    lines: tuple[ChartSeries, ...]
+    title: str
+    sentence: str
+    line: float | None = None
+    line_name: str = ""
+    optional: bool = False
+    """Not shown where the machine does not say."""
+
+
+def stage_lines(stage: str, name: str) -> tuple[ChartSeries, ...]:
+    return ChartSeries(f"{stage}.{name}", "Training"), ChartSeries(f"{stage}.held.{name}", "Held out", "held")
+
+
+def render_chart(spec: Chart) -> str:
+    line = "" if spec.line is None else f' data-line="{spec.line}" data-line-name="{escape(spec.line_name)}"'
+    lines = escape(json.dumps([[one.series, one.name, one.kind] for one in spec.lines]))
+    title, sentence = escape(spec.title), escape(spec.sentence)
+    return f"""
+<figure class="card chart" data-series="{spec.lines[0].series}" data-lines="{lines}" data-says="{sentence}"
+  data-optional="{"yes" if spec.optional else "no"}"{line}>
+  <figcaption class="row"><h3>{title}</h3><span class="row"><span class="value">–</span>
+    <details class="menu"><summary aria-label="More about {title}">⋯</summary><div>
+      <button type="button" data-do="in">Zoom in</button><button type="button" data-do="out">Zoom out</button>
+      <button type="button" data-do="table">Show as table</button><button type="button" data-do="csv">Download CSV</button>
+      <button type="button" data-do="png">Download PNG</button></div></details></span></figcaption>
+  <div class="plot" role="img" aria-label="{title}: no steps yet"></div>
+  <div class="numbers" tabindex="0" role="region" aria-label="{title} as a table" hidden></div>
+  <p class="quiet says">{sentence}</p>{render_legend(spec)}
+</figure>"""
+
+
+def render_legend(spec: Chart) -> str:
+    """Names for the lines, told apart by shape as well as by colour; a held-out line only shows once it has points."""
+    if len(spec.lines) < 2:
+        return ""
+    names = "".join(f'<span class="{one.kind}"><i></i>{escape(one.name)}</span>' for one in spec.lines)
+    return f'<p class="lines quiet" aria-hidden="true">{names}</p>'
+
+
+def render_details(name: str, title: str, charts: Sequence[Chart]) -> str:
+    """Charts for those who want them; their points are only sent while they are open."""
+    drawn = "".join(map(render_chart, charts))
+    return f'<details id="{name}"><summary>{escape(title)}</summary><div class="charts">{drawn}</div></details>'

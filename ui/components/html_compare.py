@@ -1,0 +1,73 @@
+"""The Compare tab as HTML: the lanes with the vote, and what is below them."""
+
+from __future__ import annotations
+
+LANES = """
+<div id="compare-none" class="empty" hidden><h2>Nothing to compare yet</h2>
+  <p>A run leaves adapters, which answer here beside the base and each other.</p>
+  <p><button type="button" class="button" id="compare-start">Go to Start</button></p></div>
+<div id="compare-failed" class="verdict bad" role="alert" hidden><p></p>
+  <button type="button" class="button small" id="compare-reload">Load again</button></div>
+<div id="compare-status" class="status" role="status" aria-live="polite"></div>
+<div id="compare-wrong" class="verdict bad" role="alert" hidden></div>
+<section id="vote-question" class="card" aria-label="Question of the blind vote" hidden>
+  <header class="row"><h2 id="vote-number"></h2><span>
+    <button type="button" class="button small" id="vote-again">New seed (R)</button>
+    <button type="button" class="button small" id="vote-end">End blind vote (B)</button></span></header>
+  <div id="vote-prompt"></div></section>
+<div id="lanes" class="lanes"></div>
+<div id="vote-bar" role="group" aria-label="Your vote" hidden>
+  <button type="button" class="button vote" id="vote-a" data-choice="left">← A is better</button>
+  <button type="button" class="button vote" id="vote-tie" data-choice="tie">↓ Tie</button>
+  <button type="button" class="button vote" id="vote-b" data-choice="right">B is better →</button>
+  <button type="button" class="button vote" id="vote-bad" data-choice="bad">Both bad (X)</button>
+  <button type="button" class="button vote" id="vote-skip" data-choice="skip">Skip (S)</button>
+  <button type="button" class="button vote" id="vote-next">Next (N)</button>
+  <p id="vote-said" class="status" role="status" aria-live="polite"></p>
+  <button type="button" class="button small" id="vote-reload" hidden>Load again</button></div>
+<form id="vote-better" hidden><label for="vote-text">Both are bad. Write a better answer, and it becomes a training pair:</label>
+  <textarea id="vote-text" rows="3"></textarea><button class="button small">Keep this answer</button></form>
+<div id="votes-wrong" class="verdict bad" role="alert" hidden></div>
+"""
+COMPARE_MORE = """
+<div id="compare-more">
+  <section class="card" id="tally" aria-labelledby="tally-head" hidden><header class="row"><h2 id="tally-head"></h2>
+    <button type="button" class="button small" id="vote-undo">Undo (U)</button></header>
+    <p id="tally-none" hidden></p><p id="tally-numbers"></p><div id="tally-span" role="img" hidden><i></i><b></b></div>
+    <p id="tally-odds"></p><p id="tally-verdict" class="strong"></p>
+    <table id="tally-kinds" hidden><caption class="sr">Votes by kind of prompt</caption><thead></thead><tbody></tbody></table>
+    <ul id="tally-checks" class="quiet"></ul>
+    <p class="buttons"><button type="button" class="button" id="topairs"></button>
+    <button type="button" class="button small" id="dlvotes">Download votes (JSONL)</button></p>
+    <p id="pairs-said" role="status"></p></section>
+  <section class="card" id="closer" aria-labelledby="closer-head" hidden><h2 id="closer-head">Look closer</h2>
+    <p class="row"><label>Lane <select id="near"></select></label><label>against <select id="far"></select></label></p>
+    <p><label><input type="checkbox" id="diff"> Highlight words that differ</label></p>
+    <p class="buttons"><button type="button" class="button small" id="heat-near">Heat map of the first answer</button>
+    <button type="button" class="button small" id="heat-far">Heat map of the second answer</button></p>
+    <p id="heat-legend" class="quiet"></p></section>
+  <section class="card" id="scored" aria-labelledby="scored-head">
+    <header class="row"><h2 id="scored-head">Scores without voting</h2>
+    <span><button type="button" class="button small" id="score-go">Score these lanes</button>
+    <button type="button" class="button small" id="score-stop" hidden>Stop</button></span></header>
+    <p id="score-hint" class="quiet">On the pairs the run held out, on its own answers, and on general questions that show what
+      was forgotten. Takes a few minutes.</p>
+    <div id="score-progress" role="status" hidden><div class="bar"><i></i></div><p></p></div>
+    <div id="score-wrap" hidden><div class="measures" id="score-first"></div>
+    <details id="score-all"><summary>All figures</summary><div class="measures" id="score-rest"></div></details></div>
+    <div id="score-warnings"></div><p id="score-legend" class="quiet small"></p></section>
+  <details class="card" id="judge"><summary>A model as judge</summary><form id="judge-form">
+    <p class="quiet">It reads both answers twice, with the sides swapped, and is shown beside your votes, never counted among
+      them. Prompts and answers go to the address below; the key is read from that variable of this computer.</p>
+    <label>Judge <select id="judge-lane"></select></label>
+    <label class="far">URL <input id="judge-url" placeholder="http://127.0.0.1:11434/v1"></label>
+    <label class="far">Model <input id="judge-model"></label>
+    <label class="far">Variable with its key <input id="judge-variable" value="OPENAI_API_KEY"></label>
+    <label>Prompts <select id="judge-set"><option value="bundled">Bundled</option>
+      <option value="held-out">Held out</option></select></label>
+    <label>Answers to judge <input id="judge-cases" inputmode="numeric" value="20"></label>
+    <p class="buttons"><button class="button small" id="judge-go">Judge the two lanes of Look closer</button>
+    <button type="button" class="button small" id="judge-stop" hidden>Stop</button></p></form>
+    <p id="judge-said" role="status"></p><ul id="judge-found"></ul></details>
+</div>
+"""

@@ -1,0 +1,147 @@
+"""The Start tab as HTML: the plan, the data, where settings come from, and the memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from trainer_core.planning.forecast import Forecast
+from trainer_core.planning.memory_model import MemoryPart, certain_bytes
+from trainer_core.system.hardware import GIB, format_gb
+from ui.format import setting_label
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """One line of "What will happen": a stage, what it does, and how long it may take."""
+
+    stage: str
+    what: str
+    takes: str = ""
+
+
+def render_plan(lines: Sequence[PlanLine], notes: Sequence[str] = ()) -> str:
+    """The steps before they happen."""
+    rows = "".join(
+        f'<li class="{escape(line.stage.lower())}"><b>{escape(line.stage)}</b><span>{escape(line.what)}</span>'
+        f'<span class="quiet">{escape(line.takes)}</span></li>'
+        for line in lines
+    )
+    more = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return (
+        f'<section class="card plan"><h2>What will happen</h2><ol>{rows}</ol><ul class="reasons">{more}</ul></section>'
+    )
+
+
+def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
+    """What is in the data, and what was left out of it."""
+    good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
+    more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
+    return f'<ul class="checked">{good}{more}</ul><button class="link" data-look>Look at the rows and their health</button>'
+
+
+def render_start_choices(values: str) -> str:
+    """What Start has chosen, as JSON for the Data tab to read."""
+    return f'<span data-chosen="{escape(values)}"></span>'
+
+
+def render_origin(
+    of: str, changes: Sequence[str], more: str = "Train and compare starts a new run; the old one stays."
+) -> str:
+    """Where the form's settings are from, and what is different in them."""
+    rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
+    said = escape(more) + ("" if changes else " Nothing is changed.")
+    return (
+        f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
+        f'<p class="quiet small">{said}</p></div>'
+    )
+
+
+FIT_MARKS = {"fits": ("✓", "Fits"), "tight": ("◐", "Tight"), "too big": ("✗", "Will not fit")}
+FIT_TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
+
+
+def render_sliders(levers: Sequence[Any]) -> str:
+    """The head of the memory card: one slider for each lever; memory_sliders.js sets them and says where they were put."""
+    rows = "".join(
+        f'<label data-key="{escape(one.key)}"><span class="row">{escape(one.title)}<output></output></span>'
+        f'<input type="range" min="0" max="{len(one.notches) - 1}" step="1" data-notches="{escape(json.dumps(one.notches))}">'
+        "</label>"
+        for one in levers
+    )
+    return f'<h2>Will it fit?</h2><div id="levers" role="group" aria-label="What moves the memory">{rows}</div>'
+
+
+def render_memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
+    """Whether it fits: the verdict, the bar by part with its legend, who holds the rest, what edits cost, and the reasons."""
+    mark, word = FIT_MARKS[plan.verdict.level]
+    most = max(plan.free, plan.peak.upper, 1)
+    parts = largest_parts(plan.peak.parts)
+    rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'
+    bar = "".join(render_segment(part, most, at) for at, part in enumerate(parts)) + rest
+    said = (
+        f"{plan.peak_stage.upper()} takes {format_gb(plan.peak.lower)} to "
+        f"{format_gb(plan.peak.upper)} of {format_gb(plan.free)}"
+    )
+    model, words = way
+    button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
+    lines = [plan.holders, plan.too_big, *plan.notes]
+    return f"""<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
+<p class="fit"><span class="pill" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word}</span>
+  <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
+<div class="stack" role="img" aria-label="{escape(said)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
+<ul class="parts">{"".join(render_legend_entry(part, at) for at, part in enumerate(parts))}</ul>
+{"".join(f'<p class="hint">{escape(line)}</p>' for line in lines if line)}
+{render_costs(plan)}{button if words else ""}{render_reasons(plan)}</section>"""
+
+
+def largest_parts(parts: Sequence[MemoryPart]) -> list[MemoryPart]:
+    """The largest first, seven at most, so that each has a colour of its own; what would read 0.0 GB is in the rest."""
+    large = sorted((part for part in parts if part.upper >= 0.05 * GIB), key=lambda part: -part.upper)[:7]
+    small = [part for part in parts if part not in large]
+    rest = MemoryPart("Other", sum(part.lower for part in small), sum(part.upper for part in small))
+    return [*large, *([rest] if small else [])]
+
+
+def render_segment(part: MemoryPart, most: int, at: int) -> str:
+    return f'<i class="p{at % 8}" style="flex-basis:{50 * (part.lower + part.upper) / most:.2f}%"></i>'
+
+
+def render_legend_entry(part: MemoryPart, at: int) -> str:
+    amount = (
+        format_gb(part.upper)
+        if part.upper - part.lower < 0.05 * GIB
+        else f"{part.lower / GIB:.1f} to {format_gb(part.upper)}"
+    )
+    return f'<li><i class="p{at % 8}"></i>{escape(part.name)} <b>{amount}</b></li>'
+
+
+def render_costs(plan: Forecast) -> str:
+    """What is set otherwise than the data and the memory ask for, where that moves memory."""
+    rows = "".join(
+        f"<li><b>{escape(setting_label(one.key))}:</b> {escape(one.sentence)}</li>" for one in plan.costly_changes
+    )
+    return f'<ul class="edits">{rows}</ul>' if rows else ""
+
+
+def render_reasons(plan: Forecast) -> str:
+    """Main memory, disk, and every value with its reason; folded."""
+    rows = "".join(
+        f"<dt>{escape(setting_label(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
+        for one in plan.values
+    )
+    host = f" Main memory: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
+    disk = f"Disk: up to {format_gb(certain_bytes(plan.disk))} of {format_gb(plan.disk_free)} free; "
+    disk += ", ".join(f"{part.name.lower()} {format_gb(part.upper)}" for part in plan.disk) + "."
+    return f"""<details><summary>Disk, main memory, and why these values</summary>
+<p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
+
+
+def render_unknown_memory(sentence: str, levers: dict[str, int]) -> str:
+    return (
+        f'<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">'
+        f'<p class="quiet">{escape(sentence)}</p></section>'
+    )

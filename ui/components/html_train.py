@@ -1,0 +1,101 @@
+"""The Train tab as HTML: its charts, the sample answers, and what is folded."""
+
+from __future__ import annotations
+
+from ui.components.html_charts import Chart, ChartSeries, render_chart, render_details, stage_lines
+
+CHARTS = (
+    Chart(
+        stage_lines("sft", "loss"),
+        "SFT loss",
+        "How surprised the model still is by the good answers, in nats per token. Lower is better.",
+    ),
+    Chart(
+        stage_lines("dpo", "loss"),
+        "DPO loss",
+        "Starts where policy and reference are equal and falls as the chosen answers pull ahead.",
+        0.6931,
+        "ln 2",
+    ),
+    Chart(
+        stage_lines("dpo", "margin"),
+        "Reward margin",
+        "Above 0 the model has moved towards the chosen answers and away from the rejected ones.",
+        0.0,
+        "start",
+    ),
+    Chart(
+        stage_lines("dpo", "accuracy"),
+        "Reward accuracy",
+        "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.",
+        0.5,
+        "coin toss",
+    ),
+    Chart(
+        (ChartSeries("dpo.chosen", "Chosen"), ChartSeries("dpo.rejected", "Rejected", "second")),
+        "Log-probabilities",
+        "How likely whole answers are, in nats. The rejected ones should fall, the chosen ones hardly.",
+    ),
+)
+DETAIL_CHARTS = (
+    Chart(
+        (ChartSeries("deep.rate"),),
+        "Learning rate",
+        "How far a step may go: up in the warm-up, then down by the schedule.",
+    ),
+    Chart(
+        (ChartSeries("deep.norm"),),
+        "Gradient norm",
+        "How strongly the batch pulls. Above the gradient clip it is shortened.",
+    ),
+    Chart((ChartSeries("deep.speed"),), "Tokens per second", "How fast the data goes through."),
+    Chart((ChartSeries("deep.seconds"),), "Seconds per step", "The first step is slow: it also compiles."),
+)
+HARDWARE_CHARTS = (
+    Chart(
+        (ChartSeries("machine.memory"),),
+        "Memory in use, GB",
+        "Of the card, or of the computer where the processor trains.",
+    ),
+    Chart((ChartSeries("machine.busy"),), "Load, %", "How busy the card or the processor is.", optional=True),
+    Chart((ChartSeries("machine.celsius"),), "Temperature, °C", "Above 85 °C most cards slow down.", optional=True),
+    Chart((ChartSeries("machine.watts"),), "Power, W", "What the card draws.", optional=True),
+)
+SAMPLES_CARD = """<section class="card" id="strip" aria-labelledby="strip-head" hidden>
+  <header class="row head"><h3 id="strip-head">Sample answers</h3><b id="strip-when"></b></header>
+  <input type="range" id="strip-at" min="0" step="1" aria-label="Step whose answers are shown">
+  <p class="quiet small" id="strip-says"></p>
+  <div id="strip-answers"></div>
+  <p class="buttons" id="strip-deeds"></p>
+  <p class="sr" role="status" aria-live="polite" id="strip-said"></p>
+</section>"""
+
+
+def render_train_tab() -> str:
+    """The Train tab: empty until a run is there."""
+    return f"""
+<div id="train-empty" class="empty"><h2>No run yet</h2>
+  <p>Press <b>Train and compare</b> on Start. Training goes on if you close this tab or Tunebench itself.</p></div>
+<div id="train-run" hidden>
+  <header class="row head"><h2 id="train-name"></h2><span id="train-left" class="quiet"></span></header>
+  <ol class="stages" id="stages" aria-label="Stages"></ol>
+  <div id="verdict"></div>
+  <p class="sr" role="status" aria-live="polite" id="doctor-said"></p>
+  <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
+  <p class="proof" id="proof" hidden></p>
+  <div class="look" id="look"><div class="charts" id="charts">{"".join(map(render_chart, CHARTS))}
+    <p class="quiet later" id="later" hidden></p></div>
+  {SAMPLES_CARD}</div>
+  <p class="quiet" id="rows"></p>
+  <div class="folds">
+    {render_details("deep", "Learning rate, gradient and speed", DETAIL_CHARTS)}
+    {render_details("machine", "Memory, load, temperature and power", HARDWARE_CHARTS)}
+    <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
+    <details id="settings"><summary>Settings used</summary><div class="groups"></div></details>
+    <details id="log"><summary>Log</summary><pre tabindex="0" role="region" aria-label="Last lines of the log"></pre></details>
+  </div>
+  <fieldset id="at-end"><legend>When a run ends</legend>
+    <label><input type="checkbox" name="notify"> Notify me</label>
+    <label><input type="checkbox" name="sound"> Play a sound</label></fieldset>
+</div>
+"""
