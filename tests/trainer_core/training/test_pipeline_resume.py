@@ -164,7 +164,7 @@ def test_checkpoints_hold_the_policy_alone(folders: dict[str, Path]) -> None:
 
 def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dict[str, RunState]) -> None:
     text = (folders["killed in DPO"] / "events.jsonl").read_text()
-    assert text.count('"Saved", "stage": "sft"') == 1
+    assert text.count('"AdapterSaved", "stage": "sft"') == 1
 
 
 @pytest.fixture(scope="module")
