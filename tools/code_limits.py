@@ -39,8 +39,6 @@ LAYOUT = (
 )
 """Functions that list elements of the page, and may be as long as the list."""
 LONG_FILES = {
-    "trainer_core/data/tokenize.py": 392,
-    "trainer_core/evaluation/judge.py": 351,
     "trainer_core/jobs/blind_voting.py": 353,
     "trainer_core/jobs/supervisor.py": 536,
     "trainer_core/planning/fitting.py": 365,
