@@ -45,7 +45,6 @@ LONG_FILES = {
     "trainer_core/planning/memory_model.py": 483,
     "trainer_core/runs/checkpoints.py": 411,
     "trainer_core/system/hardware.py": 531,
-    "launcher/cuda_support.py": 354,
 }
 """Files over the limit, with the lines they had. A number here may only shrink; a file within the limit is taken out."""
 
