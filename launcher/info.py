@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher import compiler, cuda_support, venv
-from launcher.cuda_support import NvidiaDriver, read_driver
 from launcher.install_steps import trial_step
+from launcher.nvidia_driver import DriverGpu, NvidiaDriver, read_driver
 from launcher.paths import ROOT, VENV, VENV_PYTHON
 from launcher.system import System, read_system
 from launcher.version import read_commit, read_version
@@ -145,11 +145,11 @@ def driver_line(driver: NvidiaDriver | None) -> str:
     return f"NVIDIA {driver.version}, CUDA up to {cuda_support.format_cuda_version(driver.cuda)}"
 
 
-def driver_cards(driver: NvidiaDriver | None) -> tuple[cuda_support.DriverGpu, ...]:
+def driver_cards(driver: NvidiaDriver | None) -> tuple[DriverGpu, ...]:
     return driver.gpus if driver else ()
 
 
-def card_line(gpu: cuda_support.DriverGpu) -> str:
+def card_line(gpu: DriverGpu) -> str:
     memory = f", {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free" if gpu.total_bytes else ""
     return (
         f"{gpu.index}: {gpu.name}, compute capability "

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from launcher import SetupError, compiler, cuda_support, install_steps
-from launcher.cuda_support import NvidiaDriver
 from launcher.managed_python import fetch_python
+from launcher.nvidia_driver import NvidiaDriver, read_driver
 from launcher.paths import (
     REHEARSAL,
     REHEARSAL_REQUIREMENTS,
@@ -80,9 +80,7 @@ def is_finished(found: VenvStamp, asked: str, python: Path = VENV_PYTHON) -> boo
     return current and tried and found.ready and asked in ("auto", found.device) and python.exists()
 
 
-def is_outgrown(
-    found: VenvStamp, asked: str, read_driver: Callable[[], NvidiaDriver | None] = cuda_support.read_driver
-) -> bool:
+def is_outgrown(found: VenvStamp, asked: str, read_driver: Callable[[], NvidiaDriver | None] = read_driver) -> bool:
     """CUDA is asked for by name, and the driver now runs a better build than the one in .venv, or no longer that one."""
     if asked != "cuda" or found.device != "cuda":
         return False
@@ -93,7 +91,7 @@ def is_outgrown(
 
 
 def set_up_venv(
-    asked: str, found: VenvStamp | None, read_driver: Callable[[], NvidiaDriver | None] = cuda_support.read_driver
+    asked: str, found: VenvStamp | None, read_driver: Callable[[], NvidiaDriver | None] = read_driver
 ) -> VenvStamp:
     system = read_system()
     wanted = found.device if found and asked == "auto" else asked

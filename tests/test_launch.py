@@ -21,14 +21,8 @@ import pytest
 
 import launch
 from launcher import SetupError, compiler, install_steps, venv
-from launcher.cuda_support import (
-    DriverGpu,
-    NvidiaDriver,
-    choose_device,
-    find_installed_build,
-    name_for_cuda,
-    query_driver,
-)
+from launcher.cuda_support import choose_device, find_installed_build, name_for_cuda
+from launcher.nvidia_driver import DriverGpu, NvidiaDriver, query_driver
 from launcher.paths import REQUIREMENTS, ROOT, TEST_REQUIREMENTS
 from launcher.venv import VenvStamp, choose_python
 

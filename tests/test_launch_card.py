@@ -15,8 +15,9 @@ import pytest
 
 from launcher import SetupError, compiler, trial
 from launcher.compiler import BuildToolsCheck, PythonHeaders, ask_python, check_build_tools
-from launcher.cuda_support import DeviceChoice, DriverGpu
+from launcher.cuda_support import DeviceChoice
 from launcher.managed_python import fetch_python
+from launcher.nvidia_driver import DriverGpu
 from launcher.paths import REHEARSAL, ROOT
 from launcher.plan import SetupPlan, make_plan
 from launcher.system import System, driver_advice, install_command, read_system

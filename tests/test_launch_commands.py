@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from launcher import SetupError, info, shortcut
-from launcher.cuda_support import DriverGpu, NvidiaDriver
+from launcher.nvidia_driver import DriverGpu, NvidiaDriver
 from launcher.paths import ROOT
 from launcher.system import System
 from launcher.update import pull_update

@@ -55,6 +55,7 @@ def module_of(path: Path) -> str:
 OWN_PROCESSES = (
     "trainer_core/models/starter.py",
     "trainer_core/data/tokenize.py",
+    "trainer_core/data/tokenizer.py",
     "trainer_core/data/hub/child.py",
 )
 """Import what is heavy late, in processes of their own: the starter's one-time conversion, tokenizers, the Hub."""

@@ -39,14 +39,11 @@ LAYOUT = (
 )
 """Functions that list elements of the page, and may be as long as the list."""
 LONG_FILES = {
-    "trainer_core/data/tokenize.py": 392,
-    "trainer_core/evaluation/judge.py": 351,
     "trainer_core/jobs/blind_voting.py": 351,
     "trainer_core/planning/fitting.py": 365,
     "trainer_core/planning/memory_model.py": 483,
     "trainer_core/runs/checkpoints.py": 411,
     "trainer_core/system/hardware.py": 531,
-    "launcher/cuda_support.py": 354,
 }
 """Files over the limit, with the lines they had. A number here may only shrink; a file within the limit is taken out."""
 

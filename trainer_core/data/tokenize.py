@@ -12,35 +12,20 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer_core.config.recipe import Template
 from trainer_core.data import Chat, Message, Pair
+from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import DataError, ModelError
 from trainer_core.models import template_sandbox
-from trainer_core.runs.events import SampleAnswer
 from trainer_core.system import durable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
-
 BATCH_CHATS, BATCH_LETTERS = 500, 1 << 20
 """Conversations rendered at a time."""
-
-SPEAKERS = "{'system': 'System', 'user': 'User', 'assistant': 'Assistant', 'tool': 'Tool'}"
-TEMPLATES: dict[str, str] = {
-    "plain": "{% for m in messages %}{{ " + SPEAKERS + "[m.role] }}: {{ m.content }}"
-    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}",
-    "alpaca": "{% for m in messages %}{% if m.role == 'assistant' %}### Response:\n{{ m.content }}{{ eos_token }}\n\n"
-    "{% elif m.role == 'user' %}### Instruction:\n{{ m.content }}\n\n{% else %}{{ m.content }}\n\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}### Response:\n{% endif %}",
-    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{{ eos_token if m.role == 'assistant' else '<|im_end|>' }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-}
-"""For base models without a template. Answers end with the tokenizer's own end token, or the model would never stop."""
 
 
 @dataclass(frozen=True)
@@ -350,30 +335,6 @@ def pair_messages(pair: Pair) -> tuple[Message, ...]:
     return pair.prompt + pair.chosen + pair.rejected
 
 
-def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokenizerBase:
-    """A model's tokenizer without the model, from its checked folder.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    from transformers import AutoTokenizer  # heavy: several seconds
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"The tokenizer in {folder} cannot be read: {error}. Fetch it again, or take another model."
-        ) from error
-    return with_chat_template(tokenizer, template)
-
-
-def with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chosen template where its model has none; a model's own template is never replaced."""
-    if not tokenizer.chat_template and template != "own":
-        tokenizer.chat_template = TEMPLATES[template]
-    return tokenizer
-
-
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form.
 
@@ -381,12 +342,3 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
         DiskError: the disk is full.
     """
     durable.write_atomically(path, "".join(json.dumps(as_trl_row(pair), ensure_ascii=False) + "\n" for pair in pairs))
-
-
-def decode_answer(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> SampleAnswer:
-    """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
-    stand in an answer, its format is coming apart, and the doctor must see them."""
-    end = next((at for at, token in enumerate(row) if token in ends), None)
-    said = row if end is None else row[:end]
-    text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()
-    return SampleAnswer(prompt, text, len(said) + (end is not None), end is not None)

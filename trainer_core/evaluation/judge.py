@@ -39,7 +39,6 @@ VERDICT_PATTERN = re.compile(
 )
 """A, **B**, "Verdict: tie", "A is better"; but no sentence that begins with an article."""
 
-
 KEY_VARIABLE_PATTERN = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
 """Environment variables that may be sent to a judge."""
 

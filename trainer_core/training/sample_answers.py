@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.data import Message
-from trainer_core.data.tokenize import decode_answer, tokenize_chat
+from trainer_core.data.tokenize import tokenize_chat
+from trainer_core.data.tokenizer import decode_answer
 from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
 from trainer_core.runs.events import SampleAnswer, SampleAnswers
 from trainer_core.training.preserved_state import preserved_state

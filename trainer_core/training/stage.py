@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from trainer_core.config.recipe import Precision, Recipe
-from trainer_core.data import tokenize
+from trainer_core.data.tokenizer import with_chat_template
 from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.errors import ModelError
 from trainer_core.evaluation.prompts import sample_prompts
@@ -93,7 +93,7 @@ class StageContext:
             model.peft_config["default"].base_model_name_or_path = self.recipe.model
         if from_adapter:
             fill_adapter(model, from_adapter)
-        return model, tokenize.with_chat_template(base.tokenizer, self.recipe.data.template), base.precision
+        return model, with_chat_template(base.tokenizer, self.recipe.data.template), base.precision
 
     def train_stage(
         self,

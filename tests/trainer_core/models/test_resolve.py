@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import tiny
 from trainer_core.data import Chat, Message, tokenize
+from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
 from trainer_core.runs.workspace import Workspace
@@ -143,7 +144,7 @@ def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytes
 
 RENDERED = (
     tiny.TEMPLATE,
-    *tokenize.TEMPLATES.values(),
+    *TEMPLATES.values(),
     "{{ bos_token }}{% for m in messages %}{% generation %}{{ m | tojson(indent=1) }}{% endgeneration %}{% endfor %}",
     "{%- macro turn(m) -%}\n {{ m.content | trim | title }} {%- endmacro -%}"
     "{% for m in messages[::-1] %}{{ turn(m) }}{% endfor %}",

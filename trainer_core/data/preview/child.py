@@ -36,10 +36,12 @@ from trainer_core.data.quality.remedies import RemedyPipeline
 from trainer_core.data.read_events import UsableRow
 from trainer_core.data.select import data_path
 from trainer_core.data.stream import ReadRequest
+from trainer_core.data.tokenizer import load_tokenizer
 from trainer_core.errors import DataError, UserError
 from trainer_core.models import hub, resolve
 from trainer_core.runs.workspace import Workspace
 
+load_once = lru_cache(maxsize=4)(load_tokenizer)
 MAX_PREVIEW_ROWS = 20_000
 """Rows kept of a data set, from the top."""
 MAX_MEASURED_ROWS = 5_000
@@ -92,7 +94,7 @@ def sample_extents(
     """Rows with how far they reach, evenly over all kept."""
     kept = load_usable_rows(source, columns, steps, stamp)
     some = kept[:: -(-len(kept) // MAX_MEASURED_ROWS) or 1]
-    return tuple(zip(some, row_extents(load_tokenizer(model, template), [one.item for one in some]), strict=True))
+    return tuple(zip(some, row_extents(load_once(model, template), [one.item for one in some]), strict=True))
 
 
 def preview_rows(request: RowsRequest) -> tuple[UsableRow, ...]:
@@ -123,13 +125,11 @@ def template_examples(request: RowsRequest) -> dict[str, str]:
     messages = next(iter(preview_rows(request))).item
     said = messages.messages if isinstance(messages, data.Chat) else messages.prompt + messages.chosen
     names: list[Template] = ["plain", "alpaca", "chatml"]
-    return {
-        name: tokenize.render_chat(load_tokenizer(resolve_model_folder(request.model), name), said) for name in names
-    }
+    return {name: tokenize.render_chat(load_once(resolve_model_folder(request.model), name), said) for name in names}
 
 
 def request_tokenizer(request: RowsRequest):  # type: ignore[no-untyped-def]
-    return load_tokenizer(resolve_model_folder(request.model), request.template)
+    return load_once(resolve_model_folder(request.model), request.template)
 
 
 @lru_cache(maxsize=8)
@@ -137,11 +137,6 @@ def resolve_model_folder(model: str) -> str:
     """The checked folder of a model, also of one of the Hub."""
     found = resolve.resolve_model(model, Workspace(Path(sys.argv[1])))
     return str(hub.fetch_tokenizer(found)) if resolve.is_hub_id(found) else found
-
-
-@lru_cache(maxsize=4)
-def load_tokenizer(model: str, template: Template):  # type: ignore[no-untyped-def]
-    return tokenize.load_tokenizer(model, template)
 
 
 if __name__ == "__main__":

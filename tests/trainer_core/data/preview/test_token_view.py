@@ -21,6 +21,7 @@ from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, tokenize
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
 from trainer_core.data.preview.token_view import token_texts, view_row
+from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
@@ -228,8 +229,8 @@ def test_a_base_without_template_gets_the_chosen_one(lens: TokenPreview, tmp_pat
     look = TokenRowRequest(source=str(source), model=str(bare), length=256, at=0)
     examples = lens.ask(look)["examples"]
     assert examples["alpaca"].startswith("### Instruction:\nquestion 0?\n\n### Response:\nfox fox é 日本 0<|im_end|>")
-    assert set(examples) == set(tokenize.TEMPLATES)
-    for name in tokenize.TEMPLATES:
+    assert set(examples) == set(TEMPLATES)
+    for name in TEMPLATES:
         side = lens.ask(look.model_copy(update={"template": name}))["sides"][0]
         assert "".join(side["texts"]) == examples[name]
         learned = "".join(text for text, trained in zip(side["texts"], side["trained"], strict=True) if trained)
