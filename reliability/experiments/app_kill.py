@@ -91,7 +91,7 @@ def kill_app(folder: Path, step: float, attach: Attach) -> str:
     child, run_id = first_app(folder, "orphaned")
     run_dir = Workspace(folder).runs / run_id
     log = run_dir / "events.jsonl"
-    reached = wait_for(lambda: log.exists() and log.read_bytes().count(b'"kind": "Step"') >= step - 1, 60, 0.01)
+    reached = wait_for(lambda: log.exists() and log.read_bytes().count(b'"kind": "TrainStep"') >= step - 1, 60, 0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     before, began = workers(run_id), time.monotonic()
@@ -128,7 +128,7 @@ def check_run_end(app: Supervisor, run_id: str, before: set[int]) -> str:
         return "the run did not come to its end"
     view = app.registry.run_state(run_id)
     steps = [(point.stage, point.step) for point in view.points]
-    said = (app.registry.run_dir(run_id) / "events.jsonl").read_bytes().count(b'"kind": "Step"')
+    said = (app.registry.run_dir(run_id) / "events.jsonl").read_bytes().count(b'"kind": "TrainStep"')
     if others:
         return f"{len(others)} further workers"
     if view.phase is not Phase.DONE or len(steps) != STEPS or said != STEPS:

@@ -1,6 +1,6 @@
 """The file that events are appended to and read from.
 
-One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.123Z", "kind": "Step", ...its fields}.
+One line of `events.jsonl` is one event: {"seq": 7, "at": "2026-01-31T12:00:00.123Z", "kind": "TrainStep", ...its fields}.
 A log is read as untrusted data, see `untrusted_files.py`: a line that is no event becomes a note about itself.
 """
 
