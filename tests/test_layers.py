@@ -213,6 +213,17 @@ def test_state_is_written_by_durable_alone() -> None:
     assert found == set(WRITERS)
 
 
+COMPARE_FIELDS = {"open_question", "prefetched_question", "last_prompt", "ask_id", "turns", "judge_run"}
+
+
+@pytest.mark.parametrize("path", CORE + PAGE, ids=name_of)
+def test_a_comparison_is_changed_by_its_methods_alone(path: Path) -> None:
+    found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)]
+    set_here = {node.attr for node in found if isinstance(node.ctx, ast.Store)} & COMPARE_FIELDS
+    assert (set_here == COMPARE_FIELDS) == (path.name == "comparison.py" and path.parent.name == "jobs")
+    assert not set_here or set_here == COMPARE_FIELDS
+
+
 def loaded_after(statement: str) -> set[str]:
     """Whole names of the modules that are there after it."""
     code = f"import sys; {statement}; print(','.join(sys.modules))"

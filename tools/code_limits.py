@@ -39,7 +39,6 @@ LAYOUT = (
 )
 """Functions that list elements of the page, and may be as long as the list."""
 LONG_FILES = {
-    "trainer_core/jobs/blind_voting.py": 351,
     "trainer_core/planning/fitting.py": 365,
     "trainer_core/planning/memory_model.py": 483,
     "trainer_core/runs/checkpoints.py": 411,

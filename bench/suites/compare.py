@@ -19,7 +19,7 @@ from bench.harness.result import BenchRow, Device, Target, row_against_peer, row
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.evaluation import prompts
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
@@ -93,11 +93,8 @@ def first_token_row(base: Path, adapters: Sequence[Path], place: Path, tiny: boo
     lanes = [Lane(name="Base"), *(Lane(name=name, adapter=str(folder)) for name, folder in named)]
     try:
         comparison = supervisor.compare.open_comparison(str(base), "fp32", lanes)
-        wait_until(lambda: is_ready(supervisor, comparison), LOAD_SECONDS, "the lanes")
-        waited = [
-            seconds_to_text(supervisor, comparison, prompt)
-            for prompt in prompts.read_bundled_prompts()[: 2 if tiny else 6]
-        ]
+        wait_until(lambda: is_ready(comparison), LOAD_SECONDS, "the lanes")
+        waited = [seconds_to_text(comparison, prompt) for prompt in prompts.read_bundled_prompts()[: 2 if tiny else 6]]
     finally:
         supervisor.close()
     return row_against_target(
@@ -105,30 +102,26 @@ def first_token_row(base: Path, adapters: Sequence[Path], place: Path, tiny: boo
     )
 
 
-def is_ready(supervisor: Supervisor, comparison: Comparison) -> bool:
-    supervisor.registry.refresh_comparison()
+def is_ready(comparison: CompareSession) -> bool:
+    comparison.refresh()
     view = comparison.state
     assert view.phase.is_active, view.error
     return view.phase is Phase.READY
 
 
-def seconds_to_text(supervisor: Supervisor, comparison: Comparison, prompt: str) -> float:
+def seconds_to_text(comparison: CompareSession, prompt: str) -> float:
     """Seconds until there is text; then waits for the end of the answer."""
     began = time.monotonic()
     ask = comparison.ask(prompt, Sampling(temperature=0, max_new_tokens=8))
 
     def said() -> bool:
-        supervisor.registry.refresh_comparison()
+        comparison.refresh()
         time.sleep(LOOK_SECONDS)
         found = comparison.state.answers_to(ask)
         return bool(found and any(found.answers.values()))
 
     def ended() -> bool:
-        return (
-            said()
-            and is_ready(supervisor, comparison)
-            and bool((found := comparison.state.answers_to(ask)) and found.ends)
-        )
+        return said() and is_ready(comparison) and bool((found := comparison.state.answers_to(ask)) and found.ends)
 
     wait_until(said, ANSWER_SECONDS, "the first token")
     waited = time.monotonic() - began

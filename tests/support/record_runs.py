@@ -20,7 +20,7 @@ from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe, Sampling, read_recipe
 from trainer_core.evaluation import judge, preference_data, votes
 from trainer_core.jobs import blind_voting
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import checkpoints, metadata, run_folder
 from trainer_core.runs.compare_requests import AdjustLaneRequest, ChatMessage, HeatmapRequest, ScoreRequest
@@ -153,13 +153,13 @@ def compared(workspace: Workspace, run_dir: Path) -> None:
     until(supervisor, current, lambda view: "refused" in view.said)
     current.send(ScoreRequest(pairs="nowhere.jsonl"))
     until(supervisor, current, lambda view: bool(view.scoring_error))
-    demo.wait_for_scores(supervisor, current, run_dir / "held-out.jsonl")
+    demo.wait_for_scores(current, run_dir / "held-out.jsonl")
     voted(supervisor, run_dir.name)
     supervisor.close()
 
 
-def until(supervisor: Supervisor, current: Comparison, there) -> None:  # type: ignore[no-untyped-def]
-    demo.wait_for_comparison(supervisor, current, there, demo.LOAD_SECONDS)
+def until(supervisor: Supervisor, current: CompareSession, there) -> None:  # type: ignore[no-untyped-def]
+    demo.wait_for_comparison(current, there, demo.LOAD_SECONDS)
 
 
 def voted(supervisor: Supervisor, run_id: str) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer_core.cli import terminal
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import TrainingError
 from trainer_core.evaluation.prompts import DEMO_SAMPLING, read_bundled_prompts, score_request
-from trainer_core.jobs.comparison import Comparison
-from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.jobs.comparison import CompareSession, new_ask_id
+from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.compare_events import ScoresReady
+from trainer_core.runs.compare_requests import ChatMessage, GenerateRequest
 from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import PromptAnswers, RunState
 
@@ -44,16 +45,16 @@ def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) 
     """
     comparison = supervisor.compare.compare_run(run_id)
     terminal.print_line(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
-    wait_for_comparison(supervisor, comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
+    wait_for_comparison(comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
     held_out, said = supervisor.registry.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
-        found = wait_for_scores(supervisor, comparison, held_out)
+        found = wait_for_scores(comparison, held_out)
         terminal.print_line("\n" + terminal.render_score_table(found) + "\n")
         if not all(math.isfinite(score.margin.value) for score in found.scores):
             raise TrainingError("A score is not a finite number.")
         said = {one.prompt: one.answers for one in found.written}
     for prompt in asked:
-        answers = said.get(prompt) or wait_for_answers(supervisor, comparison, prompt).answers
+        answers = said.get(prompt) or wait_for_answers(comparison, prompt).answers
         terminal.print_line(terminal.render_columns(prompt, answers))
 
 
@@ -70,7 +71,7 @@ def check_training(view: RunState) -> None:
         raise TrainingError("The step-0 proof did not hold.")
 
 
-def wait_for_scores(supervisor: Supervisor, comparison: Comparison, pairs: Path) -> ScoresReady:
+def wait_for_scores(comparison: CompareSession, pairs: Path) -> ScoresReady:
     """The scores of all lanes, which also lie beside the pairs as scores.json.
 
     Raises:
@@ -82,38 +83,39 @@ def wait_for_scores(supervisor: Supervisor, comparison: Comparison, pairs: Path)
     def over(view: RunState) -> bool:
         return view.phase is Phase.READY and view.detail != before
 
-    view = wait_for_comparison(supervisor, comparison, over, SCORE_SECONDS)
+    view = wait_for_comparison(comparison, over, SCORE_SECONDS)
     if not view.scored:
         raise TrainingError(view.detail)
     return view.scored
 
 
-def wait_for_answers(supervisor: Supervisor, comparison: Comparison, prompt: str) -> PromptAnswers:
+def wait_for_answers(comparison: CompareSession, prompt: str) -> PromptAnswers:
     """What every lane says to a prompt.
 
     Raises:
         TrainingError: the lanes refuse it, such as one that is too long for the model, or they failed.
     """
-    ask = comparison.ask(prompt, DEMO_SAMPLING)
-    view = wait_for_comparison(supervisor, comparison, lambda view: ask in view.said, SCORE_SECONDS)
-    said = view.said.get(ask) or PromptAnswers({}, {}, view.detail or "the lanes were closed before they answered")
+    user = ChatMessage(role="user", content=prompt)
+    request = GenerateRequest(id=new_ask_id(), messages=(user,), sampling=DEMO_SAMPLING)
+    said = comparison.final_answers(request, SCORE_SECONDS)
+    view = checked_state(comparison, said is not None or not comparison.state.phase.is_active, SCORE_SECONDS)
+    said = said or PromptAnswers({}, {}, view.detail or "the lanes were closed before they answered")
     if said.problem:
         raise TrainingError(f"{terminal.shorten_text(prompt)}: {said.problem}")
     return said
 
 
-def wait_for_comparison(supervisor: Supervisor, comparison: Comparison, until, seconds: float) -> RunState:  # type: ignore[no-untyped-def]
-    """The comparison's view once it is as wanted.
+def wait_for_comparison(comparison: CompareSession, until: Callable[[RunState], bool], seconds: float) -> RunState:
+    """The comparison's state once it is as wanted.
 
     Raises:
         TrainingError: the worker failed, or the time is over.
     """
+    in_time = any(until(state) or not state.phase.is_active for state in comparison.states(seconds))
+    return checked_state(comparison, in_time, seconds)
 
-    def there() -> bool:
-        supervisor.registry.refresh()
-        return until(comparison.state) or not comparison.state.phase.is_active
 
-    in_time = wait_for(there, seconds)
+def checked_state(comparison: CompareSession, in_time: bool, seconds: float) -> RunState:
     view = comparison.state
     if view.phase is Phase.FAILED or not in_time:
         raise TrainingError(view.error or f"Compare gave no answer within {seconds:.0f} s.")

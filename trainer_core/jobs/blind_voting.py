@@ -18,9 +18,9 @@ from trainer_core.evaluation.prompts import Prompt
 from trainer_core.evaluation.votes import BlindQuestion, LanePair, Messages, Undo, Vote, VoteChoice, WrittenAnswer
 from trainer_core.jobs import lane_choices
 from trainer_core.jobs.compare_control import CompareControl
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
-from trainer_core.runs.compare_requests import CancelRequest, GenerateRequest
+from trainer_core.runs.compare_requests import CancelRequest
 from trainer_core.runs.events import Phase
 
 WORKER_GONE = "The compare worker has ended. Load the lanes again."
@@ -62,7 +62,7 @@ def start_question(
     return show_question(registry, comparison, next_question(registry, between, source, sampling, None))
 
 
-def require_full_strength(comparison: Comparison, between: LanePair) -> None:
+def require_full_strength(comparison: CompareSession, between: LanePair) -> None:
     """A count is of lanes as they are called; one that was turned since is another model.
 
     Raises:
@@ -88,7 +88,7 @@ def next_question(
     prompt, times = pick_least_asked(prompts.load_prompts(registry.run_dir(between.run), source), asked)
     seed, index = (before.seed, before.index + 1) if before else votes.next_draw(told, between, secrets.randbits(32))
     sampling = with_seed_offset(plain, times)
-    return BlindQuestion(between, prompt.messages, prompt.tag, index, seed, sampling, new_id(), source, plain)
+    return BlindQuestion(between, prompt.messages, prompt.tag, index, seed, sampling, new_ask_id(), source, plain)
 
 
 def votes_on_pair(registry: RunRegistry, standing: Sequence[Vote], between: LanePair) -> list[Vote]:
@@ -102,10 +102,6 @@ def with_seed_offset(sampling: Sampling, by: int) -> Sampling:
     return sampling.model_copy(update={"seed": (sampling.seed + by) % 2**63})
 
 
-def new_id() -> str:
-    return uuid4().hex[:8]
-
-
 def pick_least_asked(waiting: Sequence[Prompt], asked: Sequence[Messages]) -> tuple[Prompt, int]:
     """The first of the prompts that were asked least often, and how often that is."""
     times = Counter(asked)
@@ -113,36 +109,18 @@ def pick_least_asked(waiting: Sequence[Prompt], asked: Sequence[Messages]) -> tu
     return prompt, times[prompt.messages]
 
 
-def show_question(registry: RunRegistry, comparison: Comparison, question: BlindQuestion) -> BlindQuestion:
+def show_question(registry: RunRegistry, comparison: CompareSession, question: BlindQuestion) -> BlindQuestion:
     """Show a question, after stopping what the worker is at, and have the next one answered behind it."""
     if comparison.state.phase is Phase.ANSWERING:
         comparison.send(CancelRequest())
-    pose_question(comparison, question)
+    comparison.pose_question(question)
     prefetch_question(registry, comparison, question)
     return question
 
 
-def pose_question(comparison: Comparison, question: BlindQuestion) -> BlindQuestion:
-    """Send a question to its two lanes; from now on the page shows them without names."""
-    send_question(comparison, question)
-    comparison.open_question, comparison.last_prompt, comparison.ask_id, comparison.turns = question, "", "", ()
-    comparison.contest = question.contest
-    return question
-
-
-def send_question(comparison: Comparison, question: BlindQuestion) -> None:
-    lanes = (question.contest.first, question.contest.second)
-    comparison.send(
-        GenerateRequest(id=question.ask, messages=question.messages, lanes=lanes, sampling=question.sampling)
-    )
-
-
-def prefetch_question(registry: RunRegistry, comparison: Comparison, question: BlindQuestion) -> None:
+def prefetch_question(registry: RunRegistry, comparison: CompareSession, question: BlindQuestion) -> None:
     """Have the question after this one answered when this one is."""
-    comparison.prefetched_question = next_question(
-        registry, question.contest, question.source, question.plain, question
-    )
-    send_question(comparison, comparison.prefetched_question)
+    comparison.prefetch_question(question_after(registry, question))
 
 
 def show_next_question(registry: RunRegistry) -> BlindQuestion:
@@ -160,28 +138,26 @@ def show_next_question(registry: RunRegistry) -> BlindQuestion:
         skip_open_question(registry, comparison)
         if ahead is None or not done:
             return show_question(registry, comparison, question_after(registry, question))
-        comparison.open_question = ahead
-        prefetch_question(registry, comparison, ahead)
-        return ahead
+        question = comparison.open_prefetched()
+        prefetch_question(registry, comparison, question)
+        return question
 
 
-def recover_prefetched(registry: RunRegistry, comparison: Comparison) -> BlindQuestion:
+def recover_prefetched(registry: RunRegistry, comparison: CompareSession) -> BlindQuestion:
     """The next question where the worker has answered it before it went."""
     if not can_continue(comparison):
         raise BusyError(absence_reason(registry, comparison) or WORKER_GONE)
     skip_open_question(registry, comparison)
-    assert comparison.prefetched_question
-    comparison.open_question, comparison.prefetched_question = comparison.prefetched_question, None
-    return comparison.open_question
+    return comparison.open_prefetched()
 
 
-def can_continue(comparison: Comparison) -> bool:
+def can_continue(comparison: CompareSession) -> bool:
     """Can the next question be shown without loading anything?"""
     ahead = comparison.state.answers_to(comparison.prefetched_question.ask) if comparison.prefetched_question else None
     return comparison.state.phase.is_active or bool(ahead and ahead.ends and not ahead.cancelled)
 
 
-def absence_reason(registry: RunRegistry, comparison: Comparison) -> str:
+def absence_reason(registry: RunRegistry, comparison: CompareSession) -> str:
     """Why the lanes cannot answer although nothing failed, what is safe, and when it goes on; empty where they can."""
     if comparison.state.phase.is_active or comparison.state.phase is Phase.FAILED:
         return ""
@@ -211,7 +187,7 @@ def retry_with_new_seed(registry: RunRegistry) -> BlindQuestion:
             raise BusyError(absence_reason(registry, comparison) or WORKER_GONE)
         skip_open_question(registry, comparison)
         sampling = with_seed_offset(question.sampling, 1)
-        again = replace(question, sampling=sampling, index=question.index + 1, ask=new_id(), vote=None, again=False)
+        again = replace(question, sampling=sampling, index=question.index + 1, ask=new_ask_id(), vote=None, again=False)
         return show_question(registry, comparison, again)
 
 
@@ -226,7 +202,7 @@ def reload_lanes(compare: CompareControl) -> None:
     question, comparison = current_question(registry), registry.comparison
     assert comparison
     loaded = compare.compare_run(question.contest.run, comparison.job.lanes)
-    again = question_after(registry, question) if question.vote else replace(question, ask=new_id())
+    again = question_after(registry, question) if question.vote else replace(question, ask=new_ask_id())
     show_question(registry, loaded, again)
 
 
@@ -241,7 +217,7 @@ def current_question(registry: RunRegistry) -> BlindQuestion:
     return question
 
 
-def require_open_vote(registry: RunRegistry) -> Comparison:
+def require_open_vote(registry: RunRegistry) -> CompareSession:
     """The comparison with a question on the page; see `current`."""
     comparison = registry.comparison
     if comparison is None or comparison.open_question is None:
@@ -249,7 +225,7 @@ def require_open_vote(registry: RunRegistry) -> Comparison:
     return comparison
 
 
-def is_answered(comparison: Comparison) -> bool:
+def is_answered(comparison: CompareSession) -> bool:
     """Have both lanes of the open question said all they say?"""
     said = comparison.current_answers if comparison.open_question else None
     return bool(said and said.ends and not said.cancelled)
@@ -271,11 +247,11 @@ def cast_vote(registry: RunRegistry, choice: VoteChoice) -> Vote:
             raise BusyError("Vote when both answers are there. Press S to skip this question.")
         vote = record_vote(comparison, question, choice)
         votes.append_record(votes.votes_path(registry.workspace), vote)
-        comparison.open_question = replace(question, vote=vote)
+        comparison.set_vote(vote)
         return vote
 
 
-def record_vote(comparison: Comparison, question: BlindQuestion, choice: VoteChoice) -> Vote:
+def record_vote(comparison: CompareSession, question: BlindQuestion, choice: VoteChoice) -> Vote:
     view, lanes = comparison.state, (question.contest.first, question.contest.second)
     heard = view.answers_to(question.ask)
     said = heard.answers if heard else {}
@@ -311,7 +287,7 @@ def undo_vote(registry: RunRegistry) -> Vote:
             raise BusyError("There is no vote to take back.")
         votes.append_record(path, Undo(vote=mine[-1].id, at=datetime.now(UTC)))
         if question.vote and question.vote.id == mine[-1].id:
-            comparison.open_question = replace(question, vote=None, again=True)
+            comparison.set_vote(None)
         return mine[-1]
 
 
@@ -338,13 +314,13 @@ def end_voting(registry: RunRegistry) -> None:
         return
     with comparison.vote_lock:
         skip_open_question(registry, comparison)
-        comparison.open_question = comparison.prefetched_question = None
+        comparison.close_questions()
     if comparison.state.phase is Phase.ANSWERING:
         with suppress(BusyError):  # a worker that is gone answers nothing any more
             comparison.send(CancelRequest())
 
 
-def skip_open_question(registry: RunRegistry, comparison: Comparison) -> None:
+def skip_open_question(registry: RunRegistry, comparison: CompareSession) -> None:
     """A question that is left without a vote although its answers had begun counts as skipped."""
     question = comparison.open_question
     if question and question.is_blind and comparison.state.answers_to(question.ask):

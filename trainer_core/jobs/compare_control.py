@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trainer_core.config.jobs import CompareJob, Lane
 from trainer_core.errors import BusyError
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.run_watcher import RunWatcher
 from trainer_core.jobs.spawn import WorkerSpawner
@@ -18,7 +18,7 @@ class CompareControl:
     def __init__(self, registry: RunRegistry, spawner: WorkerSpawner):
         self.registry, self.spawner = registry, spawner
 
-    def open_comparison(self, model: str, precision: str, lanes: Sequence[Lane], run: str = "") -> Comparison:
+    def open_comparison(self, model: str, precision: str, lanes: Sequence[Lane], run: str = "") -> CompareSession:
         """Load these lanes; an open comparison of the same lanes of the same run is kept, another one is closed first.
 
         Raises:
@@ -37,10 +37,10 @@ class CompareControl:
             run_dir = run_folder.create_run(self.registry.workspace.compare, job, "", **facts)
             watcher = RunWatcher(run_dir)
             watcher.process = self.spawner.spawn_worker(run_dir, model, stdin=subprocess.PIPE)
-            self.registry.comparison = Comparison(job, watcher, run)
+            self.registry.comparison = CompareSession(job, watcher, run)
             return self.registry.comparison
 
-    def compare_run(self, run_id: str, lanes: Sequence[Lane] = ()) -> Comparison:
+    def compare_run(self, run_id: str, lanes: Sequence[Lane] = ()) -> CompareSession:
         """Load the base, SFT and DPO of one run, or other lanes on the same base."""
         with self.spawner.start_lock():
             self.registry.refresh()

@@ -1,20 +1,22 @@
-"""Lanes that are loaded, seen from the app: their worker, their conversation, and the last request."""
+"""Lanes that are loaded, seen from the app: the one place that asks them and waits for what they say."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from trainer_core.config.jobs import CompareJob
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import BusyError
-from trainer_core.evaluation.votes import BlindQuestion, LanePair
+from trainer_core.evaluation.votes import BlindQuestion, LanePair, Vote
 from trainer_core.jobs.run_watcher import RunWatcher
 from trainer_core.runs import heartbeat
 from trainer_core.runs.compare_requests import CancelRequest, GenerateRequest, WorkRequest
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS = 15.0
 """How long a compare worker may take to give the device back before it is ended."""
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,16 @@ def lane_identity(adapters: str, system: str) -> str:
     return " + ".join(filter(None, (adapters, prompt)))
 
 
+def new_ask_id() -> str:
+    return uuid4().hex[:8]
+
+
 @dataclass
-class Comparison:
-    """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes."""
+class CompareSession:
+    """A compare worker and the lanes it holds. Its stdin is ours: when the app goes, it goes.
+
+    Anyone may read the fields; only the methods here set them.
+    """
 
     job: CompareJob
     watcher: RunWatcher
@@ -75,6 +85,7 @@ class Comparison:
     judge_run: RunningJudge | None = None
     """A judge at work on these lanes, or done."""
     send_lock: threading.Lock = field(default_factory=threading.Lock)
+    refresh_lock: threading.Lock = field(default_factory=threading.Lock)
     vote_lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -92,6 +103,47 @@ class Comparison:
         Lanes of one name are the same only where these are. Empty until they are loaded."""
         systems = {lane.name: lane.system for lane in self.job.lanes}
         return {proof.lane: lane_identity(proof.sha256, systems.get(proof.lane, "")) for proof in self.state.lanes}
+
+    def refresh(self) -> None:
+        """Bring the state up to date between two rounds of the app, so that text is shown as it grows."""
+        with self.refresh_lock:
+            self.watcher.refresh()
+
+    def states(self, seconds: float = math.inf, stopped: threading.Event | None = None) -> Iterator[RunState]:
+        """The state, read anew every 50 ms, until the lanes are gone, the time is over, or it was stopped."""
+        end, stopped = time.monotonic() + seconds, stopped or threading.Event()
+        while time.monotonic() < end and not stopped.wait(POLL_SECONDS):
+            self.refresh()
+            yield self.state
+            if not self.state.phase.is_active:
+                return
+
+    def answers(
+        self, request: GenerateRequest, seconds: float = math.inf, stopped: threading.Event | None = None
+    ) -> Iterator[PromptAnswers]:
+        """Ask, and yield what the lanes have said so far until they have said all, or `states` ends.
+
+        Raises:
+            BusyError: the worker is gone.
+        """
+        self.send(request)
+        for state in self.states(seconds, stopped):
+            if said := state.answers_to(request.id):
+                yield said
+            if request.id in state.said:
+                return
+
+    def final_answers(
+        self, request: GenerateRequest, seconds: float = math.inf, stopped: threading.Event | None = None
+    ) -> PromptAnswers | None:
+        """All that the lanes say to it, or why they do not; None where `states` ended before.
+
+        Raises:
+            BusyError: the worker is gone.
+        """
+        for _ in self.answers(request, seconds, stopped):
+            pass
+        return self.state.said.get(request.id)
 
     def send(self, request: WorkRequest | CancelRequest) -> None:
         """Hand a request over.
@@ -126,16 +178,44 @@ class Comparison:
         user = Message(role="user", content=prompt)
         own = {lane.name: (*first, *lane_messages(talk, lane.name), user) for lane in self.job.lanes} if talk else {}
         messages = next(iter(own.values()), (*first, user))
-        request = GenerateRequest(id=uuid4().hex[:8], messages=messages, own=own, sampling=sampling)
+        request = GenerateRequest(id=new_ask_id(), messages=messages, own=own, sampling=sampling)
         self.send(request)
-        self.last_prompt, self.ask_id, self.turns, self.sampling, self.system = (
-            prompt,
-            request.id,
-            talk,
-            sampling,
-            system,
-        )
+        self.last_prompt, self.ask_id, self.turns = prompt, request.id, talk
+        self.sampling, self.system = sampling, system
         return request.id
+
+    def pose_question(self, question: BlindQuestion) -> None:
+        """Send a question to its two lanes; from now on the page shows them without names."""
+        self.send_question(question)
+        self.open_question, self.contest = question, question.contest
+        self.last_prompt, self.ask_id, self.turns = "", "", ()
+
+    def prefetch_question(self, question: BlindQuestion) -> None:
+        """Have a question answered when the open one is."""
+        self.prefetched_question = question
+        self.send_question(question)
+
+    def send_question(self, question: BlindQuestion) -> None:
+        lanes = (question.contest.first, question.contest.second)
+        self.send(GenerateRequest(id=question.ask, messages=question.messages, lanes=lanes, sampling=question.sampling))
+
+    def open_prefetched(self) -> BlindQuestion:
+        """Show the question that was answered ahead."""
+        assert self.prefetched_question
+        self.open_question, self.prefetched_question = self.prefetched_question, None
+        return self.open_question
+
+    def set_vote(self, vote: Vote | None) -> None:
+        """The vote on the open question; None takes it back, so that it may be given again."""
+        assert self.open_question
+        self.open_question = replace(self.open_question, vote=vote, again=self.open_question.again or vote is None)
+
+    def close_questions(self) -> None:
+        """From now on the page shows the lanes under their names."""
+        self.open_question = self.prefetched_question = None
+
+    def add_judge(self, judge_run: RunningJudge) -> None:
+        self.judge_run = judge_run
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """End the worker and wait until it is gone."""
@@ -149,4 +229,4 @@ class Comparison:
             heartbeat.terminate(self.watcher.run_dir, kill=True)  # on Windows `process` is only what started it
             process.kill()
             process.wait()
-        self.watcher.refresh()
+        self.refresh()

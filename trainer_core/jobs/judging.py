@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from uuid import uuid4
 
 import httpx
 
@@ -24,20 +23,19 @@ from trainer_core.evaluation.judge import (
     save_verdict,
 )
 from trainer_core.evaluation.votes import Messages
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import ChatMessage as Message
 from trainer_core.runs.compare_requests import GenerateRequest
 from trainer_core.runs.run_state import PromptAnswers
 
-POLL_SECONDS = 0.05
 VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
 
 
 class JudgeRun:
     """Judges answers that a person voted on first, so that the two can be compared; then fresh ones to other prompts."""
 
-    def __init__(self, registry: RunRegistry, comparison: Comparison, order: JudgeTask):
+    def __init__(self, registry: RunRegistry, comparison: CompareSession, order: JudgeTask):
         self.registry, self.comparison, self.order = registry, comparison, order
         self.state = JudgeProgress(0, order.cases)
         self._stopped = threading.Event()
@@ -108,15 +106,10 @@ class JudgeRun:
         Raises:
             JudgeError: it was stopped, or the lanes are gone.
         """
-        ask = GenerateRequest(id=uuid4().hex[:8], messages=messages, lanes=tuple(lanes), sampling=sampling)
-        self.comparison.send(ask)
-        while not self._stopped.wait(POLL_SECONDS):
-            self.registry.refresh_comparison()
-            said = self.comparison.state.answers_to(ask.id)
-            if not self.comparison.state.phase.is_active:
-                raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")
-            if said and (said.problem or said.cancelled):
-                raise JudgeError(said.problem or "Judging was stopped. What was judged is kept.")
-            if said and said.ends:
-                return said
-        raise JudgeError("Judging was stopped. What was judged is kept.")
+        request = GenerateRequest(id=new_ask_id(), messages=messages, lanes=tuple(lanes), sampling=sampling)
+        said = self.comparison.final_answers(request, stopped=self._stopped)
+        if not self.comparison.state.phase.is_active:
+            raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")
+        if said is None or said.problem or said.cancelled:
+            raise JudgeError((said and said.problem) or "Judging was stopped. What was judged is kept.")
+        return said

@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import BusyError, ModelError
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession
 from trainer_core.jobs.run_watcher import RunWatcher
 from trainer_core.runs import checkpoints, run_folder, trash
 from trainer_core.runs.run_state import RunState
@@ -27,7 +27,7 @@ class RunRegistry:
     def __init__(self, workspace: Workspace):
         self.workspace = workspace
         self.watchers: dict[str, RunWatcher] = {}
-        self.comparison: Comparison | None = None
+        self.comparison: CompareSession | None = None
         self.last_error = ""
         self._lock = threading.Lock()
 
@@ -47,10 +47,8 @@ class RunRegistry:
         self.refresh_comparison()
 
     def refresh_comparison(self) -> None:
-        """Bring the lanes up to date between two rounds, so that their text is shown as it grows."""
-        with self._lock:
-            if self.comparison:
-                self.comparison.watcher.refresh()
+        if self.comparison:
+            self.comparison.refresh()
 
     def add_run(self, run_id: str, watcher: RunWatcher) -> None:
         """Know a run from now on, or know it anew, with the worker that was started for it."""

@@ -10,7 +10,7 @@ from trainer_core.evaluation import judge, votes
 from trainer_core.evaluation.judge import JudgeSummary
 from trainer_core.evaluation.votes import BlindQuestion, LanePair
 from trainer_core.jobs import blind_voting
-from trainer_core.jobs.comparison import Comparison
+from trainer_core.jobs.comparison import CompareSession
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_events import AdapterCheck, AnswerStats, ScoresReady
 from trainer_core.runs.events import Phase
@@ -64,7 +64,7 @@ def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
     }
 
 
-def worker_activity(current: Comparison) -> str:
+def worker_activity(current: CompareSession) -> str:
     """What the worker is at; while it loads, how much there is to load."""
     if current.state.phase not in (Phase.QUEUED, Phase.LOADING):
         return current.state.detail
@@ -72,7 +72,7 @@ def worker_activity(current: Comparison) -> str:
     return f"Loading the base and {count} adapter{'s' * (count != 1)}…"
 
 
-def all_lanes(current: Comparison) -> list[dict[str, Any]]:
+def all_lanes(current: CompareSession) -> list[dict[str, Any]]:
     """Every lane under its name, with the conversation so far and what can be turned."""
     return [
         {
@@ -91,7 +91,7 @@ def lane_strength(name: str, view: RunState) -> dict[str, float] | None:
     return {"strength": round(proof.strength, 3), "share": round(proof.share, 3)} if proof else None
 
 
-def blind_lanes(open_one: BlindQuestion, current: Comparison) -> list[dict[str, Any]]:
+def blind_lanes(open_one: BlindQuestion, current: CompareSession) -> list[dict[str, Any]]:
     """The two lanes of a vote as A and B. Who they are is said after the vote, and nothing that tells before it."""
     sides = [
         lane_payload(letter, name, current) for letter, name in (("A", open_one.left_lane), ("B", open_one.right_lane))
@@ -100,7 +100,7 @@ def blind_lanes(open_one: BlindQuestion, current: Comparison) -> list[dict[str, 
     return [{**one, **hidden, "dial": None, "system": "", "before": []} for one in sides]
 
 
-def lane_payload(shown: str, name: str, current: Comparison) -> dict[str, Any]:
+def lane_payload(shown: str, name: str, current: CompareSession) -> dict[str, Any]:
     """One lane: how its answer ended, and the proof that it is what its name says."""
     said = current.current_answers
     end = said.ends.get(name) if said else None
@@ -285,7 +285,7 @@ def scores_payload(registry: RunRegistry) -> dict[str, Any] | None:
     }
 
 
-def load_scores(current: Comparison, workspace: Workspace) -> ScoresReady | None:
+def load_scores(current: CompareSession, workspace: Workspace) -> ScoresReady | None:
     """The loaded lanes' scores from the run's folder; none where the run went to the trash while they are still here.
 
     A lane with a system prompt is left out: its name does not say which one it was scored with.

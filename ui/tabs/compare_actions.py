@@ -13,7 +13,7 @@ from trainer_core.evaluation import preference_data, prompts, votes
 from trainer_core.evaluation.judge import JudgeEndpoint, JudgeTask
 from trainer_core.evaluation.prompts import score_request
 from trainer_core.jobs import blind_voting
-from trainer_core.jobs.comparison import Comparison, lane_messages
+from trainer_core.jobs.comparison import CompareSession, lane_messages
 from trainer_core.jobs.judging import JudgeRun
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.compare_requests import AdjustLaneRequest, CancelRequest, HeatmapRequest
@@ -142,7 +142,7 @@ class CompareActions:
         order = JudgeTask(
             contest=between, source=wanted.source, lane=wanted.lane, endpoint=wanted.endpoint, cases=wanted.cases
         )
-        current.judge_run = JudgeRun(self.supervisor.registry, current, order).start()
+        current.add_judge(JudgeRun(self.supervisor.registry, current, order).start())
         return {}
 
     def stop_judge(self, asked: Any = None) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class CompareActions:
         current.send(score_request(held_out))
         return {}
 
-    def require_comparison(self) -> Comparison:
+    def require_comparison(self) -> CompareSession:
         """The lanes.
 
         Raises:

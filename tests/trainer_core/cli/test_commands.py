@@ -122,21 +122,19 @@ class Lanes:
         from trainer_core.runs.events import Phase
         from trainer_core.runs.run_state import PromptAnswers, RunState
 
-        said = PromptAnswers({}, {}, problem) if problem else PromptAnswers({"Base": "yes"}, {})
-        self.state = RunState("x", phase=Phase.READY, said={"1": said})
+        self.said = PromptAnswers({}, {}, problem) if problem else PromptAnswers({"Base": "yes"}, {})
+        self.state = RunState("x", phase=Phase.READY)
 
-    def ask(self, prompt: str, sampling: object) -> str:
-        return "1"
-
-    def refresh(self) -> None: ...
+    def final_answers(self, request: object, seconds: float) -> object:
+        return self.said
 
 
 def test_a_refused_prompt_ends_the_command_at_once() -> None:
     lanes = Lanes("The prompt has 4,512 tokens; this model reads at most 512. Shorten it.")
     with pytest.raises(TrainingError, match="word word .* … .*4,512 tokens; this model reads at most 512"):
-        demo.wait_for_answers(lanes, lanes, "word " * 900)  # type: ignore[arg-type]
+        demo.wait_for_answers(lanes, "word " * 900)  # type: ignore[arg-type]
     fine = Lanes("")
-    assert demo.wait_for_answers(fine, fine, "Yes?").answers == {"Base": "yes"}  # type: ignore[arg-type]
+    assert demo.wait_for_answers(fine, "Yes?").answers == {"Base": "yes"}  # type: ignore[arg-type]
 
 
 def test_recipes_as_windows_editors_save_them(tmp_path: Path) -> None:
