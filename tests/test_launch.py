@@ -607,10 +607,10 @@ def test_a_folder_for_temporary_files_that_cannot_be_had_is_said(tmp_path: Path)
 
 
 CARD_SET_UP = """
-from launcher import SetupError, device, venv
-card = device.Gpu("NVIDIA GeForce RTX 4090", (8, 9), uuid="GPU-4090")
-driver = device.Driver(version={version!r}, cuda={cuda}, gpus=(card,))
-try: venv.set_up("auto", None, lambda: driver)
+from launcher import SetupError, nvidia_driver, venv
+card = nvidia_driver.DriverGpu("NVIDIA GeForce RTX 4090", (8, 9), uuid="GPU-4090")
+driver = nvidia_driver.NvidiaDriver(version={version!r}, cuda={cuda}, gpus=(card,))
+try: venv.set_up_venv("auto", None, lambda: driver)
 except SetupError as error: print("refused:", error)
 """
 
