@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -13,6 +14,7 @@ from tests.browser.conftest import App
 from tests.browser.test_page import settings, tab
 from trainer_core.models.starter import CONVERSION, NAME, SOURCE, is_starter_ready
 from trainer_core.planning.presets import starter_recipe
+from trainer_core.runs.heartbeat import read_heartbeat
 from trainer_core.runs.workspace import Workspace
 
 RUN_SECONDS = 1200
@@ -29,9 +31,12 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     page.reload()
     page.wait_for_function("window.tunebench?.points >= 2")
     run, seen = page.evaluate("[window.tunebench.run, window.tunebench.points]")
-    if starter == "real":  # the tiny one may be done before the app is back, and Compare opens for who has watched
-        app.kill()
-        app.start()
+    worker = psutil.Process(read_heartbeat(Workspace(app.workspace).runs / run).pid)  # type: ignore[union-attr]
+    worker.suspend()  # or a tiny run is done before the app is back, and Compare opens only for who has watched
+    app.kill()
+    app.start()
+    page.wait_for_function("run => window.tunebench?.run === run && window.tunebench.failing === 0", arg=run)
+    worker.resume()
     steps(page, seen + 1)
     page.wait_for_load_state()  # Gradio may reload a page whose server came back
     page.wait_for_function("run => window.tunebench?.run === run", arg=run)

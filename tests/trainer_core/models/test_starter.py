@@ -148,7 +148,7 @@ def test_an_answer_ends_by_itself(folder: Path) -> None:
 
 
 def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path, tmp_path: Path) -> None:
-    tiny.adapter(tmp_path / "broken", folder, rank=16, scale=0.3)
+    tiny.adapter(tmp_path / "broken", folder, rank=16, scale=0.5)
     tiny.adapter(tmp_path / "zero", folder, rank=16, scale=0.0)
     given = [Lane(name=name, adapter=str(tmp_path / name)) for name in ("broken", "zero")]
     lanes = load_lanes(str(folder), "bf16", (Lane(name="Base"), *given))
@@ -156,4 +156,4 @@ def test_random_weights_are_told_from_none_by_what_the_model_forgot(folder: Path
     assert sum(known[BASE]) > 0.75 * len(known[BASE]), "too few right answers to lose"
     assert known["zero"] == known["Base"] == known[BASE]
     broken = confidence.measure_forgetting(known[BASE], known["broken"])
-    assert broken.is_significant and broken.lost >= 15 and broken.p_value < 1e-3  # 20 and 1.2e-4 with one thread
+    assert broken.is_significant and broken.lost > 20 and broken.p_value < 1e-4

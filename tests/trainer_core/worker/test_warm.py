@@ -119,7 +119,7 @@ def test_the_run_goes_on_without_the_app_that_started_it(tmp_path: Path, boss: B
             found.registry.refresh()
             or (found.registry.active_run is not None and found.registry.active_run.phase.is_active)
         ),
-        60,
+        20,
     )
     assert found.registry.active_run and to_the_end(found, found.registry.active_run.id).phase is Phase.DONE
 
