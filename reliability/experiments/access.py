@@ -12,24 +12,13 @@ from pathlib import Path
 from reliability.experiments.path_traversal import ENDLESS, login_cookie, page_routes
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.browser.conftest import App
+from tests.support.web_attacks import HOSTS, ORIGINS, TYPES
 
 QUESTION = (
     "8 origins × 6 hosts × 5 content types on every route and method of the app, each with the key in its cookie: is all refused "
     "but what our own page sends to our own address? The control is our own page: only origin and host differ, and it "
     "must get in, or a door that refuses everything would pass."
 )
-ORIGINS = (
-    None,
-    "own",
-    "http://evil.example",
-    "null",
-    "https://127.0.0.1",
-    "http://127.0.0.1",
-    "http://localhost:1",
-    "file://",
-)
-HOSTS = ("own", "localhost", "evil.example", "127.0.0.1", "127.0.0.1.evil.example:{port}", "[::1]:1")
-TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")
 
 
 def run(quick: bool) -> Iterator[Proof]:

@@ -22,6 +22,7 @@ import gradio as gr
 import app as application
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.browser.conftest import App
+from tests.support.web_attacks import PREFIXES
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.models import starter
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
@@ -65,15 +66,6 @@ WAYS: tuple[Callable[[str], str], ...] = (
 )
 ENDLESS = "/gradio_api/heartbeat/"
 """Says ALIVE every 15 s, whatever stands behind it, and never ends."""
-PREFIXES = (
-    "/gradio_api/file=",
-    "/file=",
-    "/gradio_api/file/",
-    "/assets/",
-    "/static/",
-    "/theme.css/",
-    "/gradio_api/stream/",
-)
 
 
 @dataclass(frozen=True)

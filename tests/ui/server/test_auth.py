@@ -28,6 +28,7 @@ from reliability.experiments.path_traversal import (
     send_attack,
 )
 from tests.browser.conftest import App
+from tests.support.web_attacks import HOSTS, ORIGINS, PREFIXES, TYPES
 from trainer_core.config.recipe import STARTER
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
@@ -36,18 +37,6 @@ from ui.server import address, auth
 
 pytestmark = pytest.mark.real
 
-ORIGINS = (
-    None,
-    "own",
-    "http://evil.example",
-    "null",
-    "https://127.0.0.1",
-    "http://127.0.0.1",
-    "http://localhost:1",
-    "file://",
-)
-HOSTS = ("own", "localhost", "evil.example", "127.0.0.1", "127.0.0.1.evil.example:{port}", "[::1]:1")
-TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")
 SITES = ("cross-site", "same-site")
 
 
@@ -361,15 +350,6 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
         app.close()
 
 
-PREFIXES = (
-    "/gradio_api/file=",
-    "/file=",
-    "/gradio_api/file/",
-    "/assets/",
-    "/static/",
-    "/theme.css/",
-    "/gradio_api/stream/",
-)
 WAYS: tuple[Callable[[str], str], ...] = (
     lambda path: path,
     lambda path: path.replace("/", "%2f"),
