@@ -33,7 +33,7 @@ from ui.components import html, sidebar, theme
 from ui.server import auth, live_updates
 from ui.server.address import OPENER, hold_port, is_own_name, own_name
 from ui.tabs import compare, data, start, train
-from ui.tabs import runs as runs_module
+from ui.tabs.runs import build_runs_tab
 
 FIRST_PORT = 7860
 PORTS = 100
@@ -62,7 +62,7 @@ def build_page(supervisor: Supervisor) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compare.build_compare_tab(supervisor, bus, tabs)
             with gr.Tab("Runs", id="runs"):
-                runs_module.build_runs_tab(supervisor, bus)
+                build_runs_tab(supervisor, bus)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
     page._queue.progress_update_sleep_when_free = PROGRESS_SLEEP_SECONDS

@@ -35,10 +35,9 @@ from trainer_core.methods.base import DatasetStats, LengthQuantiles
 from trainer_core.models import architecture
 from trainer_core.planning.fitting import MemoryBudget, fit_settings
 from trainer_core.runs import heartbeat
-from trainer_core.runs import workspace as workspace_module
 from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
-from trainer_core.runs.workspace import Workspace
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.hardware import GIB, reserve_bytes
 
 QUESTION = (
@@ -215,7 +214,7 @@ def follow_capped_run(place: Workspace, asked: Recipe, gib: str, stand: SuiteCon
     """A run under the app to its end, on a card of this size. None: it was cut by the end of the budget."""
     card = Supervisor(place, WORKER_COMMAND, device=stand.device).device.gpu
     share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
-    home = workspace_module.ensure_dir(stand.place / f"home-{gib}")
+    home = ensure_dir(stand.place / f"home-{gib}")
     command: Sequence[str] = (
         sys.executable,
         "-m",

@@ -21,7 +21,7 @@ from bench.suites.compare import CompareTiming
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision, Sampling
 from trainer_core.data import Message, tokenize
-from trainer_core.evaluation import prompts as prompts_module
+from trainer_core.evaluation.prompts import read_bundled_prompts
 from trainer_core.inference.generate import GenerationRow, generate_rows
 from trainer_core.inference.load import load_lanes, weight_options
 
@@ -32,7 +32,7 @@ PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
 def main() -> None:
     who, prompts, new, base, *adapters = sys.argv[1:]
     torch.set_num_threads(1)
-    asked = (prompts_module.read_bundled_prompts() * 2)[: int(prompts)]
+    asked = (read_bundled_prompts() * 2)[: int(prompts)]
     print(answer_by_way(who, base, adapters, asked, int(new)).model_dump_json())
 
 

@@ -17,10 +17,9 @@ from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.models import starter
 from trainer_core.planning import presets
 from trainer_core.runs import heartbeat
-from trainer_core.runs import workspace as workspace_module
 from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
-from trainer_core.runs.workspace import Workspace
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.hardware import GIB
 
 QUESTION = (
@@ -74,7 +73,7 @@ def starter_workspace() -> Iterator[Workspace]:
 
 def probe_recipe(place: Workspace, stage: Stage, batch: int, length: int) -> Recipe:
     """A few steps of one stage over rows that are all cut at the same length."""
-    file = workspace_module.ensure_dir(place.root) / "rows.jsonl"
+    file = ensure_dir(place.root) / "rows.jsonl"
     long = {"chosen": "one two three " * length, "rejected": "four five six " * length}
     file.write_text("\n".join(json.dumps({"prompt": f"Count to {at}.", **long}) for at in range(40)), encoding="utf-8")
     steps = {"max_steps": STEPS, "batch_size": batch, "accumulation": 2, "max_length": length, "evaluations": 0}

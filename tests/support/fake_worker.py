@@ -30,7 +30,7 @@ from pathlib import Path
 from trainer_core.config.jobs import CompareJob, Job, Lane, TrainJob
 from trainer_core.errors import ModelError, TrainingError
 from trainer_core.methods.steps import is_spaced_step
-from trainer_core.runs import checkpoints, compare_requests, run_folder
+from trainer_core.runs import checkpoints, compare_requests
 from trainer_core.runs.compare_events import (
     AdapterCheck,
     AnswersFinished,
@@ -67,6 +67,7 @@ from trainer_core.runs.events import (
     TrainStep,
 )
 from trainer_core.runs.run_state import read_run_state
+from trainer_core.system.durable import write_atomically
 from trainer_core.worker import runner
 
 HOSTILE = (
@@ -263,7 +264,7 @@ class Script:
                 return
         found = ScoresReady(tuple(lane_score(lane.name, at) for at, lane in enumerate(job.lanes)))
         if request.into:
-            run_folder.write_atomically(Path(request.into), json.dumps(asdict(found)))
+            write_atomically(Path(request.into), json.dumps(asdict(found)))
         emit(found)
 
     def answer(

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 
 from trainer_core.config.recipe import Columns
 from trainer_core.errors import DiskError
-from trainer_core.runs import run_folder
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
+from trainer_core.system.durable import write_atomically
 
 MAPPINGS_ADAPTER = TypeAdapter(dict[str, Columns])
 """The names of a file's columns, sorted and on a line each -> how they were mapped last."""
@@ -69,7 +69,7 @@ def save_mapping(workspace: Workspace, names: Iterable[str], columns: Columns) -
         known = MAPPINGS_ADAPTER.validate_json(file.read_bytes()) if file.exists() else {}
         known = {**known, columns_key(names): columns}
         used = {names: one for names, one in known.items() if one.column_by_part}
-        run_folder.write_atomically(file, MAPPINGS_ADAPTER.dump_json(used, indent=1, exclude_none=True).decode())
+        write_atomically(file, MAPPINGS_ADAPTER.dump_json(used, indent=1, exclude_none=True).decode())
 
 
 def mappings_path(workspace: Workspace) -> Path:

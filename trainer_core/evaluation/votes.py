@@ -20,10 +20,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import DataError
-from trainer_core.runs import workspace as workspace_module
 from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.runs.event_log import cut_partial_line
-from trainer_core.runs.workspace import Workspace
+from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.schema import StrictModel
 from trainer_core.system import durable
 
@@ -143,7 +142,7 @@ def is_first_lane_left(seed: int, index: int) -> bool:
 
 
 def votes_path(workspace: Workspace) -> Path:
-    return workspace_module.ensure_dir(workspace.root / "votes") / "votes.jsonl"
+    return ensure_dir(workspace.root / "votes") / "votes.jsonl"
 
 
 def append_record(path: Path, line: StrictModel) -> None:

@@ -22,7 +22,7 @@ from trainer_core.inference.scoring import compute_scores
 from trainer_core.inference.streaming import stream_answers
 from trainer_core.inference.token_heatmap import build_heatmap
 from trainer_core.models import hub, resolve
-from trainer_core.runs import compare_requests, run_folder
+from trainer_core.runs import compare_requests
 from trainer_core.runs.compare_events import (
     AdapterCheck,
     AnswersFinished,
@@ -34,6 +34,7 @@ from trainer_core.runs.compare_events import (
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.workspace import Workspace
+from trainer_core.system.durable import write_atomically
 
 __all__ = ["serve"]
 
@@ -119,7 +120,7 @@ def score_lanes(
         with handle_out_of_memory():
             found = compute_scores(lanes, request, ScoringTracker(emit, inbox.cancelled))
         if request.into:
-            run_folder.write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
+            write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
         emit(found)
     except UserError as error:
         emit(ScoringFailed(str(error)))

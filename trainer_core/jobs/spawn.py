@@ -24,8 +24,8 @@ from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.warm_worker import WarmWorker
 from trainer_core.models import starter
 from trainer_core.runs import checkpoints
-from trainer_core.runs import workspace as workspace_module
 from trainer_core.runs.events import Phase
+from trainer_core.runs.workspace import ensure_dir
 from trainer_core.system import durable, hardware, kernel_cache, project, untrusted_files
 
 WORKER_COMMAND = (sys.executable, "-m", "trainer_core.worker")
@@ -74,7 +74,7 @@ class WorkerSpawner:
 
     @property
     def start_lock_file(self) -> Path:
-        return workspace_module.ensure_dir(self.root) / "start.lock"
+        return ensure_dir(self.root) / "start.lock"
 
     @contextlib.contextmanager
     def start_lock(self) -> Iterator[None]:
@@ -147,7 +147,7 @@ class WorkerSpawner:
                 self.stop_warm_worker()
             if wanted and not self.waiting:
                 self.waiting = warm_worker.start_warm_worker(
-                    workspace_module.ensure_dir(self.root) / "waiting.log", wanted, **DETACHED_OPTIONS
+                    ensure_dir(self.root) / "waiting.log", wanted, **DETACHED_OPTIONS
                 )
         finally:
             self._starting.release()

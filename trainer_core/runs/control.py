@@ -9,7 +9,7 @@ from typing import Literal
 
 from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
-from trainer_core.system.durable import write_atomically as write_atomically
+from trainer_core.system.durable import write_atomically
 
 ControlAction = Literal["stop", "pause", "end"]
 

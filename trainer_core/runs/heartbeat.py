@@ -16,7 +16,7 @@ from trainer_core.runs.control import StopRequests, read_request
 from trainer_core.runs.run_folder import parent_processes
 from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
-from trainer_core.system.durable import write_atomically as write_atomically
+from trainer_core.system.durable import write_atomically
 
 BEAT_SECONDS = 2.0
 WARM_WORKER_MODULE = "trainer_core.worker.warm"

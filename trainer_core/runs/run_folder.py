@@ -29,7 +29,7 @@ from trainer_core.errors import ConfigError
 from trainer_core.runs.workspace import ensure_dir
 from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
-from trainer_core.system.durable import write_atomically as write_atomically
+from trainer_core.system.durable import write_atomically
 
 MAX_NAMED_KEYS = 5
 """Settings of another version that are named one by one."""

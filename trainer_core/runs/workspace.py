@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 
 from trainer_core.errors import DiskError
-from trainer_core.system.durable import write_atomically as write_atomically
 from trainer_core.system.project import PROJECT
 
 

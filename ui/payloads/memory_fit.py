@@ -16,8 +16,7 @@ from trainer_core.planning import measurements
 from trainer_core.planning.forecast import Forecast, TargetMachine, format_value, make_forecast
 from trainer_core.planning.memory_model import estimate_memory, fit_verdict, peak_estimate, setups_for_machine
 from trainer_core.planning.presets import Catalogue, architecture_for_model
-from trainer_core.runs import workspace as workspace_module
-from trainer_core.runs.workspace import Workspace
+from trainer_core.runs.workspace import Workspace, disk_free
 from ui.payloads import run
 
 FIT_MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
@@ -52,9 +51,7 @@ def target_machine(supervisor: Supervisor) -> TargetMachine:
     except DeviceError:  # shown in the rail, and said again by a start
         card = False
     own = tuple(run.own_pids(supervisor.registry))
-    return TargetMachine.current_machine(
-        supervisor.device.machine, own, workspace_module.disk_free(supervisor.workspace), use_card=card
-    )
+    return TargetMachine.current_machine(supervisor.device.machine, own, disk_free(supervisor.workspace), use_card=card)
 
 
 def model_architecture(workspace: Workspace, catalogue: Catalogue, wanted: Recipe) -> Architecture | None:

@@ -15,10 +15,9 @@ from typing import Any
 from trainer_core.config.recipe import Recipe
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import run_folder
-from trainer_core.runs import trash as trash_module
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState
-from trainer_core.runs.trash import dependents, folder_size
+from trainer_core.runs.trash import dependents, folder_size, trash_folder
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project, untrusted_files
 from ui.format import STAGE_LABELS, join_names, model_name
@@ -150,7 +149,7 @@ def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
 
 def trash_payload(workspace: Workspace) -> dict[str, Any]:
     """What lies in the trash."""
-    thrown = run_folder.list_runs(trash_module.trash_folder(workspace))
+    thrown = run_folder.list_runs(trash_folder(workspace))
     return {
         "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in thrown],
         "size": describe_trash_size(tuple(thrown)),

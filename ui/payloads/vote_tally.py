@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainer_core.evaluation import tally as tally_module
 from trainer_core.evaluation import votes
 from trainer_core.evaluation.statistics import Interval
-from trainer_core.evaluation.tally import VoteTally
+from trainer_core.evaluation.tally import VoteTally, lane_strengths, tally_votes
 from trainer_core.evaluation.votes import LanePair, Vote
 
 MIN_PAIRS = 30
@@ -25,8 +24,8 @@ def count_votes(
     """A contest in words; the bootstrap over all lanes is too much for every second."""
     every = read_votes(path, size, changed)
     given = votes.votes_on_current_lanes(every, contest.run, dict(made))
-    found = tally_module.tally_votes(given, contest)
-    earlier = tally_module.tally_votes(every, contest).total_votes - found.total_votes
+    found = tally_votes(given, contest)
+    earlier = tally_votes(every, contest).total_votes - found.total_votes
     return {
         "run": contest.run,
         "first": contest.first,
@@ -144,5 +143,5 @@ def describe_length_effect(found: VoteTally) -> str:
 
 def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
     """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
-    found = sorted(tally_module.lane_strengths(given, run).items(), key=lambda one: -one[1].value)
+    found = sorted(lane_strengths(given, run).items(), key=lambda one: -one[1].value)
     return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]

@@ -26,7 +26,6 @@ from trainer_core.schema import StrictModel, parse_values
 from trainer_core.system import project, untrusted_files
 from trainer_core.system.hardware_history import HardwareReading
 from ui.payloads import comparison, findings, run_list, samples
-from ui.payloads import run as run_module
 from ui.payloads.curves import (
     CURVES,
     DETAIL_SERIES,
@@ -39,7 +38,15 @@ from ui.payloads.curves import (
     thin_curve,
     thin_points,
 )
-from ui.payloads.run import button_state, device_payload, facts_payload, memory_meter, progress_payload, recent_runs
+from ui.payloads.run import (
+    button_state,
+    device_payload,
+    facts_payload,
+    memory_meter,
+    progress_payload,
+    recent_runs,
+    run_payload,
+)
 
 LIVE_JS = (project.PROJECT / "assets" / "web" / "live.js").read_text(encoding="utf-8")
 MAX_ROW_POINTS = 20
@@ -243,9 +250,9 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, mad
         "meter": lambda: memory_meter(supervisor),
         "recent": lambda: recent_runs(supervisor.registry),
         "gates": lambda: button_state(supervisor),
-        "run": lambda: run_module.run_payload(supervisor.registry, view),
+        "run": lambda: run_payload(supervisor.registry, view),
         "pace": lambda: progress_payload(view),
-        "active": lambda: run_module.run_payload(supervisor.registry, at_work),
+        "active": lambda: run_payload(supervisor.registry, at_work),
         "active_pace": lambda: progress_payload(at_work),
         "held": lambda: held_out_curves(view),
         "doctor": lambda: findings.findings_payload(supervisor.registry, view),

@@ -13,8 +13,7 @@ from trainer_core.config.recipe import Sampling
 from trainer_core.errors import ConfigError
 from trainer_core.evaluation.prompts import BUNDLED, HELD_OUT, PROMPT_SET_NAMES, load_prompts, read_bundled_prompts
 from trainer_core.jobs import blind_voting
-from trainer_core.jobs import lane_choices as lane_choices_module
-from trainer_core.jobs.lane_choices import MAX_LANES, PROMPTED, step_lane_name
+from trainer_core.jobs.lane_choices import MAX_LANES, PROMPTED, lanes_by_name, select_lanes, step_lane_name
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Stage
@@ -22,7 +21,7 @@ from trainer_core.schema import StrictModel, parse_values
 from ui.components.form import QUIET_OPTIONS, Form, bind_handler
 from ui.components.html_compare import COMPARE_MORE, LANES
 from ui.components.sidebar import static_html
-from ui.payloads import comparison as comparison_module
+from ui.payloads.comparison import comparison_payload
 from ui.payloads.run import is_comparable, run_option
 from ui.server import path_policy
 from ui.tabs.compare_actions import CompareActions
@@ -134,9 +133,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         run_id = event.run
         then = parse_values(OpenRunRequest, event._data, "Compare")
         own = [*own_lane_names(supervisor.registry, run_id), *then.lane_names]
-        comparison = supervisor.compare.compare_run(
-            run_id, lane_choices_module.select_lanes(supervisor.registry, run_id, own)
-        )
+        comparison = supervisor.compare.compare_run(run_id, select_lanes(supervisor.registry, run_id, own))
         if not comparison.last_prompt and not comparison.open_question:
             comparison.ask(read_bundled_prompts()[0], settings)
         shown = gr.update(choices=run_choices(supervisor.registry), value=run_id)
@@ -166,7 +163,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
     def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
         """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
         loaded before this one was opened; `before` is the comparison that this page knows."""
-        told, choices = comparison_module.comparison_payload(supervisor.registry), run_choices(supervisor.registry)
+        told, choices = comparison_payload(supervisor.registry), run_choices(supervisor.registry)
         answering_now = bool(told and told["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
@@ -223,7 +220,7 @@ def begin_vote(supervisor: Supervisor, wanted: CompareForm) -> None:
 def chosen_lanes(registry: RunRegistry, wanted: CompareForm) -> tuple[Lane, ...]:
     if not wanted.run:
         raise ConfigError("No run is chosen. Train one on Start, or pick one above.")
-    return lane_choices_module.select_lanes(registry, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
+    return select_lanes(registry, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
 
 
 def step_prompt(registry: RunRegistry, wanted: CompareForm, by: int) -> str:
@@ -260,7 +257,7 @@ def last_name(names: Sequence[str]) -> str | None:
 
 
 def lane_names(registry: RunRegistry, run_id: str) -> list[str]:
-    return list(lane_choices_module.lanes_by_name(registry, run_id)) if run_id else []
+    return list(lanes_by_name(registry, run_id)) if run_id else []
 
 
 def own_lane_names(registry: RunRegistry, run_id: str) -> list[str]:

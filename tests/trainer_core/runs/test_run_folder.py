@@ -16,6 +16,7 @@ from trainer_core.errors import ConfigError, DiskError
 from trainer_core.runs import control, heartbeat, run_folder
 from trainer_core.runs.heartbeat import Heartbeat
 from trainer_core.runs.workspace import Workspace, disk_free
+from trainer_core.system.durable import write_atomically
 
 JOB = TrainJob(recipe=Recipe(name="Ünï tëst"))
 
@@ -40,11 +41,11 @@ def test_an_unreadable_run_says_so(tmp_path: Path, text: str | None, words: str)
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "state.json"
-    run_folder.write_atomically(target, "old")
+    write_atomically(target, "old")
     blocked = tmp_path / "is-a-folder"
     (blocked / "x").mkdir(parents=True)
     with pytest.raises(DiskError, match="is-a-folder"):
-        run_folder.write_atomically(blocked, "new")
+        write_atomically(blocked, "new")
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["is-a-folder", "state.json"]
 

@@ -42,9 +42,8 @@ from trainer_core.runs.workspace import Workspace
 from trainer_core.system.duration import format_duration
 from trainer_core.system.hardware_history import HardwareHistory, HardwareReading
 from ui.payloads import findings, run_list
-from ui.payloads import run as run_module
 from ui.payloads.curves import thin_points
-from ui.payloads.run import progress_payload, run_option, stage_states, status_detail
+from ui.payloads.run import progress_payload, run_option, run_payload, stage_states, status_detail
 from ui.payloads.run_settings import SettingRow, group_settings, nearest_preset
 from ui.server import live_updates
 from ui.server.live_updates import Cursor, page_news
@@ -182,7 +181,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
         AdapterSaved("dpo", "adapter-dpo", 5, 2),
     )
     view = supervisor.registry.run_state(run)
-    said = {**(run_module.run_payload(supervisor.registry, view) or {}), **(progress_payload(view) or {})}
+    said = {**(run_payload(supervisor.registry, view) or {}), **(progress_payload(view) or {})}
     assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
     row = run_list.RunRows(supervisor.registry)()[0][0]
