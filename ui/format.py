@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.schema import field_label
 
-STAGE_LABELS = {"sft": "SFT", "dpo": "DPO"}
+STAGE_LABELS = {key: method.title for key, method in METHODS.items()}
 
 
 def spaced_words(value: Any) -> str:

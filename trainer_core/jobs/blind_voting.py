@@ -18,12 +18,10 @@ from trainer_core.evaluation.prompts import Prompt
 from trainer_core.evaluation.votes import BlindQuestion, LanePair, Messages, Undo, Vote, VoteChoice, WrittenAnswer
 from trainer_core.jobs import lane_choices
 from trainer_core.jobs.compare_control import CompareControl
-from trainer_core.jobs.comparison import CompareSession, new_ask_id
+from trainer_core.jobs.comparison import WORKER_GONE, CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import CancelRequest
 from trainer_core.runs.events import Phase
-
-WORKER_GONE = "The compare worker has ended. Load the lanes again."
 
 
 def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePair:

@@ -10,25 +10,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from trainer_core.config.jobs import CompareJob
 from trainer_core.config.recipe import Sampling
 from trainer_core.errors import BusyError
+from trainer_core.evaluation.judge import RunningJudge
 from trainer_core.evaluation.votes import BlindQuestion, LanePair, Vote
 from trainer_core.jobs.run_watcher import RunWatcher
 from trainer_core.runs import heartbeat
-from trainer_core.runs.compare_requests import CancelRequest, GenerateRequest, WorkRequest
-from trainer_core.runs.compare_requests import ChatMessage as Message
+from trainer_core.runs.compare_requests import CancelRequest, ChatMessage, GenerateRequest, WorkRequest
 from trainer_core.runs.run_state import PromptAnswers, RunState
-
-if TYPE_CHECKING:
-    from trainer_core.evaluation.judge import RunningJudge
 
 CLOSE_SECONDS = 15.0
 """How long a compare worker may take to give the device back before it is ended."""
 POLL_SECONDS = 0.05
+WORKER_GONE = "The compare worker has ended. Load the lanes again."
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,11 @@ class Turn:
     answers: Mapping[str, str]
 
 
-def lane_messages(talk: Sequence[Turn], lane: str) -> Iterator[Message]:
+def lane_messages(talk: Sequence[Turn], lane: str) -> Iterator[ChatMessage]:
     """The conversation as this lane has led it."""
     for turn in talk:
-        yield Message(role="user", content=turn.prompt)
-        yield Message(role="assistant", content=turn.answers.get(lane, ""))
+        yield ChatMessage(role="user", content=turn.prompt)
+        yield ChatMessage(role="assistant", content=turn.answers.get(lane, ""))
 
 
 def lane_identity(adapters: str, system: str) -> str:
@@ -158,7 +155,7 @@ class CompareSession:
                 process.stdin.write(request.model_dump_json().encode() + b"\n")
                 process.stdin.flush()
         except (OSError, ValueError) as error:  # a pipe that was closed on this side is a ValueError
-            raise BusyError("The compare worker has ended. Load the lanes again.") from error
+            raise BusyError(WORKER_GONE) from error
 
     def ask(self, prompt: str, sampling: Sampling, follow: bool = False, system: str = "") -> str:
         """Answer one prompt in all lanes; returns the id under which the events speak of it.
@@ -174,8 +171,8 @@ class CompareSession:
             else None
         )
         talk = (*self.turns, turn) if turn else ()
-        first = (Message(role="system", content=system.strip()),) if system.strip() else ()
-        user = Message(role="user", content=prompt)
+        first = (ChatMessage(role="system", content=system.strip()),) if system.strip() else ()
+        user = ChatMessage(role="user", content=prompt)
         own = {lane.name: (*first, *lane_messages(talk, lane.name), user) for lane in self.job.lanes} if talk else {}
         messages = next(iter(own.values()), (*first, user))
         request = GenerateRequest(id=new_ask_id(), messages=messages, own=own, sampling=sampling)

@@ -25,8 +25,7 @@ from trainer_core.evaluation.judge import (
 from trainer_core.evaluation.votes import Messages
 from trainer_core.jobs.comparison import CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
-from trainer_core.runs.compare_requests import ChatMessage as Message
-from trainer_core.runs.compare_requests import GenerateRequest
+from trainer_core.runs.compare_requests import ChatMessage, GenerateRequest
 from trainer_core.runs.run_state import PromptAnswers
 
 VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
@@ -96,7 +95,7 @@ class JudgeRun:
         lanes = (self.order.contest.first, self.order.contest.second)
         return dict(self.await_answers(messages, lanes, self.comparison.sampling).answers)
 
-    def ask_lane(self, messages: tuple[Message, ...]) -> str:
+    def ask_lane(self, messages: tuple[ChatMessage, ...]) -> str:
         """A lane's own verdict."""
         return self.await_answers(messages, (self.order.lane,), VERDICT_SAMPLING).answers[self.order.lane]
 

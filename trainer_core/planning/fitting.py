@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import METHODS, STAGE_SETTINGS, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import Advice, DatasetStats, Training
+from trainer_core.methods.base import EFFECTIVE_BATCH, Advice, DatasetStats, Training
 from trainer_core.models.architecture import Architecture
 from trainer_core.planning.measurements import MeasuredMemory
 from trainer_core.planning.memory_model import (
@@ -31,7 +31,6 @@ from trainer_core.planning.memory_model import (
     with_batch,
 )
 from trainer_core.planning.recommendations import (
-    EFFECTIVE_BATCH,
     FitLimits,
     advice_reasons,
     advice_values,

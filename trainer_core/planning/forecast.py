@@ -15,7 +15,7 @@ from trainer_core.config import changes
 from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import DatasetStats, LengthQuantiles
+from trainer_core.methods.base import EFFECTIVE_BATCH, DatasetStats, LengthQuantiles
 from trainer_core.methods.steps import count_steps
 from trainer_core.models.architecture import Architecture
 from trainer_core.planning.fitting import FittedSettings, MemoryBudget, fit_settings, with_skip_layers
@@ -34,7 +34,6 @@ from trainer_core.planning.memory_model import (
     peak_estimate,
     resolve_base_format,
 )
-from trainer_core.planning.recommendations import EFFECTIVE_BATCH
 from trainer_core.system.hardware import GIB, Machine, format_gb, reserve_bytes
 
 FREE_ROUNDING_BYTES = 64 * 2**20

@@ -16,8 +16,7 @@ from trainer_core.jobs import blind_voting
 from trainer_core.jobs.comparison import CompareSession, lane_messages
 from trainer_core.jobs.judging import JudgeRun
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.compare_requests import AdjustLaneRequest, CancelRequest, HeatmapRequest
-from trainer_core.runs.compare_requests import ChatMessage as Message
+from trainer_core.runs.compare_requests import AdjustLaneRequest, CancelRequest, ChatMessage, HeatmapRequest
 from trainer_core.schema import StrictModel, parse_values
 from ui.payloads.comparison import CompareChoice, chosen_pair
 from ui.payloads.vote_tally import current_votes
@@ -188,11 +187,11 @@ class CompareActions:
         end, text = said.ends[wanted.answer], said.answers[wanted.answer]
         if not text:
             raise ConfigError(f"{wanted.answer} said nothing, so there is nothing to look at.")
-        said_first = (Message(role="system", content=current.system),) if current.system else ()
+        said_first = (ChatMessage(role="system", content=current.system),) if current.system else ()
         before = (
             *said_first,
             *lane_messages(current.turns, wanted.answer),
-            Message(role="user", content=current.last_prompt),
+            ChatMessage(role="user", content=current.last_prompt),
         )
         ask = uuid4().hex[:8]
         current.send(HeatmapRequest(id=ask, messages=before, answer=text, ended=end.ended_itself, lanes=wanted.lanes))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.readings import card, replay
 from trainer_core.config.recipe import Lora, MethodChain, Recipe
 from trainer_core.errors import DeviceError
-from trainer_core.methods.base import DatasetStats, LengthQuantiles
+from trainer_core.methods.base import EFFECTIVE_BATCH, DatasetStats, LengthQuantiles
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.models.architecture import Architecture
@@ -31,7 +31,7 @@ from trainer_core.planning.memory_model import (
     with_batch,
 )
 from trainer_core.planning.presets import load_catalogue
-from trainer_core.planning.recommendations import EFFECTIVE_BATCH, FitLimits, recommend_length
+from trainer_core.planning.recommendations import FitLimits, recommend_length
 from trainer_core.system.hardware import GIB, detect_machine, format_gb, reserve_bytes
 
 SHAPES = {known.title: known.architecture for known in load_catalogue().models}
