@@ -211,6 +211,15 @@ def test_a_model_judges_beside_the_votes(app: App, visit: Visit) -> None:
     expect(page.locator("#judge-url")).to_have_value(judge.endpoint.url)
 
 
+def test_a_page_just_opened_asks_the_run_that_is_loaded(app: App, visit: Visit) -> None:
+    """Pressed as early as a person can: what the app drew when it started knew no run."""
+    page = visit(app)
+    for _ in range(3):
+        page.reload()
+        page.wait_for_function("window.tunebench?.is('gates')")
+        generate(page)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit, scheme: str) -> None:
     page = visit(app)

@@ -17,7 +17,7 @@ from trainer_core.jobs.spawn import WorkerSpawner
 from trainer_core.methods.steps import count_steps
 from trainer_core.models import resolve, starter
 from trainer_core.runs import checkpoints, control, effective_recipe, run_folder
-from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.event_log import append_events
 from trainer_core.runs.events import Event, Phase, RunEnded, SettingChanged, Stage
 from trainer_core.runs.run_state import RunState
 
@@ -83,8 +83,8 @@ class RunControl:
             self.require_gpu(state)
             self.compare.close_comparison()
             run_dir, recipe = self.registry.run_dir(run_id), self.registry.run_recipe(run_id)
-            for event in starter_changes(state, recipe, self.registry.run_file(run_id)):
-                EventLog(run_dir / "events.jsonl")(event)
+            if changes := starter_changes(state, recipe, self.registry.run_file(run_id)):
+                append_events(run_dir / "events.jsonl", changes)
             control.clear_request(run_dir)
             watcher = RunWatcher.for_resume(run_dir)
             watcher.process = self.spawner.start_worker(run_dir, recipe.model)
@@ -111,9 +111,7 @@ class RunControl:
             stage = wanted.method.stages[-1]
             recipe = effective_recipe.effective_recipe(wanted, state.changes)
             checkpoints.back_up_adapter(run_dir, stage)
-            emit = EventLog(run_dir / "events.jsonl")
-            for event in extension_events(state, recipe, stage, epochs):
-                emit(event)
+            append_events(run_dir / "events.jsonl", extension_events(state, recipe, stage, epochs))
         self.resume(run_id)
 
     def move_to_trash(self, run_id: str) -> None:

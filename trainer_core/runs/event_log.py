@@ -10,12 +10,12 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 
@@ -56,12 +56,18 @@ class EventLog:
         self._lock = threading.Lock()
         with durable.disk_errors(path):
             cut_partial_line(path)
-            self._file = untrusted_files.open_for_append(path.parent, path.name)  # open as long as the worker lives
+            self._file = untrusted_files.open_for_append(path.parent, path.name)  # a worker keeps it open until it ends
             self._seq = count_lines(path)
         with durable.disk_errors(self._reserve):
             self._reserve.unlink(missing_ok=True)  # never through a link that lies there
             with untrusted_files.open_for_append(path.parent, self._reserve.name) as file:
                 file.write(bytes(RESERVE_BYTES))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __call__(self, event: Event) -> None:
         """Append one event.
@@ -93,6 +99,13 @@ class EventLog:
         if written != len(line):
             self._file.truncate(whole)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def append_events(path: Path, events: Iterable[Event]) -> None:
+    """Append to the log of a run that no worker has open."""
+    with EventLog(path) as log:
+        for event in events:
+            log(event)
 
 
 def encode_event(event: Event, seq: int, at: datetime) -> bytes:

@@ -83,13 +83,15 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
         box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
         made["prompt"] = gr.Textbox(read_bundled_prompts()[0], **box, interactive=True, elem_id="prompt")
         with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
-            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen")
+            # They wait until `refresh` has brought this page its run: what stands here is as old as the app.
+            waiting: dict[str, Any] = {"interactive": False}
+            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen", **waiting)
             buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
             with gr.Row(elem_id="steppers"):
                 buttons["back"] = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
                 buttons["onward"] = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
-                buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60)
-            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", size="md")
+                buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60, **waiting)
+            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", size="md", **waiting)
     with gr.Accordion("System prompt and conversation", open=False, elem_id="talk"):
         going_on = "Go on with the conversation: every lane remembers what it said"
         made["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
@@ -175,7 +177,8 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
             lane_updates(supervisor.registry, still) if still and (still != run_id or not names) else (gr.skip(),) * 3
         )
         shown = gr.update(choices=choices, value=still)
-        return shown, *rest, gr.update(visible=not answering_now), gr.update(visible=answering_now), now
+        generate, usable = gr.update(visible=not answering_now, interactive=True), gr.update(interactive=True)
+        return shown, *rest, generate, usable, usable, gr.update(visible=answering_now), now
 
     shown: dict[str, Any] = {"problem": problem, "show_progress": "hidden"}
     bind_handler(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
@@ -188,7 +191,7 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
     bind_handler(run.input, take_run, run, outputs=line, problem=problem, **QUIET_OPTIONS)
     changes = [chosen["lanes"].input, chosen["only"].input, chosen["system"].blur]
     bind_handler(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET_OPTIONS)
-    outputs = [run, *line, buttons["generate"], buttons["cancel"], followed]
+    outputs = [run, *line, *[buttons[name] for name in ("generate", "again", "blind", "cancel")], followed]
     bind_handler(bus.statechange, refresh, run, chosen["lanes"], followed, outputs=outputs, **QUIET_OPTIONS)
     votes_of = [run, chosen["side1"], chosen["side2"]]
     gr.on([one.change for one in votes_of], None, votes_of, None, js=CHOSE_JS, api_visibility="private")

@@ -210,6 +210,7 @@ def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> Non
     assert until(boss, run_id, ended).phase is Phase.DONE
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # no log is left open
 def test_a_run_that_goes_on_with_another_starter_says_so_once(start) -> None:
     boss, run_id = start("unplugged", speed=200)
     until(boss, run_id, ended)
