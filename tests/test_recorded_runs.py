@@ -95,14 +95,14 @@ def test_every_step_has_its_number(views: dict[str, RunState], name: str, steps:
     assert losses(view) == LOSSES["sft+dpo"][:steps]
     assert {point.total for point in view.points} == {10} and view.planned == {"sft": 10, "dpo": 10}
     assert view.points[0].learning_rate == 5e-3 and view.points[5].grad_norm == pytest.approx(1.1885347)
-    assert all(point.accuracy == 1 and point.margin > 0 for point in view.points[11:])
+    assert all(point.metrics["accuracy"] == 1 and point.metrics["margin"] > 0 for point in view.points[11:])
 
 
 def test_a_run_opens_with_its_measures_and_answers(views: dict[str, RunState]) -> None:
     view = views["sft-dpo"]
     held_out = [one.loss for one in view.evaluated]
     assert held_out == [4.950359813750736, 4.680316478487045, 0.5216094056765238, 0.47309524814287823]
-    assert [(one.accuracy, one.rows) for one in view.evaluated] == [(None, 6), (None, 6), (1, 6), (1, 6)]
+    assert [(one.metrics.get("accuracy"), one.rows) for one in view.evaluated] == [(None, 6), (None, 6), (1, 6), (1, 6)]
     assert [(one.stage, one.step) for one in view.sampled] == (
         [("sft", 0), *(("sft", step) for step in STEPS if step != 5), *(("dpo", step) for step in STEPS if step != 5)]
     )

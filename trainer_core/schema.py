@@ -18,12 +18,13 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
+    @classmethod
+    def group_label(cls) -> str:
+        """The word before the labels of its fields, for a part of a recipe whose labels another part has too."""
+        return ""
+
 
 M = TypeVar("M", bound=BaseModel)
-
-
-GROUP_LABELS = {"sft": "SFT", "dpo": "DPO", "data": "Data", "sampling": "Sampling"}
-"""The parts of a recipe whose settings have the same labels in more than one of them."""
 
 
 def parse_values(model: type[M], values: Any, where: str) -> M:
@@ -91,7 +92,10 @@ def field_label(model: type[BaseModel], path: list[str]) -> str:
     """The label of the field at `path`, with the part it belongs to: SFT learning rate; nothing where there is no field."""
     field = find_field(model, path)
     title = (field.title if field else None) or ""
-    return prefix_label(GROUP_LABELS.get(path[0], "") if len(path) > 1 else "", title)
+    part = find_field(model, path[:1]) if len(path) > 1 else None
+    inner = part.annotation if part else None
+    group = inner.group_label() if isinstance(inner, type) and issubclass(inner, StrictModel) else ""
+    return prefix_label(group, title)
 
 
 def prefix_label(group: str, label: str) -> str:

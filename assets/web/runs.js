@@ -1,7 +1,6 @@
 // The Runs tab: the table, what one does with a run, curves of chosen runs over each other, and the trash.
 (() => {
   const app = window.tunebench, { at, make, put, write, when, list, show, working, copy } = app.tools;
-  const CURVES = { "sft.loss": "SFT loss", "dpo.loss": "DPO loss", "dpo.margin": "Reward margin", "dpo.accuracy": "Reward accuracy" };
   const MOST = 6, COLUMNS = 10, LEVELS = 35, SCREENFUL = 100;
   const chosen = new Set(), made = new Map(); // made: run → { key, row, more: the row below it that asks something }
   let room = SCREENFUL; // so many rows are there; more when the last one comes into sight
@@ -176,20 +175,20 @@
     if (!chosen.size) at("overlay").hidden = true;
   }
 
-  function drawOverlay({ runs, differences }, place) {
+  function drawOverlay({ runs, titles, differences }, place) {
     place.hidden = !runs.length;
     if (!runs.length) return;
-    const there = Object.keys(CURVES).filter((name) => runs.some((run) => run.curves[name])), select = at("overlay-curve");
+    const there = Object.keys(titles), select = at("overlay-curve");
     const wanted = there.includes(select.value) ? select.value : there[there.length - 1];
-    select.replaceChildren(...there.map((name) => make("option", { value: name, selected: name === wanted }, CURVES[name])));
+    select.replaceChildren(...there.map((name) => make("option", { value: name, selected: name === wanted }, titles[name])));
     drawChosen();
     at("overlay-names").replaceChildren(...runs.map((run, index) => make("span", { class: `o${index}` }, make("i", {}), run.name)));
     at("overlay-differ").replaceChildren(...differing(runs, differences));
   }
 
   function drawChosen() {
-    const { runs } = app.is("overlay"), name = at("overlay-curve").value, figure = at("overlay").querySelector("figure");
-    put(figure.querySelector("h3"), CURVES[name] ?? "");
+    const { runs, titles } = app.is("overlay"), name = at("overlay-curve").value, figure = at("overlay").querySelector("figure");
+    put(figure.querySelector("h3"), titles[name] ?? "");
     const lines = runs.map((run, index) => ({ name: run.name, kind: `o${index}`, points: run.curves[name] ?? [] }));
     window.drawChart(figure, lines);
     put(figure.querySelector(".says"), `${list(lines.filter((line) => line.points.length).map((line) => line.name))}.${lines.length > 1 ? " What they differ in is below." : ""}`);

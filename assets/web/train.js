@@ -116,7 +116,7 @@
     at("later").hidden = !at("later").textContent;
   }
 
-  const isTraining = ({ word }) => ["SFT", "DPO"].includes(word);
+  const isTraining = ({ word }) => !["Load", "Compare"].includes(word);
 
   // What a stage that is still to come will show, as one line instead of empty charts.
   function laterOf(run) {
@@ -138,12 +138,13 @@
 
   // What a chart's numbers mean now; until there are any, its standing sentence is shown.
   const says = {
-    "sft.loss": ([train, kept]) => `${soft(train).toFixed(2)} nats per token: about ${Math.exp(soft(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${held(kept, bestHeld)}`,
-    "dpo.loss": ([train, kept]) => `${signed(soft(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${held(kept, bestHeld)}`,
-    "dpo.margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => fixed(end(points), 2))}`,
-    "dpo.accuracy": ([train, kept]) => [`${percent(soft(train))} of the pairs of the latest steps (${app.is("run").pairs} a step) have moved the right way; 50 % is a coin toss.`,
-      kept.length ? counted(end(kept), end(points("dpo.held.rows"))) : ""],
-    "dpo.chosen": ([chosen, rejected]) => `Chosen ${signed(soft(chosen) - chosen[0][1], 0)}, rejected ${signed(soft(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
+    "token loss": ([train, kept]) => `${soft(train).toFixed(2)} nats per token: about ${Math.exp(soft(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${held(kept, bestHeld)}`,
+    "preference loss": ([train, kept]) => `${signed(soft(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${held(kept, bestHeld)}`,
+    "margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => fixed(end(points), 2))}`,
+    "accuracy": ([train, kept], stage) => [`${percent(soft(train))} of the pairs of the latest steps (${app.is("run").batches[stage] ?? "some"} a step) have moved the right way; 50 % is a coin toss.`,
+      kept.length ? counted(end(kept), end(points(`${stage}.held.rows`))) : ""],
+    "loss": ([train, kept]) => `${fixed(soft(train), 3)}, ${signed(soft(train) - train[0][1], 3)} since the start.${held(kept, bestHeld)}`,
+    "log-probabilities": ([chosen, rejected]) => `Chosen ${signed(soft(chosen) - chosen[0][1], 0)}, rejected ${signed(soft(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
   };
 
   const points = (name) => app.series[name] ?? app.is("held")?.[name] ?? EMPTY;
@@ -158,8 +159,8 @@
       if (figure.hidden) continue;
       figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
       window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group, figure.dataset.series) });
-      const told = says[figure.dataset.series];
-      if (told && count > 1) say(figure.querySelector(".says"), told(lines.map((line) => line.points)));
+      const told = says[figure.dataset.reading];
+      if (told && count > 1) say(figure.querySelector(".says"), told(lines.map((line) => line.points), group));
       else if (told && !count) put(figure.querySelector(".says"), figure.dataset.says);
       sizes.observe(figure);
     }

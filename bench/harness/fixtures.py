@@ -14,7 +14,7 @@ from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import STAGES, DataPrepared, Phase, PhaseChanged, RunEnded, Stage, StepsPlanned, TrainStep
+from trainer_core.runs.events import DataPrepared, Phase, PhaseChanged, RunEnded, Stage, StepsPlanned, TrainStep
 from trainer_core.runs.workspace import Workspace
 
 TEXT = (
@@ -79,8 +79,8 @@ def make_run(workspace: Workspace, name: str, points: int, last: Phase | None = 
     each = max(1, points // 2)
     emit(DataPrepared(400, 400, 16, "0" * 64, ()))
     emit(StepsPlanned({"sft": each, "dpo": each}))
-    for stage in STAGES:
-        emit(PhaseChanged(Phase(stage), ""))
+    for stage in ("sft", "dpo"):
+        emit(PhaseChanged(Phase.TRAINING, "", stage))
         for at in range(1, each + 1):
             emit(make_step(stage, at, each))
     if last:
@@ -106,4 +106,5 @@ def make_step(stage: Stage, at: int, total: int) -> TrainStep:
     made = TrainStep(stage, at, total, 1 + noise / at, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at))
     if stage == "sft":
         return made
-    return replace(made, margin=0.1 * noise, accuracy=0.5, chosen=-80.0 - noise, rejected=-90.0 + noise)
+    metrics = {"margin": 0.1 * noise, "accuracy": 0.5, "chosen": -80.0 - noise, "rejected": -90.0 + noise}
+    return replace(made, metrics=metrics)

@@ -62,7 +62,7 @@ TOKENS = {
     "long": LengthQuantiles(((0.5, 1400), (0.9, 1900), (0.95, 1900), (0.99, 1900), (1.0, 2400))),
 }
 """About what rows of so many words become; the worker counts them anew."""
-PICKS = tuple(product((SMALL, MIDDLE, LARGE), (MethodChain.SFT, MethodChain.DPO, MethodChain.SFT_DPO), WORDS))
+PICKS = tuple(product((SMALL, MIDDLE, LARGE), (MethodChain("sft"), MethodChain("dpo"), MethodChain("sft+dpo")), WORDS))
 """Twenty-seven for each size of card; what the app itself refuses there is no run."""
 PICKED, GREW = "Runs with picked settings that never ran out of memory", "256 × 1,024 tokens on {gib} GB"
 OPEN: tuple[BenchRow, ...] = (

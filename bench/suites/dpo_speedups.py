@@ -125,9 +125,7 @@ def largest_loss_gap(one: SpeedRun, other: SpeedRun) -> float:
 def sft_row(place: Path, model: Path, steps: int) -> BenchRow:
     """The mixed pairs' chosen answers; there is no reference in it, only the order."""
     workspace, file = Workspace(place / "sft"), place / "mixed.jsonl"
-    on, off = (
-        time_speed_run(workspace, speedup_recipe(model, file, steps, how, MethodChain.SFT), steps) for how in (ON, OFF)
-    )
+    on, off = (time_speed_run(workspace, speedup_recipe(model, file, steps, how, "sft"), steps) for how in (ON, OFF))
     apart = largest_loss_gap(on, off)
     said = f"Batches of {BATCH} in steps of {BATCH * ACCUMULATION}; losses at most {apart:.1e} apart."
     return row_against_peer(
@@ -154,16 +152,14 @@ def write_mixed_pairs(file: Path, count: int, mixed: bool) -> None:
             out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def speedup_recipe(
-    model: Path, pairs: Path, steps: int, memory: MemoryOptions, method: MethodChain = MethodChain.DPO
-) -> Recipe:
+def speedup_recipe(model: Path, pairs: Path, steps: int, memory: MemoryOptions, method: str = "dpo") -> Recipe:
     settings: dict[str, Any] = {"max_steps": steps, "batch_size": BATCH, "accumulation": ACCUMULATION}
     settings |= {"max_length": 256, "evaluations": 0}
     return Recipe(
         name="bench",
         model=str(model),
         precision="fp32",
-        method=method,
+        method=MethodChain(method),
         data=Data(pairs=str(pairs)),
         lora=Lora(rank=16, alpha=16),
         sft=Sft(**settings),

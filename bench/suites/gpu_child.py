@@ -162,7 +162,7 @@ def add_event_figures(result: StageMeasurement, view: RunState, stage: Stage) ->
     more = {
         "seconds": tuple(one.seconds for one in points),
         "losses": tuple(one.loss for one in points),
-        "margins": tuple(one.margin for one in points if one.margin is not None),
+        "margins": tuple(one.metrics["margin"] for one in points if "margin" in one.metrics),
         "samples": tuple(one.seconds for one in view.sampled if one.stage == stage),
         "checks": tuple(one.seconds for one in view.evaluated if one.stage == stage),
         "probe": view.probed[stage].seconds if stage in view.probed else 0.0,

@@ -162,7 +162,7 @@ def overhead_recipe(model: Path, chats: Path) -> Recipe:
         name="bench",
         model=str(model),
         precision="fp32",
-        method=MethodChain.SFT,
+        method=MethodChain("sft"),
         data=Data(pairs=None, chat=str(chats)),
         lora=Lora(rank=16, alpha=16),
         sft=sft,

@@ -100,7 +100,11 @@ def sample_tabs(
     """Speaks as a worker does, reloads a tab now and then, and looks at the process."""
     emit, process, began = EventLog(run_dir / "events.jsonl"), psutil.Process(pid), time.monotonic()
     total, reloads = int(seconds * PER_SECOND) + 1, 0
-    for event in (DataPrepared(300, 300, 10, "0" * 64, ()), StepsPlanned({"sft": total}), PhaseChanged(Phase.SFT, "")):
+    for event in (
+        DataPrepared(300, 300, 10, "0" * 64, ()),
+        StepsPlanned({"sft": total}),
+        PhaseChanged(Phase.TRAINING, "", "sft"),
+    ):
         emit(event)
     for at in range(1, total):
         emit(soak_step(at, total))

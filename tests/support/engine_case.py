@@ -34,10 +34,12 @@ from trainer_core.worker import restart, runner
 def parts(fault: str, job):
     """The real engine, its DPO trainer built with the fault."""
     from trainer_core import training
-    from trainer_core.training import dpo
+    from trainer_core.training.trainers import build_trainer
 
-    def trainer(*args, **kwargs):
-        built = dpo.build_dpo_trainer(*args, **kwargs)
+    def trainer(stage, *args):
+        built = build_trainer(stage, *args)
+        if stage != "dpo":
+            return built
         if lasting == "drift":
             built.add_callback(Drift())
         elif lasting == "weighed":
@@ -49,7 +51,7 @@ def parts(fault: str, job):
         return built
 
     lasting, passing = (",".join(one for one in fault.split(",") if ("@" in one) == once) for once in (False, True))
-    train = partial(training.train, dpo_trainer=trainer) if lasting else training.train
+    train = partial(training.train, build=trainer) if lasting else training.train
     return SimpleNamespace(train=partial(interrupted, train, passing) if passing else train)
 
 
@@ -61,7 +63,7 @@ def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: St
 
     def say(event) -> None:
         emit(event)
-        if step == "start" and isinstance(event, PhaseChanged) and event.phase == stage:
+        if step == "start" and isinstance(event, PhaseChanged) and event.stage == stage:
             cap(int(what.removeprefix("cap")))
         if reached(event, step) and (getattr(event, "stage", stage) == stage) and not happened.exists():
             happened.touch()

@@ -104,6 +104,10 @@ SLOW = 4.0
 EVALUATE_EVERY = 6
 
 
+def held_out_metrics(step: TrainStep) -> dict[str, float]:
+    return {name: value for name, value in step.metrics.items() if name in ("accuracy", "margin")}
+
+
 class Script:
     """The heavy half of a worker, played."""
 
@@ -132,7 +136,7 @@ class Script:
             if stage == stages[0]:
                 emit(SettingChanged("precision", "auto", "fp32", "The processor computes in 32 bit."))
             time.sleep(2 * self.pause)
-            emit(PhaseChanged(Phase(stage), ""))
+            emit(PhaseChanged(Phase.TRAINING, stage=stage))
             if left := self.steps(run_dir, stage, emit, wants, done.get(stage, 0)):
                 return left
         return Phase.DONE
@@ -169,7 +173,7 @@ class Script:
                 emit(ReferenceCheck("dpo", math.log(2), math.log(2), 0.0, 0.0, 1e-3, "the SFT adapter", copy, True))
             emit(made := self.step(stage, step, total))
             if step % EVALUATE_EVERY == 0:
-                emit(Evaluation(stage, step, made.loss + 0.04, made.accuracy, made.margin, 17, 0.1))
+                emit(Evaluation(stage, step, made.loss + 0.04, held_out_metrics(made), 17, 0.1))
             if is_spaced_step(step, total, PARTS):
                 self.checkpoint(run_dir, stage, step, emit)
             if wants.pause.is_set() and step < total:
@@ -225,7 +229,7 @@ class Script:
         if self.behaviour == "trivial" and step > 1:
             accuracy = 1.0
         sides = {"chosen": -80.0 - 2 * way + noise, "rejected": -95.0 - 14 * way + noise}
-        return replace(common, margin=1.6 * way + 0.08 * noise, accuracy=accuracy, **sides)
+        return replace(common, metrics={"margin": 1.6 * way + 0.08 * noise, "accuracy": accuracy, **sides})
 
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
         emit(PhaseChanged(Phase.LOADING, "Loading the base and its adapters"))

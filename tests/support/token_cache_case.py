@@ -6,16 +6,17 @@ import os
 import sys
 from pathlib import Path
 
+from datasets import Dataset
+
 from tests.support import tiny
 from trainer_core import training  # noqa: F401  (first: it imports unsloth)
 from trainer_core.config.recipe import Recipe
-from trainer_core.data.tokenize import EncodedChat
 from trainer_core.runs.events import Stage
-from trainer_core.training import sft, token_cache
+from trainer_core.training import token_cache
 from trainer_core.training.token_cache import TokenCache
 
 TOKENIZER = tiny.tokenizer()
-ROWS = sft.build_dataset([EncodedChat([1, 2, 3], [-100, 2, 3]), EncodedChat([4], [4])])
+ROWS = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}])
 NOTES = ["one cut — ü"]
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core import data, training  # noqa: F401  (training first: it imports unsloth)
-from trainer_core.data import tokenize
 
 from datasets import Dataset  # isort: skip
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.data.read_events import UsableRow
 from trainer_core.data.stream import ReadRequest
-from trainer_core.training import dpo, load, sft
+from trainer_core.training import load
+from trainer_core.training.token_rows import TOKEN_COLUMNS
+from trainer_core.training.trainers import build_trainer
 
 
 def items(path: Path) -> list[Any]:
@@ -37,14 +38,14 @@ def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> di
     recipe = Recipe(sft={"max_length": length}, dpo={"max_length": length}, lora={"rank": 2})
     base = load.load_base(model, "fp32", length, recipe.memory)
     adapted = load.add_adapter(base, recipe.lora, 0)
-    rows, _ = tokenize.sft_rows(base.tokenizer, items(chats), length)
-    told = {
-        "sft": batches(sft.build_sft_trainer(adapted, base.tokenizer, sft.build_dataset(rows), recipe, scratch, []))
-    }
-    kept, _ = tokenize.dpo_rows(base.tokenizer, items(pairs), length)
-    return told | {
-        "dpo": batches(dpo.build_dpo_trainer(adapted, base.tokenizer, Dataset.from_list(kept), recipe, scratch, []))
-    }
+    loaded = data.LoadedData(tuple(items(chats)), tuple(items(pairs)), (), (), (), "")
+    told = {}
+    for stage in ("sft", "dpo"):
+        rows, _ = TOKEN_COLUMNS[METHODS[stage].columns].encode(base.tokenizer, loaded, length)
+        told[stage] = batches(
+            build_trainer(stage, adapted, base.tokenizer, Dataset.from_list(rows), recipe, scratch, [])
+        )
+    return told
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ def interrupted() -> dict[str, bool]:
 def counted() -> dict[str, Any]:
     from datasets import Dataset
 
-    from trainer_core.training.row_lengths import count_tokens
     from trainer_core.training.token_count import count_batch_tokens
+    from trainer_core.training.token_rows import TOKEN_COLUMNS
 
     ids = torch.ones(2, 5, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -100,14 +100,14 @@ def counted() -> dict[str, Any]:
     return {
         "padded": int(count_batch_tokens({"input_ids": ids, "attention_mask": mask})),
         "padding-free": int(count_batch_tokens({"input_ids": ids.view(1, -1)})),
-        "chats": count_tokens(chats, "chat", 8),
-        "pairs": [*count_tokens(pairs, "pairs", 100), *count_tokens(pairs, "pairs", 6)],
+        "chats": TOKEN_COLUMNS["labels"].count_tokens(chats, 8),
+        "pairs": [*TOKEN_COLUMNS["answers"].count_tokens(pairs, 100), *TOKEN_COLUMNS["answers"].count_tokens(pairs, 6)],
     }
 
 
 def bounds() -> dict[str, Any]:
-    from trainer_core.methods.dpo import Dpo
-    from trainer_core.training.dpo import NOISE, loss_steepness, rounding_bound
+    from trainer_core.methods.dpo import Dpo, loss_steepness
+    from trainer_core.training.first_step import NOISE, rounding_bound
 
     return {
         "noise": NOISE,

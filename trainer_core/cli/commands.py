@@ -172,9 +172,8 @@ def follow_to_exit_code(boss: Supervisor, run_id: str) -> int:
 def run_plan(args: argparse.Namespace) -> int:
     recipe, workspace = read_recipe(args.recipe), Workspace(args.workspace.resolve())
     rows = data.count_rows(recipe.data, recipe.method, find_tokenizer(recipe.model, workspace))
-    rows = rows.after_truncation({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
-    counts = {"sft": rows.sft, "dpo": rows.dpo}
-    steps = {stage: count_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}
+    rows = rows.after_truncation({stage: recipe.settings(stage).max_length for stage in recipe.method.stages})
+    steps = {stage: count_steps(rows.rows[stage], recipe.settings(stage)) for stage in recipe.method.stages}
     shape = architecture_for_model(recipe.model, workspace, presets.load_catalogue())
     planned = (
         make_forecast(
@@ -184,13 +183,13 @@ def run_plan(args: argparse.Namespace) -> int:
         else None
     )
     if args.json:
-        told = {"recipe": recipe.model_dump(mode="json"), "rows": counts, "steps": steps}
+        told = {"recipe": recipe.model_dump(mode="json"), "rows": rows.rows, "steps": steps}
         terminal.print_line(json.dumps(told | {"plan": forecast_as_json(planned) if planned else None}, indent=1))
         return 0
     for stage, count in steps.items():
-        settings = getattr(recipe, stage)
+        settings = recipe.settings(stage)
         terminal.print_line(
-            f"{stage.upper()}: {count} steps over {counts[stage]} rows, effective batch {settings.effective_batch}, "
+            f"{stage.upper()}: {count} steps over {rows.rows[stage]} rows, effective batch {settings.effective_batch}, "
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
     unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]

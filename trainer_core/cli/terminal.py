@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.data.read_events import ReadProgress
 from trainer_core.errors import UserError
 from trainer_core.evaluation.score_table import forgetting_warnings, format_score_rows, score_legend
@@ -174,14 +175,16 @@ def reference_check_line(proof: ReferenceCheck) -> str:
     """The proof in one line: what was measured, what it must be, and against which reference."""
     expected = "depends on the data" if proof.expected_loss is None else f"{proof.expected_loss:.4f}"
     verdict = "holds" if proof.holds else "DOES NOT HOLD"
+    margin = "" if proof.margin is None else f"margin {proof.margin:.4f} (must be 0), "
     return (
-        f"Step-0 proof {verdict}: margin {proof.margin:.4f} (must be 0), loss {proof.loss:.4f} (must be {expected}). "
+        f"Step-0 proof {verdict}: {margin}loss {proof.loss:.4f} (must be {expected}). "
         f"Policy: {proof.policy}; reference: {proof.reference}."
     )
 
 
 def step_line(step: TrainStep) -> str:
-    preference = "" if step.margin is None else f"  margin {step.margin:6.3f}  accuracy {step.accuracy or 0:4.2f}"
+    shown = [metric.key for metric in METHODS[step.stage].metrics if metric.held_out and metric.key in step.metrics]
+    preference = "".join(f"  {key} {step.metrics[key]:6.3f}" for key in shown)
     return (
         f"{step.stage.upper()} {step.step:>4}/{step.total}  loss {step.loss:7.4f}{preference}  "
         f"lr {step.learning_rate:.1e}  {step.tokens_per_second:5.0f} tokens/s  {format_clock(step.seconds_left)} left"

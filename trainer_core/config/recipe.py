@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError, core_schema
 
-from trainer_core.methods.base import Method, Training
+from trainer_core.methods.base import Method, RowKind, Training
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel, parse_values, read_toml
@@ -27,14 +27,23 @@ SAMPLE = "sample"
 """The data name that stands for the bundled sample data."""
 
 
-class MethodChain(StrEnum):
-    SFT = "sft"
-    DPO = "dpo"
-    SFT_DPO = "sft+dpo"
+class MethodChain(str):
+    """The methods of a run by their keys, in the order in which they are trained, such as "sft+dpo"; one of METHOD_CHAINS."""
 
     @property
-    def stages(self) -> tuple[Literal["sft", "dpo"], ...]:
-        return {MethodChain.SFT: ("sft",), MethodChain.DPO: ("dpo",), MethodChain.SFT_DPO: ("sft", "dpo")}[self]  # type: ignore[return-value]
+    def stages(self) -> tuple[str, ...]:
+        return tuple(self.split("+"))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(check_chain, core_schema.str_schema())
+
+
+def check_chain(text: str) -> MethodChain:
+    if text not in METHOD_CHAINS:
+        known = ", ".join(f"'{chain}'" for chain in METHOD_CHAINS)
+        raise PydanticCustomError("method", "Input should be one of {known}", {"known": known})  # type: ignore[arg-type]
+    return MethodChain(text)
 
 
 Precision = Literal["auto", "nf4", "bf16", "fp32"]
@@ -84,6 +93,10 @@ class Sampling(StrictModel):
     """An answer that has not ended by itself is cut here."""
     seed: int = Field(default=42, ge=0, lt=2**63, title="Seed")
     """The same seed gives the same answers again."""
+
+    @classmethod
+    def group_label(cls) -> str:
+        return "Sampling"
 
 
 class Columns(StrictModel):
@@ -139,6 +152,10 @@ class Data(StrictModel):
     """How a conversation is written for a base model that has no template of its own; all others use their own."""
     columns: Columns = Columns()
 
+    @classmethod
+    def group_label(cls) -> str:
+        return "Data"
+
     @property
     def columns_file(self) -> str | None:
         """The file that `columns` speaks of: the pairs, or the examples where the pairs are bundled or none."""
@@ -171,7 +188,7 @@ class Recipe(StrictModel):
     """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
     precision: Precision = Field(default="auto", title="Precision of the base")  # [QLoRA]
     """Auto: 4-bit NF4 on CUDA; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
-    method: MethodChain = Field(default=MethodChain.SFT_DPO, title="Method")
+    method: MethodChain = Field(default=MethodChain("sft+dpo"), title="Method")
     """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
     seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")
     """Decides the adapter's start and the order of the rows. The same recipe and seed give the same run on the processor."""
@@ -188,10 +205,18 @@ class Recipe(StrictModel):
     sample_tokens: int = Field(default=96, ge=0, le=512, title="Tokens of a sample answer")
     """Sample answers are cut here; fewer hide whether they end. Beside two rounds a stage they get 10 % of its time. 0: none."""
 
+    def settings(self, stage: str) -> Training:
+        """The settings of a stage, by its method's key."""
+        found: Training = getattr(self, stage)
+        return found
+
+    def trains_on(self, rows: RowKind) -> bool:
+        """Does a stage of this run read such rows?"""
+        return any(METHODS[stage].rows == rows for stage in self.method.stages)
+
     @model_validator(mode="after")
     def check_data(self) -> Self:
-        needs_pairs = any(getattr(self, stage).method.rows == "pairs" for stage in self.method.stages)
-        if needs_pairs and self.data.pairs is None:
+        if self.trains_on("pairs") and self.data.pairs is None:
             raise ValueError(f'method "{self.method}" needs data.pairs: a file with prompt, chosen and rejected')
         if self.data.pairs is None and self.data.chat is None:
             raise ValueError("neither data.chat nor data.pairs is set, so there is nothing to learn from")
@@ -205,6 +230,13 @@ STAGE_SETTINGS: Mapping[str, type[Training]] = {
 }
 """Every training method's settings by its key: the sections of the recipe are the list of methods."""
 METHODS: Mapping[str, Method] = {key: settings.method for key, settings in STAGE_SETTINGS.items()}
+CHAT_METHODS, PAIR_METHODS = (
+    tuple(key for key, method in METHODS.items() if method.rows == rows) for rows in ("chat", "pairs")
+)
+METHOD_CHAINS: tuple[MethodChain, ...] = tuple(
+    map(MethodChain, (*(f"{one}+{other}" for one in CHAT_METHODS for other in PAIR_METHODS), *METHODS))
+)
+"""Every method by itself, and each that imitates followed by each that prefers."""
 
 
 def read_recipe(path: Path) -> Recipe:

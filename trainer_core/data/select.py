@@ -35,6 +35,7 @@ from trainer_core.system.project import PROJECT
 
 if TYPE_CHECKING:
     from trainer_core.config import recipe
+    from trainer_core.methods.base import RowKind
 
 SAMPLE_DATA = PROJECT / "assets" / "sample_data"
 REPORTED_CODES = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
@@ -53,6 +54,9 @@ class LoadedData:
     held_out_chats: tuple[Chat, ...]
     notes: tuple[str, ...]
     sha256: str
+
+    def rows_of(self, kind: RowKind) -> tuple[Chat, ...] | tuple[Pair, ...]:
+        return self.chats if kind == "chat" else self.pairs
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,31 @@ class InProcessReader:
 
 def count_selected_rows(asked: CountRequest) -> RowCounts:
     """What a run would train on, in numbers. For the child; see `count`."""
+    from trainer_core.config.recipe import METHODS
     from trainer_core.methods.base import LengthQuantiles
 
     rows = select_rows(asked.data, asked.method, RowSource(InProcessReader(), asked.data))
-    extents = {"sft": row_lengths(rows.chats, asked.tokenizer), "dpo": row_lengths(rows.pairs, asked.tokenizer)}
+    given = {stage: rows.rows_of(METHODS[stage].rows) for stage in asked.method.stages}
+    extents = {stage: row_lengths(found, asked.tokenizer) for stage, found in given.items()}
     needs = {stage: tuple(sorted(need for need, _ in found)) for stage, found in extents.items() if found}
     wholes = {stage: tuple(sorted(whole for _, whole in found)) for stage, found in extents.items() if found}
     points = {stage: LengthQuantiles.from_counts(found).points for stage, found in wholes.items()}
-    measured, held_out = asked.tokenizer is not None, len(rows.held_out)
-    return RowCounts(len(rows.chats), len(rows.pairs), held_out, rows.notes, points, measured, needs, wholes)
+    counts = {stage: len(found) for stage, found in given.items()}
+    return RowCounts(counts, len(rows.held_out), rows.notes, points, asked.tokenizer is not None, needs, wholes)
 
 
 def select_rows(data: recipe.Data, method: recipe.MethodChain, shelf: RowSource) -> LoadedData:
     """The rows of a run, read from the source; see `load`."""
-    dpo, sft = "dpo" in method.stages, "sft" in method.stages
-    pairs = select_pairs(data, dpo, shelf)
-    examples = select_chats(data, pairs, shelf) if sft else SelectedRows()
-    for wanted, part, what in ((dpo, pairs, "preference pairs"), (sft, examples, "examples")):
+    from trainer_core.config.recipe import METHODS
+
+    kinds = {METHODS[stage].rows for stage in method.stages}
+    by_chats, by_pairs = "chat" in kinds, "pairs" in kinds
+    pairs = select_pairs(data, by_pairs, shelf)
+    examples = select_chats(data, pairs, shelf) if by_chats else SelectedRows()
+    for wanted, part, what in ((by_pairs, pairs, "preference pairs"), (by_chats, examples, "examples")):
         if wanted and not part.train:
             raise DataError(f"No {what} are left to train on. " + " ".join((*pairs.notes, *examples.notes)))
-    train = tuple(item for item in pairs.train if isinstance(item, Pair)) if dpo else ()
+    train = tuple(item for item in pairs.train if isinstance(item, Pair)) if by_pairs else ()
     held_out = tuple(item for item in pairs.held_out if isinstance(item, Pair))
     chats, out_chats = chats_of(examples.train), chats_of(examples.held_out)
     notes = tuple(dict.fromkeys(pairs.notes + examples.notes))

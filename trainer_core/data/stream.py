@@ -138,8 +138,7 @@ class RowCounts:
     measured: by the model's own tokenizer; else taken from the letters.
     """
 
-    sft: int
-    dpo: int
+    rows: dict[str, int]
     held_out: int
     notes: tuple[str, ...]
     lengths: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
@@ -151,7 +150,7 @@ class RowCounts:
 
     def after_truncation(self, lengths: Mapping[str, int]) -> RowCounts:
         """What is left of the rows at these lengths in tokens, with a sentence for each stage that loses some of them."""
-        left, notes = {"sft": self.sft, "dpo": self.dpo}, list[str]()
+        left, notes = dict(self.rows), list[str]()
         for stage, length in lengths.items():
             needs, wholes = self.needs.get(stage), self.wholes.get(stage)
             if not needs or not wholes:
@@ -167,7 +166,7 @@ class RowCounts:
                 f"{stage.upper()}: {about}{left[stage]:,} of {rows:,} rows can be learned from at {length:,} tokens, "
                 f"{cut:,} of them cut short. {fits:,} tokens hold 95 % of the rows in full."
             )
-        return replace(self, sft=left["sft"], dpo=left["dpo"], notes=(*self.notes, *notes))
+        return replace(self, rows=left, notes=(*self.notes, *notes))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainer_core.data import Chat, Message, Pair
 from trainer_core.data.tokenizer import TEMPLATES
@@ -294,10 +294,10 @@ def sft_rows(
     return kept, notes
 
 
-def dpo_rows(
+def pair_rows(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], length: int
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Pairs in TRL's conversational form, without those whose prompt fills `length`, and sentences about the rest.
+) -> tuple[list[EncodedPair], list[str]]:
+    """Pairs as tokens, whole, without those that show no difference within `length`, and sentences about the rest.
 
     Raises:
         DataError: no pair is left.
@@ -305,7 +305,7 @@ def dpo_rows(
     encoded = list(encode_pairs(tokenizer, pairs))
     full = [row.prompt >= length for row in encoded]
     equal = [row.first_difference >= length and not filled for row, filled in zip(encoded, full, strict=True)]
-    kept = [pair for pair, filled, same in zip(pairs, full, equal, strict=True) if not (filled or same)]
+    kept = [at for at, (filled, same) in enumerate(zip(full, equal, strict=True)) if not (filled or same)]
     if not kept:
         raise DataError(f"None of the {len(pairs)} pairs shows a difference within {length} tokens. Raise the length.")
     notes = []
@@ -315,11 +315,11 @@ def dpo_rows(
         notes.append(f"{lost} of {len(pairs)} pairs left out: cut at {length} tokens, both sides are the same.")
     if cut := sum(row.longest_length > length for row in encoded) - sum(full) - sum(equal):
         notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
-    if lost := sum(any(one.reasoning and not one.learn_reasoning for one in pair_messages(p)) for p in kept):
+    if lost := sum(any(one.reasoning and not one.learn_reasoning for one in pair_messages(pairs[at])) for at in kept):
         notes.append(
             f"{lost} of {len(pairs)} pairs have reasoning, which DPO leaves out (step learn_reasoning learns it)."
         )
-    return [as_trl_row(pair) for pair in kept], notes
+    return [encoded[at] for at in kept], notes
 
 
 def as_trl_row(pair: Pair) -> dict[str, list[dict[str, str]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.diagnosis.finding import Finding
 from trainer_core.diagnosis.rules_answers import (
     AnswerTraits,
@@ -60,11 +60,11 @@ def diagnose(view: RunState, recipe: Recipe, scores: Iterable[LaneScore] = ()) -
 def build_series(view: RunState, recipe: Recipe, stage: Stage) -> StageSeries:
     """The part of a run that belongs to one stage."""
     steps = [point for point in view.points if point.stage == stage]
-    points = average_points(steps, steps_per_point(getattr(recipe, stage)))
+    points = average_points(steps, steps_per_point(recipe.settings(stage)))
     held_out = tuple(one for one in view.evaluated if one.stage == stage)
     there = view.prepared.held_out if view.prepared else 0
     measured = held_out[-1].rows if held_out and held_out[-1].rows else there
-    trained = getattr(view.prepared, "chats" if stage == "sft" else "pairs", 0)
+    trained = view.prepared.row_count(METHODS[stage].rows) if view.prepared else 0
     return StageSeries(stage, recipe, points, held_out, measured, trained)
 
 

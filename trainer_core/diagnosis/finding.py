@@ -65,7 +65,7 @@ def find_spikes(course: StageSeries) -> np.ndarray:
     if len(course.loss) <= width:
         return np.array([], int)
     above = course.loss[width:] - rolling_median(course.loss, width)[:-1]
-    floor = 0.25 * float(np.median(course.loss)) if course.stage == "sft" else course.loss[0]
+    floor = 0.25 * float(np.median(course.loss)) if not course.method.needs_reference else course.loss[0]
     found = np.flatnonzero(above > max(SPIKE_SIGMA * 1.4826 * float(np.median(np.abs(above))), floor)) + width
     return found if len(found) and course.loss[found].max() >= course.loss[0] * 0.5 else np.array([], int)
 

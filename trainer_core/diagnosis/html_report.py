@@ -17,14 +17,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from trainer_core.config.jobs import CompareJob
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.diagnosis import doctor
-from trainer_core.diagnosis.finding import LN2, Finding
+from trainer_core.diagnosis.finding import Finding
 from trainer_core.errors import ConfigError, DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.runs import metadata, run_folder
 from trainer_core.runs.compare_events import LaneScore, ScoresReady
-from trainer_core.runs.events import Phase, Stage
+from trainer_core.runs.events import Evaluation, Phase, Stage, TrainStep
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
@@ -35,7 +35,7 @@ Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 52, 24, 10
 MAX_CHART_POINTS = 400
 """Points of a line; more would not be seen at this width."""
-STAGES: dict[Stage, str] = {"sft": "SFT", "dpo": "DPO"}
+STAGES = {stage: method.title for stage, method in METHODS.items()}
 PHASE_TEXTS = {Phase.DONE: "finished", Phase.STOPPED: "was stopped", Phase.FAILED: "failed", Phase.PAUSED: "is paused"}
 STYLE = """
 :root { color-scheme: light dark; --ink: #16202c; --quiet: #52607a; --paper: #fff; --edge: #dbe2ea; --one: #0f766e; --two: #a04a05; --soft: #f3f6f9 }
@@ -163,7 +163,8 @@ def render_reference_check(view: RunState) -> str:
     if view.proof is None:
         return ""
     verdict = "holds" if view.proof.holds else "DOES NOT HOLD"
-    return f"Step 0 proof {verdict}: margin {view.proof.margin + 0:.4f} (must be 0), loss {view.proof.loss:.4f}."
+    margin = "" if view.proof.margin is None else f"margin {view.proof.margin + 0:.4f} (must be 0), "
+    return f"Step 0 proof {verdict}: {margin}loss {view.proof.loss:.4f}."
 
 
 def render_findings(run: ReportData) -> str:
@@ -180,24 +181,27 @@ def render_finding(one: Finding) -> str:
 
 
 def render_charts(view: RunState) -> str:
-    figures = [render_line_chart(f"{STAGES['sft']} loss", chart_lines(view, "sft", "loss"))]
-    figures += [
-        render_line_chart(f"DPO {name}", chart_lines(view, "dpo", name), mark)
-        for name, mark in (("loss", LN2), ("margin", 0.0), ("accuracy", 0.5))
+    figures = [
+        render_line_chart(chart.title, chart_lines(view, stage, chart.keys), chart.level)
+        for stage, method in METHODS.items()
+        for chart in method.charts
     ]
-    sides = [ReportLine(name.capitalize(), metric_curve(view, "dpo", name)) for name in ("chosen", "rejected")]
-    figures.append(render_line_chart("Log-probabilities of whole answers, in nats", sides))
     drawn = "".join(filter(None, figures))
     return f'<h2>Curves</h2><div class="charts">{drawn}</div>' if drawn else ""
 
 
-def chart_lines(view: RunState, stage: Stage, name: str) -> list[ReportLine]:
-    held = [(one.step, getattr(one, name)) for one in view.evaluated if one.stage == stage]
-    return [ReportLine("Training", metric_curve(view, stage, name)), ReportLine("Held out", finite_points(held))]
+def chart_lines(view: RunState, stage: Stage, keys: tuple[str, ...]) -> list[ReportLine]:
+    """One metric in training and on held-out rows, or several metrics in training."""
+    if len(keys) > 1:
+        return [ReportLine(key.capitalize(), metric_curve(view.points, stage, key)) for key in keys]
+    curves = metric_curve(view.points, stage, keys[0]), metric_curve(view.evaluated, stage, keys[0])
+    return [ReportLine("Training", curves[0]), ReportLine("Held out", curves[1])]
 
 
-def metric_curve(view: RunState, stage: Stage, name: str) -> Points:
-    return finite_points((point.step, getattr(point, name)) for point in view.points if point.stage == stage)
+def metric_curve(measured: Iterable[TrainStep | Evaluation], stage: Stage, key: str) -> Points:
+    return finite_points(
+        (one.step, one.loss if key == "loss" else one.metrics.get(key)) for one in measured if one.stage == stage
+    )
 
 
 def finite_points(points: Iterable[tuple[float, float | None]]) -> Points:
@@ -288,7 +292,7 @@ def render_notices(view: RunState) -> str:
 def render_settings(run: ReportData) -> str:
     recipe = run.recipe
     parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
-    parts += [(STAGES[stage], getattr(recipe, stage)) for stage in recipe.method.stages]
+    parts += [(STAGES[stage], recipe.settings(stage)) for stage in recipe.method.stages]
     groups = "".join(
         f"<section><h3>{title}</h3>{render_name_value_table(label_settings(part))}</section>" for title, part in parts
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.data.quality.text_patterns import has_markers
 from trainer_core.diagnosis.finding import Finding, make_finding
 from trainer_core.diagnosis.series import (
@@ -17,6 +18,7 @@ from trainer_core.diagnosis.suggestions import (
     raise_beta,
     single_loss,
 )
+from trainer_core.methods.dpo import Dpo
 from trainer_core.runs.compare_events import GenerationStats
 from trainer_core.runs.events import SampleAnswers, Suggestion
 from trainer_core.runs.run_state import RunState
@@ -47,7 +49,7 @@ def traits_from_samples(view: RunState) -> dict[str, AnswerTraits]:
     four is no evidence, and a stage with one point has none."""
     before = next((one for one in view.sampled if one.step == 0 and one.samples), None)
     found = {"base": measure_answers(before)} if before else {}
-    for stage in ("sft", "dpo"):
+    for stage in METHODS:
         points = [measure_answers(one) for one in view.sampled if one.stage == stage and one.step and one.samples]
         if len(points) > 1:
             found[stage] = milder_traits(*points[-2:])
@@ -107,7 +109,7 @@ def check_missing_eos(course: StageSeries, answered: Mapping[str, AnswerTraits])
         says = (
             "The format is coming apart: the model writes the marks between turns into its answers. Check the template."
         )
-    elif course.stage == "dpo" and run_on:
+    elif course.method.needs_reference and run_on:
         evidence = [
             f"{ours.ended:.0%} of the answers end by themselves; {before.ended:.0%} did before this stage",
             f"at least {ours.tokens:.0f} tokens each; {before.tokens:.0f} before",
@@ -115,7 +117,7 @@ def check_missing_eos(course: StageSeries, answered: Mapping[str, AnswerTraits])
         says = "The format is coming apart: the model no longer says when it is done."
     else:
         return None
-    offer = add_sft_term(course.recipe.dpo) if course.stage == "dpo" else lower_rate(course)
+    offer = add_sft_term(course.settings) if isinstance(course.settings, Dpo) else lower_rate(course)
     return make_finding(
         course,
         "format",
@@ -129,9 +131,10 @@ def check_missing_eos(course: StageSeries, answered: Mapping[str, AnswerTraits])
 
 def check_longer_answers(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
     """DPO's answers have grown well beyond those of the model before it."""
-    before, ours = answered.get("sft") or answered.get("base"), answered.get("dpo")
+    earlier = [stage for stage in METHODS if stage != course.stage and stage in answered]
+    before, ours = answered.get(earlier[-1] if earlier else "base"), answered.get(course.stage)
     if (
-        course.stage != "dpo"
+        not isinstance(course.settings, Dpo)
         or before is None
         or ours is None
         or before.ended < MIN_ENDED_SHARE
@@ -167,7 +170,7 @@ def check_repetition(course: StageSeries, answered: Mapping[str, AnswerTraits]) 
         return None
     evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
     says = "The answers go in circles: the adapter has moved too far from its base."
-    offer = lower_rate(course) if course.stage == "sft" else raise_beta(course.recipe.dpo)
+    offer = raise_beta(course.settings) if isinstance(course.settings, Dpo) else lower_rate(course)
     return make_finding(
         course, "repeating", "Answers repeat themselves", says, evidence, "common practice; how much is our own", offer
     )

@@ -42,12 +42,12 @@ RISE_FACTOR, REGAIN_SHARE = 1.25, 0.15
 """A loss this many times its start, over several steps, has left; or back at its start, this share above its best [own]."""
 
 
-# ---- both stages
+# ---- every stage
 
 
 def check_divergence(course: StageSeries) -> Finding | None:
     """The loss is no number, or has left its start upwards for several steps."""
-    loss, left = course.loss, is_sft_divergence if course.stage == "sft" else is_dpo_divergence
+    loss, left = course.loss, is_preference_divergence if course.method.needs_reference else is_token_divergence
     broken = (
         not isfinite(loss[-1]) or not np.isfinite(course.grad_norm[-3:]).any()
     )  # 16-bit training starts with one or two
@@ -57,7 +57,7 @@ def check_divergence(course: StageSeries) -> Finding | None:
     evidence = [
         f"loss {loss[-1]:.3g} at step {course.last_step}, {float(np.min(finite)) if len(finite) else 0:.3g} at its best"
     ]
-    if course.stage == "dpo" and np.any(np.isfinite(course.margin)):
+    if course.method.needs_reference and np.any(np.isfinite(course.margin)):
         evidence.append(
             f"margin up to {np.nanmax(np.abs(course.margin)):.3g}; sound runs end at 1 to {HEALTHY_MARGIN:g}"
         )
@@ -77,7 +77,7 @@ def is_instant_divergence(loss: np.ndarray) -> bool:
     return bool(rising or loss[-3:].min() > 2 * max(loss[0], loss[1]))
 
 
-def is_sft_divergence(loss: np.ndarray) -> bool:
+def is_token_divergence(loss: np.ndarray) -> bool:
     """The last five are high in the middle, by far more than noise; or, slower, all that was won is lost again."""
     five, width = rolling_median(loss, 5), max(10, len(loss) // 15)
     if five[-1] > RISE_FACTOR * five[0] and five[-1] > float(np.min(five)) + 6 * estimate_noise(loss):
@@ -87,8 +87,8 @@ def is_sft_divergence(loss: np.ndarray) -> bool:
     return bool(soft[-1] > soft[0] and soft[-1] > (1 + REGAIN_SHARE) * best + 6 * estimate_noise(loss) / width**0.5)
 
 
-def is_dpo_divergence(loss: np.ndarray) -> bool:
-    """DPO swings when it leaves: the mean of the last eight is above the start, two of them far above."""
+def is_preference_divergence(loss: np.ndarray) -> bool:
+    """A loss against a reference swings when it leaves: the mean of the last eight is above the start, two of them far above."""
     return bool(
         mean_of_last(loss, 8) > max(RISE_FACTOR * loss[0], loss[0] + 0.3) and np.sum(loss[-8:] > loss[0] + 0.8) >= 2
     )
@@ -148,8 +148,9 @@ def check_double_descent(course: StageSeries) -> Finding | None:
 
 def check_memorised_loss(course: StageSeries) -> Finding | None:
     """The loss is below MEMORISED while there is much to come."""
-    share, width = EARLY_SHARE if course.stage == "dpo" else 0.5, course.points_for(LOW_PAIRS, 5)
-    if len(course.loss) < 2 * width or (course.stage == "dpo" and not has_sigmoid_loss(course)):
+    referenced = course.method.needs_reference
+    share, width = EARLY_SHARE if referenced else 0.5, course.points_for(LOW_PAIRS, 5)
+    if len(course.loss) < 2 * width or (referenced and not has_sigmoid_loss(course)):
         return None
     low = np.flatnonzero(rolling_mean(course.loss, width) < MEMORISED_LOSS)
     if not len(low) or course.steps[low[0] + width - 1] > share * course.total_steps:

@@ -36,6 +36,7 @@ from trainer_core.diagnosis.suggestions import (
     single_loss,
     swap_pairs,
 )
+from trainer_core.methods.dpo import Dpo
 from trainer_core.runs.events import Evaluation, Suggestion
 
 FLAT_STEPS, FLAT_MARGIN = 100, 0.1
@@ -48,7 +49,7 @@ EASY_SHARE, EASY_PAIRS = 0.1, 48
 
 def check_diverging_margin(course: StageSeries) -> Finding | None:
     """The margin is far beyond a sound one long before the end, or beyond it while the loss has begun to jump."""
-    if course.stage != "dpo" or "ipo" in course.recipe.dpo.losses:  # IPO sets its margin itself
+    if not isinstance(course.settings, Dpo) or "ipo" in course.settings.losses:  # IPO sets its margin itself
         return None
     ahead = course.steps > 10
     margin, steps = course.margin[ahead], course.steps[ahead]
@@ -82,7 +83,7 @@ def check_diverging_margin(course: StageSeries) -> Finding | None:
 
 def check_no_gradient(course: StageSeries) -> Finding | None:
     """Margin and loss stay exactly where they started."""
-    if course.stage != "dpo" or not has_sigmoid_loss(course):
+    if not isinstance(course.settings, Dpo) or not has_sigmoid_loss(course):
         return None
     moving = np.array([point.learning_rate > 0 for point in course.points]) & (course.steps > course.warmup_end)
     count = min(NO_GRADIENT_STEPS, max(6, course.total_steps // 2))
@@ -109,7 +110,11 @@ def check_no_gradient(course: StageSeries) -> Finding | None:
 def check_flat_margin(course: StageSeries) -> Finding | None:
     """The margin stays near 0 and is not on its way."""
     needed = min(FLAT_STEPS, max(30, int(0.8 * course.total_steps) - course.warmup_end))
-    if course.stage != "dpo" or course.last_step < course.warmup_end + needed or check_no_gradient(course):
+    if (
+        not isinstance(course.settings, Dpo)
+        or course.last_step < course.warmup_end + needed
+        or check_no_gradient(course)
+    ):
         return None
     margin = course.margin[np.isfinite(course.margin)]
     if len(margin) < 20 or mean_of_last(margin, 20) >= FLAT_MARGIN or mean_of_last(course.accuracy, 20) > 0.65:
@@ -136,9 +141,9 @@ def check_flat_margin(course: StageSeries) -> Finding | None:
 
 def check_easy_pairs(course: StageSeries) -> Finding | None:
     """Every pair is right, from a step in the first tenth of the run on."""
-    if course.stage != "dpo" or "ipo" in course.recipe.dpo.losses:  # IPO ends at a set margin, however easy the pairs
+    if not isinstance(course.settings, Dpo) or "ipo" in course.settings.losses:  # IPO ends at a set margin
         return None
-    held = [one.accuracy for one in course.held_out if one.accuracy is not None]
+    held = [one.metrics["accuracy"] for one in course.held_out if "accuracy" in one.metrics]
     if held and held[-1] < CHANCE_ACCURACY:
         return None  # what held-out pairs contradict is wrong, not easy
     right = course.accuracy >= 0.999
@@ -170,7 +175,11 @@ def check_easy_pairs(course: StageSeries) -> Finding | None:
 
 def check_chosen_collapse(course: StageSeries) -> Finding | None:
     """Both sides lose likelihood, the rejected one faster."""
-    if course.stage != "dpo" or len(course.points) < 20 or np.isnan(course.metric_column("chosen")).any():
+    if (
+        not isinstance(course.settings, Dpo)
+        or len(course.points) < 20
+        or np.isnan(course.metric_column("chosen")).any()
+    ):
         return None
     size = max(5, min(20, len(course.points) // 5))
     (chosen, began, ended, error), (rejected, *_) = (
@@ -190,14 +199,14 @@ def check_chosen_collapse(course: StageSeries) -> Finding | None:
         says,
         evidence,
         "Pal 2024, Razin 2024; how much is our own",
-        add_sft_term(course.recipe.dpo),
+        add_sft_term(course.settings),
     )
 
 
 def check_overfitting(course: StageSeries) -> Finding | None:
     """Training margin up, held-out loss past its best, held-out margin no longer growing."""
     best = best_before_worsening(course)
-    if best is None or course.stage != "dpo" or is_still_improving(best, course.held_out[-1]):
+    if best is None or not isinstance(course.settings, Dpo) or is_still_improving(best, course.held_out[-1]):
         return None
     then, now = float(course.margin[course.index_at(best.step)]), mean_of_last(course.margin, 5)
     if now < then:
@@ -222,17 +231,20 @@ def check_overfitting(course: StageSeries) -> Finding | None:
 def is_still_improving(best: Evaluation, last: Evaluation) -> bool:
     """Has the held-out margin grown by a tenth since the lowest loss? Then a few pairs that are badly wrong raise the loss,
     while the others still gain: seen in real runs whose held-out accuracy rose to the end."""
-    if best.margin is None or last.margin is None:
-        return False
-    return last.margin > best.margin + 0.1 * abs(best.margin)
+    then, now = best.metrics.get("margin"), last.metrics.get("margin")
+    return then is not None and now is not None and now > then + 0.1 * abs(then)
 
 
 def check_generalisation(course: StageSeries) -> Finding | None:
     """The training margin is large, and held-out pairs know nothing of it."""
-    held = [
-        (one.accuracy, one.margin) for one in course.held_out if one.accuracy is not None and one.margin is not None
-    ]
-    if course.stage != "dpo" or len(held) < 3 or best_before_worsening(course) or check_swapped_pairs(course):
+    both = [one.metrics for one in course.held_out if {"accuracy", "margin"} <= one.metrics.keys()]
+    held = [(metrics["accuracy"], metrics["margin"]) for metrics in both]
+    if (
+        not isinstance(course.settings, Dpo)
+        or len(held) < 3
+        or best_before_worsening(course)
+        or check_swapped_pairs(course)
+    ):
         return None
     (accuracy, margin), trained = held[-1], mean_of_last(course.margin, 5)
     if trained < 1 or accuracy > FLAT_ACCURACY or not -0.1 * trained < margin < 0.2 * trained:
@@ -242,7 +254,7 @@ def check_generalisation(course: StageSeries) -> Finding | None:
         f"held-out accuracy {accuracy:.2f}; {CHANCE_ACCURACY} is a coin toss",
     ]
     says = "What it learns from the training pairs does not carry over: too few or too varied pairs, or labels that disagree."
-    changes = {"dpo.label_smoothing": 0.1, "dpo.beta": max(0.3, course.recipe.dpo.beta), **single_loss("robust")}
+    changes = {"dpo.label_smoothing": 0.1, "dpo.beta": max(0.3, course.settings.beta), **single_loss("robust")}
     offer = Suggestion("The robust loss (smoothing 0.1) and β 0.3", changes)
     return make_finding(
         course,
@@ -257,8 +269,8 @@ def check_generalisation(course: StageSeries) -> Finding | None:
 
 def check_swapped_pairs(course: StageSeries) -> Finding | None:
     """Held-out pairs come out wrong more often than a coin, twice, while the training pairs come out right."""
-    held = [one.accuracy for one in course.held_out if one.accuracy is not None]
-    if course.stage != "dpo" or len(held) < 2 or not course.held_out_rows:
+    held = [one.metrics["accuracy"] for one in course.held_out if "accuracy" in one.metrics]
+    if not isinstance(course.settings, Dpo) or len(held) < 2 or not course.held_out_rows:
         return None
     wrong = CHANCE_ACCURACY - 2.5 * (0.25 / course.held_out_rows) ** 0.5
     if max(held[-2:]) >= wrong or mean_of_last(course.accuracy, 5) < 0.6:

@@ -1,4 +1,4 @@
-"""How SFT goes wrong."""
+"""How a stage goes wrong that learns to write answers: without a reference, its loss is that of the tokens."""
 
 from __future__ import annotations
 
@@ -32,13 +32,10 @@ EPOCH_DROP_SHARE = 0.2
 """A training loss that falls by this share when the rows come again, twice, knows them by heart [field; figure: own]."""
 
 
-# ---- SFT
-
-
 def check_not_learning(course: StageSeries) -> Finding | None:
     """No movement in STILL_STEPS at full rate, and none to come: were the fall steeper by all that noise can hide, it would
     still be too little at the end. Where the gradient is 0 nothing is left to chance."""
-    if course.stage != "sft" or course.last_step < course.warmup_end + MIN_FLAT_STEPS:
+    if course.method.needs_reference or course.last_step < course.warmup_end + MIN_FLAT_STEPS:
         return None
     rise, error = linear_trend(course.loss)
     level, scatter = float(np.mean(course.loss)), estimate_noise(course.loss)
@@ -66,7 +63,7 @@ def has_early_drop(loss: np.ndarray) -> bool:
 
 def check_memorisation(course: StageSeries) -> Finding | None:
     """Held-out loss rises while the training loss falls; or the training loss falls in stairs, where the rows come again."""
-    if course.stage != "sft":
+    if course.method.needs_reference:
         return None
     best, stairs = best_before_worsening(course), find_epoch_drops(course)
     if best and mean_of_last(course.loss, 5) <= mean_loss_near(course, best.step):
@@ -75,12 +72,16 @@ def check_memorisation(course: StageSeries) -> Finding | None:
             f"held-out loss {best.loss:.3f} at step {best.step}, now {course.held_out[-1].loss:.3f}",
             f"training loss {mean_loss_near(course, best.step):.3f} → {mean_of_last(course.loss, 5):.3f}",
         ]
-        offer = Suggestion(f"Stop SFT at step {at}, where it was best", {"sft.max_steps": at})
+        offer = Suggestion(
+            f"Stop {course.method.title} at step {at}, where it was best", {f"{course.stage}.max_steps": at}
+        )
     elif len(stairs) > 1 and not is_latest_best(course):
         at = course.steps_per_epoch
         evidence = [f"training loss {before:.2f} → {after:.2f} at step {step}" for step, before, after in stairs]
         evidence.append(f"there the same rows come again: a pass takes {at} steps")
-        offer = Suggestion(f"Stop SFT after one pass, at step {at}", {"sft.max_steps": at})
+        offer = Suggestion(
+            f"Stop {course.method.title} after one pass, at step {at}", {f"{course.stage}.max_steps": at}
+        )
     else:
         return None
     says = "It goes on learning the rows by heart, and gets worse on rows it has not seen."

@@ -14,7 +14,7 @@ from math import ceil
 import numpy as np
 
 from trainer_core.config.recipe import Lora, Recipe
-from trainer_core.methods.base import Training
+from trainer_core.methods.base import Method, Training
 from trainer_core.methods.steps import count_steps, warmup_steps
 from trainer_core.runs.events import Evaluation, Stage, TrainStep
 
@@ -46,7 +46,11 @@ class StageSeries:
 
     @property
     def settings(self) -> Training:
-        return getattr(self.recipe, self.stage)
+        return self.recipe.settings(self.stage)
+
+    @property
+    def method(self) -> Method:
+        return self.settings.method
 
     @property
     def lora(self) -> Lora:
@@ -95,8 +99,8 @@ class StageSeries:
         return np.array([point.grad_norm for point in self.points], float)
 
     def metric_column(self, name: str) -> FloatColumn:
-        """margin, accuracy, chosen or rejected."""
-        return np.array([getattr(point, name) for point in self.points], float)
+        """One of the method's metrics."""
+        return np.array([point.metrics.get(name, np.nan) for point in self.points], float)
 
     @cached_property
     def margin(self) -> FloatColumn:
@@ -124,12 +128,15 @@ def average_points(steps: Sequence[TrainStep], count: int) -> tuple[TrainStep, .
     return (*steps[:1], *(mean_step(steps[end + 1 - count : end + 1]) for end in ends))
 
 
-AVERAGED_METRICS = ("loss", "grad_norm", "margin", "accuracy", "chosen", "rejected")
-
-
 def mean_step(steps: Sequence[TrainStep]) -> TrainStep:
-    values = {name: [getattr(step, name) for step in steps] for name in AVERAGED_METRICS}
-    return replace(steps[-1], **{name: sum(all_) / len(all_) for name, all_ in values.items() if None not in all_})
+    shared = [name for name in steps[-1].metrics if all(name in step.metrics for step in steps)]
+    metrics = {name: sum(step.metrics[name] for step in steps) / len(steps) for name in shared}
+    return replace(
+        steps[-1],
+        loss=sum(step.loss for step in steps) / len(steps),
+        grad_norm=sum(step.grad_norm for step in steps) / len(steps),
+        metrics={**steps[-1].metrics, **metrics},
+    )
 
 
 def estimate_noise(values: FloatColumn) -> float:

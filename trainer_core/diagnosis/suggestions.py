@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.diagnosis.series import StageSeries
 from trainer_core.methods.dpo import SMOOTHED_LOSSES, Dpo
 from trainer_core.runs.events import Stage, Suggestion
 
 LOWER_RATE_FACTOR, RAISE_RATE_FACTOR = 5.0, 3.0
 """Rate ÷ 5 for a run that diverges, × 2 to 5 for one that does not move [field]."""
-MIN_DPO_RATE, MAX_DPO_RATE, MAX_SFT_RATE = 5e-7, 5e-5, 5e-4
-"""The useful range of learning rates with LoRA; tiny bases need more and keep what they have [HF, U]."""
 MAX_BETA, MIN_BETA = 0.5, 0.01
 """The range worth trying [DPO, HF]."""
 
@@ -21,8 +19,8 @@ MAX_BETA, MIN_BETA = 0.5, 0.01
 def lower_rate(course: StageSeries) -> Suggestion:
     """Rate ÷ 5, and no more than the fastest that makes sense; where DPO's is at its lower end already, a larger β."""
     rate = next_lower_rate(course.stage, course.settings.learning_rate)
-    if course.stage == "dpo" and rate < MIN_DPO_RATE:
-        return raise_beta(course.recipe.dpo)
+    if isinstance(course.settings, Dpo) and rate < course.method.slowest_rate:
+        return raise_beta(course.settings)
     changes: dict[str, Any] = {f"{course.stage}.learning_rate": round_setting(rate)}
     if course.settings.warmup < 0.1:
         changes[f"{course.stage}.warmup"] = 0.1
@@ -31,20 +29,18 @@ def lower_rate(course: StageSeries) -> Suggestion:
 
 
 def next_lower_rate(stage: Stage, rate: float) -> float:
-    return min(rate / LOWER_RATE_FACTOR, MAX_DPO_RATE if stage == "dpo" else MAX_SFT_RATE)
+    return min(rate / LOWER_RATE_FACTOR, METHODS[stage].fastest_rate)
 
 
 def raise_rate(course: StageSeries, times: float) -> Suggestion:
     """A larger rate within its range; where it is at the upper end already, a smaller β or a larger rank."""
-    fastest = MAX_DPO_RATE if course.stage == "dpo" else MAX_SFT_RATE
-    rate = min(times * course.settings.learning_rate, fastest)
+    rate = min(times * course.settings.learning_rate, course.method.fastest_rate)
     if rate > 1.5 * course.settings.learning_rate:
         return Suggestion(
             f"{course.stage.upper()} learning rate {format_rate(rate)}",
             {f"{course.stage}.learning_rate": round_setting(rate)},
         )
-    beta = course.recipe.dpo.beta
-    if course.stage == "dpo" and beta > MIN_BETA:
+    if isinstance(course.settings, Dpo) and (beta := course.settings.beta) > MIN_BETA:
         return Suggestion(f"Half the β ({beta / 2:g})", {"dpo.beta": round_setting(max(beta / 2, MIN_BETA))})
     rank = min(2 * course.lora.rank, 512)
     return Suggestion(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from filelock import FileLock, Timeout
 
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.errors import BusyError, DeviceError, DiskError
 from trainer_core.jobs.compare_control import CompareControl
 from trainer_core.jobs.registry import RunRegistry
@@ -180,8 +180,8 @@ def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -
 def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
     """What a finished run's events say when its last stage is to go on."""
     assert state.prepared
-    rows = state.prepared.chats if stage == "sft" else state.prepared.pairs
-    settings = getattr(recipe, stage)
+    rows = state.prepared.row_count(METHODS[stage].rows)
+    settings = recipe.settings(stage)
     before = state.steps_done(stage)
     more = count_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
     why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -13,6 +13,7 @@ from trainer_core.schema import StrictModel
 
 RowKind = Literal["chat", "pairs"]
 """What a method reads: conversations, or a prompt with a better and a worse answer."""
+ROW_NOUNS: Mapping[RowKind, str] = {"chat": "examples", "pairs": "pairs"}
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.97, 0.99, 1.0)
 
 Reasoned = tuple[Any, str]
@@ -101,23 +102,91 @@ class DivergenceBounds:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A number that a method's trainer logs at each step, beside the loss.
+
+    key: its name in events. log: TRL's name for it.
+    held_out: is it measured on held-out rows too?
+    blank_at_zero: another metric; while that is 0, this one says nothing.
+    """
+
+    key: str
+    log: str
+    held_out: bool = False
+    blank_at_zero: str = ""
+
+
+@dataclass(frozen=True)
+class MetricChart:
+    """A picture of one metric, or of several in one.
+
+    keys: of the metrics; "loss" is every method's. says: what it shows, in a sentence or two.
+    level, level_name: a line across it, and what that stands for. reading: how the page puts the latest numbers into words.
+    """
+
+    keys: tuple[str, ...]
+    title: str
+    says: str
+    level: float | None = None
+    level_name: str = ""
+    reading: str = ""
+
+
+@dataclass(frozen=True)
+class PairLogprobs:
+    """What a model says of one pair, in nats: sums of log-probabilities with their token counts.
+
+    whole: of prompt and chosen answer together; answers alone: chosen, rejected.
+    """
+
+    chosen: float
+    chosen_tokens: int
+    rejected: float
+    rejected_tokens: int
+    whole: float
+    whole_tokens: int
+
+
+@dataclass(frozen=True)
 class Method:
     """A training method as a value. The settings class of the method carries it as `method`.
 
     key: the recipe's section, the stage in events, and `adapter-<key>/`. title: in labels and lanes.
+    trl: module and name of TRL's trainer, such as "trl:SFT" for `trl.SFTTrainer` and `trl.SFTConfig`.
+    columns: how that trainer wants its rows, see `training/token_rows.py`.
+    arguments: the method's own settings as TRL's arguments, beside those that all methods have.
+    sorts_rows: may rows of a step be put in another order with these settings?
+    metrics, charts: what is logged beside the loss, and what is drawn.
     sequences: rows of tokens that one row of a micro-batch becomes.
+    full_logits: does its trainer keep the logits of all tokens, instead of computing them piece by piece?
     reference: what the policy is measured against; "policy at start" is its own state before the stage.
+    slowest_rate, fastest_rate: the useful range of learning rates with LoRA; tiny bases need more and keep what they have.
     advised: settings that `advise` names beside epochs and learning rate.
+    initial_loss: of a policy that equals its reference, in nats; None where it depends on the data.
+    loss_steepness: |dloss / dmargin| there, at least 1.
+    predict_loss: without a reference: the first loss, from what the model says of the first batch's pairs.
     """
 
     key: str
     title: str
     rows: RowKind
+    trl: str
+    columns: str
     advise: Advise
     divergence: DivergenceBounds
+    fastest_rate: float
+    charts: tuple[MetricChart, ...]
+    arguments: Callable[[Any], dict[str, Any]] = lambda settings: {}
+    sorts_rows: Callable[[Any], bool] = lambda settings: True
+    metrics: tuple[Metric, ...] = ()
     advised: tuple[str, ...] = ()
+    slowest_rate: float = 0.0
     sequences: int = 1
+    full_logits: bool = False
     reference: Literal["none", "policy at start"] = "none"
+    initial_loss: Callable[[Any], float | None] = lambda settings: None
+    loss_steepness: Callable[[Any], float] = lambda settings: 1.0
+    predict_loss: Callable[[Any, Sequence[PairLogprobs]], float] | None = None
 
     @property
     def needs_reference(self) -> bool:
@@ -164,6 +233,10 @@ class Training(StrictModel):
     """What all methods have in common. The effective batch is batch size × accumulation."""
 
     method: ClassVar[Method]
+
+    @classmethod
+    def group_label(cls) -> str:
+        return cls.method.title
 
     learning_rate: float = Field(default=2e-4, gt=0, le=1, title="Learning rate")
     """How far each step moves."""

@@ -13,6 +13,8 @@ from trainer_core.methods.base import (
     DivergenceBounds,
     LoraScale,
     Method,
+    Metric,
+    MetricChart,
     ModelShape,
     Reasoned,
     Training,
@@ -27,8 +29,48 @@ LossType = Literal[
 REFERENCE_FREE_LOSSES = {"simpo", "orpo", "cpo"}
 SMOOTHED_LOSSES = {"robust", "exo_pair", "aot", "aot_unpaired"}
 """The losses that read `label_smoothing`; TRL's other formulas have no place for it."""
+BATCH_COUPLED_LOSSES: frozenset[LossType] = frozenset({"aot", "aot_unpaired", "sft"})
+"""Losses that compare or average the pairs of one micro-batch: for them it matters which pairs share one."""
+LN2 = math.log(2)
 
-
+METRICS = (
+    Metric("margin", "rewards/margins", held_out=True),
+    Metric("accuracy", "rewards/accuracies", held_out=True, blank_at_zero="margin"),  # then no side is preferred
+    Metric("chosen", "logps/chosen"),
+    Metric("rejected", "logps/rejected"),
+)
+CHARTS = (
+    MetricChart(
+        ("loss",),
+        "DPO loss",
+        "Starts where policy and reference are equal and falls as the chosen answers pull ahead.",
+        0.6931,
+        "ln 2",
+        reading="preference loss",
+    ),
+    MetricChart(
+        ("margin",),
+        "Reward margin",
+        "Above 0 the model has moved towards the chosen answers and away from the rejected ones.",
+        0.0,
+        "start",
+        reading="margin",
+    ),
+    MetricChart(
+        ("accuracy",),
+        "Reward accuracy",
+        "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.",
+        0.5,
+        "coin toss",
+        reading="accuracy",
+    ),
+    MetricChart(
+        ("chosen", "rejected"),
+        "Log-probabilities",
+        "How likely whole answers are, in nats. The rejected ones should fall, the chosen ones hardly.",
+        reading="log-probabilities",
+    ),
+)
 EPOCHS = ((base.SMALL_DATASET_ROWS, 2.0), (math.inf, 1.0))
 """(below so many pairs, passes): one, and two where a higher beta and dropout hold it back [HF]."""
 RATES = UsualRates(usual=5e-6, small_base=5e-5, stabilised=1e-6, why="5e-6: the usual rate for DPO on adapters")  # [HF]
@@ -47,6 +89,59 @@ def recommend_beta(count: int) -> Reasoned:
     return 0.1, "beta 0.1: the usual start"
 
 
+def trl_arguments(settings: Dpo) -> dict[str, Any]:
+    return {
+        "beta": settings.beta,
+        "loss_type": list(settings.losses),
+        "loss_weights": list(settings.loss_weights) if settings.loss_weights else None,
+        "label_smoothing": settings.label_smoothing,
+    }
+
+
+def loss_steepness(settings: Dpo) -> float:
+    """How much faster than the margin the loss may move at its start: |dloss/dmargin|, at least 1.
+
+    The squared losses move by 1/β for each nat of the log-ratio, and the margin by β; all others by 1 for each unit of the margin
+    at most.
+    """
+    weights = settings.loss_weights or (1.0,) * len(settings.losses)
+    each = (settings.beta**-2 if loss in ("ipo", "sppo_hard") else 1.0 for loss in settings.losses)
+    return max(1.0, sum(weight * steep for weight, steep in zip(weights, each, strict=True)))
+
+
+def expected_first_loss(settings: Dpo) -> float | None:
+    """The loss of a policy that equals its reference, or None where it depends on the data (the sft term).
+
+    From each loss's formula at log-ratio 0; β and ε (label smoothing) as set. In nats.
+    """
+    values = [initial_loss(loss, settings.beta, settings.label_smoothing) for loss in settings.losses]
+    if any(value is None for value in values):
+        return None
+    weights = settings.loss_weights or (1.0,) * len(values)
+    return sum(weight * value for weight, value in zip(weights, values, strict=True) if value is not None)
+
+
+def initial_loss(loss: LossType, beta: float, smoothing: float) -> float | None:
+    """One loss at log-ratio 0."""
+    match loss:
+        case "sigmoid" | "sigmoid_norm" | "robust" | "aot" | "aot_unpaired":
+            return LN2  # -log σ(0); smoothing mixes two equal terms
+        case "hinge" | "apo_zero" | "apo_down":
+            return 1.0
+        case "ipo":
+            return 1 / (2 * beta) ** 2
+        case "sppo_hard":
+            return 1 / (2 * beta**2)
+        case "nca_pair" | "bco_pair":
+            return 2 * LN2
+        case "exo_pair":  # KL(½, ½ ‖ 1-ε, ε)
+            return -LN2 - 0.5 * math.log(1 - smoothing) - 0.5 * math.log(smoothing)
+        case "discopop":  # ½ log-logistic + ½ exponential at 0
+            return 0.5 * LN2 + 0.5
+        case "sft":
+            return None
+
+
 class Dpo(Training):  # [DPO]
     """Direct preference optimisation: prefer the chosen answer over the rejected one."""
 
@@ -56,11 +151,21 @@ class Dpo(Training):  # [DPO]
         key="dpo",
         title="DPO",
         rows="pairs",
+        trl="trl:DPO",
+        columns="answers",
+        arguments=trl_arguments,
+        sorts_rows=lambda settings: not BATCH_COUPLED_LOSSES & set(settings.losses),
+        metrics=METRICS,
+        charts=CHARTS,
         advise=advise,
         divergence=DivergenceBounds(early=4.0, later=2.0),
+        slowest_rate=5e-7,  # [HF]
+        fastest_rate=5e-5,
         advised=("beta",),
         sequences=2,
         reference="policy at start",
+        initial_loss=expected_first_loss,
+        loss_steepness=loss_steepness,
     )
 
     learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")  # [HF, TM]

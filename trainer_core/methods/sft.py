@@ -8,12 +8,30 @@ from typing import ClassVar
 from pydantic import Field
 
 from trainer_core.methods import base
-from trainer_core.methods.base import Advice, DivergenceBounds, LoraScale, Method, ModelShape, Training, UsualRates
+from trainer_core.methods.base import (
+    Advice,
+    DivergenceBounds,
+    LoraScale,
+    Method,
+    MetricChart,
+    ModelShape,
+    Training,
+    UsualRates,
+)
 from trainer_core.methods.steps import count_steps
 
 EPOCHS = ((base.SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
 """(below so many rows, passes): one to three [HF]."""
 RATES = UsualRates(usual=2e-4, small_base=5e-4, stabilised=5e-5, why="2e-4: the usual rate for adapters")  # [U]
+
+CHARTS = (
+    MetricChart(
+        ("loss",),
+        "SFT loss",
+        "How surprised the model still is by the good answers, in nats per token. Lower is better.",
+        reading="token loss",
+    ),
+)
 
 
 def advise(count: int, shape: ModelShape, lora: LoraScale) -> Advice:
@@ -31,7 +49,17 @@ class Sft(Training):  # [U, field]
     # later: with 1.25, 65 of 1,000 runs whose loss rose tenfold were stopped late or never; with 0.5, 7 of 10,000 one to three
     # steps late, whose first bad losses were ten times exceptionally low ones (`python -m reliability alarms`)
     method: ClassVar[Method] = Method(
-        key="sft", title="SFT", rows="chat", advise=advise, divergence=DivergenceBounds(early=2.0, later=0.5)
+        key="sft",
+        title="SFT",
+        rows="chat",
+        trl="trl:SFT",
+        columns="labels",
+        arguments=lambda settings: {"packing": settings.packing},
+        sorts_rows=lambda settings: not settings.packing,
+        charts=CHARTS,
+        advise=advise,
+        divergence=DivergenceBounds(early=2.0, later=0.5),
+        fastest_rate=5e-4,  # [U]
     )
 
     @property

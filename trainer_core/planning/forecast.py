@@ -147,8 +147,9 @@ class TargetMachine:
 
 def dataset_stats(found: RowCounts) -> DatasetStats:
     """Row counts and lengths as fitting.py needs them."""
-    lengths = {stage: LengthQuantiles(points) for stage, points in found.lengths.items()}
-    return DatasetStats(found.sft, found.dpo, lengths.get("sft"), lengths.get("dpo"))
+    counts = {METHODS[stage].rows: count for stage, count in found.rows.items()}
+    lengths = {METHODS[stage].rows: LengthQuantiles(points) for stage, points in found.lengths.items()}
+    return DatasetStats(counts.get("chat", 0), counts.get("pairs", 0), lengths.get("chat"), lengths.get("pairs"))
 
 
 def make_forecast(
@@ -170,7 +171,7 @@ def make_forecast(
     def takes(one: Recipe) -> int:
         return peak_without_skip_layers(room, setups_with_skip_layers(one, shape, room, data)).middle
 
-    steps = {stage: count_steps(data.row_count(METHODS[stage].rows), getattr(recipe, stage)) for stage in setups}
+    steps = {stage: count_steps(data.row_count(METHODS[stage].rows), recipe.settings(stage)) for stage in setups}
     disk = disk_parts(setups, steps)
     return Forecast(
         device=place.device,

@@ -1,8 +1,8 @@
 """What a run takes in memory and on disk, part by part, before anything is loaded. Pure arithmetic on a model's shape.
 
 What can be counted is exact: weights, NF4 blocks, adapters, gradients, optimiser states. What cannot has a lower and an
-upper value, in `Prior`. The formulas follow bitsandbytes, PEFT and Unsloth's checkpointing; published peaks and peaks
-measured on a processor are the table in tests/trainer_core/planning/test_memory_model.py.
+upper value, in `memory_coefficients.py`. The formulas follow bitsandbytes, PEFT and Unsloth's checkpointing; published peaks and
+peaks measured on a processor are the table in tests/trainer_core/planning/test_memory_model.py.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from trainer_core.config.recipe import Lora, Precision, Recipe
 from trainer_core.methods.base import Training
 from trainer_core.methods.steps import SAVES_PER_STAGE
 from trainer_core.models.architecture import TARGETS, Architecture, LinearLayer
+from trainer_core.planning.memory_coefficients import (
+    CPU_HIGH_COEFFICIENTS,
+    CPU_LOW_COEFFICIENTS,
+    HIGH_COEFFICIENTS,
+    LOW_COEFFICIENTS,
+    BaseFormat,
+    CpuMemoryCoefficients,
+    MemoryCoefficients,
+)
 from trainer_core.runs.checkpoints import KEEP_NEWEST
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
 from trainer_core.system.hardware import GIB, Machine, format_gb
 
 Device = Literal["cuda", "cpu"]
-BaseFormat = Literal["nf4", "bf16", "fp32"]
 FitLevel = Literal["fits", "tight", "too big"]
 
 SAFE_SHARE = 0.85
@@ -34,51 +42,6 @@ LONG_ROW_TOKENS = 512
 """A model that is loaded for so many tokens keeps its checkpoints in main memory; for fewer Unsloth leaves them on the card."""
 
 
-@dataclass(frozen=True)
-class MemoryCoefficients:
-    """What only a measurement can tell, on CUDA. Bytes, or as said.
-
-    activation: hidden-width numbers alive per token of one layer, in units of the MLP width (5 ± 20 %: 4 with the
-    kernels of 2026, 6 with those of December 2024). head: workspace of the fused loss. context: CUDA, cuBLAS,
-    bitsandbytes and Triton. fragmentation: share of everything that torch holds. whole_layer: factor on the numbers a
-    layer keeps when it is not recomputed. unfused: bytes per token and vocabulary entry where a trainer builds the
-    logits; Tunebench's does not. unknown: share added for an architecture we have no exact rule for.
-    slow_path: factor on activations where Unsloth's kernels stand aside, that is with dropout or DoRA.
-    """
-
-    activation: float
-    head: float
-    context: float
-    fragmentation: float
-    whole_layer: float = 1.0
-    unfused: float = 0.0
-    unknown: float = 0.0
-    slow_path: float = 1.0
-
-
-LOW_COEFFICIENTS = MemoryCoefficients(
-    activation=4, head=0.3 * GIB, context=0.35 * GIB, fragmentation=0.03, whole_layer=0.8
-)
-HIGH_COEFFICIENTS = MemoryCoefficients(
-    activation=6, head=0.5 * GIB, context=0.8 * GIB, fragmentation=0.08, whole_layer=1.2, unknown=0.1, slow_path=1.3
-)
-
-
-@dataclass(frozen=True)
-class CpuMemoryCoefficients:
-    """The same for the processor, fitted to peaks of three models of 64M to 280M weights (unsloth 2026.10.9, torch 2.13).
-
-    number: bytes per number that a layer keeps, by the base's format; nothing is recomputed there. tile: copies of a
-    4,096-token × 32,768-entry tile of the loss. context: Python with torch and Unsloth.
-    """
-
-    number: dict[BaseFormat, float]
-    tile: float
-    context: float
-
-
-CPU_LOW_COEFFICIENTS = CpuMemoryCoefficients({"fp32": 3.8, "bf16": 2.4, "nf4": 1.8}, tile=0.5, context=0.54 * GIB)
-CPU_HIGH_COEFFICIENTS = CpuMemoryCoefficients({"fp32": 4.6, "bf16": 3.2, "nf4": 2.8}, tile=2.0, context=0.75 * GIB)
 LOSS_TILE = (4096, 32_768)
 
 
@@ -209,7 +172,7 @@ def build_setup(
 ) -> StageSetup:
     """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
     stages = recipe.method.stages
-    training: Training = getattr(recipe, stage)
+    training: Training = recipe.settings(stage)
     return StageSetup(
         shape=shape,
         lora=recipe.lora,
@@ -219,7 +182,7 @@ def build_setup(
         reference=training.method.needs_reference and stage != stages[0],
         longest=longest,
         offload_embedding=device == "cuda" and recipe.memory.offload_embedding == "on" and not shape.tied,
-        loads=max(getattr(recipe, name).max_length for name in stages),
+        loads=max(recipe.settings(name).max_length for name in stages),
     )
 
 
@@ -262,7 +225,9 @@ def cuda_parts(setup: StageSetup, prior: MemoryCoefficients) -> dict[str, float]
         "Activations": activation_bytes(setup, prior),
         "Checkpoints": checkpoint_bytes(setup),
         "Unpacked weights": unpacking_bytes(setup),
-        "Loss": prior.head + setup.batch_tokens * setup.shape.vocabulary * prior.unfused,
+        "Loss": prior.head
+        + setup.batch_tokens * setup.shape.vocabulary * prior.unfused
+        + full_logits_bytes(setup, prior.logits),
     }
     total, unknown = sum(parts.values()), 0 if setup.shape.known else prior.unknown
     return parts | {
@@ -281,9 +246,14 @@ def cpu_parts(setup: StageSetup, prior: CpuMemoryCoefficients) -> dict[str, floa
         * numbers_per_token(setup.shape)
         * prior.number[setup.base],
         "Unpacked weights": unpacking_bytes(setup),
-        "Loss": tile * prior.tile,
+        "Loss": full_logits_bytes(setup, prior.logits) or tile * prior.tile,
         "Python and torch": prior.context,
     }
+
+
+def full_logits_bytes(setup: StageSetup, each: float) -> float:
+    """Of a method that keeps the logits of all tokens; 0 for all others."""
+    return setup.batch_tokens * setup.shape.vocabulary * each if setup.training.method.full_logits else 0
 
 
 def parts_from_measurement(setup: StageSetup, measurement: Measurement, end: int) -> dict[str, float]:

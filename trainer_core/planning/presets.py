@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from trainer_core.config.recipe import METHODS, Lora, Precision, Recipe
+from trainer_core.config.recipe import METHODS, STAGE_SETTINGS, Lora, Precision, Recipe
 from trainer_core.errors import ConfigError
-from trainer_core.methods.dpo import Dpo
-from trainer_core.methods.sft import Sft
+from trainer_core.methods.base import Training
 from trainer_core.models import resolve
 from trainer_core.models.architecture import Architecture, parse_architecture
 from trainer_core.runs.workspace import Workspace
@@ -23,7 +22,10 @@ PRESETS_DIR = PROJECT / "presets"
 
 
 class Preset(StrictModel):
-    """What suits a card with this much free memory. What a file leaves out has the setting's own default."""
+    """What suits a card with this much free memory. What a file leaves out has the setting's own default.
+
+    A file also has a section for methods by their keys, see PRESET_FILE.
+    """
 
     name: str = Field(min_length=1)
     min_free_gib: float = Field(ge=0)
@@ -33,13 +35,32 @@ class Preset(StrictModel):
     """Other models that suit the card."""
     precision: Precision = "auto"
     lora: Lora = Lora()
-    sft: Sft = Sft()
-    dpo: Dpo = Dpo()
 
     def as_recipe(self) -> Recipe:
         """The preset as a run on the sample data."""
-        parts = {"precision": self.precision, "lora": self.lora, "sft": self.sft, "dpo": self.dpo}
-        return Recipe(model=self.model, **parts)
+        stages = {key: self.stage_settings(key) for key in METHODS}
+        return Recipe(model=self.model, precision=self.precision, lora=self.lora, **stages)
+
+    def stage_settings(self, key: str) -> Training:
+        """A method's settings on this card. One without a section has the batch and length of one that reads the same rows; where
+        it keeps the logits of all tokens, row by row."""
+        if key in self.model_fields_set or (like := similar_method(key, self.model_fields_set)) is None:
+            found: Training = getattr(self, key, STAGE_SETTINGS[key]())
+            return found
+        known: Training = getattr(self, like)
+        batch = 1 if METHODS[key].full_logits else known.batch_size
+        size = {"batch_size": batch, "accumulation": known.effective_batch // batch, "max_length": known.max_length}
+        return STAGE_SETTINGS[key](**size)
+
+
+def similar_method(key: str, known: Iterable[str]) -> str | None:
+    """The first of the known methods that reads the same rows."""
+    return next((one for one in METHODS if one in known and METHODS[one].rows == METHODS[key].rows), None)
+
+
+PRESET_SECTIONS: dict[str, Any] = {key: (settings, settings()) for key, settings in STAGE_SETTINGS.items()}
+PRESET_FILE: type[Preset] = create_model("PresetFile", __base__=Preset, **PRESET_SECTIONS)
+"""A preset with a section for each method."""
 
 
 class GoalLengths(StrictModel):
@@ -53,20 +74,29 @@ class GoalLengths(StrictModel):
 
 
 class Goal(StrictModel):
-    """How thorough a run is meant to be."""
+    """How thorough a run is meant to be. A file also has a section for methods by their keys, see GOAL_FILE."""
 
     title: str = Field(min_length=1)
     description: str = Field(min_length=1)
-    sft: GoalLengths = GoalLengths()
-    dpo: GoalLengths = GoalLengths()
 
     def apply_goal(self, recipe: Recipe) -> Recipe:
         """The recipe with this goal's length. Steps at most are lifted where the goal names none."""
         lengths = {
-            stage: getattr(recipe, stage).model_copy(update={"max_steps": None} | getattr(self, stage).changes())
+            stage: recipe.settings(stage).model_copy(update={"max_steps": None} | self.stage_lengths(stage).changes())
             for stage in METHODS
         }
         return recipe.model_copy(update=lengths)
+
+    def stage_lengths(self, key: str) -> GoalLengths:
+        """How long a method goes on: as its section says, or that of one that reads the same rows."""
+        known = key if key in self.model_fields_set else similar_method(key, self.model_fields_set)
+        found: GoalLengths = getattr(self, known) if known else GoalLengths()
+        return found
+
+
+GOAL_SECTIONS: dict[str, Any] = {key: (GoalLengths, GoalLengths()) for key in METHODS}
+GOAL_FILE: type[Goal] = create_model("GoalFile", __base__=Goal, **GOAL_SECTIONS)
+"""A goal with a section for each method."""
 
 
 class CatalogueModel(StrictModel):
@@ -121,7 +151,7 @@ def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
     Raises:
         ConfigError: a file holds a key or value that cannot be, or there is no file.
     """
-    found = {path.stem: parse_values(Preset, read_toml(path), path.name) for path in folder.glob("*.toml")}
+    found = {path.stem: parse_values(PRESET_FILE, read_toml(path), path.name) for path in folder.glob("*.toml")}
     if not found:
         raise ConfigError(f"{folder} holds no preset (*.toml). Reinstall Tunebench, or restore the folder.")
     return dict(sorted(found.items(), key=lambda item: item[1].min_free_gib))
@@ -133,7 +163,7 @@ def load_goals(folder: Path = PRESETS_DIR / "goals") -> dict[str, Goal]:
     Raises:
         ConfigError: see `parse`.
     """
-    return {path.stem: parse_values(Goal, read_toml(path), path.name) for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: parse_values(GOAL_FILE, read_toml(path), path.name) for path in sorted(folder.glob("*.toml"))}
 
 
 def load_catalogue(path: Path = PRESETS_DIR / "models" / "catalogue.toml") -> Catalogue:

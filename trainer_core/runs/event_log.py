@@ -28,6 +28,7 @@ from trainer_core.runs.events import (
     Notice,
     RunEnded,
     RunFailed,
+    upgrade_fields,
 )
 from trainer_core.system import durable, untrusted_files
 from trainer_core.system.redact import redact_values
@@ -131,11 +132,12 @@ def decode_event(line: bytes) -> Event:
 def parse_event_line(line: bytes) -> dict[str, Any]:
     """The kind and the fields of one line; errors as in `decode`."""
     values = untrusted_files.parse_json(line)
-    kind = values.get("kind") if isinstance(values, dict) else None
-    kind = OLD_NAMES.get(kind, kind) if isinstance(kind, str) else None
+    kind = str(values.get("kind")) if isinstance(values, dict) else ""
+    kind = OLD_NAMES.get(kind, kind)
     if kind not in EVENT_KINDS:
         raise ValueError(f"unknown event kind {str(values.get('kind') if isinstance(values, dict) else None)[:80]!r}")
-    return {key: value for key, value in values.items() if key not in ("seq", "at")} | {"kind": kind}
+    fields_given = {key: value for key, value in values.items() if key not in ("seq", "at")}
+    return upgrade_fields(kind, fields_given) | {"kind": kind}
 
 
 def build_event(values: dict[str, Any]) -> Event:

@@ -4,24 +4,34 @@ reads them, `run_state.py` folds them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
+
+from trainer_core.config.recipe import METHODS
+from trainer_core.methods.base import RowKind
 from trainer_core.runs.compare_events import CompareEvent
 
-Stage = Literal["sft", "dpo"]
-STAGES: tuple[Stage, ...] = ("sft", "dpo")
-"""In the order in which a run makes them."""
+
+def check_stage(key: str) -> str:
+    if key not in METHODS:
+        raise ValueError(f"no method {key[:80]!r}")
+    return key
+
+
+Stage = Annotated[str, AfterValidator(check_stage)]
+"""A stage of a run, by the key of its method."""
 
 
 class Phase(StrEnum):
-    """queued → loading → sft → dpo → saving → done | stopped | paused | failed; to compare: loading → ready ⇄ answering."""
+    """queued → loading → training → saving (once for each stage) → done | stopped | paused | failed; to compare: loading →
+    ready ⇄ answering."""
 
     QUEUED = "queued"
     LOADING = "loading"
-    SFT = "sft"
-    DPO = "dpo"
+    TRAINING = "training"
     SAVING = "saving"
     SCORING = "scoring"
     READY = "ready"
@@ -52,10 +62,11 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class PhaseChanged:
-    """The worker entered a phase; the detail is a sentence for the page."""
+    """The worker entered a phase; the detail is a sentence for the page. stage: that the phase belongs to, if any."""
 
     phase: Phase
     detail: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,9 @@ class DataPrepared:
     held_out: int
     sha256: str
     notes: tuple[str, ...] = ()
+
+    def row_count(self, kind: RowKind) -> int:
+        return self.chats if kind == "chat" else self.pairs
 
 
 @dataclass(frozen=True)
@@ -102,16 +116,16 @@ class StepsPlanned:
 
 @dataclass(frozen=True)
 class ReferenceCheck:
-    """DPO's first step measured against what it must be: policy and reference are still the same model.
+    """A stage's first batch measured against what it must be. With a reference: policy and reference are still the same model.
 
-    Losses in nats. `expected_loss` is None where the loss depends on the data (the sft term). `policy` and
-    `reference` say in words which weights are which.
+    Losses in nats. `expected_loss` is None where the loss depends on the data (the sft term); `margin`, where there
+    is no reference. `policy` and `reference` say in words which weights are which.
     """
 
     stage: Stage
     loss: float
     expected_loss: float | None
-    margin: float
+    margin: float | None
     expected_margin: float
     tolerance: float
     policy: str
@@ -121,7 +135,7 @@ class ReferenceCheck:
 
 @dataclass(frozen=True, slots=True)  # many of them live as long as the app
 class TrainStep:
-    """One optimiser step. Loss in nats per token (SFT) or per pair (DPO), log-probs in nats per answer, margins in β·nats."""
+    """One optimiser step. Loss in nats, per token or per pair. metrics: by the keys of the method's own, in their units."""
 
     stage: Stage
     step: int
@@ -132,15 +146,12 @@ class TrainStep:
     seconds: float
     tokens_per_second: float
     seconds_left: float
-    margin: float | None = None
-    accuracy: float | None = None
-    chosen: float | None = None
-    rejected: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The held-out rows at a step, measured in training. Units are those of `Step`; accuracy and margin in DPO only.
+    """The held-out rows at a step, measured in training. Units are those of `TrainStep`.
 
     rows: how many of them, the same at every step of a stage. seconds: what it took.
     """
@@ -148,8 +159,7 @@ class Evaluation:
     stage: Stage
     step: int
     loss: float
-    accuracy: float | None = None
-    margin: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     rows: int = 0
     seconds: float = 0.0
 
@@ -297,3 +307,15 @@ OLD_NAMES: Mapping[str, str] = {
     "Failed": "RunFailed",
 }
 """Kind in a run folder of an earlier version → its class today."""
+OLD_METRICS = ("margin", "accuracy", "chosen", "rejected")
+"""Fields of steps and evaluations in run folders of an earlier version that are metrics today."""
+
+
+def upgrade_fields(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a line in a run folder of an earlier version, as they are called today."""
+    if kind == "PhaseChanged" and values.get("phase") in ("sft", "dpo"):
+        return values | {"phase": Phase.TRAINING.value, "stage": values["phase"]}
+    if kind in ("TrainStep", "Evaluation") and "metrics" not in values:
+        metrics = {name: values[name] for name in OLD_METRICS if values.get(name) is not None}
+        return {name: value for name, value in values.items() if name not in OLD_METRICS} | {"metrics": metrics}
+    return values

@@ -79,6 +79,8 @@ class RunState:
 
     id: str
     phase: Phase = Phase.QUEUED
+    stage: str = ""
+    """The stage that the phase belongs to, if any."""
     detail: str = ""
     card: str = ""
     """UUID of the graphics card its newest worker has; empty: the processor."""
@@ -163,7 +165,7 @@ class RunState:
         """Time to the end of training from the measured steps; None before the first one and after the last."""
         if not self.last_step or not self.phase.is_active:
             return None
-        begun = {self.points[0].stage, self.last_step.stage}  # there are two stages, one after the other
+        begun = {self.points[0].stage, self.last_step.stage}  # there are two stages at most, one after the other
         later = sum(steps for stage, steps in self.planned.items() if stage not in begun)
         return self.last_step.seconds_left + later * self.last_step.seconds
 
@@ -186,8 +188,8 @@ def apply(view: RunState, event: Event) -> RunState:
     if isinstance(event, CompareEvent):
         return apply_compare_event(view, event)
     match event:
-        case PhaseChanged(phase, detail):
-            return replace(view, phase=phase, detail=detail, error="", traceback="", offers=())
+        case PhaseChanged(phase, detail, stage):
+            return replace(view, phase=phase, stage=stage, detail=detail, error="", traceback="", offers=())
         case DeviceAcquired(card):
             return replace(view, card=card)
         case Notice(text):

@@ -16,7 +16,6 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import DPOTrainer, SFTTrainer
 
 from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.errors import ModelError
@@ -25,9 +24,7 @@ from trainer_core.runs import checkpoints
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import CheckpointSaved, Stage
-from trainer_core.training.length_sorting import LengthSorted
 from trainer_core.training.rate_schedule import ScheduledRate
-from trainer_core.training.reference_cache import CachedReference
 from trainer_core.training.token_count import CountsTokens
 
 SAVE_INTERVAL_SECONDS = 600.0
@@ -83,16 +80,6 @@ class DurableCheckpoints(CountsTokens, ScheduledRate):
         cast(PeftModel, self.model).save_pretrained(
             str(output_dir), selected_adapters=["default"], safe_serialization=True
         )
-
-
-class SftTrainer(DurableCheckpoints, LengthSorted, SFTTrainer):
-    pass
-
-
-class DpoTrainer(DurableCheckpoints, LengthSorted, CachedReference, DPOTrainer):
-    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
-        """Rows that are tokens already stay as they are."""
-        return dataset if "chosen_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args)
 
 
 def adapter_bytes(trainer: Trainer) -> int:

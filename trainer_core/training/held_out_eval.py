@@ -4,54 +4,63 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
-from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_core.data import Chat, Pair
-from trainer_core.data.tokenize import MASKED, as_message_dicts, encode_chat, encode_pair
-from trainer_core.planning.eval_budget import MAX_EVAL_ROWS, EvalBudget
+from trainer_core.config.recipe import METHODS
+from trainer_core.data.tokenize import MASKED
+from trainer_core.methods.base import Method
+from trainer_core.planning.eval_budget import EvalBudget
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Evaluation, Notice, Stage
 from trainer_core.training.preserved_state import preserved_state
 from trainer_core.training.progress import ProgressCallback
-
-TokenRow = dict[str, Any]
+from trainer_core.training.token_rows import TokenRow
 
 
 @dataclass(frozen=True)
 class EvalSums:
-    """Sums over rows. weight: answer tokens (SFT) or pairs (DPO); the other fields are means times that."""
+    """Sums over rows. weight: answer tokens of conversations, or pairs; loss and metrics are means times that."""
 
     weight: float
     loss: float
-    accuracy: float = 0.0
-    margin: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: EvalSums) -> EvalSums:
-        return EvalSums(
-            self.weight + other.weight,
-            self.loss + other.loss,
-            self.accuracy + other.accuracy,
-            self.margin + other.margin,
-        )
+        metrics = {name: value + other.metrics[name] for name, value in self.metrics.items()}
+        return EvalSums(self.weight + other.weight, self.loss + other.loss, metrics)
+
+    def mean_metrics(self) -> dict[str, float]:
+        return {name: value / self.weight for name, value in self.metrics.items()}
 
 
-def sft_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
-    """The loss of a batch by SFT's own formula."""
+def token_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
+    """The loss of a batch of conversations by the trainer's own formula."""
     batch = trainer._prepare_inputs(trainer.data_collator(rows))
     tokens = int((batch["labels"][..., 1:] != MASKED).sum())
     return EvalSums(tokens, float(trainer.compute_loss(trainer.model, batch)) * tokens)
 
 
-def dpo_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
-    """Loss, accuracy and margin of a batch by TRL's own formulas. The reference never moves, so its half is kept in the rows."""
+def pair_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
+    """Loss and metrics of a batch of pairs by TRL's own formulas."""
+    method, count = trainer.settings.method, len(rows)
+    if method.needs_reference:
+        loss = loss_beside_reference(trainer, rows)
+    else:
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.data_collator(rows)))
+    said = {name.removeprefix("eval_"): values for name, values in trainer._metrics["eval"].items()}
+    metrics = {one.key: said[one.log][-1] * count for one in method.metrics if one.held_out}
+    return EvalSums(count, float(loss) * count, metrics)
+
+
+def loss_beside_reference(trainer: Any, rows: list[TokenRow]) -> Any:
+    """The reference never moves, so its half is kept in the rows."""
     if not all("ref_chosen_logps" in row for row in rows):
         bare = [{name: value for name, value in row.items() if not name.startswith("ref_")} for row in rows]
         batch = trainer._prepare_inputs(trainer.data_collator(bare))
@@ -61,41 +70,27 @@ def dpo_sums(trainer: Any, rows: list[TokenRow]) -> EvalSums:
             for row, value in zip(rows, values.tolist(), strict=True):
                 row[f"ref_{side}_logps"] = value
     with reference_from_rows(trainer):
-        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.data_collator(rows)))
-    said, count = trainer._metrics["eval"], len(rows)
-    accuracy, margin = (said[f"rewards/{name}"][-1] for name in ("accuracies", "margins"))
-    return EvalSums(count, float(loss) * count, accuracy * count, margin * count)
+        return trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.data_collator(rows)))
 
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """The rows of a stage as its trainer's collator takes them, and how a batch of them is measured.
-
-    passes: over the rows in the first check, where DPO reads the reference as well.
-    """
+    """The rows of a stage as its trainer's collator takes them."""
 
     stage: Stage
     rows: Sequence[TokenRow]
-    tally: Callable[[Any, list[TokenRow]], EvalSums]
-    passes: int = 1
 
+    @property
+    def method(self) -> Method:
+        return METHODS[self.stage]
 
-def sft_held_out(tokenizer: Any, held_out: Sequence[Chat], length: int) -> HeldOutSet:
-    """SFT's held-out conversations, cut as in training."""
-    encoded = [encode_chat(tokenizer, chat).truncate(length) for chat in held_out[:MAX_EVAL_ROWS]]
-    rows = [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.target_count]
-    return HeldOutSet("sft", rows, sft_sums)
+    @property
+    def passes(self) -> int:
+        """Over the rows in the first check, where the reference is read as well."""
+        return 2 if self.method.needs_reference else 1
 
-
-def dpo_held_out(trainer: Any, tokenizer: Any, held_out: Sequence[Pair], length: int) -> HeldOutSet:
-    """DPO's held-out pairs, made tokens of by the trainer itself; those that differ beyond the length teach nothing."""
-    shown = [pair for pair in held_out[:MAX_EVAL_ROWS] if encode_pair(tokenizer, pair).first_difference < length]
-    if not shown:
-        return HeldOutSet("dpo", (), dpo_sums)
-    sides = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} for pair in shown]
-    plain = [{name: as_message_dicts(messages) for name, messages in row.items()} for row in sides]
-    made = trainer._prepare_dataset(Dataset.from_list(plain), tokenizer, trainer.args, "held-out")
-    return HeldOutSet("dpo", list(made), dpo_sums, passes=2)
+    def measure_batch(self, trainer: Any, rows: list[TokenRow]) -> EvalSums:
+        return (token_sums if self.method.rows == "chat" else pair_sums)(trainer, rows)
 
 
 @contextmanager
@@ -197,7 +192,7 @@ class HeldOutEval(TrainerCallback):
         for batch in self.row_batches(rows):
             if self.wants.should_stop:
                 return None
-            tallies.append(self.held_out.tally(self.trainer, batch))
+            tallies.append(self.held_out.measure_batch(self.trainer, batch))
         return reduce(EvalSums.__add__, tallies)
 
     def row_batches(self, rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
@@ -207,11 +202,7 @@ class HeldOutEval(TrainerCallback):
 
     def build_event(self, step: int, sums: EvalSums, seconds: float) -> Evaluation:
         loss = sums.loss / sums.weight if sums.weight else math.nan
-        took = round(seconds, 3)
-        if self.held_out.stage == "sft":
-            return Evaluation("sft", step, loss, rows=self.used, seconds=took)
-        accuracy, margin = sums.accuracy / sums.weight, sums.margin / sums.weight
-        return Evaluation("dpo", step, loss, accuracy, margin, self.used, took)
+        return Evaluation(self.held_out.stage, step, loss, sums.mean_metrics(), self.used, round(seconds, 3))
 
     def update_best(self, state: TrainerState, control: TrainerControl) -> None:
         """A new best is saved at once, so that it can be kept; with patience, too many checks without one end the stage."""

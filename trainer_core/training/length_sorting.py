@@ -13,11 +13,6 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Sampler
 from transformers import Trainer
 
-from trainer_core.methods.dpo import LossType
-
-BATCH_COUPLED_LOSSES: frozenset[LossType] = frozenset({"aot", "aot_unpaired", "sft"})
-"""Losses that compare or average the pairs of one micro-batch: for them it matters which pairs share one."""
-
 
 def sort_within_steps(places: Sequence[int], lengths: Sequence[int], batch: int) -> list[int]:
     """The rows of one step, longest first. Rows that fill no batch stay last: in DPO each of them weighs more than others."""

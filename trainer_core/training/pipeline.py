@@ -1,8 +1,7 @@
-"""One training job: read the data, load, SFT, save, DPO, save; or resume where an earlier worker stopped."""
+"""One training job: read the data, then load, train and save for each stage; or resume where an earlier worker stopped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from datasets import Dataset
 
 from trainer_core import data
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import STARTER
+from trainer_core.config.recipe import METHODS, STARTER
 from trainer_core.data import tokenize
 from trainer_core.methods.steps import count_steps
 from trainer_core.models import hub, resolve, starter
@@ -18,14 +17,19 @@ from trainer_core.runs import checkpoints
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.effective_recipe import effective_recipe
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import DataPrepared, Phase, PhaseChanged, StepsPlanned
+from trainer_core.runs.events import DataPrepared, Phase, PhaseChanged, Stage, StepsPlanned
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
-from trainer_core.training import dpo, held_out_eval, load, sft
-from trainer_core.training.checkpointing import DpoTrainer
+from trainer_core.training import load
+from trainer_core.training.first_step import TOLERANCE, VerifyFirstStep
+from trainer_core.training.held_out_eval import HeldOutSet
 from trainer_core.training.reference_cache import ReferenceCache
 from trainer_core.training.stage import StageContext
+from trainer_core.training.token_rows import TOKEN_COLUMNS
+from trainer_core.training.trainers import TrainerBuilder, build_trainer
+
+STAGE_TITLES = {f"adapter-{key}": method.title for key, method in METHODS.items()}
 
 
 def train(
@@ -33,12 +37,12 @@ def train(
     run_dir: Path,
     emit: EventLog,
     wants: StopRequests,
-    dpo_trainer: Callable[..., DpoTrainer] = dpo.build_dpo_trainer,
+    build: TrainerBuilder = build_trainer,
 ) -> Phase:
     """Run every stage of the recipe that is not finished yet.
 
     Args:
-        dpo_trainer: builds the DPO trainer; tests pass one with a fault.
+        build: builds a stage's trainer; tests pass one with a fault.
 
     Returns:
         DONE; STOPPED or PAUSED when the user asked for it. Stopped, the adapter of the stage in progress is saved.
@@ -53,9 +57,9 @@ def train(
     emit(PhaseChanged(Phase.LOADING, "Reading the data"))
     loaded = data.load_data(recipe.data, recipe.method)
     tokenize.write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
-    counts = {"sft": len(loaded.chats), "dpo": len(loaded.pairs)}
-    emit(DataPrepared(counts["sft"], counts["dpo"], len(loaded.held_out), loaded.sha256, loaded.notes))
-    emit(StepsPlanned({stage: count_steps(counts[stage], getattr(recipe, stage)) for stage in recipe.method.stages}))
+    emit(DataPrepared(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.sha256, loaded.notes))
+    counts = {stage: len(loaded.rows_of(METHODS[stage].rows)) for stage in recipe.method.stages}
+    emit(StepsPlanned({stage: count_steps(count, recipe.settings(stage)) for stage, count in counts.items()}))
     if recipe.model == STARTER and not starter.is_starter_ready(Workspace.for_run(run_dir)):
         emit(PhaseChanged(Phase.LOADING, "Unpacking the starter model, about a minute and only once"))
     model = resolve.resolve_model(recipe.model, Workspace.for_run(run_dir))
@@ -72,9 +76,9 @@ def train(
         if done.folder:
             adapter = done.folder
             continue
-        run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, dpo_trainer)
+        run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, build)
         run.add_notes(stage, done.skipped)
-        adapter = {"sft": run_sft, "dpo": run_dpo}[stage](run, loaded, adapter)
+        adapter = run_stage(stage, run, loaded, adapter)
         if adapter is None:
             return Phase.PAUSED
         if wants.stop.is_set():
@@ -82,44 +86,38 @@ def train(
     return Phase.DONE
 
 
-def run_sft(run: StageContext, loaded: data.LoadedData, _: Path | None) -> Path | None:
-    model, tokenizer, _precision = run.load_model("sft", None)
-    kept = run.token_cache("sft", tokenizer)
-    found = kept.read()
-    if found is None:
-        encoded, notes = tokenize.sft_rows(tokenizer, loaded.chats, run.recipe.sft.max_length)
-        found = sft.build_dataset(encoded), notes
-        kept.write(*found)
-    given, notes = found
-    run.add_notes("sft", notes)
-    progress, save = run.step_callbacks("sft")
-    trainer = sft.build_sft_trainer(model, tokenizer, given, run.recipe, run.run_dir / ".sft", [progress, save])
-    held_out = held_out_eval.sft_held_out(tokenizer, loaded.held_out_chats, run.recipe.sft.max_length)
-    folder = run.train_stage(trainer, tokenizer, progress, held_out)
-    del trainer, model
+def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: Path | None) -> Path | None:
+    """Train one stage, from the adapter of the stage before or a fresh one; its adapter, or None where the run was paused."""
+    method, settings = METHODS[stage], run.recipe.settings(stage)
+    model, tokenizer, precision = run.load_model(stage, after)
+    rows, notes = token_rows(stage, run, loaded, tokenizer)
+    run.add_notes(stage, notes)
+    progress, save = run.step_callbacks(stage)
+    policy = f"the {STAGE_TITLES[after.name]} adapter" if after else "a new adapter on the base"
+    check = VerifyFirstStep(settings, run.recipe.lora, precision, policy, run.emit)
+    trainer = run.build_trainer(
+        stage, model, tokenizer, rows, run.recipe, run.run_dir / f".{stage}", [check, progress, save]
+    )
+    check.trainer = trainer
+    if method.needs_reference and run.recipe.memory.keep_reference == "auto":
+        file = run.reference_file(stage, trainer, after, precision)
+        trainer.reference = ReferenceCache(file, TOLERANCE[precision] / getattr(settings, "beta", 1.0))
+        trainer.add_callback(trainer.reference)
+    columns = TOKEN_COLUMNS[method.columns]
+    held_out = HeldOutSet(stage, columns.encode_held_out(tokenizer, loaded, settings.max_length))
+    folder = run.train_stage(trainer, tokenizer, progress, held_out, after)
+    del trainer, check, model
     load.free_memory()
     return folder
 
 
-def run_dpo(run: StageContext, loaded: data.LoadedData, after: Path | None) -> Path | None:
-    model, tokenizer, precision = run.load_model("dpo", after)
-    kept = run.token_cache("dpo", tokenizer)
+def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokenizer: Any) -> tuple[Dataset, list[str]]:
+    """The rows of a stage as tokens, from the cache where they are there."""
+    kept = run.token_cache(stage, tokenizer)
     found = kept.read()
     if found is None:
-        pairs, notes = tokenize.dpo_rows(tokenizer, loaded.pairs, run.recipe.dpo.max_length)
-        given = Dataset.from_list(pairs)  # TRL makes tokens of them
-    else:
-        given, notes = found
-    run.add_notes("dpo", notes)
-    policy = "the SFT adapter" if after else "a new adapter on the base"
-    prove, (progress, save) = dpo.VerifyFirstStep(run.recipe, precision, policy, run.emit), run.step_callbacks("dpo")
-    trainer: Any = run.dpo_trainer(model, tokenizer, given, run.recipe, run.run_dir / ".dpo", [prove, progress, save])
-    prove.trainer = trainer
-    if found is None:
-        kept.write(trainer.train_dataset, notes)
-    if run.recipe.memory.keep_reference == "auto":
-        file = run.reference_file(trainer, after, precision)
-        trainer.reference = ReferenceCache(file, dpo.TOLERANCE[precision] / run.recipe.dpo.beta)
-        trainer.add_callback(trainer.reference)
-    held_out = held_out_eval.dpo_held_out(trainer, tokenizer, loaded.held_out, run.recipe.dpo.max_length)
-    return run.train_stage(trainer, tokenizer, progress, held_out, reference=after)
+        encode = TOKEN_COLUMNS[METHODS[stage].columns].encode
+        encoded, notes = encode(tokenizer, loaded, run.recipe.settings(stage).max_length)
+        found = Dataset.from_list(encoded), notes
+        kept.write(*found)
+    return found

@@ -7,10 +7,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.diagnosis.suggestions import format_rate, next_lower_rate, round_setting
 from trainer_core.errors import TrainingError
@@ -20,17 +21,17 @@ from trainer_core.runs.events import Notice, Stage, Suggestion, TrainStep
 
 
 class TrlLog(BaseModel):
-    """What TRL logs at a step, by TRL's names."""
+    """What TRL logs at a step, by TRL's names; those of the method's metrics are in `model_extra`."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     loss: float
     grad_norm: float = 0.0
     learning_rate: float = 0.0
-    margin: float | None = Field(default=None, alias="rewards/margins")
-    accuracy: float | None = Field(default=None, alias="rewards/accuracies")
-    chosen: float | None = Field(default=None, alias="logps/chosen")
-    rejected: float | None = Field(default=None, alias="logps/rejected")
+
+    def metrics(self, stage: Stage) -> dict[str, float]:
+        logged = self.model_extra or {}
+        return {one.key: float(logged[one.log]) for one in METHODS[stage].metrics if logged.get(one.log) is not None}
 
 
 class ProgressCallback(TrainerCallback):
@@ -125,10 +126,7 @@ class ProgressCallback(TrainerCallback):
             seconds=seconds,
             tokens_per_second=tokens / seconds if seconds else 0.0,
             seconds_left=mean * (state.max_steps - state.global_step),
-            margin=logged.margin,
-            accuracy=logged.accuracy,
-            chosen=logged.chosen,
-            rejected=logged.rejected,
+            metrics=logged.metrics(self.stage),
         )
 
     @property

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import set_seed
 
-from trainer_core.config.recipe import Precision, Recipe
+from trainer_core.config.recipe import METHODS, Precision, Recipe
 from trainer_core.data.tokenizer import with_chat_template
 from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.errors import ModelError
@@ -47,7 +47,6 @@ from trainer_core.training import load, row_lengths
 from trainer_core.training.checkpointing import (
     WEIGHTS,
     CheckpointContext,
-    DpoTrainer,
     SaveSchedule,
     VerifyResume,
     adapter_bytes,
@@ -60,6 +59,7 @@ from trainer_core.training.peak_memory import build_memory_meter
 from trainer_core.training.progress import ProgressCallback, has_finite_weights
 from trainer_core.training.sample_answers import SampleCallback
 from trainer_core.training.token_cache import TokenCache
+from trainer_core.training.trainers import TrainerBuilder
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class StageContext:
     data: str
     emit: EventLog
     wants: StopRequests
-    dpo_trainer: Callable[..., DpoTrainer]
+    build_trainer: TrainerBuilder
 
     @property
     def settings_hash(self) -> str:
@@ -81,10 +81,10 @@ class StageContext:
 
     def load_model(self, stage: Stage, from_adapter: Path | None) -> tuple[PeftModel, Any, Precision]:
         """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
-        self.emit(PhaseChanged(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
+        self.emit(PhaseChanged(Phase.LOADING, f"Loading the base model for {stage.upper()}", stage))
         set_seed(self.recipe.seed)
         # the stage's own length: Unsloth takes a trainer's 1024 for "not given" and then uses the model's
-        length = getattr(self.recipe, stage).max_length
+        length = self.recipe.settings(stage).max_length
         base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
             self.emit(SettingChanged("precision", self.recipe.precision, base.precision, base.reason))
@@ -101,9 +101,13 @@ class StageContext:
         tokenizer: Any,
         progress: ProgressCallback,
         held_out: HeldOutSet,
-        reference: Path | None = None,
+        start: Path | None = None,
     ) -> Path | None:
-        """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint."""
+        """Train from the newest checkpoint, or from the start, and save the adapter. None: paused, with a checkpoint.
+
+        Args:
+            start: the adapter of the stage before.
+        """
         stage = progress.stage
         found = checkpoints.latest_valid(self.run_dir, stage, self.data, self.settings_hash)
         if any(point.stage == stage for point in self.before.points):
@@ -122,12 +126,12 @@ class StageContext:
             lambda: checks.best.step if checks.best else None,
         )
         trainer.add_callback(RequireLearning(trainer, stage))
-        self.add_memory_probe(trainer, stage, reference)
+        self.add_memory_probe(trainer, stage)
         if load.can_skip_layers(self.recipe.memory):
             trainer.add_callback(
                 SkipLayersCallback(trainer, stage, self.emit)
             )  # after the probe, which measures without it
-        if found.folder and found.step >= count_steps(len(trainer.train_dataset), getattr(self.recipe, stage)):
+        if found.folder and found.step >= count_steps(len(trainer.train_dataset), self.recipe.settings(stage)):
             fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
             before = checkpoints.adapter_step(self.run_dir, stage)
             if before not in (None, found.step):
@@ -135,8 +139,8 @@ class StageContext:
                 self.add_notes(stage, [f"{text}, which you can keep again afterwards."])
             return self.save_stage_adapter(stage, trainer, tokenizer, found.step, found.step)
         if found.folder:
-            trainer.add_callback(VerifyResume(found.folder, reference))
-        self.emit(PhaseChanged(Phase(stage), "The first step is slower than the rest"))
+            trainer.add_callback(VerifyResume(found.folder, start if METHODS[stage].needs_reference else None))
+        self.emit(PhaseChanged(Phase.TRAINING, "The first step is slower than the rest", stage))
         trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
         if checks.stopped:
@@ -144,7 +148,7 @@ class StageContext:
         if self.wants.pause.is_set() and trainer.state.global_step < trainer.state.max_steps:
             return None
         if trainer.state.global_step >= trainer.state.max_steps and has_finite_weights(trainer.model):
-            require_change(trainer.model, stage, reference and reference / WEIGHTS, trainer.args.learning_rate)
+            require_change(trainer.model, stage, start and start / WEIGHTS, trainer.args.learning_rate)
         return self.save_last(trainer, tokenizer, progress)
 
     def save_last(self, trainer: Any, tokenizer: Any, progress: ProgressCallback) -> Path:
@@ -173,7 +177,7 @@ class StageContext:
             )
         return self.save_stage_adapter(stage, trainer, tokenizer, step, total)
 
-    def add_memory_probe(self, trainer: Any, stage: Stage, reference: Path | None) -> None:
+    def add_memory_probe(self, trainer: Any, stage: Stage) -> None:
         """Have memory measured before the first step, if the recipe wants that."""
         setting, workspace = self.recipe.memory.probe, Workspace.for_run(self.run_dir)
         if setting == "off":
@@ -199,16 +203,16 @@ class StageContext:
         if before is None or before.tokens != probe.batch_tokens(trainer.args.per_device_train_batch_size):
             trainer.add_callback(probe)
 
-    def reference_file(self, trainer: Any, after: Path | None, precision: Precision) -> Path:
+    def reference_file(self, stage: Stage, trainer: Any, after: Path | None, precision: Precision) -> Path:
         """Where the reference's numbers for these pairs lie, under a name made of all that they depend on, to the last bit."""
-        recipe, folder = self.recipe, Path(self.model)
+        recipe, settings, folder = self.recipe, self.recipe.settings(stage), Path(self.model)
         weights = [
             (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))
         ]
         facts = [
             self.data, self.model, weights, checkpoints.file_sha256(after / WEIGHTS) if after else "", precision, recipe.seed,
-            recipe.lora.model_dump(), recipe.data.template, recipe.dpo.max_length,
-            recipe.dpo.batch_size, recipe.dpo.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
+            recipe.lora.model_dump(), recipe.data.template, settings.max_length,
+            settings.batch_size, settings.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
             hardware.cpu_name(), hardware.card_uuid(os.environ), [version(name) for name in checkpoints.RECORDED_PACKAGES],
         ]  # fmt: skip
         name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -219,7 +223,7 @@ class StageContext:
     ) -> HeldOutEval:
         """Held-out checks and sample answers, as far as the recipe wants them; they go on from what was said already."""
         recipe, said = self.recipe, read_run_state(self.run_dir)
-        settings = getattr(recipe, progress.stage)
+        settings = recipe.settings(progress.stage)
         before = [one for one in said.evaluated if one.stage == progress.stage]
         checks = HeldOutEval(trainer, held_out, settings.evaluations, settings.patience, progress, before)
         if settings.evaluations:
@@ -242,7 +246,7 @@ class StageContext:
         return self.save_stage_adapter(stage, trainer, tokenizer, best.step, best.step)
 
     def save_stage_adapter(self, stage: Stage, trainer: Any, tokenizer: Any, step: int, total: int) -> Path:
-        self.emit(PhaseChanged(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
+        self.emit(PhaseChanged(Phase.SAVING, f"Saving the {stage.upper()} adapter", stage))
         folder = self.run_dir / f"adapter-{stage}"
         origin = checkpoints.CheckpointSource(stage, total, self.data, self.settings_hash)
         with checkpoints.staged_write(folder, origin, step, adapter_bytes(trainer)) as staging:

@@ -18,17 +18,13 @@ from datasets import Dataset
 from pyarrow import feather
 
 from trainer_core.config.recipe import METHODS, Recipe
-from trainer_core.methods.base import RowKind
 from trainer_core.runs import checkpoints, workspace
 from trainer_core.runs.events import Stage
 from trainer_core.system import durable
+from trainer_core.training.token_rows import TOKEN_COLUMNS
 
 MAX_CACHE_BYTES = 2**30
 """The newest files stay, as long as they fit; 100,000 pairs of 300 tokens a side take about 0.1 GB."""
-COLUMNS: dict[RowKind, tuple[str, ...]] = {
-    "chat": ("input_ids", "labels"),
-    "pairs": ("prompt_ids", "chosen_ids", "rejected_ids"),
-}
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -39,7 +35,7 @@ class TokenCache:
         """`rows` is the hash of the rows, `tokenizer` whose tokens they become."""
         self.stage, self.folder = stage, folder
         words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]
-        length, versions = getattr(recipe, stage).max_length, [version(name) for name in checkpoints.RECORDED_PACKAGES]
+        length, versions = recipe.settings(stage).max_length, [version(name) for name in checkpoints.RECORDED_PACKAGES]
         facts = json.dumps([stage, recipe.method, rows, length, words, versions])
         self.file = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.rows"
 
@@ -62,7 +58,7 @@ class TokenCache:
         Raises:
             DiskError: the disk is full.
         """
-        table = rows.select_columns(list(COLUMNS[METHODS[self.stage].rows])).with_format("arrow")[:]
+        table = rows.select_columns(list(TOKEN_COLUMNS[METHODS[self.stage].columns].names)).with_format("arrow")[:]
         body = pa.BufferOutputStream()
         feather.write_feather(table.replace_schema_metadata({"notes": json.dumps(list(notes))}), body)
         content = body.getvalue().to_pybytes()

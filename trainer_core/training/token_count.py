@@ -13,6 +13,10 @@ from transformers import Trainer
 
 from trainer_core.data.tokenize import MASKED
 
+MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
+LABELS = ("labels", "chosen_labels", "rejected_labels")
+"""Of a batch's rows, or of the sides of its pairs."""
+
 
 class CountsTokens(Trainer):
     """Mixed into a TRL trainer.
@@ -33,10 +37,13 @@ class CountsTokens(Trainer):
 
 def count_batch_tokens(inputs: Mapping[str, Tensor]) -> int | Tensor:
     """Tokens of a batch without its padding. A padding-free batch has no mask, and every one of its ids counts."""
-    mask = inputs.get("attention_mask")
-    return inputs["input_ids"].numel() if mask is None else mask.sum()
+    masks = [inputs[name] for name in MASKS if inputs.get(name) is not None]
+    return sum((mask.sum() for mask in masks[1:]), masks[0].sum()) if masks else inputs["input_ids"].numel()
 
 
 def count_label_tokens(inputs: Mapping[str, Tensor]) -> Tensor:
     """Tokens of a batch with a label; of pairs those of both answers."""
-    return (inputs["labels"] != MASKED).sum() if "labels" in inputs else inputs["completion_mask"].sum()
+    if "completion_mask" in inputs and "labels" not in inputs:
+        return inputs["completion_mask"].sum()
+    sides = [inputs[name] for name in LABELS if name in inputs]
+    return sum(((side != MASKED).sum() for side in sides[1:]), (sides[0] != MASKED).sum())

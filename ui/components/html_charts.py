@@ -28,6 +28,8 @@ class Chart:
     line_name: str = ""
     optional: bool = False
     """Not shown where the machine does not say."""
+    reading: str = ""
+    """How the latest numbers are put into words; see `says` in train.js."""
 
 
 def stage_lines(stage: str, name: str) -> tuple[ChartSeries, ...]:
@@ -40,7 +42,7 @@ def render_chart(spec: Chart) -> str:
     title, sentence = escape(spec.title), escape(spec.sentence)
     return f"""
 <figure class="card chart" data-series="{spec.lines[0].series}" data-lines="{lines}" data-says="{sentence}"
-  data-optional="{"yes" if spec.optional else "no"}"{line}>
+  data-reading="{spec.reading}"   data-optional="{"yes" if spec.optional else "no"}"{line}>
   <figcaption class="row"><h3>{title}</h3><span class="row"><span class="value">–</span>
     <details class="menu"><summary aria-label="More about {title}">⋯</summary><div>
       <button type="button" data-do="in">Zoom in</button><button type="button" data-do="out">Zoom out</button>

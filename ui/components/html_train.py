@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
+from trainer_core.config.recipe import METHODS
+from trainer_core.methods.base import MetricChart
 from ui.components.html_charts import Chart, ChartSeries, render_chart, render_details, stage_lines
 
-CHARTS = (
-    Chart(
-        stage_lines("sft", "loss"),
-        "SFT loss",
-        "How surprised the model still is by the good answers, in nats per token. Lower is better.",
-    ),
-    Chart(
-        stage_lines("dpo", "loss"),
-        "DPO loss",
-        "Starts where policy and reference are equal and falls as the chosen answers pull ahead.",
-        0.6931,
-        "ln 2",
-    ),
-    Chart(
-        stage_lines("dpo", "margin"),
-        "Reward margin",
-        "Above 0 the model has moved towards the chosen answers and away from the rejected ones.",
-        0.0,
-        "start",
-    ),
-    Chart(
-        stage_lines("dpo", "accuracy"),
-        "Reward accuracy",
-        "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.",
-        0.5,
-        "coin toss",
-    ),
-    Chart(
-        (ChartSeries("dpo.chosen", "Chosen"), ChartSeries("dpo.rejected", "Rejected", "second")),
-        "Log-probabilities",
-        "How likely whole answers are, in nats. The rejected ones should fall, the chosen ones hardly.",
-    ),
-)
+
+def stage_chart(stage: str, chart: MetricChart) -> Chart:
+    """A method's chart: one metric in training and on held-out rows, or several metrics in training."""
+    names = [(f"{stage}.{key}", key.capitalize()) for key in chart.keys]
+    kinds = ("main", "second")
+    several = tuple(ChartSeries(series, name, kind) for (series, name), kind in zip(names, kinds, strict=False))
+    lines = several if len(names) > 1 else stage_lines(stage, chart.keys[0])
+    return Chart(lines, chart.title, chart.says, chart.level, chart.level_name, reading=chart.reading)
+
+
+CHARTS = [stage_chart(stage, chart) for stage, method in METHODS.items() for chart in method.charts]
 DETAIL_CHARTS = (
     Chart(
         (ChartSeries("deep.rate"),),

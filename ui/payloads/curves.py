@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 
-from trainer_core.runs.events import STAGES, Stage, TrainStep
+from trainer_core.config.recipe import METHODS
+from trainer_core.methods.base import Metric
+from trainer_core.runs.events import Stage, TrainStep
 from trainer_core.runs.run_state import RunState
 
 MAX_POINTS = 2000
@@ -13,16 +15,28 @@ MAX_POINTS = 2000
 OVERLAY_POINTS = 300
 
 StepReader = Callable[[TrainStep], float | None]
+
+
+def read_loss(step: TrainStep) -> float:
+    return step.loss
+
+
+def metric_reader(metric: Metric) -> StepReader:
+    def read(step: TrainStep) -> float | None:
+        if metric.blank_at_zero and not step.metrics.get(metric.blank_at_zero):
+            return None
+        return step.metrics.get(metric.key)
+
+    return read
+
+
 SERIES: dict[str, tuple[Stage, StepReader]] = {
-    "sft.loss": ("sft", lambda step: step.loss),
-    "dpo.loss": ("dpo", lambda step: step.loss),
-    "dpo.margin": ("dpo", lambda step: step.margin),
-    "dpo.accuracy": ("dpo", lambda step: step.accuracy if step.margin else None),
-    "dpo.chosen": ("dpo", lambda step: step.chosen),
-    "dpo.rejected": ("dpo", lambda step: step.rejected),
+    f"{stage}.{name}": (stage, read)
+    for stage, method in METHODS.items()
+    for name, read in (("loss", read_loss), *((metric.key, metric_reader(metric)) for metric in method.metrics))
 }
-"""Every curve: its stage, and how it is read from a step. Without a margin no side is preferred, so there is no accuracy."""
-CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in STAGES}
+"""Every curve: its stage, and how it is read from a step."""
+CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in METHODS}
 """Stage → its curves, in the order in which a row of new points holds them."""
 DETAIL_SERIES: dict[str, StepReader] = {
     "deep.rate": lambda step: step.learning_rate,
@@ -55,16 +69,15 @@ def held_out_curves(view: RunState | None) -> dict[str, list[tuple[int, float]]]
     """The held-out curves, whole: a few dozen points at most."""
     found: dict[str, list[tuple[int, float]]] = {}
     for one in view.evaluated if view else ():
-        for name in ("loss", "margin", "accuracy", "rows"):
-            value = getattr(one, name)
-            if value is not None and isfinite(value):
+        for name, value in {"loss": one.loss, **one.metrics, "rows": one.rows}.items():
+            if isfinite(value):
                 found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, round_digits(value)))
     return found
 
 
 def best_steps(view: RunState | None) -> dict[str, int]:
     """Stage → the step with the lowest held-out loss."""
-    found = {stage: view.best_evaluation(stage) for stage in STAGES} if view else {}
+    found = {stage: view.best_evaluation(stage) for stage in METHODS} if view else {}
     return {stage: one.step for stage, one in found.items() if one}
 
 

@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from pydantic import BaseModel
-
 from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis import doctor
@@ -18,6 +16,7 @@ from trainer_core.runs.compare_events import LaneScore
 from trainer_core.runs.effective_recipe import effective_recipe
 from trainer_core.runs.events import Suggestion
 from trainer_core.runs.run_state import RunState
+from trainer_core.schema import StrictModel
 from ui.format import STAGE_LABELS
 from ui.payloads.run_settings import read_run_settings, settings_by_label
 
@@ -103,7 +102,7 @@ def apply_suggestion(registry: RunRegistry, run_id: str, key: str) -> tuple[Reci
     return after, setting_differences(before, after)
 
 
-def setting_differences(before: BaseModel, after: BaseModel) -> list[str]:
+def setting_differences(before: StrictModel, after: StrictModel) -> list[str]:
     """Each setting that differs: its label, its value, and "changed from" the other."""
     old, new = settings_by_label(before), settings_by_label(after)
     return [

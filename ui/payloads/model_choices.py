@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.errors import DeviceError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.base import Training
@@ -97,7 +97,7 @@ class ModelChoices:
     def with_model_settings(self, wanted: Recipe, goal: str) -> Recipe:
         """The same run with every setting that suits its model."""
         base = self.recipe_for(wanted.model, goal)
-        return wanted.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", "sft", "dpo")})
+        return wanted.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", *METHODS)})
 
     def with_goal_length(self, wanted: Recipe, goal: str, rows: StageRows | None = None) -> Recipe:
         """The same run with a goal's length; every other setting stays.
@@ -107,17 +107,17 @@ class ModelChoices:
                 a quick look is never the longest, nor does it see few rows again and again.
         """
         base = self.recipe_for(wanted.model, goal)
-        lengths = {stage: getattr(base, stage).model_dump(include={"epochs", "max_steps"}) for stage in ("sft", "dpo")}
+        lengths = {stage: base.settings(stage).model_dump(include={"epochs", "max_steps"}) for stage in METHODS}
         longer = wanted.model_copy(
-            update={stage: getattr(wanted, stage).model_copy(update=length) for stage, length in lengths.items()}
+            update={stage: wanted.settings(stage).model_copy(update=length) for stage, length in lengths.items()}
         )
-        fixed = {stage: steps for stage in wanted.method.stages if (steps := getattr(longer, stage).max_steps)}
-        passes = {stage: steps_per_epoch(rows[stage], getattr(longer, stage)) for stage in fixed} if rows else {}
+        fixed = {stage: steps for stage in wanted.method.stages if (steps := longer.settings(stage).max_steps)}
+        passes = {stage: steps_per_epoch(rows[stage], longer.settings(stage)) for stage in fixed} if rows else {}
         if not rows or sum(fixed.values()) <= sum(passes.values()):
             return longer
         shorter = {stage: {"max_steps": min(steps, passes[stage])} for stage, steps in fixed.items()}
         return longer.model_copy(
-            update={stage: getattr(longer, stage).model_copy(update=length) for stage, length in shorter.items()}
+            update={stage: longer.settings(stage).model_copy(update=length) for stage, length in shorter.items()}
         )
 
     def matching_goal(self, wanted: Recipe, rows: StageRows | None = None) -> str | None:

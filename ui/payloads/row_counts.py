@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from trainer_core import data
-from trainer_core.config.recipe import Data, MethodChain, Recipe
-from trainer_core.runs.events import Stage
+from trainer_core.config.recipe import METHODS, Data, MethodChain, Recipe
+from trainer_core.methods.base import ROW_NOUNS
 
 
 def count_data_rows(recipe: Recipe, tokenizer: Path | None = None) -> data.RowCounts:
@@ -18,7 +18,7 @@ def count_data_rows(recipe: Recipe, tokenizer: Path | None = None) -> data.RowCo
         DataError: a file cannot be used.
     """
     found = count_sources(recipe.data, recipe.method, tokenizer, tuple(map(modified_time, data_sources(recipe))))
-    return found.after_truncation({stage: getattr(recipe, stage).max_length for stage in recipe.method.stages})
+    return found.after_truncation({stage: recipe.settings(stage).max_length for stage in recipe.method.stages})
 
 
 def data_sources(recipe: Recipe) -> list[str]:
@@ -38,12 +38,9 @@ def modified_time(source: str) -> float:
     return os.path.getmtime(path) if os.path.exists(path) else 0.0  # False for too long a name
 
 
-def stage_rows(found: data.RowCounts) -> dict[Stage, int]:
-    """The rows of each stage."""
-    return {"sft": found.sft, "dpo": found.dpo}
-
-
 def describe_data(found: data.RowCounts) -> list[str]:
     """What is in the data, as short lines."""
-    named = [(found.sft, "examples for SFT"), (found.dpo, "pairs for DPO"), (found.held_out, "pairs held out")]
-    return [f"{count:,} {words}" for count, words in named if count]
+    named = [
+        (count, f"{ROW_NOUNS[METHODS[stage].rows]} for {METHODS[stage].title}") for stage, count in found.rows.items()
+    ]
+    return [f"{count:,} {words}" for count, words in (*named, (found.held_out, "pairs held out")) if count]

@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.errors import UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
+from trainer_core.methods.base import ROW_NOUNS
 from trainer_core.runs import checkpoints, control, heartbeat
-from trainer_core.runs.events import STAGES, MemoryProbed, Phase, ReferenceCheck, Stage, TrainStep
+from trainer_core.runs.events import MemoryProbed, Phase, ReferenceCheck, Stage, TrainStep
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.duration import format_duration
 from trainer_core.system.hardware import GIB, Gpu, format_gb
@@ -113,7 +114,7 @@ def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] 
         "doing": current_activity(view),
         "stages": stage_states(recipe, view),
         "planned": dict(view.planned),
-        "pairs": recipe.dpo.effective_batch if recipe else 0,
+        "batches": {stage: recipe.settings(stage).effective_batch for stage in recipe.method.stages} if recipe else {},
         "error": view.error,
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
@@ -125,7 +126,7 @@ def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] 
 
 def has_resume_point(run_dir: Path, view: RunState) -> bool:
     """Is anything there that a resumed run would go on from?"""
-    return bool(view.adapters) or any(checkpoints.adapters_by_step(run_dir, stage) for stage in STAGES)
+    return bool(view.adapters) or any(checkpoints.adapters_by_step(run_dir, stage) for stage in METHODS)
 
 
 def progress_payload(view: RunState | None) -> dict[str, Any] | None:
@@ -171,14 +172,15 @@ def describe_step(last: TrainStep) -> str:
 
 def status_detail(view: RunState) -> str:
     """What the worker said last; what it said before a stage's first step holds no longer after it."""
-    return "" if view.last_step and view.last_step.stage == view.phase else view.detail
+    trained = view.last_step and view.phase is Phase.TRAINING and view.last_step.stage == view.stage
+    return "" if trained else view.detail
 
 
 def current_activity(view: RunState) -> str:
     """What the run does beside its steps at this moment; empty while it trains or when it is over."""
     if view.stalled:
         return view.stalled
-    return view.detail if view.phase.is_active and view.phase not in (Phase.SFT, Phase.DPO) else ""
+    return view.detail if view.phase.is_active and view.phase is not Phase.TRAINING else ""
 
 
 def describe_time_left(view: RunState) -> str:
@@ -186,7 +188,7 @@ def describe_time_left(view: RunState) -> str:
 
 
 def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
-    """Load – SFT – DPO – Compare, each done, now, failed or still to come."""
+    """Load, each stage, Compare: each done, now, failed or still to come."""
     names = ["load", *(recipe.method.stages if recipe else stages_in_events(view)), "compare"]
     words = {"load": "Load", "compare": "Compare", **STAGE_LABELS}
     here = names.index(current_stage_name(view, names))
@@ -201,13 +203,13 @@ def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
 def stages_in_events(view: RunState) -> list[Stage]:
     """The stages that the events speak of, for a run whose recipe cannot be read."""
     told = {*(point.stage for point in view.points), *view.adapters, *view.planned}
-    return [stage for stage in STAGES if stage in told]
+    return [stage for stage in METHODS if stage in told]
 
 
 def current_stage_name(view: RunState, names: list[str]) -> str:
     """The stage a run is in, or ended in: that of its last step, or the next one once its adapter is saved."""
-    if view.phase in (Phase.SFT, Phase.DPO) and view.phase in names:
-        return view.phase.value
+    if view.phase is Phase.TRAINING and view.stage in names:
+        return view.stage
     if not view.last_step or view.last_step.stage not in names:
         return "load"
     stage = view.last_step.stage
@@ -226,7 +228,7 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
         "holds": view.proof.holds if view.proof else None,
         "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
         "notes": [*dict.fromkeys((*known.notes, *view.notes)), *map(describe_probe, view.probed.values())],
-        "rows": describe_rows(view),
+        "rows": describe_rows(known.recipe, view),
         "reasons": list(known.reasons),
         "settings": [
             {"title": group.title, "rows": [astuple(row) for row in group.rows]} for group in known.setting_groups
@@ -244,12 +246,14 @@ def describe_probe(found: MemoryProbed) -> str:
     )
 
 
-def describe_rows(view: RunState) -> str:
+def describe_rows(recipe: Recipe | None, view: RunState) -> str:
     if not view.prepared:
         return ""
     made = view.prepared
-    counts = [(made.chats, "examples for SFT"), (made.pairs, "pairs for DPO"), (made.held_out, "pairs held out")]
-    return " · ".join(f"{count:,} {words}" for count, words in counts if count)
+    stages = recipe.method.stages if recipe else stages_in_events(view)
+    given = [(made.row_count(METHODS[stage].rows), ROW_NOUNS[METHODS[stage].rows], stage) for stage in stages]
+    counts = [f"{count:,} {noun} for {STAGE_LABELS[stage]}" for count, noun, stage in given if count]
+    return " · ".join([*counts, *([f"{made.held_out:,} pairs held out"] if made.held_out else [])])
 
 
 def describe_reference_check(proof: ReferenceCheck | None) -> str:
@@ -257,9 +261,9 @@ def describe_reference_check(proof: ReferenceCheck | None) -> str:
     if proof is None:
         return ""
     expected = "" if proof.expected_loss is None else f" (must be {proof.expected_loss:.3f}{explain_ln2(proof)})"
-    margin = f"{proof.margin + 0:.3f}".replace("-0.000", "0.000")
+    margin = "" if proof.margin is None else f"margin {proof.margin + 0:.3f} (must be 0), ".replace("-0.000", "0.000")
     return (
-        f"margin {margin} (must be 0), loss {proof.loss:.3f}{expected}, within {proof.tolerance:g}. "
+        f"{margin}loss {proof.loss:.3f}{expected}, within {proof.tolerance:g}. "
         f"Policy: {proof.policy}. Reference: {proof.reference}."
     )
 
@@ -292,13 +296,13 @@ def run_option(run_dir: Path, view: RunState) -> str:
 def run_numbers(run_dir: Path, view: RunState) -> dict[str, Any]:
     recipe = read_run_settings(run_dir).recipe
     last = last_steps(view)
-    accuracy = last["dpo"].accuracy if "dpo" in last else None
+    told = [(stage, point.metrics["accuracy"]) for stage, point in last.items() if "accuracy" in point.metrics]
     return {
         "model": model_name(recipe.model) if recipe and recipe.name else "",
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
         "loss": " · ".join(f"{STAGE_LABELS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
-        "accuracy": f"{accuracy:.0%} (n {recipe.dpo.effective_batch})" if accuracy is not None and recipe else "",
+        "accuracy": f"{told[-1][1]:.0%} (n {recipe.settings(told[-1][0]).effective_batch})" if told and recipe else "",
         "error": view.error,
         "comparable": is_comparable(view),
     }
@@ -314,6 +318,6 @@ def last_steps(view: RunState) -> Mapping[str, TrainStep]:
 
 
 def data_names(recipe: Recipe) -> list[str]:
-    sources = [recipe.data.chat if "sft" in recipe.method.stages else None]
-    sources.append(recipe.data.pairs if "dpo" in recipe.method.stages or not sources[0] else None)
+    sources = [recipe.data.chat if recipe.trains_on("chat") else None]
+    sources.append(recipe.data.pairs if recipe.trains_on("pairs") or not sources[0] else None)
     return [Path(source).name for source in sources if source]

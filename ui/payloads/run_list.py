@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import run_folder
 from trainer_core.runs.metadata import RunMetadata
@@ -171,7 +171,22 @@ def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callab
     recipes = [read_run_settings(registry.run_dir(view.id)).recipe for view in found]
     known = [recipe for recipe in recipes if recipe]
     drawn = [{"id": view.id, "name": display_name(registry.run_dir(view.id)), "curves": curves(view)} for view in found]
-    return {"runs": drawn, "differences": differing_settings(known) if len(known) == len(found) > 1 else []}
+    titles = {name: title for name, title in curve_titles().items() if any(name in one["curves"] for one in drawn)}
+    return {
+        "runs": drawn,
+        "titles": titles,
+        "differences": differing_settings(known) if len(known) == len(found) > 1 else [],
+    }
+
+
+def curve_titles() -> dict[str, str]:
+    """What the curves are called that are drawn alone."""
+    return {
+        f"{stage}.{chart.keys[0]}": chart.title
+        for stage, method in METHODS.items()
+        for chart in method.charts
+        if len(chart.keys) == 1
+    }
 
 
 def differing_settings(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:

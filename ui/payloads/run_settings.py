@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from trainer_core.config.recipe import Recipe
+from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.planning import presets, run_time
 from trainer_core.runs import run_folder
 from trainer_core.runs.metadata import RunMetadata, read_metadata
-from trainer_core.schema import GROUP_LABELS, prefix_label
+from trainer_core.schema import StrictModel, prefix_label
 from trainer_core.system import untrusted_files
 from ui.format import STAGE_LABELS, run_title, spaced_words
 
@@ -77,7 +77,7 @@ def nearest_preset(recipe: Recipe) -> Recipe:
     lengths = preset_lengths(recipe.model)
     if not lengths:
         return recipe
-    return min(lengths, key=lambda one: sum(getattr(one, stage) != getattr(recipe, stage) for stage in ("sft", "dpo")))
+    return min(lengths, key=lambda one: sum(one.settings(stage) != recipe.settings(stage) for stage in METHODS))
 
 
 @lru_cache(maxsize=64)
@@ -112,15 +112,15 @@ def setting_rows(part: BaseModel, preset: BaseModel) -> tuple[SettingRow, ...]:
     return tuple(rows)
 
 
-def settings_by_label(part: BaseModel, group: str = "") -> dict[str, str]:
+def settings_by_label(part: StrictModel) -> dict[str, str]:
     """Every setting of a recipe in words, by a label that says which part it belongs to: "DPO learning rate", "LoRA rank"."""
     found: dict[str, str] = {}
     for name, field in type(part).model_fields.items():
         value, label = getattr(part, name), field.title or name
-        if isinstance(value, BaseModel):
-            found |= settings_by_label(value, GROUP_LABELS.get(name, ""))
+        if isinstance(value, StrictModel):
+            found |= settings_by_label(value)
         else:
-            found[prefix_label(group, label)] = spaced_words(value)
+            found[prefix_label(part.group_label(), label)] = spaced_words(value)
     return found
 
 

@@ -7,10 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.errors import ModelError
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs import checkpoints
-from trainer_core.runs.events import STAGES, SampleAnswer, Stage
+from trainer_core.runs.events import SampleAnswer, Stage
 from trainer_core.runs.run_state import RunState
 from ui.format import STAGE_LABELS
 
@@ -20,7 +21,7 @@ def samples_payload(registry: RunRegistry, view: RunState | None) -> dict[str, A
     if view is None:
         return None
     run_dir = registry.run_dir(view.id)
-    points = [point for stage in STAGES for point in sample_points(run_dir, view, stage)]
+    points = [point for stage in METHODS for point in sample_points(run_dir, view, stage)]
     if not points and not view.sampled:
         return None
     base = next((one.samples for one in view.sampled if one.step == 0), ())

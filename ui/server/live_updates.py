@@ -275,7 +275,8 @@ def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows
         "going": going,
         "trash": made(lambda: run_list.trash_payload(registry.workspace), {"runs": [], "size": ""}),
         "overlay": made(
-            lambda: run_list.overlay_payload(registry, cursor.chosen, all_curves), {"runs": [], "differences": []}
+            lambda: run_list.overlay_payload(registry, cursor.chosen, all_curves),
+            {"runs": [], "titles": {}, "differences": []},
         ),
     }
 

@@ -7,20 +7,25 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from trainer_core.config.recipe import SAMPLE, Columns, Data, MethodChain, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, METHODS, SAMPLE, Columns, Data, Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from ui.components import html
 from ui.components.form import ORDERED_OPTIONS, QUIET_OPTIONS, Form, bind_handler, edit_events, edit_triggers
 from ui.components.html_start import render_sliders
 from ui.components.sidebar import static_html
+from ui.format import STAGE_LABELS
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import QUICK
 from ui.tabs.start_actions import PREVIEW, StartActions, StartView, data_choices
 
 METHOD_CHOICES = [
-    ("SFT, then DPO", MethodChain.SFT_DPO.value),
-    ("SFT only", MethodChain.SFT.value),
-    ("DPO only", MethodChain.DPO.value),
+    (
+        ", then ".join(STAGE_LABELS[stage] for stage in chain.stages)
+        if len(chain.stages) > 1
+        else f"{STAGE_LABELS[chain]} only",
+        chain,
+    )
+    for chain in METHOD_CHAINS
 ]
 FOOTNOTE = (
     "Learns the good answers (SFT), then to prefer them (DPO), then opens Compare. All on "
@@ -60,7 +65,7 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                 health = gr.HTML("", elem_id="health")
                 chosen = gr.HTML("", elem_id="chosen")
                 method = gr.Radio(
-                    METHOD_CHOICES, value=MethodChain.SFT_DPO, label="Method", interactive=True, elem_id="method"
+                    METHOD_CHOICES, value=actions.first.method, label="Method", interactive=True, elem_id="method"
                 )
                 goal = gr.Radio(
                     actions.offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal"
@@ -122,14 +127,14 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
     made: dict[str, Form] = {}
     with gr.Tabs():
         with gr.Tab("Run", elem_id="page-run"), gr.Row(elem_classes="fields"):
-            run = Form(Recipe, first, ("model", "method", "data", "lora", "sft", "dpo", "sampling"))
+            run = Form(Recipe, first, ("model", "method", "data", "lora", *METHODS, "sampling"))
         with gr.Tab("Rows", elem_id="page-rows"):
             rows = gr.Row(elem_classes="fields")
             with gr.Accordion("Columns, usually found by themselves", open=False), gr.Row(elem_classes="fields"):
                 columns = Form(Columns, first.data.columns)
             with rows:
                 made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
-        for name, title in {"lora": "LoRA", "sft": "SFT", "dpo": "DPO"}.items():
+        for name, title in {"lora": "LoRA", **STAGE_LABELS}.items():
             part = getattr(first, name)
             with gr.Tab(title, elem_id=f"page-{name}"), gr.Row(elem_classes="fields"):
                 made[name] = Form(type(part), part, patience=early_stopping_input)

@@ -10,14 +10,25 @@ from typing import Any, NamedTuple
 import gradio as gr
 from pydantic import Field
 
-from trainer_core.config.recipe import SAMPLE, STARTER, Columns, Data, MethodChain, Recipe, RemedyName, Template
+from trainer_core.config.recipe import (
+    CHAT_METHODS,
+    METHODS,
+    SAMPLE,
+    STARTER,
+    Columns,
+    Data,
+    MethodChain,
+    Recipe,
+    RemedyName,
+    Template,
+)
 from trainer_core.data import RowCounts
 from trainer_core.data.schema.data_schema import Kind
 from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.methods.base import Training
+from trainer_core.methods.base import ROW_NOUNS, RowKind, Training
 from trainer_core.methods.steps import count_steps, warmup_text
 from trainer_core.models import resolve
 from trainer_core.models.resolve import find_tokenizer
@@ -38,11 +49,12 @@ from ui.components.html_start import (
 from ui.format import STAGE_LABELS, format_number, join_names, model_name
 from ui.payloads import findings, memory_fit
 from ui.payloads.model_choices import BALANCED, QUICK, ModelChoices, free_gib
-from ui.payloads.row_counts import count_data_rows, data_sources, describe_data, stage_rows
+from ui.payloads.row_counts import count_data_rows, data_sources, describe_data
 from ui.payloads.run_settings import display_name, past_runs
 from ui.server import path_policy
 from ui.tabs.data import SAMPLE_CHATS, SAMPLE_FILES
 
+SYMBOLS = {"beta": "β"}
 SAMPLE_CHOICES = [("Sample pairs: short, warm, direct answers (included)", SAMPLE)]
 
 HIDDEN: dict[str, Any] = gr.update(visible=False)
@@ -115,7 +127,7 @@ class StartActions:
         return self.show_recipe(self.offers.with_model_settings(wanted, goal or BALANCED))
 
     def choose_goal(self, wanted: Recipe, goal: str) -> StartView:
-        rows = stage_rows(self.tokenized_counts(wanted))
+        rows = self.tokenized_counts(wanted).rows
         return self.show_recipe(self.offers.with_goal_length(wanted, goal, rows))
 
     def choose_data(self, wanted: Recipe, stored: dict[str, Any]) -> StartView:
@@ -156,7 +168,7 @@ class StartActions:
         return self.show_recipe(wanted, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
 
     def start(self, wanted: Recipe) -> StartView:
-        reasons = self.offers.explain(wanted, stage_rows(self.tokenized_counts(wanted)))
+        reasons = self.offers.explain(wanted, self.tokenized_counts(wanted).rows)
         self.supervisor.control.start(wanted, reasons)
         return StartView(tabs=gr.update(selected="train"), origin="", undo=HIDDEN)
 
@@ -187,7 +199,7 @@ class StartActions:
         seconds = run_time.stage_seconds(known, wanted, found)
         takes = {stage: run_time.approximate_duration(one) for stage, one in seconds.items()}
         whole = run_time.run_seconds(self.supervisor.workspace, wanted, seconds)
-        reasons = self.offers.explain(wanted, stage_rows(found))
+        reasons = self.offers.explain(wanted, found.rows)
         if duration := run_time.describe_run_time(whole, known):
             reasons = [duration, *reasons]
         return render_plan(plan_lines(wanted, found, takes), reasons)
@@ -196,11 +208,11 @@ class StartActions:
         """The goals with the time that each would take."""
         choices = []
         for title, name in self.offers.goal_choices:
-            longer = self.offers.with_goal_length(wanted, name, stage_rows(found))
+            longer = self.offers.with_goal_length(wanted, name, found.rows)
             by_stage = run_time.stage_seconds(known, longer, found)
             seconds = run_time.run_seconds(self.supervisor.workspace, longer, by_stage)
             choices.append((f"{title} · {run_time.approximate_duration(seconds)}" if seconds else title, name))
-        return gr.update(choices=choices, value=self.offers.matching_goal(wanted, stage_rows(found)))
+        return gr.update(choices=choices, value=self.offers.matching_goal(wanted, found.rows))
 
     def memory_update(self, wanted: Recipe) -> tuple[str, Any]:
         """The memory card, and what the button is called then."""
@@ -209,7 +221,7 @@ class StartActions:
         if isinstance(told, str):
             return render_unknown_memory(told, at), train_button(self.supervisor.registry, "unknown")
         fix = memory_fit.suggest_fix(self.supervisor, self.offers.catalogue, told, wanted, found)
-        goal = self.offers.matching_goal(wanted, stage_rows(found)) or BALANCED
+        goal = self.offers.matching_goal(wanted, found.rows) or BALANCED
         edited = memory_fit.mark_user_edits(told, self.offers.with_model_settings(wanted, goal))
         return render_memory(edited, at, fix), train_button(self.supervisor.registry, told.verdict.level)
 
@@ -224,12 +236,12 @@ class StartActions:
     def with_goal_of(self, before: Recipe, wanted: Recipe) -> Recipe:
         """A run on other data than before: the length of its goal is that for the new rows."""
         try:
-            goal = self.offers.matching_goal(before, stage_rows(self.tokenized_counts(before)))
+            goal = self.offers.matching_goal(before, self.tokenized_counts(before).rows)
         except UserError:  # the data before is not there any more
             goal = self.offers.matching_goal(before)
         if goal is None:
             return wanted
-        return self.offers.with_goal_length(wanted, goal, stage_rows(self.tokenized_counts(wanted)))
+        return self.offers.with_goal_length(wanted, goal, self.tokenized_counts(wanted).rows)
 
 
 def check_model_input(workspace: Workspace, name: str) -> None:
@@ -272,14 +284,15 @@ class UsedData(StrictModel):
     """A length chosen while looking at the rows; None leaves the recipe's."""
 
     def apply_to(self, recipe: Recipe) -> Recipe:
-        """The recipe on this data, and SFT alone where there are no rejected answers."""
+        """The recipe on this data, and without its preference stage where there are no rejected answers."""
         if self.source == SAMPLE_CHATS:
             data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
         else:
             data = Data(pairs=self.source, columns=self.columns, steps=self.steps, template=self.template)
-        method = MethodChain.SFT if self.kind == "chat" else recipe.method
+        imitating = [stage for stage in recipe.method.stages if METHODS[stage].rows == "chat"] or CHAT_METHODS
+        method = MethodChain(imitating[0]) if self.kind == "chat" else recipe.method
         longer = {"max_length": self.length} if self.length else {}
-        stages = {stage: getattr(recipe, stage).model_copy(update=longer) for stage in ("sft", "dpo")}
+        stages = {stage: recipe.settings(stage).model_copy(update=longer) for stage in METHODS}
         return recipe.model_copy(update={"data": data, "method": method, **stages})
 
 
@@ -289,13 +302,19 @@ def preview_settings(recipe: Recipe) -> str:
     told = {
         "model": recipe.model,
         "name": model_name(recipe.model),
-        "lengths": {"pairs": recipe.dpo.max_length, "chat": recipe.sft.max_length},
+        "lengths": {kind: row_length(recipe, kind) for kind in ROW_NOUNS},
         "template": used.template,
         "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
         "columns": used.columns.column_by_part,
         "steps": used.steps,
     }
     return json.dumps(told)
+
+
+def row_length(recipe: Recipe, kind: RowKind) -> int:
+    """The length in tokens at which this run cuts such rows; of those it does not read, what it would be."""
+    readers = [stage for stage in METHODS if METHODS[stage].rows == kind]
+    return recipe.settings(next((stage for stage in recipe.method.stages if stage in readers), readers[0])).max_length
 
 
 def restore_recipe(kept: dict[str, Any]) -> Recipe | None:
@@ -307,22 +326,24 @@ def restore_recipe(kept: dict[str, Any]) -> Recipe | None:
 
 
 def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> list[PlanLine]:
-    """Load, SFT, DPO, Compare: what each will do, and how long it takes where that is known."""
+    """Load, each stage, Compare: what each will do, and how long it takes where that is known."""
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
     lines = [PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
-    if "sft" in recipe.method.stages:
-        lines.append(PlanLine("SFT", describe_stage(found.sft, "examples", recipe.sft), takes.get("sft", "")))
-    if "dpo" in recipe.method.stages:
-        words = f"{describe_stage(found.dpo, 'pairs', recipe.dpo)}, β\u00a0{recipe.dpo.beta:g}"
-        lines.append(PlanLine("DPO", words, takes.get("dpo", "")))
+    lines += [
+        PlanLine(STAGE_LABELS[stage], describe_stage(found.rows[stage], recipe.settings(stage)), takes.get(stage, ""))
+        for stage in recipe.method.stages
+    ]
     lanes = join_names(["base", *(STAGE_LABELS[stage] for stage in recipe.method.stages)])
     return [*lines, PlanLine("Compare", f"{lanes} answer side by side")]
 
 
-def describe_stage(rows: int, noun: str, settings: Training) -> str:
+def describe_stage(rows: int, settings: Training) -> str:
+    """Steps, rate, warm-up, and what else the method's advice decides."""
     steps = count_steps(rows, settings)
     parts = [
-        f"{steps} steps of {settings.effective_batch} {noun}",
+        f"{steps} steps of {settings.effective_batch} {ROW_NOUNS[settings.method.rows]}",
         f"rate\u00a0{format_number(settings.learning_rate)}",
+        warmup_text(settings, steps),
+        *(f"{SYMBOLS.get(name, name)}\u00a0{getattr(settings, name):g}" for name in settings.method.advised),
     ]
-    return ", ".join(filter(None, [*parts, warmup_text(settings, steps)]))
+    return ", ".join(filter(None, parts))

@@ -67,7 +67,7 @@ class Made:
 
     @property
     def rows(self) -> int:
-        return self.total * getattr(self.recipe, self.stage).effective_batch // self.passes
+        return self.total * self.recipe.settings(self.stage).effective_batch // self.passes
 
     def told(self, seed: int) -> Iterator[Event]:
         """Every event, in order."""
@@ -79,18 +79,18 @@ class Made:
                 loss, accuracy, margin = self.held_out(step / self.total)
                 loss += random.gauss(0, 0.004)
                 pair = {"accuracy": round(accuracy * HELD_OUT) / HELD_OUT, "margin": margin}
-                yield Evaluation(self.stage, step, loss, **(pair if self.stage == "dpo" else {}))
+                yield Evaluation(self.stage, step, loss, pair if self.stage == "dpo" else {})
 
     def step(self, at: int, random: Random) -> TrainStep:
         way = (at - 1) / self.total
         loss = self.loss(at, way) + dict(self.spikes).get(at, 0.0)
         loss += random.gauss(0, self.wobble) * (self.stage == "sft" or at > 1)  # DPO begins at ln 2 exactly
         loss = max(loss, 0.3 * abs(self.loss(at, way))) if self.stage == "dpo" and at > 1 else loss
-        rate = getattr(self.recipe, self.stage).learning_rate
+        rate = self.recipe.settings(self.stage).learning_rate
         common = TrainStep(
             self.stage, at, self.total, loss, rate, self.norm * random.uniform(0.8, 1.2), 1.0, 900.0, 0.0
         )
-        return replace(common, **self.preference(at, way, random)) if self.stage == "dpo" else common
+        return replace(common, metrics=self.preference(at, way, random)) if self.stage == "dpo" else common
 
     def preference(self, at: int, way: float, random: Random) -> dict[str, float]:
         """Margin, accuracy of a batch of 16, and both sides' log-probs, whose noise is that of the answers' lengths."""

@@ -35,7 +35,7 @@ def keys(pairs: tuple[Pair, ...]) -> set[int]:
 
 
 def test_sft_learns_the_chosen_answers_and_nothing_held_out_is_trained(tmp_path: Path) -> None:
-    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", [pair(n) for n in range(400)])), MethodChain.SFT_DPO)
+    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", [pair(n) for n in range(400)])), MethodChain("sft+dpo"))
     assert (len(loaded.chats), len(loaded.pairs), len(loaded.held_out), len(loaded.held_out_chats)) == (
         380,
         380,
@@ -49,12 +49,12 @@ def test_sft_learns_the_chosen_answers_and_nothing_held_out_is_trained(tmp_path:
 
 def test_the_same_rows_are_held_out_in_any_order(tmp_path: Path) -> None:
     rows = [pair(n) for n in range(300)]
-    first = load_data(Data(pairs=saved(tmp_path / "a.jsonl", rows)), MethodChain.DPO)
+    first = load_data(Data(pairs=saved(tmp_path / "a.jsonl", rows)), MethodChain("dpo"))
     random.Random(1).shuffle(rows)
-    second = load_data(Data(pairs=saved(tmp_path / "b.jsonl", rows)), MethodChain.DPO)
+    second = load_data(Data(pairs=saved(tmp_path / "b.jsonl", rows)), MethodChain("dpo"))
     assert set(first.held_out) == set(second.held_out)
     assert first.sha256 != second.sha256
-    assert first.sha256 == load_data(Data(pairs=str(tmp_path / "a.jsonl")), MethodChain.DPO).sha256
+    assert first.sha256 == load_data(Data(pairs=str(tmp_path / "a.jsonl")), MethodChain("dpo")).sha256
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_how_many_are_held_out(rows: int, held_out: int) -> None:
 
 def test_rows_with_one_prompt_stay_on_one_side(tmp_path: Path) -> None:
     rows = [pair(n, f"question  {n % 100}?" if n > 100 else f"Question {n % 100}?") for n in range(500)]
-    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain.DPO)
+    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain("dpo"))
     assert len(loaded.held_out) == 25
     assert keys(loaded.pairs).isdisjoint(keys(loaded.held_out))
     assert set(Counter(prompt_key(one.prompt) for one in loaded.held_out).values()) == {5}
@@ -82,7 +82,7 @@ def test_no_white_space_counts_in_a_prompt() -> None:
 
 def test_a_prompt_that_fills_the_set_cannot_be_held_out(tmp_path: Path) -> None:
     loaded = load_data(
-        Data(pairs=saved(tmp_path / "p.jsonl", [pair(n, "Always?") for n in range(100)])), MethodChain.DPO
+        Data(pairs=saved(tmp_path / "p.jsonl", [pair(n, "Always?") for n in range(100)])), MethodChain("dpo")
     )
     assert len(loaded.pairs) == 100
     assert loaded.notes == ("Nothing is held out of 100 pairs: too few different prompts.",)
@@ -92,7 +92,7 @@ def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
     pairs = saved(tmp_path / "p.jsonl", [pair(n) for n in range(50)])
     held_out = saved(tmp_path / "h.jsonl", [pair(0, "QUESTION 3?"), pair(1, "Another?")])
     chats = saved(tmp_path / "c.jsonl", [{"question": f"Question {n}?", "answer": "x"} for n in range(100)])
-    loaded = load_data(Data(pairs=pairs, held_out=held_out, chat=chats), MethodChain.SFT_DPO)
+    loaded = load_data(Data(pairs=pairs, held_out=held_out, chat=chats), MethodChain("sft+dpo"))
     assert (len(loaded.pairs), len(loaded.held_out)) == (49, 2)
     assert "1 of 50 pairs left out: their prompt is held out." in loaded.notes
     assert "1 of 100 examples left out: their prompt is held out." in loaded.notes
@@ -109,19 +109,19 @@ def test_a_later_turn_of_a_chat_can_leak_too(tmp_path: Path) -> None:
     ]
     held_out = saved(tmp_path / "h.jsonl", [pair(1)])
     data = Data(chat=saved(tmp_path / "c.jsonl", chats), pairs=None, held_out=held_out)
-    loaded = load_data(data, MethodChain.SFT)
+    loaded = load_data(data, MethodChain("sft"))
     assert len(loaded.chats) + len(loaded.held_out_chats) == 9
 
 
 def test_the_sample_data_is_complete() -> None:
-    loaded = load_data(Data(), MethodChain.SFT_DPO)
+    loaded = load_data(Data(), MethodChain("sft+dpo"))
     assert len(loaded.pairs) >= 300 and len(loaded.held_out) >= 40
     assert loaded.notes == ()
 
 
 def test_first_rows_only(tmp_path: Path) -> None:
     pairs = saved(tmp_path / "p.jsonl", [pair(n) for n in range(100)])
-    loaded = load_data(Data(pairs=pairs, pair_rows=32), MethodChain.DPO)
+    loaded = load_data(Data(pairs=pairs, pair_rows=32), MethodChain("dpo"))
     assert {one.prompt[0].content for one in loaded.pairs + loaded.held_out} == {f"Question {n}?" for n in range(32)}
 
 
@@ -132,7 +132,7 @@ def test_unusable_rows_are_counted_and_named(tmp_path: Path) -> None:
         rows[at]["chosen"] = " \n"
     del rows[15]["prompt"]
     rows[16]["prompt"] = ""
-    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain.DPO)
+    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain("dpo"))
     assert loaded.notes[:4] == (
         "1 of 20 rows in p.jsonl left out (line 3): chosen and rejected are the same text.",
         "7 of 20 rows in p.jsonl left out (line 5, line 6, line 7, line 8, line 9, …): an answer is empty.",
@@ -145,13 +145,13 @@ def test_unusable_rows_are_counted_and_named(tmp_path: Path) -> None:
 def test_chats_where_pairs_are_needed(tmp_path: Path) -> None:
     chats = saved(tmp_path / "c.jsonl", [{"instruction": f"Do {n}.", "output": "Done."} for n in range(40)])
     with pytest.raises(DataError, match="c.jsonl: no rejected column. It holds Alpaca: enough for SFT, but DPO needs"):
-        load_data(Data(pairs=chats), MethodChain.DPO)
-    assert len(load_data(Data(pairs=chats), MethodChain.SFT).chats) == 30
+        load_data(Data(pairs=chats), MethodChain("dpo"))
+    assert len(load_data(Data(pairs=chats), MethodChain("sft")).chats) == 30
 
 
 def test_a_chat_that_nobody_answers_at_the_end_is_cut_there(tmp_path: Path) -> None:
     turns = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
-    loaded = load_data(Data(pairs=None, chat=saved(tmp_path / "c.jsonl", [{"messages": turns}])), MethodChain.SFT)
+    loaded = load_data(Data(pairs=None, chat=saved(tmp_path / "c.jsonl", [{"messages": turns}])), MethodChain("sft"))
     assert loaded.chats == (Chat((Message("user", "user"), Message("assistant", "assistant"))),)
 
 
@@ -160,8 +160,8 @@ def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path)
     saved(path, [pair(n) for n in range(10)])
     path.write_text(path.read_text().replace('"Question 6?"', '"Question 6?'))
     with pytest.raises(DataError, match=r"p\.jsonl, line 7, column 27: not valid JSON.*\n.*1 damaged line in p\.jsonl"):
-        load_data(Data(pairs=str(path)), MethodChain.DPO)
-    loaded = load_data(Data(pairs=str(path), steps=("skip_damaged",)), MethodChain.DPO)
+        load_data(Data(pairs=str(path)), MethodChain("dpo"))
+    loaded = load_data(Data(pairs=str(path), steps=("skip_damaged",)), MethodChain("dpo"))
     assert len(loaded.pairs) + len(loaded.held_out) == 9
     assert loaded.notes[0].startswith("1 damaged line in p.jsonl passed over. p.jsonl, line 7")
 
@@ -169,13 +169,15 @@ def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path)
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     rows = [{"prompt": "a?", "chosen": "same", "rejected": "same"}] * 3
     with pytest.raises(DataError, match="No preference pairs are left to train on. 3 of 3 rows in p.jsonl left out"):
-        load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain.DPO)
+        load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain("dpo"))
 
 
 def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
     rows = [{"q": f"Why {n}?", "yes": f"Mail me@example.org {n}", "no": "No."} for n in range(8)]
     columns = Columns(prompt="q", chosen="yes", rejected="no")
-    loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=columns, steps=("mask",)), MethodChain.DPO)
+    loaded = load_data(
+        Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=columns, steps=("mask",)), MethodChain("dpo")
+    )
     assert {one.chosen[0].content for one in loaded.pairs} < {f"Mail [mail] {n}" for n in range(8)}
     with pytest.raises(DataError, match="There is no step 'polish'"):
         RemedyPipeline(("polish",))
@@ -189,11 +191,11 @@ def test_a_count_is_what_a_run_would_train_on(tmp_path: Path) -> None:
     """Columns and steps count as well; bundled data keeps its own columns."""
     rows = [{"q": f"Why {n}?", "yes": f"Yes {n}", "no": f"No {n}." if n % 4 else f"Yes {n}"} for n in range(80)]
     data = Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=Columns(prompt="q", chosen="yes", rejected="no"))
-    loaded, counts = load_data(data, MethodChain.SFT_DPO), count_rows(data, MethodChain.SFT_DPO)
-    assert (counts.sft, counts.dpo, counts.held_out) == (45, 45, 15) and counts.notes == loaded.notes
+    loaded, counts = load_data(data, MethodChain("sft+dpo")), count_rows(data, MethodChain("sft+dpo"))
+    assert (counts.rows["sft"], counts.rows["dpo"], counts.held_out) == (45, 45, 15) and counts.notes == loaded.notes
     assert (len(loaded.chats), len(loaded.pairs), len(loaded.held_out)) == (45, 45, 15)
     mixed = data.model_copy(update={"pairs": SAMPLE, "chat": None})
-    assert count_rows(mixed, MethodChain.DPO).dpo == len(load_data(Data(), MethodChain.DPO).pairs)
+    assert count_rows(mixed, MethodChain("dpo")).rows["dpo"] == len(load_data(Data(), MethodChain("dpo")).pairs)
 
 
 def test_counting_a_large_file_leaves_this_process_small(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_counting_a_large_file_leaves_this_process_small(tmp_path: Path) -> None
     del rows
     process = psutil.Process()
     before = process.memory_info().rss
-    assert count_rows(Data(pairs=path), MethodChain.DPO).dpo == 19_800
+    assert count_rows(Data(pairs=path), MethodChain("dpo")).rows["dpo"] == 19_800
     assert process.memory_info().rss - before < 10 * 2**20
 
 
@@ -212,19 +214,19 @@ def test_rows_that_the_length_leaves_nothing_of_are_not_counted(tmp_path: Path, 
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": "long " * (4 * n) + f"{n}?", "chosen": "Yes, it is so.", "rejected": "No."} for n in range(100)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole = count_rows(Data(pairs=str(path)), MethodChain.DPO)
+    whole = count_rows(Data(pairs=str(path)), MethodChain("dpo"))
     needs = whole.needs["dpo"]
-    assert len(needs) == whole.dpo == 84 and list(needs) == sorted(needs)
+    assert len(needs) == whole.rows["dpo"] == 84 and list(needs) == sorted(needs)
     found = whole.after_truncation({"dpo": length})
-    assert found.dpo == sum(one <= length for one in needs)
+    assert found.rows["dpo"] == sum(one <= length for one in needs)
     said = [note for note in found.notes if note.startswith("DPO: about ")]
     assert bool(said) == (length < 5_000)
     if said:
         fits = int(said[0].split(". ")[1].split(" tokens")[0].replace(",", ""))
-        assert f"{found.dpo} of 84 rows" in said[0] and fits % 64 == 0
+        assert f"{found.rows['dpo']} of 84 rows" in said[0] and fits % 64 == 0
         assert (
             sum(one <= fits for one in whole.wholes["dpo"])
             >= 0.95 * 84
             > sum(one <= fits - 64 for one in whole.wholes["dpo"])
         )
-    assert found.sft == whole.sft
+    assert found.rows["sft"] == whole.rows["sft"]

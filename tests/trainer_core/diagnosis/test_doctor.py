@@ -287,7 +287,7 @@ def score(lane: str, tokens: float = 30, ended: float = 1.0, repetition: float =
 )
 def test_answers_tell_what_curves_do_not(scores: list[LaneScore], keys: list[str]) -> None:
     *_, view = views(steps_dpo().told(1))
-    assert [one.key for one in diagnose(view, Recipe(method=MethodChain.DPO), scores)] == keys
+    assert [one.key for one in diagnose(view, Recipe(method=MethodChain("dpo")), scores)] == keys
 
 
 def sampled(stage: Stage, step: int, tokens: int = 20, ended: int = 4, answer: str = "a b c d e f") -> SampleAnswers:
@@ -316,12 +316,12 @@ BEFORE = (sampled("sft", 0, 48, 1), sampled("sft", 12), sampled("sft", 24))
 def test_sample_answers_tell_it_while_the_run_goes_on(said: tuple[SampleAnswers, ...], keys: list[str]) -> None:
     *_, view = views(steps_dpo().told(1))
     seen = replace(view, sampled=(*BEFORE, *said))
-    assert [one.key for one in diagnose(seen, Recipe(method=MethodChain.DPO))] == keys
+    assert [one.key for one in diagnose(seen, Recipe(method=MethodChain("dpo")))] == keys
 
 
 def test_swapped_pairs_are_swapped_back_and_if_that_was_done_smoothed() -> None:
     *_, view = views(SICK["DPO pairs are swapped"][0].told(0))
-    recipe = Recipe(method=MethodChain.DPO)
+    recipe = Recipe(method=MethodChain("dpo"))
     first = diagnose(view, recipe)[0].offer
     assert first.changes == {"data.steps": ["swap_sides"]}
     assert diagnose(view, with_changes(recipe, first.changes))[0].offer.changes["dpo.losses"] == ["robust"]
@@ -330,7 +330,7 @@ def test_swapped_pairs_are_swapped_back_and_if_that_was_done_smoothed() -> None:
 def test_easy_pairs_are_named_until_the_loss_sets_its_own_margin() -> None:
     made = steps_dpo(accuracy=lambda *_: 1.0, margin=lambda step, way: 4.0 * min(1, 4 * way))
     *_, view = views(made.told(0))
-    recipe = Recipe(method=MethodChain.DPO)
+    recipe = Recipe(method=MethodChain("dpo"))
     (found,) = diagnose(view, recipe)
     assert found.key == "dpo.trivial" and found.offer.changes["dpo.losses"] == ["ipo"]
     assert diagnose(view, with_changes(recipe, found.offer.changes)) == ()
@@ -344,7 +344,7 @@ def test_pairs_that_held_out_ones_contradict_are_not_called_easy() -> None:
         held_out=lambda way: (0.70 + 0.05 * way, 0.4 - 0.4 * way, -way),
     )
     for seen in views(made.told(0)):
-        keys = [one.key for one in diagnose(seen, Recipe(method=MethodChain.DPO))]
+        keys = [one.key for one in diagnose(seen, Recipe(method=MethodChain("dpo")))]
         assert not seen.evaluated or "dpo.trivial" not in keys
     assert keys[0] == "dpo.contradicted"
 
@@ -373,7 +373,7 @@ def test_pairs_that_held_out_ones_contradict_are_not_called_easy() -> None:
 )  # fmt: skip
 def test_a_diverging_run_is_slowed_down_within_its_range(recipe: Recipe, changes: dict[str, float]) -> None:
     *_, view = views(SICK["DPO diverges"][0].told(0))
-    assert diagnose(view, recipe.model_copy(update={"method": MethodChain.DPO}))[0].offer.changes == changes
+    assert diagnose(view, recipe.model_copy(update={"method": MethodChain("dpo")}))[0].offer.changes == changes
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_a_diverging_run_is_slowed_down_within_its_range(recipe: Recipe, changes
 )
 def test_a_run_that_stands_still_is_pushed_within_its_range(recipe: Recipe, changes: dict[str, float]) -> None:
     *_, view = views(SICK["SFT stands still"][0].told(0))
-    assert diagnose(view, recipe.model_copy(update={"method": MethodChain.SFT}))[0].offer.changes == changes
+    assert diagnose(view, recipe.model_copy(update={"method": MethodChain("sft")}))[0].offer.changes == changes
 
 
 def test_nothing_is_said_of_a_run_without_steps() -> None:

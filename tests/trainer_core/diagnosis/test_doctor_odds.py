@@ -56,9 +56,10 @@ class Kind:
             yield replace(bare, points=tuple(steps[:at]), evaluated=made)
 
     def step(self, at: int, random: Random) -> TrainStep:
-        rate = getattr(self.recipe, self.stage).learning_rate
+        rate = self.recipe.settings(self.stage).learning_rate
         bare = TrainStep(self.stage, at, self.total, 0.0, rate, 1.0, 1.0, 900.0, 0.0)
-        return replace(bare, **self.values(at, (at - 1) / self.total, random))  # type: ignore[arg-type]
+        values = self.values(at, (at - 1) / self.total, random)
+        return replace(bare, loss=values.pop("loss"), metrics=values)
 
     def checks(self, random: Random) -> Iterator[Evaluation]:
         """Ten on the same few rows, so that one is like the one before."""
@@ -69,7 +70,11 @@ class Kind:
             loss = (0.9 if self.stage == "sft" else LN2) - 0.15 * learned + off
             bare = Evaluation(self.stage, self.total * part // 10, loss, rows=self.rows)
             margin = learned + random.gauss(0, 0.1)
-            yield replace(bare, accuracy=0.5 + 0.2 * learned, margin=margin) if self.stage == "dpo" else bare
+            yield (
+                replace(bare, metrics={"accuracy": 0.5 + 0.2 * learned, "margin": margin})
+                if self.stage == "dpo"
+                else bare
+            )
 
     def named(self, seed: int) -> dict[str, tuple[int, Finding]]:
         """Each finding, with the step at which it came."""

@@ -97,7 +97,7 @@ def test_a_real_run_on_one_page(tmp_path: Path) -> None:
 def test_findings_are_told(tmp_path: Path) -> None:
     sick = SICK["DPO pairs are trivial"][0]
     run_dir = made(
-        tmp_path, sick.recipe.model_copy(update={"method": MethodChain.DPO}), *sick.told(1), RunEnded(Phase.STOPPED)
+        tmp_path, sick.recipe.model_copy(update={"method": MethodChain("dpo")}), *sick.told(1), RunEnded(Phase.STOPPED)
     )
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
@@ -127,7 +127,7 @@ def test_a_run_without_steps_has_a_report(tmp_path: Path) -> None:
 
 
 def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
-    run_dir = made(tmp_path, Recipe(method=MethodChain.SFT), *SICK["SFT memorises"][0].told(1))
+    run_dir = made(tmp_path, Recipe(method=MethodChain("sft")), *SICK["SFT memorises"][0].told(1))
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     assert len(text) < 40_000 and "Held out - -" in text
     assert html_report.keep_extremes([(float(at), float(-at % 7)) for at in range(5000)])[-1][0] > 4950

@@ -254,8 +254,8 @@ def test_a_data_set_of_votes_is_read_as_pairs_and_says_where_it_is_from(tmp_path
             news for news in reader.ask(ReadRequest(place, checkup=CheckOptions())) if isinstance(news, data.DataReport)
         )
     assert (report.kind, report.rows, report.usable, report.blocked) == ("pairs", 20, 20, ())
-    counted = data.count_rows(Data(pairs=str(place), chat=None), MethodChain.DPO)
-    assert counted.dpo + counted.held_out == 20
+    counted = data.count_rows(Data(pairs=str(place), chat=None), MethodChain("dpo"))
+    assert counted.rows["dpo"] + counted.held_out == 20
     [(title, found)] = preference_data.list_vote_data_sets(workspace)
     assert found == place
     assert title.startswith("20 pairs from votes: Base and DPO, ")

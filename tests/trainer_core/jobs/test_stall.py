@@ -31,7 +31,7 @@ def stepping(seconds: float, count: int = 10) -> RunState:
         )
         for at in range(1, count + 1)
     ]
-    return RunState("a run", phase=Phase.DPO, points=tuple(steps))
+    return RunState("a run", phase=Phase.TRAINING, stage="dpo", points=tuple(steps))
 
 
 ON_CARD = replace(stepping(1), points=stepping(1).points[1:], card="GPU-1")

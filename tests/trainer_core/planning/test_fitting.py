@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.readings import card, replay
-from trainer_core.config.recipe import Lora, MethodChain, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, Lora, MethodChain, Recipe
 from trainer_core.errors import DeviceError
 from trainer_core.methods.base import EFFECTIVE_BATCH, DatasetStats, LengthQuantiles
 from trainer_core.methods.dpo import Dpo
@@ -144,7 +144,7 @@ def check_reasons(plan: FittedSettings) -> None:
 
 def test_every_card_model_method_and_data() -> None:
     outcomes: Counter[str] = Counter()
-    grid = itertools.product(CARDS, (1.0, 0.75), EIGHT, (MethodChain.SFT, MethodChain.SFT_DPO), DATA)
+    grid = itertools.product(CARDS, (1.0, 0.75), EIGHT, (MethodChain("sft"), MethodChain("sft+dpo")), DATA)
     for gib, share, model, method, name in grid:
         room, shape, data = MemoryBudget("cuda", round(free_on(gib) * share)), SHAPES[model], DATA[name]
         try:
@@ -164,7 +164,7 @@ def test_every_card_model_method_and_data() -> None:
 @given(
     gib=st.floats(1, 140),
     model=st.sampled_from(sorted(SHAPES)),
-    method=st.sampled_from(list(MethodChain)),
+    method=st.sampled_from(METHOD_CHAINS),
     counts=st.lists(st.integers(1, 60_000), min_size=1, max_size=40),
     rows=st.integers(1, 200_000),
     device=st.sampled_from(["cuda", "cpu"]),
@@ -205,7 +205,7 @@ RANKS = [  # pairs -> rank, rank-stabilised, dropout, beta
 @pytest.mark.parametrize(("pairs", "rank", "stabilised", "dropout", "beta"), RANKS)
 def test_rank_and_regularisation_by_pairs(pairs: int, rank: int, stabilised: bool, dropout: float, beta: float) -> None:
     data = replace(DATA["400 usual"], rows=pairs, pairs=pairs)
-    plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], MethodChain.SFT_DPO, data)
+    plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], MethodChain("sft+dpo"), data)
     assert (plan.lora.rank, plan.lora.alpha, plan.lora.rslora) == (rank, rank, stabilised)
     assert (plan.lora.dropout, plan.stages["dpo"].beta) == (dropout, beta)
     assert (plan.stages["dpo"].learning_rate, plan.stages["sft"].learning_rate) == (
@@ -217,7 +217,10 @@ def test_rank_and_regularisation_by_pairs(pairs: int, rank: int, stabilised: boo
 def test_rank_by_rows_without_dpo() -> None:
     for rows, rank in ((500, 16), (5_000, 32), (50_000, 64)):
         plan = fit_settings(
-            MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], MethodChain.SFT, replace(DATA["400 usual"], rows=rows)
+            MemoryBudget("cuda", 22 * GIB),
+            SHAPES["Qwen3 4B"],
+            MethodChain("sft"),
+            replace(DATA["400 usual"], rows=rows),
         )
         assert (plan.lora.rank, plan.lora.dropout) == (rank, 0.0)
         assert plan.reasons["lora.rank"].startswith(f"rank {rank}: ")
@@ -226,10 +229,12 @@ def test_rank_by_rows_without_dpo() -> None:
 
 def test_a_small_base_for_few_steps_gets_higher_rates_and_says_so() -> None:
     few, many = DATA["400 usual"], replace(DATA["400 usual"], rows=5000, pairs=5000)
-    small = fit_settings(MemoryBudget("cpu", 20 * GIB, bfloat16=True), SHAPES["SmolLM2 135M"], MethodChain.SFT_DPO, few)
+    small = fit_settings(
+        MemoryBudget("cpu", 20 * GIB, bfloat16=True), SHAPES["SmolLM2 135M"], MethodChain("sft+dpo"), few
+    )
     assert (small.stages["sft"].learning_rate, small.stages["dpo"].learning_rate, small.base) == (5e-4, 5e-5, "bf16")
     assert small.reasons["sft.learning_rate"] == "0.0005: a base under 1B hardly moves in 75 steps at the usual 0.0002"
-    longer = fit_settings(MemoryBudget("cpu", 20 * GIB), SHAPES["SmolLM2 135M"], MethodChain.SFT_DPO, many)
+    longer = fit_settings(MemoryBudget("cpu", 20 * GIB), SHAPES["SmolLM2 135M"], MethodChain("sft+dpo"), many)
     assert (longer.stages["sft"].learning_rate, longer.stages["dpo"].learning_rate, longer.base) == (2e-4, 5e-6, "fp32")
 
 
@@ -238,7 +243,7 @@ def test_surplus_is_spent_in_order() -> None:
     data = DATA["3,000 with one outlier"]  # rows of about 1,000 tokens
     seen = []
     for gib in (9, 11, 14, 24, 60, 120):
-        plan = fit_settings(MemoryBudget("cuda", gib * GIB), SHAPES["Llama 3.1 8B"], MethodChain.SFT, data)
+        plan = fit_settings(MemoryBudget("cuda", gib * GIB), SHAPES["Llama 3.1 8B"], MethodChain("sft"), data)
         seen.append((plan.stages["sft"].batch_size * plan.stages["sft"].max_length, plan.base, plan.skip_layers["sft"]))
     assert seen == [
         (4096, "nf4", 0),
@@ -255,7 +260,7 @@ def test_what_is_given_up_first() -> None:
     seen = []
     for gib in (12, 10, 8, 6.5, 5.6):
         plan = fit_settings(
-            MemoryBudget("cuda", round(gib * GIB)), SHAPES["Qwen3 4B"], MethodChain.SFT_DPO, DATA["30,000 long"]
+            MemoryBudget("cuda", round(gib * GIB)), SHAPES["Qwen3 4B"], MethodChain("sft+dpo"), DATA["30,000 long"]
         )
         lengths = plan.stages["sft"].max_length, plan.stages["dpo"].max_length
         seen.append((lengths, plan.lora.rank, plan.lora.rslora, plan.lora.dropout, plan.stages["dpo"].learning_rate))
@@ -277,12 +282,12 @@ def test_the_token_table_leaves_the_card_before_anything_that_changes_the_result
     seen = []
     for gib in (8.8, 8.6, 7.6, 7.5):
         plan = fit_settings(
-            MemoryBudget("cuda", round(gib * GIB)), SHAPES["Llama 3.1 8B"], MethodChain.SFT, DATA["400 usual"]
+            MemoryBudget("cuda", round(gib * GIB)), SHAPES["Llama 3.1 8B"], MethodChain("sft"), DATA["400 usual"]
         )
         seen.append((plan.memory.offload_embedding, plan.lora.rank, plan.stages["sft"].max_length))
     assert seen == [("auto", 16, 896), ("on", 16, 896), ("on", 16, 896), ("on", 16, 768)]
     assert plan.reasons["memory.offload_embedding"].startswith("on: the token table's 1.0 GB lie in main memory")
-    tied = fit_settings(MemoryBudget("cuda", 5 * GIB), SHAPES["Qwen3 4B"], MethodChain.SFT, DATA["400 usual"])
+    tied = fit_settings(MemoryBudget("cuda", 5 * GIB), SHAPES["Qwen3 4B"], MethodChain("sft"), DATA["400 usual"])
     assert tied.memory.offload_embedding == "auto"  # its table is the output head as well
 
 
@@ -290,7 +295,7 @@ def test_short_rows_are_not_cut_where_512_tokens_take_less() -> None:
     """Llama 8B on a card of 8 GB: from 512 tokens on checkpoints lie in main memory, so 512 × 1 fits where 384 × 1 does not."""
     points = ((0.5, 150), (0.75, 220), (0.9, 300), (0.95, 330), (0.97, 360), (0.99, 500), (1.0, 900))
     shape, data = SHAPES["Llama 3.1 8B"], facts(400, LengthQuantiles(points))
-    plan = fit_settings(MemoryBudget("cuda", 8 * GIB - reserve_bytes(8 * GIB)), shape, MethodChain.SFT_DPO, data)
+    plan = fit_settings(MemoryBudget("cuda", 8 * GIB - reserve_bytes(8 * GIB)), shape, MethodChain("sft+dpo"), data)
     assert (plan.stages["sft"].max_length, plan.stages["dpo"].max_length, plan.stages["dpo"].batch_size) == (
         512,
         512,
@@ -311,11 +316,11 @@ def test_short_rows_are_not_cut_where_512_tokens_take_less() -> None:
 def test_what_was_measured_here_decides() -> None:
     """Rows that were found to take three times as much leave room for fewer of them; other kernels were not measured."""
     shape, data, here = SHAPES["Llama 3.1 8B"], DATA["3,000 with one outlier"], "GPU-1"
-    guessed = fit_settings(MemoryBudget("cuda", 11 * GIB), shape, MethodChain.SFT, data)
+    guessed = fit_settings(MemoryBudget("cuda", 11 * GIB), shape, MethodChain("sft"), data)
     setup = setups_of(guessed, shape, data)["sft"]
     heavy = {measurements.measurement_key(here, setup): Measurement(per_token=600_000, rest=GIB)}
     found = fit_settings(
-        MemoryBudget("cuda", 11 * GIB, known=MeasuredMemory.for_device(here, heavy)), shape, MethodChain.SFT, data
+        MemoryBudget("cuda", 11 * GIB, known=MeasuredMemory.for_device(here, heavy)), shape, MethodChain("sft"), data
     )
     assert (guessed.stages["sft"].batch_size, found.stages["sft"].batch_size) == (8, 2)
     assert any("measured" in part.name for part in found.estimates["sft"].parts)
@@ -323,7 +328,7 @@ def test_what_was_measured_here_decides() -> None:
         MeasuredMemory.for_device("GPU-2", heavy),
         MeasuredMemory.for_device(here, {measurements.measurement_key(here, slow(setup)): heavy.popitem()[1]}),
     ):
-        assert fit_settings(MemoryBudget("cuda", 11 * GIB, known=other), shape, MethodChain.SFT, data) == guessed
+        assert fit_settings(MemoryBudget("cuda", 11 * GIB, known=other), shape, MethodChain("sft"), data) == guessed
 
 
 def slow(setup: StageSetup) -> StageSetup:
@@ -334,7 +339,7 @@ def test_what_is_not_chosen_counts() -> None:
     """DoRA builds whole weights, so less is left for the rest."""
     room, shape, data = MemoryBudget("cuda", 8 * GIB), SHAPES["Qwen3 4B"], DATA["3,000 with one outlier"]
     plain, dora = (
-        fit_settings(room, shape, MethodChain.SFT, data, Recipe(lora=Lora(dora=one))) for one in (False, True)
+        fit_settings(room, shape, MethodChain("sft"), data, Recipe(lora=Lora(dora=one))) for one in (False, True)
     )
     assert (plain.lora.dora, dora.lora.dora) == (False, True)
     assert dora.skip_layers["sft"] < plain.skip_layers["sft"]
@@ -342,7 +347,7 @@ def test_what_is_not_chosen_counts() -> None:
 
 def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
     with pytest.raises(DeviceError) as refused:
-        fit_settings(MemoryBudget("cuda", 8 * GIB), SHAPES["Qwen3 32B"], MethodChain.SFT_DPO, DATA["400 usual"])
+        fit_settings(MemoryBudget("cuda", 8 * GIB), SHAPES["Qwen3 32B"], MethodChain("sft+dpo"), DATA["400 usual"])
     assert str(refused.value) == (
         "This model needs up to 20.8 GB at its smallest (nf4 base, batch 1, 512 tokens, rank 8, embedding in main memory), "
         "and 8.0 GB on the card are free. Take a smaller model, or close other programs that hold memory."
@@ -351,7 +356,9 @@ def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
 
 def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:
     shape, data = SHAPES["Qwen3 1.7B"], facts(400, lengths(6, 500, 0.3, 900))
-    plans = [fit_settings(MemoryBudget("cpu", round(gib * GIB)), shape, MethodChain.SFT, data) for gib in (20, 11, 8)]
+    plans = [
+        fit_settings(MemoryBudget("cpu", round(gib * GIB)), shape, MethodChain("sft"), data) for gib in (20, 11, 8)
+    ]
     assert [plan.base for plan in plans] == ["fp32", "bf16", "nf4"]
     assert {plan.stages["sft"].max_length for plan in plans} == {960}
     assert plans[1].reasons["precision"] == "bf16 base: a larger format does not fit"
@@ -359,7 +366,7 @@ def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:
 
 def test_a_repository_in_4_bit_stays_in_4_bit() -> None:
     packed = replace(SHAPES["Qwen3 4B"], quantised=True)
-    plan = fit_settings(MemoryBudget("cuda", 60 * GIB), packed, MethodChain.SFT, DATA["400 usual"])
+    plan = fit_settings(MemoryBudget("cuda", 60 * GIB), packed, MethodChain("sft"), DATA["400 usual"])
     assert (plan.base, plan.reasons["precision"]) == ("nf4", "the model comes in 4 bit")
 
 
@@ -391,7 +398,7 @@ def test_lengths() -> None:
 
 
 def test_a_plan_becomes_a_recipe() -> None:
-    plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], MethodChain.SFT_DPO, DATA["400 usual"])
+    plan = fit_settings(MemoryBudget("cuda", 22 * GIB), SHAPES["Qwen3 4B"], MethodChain("sft+dpo"), DATA["400 usual"])
     recipe = plan.apply_to_recipe(Recipe(name="mine", model="unsloth/Qwen3-4B"))
     assert recipe.memory == Recipe().memory
     assert (recipe.name, recipe.precision, recipe.lora, recipe.sft, recipe.dpo) == (

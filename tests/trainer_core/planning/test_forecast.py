@@ -14,7 +14,7 @@ from tests.support.readings import card, replay
 from trainer_core import data
 from trainer_core.cli.commands import main
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import Lora, MethodChain, Precision, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, Lora, MethodChain, Precision, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.methods.base import LengthQuantiles
 from trainer_core.methods.sft import Sft
@@ -29,7 +29,11 @@ from trainer_core.runs.workspace import Workspace
 from trainer_core.system.hardware import GIB, detect_machine
 
 FOUND = RowCounts(
-    400, 400, 20, (), {stage: LengthQuantiles.from_counts(range(20, 420)).points for stage in ("sft", "dpo")}, True
+    {"sft": 400, "dpo": 400},
+    20,
+    (),
+    {stage: LengthQuantiles.from_counts(range(20, 420)).points for stage in ("sft", "dpo")},
+    True,
 )
 MODEL = "unsloth/Qwen3-8B-bnb-4bit"
 CATALOGUE = presets.load_catalogue()
@@ -98,7 +102,7 @@ def test_the_suggestion_keeps_what_the_chooser_does_not_decide() -> None:
 @given(
     gib=st.sampled_from([6, 8, 12, 16, 24, 48, 80]),
     model=st.sampled_from([name for known in CATALOGUE.models for name in (known.whole, known.packed) if name]),
-    method=st.sampled_from(list(MethodChain)),
+    method=st.sampled_from(METHOD_CHAINS),
     precision=st.sampled_from(["auto", "nf4", "bf16"]),
     lora=st.sampled_from([Lora(), Lora(dora=True), Lora(rank=256, alpha=256, targets="attention")]),
     packing=st.booleans(),

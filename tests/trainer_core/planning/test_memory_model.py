@@ -320,12 +320,12 @@ def test_what_may_exceed_the_card_never_fits() -> None:
 
 def test_a_recipe_becomes_one_setup_per_stage() -> None:
     machine = detect_machine(replay(card(24, 22)), environ={})
-    recipe = Recipe(method=MethodChain.SFT_DPO)
+    recipe = Recipe(method=MethodChain("sft+dpo"))
     both = setups_for_machine(recipe, TINY, machine, longest={"sft": 300})
     assert (both["sft"].longest, both["dpo"].longest) == (300, None)
     assert (both["sft"].reference, both["dpo"].reference) == (False, True)
     assert {one.base for one in both.values()} == {"nf4"}
-    alone = setups_for_machine(recipe.model_copy(update={"method": MethodChain.DPO}), TINY, machine)
+    alone = setups_for_machine(recipe.model_copy(update={"method": MethodChain("dpo")}), TINY, machine)
     assert not alone["dpo"].reference
     assert peak_estimate(estimate_memory(one) for one in both.values()) == estimate_memory(both["dpo"])
 

@@ -115,7 +115,7 @@ def run_dir(folder: Path, batch: int) -> tuple[Path, EventLog]:
     made = run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "t")
     log = EventLog(made / "events.jsonl")
     for event in (
-        PhaseChanged(Phase.SFT),
+        PhaseChanged(Phase.TRAINING, stage="sft"),
         replace(ROWS, stage="sft"),
         TrainStep("sft", 1, 9, 1.0, 1e-4, 1.0, 1.0, 9.0, 9.0),
     ):
@@ -147,7 +147,7 @@ def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> Non
 def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 16)
     for goes_on in (True, True, True, False):
-        log(PhaseChanged(Phase.SFT))
+        log(PhaseChanged(Phase.TRAINING, stage="sft"))
         assert runner.plan_oom_retry(made, log, "CUDA out of memory") is goes_on
     view = read_run_state(made)
     assert view.error == (

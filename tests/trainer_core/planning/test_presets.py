@@ -70,7 +70,7 @@ def test_recommended_models_fit_with_settings_of_their_own(name: str) -> None:
         shape = CATALOGUE.find_architecture(model)
         assert shape is not None, f"{model} is not in the catalogue"
         room = MemoryBudget("cuda", round(PRESETS[name].min_free_gib * GIB))
-        plan = fit_settings(room, shape, MethodChain.SFT_DPO, DatasetStats(400, 400, some, some))
+        plan = fit_settings(room, shape, MethodChain("sft+dpo"), DatasetStats(400, 400, some, some))
         assert plan.stages["dpo"].max_length >= 960  # no row is cut for want of memory
 
 

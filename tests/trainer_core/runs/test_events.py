@@ -53,9 +53,17 @@ from trainer_core.runs.run_state import RunState, apply, mark_dead  # fmt: skip
 
 HALF = ConfidenceInterval(0.5, 0.25, None, 48)
 STEP = TrainStep("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)
-DPO_STEP = replace(STEP, stage="dpo", total=2, seconds_left=2.0, margin=0.1, accuracy=0.5, chosen=-10.0, rejected=-12.0)
+METRICS = {"margin": 0.1, "accuracy": 0.5, "chosen": -10.0, "rejected": -12.0}
+METRICS = {"margin": 0.1, "accuracy": 0.5, "chosen": -10.0, "rejected": -12.0}
+DPO_STEP = replace(
+    STEP,
+    stage="dpo",
+    total=2,
+    seconds_left=2.0,
+    metrics=METRICS,
+)
 EXAMPLES: list[Event] = [
-    PhaseChanged(Phase.SFT, "go"),
+    PhaseChanged(Phase.TRAINING, "go", "sft"),
     DeviceAcquired("GPU-1"),
     DataPrepared(3, 2, 1, "ab", ("one left out",)),
     SettingChanged("precision", "auto", "bf16", "because"),
@@ -65,7 +73,7 @@ EXAMPLES: list[Event] = [
     STEP,
     DPO_STEP,
     StageResumed("sft", 2, ("one skipped",)),
-    Evaluation("dpo", 2, 0.6, 0.75, 0.3, 40, 1.5),
+    Evaluation("dpo", 2, 0.6, {"accuracy": 0.75, "margin": 0.3}, 40, 1.5),
     SampleAnswers("dpo", 2, (SampleAnswer("hi", "Hé </script>", 3, True),), 0.5),
     CheckpointSaved("sft", 2, "checkpoints/sft-000002", 10, 0.1),
     OutOfMemory("dpo", "CUDA out of memory"),
@@ -132,7 +140,7 @@ def test_folding_a_whole_run() -> None:
     assert view.points == (STEP, DPO_STEP)
     assert view.notes == ("one left out", "2 cut", "one skipped")
     assert view.effective_value("precision", "auto") == "bf16" and view.effective_value("rank", "16") == "16"
-    assert [one.accuracy for one in view.evaluated] == [0.75]
+    assert [one.metrics["accuracy"] for one in view.evaluated] == [0.75]
     assert view.adapters == {"sft": "adapter-sft"}
     assert view.card == "GPU-1"
     assert view.progress == pytest.approx(2 / 6)

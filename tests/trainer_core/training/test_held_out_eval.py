@@ -62,8 +62,8 @@ def test_checks_and_answers_change_nothing(views: dict[str, RunState]) -> None:
     on, off = views["on"], views["off"]
     assert on.phase is off.phase is Phase.DONE, on.error or off.error
     assert len(on.evaluated) > 4 and len(on.sampled) > 4 and not off.evaluated and not off.sampled
-    assert [(p.stage, p.step, p.loss, p.margin) for p in on.points] == [
-        (p.stage, p.step, p.loss, p.margin) for p in off.points
+    assert [(p.stage, p.step, p.loss, p.metrics) for p in on.points] == [
+        (p.stage, p.step, p.loss, p.metrics) for p in off.points
     ]
     for stage in ("sft", "dpo"):
         one, other = (load_file(Path(view.id) / f"adapter-{stage}/adapter_model.safetensors") for view in (on, off))
@@ -79,8 +79,9 @@ def test_both_stages_are_measured_on_the_same_rows_to_the_end(views: dict[str, R
         assert len({one.rows for one in found}) == 1 and found[0].rows >= MIN_EVAL_ROWS
         assert all(math.isfinite(one.loss) for one in found)
     dpo = [one for one in views["on"].evaluated if one.stage == "dpo"]
-    assert all(0 <= one.accuracy <= 1 and math.isfinite(one.margin) for one in dpo)
-    assert dpo[0].loss == pytest.approx(math.log(2), abs=0.02) and abs(dpo[0].margin) < 0.02 < abs(dpo[-1].margin)
+    assert all(0 <= one.metrics["accuracy"] <= 1 and math.isfinite(one.metrics["margin"]) for one in dpo)
+    margins = [abs(one.metrics["margin"]) for one in dpo]
+    assert dpo[0].loss == pytest.approx(math.log(2), abs=0.02) and margins[0] < 0.02 < margins[-1]
 
 
 def test_the_base_answers_once_and_then_the_adapter_at_its_checkpoints(views: dict[str, RunState]) -> None:

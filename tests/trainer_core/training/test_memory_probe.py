@@ -63,8 +63,7 @@ def test_a_probe_leaves_no_trace(folders: dict[str, Path], views: dict[str, RunS
     """With dropout, so that every random number counts."""
     assert views["on"].phase is Phase.DONE, views["on"].error
     numbers = [
-        [(p.stage, p.step, p.loss, p.grad_norm, p.margin, p.accuracy) for p in views[name].points]
-        for name in ("off", "on")
+        [(p.stage, p.step, p.loss, p.grad_norm, p.metrics) for p in views[name].points] for name in ("off", "on")
     ]
     assert numbers[0] == numbers[1] and len(numbers[0]) == 6
     for stage in ("sft", "dpo"):

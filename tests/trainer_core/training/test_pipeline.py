@@ -148,7 +148,7 @@ def test_sft_learns_and_dpo_widens_the_margin(views: dict[str, RunState]) -> Non
     sft = [point for point in views["plain"].points if point.stage == "sft"]
     dpo = [point for point in views["plain"].points if point.stage == "dpo"]
     assert sft[-1].loss < sft[0].loss - 0.1
-    assert dpo[-1].margin > 0.001 and dpo[-1].loss < math.log(2)
+    assert dpo[-1].metrics["margin"] > 0.001 and dpo[-1].loss < math.log(2)
     assert all(math.isfinite(point.grad_norm) and point.tokens_per_second > 0 for point in sft + dpo)
 
 
@@ -156,12 +156,12 @@ def test_the_planned_steps_are_the_real_ones(views: dict[str, RunState]) -> None
     view = views["plain"]
     for stage, rows in (("sft", view.prepared.chats), ("dpo", view.prepared.pairs)):
         real = [point for point in view.points if point.stage == stage]
-        assert len(real) == real[0].total == view.planned[stage] == count_steps(rows, getattr(recipe(Path()), stage))
+        assert len(real) == real[0].total == view.planned[stage] == count_steps(rows, recipe(Path()).settings(stage))
 
 
 def test_the_first_dpo_event_is_the_proof(views: dict[str, RunState]) -> None:
     lines = [json.loads(line) for line in (Path(views["plain"].id) / "events.jsonl").read_text().splitlines()]
-    about = ("RowLengths", "MemoryProbed")  # what was measured of the rows and of memory, before training
+    about = ("PhaseChanged", "RowLengths", "MemoryProbed")  # loading, and what was measured of rows and memory
     first = next(line for line in lines if line.get("stage") == "dpo" and line["kind"] not in about)
     assert first["kind"] == "ReferenceCheck" and first["holds"]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-6) and first["margin"] == pytest.approx(0, abs=1e-6)
@@ -208,7 +208,7 @@ def test_each_loss_starts_at_its_own_value(views: dict[str, RunState], loss: str
 
 def test_the_same_seed_gives_the_same_losses(views: dict[str, RunState]) -> None:
     one, other = views["plain"].points, views["again"].points
-    assert one and [(point.loss, point.margin) for point in one] == [(point.loss, point.margin) for point in other]
+    assert one and [(point.loss, point.metrics) for point in one] == [(point.loss, point.metrics) for point in other]
 
 
 def test_missing_data_is_the_runs_last_word(views: dict[str, RunState]) -> None:

@@ -85,7 +85,9 @@ def losses(view: RunState) -> list[float]:
 def test_losses_with_it_on_equal_those_with_it_off(views: dict[str, RunState], name: str) -> None:
     assert losses(views[name]) == pytest.approx(losses(views["off"]), abs=1e-6)
     assert views[name].proof and views[name].proof.holds
-    margins = [[point.margin for point in views[one].points if point.stage == "dpo"] for one in (name, "off")]
+    margins = [
+        [point.metrics["margin"] for point in views[one].points if point.stage == "dpo"] for one in (name, "off")
+    ]
     assert margins[0] == pytest.approx(
         margins[1], rel=0, abs=3e-6
     )  # 0.1 × sums of hundreds of nats, whose last bit is 3e-5

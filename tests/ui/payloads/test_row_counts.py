@@ -13,8 +13,8 @@ from ui.payloads.row_counts import count_data_rows, describe_data
 
 def test_the_sample_data_is_counted() -> None:
     found = count_data_rows(starter_recipe())
-    assert found.sft >= 300 and found.dpo >= 300 and found.held_out >= 40
-    assert describe_data(found)[0] == f"{found.sft} examples for SFT"
+    assert found.rows["sft"] >= 300 and found.rows["dpo"] >= 300 and found.held_out >= 40
+    assert describe_data(found)[0] == f"{found.rows['sft']} examples for SFT"
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -25,4 +25,4 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         count_data_rows(recipe)
     rows = [f'{{"prompt": "Question {at}?", "chosen": "Yes, {at}.", "rejected": "No."}}' for at in range(40)]
     file.write_text("\n".join(rows))
-    assert count_data_rows(recipe).dpo + count_data_rows(recipe).held_out == 40
+    assert count_data_rows(recipe).rows["dpo"] + count_data_rows(recipe).held_out == 40

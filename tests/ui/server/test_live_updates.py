@@ -60,7 +60,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 def step(stage: str, at: int, total: int = 20, loss: float = 1.0) -> TrainStep:
     preference = {"margin": 0.1 * at, "accuracy": 0.5} if stage == "dpo" else {}
-    return TrainStep(stage, at, total, loss, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at), **preference)  # type: ignore[arg-type]
+    return TrainStep(stage, at, total, loss, 1e-4, 1.0, 0.5, 900.0, 0.5 * (total - at), preference)
 
 
 def finished(supervisor: Supervisor, *events: object, name: str = "") -> str:
@@ -142,7 +142,7 @@ def test_a_cursor_from_nowhere_is_refused() -> None:
 
 def test_without_a_margin_there_is_no_accuracy(supervisor: Supervisor) -> None:
     """At its first step the policy is its reference: TRL counts every pair as lost, which is no news about the model."""
-    finished(supervisor, replace(step("dpo", 1), margin=0.0, accuracy=0.0), step("dpo", 2))
+    finished(supervisor, replace(step("dpo", 1), metrics={"margin": 0.0, "accuracy": 0.0}), step("dpo", 2))
     assert page_news(supervisor, Cursor())["series"]["dpo.accuracy"] == [(2, 0.5)]
 
 
@@ -171,7 +171,7 @@ def test_text_after_counts_as_a_browser_does() -> None:
 def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     run = finished(
         supervisor,
-        PhaseChanged(Phase.SFT),
+        PhaseChanged(Phase.TRAINING, stage="sft"),
         StepsPlanned({"sft": 2, "dpo": 2}),
         step("sft", 1, 2),
         step("sft", 2, 2),
@@ -191,7 +191,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
 
 def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> None:
     slow = "The first step is slower than the rest"
-    before = apply(RunState("run"), PhaseChanged(Phase.SFT, slow))
+    before = apply(RunState("run"), PhaseChanged(Phase.TRAINING, slow, stage="sft"))
     assert status_detail(before) == slow and status_detail(apply(before, step("sft", 1))) == ""
 
 
@@ -211,7 +211,7 @@ def test_a_run_is_dated_where_the_page_is_read(supervisor: Supervisor, monkeypat
     ("events", "states"),
     [
         ([], ["now", "todo", "todo", "todo"]),
-        ([PhaseChanged(Phase.SFT)], ["done", "now", "todo", "todo"]),
+        ([PhaseChanged(Phase.TRAINING, stage="sft")], ["done", "now", "todo", "todo"]),
         (
             [step("sft", 1), AdapterSaved("sft", "a", 1, 1), PhaseChanged(Phase.LOADING)],
             ["done", "done", "now", "todo"],
@@ -251,11 +251,12 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
     """What a page gets in a second in which one DPO step was made."""
     run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     log = EventLog(run_dir / "events.jsonl")
-    for event in (StepsPlanned({"dpo": 300}), PhaseChanged(Phase.DPO), step("dpo", 1, 300)):
+    for event in (StepsPlanned({"dpo": 300}), PhaseChanged(Phase.TRAINING, stage="dpo"), step("dpo", 1, 300)):
         log(event)
     supervisor.registry.refresh()
     first = page_news(supervisor, Cursor(tab="train"))
-    log(replace(step("dpo", 2, 300), loss=0.69123456, chosen=-91.13244247436523, rejected=-226.32200622558594))
+    metrics = {"margin": 0.2, "accuracy": 0.5, "chosen": -91.13244247436523, "rejected": -226.32200622558594}
+    log(replace(step("dpo", 2, 300), loss=0.69123456, metrics=metrics))
     supervisor.registry.refresh()
     asked = cursor_after(first, tab="train")
     second = page_news(supervisor, asked)
@@ -272,7 +273,12 @@ def test_many_points_are_sent_curve_by_curve(supervisor: Supervisor) -> None:
 
 
 def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Supervisor) -> None:
-    finished(supervisor, step("sft", 1), step("dpo", 1), replace(step("dpo", 2), margin=float("nan")))
+    finished(
+        supervisor,
+        step("sft", 1),
+        step("dpo", 1),
+        replace(step("dpo", 2), metrics={"margin": float("nan"), "accuracy": 0.5}),
+    )
     assert live_updates.strip_unchanged(page_news(supervisor, Cursor()), Cursor())["steps"] == {
         "sft": [[1, 1.0]],
         "dpo": [[1, 1.0, 0.1, 0.5, None, None], [2, 1.0, None, 0.5, None, None]],
@@ -290,7 +296,12 @@ def test_deep_curves_run_over_both_stages(supervisor: Supervisor) -> None:
 
 
 def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
-    finished(supervisor, step("dpo", 1), Evaluation("dpo", 1, 0.69, 0.5, 0.0), Evaluation("dpo", 2, float("nan")))
+    finished(
+        supervisor,
+        step("dpo", 1),
+        Evaluation("dpo", 1, 0.69, {"accuracy": 0.5, "margin": 0.0}),
+        Evaluation("dpo", 2, float("nan")),
+    )
     held = page_news(supervisor, Cursor())["parts"]["held"]["is"]
     values = {"dpo.held.loss": [(1, 0.69)], "dpo.held.accuracy": [(1, 0.5)], "dpo.held.margin": [(1, 0.0)]}
     assert held == {**values, "dpo.held.rows": [(1, 0), (2, 0)]}
@@ -314,7 +325,10 @@ def test_readings_of_the_processor() -> None:
 
 TRIVIAL = [
     DataPrepared(300, 300, 16, ""),
-    *(replace(step("dpo", at, 100, LN2 * 0.99**at), accuracy=float(at > 1)) for at in range(1, 30)),
+    *(
+        replace(made, metrics={**made.metrics, "accuracy": float(made.step > 1)})
+        for made in (step("dpo", at, 100, LN2 * 0.99**at) for at in range(1, 30))
+    ),
 ]
 
 

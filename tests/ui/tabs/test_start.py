@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import STARTER, Lora, MethodChain, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, STARTER, Lora, MethodChain, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.steps import count_steps
@@ -130,7 +130,7 @@ def test_choices_are_recalled() -> None:
 
 
 def test_the_plan_says_steps_and_rates() -> None:
-    found = RowCounts(352, 352, 50, ())
+    found = RowCounts({"sft": 352, "dpo": 352}, 50, ())
     lines = plan_lines(starter_recipe(), found, {"sft": "≈ 1 min 00 s", "dpo": ""})
     takes = [(line.stage, line.takes) for line in lines]
     assert takes == [("Load", ""), ("SFT", "≈ 1 min 00 s"), ("DPO", ""), ("Compare", "")]
@@ -141,7 +141,7 @@ def test_the_plan_says_steps_and_rates() -> None:
         lines[2].what
         == f"{starter_recipe().dpo.max_steps} steps of 4 pairs, rate\u00a02e-4, warm-up 1 of 10 steps, β\u00a00.1"
     )
-    only = plan_lines(starter_recipe().model_copy(update={"method": MethodChain.SFT}), found, {"sft": ""})
+    only = plan_lines(starter_recipe().model_copy(update={"method": MethodChain("sft")}), found, {"sft": ""})
     assert [line.stage for line in only] == ["Load", "SFT", "Compare"]
     assert only[2].what == "base and SFT answer side by side"
 
@@ -188,7 +188,7 @@ def ran(supervisor: Supervisor, recipe: Recipe, seconds: list[float]) -> None:
     supervisor.registry.refresh()
 
 
-FOUND = RowCounts(352, 352, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
+FOUND = RowCounts({"sft": 352, "dpo": 352}, 50, (), {"sft": ((0.5, 60), (1.0, 100)), "dpo": ((0.5, 80), (1.0, 120))})
 
 
 def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], str]:
@@ -206,7 +206,7 @@ def told(supervisor: Supervisor, recipe: Recipe) -> tuple[dict[Stage, float], st
 
 
 def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
-    recipe = starter_recipe().model_copy(update={"method": MethodChain.SFT})
+    recipe = starter_recipe().model_copy(update={"method": MethodChain("sft")})
     ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
     seconds, said = told(supervisor, recipe)
     assert seconds == {"sft": 48.0}, "the median of all but the first step, 24 times"
@@ -214,7 +214,7 @@ def test_time_is_told_by_the_last_run_like_it(supervisor: Supervisor) -> None:
 
 
 def test_other_rows_take_as_long_as_the_last_runs_tokens_say(supervisor: Supervisor) -> None:
-    recipe = starter_recipe().model_copy(update={"method": MethodChain.SFT})
+    recipe = starter_recipe().model_copy(update={"method": MethodChain("sft")})
     ran(supervisor, recipe, [60.0, 2.0, 3.0, 2.0])
     other = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_length": 90})})
     seconds, _ = told(supervisor, other)
@@ -251,14 +251,14 @@ def used(**more: object) -> UsedData:
 def test_used_data_brings_its_columns_steps_and_length() -> None:
     recipe = used(columns={"prompt": "q"}, steps=("mask",), length=512, template="alpaca").apply_to(starter_recipe())
     assert (recipe.data.pairs, recipe.data.columns.prompt, recipe.data.steps) == ("/data/x.jsonl", "q", ("mask",))
-    assert recipe.method is MethodChain.SFT_DPO and recipe.sft.max_length == recipe.dpo.max_length == 512
+    assert recipe.method == MethodChain("sft+dpo") and recipe.sft.max_length == recipe.dpo.max_length == 512
     assert recipe.data.template == "alpaca"
     assert recipe.data.pair_rows is None, "nothing of the data before stays"
     assert used().apply_to(starter_recipe()).sft == starter_recipe().sft
 
 
 def test_used_conversations_mean_sft_alone() -> None:
-    assert used(kind="chat").apply_to(starter_recipe()).method is MethodChain.SFT
+    assert used(kind="chat").apply_to(starter_recipe()).method == MethodChain("sft")
     sample = used(kind="chat", source="sample chats").apply_to(starter_recipe()).data
     assert (sample.pairs, sample.chat) == (None, "sample")
 
@@ -269,13 +269,13 @@ def test_the_data_tab_hears_what_start_has_chosen() -> None:
     assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}
 
 
-@pytest.mark.parametrize("method", list(MethodChain))
+@pytest.mark.parametrize("method", METHOD_CHAINS)
 @pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
 def test_a_quick_look_is_never_the_longest(rows: int, method: MethodChain) -> None:
     here = {"sft": rows, "dpo": rows}
     wanted = CARD.recipe_for(STARTER, "balanced").model_copy(update={"method": method})
     steps = [
-        sum(count_steps(rows, getattr(CARD.with_goal_length(wanted, goal, here), stage)) for stage in method.stages)
+        sum(count_steps(rows, CARD.with_goal_length(wanted, goal, here).settings(stage)) for stage in method.stages)
         for goal in GOALS
     ]
     assert steps[0] <= steps[1] <= steps[2]

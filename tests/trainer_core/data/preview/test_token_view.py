@@ -200,10 +200,10 @@ def test_training_leaves_out_what_the_finding_says(models: dict[str, Path]) -> N
     asked, long = (Message("user", "why?"),), "the quick brown fox " * 20
     sides = ((Message("assistant", long + "yes"),), (Message("assistant", long + "no"),))
     other = Pair(asked, (Message("assistant", "a"),), (Message("assistant", "b"),))
-    kept, notes = tokenize.dpo_rows(its, [Pair(asked, *sides), other], 64)
+    kept, notes = tokenize.pair_rows(its, [Pair(asked, *sides), other], 64)
     assert len(kept) == 1 and notes == ["1 of 2 pairs left out: cut at 64 tokens, both sides are the same."]
     with pytest.raises(DataError, match="None of the 1 pairs shows a difference within 64 tokens"):
-        tokenize.dpo_rows(its, [Pair(asked, *sides)], 64)
+        tokenize.pair_rows(its, [Pair(asked, *sides)], 64)
 
 
 def test_a_template_without_an_end_is_found(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_mending_keeps_the_rows_and_takes_the_fault(
 def test_training_gets_the_same_rows_as_the_report_says(planted: Path, report: DataReport) -> None:
     steps = ("skip_damaged", "drop_markers", "drop_duplicate_row")
     after = check(planted, checkup=CheckOptions(steps=steps))
-    loaded = load_data(Data(pairs=str(planted), steps=steps), MethodChain.DPO)
+    loaded = load_data(Data(pairs=str(planted), steps=steps), MethodChain("dpo"))
     assert (len(loaded.pairs), len(loaded.held_out)) == (after.train, after.held_out)
     assert after.usable == report.usable - 7 - 7
 
@@ -228,7 +228,9 @@ def test_faults_of_chats(tmp_path: Path) -> None:
     rows[9] = [("assistant", "Hello"), ("user", "Hi"), ("assistant", "How are you?")]
     report = check(chats(tmp_path / "c.jsonl", rows))
     assert counts(report) == {"unanswered": 1, "swapped": 1, "roles": 1, "system": 1, "few": 40}
-    swapped = load_data(Data(pairs=None, chat=str(tmp_path / "c.jsonl"), steps=("swap", "no_system")), MethodChain.SFT)
+    swapped = load_data(
+        Data(pairs=None, chat=str(tmp_path / "c.jsonl"), steps=("swap", "no_system")), MethodChain("sft")
+    )
     asked = {chat.messages[0].content for chat in swapped.chats + swapped.held_out_chats}
     assert "What is its capital?" in asked and "Be kind." not in asked
 
@@ -276,9 +278,9 @@ def test_a_set_written_for_another_template_is_refused_with_the_way_out(tmp_path
     report = check(path)
     assert (finding(report, "markers").level, len(report.blocked)) == ("error", 1)
     with pytest.raises(DataError, match=r"10 of 50 rows in c\.jsonl hold a chat template's own markers.*strip_markers"):
-        load_data(Data(pairs=None, chat=str(path)), MethodChain.SFT)
+        load_data(Data(pairs=None, chat=str(path)), MethodChain("sft"))
     assert check(path, CheckOptions(steps=("strip_markers",))).blocked == ()
-    loaded = load_data(Data(pairs=None, chat=str(path), steps=("strip_markers",)), MethodChain.SFT)
+    loaded = load_data(Data(pairs=None, chat=str(path), steps=("strip_markers",)), MethodChain("sft"))
     assert {chat.messages[1].content for chat in loaded.chats} < {f"Told {n}" for n in range(50)}
 
 

@@ -173,14 +173,10 @@ def test_dpo_leaves_reasoning_out_and_says_so_unless_it_is_to_be_learned() -> No
         return Pair((Message("user", "a"),), chosen, rejected)
 
     its = tokenizer("qwen3.jinja")
-    rows, notes = tokenize.dpo_rows(its, [sides(False)], 64)
-    assert rows[0]["chosen"] == [{"role": "assistant", "content": "b"}] and notes[0].startswith(
-        "1 of 1 pairs have reasoning"
-    )
-    assert "hmm" not in its.decode(tokenize.encode_pair(its, sides(False)).chosen)
-    rows, notes = tokenize.dpo_rows(its, [sides(True)], 64)
-    assert rows[0]["chosen"][0]["reasoning_content"] == "hmm" and notes == []
-    assert "hmm" in its.decode(tokenize.encode_pair(its, sides(True)).chosen)
+    rows, notes = tokenize.pair_rows(its, [sides(False)], 64)
+    assert "hmm" not in its.decode(rows[0].chosen) and notes[0].startswith("1 of 1 pairs have reasoning")
+    rows, notes = tokenize.pair_rows(its, [sides(True)], 64)
+    assert "hmm" in its.decode(rows[0].chosen) and notes == []
     assert len(view_row(its, sides(False), 64).sides) == 2
 
 
@@ -270,9 +266,9 @@ def test_tool_lists_and_calls_are_a_finding_with_a_way_out(tmp_path: Path) -> No
 
 
 def test_a_run_is_told_the_same(tmp_path: Path) -> None:
-    loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), MethodChain.SFT)
+    loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), MethodChain("sft"))
     assert any(note.startswith("4 of 4 rows in rows.jsonl (line 1, ") and "weight 0" in note for note in loaded.notes)
-    free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), MethodChain.SFT)
+    free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), MethodChain("sft"))
     assert loaded.sha256 != free.sha256 and learned(loaded.chats[0]) == [False, True]
     assert Columns(reasoning="why").column_by_part == {"reasoning": "why"}
 

@@ -1,0 +1,197 @@
+"""The check of a preference stage's first step: it starts at its own reference, or with the loss that was predicted for it.
+
+With a reference, and on top of another stage, that stage's adapter is the policy ("default"), and TRL keeps a frozen copy of it
+("ref") as the reference on the same base. Without one before it the reference is the base itself: the adapter is switched off.
+Without a reference the loss of the first batch is computed from our own pass over the model, and must be TRL's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch.nn import functional
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer_core.config.recipe import Lora, Precision
+from trainer_core.errors import TrainingError
+from trainer_core.methods.base import PairLogprobs, Training
+from trainer_core.runs.event_log import EventLog
+from trainer_core.runs.events import ReferenceCheck
+from trainer_core.training.held_out_eval import pair_sums
+from trainer_core.training.preserved_state import preserved_state
+from trainer_core.training.progress import TrlLog
+from trainer_core.training.token_rows import TokenRow, whole_sides
+
+LOGIT_ROWS = 256
+"""Positions whose logits are turned into 32 bit at a time."""
+EXACT_TOLERANCE = 1e-5
+"""How far loss and margin may be off before the first step, in nats: the loss itself is computed in 32 bit."""
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.02, "nf4": 0.02}
+"""How far those of the first step may be off in any case, in nats …"""
+NOISE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.025, "nf4": 0.025}
+"""… and by this for a token, in nats: four times what rounding to bfloat16 (2⁻⁹) moves the log-prob of a token by, 0.006."""
+
+
+class VerifyFirstStep(TrainerCallback):
+    """Checks weights and numbers before the first step, and the first step's own numbers; a mismatch ends the run and says why.
+
+    Before the first step policy and reference are computed in the same way, so they must be equal to the last bit. In the step
+    itself they are not: with gradients, other kernels run, and their rounding adds up over the tokens of an answer.
+
+    Attributes:
+        trainer: set before training begins.
+    """
+
+    trainer: Any = None
+
+    def __init__(self, settings: Training, lora: Lora, precision: Precision, policy: str, emit: EventLog):
+        self.settings, self.precision, self.policy, self.emit = settings, precision, policy, emit
+        # DoRA divides by a norm that it computes anew, so its fresh adapter equals the base only up to rounding
+        self.tolerance = TOLERANCE[precision] if lora.dora else EXACT_TOLERANCE
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if state.global_step:
+            return
+        method, rows = self.settings.method, self.trainer.train_dataset
+        first = [rows[at] for at in range(min(args.per_device_train_batch_size, len(rows)))]
+        if method.needs_reference:
+            check_reference(model)
+            with preserved_state(self.trainer):
+                loss, margin = measure_loss(self.trainer, first)
+            self.report_check(self.reference_check(loss, margin, self.tolerance, self.tolerance))
+        elif predict := method.predict_loss:
+            with preserved_state(self.trainer):
+                loss = measure_loss(self.trainer, first)[0]
+                predicted = predict(self.settings, [pair_logprobs(model, row) for row in first])
+            self.report_check(self.prediction_check(loss, predicted))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.global_step != 1 or not logs or "loss" not in logs or not self.settings.method.needs_reference:
+            return
+        first = TrlLog.model_validate(logs)
+        margin = first.metrics(self.settings.method.key).get("margin", math.nan)
+        noise = rounding_bound(
+            getattr(self.settings, "beta", 1.0), max_answer_tokens(self.trainer.train_dataset), self.precision
+        )
+        steepness = self.settings.method.loss_steepness(self.settings)
+        bounds = (max(TOLERANCE[self.precision], times * noise) for times in (1.0, steepness))
+        proof = self.reference_check(first.loss, margin, *bounds)
+        if not proof.holds:
+            self.report_check(proof)
+
+    def report_check(self, proof: ReferenceCheck) -> None:
+        self.emit(proof)
+        if not proof.holds:
+            raise TrainingError(explain_mismatch(proof))
+
+    def reference_check(self, loss: float, margin: float, margin_bound: float, loss_bound: float) -> ReferenceCheck:
+        expected = self.settings.method.initial_loss(self.settings)
+        holds = abs(margin) <= margin_bound and (expected is None or abs(loss - expected) <= loss_bound)
+        has_copy = "ref" in self.trainer.model.peft_config
+        return ReferenceCheck(
+            stage=self.settings.method.key,
+            loss=loss,
+            expected_loss=expected,
+            margin=margin,
+            expected_margin=0.0,
+            tolerance=margin_bound,
+            policy=self.policy,
+            reference=f"frozen copy of {self.policy}" if has_copy else "the base model, adapter switched off",
+            holds=holds,
+        )
+
+    def prediction_check(self, loss: float, predicted: float) -> ReferenceCheck:
+        bound = TOLERANCE[self.precision]
+        return ReferenceCheck(
+            stage=self.settings.method.key,
+            loss=loss,
+            expected_loss=predicted,
+            margin=None,
+            expected_margin=0.0,
+            tolerance=bound,
+            policy=self.policy,
+            reference="none; the loss is predicted from our own pass over the first batch",
+            holds=abs(loss - predicted) <= bound,
+        )
+
+
+def measure_loss(trainer: Any, rows: list[TokenRow]) -> tuple[float, float]:
+    """TRL's loss of these pairs, and their margin, without a gradient."""
+    found = pair_sums(trainer, rows)
+    return found.loss / found.weight, found.mean_metrics().get("margin", math.nan)
+
+
+def pair_logprobs(model: PeftModel, row: TokenRow) -> PairLogprobs:
+    """What the model says of a pair, each side by itself and without padding."""
+    (chosen, asked), (rejected, asked_too) = whole_sides(row)
+    one, other = token_logprobs(model, chosen), token_logprobs(model, rejected)
+    better, worse = one[max(asked - 1, 0) :], other[max(asked_too - 1, 0) :]
+    return PairLogprobs(float(better.sum()), len(better), float(worse.sum()), len(worse), float(one.sum()), len(one))
+
+
+def token_logprobs(model: PeftModel, ids: list[int]) -> torch.Tensor:
+    """The log-probability of each token but the first, in nats, 32 bit."""
+    device = next(model.parameters()).device
+    tokens = torch.tensor([ids], device=device)
+    logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits[0, :-1]
+    parts = zip(logits.split(LOGIT_ROWS), tokens[0, 1:].split(LOGIT_ROWS), strict=True)
+    return torch.cat([-functional.cross_entropy(part.float(), said, reduction="none") for part, said in parts])
+
+
+def rounding_bound(beta: float, tokens: int, precision: Precision) -> float:
+    """How far the first step's margin may be off, in β·nats: the errors of the tokens are independent and add up as √tokens."""
+    return beta * NOISE[precision] * math.sqrt(tokens)
+
+
+def max_answer_tokens(pairs: Dataset) -> int:
+    """Tokens of the two answers of the pair that has the most."""
+    return max(
+        len(chosen) + len(rejected) for chosen, rejected in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)
+    )
+
+
+def check_reference(model: PeftModel) -> None:
+    """The reference must be a bitwise, frozen copy of the policy.
+
+    Raises:
+        TrainingError: naming the first weight that differs or would be trained.
+    """
+    weights = dict(model.named_parameters())
+    for name, weight in weights.items():
+        if ".ref." not in name:
+            continue
+        if weight.requires_grad:
+            raise TrainingError(f"The reference is not frozen: {name} would be trained. Nothing was changed.")
+        if not torch.equal(weight, weights[name.replace(".ref.", ".default.")].to(weight.dtype)):
+            raise TrainingError(
+                f"The reference is not the policy that training starts from: {name} differs. "
+                "Training against it would measure the wrong thing, so the run was stopped before its first step."
+            )
+
+
+def explain_mismatch(proof: ReferenceCheck) -> str:
+    if proof.margin is None:
+        return (
+            f"{proof.stage.upper()} did not start with the loss that follows from its adapter: it is {proof.loss:.4f} and must "
+            f"be {proof.expected_loss:.4f} (± {proof.tolerance:g}). The run was stopped, because adapter, template or labels are "
+            "not what they should be. The adapter of the stage before, if there is one, is kept."
+        )
+    expected = "" if proof.expected_loss is None else f" and a loss of {proof.expected_loss:.4f}"
+    return (
+        f"{proof.stage.upper()} did not start at its reference: the first step has a margin of {proof.margin:.4f} and a loss of "
+        f"{proof.loss:.4f}, and must have a margin of 0{expected} (± {proof.tolerance:g}). The run was stopped, "
+        "because what it would learn is not what you asked for. The adapter of the stage before, if there is one, is kept."
+    )
