@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 from trainer_core.config.changes import with_changes
-from trainer_core.config.recipe import STARTER, Recipe
+from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.errors import DeviceError, ModelError
 from trainer_core.jobs.supervisor import Supervisor
@@ -35,12 +35,13 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16_384, 32_768)
 SLIDERS = (
     MemorySlider("lora.rank", "LoRA rank", (4, 8, 16, 32, 64, 128, 256)),
-    MemorySlider("sft.batch_size", "SFT batch", BATCHES),
-    MemorySlider("sft.max_length", "SFT length", LENGTHS),
-    MemorySlider("dpo.batch_size", "DPO batch", BATCHES),
-    MemorySlider("dpo.max_length", "DPO length", LENGTHS),
+    *(
+        MemorySlider(f"{stage}.{name}", f"{method.title} {word}", notches)
+        for stage, method in METHODS.items()
+        for name, word, notches in (("batch_size", "batch", BATCHES), ("max_length", "length", LENGTHS))
+    ),
 )
-SLIDER_SETTINGS = (*(lever.key for lever in SLIDERS), "sft.accumulation", "dpo.accumulation")
+SLIDER_SETTINGS = (*(lever.key for lever in SLIDERS), *(f"{stage}.accumulation" for stage in METHODS))
 """Every setting that a slider changes."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.readings import card, replay
-from trainer_core.config.recipe import STARTER, MethodChain, Recipe
+from trainer_core.config.recipe import METHODS, STARTER, MethodChain, Recipe
 from trainer_core.errors import ConfigError
 from trainer_core.methods.base import DatasetStats, LengthQuantiles
 from trainer_core.planning.fitting import MemoryBudget, fit_settings
@@ -131,7 +131,7 @@ def test_goals_change_the_length_of_a_run_and_nothing_else() -> None:
     assert (thorough.sft.max_steps, thorough.sft.epochs) == (None, GOALS["thorough"].sft.epochs)
     assert thorough.dpo.epochs == GOALS["thorough"].dpo.epochs != recipe.dpo.epochs
     for changed in (quick, balanced, thorough):
-        same = changed.model_copy(update={"sft": recipe.sft, "dpo": recipe.dpo})
+        same = changed.model_copy(update={stage: recipe.settings(stage) for stage in METHODS})
         assert same == recipe
         assert changed.sft.batch_size == recipe.sft.batch_size
 

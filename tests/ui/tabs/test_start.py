@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import METHOD_CHAINS, STARTER, Lora, MethodChain, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, METHODS, STARTER, Lora, MethodChain, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.steps import count_steps
@@ -272,7 +272,7 @@ def test_the_data_tab_hears_what_start_has_chosen() -> None:
 @pytest.mark.parametrize("method", METHOD_CHAINS)
 @pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
 def test_a_quick_look_is_never_the_longest(rows: int, method: MethodChain) -> None:
-    here = {"sft": rows, "dpo": rows}
+    here = dict.fromkeys(METHODS, rows)
     wanted = CARD.recipe_for(STARTER, "balanced").model_copy(update={"method": method})
     steps = [
         sum(count_steps(rows, CARD.with_goal_length(wanted, goal, here).settings(stage)) for stage in method.stages)
