@@ -38,6 +38,8 @@ def parts(fault: str, job):
 
     def trainer(stage, *args):
         built = build_trainer(stage, *args)
+        if stage == "orpo" and lasting == "weights":
+            built.beta *= 2  # what TRL computes is no longer what the recipe says
         if stage != "dpo":
             return built
         if lasting == "drift":

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from trainer_core.methods.base import Method, RowKind, Training
 from trainer_core.methods.dpo import Dpo
+from trainer_core.methods.orpo import Orpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel, parse_values, read_toml
 
@@ -196,6 +197,7 @@ class Recipe(StrictModel):
     lora: Lora = Lora()
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
+    orpo: Orpo = Orpo()
     memory: MemoryOptions = MemoryOptions()
     sampling: Sampling = Sampling()
     samples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(

@@ -1,0 +1,116 @@
+"""ORPO: odds ratio preference optimisation (Hong 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pydantic import Field
+
+from trainer_core.methods import base
+from trainer_core.methods.base import (
+    Advice,
+    DivergenceBounds,
+    LoraScale,
+    Method,
+    Metric,
+    MetricChart,
+    ModelShape,
+    PairLogprobs,
+    Training,
+    UsualRates,
+)
+from trainer_core.methods.steps import count_steps
+
+METRICS = (
+    Metric("margin", "rewards/margins", held_out=True),
+    Metric("accuracy", "rewards/accuracies", held_out=True),
+    Metric("chosen", "logps/chosen"),
+    Metric("rejected", "logps/rejected"),
+    Metric("odds", "log_odds_chosen"),
+)
+CHARTS = (
+    MetricChart(
+        ("loss",),
+        "ORPO loss",
+        "How surprised the model is by prompt and better answer, in nats per token, and a little for the odds. Lower is better.",
+        reading="loss",
+    ),
+    MetricChart(
+        ("odds",),
+        "Log odds",
+        "Above 0 the better answers are likelier, token by token, than the worse ones.",
+        0.0,
+        "even",
+        reading="loss",
+    ),
+    MetricChart(
+        ("accuracy",),
+        "ORPO accuracy",
+        "The share of pairs whose better answer is the likelier one per token. 0.5 is a coin toss.",
+        0.5,
+        "coin toss",
+    ),
+    MetricChart(
+        ("chosen", "rejected"),
+        "Log-probabilities per token",
+        "How likely the answers are, in nats per token. The better ones should rise, the worse ones less.",
+    ),
+)
+EPOCHS = ((base.SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
+"""(below so many pairs, passes): one to three, as it also has to learn to answer [Hong 2024 and its configurations]."""
+RATES = UsualRates(
+    usual=8e-6, small_base=5e-5, stabilised=2e-6, why="8e-6: the rate of its authors; adapters take up to 5e-5"
+)
+
+
+def advise(count: int, shape: ModelShape, lora: LoraScale) -> Advice:
+    epochs = base.recommend_epochs(EPOCHS, count, "pairs")
+    steps = count_steps(count, Training(batch_size=1, accumulation=base.EFFECTIVE_BATCH, epochs=epochs[0]))
+    return {"epochs": epochs, "learning_rate": base.recommend_rate(RATES, shape, lora, steps)}
+
+
+def first_loss(settings: Orpo, pairs: Sequence[PairLogprobs]) -> float:
+    """The loss of a batch: its tokens' mean negative log-probability over prompt and better answer, less β times the mean log
+    sigmoid of the log odds ratio (Hong 2024, equations 4 to 7, with probabilities per token). In nats."""
+    surprise = -sum(pair.whole for pair in pairs) / sum(pair.whole_tokens for pair in pairs)
+    ratios = [
+        log_odds(pair.chosen / pair.chosen_tokens) - log_odds(pair.rejected / pair.rejected_tokens) for pair in pairs
+    ]
+    return surprise + settings.beta * sum(math.log1p(math.exp(-ratio)) for ratio in ratios) / len(ratios)
+
+
+def log_odds(logprob: float) -> float:
+    """log(p / (1 - p)) from log p, in nats."""
+    return logprob - math.log(-math.expm1(logprob))
+
+
+class Orpo(Training):
+    """Odds ratio preference optimisation: learns the better answers and to prefer them, in one stage and without a reference."""
+
+    method: ClassVar[Method] = Method(
+        key="orpo",
+        title="ORPO",
+        rows="pairs",
+        trl="trl.experimental.orpo:ORPO",
+        columns="labelled sides",
+        arguments=lambda settings: {"beta": settings.beta},
+        metrics=METRICS,
+        charts=CHARTS,
+        advise=advise,
+        divergence=DivergenceBounds(early=2.0, later=0.5),
+        fastest_rate=5e-5,
+        sequences=2,
+        full_logits=True,
+        predict_loss=first_loss,
+    )
+
+    learning_rate: float = Field(default=8e-6, gt=0, le=1, title="Learning rate")
+    """Its authors take 5e-6 to 8e-6 for full tuning; adapters bear up to 5e-5, and a small base in few steps wants that."""
+    batch_size: int = Field(default=1, ge=1, le=512, title="Batch size")
+    """Pairs in memory at once. ORPO keeps the logits of both answers, so one pair takes what several take in DPO."""
+    accumulation: int = Field(default=16, ge=1, le=1024, title="Accumulation")
+    """Batches added up before each step. Batch × accumulation is usually 16 pairs."""
+    beta: float = Field(default=0.1, gt=0, le=10, title="Beta")
+    """The weight of the odds beside the loss of the better answers, λ in the paper. Prompts are learned too: long ones weigh."""
