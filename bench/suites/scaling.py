@@ -11,10 +11,8 @@ from bench.harness import fixtures
 from bench.harness.measure import measure_seconds
 from bench.harness.result import BenchRow, Device, Target
 from trainer_core import data
-from trainer_core.data.stream import CheckOptions
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.models import starter
-from trainer_core.runs.workspace import Workspace, default_workspace
+from trainer_core.runs.workspace import Workspace
 from ui.payloads import run_list
 from ui.server import live_updates
 
@@ -36,13 +34,7 @@ def run(device: Device, tiny: bool) -> list[BenchRow]:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         return [
-            growth_row("Rows: check", "s", sizes, lambda rows: time_data_check(place, rows, tokens=False)),
-            growth_row(
-                "Rows: check with the model's tokens",
-                "s",
-                sizes,
-                lambda rows: time_data_check(place, rows, tokens=True),
-            ),
+            growth_row("Rows: check", "s", sizes, lambda rows: time_data_check(place, rows)),
             *page_cost_rows(points, many, place),
         ]
 
@@ -68,15 +60,12 @@ def growth_row(what: str, unit: str, sizes: Sequence[int], cost: Callable[[int],
     return BenchRow("growth", what, "exponent", exponent, target=LINEAR, n=1, points=found, note=said)
 
 
-def time_data_check(place: Path, rows: int, tokens: bool) -> float:
+def time_data_check(place: Path, rows: int) -> float:
     """CPU-seconds of a check."""
     file = place / f"pairs-{rows}.jsonl"
     if not file.exists():
         fixtures.write_pair_file(file, rows, ROW_BYTES)
-    checkup = CheckOptions(
-        tokenizer=starter.ensure_starter(Workspace(default_workspace())) / "tokenizer.json", length=512
-    )
-    return measure_seconds(lambda: data.check_dataset(file, checkup=checkup if tokens else None))
+    return measure_seconds(lambda: data.check_dataset(file))
 
 
 def time_workspace(root: Path, count: int, points: int) -> tuple[float, float, float]:

@@ -45,11 +45,10 @@ MAX_IGNORED_NAMES = 200
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What a check looks at besides the rows: a tokenizer.json, the training length in tokens, a held-out file."""
+    """What a check looks at besides the rows."""
 
-    tokenizer: Path | None = None
-    length: int | None = None
     held_out: Path | None = None
+    """A file with held-out rows, whose prompts are looked for among the rows."""
     steps: tuple[str, ...] = ()
     """Remedies applied before the rows are looked at."""
 

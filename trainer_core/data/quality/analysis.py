@@ -10,7 +10,7 @@ from trainer_core.data import split
 from trainer_core.data.files.raw_rows import UnreadableRow
 from trainer_core.data.quality import remedies, text_patterns
 from trainer_core.data.quality.checks import QUALITY_CHECKS, QualityCheck, all_messages, row_text
-from trainer_core.data.quality.lengths import LengthStats, TokenCount
+from trainer_core.data.quality.lengths import CharacterStats
 from trainer_core.data.quality.report import (
     IGNORED_CONTENT,
     DataFinding,
@@ -41,19 +41,13 @@ MIN_SWAPPED_SHARE = 0.1
 """A few answers that are questions are nothing; from this share on the columns are probably swapped."""
 MAX_LENGTH_RATIO = 1.25
 """Median length of chosen over rejected from which DPO is likely to learn length instead of quality [field]."""
-LENGTH_FINDINGS: dict[str, tuple[Level, str, str]] = {
-    "cut": ("notice", "Rows cut", "the row is longer than {length:,} tokens, and its end is cut off"),
-    "cut_equal": ("warning", "Sides equal after the cut", "cut at {length:,} tokens, both sides are the same"),
-    "prompt_too_long": ("warning", "Prompts too long", "the prompt alone fills the {length:,} tokens"),
-    "masked": ("warning", "Nothing to learn", "the first answer begins beyond the {length:,} tokens"),
-}
 
 
 def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
     """Progress now and then, and the report at the end.
 
     Raises:
-        DataError: see `data/stream.py`; also an unknown step or an unreadable tokenizer.
+        DataError: see `data/stream.py`; also an unknown step.
     """
     checkup = request.checkup or CheckOptions()
     examiner = DataAnalysis(checkup)
@@ -78,7 +72,7 @@ class DataAnalysis:
     def __init__(self, checkup: CheckOptions) -> None:
         self.checkup = checkup
         self.treatment = remedies.RemedyPipeline(checkup.steps, held_out_prompts(checkup))
-        self.book = LengthStats(TokenCount(checkup.tokenizer) if checkup.tokenizer else None, checkup.length)
+        self.book = CharacterStats()
         self.found: list[SchemaDetected] = []
         self.rows: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -119,7 +113,7 @@ class DataAnalysis:
             self.usable += 1
             self.with_system += first_role(item) == "system"
             self.openings[prompt_key(opening_messages(item))] += 1
-            faults += self.book.add(item)
+            self.book.add(item)
             if len(self.preview) < MAX_EXAMPLES:
                 self.preview.append(item)
         for code in (left_out, *faults) if left_out else faults:
@@ -186,11 +180,6 @@ class DataAnalysis:
                 fault = QUALITY_CHECKS[code]
                 text = f"{format_share(count, total)}: {fault.meaning}.{self.describe_columns(code)}"
                 yield self.build_finding(code, finding_level(fault, count, self.usable), fault.title, text)
-            elif code in LENGTH_FINDINGS:
-                level, title, meaning = LENGTH_FINDINGS[code]
-                measured = len(next(iter(self.book.parts.values())))
-                text = f"{format_share(count, measured)}: {meaning.format(length=self.book.length)}."
-                yield self.build_finding(code, level, title, text)
             elif code == "damaged" and not self.treatment.skip_damaged:
                 yield self.build_finding(
                     code, "error", "Damaged lines", f"{format_share(count, total)} cannot be read."

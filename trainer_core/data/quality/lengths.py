@@ -37,10 +37,7 @@ class TokenCount:
         self.tokenizer.no_truncation()
 
     def __call__(self, text: str) -> int:
-        return len(self.token_ids(text))
-
-    def token_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 class CharacterCount:
@@ -90,86 +87,31 @@ def is_reasoning_read(message: Message, reading: bool) -> bool:
     return bool(message.reasoning) and (reading or message.learn_reasoning)
 
 
-class LengthStats:
-    """The lengths of all rows so far, part by part, and what the training length would cut from each.
+class CharacterStats:
+    """The lengths of all rows so far in characters, part by part."""
 
-    Args:
-        tokens: counts tokens; without it characters are counted, and nothing is known of what would be cut.
-    """
-
-    def __init__(self, tokens: TokenCount | None, length: int | None) -> None:
-        self.tokens, self.length = tokens, length if tokens else None
+    def __init__(self) -> None:
         self.parts: dict[str, array[int]] = defaultdict(lambda: array("I"))
-        self.rows = 0
         self.ratios = array("f")
 
-    def add(self, item: Item) -> tuple[str, ...]:
-        """Notes the lengths of a row. Returns the codes of what the training length would do to it."""
-        self.rows += 1
-        if self.tokens and self.rows % max(1, self.rows // MAX_MEASURED_ROWS):
-            return ()
-        return self.add_pair(item) if isinstance(item, Pair) else self.add_chat(item.messages)
-
-    def add_chat(self, messages: tuple[Message, ...]) -> tuple[str, ...]:
-        first = next(at for at, message in enumerate(messages) if message.role == "assistant" and message.learned)
-        prompt, row = self.measure_messages(messages[:first], True), self.measure_messages(messages, True)
-        self.append_lengths(row=row, prompt=prompt, answers=row - prompt)
-        if self.length is None or row <= self.length:
-            return ()
-        return ("masked",) if prompt >= self.length else ("cut",)
-
-    def add_pair(self, pair: Pair) -> tuple[str, ...]:
-        prompt, chosen, rejected = (
-            self.measure_messages(pair.prompt),
-            self.measure_messages(pair.chosen),
-            self.measure_messages(pair.rejected),
-        )
-        row = prompt + max(chosen, rejected)
-        self.append_lengths(row=row, prompt=prompt, chosen=chosen, rejected=rejected)
-        self.ratios.append(chosen / max(1, rejected))
-        if self.length is None or row <= self.length:
-            return ()
-        if prompt >= self.length:
-            return ("prompt_too_long",)
-        return ("cut_equal",) if prompt + self.common_token_count(pair) >= self.length else ("cut",)
+    def add(self, item: Item) -> None:
+        """Note the lengths of a row."""
+        if isinstance(item, Pair):
+            prompt, chosen, rejected = map(character_count, (item.prompt, item.chosen, item.rejected))
+            self.append_lengths(row=prompt + max(chosen, rejected), prompt=prompt, chosen=chosen, rejected=rejected)
+            self.ratios.append(chosen / max(1, rejected))
+        else:
+            messages = item.messages
+            first = next(at for at, one in enumerate(messages) if one.role == "assistant" and one.learned)
+            prompt, row = character_count(messages[:first], True), character_count(messages, True)
+            self.append_lengths(row=row, prompt=prompt, answers=row - prompt)
 
     def append_lengths(self, **lengths: int) -> None:
         for part, length in lengths.items():
             self.parts[part].append(length)
 
-    def measure_messages(self, messages: Iterable[Message], reading: bool = False) -> int:
-        length = 0
-        for message in messages:
-            texts = (message.content, message.reasoning) if is_reasoning_read(message, reading) else (message.content,)
-            length += sum(map(self.tokens, texts)) + TOKENS_PER_TURN if self.tokens else sum(map(len, texts))
-        return length
-
-    def common_token_count(self, pair: Pair) -> int:
-        """Tokens that both sides begin with."""
-        assert self.tokens
-        one, other = (self.tokens.token_ids(side[0].content) for side in (pair.chosen, pair.rejected))
-        differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-        return next(differ, min(len(one), len(other)))
-
     def summarise_all(self) -> tuple[LengthSummary, ...]:
-        return tuple(self.summarise_part(part, values) for part, values in self.parts.items())
-
-    def summarise_part(self, part: str, values: array[int]) -> LengthSummary:
-        ordered = sorted(values)
-        over = None
-        if self.length is not None:
-            over = len(ordered) - bisect_left(ordered, self.length + 1)
-        median, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
-        return LengthSummary(
-            part,
-            "tokens" if self.tokens else "characters",
-            len(ordered),
-            median,
-            p95,
-            ordered[-1],
-            over,
-            length_bins(ordered),
-        )
+        return tuple(summarise_part(part, values) for part, values in self.parts.items())
 
     def chosen_over_rejected(self) -> tuple[float, float] | None:
         """Median of length of chosen over rejected, and the share of pairs in which chosen is longer."""
@@ -178,6 +120,16 @@ class LengthStats:
         ordered, middle = sorted(self.ratios), len(self.ratios) // 2
         median = (ordered[middle] + ordered[~middle]) / 2
         return median, (len(ordered) - bisect_right(ordered, 1)) / len(ordered)
+
+
+def character_count(messages: Iterable[Message], reading: bool = False) -> int:
+    return sum(len(one.content) + len(one.reasoning) * is_reasoning_read(one, reading) for one in messages)
+
+
+def summarise_part(part: str, values: array[int]) -> LengthSummary:
+    ordered = sorted(values)
+    median, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+    return LengthSummary(part, "characters", len(ordered), median, p95, ordered[-1], length_bins(ordered))
 
 
 def length_bins(ordered: list[int]) -> tuple[tuple[int, int, int], ...]:

@@ -98,13 +98,11 @@ class LengthSummary:
     """How long one part of the rows is, in `unit`. `bins` are (from, to, count), each twice as wide as the last."""
 
     part: str
-    unit: Literal["tokens", "characters"]
+    unit: Literal["characters"]
     measured: int
     median: int
     p95: int
     longest: int
-    over: int | None
-    """Rows longer than the training length; None where no length was given."""
     bins: tuple[tuple[int, int, int], ...]
 
 
@@ -134,9 +132,8 @@ class DataReport:
             yield f"{file.name}: {file.shape} ({columns}), {file.rows:,} rows.{unused}"
         yield f"{self.usable:,} of {self.rows:,} rows are usable: {self.train:,} to train on, {self.held_out:,} held out."
         for one in self.lengths:
-            over = "" if one.over is None else f", {one.over / one.measured:.1%} over the length"
             median = f"{one.median:,} {one.unit} at the median"
-            yield f"{one.part}: {median}, 95 % up to {one.p95:,}, at most {one.longest:,}{over}."
+            yield f"{one.part}: {median}, 95 % up to {one.p95:,}, at most {one.longest:,}."
         yield from self.notes
         for finding in self.findings:
             yield from finding.as_lines()

@@ -101,10 +101,8 @@ def decode_request_line(text: bytes) -> ReadRequest | PreviewRequest | CountRequ
     return ReadRequest(path, **fields)
 
 
-def decode_check_options(
-    tokenizer: str | None, length: int | None, held_out: str | None, steps: list[str]
-) -> CheckOptions:
-    return CheckOptions(optional_path(tokenizer), length, optional_path(held_out), tuple(steps))
+def decode_check_options(held_out: str | None, steps: list[str]) -> CheckOptions:
+    return CheckOptions(optional_path(held_out), tuple(steps))
 
 
 def decode_count_request(fields: dict[str, Any]) -> CountRequest:

@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from trainer_core import data
 from trainer_core.config.recipe import Data, MethodChain
@@ -235,41 +232,24 @@ def test_faults_of_chats(tmp_path: Path) -> None:
     assert "What is its capital?" in asked and "Be kind." not in asked
 
 
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> Path:
-    """One token per word."""
-    words = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = WhitespaceSplit()
-    path = tmp_path / "tokenizer.json"
-    words.save(str(path))
-    return path
-
-
-def test_what_the_length_would_cut_from_pairs(tmp_path: Path, tokenizer: Path) -> None:
-    def row(prompt: int, shared: int, chosen: int, rejected: int) -> Row:
-        return {
-            "prompt": "a " * prompt,
-            "chosen": "a " * shared + "b " * chosen,
-            "rejected": "a " * (shared + rejected),
-        }
-
-    rows = [row(10, 0, 5, 6)] * 30 + [row(10, 20, 5, 90)] * 4 + [row(10, 90, 5, 7)] * 3 + [row(70, 0, 5, 6)] * 2
+def test_lengths_are_told_in_characters(tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * 10, "chosen": "b" * 5, "rejected": "c" * (6 + n)} for n in range(39)]
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    report = check(path, checkup=CheckOptions(tokenizer=tokenizer, length=64))
-    found = {code: count for code, count in counts(report).items() if code in ("cut", "cut_equal", "prompt_too_long")}
-    assert found == {"cut": 4, "cut_equal": 3, "prompt_too_long": 2}
-    whole = next(one for one in report.lengths if one.part == "row")
-    assert (whole.unit, whole.measured, whole.over, whole.median, whole.longest) == ("tokens", 39, 9, 24, 128)
-    assert sum(count for _, _, count in whole.bins) == 39
-
-
-def test_what_the_length_would_cut_from_chats(tmp_path: Path, tokenizer: Path) -> None:
-    rows = [[("user", "a " * 5), ("assistant", "b " * 5)]] * 20
-    rows += [[("user", "a " * 5), ("assistant", "b " * 80)]] * 3 + [[("user", "a " * 70), ("assistant", "b")]] * 2
-    report = check(chats(tmp_path / "c.jsonl", rows), checkup=CheckOptions(tokenizer=tokenizer, length=64))
-    assert (counts(report)["cut"], counts(report)["masked"]) == (3, 2)
-    assert "the first answer begins beyond the 64 tokens" in finding(report, "masked").sentence
+    lengths = {one.part: one for one in check(path).lengths}
+    assert {part: (one.median, one.p95, one.longest) for part, one in lengths.items()} == {
+        "row": (35, 53, 54),
+        "prompt": (10, 10, 10),
+        "chosen": (5, 5, 5),
+        "rejected": (25, 43, 44),
+    }
+    assert lengths["row"].bins == ((0, 16, 0), (16, 32, 16), (32, 64, 23))
+    chat = chats(tmp_path / "c.jsonl", [[("user", "a" * 3), ("assistant", "b" * 4)]] * 20)
+    assert [(one.part, one.median, one.unit) for one in check(chat).lengths] == [
+        ("row", 7, "characters"),
+        ("prompt", 3, "characters"),
+        ("answers", 4, "characters"),
+    ]
 
 
 def test_a_set_written_for_another_template_is_refused_with_the_way_out(tmp_path: Path) -> None:
