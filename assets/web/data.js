@@ -128,7 +128,7 @@
     if (now.ticket) server.stop_check({ ticket: now.ticket });
     now.ticket = ticket;
     now.began = Date.now();
-    const question = asked();
+    const question = { ...asked(), held_out: heldOut() };
     [now.seen, now.measured, now.report, now.question, now.sizing] = [null, null, null, "", ""]; // answers under way are dropped
     at("data-lengths").hidden = true;
     const stale = () => mine !== now || ticket !== now.ticket;
@@ -220,7 +220,7 @@
     at("data-numbers").textContent = [
       `${usable.toLocaleString("en")} of ${count(report.rows, "row")} usable${lost ? ` at ${length().toLocaleString("en")} tokens` : ""}`,
       cut ? `${cut.toLocaleString("en")} of them cut short` : "",
-      ...(now.source === "sample" ? ["held-out pairs lie in a file of their own"] : [`${lost ? "about " : ""}${count(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
+      ...(now.source === "sample" || heldOut() ? ["held-out pairs lie in a file of their own"] : [`${lost ? "about " : ""}${count(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
       report.kind === "chat" ? "no rejected answers: good for SFT alone" : "",
     ].filter(Boolean).join(" · ");
   }
@@ -263,10 +263,11 @@
 
   function chosen() {
     const told = document.querySelector("#chosen [data-chosen]")?.dataset.chosen;
-    return told ? JSON.parse(told) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [] };
+    return told ? JSON.parse(told) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [], held_out: null };
   }
 
   const length = () => now.length || chosen().lengths[now.report?.kind ?? now.kind];
+  const heldOut = () => ([now.source, now.file].includes(chosen().source) ? chosen().held_out : null); // the recipe's, for the recipe's own data
   const asked = () => ({ source: now.source, columns: now.byHand ? now.columns : {}, steps: now.steps });
   const eyes = () => ({ ...asked(), model: chosen().model, template: now.template || chosen().template, length: length() });
 
@@ -471,6 +472,6 @@
   function use() {
     window.tunebench.tools.working(at("data-use"), "Using…");
     window.tunebench.send("usedata", { source: SAMPLES.includes(now.source) ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind,
-      template: now.template || chosen().template, length: now.length || null });
+      template: now.template || chosen().template, held_out: heldOut(), length: now.length || null });
   }
 })();

@@ -12,7 +12,7 @@ from trainer_core.cli import terminal
 from trainer_core.cli.demo import ANSWERS, print_comparison, train_and_compare
 from trainer_core.config.recipe import STARTER, Data, read_recipe
 from trainer_core.data.hub import datasets
-from trainer_core.data.select import data_path
+from trainer_core.data.select import data_path, held_out_file
 from trainer_core.diagnosis import html_report
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.evaluation.prompts import read_bundled_prompts
@@ -75,6 +75,7 @@ def build_cli_parser() -> argparse.ArgumentParser:
     check.add_argument("data", help="a file or folder, or 'sample'")
     check.add_argument("--json", action="store_true")
     check.add_argument("--column", action="append", default=[], metavar="PART=NAME", help="such as prompt=question")
+    check.add_argument("--held-out", metavar="FILE", help="held-out pairs, whose prompts are looked for in the data")
     check.add_argument("--step", action="append", default=[], help="mend or leave out rows, such as skip_damaged")
     fetch = command("fetch", run_fetch, "get a data set of the Hugging Face Hub as a file")
     fetch.add_argument("name", help="owner/name")
@@ -216,12 +217,12 @@ def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> Ta
 
 def run_check(args: argparse.Namespace) -> int:
     columns = dict(one.partition("=")[::2] for one in args.column)
-    asked = parse_values(Data, {"pairs": args.data, "columns": columns, "steps": args.step}, "check")
+    wanted = {"pairs": args.data, "columns": columns, "steps": args.step, "held_out": args.held_out}
+    asked = parse_values(Data, wanted, "check")
     given = asked.columns if asked.columns.column_by_part else None
     with terminal.progress_bar() as going:
-        checked = data.check_dataset(
-            data_path(args.data, "sample_pairs.jsonl"), given, data.CheckOptions(steps=asked.steps), going
-        )
+        options = data.CheckOptions(held_out_file(asked), asked.steps)
+        checked = data.check_dataset(data_path(args.data, "sample_pairs.jsonl"), given, options, going)
     if args.json:
         terminal.print_json(checked)
     else:

@@ -65,11 +65,18 @@ class ReadRequest:
 
     def with_absolute_paths(self) -> ReadRequest:
         """The same request for a process in another folder."""
-        return replace(self, path=absolute_path(self.path))
+        checkup, held_out = self.checkup, self.held_out
+        if checkup and held_out:
+            checkup = replace(checkup, held_out=absolute_path(held_out))
+        return replace(self, path=absolute_path(self.path), checkup=checkup)
+
+    @property
+    def held_out(self) -> Path | None:
+        return self.checkup.held_out if self.checkup else None
 
     def total_bytes(self) -> int:
-        """Bytes of all files behind the path; 0 where there is none."""
-        return path_bytes(self.path)
+        """Bytes of all files that are read; 0 where there is none."""
+        return path_bytes(self.path) + (path_bytes(self.held_out) if self.held_out else 0)
 
 
 def absolute_path(path: Path) -> Path:

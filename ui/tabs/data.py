@@ -13,12 +13,12 @@ from gradio.utils import get_upload_folder
 from pydantic import Field
 
 from trainer_core import data
-from trainer_core.config.recipe import SAMPLE, Columns, RemedyName
+from trainer_core.config.recipe import SAMPLE, Columns, Data, RemedyName
 from trainer_core.data import uploads
 from trainer_core.data.hub import datasets
 from trainer_core.data.preview import MeasureRequest, TokenPreview, TokenRowRequest
 from trainer_core.data.read_events import ReadProgress
-from trainer_core.data.select import data_path
+from trainer_core.data.select import data_path, held_out_file
 from trainer_core.data.stream import CheckOptions, ReadRequest
 from trainer_core.errors import DataError, UserError
 from trainer_core.jobs.supervisor import Supervisor
@@ -39,13 +39,14 @@ class DataQuery(StrictModel):
     source: str = Field(min_length=1, max_length=4096, title="Path")  # "path" would make it a file of Gradio's
     columns: Columns = Columns()
     steps: tuple[RemedyName, ...] = ()
+    held_out: str | None = Field(default=None, max_length=4096, title="Held-out pairs")
     rows: int | None = Field(default=None, ge=1)
     ticket: str = Field(default="", max_length=64)
     """What a page calls this check, to ask how far it is or to stop it."""
 
-    def read_request(self, file: Path) -> ReadRequest:
+    def read_request(self, file: Path, held_out: Path | None) -> ReadRequest:
         columns = self.columns if self.columns.column_by_part else None
-        return ReadRequest(file, columns, self.rows, CheckOptions(steps=self.steps))
+        return ReadRequest(file, columns, self.rows, CheckOptions(held_out, self.steps))
 
 
 class ColumnMapping(StrictModel):
@@ -108,6 +109,15 @@ class DataActions:
         path_policy.check_source(self.workspace, path, SAMPLE_FILES)
         return data_path(SAMPLE, SAMPLE_FILES[path]) if path in SAMPLE_FILES else Path(os.path.expanduser(path))
 
+    def resolve_held_out(self, wanted: DataQuery) -> Path | None:
+        """The file of the held-out pairs, as a run on this data would take it.
+
+        Raises:
+            DataError: whoever asks may not open it.
+        """
+        path_policy.check_source(self.workspace, wanted.held_out, (SAMPLE,))
+        return held_out_file(Data(pairs=wanted.source, held_out=wanted.held_out))
+
     def inspect_file(self, asked: Any = None) -> dict[str, Any]:
         """The file's columns and the shape found in them, or the mapping remembered for these columns; a hub id's parts."""
         wanted = parse_values(DataQuery, asked, "")
@@ -130,7 +140,8 @@ class DataActions:
                 self.progress_by_ticket.pop(wanted.ticket, None)
 
     def run_check(self, reader: data.SandboxReader, wanted: DataQuery) -> data.DataReport:
-        for news in reader.ask(wanted.read_request(self.resolve_file(wanted.source))):
+        request = wanted.read_request(self.resolve_file(wanted.source), self.resolve_held_out(wanted))
+        for news in reader.ask(request):
             if isinstance(news, data.DataReport):
                 return news
             self.progress_by_ticket[wanted.ticket] = news

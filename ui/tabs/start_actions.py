@@ -280,6 +280,7 @@ class UsedData(StrictModel):
     columns: Columns
     steps: tuple[RemedyName, ...]
     template: Template = "own"
+    held_out: str | None = None
     length: int | None = None
     """A length chosen while looking at the rows; None leaves the recipe's."""
 
@@ -288,7 +289,8 @@ class UsedData(StrictModel):
         if self.source == SAMPLE_CHATS:
             data = Data(pairs=None, chat=SAMPLE, steps=self.steps, template=self.template)
         else:
-            data = Data(pairs=self.source, columns=self.columns, steps=self.steps, template=self.template)
+            files = {"pairs": self.source, "held_out": self.held_out}
+            data = Data(**files, columns=self.columns, steps=self.steps, template=self.template)
         imitating = [stage for stage in recipe.method.stages if METHODS[stage].rows == "chat"] or CHAT_METHODS
         method = MethodChain(imitating[0]) if self.kind == "chat" else recipe.method
         longer = {"max_length": self.length} if self.length else {}
@@ -307,6 +309,7 @@ def preview_settings(recipe: Recipe) -> str:
         "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
         "columns": used.columns.column_by_part,
         "steps": used.steps,
+        "held_out": used.held_out,
     }
     return json.dumps(told)
 

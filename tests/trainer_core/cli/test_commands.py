@@ -39,6 +39,18 @@ def test_check_of_many_rows_without_a_terminal(many: Path) -> None:
     assert b"4,100 of 4,100 rows are usable" in done.stdout
 
 
+def test_check_finds_prompts_of_the_held_out_file(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": f"{n}?", "chosen": f"It is {n}.", "rejected": "No."}) for n in range(40)]
+    rows, held_out = tmp_path / "rows.jsonl", tmp_path / "held-out.jsonl"
+    rows.write_text("\n".join(lines))
+    held_out.write_text("\n".join(lines[:3]))
+    relative = os.path.relpath(held_out, PROJECT)
+    done = command("check", str(rows), "--held-out", relative)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"3 of 40 rows: the prompt is also in the held-out file." in done.stdout
+    assert b"held-out file" not in command("check", str(rows)).stdout
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the shell's redirections")
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", ">&-"])
 def test_check_with_closed_streams(many: Path, closed: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from trainer_core.errors import ConfigError
 from trainer_core.runs.workspace import Workspace
+from ui.server import path_policy
 from ui.tabs.data import SAMPLE_CHATS, DataActions, as_endpoint
 
 
@@ -62,6 +63,26 @@ def test_a_long_check_tells_how_far_it_is_and_can_be_stopped(desk: DataActions, 
     check.join(30)
     assert "was stopped at your request" in said[0]["problem"]
     assert desk.check_progress({"ticket": "7"}) == {}
+
+
+def test_prompts_of_the_held_out_file_are_found(desk: DataActions, tmp_path: Path) -> None:
+    source = saved(tmp_path / "x.jsonl", [foreign(n) for n in range(40)])
+    held_out = saved(tmp_path / "held-out.jsonl", [foreign(n) for n in (3, 4, 99)])
+    asked = {"source": source, "columns": {"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}, "ticket": "1"}
+    for chosen, count in (({}, []), ({"held_out": held_out}, [2])):
+        found = desk.check_file({**asked, **chosen})["findings"]
+        assert [one["count"] for one in found if one["code"] == "leaked"] == count
+    by_itself = desk.check_file({**asked, "held_out": "sample"})
+    assert not [one for one in by_itself["findings"] if one["code"] == "leaked"]
+
+
+def test_from_another_computer_no_other_held_out_file_is_read(
+    desk: DataActions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = saved(tmp_path / "held-out.jsonl", [foreign(3)])
+    monkeypatch.setattr(path_policy, "is_remote", lambda: True)
+    answer = as_endpoint(desk.check_file)({"source": "sample", "held_out": held_out})
+    assert "held-out.jsonl cannot be opened from another computer" in answer["problem"]
 
 
 def test_a_refusal_is_a_sentence_and_nonsense_is_named(desk: DataActions, tmp_path: Path) -> None:

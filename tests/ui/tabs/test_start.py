@@ -269,6 +269,12 @@ def test_the_data_tab_hears_what_start_has_chosen() -> None:
     assert told["lengths"] == {"pairs": starter_recipe().dpo.max_length, "chat": starter_recipe().sft.max_length}
 
 
+def test_the_data_tab_checks_against_the_held_out_file_of_the_recipe() -> None:
+    recipe = used(held_out="/data/apart.jsonl").apply_to(starter_recipe())
+    assert recipe.data.held_out == json.loads(preview_settings(recipe))["held_out"] == "/data/apart.jsonl"
+    assert used().apply_to(recipe).data.held_out is None, "other data has another, or none"
+
+
 @pytest.mark.parametrize("method", METHOD_CHAINS)
 @pytest.mark.parametrize("rows", [1, 8, 24, 80, 150, 352, 5000])
 def test_a_quick_look_is_never_the_longest(rows: int, method: MethodChain) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer_core.data import split
 from trainer_core.data.files.raw_rows import UnreadableRow
@@ -31,7 +32,11 @@ from trainer_core.data.read_events import (
     UsableRow,
 )
 from trainer_core.data.schema.messages import Chat, Item, Pair, opening_messages, prompt_key, prompts_of
+from trainer_core.data.select import SAMPLE_DATA
 from trainer_core.data.stream import CheckOptions, ReadRequest, stream_rows
+
+if TYPE_CHECKING:
+    from trainer_core.config.recipe import Columns
 
 MAX_EXAMPLES = 5
 """Rows shown as examples of one finding, and rows in the preview."""
@@ -50,7 +55,7 @@ def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
         DataError: see `data/stream.py`; also an unknown step.
     """
     checkup = request.checkup or CheckOptions()
-    examiner = DataAnalysis(checkup)
+    examiner = DataAnalysis(checkup, held_out_prompts(checkup, request.columns))
     for news in stream_rows(request):
         if isinstance(news, ReadProgress):
             yield news
@@ -58,20 +63,20 @@ def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
     yield examiner.build_report(str(request.path))
 
 
-def held_out_prompts(checkup: CheckOptions) -> frozenset[int]:
-    """The prompts of the held-out file."""
+def held_out_prompts(checkup: CheckOptions, columns: Columns | None) -> frozenset[int]:
+    """The prompts of the held-out file. It has the columns of the rows, unless it is the bundled one."""
     if checkup.held_out is None:
         return frozenset()
-    rows = (news.item for news in stream_rows(ReadRequest(checkup.held_out)) if isinstance(news, UsableRow))
+    asked = ReadRequest(checkup.held_out, None if checkup.held_out.parent == SAMPLE_DATA else columns)
+    rows = (news.item for news in stream_rows(asked) if isinstance(news, UsableRow))
     return frozenset(prompt_key(prompt) for row in rows for prompt in prompts_of(row))
 
 
 class DataAnalysis:
     """What has been seen of a data set so far."""
 
-    def __init__(self, checkup: CheckOptions) -> None:
-        self.checkup = checkup
-        self.treatment = remedies.RemedyPipeline(checkup.steps, held_out_prompts(checkup))
+    def __init__(self, checkup: CheckOptions, held_out: frozenset[int]) -> None:
+        self.treatment = remedies.RemedyPipeline(checkup.steps, held_out)
         self.book = CharacterStats()
         self.found: list[SchemaDetected] = []
         self.rows: Counter[str] = Counter()
