@@ -32,7 +32,8 @@ from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import memory_model
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, Cpu, Gpu, GpuProcess, Machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import Cpu, Gpu, GpuProcess, Machine
 from trainer_core.system.project import PROJECT
 
 pytestmark = pytest.mark.real

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trainer_core.config.recipe import METHODS, STARTER, Recipe
 from trainer_core.schema import field_label
 
 STAGE_LABELS = {key: method.title for key, method in METHODS.items()}
-
-
-def spaced_words(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return format_number(value)
-        case None | "" | ():
-            return ""
-        case tuple():
-            return ", ".join(map(str, value))
-    return str(value)
 
 
 def run_title(recipe: Recipe | None, run_id: str) -> str:
@@ -48,16 +34,3 @@ def setting_label(key: str) -> str:
 def join_names(names: Sequence[str]) -> str:
     """base, SFT and DPO."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def format_number(value: float) -> str:
-    """Short and exact: 16, 0.1, 2e-4, 5e-6."""
-    if isinstance(value, int):
-        return str(value)
-    text = f"{value:g}"
-    if float(text) != value:
-        return repr(value)
-    if 0 < abs(value) < 0.001:
-        mantissa, exponent = f"{value:e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return text

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from bench.suites.gpu_case import StageMeasurement
 from trainer_core.runs.events import Stage
-from trainer_core.system.hardware import GIB
+from trainer_core.system.format import GIB
 
 
 @dataclass

@@ -38,7 +38,8 @@ from trainer_core.runs import heartbeat
 from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace, ensure_dir
-from trainer_core.system.hardware import GIB, reserve_bytes
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import reserve_bytes
 
 QUESTION = (
     "On cards of 8, 12, 16 and 24 GB, emulated by the share of memory that torch may use: do runs with the settings that the app "

@@ -22,7 +22,8 @@ from trainer_core.planning.memory_model import (
     estimate_memory,
     target_linears,
 )
-from trainer_core.system.hardware import GIB, detect_machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import detect_machine
 from ui.components.html_start import render_memory
 from ui.payloads import memory_fit
 

@@ -20,7 +20,7 @@ from trainer_core.runs import heartbeat
 from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace, ensure_dir
-from trainer_core.system.hardware import GIB
+from trainer_core.system.format import GIB
 
 QUESTION = (
     "The starter model on rows of equal length: the peak as the probe told it before the first step, against the peak that the "

@@ -15,7 +15,8 @@ from tests.support.readings import replay
 from trainer_core.jobs.spawn import WORKER_COMMAND
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, Cpu, Gpu, GpuProcess, Machine, detect_machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import Cpu, Gpu, GpuProcess, Machine, detect_machine
 
 CPU = Cpu("Example processor", 8, 32 * GIB, 20 * GIB)
 

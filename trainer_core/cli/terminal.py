@@ -28,6 +28,7 @@ from trainer_core.runs import control
 from trainer_core.runs.compare_events import ScoresReady
 from trainer_core.runs.events import Phase, ReferenceCheck, TrainStep
 from trainer_core.runs.run_state import RunState
+from trainer_core.system.format import format_clock
 
 REFRESH_SECONDS = 0.3
 PIPE_CLOSED, INTERRUPTED = 141, 130
@@ -189,13 +190,6 @@ def step_line(step: TrainStep) -> str:
         f"{step.stage.upper()} {step.step:>4}/{step.total}  loss {step.loss:7.4f}{preference}  "
         f"lr {step.learning_rate:.1e}  {step.tokens_per_second:5.0f} tokens/s  {format_clock(step.seconds_left)} left"
     )
-
-
-def format_clock(seconds: float) -> str:
-    """75 → 1:15, 3700 → 1:01:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def render_score_table(scored: ScoresReady) -> str:

@@ -30,6 +30,7 @@ from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically
+from trainer_core.system.format import format_setting
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 52, 24, 10
@@ -311,17 +312,13 @@ def label_settings(part: BaseModel) -> list[tuple[str, str]]:
 def format_report_value(value: Any) -> str:
     """A setting in words; nothing for one that is not set. Of a path only the end: a report may be shown to others."""
     match value:
-        case bool():
-            return "yes" if value else "no"
-        case None:
-            return ""
         case float():
             return f"{value:g}"
         case tuple():
             return ", ".join(map(format_report_value, value))
         case str() if Path(value).is_absolute():
             return Path(value).name
-    return str(value)
+    return format_setting(value)
 
 
 def render_versions(run: ReportData) -> str:

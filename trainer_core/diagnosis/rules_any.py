@@ -24,13 +24,9 @@ from trainer_core.diagnosis.series import (
     rolling_median,
     turning_points,
 )
-from trainer_core.diagnosis.suggestions import (
-    format_rate,
-    lower_rate,
-    round_setting,
-    stabilise,
-)
+from trainer_core.diagnosis.suggestions import lower_rate, round_setting, stabilise
 from trainer_core.runs.events import Suggestion
+from trainer_core.system.format import format_rate
 
 MEMORISED_LOSS = 0.2
 """A training loss below this, early, is memory and not skill [U]."""

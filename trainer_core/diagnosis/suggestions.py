@@ -9,6 +9,7 @@ from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.diagnosis.series import StageSeries
 from trainer_core.methods.dpo import SMOOTHED_LOSSES, Dpo
 from trainer_core.runs.events import Stage, Suggestion
+from trainer_core.system.format import format_rate, round_digits
 
 LOWER_RATE_FACTOR, RAISE_RATE_FACTOR = 5.0, 3.0
 """Rate ÷ 5 for a run that diverges, × 2 to 5 for one that does not move [field]."""
@@ -108,8 +109,4 @@ def single_loss(name: str) -> dict[str, Any]:
 
 def round_setting(value: float) -> float:
     """Two digits are enough for a setting."""
-    return float(f"{value:.2g}")
-
-
-def format_rate(rate: float) -> str:
-    return f"{round_setting(rate):g}".replace("e-0", "e-")
+    return round_digits(value, 2)

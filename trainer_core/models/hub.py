@@ -12,7 +12,7 @@ from threading import Thread
 
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve
-from trainer_core.system.duration import format_duration
+from trainer_core.system.format import format_duration, format_part_of_size
 from trainer_core.system.network import HUB, is_reachable
 
 DOWNLOAD_PATTERNS = [
@@ -157,7 +157,7 @@ def report_download(
     began, before, told = time.monotonic(), bytes_on_disk(blobs), ""
     while load.is_alive() and not leave():
         done = min(bytes_on_disk(blobs) - before, total)
-        text = f"Downloading {name}: {format_sizes(done, total)}"
+        text = f"Downloading {name}: {format_part_of_size(done, total)}"
         if done and text != told:
             left = (time.monotonic() - began) * (total - done) / done
             say(f"{text}, {format_duration(left)} left")
@@ -167,12 +167,6 @@ def report_download(
 
 def bytes_on_disk(blobs: Path) -> int:
     return sum(file.stat().st_size for file in blobs.glob("*") if file.exists())
-
-
-def format_sizes(done: int, total: int) -> str:
-    """`0.4 of 4.1 GB`; below a GB in MB."""
-    unit, name, digits = (1e9, "GB", 1) if total >= 1e9 else (1e6, "MB", 0)
-    return f"{done / unit:.{digits}f} of {total / unit:.{digits}f} {name}"
 
 
 def require_disk_space(name: str, total: int, cache: Path) -> None:

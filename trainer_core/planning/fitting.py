@@ -40,7 +40,8 @@ from trainer_core.planning.recommendations import (
 )
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
-from trainer_core.system.hardware import Machine, format_gb
+from trainer_core.system.format import format_gb
+from trainer_core.system.hardware import Machine
 
 BUSY_TOKENS: dict[Device, int] = {"cuda": 8192, "cpu": 1024}
 """Tokens per micro-batch above which a device gains little: unpacking NF4 costs 4 to 5 % of the time at 8,192 on CUDA."""

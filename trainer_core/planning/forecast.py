@@ -34,7 +34,8 @@ from trainer_core.planning.memory_model import (
     peak_estimate,
     resolve_base_format,
 )
-from trainer_core.system.hardware import GIB, Machine, format_gb, reserve_bytes
+from trainer_core.system.format import GIB, format_gb, format_planned_value
+from trainer_core.system.hardware import Machine, reserve_bytes
 
 FREE_ROUNDING_BYTES = 64 * 2**20
 """Free memory is taken in whole steps of this many bytes, so that a plan does not flicker with every other program."""
@@ -237,12 +238,12 @@ def explain_settings(
 ) -> Iterator[SettingExplanation]:
     """Every setting with its reason, and the cost of those that are not as chosen."""
     for key, one, usual in compare_settings(recipe, other):
-        value = SettingExplanation(key, format_value(one), reasons[key])
+        value = SettingExplanation(key, format_planned_value(one), reasons[key])
         if one == usual:
             yield replace(value, why=dependent_reason(recipe, key) or value.why)
             continue
         without = changes.with_changes(recipe, {key: usual})
-        yield replace(value, chosen=format_value(usual), costs=takes(recipe) - takes(without))
+        yield replace(value, chosen=format_planned_value(usual), costs=takes(recipe) - takes(without))
 
 
 def dependent_reason(recipe: Recipe, key: str) -> str:
@@ -281,19 +282,6 @@ def recipe_with_suggestions(recipe: Recipe, other: Recipe) -> Recipe:
     return changes.with_changes(
         recipe, {key: usual for key, one, usual in compare_settings(recipe, other) if one != usual}
     )
-
-
-def format_value(value: Any) -> str:
-    match value:
-        case bool():
-            return "on" if value else "off"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:g}"
-        case tuple():
-            return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
 
 
 def resource_shortages(

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import SKIP_LAYERS_PART, MemoryPart
-from trainer_core.system.hardware import GIB, format_gb
+from trainer_core.system.format import GIB, format_gb
 
 
 def forecast_lines(plan: Forecast) -> Iterator[str]:

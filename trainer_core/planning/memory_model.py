@@ -28,7 +28,8 @@ from trainer_core.planning.memory_coefficients import (
 from trainer_core.runs.checkpoints import KEEP_NEWEST
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
-from trainer_core.system.hardware import GIB, Machine, format_gb
+from trainer_core.system.format import GIB, format_gb
+from trainer_core.system.hardware import Machine
 
 Device = Literal["cuda", "cpu"]
 FitLevel = Literal["fits", "tight", "too big"]

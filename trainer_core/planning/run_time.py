@@ -22,7 +22,7 @@ from trainer_core.runs.events import Stage
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values, read_toml
-from trainer_core.system.duration import format_duration
+from trainer_core.system.format import format_estimated_duration
 
 START_SECONDS, STAGE_SECONDS, UNPACK_SECONDS = 5.0, 10.0, 60.0
 """Around the steps: until the data is read, loading the base for a stage, and making the starter model, once."""
@@ -168,10 +168,4 @@ def run_seconds(workspace: Workspace, wanted: Recipe, stages: Mapping[Stage, flo
 def describe_run_time(seconds: float, paces: Mapping[Stage, StageSpeed]) -> str:
     """`≈ 3 min in all, estimated`; nothing where it is not known."""
     how = "as fast as your last run" if all(one.measured for one in paces.values()) else "estimated"
-    return f"{approximate_duration(seconds)} in all, {how}." if seconds else ""
-
-
-def approximate_duration(seconds: float) -> str:
-    """`≈ 40 s`, `≈ 3 min`, `≈ 1 h 20 min`: no finer than such a figure is known."""
-    step = 10 if seconds < 60 else 60 if seconds < 3600 else 600
-    return f"≈ {format_duration(max(10, round(seconds / step) * step)).removesuffix(' 00 s').removesuffix(' 00 min')}"
+    return f"{format_estimated_duration(seconds)} in all, {how}." if seconds else ""

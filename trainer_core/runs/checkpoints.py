@@ -28,6 +28,7 @@ from trainer_core.errors import DiskError, ModelError
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
 from trainer_core.system import durable, untrusted_files
+from trainer_core.system.format import format_mb
 
 MANIFEST = "MANIFEST.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -170,10 +171,8 @@ def require_space(target: Path, needs: int) -> None:
     """
     free = shutil.disk_usage(durable.nearest_existing(target)).free
     if needs * SPACE_FACTOR > free:
-        raise DiskError(
-            f"The disk is nearly full: a checkpoint needs {needs * SPACE_FACTOR / 2**20:,.0f} MB in {target.parent}, "
-            f"{free / 2**20:,.0f} MB are free. Free some space."
-        )
+        what = f"a checkpoint needs {format_mb(needs * SPACE_FACTOR)} in {target.parent}, {format_mb(free)} are free"
+        raise DiskError(f"The disk is nearly full: {what}. Free some space.")
 
 
 def verify(folder: Path) -> Manifest:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainer_core.errors import DiskError
+from trainer_core.system.format import format_mb
 
 RENAME_TRIES = 10
 """Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
@@ -87,7 +88,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             free = shutil.disk_usage(nearest_existing(path)).free
             raise DiskError(
-                f"The disk is full: {path} cannot be written, {free / 2**20:,.0f} MB are free. Free some space."
+                f"The disk is full: {path} cannot be written, {format_mb(free)} are free. Free some space."
             ) from error
         raise DiskError(f"{path} cannot be written: {error_reason(error)}.") from error
 

@@ -20,8 +20,8 @@ import psutil
 
 from launcher.cuda_support import CudaBuild, card_shortfall, driver_shortfall, find_installed_build
 from trainer_core.errors import error_chain
+from trainer_core.system.format import GIB, format_gb
 
-GIB = 2**30
 NO_GPU_FOUND = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
 
 NVML_SENTENCES = {
@@ -149,11 +149,6 @@ class Machine:
     def find_gpu(self, uuid: str) -> Gpu | None:
         """The card as it is now; None if it is not there any more."""
         return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
-
-
-def format_gb(count: float) -> str:
-    """Bytes as on the card's box: GiB, written GB, one decimal."""
-    return f"{count / GIB:.1f} GB"
 
 
 def reserve_bytes(total_bytes: int) -> int:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from trainer_core.system.hardware import GIB, Machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import Machine
 
 MAX_READINGS = 7200
 

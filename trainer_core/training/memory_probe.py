@@ -19,7 +19,7 @@ from trainer_core.config.recipe import METHODS
 from trainer_core.planning.measurements import ProbePoint, extrapolate_peak
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import MemoryProbed, Notice, Stage
-from trainer_core.system.hardware import format_gb
+from trainer_core.system.format import format_gb
 from trainer_core.training import row_lengths
 from trainer_core.training.peak_memory import MemoryMeter
 from trainer_core.training.preserved_state import preserved_mode

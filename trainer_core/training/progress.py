@@ -13,11 +13,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer_core.config.recipe import METHODS
 from trainer_core.diagnosis.divergence import DivergenceDetector
-from trainer_core.diagnosis.suggestions import format_rate, next_lower_rate, round_setting
+from trainer_core.diagnosis.suggestions import next_lower_rate, round_setting
 from trainer_core.errors import TrainingError
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Notice, Stage, Suggestion, TrainStep
+from trainer_core.system.format import format_rate
 
 
 class TrlLog(BaseModel):

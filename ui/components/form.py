@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.schema import parse_values
+from trainer_core.system.format import format_number
 from ui.components import html
-from ui.format import format_number
 
 QUIET_OPTIONS: dict[str, Any] = {"show_progress": "hidden", "queue": False, "trigger_mode": "always_last"}
 """For handlers that answer at once: no overlay, no queue, and an event that comes while one is answered is not lost."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import MemoryPart, certain_bytes
-from trainer_core.system.hardware import GIB, format_gb
+from trainer_core.system.format import GIB, format_gb
 from ui.format import setting_label
 
 

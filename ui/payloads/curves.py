@@ -9,6 +9,7 @@ from trainer_core.config.recipe import METHODS
 from trainer_core.methods.base import Metric
 from trainer_core.runs.events import Stage, TrainStep
 from trainer_core.runs.run_state import RunState
+from trainer_core.system.format import round_digits
 
 MAX_POINTS = 2000
 """Points per series in one answer; a longer history is thinned."""
@@ -56,12 +57,12 @@ def all_curves(view: RunState) -> dict[str, list[tuple[int, float]]]:
 def thin_curve(points: Sequence[TrainStep], stage: Stage, read: StepReader, most: int) -> list[tuple[int, float]]:
     pairs = ((point.step, read(point)) for point in points if point.stage == stage)
     finite = [(step, value) for step, value in pairs if value is not None and isfinite(value)]
-    return [(step, round_digits(value)) for step, value in thin_points(finite, most)]
+    return [(step, drawn_value(value)) for step, value in thin_points(finite, most)]
 
 
-def round_digits(value: float) -> float:
+def drawn_value(value: float) -> float:
     """Four digits draw the same picture as sixteen, and a whole number needs no point."""
-    short = float(f"{value:.4g}")
+    short = round_digits(value, 4)
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
@@ -71,7 +72,7 @@ def held_out_curves(view: RunState | None) -> dict[str, list[tuple[int, float]]]
     for one in view.evaluated if view else ():
         for name, value in {"loss": one.loss, **one.metrics, "rows": one.rows}.items():
             if isfinite(value):
-                found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, round_digits(value)))
+                found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, drawn_value(value)))
     return found
 
 

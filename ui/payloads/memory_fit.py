@@ -13,10 +13,11 @@ from trainer_core.errors import DeviceError, ModelError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.models.architecture import Architecture
 from trainer_core.planning import measurements
-from trainer_core.planning.forecast import Forecast, TargetMachine, format_value, make_forecast
+from trainer_core.planning.forecast import Forecast, TargetMachine, make_forecast
 from trainer_core.planning.memory_model import estimate_memory, fit_verdict, peak_estimate, setups_for_machine
 from trainer_core.planning.presets import Catalogue, architecture_for_model
 from trainer_core.runs.workspace import Workspace, disk_free
+from trainer_core.system.format import format_planned_value
 from ui.payloads import run
 
 FIT_MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
@@ -80,7 +81,7 @@ def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
     """The plan where only what a person set otherwise than the preset counts as an edit."""
     values = (
         replace(one, chosen="", costs=0, why="as the model's preset has it")
-        if one.chosen and one.value == format_value(setting_value(preset, one.key))
+        if one.chosen and one.value == format_planned_value(setting_value(preset, one.key))
         else one
         for one in plan.values
     )

@@ -11,7 +11,7 @@ from trainer_core.methods.base import Training
 from trainer_core.methods.steps import count_steps
 from trainer_core.planning import presets
 from trainer_core.runs.events import Stage
-from trainer_core.system.hardware import GIB
+from trainer_core.system.format import GIB
 from ui.format import model_name
 from ui.payloads import memory_fit, run
 

@@ -17,8 +17,8 @@ from trainer_core.methods.base import ROW_NOUNS
 from trainer_core.runs import checkpoints, control, heartbeat
 from trainer_core.runs.events import MemoryProbed, Phase, ReferenceCheck, Stage, TrainStep
 from trainer_core.runs.run_state import RunState
-from trainer_core.system.duration import format_duration
-from trainer_core.system.hardware import GIB, Gpu, format_gb
+from trainer_core.system.format import GIB, format_duration, format_gb
+from trainer_core.system.hardware import Gpu
 from ui.format import STAGE_LABELS, method_label, model_name
 from ui.payloads.run_settings import display_name, read_run_settings, run_metadata
 
@@ -62,9 +62,9 @@ def gpu_payload(gpu: Gpu, pids: list[int]) -> dict[str, Any]:
     return {
         "used": round(used / gpu.total_bytes, 3),
         "ours": round(ours / gpu.total_bytes, 3),
-        "free": f"{gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GB free",
+        "free": f"{gpu.free_bytes / GIB:.1f} of {format_gb(gpu.total_bytes)} free",
         "facts": " · ".join(filter(None, readings)),
-        "split": [f"{ours / GIB:.1f} GB", f"{max(0, used - ours) / GIB:.1f} GB"],
+        "split": [format_gb(ours), format_gb(max(0, used - ours))],
     }
 
 

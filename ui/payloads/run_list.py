@@ -20,6 +20,7 @@ from trainer_core.runs.run_state import RunState
 from trainer_core.runs.trash import dependents, folder_size, trash_folder
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project, untrusted_files
+from trainer_core.system.format import format_file_size
 from ui.format import STAGE_LABELS, join_names, model_name
 from ui.payloads import run
 from ui.payloads.run_settings import display_name, metadata_stamp, read_run_settings, run_metadata, settings_by_label
@@ -99,7 +100,7 @@ class RunRows:
             "note": about.note,
             "pinned": about.pinned,
             "spark": sparkline(view),
-            "size": "" if view.phase.is_active else format_megabytes(folder_size(run_dir)),
+            "size": "" if view.phase.is_active else format_file_size(folder_size(run_dir)),
             "line": adapter_lineage(recipe, view),
             "active": view.phase.is_active,
             "command": repeat_command(run_dir),
@@ -129,10 +130,6 @@ def sparkline(view: RunState) -> str:
     return "".join(SPARKLINE_LEVELS[round((mean - low) / (high - low) * (len(SPARKLINE_LEVELS) - 1))] for mean in means)
 
 
-def format_megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
 def adapter_lineage(recipe: Recipe | None, view: RunState) -> list[str]:
     """Base → SFT → DPO: what each adapter stands on."""
     return [model_name(recipe.model), *(STAGE_LABELS[stage] for stage in view.adapters)] if recipe else []
@@ -158,7 +155,7 @@ def trash_payload(workspace: Workspace) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def describe_trash_size(thrown: tuple[Path, ...]) -> str:
-    return format_megabytes(sum(map(folder_size, thrown)))
+    return format_file_size(sum(map(folder_size, thrown)))
 
 
 def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callable[[RunState], Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.metadata import RunMetadata, read_metadata
 from trainer_core.schema import StrictModel, prefix_label
 from trainer_core.system import untrusted_files
-from ui.format import STAGE_LABELS, run_title, spaced_words
+from trainer_core.system.format import format_setting
+from ui.format import STAGE_LABELS, run_title
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,11 @@ def setting_rows(part: BaseModel, preset: BaseModel) -> tuple[SettingRow, ...]:
     rows = []
     for name, field in type(part).model_fields.items():
         value, usual = getattr(part, name), getattr(preset, name)
-        if not isinstance(value, BaseModel) and (spaced_words(value) or value != usual):
+        if not isinstance(value, BaseModel) and (format_setting(value) or value != usual):
             rows.append(
-                SettingRow(field.title or name, spaced_words(value), None if value == usual else spaced_words(usual))
+                SettingRow(
+                    field.title or name, format_setting(value), None if value == usual else format_setting(usual)
+                )
             )
     return tuple(rows)
 
@@ -120,7 +123,7 @@ def settings_by_label(part: StrictModel) -> dict[str, str]:
         if isinstance(value, StrictModel):
             found |= settings_by_label(value)
         else:
-            found[prefix_label(part.group_label(), label)] = spaced_words(value)
+            found[prefix_label(part.group_label(), label)] = format_setting(value)
     return found
 
 

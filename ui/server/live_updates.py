@@ -33,8 +33,8 @@ from ui.payloads.curves import (
     SERIES,
     all_curves,
     best_steps,
+    drawn_value,
     held_out_curves,
-    round_digits,
     thin_curve,
     thin_points,
 )
@@ -303,7 +303,7 @@ def detail_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
     begin = cursor.deep if cursor.run == view.id and cursor.deep <= len(view.points) else 0
     new = view.points[begin:]
     read = {
-        name: thin_points([(begin + at, round_digits(read(step) or 0)) for at, step in enumerate(new, 1)], MAX_POINTS)
+        name: thin_points([(begin + at, drawn_value(read(step) or 0)) for at, step in enumerate(new, 1)], MAX_POINTS)
         for name, read in DETAIL_SERIES.items()
     }
     return {"deep": {"from": begin, "points": len(view.points), "series": read if new else {}}}
@@ -320,9 +320,9 @@ def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
 
 def reading_row(one: HardwareReading, since: float) -> list[float | None]:
     """Seconds (since the last one the page has, or the clock's), then the values that the machine could tell."""
-    seconds = round_digits(round(one.at - since, 1)) if since else round(one.at, 1)
+    seconds = drawn_value(round(one.at - since, 1)) if since else round(one.at, 1)
     values = (one.memory, one.celsius, one.watts, one.busy)
-    return [seconds, *(None if value is None else round_digits(value) for value in values)]
+    return [seconds, *(None if value is None else drawn_value(value) for value in values)]
 
 
 def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from trainer_core.planning.forecast import Forecast
 from trainer_core.runs.events import Stage
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values
+from trainer_core.system.format import format_estimated_duration, format_number
 from ui.components.html_start import (
     PlanLine,
     render_data_facts,
@@ -46,7 +47,7 @@ from ui.components.html_start import (
     render_start_choices,
     render_unknown_memory,
 )
-from ui.format import STAGE_LABELS, format_number, join_names, model_name
+from ui.format import STAGE_LABELS, join_names, model_name
 from ui.payloads import findings, memory_fit
 from ui.payloads.model_choices import BALANCED, QUICK, ModelChoices, free_gib
 from ui.payloads.row_counts import count_data_rows, data_sources, describe_data
@@ -197,7 +198,7 @@ class StartActions:
 
     def plan_card(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> str:
         seconds = run_time.stage_seconds(known, wanted, found)
-        takes = {stage: run_time.approximate_duration(one) for stage, one in seconds.items()}
+        takes = {stage: format_estimated_duration(one) for stage, one in seconds.items()}
         whole = run_time.run_seconds(self.supervisor.workspace, wanted, seconds)
         reasons = self.offers.explain(wanted, found.rows)
         if duration := run_time.describe_run_time(whole, known):
@@ -211,7 +212,7 @@ class StartActions:
             longer = self.offers.with_goal_length(wanted, name, found.rows)
             by_stage = run_time.stage_seconds(known, longer, found)
             seconds = run_time.run_seconds(self.supervisor.workspace, longer, by_stage)
-            choices.append((f"{title} · {run_time.approximate_duration(seconds)}" if seconds else title, name))
+            choices.append((f"{title} · {format_estimated_duration(seconds)}" if seconds else title, name))
         return gr.update(choices=choices, value=self.offers.matching_goal(wanted, found.rows))
 
     def memory_update(self, wanted: Recipe) -> tuple[str, Any]:

@@ -112,14 +112,6 @@ def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
         hub.require_disk_space("some/model", 10**16, tmp_path / "not" / "there")
 
 
-@pytest.mark.parametrize(
-    ("done", "total", "words"),
-    [(120_000_000, 271_000_000, "120 of 271 MB"), (4.1e8, 4_100_000_000, "0.4 of 4.1 GB"), (0, 5, "0 of 0 MB")],
-)
-def test_sizes(done: int, total: int, words: str) -> None:
-    assert hub.format_sizes(done, total) == words
-
-
 def test_a_run_trains_on_it_and_its_adapter_names_the_model(
     files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

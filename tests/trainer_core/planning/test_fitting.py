@@ -32,7 +32,8 @@ from trainer_core.planning.memory_model import (
 )
 from trainer_core.planning.presets import load_catalogue
 from trainer_core.planning.recommendations import FitLimits, recommend_length
-from trainer_core.system.hardware import GIB, detect_machine, format_gb, reserve_bytes
+from trainer_core.system.format import GIB, format_gb
+from trainer_core.system.hardware import detect_machine, reserve_bytes
 
 SHAPES = {known.title: known.architecture for known in load_catalogue().models}
 EIGHT = [

@@ -26,7 +26,8 @@ from trainer_core.planning.forecast_text import forecast_as_json, forecast_lines
 from trainer_core.planning.memory_model import Measurement, MemoryPart, build_setup
 from trainer_core.planning.presets import architecture_for_model
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, detect_machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import detect_machine
 
 FOUND = RowCounts(
     {"sft": 400, "dpo": 400},

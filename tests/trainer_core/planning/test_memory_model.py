@@ -34,7 +34,8 @@ from trainer_core.planning.memory_model import (
     unquantised_bytes,
     with_batch,
 )
-from trainer_core.system.hardware import GIB, detect_machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import detect_machine
 
 CATALOGUE = Path(__file__).parents[3] / "presets" / "models" / "catalogue.toml"
 SHAPES = {

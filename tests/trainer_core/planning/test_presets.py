@@ -22,7 +22,8 @@ from trainer_core.planning.presets import (
     load_goals,
     load_presets,
 )
-from trainer_core.system.hardware import GIB, Machine, detect_machine
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import Machine, detect_machine
 
 PRESETS, GOALS, CATALOGUE = load_presets(), load_goals(), load_catalogue()
 CARDS = ("6gb", "8gb", "12gb", "16gb", "24gb", "32gb", "48gb", "80gb")

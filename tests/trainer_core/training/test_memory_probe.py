@@ -22,7 +22,8 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, cpu_name
+from trainer_core.system.format import GIB
+from trainer_core.system.hardware import cpu_name
 
 pytestmark = pytest.mark.real
 

@@ -15,7 +15,7 @@ from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel
-from ui.components.form import Form, bind_handler, format_input, format_number, output_values
+from ui.components.form import Form, bind_handler, format_input, output_values
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data]
 
@@ -94,25 +94,6 @@ def test_a_key_without_an_input_of_its_own_has_no_place() -> None:
     form = Form(Recipe, None, ("sampling",), model=gr.Dropdown(["starter"], elem_id="model"))
     assert form.input_id("model") == "model" and form.input_id("data.columns.prompt") == "columns-prompt"
     assert form.input_id("dpo") == form.input_id("sampling.seed") == form.input_id("") == ""
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (2e-4, "2e-4"),
-        (5e-6, "5e-6"),
-        (1.5e-7, "1.5e-7"),
-        (0.1, "0.1"),
-        (1.0, "1"),
-        (0.0, "0"),
-        (0.123456789, "0.123456789"),
-        (1e6, "1e+06"),
-        (16, "16"),
-        (1_048_576, "1048576"),
-    ],
-)
-def test_numbers_are_short_and_exact(value: float, text: str) -> None:
-    assert format_number(value) == text and float(text) == value
 
 
 def test_an_unset_value_shows_nothing() -> None:

@@ -39,7 +39,6 @@ from trainer_core.runs.events import (
 )
 from trainer_core.runs.run_state import RunState, apply
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.duration import format_duration
 from trainer_core.system.hardware_history import HardwareHistory, HardwareReading
 from ui.payloads import findings, run_list
 from ui.payloads.curves import thin_points
@@ -228,14 +227,6 @@ def test_stages_of_a_run_at_work(supervisor: Supervisor, events: list, states: l
     for event in events:
         view = apply(view, event)
     assert [stage["state"] for stage in stage_states(Recipe(), view)] == states
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (4805, "1 h 20 min")],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words
 
 
 def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> None:

@@ -24,7 +24,8 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, RunEnded, Stage, TrainStep
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system.hardware import GIB, Cpu, Machine, format_gb
+from trainer_core.system.format import GIB, format_gb
+from trainer_core.system.hardware import Cpu, Machine
 from ui.components.html_start import render_memory
 from ui.payloads import memory_fit
 from ui.payloads.model_choices import GOALS, ModelChoices, free_gib
@@ -235,13 +236,6 @@ def test_before_the_first_run_time_is_estimated(tmp_path: Path) -> None:
 
 def test_a_model_of_unknown_size_has_no_time(supervisor: Supervisor) -> None:
     assert told(supervisor, CARD.recipe_for("somebody/a-model", "quick")) == ({}, "")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(3, "≈ 10 s"), (44, "≈ 40 s"), (185, "≈ 3 min"), (4900, "≈ 1 h 20 min")]
-)
-def test_estimates_are_no_finer_than_they_are_known(seconds: float, words: str) -> None:
-    assert run_time.approximate_duration(seconds) == words
 
 
 def used(**more: object) -> UsedData:

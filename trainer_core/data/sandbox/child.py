@@ -19,6 +19,7 @@ from trainer_core.data.quality import analysis
 from trainer_core.data.sandbox import protocol
 from trainer_core.data.select import count_selected_rows
 from trainer_core.errors import UserError
+from trainer_core.system.format import format_gb
 
 SandboxRequest = stream.ReadRequest | stream.PreviewRequest | stream.CountRequest
 PROGRESS = b'["ReadProgress"'
@@ -41,7 +42,7 @@ def answer_sandbox_request(request: SandboxRequest) -> Iterator[bytes]:
     except UserError as error:
         yield protocol.encode_line(protocol.Rejected(str(error)))
     except MemoryError:
-        sentence = f"{request.path}: reading it takes more than {CHILD_LIMITS.memory_bytes / 2**30:.1f} GB of memory."
+        sentence = f"{request.path}: reading it takes more than {format_gb(CHILD_LIMITS.memory_bytes)} of memory."
         yield protocol.encode_line(protocol.Rejected(sentence))
     except Exception:  # a bug: the parent raises it with this traceback
         yield protocol.encode_line(protocol.Crashed(traceback.format_exc()))

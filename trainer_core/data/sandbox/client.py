@@ -18,6 +18,7 @@ from trainer_core.data.read_events import ReadProgress
 from trainer_core.data.sandbox import protocol
 from trainer_core.data.stream import CheckOptions, CountRequest, Preview, PreviewRequest, ReadRequest
 from trainer_core.errors import DataError
+from trainer_core.system.format import format_gb
 from trainer_core.system.project import PROJECT
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class SandboxReader:
             except psutil.Error:  # one has just ended
                 memory, seconds = 0, 0.0
             if memory > self.limits.memory_bytes:
-                self.verdict = f"takes more than {self.limits.memory_bytes / 2**30:.1f} GB of memory"
+                self.verdict = f"takes more than {format_gb(self.limits.memory_bytes)} of memory"
             elif seconds > self.allowed_seconds:
                 self.verdict = f"takes more than {self.allowed_seconds:.0f} seconds of processor time"
             if self.verdict:
