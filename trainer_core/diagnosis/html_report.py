@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from trainer_core.config.jobs import CompareJob
 from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.diagnosis import doctor
 from trainer_core.diagnosis.finding import Finding
+from trainer_core.diagnosis.series import thin_points
 from trainer_core.errors import ConfigError, DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.runs import metadata, run_folder
@@ -239,7 +239,7 @@ def render_chart_svg(lines: Sequence[ReportLine], mark: float | None) -> str:
     if mark is not None:
         parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>')
     for at, line in enumerate(lines):
-        path = "L".join(f"{x(step):.1f},{y(value):.1f}" for step, value in keep_extremes(line.points))
+        path = "L".join(f"{x(step):.1f},{y(value):.1f}" for step, value in thin_points(line.points, MAX_CHART_POINTS))
         parts.append(f'<path class="l{at}" d="M{path}"/>')
     return "".join(parts) + f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{last:g} steps</text>'
 
@@ -249,20 +249,6 @@ def render_chart_grid(y: float, label: str) -> str:
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
     )
-
-
-def keep_extremes(points: Points) -> Points:
-    """The lowest and highest point of each bin, in their order."""
-    bins = MAX_CHART_POINTS // 2
-    if len(points) <= MAX_CHART_POINTS:
-        return points
-    cuts = [at * len(points) // bins for at in range(bins + 1)]
-    parts = [points[start:end] for start, end in pairwise(cuts)]
-    return [point for part in parts for point in sorted({min(part, key=point_value), max(part, key=point_value)})]
-
-
-def point_value(point: tuple[float, float]) -> float:
-    return point[1]
 
 
 def render_samples(view: RunState) -> str:

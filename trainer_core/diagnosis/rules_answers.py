@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trainer_core.config.recipe import METHODS
@@ -18,6 +18,7 @@ from trainer_core.diagnosis.suggestions import (
     raise_beta,
     single_loss,
 )
+from trainer_core.evaluation.statistics import repetition_share
 from trainer_core.methods.dpo import Dpo
 from trainer_core.runs.compare_events import GenerationStats
 from trainer_core.runs.events import SampleAnswers, Suggestion
@@ -65,19 +66,13 @@ def measure_answers(said: SampleAnswers) -> AnswerTraits:
     return AnswerTraits(
         mean(one.tokens for one in said.samples),
         mean(one.ended for one in said.samples),
-        mean(word_repetition(one.answer.split()) for one in said.samples),
+        mean(repetition_share(one.answer.split()) for one in said.samples),
         mean(has_markers(one.answer) for one in said.samples),
     )
 
 
 def traits_from_scores(said: GenerationStats) -> AnswerTraits:
     return AnswerTraits(said.tokens.value, said.ended.value, said.repetition.value)
-
-
-def word_repetition(words: Sequence[str], width: int = 4) -> float:
-    """The share of phrases of four words that were written before in the same answer."""
-    phrases = [tuple(words[at : at + width]) for at in range(len(words) - width + 1)]
-    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def milder_traits(one: AnswerTraits, other: AnswerTraits) -> AnswerTraits:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +24,7 @@ MIN_ROWS_PER_POINT = 4
 """A point holds so many rows at least. The loss of one pair alone is often three times its mean in sound runs: steps of fewer
 rows are read together, so that what is a spike, or low, means the same for all batches [own]."""
 
+Point = TypeVar("Point", bound=tuple[float, float])
 FloatColumn = np.ndarray
 """One number per step, float64; NaN where a step does not have it."""
 
@@ -197,3 +200,17 @@ def extend_zigzag(found: list[int], values: FloatColumn, at: int, least: float) 
 def mean_of_last(values: Sequence[float] | FloatColumn, count: int) -> float:
     """The mean of the last `count` values."""
     return float(np.mean(values[-count:]))
+
+
+def thin_points(points: Sequence[Point], most: int) -> list[Point]:
+    """At most `most` points that look the same: of each bin the lowest and the highest, in their order."""
+    if len(points) <= most:
+        return list(points)
+    bins = most // 2
+    cuts = [at * len(points) // bins for at in range(bins + 1)]
+    return [point for start, end in pairwise(cuts) for point in bin_extremes(points[start:end])]
+
+
+def bin_extremes(points: Sequence[Point]) -> list[Point]:
+    low = min(points, key=lambda point: point[1])
+    return sorted({low, max(points, key=lambda point: point[1])})

@@ -22,7 +22,7 @@ def estimate_share(hits: Sequence[bool]) -> ConfidenceInterval:
     """How many of them are true, with Wilson's interval; at least one."""
     found = wilson_interval(sum(hits), len(hits))
     assert found is not None
-    return ConfidenceInterval(found.value, found.low, found.high, len(hits))
+    return found
 
 
 def estimate_mean(values: Sequence[float]) -> ConfidenceInterval:

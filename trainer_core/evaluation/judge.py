@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 from trainer_core.errors import ConfigError, UserError
 from trainer_core.evaluation import prompts, statistics
 from trainer_core.evaluation.votes import LanePair, Messages, Vote, append_record
+from trainer_core.runs.compare_events import ConfidenceInterval
 from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.schema import StrictModel
@@ -38,7 +39,6 @@ VERDICT_PATTERN = re.compile(
     re.IGNORECASE,
 )
 """A, **B**, "Verdict: tie", "A is better"; but no sentence that begins with an article."""
-
 KEY_VARIABLE_PATTERN = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
 """Environment variables that may be sent to a judge."""
 
@@ -270,7 +270,7 @@ class JudgeSummary:
     second: int
     ties: int
     torn: int
-    share: statistics.Interval | None
+    share: ConfidenceInterval | None
     p: float
     agreed: int
     of_both: int

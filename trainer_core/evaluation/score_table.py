@@ -83,8 +83,7 @@ def format_measure(measured: ConfidenceInterval | None, spell: str) -> str:
 
 def interval_ends(measured: ConfidenceInterval, spell: str) -> tuple[float, float]:
     """The ends of the interval, or the value itself twice. A share lies in 0 to 1, whatever a t interval says."""
-    low = measured.value if measured.low is None else measured.low
-    high = measured.value if measured.high is None else measured.high
+    low, high = measured.ends
     return (max(0.0, low), min(1.0, high)) if spell == SHARE_FORMAT else (low, high)
 
 

@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer_core.runs.compare_events import ConfidenceInterval
+
 Array = NDArray[np.float64]
 
 LOOKS = (10, 20, 30, 40)
@@ -35,15 +37,6 @@ MAX_ITERATIONS = 2000
 CONVERGENCE_TOLERANCE = 1e-9
 
 VerdictLabel = Literal["Not decided yet", "Leaning", "Clear", "No difference seen"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A share from 0 to 1, or a strength, and where it lies with 95 % confidence."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -72,14 +65,20 @@ def sign_test(first: int, second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
 
-def wilson_interval(wins: int, decided: int) -> Interval | None:
+def wilson_interval(wins: int, decided: int) -> ConfidenceInterval | None:
     """The share of wins with its score interval (Wilson, JASA 22, 1927, 209-212); None without votes."""
     if not decided:
         return None
     share, z = wins / decided, NormalDist().inv_cdf((1 + CONFIDENCE_SHARE) / 2)
     middle = (share + z**2 / (2 * decided)) / (1 + z**2 / decided)
     half = z / (1 + z**2 / decided) * math.sqrt(share * (1 - share) / decided + z**2 / (4 * decided**2))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    return ConfidenceInterval(share, max(0.0, middle - half), min(1.0, middle + half), decided)
+
+
+def repetition_share(units: Sequence[object], width: int = 4) -> float:
+    """The share of an answer's phrases of `width` tokens or words that it had written before (rep-4 of Welleck 2020)."""
+    phrases = [tuple(units[start : start + width]) for start in range(len(units) - width + 1)]
+    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def decide_verdict(winners: Sequence[int]) -> VoteVerdict:
@@ -112,7 +111,7 @@ class PositionBias:
 
     left: int
     decided: int
-    share: Interval | None
+    share: ConfidenceInterval | None
     suspicious: bool
 
 
@@ -169,7 +168,7 @@ class Match:
     share: float
 
 
-def bradley_terry(games: Sequence[Match], prior: float = 0.5, seed: int = 0) -> dict[str, Interval]:
+def bradley_terry(games: Sequence[Match], prior: float = 0.5, seed: int = 0) -> dict[str, ConfidenceInterval]:
     """The strength of each lane on a logarithmic scale with mean 0: P(a beats b) = 1 / (1 + exp(b - a)).
 
     Intervals are percentiles of a bootstrap over prompts, because votes on one prompt are not independent.
@@ -191,7 +190,11 @@ def bradley_terry(games: Sequence[Match], prior: float = 0.5, seed: int = 0) -> 
     drawn = fit_strengths(np.einsum("dp,pij->dij", counts, tables) + prior) if prior else best[None]
     tail = 50 * (1 - CONFIDENCE_SHARE)
     low, high = np.percentile(drawn, [tail, 100 - tail], axis=0)
-    return {name: Interval(float(best[at]), float(low[at]), float(high[at])) for at, name in enumerate(names)}
+    played = {name: sum(name in (game.first, game.second) for game in games) for name in names}
+    return {
+        name: ConfidenceInterval(float(best[at]), float(low[at]), float(high[at]), played[name])
+        for at, name in enumerate(names)
+    }
 
 
 def match_prompts(games: Sequence[Match]) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trainer_core.evaluation import statistics
 from trainer_core.evaluation.preference_data import make_preference_rows
 from trainer_core.evaluation.votes import LanePair, Vote
+from trainer_core.runs.compare_events import ConfidenceInterval
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class VoteTally:
     bad: int
     skipped: int
     again: int
-    share: statistics.Interval | None
+    share: ConfidenceInterval | None
     p: float
     verdict: statistics.VoteVerdict
     bias: statistics.PositionBias
@@ -86,7 +87,7 @@ def count_by_tag(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def lane_strengths(votes: Sequence[Vote], run: str) -> dict[str, statistics.Interval]:
+def lane_strengths(votes: Sequence[Vote], run: str) -> dict[str, ConfidenceInterval]:
     """Bradley-Terry over every contest of a run; empty where fewer than three lanes were voted on."""
     games = [
         statistics.Match(vote.messages[-1].content, vote.contest.first, vote.contest.second, first_lane_share(vote))

@@ -14,6 +14,7 @@ from trainer_core.config.recipe import Sampling
 from trainer_core.data import Message, Pair, tokenize
 from trainer_core.errors import DataError
 from trainer_core.evaluation import confidence
+from trainer_core.evaluation.statistics import repetition_share
 from trainer_core.inference import general_questions
 from trainer_core.inference.answer_likelihoods import BASE, Question, QuestionLogprobs, answer_logprobs
 from trainer_core.inference.generate import GenerationRow, generate_rows, with_system_prompt
@@ -25,8 +26,6 @@ from trainer_core.runs.compare_requests import ScoreRequest
 
 ROWS = 48
 """Answers that are written in one batch at most: more brings no speed on a processor, and costs memory."""
-NGRAM = 4
-"""Tokens that count as a repeated phrase (rep-4 of Welleck 2020)."""
 CHOSEN_INDEX = 0
 PAIR_ADAPTER = TypeAdapter(Pair)
 
@@ -166,9 +165,3 @@ def with_answer_stats(
         ratio=confidence.estimate_ratio(lengths, base) if all(base) and base else None,
     )
     return replace(scored, own=own)
-
-
-def repetition_share(ids: Sequence[int]) -> float:
-    """Share of an answer's phrases of NGRAM tokens that it had written before; 0 for an answer too short to have one."""
-    phrases = [tuple(ids[start : start + NGRAM]) for start in range(len(ids) - NGRAM + 1)]
-    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0

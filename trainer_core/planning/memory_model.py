@@ -28,7 +28,7 @@ from trainer_core.planning.memory_coefficients import (
 from trainer_core.runs.checkpoints import KEEP_NEWEST
 from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
-from trainer_core.system.format import GIB, format_gb
+from trainer_core.system.format import GIB, MIB, format_gb
 from trainer_core.system.hardware import Machine
 
 Device = Literal["cuda", "cpu"]
@@ -38,7 +38,6 @@ SAFE_SHARE = 0.85
 """Up to here a plan is called safe; above, the first step decides."""
 BYTES_PER_NUMBER: dict[BaseFormat, int] = {"nf4": 2, "bf16": 2, "fp32": 4}
 """Bytes of a number that is not quantised: embeddings, norms, biases, activations."""
-MIB = 2**20
 LONG_ROW_TOKENS = 512
 """A model that is loaded for so many tokens keeps its checkpoints in main memory; for fewer Unsloth leaves them on the card."""
 

@@ -14,6 +14,11 @@ class ConfidenceInterval:
     high: float | None
     count: int
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where the interval begins and ends; the value itself twice where there is none."""
+        return (self.value if self.low is None else self.low), (self.value if self.high is None else self.high)
+
 
 @dataclass(frozen=True)
 class ForgettingCheck:

@@ -12,6 +12,7 @@ from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import MemoryPart, certain_bytes
 from trainer_core.system.format import GIB, format_gb
 from ui.format import setting_label
+from ui.payloads.memory_fit import FIT_MARKS
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ def render_origin(
     )
 
 
-FIT_MARKS = {"fits": ("✓", "Fits"), "tight": ("◐", "Tight"), "too big": ("✗", "Will not fit")}
 FIT_TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
 
 
@@ -90,7 +90,7 @@ def render_memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) 
     button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
     lines = [plan.holders, plan.too_big, *plan.notes]
     return f"""<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
-<p class="fit"><span class="pill" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word}</span>
+<p class="fit"><span class="pill" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word.capitalize()}</span>
   <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
 <div class="stack" role="img" aria-label="{escape(said)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
 <ul class="parts">{"".join(render_legend_entry(part, at) for at, part in enumerate(parts))}</ul>

@@ -247,11 +247,10 @@ def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
 
 
 def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
-    share = (
-        f" ({one.share.value:.0%} {contest.second}, 95 % interval {100 * one.share.low:.0f}–{100 * one.share.high:.0f})"
-        if one.share
-        else ""
-    )
+    share = ""
+    if one.share:
+        low, high = (f"{100 * end:.0f}" for end in one.share.ends)
+        share = f" ({one.share.value:.0%} {contest.second}, 95 % interval {low}–{high})"
     decided = f"{contest.first} {one.first} – {one.second} {contest.second}{share}"
     torn = f"; in {one.torn} cases only the side decided" if one.torn else ""
     ties = f"; {one.ties} ties" if one.ties else ""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 from trainer_core.config.recipe import METHODS
+from trainer_core.diagnosis.series import thin_points
 from trainer_core.methods.base import Metric
 from trainer_core.runs.events import Stage, TrainStep
 from trainer_core.runs.run_state import RunState
@@ -80,21 +81,3 @@ def best_steps(view: RunState | None) -> dict[str, int]:
     """Stage → the step with the lowest held-out loss."""
     found = {stage: view.best_evaluation(stage) for stage in METHODS} if view else {}
     return {stage: one.step for stage, one in found.items() if one}
-
-
-def thin_points(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """At most `most` points that look the same: of each bin the lowest and the highest, in their order."""
-    if len(points) <= most:
-        return points
-    bins = most // 2
-    return [
-        point
-        for at in range(bins)
-        for point in bin_extremes(points[at * len(points) // bins : (at + 1) * len(points) // bins])
-    ]
-
-
-def bin_extremes(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    low = min(points, key=lambda point: point[1])
-    high = max(points, key=lambda point: point[1])
-    yield from sorted({low, high})

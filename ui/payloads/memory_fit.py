@@ -20,7 +20,7 @@ from trainer_core.runs.workspace import Workspace, disk_free
 from trainer_core.system.format import format_planned_value
 from ui.payloads import run
 
-FIT_MARKS = {"fits": "✓ fits", "tight": "◐ tight", "too big": "✗ will not fit"}
+FIT_MARKS = {"fits": ("✓", "fits"), "tight": ("◐", "tight"), "too big": ("✗", "will not fit")}
 
 
 @dataclass(frozen=True)

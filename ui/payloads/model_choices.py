@@ -75,7 +75,7 @@ class ModelChoices:
 
         def label(title: str, name: str) -> str:
             advice = "recommended" if name == best != STARTER else ""
-            return " · ".join(filter(None, (title, memory_fit.FIT_MARKS.get(levels[name]), advice)))
+            return " · ".join(filter(None, (title, " ".join(memory_fit.FIT_MARKS.get(levels[name], ())), advice)))
 
         return [(label(title, name), name) for title, name in sorted(self.models, key=order)]
 

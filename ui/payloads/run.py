@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.config.recipe import METHODS, Recipe
+from trainer_core.diagnosis.finding import LN2
 from trainer_core.errors import UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.registry import RunRegistry
@@ -269,7 +270,7 @@ def describe_reference_check(proof: ReferenceCheck | None) -> str:
 
 
 def explain_ln2(proof: ReferenceCheck) -> str:
-    return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - 0.693147) < 1e-5 else ""
+    return " = ln 2" if proof.expected_loss is not None and abs(proof.expected_loss - LN2) < 1e-5 else ""
 
 
 def recent_runs(registry: RunRegistry) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer_core.evaluation import votes
-from trainer_core.evaluation.statistics import Interval
+from trainer_core.evaluation.statistics import ConfidenceInterval
 from trainer_core.evaluation.tally import VoteTally, lane_strengths, tally_votes
 from trainer_core.evaluation.votes import LanePair, Vote
 
@@ -89,8 +89,8 @@ def describe_undecided(found: VoteTally) -> str:
     return " · ".join([*told, *([f"{found.again} given again after an undo"] if found.again else [])])
 
 
-def interval_bounds(share: Interval | None) -> list[float] | None:
-    return [round(share.value, 4), round(share.low, 4), round(share.high, 4)] if share else None
+def interval_bounds(share: ConfidenceInterval | None) -> list[float] | None:
+    return [round(one, 4) for one in (share.value, *share.ends)] if share else None
 
 
 def describe_odds(found: VoteTally) -> str:
@@ -98,7 +98,7 @@ def describe_odds(found: VoteTally) -> str:
     if found.share is None:
         missing = 5 - found.decided_votes
         return f"{missing} more decided vote{'s' * (missing != 1)} until a percentage means anything."
-    low, high = f"{100 * found.share.low:.0f}", f"{100 * found.share.high:.0f}"
+    low, high = (f"{100 * end:.0f}" for end in found.share.ends)
     return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
 
 
@@ -144,4 +144,4 @@ def describe_length_effect(found: VoteTally) -> str:
 def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:
     """Bradley-Terry over all contests of a run, best first; only where three lanes were voted on."""
     found = sorted(lane_strengths(given, run).items(), key=lambda one: -one[1].value)
-    return [f"{name} {one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]" for name, one in found]
+    return ["{} {:+.2f} [{:+.2f}, {:+.2f}]".format(name, one.value, *one.ends) for name, one in found]

@@ -17,6 +17,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from trainer_core.diagnosis import html_report
+from trainer_core.diagnosis.series import thin_points
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs import run_folder
@@ -36,7 +37,6 @@ from ui.payloads.curves import (
     drawn_value,
     held_out_curves,
     thin_curve,
-    thin_points,
 )
 from ui.payloads.run import (
     button_state,

@@ -14,6 +14,7 @@ from trainer_core.cli import commands
 from trainer_core.config.jobs import CompareJob, Lane, TrainJob
 from trainer_core.config.recipe import Data, MethodChain, Recipe
 from trainer_core.diagnosis import html_report
+from trainer_core.diagnosis.series import thin_points
 from trainer_core.errors import ConfigError
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs import run_folder
@@ -130,7 +131,7 @@ def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
     run_dir = made(tmp_path, Recipe(method=MethodChain("sft")), *SICK["SFT memorises"][0].told(1))
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     assert len(text) < 40_000 and "Held out - -" in text
-    assert html_report.keep_extremes([(float(at), float(-at % 7)) for at in range(5000)])[-1][0] > 4950
+    assert thin_points([(float(at), float(-at % 7)) for at in range(5000)], html_report.MAX_CHART_POINTS)[-1][0] > 4950
 
 
 def test_no_report_of_a_comparison(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from trainer_core.config.recipe import Sampling
 from trainer_core.data import Message, tokenize
 from trainer_core.errors import DataError, UserError
 from trainer_core.evaluation import score_table
+from trainer_core.evaluation.statistics import repetition_share
 from trainer_core.inference.answer_likelihoods import Question
 from trainer_core.inference.answer_likelihoods import build_prompt_answer as reading_of
 from trainer_core.inference.general_questions import load_questions
@@ -34,7 +35,7 @@ from trainer_core.inference.likelihoods import (
 )
 from trainer_core.inference.load import LaneSet, load_lanes
 from trainer_core.inference.progress import ScoringCancelled, ScoringTracker
-from trainer_core.inference.scoring import compute_scores, read_score_pairs, repetition_share
+from trainer_core.inference.scoring import compute_scores, read_score_pairs
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.compare_events import ConfidenceInterval, ScoringProgress
 from trainer_core.runs.compare_requests import CancelRequest, ScoreRequest

@@ -19,6 +19,7 @@ from tests.support.serve import machine
 from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
+from trainer_core.diagnosis.series import thin_points
 from trainer_core.errors import ConfigError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning.presets import starter_recipe
@@ -41,7 +42,6 @@ from trainer_core.runs.run_state import RunState, apply
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.hardware_history import HardwareHistory, HardwareReading
 from ui.payloads import findings, run_list
-from ui.payloads.curves import thin_points
 from ui.payloads.run import progress_payload, run_option, run_payload, stage_states, status_detail
 from ui.payloads.run_settings import SettingRow, group_settings, nearest_preset
 from ui.server import live_updates

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from trainer_core.data.files.limits import MIB, FileLimits
+from trainer_core.data.files.limits import FileLimits
+from trainer_core.system.format import MIB
 
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
 SEPARATORS = re.compile(rb"[\s,]*+")

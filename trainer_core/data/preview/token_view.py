@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from trainer_core.data import Chat, DataFinding, Pair, tokenize
 from trainer_core.data.preview.protocol import TokenSide
-from trainer_core.data.quality.report import FindingExample, Level
+from trainer_core.data.quality.report import MAX_EXAMPLES, FindingExample, Level
 from trainer_core.data.read_events import UsableRow
 
 if TYPE_CHECKING:
     from trainer_core.data.tokenize import PreTrainedTokenizerBase
 
-MAX_EXAMPLES = 5
-"""Rows shown as examples of one finding."""
 END_TOKENS = 3
 """An answer's end token stands among its last tokens; a template may write a line end after it."""
 

@@ -14,6 +14,7 @@ from trainer_core.data.quality.checks import QUALITY_CHECKS, QualityCheck, all_m
 from trainer_core.data.quality.lengths import CharacterStats
 from trainer_core.data.quality.report import (
     IGNORED_CONTENT,
+    MAX_EXAMPLES,
     DataFinding,
     DataReport,
     FileReport,
@@ -38,8 +39,6 @@ from trainer_core.data.stream import CheckOptions, ReadRequest, stream_rows
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns
 
-MAX_EXAMPLES = 5
-"""Rows shown as examples of one finding, and rows in the preview."""
 MIN_TRIAL_ROWS, MIN_STEADY_ROWS = 30, 200
 """Rows below which a run is only a taste, and from which it is a steadier change [field]."""
 MIN_SWAPPED_SHARE = 0.1

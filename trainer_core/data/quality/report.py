@@ -12,6 +12,8 @@ from trainer_core.data.schema.messages import Chat, Pair
 
 Level = Literal["error", "warning", "notice"]
 """error: not trained on as it is. warning: worth a look before training. notice: good to know."""
+MAX_EXAMPLES = 5
+"""Rows shown as examples of one finding, and rows in the preview."""
 
 
 @dataclass(frozen=True)
