@@ -16,7 +16,7 @@ from launcher.system import System, install_command
 
 INSTALLER = "uv==0.13.9"
 PYTHON = str(VENV_PYTHON)
-PIP = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", "--no-deps")
+PIP = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps")
 UV = (PYTHON, "-m", "uv", "pip", "install", "--python", PYTHON, "--no-deps")
 
 

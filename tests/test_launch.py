@@ -430,6 +430,8 @@ def test_a_set_up_that_fails_is_said_and_continued_then_starts_at_once(project: 
     assert "No matching distribution found for unsloth==2026.10.9" in failed.stderr
     assert json.loads(project.stamp.read_text())["ready"] is False
     assert "started" not in failed.stdout
+    assert "] the packages of requirements-cpu.txt\n" in failed.stdout and "If the network failed" in failed.stderr
+    assert "not to be had that way; trying another" in failed.stdout, "uv is not there, so pip is tried"
 
     project.offers("unsloth", "2026.10.9", "__version__ = '2026.10.9'")
     continued = project.launch("--port", "7861")
@@ -624,7 +626,7 @@ def test_a_set_up_for_a_pretended_card_reaches_the_trial_with_that_card(project:
     project.offers("unsloth", "2026.10.9", "__version__ = '2026.10.9'")
     done = project.run("-c", CARD_SET_UP.format(version="580.95.05", cuda=13_000))
     assert "for CUDA: NVIDIA GeForce RTX 4090, NVIDIA driver 580.95.05" in done.stdout
-    assert "finds no CUDA device with CUDA_VISIBLE_DEVICES=GPU-4090" in done.stdout
+    assert "finds no CUDA device with CUDA_VISIBLE_DEVICES=GPU-4090" in done.stderr
     assert not project.stamp.exists()
 
 
