@@ -216,6 +216,11 @@ class Recipe(StrictModel):
         """Does a stage of this run read such rows?"""
         return any(METHODS[stage].rows == rows for stage in self.method.stages)
 
+    def length_of(self, rows: RowKind) -> int:
+        """The length in tokens at which such rows are cut; of those that this run does not read, what it would be."""
+        readers = [stage for stage in (*self.method.stages, *METHODS) if METHODS[stage].rows == rows]
+        return self.settings(readers[0]).max_length
+
     @model_validator(mode="after")
     def check_data(self) -> Self:
         if self.trains_on("pairs") and self.data.pairs is None:

@@ -28,7 +28,7 @@ from trainer_core.errors import ConfigError, ModelError, UserError
 from trainer_core.evaluation import preference_data
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.methods.base import ROW_NOUNS, RowKind, Training
+from trainer_core.methods.base import ROW_NOUNS, Training
 from trainer_core.methods.steps import count_steps, warmup_text
 from trainer_core.models import resolve
 from trainer_core.models.resolve import find_tokenizer
@@ -305,7 +305,7 @@ def preview_settings(recipe: Recipe) -> str:
     told = {
         "model": recipe.model,
         "name": model_name(recipe.model),
-        "lengths": {kind: row_length(recipe, kind) for kind in ROW_NOUNS},
+        "lengths": {kind: recipe.length_of(kind) for kind in ROW_NOUNS},
         "template": used.template,
         "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
         "columns": used.columns.column_by_part,
@@ -313,12 +313,6 @@ def preview_settings(recipe: Recipe) -> str:
         "held_out": used.held_out,
     }
     return json.dumps(told)
-
-
-def row_length(recipe: Recipe, kind: RowKind) -> int:
-    """The length in tokens at which this run cuts such rows; of those it does not read, what it would be."""
-    readers = [stage for stage in METHODS if METHODS[stage].rows == kind]
-    return recipe.settings(next((stage for stage in recipe.method.stages if stage in readers), readers[0])).max_length
 
 
 def restore_recipe(kept: dict[str, Any]) -> Recipe | None:
