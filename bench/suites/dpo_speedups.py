@@ -21,9 +21,9 @@ import orjson
 import psutil
 
 from bench.harness import fixtures, models
-from bench.harness.measure import wait_until
+from bench.harness.measure import process_seconds, wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer
-from bench.suites.training_overhead import LIMIT_SECONDS, count_train_steps, process_seconds
+from bench.suites.training_overhead import LIMIT_SECONDS, count_train_steps
 from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor

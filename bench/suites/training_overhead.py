@@ -17,9 +17,9 @@ from statistics import median
 import psutil
 
 from bench.harness import fixtures, models
-from bench.harness.measure import wait_until
+from bench.harness.measure import process_seconds, wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer
-from bench.harness.served_app import ServedApp, start_served_app
+from bench.harness.served_app import ServedApp
 from bench.suites.live_page import open_browser_page
 from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
@@ -101,7 +101,7 @@ def run(device: Device, tiny: bool) -> list[BenchRow]:
         subprocess.run(
             [sys.executable, "-c", "import unsloth, trl"], check=True
         )  # brings the libraries into the disk's cache
-        with start_served_app(place / "app") as app, open_browser_page(app):
+        with ServedApp(place / "app") as app, open_browser_page(app):
             with train_in_app(app, model, chats, ahead=False) as cold:
                 cold.warm_up()
             pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
@@ -231,8 +231,3 @@ def train_in_script(model: Path, chats: Path) -> Iterator[TimedTraining]:
         finally:
             process.kill()
             process.wait(LIMIT_SECONDS)
-
-
-def process_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
@@ -36,7 +37,7 @@ StepDetector = Callable[[Sequence[LossAndNorm], Stage], int | None]
 """The same for a run with these steps."""
 
 
-def run(quick: bool) -> Iterator[Proof]:
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
     trials = 30 if quick else 1000
     nothing, anything = "no guard", "a guard that stops at any rise"
     yield Proof(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from reliability.experiments.worker_kill import MODEL
 from reliability.harness.claim import Figure, TrialCount
-from trainer_core.jobs.supervisor import Supervisor, wait_for
+from tests.support.scripted import wait_for_run
+from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, project
@@ -26,11 +26,10 @@ NATS = 0.01
 SECONDS = 900.0
 
 
-def run(quick: bool) -> Iterator[Figure]:
+def run(folder: Path, quick: bool) -> Iterator[Figure]:
     """Nothing where there is no card."""
     if hardware.detect_machine().best_gpu:
-        with tempfile.TemporaryDirectory(prefix="proof-") as name:
-            yield resume_figure(Path(name), 1 if quick else 10, "cuda")
+        yield resume_figure(folder, 1 if quick else 10, "cuda")
 
 
 def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure:
@@ -58,14 +57,7 @@ def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> 
 
 def wait_until_over(boss: Supervisor, run_id: str, steps: float = math.inf) -> RunState:
     """A run at its end, whichever that is, or after so many steps."""
-
-    def there() -> bool:
-        boss.registry.refresh()
-        return (
-            not boss.registry.run_state(run_id).phase.is_active or len(boss.registry.run_state(run_id).points) >= steps
-        )
-
-    if not wait_for(there, SECONDS):
+    if not wait_for_run(boss, run_id, lambda view: not view.phase.is_active or len(view.points) >= steps, SECONDS):
         raise RuntimeError(f"{run_id} is not at its end after {SECONDS:.0f} s.")
     return boss.registry.run_state(run_id)
 

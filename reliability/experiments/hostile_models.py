@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,21 +60,13 @@ class HostileModel:
     adapter: bool = False
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        place = Path(name)
-        beasts = [*hostile_models(), *hostile_adapters()]
-        good = [
-            acceptance_error(place / f"sound-{adapter}", adapter) for adapter in (False, True)
-        ]  # and torch is imported
-        shut = count_trials(
-            [acceptance_error(place / f"shut-{adapter}", adapter, refuse_all) for adapter in (False, True)]
-        )
-        ours = [check_refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
-        coded = [beast for beast in beasts if beast.stock]
-        fired = [
-            runs_code_in_stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])
-        ]
+def run(place: Path, quick: bool) -> Iterator[Proof]:
+    beasts = [*hostile_models(), *hostile_adapters()]
+    good = [acceptance_error(place / f"sound-{adapter}", adapter) for adapter in (False, True)]  # and torch is imported
+    shut = count_trials([acceptance_error(place / f"shut-{adapter}", adapter, refuse_all) for adapter in (False, True)])
+    ours = [check_refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
+    coded = [beast for beast in beasts if beast.stock]
+    fired = [runs_code_in_stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])]
     control = TrialCount(len(fired), sum(fired))
     yield Proof(
         "Refused in time with its reason, and nothing ran", count_trials(ours), "loaded the stock way", control, 0.9

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -29,9 +28,8 @@ QUESTION = (
 MODEL = "import sys; from pathlib import Path; from tests.support import tiny; tiny.model(Path(sys.argv[1]))"
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        yield kill_proof(Path(name), 6 if quick else 300)
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
+    yield kill_proof(folder, 6 if quick else 300)
 
 
 def kill_proof(folder: Path, trials: int) -> Proof:
@@ -100,15 +98,13 @@ def save_interval(view: RunState) -> int:
 def fork_worker(run_dir: Path) -> int:
     """A worker in a fork of this process, which has imported the libraries and computed nothing yet. Its process id."""
     from trainer_core import training
-    from trainer_core.worker import runner
+    from trainer_core.worker import restart, runner, warm
 
-    child = os.fork()
-    if child == 0:
-        silent = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        os._exit(runner.main(run_dir, lambda job: training))
-    return child
+    def work() -> int:
+        warm.redirect_output(run_dir)
+        return runner.main(run_dir, lambda job: training)
+
+    return restart.fork_child(work)
 
 
 def finish_run_in_worker(run_dir: Path) -> None:

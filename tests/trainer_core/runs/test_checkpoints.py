@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import run_with_fault
 from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
@@ -102,7 +103,7 @@ def test_what_is_replaced_is_never_lost(tmp_path: Path, fault: str, swap: Callab
             (folder / name).mkdir(parents=True)
             (folder / name / "weights").write_text(name)
         publish = partial(durable.publish_staged, folder / ".staging-adapter", folder / "adapter", swap=swap)
-        code = in_a_process(lambda publish=publish: disk(publish), f"{fault}:{at}")
+        code = run_with_fault(lambda publish=publish: disk(publish), f"{fault}:{at}")
         if swap is never:
             durable.clean_leftovers(folder)
         seen.append((folder / "adapter" / "weights").read_text())
@@ -125,7 +126,7 @@ def test_an_adapter_that_is_replaced_is_never_lost(tmp_path: Path, fault: str) -
         at += 1
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(tmp_path / "whole", folder)
-        code = in_a_process(lambda folder=folder: checkpoints.use_step(folder, "dpo", 8), f"{fault}:{at}")
+        code = run_with_fault(lambda folder=folder: checkpoints.use_step(folder, "dpo", 8), f"{fault}:{at}")
         seen.add(verify(folder / "adapter-dpo").step)
         checkpoints.clean_run_leftovers(folder)
         assert not [*folder.glob(".*"), *folder.glob("checkpoints/.*")]
@@ -224,23 +225,7 @@ def saved_with(run_dir: Path, fault: str) -> int:
             save(run_dir, step)
             (run_dir / "counted").write_text(str(step))
 
-    return in_a_process(three, fault)
-
-
-def in_a_process(work: Callable[[], object], fault: str) -> int:
-    """Exit code of a fork that does the work with a fault."""
-    child = os.fork()
-    if child == 0:
-        os.environ["TUNEBENCH_FAULT"] = fault
-        code = 3
-        try:
-            work()
-            code = 0
-        except DiskError:
-            code = 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return run_with_fault(three, fault)
 
 
 def sound(folder: Path) -> bool:
@@ -469,16 +454,16 @@ def test_a_text_is_old_or_new_at_every_point(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     for at in (1, 2, 3):
         path.write_text("old")
-        assert in_a_process(lambda: durable.write_atomically(path, "new"), f"kill:{at}") == -signal.SIGKILL
+        assert run_with_fault(lambda: durable.write_atomically(path, "new"), f"kill:{at}") == -signal.SIGKILL
         assert path.read_text() == "old"
-    assert in_a_process(lambda: durable.write_atomically(path, "new"), "kill:4") == 0
+    assert run_with_fault(lambda: durable.write_atomically(path, "new"), "kill:4") == 0
     assert path.read_text() == "new"
 
 
 def test_a_text_is_the_owners_alone_from_its_first_instant(tmp_path: Path) -> None:
     path = tmp_path / "app.secret"
     for at in (2, 3):
-        assert in_a_process(lambda: durable.write_atomically(path, "secret"), f"kill:{at}") == -signal.SIGKILL
+        assert run_with_fault(lambda: durable.write_atomically(path, "secret"), f"kill:{at}") == -signal.SIGKILL
     left = [*tmp_path.iterdir()]
     durable.write_atomically(path, "secret")
     assert left and {one.stat().st_mode & 0o777 for one in (*left, path)} == {0o600}
@@ -487,7 +472,7 @@ def test_a_text_is_the_owners_alone_from_its_first_instant(tmp_path: Path) -> No
 def test_held_out_pairs_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
     pair = Pair((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
     path = tmp_path / "held-out.jsonl"
-    assert in_a_process(lambda: tokenize.write_pairs(path, [pair]), "enospc:1") == 1
+    assert run_with_fault(lambda: tokenize.write_pairs(path, [pair]), "enospc:1") == 1
     assert list(tmp_path.iterdir()) == []
     tokenize.write_pairs(path, [pair, pair])
     assert [json.loads(line)["chosen"][0]["content"] for line in path.read_text().splitlines()] == ["a", "a"]
