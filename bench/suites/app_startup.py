@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,10 +20,8 @@ OPEN: tuple[BenchRow, ...] = ()
 SETTLE_SECONDS = 3.0
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        return [*measure_startup(place, tiny), *measure_many_runs(Workspace(place / "many"), 20 if tiny else 1000)]
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
+    return [*measure_startup(place, tiny), *measure_many_runs(Workspace(place / "many"), 20 if tiny else 1000)]
 
 
 def measure_startup(place: Path, tiny: bool) -> list[BenchRow]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from signal import SIGKILL
-from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
 
@@ -99,21 +98,20 @@ class SuiteContext:
         return {"grew": gib, "tiny": self.tiny}
 
 
-def resume(device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
+def resume(place: Path, device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
     """Make the runs that are missing, and the rows of all that were made."""
     os.environ.update(models.compile_caches(call.journal.file.stem))  # not below the homes of the emulated cards
-    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
-        made = {name: Path(name) if call.is_over else models.cache_model(name, tiny) for name in names}
-        stand = SuiteContext(Path(scratch), device, tiny, call, models.build_in_child(read_place), made)
-        for name, words in WORDS.items():
-            fixtures.write_chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
-            fixtures.write_answer_pairs(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
-        sizes = SIZES[-1:] if tiny else SIZES
-        asked = [gib for gib in sizes if gib in (call.only or SIZES)]
-        with ThreadPoolExecutor(max(1, len(asked))) as pool:
-            list(pool.map(lambda gib: measure_card(gib, stand), asked))
-        return [success_row(sizes, stand), *(fallback_row(gib, stand) for gib in sizes)]
+    names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
+    made = {name: Path(name) if call.is_over else models.cache_model(name, tiny) for name in names}
+    stand = SuiteContext(place, device, tiny, call, models.build_in_child(read_place), made)
+    for name, words in WORDS.items():
+        fixtures.write_chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
+        fixtures.write_answer_pairs(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
+    sizes = SIZES[-1:] if tiny else SIZES
+    asked = [gib for gib in sizes if gib in (call.only or SIZES)]
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        list(pool.map(lambda gib: measure_card(gib, stand), asked))
+    return [success_row(sizes, stand), *(fallback_row(gib, stand) for gib in sizes)]
 
 
 def measure_card(gib: str, stand: SuiteContext) -> None:

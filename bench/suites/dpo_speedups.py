@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,21 +59,19 @@ class SpeedRun:
     losses: tuple[float, ...]
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"
     steps = 4 if tiny else 5
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        place = Path(scratch)
-        model = models.random_model(
-            place / "model", models.base_model(place, tiny=False), "llama", models.TINY if tiny else SHAPE
-        )
-        for mixed in (False, True):
-            write_mixed_pairs(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
-        with ThreadPoolExecutor(2) as pool:
-            longest = pool.submit(option_rows, place, model, steps, mixed=True)
-            equal = pool.submit(option_rows, place, model, steps, mixed=False)
-            ordered = pool.submit(sft_row, place, model, steps)
-            return [*equal.result(), *longest.result(), ordered.result()]
+    model = models.random_model(
+        place / "model", models.base_model(place, tiny=False), "llama", models.TINY if tiny else SHAPE
+    )
+    for mixed in (False, True):
+        write_mixed_pairs(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
+    with ThreadPoolExecutor(2) as pool:
+        longest = pool.submit(option_rows, place, model, steps, mixed=True)
+        equal = pool.submit(option_rows, place, model, steps, mixed=False)
+        ordered = pool.submit(sft_row, place, model, steps)
+        return [*equal.result(), *longest.result(), ordered.result()]
 
 
 def kind(mixed: bool) -> str:

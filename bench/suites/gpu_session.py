@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import fixtures, models
-from bench.harness.child import ChildError, run_child
+from bench.harness.child import ChildError
 from bench.harness.journal import BenchCall, JournalEntry, plain_version
 from bench.harness.result import BenchRow, Device, stamp_measured_row
-from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult, GpuMeasurement
-from bench.suites.gpu_reading import MIDDLE, SMALL, CaseOutcome, FigureSpec
+from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult
+from bench.suites.gpu_reading import MIDDLE, SMALL, FigureSpec
 from trainer_core.system import hardware
 
 CASE_SECONDS = 240.0
@@ -83,17 +83,13 @@ class GpuSession:
 
     def run(self, case: GpuCase) -> JournalEntry | str:
         began = time.monotonic()
-        order = self.order(case)
-        file = order.folder / "order.json"
-        file.write_text(order.model_dump_json(), encoding="utf-8")
-        command = [python_by_torch().get(case.torch, sys.executable), "-m", "bench.suites.gpu_child", str(file)]
-        seconds = min(self.call.seconds_left, self.case_time_limit)
+        order, seconds = self.order(case), min(self.call.seconds_left, self.case_time_limit)
         try:
-            run_child(command, order.log, seconds, self.environment())
-            measured = GpuMeasurement.model_validate_json(order.result_path.read_bytes())
-            entry = JournalEntry(self.key(case), {"result": measured.result.model_dump(mode="json")}, measured.where)
-            if measured.result.error and not measured.result.proof:
-                entry = self.failure_entry(case, measured.result.error, order.log)
+            result = order.run(python_by_torch().get(case.torch, sys.executable), seconds, self.environment())
+            value = {"result": result.model_dump(mode="json", exclude={"where", "missing"})}
+            entry = JournalEntry(self.key(case), value, result.where)
+            if result.error and not result.proof:
+                entry = self.failure_entry(case, result.error, order.log)
         except ChildError as error:
             entry = self.failure_entry(case, str(error), order.log)
         except subprocess.TimeoutExpired:
@@ -114,9 +110,7 @@ class GpuSession:
         model = self.model(case.model)
         adapters = models.cache_adapters(model) if case.way == "lanes" else ()
         chats, pairs = self.data(case.answers)
-        return GpuCaseJob(
-            case=case, model=model, adapters=adapters, chats=chats, pairs=pairs, folder=folder, log=folder / "log"
-        )
+        return GpuCaseJob(case=case, model=model, adapters=adapters, chats=chats, pairs=pairs, folder=folder)
 
     def model(self, name: str) -> Path:
         if name == STARTER:
@@ -153,15 +147,16 @@ class GpuSession:
     def row(self, figure: FigureSpec, device: Device) -> BenchRow:
         """A row from what is known."""
         known = [self.find_result(case) for case in figure.cases]
-        told = [one if isinstance(one, str) else result_of(one) for one in known]
-        row = figure.read(figure, told, self.card)
+        row = figure.read(figure, [result_of(one) for one in known], self.card)
         measured = [one for one in known if isinstance(one, JournalEntry) and "result" in one.value]
         return stamp_measured_row(row, device, self.tiny, measured[0].where, measured[0].date) if measured else row
 
 
-def result_of(entry: JournalEntry) -> CaseOutcome:
+def result_of(entry: JournalEntry | str) -> GpuCaseResult:
+    if isinstance(entry, str):
+        return GpuCaseResult(error=entry, missing=True)
     if "failed" in entry.value:
-        return f"failed: {entry.value['failed']}"
+        return GpuCaseResult(error=f"failed: {entry.value['failed']}", missing=True)
     return GpuCaseResult.model_validate(entry.value["result"])
 
 

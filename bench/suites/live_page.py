@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,23 +51,22 @@ class PageCost:
     server: float
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     points, seconds = (200, 3.0) if tiny else (10_000, 10.0)
-    with tempfile.TemporaryDirectory() as scratch:
-        workspace = Workspace(Path(scratch) / "app")
-        run_dir = fixtures.make_run(workspace, "long", points)
-        with ServedApp(workspace.root) as app, open_browser_page(app) as (page, wire):
-            page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
-            page.get_by_role("tab", name="Train").click()
-            quiet = measure_page_cost(app, page, wire, seconds)
-            times = [time_reload(page, points) for _ in range(1 if tiny else 5)]
-            with grow_run(run_dir, points):
-                said = [
-                    *cost_rows("a step a second", measure_page_cost(app, page, wire, seconds)),
-                    *view_rows(app, page, wire, seconds),
-                ]
-                said += four_tab_rows(app, page, wire, seconds)
-        runs_drawn = run_list_row(Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
+    workspace = Workspace(place / "app")
+    run_dir = fixtures.make_run(workspace, "long", points)
+    with ServedApp(workspace.root) as app, open_browser_page(app) as (page, wire):
+        page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+        page.get_by_role("tab", name="Train").click()
+        quiet = measure_page_cost(app, page, wire, seconds)
+        times = [time_reload(page, points) for _ in range(1 if tiny else 5)]
+        with grow_run(run_dir, points):
+            said = [
+                *cost_rows("a step a second", measure_page_cost(app, page, wire, seconds)),
+                *view_rows(app, page, wire, seconds),
+            ]
+            said += four_tab_rows(app, page, wire, seconds)
+    runs_drawn = run_list_row(Workspace(place / "many"), 20 if tiny else 1000, 1 if tiny else 3)
     return [*cost_rows("a finished run", quiet), *said, reload_row(times), runs_drawn]
 
 

@@ -91,20 +91,18 @@ class TimedTraining:
         return self.steps_per_second * STAGE_SECONDS / (STAGE_SECONDS + SAVES_PER_STAGE * self.checkpoint)
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
     strides, turns = (2, 1) if tiny else (4, 2)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        model, chats = models.base_model(place, tiny), place / "chats.jsonl"
-        fixtures.write_chats(chats, 200, (60,))
-        subprocess.run(
-            [sys.executable, "-c", "import unsloth, trl"], check=True
-        )  # brings the libraries into the disk's cache
-        with ServedApp(place / "app") as app, open_browser_page(app):
-            with train_in_app(app, model, chats, ahead=False) as cold:
-                cold.warm_up()
-            pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
+    model, chats = models.base_model(place, tiny), place / "chats.jsonl"
+    fixtures.write_chats(chats, 200, (60,))
+    subprocess.run(
+        [sys.executable, "-c", "import unsloth, trl"], check=True
+    )  # brings the libraries into the disk's cache
+    with ServedApp(place / "app") as app, open_browser_page(app):
+        with train_in_app(app, model, chats, ahead=False) as cold:
+            cold.warm_up()
+        pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
     warm, script = map(list, zip(*pairs, strict=True))
     return overhead_rows(warm, cold, script)
 
