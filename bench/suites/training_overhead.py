@@ -178,9 +178,7 @@ def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Itera
         time.sleep(WAIT_SECONDS)
 
     def worker() -> psutil.Process:
-        beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
-        assert beat, "no worker yet"
-        return psutil.Process(beat.pid)
+        return worker_process(supervisor, run_id)
 
     began = time.monotonic()
     run_id = supervisor.control.start(overhead_recipe(model, chats))
@@ -201,6 +199,12 @@ def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Itera
     (saved,) = supervisor.registry.run_state(run_id).checkpoints
     training.checkpoint = saved.seconds
     supervisor.close()
+
+
+def worker_process(supervisor: Supervisor, run_id: str) -> psutil.Process:
+    beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
+    assert beat, "no worker yet"
+    return psutil.Process(beat.pid)
 
 
 def count_train_steps(supervisor: Supervisor, run_id: str) -> int:

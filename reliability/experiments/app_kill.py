@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
-from tests.support.scripted import scripted_app, wait_for_run
+from tests.support.scripted import find_workers, scripted_app, wait_for_run
 from trainer_core.config.recipe import Recipe
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.events import Phase
@@ -131,13 +131,7 @@ def check_run_end(app: Supervisor, run_id: str, before: set[int]) -> str:
 
 
 def workers(run_id: str) -> set[int]:
-    """Processes of that run: the parent where there is one, and the worker."""
-    found = psutil.process_iter(["cmdline", "status"])
-    return {
-        one.pid
-        for one in found
-        if run_id in " ".join(one.info["cmdline"] or []) and one.info["status"] != psutil.STATUS_ZOMBIE
-    }
+    return {one.pid for one in find_workers(run_id)}
 
 
 def halt_worker(folder: Path, seconds: float) -> tuple[str, str]:
@@ -146,7 +140,7 @@ def halt_worker(folder: Path, seconds: float) -> tuple[str, str]:
     run_id = app.control.start(Recipe(name="slow"))
     if not wait_for_run(app, run_id, lambda view: len(view.points) > 3, 60):
         return "the run did not begin", ""
-    began, halt = time.monotonic(), [psutil.Process(pid) for pid in workers(run_id)]
+    began, halt = time.monotonic(), find_workers(run_id)
     for process in halt:
         process.suspend()
     shown = wait_for_run(app, run_id, lambda view: bool(view.stalled), STALLED_SECONDS)

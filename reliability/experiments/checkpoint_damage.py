@@ -18,7 +18,7 @@ from safetensors.torch import save as safetensors
 
 from reliability.harness import unsafe_writes
 from reliability.harness.claim import Proof, TrialCount, count_trials
-from tests.support.faults import run_with_fault
+from tests.support.faults import damage_file, run_with_fault
 from trainer_core.runs import checkpoints
 from trainer_core.runs.event_log import EventLog, Tail
 from trainer_core.runs.events import Notice
@@ -68,7 +68,8 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
     kept = folder / "kept"
     shutil.copytree(newest, kept)
     for _ in range(trials):
-        file = damage_file(newest, random)
+        file = random.choice(sorted(path for path in newest.iterdir() if path.is_file()))
+        damage_file(file, random)
         found = checkpoints.latest_valid(folder, "dpo", "data")
         named = found.skipped and (file.name in found.skipped[0] or file.name == checkpoints.MANIFEST)
         ours.append("" if found.step == 4 and named else f"{file.name}: step {found.step}, {found.skipped}")
@@ -79,18 +80,6 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
     return Proof(
         "A damaged checkpoint is never loaded, and is named", count_trials(ours), "files loaded unchecked", control
     )
-
-
-def damage_file(folder: Path, random: Random) -> Path:
-    """One of its files with a bit flipped, or cut short."""
-    file = random.choice(sorted(path for path in folder.iterdir() if path.is_file()))
-    content = bytearray(file.read_bytes())
-    if random.random() < 0.7:
-        content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    else:
-        del content[random.randrange(len(content)) :]
-    file.write_bytes(bytes(content))
-    return file
 
 
 def is_loadable(folder: Path) -> bool:

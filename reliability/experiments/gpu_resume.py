@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from reliability.experiments.worker_kill import MODEL
+from reliability.experiments.worker_kill import tiny_recipe
 from reliability.harness.claim import Figure, TrialCount
 from tests.support.scripted import wait_for_run
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system import hardware, project
+from trainer_core.system import hardware
 
 QUESTION = (
     "SFT and DPO of a two-layer model on a graphics card, paused after some steps and resumed in a new process: are the steps "
@@ -33,11 +31,7 @@ def run(folder: Path, quick: bool) -> Iterator[Figure]:
 
 
 def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure:
-    from tests.trainer_core.training.test_pipeline import recipe, write_data
-
-    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
-    write_data(folder)
-    asked = recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
+    asked = tiny_recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
     boss = Supervisor(Workspace(folder), device=device)
     try:
         whole = wait_until_over(boss, boss.control.start(asked))

@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
+from bench.harness import fixtures
 from reliability.harness.claim import Figure, TrialCount
 from tests.support.app_process import App, launch_chromium
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import DataPrepared, Notice, Phase, PhaseChanged, StepsPlanned, TrainStep
+from trainer_core.runs.events import DataPrepared, Notice, Phase, PhaseChanged, StepsPlanned
 from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
@@ -96,7 +97,7 @@ def sample_tabs(
     for event in (DataPrepared(300, 300, 10, "0" * 64, ()), StepsPlanned({"sft": total}), PhaseChanged(Phase.SFT, "")):
         emit(event)
     for at in range(1, total):
-        emit(soak_step(at, total))
+        emit(fixtures.make_step("sft", at, total))
         if at % (60 * PER_SECOND) == 0:
             emit(Notice(f"minute {at // 60 // PER_SECOND}"))
         if (now := time.monotonic() - began) > (reloads + 1) * reload_seconds:
@@ -111,7 +112,3 @@ def count_open_files(process: psutil.Process) -> int:
     if sys.platform == "win32":
         return process.num_handles()
     return process.num_fds()
-
-
-def soak_step(at: int, total: int) -> TrainStep:
-    return TrainStep("sft", at, total, 1.0 + 1 / at, 2e-4, 1.0, 0.2, 1800.0, (total - at) / PER_SECOND)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
-from tests.support.scripted import scripted_app
+from tests.support.scripted import find_workers, scripted_app
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.registry import RunRegistry
@@ -90,7 +90,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        for process in self.workers():
+        for process in find_workers(self.place.name):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -133,16 +133,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         return f"done without an adapter: {unsound}" if unsound else ""
 
     def count_workers(self) -> int:
-        return len(self.workers())
-
-    def workers(self) -> list[psutil.Process]:
-        """Living workers of this workspace."""
-        found = []
-        for process in psutil.process_iter(["cmdline", "status"]):
-            words = " ".join(process.info["cmdline"] or [])
-            if self.place.name in words and "worker" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
+        return len(find_workers(self.place.name))
 
     def teardown(self) -> None:
         self.kill()

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from reliability.experiments.checkpoint_damage import is_loadable
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
 from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
@@ -32,14 +34,20 @@ def run(folder: Path, quick: bool) -> Iterator[Proof]:
     yield kill_proof(folder, 6 if quick else 300)
 
 
-def kill_proof(folder: Path, trials: int) -> Proof:
-    # nothing may be computed in this process, whose forks could otherwise wait for threads that they do not have
+def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
+    """A recipe with its model and its data. The model is made in a process of its own: nothing may be computed in this one, whose
+    forks could otherwise wait for threads that they do not have."""
     subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
-    from trainer_core import training  # noqa: F401, I001  (unsloth before all that it patches)
     from tests.trainer_core.training.test_pipeline import recipe, write_data
 
     write_data(folder)
-    asked, random = recipe(folder), Random(11)
+    return recipe(folder, **changes)
+
+
+def kill_proof(folder: Path, trials: int) -> Proof:
+    from trainer_core import training  # noqa: F401  (unsloth before all that it patches)
+
+    asked, random = tiny_recipe(folder), Random(11)
     whole = run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "whole")
     began = time.monotonic()
     finish_run_in_worker(whole)

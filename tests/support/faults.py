@@ -1,10 +1,12 @@
-"""Work that meets a full disk or a kill at one of its writes, in a fork."""
+"""Faults: a full disk or a kill at one of the writes of some work, which is done in a fork; and files that are damaged."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
 from trainer_core.errors import DiskError
 from trainer_core.system import durable
@@ -36,3 +38,18 @@ def run_with_fault(work: Callable[[], object], fault: str = "") -> int:
         return 0
 
     return restart.run_in_fork(meet_fault)
+
+
+def damage_file(path: Path, dice: Random) -> str:
+    """Flip one bit, cut the end off, or empty the file."""
+    content = bytearray(path.read_bytes())
+    match dice.choice(("flip", "flip", "cut", "empty")):
+        case "flip":
+            at = dice.randrange(len(content))
+            content[at] ^= 1 << dice.randrange(8)
+        case "cut":
+            del content[dice.randrange(len(content)) :]
+        case "empty":
+            content.clear()
+    path.write_bytes(content)
+    return path.name

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from trainer_core.jobs.stall import STOP_TIMEOUTS, StopTimeouts
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.run_state import RunState
@@ -29,3 +31,13 @@ def wait_for_run(app: Supervisor, run_id: str, condition: Callable[[RunState], b
         return condition(app.registry.run_state(run_id))
 
     return wait_for(reached, seconds)
+
+
+def find_workers(name: str) -> list[psutil.Process]:
+    """Living workers whose command names a run or a workspace: the parent where there is one, and the worker."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if name in words and "worker" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults import run_with_fault
+from tests.support.faults import damage_file, run_with_fault
 from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
@@ -269,21 +269,6 @@ def test_without_the_staging_folder_a_kill_leaves_a_half(tmp_path: Path) -> None
     assert latest_valid(tmp_path, "dpo", "data").folder is None
 
 
-def damage(path: Path, dice: random.Random) -> str:
-    """Flip one bit, cut the end off, or empty the file."""
-    content = bytearray(path.read_bytes())
-    match dice.choice(("flip", "flip", "cut", "empty")):
-        case "flip":
-            at = dice.randrange(len(content))
-            content[at] ^= 1 << dice.randrange(8)
-        case "cut":
-            del content[dice.randrange(len(content)) :]
-        case "empty":
-            content.clear()
-    path.write_bytes(content)
-    return path.name
-
-
 @pytest.mark.real
 def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path: Path) -> None:
     dice = random.Random(1)
@@ -294,7 +279,7 @@ def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path
     silent = []
     for _ in range(500):
         path = dice.choice(sorted(whole))
-        name = damage(path, dice)
+        name = damage_file(path, dice)
         found = latest_valid(tmp_path, "dpo", "data")
         same = path.read_bytes() == whole[path]
         if not same and (found.step != 2 or name not in " ".join(found.skipped)):
@@ -445,7 +430,7 @@ def test_only_a_stage_at_its_end_counts_as_finished(tmp_path: Path) -> None:
         assert checkpoints.finished_adapter(tmp_path, "dpo").folder == expected
     assert checkpoints.finished_adapter(tmp_path, "dpo", least=20).folder == folder
     assert checkpoints.finished_adapter(tmp_path, "dpo", least=21).folder is None, "the run was made longer"
-    damage(folder / "adapter_model.safetensors", random.Random(1))
+    damage_file(folder / "adapter_model.safetensors", random.Random(1))
     (said,) = checkpoints.finished_adapter(tmp_path, "dpo").skipped
     assert said.startswith("adapter-dpo/adapter_model.safetensors has ") and said.endswith("The adapter is made again.")
 
