@@ -20,10 +20,7 @@ SIZES = (1200, 5000)
 def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     megabytes = 1 if tiny else 64
     file = place / "pairs.jsonl"
-    return [
-        *(check_speed_row(file, megabytes, size) for size in SIZES),
-        *large_file_rows(file, 4 if tiny else 1000),
-    ]
+    return [*(check_speed_row(file, megabytes, size) for size in SIZES), *large_file_rows(file, 4 if tiny else 1000)]
 
 
 def check_speed_row(file: Path, megabytes: int, row_bytes: int) -> BenchRow:

@@ -35,10 +35,7 @@ def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     return [
         growth_row("Rows: check", "s", sizes, lambda rows: time_data_check(place, rows, tokens=False)),
         growth_row(
-            "Rows: check with the model's tokens",
-            "s",
-            sizes,
-            lambda rows: time_data_check(place, rows, tokens=True),
+            "Rows: check with the model's tokens", "s", sizes, lambda rows: time_data_check(place, rows, tokens=True)
         ),
         *page_cost_rows(points, many, place),
     ]

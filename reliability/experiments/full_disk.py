@@ -47,10 +47,7 @@ def run(place: Path, quick: bool) -> Iterator[Proof]:
     )
     dead = [live_with_fault(place, "kill", at, run_scripted_life, check_resumed) for at in points]
     yield Proof(
-        "Killed: every file whole, resumed to the end",
-        count_trials(dead),
-        IN_PLACE,
-        overwrite_control(place, "kill"),
+        "Killed: every file whole, resumed to the end", count_trials(dead), IN_PLACE, overwrite_control(place, "kill")
     )
 
 
