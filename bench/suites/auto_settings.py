@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from signal import SIGKILL
@@ -50,10 +51,8 @@ CONTEXT = 0.6 * GIB
 """Of an emulated card, what torch does not count."""
 LARGE, MIDDLE, SMALL = models.SHAPES
 WORDS: dict[str, tuple[int, ...]] = {
-    "short": (20, 40, 80),
-    "mixed": (20, 40, 80, 160, 320, 1200),
-    "long": (800, 1200, 1600),
-}
+    "short": (20, 40, 80), "mixed": (20, 40, 80, 160, 320, 1200), "long": (800, 1200, 1600)
+}  # fmt: skip
 """Words of the rows, in turns; some of the long ones are longer than any context that is picked."""
 TOKENS = {
     "short": LengthQuantiles(((0.5, 60), (0.9, 110), (0.95, 110), (0.99, 110), (1.0, 120))),
@@ -116,17 +115,10 @@ def resume(place: Path, device: Device, tiny: bool, call: BenchCall) -> list[Ben
 
 def measure_card(gib: str, stand: SuiteContext) -> None:
     """Make the runs of one size of card that are missing, the one that is too large first."""
-    if not stand.find(stand.grew(gib)) and not stand.call.is_over:
-        journal_result(stand.grew(gib), run_oversized(gib, stand), stand)
-    for key, recipe in stand.picks(gib):
-        if not stand.find(key) and not stand.call.is_over:
-            journal_result(key, run_picked(recipe, gib, stand), stand)
-
-
-def journal_result(key: dict[str, Any], value: dict[str, Any] | None, stand: SuiteContext) -> None:
-    """Into the results file; None: the run was cut by the end of the budget."""
-    if value is not None:
-        stand.call.journal.add(JournalEntry(key, value, stand.where))
+    picked = ((key, partial(run_picked, recipe, gib, stand)) for key, recipe in stand.picks(gib))
+    for key, run in ((stand.grew(gib), partial(run_oversized, gib, stand)), *picked):
+        if not stand.find(key) and not stand.call.is_over and (value := run()):
+            stand.call.journal.add(JournalEntry(key, value, stand.where))
 
 
 def success_row(sizes: Sequence[str], stand: SuiteContext) -> BenchRow:
@@ -137,12 +129,10 @@ def success_row(sizes: Sequence[str], stand: SuiteContext) -> BenchRow:
     fine = sum(not end for end in ends)
     note = f"{fine} of {len(ends)} runs, of {len(keys)} that the app picks settings for. "
     note += " ".join(sorted({end for end in ends if end}))
-    row = replace(OPEN[0], ours=100 * fine / len(ends) if ends else None, n=len(ends), note=note)
-    return (
-        stamp_measured_row(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made))
-        if made
-        else row
-    )
+    if not made:
+        return replace(OPEN[0], note=note)
+    row = replace(OPEN[0], ours=100 * fine / len(ends), n=len(ends), note=note)
+    return stamp_measured_row(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made))
 
 
 def fallback_row(gib: str, stand: SuiteContext) -> BenchRow:
@@ -160,8 +150,8 @@ def pick_recipe(gib: int, name: str, method: MethodChain, rows: str, stand: Suit
     Raises:
         DeviceError: it chooses nothing, since nothing fits.
     """
-    kind, sizes = models.SHAPES[name]
-    sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else sizes
+    kind, full = models.SHAPES[name]
+    sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else full
     room = MemoryBudget("cpu" if stand.device == "cpu" else "cuda", gib * GIB - reserve_bytes(gib * GIB))
     base = Recipe(
         model=str(stand.made[name]),
@@ -174,11 +164,12 @@ def pick_recipe(gib: int, name: str, method: MethodChain, rows: str, stand: Suit
         sample_tokens=0,
     )
     facts = DatasetStats(400, 400, TOKENS[rows], TOKENS[rows])
-    settled = fit_settings(
-        room, architecture.parse_architecture({"model_type": kind, **sizes}), method, facts
-    ).apply_to_recipe(base)
-    few: dict[str, object] = {f"{stage}.max_steps": 3 for stage in method.stages}
-    return with_changes(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
+    shape = architecture.parse_architecture({"model_type": kind, **sizes})
+    settled = fit_settings(room, shape, method, facts).apply_to_recipe(base)
+    few = {
+        f"{stage}.{name}": value for stage in method.stages for name, value in (("max_steps", 3), ("evaluations", 0))
+    }
+    return with_changes(settled, few)
 
 
 def run_picked(asked: Recipe, gib: str, stand: SuiteContext) -> dict[str, Any] | None:
@@ -213,15 +204,8 @@ def follow_capped_run(place: Workspace, asked: Recipe, gib: str, stand: SuiteCon
     card = Supervisor(place, WORKER_COMMAND, device=stand.device).device.gpu
     share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
     home = ensure_dir(stand.place / f"home-{gib}")
-    command: Sequence[str] = (
-        sys.executable,
-        "-m",
-        "bench.harness.capped_worker",
-        str(share),
-        str(home),
-        str(os.getpid()),
-    )
-    supervisor = Supervisor(place, command, device=stand.device)
+    capped = (sys.executable, "-m", "bench.harness.capped_worker", str(share), str(home), str(os.getpid()))
+    supervisor = Supervisor(place, capped, device=stand.device)
     run_id = supervisor.control.start(asked)
     while supervisor.registry.run_state(run_id).phase.is_active and stand.call.seconds_left > 0:
         sleep(0.1)
