@@ -124,7 +124,7 @@ class GpuCaseResult(BaseModel):
         compiled: files in the compile cache before.
         error: why the run failed, after what is told here; or why there was none.
         missing: nothing was measured.
-        where: the card and the versions that it is of.
+        where, date: the card and the versions that it is of, and its day.
     """
 
     stages: dict[str, StageMeasurement] = {}
@@ -137,3 +137,4 @@ class GpuCaseResult(BaseModel):
     error: str = ""
     missing: bool = False
     where: dict[str, str] = {}
+    date: str = ""
