@@ -26,7 +26,7 @@ class GpuCase(BaseModel):
         warm: of the steps, those not measured.
         samples: tokens of each sample answer; 0: none. checks: held-out checks of a stage.
         killed: the stage before whose last step but one the worker is killed and started again.
-        group: lanes: how, see `compare_child.py`. dice: lanes: with them, else the likeliest token.
+        group: lanes: how, see `compare_ways.py`. dice: lanes: with them, else the likeliest token.
         torch: release of another Python's torch, empty for this one's.
     """
 
