@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from bench.harness import plot, report
+from bench.harness.child import ChildError, run_child
 from bench.harness.journal import BenchCall, Journal, JournalError
 from bench.harness.measure import fixed_work
 from bench.harness.result import DEVICES, ROWS, BenchRow, Device, stamp_row
@@ -123,36 +122,50 @@ def measure_bench(
     """
     start, before, bench = time.monotonic(), fixed_work(), load_bench(name)
     sys.stderr.write(f"{name}: {bench.QUESTION}\n")
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         if isinstance(bench, ResumableBench):
-            rows = run_resumable(name, bench, device, args, file or Path(scratch) / f"{name}{JOURNAL}", began)
+            rows = run_resumable(name, bench, device, args, file, Path(folder), began)
         else:
-            rows = run_isolated(name, device, args.tiny, Path(scratch))
+            rows = run_isolated(name, device, args.tiny, Path(folder))
     sys.stderr.write(f"{name}: {format_minutes(time.monotonic() - start)}\n")
     pace = (before + fixed_work()) / 2
     return [replace(row, fixed_work=pace) for row in rows]
 
 
 def run_resumable(
-    name: str, bench: ResumableBench, device: Device, args: argparse.Namespace, file: Path, began: float
+    name: str,
+    bench: ResumableBench,
+    device: Device,
+    args: argparse.Namespace,
+    file: Path | None,
+    scratch: Path,
+    began: float,
 ) -> list[BenchRow]:
     """In this process, which measures nothing itself: so nothing is at work any more when it is killed."""
     only = {"cuda": args.parts or (tuple(gpu.FIRST) if args.first else ()), "picked": args.sizes}
-    with Journal(file, args.again) as journal:
+    with Journal(file or scratch / f"{name}{JOURNAL}", args.again) as journal:
         call = BenchCall(journal, only.get(name, ()), began + args.budget)
         try:
-            return bench.resume(device, args.tiny, call)
+            return bench.resume(scratch, device, args.tiny, call)
         except Exception:
-            return [stamp_row(BenchRow(name, name, "", error=traceback.format_exc()), device, args.tiny)]
+            return [failed_row(name, device, args.tiny, traceback.format_exc())]
 
 
 def run_isolated(name: str, device: Device, tiny: bool, scratch: Path) -> list[BenchRow]:
-    """In a process of its own."""
-    out = scratch / "rows.json"
+    """In a process of its own. Nothing is fetched, and what a library compiles stays with the bench."""
+    out, environment = scratch / "rows.json", {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "bench.harness.run_one", name, device, "tiny" if tiny else "full", str(out)]
-    if error := run_bench_command(command, scratch):
-        return [stamp_row(BenchRow(name, name, "", error=error), device, tiny)]
+    try:
+        run_child(command, scratch / "log", LIMIT_SECONDS, {**environment, "TMPDIR": str(scratch)})
+    except ChildError as error:
+        return [failed_row(name, device, tiny, f"{error.log}\nexit code {error.code}")]
+    except subprocess.TimeoutExpired:
+        return [failed_row(name, device, tiny, f"not done after {LIMIT_SECONDS:.0f} s")]
     return ROWS.validate_json(out.read_bytes())
+
+
+def failed_row(name: str, device: Device, tiny: bool, error: str) -> BenchRow:
+    return stamp_row(BenchRow(name, name, "", error=error), device, tiny)
 
 
 def format_minutes(seconds: float) -> str:
@@ -161,41 +174,10 @@ def format_minutes(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02}"
 
 
-def run_bench_command(command: Sequence[str], scratch: Path) -> str:
-    """Run a bench to its end, in a session of its own; what went wrong, or nothing."""
-    log = scratch / "log"
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            command,
-            cwd=PROJECT,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env=child_environment(scratch),
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(LIMIT_SECONDS)
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                return f"not done after {LIMIT_SECONDS:.0f} s"
-            raise
-    return "" if code == 0 else f"{log.read_text(encoding='utf-8', errors='replace')[-4000:]}\nexit code {code}"
-
-
-def child_environment(scratch: Path) -> dict[str, str]:
-    """Nothing is fetched, and what a library compiles stays with the bench."""
-    return os.environ | {"HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch), "TOKENIZERS_PARALLELISM": "false"}
-
-
 def print_rows(name: str, rows: Sequence[BenchRow], json: bool) -> None:
     """On stderr where stdout is for JSON."""
-    print(
-        f"\n{name}\n{report.rows_table(rows)}{report.row_notes(rows)}",
-        file=sys.stderr if json else sys.stdout,
-        flush=True,
-    )
+    table = f"\n{name}\n{report.rows_table(rows)}{report.row_notes(rows)}"
+    print(table, file=sys.stderr if json else sys.stdout, flush=True)
 
 
 def save_rows(results: Path, stem: str, rows: list[BenchRow]) -> None:

@@ -26,7 +26,7 @@ from bench.harness.trainer_watch import real_tokens
 from bench.suites import auto_settings, gpu_reading, held_out_eval_cost, memory_probe
 from bench.suites.gpu import LARGE, OPEN, PARTS, PLANNED, SMALL, bare_case, our_case, packed_case
 from bench.suites.gpu_case import GpuCase, GpuCaseResult, StageMeasurement
-from bench.suites.gpu_session import GpuSession
+from bench.suites.gpu_session import GpuSession, read_entry
 from bench.suites.scaling import growth_row
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.planning import memory_model
@@ -246,11 +246,11 @@ def test_what_failed_is_tried_again_by_the_next_call_and_what_did_not_is_not(tmp
     class Untrained(GpuSession):
         """There is no card to train on."""
 
-        def run(self, case: GpuCase) -> JournalEntry | str:
+        def run(self, case: GpuCase) -> GpuCaseResult:
             measured.append(case)
             entry = JournalEntry(self.key(case), {"failed": "again", "log": ""}, where)
             self.call.journal.add(entry)
-            return entry
+            return read_entry(entry)
 
     with Journal(file) as journal:
         session = Untrained(BenchCall(journal), tmp_path, False, gpu)
@@ -261,7 +261,7 @@ def test_what_failed_is_tried_again_by_the_next_call_and_what_did_not_is_not(tmp
         assert measured == [bad]
         spent = Untrained(BenchCall(journal, until=time.monotonic() + 10), tmp_path, False, gpu)
         spent.measure(our_case(SMALL))
-        assert measured == [bad] and spent.find_result(our_case(SMALL)) == ""
+        assert measured == [bad] and spent.find_result(our_case(SMALL)) == GpuCaseResult(missing=True)
 
 
 def test_real_tokens_are_counted_alike_for_padded_and_flat_batches() -> None:

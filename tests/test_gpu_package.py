@@ -23,7 +23,7 @@ from trainer_core.system.project import PROJECT
 ROOTS = (
     "bench/__main__.py",
     "bench/suites/gpu_child.py",
-    "bench/suites/compare_child.py",
+    "bench/suites/compare_ways.py",
     "bench/suites/gpu_kernel.py",
     "trainer_core/worker/runner.py",
 )

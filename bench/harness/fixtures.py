@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,51 +25,53 @@ POOL = 4000
 """Words drawn once; rows are slices of them, which is fast and hard to pack."""
 
 
-def write_pair_file(file: Path, rows: int, row_bytes: int) -> float:
-    """A JSONL file of preference pairs, no two alike. Its size in MB."""
+def write_rows(file: Path, rows: Iterable[object]) -> float:
+    """A JSONL file of these rows. Its size in MB."""
     with file.open("wb") as out:
-        out.writelines(pair_lines(rows, row_bytes))
+        out.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     return file.stat().st_size / 1e6
 
 
-def pair_lines(rows: int, row_bytes: int) -> Iterator[bytes]:
+def write_pair_file(file: Path, rows: int, row_bytes: int) -> float:
+    """A JSONL file of preference pairs, no two alike. Its size in MB."""
+    return write_rows(file, pairs_of_size(rows, row_bytes))
+
+
+def pairs_of_size(rows: int, row_bytes: int) -> Iterator[dict[str, str]]:
     dice = random.Random(7)
     words = TEXT.split()
     pool = " ".join(dice.choice(words) for _ in range(POOL + row_bytes))
     half = max(10, (row_bytes - 80) // 3)
     for at in range(rows):
         one, other, third = (dice.randrange(POOL) for _ in range(3))
-        yield orjson.dumps(
-            {
-                "prompt": f"{at}: {pool[one : one + half]}?",
-                "chosen": f"{pool[other : other + half]}.",
-                "rejected": f"{pool[third : third + half]}!",
-            },
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
+        yield {
+            "prompt": f"{at}: {pool[one : one + half]}?",
+            "chosen": f"{pool[other : other + half]}.",
+            "rejected": f"{pool[third : third + half]}!",
+        }
 
 
 def write_chats(file: Path, rows: int, words: Sequence[int]) -> None:
     """A JSONL file of conversations, no two alike, of these numbers of words in turns; one number: every step costs the same."""
-    dice = random.Random(7)
-    spoken = TEXT.split()
-    with file.open("wb") as out:
-        for at in range(rows):
-            length = words[at % len(words)]
-            asked, said = ([dice.choice(spoken) for _ in range(length // 2)] for _ in range(2))
-            turns = [("user", asked), ("assistant", said)]
-            messages = [{"role": role, "content": " ".join(text)} for role, text in turns]
-            out.write(orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE))
+    dice, spoken = random.Random(7), TEXT.split()
+
+    def chat(length: int) -> dict[str, object]:
+        texts = [" ".join(dice.choice(spoken) for _ in range(length // 2)) for _ in range(2)]
+        turns = zip(("user", "assistant"), texts, strict=True)
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    write_rows(file, (chat(words[at % len(words)]) for at in range(rows)))
 
 
 def write_answer_pairs(file: Path, rows: int, words: Sequence[int]) -> None:
     """A JSONL file of preference pairs whose answers have these numbers of words in turns, both sides alike."""
     text = TEXT.split()
-    with file.open("wb") as out:
-        for at in range(rows):
-            said = [text[(at + word) % len(text)] for word in range(words[at % len(words)])]
-            sides = {"chosen": " ".join(said), "rejected": " ".join(reversed(said))}
-            out.write(orjson.dumps({"prompt": f"Say {at}."} | sides, option=orjson.OPT_APPEND_NEWLINE))
+
+    def pair(at: int) -> dict[str, str]:
+        said = [text[(at + word) % len(text)] for word in range(words[at % len(words)])]
+        return {"prompt": f"Say {at}.", "chosen": " ".join(said), "rejected": " ".join(reversed(said))}
+
+    write_rows(file, map(pair, range(rows)))
 
 
 def make_run(workspace: Workspace, name: str, points: int, last: Phase | None = Phase.DONE) -> Path:

@@ -24,6 +24,12 @@ def processor_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
+def process_seconds(process: psutil.Process) -> float:
+    """User and system time of another process."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
 def measure_seconds(work: Callable[[], object], clock: Callable[[], float] = processor_seconds) -> float:
     """What the work takes, by that clock, in seconds."""
     began = clock()

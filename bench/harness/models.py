@@ -18,50 +18,21 @@ from trainer_core.runs import workspace
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
 
-TINY = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+
+def decoder_shape(hidden: int, mlp: int, layers: int, heads: int, key_value_heads: int, **more: Any) -> dict[str, Any]:
+    """Sizes of a decoder, as config.json names them."""
+    sizes = {"hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return sizes | {"num_key_value_heads": key_value_heads} | more
+
+
+TINY = decoder_shape(64, 128, 2, 4, 2)
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "Llama-3.1-8B": (
-        "llama",
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 14_336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128_256,
-        },
-    ),
+    "Llama-3.1-8B": ("llama", decoder_shape(4096, 14_336, 32, 32, 8, vocab_size=128_256)),
     "Qwen3-4B": (
         "qwen3",
-        {
-            "hidden_size": 2560,
-            "intermediate_size": 9728,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "vocab_size": 151_936,
-            "tie_word_embeddings": True,
-        },
+        decoder_shape(2560, 9728, 36, 32, 8, head_dim=128, vocab_size=151_936, tie_word_embeddings=True),
     ),
-    "SmolLM2-135M": (
-        "llama",
-        {
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "vocab_size": 49_152,
-            "tie_word_embeddings": True,
-        },
-    ),
+    "SmolLM2-135M": ("llama", decoder_shape(576, 1536, 30, 9, 3, vocab_size=49_152, tie_word_embeddings=True)),
 }
 """From the models' published config.json."""
 Asked = ParamSpec("Asked")

@@ -1,4 +1,7 @@
-"""One bench in a process of its own: `python -m bench.harness.run_one MODULE DEVICE full|tiny OUT` writes its rows to OUT."""
+"""One bench in a process of its own: `python -m bench.harness.run_one MODULE DEVICE full|tiny OUT` writes its rows to OUT.
+
+It works in OUT's folder.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +43,14 @@ class BenchModule(Protocol):
 class OneShotBench(BenchModule, Protocol):
     """A bench that runs from its beginning to its end."""
 
-    def run(self, device: Device, tiny: bool) -> list[BenchRow]: ...
+    def run(self, place: Path, device: Device, tiny: bool) -> list[BenchRow]: ...
 
 
 @runtime_checkable
 class ResumableBench(BenchModule, Protocol):
     """A bench that measures what its results file lacks."""
 
-    def resume(self, device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]: ...
+    def resume(self, place: Path, device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]: ...
 
 
 def load_bench(name: str) -> BenchModule:
@@ -57,9 +60,9 @@ def load_bench(name: str) -> BenchModule:
 
 def main() -> None:
     name, device, size, out = sys.argv[1:]
-    tiny = size == "tiny"
-    rows = cast(OneShotBench, load_bench(name)).run(cast(Device, device), tiny)
-    Path(out).write_bytes(ROWS.dump_json([stamp_row(row, cast(Device, device), tiny) for row in rows], indent=1))
+    file, where, tiny = Path(out), cast(Device, device), size == "tiny"
+    rows = cast(OneShotBench, load_bench(name)).run(file.parent, where, tiny)
+    file.write_bytes(ROWS.dump_json([stamp_row(row, where, tiny) for row in rows], indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,33 +16,23 @@ from trainer_core.runs.events import Stage
 from trainer_core.system.format import GIB
 
 
-@dataclass
-class TrainerMeter:
-    """Of one trainer. Peaks in bytes; tokens may still lie on the card."""
+def record_peaks(stage: StageMeasurement) -> None:
+    """At the memory reserved at most, and forget it."""
+    if torch.cuda.is_available():
+        stage.peak_gib = max(stage.peak_gib, torch.cuda.max_memory_reserved() / GIB)
+        torch.cuda.reset_peak_memory_stats()
 
-    seconds: list[float] = field(default_factory=list)
-    tokens: list[Any] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    peak: int = 0
-    step_peak: int = 0
-    states: tuple[int, int] = (0, 0)
 
-    def record_peaks(self) -> None:
-        """At the memory held at most, and forget it."""
-        if torch.cuda.is_available():
-            self.peak = max(self.peak, torch.cuda.max_memory_reserved())
-            torch.cuda.reset_peak_memory_stats()
+def record_step_peak(stage: StageMeasurement) -> None:
+    if torch.cuda.is_available():
+        stage.step_gib = max(stage.step_gib, torch.cuda.max_memory_allocated() / GIB)
 
-    @property
-    def result(self) -> StageMeasurement:
-        return StageMeasurement(
-            seconds=tuple(self.seconds),
-            tokens=tuple(int(count) for count in self.tokens),
-            losses=tuple(self.losses),
-            peak_gib=self.peak / GIB,
-            step_gib=self.step_peak / GIB,
-            states=self.states,
-        )
+
+def read_counts(stages: Mapping[Stage, StageMeasurement]) -> dict[str, StageMeasurement]:
+    """With tokens as numbers: while it trained, they were left where they were counted, so that no step waited for the card."""
+    return {
+        name: one.model_copy(update={"tokens": [int(count) for count in one.tokens]}) for name, one in stages.items()
+    }
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Any:
@@ -52,15 +41,15 @@ def real_tokens(batch: Mapping[str, Any]) -> Any:
     return batch["input_ids"].numel() if mask is None else mask.sum()
 
 
-class MeterCallback(TrainerCallback):
-    """Reads a meter.
+class StageCallback(TrainerCallback):
+    """Measures a stage.
 
     Args:
         killed: this process is killed before the last step but one.
     """
 
-    def __init__(self, meter: TrainerMeter, killed: bool):
-        self.meter, self.killed, self.since, self.counts = meter, killed, time.monotonic(), list[Any]()
+    def __init__(self, stage: StageMeasurement, killed: bool):
+        self.stage, self.killed, self.since, self.counts = stage, killed, time.monotonic(), list[Any]()
 
     def on_train_begin(self, args, state, control, **_):  # type: ignore[no-untyped-def]
         self.since = time.monotonic()
@@ -69,37 +58,36 @@ class MeterCallback(TrainerCallback):
         if self.killed and state.global_step == state.max_steps - 2:
             os.kill(os.getpid(), signal.SIGKILL)
         self.counts.clear()  # the probe's
-        self.meter.record_peaks()
+        record_peaks(self.stage)
 
     def on_step_end(self, args, state, control, **_):  # type: ignore[no-untyped-def]
-        self.meter.tokens.append(sum(self.counts))
-        if torch.cuda.is_available():
-            self.meter.step_peak = max(self.meter.step_peak, torch.cuda.max_memory_allocated())
+        self.stage.tokens.append(sum(self.counts))
+        record_step_peak(self.stage)
 
     def on_log(self, args, state, control, logs=None, **_):  # type: ignore[no-untyped-def]
         if logs and "loss" in logs:
-            self.meter.seconds.append(time.monotonic() - self.since)
-            self.meter.losses.append(float(logs["loss"]))
+            self.stage.seconds.append(time.monotonic() - self.since)
+            self.stage.losses.append(float(logs["loss"]))
             self.since = time.monotonic()
 
     def on_train_end(self, args, state, control, optimizer=None, **_):  # type: ignore[no-untyped-def]
         held = [value for one in optimizer.state.values() for value in one.values() if torch.is_tensor(value)]
-        self.meter.states = sum(value.dtype == torch.uint8 for value in held), len(held)
-        self.meter.record_peaks()
+        self.stage.states = sum(value.dtype == torch.uint8 for value in held), len(held)
+        record_peaks(self.stage)
 
 
-def watch_trainers(killed: str = "") -> dict[Stage, TrainerMeter]:
-    """From now on each trainer is read by a meter of its own.
+def watch_trainers(killed: str = "") -> dict[Stage, StageMeasurement]:
+    """From now on each trainer is measured, by its stage.
 
     Args:
         killed: the stage before whose last step but one this process is killed.
     """
-    meters: dict[Stage, TrainerMeter] = {}
+    stages: dict[Stage, StageMeasurement] = {}
     unwatched = Trainer.train
 
     def train(self: Any, *args: Any, **named: Any) -> Any:
         stage: Stage = "dpo" if "dpo" in type(self).__name__.lower() else "sft"
-        watch, step = MeterCallback(meters.setdefault(stage, TrainerMeter()), killed == stage), self.training_step
+        watch, step = StageCallback(stages.setdefault(stage, StageMeasurement()), killed == stage), self.training_step
 
         def counted(model: Any, inputs: Any, *more: Any, **others: Any) -> Any:
             watch.counts.append(real_tokens(inputs))
@@ -110,4 +98,4 @@ def watch_trainers(killed: str = "") -> dict[Stage, TrainerMeter]:
         return unwatched(self, *args, **named)
 
     Trainer.train = train  # type: ignore[method-assign]
-    return meters
+    return stages

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 
 from bench.harness import fixtures
 from bench.harness.measure import measure_in_turns, measure_seconds, resident_mb
 from bench.harness.result import BenchRow, Device, Target, row_against_target
-from bench.harness.served_app import ServedApp, start_served_app
+from bench.harness.served_app import ServedApp
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
 from ui.payloads import run_list
@@ -21,17 +20,15 @@ OPEN: tuple[BenchRow, ...] = ()
 SETTLE_SECONDS = 3.0
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        return [*measure_startup(place, tiny), *measure_many_runs(Workspace(place / "many"), 20 if tiny else 1000)]
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
+    return [*measure_startup(place, tiny), *measure_many_runs(Workspace(place / "many"), 20 if tiny else 1000)]
 
 
 def measure_startup(place: Path, tiny: bool) -> list[BenchRow]:
     """Starts (the first one warms the disk's cache), then one app left alone."""
     ready, idle, memory = list[float](), 0.0, 0.0
     for turn in range(1 if tiny else 4):
-        with start_served_app(place / f"app-{turn}") as app:
+        with ServedApp(place / f"app-{turn}") as app:
             ready.append(app.ready_seconds)
             if turn == (0 if tiny else 3):
                 idle, memory = measure_idle(app, 2.0 if tiny else 20.0)

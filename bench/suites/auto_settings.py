@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from signal import SIGKILL
-from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
 
@@ -52,10 +52,8 @@ CONTEXT = 0.6 * GIB
 """Of an emulated card, what torch does not count."""
 LARGE, MIDDLE, SMALL = models.SHAPES
 WORDS: dict[str, tuple[int, ...]] = {
-    "short": (20, 40, 80),
-    "mixed": (20, 40, 80, 160, 320, 1200),
-    "long": (800, 1200, 1600),
-}
+    "short": (20, 40, 80), "mixed": (20, 40, 80, 160, 320, 1200), "long": (800, 1200, 1600)
+}  # fmt: skip
 """Words of the rows, in turns; some of the long ones are longer than any context that is picked."""
 TOKENS = {
     "short": LengthQuantiles(((0.5, 60), (0.9, 110), (0.95, 110), (0.99, 110), (1.0, 120))),
@@ -100,36 +98,28 @@ class SuiteContext:
         return {"grew": gib, "tiny": self.tiny}
 
 
-def resume(device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
+def resume(place: Path, device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
     """Make the runs that are missing, and the rows of all that were made."""
     os.environ.update(models.compile_caches(call.journal.file.stem))  # not below the homes of the emulated cards
-    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
-        made = {name: Path(name) if call.is_over else models.cache_model(name, tiny) for name in names}
-        stand = SuiteContext(Path(scratch), device, tiny, call, models.build_in_child(read_place), made)
-        for name, words in WORDS.items():
-            fixtures.write_chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
-            fixtures.write_answer_pairs(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
-        sizes = SIZES[-1:] if tiny else SIZES
-        asked = [gib for gib in sizes if gib in (call.only or SIZES)]
-        with ThreadPoolExecutor(max(1, len(asked))) as pool:
-            list(pool.map(lambda gib: measure_card(gib, stand), asked))
-        return [success_row(sizes, stand), *(fallback_row(gib, stand) for gib in sizes)]
+    names = dict.fromkeys(name for name, *_ in (PICKS[:1] if tiny else PICKS))
+    made = {name: Path(name) if call.is_over else models.cache_model(name, tiny) for name in names}
+    stand = SuiteContext(place, device, tiny, call, models.build_in_child(read_place), made)
+    for name, words in WORDS.items():
+        fixtures.write_chats(stand.place / f"chats-{name}.jsonl", 40 if tiny else 400, words)
+        fixtures.write_answer_pairs(stand.place / f"pairs-{name}.jsonl", 40 if tiny else 400, words)
+    sizes = SIZES[-1:] if tiny else SIZES
+    asked = [gib for gib in sizes if gib in (call.only or SIZES)]
+    with ThreadPoolExecutor(max(1, len(asked))) as pool:
+        list(pool.map(lambda gib: measure_card(gib, stand), asked))
+    return [success_row(sizes, stand), *(fallback_row(gib, stand) for gib in sizes)]
 
 
 def measure_card(gib: str, stand: SuiteContext) -> None:
     """Make the runs of one size of card that are missing, the one that is too large first."""
-    if not stand.find(stand.grew(gib)) and not stand.call.is_over:
-        journal_result(stand.grew(gib), run_oversized(gib, stand), stand)
-    for key, recipe in stand.picks(gib):
-        if not stand.find(key) and not stand.call.is_over:
-            journal_result(key, run_picked(recipe, gib, stand), stand)
-
-
-def journal_result(key: dict[str, Any], value: dict[str, Any] | None, stand: SuiteContext) -> None:
-    """Into the results file; None: the run was cut by the end of the budget."""
-    if value is not None:
-        stand.call.journal.add(JournalEntry(key, value, stand.where))
+    picked = ((key, partial(run_picked, recipe, gib, stand)) for key, recipe in stand.picks(gib))
+    for key, run in ((stand.grew(gib), partial(run_oversized, gib, stand)), *picked):
+        if not stand.find(key) and not stand.call.is_over and (value := run()):
+            stand.call.journal.add(JournalEntry(key, value, stand.where))
 
 
 def success_row(sizes: Sequence[str], stand: SuiteContext) -> BenchRow:
@@ -140,12 +130,10 @@ def success_row(sizes: Sequence[str], stand: SuiteContext) -> BenchRow:
     fine = sum(not end for end in ends)
     note = f"{fine} of {len(ends)} runs, of {len(keys)} that the app picks settings for. "
     note += " ".join(sorted({end for end in ends if end}))
-    row = replace(OPEN[0], ours=100 * fine / len(ends) if ends else None, n=len(ends), note=note)
-    return (
-        stamp_measured_row(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made))
-        if made
-        else row
-    )
+    if not made:
+        return replace(OPEN[0], note=note)
+    row = replace(OPEN[0], ours=100 * fine / len(ends), n=len(ends), note=note)
+    return stamp_measured_row(row, stand.device, stand.tiny, stand.where, max(entry.date for entry in made))
 
 
 def fallback_row(gib: str, stand: SuiteContext) -> BenchRow:
@@ -163,8 +151,8 @@ def pick_recipe(gib: int, name: str, method: MethodChain, rows: str, stand: Suit
     Raises:
         DeviceError: it chooses nothing, since nothing fits.
     """
-    kind, sizes = models.SHAPES[name]
-    sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else sizes
+    kind, full = models.SHAPES[name]
+    sizes = {"vocab_size": 49_152, **models.TINY} if stand.tiny else full
     room = MemoryBudget("cpu" if stand.device == "cpu" else "cuda", gib * GIB - reserve_bytes(gib * GIB))
     base = Recipe(
         model=str(stand.made[name]),
@@ -177,11 +165,12 @@ def pick_recipe(gib: int, name: str, method: MethodChain, rows: str, stand: Suit
         sample_tokens=0,
     )
     facts = DatasetStats(400, 400, TOKENS[rows], TOKENS[rows])
-    settled = fit_settings(
-        room, architecture.parse_architecture({"model_type": kind, **sizes}), method, facts
-    ).apply_to_recipe(base)
-    few: dict[str, object] = {f"{stage}.max_steps": 3 for stage in method.stages}
-    return with_changes(settled, few | {f"{stage}.evaluations": 0 for stage in method.stages})
+    shape = architecture.parse_architecture({"model_type": kind, **sizes})
+    settled = fit_settings(room, shape, method, facts).apply_to_recipe(base)
+    few = {
+        f"{stage}.{name}": value for stage in method.stages for name, value in (("max_steps", 3), ("evaluations", 0))
+    }
+    return with_changes(settled, few)
 
 
 def run_picked(asked: Recipe, gib: str, stand: SuiteContext) -> dict[str, Any] | None:
@@ -216,15 +205,8 @@ def follow_capped_run(place: Workspace, asked: Recipe, gib: str, stand: SuiteCon
     card = Supervisor(place, WORKER_COMMAND, device=stand.device).device.gpu
     share = (int(gib) * GIB - CONTEXT) / card.total_bytes if card else 1.0
     home = ensure_dir(stand.place / f"home-{gib}")
-    command: Sequence[str] = (
-        sys.executable,
-        "-m",
-        "bench.harness.capped_worker",
-        str(share),
-        str(home),
-        str(os.getpid()),
-    )
-    supervisor = Supervisor(place, command, device=stand.device)
+    capped = (sys.executable, "-m", "bench.harness.capped_worker", str(share), str(home), str(os.getpid()))
+    supervisor = Supervisor(place, capped, device=stand.device)
     run_id = supervisor.control.start(asked)
     while supervisor.registry.run_state(run_id).phase.is_active and stand.call.seconds_left > 0:
         sleep(0.1)

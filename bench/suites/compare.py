@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from bench.harness import models
 from bench.harness.measure import wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer, row_against_target
+from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Sampling
 from trainer_core.evaluation import prompts
@@ -23,7 +22,6 @@ from trainer_core.jobs.comparison import CompareSession
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system import project
 
 QUESTION = "How much faster do three lanes answer eight prompts in one batch than one after another, each loaded anew?"
 DEVICES: tuple[Device, ...] = ("cpu",)
@@ -33,48 +31,34 @@ LOAD_SECONDS, ANSWER_SECONDS = 300.0, 120.0
 LOOK_SECONDS = 0.02
 
 
-class CompareTiming(BaseModel):
-    """What `compare_child.py` says: CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and
-    each lane's token ids, prompt by prompt."""
-
-    model_config = ConfigDict(frozen=True)
-    load: float
-    answer: float
-    seconds: float
-    said: dict[str, list[list[int]]]
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
+    base, adapters = models.model_with_adapters(place, tiny)
+    return [*speedup_rows(time_ways(base, adapters, place, tiny)), first_token_row(base, adapters, place, tiny)]
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        base, adapters = models.model_with_adapters(place, tiny)
-        return [*speedup_rows(time_ways(base, adapters, tiny)), first_token_row(base, adapters, place, tiny)]
-
-
-def time_ways(base: Path, adapters: Sequence[Path], tiny: bool) -> dict[str, list[CompareTiming]]:
+def time_ways(base: Path, adapters: Sequence[Path], place: Path, tiny: bool) -> dict[str, list[GpuCaseResult]]:
     """Every way in turns, each time in a process of its own with one thread; both rounds at once, since all is told in processor
     seconds and each way then has itself as its neighbour."""
-    sizes = ("2", "4") if tiny else ("8", "12")
+    prompts, tokens, rounds = (2, 4, 1) if tiny else (8, 12, 2)
 
-    def answered(way: str) -> CompareTiming:
-        command = [sys.executable, "-m", "bench.suites.compare_child", way, *sizes, str(base), *map(str, adapters)]
-        done = subprocess.run(command, cwd=project.PROJECT, stdout=subprocess.PIPE, check=True)
-        return CompareTiming.model_validate_json(done.stdout.splitlines()[-1])
+    def answer(way: str) -> GpuCaseResult:
+        case = GpuCase(way="lanes", model=base.name, batch=prompts, length=tokens, group=way)
+        folder = Path(tempfile.mkdtemp(dir=place))
+        job = GpuCaseJob(case=case, model=base, adapters=tuple(adapters), folder=folder)
+        return job.run(sys.executable, math.inf, {"OMP_NUM_THREADS": "1"})
 
-    with ThreadPoolExecutor(1 if tiny else 2) as pool:
-        return {way: list(pool.map(answered, [way] * (1 if tiny else 2))) for way in WAYS}
+    with ThreadPoolExecutor(rounds) as pool:
+        return {way: list(pool.map(answer, [way] * rounds)) for way in WAYS}
 
 
-def speedup_rows(found: Mapping[str, Sequence[CompareTiming]]) -> list[BenchRow]:
+def speedup_rows(found: Mapping[str, Sequence[GpuCaseResult]]) -> list[BenchRow]:
     """Lanes of ours are loaded once and stay; a peer loads for each lane."""
     first = found["ours"][0].said
     same = all(one.said == first for group in found.values() for one in group)
     told = "Greedy, 32 bit, one thread; " + ("all answers alike, token for token." if same else "**answers differ.**")
-    load = statistics.median(one.load for one in found["ours"])
-    ours = [one.answer for one in found["ours"]]
-    whole = [one.load + one.answer for one in found["ours"]]
-    reload = [one.load + one.answer for one in found["reload"]]
-    batched = [one.load + one.answer for one in found["batched"]]
+    load = statistics.median(one.numbers["load"] for one in found["ours"])
+    ours = [one.numbers["answer"] for one in found["ours"]]
+    whole, reload, batched = ([one.numbers["load"] + one.numbers["answer"] for one in found[way]] for way in WAYS)
     best, name = Target("ratio", "≥", 3.5), "3 lanes × 8 prompts: "
     said = f"{told} Ours without its one load of {load:.1f} CPU-s."
     return [

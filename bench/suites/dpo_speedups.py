@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,19 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
-import psutil
-
 from bench.harness import fixtures, models
-from bench.harness.measure import wait_until
+from bench.harness.measure import process_seconds, wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer
-from bench.suites.training_overhead import LIMIT_SECONDS, count_train_steps, process_seconds
+from bench.suites.training_overhead import LIMIT_SECONDS, count_train_steps, worker_process
 from trainer_core.config.changes import with_changes
 from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
-from trainer_core.runs import heartbeat
 from trainer_core.runs.workspace import Workspace
 
 QUESTION = "How many rows or pairs a second, with what we make faster and without, and are the losses the same?"
@@ -60,21 +55,19 @@ class SpeedRun:
     losses: tuple[float, ...]
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"
     steps = 4 if tiny else 5
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        place = Path(scratch)
-        model = models.random_model(
-            place / "model", models.base_model(place, tiny=False), "llama", models.TINY if tiny else SHAPE
-        )
-        for mixed in (False, True):
-            write_mixed_pairs(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
-        with ThreadPoolExecutor(2) as pool:
-            longest = pool.submit(option_rows, place, model, steps, mixed=True)
-            equal = pool.submit(option_rows, place, model, steps, mixed=False)
-            ordered = pool.submit(sft_row, place, model, steps)
-            return [*equal.result(), *longest.result(), ordered.result()]
+    model = models.random_model(
+        place / "model", models.base_model(place, tiny=False), "llama", models.TINY if tiny else SHAPE
+    )
+    for mixed in (False, True):
+        write_mixed_pairs(place / f"{kind(mixed)}.jsonl", (steps + 2) * BATCH * ACCUMULATION, mixed)
+    with ThreadPoolExecutor(2) as pool:
+        longest = pool.submit(option_rows, place, model, steps, mixed=True)
+        equal = pool.submit(option_rows, place, model, steps, mixed=False)
+        ordered = pool.submit(sft_row, place, model, steps)
+        return [*equal.result(), *longest.result(), ordered.result()]
 
 
 def kind(mixed: bool) -> str:
@@ -144,12 +137,12 @@ def write_mixed_pairs(file: Path, count: int, mixed: bool) -> None:
         own = dice.gauss(0, 1)
         return ANSWER_WORDS * math.exp(SIGMA * (math.sqrt(ALIKE) * common + math.sqrt(1 - ALIKE) * own))
 
-    with file.open("wb") as out:
-        for at in range(count):
-            common = dice.gauss(0, 1)
-            pair = {"prompt": f"{at}: {text(PROMPT_WORDS)}?"}
-            pair |= {side: text(length(common) if mixed else ANSWER_WORDS) for side in ("chosen", "rejected")}
-            out.write(orjson.dumps(pair, option=orjson.OPT_APPEND_NEWLINE))
+    def pair(at: int) -> dict[str, str]:
+        common, asked = dice.gauss(0, 1), f"{at}: {text(PROMPT_WORDS)}?"
+        sides = {side: text(length(common) if mixed else ANSWER_WORDS) for side in ("chosen", "rejected")}
+        return {"prompt": asked, **sides}
+
+    fixtures.write_rows(file, map(pair, range(count)))
 
 
 def speedup_recipe(model: Path, pairs: Path, steps: int, memory: MemoryOptions, method: str = "dpo") -> Recipe:
@@ -177,9 +170,7 @@ def time_speed_run(workspace: Workspace, wanted: Recipe, steps: int, leave: bool
     made = partial(count_train_steps, supervisor, run_id)
 
     def spent() -> float:
-        beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
-        assert beat
-        return process_seconds(psutil.Process(beat.pid))
+        return process_seconds(worker_process(supervisor, run_id))
 
     wait_until(lambda: made() >= WARM_STEPS, LIMIT_SECONDS, "the warm-up")
     begun, before = made(), spent()

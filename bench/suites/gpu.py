@@ -7,9 +7,9 @@ on models of two layers on the processor, to see that it is whole; its figures s
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from functools import partial
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from bench.suites.gpu_reading import (
     MIDDLE,
     NUMBERS,
     SMALL,
+    CaseNote,
     FigureSpec,
+    ValuePicker,
     compile_note,
     first_aside,
     first_loss_note,
@@ -34,6 +36,7 @@ from bench.suites.gpu_reading import (
     kept_layers,
     lane_pace,
     lanes_row,
+    no_note,
     number,
     pairs_per_second,
     plan_error_row,
@@ -85,8 +88,8 @@ def sweep_case(rows: int) -> GpuCase:
     return packed_case(MIDDLE, batch=rows, **QUICK)
 
 
-def lanes_case(model: str, prompts: int, tokens: int, group: str = "ours", dice: bool = False) -> GpuCase:
-    return GpuCase(way="lanes", model=model, batch=prompts, length=tokens, group=group, dice=dice)
+def lanes_case(model: str, prompts: int, group: str = "ours", dice: bool = False) -> GpuCase:
+    return GpuCase(way="lanes", model=model, batch=prompts, length=64, group=group, dice=dice)
 
 
 BOTH: dict[str, Any] = {"stage": "sft+dpo", "batch": 2, "length": 1024, "warm": 2, "steps": 5}
@@ -95,7 +98,6 @@ WITHOUT = our_case(SMALL, precision="bf16", **BOTH)
 WITH = WITHOUT.model_copy(update={"samples": 32})
 WHOLE = our_case(MIDDLE, samples=32, checks=3, probe="on", skip_layers="auto", **BOTH)
 UNPROBED = WHOLE.model_copy(update={"probe": "off", "samples": 0, "checks": 0})
-ONE_PROMPT = lanes_case(LARGE, 1, 64)
 
 
 # --- the table
@@ -131,31 +133,44 @@ def packed_figures(model: str, precision: str) -> tuple[FigureSpec, FigureSpec]:
     )
 
 
+def single_figure(
+    goal: str,
+    what: str,
+    unit: str,
+    case: GpuCase,
+    pick: ValuePicker,
+    target: Target | None = None,
+    note: CaseNote = no_note,
+) -> FigureSpec:
+    """A figure of one case."""
+    return FigureSpec(goal, what, unit, (case,), read_single(pick, note), target)
+
+
 def stage_rows(stage: Stage) -> tuple[FigureSpec, FigureSpec]:
     """Speed and compile time of a stage of the middle model."""
-    name = f"{stage.upper()} {MIDDLE} NF4"
+    name, late = f"{stage.upper()} {MIDDLE} NF4", "probe and first step beyond the usual step"
     return (
-        FigureSpec("G1", f"{name}", "tokens/s", (WHOLE,), read_single(partial(tokens_per_second, stage=stage))),
-        FigureSpec(
-            "G8", f"{name}: probe and first step beyond the usual step", "s", (WHOLE,),
-            read_single(partial(first_step, stage=stage), compile_note),
-        ),
-    )  # fmt: skip
+        single_figure("G1", name, "tokens/s", WHOLE, partial(tokens_per_second, stage=stage)),
+        single_figure("G8", f"{name}: {late}", "s", WHOLE, partial(first_step, stage=stage), note=compile_note),
+    )
 
 
 def rounding_figure(precision: str, blocks: str, answers: int) -> FigureSpec:
     """The step-0 proof on answers of so many tokens."""
     more = {**BOTH, "length": 2304, "warm": 1, "steps": 2, "answers": answers, "blocks": blocks}
     name = f"{'NF4' if precision == 'nf4' else precision}, blocks {blocks}, answers of {answers:,} tokens"
-    case = our_case(MIDDLE, precision=precision, **more)
-    return FigureSpec(
-        "G4",
-        f"First margin: {name}",
-        "β·nats",
-        (case,),
-        read_single(first_margin, first_loss_note),
-        Target("ours", "≤", 0.02),
-    )
+    case, most = our_case(MIDDLE, precision=precision, **more), Target("ours", "≤", 0.02)
+    return single_figure("G4", f"First margin: {name}", "β·nats", case, first_margin, most, first_loss_note)
+
+
+def aside_figure(what: str, name: str) -> FigureSpec:
+    """A check or sample answers beside the training."""
+    return single_figure("G8", f"First {what} beyond the second", "s", WHOLE, partial(first_aside, name=name))
+
+
+def lever_figure(what: str, mine: GpuCase, peer: GpuCase) -> FigureSpec:
+    """Short runs of SFT of the middle model that differ in one setting."""
+    return speed_figure("G1", f"{QUICK_SFT}, {what}", mine, peer)
 
 
 SFT = f"SFT {LARGE} NF4"
@@ -163,68 +178,45 @@ QUICK_SFT = f"SFT {MIDDLE} NF4"
 PLANNED = (*map(sweep_case, SWEEP), packed_case(LARGE))
 KERNEL = GpuCase(way="kernel", model=SMALL)
 NOISE = GpuCase(way="noise", model=SMALL)
+HOLDS = Target("ours", "≥", 1)
+RECIPE = our_case("tiny", precision="bf16", samples=16, checks=2, probe="on", **(BOTH | {"length": 512}))
+QUICK_CASE = packed_case(MIDDLE, **QUICK)
 FIRST: Mapping[str, tuple[FigureSpec, ...]] = {
     "kernel": (
-        FigureSpec("first", "A first Triton kernel", "s", (KERNEL,), read_single(partial(number, name="triton"), compile_note)),
-        FigureSpec("first", "A first compiled function, both ways", "s", (KERNEL,), read_single(partial(number, name="compile"))),
+        single_figure("first", "A first Triton kernel", "s", KERNEL, partial(number, name="triton"), note=compile_note),
+        single_figure("first", "A first compiled function, both ways", "s", KERNEL, partial(number, name="compile")),
     ),
     "recipe": (
-        FigureSpec(
-            "first", "Two layers: SFT, DPO, probe, checks and samples come to their end", "of 1",
-            (our_case("tiny", precision="bf16", samples=16, checks=2, probe="on", **(BOTH | {"length": 512})),),
-            read_single(whole, seconds_note), Target("ours", "≥", 1),
-        ),
+        single_figure("first", "Two layers: SFT, DPO, probe, checks and samples come to their end", "of 1", RECIPE, whole, HOLDS,
+                      seconds_note),
     ),
     "samples": tuple(
-        FigureSpec(
-            "G9", f"{stage.upper()} {SMALL}: memory within a step, with sample answers ÷ without", "GiB",
-            (WITH, WITHOUT), read_against_peer(partial(step_peak_gib, stage=stage)), Target("ratio", "±", 0.02),
-        )
+        FigureSpec("G9", f"{stage.upper()} {SMALL}: memory within a step, with sample answers ÷ without", "GiB", (WITH, WITHOUT),
+                   read_against_peer(partial(step_peak_gib, stage=stage)), Target("ratio", "±", 0.02))
         for stage in ("sft", "dpo")
     ),
     "proof": (
-        FigureSpec(
-            "G4", "DPO on SFT: reference and step-0 proof hold", "of 1", (WHOLE,), read_single(proof_holds, proof_note),
-            Target("ours", "≥", 1),
-        ),
+        single_figure("G4", "DPO on SFT: reference and step-0 proof hold", "of 1", WHOLE, proof_holds, HOLDS, proof_note),
         *stage_rows("sft"),
         *stage_rows("dpo"),
-        FigureSpec(
-            "G8", "First held-out check beyond the second", "s", (WHOLE,), read_single(partial(first_aside, name="checks"))
-        ),
-        FigureSpec(
-            "G8", "First sample answers beyond the second", "s", (WHOLE,), read_single(partial(first_aside, name="samples"))
-        ),
+        aside_figure("held-out check", "checks"),
+        aside_figure("sample answers", "samples"),
     ),
     "resume": (
-        FigureSpec(
-            "G6", f"{MIDDLE} NF4, killed in DPO and resumed: losses apart", "nats",
-            (WHOLE.model_copy(update={"killed": "dpo"}), WHOLE), resume_row, Target("ours", "≤", 0.01),
-        ),
+        FigureSpec("G6", f"{MIDDLE} NF4, killed in DPO and resumed: losses apart", "nats",
+                   (WHOLE.model_copy(update={"killed": "dpo"}), WHOLE), resume_row, Target("ours", "≤", 0.01)),
     ),
     "kept": (
-        FigureSpec(
-            "G1", f"{MIDDLE} NF4, SFT and DPO: layers kept after a probe ÷ without one", "layers",
-            (WHOLE, UNPROBED), read_against_peer(kept_layers), Target("ratio", "±", 0.1),
-        ),
+        FigureSpec("G1", f"{MIDDLE} NF4, SFT and DPO: layers kept after a probe ÷ without one", "layers", (WHOLE, UNPROBED),
+                   read_against_peer(kept_layers), Target("ratio", "±", 0.1)),
     ),
     "compare": (
-        FigureSpec(
-            "G7", f"Compare {LARGE} NF4, 3 lanes, one prompt: a lane with dice ÷ without", "tokens/s",
-            (ONE_PROMPT.model_copy(update={"dice": True}), ONE_PROMPT), read_against_peer(lane_pace),
-        ),
-        FigureSpec(
-            "G7", "Noise for a token of 3 lanes", "s", (NOISE,), read_single(
-                partial(number, name="processor"), lambda found: f"drawn by the card: {found.numbers['card']:.2g} s"
-            ),
-        ),
+        FigureSpec("G7", f"Compare {LARGE} NF4, 3 lanes, one prompt: a lane with dice ÷ without", "tokens/s",
+                   (lanes_case(LARGE, 1, dice=True), lanes_case(LARGE, 1)), read_against_peer(lane_pace)),
+        single_figure("G7", "Noise for a token of 3 lanes", "s", NOISE, partial(number, name="processor"),
+                      note=lambda found: f"drawn by the card: {found.numbers['card']:.2g} s"),
     ),
-    "rounding": tuple(
-        rounding_figure(precision, blocks, answers)
-        for precision in ("nf4", "bf16")
-        for blocks in ("compiled", "eager")
-        for answers in (64, 512, 2000)
-    ),
+    "rounding": tuple(starmap(rounding_figure, product(("nf4", "bf16"), ("compiled", "eager"), (64, 512, 2000)))),
 }  # fmt: skip
 """What a first call on a card is for, in this order (`--first`)."""
 PARTS: Mapping[str, tuple[FigureSpec, ...]] = {
@@ -240,14 +232,10 @@ PARTS: Mapping[str, tuple[FigureSpec, ...]] = {
         *dpo_figures(GpuCase(way="logits", model=LARGE, **PAIRS), "full 32-bit logits", 0.6),
     ),
     "lanes": (
-        FigureSpec(
-            "G7", "3 lanes × 8 prompts, one base: one adapter at a time ÷ ours", "s",
-            (lanes_case(STARTER, 8, 64), lanes_case(STARTER, 8, 64, "resident")), lanes_row,
-        ),
-        FigureSpec(
-            "G7", "3 lanes × 8 prompts: reload, one batch a lane ÷ ours", "s",
-            (lanes_case(STARTER, 8, 64), lanes_case(STARTER, 8, 64, "batched")), lanes_row, Target("ratio", "≥", 6),
-        ),
+        FigureSpec("G7", "3 lanes × 8 prompts, one base: one adapter at a time ÷ ours", "s",
+                   (lanes_case(STARTER, 8), lanes_case(STARTER, 8, "resident")), lanes_row),
+        FigureSpec("G7", "3 lanes × 8 prompts: reload, one batch a lane ÷ ours", "s",
+                   (lanes_case(STARTER, 8), lanes_case(STARTER, 8, "batched")), lanes_row, Target("ratio", "≥", 6)),
     ),
     "memory": (
         FigureSpec("G9", ERROR, "%", PLANNED, plan_error_row, Target("ours", "≤", 10)),
@@ -268,55 +256,37 @@ PARTS: Mapping[str, tuple[FigureSpec, ...]] = {
         *packed_figures(SMALL, "nf4"),
     ),
     "levers": (
-        speed_figure(
-            "G1", f"{QUICK_SFT}, packed: layers kept where memory allows ÷ all recomputed",
-            packed_case(MIDDLE, skip_layers="auto", **QUICK), packed_case(MIDDLE, **QUICK),
-        ),
-        speed_figure(
-            "G1", f"{QUICK_SFT}, not packed: padding-free ÷ padded",
-            our_case(MIDDLE, padding="free", **QUICK), our_case(MIDDLE, padding="padded", **QUICK),
-        ),
+        lever_figure("packed: layers kept where memory allows ÷ all recomputed", packed_case(MIDDLE, skip_layers="auto", **QUICK),
+                     QUICK_CASE),
+        lever_figure("not packed: padding-free ÷ padded", our_case(MIDDLE, padding="free", **QUICK),
+                     our_case(MIDDLE, padding="padded", **QUICK)),
     ),
     "attention": (
-        speed_figure(
-            "G1", f"{QUICK_SFT}, packed: torch's kernel ÷ row by row",
-            packed_case(MIDDLE, **QUICK), packed_case(MIDDLE, attention="rows", **QUICK),
-        ),
-        speed_figure(
-            "G1", f"{QUICK_SFT}, packed: torch's kernel ÷ xformers",
-            packed_case(MIDDLE, **QUICK), packed_case(MIDDLE, attention="xformers", **QUICK),
-        ),
-        speed_figure(
-            "G1", f"{QUICK_SFT}, plain TRL: flex ÷ SDPA",
-            plain_case(MIDDLE, attention="flex", **QUICK), plain_case(MIDDLE, **QUICK),
-        ),
+        lever_figure("packed: torch's kernel ÷ row by row", QUICK_CASE, packed_case(MIDDLE, attention="rows", **QUICK)),
+        lever_figure("packed: torch's kernel ÷ xformers", QUICK_CASE, packed_case(MIDDLE, attention="xformers", **QUICK)),
+        lever_figure("plain TRL: flex ÷ SDPA", plain_case(MIDDLE, attention="flex", **QUICK), plain_case(MIDDLE, **QUICK)),
     ),
     "torch": tuple(
-        speed_figure(
-            "G1", f"{QUICK_SFT}, packed: torch {one} ÷ this Python's",
-            packed_case(MIDDLE, torch=one, **QUICK), packed_case(MIDDLE, **QUICK),
-        )
+        lever_figure(f"packed: torch {one} ÷ this Python's", packed_case(MIDDLE, torch=one, **QUICK), QUICK_CASE)
         for one in TORCHES
     ),
     "utilisation": (
         FigureSpec("G12", f"{SFT}: utilisation", "of the peak", (packed_case(LARGE),), utilisation_row),
-        FigureSpec(
-            "G12", f"{QUICK_SFT}, 32k tokens a micro-batch: utilisation", "of the peak", (sweep_case(SWEEP[-1]),), utilisation_row
-        ),
+        FigureSpec("G12", f"{QUICK_SFT}, 32k tokens a micro-batch: utilisation", "of the peak", (sweep_case(SWEEP[-1]),),
+                   utilisation_row),
     ),
 }  # fmt: skip
 OPEN: tuple[BenchRow, ...] = tuple(figure.open_row for part in PARTS.values() for figure in part)
 
 
-def resume(device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
+def resume(place: Path, device: Device, tiny: bool, call: BenchCall) -> list[BenchRow]:
     """Measure what is missing of the parts asked for, and make the rows of all that is known."""
     gpu = hardware.detect_machine().best_gpu
     if not tiny and not gpu:
         raise RuntimeError("There is no card that torch can use.")
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        session = GpuSession(call, Path(scratch), tiny, gpu)
-        for part in call.only or PARTS:
-            for figure in PARTS[part]:
-                for case in figure.cases:
-                    session.measure(case)
-        return [session.row(figure, device) for part in PARTS.values() for figure in part]
+    session = GpuSession(call, place, tiny, gpu)
+    for part in call.only or PARTS:
+        for figure in PARTS[part]:
+            for case in figure.cases:
+                session.measure(case)
+    return [session.row(figure, device) for part in PARTS.values() for figure in part]

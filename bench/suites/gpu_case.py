@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.harness.child import run_child
 from trainer_core.config.recipe import Precision
 
 Way = Literal["ours", "bare", "plain", "logits", "lanes", "kernel", "noise"]
@@ -24,7 +26,7 @@ class GpuCase(BaseModel):
         warm: of the steps, those not measured.
         samples: tokens of each sample answer; 0: none. checks: held-out checks of a stage.
         killed: the stage before whose last step but one the worker is killed and started again.
-        group: lanes: how, see `compare_child.py`. dice: lanes: with them, else the likeliest token.
+        group: lanes: how, see `compare_ways.py`. dice: lanes: with them, else the likeliest token.
         torch: release of another Python's torch, empty for this one's.
     """
 
@@ -53,23 +55,38 @@ class GpuCase(BaseModel):
 
 
 class GpuCaseJob(BaseModel):
-    """A case with where its files are. folder: empty, for the child alone. log: where its output goes."""
+    """A case with where its files are. folder: empty, for the child alone."""
 
     case: GpuCase
     model: Path
     adapters: tuple[Path, ...] = ()
-    chats: Path
-    pairs: Path
+    chats: Path = Path()
+    pairs: Path = Path()
     folder: Path
-    log: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
 
     @property
     def result_path(self) -> Path:
         return self.folder / "result.json"
 
+    def run(self, python: str, seconds: float, environment: Mapping[str, str]) -> GpuCaseResult:
+        """Measure it in a process of its own.
+
+        Raises:
+            ChildError: it failed.
+            subprocess.TimeoutExpired: it took longer than that.
+        """
+        file = self.folder / "order.json"
+        file.write_text(self.model_dump_json(), encoding="utf-8")
+        run_child([python, "-m", "bench.suites.gpu_child", str(file)], self.log, seconds, environment)
+        return GpuCaseResult.model_validate_json(self.result_path.read_bytes())
+
 
 class StageMeasurement(BaseModel):
-    """One stage, step by step.
+    """One stage, step by step; filled in while it trains.
 
     Args:
         seconds: of each step, from the end of the one before; sample answers and held-out checks are not in it.
@@ -82,24 +99,20 @@ class StageMeasurement(BaseModel):
         states: how many of the optimiser's tensors are 8-bit, and all of them.
     """
 
-    model_config = ConfigDict(frozen=True)
-    seconds: tuple[float, ...]
-    tokens: tuple[int, ...]
-    losses: tuple[float, ...] = ()
-    margins: tuple[float, ...] = ()
+    seconds: list[float] = []
+    tokens: list[int] = []
+    losses: list[float] = []
+    margins: list[float] = []
     peak_gib: float = 0.0
     step_gib: float = 0.0
-    samples: tuple[float, ...] = ()
-    checks: tuple[float, ...] = ()
+    samples: list[float] = []
+    checks: list[float] = []
     probe: float = 0.0
     states: tuple[int, int] = (0, 0)
 
 
-NOTHING = StageMeasurement(seconds=(), tokens=())
-
-
 class GpuCaseResult(BaseModel):
-    """What a case gave.
+    """What a case gave, or why there is nothing.
 
     Args:
         stages: "sft" and "dpo", as far as they were trained.
@@ -109,10 +122,11 @@ class GpuCaseResult(BaseModel):
         numbers: seconds, by name (kernel, noise, lanes).
         said: token ids of each lane's answers.
         compiled: files in the compile cache before.
-        error: why the run failed, after what is told here.
+        error: why the run failed, after what is told here; or why there was none.
+        missing: nothing was measured.
+        where, date: the card and the versions that it is of, and its day.
     """
 
-    model_config = ConfigDict(frozen=True)
     stages: dict[str, StageMeasurement] = {}
     context_gib: float = 0.0
     proof: tuple[float, float] | None = None
@@ -121,10 +135,6 @@ class GpuCaseResult(BaseModel):
     said: dict[str, list[list[int]]] = {}
     compiled: int = 0
     error: str = ""
-
-
-class GpuMeasurement(BaseModel):
-    """A result with the card and the versions that it is of."""
-
-    result: GpuCaseResult
-    where: dict[str, str]
+    missing: bool = False
+    where: dict[str, str] = {}
+    date: str = ""

@@ -1,7 +1,7 @@
 """One measurement on the device, in a process of its own: `python -m bench.suites.gpu_child ORDER.json`.
 
 ours: the worker as the app starts it. bare: a bare Unsloth script. plain: TRL, PEFT and bitsandbytes; unsloth is never imported.
-logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it. lanes: `compare_child.py`.
+logits: DPO with the full logits of policy and reference in 32 bit, as trainers before TRL 1.13 did it. lanes: `compare_ways.py`.
 kernel: a Triton kernel and torch.compile. noise: what Compare draws its random numbers with, on the processor and on the card.
 """
 
@@ -14,13 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bench.harness.child import end_with_parent
-from bench.suites.gpu_case import NOTHING, GpuCase, GpuCaseJob, GpuCaseResult, GpuMeasurement, StageMeasurement, Way
+from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult, StageMeasurement, Way
 from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.methods.dpo import Dpo as DpoSettings
 from trainer_core.methods.sft import Sft
@@ -53,14 +53,10 @@ def main() -> None:
     os.environ.update(LOSS_WORKSPACE)
     for chosen in (case.attention, case.padding, case.blocks):
         os.environ.update(SWITCHES.get(chosen, {}))
-    measure: dict[Way, Callable[[GpuCaseJob], GpuCaseResult]] = {
-        "ours": train_with_worker, "logits": run_full_logits, "lanes": run_compare_lanes, "kernel": time_first_kernel,
-        "noise": time_noise
-    }  # fmt: skip
-    result = measure.get(case.way, train_with_script)(order)
+    result = MEASURES[case.way](order)
     kept = KEPT_LAYERS.findall(order.log.read_text(encoding="utf-8", errors="replace")) if order.log.exists() else []
     more = {"context_gib": context_gib(held_before), "kept_layers": tuple(map(int, kept[-1])) if kept else None}
-    measured = GpuMeasurement(result=result.model_copy(update={**more, "compiled": compiled}), where=describe_device())
+    measured = result.model_copy(update={**more, "compiled": compiled, "where": describe_device()})
     durable.write_atomically(order.result_path, measured.model_dump_json())
 
 
@@ -138,21 +134,22 @@ def train_with_worker(order: GpuCaseJob) -> GpuCaseResult:
     earlier = sorted(folder.iterdir()) if folder.exists() else []
     asked = gpu_recipe(order.case, str(order.model), str(order.chats), str(order.pairs))
     run_dir = earlier[0] if earlier else run_folder.create_run(folder, TrainJob(recipe=asked), "bench")
-    watching = list[dict[Stage, Any]]()
+    watching = list[Callable[[], dict[str, StageMeasurement]]]()
 
     def watched(job: Any) -> Any:
         engine = runner.load_job_runner(job)
-        from bench.harness.trainer_watch import watch_trainers
+        from bench.harness.trainer_watch import read_counts, watch_trainers
 
-        watching.append(watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else ""))
+        stages = watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else "")
+        watching.append(lambda: read_counts(stages))
         return engine
 
     code = runner.main(run_dir, watched)
-    view, meters = read_run_state(run_dir), watching[0] if watching else {}
+    view, trained = read_run_state(run_dir), watching[0]() if watching else {}
     proof = view.proof and (view.proof.loss - (view.proof.expected_loss or 0.0), view.proof.margin)
     error = view.error or (f"the worker ended with code {code}" if code else "")
-    trained = {stage: meter.result for stage, meter in meters.items()}
-    stages = {one.stage: add_event_figures(trained.get(one.stage, NOTHING), view, one.stage) for one in view.points}
+    reached = dict.fromkeys(one.stage for one in view.points)
+    stages = {stage: add_event_figures(trained.get(stage, StageMeasurement()), view, stage) for stage in reached}
     return GpuCaseResult(stages=stages, proof=proof or None, error=error)
 
 
@@ -160,11 +157,11 @@ def add_event_figures(result: StageMeasurement, view: RunState, stage: Stage) ->
     """With what the run's own events say; their seconds leave out samples and checks."""
     points = [one for one in view.points if one.stage == stage]
     more = {
-        "seconds": tuple(one.seconds for one in points),
-        "losses": tuple(one.loss for one in points),
-        "margins": tuple(one.metrics["margin"] for one in points if "margin" in one.metrics),
-        "samples": tuple(one.seconds for one in view.sampled if one.stage == stage),
-        "checks": tuple(one.seconds for one in view.evaluated if one.stage == stage),
+        "seconds": [one.seconds for one in points],
+        "losses": [one.loss for one in points],
+        "margins": [one.metrics["margin"] for one in points if "margin" in one.metrics],
+        "samples": [one.seconds for one in view.sampled if one.stage == stage],
+        "checks": [one.seconds for one in view.evaluated if one.stage == stage],
         "probe": view.probed[stage].seconds if stage in view.probed else 0.0,
     }
     return result.model_copy(update=more)
@@ -188,14 +185,12 @@ def gpu_recipe(case: GpuCase, model: str, chats: str, pairs: str) -> Recipe:
 
 def train_with_script(order: GpuCaseJob) -> GpuCaseResult:
     """The same settings in a script."""
-    case, loaded = order.case, unsloth_model if order.case.way == "bare" else plain_model
-    model, tokenizer = loaded(order)
-    from bench.harness.trainer_watch import watch_trainers
+    model, tokenizer = (unsloth_model if order.case.way == "bare" else plain_model)(order)
+    from bench.harness.trainer_watch import read_counts, watch_trainers
 
-    meters = watch_trainers()
+    stages = watch_trainers()
     build_trainer(order, model, tokenizer).train()
-    stage: Stage = "dpo" if case.stage == "dpo" else "sft"
-    return GpuCaseResult(stages={stage: meters[stage].result})
+    return GpuCaseResult(stages=read_counts(stages))
 
 
 def build_trainer(order: GpuCaseJob, model: Any, tokenizer: Any) -> Any:
@@ -278,12 +273,12 @@ def run_full_logits(order: GpuCaseJob) -> GpuCaseResult:
 
     import torch
 
-    from bench.harness.trainer_watch import TrainerMeter, real_tokens
+    from bench.harness.trainer_watch import real_tokens, record_peaks, record_step_peak
 
     case, (model, tokenizer) = order.case, plain_model(order)
     model.train()  # only then are activations recomputed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser, meter = torch.optim.AdamW(weights, lr=1e-5), TrainerMeter()
+    optimiser, stage = torch.optim.AdamW(weights, lr=1e-5), StageMeasurement()
     lines = cycle(order.pairs.read_text(encoding="utf-8").splitlines())
     for _ in range(case.steps):
         began = time.monotonic()
@@ -299,13 +294,12 @@ def run_full_logits(order: GpuCaseJob) -> GpuCaseResult:
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-        meter.losses.append(float(loss))  # waits for the card
-        meter.tokens.append(int(real_tokens(batch)))
-        meter.seconds.append(time.monotonic() - began)
-    if torch.cuda.is_available():
-        meter.step_peak = torch.cuda.max_memory_allocated()
-    meter.record_peaks()
-    return GpuCaseResult(stages={"dpo": meter.result})
+        stage.losses.append(float(loss))  # waits for the card
+        stage.tokens.append(int(real_tokens(batch)))
+        stage.seconds.append(time.monotonic() - began)
+    record_step_peak(stage)
+    record_peaks(stage)
+    return GpuCaseResult(stages={"dpo": stage})
 
 
 def sum_logprobs(scores: Any, batch: Any) -> Any:
@@ -321,13 +315,12 @@ def sum_logprobs(scores: Any, batch: Any) -> Any:
 
 def run_compare_lanes(order: GpuCaseJob) -> GpuCaseResult:
     """Compare: the base and two adapters answer."""
-    from bench.suites.compare_child import answer_by_way
+    from bench.suites.compare_ways import answer_by_way
     from trainer_core.evaluation import prompts
 
     case = order.case
     asked = (prompts.read_bundled_prompts() * 2)[: case.batch]
-    timed = answer_by_way(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
-    return GpuCaseResult(numbers={"seconds": timed.seconds}, said=timed.said)
+    return answer_by_way(case.group, str(order.model), list(map(str, order.adapters)), asked, case.length, case.dice)
 
 
 def time_first_kernel(order: GpuCaseJob) -> GpuCaseResult:
@@ -339,12 +332,12 @@ def time_first_kernel(order: GpuCaseJob) -> GpuCaseResult:
     began, ones = time.monotonic(), torch.ones(4096, device="cuda")
     assert torch.equal(add(ones, ones), ones * 2)
     torch.cuda.synchronize()
-    triton, began = time.monotonic() - began, time.monotonic()
+    numbers, began = {"triton": time.monotonic() - began}, time.monotonic()
     row = torch.randn(64, 64, device="cuda", requires_grad=True)
     normed = torch.compile(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
     normed(row).sum().backward()
     torch.cuda.synchronize()
-    return GpuCaseResult(numbers={"triton": triton, "compile": time.monotonic() - began})
+    return GpuCaseResult(numbers=numbers | {"compile": time.monotonic() - began})
 
 
 def time_noise(order: GpuCaseJob) -> GpuCaseResult:
@@ -353,32 +346,30 @@ def time_noise(order: GpuCaseJob) -> GpuCaseResult:
 
     from trainer_core.inference.coupled_sampling import gumbel_noise
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    processor, device = torch.device("cpu"), torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    def seconds_each(source: torch.device, tokens: int = 100) -> float:
+        """Drawn there, after one to warm up."""
+        began = 0.0
+        for at in range(tokens + 1):
+            torch.stack([gumbel_noise(7, str(lane), at, 151_936, source) for lane in range(3)]).to(device)
+            if at in (0, tokens) and device.type == "cuda":
+                torch.cuda.synchronize()
+            began = began or time.monotonic()
+        return (time.monotonic() - began) / tokens
 
-    def sent(at: int) -> None:
-        torch.stack([gumbel_noise(7, str(lane), at, 151_936, torch.device("cpu")) for lane in range(3)]).to(device)
-
-    def drawn(at: int) -> None:
-        torch.stack([gumbel_noise(7, str(lane), at, 151_936, device) for lane in range(3)])
-
-    return GpuCaseResult(numbers={"processor": seconds_each(sent, wait), "card": seconds_each(drawn, wait)})
+    return GpuCaseResult(numbers={"processor": seconds_each(processor), "card": seconds_each(device)})
 
 
-def seconds_each(work: Callable[[int], None], wait: Callable[[], None], times: Iterable[int] = range(1, 101)) -> float:
-    """Seconds of one, after one to warm up."""
-    work(0)
-    wait()
-    began, count = time.monotonic(), 0
-    for at in times:
-        work(at)
-        count += 1
-    wait()
-    return (time.monotonic() - began) / count
-
+MEASURES: dict[Way, Callable[[GpuCaseJob], GpuCaseResult]] = {
+    "ours": train_with_worker,
+    "bare": train_with_script,
+    "plain": train_with_script,
+    "logits": run_full_logits,
+    "lanes": run_compare_lanes,
+    "kernel": time_first_kernel,
+    "noise": time_noise,
+}
 
 if __name__ == "__main__":
     main()

@@ -29,9 +29,7 @@ NUMBERS = "Plan: numbers per token of a layer, in MLP widths"
 HEAD = "Plan: workspace of the loss"
 CONTEXT = "Plan: CUDA context"
 AFTER = f"Estimate with these three, for {LARGE}: worst error"
-CaseOutcome = GpuCaseResult | str
-"""A result, or why there is none."""
-FigureReader = Callable[["FigureSpec", Sequence[CaseOutcome], str], BenchRow]
+FigureReader = Callable[["FigureSpec", Sequence[GpuCaseResult], str], BenchRow]
 """Reads a row from what its cases gave, on the card of that name."""
 
 
@@ -55,17 +53,23 @@ ValuePicker = Callable[[GpuCase, GpuCaseResult], Sequence[float]]
 """The repetitions of a figure in a result; none: it is not there, as a peak without a card."""
 
 
-def read_single(pick: ValuePicker, note: Callable[[GpuCaseResult], str] = lambda _: "") -> FigureReader:
+CaseNote = Callable[[GpuCaseResult], str]
+"""What is said beside a figure."""
+
+
+def no_note(found: GpuCaseResult) -> str:
+    return ""
+
+
+def read_single(pick: ValuePicker, note: CaseNote = no_note) -> FigureReader:
     """A figure of one case."""
 
-    def read(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
-        found, (case, *_) = told[0], figure.cases
-        if isinstance(found, str):
-            return replace(figure.open_row, note=found)
+    def read(figure: FigureSpec, results: Sequence[GpuCaseResult], card: str) -> BenchRow:
+        (found,), (case,) = results, figure.cases
         values = pick(case, found)
-        ours = median(values) if values else None
-        said = note(found) or found.error or ("" if values else "this run says nothing of it")
-        return replace(figure.open_row, ours=ours, n=len(values), note=said)
+        said = found.error if found.missing else note(found) or found.error
+        said = said or ("" if values or found.missing else "this run says nothing of it")
+        return replace(figure.open_row, ours=median(values) if values else None, n=len(values), note=said)
 
     return read
 
@@ -73,12 +77,9 @@ def read_single(pick: ValuePicker, note: Callable[[GpuCaseResult], str] = lambda
 def read_against_peer(pick: ValuePicker, faster: bool = False) -> FigureReader:
     """A figure of two cases. faster: the ratio is peer ÷ ours, where both are costs; else ours ÷ peer."""
 
-    def read(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
-        pairs = list(zip(("ours", "peer"), figure.cases, told, strict=True))
-        said = "; ".join(
-            f"{who}: {why}" for who, _, one in pairs if (why := one if isinstance(one, str) else one.error)
-        )
-        a, b = ([] if isinstance(one, str) else pick(case, one) for _, case, one in pairs)
+    def read(figure: FigureSpec, results: Sequence[GpuCaseResult], card: str) -> BenchRow:
+        said = "; ".join(f"{who}: {one.error}" for who, one in zip(("ours", "peer"), results, strict=True) if one.error)
+        a, b = (pick(case, one) for case, one in zip(figure.cases, results, strict=True))
         if a and b:
             row = row_against_peer(figure.goal, figure.what, figure.unit, a, b, faster, target=figure.target)
             return replace(row, note=said)
@@ -143,11 +144,11 @@ def lane_pace(case: GpuCase, found: GpuCaseResult) -> list[float]:
 
 
 def whole(case: GpuCase, found: GpuCaseResult) -> list[float]:
-    return [float(not found.error)]
+    return [] if found.missing else [float(not found.error)]
 
 
 def proof_holds(case: GpuCase, found: GpuCaseResult) -> list[float]:
-    return [float(found.proof is not None and not found.error)]
+    return [] if found.missing else [float(found.proof is not None and not found.error)]
 
 
 def first_margin(case: GpuCase, found: GpuCaseResult) -> list[float]:
@@ -157,10 +158,9 @@ def first_margin(case: GpuCase, found: GpuCaseResult) -> list[float]:
 
 
 def first_loss_note(found: GpuCaseResult) -> str:
-    told = (
-        f"loss of the first step − ln 2: {found.stages['dpo'].losses[0] - log(2):+.2e}" if "dpo" in found.stages else ""
-    )
-    return "; ".join(filter(None, (told, proof_note(found))))
+    losses = found.stages["dpo"].losses if "dpo" in found.stages else ()
+    told = [f"loss of the first step − ln 2: {loss - log(2):+.2e}" for loss in losses[:1]]
+    return "; ".join(filter(None, (*told, proof_note(found))))
 
 
 def proof_note(found: GpuCaseResult) -> str:
@@ -182,12 +182,11 @@ def kept_layers(case: GpuCase, found: GpuCaseResult) -> list[float]:
     return [float(found.kept_layers[0])] if found.kept_layers else []
 
 
-def resume_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
+def resume_row(figure: FigureSpec, results: Sequence[GpuCaseResult], card: str) -> BenchRow:
     """How far the losses of a killed run are from those of one that was not."""
-    killed, whole_run = told
-    why = next((one if isinstance(one, str) else one.error for one in told if isinstance(one, str) or one.error), "")
-    if why or isinstance(killed, str) or isinstance(whole_run, str):
-        return replace(figure.open_row, note=why)
+    killed, whole_run = results
+    if why := [one.error for one in results if one.missing or one.error]:
+        return replace(figure.open_row, note=why[0])
     apart = [
         abs(one - other)
         for stage, result in killed.stages.items()
@@ -198,25 +197,23 @@ def resume_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> Be
     return replace(figure.open_row, ours=max(apart), n=len(apart), note=note)
 
 
-def lanes_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
+def lanes_row(figure: FigureSpec, results: Sequence[GpuCaseResult], card: str) -> BenchRow:
     """Seconds of both, and whether the answers are the same."""
-    row = read_against_peer(partial(number, name="seconds"), faster=True)(figure, told, card)
-    ours, peer = told
-    if isinstance(ours, str) or isinstance(peer, str):
+    row = read_against_peer(partial(number, name="seconds"), faster=True)(figure, results, card)
+    if any(one.missing for one in results):
         return row
-    said, other = ([one for lane in sorted(way.said) for one in way.said[lane]] for way in (ours, peer))
+    said, other = ([one for lane in sorted(way.said) for one in way.said[lane]] for way in results)
     alike = sum(one == two for one, two in zip(said, other, strict=True))
     return replace(row, note=f"{alike} of {len(said)} answers are the same, token for token")
 
 
-def utilisation_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
+def utilisation_row(figure: FigureSpec, results: Sequence[GpuCaseResult], card: str) -> BenchRow:
     """Share of the card's arithmetic, at the sums that the design counts for a token; recomputing is among them."""
-    found, (case, *_) = told[0], figure.cases
+    (found,), (case,) = results, figure.cases
     most = next((value for name, value in PEAK_TFLOPS.items() if name in card), None)
-    if isinstance(found, str) or most is None:
-        return replace(
-            figure.open_row, note=found if isinstance(found, str) else f"the peak of this device ({card}) is not known"
-        )
+    if found.missing or most is None:
+        why = found.error if found.missing else f"the peak of this device ({card}) is not known"
+        return replace(figure.open_row, note=why)
     shares = [pace * flops_per_token(case.model) / (most * 1e12) for pace in tokens_per_second(case, found)]
     target = Target("ours", "≥", 0.55 if "4090" in card else 0.45) if case.model == LARGE else None
     return replace(figure.open_row, ours=median(shares), n=len(shares), target=target)
@@ -237,35 +234,24 @@ def shape_of(name: str) -> architecture.Architecture:
 Taken = Sequence[tuple[GpuCase, GpuCaseResult]]
 
 
-def plan_error_row(figure: FigureSpec, told: Sequence[CaseOutcome], card: str) -> BenchRow:
+def plan_error_row(figure: FigureSpec, results: Sequence[GpuCaseResult], card: str) -> BenchRow:
     """The plan's estimate with its constants and with those measured, and the constants themselves.
 
     The middle model's micro-batches of 2k to 32k tokens give them; the large model's packed run, which had no part in it, judges
     them. `bench/suites/memory_probe.py` asks the same after a probe, `bench/suites/auto_settings.py` about smaller cards.
     """
-    known = [
-        (case, one)
-        for case, one in zip(figure.cases, told, strict=True)
-        if isinstance(one, GpuCaseResult) and torch_reserved_gib(case, one)
-    ]
-    taken = [(case, one) for case, one in known if case.model == MIDDLE]
-    others = [(case, one) for case, one in known if case.model == LARGE]
+    known = [one for one in zip(figure.cases, results, strict=True) if torch_reserved_gib(*one)]
+    taken, others = ([(case, one) for case, one in known if case.model == model] for model in (MIDDLE, LARGE))
+    low_plan, high_plan = memory_model.LOW_COEFFICIENTS, memory_model.HIGH_COEFFICIENTS
     if figure.what == ERROR:
-        return replace(
-            figure.open_row,
-            ours=worst_error(known, memory_model.LOW_COEFFICIENTS, memory_model.HIGH_COEFFICIENTS),
-            n=len(known),
-        )
+        return replace(figure.open_row, ours=worst_error(known, low_plan, high_plan), n=len(known))
     if len(taken) < 3:
         return figure.open_row
     fitted = fit_coefficients(taken)
     if figure.what == AFTER:
         return replace(figure.open_row, ours=worst_error(others, fitted, fitted), n=len(others))
-    size = {NUMBERS: 1, HEAD: GIB, CONTEXT: GIB}[figure.what]
-    name = {NUMBERS: "activation", HEAD: "head", CONTEXT: "context"}[figure.what]
-    low, high, found = (
-        getattr(one, name) / size for one in (memory_model.LOW_COEFFICIENTS, memory_model.HIGH_COEFFICIENTS, fitted)
-    )
+    name, size = {NUMBERS: ("activation", 1), HEAD: ("head", GIB), CONTEXT: ("context", GIB)}[figure.what]
+    low, high, found = (getattr(one, name) / size for one in (low_plan, high_plan, fitted))
     target = Target("ratio", "±", round((high - low) / (low + high), 2))
     middle = (low + high) / 2
     row = replace(figure.open_row, ours=found, peer=middle, ratio=found / middle, target=target, n=1)
@@ -278,12 +264,9 @@ def fit_coefficients(taken: Taken) -> memory_model.MemoryCoefficients:
     nothing = memory_model.MemoryCoefficients(activation=0, head=0, context=0, fragmentation=0)
     widths, rests = list[float](), list[float]()
     for case, found in taken:
-        wanted = case_setup(case)
+        wanted, reserved = case_setup(case), max(torch_reserved_gib(case, found)) * GIB
         widths.append(wanted.batch_tokens * wanted.shape.mlp * memory_model.BYTES_PER_NUMBER[wanted.base])
-        rests.append(
-            max(torch_reserved_gib(case, found)) * GIB / (1 + middle)
-            - memory_model.estimate_memory(wanted, nothing, nothing).middle
-        )
+        rests.append(reserved / (1 + middle) - memory_model.estimate_memory(wanted, nothing, nothing).middle)
     line = linregress(widths, rests)
     context = median(found.context_gib for _, found in taken) * GIB
     return memory_model.MemoryCoefficients(
@@ -295,15 +278,11 @@ def worst_error(
     taken: Taken, low: memory_model.MemoryCoefficients, high: memory_model.MemoryCoefficients
 ) -> float | None:
     """The largest error of the plan's middle value, in percent of what torch reserved and the context took."""
-    errors = [
-        abs(
-            memory_model.estimate_memory(case_setup(case), low, high).middle
-            / ((max(torch_reserved_gib(case, found)) + found.context_gib) * GIB)
-            - 1
-        )
-        for case, found in taken
-    ]
-    return 100 * max(errors, default=0.0) if errors else None
+    errors = []
+    for case, found in taken:
+        planned = memory_model.estimate_memory(case_setup(case), low, high).middle
+        errors.append(abs(planned / ((max(torch_reserved_gib(case, found)) + found.context_gib) * GIB) - 1))
+    return 100 * max(errors) if errors else None
 
 
 def case_setup(case: GpuCase) -> memory_model.StageSetup:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import fixtures, models
-from bench.harness.child import ChildError, run_child
+from bench.harness.child import ChildError
 from bench.harness.journal import BenchCall, JournalEntry, plain_version
 from bench.harness.result import BenchRow, Device, stamp_measured_row
-from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult, GpuMeasurement
-from bench.suites.gpu_reading import MIDDLE, SMALL, CaseOutcome, FigureSpec
+from bench.suites.gpu_case import GpuCase, GpuCaseJob, GpuCaseResult
+from bench.suites.gpu_reading import MIDDLE, SMALL, FigureSpec
 from trainer_core.system import hardware
 
 CASE_SECONDS = 240.0
@@ -37,7 +37,7 @@ class GpuSession:
     place: Path
     tiny: bool
     gpu: hardware.Gpu | None
-    found: dict[GpuCase, JournalEntry | str] = field(default_factory=dict)
+    found: dict[GpuCase, GpuCaseResult] = field(default_factory=dict)
     tried: set[GpuCase] = field(default_factory=set)
     """In this call: what failed in an earlier one is tried once more."""
 
@@ -50,25 +50,21 @@ class GpuSession:
         """Seconds that a case may take."""
         return inf if self.tiny else CASE_SECONDS
 
-    def find_result(self, case: GpuCase) -> JournalEntry | str:
-        """What was measured of a case so far; or why there is nothing, empty where nobody tried."""
+    def find_result(self, case: GpuCase) -> GpuCaseResult:
+        """What was measured of a case so far; or why there is nothing, without a reason where nobody tried."""
         wanted = self.case_here(case)
         if wanted not in self.found:
             entry = self.call.journal.find(self.key(wanted), self.card, version_in(wanted.torch))
-            if entry:
-                self.found[wanted] = entry
-        return self.found.get(wanted, "")
+            self.found |= {wanted: read_entry(entry)} if entry else {}
+        return self.found.get(wanted, GpuCaseResult(missing=True))
 
     def measure(self, case: GpuCase) -> None:
         """Measure a case that is not known, as far as there is time. It is in the results file when this returns."""
-        known = self.find_result(case)
-        if isinstance(known, JournalEntry) and "result" in known.value:
-            return
         wanted = self.case_here(case)
-        if isinstance(known, JournalEntry) and wanted in self.tried:
+        if not self.find_result(case).missing or wanted in self.tried:
             return
         if why := missing_requirement(wanted, self.gpu is not None):
-            self.found[wanted] = why
+            self.found[wanted] = GpuCaseResult(error=why, missing=True)
         elif not self.call.is_over:
             self.tried.add(wanted)
             self.found[wanted] = self.run(wanted)
@@ -81,29 +77,26 @@ class GpuSession:
     def key(self, case: GpuCase) -> dict[str, Any]:
         return {"cuda": case.model_dump(mode="json", exclude_defaults=True), "tiny": self.tiny}
 
-    def run(self, case: GpuCase) -> JournalEntry | str:
+    def run(self, case: GpuCase) -> GpuCaseResult:
         began = time.monotonic()
-        order = self.order(case)
-        file = order.folder / "order.json"
-        file.write_text(order.model_dump_json(), encoding="utf-8")
-        command = [python_by_torch().get(case.torch, sys.executable), "-m", "bench.suites.gpu_child", str(file)]
-        seconds = min(self.call.seconds_left, self.case_time_limit)
+        order, seconds = self.order(case), min(self.call.seconds_left, self.case_time_limit)
         try:
-            run_child(command, order.log, seconds, self.environment())
-            measured = GpuMeasurement.model_validate_json(order.result_path.read_bytes())
-            entry = JournalEntry(self.key(case), {"result": measured.result.model_dump(mode="json")}, measured.where)
-            if measured.result.error and not measured.result.proof:
-                entry = self.failure_entry(case, measured.result.error, order.log)
+            result = order.run(python_by_torch().get(case.torch, sys.executable), seconds, self.environment())
+            value = {"result": result.model_dump(mode="json", exclude={"missing", "where", "date"})}
+            entry = JournalEntry(self.key(case), value, result.where)
+            if result.error and not result.proof:
+                entry = self.failure_entry(case, result.error, order.log)
         except ChildError as error:
             entry = self.failure_entry(case, str(error), order.log)
         except subprocess.TimeoutExpired:
             if seconds < self.case_time_limit:
-                return f"cut after {seconds:.0f} s by the end of the budget; the next call measures it"
+                why = f"cut after {seconds:.0f} s by the end of the budget; the next call measures it"
+                return GpuCaseResult(error=why, missing=True)
             entry = self.failure_entry(case, f"not done after {seconds:.0f} s", order.log)
         self.call.journal.add(entry)
         what = " ".join(f"{name} {value}" for name, value in case.model_dump(exclude_defaults=True).items())
         sys.stderr.write(f"{time.monotonic() - began:4.0f} s  {what}: {entry.value.get('failed', 'measured')}\n")
-        return entry
+        return read_entry(entry)
 
     def failure_entry(self, case: GpuCase, why: str, log: Path) -> JournalEntry:
         where = {"card": self.card, "torch": version_in(case.torch)}
@@ -114,9 +107,7 @@ class GpuSession:
         model = self.model(case.model)
         adapters = models.cache_adapters(model) if case.way == "lanes" else ()
         chats, pairs = self.data(case.answers)
-        return GpuCaseJob(
-            case=case, model=model, adapters=adapters, chats=chats, pairs=pairs, folder=folder, log=folder / "log"
-        )
+        return GpuCaseJob(case=case, model=model, adapters=adapters, chats=chats, pairs=pairs, folder=folder)
 
     def model(self, name: str) -> Path:
         if name == STARTER:
@@ -152,17 +143,16 @@ class GpuSession:
 
     def row(self, figure: FigureSpec, device: Device) -> BenchRow:
         """A row from what is known."""
-        known = [self.find_result(case) for case in figure.cases]
-        told = [one if isinstance(one, str) else result_of(one) for one in known]
-        row = figure.read(figure, told, self.card)
-        measured = [one for one in known if isinstance(one, JournalEntry) and "result" in one.value]
+        results = [self.find_result(case) for case in figure.cases]
+        row = figure.read(figure, results, self.card)
+        measured = [one for one in results if not one.missing]
         return stamp_measured_row(row, device, self.tiny, measured[0].where, measured[0].date) if measured else row
 
 
-def result_of(entry: JournalEntry) -> CaseOutcome:
+def read_entry(entry: JournalEntry) -> GpuCaseResult:
     if "failed" in entry.value:
-        return f"failed: {entry.value['failed']}"
-    return GpuCaseResult.model_validate(entry.value["result"])
+        return GpuCaseResult(error=f"failed: {entry.value['failed']}", missing=True)
+    return GpuCaseResult.model_validate(entry.value["result"] | {"where": entry.where, "date": entry.date})
 
 
 def tiny_case(case: GpuCase) -> GpuCase:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -38,7 +39,7 @@ LENGTH: dict[Stage, int] = {"sft": 256, "dpo": 96}
 LIMIT_SECONDS = 600.0
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"  # on the processor both stages are at work at once
     stages: tuple[Stage, ...] = ("sft",) if tiny else ("sft", "dpo")
     with ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:

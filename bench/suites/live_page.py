@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +15,14 @@ from typing import Any
 
 from bench.harness import fixtures
 from bench.harness.result import BenchRow, Device, Target, row_against_target
-from bench.harness.served_app import ServedApp, start_served_app
-from tools.browser import find_chromium
+from bench.harness.served_app import ServedApp
+from tests.support.app_process import launch_chromium
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
 
 QUESTION = "What do open pages with 10,000 points cost per second, and how soon are their curves and 1,000 runs drawn?"
 DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[BenchRow, ...] = ()
-FLAGS = ["--no-sandbox", "--disable-gpu"]
 SETTLE_SECONDS = 4.0
 CLICK = """() => new Promise(done => {
   const began = performance.now(), drawn = () => document.querySelector("#runs tbody tr")
@@ -53,23 +51,22 @@ class PageCost:
     server: float
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     points, seconds = (200, 3.0) if tiny else (10_000, 10.0)
-    with tempfile.TemporaryDirectory() as scratch:
-        workspace = Workspace(Path(scratch) / "app")
-        run_dir = fixtures.make_run(workspace, "long", points)
-        with start_served_app(workspace.root) as app, open_browser_page(app) as (page, wire):
-            page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
-            page.get_by_role("tab", name="Train").click()
-            quiet = measure_page_cost(app, page, wire, seconds)
-            times = [time_reload(page, points) for _ in range(1 if tiny else 5)]
-            with grow_run(run_dir, points):
-                said = [
-                    *cost_rows("a step a second", measure_page_cost(app, page, wire, seconds)),
-                    *view_rows(app, page, wire, seconds),
-                ]
-                said += four_tab_rows(app, page, wire, seconds)
-        runs_drawn = run_list_row(Workspace(Path(scratch) / "many"), 20 if tiny else 1000, 1 if tiny else 3)
+    workspace = Workspace(place / "app")
+    run_dir = fixtures.make_run(workspace, "long", points)
+    with ServedApp(workspace.root) as app, open_browser_page(app) as (page, wire):
+        page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+        page.get_by_role("tab", name="Train").click()
+        quiet = measure_page_cost(app, page, wire, seconds)
+        times = [time_reload(page, points) for _ in range(1 if tiny else 5)]
+        with grow_run(run_dir, points):
+            said = [
+                *cost_rows("a step a second", measure_page_cost(app, page, wire, seconds)),
+                *view_rows(app, page, wire, seconds),
+            ]
+            said += four_tab_rows(app, page, wire, seconds)
+    runs_drawn = run_list_row(Workspace(place / "many"), 20 if tiny else 1000, 1 if tiny else 3)
     return [*cost_rows("a finished run", quiet), *said, reload_row(times), runs_drawn]
 
 
@@ -90,7 +87,7 @@ def four_tab_rows(app: ServedApp, page: Any, wire: list[tuple[int, int]], second
     """Four pages at once: what each takes, and what all of them take of the app."""
     more = [page.context.new_page() for _ in range(3)]
     for one in more:
-        one.goto(app.link)
+        one.goto(app.address)
         one.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
         one.get_by_role("tab", name="Train", exact=True).click()
         count_traffic(one, wire)
@@ -108,7 +105,7 @@ def run_list_row(workspace: Workspace, count: int, turns: int) -> BenchRow:
     """From the click on Runs until rows are on the screen, each time in a page that has not shown them."""
     fixtures.copy_run(fixtures.make_run(workspace, "first", 40), count - 1)
     times = []
-    with start_served_app(workspace.root) as app, open_browser_page(app) as (page, _):
+    with ServedApp(workspace.root) as app, open_browser_page(app) as (page, _):
         for _ in range(turns):
             page.reload()
             page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
@@ -172,10 +169,10 @@ def open_browser_page(app: ServedApp) -> Iterator[tuple[Any, list[tuple[int, int
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        browser = launch_chromium(playwright)
         page = browser.new_context(viewport={"width": 1360, "height": 900}).new_page()
         wire: list[tuple[int, int]] = []
-        page.goto(app.link)
+        page.goto(app.address)
         count_traffic(page, wire)
         yield page, wire
         browser.close()

@@ -40,7 +40,7 @@ COUNTED = "Models whose weights and adapters are counted exactly"
 DECEMBER_2024 = MemoryCoefficients(activation=6, head=0.5 * GIB, context=0.55 * GIB, fragmentation=0)
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     points = tomllib.loads(POINTS.read_text(encoding="utf-8"))["points"]
     spent = time_forecasts("unsloth/Llama-3.3-70B-Instruct-bnb-4bit", 3 if tiny else 40)
     moved = row_against_target("plan", "New plan after a slider moved", "ms", spent, target=Target("ours", "≤", 200))

@@ -38,7 +38,7 @@ STEPS = 2
 """The second one has the optimiser's states beside all else; later ones are like it."""
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     return [row for one in (SHAPES[:1] if tiny else SHAPES) for row in probe_rows(*one, device)]
 
 

@@ -17,9 +17,9 @@ from statistics import median
 import psutil
 
 from bench.harness import fixtures, models
-from bench.harness.measure import wait_until
+from bench.harness.measure import process_seconds, wait_until
 from bench.harness.result import BenchRow, Device, Target, row_against_peer
-from bench.harness.served_app import ServedApp, start_served_app
+from bench.harness.served_app import ServedApp
 from bench.suites.live_page import open_browser_page
 from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
 from trainer_core.jobs.supervisor import Supervisor
@@ -91,20 +91,18 @@ class TimedTraining:
         return self.steps_per_second * STAGE_SECONDS / (STAGE_SECONDS + SAVES_PER_STAGE * self.checkpoint)
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     os.environ["OMP_NUM_THREADS"] = "1"  # one thread each, so that processor time says what was computed
     strides, turns = (2, 1) if tiny else (4, 2)
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        model, chats = models.base_model(place, tiny), place / "chats.jsonl"
-        fixtures.write_chats(chats, 200, (60,))
-        subprocess.run(
-            [sys.executable, "-c", "import unsloth, trl"], check=True
-        )  # brings the libraries into the disk's cache
-        with start_served_app(place / "app") as app, open_browser_page(app):
-            with train_in_app(app, model, chats, ahead=False) as cold:
-                cold.warm_up()
-            pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
+    model, chats = models.base_model(place, tiny), place / "chats.jsonl"
+    fixtures.write_chats(chats, 200, (60,))
+    subprocess.run(
+        [sys.executable, "-c", "import unsloth, trl"], check=True
+    )  # brings the libraries into the disk's cache
+    with ServedApp(place / "app") as app, open_browser_page(app):
+        with train_in_app(app, model, chats, ahead=False) as cold:
+            cold.warm_up()
+        pairs = [side_by_side(app, model, chats, strides) for _ in range(turns)]
     warm, script = map(list, zip(*pairs, strict=True))
     return overhead_rows(warm, cold, script)
 
@@ -180,9 +178,7 @@ def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Itera
         time.sleep(WAIT_SECONDS)
 
     def worker() -> psutil.Process:
-        beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
-        assert beat, "no worker yet"
-        return psutil.Process(beat.pid)
+        return worker_process(supervisor, run_id)
 
     began = time.monotonic()
     run_id = supervisor.control.start(overhead_recipe(model, chats))
@@ -203,6 +199,12 @@ def train_in_app(app: ServedApp, model: Path, chats: Path, ahead: bool) -> Itera
     (saved,) = supervisor.registry.run_state(run_id).checkpoints
     training.checkpoint = saved.seconds
     supervisor.close()
+
+
+def worker_process(supervisor: Supervisor, run_id: str) -> psutil.Process:
+    beat = heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id))
+    assert beat, "no worker yet"
+    return psutil.Process(beat.pid)
 
 
 def count_train_steps(supervisor: Supervisor, run_id: str) -> int:
@@ -231,8 +233,3 @@ def train_in_script(model: Path, chats: Path) -> Iterator[TimedTraining]:
         finally:
             process.kill()
             process.wait(LIMIT_SECONDS)
-
-
-def process_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system

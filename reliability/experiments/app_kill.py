@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
+from tests.support.scripted import find_workers, scripted_app, wait_for_run
 from trainer_core.config.recipe import Recipe
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.events import Phase
@@ -35,27 +34,26 @@ HALTED = 10
 Attach = Callable[[Supervisor, str], None]
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        folder, points = Path(name), 4 if quick else 50
-        ours = [kill_app(folder / f"{at}", STEPS * (at + 0.5) / points, refresh_app) for at in range(points)]
-        few = 2 if quick else 10
-        control = [kill_app(folder / f"c{at}", STEPS * (at + 0.5) / few, start_run_again) for at in range(few)]
-        yield Proof(
-            f"A killed app leaves its run alone and finds it within {ATTACHED_SECONDS:.0f} s",
-            count_trials(ours),
-            "an app that starts its run anew",
-            TrialCount(few, sum(map(bool, control))),
-        )
-        seconds, count = (16.0, 2) if quick else (HALT_SECONDS, HALTED)
-        with ThreadPoolExecutor(count) as pool:
-            halts = list(pool.map(lambda at: halt_worker(folder / f"h{at}", seconds), range(count)))
-        yield Proof(
-            "A halted worker is shown as stalled within 30 s and goes on",
-            count_trials([ours for ours, _ in halts]),
-            "the same workers judged by whether their process is there",
-            count_trials([control for _, control in halts]),
-        )
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
+    points = 4 if quick else 50
+    ours = [kill_app(folder / f"{at}", STEPS * (at + 0.5) / points, refresh_app) for at in range(points)]
+    few = 2 if quick else 10
+    control = [kill_app(folder / f"c{at}", STEPS * (at + 0.5) / few, start_run_again) for at in range(few)]
+    yield Proof(
+        f"A killed app leaves its run alone and finds it within {ATTACHED_SECONDS:.0f} s",
+        count_trials(ours),
+        "an app that starts its run anew",
+        TrialCount(few, sum(map(bool, control))),
+    )
+    seconds, count = (16.0, 2) if quick else (HALT_SECONDS, HALTED)
+    with ThreadPoolExecutor(count) as pool:
+        halts = list(pool.map(lambda at: halt_worker(folder / f"h{at}", seconds), range(count)))
+    yield Proof(
+        "A halted worker is shown as stalled within 30 s and goes on",
+        count_trials([ours for ours, _ in halts]),
+        "the same workers judged by whether their process is there",
+        count_trials([control for _, control in halts]),
+    )
 
 
 def refresh_app(app: Supervisor, run_id: str) -> None:
@@ -72,7 +70,7 @@ def first_app(folder: Path, name: str) -> tuple[int, str]:
     told, said = os.pipe()
     child = os.fork()
     if child == 0:
-        app = Supervisor(Workspace(folder), scripted_command(), device="cpu").watch()
+        app = scripted_app(folder, SPEED).watch()
         os.write(said, app.control.start(Recipe(name=name)).encode())
         os.close(said)
         signal.pause()
@@ -80,10 +78,6 @@ def first_app(folder: Path, name: str) -> tuple[int, str]:
     os.close(said)
     with os.fdopen(told) as pipe:
         return child, pipe.read()
-
-
-def scripted_command() -> tuple[str, ...]:
-    return sys.executable, "-m", "tests.support.fake_worker", str(SPEED)
 
 
 def kill_app(folder: Path, step: float, attach: Attach) -> str:
@@ -95,7 +89,7 @@ def kill_app(folder: Path, step: float, attach: Attach) -> str:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     before, began = workers(run_id), time.monotonic()
-    app = Supervisor(Workspace(folder), scripted_command(), device="cpu")
+    app = scripted_app(folder, SPEED)
     seconds = time.monotonic() - began
     found = app.registry.run_state(run_id)
     attach(app, run_id)
@@ -137,40 +131,23 @@ def check_run_end(app: Supervisor, run_id: str, before: set[int]) -> str:
 
 
 def workers(run_id: str) -> set[int]:
-    """Processes of that run: the parent where there is one, and the worker."""
-    found = psutil.process_iter(["cmdline", "status"])
-    return {
-        one.pid
-        for one in found
-        if run_id in " ".join(one.info["cmdline"] or []) and one.info["status"] != psutil.STATUS_ZOMBIE
-    }
+    return {one.pid for one in find_workers(run_id)}
 
 
 def halt_worker(folder: Path, seconds: float) -> tuple[str, str]:
     """The worker may not run for so long. What went wrong in our app, and in one that looks at the process alone."""
-    app = Supervisor(Workspace(folder), scripted_command(), device="cpu")
+    app = scripted_app(folder, SPEED)
     run_id = app.control.start(Recipe(name="slow"))
-
-    def looked(wanted: Callable[[RunState], bool], limit: float) -> bool:
-        def there() -> bool:
-            app.registry.refresh()
-            return wanted(app.registry.run_state(run_id))
-
-        return wait_for(there, limit)
-
-    if not looked(lambda view: len(view.points) > 3, 60):
+    if not wait_for_run(app, run_id, lambda view: len(view.points) > 3, 60):
         return "the run did not begin", ""
-    began, halt = time.monotonic(), [psutil.Process(pid) for pid in workers(run_id)]
+    began, halt = time.monotonic(), find_workers(run_id)
     for process in halt:
         process.suspend()
-    shown = looked(lambda view: bool(view.stalled), STALLED_SECONDS)
+    shown = wait_for_run(app, run_id, lambda view: bool(view.stalled), STALLED_SECONDS)
     wait_for(lambda: time.monotonic() - began > seconds, seconds)
-    active, there = (
-        app.registry.run_state(run_id).phase.is_active,
-        all(psutil.pid_exists(process.pid) for process in halt),
-    )
+    active, there = app.registry.run_state(run_id).phase.is_active, all(psutil.pid_exists(one.pid) for one in halt)
     for process in halt:
         process.resume()
-    ended = looked(lambda view: view.phase is Phase.DONE and not view.stalled, 60)
+    ended = wait_for_run(app, run_id, lambda view: view.phase is Phase.DONE and not view.stalled, 60)
     wrong = "" if shown and active and ended else f"shown {shown}, still called active {active}, at its end {ended}"
     return wrong, "its process is there, so it is called running" if there else ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +18,7 @@ from safetensors.torch import save as safetensors
 
 from reliability.harness import unsafe_writes
 from reliability.harness.claim import Proof, TrialCount, count_trials
+from tests.support.faults import damage_file, run_with_fault
 from trainer_core.runs import checkpoints
 from trainer_core.runs.event_log import EventLog, Tail
 from trainer_core.runs.events import Notice
@@ -37,12 +36,10 @@ EVENTS, SAID = 25, 20
 """Points at which a log meets its fault, and how many events are said."""
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        folder = Path(name)
-        yield prove_damage_found(folder / "damaged", 40 if quick else 500)
-        for fault, claim, work, control in fault_tasks():
-            yield prove_fault_tolerance(folder / claim, fault, claim, work, control)
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
+    yield prove_damage_found(folder / "damaged", 40 if quick else 500)
+    for fault, claim, work, control in fault_tasks():
+        yield prove_fault_tolerance(folder / claim, fault, claim, work, control)
 
 
 def fill(folder: Path, seed: int) -> None:
@@ -71,7 +68,8 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
     kept = folder / "kept"
     shutil.copytree(newest, kept)
     for _ in range(trials):
-        file = damage_file(newest, random)
+        file = random.choice(sorted(path for path in newest.iterdir() if path.is_file()))
+        damage_file(file, random)
         found = checkpoints.latest_valid(folder, "dpo", "data")
         named = found.skipped and (file.name in found.skipped[0] or file.name == checkpoints.MANIFEST)
         ours.append("" if found.step == 4 and named else f"{file.name}: step {found.step}, {found.skipped}")
@@ -82,18 +80,6 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
     return Proof(
         "A damaged checkpoint is never loaded, and is named", count_trials(ours), "files loaded unchecked", control
     )
-
-
-def damage_file(folder: Path, random: Random) -> Path:
-    """One of its files with a bit flipped, or cut short."""
-    file = random.choice(sorted(path for path in folder.iterdir() if path.is_file()))
-    content = bytearray(file.read_bytes())
-    if random.random() < 0.7:
-        content[random.randrange(len(content))] ^= 1 << random.randrange(8)
-    else:
-        del content[random.randrange(len(content)) :]
-    file.write_bytes(bytes(content))
-    return file
 
 
 def is_loadable(folder: Path) -> bool:
@@ -164,26 +150,13 @@ def count_faults(folder: Path, fault: str, work: FaultTask) -> TrialCount:
         point += 1
         place = folder / str(point)
         place.mkdir(parents=True)
-        done = survives_fault(place, f"{fault}:{point}", work)
+        work.before(place)
+        done = run_with_fault(partial(work.do, place), f"{fault}:{point}") == 0
         through = done if work.points is None else point == work.points
         wrong = work.check(place)
         trials.append(f"{fault} at {point}: {wrong}" if wrong else "")
         shutil.rmtree(place)
     return count_trials(trials)
-
-
-def survives_fault(place: Path, fault: str, work: FaultTask) -> bool:
-    """Did the work get through in a fork that meets this fault?"""
-    child = os.fork()
-    if child == 0:
-        work.before(place)
-        os.environ["TUNEBENCH_FAULT"] = fault
-        try:
-            work.do(place)
-        except Exception:  # noqa: BLE001  (what it leaves behind is what counts)
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # --- our way

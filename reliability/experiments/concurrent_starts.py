@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from reliability.harness.claim import Proof, count_trials
+from tests.support.scripted import scripted_app, scripted_command
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.run_control import RunControl
 from trainer_core.jobs.spawn import WorkerSpawner
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.events import Phase
-from trainer_core.runs.workspace import Workspace
 
 QUESTION = "Starts at the same moment from two apps with two tabs each: how many runs train, and are the others refused in words?"
-SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker", "400")
+SPEED = 400
 CLICKS = 2
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        folder, count = Path(name), 3 if quick else 200
-        ours = [race_starts(folder / f"{trial}", open_app) for trial in range(count)]
-        control = [race_starts(folder / f"c{trial}", open_unlocked_app) for trial in range(count // 10 or 2)]
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
+    count = 3 if quick else 200
+    ours = [race_starts(folder / f"{trial}", scripted_app) for trial in range(count)]
+    control = [race_starts(folder / f"c{trial}", open_unlocked_app) for trial in range(count // 10 or 2)]
     without = "without the lock that other processes see"
     yield Proof("Of four starts at once exactly one trains", count_trials(ours), without, count_trials(control))
 
 
-def open_app(workspace: Workspace) -> Supervisor:
-    return Supervisor(workspace, command=SCRIPTED, device="cpu")
-
-
-def open_unlocked_app(workspace: Workspace) -> Supervisor:
+def open_unlocked_app(folder: Path, speed: float) -> Supervisor:
     """An app that thinks it is the only process on its workspace."""
-    app = open_app(workspace)
-    spawner = UnlockedSpawner(app.registry, app.device, SCRIPTED, ahead=False)
+    app = scripted_app(folder, speed)
+    spawner = UnlockedSpawner(app.registry, app.device, scripted_command(speed), ahead=False)
     app.control = RunControl(app.registry, spawner, app.compare)
     return app
 
@@ -51,9 +44,9 @@ class UnlockedSpawner(WorkerSpawner):
             yield
 
 
-def race_starts(folder: Path, open_one: Callable[[Workspace], Supervisor]) -> str:
+def race_starts(folder: Path, open_app: Callable[[Path, float], Supervisor]) -> str:
     """What went wrong, or nothing."""
-    apps = [open_one(Workspace(folder)) for _ in range(2)]
+    apps = [open_app(folder, SPEED) for _ in range(2)]
     said: list[str] = []
     gate = threading.Barrier(len(apps) * CLICKS)
 

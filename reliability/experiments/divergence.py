@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
@@ -28,41 +29,24 @@ HISTORIES = PROJECT / "tests" / "support" / "histories"
 Curve = Callable[[Random], list[float]]
 DivergingCurve = tuple[Stage, list[float], int]
 """Stage, losses, and the step from which they are sick."""
-LossDetector = Callable[[Sequence[float], Stage], int | None]
-"""The step, from 1, at which a run with these losses is stopped."""
 LossAndNorm = tuple[float, float]
 """Loss and gradient norm of a step."""
 StepDetector = Callable[[Sequence[LossAndNorm], Stage], int | None]
-"""The same for a run with these steps."""
+"""The step, from 1, at which a run with these steps is stopped."""
 
 
-def run(quick: bool) -> Iterator[Proof]:
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
     trials = 30 if quick else 1000
     nothing, anything = "no guard", "a guard that stops at any rise"
-    yield Proof(
-        "NaN or infinite losses end a run within three steps",
-        count_missed(non_finite_curve, detect_in_losses, trials),
-        nothing,
-        count_missed(non_finite_curve, never_detect, 30),
-    )
-    yield Proof(
-        "Ten times the loss ends a run within three steps",
-        count_missed(tenfold_curve, detect_in_losses, trials),
-        nothing,
-        count_missed(tenfold_curve, never_detect, 30),
-    )
-    yield Proof(
-        "No healthy run is stopped",
-        count_false_alarms(detect_in_losses, trials),
-        anything,
-        count_false_alarms(detect_any_rise, 30),
-    )
-    yield Proof(
-        "No recorded healthy run is stopped",
-        count_recorded_alarms(detect_in_steps),
-        anything,
-        count_recorded_alarms(detect_any_rise_in_steps),
-    )
+    for claim, curve in (
+        ("NaN or infinite losses end a run within three steps", non_finite_curve),
+        ("Ten times the loss ends a run within three steps", tenfold_curve),
+    ):
+        yield Proof(claim, count_missed(curve, detect, trials), nothing, count_missed(curve, never_detect, 30))
+    stopped = count_false_alarms(detect_any_rise, 30)
+    yield Proof("No healthy run is stopped", count_false_alarms(detect, trials), anything, stopped)
+    stopped = count_recorded_alarms(detect_any_rise)
+    yield Proof("No recorded healthy run is stopped", count_recorded_alarms(detect), anything, stopped)
 
 
 # --- curves
@@ -98,39 +82,35 @@ def tenfold_curve(dice: Random) -> DivergingCurve:
 # --- judges
 
 
-def detect_in_steps(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
+def detect(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
     """Our guard."""
     guard = DivergenceDetector(stage)
     return next((at for at, (loss, norm) in enumerate(steps, 1) if guard.check_step(loss, norm)), None)
 
 
-def detect_in_losses(losses: Sequence[float], stage: Stage) -> int | None:
-    """Our guard, of curves that have no norms."""
-    return detect_in_steps([(loss, 1.0) for loss in losses], stage)
-
-
-def never_detect(losses: Sequence[float], stage: Stage) -> int | None:
+def never_detect(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
     """The control of sick runs."""
     return None
 
 
-def detect_any_rise(losses: Sequence[float], stage: Stage) -> int | None:
+def detect_any_rise(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
     """The control of healthy runs."""
-    return next((at for at, (one, other) in enumerate(pairwise(losses), 2) if other > one), None)
+    return next((at for at, ((one, _), (other, _)) in enumerate(pairwise(steps), 2) if other > one), None)
 
 
-def detect_any_rise_in_steps(steps: Sequence[LossAndNorm], stage: Stage) -> int | None:
-    return detect_any_rise([loss for loss, _ in steps], stage)
+def with_norms(losses: Sequence[float]) -> list[LossAndNorm]:
+    """Of curves that have no norms."""
+    return [(loss, 1.0) for loss in losses]
 
 
 # --- counts
 
 
-def count_missed(curve: Callable[[Random], DivergingCurve], judge: LossDetector, trials: int) -> TrialCount:
+def count_missed(curve: Callable[[Random], DivergingCurve], judge: StepDetector, trials: int) -> TrialCount:
     failures = []
     for seed in range(FIRST_SEED, FIRST_SEED + trials):
         stage, losses, at = curve(Random(seed))
-        stopped, due = judge(losses, stage), at + CONFIRM_STEPS - 1
+        stopped, due = judge(with_norms(losses), stage), at + CONFIRM_STEPS - 1
         failures.append(
             ""
             if stopped and at <= stopped <= due
@@ -139,11 +119,11 @@ def count_missed(curve: Callable[[Random], DivergingCurve], judge: LossDetector,
     return count_trials(failures)
 
 
-def count_false_alarms(judge: LossDetector, trials: int) -> TrialCount:
+def count_false_alarms(judge: StepDetector, trials: int) -> TrialCount:
     curves: list[tuple[Stage, Curve, int]] = [
         (*one, seed) for one in CURVES for seed in range(FIRST_SEED, FIRST_SEED + trials)
     ]
-    stops = [(stage, seed, judge(curve(Random(seed)), stage)) for stage, curve, seed in curves]
+    stops = [(stage, seed, judge(with_norms(curve(Random(seed))), stage)) for stage, curve, seed in curves]
     return count_trials([f"{stage}, seed {seed}: stopped at {at}" if at else "" for stage, seed, at in stops])
 
 

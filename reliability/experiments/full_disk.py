@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from reliability.harness import unsafe_writes
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from tests.support.fake_worker import STEPS, Script
+from tests.support.faults import run_with_fault
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Columns, Recipe
 from trainer_core.data import uploads
@@ -36,24 +36,19 @@ IN_PLACE = "json.dump into the file itself"
 SPEED = 100_000.0
 
 
-def run(quick: bool) -> Iterator[Proof]:
+def run(place: Path, quick: bool) -> Iterator[Proof]:
     points = range(1, POINTS + 1, 25 if quick else 1)
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        place = Path(name)
-        full = [live_with_fault(place, "enospc", at, run_scripted_life, check_pause_and_resume) for at in points]
-        yield Proof(
-            "Disk full: paused, every file whole, resumed to the end",
-            count_trials(full),
-            IN_PLACE,
-            overwrite_control(place, "enospc"),
-        )
-        dead = [live_with_fault(place, "kill", at, run_scripted_life, check_resumed) for at in points]
-        yield Proof(
-            "Killed: every file whole, resumed to the end",
-            count_trials(dead),
-            IN_PLACE,
-            overwrite_control(place, "kill"),
-        )
+    full = [live_with_fault(place, "enospc", at, run_scripted_life, check_pause_and_resume) for at in points]
+    yield Proof(
+        "Disk full: paused, every file whole, resumed to the end",
+        count_trials(full),
+        IN_PLACE,
+        overwrite_control(place, "enospc"),
+    )
+    dead = [live_with_fault(place, "kill", at, run_scripted_life, check_resumed) for at in points]
+    yield Proof(
+        "Killed: every file whole, resumed to the end", count_trials(dead), IN_PLACE, overwrite_control(place, "kill")
+    )
 
 
 def live_with_fault(
@@ -62,22 +57,10 @@ def live_with_fault(
     """One life with a fault at its n-th write, and what is wrong afterwards."""
     folder = place / f"{fault}-{at}"
     folder.mkdir()
-    in_child(folder, work, f"{fault}:{at}")
+    run_with_fault(partial(work, folder), f"{fault}:{at}")
     wrong = check(folder)
     shutil.rmtree(folder)
     return f"{fault} at write {at}: {wrong}" if wrong else ""
-
-
-def in_child(folder: Path, work: Callable[[Path], None], fault: str = "") -> None:
-    child = os.fork()
-    if child == 0:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1), os.dup2(silent, 2)
-        os.environ["TUNEBENCH_FAULT"] = fault
-        with suppress(BaseException):
-            work(folder)
-        os._exit(0)
-    os.waitpid(child, 0)
 
 
 def run_scripted_life(folder: Path) -> None:
@@ -129,7 +112,7 @@ def check_resumed(folder: Path) -> str:
         return ""  # it was never there: the app says so at its start
     if not mark_dead(read_run_state(run_dir), False, "").phase.is_resumable:
         return check_files_whole(folder) if read_run_state(run_dir).phase is Phase.DONE else "it cannot be resumed"
-    in_child(folder, resume_after_fault)
+    run_with_fault(partial(resume_after_fault, folder))
     view, total = read_run_state(run_dir), sum(STEPS.values())
     if view.phase is not Phase.DONE or len({(point.stage, point.step) for point in view.points}) != total:
         return f"resumed, it is {view.phase.value} with {len(view.points)} of {total} steps: {view.error}"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from reliability.experiments.worker_kill import MODEL
+from reliability.experiments.worker_kill import tiny_recipe
 from reliability.harness.claim import Figure, TrialCount
-from trainer_core.jobs.supervisor import Supervisor, wait_for
+from tests.support.scripted import wait_for_run
+from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system import hardware, project
+from trainer_core.system import hardware
 
 QUESTION = (
     "SFT and DPO of a two-layer model on a graphics card, paused after some steps and resumed in a new process: are the steps "
@@ -26,19 +24,14 @@ NATS = 0.01
 SECONDS = 900.0
 
 
-def run(quick: bool) -> Iterator[Figure]:
+def run(folder: Path, quick: bool) -> Iterator[Figure]:
     """Nothing where there is no card."""
     if hardware.detect_machine().best_gpu:
-        with tempfile.TemporaryDirectory(prefix="proof-") as name:
-            yield resume_figure(Path(name), 1 if quick else 10, "cuda")
+        yield resume_figure(folder, 1 if quick else 10, "cuda")
 
 
 def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> Figure:
-    from tests.trainer_core.training.test_pipeline import recipe, write_data
-
-    subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
-    write_data(folder)
-    asked = recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
+    asked = tiny_recipe(folder, sample_tokens=0, precision="bf16" if device == "cuda" else "fp32")
     boss = Supervisor(Workspace(folder), device=device)
     try:
         whole = wait_until_over(boss, boss.control.start(asked))
@@ -58,14 +51,7 @@ def resume_figure(folder: Path, trials: int, device: Literal["cpu", "cuda"]) -> 
 
 def wait_until_over(boss: Supervisor, run_id: str, steps: float = math.inf) -> RunState:
     """A run at its end, whichever that is, or after so many steps."""
-
-    def there() -> bool:
-        boss.registry.refresh()
-        return (
-            not boss.registry.run_state(run_id).phase.is_active or len(boss.registry.run_state(run_id).points) >= steps
-        )
-
-    if not wait_for(there, SECONDS):
+    if not wait_for_run(boss, run_id, lambda view: not view.phase.is_active or len(view.points) >= steps, SECONDS):
         raise RuntimeError(f"{run_id} is not at its end after {SECONDS:.0f} s.")
     return boss.registry.run_state(run_id)
 

@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
+from tests.support.model_files import frame_header, pack_safetensors
 from trainer_core.data import Message, tokenize
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
@@ -61,21 +61,13 @@ class HostileModel:
     adapter: bool = False
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        place = Path(name)
-        beasts = [*hostile_models(), *hostile_adapters()]
-        good = [
-            acceptance_error(place / f"sound-{adapter}", adapter) for adapter in (False, True)
-        ]  # and torch is imported
-        shut = count_trials(
-            [acceptance_error(place / f"shut-{adapter}", adapter, refuse_all) for adapter in (False, True)]
-        )
-        ours = [check_refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
-        coded = [beast for beast in beasts if beast.stock]
-        fired = [
-            runs_code_in_stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])
-        ]
+def run(place: Path, quick: bool) -> Iterator[Proof]:
+    beasts = [*hostile_models(), *hostile_adapters()]
+    good = [acceptance_error(place / f"sound-{adapter}", adapter) for adapter in (False, True)]  # and torch is imported
+    shut = count_trials([acceptance_error(place / f"shut-{adapter}", adapter, refuse_all) for adapter in (False, True)])
+    ours = [check_refused(beast, place / f"{at}") for at, beast in enumerate(beasts)]
+    coded = [beast for beast in beasts if beast.stock]
+    fired = [runs_code_in_stock(beast, place / f"stock-{at}") for at, beast in enumerate(coded[:: 4 if quick else 1])]
     control = TrialCount(len(fired), sum(fired))
     yield Proof(
         "Refused in time with its reason, and nothing ran", count_trials(ours), "loaded the stock way", control, 0.9
@@ -146,33 +138,16 @@ def make_sound_folder(folder: Path, adapter: bool) -> Path:
         write_entry(folder, "adapter_config.json", LORA)
         names = (f"base_model.model.model.layers.0.self_attn.q_proj.{side}.weight" for side in SIDES)
         tensors = dict(zip(names, SIDES.values(), strict=True))
-        (folder / "adapter_model.safetensors").write_bytes(safetensors(tensors))
+        (folder / "adapter_model.safetensors").write_bytes(pack_safetensors(tensors))
         return folder
     write_entry(folder, "config.json", CONFIG)
     write_entry(folder, "tokenizer.json", {})
-    (folder / "model.safetensors").write_bytes(safetensors({"w": [1000]}))
+    (folder / "model.safetensors").write_bytes(pack_safetensors({"w": [1000]}))
     return folder
 
 
 def write_entry(folder: Path, name: str, content: Any) -> None:
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-
-
-def safetensors(tensors: dict[str, list[int]], **changes: Any) -> bytes:
-    """Tensors of zeros in 32 bit. `changes` go into the header's entry of the first."""
-    at, header = 0, dict[str, Any]()
-    for name, shape in tensors.items():
-        size = 4
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    header[next(iter(header))] |= changes
-    return frame_header(json.dumps(header).encode(), at)
-
-
-def frame_header(header: bytes, data: int) -> bytes:
-    return struct.pack("<Q", len(header)) + header + bytes(data)
 
 
 class PickleBomb:
@@ -295,13 +270,13 @@ def hostile_weights() -> Iterator[HostileModel]:
     yield weight_model("a header that is no JSON", "is damaged", frame_header(b"{" * 64, 100))
     yield weight_model("a header nested 100,000 deep", "is damaged", frame_header(b"[" * 100_000, 100))
     yield weight_model(
-        "overlapping tensors", "byte 2,000, inside", safetensors(two, data_offsets=[0, 4000], shape=[1000])
+        "overlapping tensors", "byte 2,000, inside", pack_safetensors(two, data_offsets=[0, 4000], shape=[1000])
     )
-    yield weight_model("a gap", "nothing is said of", safetensors(two, data_offsets=[8, 2000], shape=[498]))
-    yield weight_model("more shape than bytes", "its shape needs", safetensors(two, shape=[1 << 40]))
-    yield weight_model("a negative side", "header is damaged", safetensors(two, shape=[-1]))
-    yield weight_model("offsets beyond the end", "tensors end at byte", safetensors({"a": [500]})[:-8])
-    yield weight_model("an unknown number format", "unknown number format", safetensors(two, dtype="PICKLE"))
+    yield weight_model("a gap", "nothing is said of", pack_safetensors(two, data_offsets=[8, 2000], shape=[498]))
+    yield weight_model("more shape than bytes", "its shape needs", pack_safetensors(two, shape=[1 << 40]))
+    yield weight_model("a negative side", "header is damaged", pack_safetensors(two, shape=[-1]))
+    yield weight_model("offsets beyond the end", "tensors end at byte", pack_safetensors({"a": [500]})[:-8])
+    yield weight_model("an unknown number format", "unknown number format", pack_safetensors(two, dtype="PICKLE"))
     yield weight_model("an empty file", "cut short", b"")
     outside = {"weight_map": {"w": "../outside.safetensors"}}
     yield HostileModel("an index that escapes", "not beside it", indexed(outside))
@@ -360,7 +335,7 @@ def hostile_adapters() -> Iterator[HostileModel]:
 
     def shaped(path: str, side: list[int]) -> Callable[[Path, Path], None]:
         name = f"base_model.model.{path}.lora_A.weight"
-        return lambda folder, _: put_bytes(folder / "adapter_model.safetensors", safetensors({name: side}))
+        return lambda folder, _: put_bytes(folder / "adapter_model.safetensors", pack_safetensors({name: side}))
 
     layer = "model.layers.0.self_attn.q_proj"
     slow = "(a+)+$"

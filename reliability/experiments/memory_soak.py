@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,14 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
+from bench.harness import fixtures
 from reliability.harness.claim import Figure, TrialCount
-from tests.browser.conftest import App, chromium
+from tests.support.app_process import App, launch_chromium
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
-from trainer_core.runs.events import DataPrepared, Notice, Phase, PhaseChanged, StepsPlanned, TrainStep
+from trainer_core.runs.events import DataPrepared, Notice, Phase, PhaseChanged, StepsPlanned
 from trainer_core.runs.workspace import Workspace
 
 QUESTION = (
@@ -43,10 +43,9 @@ class ProcessSample:
     files: int
 
 
-def run(quick: bool) -> Iterator[Figure]:
+def run(folder: Path, quick: bool) -> Iterator[Figure]:
     minutes, warm = (0.4, 0.2) if quick else (MINUTES, WARM)
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        looks = list(soak_app(Path(name) / "workspace", minutes * 60, 6.0 if quick else 60.0))
+    looks = list(soak_app(folder / "workspace", minutes * 60, 6.0 if quick else 60.0))
     later = [look for look in looks if look.at >= warm * 60]
     first, last = mean_sample(later[: max(1, len(later) // 10)]), mean_sample(later[-max(1, len(later) // 10) :])
     grown = last.bytes / first.bytes - 1
@@ -66,16 +65,11 @@ def mean_sample(looks: list[ProcessSample]) -> ProcessSample:
 def soak_app(workspace: Path, seconds: float, reload_seconds: float) -> Iterator[ProcessSample]:
     """The app's process, looked at five times a second while it is used."""
     run_dir = run_folder.create_run(Workspace(workspace).runs, TrainJob(recipe=Recipe(name="soak")), "soak")
-    app = App(workspace, "5")
-    try:
-        with sync_playwright() as playwright, idle_worker(run_dir.name):
-            flags = ["--no-sandbox", "--disable-gpu"]
-            browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
-            tabs = open_tabs(browser.new_context(), app)
-            yield from sample_tabs(run_dir, tabs, app.process.pid, seconds, reload_seconds)
-            browser.close()
-    finally:
-        app.close()
+    with App(workspace, "5") as app, sync_playwright() as playwright, idle_worker(run_dir.name):
+        browser = launch_chromium(playwright)
+        tabs = open_tabs(browser.new_context(), app)
+        yield from sample_tabs(run_dir, tabs, app.process.pid, seconds, reload_seconds)
+        browser.close()
 
 
 @contextmanager
@@ -107,7 +101,7 @@ def sample_tabs(
     ):
         emit(event)
     for at in range(1, total):
-        emit(soak_step(at, total))
+        emit(fixtures.make_step("sft", at, total))
         if at % (60 * PER_SECOND) == 0:
             emit(Notice(f"minute {at // 60 // PER_SECOND}"))
         if (now := time.monotonic() - began) > (reloads + 1) * reload_seconds:
@@ -122,7 +116,3 @@ def count_open_files(process: psutil.Process) -> int:
     if sys.platform == "win32":
         return process.num_handles()
     return process.num_fds()
-
-
-def soak_step(at: int, total: int) -> TrainStep:
-    return TrainStep("sft", at, total, 1.0 + 1 / at, 2e-4, 1.0, 0.2, 1800.0, (total - at) / PER_SECOND)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-import gradio as gr
-
-import app as application
 from reliability.harness.claim import Proof, TrialCount, count_trials
-from tests.browser.conftest import App
-from tests.support.web_attacks import PREFIXES
-from trainer_core.jobs.supervisor import Supervisor
+from tests.support.app_process import App
+from tests.support.web_attacks import (
+    ENDLESS,
+    OPENS,
+    PASSWORD,
+    PREFIXES,
+    WAYS,
+    Attack,
+    by_model,
+    by_neighbour,
+    login_cookie,
+    make_blocks,
+    page_functions,
+    page_routes,
+    plain_spellings,
+    send_attack,
+)
 from trainer_core.models import starter
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
 
@@ -34,14 +42,7 @@ QUESTION = (
     "for servers that mend paths badly. A data file and a model that the person opens here by its path is no "
     "attack, and left out; from another address of the network it is one."
 )
-PASSWORD = "open sesame, please"
 CANARY = "CANARY-7f3a19"
-BYTES = 300_000
-"""Read of an answer; the page itself has 200,000."""
-WAIT_SECONDS = 60.0
-"""The first look at a row as tokens imports the libraries."""
-OPENS = frozenset({"inspect_file", "check_file", "preview_row", "measure_lengths"})
-"""Questions about the data file that the person names."""
 ENCODINGS: tuple[Callable[[str], str], ...] = (
     lambda text: text,
     lambda text: text.replace("/", "%2f"),
@@ -54,51 +55,18 @@ ENCODINGS: tuple[Callable[[str], str], ...] = (
     lambda text: text.replace("/", "\\"),
     lambda text: text.replace("../", "..;/"),
 )
-WAYS: tuple[Callable[[str], str], ...] = (
-    lambda path: path,
-    lambda path: "../" * 12 + path.lstrip("/"),
-    lambda path: "....//" * 12 + path.lstrip("/"),
-    lambda path: "./" + path,
-    lambda path: "//127.0.0.1" + path,
-    lambda path: "file://" + path,
-    lambda path: "x/" + "../" * 13 + path.lstrip("/"),
-    lambda path: "C:" + path,
-)
-ENDLESS = "/gradio_api/heartbeat/"
-"""Says ALIVE every 15 s, whatever stands behind it, and never ends."""
 
 
-@dataclass(frozen=True)
-class Attack:
-    """One request: for a route its path alone, for a question or an event its body too."""
-
-    path: str
-    body: Any = None
-    upload: str = ""
-    """The name of a file that is sent along."""
-    session: str = ""
-    """Where an event's answer is waited for."""
-    host: str = "127.0.0.1"
-    """The address that it is sent to, and so comes from."""
-
-
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        folder = Path(name)
-        served = App(folder / "workspace", "50", password=PASSWORD)
-        try:
-            # or a question about the bundled sample would unpack it first
-            ready = starter.ensure_starter(Workspace(default_workspace()))
-            shutil.copytree(ready, Workspace(served.workspace).models / starter.NAME)
-            marks = plant_secrets(folder, served.workspace)
-            attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
-            attacks += [*by_neighbour(marks, served), *by_model(marks)]
-            ours = [
-                try_attack(served, login_cookie(served), marks, attack) for attack in attacks[:: 61 if quick else 1]
-            ]
-        finally:
-            served.close()
-        control = naive_control(folder, marks)
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
+    with App(folder / "workspace", "50", password=PASSWORD) as served:
+        # or a question about the bundled sample would unpack it first
+        ready = starter.ensure_starter(Workspace(default_workspace()))
+        shutil.copytree(ready, Workspace(served.workspace).models / starter.NAME)
+        marks = plant_secrets(folder, served.workspace)
+        attacks = [*by_route(marks), *by_question(marks, served), *by_upload(marks), *by_event(marks)]
+        attacks += [*by_neighbour(marks, served), *by_model(marks)]
+        ours = [try_attack(served, login_cookie(served), marks, attack) for attack in attacks[:: 61 if quick else 1]]
+    control = naive_control(folder, marks)
     yield Proof(
         "No byte from outside comes out", count_trials(ours), "a server that joins paths as they come", control, 0.03
     )
@@ -118,35 +86,6 @@ def plant_secrets(folder: Path, workspace: Path) -> dict[str, bytes]:
     secret = (workspace / "app.secret").read_bytes()
     places = {str(canary): CANARY.encode(), str(workspace / "app.secret"): secret, "/etc/passwd": b"root:x:"}
     return places | {str(workspace / "data" / "link" / "canary.txt"): CANARY.encode()}
-
-
-def login_cookie(served: App, kept: dict[int, str] = {}) -> str:  # noqa: B006  (one cookie for each server)
-    """The cookie that the link hands out."""
-    if served.port not in kept:
-        answer, _ = send_attack(served.port, "GET", served.address.removeprefix(served.root), None, {})
-        kept[served.port] = (answer.getheader("set-cookie") or "").split(";")[0]
-    return kept[served.port]
-
-
-def send_attack(
-    port: int,
-    method: str,
-    path: str,
-    body: bytes | None,
-    headers: dict[str, str],
-    most: int | None = BYTES,
-    host: str = "127.0.0.1",
-) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection(host, port, timeout=WAIT_SECONDS)
-    try:
-        connection.request(method, quote(path, safe="%/\\:=?&.;@+,~"), body, {"Host": f"{host}:{port}", **headers})
-        answer = connection.getresponse()
-        try:
-            return answer, answer.read(most)
-        except http.client.IncompleteRead as cut:
-            return answer, cut.partial
-    finally:
-        connection.close()
 
 
 def try_attack(served: App, cookie: str, marks: dict[str, bytes], attack: Attack) -> str:
@@ -177,51 +116,12 @@ def spellings(marks: dict[str, bytes]) -> Iterator[str]:
         yield encoding(way(place))
 
 
-def plain_spellings(marks: dict[str, bytes]) -> Iterator[str]:
-    """For bodies, where nothing is decoded on the way: the place, its folder, both from inside, and a link of ours."""
-    for place in marks:
-        for target in (place, str(Path(place).parent)):
-            yield from (way(target) for way in WAYS)
-        yield place + "\0"
-    yield from ("link", "../link", "../outside", "..", ".", "", "~/x", "a/../../outside", "link/../../outside")
-
-
 def by_route(marks: dict[str, bytes]) -> Iterator[Attack]:
-    places = {re.sub(r"{[^}]*}", "{}", path) for path in routes() if "{" in path and not path.startswith(ENDLESS)} | {
-        f"{one}{{}}" for one in PREFIXES
-    }
+    places = {
+        re.sub(r"{[^}]*}", "{}", path) for _, path in page_routes() if "{" in path and not path.startswith(ENDLESS)
+    } | {f"{one}{{}}" for one in PREFIXES}
     for place, text in product(sorted(places), spellings(marks)):
         yield Attack(place.replace("{}", text))
-
-
-def routes() -> Iterator[str]:
-    return (path for _, path in page_routes())
-
-
-def page_routes() -> Iterator[tuple[str, str]]:
-    """Every method and path of the real app, its parameters in braces."""
-    waiting: list[Any] = list(gr.routes.App.create_app(make_blocks()).routes)
-    while waiting:
-        route = waiting.pop()
-        inner = getattr(route, "original_router", None) or getattr(route, "router", None)
-        waiting += inner.routes if inner else []
-        if path := getattr(route, "path", ""):
-            yield from ((method, path) for method in getattr(route, "methods", None) or {"GET"})
-
-
-def make_blocks() -> gr.Blocks:
-    with tempfile.TemporaryDirectory() as name:
-        return application.build_page(Supervisor(Workspace(Path(name)), device="cpu"))
-
-
-def page_functions(served: App) -> Iterator[tuple[int, str]]:
-    """Component and name of everything that a script of the page may ask."""
-    _, said = send_attack(served.port, "GET", "/config", None, {"Cookie": login_cookie(served)}, most=None)
-    numbers = {one["props"].get("elem_id"): one["id"] for one in json.loads(said)["components"]}
-    for block in make_blocks().blocks.values():
-        for name in dir(block):
-            if getattr(getattr(block, name, None), "_is_server_fn", False):
-                yield numbers[block.elem_id], name
 
 
 FIELDS = (
@@ -249,29 +149,6 @@ def by_question(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
         for data in (text, every, {"show": text, "chosen": [text], "tab": "runs", "log": True}, {"source": text}):
             body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
             yield Attack("/gradio_api/component_server", body)
-
-
-def by_neighbour(marks: dict[str, bytes], served: App) -> Iterator[Attack]:
-    """The questions about a data file, from another address: a path that the person here may open, the network may not."""
-    address, eyes = application.lan_names()[0], {"model": "starter", "length": 64}
-    more = {"preview_row": eyes | {"at": 0}, "measure_lengths": eyes}
-    for (component, name), text in product(
-        [one for one in page_functions(served) if one[1] in OPENS], plain_spellings(marks)
-    ):
-        data = {"source": text, **more.get(name, {})}
-        body = {"session_hash": "attack", "component_id": component, "fn_name": name, "data": data}
-        yield Attack("/gradio_api/component_server", body, host=address)
-
-
-def by_model(marks: dict[str, bytes]) -> Iterator[Attack]:
-    """The form of a run with a folder as its model, from another address."""
-    address = application.lan_names()[0]
-    (restore,) = (
-        number for number, event in make_blocks().fns.items() if event.name == "restore" and len(event.inputs) == 1
-    )
-    for text in plain_spellings(marks):
-        body = {"data": [{"model": text}], "fn_index": restore, "session_hash": "attack"}
-        yield Attack("/gradio_api/run/predict", body, host=address)
 
 
 def by_upload(marks: dict[str, bytes]) -> Iterator[Attack]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from reliability.harness.claim import Proof, TrialCount, count_trials
+from tests.support.scripted import find_workers, scripted_app
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.registry import RunRegistry
@@ -27,12 +27,12 @@ QUESTION = (
     "A random sequence of starts, stops, pauses, kills, restarts of the app, deletions and resumes with scripted workers. After "
     "each step: at most one worker, a state for every run that its folder and processes bear out, within 5 s."
 )
-SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker", "60")
+SPEED = 60
 SETTLED_SECONDS = 5.0
 STEPS = 50
 
 
-def run(quick: bool) -> Iterator[Proof]:
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
     lives = 2 if quick else 44
     WorkspaceMachine.steps = 0
     failure = ""
@@ -67,7 +67,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         self.app = self.open_app()
 
     def open_app(self) -> Supervisor:
-        return Supervisor(self.workspace, command=SCRIPTED, device="cpu")
+        return scripted_app(self.workspace.root, SPEED)
 
     def ids(self) -> list[str]:
         return [view.id for view in self.app.registry.run_states]
@@ -90,7 +90,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        for process in self.workers():
+        for process in find_workers(self.place.name):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
@@ -133,16 +133,7 @@ class WorkspaceMachine(RuleBasedStateMachine):
         return f"done without an adapter: {unsound}" if unsound else ""
 
     def count_workers(self) -> int:
-        return len(self.workers())
-
-    def workers(self) -> list[psutil.Process]:
-        """Living workers of this workspace."""
-        found = []
-        for process in psutil.process_iter(["cmdline", "status"]):
-            words = " ".join(process.info["cmdline"] or [])
-            if self.place.name in words and "worker" in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        return found
+        return len(find_workers(self.place.name))
 
     def teardown(self) -> None:
         self.kill()

@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from reliability.experiments.checkpoint_damage import is_loadable
 from reliability.harness.claim import Proof, TrialCount, count_trials
 from trainer_core.config.jobs import TrainJob
+from trainer_core.config.recipe import Recipe
 from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
 from trainer_core.runs import run_folder
 from trainer_core.runs.events import Phase
@@ -29,19 +30,24 @@ QUESTION = (
 MODEL = "import sys; from pathlib import Path; from tests.support import tiny; tiny.model(Path(sys.argv[1]))"
 
 
-def run(quick: bool) -> Iterator[Proof]:
-    with tempfile.TemporaryDirectory(prefix="proof-") as name:
-        yield kill_proof(Path(name), 6 if quick else 300)
+def run(folder: Path, quick: bool) -> Iterator[Proof]:
+    yield kill_proof(folder, 6 if quick else 300)
 
 
-def kill_proof(folder: Path, trials: int) -> Proof:
-    # nothing may be computed in this process, whose forks could otherwise wait for threads that they do not have
+def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
+    """A recipe with its model and its data. The model is made in a process of its own: nothing may be computed in this one, whose
+    forks could otherwise wait for threads that they do not have."""
     subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
-    from trainer_core import training  # noqa: F401, I001  (unsloth before all that it patches)
     from tests.trainer_core.training.test_pipeline import recipe, write_data
 
     write_data(folder)
-    asked, random = recipe(folder), Random(11)
+    return recipe(folder, **changes)
+
+
+def kill_proof(folder: Path, trials: int) -> Proof:
+    from trainer_core import training  # noqa: F401  (unsloth before all that it patches)
+
+    asked, random = tiny_recipe(folder), Random(11)
     whole = run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "whole")
     began = time.monotonic()
     finish_run_in_worker(whole)
@@ -100,15 +106,13 @@ def save_interval(view: RunState) -> int:
 def fork_worker(run_dir: Path) -> int:
     """A worker in a fork of this process, which has imported the libraries and computed nothing yet. Its process id."""
     from trainer_core import training
-    from trainer_core.worker import runner
+    from trainer_core.worker import restart, runner, warm
 
-    child = os.fork()
-    if child == 0:
-        silent = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        os._exit(runner.main(run_dir, lambda job: training))
-    return child
+    def work() -> int:
+        warm.redirect_output(run_dir)
+        return runner.main(run_dir, lambda job: training)
+
+    return restart.fork_child(work)
 
 
 def finish_run_in_worker(run_dir: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.browser.conftest import App
 from tests.browser.test_page import begin, phase, tab
+from tests.support.app_process import App
 
 TABS = ("Start", "Data", "Train", "Compare", "Runs")
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"]}

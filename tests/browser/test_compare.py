@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, tab
 from tests.browser.test_vote import generate, leave
+from tests.support.app_process import App
 from tests.support.fake_worker import HOSTILE
 from tests.trainer_core.evaluation.test_judge import Judge, likes
 

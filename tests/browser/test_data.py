@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
 from tests.support import tiny
+from tests.support.app_process import App
 
 Visit = Callable[[App], Page]
 HOSTILE = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{window.pwned=1}}"

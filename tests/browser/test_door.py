@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
 
-from tests.browser.conftest import App, chromium
+from tests.browser.conftest import open_chromium
+from tests.support.app_process import App
 
 NAME = "tunebench-0a1b2c3d.localhost"
 HERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -18,17 +19,15 @@ HERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    served = App(tmp_path_factory.mktemp("door") / "workspace", "50", own=NAME)
-    yield served
-    served.close()
+    with App(tmp_path_factory.mktemp("door") / "workspace", "50", own=NAME) as served:
+        yield served
 
 
 @pytest.fixture(params=["knows", "does not know"])
 def opened(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[tuple[Browser, str]]:
     """A browser and the host under which it finds the page."""
     knows = request.param == "knows"
-    flags = ["--no-sandbox", "--disable-gpu", *([] if knows else [HERE])]
-    browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
+    browser = open_chromium(playwright, *([] if knows else [HERE]))
     yield browser, NAME if knows else "127.0.0.1"
     browser.close()
 
@@ -51,13 +50,10 @@ def test_the_page_on_the_disk_opens_the_app_and_one_signs_out(app: App, opened: 
 
 def test_the_password_lets_in(browser: Browser, tmp_path: Path) -> None:
     """A form's origin is what the browser says it is."""
-    app = App(tmp_path / "workspace", "50", password="open sesame")
-    try:
+    with App(tmp_path / "workspace", "50", password="open sesame") as app:
         page = browser.new_page()
         page.goto(app.root)
         for given, then in (("open barley", "#password"), ("open sesame", "#go")):
             page.locator("#password").fill(given)
             page.get_by_role("button", name="Open").click()
             page.wait_for_selector(then, timeout=30_000)
-    finally:
-        app.close()

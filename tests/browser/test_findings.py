@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
+from tests.support.app_process import App
 from tests.trainer_core.diagnosis.test_doctor_sick_runs import SICK, recipe_of
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser.conftest import App
+from tests.support.app_process import App
 
 ATTACKS = """
 <form id="post" method="post" enctype="multipart/form-data" action="{app}/gradio_api/upload" target="out">

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
+from tests.support.app_process import App
 
 Visit = Callable[[App], Page]
 STATES = {  # reading -> the device's name, words in the rail, and words in the memory card

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from launcher.version import read_version
-from tests.browser.conftest import App
+from tests.support.app_process import App
 from trainer_core.planning.presets import starter_recipe
 
 Visit = Callable[[App], Page]

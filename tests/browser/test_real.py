@@ -10,8 +10,8 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
 from tests.browser.test_page import settings, tab
+from tests.support.app_process import App
 from trainer_core.models.starter import CONVERSION, NAME, SOURCE, is_starter_ready
 from trainer_core.planning.presets import starter_recipe
 from trainer_core.runs.heartbeat import read_heartbeat

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from bench.harness import fixtures
-from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, tab
+from tests.support.app_process import App
 from trainer_core.runs.workspace import Workspace
 
 Visit = Callable[[App], Page]

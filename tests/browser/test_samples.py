@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
 from tests.browser.test_access import violations
 from tests.browser.test_page import begin, phase, settings, stop, tab
+from tests.support.app_process import App
 from trainer_core.runs import checkpoints
 
 Visit = Callable[[App], Page]

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
 from tests.browser.test_page import begin, phase, tab
+from tests.support.app_process import App
 from trainer_core.evaluation import votes
 
 Visit = Callable[[App], Page]

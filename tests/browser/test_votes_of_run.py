@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import App
 from tests.browser.test_compare import choose_run
 from tests.browser.test_page import begin, stop, tab
 from tests.browser.test_vote import generate, kept, leave, ready, vote
+from tests.support.app_process import App
 
 Visit = Callable[[App], Page]
 NONE = "No votes for this run yet. Press B."

@@ -7,13 +7,13 @@ nothing. `tests/trainer_core/runs/test_run_folder_hostile.py` runs them; a case 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import orjson
 from starlette.datastructures import Headers
 
 import app
+from tests.support.faults import run_with_fault
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
@@ -33,7 +34,6 @@ from trainer_core.runs.events import AdapterSaved, DataPrepared, Event, Phase, R
 from trainer_core.runs.run_folder import create_run, list_runs
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
-from trainer_core.system import durable
 from ui.payloads import run_list
 from ui.server import auth, live_updates
 
@@ -247,19 +247,10 @@ def kept_at_every_point(root: Path, fault: str) -> str:
     for point in range(1, 40):
         place = root / str(point)
         place.mkdir()
-        child = os.fork()
-        if child == 0:
-            try:
-                save(checkpoints.checkpoint_dir(place, "sft", 4), 4)
-                save(checkpoints.checkpoint_dir(place, "sft", 8), 8)
-                save(checkpoints.adapter_dir(place, "sft"), 8)
-                durable._points = itertools.count(1)
-                os.environ["TUNEBENCH_FAULT"] = f"{fault}:{point}"
-                checkpoints.use_step(place, "sft", 4)
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        through = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        save(checkpoints.checkpoint_dir(place, "sft", 4), 4)
+        save(checkpoints.checkpoint_dir(place, "sft", 8), 8)
+        save(checkpoints.adapter_dir(place, "sft"), 8)
+        through = run_with_fault(partial(checkpoints.use_step, place, "sft", 4), f"{fault}:{point}") == 0
         if checkpoints.adapter_step(place, "sft") not in (4, 8):
             left = sorted(path.name for path in place.iterdir())
             return f"{fault} at point {point}: no adapter is left, only {left}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import app
 from tests.support.readings import replay
+from tests.support.scripted import scripted_command
 from trainer_core.jobs.spawn import WORKER_COMMAND
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace
@@ -51,9 +52,7 @@ def main() -> int:
     top.add_argument("--own", default="", help="the page's name below .localhost")
     args = top.parse_args()
     workspace = Workspace(args.workspace.resolve())
-    command = (
-        WORKER_COMMAND if args.worker == "real" else (sys.executable, "-m", "tests.support.fake_worker", args.worker)
-    )
+    command = WORKER_COMMAND if args.worker == "real" else scripted_command(args.worker)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     read = recorded(args.reading) if args.reading else lambda: machine(args.gpu)

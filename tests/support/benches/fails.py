@@ -1,5 +1,7 @@
 """A bench that fails."""
 
+from pathlib import Path
+
 from bench.harness.result import BenchRow, Device
 
 QUESTION = "What is one by nothing?"
@@ -7,5 +9,5 @@ DEVICES: tuple[Device, ...] = ("cpu",)
 OPEN: tuple[BenchRow, ...] = ()
 
 
-def run(device: Device, tiny: bool) -> list[BenchRow]:
+def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     return [BenchRow("app", "x", "s", 1 / 0)]

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.scripted import scripted_command
 from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe, Sampling
@@ -35,8 +35,7 @@ NAMES = ("Base", "SFT", "DPO")
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    command = (sys.executable, "-m", "tests.support.fake_worker", "200")
-    opened = Supervisor(Workspace(tmp_path), command, "cpu", lambda: machine(0))
+    opened = Supervisor(Workspace(tmp_path), scripted_command(200), "cpu", lambda: machine(0))
     yield opened
     opened.close()
 

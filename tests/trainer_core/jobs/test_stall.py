@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.scripted import scripted_app, wait_for_run
 from trainer_core.config.recipe import Recipe
 from trainer_core.jobs import stall
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs import heartbeat
 from trainer_core.runs.events import Evaluation, Phase, TrainStep
 from trainer_core.runs.run_state import RunState
-from trainer_core.runs.workspace import Workspace
 
 pytestmark = pytest.mark.real
-
-SCRIPTED = (sys.executable, "-m", "tests.support.fake_worker")
 
 
 def stepping(seconds: float, count: int = 10) -> RunState:
@@ -82,43 +79,34 @@ def test_how_long_an_answer_is_waited_for(view: RunState, most: float) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="Windows halts no process by signal")
 def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> None:
     """Its last beat is made older than it is, by what one would wait for."""
-    supervisor = Supervisor(Workspace(tmp_path), command=(*SCRIPTED, "50"))
+    supervisor = scripted_app(tmp_path, 50)
     run_id = supervisor.control.start(Recipe(name="slow"))
-    assert looked(supervisor, run_id, lambda view: len(view.points) > 3, 30)
+    assert wait_for_run(supervisor, run_id, lambda view: len(view.points) > 3, 30)
     worker = psutil.Process(heartbeat.read_heartbeat(supervisor.registry.run_dir(run_id)).pid)  # type: ignore[union-attr]
     try:
         worker.send_signal(signal.SIGSTOP)
         assert wait_for(lambda: worker.status() == psutil.STATUS_STOPPED, 10)
         beat = supervisor.registry.run_dir(run_id) / "heartbeat.json"
         os.utime(beat, (0, beat.stat().st_mtime - stall.SILENT_SECONDS))
-        assert looked(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
+        assert wait_for_run(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
         assert supervisor.registry.run_state(run_id).phase.is_active
         worker.send_signal(signal.SIGCONT)
-        assert looked(supervisor, run_id, lambda view: view.phase is Phase.DONE and not view.stalled, 60)
+        assert wait_for_run(supervisor, run_id, lambda view: view.phase is Phase.DONE and not view.stalled, 60)
     finally:
         worker.kill()
         supervisor.close()
 
 
-def looked(supervisor: Supervisor, run_id: str, wanted, seconds: float) -> bool:  # type: ignore[no-untyped-def]
-    def there() -> bool:
-        supervisor.registry.refresh()
-        return wanted(supervisor.registry.run_state(run_id))
-
-    return wait_for(there, seconds)
-
-
 def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    supervisor = Supervisor(workspace, command=(*SCRIPTED, "500"))
+    supervisor = scripted_app(tmp_path, 500)
     ids = []
     for name in ("one", "two"):
         ids.append(supervisor.control.start(Recipe(name=name)))
-        assert looked(supervisor, ids[-1], lambda view: view.phase is Phase.DONE, 60)
+        assert wait_for_run(supervisor, ids[-1], lambda view: view.phase is Phase.DONE, 60)
     file = supervisor.registry.run_dir(ids[0]) / "events.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:5], b'{"kind": "Step", "ste\x00\xff\n', b"[1]\n", *lines[5:]]))
-    again = Supervisor(workspace)
+    again = Supervisor(supervisor.workspace)
     assert [view.phase for view in again.registry.run_states] == [Phase.DONE, Phase.DONE]
     assert again.registry.run_state(ids[0]).points == supervisor.registry.run_state(ids[0]).points
     notes = [note for note in again.registry.run_state(ids[0]).notes if "cannot be read" in note]

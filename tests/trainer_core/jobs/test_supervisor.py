@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.faults import run_with_fault
 from tests.support.readings import replay
+from tests.support.scripted import scripted_app
 from tests.support.serve import machine
-from tests.trainer_core.runs.test_checkpoints import in_a_process
 from trainer_core.config.recipe import Recipe
 from trainer_core.errors import BusyError, DeviceError, ModelError
 from trainer_core.jobs import stall
@@ -39,11 +40,6 @@ RECIPE = Recipe(name="scripted")
 
 
 HURRIED = stall.StopTimeouts(step=1.0, load=1.0, kill=1.0)
-
-
-def boss_of(folder: Path, speed: int = 50, patience: stall.StopTimeouts = stall.STOP_TIMEOUTS) -> Supervisor:
-    command = (sys.executable, "-m", "tests.support.fake_worker", str(speed))
-    return Supervisor(Workspace(folder), command=command, device="cpu", patience=patience)
 
 
 def test_nvml_is_kept_open_until_something_is_wrong(tmp_path: Path) -> None:
@@ -81,7 +77,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Supervisor, str]]]:
     def started(
         behaviour: str, speed: int = 60, patience: stall.StopTimeouts = stall.STOP_TIMEOUTS
     ) -> tuple[Supervisor, str]:
-        bosses.append(boss_of(tmp_path, speed, patience))
+        bosses.append(scripted_app(tmp_path, speed, patience))
         return bosses[-1], bosses[-1].control.start(RECIPE.model_copy(update={"name": behaviour}))
 
     yield started
@@ -121,7 +117,7 @@ def test_a_run_made_longer_after_an_earlier_step_was_kept(start, tmp_path: Path,
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(boss.registry.run_dir(run_id), folder / "runs" / run_id)
         idle = Supervisor(Workspace(folder), (sys.executable, "-c", "pass"), read_machine=lambda: machine(24))
-        code = in_a_process(lambda idle=idle: idle.control.extend(run_id), f"{fault}:{at}")
+        code = run_with_fault(lambda idle=idle: idle.control.extend(run_id), f"{fault}:{at}")
         assert code in (0, -signal.SIGKILL if fault == "kill" else 1)
         view = read_run_state(folder / "runs" / run_id)
         least = int(view.effective_value("dpo.max_steps", "0"))
@@ -147,12 +143,12 @@ def test_a_second_run_is_refused_by_name_and_leaves_no_folder(start) -> None:
     with pytest.raises(BusyError, match=run_id):
         boss.control.start(RECIPE)
     with pytest.raises(BusyError, match=run_id):
-        boss_of(boss.workspace.root).control.start(RECIPE)
+        scripted_app(boss.workspace.root).control.start(RECIPE)
     assert len(run_folder.list_runs(boss.workspace.runs)) == 1
 
 
 def test_twenty_clicks_at_once_start_one_run(tmp_path: Path) -> None:
-    boss, refused, threads = boss_of(tmp_path, 200), [], []
+    boss, refused, threads = scripted_app(tmp_path, 200), [], []
 
     def click() -> None:
         try:
@@ -237,7 +233,7 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
     view = until(boss, run_id, ended)
     assert view.phase is Phase.FAILED and "SIGKILL" in view.error and "without a last word" in view.error
     assert "memory" not in view.error, "nobody has seen that memory ran out"
-    assert boss_of(boss.workspace.root).registry.run_state(run_id).phase is Phase.FAILED, (
+    assert scripted_app(boss.workspace.root).registry.run_state(run_id).phase is Phase.FAILED, (
         "an app that starts anew says the same"
     )
 
@@ -259,7 +255,7 @@ def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words
     boss, run_id = start(f"{behaviour}-{keeper}")
     view = until(boss, run_id, ended)
     assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
-    later = boss_of(boss.workspace.root).registry.run_state(run_id)
+    later = scripted_app(boss.workspace.root).registry.run_state(run_id)
     assert (later.phase, later.error) == (Phase.FAILED, view.error)
 
 
@@ -284,7 +280,7 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
     said = r"It did not answer for [1-9] s and was ended\. Resume goes on from SFT step 5\."
     assert view.phase is Phase.STOPPED and re.fullmatch(said, view.detail) and not view.error
     assert not heartbeat.list_processes(boss.registry.run_dir(run_id)) and not boss.registry.active_run
-    again = boss_of(boss.workspace.root)
+    again = scripted_app(boss.workspace.root)
     assert (again.registry.run_state(run_id).phase, again.registry.run_state(run_id).detail) == (
         Phase.STOPPED,
         view.detail,
@@ -302,7 +298,7 @@ def test_one_that_is_halted_is_killed_by_an_app_that_started_later(start) -> Non
     for process in family:
         process.suspend()
     first.control.pause(run_id)
-    later = boss_of(first.workspace.root, patience=HURRIED)
+    later = scripted_app(first.workspace.root, patience=HURRIED)
     assert until(later, run_id, ended).phase is Phase.STOPPED
     until(first, run_id, ended)  # which also waits for its child
     assert not heartbeat.list_processes(first.registry.run_dir(run_id))
@@ -321,7 +317,7 @@ def test_without_a_fork_a_fresh_worker_goes_on_with_less_as_well(start) -> None:
 
 def test_in_a_folder_with_spaces_and_accents_a_run_goes_to_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "Jané Doe’s Рабочий стол 工作"
-    boss = boss_of(folder, speed=200)
+    boss = scripted_app(folder, speed=200)
     for name in ("scripted", "scripted-kept", "scripted-spawned"):
         run_id = boss.control.start(RECIPE.model_copy(update={"name": name}))
         assert until(boss, run_id, ended).phase is Phase.DONE, name
@@ -418,8 +414,9 @@ def test_a_worker_that_lost_its_keeper_still_works(start) -> None:
 
 APP = """
 import sys, time, pathlib
-from tests.trainer_core.jobs.test_supervisor import boss_of, RECIPE
-boss = boss_of(pathlib.Path(sys.argv[1]), 10)
+from tests.support.scripted import scripted_app
+from tests.trainer_core.jobs.test_supervisor import RECIPE
+boss = scripted_app(pathlib.Path(sys.argv[1]), 10)
 print(boss.control.start(RECIPE), flush=True)
 time.sleep(600)
 """
@@ -437,7 +434,7 @@ def test_a_run_outlives_its_app_and_is_found_again(tmp_path: Path) -> None:
     )
     os.killpg(app.pid, signal.SIGKILL)
     app.wait()
-    again = boss_of(tmp_path)
+    again = scripted_app(tmp_path)
     view = until(again, run_id, lambda view: len(view.points) > 3)
     assert view.phase.is_active and again.registry.active_run == view
     with pytest.raises(BusyError):
@@ -460,14 +457,14 @@ def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Pat
 
 
 def test_an_unknown_model_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
-    boss = boss_of(tmp_path)
+    boss = scripted_app(tmp_path)
     with pytest.raises(ModelError, match="hub id"):
         boss.control.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
     assert run_folder.list_runs(boss.workspace.runs) == []
 
 
 def test_the_workers_environment_keeps_the_network_and_the_cards_out(tmp_path: Path) -> None:
-    boss = boss_of(tmp_path)
+    boss = scripted_app(tmp_path)
     local, hub = boss.spawner.worker_environment("starter"), boss.spawner.worker_environment("owner/name")
     assert local["HF_HUB_OFFLINE"] == "1" and hub.get("HF_HUB_OFFLINE") == os.environ.get("HF_HUB_OFFLINE")
     compiled = boss.workspace.root / "compiled"
@@ -483,7 +480,7 @@ def test_a_paused_run_goes_on_in_another_app(start, tmp_path: Path) -> None:
     boss.control.pause(run_id)
     paused = until(boss, run_id, ended)
     assert paused.phase is Phase.PAUSED and not paused.adapters
-    later = boss_of(tmp_path, 200)
+    later = scripted_app(tmp_path, 200)
     later.control.resume(run_id)
     view = until(later, run_id, ended)
     later.close()

@@ -1,12 +1,12 @@
 """Which base models are taken: complete, safetensors, and without code of their own. More in reliability."""
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
 
 from tests.support import tiny
+from tests.support.model_files import pack_safetensors
 from trainer_core.data import Chat, Message, tokenize
 from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import ModelError
@@ -25,16 +25,13 @@ CONFIG = {
 }
 
 
-def weights(count: int = 300) -> bytes:
-    """A safetensors file of one tensor of so many 32-bit numbers."""
-    header = json.dumps({"x": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(4 * count)
+WEIGHTS = pack_safetensors({"x": [300]})
 
 
 def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
     files = {
         "config.json": json.dumps(CONFIG),
-        "model.safetensors": weights(),
+        "model.safetensors": WEIGHTS,
         "tokenizer.json": "{}",
         **{name.replace("__", "."): text for name, text in changes.items()},
     }
@@ -56,7 +53,7 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
         ({"config__json": json.dumps(CONFIG | {"hidden_size": 400})}, "speaks of 646,400 weights.*1,200 bytes"),
         ({"model__safetensors": None}, "no .safetensors"),
         ({"model__safetensors": None, "pytorch_model__bin": "x"}, "pickle"),
-        ({"model__safetensors": weights()[:-1]}, "1,200 of 1,199"),
+        ({"model__safetensors": WEIGHTS[:-1]}, "1,200 of 1,199"),
         ({"tokenizer__json": None}, "tokenizer.json"),
     ],
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import damage_file, run_with_fault
 from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
@@ -102,7 +103,7 @@ def test_what_is_replaced_is_never_lost(tmp_path: Path, fault: str, swap: Callab
             (folder / name).mkdir(parents=True)
             (folder / name / "weights").write_text(name)
         publish = partial(durable.publish_staged, folder / ".staging-adapter", folder / "adapter", swap=swap)
-        code = in_a_process(lambda publish=publish: disk(publish), f"{fault}:{at}")
+        code = run_with_fault(lambda publish=publish: disk(publish), f"{fault}:{at}")
         if swap is never:
             durable.clean_leftovers(folder)
         seen.append((folder / "adapter" / "weights").read_text())
@@ -125,7 +126,7 @@ def test_an_adapter_that_is_replaced_is_never_lost(tmp_path: Path, fault: str) -
         at += 1
         folder = tmp_path / f"{fault}{at}"
         shutil.copytree(tmp_path / "whole", folder)
-        code = in_a_process(lambda folder=folder: checkpoints.use_step(folder, "dpo", 8), f"{fault}:{at}")
+        code = run_with_fault(lambda folder=folder: checkpoints.use_step(folder, "dpo", 8), f"{fault}:{at}")
         seen.add(verify(folder / "adapter-dpo").step)
         checkpoints.clean_run_leftovers(folder)
         assert not [*folder.glob(".*"), *folder.glob("checkpoints/.*")]
@@ -224,23 +225,7 @@ def saved_with(run_dir: Path, fault: str) -> int:
             save(run_dir, step)
             (run_dir / "counted").write_text(str(step))
 
-    return in_a_process(three, fault)
-
-
-def in_a_process(work: Callable[[], object], fault: str) -> int:
-    """Exit code of a fork that does the work with a fault."""
-    child = os.fork()
-    if child == 0:
-        os.environ["TUNEBENCH_FAULT"] = fault
-        code = 3
-        try:
-            work()
-            code = 0
-        except DiskError:
-            code = 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return run_with_fault(three, fault)
 
 
 def sound(folder: Path) -> bool:
@@ -284,21 +269,6 @@ def test_without_the_staging_folder_a_kill_leaves_a_half(tmp_path: Path) -> None
     assert latest_valid(tmp_path, "dpo", "data").folder is None
 
 
-def damage(path: Path, dice: random.Random) -> str:
-    """Flip one bit, cut the end off, or empty the file."""
-    content = bytearray(path.read_bytes())
-    match dice.choice(("flip", "flip", "cut", "empty")):
-        case "flip":
-            at = dice.randrange(len(content))
-            content[at] ^= 1 << dice.randrange(8)
-        case "cut":
-            del content[dice.randrange(len(content)) :]
-        case "empty":
-            content.clear()
-    path.write_bytes(content)
-    return path.name
-
-
 @pytest.mark.real
 def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path: Path) -> None:
     dice = random.Random(1)
@@ -309,7 +279,7 @@ def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path
     silent = []
     for _ in range(500):
         path = dice.choice(sorted(whole))
-        name = damage(path, dice)
+        name = damage_file(path, dice)
         found = latest_valid(tmp_path, "dpo", "data")
         same = path.read_bytes() == whole[path]
         if not same and (found.step != 2 or name not in " ".join(found.skipped)):
@@ -460,7 +430,7 @@ def test_only_a_stage_at_its_end_counts_as_finished(tmp_path: Path) -> None:
         assert checkpoints.finished_adapter(tmp_path, "dpo").folder == expected
     assert checkpoints.finished_adapter(tmp_path, "dpo", least=20).folder == folder
     assert checkpoints.finished_adapter(tmp_path, "dpo", least=21).folder is None, "the run was made longer"
-    damage(folder / "adapter_model.safetensors", random.Random(1))
+    damage_file(folder / "adapter_model.safetensors", random.Random(1))
     (said,) = checkpoints.finished_adapter(tmp_path, "dpo").skipped
     assert said.startswith("adapter-dpo/adapter_model.safetensors has ") and said.endswith("The adapter is made again.")
 
@@ -469,16 +439,16 @@ def test_a_text_is_old_or_new_at_every_point(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     for at in (1, 2, 3):
         path.write_text("old")
-        assert in_a_process(lambda: durable.write_atomically(path, "new"), f"kill:{at}") == -signal.SIGKILL
+        assert run_with_fault(lambda: durable.write_atomically(path, "new"), f"kill:{at}") == -signal.SIGKILL
         assert path.read_text() == "old"
-    assert in_a_process(lambda: durable.write_atomically(path, "new"), "kill:4") == 0
+    assert run_with_fault(lambda: durable.write_atomically(path, "new"), "kill:4") == 0
     assert path.read_text() == "new"
 
 
 def test_a_text_is_the_owners_alone_from_its_first_instant(tmp_path: Path) -> None:
     path = tmp_path / "app.secret"
     for at in (2, 3):
-        assert in_a_process(lambda: durable.write_atomically(path, "secret"), f"kill:{at}") == -signal.SIGKILL
+        assert run_with_fault(lambda: durable.write_atomically(path, "secret"), f"kill:{at}") == -signal.SIGKILL
     left = [*tmp_path.iterdir()]
     durable.write_atomically(path, "secret")
     assert left and {one.stat().st_mode & 0o777 for one in (*left, path)} == {0o600}
@@ -487,7 +457,7 @@ def test_a_text_is_the_owners_alone_from_its_first_instant(tmp_path: Path) -> No
 def test_held_out_pairs_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
     pair = Pair((Message("user", "q"),), (Message("assistant", "a"),), (Message("assistant", "b"),))
     path = tmp_path / "held-out.jsonl"
-    assert in_a_process(lambda: tokenize.write_pairs(path, [pair]), "enospc:1") == 1
+    assert run_with_fault(lambda: tokenize.write_pairs(path, [pair]), "enospc:1") == 1
     assert list(tmp_path.iterdir()) == []
     tokenize.write_pairs(path, [pair, pair])
     assert [json.loads(line)["chosen"][0]["content"] for line in path.read_text().splitlines()] == ["a", "a"]

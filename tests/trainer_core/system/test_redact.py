@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.scripted import scripted_app
 from trainer_core.config.recipe import Recipe
 from trainer_core.diagnosis import html_report
-from trainer_core.jobs.supervisor import Supervisor, wait_for
+from trainer_core.jobs.supervisor import wait_for
 from trainer_core.runs.events import Phase
-from trainer_core.runs.workspace import Workspace
 from trainer_core.system import redact
 
 CANARY = "hf_canary0123456789abcdef"
@@ -46,9 +45,7 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
     canaries = {"HF_TOKEN": CANARY, "OPENAI_API_KEY": "sk-canary-9876543210", "TUNEBENCH_JUDGE_KEY": QUOTED}
     for variable, canary in canaries.items():
         monkeypatch.setenv(variable, canary)
-    supervisor = Supervisor(
-        Workspace(tmp_path), command=(sys.executable, "-m", "tests.support.fake_worker", "100"), device="cpu"
-    )
+    supervisor = scripted_app(tmp_path, 100)
     run_id = supervisor.control.start(Recipe(name=name))
     arguments = set[str]()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import socket
@@ -11,27 +10,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import gradio as gr
 import pytest
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
 import app as application
-from reliability.experiments.path_traversal import (
+from tests.support.app_process import App
+from tests.support.web_attacks import (
+    HOSTS,
     OPENS,
+    ORIGINS,
     PASSWORD,
+    PREFIXES,
+    TYPES,
     Attack,
     by_model,
     by_neighbour,
+    is_own_request,
     login_cookie,
     page_functions,
+    page_routes,
+    request_headers,
     send_attack,
 )
-from tests.browser.conftest import App
-from tests.support.web_attacks import HOSTS, ORIGINS, PREFIXES, TYPES
 from trainer_core.config.recipe import STARTER
-from trainer_core.jobs.supervisor import Supervisor
-from trainer_core.runs.workspace import Workspace
 from trainer_core.system import app_secret, project
 from ui.server import address, auth
 
@@ -42,9 +44,8 @@ SITES = ("cross-site", "same-site")
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    app = App(tmp_path_factory.mktemp("door") / "workspace", "50")
-    yield app
-    app.close()
+    with App(tmp_path_factory.mktemp("door") / "workspace", "50") as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
@@ -57,27 +58,9 @@ def cookie(served: App) -> str:
 def ask(
     served: App, method: str = "GET", path: str = "/", body: str = "", **headers: str | None
 ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
-    sent = {"Host": f"127.0.0.1:{served.port}"} | {
-        name.replace("_", "-"): value for name, value in headers.items() if value
-    }
-    connection.request(method, path, body or None, sent)
-    answer = connection.getresponse()
-    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read(2000)
-
-
-def routes(workspace: Path) -> list[tuple[str, str]]:
-    """Every method and path of the real app, its parameters filled in."""
-    boss = Supervisor(Workspace(workspace), device="cpu")
-    found: list[tuple[str, str]] = []
-    waiting = list(gr.routes.App.create_app(application.build_page(boss)).routes)
-    while waiting:
-        route = waiting.pop()
-        inner = getattr(route, "original_router", None) or getattr(route, "router", None)
-        waiting += inner.routes if inner else []
-        if path := getattr(route, "path", ""):
-            found += [(method, re.sub(r"{[^}]*}", "x", path)) for method in getattr(route, "methods", None) or {"GET"}]
-    return found
+    sent = {name.replace("_", "-"): value for name, value in headers.items() if value}
+    answer, said = send_attack(served.port, method, path, body.encode() or None, sent, 2000)
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, said
 
 
 def test_the_cookie_cannot_be_read_or_sent_by_others(cookie: str, served: App) -> None:
@@ -101,8 +84,8 @@ def test_with_the_key_the_page_comes_with_its_headers(served: App, cookie: str) 
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-def test_no_route_is_open_without_the_key(served: App, tmp_path: Path) -> None:
-    found = routes(tmp_path)
+def test_no_route_is_open_without_the_key(served: App) -> None:
+    found = [(method, re.sub(r"{[^}]*}", "x", path)) for method, path in page_routes()]
     assert len(found) > 40
     open_ones = {
         path for method, path in found if method != "OPTIONS" and ask(served, method, path)[0] not in (401, 400, 403)
@@ -110,23 +93,17 @@ def test_no_route_is_open_without_the_key(served: App, tmp_path: Path) -> None:
     assert open_ones <= auth.OPEN_PATHS
 
 
-def own(value: str | None, served: App) -> str | None:
-    return f"http://127.0.0.1:{served.port}" if value == "own" else value
-
-
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_only_our_own_page_gets_in(served: App, cookie: str, origin: str | None, host: str) -> None:
     """8 origins × 6 hosts × 5 content types, each with the key, on a route that does something."""
-    name = {"own": "127.0.0.1:{port}", "localhost": "localhost:{port}"}.get(host, host).format(port=served.port)
     body = json.dumps({"data": [], "session_hash": "x"})
-    ours = host in ("own", "localhost") and (origin is None or own(origin, served) == f"http://{name}")
     for kind in TYPES:
-        headers = {"Host": name, "Origin": own(origin, served), "Content_Type": kind, "Cookie": cookie.split(";")[0]}
+        headers = request_headers(served.port, cookie.split(";")[0], origin, host, kind)
         status, sent, _ = ask(served, "POST", "/gradio_api/queue/join", body, **headers)
         assert (
             (status not in (400, 403) or sent.get("content-type") == "application/json")
-            if ours
+            if is_own_request(origin, host)
             else status in (400, 403)
         )
 
@@ -290,8 +267,7 @@ def test_a_new_password_throws_the_network_out_and_nobody_else(tmp_path: Path) -
 
 def test_the_network_opens_no_files_by_their_paths(tmp_path: Path) -> None:
     """The same questions from this computer's address in the network, and from this computer."""
-    app = App(tmp_path / "workspace", "50", password=PASSWORD)
-    try:
+    with App(tmp_path / "workspace", "50", password=PASSWORD) as app:
         sent = {"Cookie": login_cookie(app), "Content-Type": "application/json"}
         attacks = [
             one for one in by_neighbour({"/etc/passwd": b""}, app) if one.body["data"]["source"] == "/etc/passwd"
@@ -307,15 +283,12 @@ def test_the_network_opens_no_files_by_their_paths(tmp_path: Path) -> None:
         glance = next(one for one in attacks if one.body["fn_name"] == "inspect_file")
         assert b"chosen" in says(glance, source="sample")
         assert b"cannot be opened from" not in says(replace(glance, host="127.0.0.1"))
-    finally:
-        app.close()
 
 
 def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path: Path) -> None:
     """By an event of the form and a question of Compare, from an address in the network and from this computer."""
     (tmp_path / "model").mkdir()
-    app = App(tmp_path / "workspace", "50", password=PASSWORD)
-    try:
+    with App(tmp_path / "workspace", "50", password=PASSWORD) as app:
         sent, afar = {"Cookie": login_cookie(app), "Content-Type": "application/json"}, application.lan_names()[0]
 
         def says(host: str, path: str, body: dict[str, object]) -> str:
@@ -346,8 +319,6 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
         question = {"component_id": judge[0], "fn_name": judge[1], "data": wanted}
         assert "taken only at the computer" in says(afar, "component_server", question)
         assert "taken only at the computer" not in says("127.0.0.1", "component_server", question)
-    finally:
-        app.close()
 
 
 WAYS: tuple[Callable[[str], str], ...] = (

@@ -1,13 +1,13 @@
-"""One way of answering, in a process of its own: `python -m bench.suites.compare_child WAY PROMPTS TOKENS BASE ADAPTER…`.
+"""Three lanes by one way of answering; `gpu_child.py` runs it in a process of its own.
 
 ours: all lanes loaded once, all rows in one batch. reload: each lane loaded anew, one prompt after another, as in a
 notebook. batched: each lane loaded anew, its prompts in one batch. resident: all adapters loaded once, one switched on at a time,
-its prompts in one batch. The last line on stdout is the result.
+its prompts in one batch. Told are CPU-seconds of loading and of answering, seconds on the clock (ours: without loading), and each
+lane's token ids, prompt by prompt.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,11 +17,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.harness.measure import processor_seconds
-from bench.suites.compare import CompareTiming
+from bench.suites.gpu_case import GpuCaseResult
 from trainer_core.config.jobs import Lane
 from trainer_core.config.recipe import Precision, Sampling
 from trainer_core.data import Message, tokenize
-from trainer_core.evaluation.prompts import read_bundled_prompts
 from trainer_core.inference.generate import GenerationRow, generate_rows
 from trainer_core.inference.load import load_lanes, weight_options
 
@@ -29,29 +28,20 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISION: Precision = "nf4" if torch.cuda.is_available() else "fp32"
 
 
-def main() -> None:
-    who, prompts, new, base, *adapters = sys.argv[1:]
-    torch.set_num_threads(1)
-    asked = (read_bundled_prompts() * 2)[: int(prompts)]
-    print(answer_by_way(who, base, adapters, asked, int(new)).model_dump_json())
-
-
 def answer_by_way(
     who: str, base: str, adapters: list[str], asked: list[str], new: int, dice: bool = False
-) -> CompareTiming:
+) -> GpuCaseResult:
     """By the way of that name. dice: drawn with noise (ours only), else the likeliest token."""
     if who == "ours":
         return answer_with_lane_set(base, adapters, asked, new, 0.8 if dice else 0)
-    return (
-        answer_with_adapters(base, adapters, asked, new)
-        if who == "resident"
-        else answer_reloading(who, base, adapters, asked, new)
-    )
+    if who == "resident":
+        return answer_with_adapters(base, adapters, asked, new)
+    return answer_reloading(who, base, adapters, asked, new)
 
 
 def answer_with_lane_set(
     base: str, adapters: list[str], asked: list[str], new: int, temperature: float
-) -> CompareTiming:
+) -> GpuCaseResult:
     began = processor_seconds()
     lanes = load_lanes(
         base, PRECISION, [Lane(name=str(n), adapter=one or None) for n, one in enumerate(["", *adapters])]
@@ -62,16 +52,14 @@ def answer_with_lane_set(
     ]
     generate_rows(lanes, rows, Sampling(temperature=temperature, max_new_tokens=new), lambda: True)
     said = {name: [row.tokens for row in rows if row.lane == name] for name in lanes.names}
-    return CompareTiming(
-        load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said
-    )
+    return report_answers(loaded - began, processor_seconds() - loaded, clock, said)
 
 
 def render_prompt(tokenizer: Any, prompt: str) -> str:
     return tokenize.render_chat(tokenizer, [Message("user", prompt)], asking=True)
 
 
-def answer_with_adapters(base: str, adapters: list[str], asked: list[str], new: int) -> CompareTiming:
+def answer_with_adapters(base: str, adapters: list[str], asked: list[str], new: int) -> GpuCaseResult:
     """Plain transformers and PEFT, with one base and both adapters in memory."""
     began = processor_seconds()
     tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
@@ -85,12 +73,10 @@ def answer_with_adapters(base: str, adapters: list[str], asked: list[str], new: 
     for number in range(1, 1 + len(adapters)):
         model.set_adapter(str(number))
         said[str(number)] = list(generate_token_ids(model, tokenizer, asked, new))
-    return CompareTiming(
-        load=loaded - began, answer=processor_seconds() - loaded, seconds=time.monotonic() - clock, said=said
-    )
+    return report_answers(loaded - began, processor_seconds() - loaded, clock, said)
 
 
-def answer_reloading(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> CompareTiming:
+def answer_reloading(who: str, base: str, adapters: list[str], asked: list[str], new: int) -> GpuCaseResult:
     """Plain transformers and PEFT, lane by lane."""
     said, loading, answering, clock = dict[str, list[list[int]]](), 0.0, 0.0, time.monotonic()
     for lane, adapter in enumerate(["", *adapters]):
@@ -102,7 +88,12 @@ def answer_reloading(who: str, base: str, adapters: list[str], asked: list[str],
         groups = [asked] if who == "batched" else [[prompt] for prompt in asked]
         said[str(lane)] = [ids for group in groups for ids in generate_token_ids(model, tokenizer, group, new)]
         loading, answering = loading + loaded - began, answering + processor_seconds() - loaded
-    return CompareTiming(load=loading, answer=answering, seconds=time.monotonic() - clock, said=said)
+    return report_answers(loading, answering, clock, said)
+
+
+def report_answers(load: float, answer: float, began: float, said: dict[str, list[list[int]]]) -> GpuCaseResult:
+    numbers = {"load": load, "answer": answer, "seconds": time.monotonic() - began}
+    return GpuCaseResult(numbers=numbers, said=said)
 
 
 def generate_token_ids(model: Any, tokenizer: Any, group: list[str], new: int) -> Iterator[list[int]]:
@@ -113,7 +104,3 @@ def generate_token_ids(model: Any, tokenizer: Any, group: list[str], new: int) -
         out = model.generate(**batch, max_new_tokens=new, do_sample=False)
     for row in out[:, batch["input_ids"].shape[1] :].tolist():
         yield row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row
-
-
-if __name__ == "__main__":
-    main()
