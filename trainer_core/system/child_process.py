@@ -154,7 +154,8 @@ class ChildProcess:
     def enforce_limits(self) -> None:
         """End the child where it takes more time or memory than any honest request needs."""
         while self.process.poll() is None:
-            self.broken_limit = self.broken_limit or self.find_broken_limit()
+            if broken := self.find_broken_limit():
+                self.broken_limit = self.broken_limit or broken
             if self.broken_limit:
                 self.process.kill()
             time.sleep(self.limits.watch_seconds)

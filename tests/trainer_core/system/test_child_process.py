@@ -104,6 +104,14 @@ def test_a_stop_is_the_last_word(child: ChildProcess) -> None:
     assert crash.value.limit == "was stopped"
 
 
+def test_a_stop_while_the_limits_are_looked_at_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChildProcess, "find_broken_limit", lambda child: child.stop("was stopped") or "")
+    child = start(watch_seconds=0.02)
+    with pytest.raises(Crashed, match="was stopped"):
+        list(child.ask("sleep", {"seconds": 60}))
+    child.close()
+
+
 def test_answers_that_nobody_took_are_not_those_to_the_next_request() -> None:
     shared = SharedChild(start)
     with shared.ask("count", {"most": 5}) as answers:
