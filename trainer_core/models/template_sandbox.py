@@ -8,28 +8,33 @@ memory, and a template can wait with that for a conversation that no trial has.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from trainer_core.errors import ModelError
-from trainer_core.system.project import PROJECT
+from trainer_core.system.child_process import (
+    ChildLimits,
+    ChildProcess,
+    Crashed,
+    Rejected,
+    SharedChild,
+    limit_memory,
+    serve_requests,
+)
 
+COMMAND = (sys.executable, "-m", "trainer_core.models.template_sandbox")
 CPU_SECONDS = 1.0
 """Of the processor, for one conversation at most …"""
 SECONDS_EACH, SECONDS_PER_LETTER = 0.01, 2e-6
 """… and on average; a real template takes a tenth of a millisecond."""
-WAIT_SECONDS = 30.0
+LIMITS = ChildLimits(answer_seconds=30)
 """Where the system does not count processor time, or the processor is very busy."""
-WATCH_SECONDS = 0.5
 MEMORY_BYTES = 512 << 20
 MAX_LETTERS, MAX_GROWTH = 100_000, 4
 """Letters that a conversation may become, beside so many times its own; real templates stay below 3,000."""
@@ -101,75 +106,40 @@ class TemplateSandbox:
     """One limited process, started when first asked, and anew after one that broke a limit. For any thread."""
 
     def __init__(self) -> None:
-        self.lock, self.until = threading.Lock(), math.inf
-        self.process: subprocess.Popen[bytes] | None = None
+        self.shared = SharedChild(lambda: ChildProcess(COMMAND, LIMITS, stderr=subprocess.DEVNULL))
 
     def __call__(self, template: str, asked: Sequence[TemplateVariables]) -> list[str]:
         """The text of each conversation.
 
         Raises:
-            Refusal: of the first that the template refuses.
-            Harm: it reaches for code, does not end, or takes too much memory.
+            TemplateRefused: of the first that the template refuses.
+            TemplateUnsafe: it reaches for code, does not end, or takes too much memory.
         """
-        with self.lock:
-            answers = self.request_texts(json.dumps([template, asked]).encode() + b"\n", len(asked))
-        for at, (kind, words) in enumerate(answers):
-            if kind:
-                raise TemplateRefused(at, words) if kind == "refusal" else TemplateUnsafe(words)
-        return [words for _, words in answers]
-
-    def request_texts(self, request: bytes, count: int) -> list[tuple[str, str]]:
-        """What the process says to a request: texts, the last of them perhaps a refusal or a harm."""
-        process, said = self.ensure_child(), list[tuple[str, str]]()
-        assert process.stdin and process.stdout
-        self.until = time.monotonic() + WAIT_SECONDS
+        texts = list[str]()
         try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            while len(said) < count and not (said and said[-1][0]):
-                said.append(json.loads(process.stdout.readline()))
-        except (OSError, ValueError):  # it has ended: before it heard all, or before it said all
-            process.kill()
-            said.append(("harm", explain_child_exit(process.wait(), time.monotonic() > self.until)))
-        except BaseException:  # it would say the rest to whoever asks next
-            process.kill()
-            raise
-        finally:
-            self.until = math.inf
-        return said
-
-    def ensure_child(self) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
-            command = [sys.executable, "-m", "trainer_core.models.template_sandbox"]
-            self.process = subprocess.Popen(
-                command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
-            threading.Thread(target=self.kill_overdue, args=(self.process,), daemon=True).start()
-        return self.process
-
-    def kill_overdue(self, process: subprocess.Popen[bytes]) -> None:
-        """End it where an answer is overdue."""
-        while process.poll() is None:
-            if time.monotonic() > self.until:
-                process.kill()
-            time.sleep(WATCH_SECONDS)
+            with self.shared.ask("render", {"template": template, "asked": asked}) as answers:
+                for _, text in answers:
+                    texts.append(text)
+        except Rejected as error:
+            if error.kind == TemplateRefused.__name__:
+                raise TemplateRefused(len(texts), str(error)) from error
+            raise TemplateUnsafe(str(error)) from error
+        except Crashed as crash:
+            raise TemplateUnsafe(explain_crash(crash)) from crash
+        return texts
 
     def close(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.communicate()
+        self.shared.close()
 
 
 shared_sandbox = TemplateSandbox()
 """The process of this one."""
 
 
-def explain_child_exit(code: int, late: bool) -> str:
-    if late:
-        return f"does not end within {WAIT_SECONDS:.0f} s"
-    if code == -getattr(signal, "SIGPROF", 0):
+def explain_crash(crash: Crashed) -> str:
+    if crash.code == -getattr(signal, "SIGPROF", 0):
         return f"does not end within {CPU_SECONDS:.0f} s of processor time"
-    return f"ends its process ({code})"
+    return crash.limit or f"ends its process ({crash.code})"
 
 
 def patch_transformers(library: Any) -> None:
@@ -200,27 +170,33 @@ class SandboxedTemplate:
 
 
 def main() -> None:
-    limit_resources()
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    limit_memory(MEMORY_BYTES)
+    compile_once = lru_cache(maxsize=8)(jinja_environment().from_string)
+    serve_requests({"render": partial(render_texts, compile_once)}, (TemplateRefused, TemplateUnsafe))
+
+
+def render_texts(
+    compile_template: Callable[[str], Any], template: str, asked: Sequence[TemplateVariables]
+) -> Iterator[str]:
+    """Raises:
+    TemplateRefused, TemplateUnsafe: at the first conversation that cannot be rendered.
+    """
     from jinja2.exceptions import SecurityError
 
-    compiled = lru_cache(maxsize=8)(jinja_environment().from_string)
-    for line in sys.stdin.buffer:
-        template, asked = json.loads(line)
-        for variables in asked:
-            letters = len(str(variables["messages"]))
-            extend_cpu_time(letters)
-            try:
-                answer = "", render_bounded(compiled(template), variables, MAX_LETTERS + MAX_GROWTH * letters)
-            except SecurityError:
-                answer = "harm", "reaches for Python's own objects, as only an attack does"
-            except (MemoryError, OverflowError, RecursionError):
-                answer = "harm", "takes too much memory"
-            except Exception as error:  # jinja's and the template's own
-                answer = "refusal", str(error)
-            sys.stdout.write(json.dumps(answer) + "\n")
-            if answer[0]:
-                break
-        sys.stdout.flush()
+    for at, variables in enumerate(asked):
+        letters = len(str(variables["messages"]))
+        extend_cpu_time(letters)
+        try:
+            text = render_bounded(compile_template(template), variables, MAX_LETTERS + MAX_GROWTH * letters)
+        except SecurityError as error:
+            raise TemplateUnsafe("reaches for Python's own objects, as only an attack does") from error
+        except (MemoryError, OverflowError, RecursionError) as error:
+            raise TemplateUnsafe("takes too much memory") from error
+        except Exception as error:  # jinja's and the template's own
+            raise TemplateRefused(at, str(error)) from error
+        yield text
 
 
 def render_bounded(template: Any, variables: TemplateVariables, room: int) -> str:
@@ -239,16 +215,6 @@ def extend_cpu_time(letters: int) -> None:
         left, _ = signal.getitimer(signal.ITIMER_PROF)
         more = SECONDS_EACH + SECONDS_PER_LETTER * letters
         signal.setitimer(signal.ITIMER_PROF, min(left + more, CPU_SECONDS))
-
-
-def limit_resources() -> None:
-    if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def jinja_environment():  # type: ignore[no-untyped-def]

@@ -214,7 +214,7 @@ def test_rows_that_the_length_leaves_nothing_of_are_not_counted(tmp_path: Path, 
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": "long " * (4 * n) + f"{n}?", "chosen": "Yes, it is so.", "rejected": "No."} for n in range(100)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole = count_rows(Data(pairs=str(path)), MethodChain("dpo"))
+    whole = count_rows(Data(pairs=str(path)), MethodChain("sft+dpo"))
     needs = whole.needs["dpo"]
     assert len(needs) == whole.rows["dpo"] == 84 and list(needs) == sorted(needs)
     found = whole.after_truncation({"dpo": length})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer_core.system.child_process import ChildLimits
 from trainer_core.system.format import MIB
 
 
@@ -31,17 +32,7 @@ class FileLimits:
 
 
 FILE_LIMITS = FileLimits()
-
-
-@dataclass(frozen=True)
-class ChildLimits:
-    """Bounds on the process that reads."""
-
-    memory_bytes: int = 4 << 30
-    cpu_seconds: float = 60
-    bytes_per_second: float = 2 * MIB
-    """Processor time allowed on top, by the size of the files; an honest file is read at 20 MB/s and more."""
-    watch_seconds: float = 0.2
-
-
-CHILD_LIMITS = ChildLimits()
+CHILD_LIMITS = ChildLimits(memory_bytes=4 << 30, cpu_seconds=60, watch_seconds=0.2)
+"""Bounds on the process that reads."""
+BYTES_PER_SECOND = 2 * MIB
+"""Processor time allowed on top, by the size of the files; an honest file is read at 20 MB/s and more."""

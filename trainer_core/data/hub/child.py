@@ -1,74 +1,78 @@
-"""The process that asks the Hub: `python -m trainer_core.data.hub.child parts NAME` or `… fetch NAME CONFIG SPLIT FILE`.
+"""The process that asks the Hub: `python -m trainer_core.data.hub.child`.
 
-It ends with 0 and its answer, or with 1 and one sentence for the user. No data set's own code is ever run: `datasets` 4 has
-no loading scripts.
+No data set's own code is ever run: `datasets` 4 has no loading scripts.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import orjson
-
+from trainer_core.errors import DataError
 from trainer_core.system import durable
+from trainer_core.system.child_process import serve_requests
 from trainer_core.system.network import HUB, is_reachable
 
 
-def main(asked: Sequence[str]) -> int:
+def configure_hub() -> None:
+    """Before the Hub's libraries are imported."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not is_reachable(os.environ.get("HF_ENDPOINT", HUB)):
         os.environ["HF_HUB_OFFLINE"] = "1"  # else half a minute goes by with retries; what is cached is still found
+
+
+@contextmanager
+def explain_hub_errors(name: str) -> Iterator[None]:
+    """Raises:
+    DataError: what a person can act on, in words.
+    """
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    said = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    sys.stdout = sys.stderr  # progress bars and warnings must not get into the answer
-    what, name, *rest = asked
     try:
-        said.write(query_splits(name) if what == "parts" else fetch_split(name, *rest))
+        yield
     except (ConnectionError, OfflineModeIsEnabled):
-        return send_refusal(
-            said, f"{name}: the Hub cannot be reached, and this data set is not cached on this computer."
-        )
+        why = "the Hub cannot be reached, and this data set is not cached on this computer."
     except DatasetNotFoundError:
-        why = "There is no such data set on the Hub, or it asks for a login"
-        return send_refusal(said, f"{name}: {why}. Check the name, or type the path of a file.")
+        why = (
+            "There is no such data set on the Hub, or it asks for a login. Check the name, or type the path of a file."
+        )
     except HfHubHTTPError as error:
-        return send_refusal(said, f"{name}: the Hub answered {str(error).splitlines()[0]}")
+        why = f"the Hub answered {str(error).splitlines()[0]}"
     except (ValueError, RuntimeError, FileNotFoundError) as error:  # what `datasets` says about sets it cannot read
-        return send_refusal(said, f"{name}: this data set cannot be read: {str(error).splitlines()[0]}")
-    return 0
+        why = f"this data set cannot be read: {str(error).splitlines()[0]}"
+    else:
+        return
+    raise DataError(f"{name}: {why}")
 
 
-def send_refusal(said, sentence: str) -> int:  # type: ignore[no-untyped-def]
-    said.write(sentence.encode())
-    return 1
+def query_splits(name: str) -> list[dict[str, Any]]:
+    with explain_hub_errors(name):
+        from datasets import get_dataset_config_names, get_dataset_split_names
+
+        found = [
+            {"config": config, "split": split}
+            for config in get_dataset_config_names(name)
+            for split in get_dataset_split_names(name, config)
+        ]
+    return sorted(found, key=lambda part: "train" not in part["split"])
 
 
-def query_splits(name: str) -> bytes:
-    from datasets import get_dataset_config_names, get_dataset_split_names
-
-    found = [
-        {"config": config, "split": split}
-        for config in get_dataset_config_names(name)
-        for split in get_dataset_split_names(name, config)
-    ]
-    return orjson.dumps(sorted(found, key=lambda part: "train" not in part["split"]))
-
-
-def fetch_split(name: str, config: str, split: str, place: str) -> bytes:
+def fetch_split(name: str, config: str, split: str, path: str) -> Iterable[Any]:
     """The file appears under its name only when all of it is there."""
-    from datasets import load_dataset
+    with explain_hub_errors(name):
+        from datasets import load_dataset
 
-    staging = Path(f"{place}.staging")
-    load_dataset(name, config, split=split).to_parquet(staging)
-    durable.flush_to_disk(staging)
-    durable.publish_staged(staging, Path(place))
-    return b""
+        staging = Path(f"{path}.staging")
+        load_dataset(name, config, split=split).to_parquet(staging)
+        durable.flush_to_disk(staging)
+        durable.publish_staged(staging, Path(path))
+    return ()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    configure_hub()
+    serve_requests({"query_splits": query_splits, "fetch_split": fetch_split})

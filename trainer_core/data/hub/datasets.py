@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from trainer_core.errors import DataError
 from trainer_core.runs.workspace import Workspace, ensure_dir
-from trainer_core.system.project import PROJECT
+from trainer_core.system.child_process import ChildLimits, ChildProcess, Crashed, Rejected
 
 NAME = re.compile(r"^[\w-][\w.-]*/[\w-][\w.-]*$")
 COMMAND = (sys.executable, "-m", "trainer_core.data.hub.child")
@@ -41,7 +43,7 @@ def list_splits(name: str) -> tuple[HubSplit, ...]:
     Raises:
         DataError: it is neither reachable nor cached, or it does not exist.
     """
-    return SPLITS_ADAPTER.validate_json(run_hub_child("parts", name))
+    return SPLITS_ADAPTER.validate_python(ask_hub_child("query_splits", name))
 
 
 def ensure_split_file(workspace: Workspace, name: str, part: HubSplit) -> Path:
@@ -53,15 +55,18 @@ def ensure_split_file(workspace: Workspace, name: str, part: HubSplit) -> Path:
     words = [re.sub(r"[^\w.-]", "_", word) for word in (*name.split("/"), part.config, part.split)]
     place = ensure_dir(workspace.data / "hub") / f"{'--'.join(words)}.parquet"
     if not place.exists():
-        run_hub_child("fetch", name, part.config, part.split, str(place))
+        ask_hub_child("fetch_split", name, config=part.config, split=part.split, path=str(place))
     return place
 
 
-def run_hub_child(*asked: str) -> bytes:
+def ask_hub_child(request: str, name: str, **fields: str) -> list[Any]:
     """What the child says, which imports `datasets` so that nobody else has to."""
-    done = subprocess.run([*COMMAND, *asked], cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True)
-    if done.returncode == 1:
-        raise DataError(done.stdout.decode().strip())
-    if done.returncode:
-        raise RuntimeError(f"Fetching {asked[1]} failed.\n{done.stderr.decode()[-4000:]}")
-    return done.stdout
+    with TemporaryFile() as log, closing(ChildProcess(COMMAND, ChildLimits(), stderr=log)) as child:
+        try:
+            return [answer for _, answer in child.ask(request, {"name": name, **fields})]
+        except Rejected as error:
+            raise DataError(str(error)) from error
+        except Crashed as crash:
+            log.seek(0)
+            said = log.read().decode(errors="replace") + crash.traceback
+            raise RuntimeError(f"Fetching {name} failed.\n{said[-4000:]}") from crash

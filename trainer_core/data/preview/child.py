@@ -7,29 +7,22 @@ child of its own.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import traceback
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trainer_core import data
 from trainer_core.config.recipe import Columns, Template
 from trainer_core.data import tokenize
 from trainer_core.data.preview.protocol import (
-    REQUEST_ADAPTER,
     MeasuredLengths,
     MeasureRequest,
     NoTemplate,
-    PreviewCrashed,
-    PreviewLoading,
-    PreviewRejected,
     RowPreview,
     RowsRequest,
     TokenRowRequest,
-    encode_message,
 )
 from trainer_core.data.preview.token_view import RowExtent, length_findings, row_extents, view_row
 from trainer_core.data.quality.remedies import RemedyPipeline
@@ -37,9 +30,10 @@ from trainer_core.data.read_events import UsableRow
 from trainer_core.data.select import data_path
 from trainer_core.data.stream import ReadRequest
 from trainer_core.data.tokenizer import load_tokenizer
-from trainer_core.errors import DataError, UserError
+from trainer_core.errors import DataError
 from trainer_core.models import hub, resolve
 from trainer_core.runs.workspace import Workspace
+from trainer_core.system.child_process import serve_requests
 
 load_once = lru_cache(maxsize=4)(load_tokenizer)
 MAX_PREVIEW_ROWS = 20_000
@@ -48,27 +42,12 @@ MAX_MEASURED_ROWS = 5_000
 """Rows measured, evenly over those kept: about five seconds on one core."""
 
 
-def main(asked: BinaryIO, said: BinaryIO) -> None:
-    for text in asked:
-        for answer in answer_preview_request(text):
-            said.write(encode_message(answer))
-            said.flush()
-
-
-def answer_preview_request(text: bytes) -> Iterator[Any]:
-    """Everything said about one request; its last word is no `Working`."""
-    try:
-        request = REQUEST_ADAPTER.validate_json(text)
-        if not isinstance(request, TokenRowRequest):
-            yield PreviewLoading("Loading the tokenizer")
-        if not request_tokenizer(request).chat_template:
-            yield NoTemplate(template_examples(request))
-        else:
-            yield preview_row(request) if isinstance(request, TokenRowRequest) else measure_row_lengths(request)
-    except UserError as error:
-        yield PreviewRejected(str(error))
-    except Exception:  # a bug: the app raises it with this traceback
-        yield PreviewCrashed(traceback.format_exc())
+def serve_tokens(kind: type[TokenRowRequest | MeasureRequest], /, **fields: Any) -> Iterator[Any]:
+    request = kind(**fields)
+    if not request_tokenizer(request).chat_template:
+        yield NoTemplate(template_examples(request))
+    else:
+        yield preview_row(request) if isinstance(request, TokenRowRequest) else measure_row_lengths(request)
 
 
 def preview_row(request: TokenRowRequest) -> RowPreview:
@@ -140,7 +119,4 @@ def resolve_model_folder(model: str) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, whose end closes stdin
-    said = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    sys.stdout = sys.stderr  # nothing a library prints may get between the lines
-    main(sys.stdin.buffer, said)
+    serve_requests({kind.__name__: partial(serve_tokens, kind) for kind in (TokenRowRequest, MeasureRequest)})

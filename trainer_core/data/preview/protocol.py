@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import orjson
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from trainer_core.config.recipe import Columns, RemedyName, Template
 from trainer_core.data.quality.report import DataFinding
@@ -35,11 +34,6 @@ class MeasureRequest(RowsRequest):
     """Say how long the rows are, and what the length does to them."""
 
     kind: Literal["measure"] = "measure"
-
-
-REQUEST_ADAPTER: TypeAdapter[TokenRowRequest | MeasureRequest] = TypeAdapter(
-    Annotated[TokenRowRequest | MeasureRequest, Field(discriminator="kind")]
-)
 
 
 @dataclass(frozen=True)
@@ -84,28 +78,3 @@ class NoTemplate:
     """The model has no chat template: the first row as each template of `config/recipe.py` would write it."""
 
     examples: dict[str, str]
-
-
-@dataclass(frozen=True)
-class PreviewLoading:
-    """Not ready yet: what is being done."""
-
-    words: str
-
-
-@dataclass(frozen=True)
-class PreviewRejected:
-    """The last word about a request that a person can mend."""
-
-    sentence: str
-
-
-@dataclass(frozen=True)
-class PreviewCrashed:
-    """The last word about a request that met a bug."""
-
-    traceback: str
-
-
-def encode_message(thing: Any) -> bytes:
-    return orjson.dumps([type(thing).__name__, thing], option=orjson.OPT_APPEND_NEWLINE)

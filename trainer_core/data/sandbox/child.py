@@ -1,77 +1,54 @@
-"""The process that touches files from outside: limited in memory, it answers requests on stdin until stdin closes.
+"""The process that touches files from outside, limited in memory: `python -m trainer_core.data.sandbox.child`.
 
-`python -m trainer_core.data.sandbox.child`; see `client.py` for the other end.
+What it is asked comes from the app itself and is not checked: so it starts without pydantic and the settings, whose import takes
+longer than most files.
 """
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from trainer_core.data import stream
 from trainer_core.data.files.limits import CHILD_LIMITS
 from trainer_core.data.quality import analysis
-from trainer_core.data.sandbox import protocol
 from trainer_core.data.select import count_selected_rows
-from trainer_core.errors import UserError
-from trainer_core.system.format import format_gb
-
-SandboxRequest = stream.ReadRequest | stream.PreviewRequest | stream.CountRequest
-PROGRESS = b'["ReadProgress"'
+from trainer_core.system.child_process import limit_memory, serve_requests
 
 
-def main(asked: BinaryIO, said: BinaryIO) -> None:
-    for line in asked:
-        for answer in answer_sandbox_request(protocol.decode_request_line(line)):
-            said.write(answer)
-            if answer.startswith(PROGRESS):
-                said.flush()
-        said.flush()
-
-
-def answer_sandbox_request(request: SandboxRequest) -> Iterator[bytes]:
-    """Everything said about one request, with one last word: Done, Refused or Broke."""
-    try:
-        for thing in run_sandbox_request(request):
-            yield protocol.encode_line(thing)
-    except UserError as error:
-        yield protocol.encode_line(protocol.Rejected(str(error)))
-    except MemoryError:
-        sentence = f"{request.path}: reading it takes more than {format_gb(CHILD_LIMITS.memory_bytes)} of memory."
-        yield protocol.encode_line(protocol.Rejected(sentence))
-    except Exception:  # a bug: the parent raises it with this traceback
-        yield protocol.encode_line(protocol.Crashed(traceback.format_exc()))
-    else:
-        yield protocol.encode_line(protocol.Finished())
-
-
-def run_sandbox_request(request: SandboxRequest) -> Iterable[Any]:
-    match request:
-        case stream.PreviewRequest():
-            return (stream.read_preview(request),)
-        case stream.CountRequest():
-            return (count_selected_rows(request),)
+def read_rows(
+    path: str, columns: dict[str, Any] | None, rows: int | None, checkup: dict[str, Any] | None
+) -> Iterable[Any]:
+    if columns:
+        from trainer_core.config.recipe import Columns
+    request = stream.ReadRequest(
+        Path(path), Columns(**columns) if columns else None, rows, decode_check_options(**checkup) if checkup else None
+    )
     return analysis.analyse_data(request) if request.checkup else stream.stream_rows(request)
 
 
-def limit_memory() -> None:
-    """Bound the address space where the system can; elsewhere the parent watches."""
-    if sys.platform == "linux":
-        import resource
+def decode_check_options(held_out: str | None, steps: list[str]) -> stream.CheckOptions:
+    return stream.CheckOptions(optional_path(held_out), tuple(steps))
 
-        resource.setrlimit(resource.RLIMIT_AS, (CHILD_LIMITS.memory_bytes, CHILD_LIMITS.memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+def preview_columns(path: str) -> Iterable[stream.Preview]:
+    return [stream.read_preview(stream.PreviewRequest(Path(path)))]
+
+
+def count_rows(data: dict[str, Any], method: str, tokenizer: str | None) -> Iterable[stream.RowCounts]:
+    from trainer_core.config.recipe import Data, MethodChain
+
+    return [count_selected_rows(stream.CountRequest(Data(**data), MethodChain(method), optional_path(tokenizer)))]
+
+
+def optional_path(path: str | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 if __name__ == "__main__":
-    faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
-    limit_memory()
-    said = os.fdopen(os.dup(sys.stdout.fileno()), "wb", 1 << 16)
-    sys.stdout = sys.stderr  # nothing a library prints may get between the lines
-    main(sys.stdin.buffer, said)
+    limit_memory(CHILD_LIMITS.memory_bytes)
+    serve_requests(
+        {"ReadRequest": read_rows, "PreviewRequest": preview_columns, "CountRequest": count_rows},
+        progress="ReadProgress",
+    )

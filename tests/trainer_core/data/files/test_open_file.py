@@ -10,18 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from trainer_core.data import ReadRequest, SandboxReader, check_dataset
 from trainer_core.data.files import json_stream
-from trainer_core.data.files.limits import FILE_LIMITS, ChildLimits, FileLimits
+from trainer_core.data.files.limits import CHILD_LIMITS, FILE_LIMITS, FileLimits
 from trainer_core.data.files.open_file import find_data_files, open_data_file
 from trainer_core.data.files.raw_rows import RawRow, UnreadableRow
 from trainer_core.data.read_events import FileNote, ReadEvent, ReadProgress, UsableRow
 from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
+from trainer_core.system.child_process import ChildLimits
 
 TEXT = "Grüße, naïve café – „ok“ €"
 
@@ -185,7 +187,7 @@ def test_one_child_answers_several_requests(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no such file"):
             list(reader.ask(ReadRequest(tmp_path / "missing")))
         assert sum(isinstance(one, UsableRow) for one in reader.ask(ReadRequest(path, rows=7))) == 7
-    assert reader.process.returncode is not None
+    assert reader.child.process.returncode is not None
 
 
 def script(code: str) -> tuple[str, ...]:
@@ -196,19 +198,23 @@ def script(code: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("code", "limits", "says"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", ChildLimits(), f"end with code -{int(signal.SIGSEGV)}"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", CHILD_LIMITS, f"end with code -{int(signal.SIGSEGV)}"),
         (
             "a = b'x' * (600 << 20); time.sleep(60)",
-            ChildLimits(memory_bytes=512 << 20, watch_seconds=0.02),
+            replace(CHILD_LIMITS, memory_bytes=512 << 20, watch_seconds=0.02),
             "0.5 GB of memory",
         ),
         (  # as on Windows, where .venv's python.exe only starts the Python that reads
             "import subprocess; grow = 'b = bytes([1]) * (600 << 20); import time; time.sleep(4)'; "
             "subprocess.call([sys.executable, '-S', '-c', grow], stdout=subprocess.DEVNULL)",
-            ChildLimits(memory_bytes=512 << 20, watch_seconds=0.02),
+            replace(CHILD_LIMITS, memory_bytes=512 << 20, watch_seconds=0.02),
             "0.5 GB of memory",
         ),
-        ("exec('while True: pass')", ChildLimits(cpu_seconds=0.3, watch_seconds=0.02), "seconds of processor time"),
+        (
+            "exec('while True: pass')",
+            replace(CHILD_LIMITS, cpu_seconds=0.3, watch_seconds=0.02),
+            "seconds of processor time",
+        ),
     ],
     ids=["crash", "memory", "memory below a launcher", "time"],
 )
@@ -231,14 +237,14 @@ def test_a_bug_in_the_child_is_a_bug_here(tmp_path: Path) -> None:
     code = r"""print('["Crashed", {"traceback": "ZeroDivisionError: here"}]', flush=True)"""
     with (
         pytest.raises(RuntimeError, match="ZeroDivisionError: here"),
-        SandboxReader(ChildLimits(), script(code)) as reader,
+        SandboxReader(CHILD_LIMITS, script(code)) as reader,
     ):
         list(reader.ask(ReadRequest(tmp_path)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited on Linux only")
 def test_the_child_cannot_take_more_than_its_memory() -> None:
-    code = "from trainer_core.data.sandbox.child import limit_memory; limit_memory(); b'x' * (5 << 30)"
+    code = "from trainer_core.data.sandbox import child; child.limit_memory(child.CHILD_LIMITS.memory_bytes); b'x' * (5 << 30)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], capture_output=True, text=True)
     assert "MemoryError" in done.stderr
 

@@ -282,7 +282,7 @@ def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_pa
     )
     with pytest.raises(ModelError, match="were not there after 0 s, so the process that shows them was ended"):
         lens.ask(look)
-    assert lens.process and lens.process.poll() is not None and not lens.working
+    assert lens.shared.child and lens.shared.child.process.poll() is not None
 
 
 def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Path], tmp_path: Path) -> None:
@@ -291,9 +291,9 @@ def test_the_process_ends_when_nobody_asks_and_starts_again(models: dict[str, Pa
         source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
     )
     lens.ask(look)
-    assert lens.process and lens.timer
-    first = psutil.Process(lens.process.pid)
-    lens.timer.join(10)
+    assert lens.shared.child and lens.shared.timer
+    first = psutil.Process(lens.shared.child.process.pid)
+    lens.shared.timer.join(10)
     assert first.wait(10) is not None or not first.is_running()
-    assert lens.ask(look)["rows"] == 1 and lens.process.pid != first.pid
+    assert lens.ask(look)["rows"] == 1 and lens.shared.child.process.pid != first.pid
     lens.close()
