@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer_core import data, training  # noqa: F401  (training first: it imports unsloth)
 
 from datasets import Dataset  # isort: skip
+from trl import DPOTrainer
+
 from trainer_core.config.recipe import METHODS, Recipe
+from trainer_core.data import tokenize
 from trainer_core.data.read_events import UsableRow
 from trainer_core.data.stream import ReadRequest
 from trainer_core.training import load
@@ -39,13 +43,23 @@ def main(model: str, chats: Path, pairs: Path, length: int, scratch: Path) -> di
     base = load.load_base(model, "fp32", length, recipe.memory)
     adapted = load.add_adapter(base, recipe.lora, 0)
     loaded = data.LoadedData(tuple(items(chats)), tuple(items(pairs)), (), (), (), "")
-    told = {}
+    trainers = {}
     for stage in ("sft", "dpo"):
         rows, _ = TOKEN_COLUMNS[METHODS[stage].columns].encode(base.tokenizer, loaded, length)
-        told[stage] = batches(
-            build_trainer(stage, adapted, base.tokenizer, Dataset.from_list(rows), recipe, scratch, [])
-        )
-    return told
+        trainers[stage] = build_trainer(stage, adapted, base.tokenizer, Dataset.from_list(rows), recipe, scratch, [])
+    trainers["dpo"].train_dataset = require_trl_rows(trainers["dpo"], base.tokenizer, loaded.pairs, length)
+    return {stage: batches(trainer) for stage, trainer in trainers.items()}
+
+
+def require_trl_rows(trainer: Any, tokenizer: Any, pairs: Sequence[data.Pair], length: int) -> Dataset:
+    """The rows as TRL itself makes tokens of them; ours must be the same."""
+    encoded = zip(pairs, tokenize.encode_pairs(tokenizer, pairs), strict=True)
+    kept = [pair for pair, row in encoded if row.prompt < length and row.first_difference < length]
+    plain = Dataset.from_list([tokenize.as_trl_row(pair) for pair in kept])
+    theirs = DPOTrainer._prepare_dataset(trainer, plain, tokenizer, trainer.args, "train")
+    for name in TOKEN_COLUMNS["answers"].names:
+        assert list(trainer.train_dataset[name]) == list(theirs[name]), name
+    return theirs
 
 
 if __name__ == "__main__":
