@@ -57,6 +57,11 @@ def test_sft_and_dpo_with_samples_and_evaluations(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_method_without_a_reference_starts_with_its_predicted_loss(tmp_path: Path) -> None:
+    check(rehearse(tmp_path, "--method", "orpo"), least=10)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "mistral", "gemma2", "gemma3_text"])
 def test_each_family(tmp_path: Path, family: str) -> None:
     check(rehearse(tmp_path, "--family", family), least=20)

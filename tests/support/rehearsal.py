@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="where model, data and run lie")
     parser.add_argument("--precision", choices=("bf16", "fp16", "nf4"), default="bf16", help="fp16: on a T4")
     parser.add_argument("--family", choices=tuple(FAMILIES), default="llama")
-    parser.add_argument("--method", choices=("sft", "dpo", "sft+dpo"), default="sft+dpo")
+    parser.add_argument("--method", choices=("sft", "dpo", "sft+dpo", "orpo", "sft+orpo"), default="sft+dpo")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--packing", action="store_true")
     parser.add_argument("--no-samples", action="store_true")
@@ -169,7 +169,10 @@ def held(asked: argparse.Namespace, view: Any, seen: Seen) -> Iterator[tuple[str
     order = [what for stage in stages for what in (["planner"] if stage in unprobed else ["probe", "planner"])]
     yield "kept layers are planned after the memory probe", (seen.planner == order, seen.planner)
     yield "no process is forked beside the card", (seen.forks == 0, seen.forks)
-    if "dpo" in asked.method:
+    if "orpo" in asked.method:
+        held_first = view.proof is not None and view.proof.holds and view.proof.stage == "orpo"
+        yield "the first loss is the one that was predicted", (held_first, view.proof)
+    elif "dpo" in asked.method:
         proof = view.proof
         exact = proof is not None and proof.margin == 0.0 and abs(proof.loss - math.log(2)) < 1e-6 and proof.holds
         yield "policy and reference are equal before the first step", (exact, proof)
@@ -191,6 +194,7 @@ def recipe(asked: argparse.Namespace) -> Any:
     """Two steps of two short rows: the interpreter takes a tenth of a second for a row of one kernel."""
     from trainer_core.config.recipe import Data, Lora, MemoryOptions, MethodChain, Recipe
     from trainer_core.methods.dpo import Dpo
+    from trainer_core.methods.orpo import Orpo
     from trainer_core.methods.sft import Sft
 
     lines = [
@@ -208,6 +212,7 @@ def recipe(asked: argparse.Namespace) -> Any:
         lora=Lora(rank=4, alpha=4),
         sft=Sft(**common, batch_size=2, max_length=SFT_LENGTH, packing=asked.packing),
         dpo=Dpo(**common, batch_size=1, max_length=DPO_LENGTH),
+        orpo=Orpo(**common, batch_size=1, max_length=DPO_LENGTH),
         memory=MemoryOptions(probe="off" if asked.no_probe else "on"),
         sample_tokens=0 if asked.no_samples else 3,
         samples=("Say 1",),
@@ -260,15 +265,16 @@ def watch_training(seen: Seen) -> None:
 
 def read_pass(trainer: Any, model: Any, inputs: Any) -> Pass:
     layers = [module for module in model.modules() if type(module).__name__.endswith("DecoderLayer")]
-    mask = inputs.get("attention_mask")
+    from trainer_core.training.token_count import count_batch_tokens
+
     sides = (trainer.processing_class.padding_side, model.config.use_cache)
     return Pass(
-        stage="dpo" if "Dpo" in type(trainer).__name__ else "sft",
+        stage=trainer.settings.method.key,
         step=trainer.state.global_step + 1,
         recomputed=tuple(bool(getattr(layer, "gradient_checkpointing", False)) for layer in layers),
         inference=bool(model.config.use_cache) or any(vars(one).get("_flag_for_generation") for one in model.modules()),
         mode=(*sides, *(getattr(module, name, None) for module in model.modules() for name in FLAGS)),
-        tokens=inputs["input_ids"].numel() if mask is None else int(mask.sum()),
+        tokens=int(count_batch_tokens(inputs)),
         length=trainer.args.max_length or trainer.args.max_seq_length,
         formats={
             name.split(".lora_A.")[1].split(".")[0]: (str(weight.dtype), weight.requires_grad)
