@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import orjson
 
@@ -99,7 +99,7 @@ class ChildProcess:
         command: Sequence[str],
         limits: ChildLimits,
         environment: Mapping[str, str] = MappingProxyType({}),
-        stderr: BinaryIO | int | None = None,
+        stderr: IO[bytes] | int | None = None,
     ):
         self.limits, self.allowed_seconds = limits, limits.cpu_seconds
         self.deadline, self.broken_limit = math.inf, ""
