@@ -162,6 +162,7 @@ class Method:
     reference: what the policy is measured against; "policy at start" is its own state before the stage.
     slowest_rate, fastest_rate: the useful range of learning rates with LoRA; tiny bases need more and keep what they have.
     advised: settings that `advise` names beside epochs and learning rate.
+    reward_scale: the reward of one nat of log-ratio between policy and reference.
     initial_loss: of a policy that equals its reference, in nats; None where it depends on the data.
     loss_steepness: |dloss / dmargin| there, at least 1.
     predict_loss: without a reference: the first loss, from what the model says of the first batch's pairs.
@@ -184,6 +185,7 @@ class Method:
     sequences: int = 1
     full_logits: bool = False
     reference: Literal["none", "policy at start"] = "none"
+    reward_scale: Callable[[Any], float] = lambda settings: 1.0
     initial_loss: Callable[[Any], float | None] = lambda settings: None
     loss_steepness: Callable[[Any], float] = lambda settings: 1.0
     predict_loss: Callable[[Any, Sequence[PairLogprobs]], float] | None = None

@@ -164,6 +164,7 @@ class Dpo(Training):  # [DPO]
         advised=("beta",),
         sequences=2,
         reference="policy at start",
+        reward_scale=lambda settings: settings.beta,
         initial_loss=expected_first_loss,
         loss_steepness=loss_steepness,
     )

@@ -84,7 +84,9 @@ class VerifyFirstStep(TrainerCallback):
         first = TrlLog.model_validate(logs)
         margin = first.metrics(self.settings.method.key).get("margin", math.nan)
         noise = rounding_bound(
-            getattr(self.settings, "beta", 1.0), max_answer_tokens(self.trainer.train_dataset), self.precision
+            self.settings.method.reward_scale(self.settings),
+            max_answer_tokens(self.trainer.train_dataset),
+            self.precision,
         )
         steepness = self.settings.method.loss_steepness(self.settings)
         bounds = (max(TOLERANCE[self.precision], times * noise) for times in (1.0, steepness))

@@ -29,8 +29,6 @@ from trainer_core.training.stage import StageContext
 from trainer_core.training.token_rows import TOKEN_COLUMNS
 from trainer_core.training.trainers import TrainerBuilder, build_trainer
 
-STAGE_TITLES = {f"adapter-{key}": method.title for key, method in METHODS.items()}
-
 
 def train(
     job: TrainJob,
@@ -93,7 +91,8 @@ def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: P
     rows, notes = token_rows(stage, run, loaded, tokenizer)
     run.add_notes(stage, notes)
     progress, save = run.step_callbacks(stage)
-    policy = f"the {STAGE_TITLES[after.name]} adapter" if after else "a new adapter on the base"
+    before = METHODS[after.name.removeprefix("adapter-")].title if after else ""
+    policy = f"the {before} adapter" if after else "a new adapter on the base"
     check = VerifyFirstStep(settings, run.recipe.lora, precision, policy, run.emit)
     trainer = run.build_trainer(
         stage, model, tokenizer, rows, run.recipe, run.run_dir / f".{stage}", [check, progress, save]
@@ -101,7 +100,7 @@ def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: P
     check.trainer = trainer
     if method.needs_reference and run.recipe.memory.keep_reference == "auto":
         file = run.reference_file(stage, trainer, after, precision)
-        trainer.reference = ReferenceCache(file, TOLERANCE[precision] / getattr(settings, "beta", 1.0))
+        trainer.reference = ReferenceCache(file, TOLERANCE[precision] / method.reward_scale(settings))
         trainer.add_callback(trainer.reference)
     columns = TOKEN_COLUMNS[method.columns]
     held_out = HeldOutSet(stage, columns.encode_held_out(tokenizer, loaded, settings.max_length))
