@@ -216,6 +216,11 @@ class Recipe(StrictModel):
         """Does a stage of this run read such rows?"""
         return any(METHODS[stage].rows == rows for stage in self.method.stages)
 
+    def trained_part(self) -> Recipe:
+        """The recipe with the defaults of every method that it does not train, to compare it with others."""
+        idle = {stage: settings() for stage, settings in STAGE_SETTINGS.items() if stage not in self.method.stages}
+        return self.model_copy(update=idle)
+
     def length_of(self, rows: RowKind) -> int:
         """The length in tokens at which such rows are cut; of those that this run does not read, what it would be."""
         readers = [stage for stage in (*self.method.stages, *METHODS) if METHODS[stage].rows == rows]

@@ -317,7 +317,7 @@ def pair_rows(
         notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
     if lost := sum(any(one.reasoning and not one.learn_reasoning for one in pair_messages(pairs[at])) for at in kept):
         notes.append(
-            f"{lost} of {len(pairs)} pairs have reasoning, which DPO leaves out (step learn_reasoning learns it)."
+            f"{lost} of {len(pairs)} pairs have reasoning, which is left out (step learn_reasoning learns it)."
         )
     return [encoded[at] for at in kept], notes
 

@@ -82,8 +82,9 @@ def first_loss(settings: Orpo, pairs: Sequence[PairLogprobs]) -> float:
 
 
 def log_odds(logprob: float) -> float:
-    """log(p / (1 - p)) from log p, in nats."""
-    return logprob - math.log(-math.expm1(logprob))
+    """log(p / (1 - p)) from log p, in nats; of a certain token as of one that is all but certain."""
+    below = min(logprob, -1e-7)
+    return below - math.log(-math.expm1(below))
 
 
 class Orpo(Training):
@@ -96,6 +97,9 @@ class Orpo(Training):
         trl="trl.experimental.orpo:ORPO",
         columns="labelled sides",
         arguments=lambda settings: {"beta": settings.beta},
+        sorts_rows=lambda settings: (
+            False
+        ),  # its loss is a mean over the tokens of a micro-batch: who shares one matters
         metrics=METRICS,
         charts=CHARTS,
         advise=advise,

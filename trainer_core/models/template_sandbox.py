@@ -139,6 +139,8 @@ shared_sandbox = TemplateSandbox()
 def explain_crash(crash: Crashed) -> str:
     if crash.code == -getattr(signal, "SIGPROF", 0):
         return f"does not end within {CPU_SECONDS:.0f} s of processor time"
+    if crash.out_of_memory:
+        return "takes too much memory"
     return crash.limit or f"ends its process ({crash.code})"
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from trainer_core.config.recipe import METHODS
 from trainer_core.runs.events import (
     EVENT_KINDS,
     OLD_NAMES,
@@ -143,7 +144,10 @@ def parse_event_line(line: bytes) -> dict[str, Any]:
 def build_event(values: dict[str, Any]) -> Event:
     """The event of these values; errors as in `decode`."""
     kind = EVENT_KINDS[values["kind"]]
-    event: Event = event_adapter(kind).validate_python({key: value for key, value in values.items() if key != "kind"})
+    given = {key: value for key, value in values.items() if key != "kind"}
+    if unknown := unknown_metrics(values):
+        given["metrics"] = {name: value for name, value in values["metrics"].items() if name not in unknown}
+    event: Event = event_adapter(kind).validate_python(given)
     for name in amount_fields(kind):
         value = getattr(event, name)
         least = 0 if name in COUNT_FIELDS else -MAX_AMOUNT
@@ -161,7 +165,16 @@ def amount_fields(kind: type) -> tuple[str, ...]:
 
 
 def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
-    return frozenset(values).difference(field_names(EVENT_KINDS[values["kind"]]))
+    metrics = (f"metrics.{name}" for name in unknown_metrics(values))
+    return frozenset(values).difference(field_names(EVENT_KINDS[values["kind"]])).union(metrics)
+
+
+def unknown_metrics(values: dict[str, Any]) -> frozenset[str]:
+    """Names of metrics that the method does not have, which are left out: they would be kept for each step."""
+    metrics, method = values.get("metrics"), METHODS.get(str(values.get("stage")))
+    if not isinstance(metrics, dict) or method is None:
+        return frozenset()
+    return frozenset(metrics).difference(metric.key for metric in method.metrics)
 
 
 @cache

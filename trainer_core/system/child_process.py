@@ -132,11 +132,15 @@ class ChildProcess:
             self.process.stdin.write(request)
             self.process.stdin.flush()
             for line in self.process.stdout:
-                name, fields = decode_line(line)
+                try:
+                    name, fields = decode_line(line)
+                    last = LAST_ERRORS[name](**fields) if name in LAST_ERRORS else None
+                except TypeError as error:  # a line of another form: the child is no longer ours
+                    raise self.explain_exit() from error
                 if name == "Finished":
                     return
-                if error := LAST_ERRORS.get(name):
-                    raise error(**fields)
+                if last:
+                    raise last
                 yield name, fields
         except (OSError, ValueError) as error:  # it has ended: before it heard all, or in the middle of a line
             raise self.explain_exit() from error

@@ -71,7 +71,7 @@ def held_out_curves(view: RunState | None) -> dict[str, list[tuple[int, float]]]
     """The held-out curves, whole: a few dozen points at most."""
     found: dict[str, list[tuple[int, float]]] = {}
     for one in view.evaluated if view else ():
-        for name, value in {"loss": one.loss, **one.metrics, "rows": one.rows}.items():
+        for name, value in {**one.metrics, "loss": one.loss, "rows": one.rows}.items():
             if isfinite(value):
                 found.setdefault(f"{one.stage}.held.{name}", []).append((one.step, drawn_value(value)))
     return found

@@ -122,8 +122,10 @@ class ModelChoices:
 
     def matching_goal(self, wanted: Recipe, rows: StageRows | None = None) -> str | None:
         """The goal whose length the run has, for these rows or for any, or None where it was set by hand."""
-        lengths = ((name, few) for few in (rows, None) for name in GOALS)
-        return next((name for name, few in lengths if self.with_goal_length(wanted, name, few) == wanted), None)
+        ours, lengths = wanted.trained_part(), ((name, few) for few in (rows, None) for name in GOALS)
+        return next(
+            (name for name, few in lengths if self.with_goal_length(wanted, name, few).trained_part() == ours), None
+        )
 
     def explain(self, wanted: Recipe, rows: StageRows | None = None) -> list[str]:
         """Why the run is as it is: its settings, then its length."""
@@ -133,7 +135,8 @@ class ModelChoices:
         return [self.settings_reason(wanted), length]
 
     def settings_reason(self, wanted: Recipe) -> str:
-        if self.with_goal_length(wanted, BALANCED) != self.with_model_settings(wanted, BALANCED):
+        used, preset = self.with_goal_length(wanted, BALANCED), self.with_model_settings(wanted, BALANCED)
+        if used.trained_part() != preset.trained_part():
             return "Some settings differ from the model's preset."
-        preset, choice = self.preset_for(wanted.model), self.preset_choice
-        return choice.reason if preset == choice.preset else f"The settings made for {model_name(preset.model)}."
+        suited, choice = self.preset_for(wanted.model), self.preset_choice
+        return choice.reason if suited == choice.preset else f"The settings made for {model_name(suited.model)}."

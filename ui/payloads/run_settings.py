@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from trainer_core.config.recipe import METHODS, Recipe
+from trainer_core.config.recipe import Recipe
 from trainer_core.errors import UserError
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.planning import presets, run_time
@@ -78,7 +78,9 @@ def nearest_preset(recipe: Recipe) -> Recipe:
     lengths = preset_lengths(recipe.model)
     if not lengths:
         return recipe
-    return min(lengths, key=lambda one: sum(one.settings(stage) != recipe.settings(stage) for stage in METHODS))
+    return min(
+        lengths, key=lambda one: sum(one.settings(stage) != recipe.settings(stage) for stage in recipe.method.stages)
+    )
 
 
 @lru_cache(maxsize=64)

@@ -38,6 +38,15 @@ def test_the_first_loss_is_the_papers() -> None:
     assert first_loss(Orpo(beta=0.25), pairs) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_a_certain_answer_has_a_loss() -> None:
+    assert math.isfinite(first_loss(Orpo(), [PairLogprobs(0.0, 1, -0.5, 2, -20.0, 8)]))
+
+
+def test_rows_keep_their_order() -> None:
+    """Its loss is a mean over the tokens of a micro-batch, so it matters who shares one."""
+    assert not Orpo.method.sorts_rows(Orpo())
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("orpo")

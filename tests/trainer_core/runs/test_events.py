@@ -1,5 +1,6 @@
 """Events: what is written comes back, torn lines never count, and folding gives the state."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,3 +166,11 @@ def test_only_an_active_run_without_a_process_is_settled(phase: Phase, alive: bo
         assert settled.phase is Phase.FAILED and "Killed" in settled.error
     else:
         assert settled.phase is phase and not settled.error
+
+
+def test_metrics_that_the_method_does_not_have_are_left_out_with_a_note(tmp_path: Path) -> None:
+    line = json.loads(encode_event(DPO_STEP, 1, datetime.now(UTC)))
+    line["metrics"] |= {"x" * 500: 1.0, "loss": 7.0}
+    (tmp_path / "events.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    note, event = Tail(tmp_path / "events.jsonl")
+    assert event == DPO_STEP and isinstance(note, Notice) and "metrics.loss" in note.text and len(note.text) < 400

@@ -137,3 +137,10 @@ def test_a_shared_child_is_kept_ended_when_idle_and_started_anew() -> None:
     with shared.ask("count", {"most": 1}) as answers:
         assert len(list(answers)) == 1
     shared.close()
+
+
+@pytest.mark.parametrize("line", ["5\n", '[["a"], {}]\n', '["Crashed", {"x": 1}]\n', "[1, 2, 3]\n"])
+def test_a_line_of_another_form_is_a_crash(child: ChildProcess, line: str) -> None:
+    with pytest.raises(Crashed) as caught:
+        list(child.ask("leave", {"line": line}))
+    assert caught.value.code == 7

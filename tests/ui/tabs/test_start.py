@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.serve import machine
 from trainer_core.config.jobs import TrainJob
-from trainer_core.config.recipe import METHOD_CHAINS, METHODS, STARTER, Lora, MethodChain, Recipe
+from trainer_core.config.recipe import METHOD_CHAINS, METHODS, STAGE_SETTINGS, STARTER, Lora, MethodChain, Recipe
 from trainer_core.data import RowCounts
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.methods.steps import count_steps
@@ -310,3 +310,11 @@ def test_reasons_are_made_from_the_values_that_stand_there(supervisor: Superviso
         dependent_reason(wanted, "lora.alpha") == "alpha 32: the update is scaled by 2"
         and dependent_reason(wanted, "lora.rank") == ""
     )
+
+
+def test_a_method_that_is_not_trained_changes_no_goal() -> None:
+    """As in recipes of before it was there, which have its defaults."""
+    quick = CARD.with_goal_length(CARD.recipe_for(STARTER, "quick"), "quick", dict.fromkeys(METHODS, 352))
+    idle = next(stage for stage in METHODS if stage not in quick.method.stages)
+    other = quick.model_copy(update={idle: STAGE_SETTINGS[idle](max_steps=3, batch_size=7)})
+    assert CARD.matching_goal(other) == "quick" and CARD.explain(other) == CARD.explain(quick)
