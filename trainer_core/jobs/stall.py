@@ -69,7 +69,7 @@ def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = 
 
 def typical_step_seconds(view: RunState) -> float | None:
     """What a step takes in the stage at work; None where that is not known yet, or no step is due."""
-    stage = view.phase.value
+    stage = view.training_stage
     newest = list(islice(takewhile(lambda point: point.stage == stage, reversed(view.points)), RECENT_STEPS + 1))
     seconds = [point.seconds for point in newest[:-1]]  # without the stage's first, which also compiles
     return median(seconds) if len(seconds) >= STEPS_KNOWN else None
@@ -77,4 +77,4 @@ def typical_step_seconds(view: RunState) -> float | None:
 
 def step_seconds(view: RunState) -> list[float]:
     """What each step of the stage at work took; none where no step is due."""
-    return [point.seconds for point in view.points if point.stage == view.phase.value]
+    return [point.seconds for point in view.points if point.stage == view.training_stage]

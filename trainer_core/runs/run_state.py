@@ -122,6 +122,11 @@ class RunState:
         return self.said.get(ask)
 
     @property
+    def training_stage(self) -> str:
+        """The stage whose steps are being made; empty in every other phase."""
+        return self.stage if self.phase is Phase.TRAINING else ""
+
+    @property
     def scores(self) -> tuple[LaneScore, ...]:
         return self.scored.scores if self.scored else ()
 

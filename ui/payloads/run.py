@@ -173,8 +173,7 @@ def describe_step(last: TrainStep) -> str:
 
 def status_detail(view: RunState) -> str:
     """What the worker said last; what it said before a stage's first step holds no longer after it."""
-    trained = view.last_step and view.phase is Phase.TRAINING and view.last_step.stage == view.stage
-    return "" if trained else view.detail
+    return "" if view.last_step and view.last_step.stage == view.training_stage else view.detail
 
 
 def current_activity(view: RunState) -> str:
@@ -209,8 +208,8 @@ def stages_in_events(view: RunState) -> list[Stage]:
 
 def current_stage_name(view: RunState, names: list[str]) -> str:
     """The stage a run is in, or ended in: that of its last step, or the next one once its adapter is saved."""
-    if view.phase is Phase.TRAINING and view.stage in names:
-        return view.stage
+    if view.training_stage in names:
+        return view.training_stage
     if not view.last_step or view.last_step.stage not in names:
         return "load"
     stage = view.last_step.stage
