@@ -218,7 +218,7 @@ class RowSource:
 
 def no_pairs_error(found: SchemaDetected) -> DataError:
     return DataError(
-        f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but preferring needs a prompt, "
+        f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but DPO needs a prompt, "
         "a chosen and a rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
     )
 
