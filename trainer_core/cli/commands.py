@@ -173,8 +173,8 @@ def follow_to_exit_code(boss: Supervisor, run_id: str) -> int:
 def run_plan(args: argparse.Namespace) -> int:
     recipe, workspace = read_recipe(args.recipe), Workspace(args.workspace.resolve())
     rows = data.count_rows(recipe.data, recipe.method, find_tokenizer(recipe.model, workspace))
-    rows = rows.after_truncation({stage: recipe.settings(stage).max_length for stage in recipe.method.stages})
-    steps = {stage: count_steps(rows.rows[stage], recipe.settings(stage)) for stage in recipe.method.stages}
+    rows = rows.after_truncation({stage: recipe.stage_settings(stage).max_length for stage in recipe.method.stages})
+    steps = {stage: count_steps(rows.rows[stage], recipe.stage_settings(stage)) for stage in recipe.method.stages}
     shape = architecture_for_model(recipe.model, workspace, presets.load_catalogue())
     planned = (
         make_forecast(
@@ -188,7 +188,7 @@ def run_plan(args: argparse.Namespace) -> int:
         terminal.print_line(json.dumps(told | {"plan": forecast_as_json(planned) if planned else None}, indent=1))
         return 0
     for stage, count in steps.items():
-        settings = recipe.settings(stage)
+        settings = recipe.stage_settings(stage)
         terminal.print_line(
             f"{stage.upper()}: {count} steps over {rows.rows[stage]} rows, effective batch {settings.effective_batch}, "
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"

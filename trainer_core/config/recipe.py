@@ -207,7 +207,7 @@ class Recipe(StrictModel):
     sample_tokens: int = Field(default=96, ge=0, le=512, title="Tokens of a sample answer")
     """Sample answers are cut here; fewer hide whether they end. Beside two rounds a stage they get 10 % of its time. 0: none."""
 
-    def settings(self, stage: str) -> Training:
+    def stage_settings(self, stage: str) -> Training:
         """The settings of a stage, by its method's key."""
         found: Training = getattr(self, stage)
         return found
@@ -221,10 +221,10 @@ class Recipe(StrictModel):
         idle = {stage: settings() for stage, settings in STAGE_SETTINGS.items() if stage not in self.method.stages}
         return self.model_copy(update=idle)
 
-    def length_of(self, rows: RowKind) -> int:
+    def row_length(self, rows: RowKind) -> int:
         """The length in tokens at which such rows are cut; of those that this run does not read, what it would be."""
         readers = [stage for stage in (*self.method.stages, *METHODS) if METHODS[stage].rows == rows]
-        return self.settings(readers[0]).max_length
+        return self.stage_settings(readers[0]).max_length
 
     @model_validator(mode="after")
     def check_data(self) -> Self:

@@ -60,7 +60,7 @@ def diagnose(view: RunState, recipe: Recipe, scores: Iterable[LaneScore] = ()) -
 def build_series(view: RunState, recipe: Recipe, stage: Stage) -> StageSeries:
     """The part of a run that belongs to one stage."""
     steps = [point for point in view.points if point.stage == stage]
-    points = average_points(steps, steps_per_point(recipe.settings(stage)))
+    points = average_points(steps, steps_per_point(recipe.stage_settings(stage)))
     held_out = tuple(one for one in view.evaluated if one.stage == stage)
     there = view.prepared.held_out if view.prepared else 0
     measured = held_out[-1].rows if held_out and held_out[-1].rows else there

@@ -279,7 +279,7 @@ def render_notices(view: RunState) -> str:
 def render_settings(run: ReportData) -> str:
     recipe = run.recipe
     parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
-    parts += [(STAGES[stage], recipe.settings(stage)) for stage in recipe.method.stages]
+    parts += [(STAGES[stage], recipe.stage_settings(stage)) for stage in recipe.method.stages]
     groups = "".join(
         f"<section><h3>{title}</h3>{render_name_value_table(label_settings(part))}</section>" for title, part in parts
     )

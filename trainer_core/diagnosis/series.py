@@ -49,7 +49,7 @@ class StageSeries:
 
     @property
     def settings(self) -> Training:
-        return self.recipe.settings(self.stage)
+        return self.recipe.stage_settings(self.stage)
 
     @property
     def method(self) -> Method:

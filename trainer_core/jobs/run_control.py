@@ -181,7 +181,7 @@ def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: floa
     """What a finished run's events say when its last stage is to go on."""
     assert state.prepared
     rows = state.prepared.row_count(METHODS[stage].rows)
-    settings = recipe.settings(stage)
+    settings = recipe.stage_settings(stage)
     before = state.steps_done(stage)
     more = count_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
     why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"

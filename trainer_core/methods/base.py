@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -69,24 +69,20 @@ Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 Optimiser = Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
 
 
-class ModelShape(Protocol):
-    """What advice must know of a base model."""
-
-    @property
-    def parameter_count(self) -> int: ...
-
-
-class LoraScale(Protocol):
-    """What advice must know of the adapter."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def rslora(self) -> bool: ...
+EFFECTIVE_BATCH = 16
+"""Rows behind one optimiser step where nothing speaks for another number [TM: LoRA suffers above 32]."""
+SMALL_DATASET_ROWS = 1000
+"""Fewer rows than this are easily memorised."""
 
 
-Advise = Callable[[int, ModelShape, LoraScale], Advice]
-"""(rows, base, adapter) → epochs, learning rate and what else the method decides, each with its reason."""
+@dataclass(frozen=True)
+class UsualRates:
+    """A method's learning rates: usual, for a base under 1B that makes few steps, and with rank-stabilised scaling."""
+
+    usual: float
+    small_base: float
+    stabilised: float
+    why: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,8 @@ class Method:
     full_logits: does its trainer keep the logits of all tokens, instead of computing them piece by piece?
     reference: what the policy is measured against; "policy at start" is its own state before the stage.
     slowest_rate, fastest_rate: the useful range of learning rates with LoRA; tiny bases need more and keep what they have.
-    advised: settings that `advise` names beside epochs and learning rate.
+    epochs: ascending (below so many rows, passes over them). rates: the learning rates to begin with.
+    advised: what else its advice decides: the setting → a value for so many rows, and why.
     reward_scale: the reward of one nat of log-ratio between policy and reference.
     initial_loss: of a policy that equals its reference, in nats; None where it depends on the data.
     loss_steepness: |dloss / dmargin| there, at least 1.
@@ -173,14 +170,15 @@ class Method:
     rows: RowKind
     trl: str
     columns: str
-    advise: Advise
+    epochs: tuple[tuple[float, float], ...]
+    rates: UsualRates
     divergence: DivergenceBounds
     fastest_rate: float
     charts: tuple[MetricChart, ...]
     arguments: Callable[[Any], dict[str, Any]] = lambda settings: {}
     sorts_rows: Callable[[Any], bool] = lambda settings: True
     metrics: tuple[Metric, ...] = ()
-    advised: tuple[str, ...] = ()
+    advised: Mapping[str, Callable[[int], Reasoned]] = field(default_factory=dict)
     slowest_rate: float = 0.0
     sequences: int = 1
     full_logits: bool = False
@@ -193,42 +191,6 @@ class Method:
     @property
     def needs_reference(self) -> bool:
         return self.reference != "none"
-
-
-EFFECTIVE_BATCH = 16
-"""Rows behind one optimiser step where nothing speaks for another number [TM: LoRA suffers above 32]."""
-SMALL_DATASET_ROWS = 1000
-"""Fewer rows than this are easily memorised."""
-
-
-@dataclass(frozen=True)
-class UsualRates:
-    """A method's learning rates: usual, for a base under 1B that makes few steps, and with rank-stabilised scaling."""
-
-    usual: float
-    small_base: float
-    stabilised: float
-    why: str
-
-
-def recommend_epochs(table: Sequence[tuple[float, float]], count: int, rows: str) -> Reasoned:
-    """The passes over `count` rows by ascending (below so many rows, epochs)."""
-    epochs = next(epochs for below, epochs in table if count < below)
-    return epochs, f"{epochs:g} {'pass' if epochs == 1 else 'passes'} over {count:,} {rows}"
-
-
-def recommend_rate(rates: UsualRates, shape: ModelShape, lora: LoraScale, steps: int) -> Reasoned:
-    """Rank-stabilised scaling multiplies the update by √rank, so it wants less; a small base in few steps wants more."""
-    if lora.rslora:
-        times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
-        return (
-            rates.stabilised,
-            f"{rates.stabilised:g}: rank-stabilised scaling moves the weights {times} times as far",
-        )
-    if shape.parameter_count < 1e9 and steps < 100:
-        rate = rates.small_base
-        return rate, f"{rate:g}: a base under 1B hardly moves in {steps} steps at the usual {rates.usual:g}"
-    return rates.usual, rates.why
 
 
 class Training(StrictModel):

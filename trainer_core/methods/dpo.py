@@ -9,18 +9,14 @@ from pydantic import Field, model_validator
 
 from trainer_core.methods import base
 from trainer_core.methods.base import (
-    Advice,
     DivergenceBounds,
-    LoraScale,
     Method,
     Metric,
     MetricChart,
-    ModelShape,
     Reasoned,
     Training,
     UsualRates,
 )
-from trainer_core.methods.steps import count_steps
 
 LossType = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -74,13 +70,6 @@ CHARTS = (
 EPOCHS = ((base.SMALL_DATASET_ROWS, 2.0), (math.inf, 1.0))
 """(below so many pairs, passes): one, and two where a higher beta and dropout hold it back [HF]."""
 RATES = UsualRates(usual=5e-6, small_base=5e-5, stabilised=1e-6, why="5e-6: the usual rate for DPO on adapters")  # [HF]
-
-
-def advise(count: int, shape: ModelShape, lora: LoraScale) -> Advice:
-    epochs = base.recommend_epochs(EPOCHS, count, "pairs")
-    steps = count_steps(count, Training(batch_size=1, accumulation=base.EFFECTIVE_BATCH, epochs=epochs[0]))
-    rate = base.recommend_rate(RATES, shape, lora, steps)
-    return {"epochs": epochs, "learning_rate": rate, "beta": recommend_beta(count)}
 
 
 def recommend_beta(count: int) -> Reasoned:
@@ -157,11 +146,12 @@ class Dpo(Training):  # [DPO]
         sorts_rows=lambda settings: not BATCH_COUPLED_LOSSES & set(settings.losses),
         metrics=METRICS,
         charts=CHARTS,
-        advise=advise,
+        epochs=EPOCHS,
+        rates=RATES,
         divergence=DivergenceBounds(early=4.0, later=2.0),
         slowest_rate=5e-7,  # [HF]
         fastest_rate=5e-5,
-        advised=("beta",),
+        advised={"beta": recommend_beta},
         sequences=2,
         reference="policy at start",
         reward_scale=lambda settings: settings.beta,

@@ -10,18 +10,14 @@ from pydantic import Field
 
 from trainer_core.methods import base
 from trainer_core.methods.base import (
-    Advice,
     DivergenceBounds,
-    LoraScale,
     Method,
     Metric,
     MetricChart,
-    ModelShape,
     PairLogprobs,
     Training,
     UsualRates,
 )
-from trainer_core.methods.steps import count_steps
 
 METRICS = (
     Metric("margin", "rewards/margins", held_out=True),
@@ -65,12 +61,6 @@ RATES = UsualRates(
 )
 
 
-def advise(count: int, shape: ModelShape, lora: LoraScale) -> Advice:
-    epochs = base.recommend_epochs(EPOCHS, count, "pairs")
-    steps = count_steps(count, Training(batch_size=1, accumulation=base.EFFECTIVE_BATCH, epochs=epochs[0]))
-    return {"epochs": epochs, "learning_rate": base.recommend_rate(RATES, shape, lora, steps)}
-
-
 def first_loss(settings: Orpo, pairs: Sequence[PairLogprobs]) -> float:
     """The loss of a batch: its tokens' mean negative log-probability over prompt and better answer, less β times the mean log
     sigmoid of the log odds ratio (Hong 2024, equations 4 to 7, with probabilities per token). In nats."""
@@ -102,7 +92,8 @@ class Orpo(Training):
         ),  # its loss is a mean over the tokens of a micro-batch: who shares one matters
         metrics=METRICS,
         charts=CHARTS,
-        advise=advise,
+        epochs=EPOCHS,
+        rates=RATES,
         divergence=DivergenceBounds(early=2.0, later=0.5),
         fastest_rate=5e-5,
         sequences=2,

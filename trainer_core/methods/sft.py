@@ -9,16 +9,12 @@ from pydantic import Field
 
 from trainer_core.methods import base
 from trainer_core.methods.base import (
-    Advice,
     DivergenceBounds,
-    LoraScale,
     Method,
     MetricChart,
-    ModelShape,
     Training,
     UsualRates,
 )
-from trainer_core.methods.steps import count_steps
 
 EPOCHS = ((base.SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
 """(below so many rows, passes): one to three [HF]."""
@@ -32,12 +28,6 @@ CHARTS = (
         reading="token loss",
     ),
 )
-
-
-def advise(count: int, shape: ModelShape, lora: LoraScale) -> Advice:
-    epochs = base.recommend_epochs(EPOCHS, count, "rows")
-    steps = count_steps(count, Training(batch_size=1, accumulation=base.EFFECTIVE_BATCH, epochs=epochs[0]))
-    return {"epochs": epochs, "learning_rate": base.recommend_rate(RATES, shape, lora, steps)}
 
 
 class Sft(Training):  # [U, field]
@@ -57,7 +47,8 @@ class Sft(Training):  # [U, field]
         arguments=lambda settings: {"packing": settings.packing},
         sorts_rows=lambda settings: not settings.packing,
         charts=CHARTS,
-        advise=advise,
+        epochs=EPOCHS,
+        rates=RATES,
         divergence=DivergenceBounds(early=2.0, later=0.5),
         fastest_rate=5e-4,  # [U]
     )

@@ -172,7 +172,7 @@ def make_forecast(
     def takes(one: Recipe) -> int:
         return peak_without_skip_layers(room, setups_with_skip_layers(one, shape, room, data)).middle
 
-    steps = {stage: count_steps(data.row_count(METHODS[stage].rows), recipe.settings(stage)) for stage in setups}
+    steps = {stage: count_steps(data.row_count(METHODS[stage].rows), recipe.stage_settings(stage)) for stage in setups}
     disk = disk_parts(setups, steps)
     return Forecast(
         device=place.device,

@@ -172,7 +172,7 @@ def build_setup(
 ) -> StageSetup:
     """One stage of a recipe as memory sees it. A table that is the output head as well stays where it is."""
     stages = recipe.method.stages
-    training: Training = recipe.settings(stage)
+    training: Training = recipe.stage_settings(stage)
     return StageSetup(
         shape=shape,
         lora=recipe.lora,
@@ -182,7 +182,7 @@ def build_setup(
         reference=training.method.needs_reference and stage != stages[0],
         longest=longest,
         offload_embedding=device == "cuda" and recipe.memory.offload_embedding == "on" and not shape.tied,
-        loads=max(recipe.settings(name).max_length for name in stages),
+        loads=max(recipe.stage_settings(name).max_length for name in stages),
     )
 
 

@@ -67,8 +67,8 @@ def remaining_fallback(
     recipe: Recipe, stage: Stage, on_card: bool, loading: bool, shape: Architecture | None
 ) -> MemoryFallback | None:
     """Half the batch; on a card then no kept layers, then the embedding in main memory. See `next_rung`."""
-    if not loading and recipe.settings(stage).batch_size > 1:
-        return halve_batch(recipe.settings(stage), stage)
+    if not loading and recipe.stage_settings(stage).batch_size > 1:
+        return halve_batch(recipe.stage_settings(stage), stage)
     if on_card and not loading and recipe.memory.skip_layers != "off":
         why = "memory ran out, so every layer is computed twice instead of kept; the result stays the same"
         return MemoryFallback(
@@ -103,11 +103,11 @@ def suggest_fixes(
         else (suggest_4_bit_base(), suggest_smaller_rank(recipe))
     )
     changing = (
-        suggest_shorter_rows(recipe.settings(stage), stage, rows),
+        suggest_shorter_rows(recipe.stage_settings(stage), stage, rows),
         lighter,
         suggest_smaller_model(recipe.model) or without,
     )
-    return (suggest_same_result(left, recipe.settings(stage), stage), *changing)[:3] if left else changing
+    return (suggest_same_result(left, recipe.stage_settings(stage), stage), *changing)[:3] if left else changing
 
 
 def suggest_same_result(left: MemoryFallback, settings: Training, stage: Stage) -> Suggestion:

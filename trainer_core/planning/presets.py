@@ -82,7 +82,9 @@ class Goal(StrictModel):
     def apply_goal(self, recipe: Recipe) -> Recipe:
         """The recipe with this goal's length. Steps at most are lifted where the goal names none."""
         lengths = {
-            stage: recipe.settings(stage).model_copy(update={"max_steps": None} | self.stage_lengths(stage).changes())
+            stage: recipe.stage_settings(stage).model_copy(
+                update={"max_steps": None} | self.stage_lengths(stage).changes()
+            )
             for stage in METHODS
         }
         return recipe.model_copy(update=lengths)

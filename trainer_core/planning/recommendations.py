@@ -16,8 +16,12 @@ from trainer_core.methods.base import (
     Advice,
     DatasetStats,
     LengthQuantiles,
+    Method,
     Reasoned,
+    Training,
+    UsualRates,
 )
+from trainer_core.methods.steps import count_steps
 from trainer_core.models.architecture import Architecture
 
 
@@ -79,14 +83,37 @@ def recommend_dropout(stabilised: bool, few: bool, said: str) -> Reasoned:
 def recommend_training(stage: str, shape: Architecture, lora: Lora, data: DatasetStats, restraint: FitLimits) -> Advice:
     """Length, and what the method advises. The batch begins at 1 and grows with the memory."""
     method = METHODS[stage]
-    advice = method.advise(data.row_count(method.rows), shape, lora)
+    count = data.row_count(method.rows)
+    epochs = recommend_epochs(method, count)
+    steps = count_steps(count, Training(batch_size=1, accumulation=EFFECTIVE_BATCH, epochs=epochs[0]))
     return {
         "batch_size": (1, "batch 1: no more fits"),
         "accumulation": (EFFECTIVE_BATCH, f"{EFFECTIVE_BATCH} rows for each step"),
-        "epochs": advice["epochs"],
+        "epochs": epochs,
         "max_length": recommend_length(data.length_quantiles(method.rows), restraint, shape.context),
-        **advice,
+        "learning_rate": recommend_rate(method.rates, shape, lora, steps),
+        **{name: recommend(count) for name, recommend in method.advised.items()},
     }
+
+
+def recommend_epochs(method: Method, count: int) -> Reasoned:
+    epochs = next(epochs for below, epochs in method.epochs if count < below)
+    rows = "pairs" if method.rows == "pairs" else "rows"
+    return epochs, f"{epochs:g} {'pass' if epochs == 1 else 'passes'} over {count:,} {rows}"
+
+
+def recommend_rate(rates: UsualRates, shape: Architecture, lora: Lora, steps: int) -> Reasoned:
+    """Rank-stabilised scaling multiplies the update by √rank, so it wants less; a small base in few steps wants more."""
+    if lora.rslora:
+        times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
+        return (
+            rates.stabilised,
+            f"{rates.stabilised:g}: rank-stabilised scaling moves the weights {times} times as far",
+        )
+    if shape.parameter_count < 1e9 and steps < 100:
+        rate = rates.small_base
+        return rate, f"{rate:g}: a base under 1B hardly moves in {steps} steps at the usual {rates.usual:g}"
+    return rates.usual, rates.why
 
 
 def recommend_length(lengths: LengthQuantiles, restraint: FitLimits, context: int) -> Reasoned:

@@ -133,7 +133,7 @@ def has_same_token_cost(one: Recipe, other: Recipe) -> bool:
 
 def has_same_step_cost(one: Recipe, other: Recipe, stage: Stage) -> bool:
     """Does a step cost about the same?"""
-    first, second = one.settings(stage), other.settings(stage)
+    first, second = one.stage_settings(stage), other.stage_settings(stage)
     return (one.lora, one.data) == (other.lora, other.data) and all(
         getattr(first, name) == getattr(second, name) for name in ("batch_size", "accumulation", "max_length")
     )
@@ -142,7 +142,7 @@ def has_same_step_cost(one: Recipe, other: Recipe, stage: Stage) -> bool:
 def stage_seconds(paces: Mapping[Stage, StageSpeed], wanted: Recipe, found: RowCounts) -> dict[Stage, float]:
     """Of the stages with a pace; nothing where rows have no known length."""
     return {
-        stage: one.total_seconds(wanted.settings(stage), found.rows[stage], mean_row_tokens(wanted, found, stage))
+        stage: one.total_seconds(wanted.stage_settings(stage), found.rows[stage], mean_row_tokens(wanted, found, stage))
         for stage, one in paces.items()
         if one.step or stage in found.lengths
     }
@@ -150,7 +150,7 @@ def stage_seconds(paces: Mapping[Stage, StageSpeed], wanted: Recipe, found: RowC
 
 def mean_row_tokens(wanted: Recipe, found: RowCounts, stage: Stage) -> float:
     """The mean tokens of a row that training sees, both answers of a pair counted."""
-    most, before, total = wanted.settings(stage).max_length, 0.0, 0.0
+    most, before, total = wanted.stage_settings(stage).max_length, 0.0, 0.0
     for share, tokens in found.lengths.get(stage, ()):
         total += (share - before) * min(tokens, most)
         before = share

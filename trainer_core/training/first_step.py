@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.nn import functional
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.config.recipe import Lora, Precision
 from trainer_core.errors import TrainingError
@@ -23,7 +23,7 @@ from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import ReferenceCheck
 from trainer_core.training.held_out_eval import pair_sums
 from trainer_core.training.preserved_state import preserved_state
-from trainer_core.training.progress import TrlLog
+from trainer_core.training.progress import StepCallback, TrlLog
 from trainer_core.training.token_rows import TokenRow, whole_sides
 
 LOGIT_ROWS = 256
@@ -36,7 +36,7 @@ NOISE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.025, "nf4": 0.025}
 """… and by this for a token, in nats: four times what rounding to bfloat16 (2⁻⁹) moves the log-prob of a token by, 0.006."""
 
 
-class VerifyFirstStep(TrainerCallback):
+class VerifyFirstStep(StepCallback):
     """Checks weights and numbers before the first step, and the first step's own numbers; a mismatch ends the run and says why.
 
     Before the first step policy and reference are computed in the same way, so they must be equal to the last bit. In the step
@@ -71,64 +71,44 @@ class VerifyFirstStep(TrainerCallback):
                 predicted = predict(self.settings, [pair_logprobs(model, row) for row in first])
             self.report_check(self.prediction_check(loss, predicted))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.global_step != 1 or not logs or "loss" not in logs or not self.settings.method.needs_reference:
+    def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
+        method = self.settings.method
+        if state.global_step != 1 or not method.needs_reference:
             return
         first = TrlLog.model_validate(logs)
-        margin = first.metrics(self.settings.method.key).get("margin", math.nan)
-        noise = rounding_bound(
-            self.settings.method.reward_scale(self.settings),
-            max_answer_tokens(self.trainer.train_dataset),
-            self.precision,
+        margin = first.read_metrics(method.key).get("margin", math.nan)
+        tokens, scale = max_answer_tokens(self.trainer.train_dataset), method.reward_scale(self.settings)
+        noise = rounding_bound(scale, tokens, self.precision)
+        bounds = (
+            max(TOLERANCE[self.precision], times * noise) for times in (1.0, method.loss_steepness(self.settings))
         )
-        steepness = self.settings.method.loss_steepness(self.settings)
-        bounds = (max(TOLERANCE[self.precision], times * noise) for times in (1.0, steepness))
-        proof = self.reference_check(first.loss, margin, *bounds)
-        if not proof.holds:
-            self.report_check(proof)
+        check = self.reference_check(first.loss, margin, *bounds)
+        if not check.holds:
+            self.report_check(check)
 
-    def report_check(self, proof: ReferenceCheck) -> None:
-        self.emit(proof)
-        if not proof.holds:
-            raise TrainingError(explain_mismatch(proof))
+    def report_check(self, check: ReferenceCheck) -> None:
+        self.emit(check)
+        if not check.holds:
+            raise TrainingError(explain_mismatch(check))
 
     def reference_check(self, loss: float, margin: float, margin_bound: float, loss_bound: float) -> ReferenceCheck:
         expected = self.settings.method.initial_loss(self.settings)
         holds = abs(margin) <= margin_bound and (expected is None or abs(loss - expected) <= loss_bound)
         has_copy = "ref" in self.trainer.model.peft_config
-        return ReferenceCheck(
-            stage=self.settings.method.key,
-            loss=loss,
-            expected_loss=expected,
-            margin=margin,
-            expected_margin=0.0,
-            tolerance=margin_bound,
-            policy=self.policy,
-            reference=f"frozen copy of {self.policy}" if has_copy else "the base model, adapter switched off",
-            holds=holds,
-        )
+        reference = f"frozen copy of {self.policy}" if has_copy else "the base model, adapter switched off"
+        return self.build_check(loss, expected, margin, margin_bound, reference, holds)
 
     def prediction_check(self, loss: float, predicted: float) -> ReferenceCheck:
         rounding = 0.0 if self.precision == "fp32" else abs(predicted) * 2**-8  # TRL's own loss is a number in bfloat16
         bound = TOLERANCE[self.precision] + rounding
-        return ReferenceCheck(
-            stage=self.settings.method.key,
-            loss=loss,
-            expected_loss=predicted,
-            margin=None,
-            expected_margin=0.0,
-            tolerance=bound,
-            policy=self.policy,
-            reference="none; the loss is predicted from our own pass over the first batch",
-            holds=abs(loss - predicted) <= bound,
-        )
+        reference = "none; the loss is predicted from our own pass over the first batch"
+        return self.build_check(loss, predicted, None, bound, reference, abs(loss - predicted) <= bound)
+
+    def build_check(
+        self, loss: float, expected: float | None, margin: float | None, bound: float, reference: str, holds: bool
+    ) -> ReferenceCheck:
+        stage = self.settings.method.key
+        return ReferenceCheck(stage, loss, expected, margin, 0.0, bound, self.policy, reference, holds)
 
 
 def measure_loss(trainer: Any, rows: list[TokenRow]) -> tuple[float, float]:

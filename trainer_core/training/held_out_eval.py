@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.config.recipe import METHODS
 from trainer_core.data.tokenize import MASKED
@@ -20,7 +20,7 @@ from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Evaluation, Notice, Stage
 from trainer_core.training.preserved_state import preserved_state
-from trainer_core.training.progress import ProgressCallback
+from trainer_core.training.progress import ProgressCallback, StepCallback
 from trainer_core.training.token_rows import TokenRow
 
 
@@ -104,7 +104,7 @@ def reference_from_rows(trainer: Any) -> Iterator[None]:
         trainer.precompute_ref_logps = usual
 
 
-class HeldOutEval(TrainerCallback):
+class HeldOutEval(StepCallback):
     """Measures the held-out rows on the way, has each new best saved, and ends a stage that is no better for `patience` checks.
 
     Args:
@@ -144,15 +144,8 @@ class HeldOutEval(TrainerCallback):
         finite = [one for one in self.known if math.isfinite(one.loss)]
         return min(finite, key=lambda one: one.loss, default=None)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if not logs or "loss" not in logs or self.wants.should_stop or not self.is_due(state):
+    def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
+        if self.wants.should_stop or not self.is_due(state):
             return
         began = time.monotonic()
         self.used = self.used or self.resolve_row_count(state)

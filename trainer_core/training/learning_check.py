@@ -8,31 +8,25 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState
 
 from trainer_core.errors import TrainingError
 from trainer_core.runs.events import Stage
+from trainer_core.training.progress import StepCallback
 
 FIRST_STEPS = 3
 """With a gradient of exactly 0 in each of them, nothing reaches the adapter: one batch can be without, three were in no run."""
 
 
-class RequireLearning(TrainerCallback):
+class RequireLearning(StepCallback):
     """Ends a run in its first steps when nothing can be learned from it."""
 
     def __init__(self, trainer: Any, stage: Stage):
         self.trainer, self.stage = trainer, stage
         self.still = 0
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.global_step > FIRST_STEPS or not logs or "loss" not in logs:
+    def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
+        if state.global_step > FIRST_STEPS:
             return
         name, seen = self.stage.upper(), int(self.trainer.tokens_seen)
         if not int(self.trainer.tokens_learned):

@@ -57,7 +57,7 @@ def train(
     tokenize.write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
     emit(DataPrepared(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.sha256, loaded.notes))
     counts = {stage: len(loaded.rows_of(METHODS[stage].rows)) for stage in recipe.method.stages}
-    emit(StepsPlanned({stage: count_steps(count, recipe.settings(stage)) for stage, count in counts.items()}))
+    emit(StepsPlanned({stage: count_steps(count, recipe.stage_settings(stage)) for stage, count in counts.items()}))
     if recipe.model == STARTER and not starter.is_starter_ready(Workspace.for_run(run_dir)):
         emit(PhaseChanged(Phase.LOADING, "Unpacking the starter model, about a minute and only once"))
     model = resolve.resolve_model(recipe.model, Workspace.for_run(run_dir))
@@ -77,6 +77,7 @@ def train(
         run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, build)
         run.add_notes(stage, done.skipped)
         adapter = run_stage(stage, run, loaded, adapter)
+        load.free_memory()  # here, where callbacks hold neither trainer nor model any more
         if adapter is None:
             return Phase.PAUSED
         if wants.stop.is_set():
@@ -86,7 +87,7 @@ def train(
 
 def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: Path | None) -> Path | None:
     """Train one stage, from the adapter of the stage before or a fresh one; its adapter, or None where the run was paused."""
-    method, settings = METHODS[stage], run.recipe.settings(stage)
+    method, settings = METHODS[stage], run.recipe.stage_settings(stage)
     model, tokenizer, precision = run.load_model(stage, after)
     rows, notes = token_rows(stage, run, loaded, tokenizer)
     run.add_notes(stage, notes)
@@ -104,10 +105,7 @@ def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: P
         trainer.add_callback(trainer.reference)
     columns = TOKEN_COLUMNS[method.columns]
     held_out = HeldOutSet(stage, columns.encode_held_out(tokenizer, loaded, settings.max_length))
-    folder = run.train_stage(trainer, tokenizer, progress, held_out, after)
-    del trainer, check, model
-    load.free_memory()
-    return folder
+    return run.train_stage(trainer, tokenizer, progress, held_out, after)
 
 
 def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokenizer: Any) -> tuple[Dataset, list[str]]:
@@ -116,7 +114,7 @@ def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokeniz
     found = kept.read()
     if found is None:
         encode = TOKEN_COLUMNS[METHODS[stage].columns].encode
-        encoded, notes = encode(tokenizer, loaded, run.recipe.settings(stage).max_length)
+        encoded, notes = encode(tokenizer, loaded, run.recipe.stage_settings(stage).max_length)
         found = Dataset.from_list(encoded), notes
         kept.write(*found)
     return found

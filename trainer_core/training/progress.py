@@ -30,12 +30,30 @@ class TrlLog(BaseModel):
     grad_norm: float = 0.0
     learning_rate: float = 0.0
 
-    def metrics(self, stage: Stage) -> dict[str, float]:
+    def read_metrics(self, stage: Stage) -> dict[str, float]:
         logged = self.model_extra or {}
         return {one.key: float(logged[one.log]) for one in METHODS[stage].metrics if logged.get(one.log) is not None}
 
 
-class ProgressCallback(TrainerCallback):
+class StepCallback(TrainerCallback):
+    """Is told of each optimiser step once its numbers are logged, and before it is saved."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.after_step(logs, state, control)
+
+    def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
+        raise NotImplementedError
+
+
+class ProgressCallback(StepCallback):
     """Emits one Step per optimiser step, stops the loop when the user wants it, and ends a run that has gone wrong.
 
     Attributes:
@@ -74,26 +92,17 @@ class ProgressCallback(TrainerCallback):
         if self.wants.should_stop:
             control.should_training_stop = True
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
+    def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
         """A step is judged here, after it was decided to save and before that is done: what went wrong is not saved."""
-        if not logs or "loss" not in logs:
-            return
         logged = TrlLog.model_validate(logs)
         self.emit(self.build_step_event(logged, state))
         step_skipped = self.trainer.accelerator.optimizer_step_was_skipped
         wrong = self.guard.check_step(logged.loss, logged.grad_norm, step_skipped)
         self.report_skipped(step_skipped)
         if wrong:
-            raise self.divergence_error(f"at step {state.global_step}, for the third step in a row", args.learning_rate)
-        if control.should_save and (self.guard.bad or not has_finite_weights(model)):
+            rate = self.trainer.args.learning_rate
+            raise self.divergence_error(f"at step {state.global_step}, for the third step in a row", rate)
+        if control.should_save and (self.guard.bad or not has_finite_weights(self.trainer.model)):
             control.should_save = False
 
     def report_skipped(self, step_skipped: bool) -> None:
@@ -127,7 +136,7 @@ class ProgressCallback(TrainerCallback):
             seconds=seconds,
             tokens_per_second=tokens / seconds if seconds else 0.0,
             seconds_left=mean * (state.max_steps - state.global_step),
-            metrics=logged.metrics(self.stage),
+            metrics=logged.read_metrics(self.stage),
         )
 
     @property

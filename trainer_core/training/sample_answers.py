@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
 
 from trainer_core.data import Message
 from trainer_core.data.tokenize import tokenize_chat
@@ -19,7 +19,7 @@ from trainer_core.data.tokenizer import decode_answer
 from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step
 from trainer_core.runs.events import SampleAnswer, SampleAnswers
 from trainer_core.training.preserved_state import preserved_state
-from trainer_core.training.progress import ProgressCallback
+from trainer_core.training.progress import ProgressCallback, StepCallback
 
 MAX_TIME_SHARE = 0.10
 """Of the stage's training time, at most …"""
@@ -29,7 +29,7 @@ MIN_SAMPLES = 2
 """So many checkpoints of a stage in any case: half way and at its end, which makes four in SFT and DPO."""
 
 
-class SampleCallback(TrainerCallback):
+class SampleCallback(StepCallback):
     """Answers the prompts at the checkpoints that time allows, and at the stage's last step.
 
     Args:
@@ -53,15 +53,8 @@ class SampleCallback(TrainerCallback):
         if not self.known:
             self.emit_samples(0)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs and not self.progress.wants.should_stop and self.is_due(state):
+    def after_step(self, logs: dict[str, float], state: TrainerState, control: TrainerControl) -> None:
+        if not self.progress.wants.should_stop and self.is_due(state):
             self.emit_samples(state.global_step)
 
     def is_due(self, state: TrainerState) -> bool:

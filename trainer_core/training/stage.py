@@ -84,7 +84,7 @@ class StageContext:
         self.emit(PhaseChanged(Phase.LOADING, f"Loading the base model for {stage.upper()}", stage))
         set_seed(self.recipe.seed)
         # the stage's own length: Unsloth takes a trainer's 1024 for "not given" and then uses the model's
-        length = self.recipe.settings(stage).max_length
+        length = self.recipe.stage_settings(stage).max_length
         base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
             self.emit(SettingChanged("precision", self.recipe.precision, base.precision, base.reason))
@@ -131,7 +131,7 @@ class StageContext:
             trainer.add_callback(
                 SkipLayersCallback(trainer, stage, self.emit)
             )  # after the probe, which measures without it
-        if found.folder and found.step >= count_steps(len(trainer.train_dataset), self.recipe.settings(stage)):
+        if found.folder and found.step >= count_steps(len(trainer.train_dataset), self.recipe.stage_settings(stage)):
             fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
             before = checkpoints.adapter_step(self.run_dir, stage)
             if before not in (None, found.step):
@@ -205,7 +205,7 @@ class StageContext:
 
     def reference_file(self, stage: Stage, trainer: Any, after: Path | None, precision: Precision) -> Path:
         """Where the reference's numbers for these pairs lie, under a name made of all that they depend on, to the last bit."""
-        recipe, settings, folder = self.recipe, self.recipe.settings(stage), Path(self.model)
+        recipe, settings, folder = self.recipe, self.recipe.stage_settings(stage), Path(self.model)
         weights = [
             (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))
         ]
@@ -223,7 +223,7 @@ class StageContext:
     ) -> HeldOutEval:
         """Held-out checks and sample answers, as far as the recipe wants them; they go on from what was said already."""
         recipe, said = self.recipe, read_run_state(self.run_dir)
-        settings = recipe.settings(progress.stage)
+        settings = recipe.stage_settings(progress.stage)
         before = [one for one in said.evaluated if one.stage == progress.stage]
         checks = HeldOutEval(trainer, held_out, settings.evaluations, settings.patience, progress, before)
         if settings.evaluations:

@@ -35,7 +35,10 @@ class TokenCache:
         """`rows` is the hash of the rows, `tokenizer` whose tokens they become."""
         self.stage, self.folder = stage, folder
         words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map]
-        length, versions = recipe.settings(stage).max_length, [version(name) for name in checkpoints.RECORDED_PACKAGES]
+        length, versions = (
+            recipe.stage_settings(stage).max_length,
+            [version(name) for name in checkpoints.RECORDED_PACKAGES],
+        )
         facts = json.dumps([stage, recipe.method, rows, length, words, versions])
         self.file = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.rows"
 

@@ -82,7 +82,7 @@ def build_trainer(
 
     On a fresh adapter the reference is the base itself, so the copy that TRL makes is dropped again.
     """
-    settings, method, fresh = recipe.settings(stage), METHODS[stage], is_fresh(model)
+    settings, method, fresh = recipe.stage_settings(stage), METHODS[stage], is_fresh(model)
     trainer_class, config_class = trainer_classes(stage)
     arguments = trl_arguments.common_arguments(settings, recipe.seed, scratch) | method.arguments(settings)
     with load.preserve_adapter_dtype(model):

@@ -141,7 +141,11 @@ def plan_oom_retry(run_dir: Path, emit: EventLog, message: str) -> bool:
             view.effective_value("precision", recipe.precision),
         )
         ways = out_of_memory.suggest_fixes(recipe, stage, view.row_lengths.get(stage), base, left)
-        emit(RunFailed(out_of_memory.explain_out_of_memory(stage, recipe.settings(stage), taken, left), offers=ways))
+        emit(
+            RunFailed(
+                out_of_memory.explain_out_of_memory(stage, recipe.stage_settings(stage), taken, left), offers=ways
+            )
+        )
         return False
     emit(OutOfMemory(stage, message.splitlines()[0][:500] if message else ""))
     for change in rung.settings:

@@ -107,17 +107,17 @@ class ModelChoices:
                 a quick look is never the longest, nor does it see few rows again and again.
         """
         base = self.recipe_for(wanted.model, goal)
-        lengths = {stage: base.settings(stage).model_dump(include={"epochs", "max_steps"}) for stage in METHODS}
+        lengths = {stage: base.stage_settings(stage).model_dump(include={"epochs", "max_steps"}) for stage in METHODS}
         longer = wanted.model_copy(
-            update={stage: wanted.settings(stage).model_copy(update=length) for stage, length in lengths.items()}
+            update={stage: wanted.stage_settings(stage).model_copy(update=length) for stage, length in lengths.items()}
         )
-        fixed = {stage: steps for stage in wanted.method.stages if (steps := longer.settings(stage).max_steps)}
-        passes = {stage: steps_per_epoch(rows[stage], longer.settings(stage)) for stage in fixed} if rows else {}
+        fixed = {stage: steps for stage in wanted.method.stages if (steps := longer.stage_settings(stage).max_steps)}
+        passes = {stage: steps_per_epoch(rows[stage], longer.stage_settings(stage)) for stage in fixed} if rows else {}
         if not rows or sum(fixed.values()) <= sum(passes.values()):
             return longer
         shorter = {stage: {"max_steps": min(steps, passes[stage])} for stage, steps in fixed.items()}
         return longer.model_copy(
-            update={stage: longer.settings(stage).model_copy(update=length) for stage, length in shorter.items()}
+            update={stage: longer.stage_settings(stage).model_copy(update=length) for stage, length in shorter.items()}
         )
 
     def matching_goal(self, wanted: Recipe, rows: StageRows | None = None) -> str | None:

@@ -18,7 +18,7 @@ def count_data_rows(recipe: Recipe, tokenizer: Path | None = None) -> data.RowCo
         DataError: a file cannot be used.
     """
     found = count_sources(recipe.data, recipe.method, tokenizer, tuple(map(modified_time, data_sources(recipe))))
-    return found.after_truncation({stage: recipe.settings(stage).max_length for stage in recipe.method.stages})
+    return found.after_truncation({stage: recipe.stage_settings(stage).max_length for stage in recipe.method.stages})
 
 
 def data_sources(recipe: Recipe) -> list[str]:

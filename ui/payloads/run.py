@@ -115,7 +115,9 @@ def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] 
         "doing": current_activity(view),
         "stages": stage_states(recipe, view),
         "planned": dict(view.planned),
-        "batches": {stage: recipe.settings(stage).effective_batch for stage in recipe.method.stages} if recipe else {},
+        "batches": {stage: recipe.stage_settings(stage).effective_batch for stage in recipe.method.stages}
+        if recipe
+        else {},
         "error": view.error,
         "bug": bool(view.traceback),
         "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
@@ -302,7 +304,9 @@ def run_numbers(run_dir: Path, view: RunState) -> dict[str, Any]:
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
         "loss": " · ".join(f"{STAGE_LABELS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
-        "accuracy": f"{told[-1][1]:.0%} (n {recipe.settings(told[-1][0]).effective_batch})" if told and recipe else "",
+        "accuracy": f"{told[-1][1]:.0%} (n {recipe.stage_settings(told[-1][0]).effective_batch})"
+        if told and recipe
+        else "",
         "error": view.error,
         "comparable": is_comparable(view),
     }

@@ -79,7 +79,10 @@ def nearest_preset(recipe: Recipe) -> Recipe:
     if not lengths:
         return recipe
     return min(
-        lengths, key=lambda one: sum(one.settings(stage) != recipe.settings(stage) for stage in recipe.method.stages)
+        lengths,
+        key=lambda one: sum(
+            one.stage_settings(stage) != recipe.stage_settings(stage) for stage in recipe.method.stages
+        ),
     )
 
 

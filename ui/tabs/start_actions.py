@@ -295,7 +295,7 @@ class UsedData(StrictModel):
         imitating = [stage for stage in recipe.method.stages if METHODS[stage].rows == "chat"] or CHAT_METHODS
         method = MethodChain(imitating[0]) if self.kind == "chat" else recipe.method
         longer = {"max_length": self.length} if self.length else {}
-        stages = {stage: recipe.settings(stage).model_copy(update=longer) for stage in METHODS}
+        stages = {stage: recipe.stage_settings(stage).model_copy(update=longer) for stage in METHODS}
         return recipe.model_copy(update={"data": data, "method": method, **stages})
 
 
@@ -305,7 +305,7 @@ def preview_settings(recipe: Recipe) -> str:
     told = {
         "model": recipe.model,
         "name": model_name(recipe.model),
-        "lengths": {kind: recipe.length_of(kind) for kind in ROW_NOUNS},
+        "lengths": {kind: recipe.row_length(kind) for kind in ROW_NOUNS},
         "template": used.template,
         "source": used.pairs or (SAMPLE_CHATS if used.chat == SAMPLE else used.chat),
         "columns": used.columns.column_by_part,
@@ -328,7 +328,9 @@ def plan_lines(recipe: Recipe, found: RowCounts, takes: Mapping[Stage, str]) -> 
     layers = recipe.lora.targets.replace("all-linear", "all linear layers")
     lines = [PlanLine("Load", f"{model_name(recipe.model)}, LoRA rank {recipe.lora.rank} on {layers}")]
     lines += [
-        PlanLine(STAGE_LABELS[stage], describe_stage(found.rows[stage], recipe.settings(stage)), takes.get(stage, ""))
+        PlanLine(
+            STAGE_LABELS[stage], describe_stage(found.rows[stage], recipe.stage_settings(stage)), takes.get(stage, "")
+        )
         for stage in recipe.method.stages
     ]
     lanes = join_names(["base", *(STAGE_LABELS[stage] for stage in recipe.method.stages)])

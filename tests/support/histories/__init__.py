@@ -67,7 +67,7 @@ class Made:
 
     @property
     def rows(self) -> int:
-        return self.total * self.recipe.settings(self.stage).effective_batch // self.passes
+        return self.total * self.recipe.stage_settings(self.stage).effective_batch // self.passes
 
     def told(self, seed: int) -> Iterator[Event]:
         """Every event, in order."""
@@ -86,7 +86,7 @@ class Made:
         loss = self.loss(at, way) + dict(self.spikes).get(at, 0.0)
         loss += random.gauss(0, self.wobble) * (self.stage == "sft" or at > 1)  # DPO begins at ln 2 exactly
         loss = max(loss, 0.3 * abs(self.loss(at, way))) if self.stage == "dpo" and at > 1 else loss
-        rate = self.recipe.settings(self.stage).learning_rate
+        rate = self.recipe.stage_settings(self.stage).learning_rate
         common = TrainStep(
             self.stage, at, self.total, loss, rate, self.norm * random.uniform(0.8, 1.2), 1.0, 900.0, 0.0
         )

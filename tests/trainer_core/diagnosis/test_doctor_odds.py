@@ -56,7 +56,7 @@ class Kind:
             yield replace(bare, points=tuple(steps[:at]), evaluated=made)
 
     def step(self, at: int, random: Random) -> TrainStep:
-        rate = self.recipe.settings(self.stage).learning_rate
+        rate = self.recipe.stage_settings(self.stage).learning_rate
         bare = TrainStep(self.stage, at, self.total, 0.0, rate, 1.0, 1.0, 900.0, 0.0)
         values = self.values(at, (at - 1) / self.total, random)
         return replace(bare, loss=values.pop("loss"), metrics=values)

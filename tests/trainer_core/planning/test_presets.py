@@ -132,7 +132,7 @@ def test_goals_change_the_length_of_a_run_and_nothing_else() -> None:
     assert (thorough.sft.max_steps, thorough.sft.epochs) == (None, GOALS["thorough"].sft.epochs)
     assert thorough.dpo.epochs == GOALS["thorough"].dpo.epochs != recipe.dpo.epochs
     for changed in (quick, balanced, thorough):
-        same = changed.model_copy(update={stage: recipe.settings(stage) for stage in METHODS})
+        same = changed.model_copy(update={stage: recipe.stage_settings(stage) for stage in METHODS})
         assert same == recipe
         assert changed.sft.batch_size == recipe.sft.batch_size
 

@@ -156,7 +156,9 @@ def test_the_planned_steps_are_the_real_ones(views: dict[str, RunState]) -> None
     view = views["plain"]
     for stage, rows in (("sft", view.prepared.chats), ("dpo", view.prepared.pairs)):
         real = [point for point in view.points if point.stage == stage]
-        assert len(real) == real[0].total == view.planned[stage] == count_steps(rows, recipe(Path()).settings(stage))
+        assert (
+            len(real) == real[0].total == view.planned[stage] == count_steps(rows, recipe(Path()).stage_settings(stage))
+        )
 
 
 def test_the_first_dpo_event_is_the_proof(views: dict[str, RunState]) -> None:

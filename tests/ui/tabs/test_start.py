@@ -275,7 +275,10 @@ def test_a_quick_look_is_never_the_longest(rows: int, method: MethodChain) -> No
     here = dict.fromkeys(METHODS, rows)
     wanted = CARD.recipe_for(STARTER, "balanced").model_copy(update={"method": method})
     steps = [
-        sum(count_steps(rows, CARD.with_goal_length(wanted, goal, here).settings(stage)) for stage in method.stages)
+        sum(
+            count_steps(rows, CARD.with_goal_length(wanted, goal, here).stage_settings(stage))
+            for stage in method.stages
+        )
         for goal in GOALS
     ]
     assert steps[0] <= steps[1] <= steps[2]
