@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer_core.training.test_pipeline import environment, start
+from tests.support.training_runs import environment, start
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Sampling, read_recipe
 from trainer_core.diagnosis import html_report

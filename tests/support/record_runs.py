@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import environment, start, write_data
+from tests.support.training_runs import environment, start, write_data
 from trainer_core.cli import demo
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe, Sampling, read_recipe

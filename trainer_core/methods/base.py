@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -187,6 +188,10 @@ class Method:
     initial_loss: Callable[[Any], float | None] = lambda settings: None
     loss_steepness: Callable[[Any], float] = lambda settings: 1.0
     predict_loss: Callable[[Any, Sequence[PairLogprobs]], float] | None = None
+
+    @cached_property
+    def metric_keys(self) -> frozenset[str]:
+        return frozenset(metric.key for metric in self.metrics)
 
     @property
     def needs_reference(self) -> bool:

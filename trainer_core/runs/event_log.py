@@ -172,9 +172,9 @@ def unknown_keys(values: dict[str, Any]) -> frozenset[str]:
 def unknown_metrics(values: dict[str, Any]) -> frozenset[str]:
     """Names of metrics that the method does not have, which are left out: they would be kept for each step."""
     metrics, method = values.get("metrics"), METHODS.get(str(values.get("stage")))
-    if not isinstance(metrics, dict) or method is None:
+    if not metrics or not isinstance(metrics, dict) or method is None:
         return frozenset()
-    return frozenset(metrics).difference(metric.key for metric in method.metrics)
+    return frozenset(metrics) - method.metric_keys
 
 
 @cache

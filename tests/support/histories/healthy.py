@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support import tiny
 from tests.support.histories import TINY
-from tests.trainer_core.training.test_pipeline import start
+from tests.support.training_runs import start
 from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.planning.presets import starter_recipe

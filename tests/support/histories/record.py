@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support import tiny
 from tests.support.histories import RECORDED, recipe_of
-from tests.trainer_core.training.test_pipeline import start
+from tests.support.training_runs import start
 from trainer_core.config.jobs import TrainJob
 from trainer_core.runs import run_folder
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.histories import recorded, views
-from tests.trainer_core.training.test_pipeline import start
+from tests.support.training_runs import start
 from trainer_core.config.changes import with_changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe

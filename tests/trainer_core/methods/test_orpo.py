@@ -9,8 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import STEPS, recipe, run, start, view_of, write_data
+from tests.support.training_runs import STEPS, recipe, run, start, view_of, write_inputs
 from trainer_core.config.jobs import TrainJob
 from trainer_core.diagnosis.doctor import diagnose
 from trainer_core.diagnosis.html_report import render_charts
@@ -50,8 +49,7 @@ def test_rows_keep_their_order() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("orpo")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     return folder
 
 
@@ -64,7 +62,7 @@ def views(folder: Path) -> dict[str, RunState]:
         "other weights": ("weights", recipe(folder, method="orpo", orpo=short)),
     }
     made = dict(zip(cases, run(folder, *cases.values()), strict=True))
-    killed = run_folder.create_run(folder / "runs", TrainJob(recipe=cases["alone"][1]), "killed")
+    killed = run_folder.create_run(folder / "runs", TrainJob(recipe=cases["after SFT"][1]), "killed")
     start(folder, f"kill@orpo.5:{killed}")
     start(folder, f"kill@orpo.5:{killed}")
     return made | {"killed": view_of(killed)}
@@ -91,8 +89,8 @@ def test_it_does_not_start_with_another_loss(views: dict[str, RunState]) -> None
 
 def test_killed_it_ends_on_the_same_bits(views: dict[str, RunState]) -> None:
     assert views["killed"].phase is Phase.DONE, views["killed"].error
-    assert [point.loss for point in views["killed"].points] == [point.loss for point in views["alone"].points]
-    one, other = adapter(views["killed"]), adapter(views["alone"])
+    assert [point.loss for point in views["killed"].points] == [point.loss for point in views["after SFT"].points]
+    one, other = adapter(views["killed"]), adapter(views["after SFT"])
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.hub_server import NAME, served
-from tests.trainer_core.training.test_pipeline import recipe, run, write_data
+from tests.support.training_runs import recipe, run, write_data
 from trainer_core.errors import ModelError
 from trainer_core.models import hub
 from trainer_core.runs.events import Phase

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import tiny
 from tests.support.engine_case import WORDINGS
-from tests.trainer_core.training.test_pipeline import recipe, start, write_data
+from tests.support.training_runs import recipe, start, write_inputs
 from trainer_core.config import changes
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
@@ -182,8 +181,7 @@ SOME = [("sft", "torch", "1"), ("sft", "cublas", "evaluated"), ("sft", "bnb", "s
 def views(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, RunState]:
     """An undisturbed run of each stage, and one for each place and wording."""
     folder, tried = tmp_path_factory.mktemp("ladder"), GRID if request.config.getoption("--long") else SOME
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     faults = [*RATES, *(f"{wording}@{stage}.{place}" for stage, wording, place in tried)]
     made = {
         fault: run_folder.create_run(folder / "runs", TrainJob(recipe=short(folder, fault)), "t") for fault in faults

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import STEPS, recipe, run
+from tests.support.training_runs import STEPS, recipe, run
 from trainer_core.data.tokenizer import decode_answer
 from trainer_core.diagnosis.rules_answers import measure_answers
 from trainer_core.methods.steps import SAVES_PER_STAGE, is_spaced_step

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import recipe, run, write_data
+from tests.support.training_runs import recipe, run, write_inputs
 from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import RunState
 
@@ -20,8 +19,7 @@ FOUR = ONE | {"max_steps": 4}
 @pytest.fixture(scope="module")
 def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunState]:
     folder = tmp_path_factory.mktemp("learning")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     usual = {"sample_tokens": 0, "sft": ONE, "dpo": ONE}
     weightless = FOUR | {"losses": ["sigmoid"], "loss_weights": [0.0]}
     cases = {

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import recipe, start, write_data
+from tests.support.training_runs import recipe, start, write_data
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Lora, MemoryOptions, Recipe
 from trainer_core.methods.dpo import Dpo

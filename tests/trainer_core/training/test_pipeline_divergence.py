@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import STEPS, recipe, start, view_of, write_data
+from tests.support.training_runs import STEPS, recipe, start, view_of, write_inputs
 from trainer_core.config.jobs import TrainJob
 from trainer_core.runs import checkpoints, run_folder
 from trainer_core.runs.events import Phase
@@ -45,8 +44,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("wrong")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     unchecked = {**STEPS, "learning_rate": 1e-3, "epochs": 2, "evaluations": 0}  # a new best would be saved at any step
     asked = recipe(folder, method="dpo", dpo=unchecked)
     made = {name: run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "t") for name in CASES}

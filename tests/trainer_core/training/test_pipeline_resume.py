@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.support import tiny
 from tests.support.engine_case import WORDINGS
-from tests.trainer_core.training.test_pipeline import STEPS, recipe, start, write_data
+from tests.support.training_runs import STEPS, recipe, start, write_inputs
 from trainer_core.config.jobs import TrainJob
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.models.architecture import parse_architecture
@@ -60,8 +60,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     """Every case gone through, one worker after the other."""
     cases = {name: case for name, case in CASES.items() if request.config.getoption("--long") or not case.long}
     folder = tmp_path_factory.mktemp("resume")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     asked = recipe(folder)
     made = {name: run_folder.create_run(folder / "runs", TrainJob(recipe=asked), "t") for name in cases}
     arguments = [f"{case.fault}:{made[name]}" for name, case in cases.items() for _ in range(case.starts)]
@@ -100,8 +99,7 @@ def accumulated(
 ) -> dict[tuple[int, str], Path]:
     """Runs of other accumulations: undisturbed, and killed in each stage."""
     folder = tmp_path_factory.mktemp("accumulated")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     made, arguments = dict[tuple[int, str], Path](), list[str]()
     for accumulation in ACCUMULATIONS if request.config.getoption("--long") else ACCUMULATIONS[:1]:
         steps = {**STEPS, "accumulation": accumulation, "epochs": 2}
@@ -171,8 +169,7 @@ def test_a_finished_stage_is_not_made_again(folders: dict[str, Path], views: dic
 def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunState, Path, RunState]:
     """A run of one pass of DPO made longer by another, and a run of two passes from the start."""
     folder = tmp_path_factory.mktemp("longer")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
 
     def made(passes: int) -> Path:
         dpo = {**STEPS, "learning_rate": 1e-3, "epochs": passes, "scheduler": "constant", "warmup": 0}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import recipe, start, view_of
+from tests.support.training_runs import recipe, start, view_of
 from trainer_core.config.jobs import TrainJob
 from trainer_core.config.recipe import Recipe
 from trainer_core.runs import run_folder

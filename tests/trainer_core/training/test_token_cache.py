@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.training_runs import environment
 from tests.support.warm import errors, run_module
-from tests.trainer_core.training.test_pipeline import environment
 
 pytestmark = pytest.mark.real
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import recipe, start, write_data
+from tests.support.training_runs import recipe, start, write_data
 from trainer_core.config.jobs import TrainJob
 from trainer_core.runs import exit_codes, run_folder
 from trainer_core.runs.events import Phase

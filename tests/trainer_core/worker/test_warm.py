@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import tiny
-from tests.trainer_core.training.test_pipeline import recipe, write_data
+from tests.support.training_runs import recipe, write_inputs
 from trainer_core.config.recipe import Recipe
 from trainer_core.jobs.spawn import IDLE_SECONDS, PRELOAD_SECONDS
 from trainer_core.jobs.supervisor import Supervisor, wait_for
@@ -35,8 +34,7 @@ STEPS = {"batch_size": 2, "accumulation": 1, "max_length": 128, "max_steps": 3}
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     folder = tmp_path_factory.mktemp("waiting")
-    tiny.model(folder / "model")
-    write_data(folder)
+    write_inputs(folder)
     return recipe(folder, sft=STEPS, dpo=STEPS, sample_tokens=0)
 
 
