@@ -38,7 +38,7 @@ def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
     """A recipe with its model and its data. The model is made in a process of its own: nothing may be computed in this one, whose
     forks could otherwise wait for threads that they do not have."""
     subprocess.run([sys.executable, "-c", MODEL, str(folder / "model")], cwd=project.PROJECT, check=True)
-    from tests.trainer_core.training.test_pipeline import recipe, write_data
+    from tests.support.training_runs import recipe, write_data
 
     write_data(folder)
     return recipe(folder, **changes)

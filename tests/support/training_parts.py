@@ -90,14 +90,18 @@ def interrupted() -> dict[str, bool]:
 def counted() -> dict[str, Any]:
     from datasets import Dataset
 
+    from trainer_core.data.tokenize import EncodedPair
     from trainer_core.training.token_count import count_batch_tokens
-    from trainer_core.training.token_rows import TOKEN_COLUMNS
+    from trainer_core.training.token_rows import TOKEN_COLUMNS, as_labelled_sides
 
     ids = torch.ones(2, 5, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     chats = Dataset.from_dict({"input_ids": [[1] * 3, [1] * 9]})
     pairs = Dataset.from_dict({"prompt_ids": [[1] * 4], "chosen_ids": [[1] * 2], "rejected_ids": [[1] * 3]})
+    labelled = as_labelled_sides(EncodedPair([1, 2, 3, 4, 5], [1, 2, 6], 2), 4)
     return {
+        "labelled": labelled,
+        "sides": TOKEN_COLUMNS["labelled sides"].count_tokens(Dataset.from_list([labelled]), 100),
         "padded": int(count_batch_tokens({"input_ids": ids, "attention_mask": mask})),
         "padding-free": int(count_batch_tokens({"input_ids": ids.view(1, -1)})),
         "chats": TOKEN_COLUMNS["labels"].count_tokens(chats, 8),

@@ -87,9 +87,8 @@ class Orpo(Training):
         trl="trl.experimental.orpo:ORPO",
         columns="labelled sides",
         arguments=lambda settings: {"beta": settings.beta},
-        sorts_rows=lambda settings: (
-            False
-        ),  # its loss is a mean over the tokens of a micro-batch: who shares one matters
+        # its loss is a mean over the tokens of a micro-batch, so it matters which pairs share one
+        sorts_rows=lambda settings: False,
         metrics=METRICS,
         charts=CHARTS,
         epochs=EPOCHS,

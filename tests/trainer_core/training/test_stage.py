@@ -26,7 +26,19 @@ def test_sample_answers_leave_no_trace_in_a_model_of_cuda(found: dict[str, Any])
 
 
 def test_tokens_are_counted_with_and_without_padding(found: dict[str, Any]) -> None:
-    assert found["counted"] == {"padded": 8, "padding-free": 10, "chats": [3, 8], "pairs": [7, 6]}
+    counted = {"padded": 8, "padding-free": 10, "chats": [3, 8], "pairs": [7, 6], "sides": [4]}
+    assert {name: found["counted"][name] for name in counted} == counted
+
+
+def test_both_sides_of_a_pair_are_cut_and_learned_behind_the_prompt(found: dict[str, Any]) -> None:
+    assert found["counted"]["labelled"] == {
+        "chosen_input_ids": [1, 2, 3, 4],
+        "chosen_attention_mask": [1, 1, 1, 1],
+        "chosen_labels": [-100, -100, 3, 4],
+        "rejected_input_ids": [1, 2, 6],
+        "rejected_attention_mask": [1, 1, 1],
+        "rejected_labels": [-100, -100, 6],
+    }
 
 
 def test_the_first_steps_bound_grows_with_the_root_of_the_tokens(found: dict[str, Any]) -> None:
