@@ -61,6 +61,7 @@ OWN_PROCESSES = (
 )
 """Import what is heavy late, in processes of their own: the starter's one-time conversion, tokenizers, the Hub."""
 LAYERS = (
+    ("texts",),
     ("errors",),
     ("schema", "system"),
     ("methods",),

@@ -12,12 +12,27 @@ UserError
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from trainer_core.texts import VERBATIM, Text
 
 
 class UserError(Exception):
-    """What is wrong, where, and what to do next, in one or two plain sentences."""
+    """What is wrong, where, and what to do next, in one or two plain sentences.
+
+    Args:
+        code: of the sentence in `assets/texts/en.toml`, or the text itself.
+        params: what fills its gaps.
+    """
+
+    def __init__(self, code: str | Text, /, **params: Any):
+        self.text = code if isinstance(code, Text) else as_text(code, params)
+        super().__init__(self.text)
+
+
+def as_text(code: str, params: Mapping[str, Any]) -> Text:
+    return Text(VERBATIM, text=code) if " " in code else Text(code, **params)
 
 
 class ConfigError(UserError):
@@ -27,8 +42,8 @@ class ConfigError(UserError):
         keys: the wrong settings, such as `sft.learning_rate`, one for each line of the message.
     """
 
-    def __init__(self, message: str, keys: tuple[str, ...] = ()):
-        super().__init__(message)
+    def __init__(self, code: str | Text, /, keys: tuple[str, ...] = (), **params: Any):
+        super().__init__(code, **params)
         self.keys = keys
 
 
@@ -56,11 +71,11 @@ class TrainingError(UserError):
     """Names the step and the number that went wrong.
 
     Args:
-        offers: ways out that the page shows as one click each (`trainer_core.runs.events.Offer`).
+        offers: ways out that the page shows as one click each (`trainer_core.runs.events.Suggestion`).
     """
 
-    def __init__(self, message: str, offers: tuple[Any, ...] = ()):
-        super().__init__(message)
+    def __init__(self, code: str | Text, /, offers: tuple[Any, ...] = (), **params: Any):
+        super().__init__(code, **params)
         self.offers = offers
 
 

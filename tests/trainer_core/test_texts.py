@@ -1,0 +1,81 @@
+"""Sentences have codes; the code, its sentence and its parameters agree everywhere in the source."""
+
+import ast
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer_core import errors
+from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
+SAYS = {
+    "Text",
+    *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.UserError)),
+}
+NOT_PARAMS = {"keys", "offers"}
+
+
+def uses() -> Iterator[tuple[str, str, set[str] | None]]:
+    """Where, the code and its parameters (None: they are made elsewhere) of each text in the source."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args or getattr(node.func, "id", "") not in SAYS:
+                continue
+            first = node.args[0]
+            if isinstance(first, ast.Constant):
+                names = {keyword.arg for keyword in node.keywords}
+                params = None if None in names else {name for name in names if name and name not in NOT_PARAMS}
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", str(first.value), params
+
+
+def gaps(template: str) -> set[str]:
+    return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+def test_each_text_has_a_sentence_with_its_parameters():
+    found = {**templates(), "verbatim": "{text}"}
+    wrong = [
+        f"{where}: {code} takes {sorted(gaps(found[code])) if code in found else 'no sentence'}"
+        for where, code, params in uses()
+        if " " not in code and (code not in found or (params is not None and params != gaps(found[code])))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_sentence_is_left_without_use():
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    assert not [code for code in templates() if code not in source]
+
+
+def test_plurals():
+    say = "{rows:# row|# rows} of {name}"
+    assert FORMATTER.vformat(say, (), {"rows": 1, "name": "a"}) == "1 row of a"
+    assert FORMATTER.vformat(say, (), {"rows": 1234, "name": "a"}) == "1,234 rows of a"
+
+
+def test_a_stored_text_is_read_again():
+    text = Text("verbatim", text=Text("verbatim", text="inner"))
+    stored = {"code": "verbatim", "params": {"text": {"code": "verbatim", "params": {"text": "inner"}}}}
+    assert parse_text(stored) == text and str(text) == "inner"
+    assert parse_text("An earlier version's sentence.") == Text("verbatim", text="An earlier version's sentence.")
+    assert not NO_TEXT and text
+
+
+def test_an_unknown_text_is_shown_as_its_code():
+    assert str(Text("later.version", rows=3)) == "later.version (rows: 3)"
+    assert str(Text("verbatim", other=3)) == "verbatim (other: 3)"
+
+
+def deep(levels: int) -> object:
+    return {"code": "verbatim", "params": {"text": deep(levels - 1) if levels else ""}}
+
+
+@pytest.mark.parametrize("value", [None, 3, [], {}, {"code": 3}, {"code": "a", "params": []}, {"code": "a", "params": {"x": []}},
+                                   {"code": "a", "params": {str(n): n for n in range(21)}}, deep(9)])  # fmt: skip
+def test_what_is_no_text_is_refused(value):
+    with pytest.raises(ValueError, match="no text"):
+        parse_text(value)

@@ -1,0 +1,104 @@
+"""Every sentence a person reads, by its code. The sentences are in `assets/texts/en.toml`; another language is another such file.
+
+Code and parameters are what is stored and tested; the sentence is made where it is shown.
+"""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+TEXT_DIR = Path(__file__).resolve().parents[1] / "assets" / "texts"
+VERBATIM = "verbatim"
+"""The code of a text that has no other: what a library or an earlier version said."""
+MAX_PARAMS, MAX_DEPTH = 20, 4
+"""Of a stored text. Ours have up to eight parameters, and one text in another."""
+
+
+@dataclass(frozen=True, init=False)
+class Text:
+    """A sentence by its code, with what fills its gaps: numbers, names, or other texts."""
+
+    code: str
+    params: Mapping[str, Any] = field(hash=False)
+
+    def __init__(self, code: str, /, **params: Any):
+        object.__setattr__(self, "code", code)
+        object.__setattr__(self, "params", params)
+
+    def __str__(self) -> str:
+        return render(self.code, self.params)
+
+    def __bool__(self) -> bool:
+        return self != NO_TEXT
+
+
+NO_TEXT = Text(VERBATIM, text="")
+
+
+def render(code: str, params: Mapping[str, Any]) -> str:
+    """The sentence. One of a later version, or with other parameters, is shown as its code and its parameters."""
+    template = templates().get(code)
+    try:
+        return code_and_params(code, params) if template is None else FORMATTER.vformat(template, (), params)
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return code_and_params(code, params)
+
+
+def code_and_params(code: str, params: Mapping[str, Any]) -> str:
+    return f"{code} ({', '.join(f'{name}: {value}' for name, value in params.items())})" if params else code
+
+
+class PluralFormatter(string.Formatter):
+    """str.format, and `{rows:# row|# rows}`: the first part for one, the second for any other number, which stands for #."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if "|" not in format_spec:
+            return str(super().format_field(value if format_spec else str(value), format_spec))
+        one, other = format_spec.split("|")
+        return (one if value == 1 else other).replace("#", f"{value:,}")
+
+
+FORMATTER = PluralFormatter()
+
+
+@cache
+def templates(language: str = "en") -> Mapping[str, str]:
+    """Code → sentence with gaps."""
+    with open(TEXT_DIR / f"{language}.toml", "rb") as file:
+        return dict(flatten(tomllib.load(file)))
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def parse_text(value: object, depth: int = 0) -> Text:
+    """A stored text; that of an earlier version is the finished sentence.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, str):
+        return Text(VERBATIM, text=value)
+    if not isinstance(value, Mapping) or depth > MAX_DEPTH:
+        raise ValueError("no text")
+    code, params = value.get("code"), value.get("params", {})
+    if not isinstance(code, str) or not isinstance(params, Mapping) or len(params) > MAX_PARAMS:
+        raise ValueError("no text")
+    return Text(code[:100], **{str(name): parse_param(param, depth) for name, param in params.items()})
+
+
+def parse_param(value: object, depth: int) -> Any:
+    return value if value is None or isinstance(value, str | int | float) else parse_text(value, depth + 1)
