@@ -14,6 +14,7 @@ from trainer_core.inference.load import LaneSet
 from trainer_core.inference.progress import ScoringTracker
 from trainer_core.schema import StrictModel
 from trainer_core.system import project
+from trainer_core.texts import Text
 
 QUESTIONS_FILE = project.PROJECT / "assets" / "prompts" / "general_questions.jsonl"
 RIGHT_INDEX = 0
@@ -49,7 +50,7 @@ def answer_general_questions(lanes: LaneSet, progress: ScoringTracker) -> dict[s
     Raises:
         Stopped: cancelled.
     """
-    judged = answer_logprobs(lanes, [one.question for one in load_questions()], "general questions", progress)
+    judged = answer_logprobs(lanes, [one.question for one in load_questions()], Text("scoring.general"), progress)
     return {name: [is_right(answers) for answers in answered] for name, answered in judged.items()}
 
 
