@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -58,6 +56,7 @@ from trainer_core.training.learning_check import RequireLearning, require_change
 from trainer_core.training.memory_probe import MemoryProbe
 from trainer_core.training.peak_memory import build_memory_meter
 from trainer_core.training.progress import ProgressCallback, has_finite_weights
+from trainer_core.training.reference_cache import ReferenceKey
 from trainer_core.training.sample_answers import SampleCallback
 from trainer_core.training.token_cache import TokenCache
 from trainer_core.training.trainers import TrainerBuilder
@@ -200,19 +199,27 @@ class StageContext:
             trainer.add_callback(probe)
 
     def reference_file(self, stage: Stage, trainer: Any, after: Path | None, precision: Precision) -> Path:
-        """Where the reference's numbers for these pairs lie, under a name made of all that they depend on, to the last bit."""
-        recipe, settings, folder = self.recipe, self.recipe.stage_settings(stage), Path(self.model)
-        weights = [
-            (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))
-        ]
-        facts = [
-            self.data, self.model, weights, checkpoints.file_sha256(after / WEIGHTS) if after else "", precision, recipe.seed,
-            recipe.lora.model_dump(), recipe.data.template, settings.max_length,
-            settings.batch_size, settings.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
-            hardware.cpu_name(), hardware.card_uuid(os.environ), [version(name) for name in checkpoints.RECORDED_PACKAGES],
-        ]  # fmt: skip
-        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        return Workspace.for_run(self.run_dir).root / "reference" / f"{name}.json"
+        """Where the reference's numbers for these pairs are kept."""
+        recipe, settings = self.recipe, self.recipe.stage_settings(stage)
+        files = sorted(Path(self.model).glob("*.safetensors"))
+        key = ReferenceKey(
+            data=self.data,
+            model=self.model,
+            weights=[(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files],
+            commit=vars(trainer.model.config).get("_commit_hash"),
+            adapter=checkpoints.file_sha256(after / WEIGHTS) if after else "",
+            precision=precision,
+            seed=recipe.seed,
+            lora=recipe.lora.model_dump(),
+            template=recipe.data.template,
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+            accumulation=settings.accumulation,
+            sorts_rows=trainer.sorts,
+            devices=(hardware.cpu_name(), hardware.card_uuid(os.environ)),
+            packages=[version(name) for name in checkpoints.RECORDED_PACKAGES],
+        )
+        return Workspace.for_run(self.run_dir).root / "reference" / key.file_name
 
     def eval_callbacks(
         self, trainer: Any, tokenizer: Any, progress: ProgressCallback, held_out: HeldOutSet
