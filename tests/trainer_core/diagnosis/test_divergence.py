@@ -12,6 +12,7 @@ import pytest
 from trainer_core.diagnosis.divergence import CONFIRM_STEPS, DivergenceDetector
 from trainer_core.runs.event_log import Tail
 from trainer_core.runs.events import Stage, TrainStep
+from trainer_core.texts import NO_TEXT
 
 HISTORIES = Path(__file__).parents[2] / "support" / "histories"
 
@@ -91,7 +92,9 @@ LOSS_SCALER = [(5.83, math.inf)] * 7 + [(5.82, 3.1), (5.61, 2.2), (5.57, 1.9)]
 
 def test_steps_that_the_loss_scaler_skips_are_no_strikes() -> None:
     guard = DivergenceDetector("dpo")
-    assert [guard.check_step(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [""] * len(LOSS_SCALER)
+    assert [guard.check_step(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [NO_TEXT] * len(
+        LOSS_SCALER
+    )
     assert guard.skipped == 7 and guard.bad == 0
 
 

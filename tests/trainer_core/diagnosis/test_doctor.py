@@ -76,7 +76,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
         "sft.memorising",
         320,
     ),
-    "SFT loss is low early": (Made(loss=lambda step, way: 0.08 + 2 * math.exp(-40 * way), wobble=0.02), "sft.low-loss", 60),
+    "SFT loss is low early": (Made(loss=lambda step, way: 0.08 + 2 * math.exp(-40 * way), wobble=0.02), "sft.low_loss", 60),
     "SFT jumps": (Made(spikes=((60, 2.5), (90, 3.0), (130, 2.2))), "sft.spikes", 130),
     "SFT creeps up again": (
         Made(total=300, wobble=0.06, loss=creeping),
@@ -88,7 +88,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
         "sft.memorising",
         220,
     ),
-    "SFT descends twice": (Made(total=300, loss=humps), "sft.double-descent", 220),
+    "SFT descends twice": (Made(total=300, loss=humps), "sft.double_descent", 220),
     "DPO diverges": (
         Made(stage="dpo", loss=swinging, wobble=0.05, margin=lambda step, way: 0.3 * step),
         "dpo.diverging",
@@ -122,7 +122,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
     ),
     "DPO loss is low early": (
         Made(stage="dpo", loss=lambda step, way: 0.06 + (LN2 - 0.06) * math.exp(-25 * way), wobble=0.015),
-        "dpo.low-loss",
+        "dpo.low_loss",
         40,
     ),
     "DPO overfits": (
@@ -132,7 +132,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
     ),
     "DPO learns nothing general": (
         steps_dpo(margin=lambda step, way: 4 * way, held_out=lambda way: (0.69, 0.5, 0.01)),
-        "dpo.not-general",
+        "dpo.not_general",
         100,
     ),
     "DPO pairs are swapped": (
