@@ -66,6 +66,22 @@ def test_ten_times_the_loss_stops_it_at_the_third(seed: int, at: int) -> None:
     assert stopped_at([*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])]) == at + CONFIRM_STEPS - 1
 
 
+@pytest.mark.parametrize(
+    ("loss", "norm", "code", "params"),
+    [
+        (math.inf, 1.0, "divergence.loss", {"loss": math.inf}),
+        (2.0, math.inf, "divergence.gradient", {"norm": math.inf}),
+        (30.0, 1.0, "divergence.jump", {"loss": 30.0, "usual": 2.0}),
+    ],
+)
+def test_it_says_which_number_went_wrong(loss: float, norm: float, code: str, params: dict[str, float]) -> None:
+    guard = DivergenceDetector("sft")
+    for _ in range(6):
+        assert not guard.check_step(2.0, 1.0)
+    wrong = [guard.check_step(loss, norm) for _ in range(CONFIRM_STEPS)][-1]
+    assert (wrong.code, wrong.params) == (code, params) and wrong == guard.wrong_now
+
+
 def test_a_rate_far_too_high_is_stopped_early() -> None:
     assert stopped_at([3.7, 4.0, 47.8, 31.0, 22.0, 15.0]) == 5
 

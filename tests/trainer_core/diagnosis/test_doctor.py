@@ -171,6 +171,34 @@ def test_what_is_offered_is_a_recipe(name: str) -> None:
         assert offer.changes and with_changes(made.recipe, offer.changes) != made.recipe, offer
 
 
+@pytest.mark.parametrize("name", SICK)
+def test_each_number_fits_its_sentence(name: str) -> None:
+    """A text whose numbers do not fit is shown as its code."""
+    made, _, _ = SICK[name]
+    *_, (_, found) = findings(made, 0, every=made.total)
+    texts = [text for one in found for text in (one.title, one.says, one.source, *one.evidence)]
+    assert found and not [str(text) for text in texts if text.code in str(text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "evidence"),
+    [
+        ("SFT memorises", "finding.memorising.says", ["evidence.held_out_loss", "evidence.training_loss"]),
+        (
+            "SFT knows its rows by heart",
+            "finding.memorising.epoch_drops",
+            ["evidence.epoch_drop", "evidence.epoch_drop", "evidence.epoch_steps"],
+        ),
+        ("SFT adapter is frozen", "finding.still.says", ["evidence.flat_loss", "evidence.frozen"]),
+    ],
+)
+def test_the_explanation_fits_the_evidence(name: str, says: str, evidence: list[str]) -> None:
+    made, key, _ = SICK[name]
+    *_, (_, found) = findings(made, 0, every=made.total)
+    (one,) = [one for one in found if one.key == key]
+    assert one.says.code == says and [text.code for text in one.evidence] == evidence
+
+
 def test_every_check_has_a_sick_run() -> None:
     named = {key.split(".")[1] for _, key, _ in SICK.values()}  # what two stages share has one name
     assert len(named) == len(CHECKS)
