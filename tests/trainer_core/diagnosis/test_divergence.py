@@ -69,9 +69,9 @@ def test_ten_times_the_loss_stops_it_at_the_third(seed: int, at: int) -> None:
 @pytest.mark.parametrize(
     ("loss", "norm", "code", "params"),
     [
-        (math.inf, 1.0, "divergence.loss", {"loss": math.inf}),
-        (2.0, math.inf, "divergence.gradient", {"norm": math.inf}),
-        (30.0, 1.0, "divergence.jump", {"loss": 30.0, "usual": 2.0}),
+        (math.inf, 1.0, "diverged.loss", {"loss": math.inf}),
+        (2.0, math.inf, "diverged.gradient", {"norm": math.inf}),
+        (30.0, 1.0, "diverged.jump", {"loss": 30.0, "usual": 2.0}),
     ],
 )
 def test_it_says_which_number_went_wrong(loss: float, norm: float, code: str, params: dict[str, float]) -> None:
