@@ -84,7 +84,7 @@ def build_prompt_answer(lanes: LaneSet, prompt: Sequence[Message], answer: Seque
     ids, begins = tokens_from(lanes.tokenizer, whole, len(commonprefix([asked, whole])))
     length = min(len(ids) - begins, lanes.context_length // 2)
     if length < 1 or begins < 2:
-        raise DataError(f"An answer to {prompt[-1].content[:60]!r} is empty. Remove that pair.")
+        raise DataError("score_pairs.empty_answer", prompt=prompt[-1].content[:60])
     return PromptAnswer(tuple(ids[: begins + length][-lanes.context_length :]), length)
 
 

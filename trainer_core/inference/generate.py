@@ -72,9 +72,7 @@ class GenerationBatch:
         self.logits: torch.Tensor
         self.room = lanes.context_length - self.seen.shape[1]
         if self.room < 1:
-            raise UserError(
-                f"The prompt has {self.seen.shape[1]:,} tokens; this model reads at most {lanes.context_length:,}. Shorten it."
-            )
+            raise UserError("lane_answers.long_prompt", tokens=self.seen.shape[1], most=lanes.context_length)
 
     def prefill(self, go_on: Callable[[], bool]) -> bool:
         """Take in the prompts, part by part; False if told to stop between two parts."""

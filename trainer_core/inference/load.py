@@ -52,7 +52,7 @@ class LaneSet:
         """
         found = next((lane for lane in self.lanes if lane.name == name), None)
         if found is None:
-            raise UserError(f"There is no lane {name!r}; loaded are {', '.join(self.names)}.")
+            raise UserError("loaded_lanes.unknown", name=name, loaded=", ".join(self.names))
         return found
 
     def subset(self, names: Collection[str]) -> LaneSet:
@@ -108,14 +108,14 @@ def load_lanes(model: str, precision: Precision, lanes: Sequence[Lane]) -> LaneS
     """
     name, count = Counter(lane.name for lane in lanes).most_common(1)[0]
     if count > 1:
-        raise ConfigError(f"{count} lanes are called {name!r}. Give each lane a name of its own.")
+        raise ConfigError("loaded_lanes.same_name", count=count, name=name)
     owners = {folder: lane for lane in reversed(lanes) for folder in lane.adapter_folders}
     try:
         check_adapter_files(model, owners)
         tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         base: Any = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **weight_options(precision))
     except (OSError, ValueError) as error:
-        raise ModelError(f"The model {model} cannot be loaded: {error}") from error
+        raise ModelError("loaded_lanes.bad_model", model=model, reason=str(error)) from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: NaN with padded batches (trl#7181)
     base.get_output_embeddings().register_forward_pre_hook(contiguous_hidden)
@@ -157,12 +157,13 @@ def mix_adapters(base: Any, owners: Mapping[str, Lane], shares: AdapterWeights) 
         return base, frozenset()
     folders = {f"adapter{index}": folder for index, folder in enumerate(owners)}
     for name, folder in folders.items():
-        base = add_lane_adapter(base, name, folder, owners[folder])
+        with adapter_checks.label_errors(owners[folder].name):
+            base = add_adapter(base, name, Path(folder))
     changing = install_mixed_lora(base, list(folders), shares)
     return base.get_base_model(), frozenset(folders[name] for name in changing)
 
 
-def add_lane_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftModel:
+def add_adapter(model: Any, name: str, folder: Path) -> PeftModel:
     """The model with one more adapter, by PEFT.
 
     Raises:
@@ -170,12 +171,12 @@ def add_lane_adapter(model: Any, name: str, folder: str, lane: Lane) -> PeftMode
     """
     try:
         if isinstance(model, PeftModel):
-            model.load_adapter(folder, adapter_name=name)
+            model.load_adapter(str(folder), adapter_name=name)
         else:
-            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{lane.name}: {folder} does not fit this base model: {str(error)[:300]}") from error
-    adapter_checks.check_weights_loaded(model, name, lane.name, Path(folder))
+        raise ModelError("loaded_lanes.bad_fit", folder=str(folder), reason=str(error)[:300]) from error
+    adapter_checks.check_weights_loaded(model, name, folder)
     return model
 
 
@@ -232,7 +233,7 @@ def with_adjusted_lane(lanes: LaneSet, request: AdjustLaneRequest) -> LaneSet:
     lane, other = lanes.find_lane(request.lane), lanes.find_lane(request.other) if request.other else None
     for one in (lane, other):
         if one and not one.adapter:
-            raise UserError(f"{one.name} has no adapter, so there is nothing to dial. Pick a lane with one.")
+            raise UserError("loaded_lanes.no_adapter", lane=one.name)
     change = {"strength": request.strength, "other": other and other.adapter, "share": request.share}
     changed = lane.model_copy(update=change)
     return replace(lanes, lanes=tuple(changed if one is lane else one for one in lanes.lanes))

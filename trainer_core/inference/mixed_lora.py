@@ -95,10 +95,7 @@ class MixedLora(nn.Module):
             return result
         shares = self.shares.rank_weights(self.ranks)
         if x.shape[0] != shares.shape[0]:
-            raise ModelError(
-                "An adapter changes a layer that does not see whole answers (a mixture of experts). "
-                "Such adapters cannot share a batch."
-            )
+            raise ModelError("mixed_lora.expert_layer")
         added = F.linear(self.inner(x, self.down) * shares, self.up)
         if self.gains is not None:
             bias = getattr(self.base_layer, "bias", None)
@@ -153,7 +150,7 @@ def layer_adapter(layer: Any, name: str, path: str) -> LayerAdapter | None:
         return None
     down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach() * layer.scaling[name]
     if down.dim() != 2:
-        raise ModelError(f"An adapter changes {path}, a convolution. Such adapters cannot share a batch.")
+        raise ModelError("mixed_lora.convolution", layer=path)
     return dora_adapter(layer, name, down, up) if layer.use_dora[name] else LayerAdapter(down, up)
 
 

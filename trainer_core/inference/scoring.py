@@ -73,16 +73,16 @@ def read_score_pairs(path: Path) -> list[Pair]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Check the path.") from error
+        raise DataError("score_pairs.unreadable", path=str(path), reason=str(error)) from error
     pairs = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 pairs.append(PAIR_ADAPTER.validate_python(json.loads(line)))
             except (json.JSONDecodeError, ValidationError) as error:
-                raise DataError(f"{path.name}, line {number}: no prompt, chosen and rejected messages.") from error
+                raise DataError("score_pairs.bad_line", file=path.name, line=number) from error
     if not pairs:
-        raise DataError(f"{path.name} holds no pairs, so there is nothing to score on.")
+        raise DataError("score_pairs.empty", file=path.name)
     return pairs
 
 

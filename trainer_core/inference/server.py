@@ -139,4 +139,4 @@ def handle_out_of_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        raise DeviceError(f"Not enough memory on the device: {error}. Use fewer lanes or a shorter prompt.") from error
+        raise DeviceError("lane_answers.no_memory", reason=str(error)) from error

@@ -47,11 +47,9 @@ class AnswerTokens:
         while not request.ended and spans and ids[-1] in lanes.end_token_ids:
             ids, spans = ids[:-1], spans[:-1]
         if not spans:
-            raise UserError("The answer is empty, so there is nothing to look at.")
+            raise UserError("token_heatmap.empty_answer")
         if len(ids) > lanes.context_length:
-            raise UserError(
-                f"Prompt and answer have {len(ids):,} tokens; this model reads at most {lanes.context_length:,}."
-            )
+            raise UserError("token_heatmap.too_long", tokens=len(ids), most=lanes.context_length)
         return AnswerTokens(whole, ids, spans)
 
 

@@ -41,6 +41,7 @@ from trainer_core.runs.compare_events import ConfidenceInterval, ScoringProgress
 from trainer_core.runs.compare_requests import CancelRequest, ScoreRequest
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -199,20 +200,29 @@ def test_repetition_counts_phrases_written_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "reason"),
     [
-        ("\n", "holds no pairs"),
-        ('{"prompt": []}', "line 1"),
-        ('{"prompt": [], "chosen": [], "rejected": []}\n[', "line 2"),
-        (None, "cannot be read"),
+        ("\n", Text("score_pairs.empty", file="pairs.jsonl")),
+        ('{"prompt": []}', Text("score_pairs.bad_line", file="pairs.jsonl", line=1)),
+        (
+            '{"prompt": [], "chosen": [], "rejected": []}\n[',
+            Text("score_pairs.bad_line", file="pairs.jsonl", line=2),
+        ),
     ],
 )
-def test_bad_pairs_are_refused_with_their_line(tmp_path: Path, text: str | None, words: str) -> None:
+def test_bad_pairs_are_refused_with_their_line(tmp_path: Path, text: str, reason: Text) -> None:
     path = tmp_path / "pairs.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError, match=words):
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
         read_score_pairs(path)
+    assert error.value.text == reason
+
+
+def test_missing_pairs_are_refused_with_their_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read_score_pairs(tmp_path / "pairs.jsonl")
+    assert error.value.text.code == "score_pairs.unreadable"
+    assert error.value.text.params["path"] == str(tmp_path / "pairs.jsonl")
 
 
 def test_scoring_stops_when_asked(folder: Path, lanes: LaneSet) -> None:
@@ -295,8 +305,9 @@ def test_chosen_lanes_and_a_reference_of_ones_own(folder: Path, four: LaneSet) -
     usual = compute_scores(four, request.model_copy(update={"lanes": ("One",), "reference": ""}), progress()).scores[0]
     assert base.reward_margin.value == pytest.approx(-usual.reward_margin.value, abs=0.05)
     for wrong in ({"reference": "Nobody"}, {"lanes": ("Nobody",)}):
-        with pytest.raises(UserError, match="Nobody"):
+        with pytest.raises(UserError) as error:
             compute_scores(four, request.model_copy(update=wrong), progress())
+        assert error.value.text.code == "loaded_lanes.unknown" and error.value.text.params["name"] == "Nobody"
 
 
 def test_general_questions_are_enough_and_checkable() -> None:
