@@ -146,10 +146,10 @@ def test_what_the_context_cannot_hold_is_cut(lanes: LaneSet) -> None:
     def reading(prompt: str, answer: str) -> PromptAnswer:
         return reading_of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
 
-    assert reading("hi", "fox " * 300).answer == 256
+    assert reading("hi", "fox " * 300).answer_tokens == 256
     long = reading("fox " * 300, "the dog")
     assert len(long.ids) == 512 and lanes.tokenizer.decode(long.ids).endswith("assistant\nthe dog<|im_end|>")
-    assert long.answer == reading("hi", "the dog").answer
+    assert long.answer_tokens == reading("hi", "the dog").answer_tokens
 
 
 def test_the_answer_begins_where_it_parts_from_the_question(lanes: LaneSet) -> None:
@@ -160,7 +160,7 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: LaneSet) -> N
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
     assert tokenize.render_chat(thinking, prompt, asking=True).endswith("<think>\n")
     reading = reading_of(lanes, prompt, answer)
-    assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
+    assert thinking.decode(reading.ids[-reading.answer_tokens :]) == "the dog<|im_end|>"
 
 
 def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: LaneSet) -> None:
@@ -177,7 +177,7 @@ def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: LaneSet) 
 
 def test_answers_share_the_prompt_they_have_in_common() -> None:
     same = [PromptAnswer((1, 2, 3, 4, 5), 2), PromptAnswer((1, 2, 3, 4, 6, 7), 3), PromptAnswer((1, 2, 3, 9), 1)]
-    assert [(tail.prompt, tail.ids, tail.counted) for tail in answer_suffixes(0, same)] == [
+    assert [(tail.prompt, tail.ids, tail.answer_tokens) for tail in answer_suffixes(0, same)] == [
         ((1, 2), (3, 4, 5), 2), ((1, 2), (3, 4, 6, 7), 3), ((1, 2), (3, 9), 1)
     ]  # fmt: skip
     apart = [PromptAnswer((1, 2, 3), 1), PromptAnswer((4, 5, 6), 1)]
@@ -319,8 +319,8 @@ def test_general_questions_are_enough_and_checkable() -> None:
 
 def test_only_what_answers_do_not_share_is_judged(lanes: LaneSet) -> None:
     answers = [[Message("assistant", f"the dog is {end}.")] for end in ("quick", "brown")]
-    found = Question([Message("user", "hi")], answers, apart=True).prompt_answers(lanes, "")
-    ends = [lanes.tokenizer.decode(one.ids[-one.answer :]) for one in found]
+    found = Question([Message("user", "hi")], answers, endings_only=True).prompt_answers(lanes, "")
+    ends = [lanes.tokenizer.decode(one.ids[-one.answer_tokens :]) for one in found]
     assert ends == [" quick.<|im_end|>", " brown.<|im_end|>"] or ends == ["quick.<|im_end|>", "brown.<|im_end|>"]
 
 

@@ -109,7 +109,7 @@ def test_a_layer_that_does_not_see_whole_rows_is_refused(folder: Path) -> None:
     """The experts of a mixture get tokens without their rows; shares would go to the wrong ones."""
     lanes = loaded(folder, "one")
     layer = next(module for module in lanes.model.modules() if isinstance(module, MixedLora))
-    lanes.shares.set(torch.ones(2, 1))
+    lanes.shares.set_rows(torch.ones(2, 1))
     with pytest.raises(ModelError) as error:
         layer(torch.zeros(7, layer.down.shape[1]))
     assert error.value.text.code == "mixed_lora.expert_layer"
