@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer_core.errors import ConfigError
+from trainer_core.texts import Text, parse_text
+
+StoredText = Annotated[Text, PlainValidator(parse_text)]
+"""A sentence by its code; where an earlier version stored it, the finished sentence."""
 
 
 class StrictModel(BaseModel):

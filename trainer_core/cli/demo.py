@@ -16,6 +16,7 @@ from trainer_core.runs.compare_events import ScoresReady
 from trainer_core.runs.compare_requests import ChatMessage, GenerateRequest
 from trainer_core.runs.events import Phase
 from trainer_core.runs.run_state import PromptAnswers, RunState
+from trainer_core.texts import Text
 
 ANSWERS = 3
 LOAD_SECONDS = 600.0
@@ -99,7 +100,7 @@ def wait_for_answers(comparison: CompareSession, prompt: str) -> PromptAnswers:
     request = GenerateRequest(id=new_ask_id(), messages=(user,), sampling=DEMO_SAMPLING)
     said = comparison.final_answers(request, SCORE_SECONDS)
     view = checked_state(comparison, said is not None or not comparison.state.phase.is_active, SCORE_SECONDS)
-    said = said or PromptAnswers({}, {}, view.detail or "the lanes were closed before they answered")
+    said = said or PromptAnswers({}, {}, view.detail or Text("demo.no_answer"))
     if said.problem:
         raise TrainingError(f"{terminal.shorten_text(prompt)}: {said.problem}")
     return said

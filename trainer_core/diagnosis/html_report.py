@@ -146,7 +146,7 @@ def render_header(run: ReportData) -> str:
     state = f"The run {PHASE_TEXTS.get(view.phase, 'is going')}{last}."
     rows = f" {made.chats:,} examples, {made.pairs:,} pairs, {made.held_out:,} held out." if made else ""
     when = escape(run.file.created[:16].replace("T", " "))
-    error = f'<p class="finding">{escape(view.error)}</p>' if view.error else ""
+    error = f'<p class="finding">{escape(str(view.error))}</p>' if view.error else ""
     return (
         f'<h1>{escape(run.run_name)}</h1><p class="quiet">{escape(run.file.id)} · started {when} UTC '
         f"· {escape(run.file.device)}</p>"
@@ -177,7 +177,8 @@ def render_finding(one: Finding) -> str:
     evidence = "".join(f"<li>{escape(line)}</li>" for line in one.evidence)
     return (
         f'<section class="finding"><h3>{escape(one.title)} ({STAGES[one.stage]} step {one.step})</h3><p>{escape(one.says)}</p>'
-        f'<ul>{evidence}</ul><p>Try: {escape(one.offer.text)}</p><p class="quiet">Threshold: {escape(one.source)}</p></section>'
+        f"<ul>{evidence}</ul><p>Try: {escape(str(one.offer.text))}</p>"
+        f'<p class="quiet">Threshold: {escape(one.source)}</p></section>'
     )
 
 
@@ -272,7 +273,7 @@ def render_scores(found: Sequence[LaneScore]) -> str:
 
 def render_notices(view: RunState) -> str:
     changes = [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes]
-    items = "".join(f"<li>{escape(line)}</li>" for line in [*changes, *view.notes])
+    items = "".join(f"<li>{escape(line)}</li>" for line in [*changes, *map(str, view.notes)])
     return f"<h2>Changed or left out</h2><ul>{items}</ul>" if items else ""
 
 

@@ -13,6 +13,7 @@ from trainer_core.inference.generate import with_system_prompt
 from trainer_core.inference.likelihoods import AnswerLogprob, PromptAnswer, ResultKey, compute_logprobs
 from trainer_core.inference.load import LaneSet
 from trainer_core.inference.progress import ScoringTracker
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +43,7 @@ class Question:
 
 
 def answer_logprobs(
-    lanes: LaneSet, questions: Sequence[Question], part: str, progress: ScoringTracker, divergence: bool = False
+    lanes: LaneSet, questions: Sequence[Question], part: Text, progress: ScoringTracker, divergence: bool = False
 ) -> dict[str, QuestionLogprobs]:
     """Every question's answers under every lane, and under the base alone.
 

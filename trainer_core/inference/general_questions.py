@@ -14,6 +14,7 @@ from trainer_core.inference.load import LaneSet
 from trainer_core.inference.progress import ScoringTracker
 from trainer_core.schema import StrictModel
 from trainer_core.system import project
+from trainer_core.texts import Text
 
 QUESTIONS_FILE = project.PROJECT / "assets" / "prompts" / "general_questions.jsonl"
 RIGHT_INDEX = 0
@@ -47,7 +48,7 @@ def answer_general_questions(lanes: LaneSet, progress: ScoringTracker) -> dict[s
         ScoringCancelled: the user cancelled.
     """
     # Compared are summed log-probabilities after the common stem, end token included: the endings are of similar length.
-    judged = answer_logprobs(lanes, [one.question for one in load_questions()], "general questions", progress)
+    judged = answer_logprobs(lanes, [one.question for one in load_questions()], Text("scoring.general"), progress)
     return {name: [is_correct(answers) for answers in answered] for name, answered in judged.items()}
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from trainer_core.runs.compare_events import ScoringProgress
+from trainer_core.texts import NO_TEXT, Text
 
 REPORT_SECONDS = 1.0
 
@@ -33,10 +34,10 @@ class ScoringTracker:
         seconds: float = REPORT_SECONDS,
     ):
         self.say, self.cancelled, self.parts, self.seconds = say, cancelled, parts, seconds
-        self.part, self.number, self.total, self.done = "", 0, 1, 0
+        self.part, self.number, self.total, self.done = NO_TEXT, 0, 1, 0
         self.began = self.last = 0.0
 
-    def begin(self, part: str, total: int) -> None:
+    def begin(self, part: Text, total: int) -> None:
         """Start the next part; `total` in tokens.
 
         Raises:

@@ -23,6 +23,7 @@ from trainer_core.inference.progress import ScoringTracker
 from trainer_core.inference.streaming import decode_tokens
 from trainer_core.runs.compare_events import GenerationStats, LaneScore, ScoredAnswers, ScoresReady
 from trainer_core.runs.compare_requests import ScoreRequest
+from trainer_core.texts import Text
 
 BATCH_ROWS = 48
 """Answers per batch at most: more cost memory, and are no faster on a CPU."""
@@ -44,7 +45,7 @@ def compute_scores(lanes: LaneSet, request: ScoreRequest, progress: ScoringTrack
     pairs = read_score_pairs(Path(request.pairs))
     progress.parts = 1 + request.general + bool(request.prompts)
     questions = [Question(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
-    judged = answer_logprobs(lanes, questions, "held-out answers", progress, divergence=True)
+    judged = answer_logprobs(lanes, questions, Text("scoring.held_out"), progress, divergence=True)
     reference = request.reference or find_base_lane(lanes)
     scores = {name: preference_score(name, judged[name], judged[reference]) for name in lanes.names}
     if request.general:
@@ -135,7 +136,7 @@ def generate_answers(
         if lane.name in writers.values()
     ]
     batches = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
-    progress.begin("own answers", len(batches) * sampling.max_new_tokens)
+    progress.begin(Text("scoring.own_answers"), len(batches) * sampling.max_new_tokens)
 
     def after_pass() -> bool:
         progress.add(1)

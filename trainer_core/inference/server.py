@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -29,22 +31,25 @@ from trainer_core.runs.compare_events import (
     RequestFailed,
     ScoringFailed,
 )
+from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import Text, parse_text
 
 __all__ = ["serve"]
 
 
-def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
-    """Load all lanes once and answer requests until the app closes the queue.
+def serve(job: CompareJob, run_dir: Path, emit: EventLog, wants: StopRequests, requests: TextIO = sys.stdin) -> Phase:
+    """Load all lanes once and answer `requests` until the app closes them; `wants` is not read.
 
     Raises:
         ConfigError: two lanes have the same name.
         ModelError: the base or an adapter cannot be loaded.
     """
-    emit(PhaseChanged(Phase.LOADING, "Loading the base model and its adapters"))
+    emit(PhaseChanged(Phase.LOADING, Text("loading.lanes")))
+    inbox = compare_requests.RequestQueue(requests)
     lanes = load_lanes(fetch_base(job, run_dir, emit), job.precision, job.lanes)
     proven = verify_adapters(lanes)
     emit(LanesLoaded(proven))
@@ -64,18 +69,19 @@ def fetch_base(job: CompareJob, run_dir: Path, emit: EventLog) -> str:
     """The folder of the base model, downloaded from the Hub if it is missing."""
     model = resolve.resolve_model(job.model, Workspace.for_run(run_dir))
     found = (
-        hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, text)))
+        hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, parse_text(text))))
         if resolve.is_hub_id(model)
         else None
     )
     return str(found or model)
 
 
-def adapter_summary(proven: Sequence[AdapterCheck]) -> str:
+def adapter_summary(proven: Sequence[AdapterCheck]) -> Text:
     """What is loaded, and which adapters change nothing."""
     idle = [proof.lane for proof in proven if proof.sha256 and proof.difference == 0]
-    equal = f" {' and '.join(idle)}: the adapter changes nothing, the logits equal the base's." if idle else ""
-    return f"{len(proven)} lanes on one base.{equal}"
+    if idle:
+        return Text("compare.idle_adapters", lanes=len(proven), idle=", ".join(idle))
+    return Text("compare.loaded", lanes=len(proven))
 
 
 def adjust_lane(lanes: LaneSet, request: compare_requests.AdjustLaneRequest, emit: EventLog) -> LaneSet:
@@ -87,7 +93,7 @@ def adjust_lane(lanes: LaneSet, request: compare_requests.AdjustLaneRequest, emi
         emit(LaneAdjusted(request.id, proof))
         return changed
     except UserError as error:
-        emit(RequestFailed(request.id, str(error)))
+        emit(RequestFailed(request.id, error.text))
         return lanes
 
 
@@ -107,7 +113,7 @@ def handle_request(
                 case compare_requests.HeatmapRequest():
                     emit(build_heatmap(lanes, request))
     except UserError as error:
-        emit(RequestFailed(request.id, str(error)))
+        emit(RequestFailed(request.id, error.text))
 
 
 def score_lanes(
@@ -121,9 +127,9 @@ def score_lanes(
             write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
         emit(found)
     except UserError as error:
-        emit(ScoringFailed(str(error)))
+        emit(ScoringFailed(error.text))
     except ScoringCancelled:
-        emit(ScoringFailed("Scoring was stopped."))
+        emit(ScoringFailed(Text("scoring.stopped")))
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from trainer_core.runs.workspace import ensure_dir
 from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import Text
 
 MAX_NAMED_KEYS = 5
 """Settings of another version that are named one by one."""
@@ -49,16 +50,13 @@ class RunFile(StrictModel):
     _left_out: tuple[str, ...] = PrivateAttr(default=())
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What of the file is not used, as sentences."""
+    def notes(self) -> tuple[Text, ...]:
+        """What of the file is not used."""
         if not self._left_out:
             return ()
         names = ", ".join(map(untrusted_files.as_printable, self._left_out[:MAX_NAMED_KEYS]))
-        more = len(self._left_out) - MAX_NAMED_KEYS
-        return (
-            f"run.json has settings that this version of Tunebench does not know, and leaves out: {names}"
-            f"{f' and {more} more' if more > 0 else ''}. What was trained is as it was.",
-        )
+        more = max(len(self._left_out) - MAX_NAMED_KEYS, 0)
+        return (Text("run.more_unknown_settings" if more else "run.unknown_settings", names=names, more=more),)
 
 
 def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:

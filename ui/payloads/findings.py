@@ -37,7 +37,7 @@ def finding_payload(finding: Finding) -> dict[str, Any]:
         "says": finding.says,
         "evidence": list(finding.evidence),
         "source": finding.source,
-        "offer": finding.offer.text,
+        "offer": str(finding.offer.text),
     }
 
 

@@ -22,6 +22,7 @@ from trainer_core.runs.compare_events import ConfidenceInterval, GenerationStats
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Event, Phase, RunEnded, SampleAnswer, SampleAnswers, SettingChanged, Stage
 from trainer_core.runs.metadata import RunMetadata, write_metadata
+from trainer_core.texts import verbatim
 
 
 def made(workspace: Path, recipe: Recipe, *events: Event) -> Path:
@@ -108,7 +109,7 @@ def test_findings_are_told(tmp_path: Path) -> None:
 
 def test_nothing_from_outside_is_taken_for_html(tmp_path: Path) -> None:
     bad = "<img src=x onerror=alert(1)>"
-    run_dir = made(tmp_path, Recipe(model="a/b"), SettingChanged(bad, bad, bad, bad))
+    run_dir = made(tmp_path, Recipe(model="a/b"), SettingChanged(bad, bad, bad, verbatim(bad)))
     write_metadata(run_dir, RunMetadata(name=bad, note=bad))
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)

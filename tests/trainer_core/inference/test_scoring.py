@@ -247,9 +247,11 @@ def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path
     assert until(lambda view: view.ask == ask and view.ends)
     assert set(comparison.state.answers) == {"Base", "One"} and comparison.state.phase is Phase.READY
     too_long = comparison.ask("word " * 600, Sampling())
-    assert until(lambda view: view.ask == too_long and "512" in view.detail)
+    assert until(lambda view: view.ask == too_long and "512" in str(view.detail))
     comparison.send(ScoreRequest(pairs=str(tmp_path / "none.jsonl")))
-    assert until(lambda view: "none.jsonl cannot be read" in view.detail), "a refused request must not end the worker"
+    assert until(lambda view: "none.jsonl cannot be read" in str(view.detail)), (
+        "a refused request must not end the worker"
+    )
     comparison.send(
         ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4))
     )
@@ -267,7 +269,7 @@ def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     boss = Supervisor(Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
     comparison = boss.compare.open_comparison("starter", "fp32", [Lane(name="Base")])
     assert wait_for(lambda: boss.registry.refresh() or comparison.state.phase is Phase.FAILED, 10)
-    assert "last words" in comparison.state.error and "SIGKILL" in comparison.state.error
+    assert "last words" in str(comparison.state.error) and "SIGKILL" in str(comparison.state.error)
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +331,8 @@ def test_progress_counts_every_part_to_its_end(folder: Path, lanes: LaneSet) -> 
     steady = ScoringTracker(said.append, threading.Event(), seconds=0.0)
     request = ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
     compute_scores(lanes, request, steady)
-    for number, part in enumerate(("held-out answers", "general questions", "own answers"), 1):
-        those = [one for one in said if one.part == part]
+    for number, part in enumerate(("held_out", "general", "own_answers"), 1):
+        those = [one for one in said if one.part == Text(f"scoring.{part}")]
         assert those[0].seconds_left is None and those[-1].done == those[-1].total and those[-1].seconds_left == 0
         assert {(one.number, one.parts) for one in those} == {(number, 3)}
         assert [one.done for one in those] == sorted(one.done for one in those)
