@@ -19,7 +19,7 @@ from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Notice, Stage, Suggestion, TrainStep
 from trainer_core.system.format import format_rate
-from trainer_core.texts import Text, parse_text, stage_text
+from trainer_core.texts import Text, stage_text
 
 
 class TrlLog(BaseModel):
@@ -140,7 +140,7 @@ class ProgressCallback(StepCallback):
     @property
     def failure_text(self) -> Text:
         """What is wrong with the last step, or with what it left."""
-        return parse_text(self.guard.wrong_now) if self.guard.wrong_now else Text("diverged.weights")
+        return self.guard.wrong_now or Text("diverged.weights")
 
     def divergence_error(self, where: Text, rate: float) -> TrainingError:
         """The error that ends a run which nothing can be saved of any more."""
