@@ -350,8 +350,8 @@ def hostile_adapters() -> Iterator[HostileModel]:
             "",
         ),
         ("layers without end", "layer_replication", described(layer_replication=[[0, 1]] * 1000), ""),
-        ("an endless search", "search for ever", described(target_modules=slow), ""),
-        ("an endless search for ranks", "search for ever", described(rank_pattern={slow: 4}), ""),
+        ("an endless search", "may never end", described(target_modules=slow), ""),
+        ("an endless search for ranks", "may never end", described(rank_pattern={slow: 4}), ""),
         (
             "a template that never ends",
             "does not end",

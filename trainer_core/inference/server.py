@@ -1,8 +1,6 @@
-"""Comparing: base and adapters answer side by side in one batch. Plain transformers and PEFT, never unsloth.
+"""The compare worker: base and adapters answer side by side in one batch."""
 
-Unsloth's kernels read the one active adapter and skip the call that carries PEFT's `adapter_names`, so all rows of a mixed
-batch would silently get the same adapter; hence a process of its own.
-"""
+# Plain transformers and PEFT in a process without unsloth, whose kernels give every row of a batch the one active adapter.
 
 from __future__ import annotations
 
@@ -44,10 +42,10 @@ __all__ = ["serve"]
 
 
 def serve(job: CompareJob, run_dir: Path, emit: EventLog, wants: StopRequests, requests: TextIO = sys.stdin) -> Phase:
-    """Load all lanes once and answer requests until the app is gone. It ends with `requests`, so `wants` is not asked.
+    """Load all lanes once and answer `requests` until the app closes them; `wants` is not read.
 
     Raises:
-        ConfigError: two lanes have one name.
+        ConfigError: two lanes have the same name.
         ModelError: the base or an adapter cannot be loaded.
     """
     emit(PhaseChanged(Phase.LOADING, Text("loading.lanes")))
@@ -68,7 +66,7 @@ def serve(job: CompareJob, run_dir: Path, emit: EventLog, wants: StopRequests, r
 
 
 def fetch_base(job: CompareJob, run_dir: Path, emit: EventLog) -> str:
-    """The folder of the base model; one of the Hub is fetched first, if it is not here."""
+    """The folder of the base model, downloaded from the Hub if it is missing."""
     model = resolve.resolve_model(job.model, Workspace.for_run(run_dir))
     found = (
         hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, parse_text(text))))
@@ -87,7 +85,7 @@ def adapter_summary(proven: Sequence[AdapterCheck]) -> Text:
 
 
 def adjust_lane(lanes: LaneSet, request: compare_requests.AdjustLaneRequest, emit: EventLog) -> LaneSet:
-    """The lanes with one of them at another strength or blend; what is wrong with that is said, and they stay as they are."""
+    """The lanes after a change of strength or blend; unchanged if it failed."""
     try:
         changed = with_adjusted_lane(lanes, request)
         with handle_out_of_memory():
@@ -105,7 +103,7 @@ def handle_request(
     emit: EventLog,
     inbox: compare_requests.RequestQueue,
 ) -> None:
-    """Answer one prompt, or look at one answer; what is wrong with it is said, and the lanes stay loaded."""
+    """Answer one prompt, or compute one heatmap; emits what failed."""
     try:
         with handle_out_of_memory():
             match request:
@@ -121,7 +119,7 @@ def handle_request(
 def score_lanes(
     lanes: LaneSet, request: compare_requests.ScoreRequest, emit: EventLog, inbox: compare_requests.RequestQueue
 ) -> None:
-    """Score all lanes; what is wrong with the pairs is said, and the lanes stay loaded."""
+    """Score all lanes; emits what failed."""
     try:
         with handle_out_of_memory():
             found = compute_scores(lanes, request, ScoringTracker(emit, inbox.cancelled))
@@ -136,13 +134,13 @@ def score_lanes(
 
 @contextmanager
 def handle_out_of_memory() -> Iterator[None]:
-    """Memory that ran out on the device is the user's to mend, and what it held is given back.
+    """Free the device's memory if it ran out.
 
     Raises:
-        DeviceError: the device had not enough of it.
+        DeviceError: the device had too little memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        raise DeviceError(f"Not enough memory on the device: {error}. Use fewer lanes or a shorter prompt.") from error
+        raise DeviceError("lane_answers.no_memory", reason=str(error)) from error
