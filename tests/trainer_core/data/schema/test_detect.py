@@ -23,6 +23,7 @@ from trainer_core.data.read_events import IgnoredContent, SchemaDetected, Usable
 from trainer_core.data.schema.messages import Role
 from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 Row = dict[str, Any]
 
@@ -249,14 +250,19 @@ def test_alpaca_input_follows_the_instruction(tmp_path: Path) -> None:
 
 def test_columns_by_hand(tmp_path: Path) -> None:
     row = {"q": "Why?", "gut": "Because.", "schlecht": "No."}
-    with pytest.raises(DataError, match="found columns q, gut, schlecht"):
+    with pytest.raises(DataError) as unknown:
         one_row(tmp_path, row)
+    columns = Text("schema.columns", count=3, names="q, gut, schlecht")
+    assert (unknown.value.text.code, unknown.value.text.params["columns"]) == ("schema.unknown", columns)
     pair = one_row(tmp_path, row, Columns(prompt="q", chosen="gut", rejected="schlecht"))
     assert pair == Pair((Message("user", "Why?"),), (Message("assistant", "Because."),), (Message("assistant", "No."),))
-    with pytest.raises(DataError, match="no column 'bad' for rejected; found columns q"):
+    with pytest.raises(DataError) as missing:
         one_row(tmp_path, row, Columns(prompt="q", chosen="gut", rejected="bad"))
-    with pytest.raises(DataError, match="neither pairs nor chats"):
+    about = {"file": "one.jsonl", "column": "bad", "part": "rejected", "columns": columns}
+    assert missing.value.text == Text("schema.no_column", **about)
+    with pytest.raises(DataError) as neither:
         one_row(tmp_path, row, Columns(prompt="q"))
+    assert neither.value.text.code == "schema.bad_mapping"
 
 
 def test_a_wrapped_list_is_a_list(tmp_path: Path) -> None:

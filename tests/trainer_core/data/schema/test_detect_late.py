@@ -15,6 +15,7 @@ from trainer_core.data import ReadRequest
 from trainer_core.data.quality import analysis
 from trainer_core.data.read_events import UsableRow
 from trainer_core.data.stream import stream_rows
+from trainer_core.texts import Text
 
 EARLY = 230
 """More rows than any sample of the first rows would have."""
@@ -124,12 +125,15 @@ def test_every_column_nobody_uses_is_counted_with_its_first_row(tmp_path: Path) 
     assert (aside.count, aside.examples[0].line, aside.examples[0].snippet) == (4, 3, "source: book 2")
     assert report.files[0].unused == ("source", "solution")
     assert "Not used: source, solution." in next(iter(report.as_lines()))
-    assert case(tmp_path, rows).said == ["rows.jsonl (line 3): not used: source (4 rows)."]
+    ignored = Text("ignored.column", names="source (4 rows)")
+    assert case(tmp_path, rows).said == [
+        str(Text("selection.ignored", file="rows.jsonl", place="line 3", meaning=ignored))
+    ]
 
 
 def test_more_columns_than_any_data_has_are_bounded_and_said(tmp_path: Path) -> None:
     found = case(tmp_path, [{**plain(n), **{f"c{n}_{at}": 1 for at in range(90)}} for n in range(20)])
-    assert len(found.used) == 20 and any("more than 1,000 columns" in note for note in found.said)
+    assert len(found.used) == 20 and str(Text("files.many_columns", file="rows.jsonl", limit=1000)) in found.said
 
 
 def test_cases_says_what_becomes_of_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +143,7 @@ def test_cases_says_what_becomes_of_every_file(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "expected.md").write_text("not data")
     assert cases.main([str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert "1 rows used, 1 left out" in told and "1 left out, such as line 2: chosen and rejected are the same" in told
+    assert "1 rows used, 1 left out" in told and f"1 left out, such as line 2: {Text('quality.identical')}" in told
     assert "  chosen, assistant (learned): b" in told and "expected.md" not in told
     assert cases.read(tmp_path / "nowhere.jsonl").refused
 
