@@ -14,6 +14,7 @@ from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.run_state import RunState, apply, apply_all, mark_dead, unreadable_reason
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
+from trainer_core.texts import Text
 
 
 class RunWatcher:
@@ -38,8 +39,8 @@ class RunWatcher:
         watched = cls(run_dir)
         watched.read_events()
         if watched._blocked:
-            raise ConfigError(f"The run {watched.state.id} cannot be resumed. {watched._blocked}")
-        watched._folded = apply(watched._folded, PhaseChanged(Phase.QUEUED, "Going on"))
+            raise ConfigError("run_watcher.blocked", run=watched.state.id, reason=watched._blocked)
+        watched._folded = apply(watched._folded, PhaseChanged(Phase.QUEUED, str(Text("run_watcher.resuming"))))
         watched.state = watched._folded
         return watched
 
@@ -64,7 +65,7 @@ class RunWatcher:
             beat, word = (
                 heartbeat.seconds_since_write(self.run_dir / name) for name in ("heartbeat.json", "events.jsonl")
             )
-            return replace(self._folded, stalled=stall.stall_reason(self._folded, beat, word))
+            return replace(self._folded, stalled=str(stall.stall_reason(self._folded, beat, word)))
         asked = control.read_control(self.run_dir)
         if asked and asked.request == "end":
             return replace(self._folded, phase=Phase.STOPPED, detail=f"{asked.why} {self._folded.resume_hint}")
@@ -86,4 +87,6 @@ class RunWatcher:
 
 def with_exit_reason(view: RunState, code: int | None) -> RunState:
     """A failed view with what the exit code tells, where nobody was left to say it: only the app that started it knows."""
-    return replace(view, error=f"{view.error} It {exit_codes.describe_exit(code)}.") if code else view
+    if not code:
+        return view
+    return replace(view, error=str(Text("run_watcher.exit", error=view.error, exit=exit_codes.describe_exit(code))))
