@@ -80,7 +80,9 @@ def test_objects_over_several_lines_know_their_line(tmp_path: Path) -> None:
     path.write_text('{\n "a": "x"\n}\n{\n "a":\n "y"}\n{"a": 1,\n "a": 2}')
     first, second, third = rows_in(path)
     assert (first, second) == (RawRow(1, 1, {"a": "x"}), RawRow(2, 4, {"a": "y"}))
-    assert str(third) == "rows.json, line 7, column 1: the key 'a' appears twice in one object"
+    place = Text("rows.column", place=Text("rows.line", file="rows.json", line=7), column=1)
+    assert isinstance(third, UnreadableRow)
+    assert third.text == Text("rows.fault", place=place, reason=Text("json.repeated_key", key="a"))
 
 
 @pytest.mark.parametrize("delimiter", list(",;\t|"))

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, ReadRequest
-from trainer_core.data.read_events import IgnoredContent, SchemaDetected, UsableRow
+from trainer_core.data.read_events import IgnoredContent, SchemaDetected, UnusableRow, UsableRow
 from trainer_core.data.schema.messages import Role
 from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
@@ -282,24 +282,34 @@ def test_one_chat_object_is_one_row_not_a_list_of_its_turns(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": [says("user", "Hi")]}, "no turn of the assistant"),
-        ({"messages": [says("narrator", "Hi"), says("assistant", "x")]}, "unknown role 'narrator'"),
-        ({"messages": [says("user", [{"type": "image_url"}]), says("assistant", "x")]}, "part of type 'image_url'"),
-        ({"messages": [says("user", "x"), {**says("assistant", ""), "tool_calls": [1]}]}, "tool calls"),
+        ({"messages": [says("user", "Hi")]}, Text("cells.no_answer")),
+        (
+            {"messages": [says("narrator", "Hi"), says("assistant", "x")]},
+            Text("cells.unknown_role", column="messages", role="narrator"),
+        ),
+        (
+            {"messages": [says("user", [{"type": "image_url"}]), says("assistant", "x")]},
+            Text("cells.other_part", column="messages", type="image_url"),
+        ),
+        (
+            {"messages": [says("user", "x"), {**says("assistant", ""), "tool_calls": [1]}]},
+            Text("cells.tool_calls", column="messages"),
+        ),
         (
             {
                 "chosen": [says("user", "a"), says("assistant", "b")],
                 "rejected": [says("user", "c"), says("assistant", "d")],
             },
-            "same prompt",
+            Text("cells.different_prompts"),
         ),
         (
             {"prompt": "a", "completions": [{"response": "x", "score": 1}, {"response": "y", "score": 1}]},
-            "different scores",
+            Text("cells.no_preference"),
         ),
     ],
 )
-def test_a_row_that_does_not_fit_says_why(tmp_path: Path, row: Row, reason: str) -> None:
+def test_a_row_that_does_not_fit_says_why(tmp_path: Path, row: Row, reason: Text) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    assert reason in str(list(stream_rows(ReadRequest(path)))[-1])
+    *_, last = stream_rows(ReadRequest(path))
+    assert isinstance(last, UnusableRow) and last.reason == reason

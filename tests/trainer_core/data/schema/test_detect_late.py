@@ -78,17 +78,21 @@ def test_a_few_rows_of_another_shape_do_not_turn_away_the_others(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("one", "other", "columns"),
     [
-        ({"prompt": "p", "completion": "c"}, {"prompt": "p", "response": "c"}),
-        ({"messages": [user("p"), assistant("c")]}, {"conversations": [user("p"), assistant("c")]}),
-        ({"question": "p", "answer": "c"}, {"instruction": "p", "output": "c"}),
+        ({"prompt": "p", "completion": "c"}, {"prompt": "p", "response": "c"}, ["response"]),
+        ({"messages": [user("p"), assistant("c")]}, {"conversations": [user("p"), assistant("c")]}, ["conversations"]),
+        ({"question": "p", "answer": "c"}, {"instruction": "p", "output": "c"}, ["instruction", "output"]),
     ],
 )
-def test_a_part_under_another_name_later_is_the_same_part(tmp_path: Path, one: Row, other: Row) -> None:
+def test_a_part_under_another_name_later_is_the_same_part(
+    tmp_path: Path, one: Row, other: Row, columns: list[str]
+) -> None:
     found = case(tmp_path, [one] * EARLY + [other] * 3)
     assert (set(found.used), len(found.used)) == ({chat(("user", "p"), ("assistant", "c"))}, EARLY + 3)
-    assert any("(3 rows)" in note and "another with such a name" in note for note in found.said)
+    meaning = Text("ignored.other_column", names=", ".join(f"{name} (3 rows)" for name in columns))
+    about = {"file": "rows.jsonl", "place": f"line {EARLY + 1}", "meaning": meaning}
+    assert str(Text("selection.ignored", **about)) in found.said
 
 
 def test_scores_tools_and_weights_are_seen_wherever_they_stand(tmp_path: Path) -> None:
@@ -164,4 +168,14 @@ def test_a_system_prompt_of_the_prompt_list_stays_where_the_sides_are_whole(tmp_
     own = {name: [{"role": "system", "content": "T"}, *side] for name, side in sides.items()}
     second = case(tmp_path, [{"prompt": [says, user("q")], **own}])
     assert second.used == [pair([("system", "T"), ("user", "q")], "c", "r")]
-    assert any("second system prompt" in note for note in second.said)
+    assert (
+        str(
+            Text(
+                "selection.ignored",
+                file="rows.jsonl",
+                place="line 1",
+                meaning=Text("ignored.system", names="prompt (1 row)"),
+            )
+        )
+        in second.said
+    )

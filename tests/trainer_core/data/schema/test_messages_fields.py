@@ -50,7 +50,7 @@ def learned(item: Any) -> list[bool]:
 def test_an_answer_with_weight_0_is_read_and_not_learned(tmp_path: Path, name: str, value: object) -> None:
     found = case(tmp_path, drafts(**{name: value}))
     assert (len(found.used), learned(found.first)) == (4, [False, True])
-    assert any(note.startswith("4 of 4 rows") and "weight 0" in note for note in found.said)
+    assert any(note.startswith("4 of 4 rows") and str(Text("quality.weight_zero")) in note for note in found.said)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True, "1", "true", None])
@@ -94,7 +94,8 @@ def test_rows_in_which_nothing_is_to_be_learned_are_left_out_with_the_reason(tmp
     assert len(case(tmp_path, preference).used) == 1, "the rejected answer is not to be imitated anyway"
     assert learned(case(tmp_path, drafts(weight=0), steps=("learn_all",)).first) == [True, True]
     others = case(tmp_path, [{"messages": [user("a", train=True), assistant("b", train=True)]}])
-    assert any("only what the assistant says is learned" in note for note in others.said)
+    ignored = Text("ignored.weight_of_others", names="train (1 row)")
+    assert others.said == [str(Text("selection.ignored", file="rows.jsonl", place="line 1", meaning=ignored))]
 
 
 def tokenizer(name: str = "") -> PreTrainedTokenizerFast:
@@ -162,7 +163,7 @@ def test_reasoning_is_masked_however_a_template_writes_it(name: str, invitation:
 def test_a_template_without_a_place_for_reasoning_is_counted(tmp_path: Path) -> None:
     item = Chat((Message("user", "a"), Message("assistant", "b", reasoning="hmm")))
     _, notes = tokenize.sft_rows(tokenizer(), [item, Chat(item.messages[:1] + (Message("assistant", "b"),))], 64)
-    assert [note for note in notes if note.startswith("1 of 2 examples have reasoning")]
+    assert str(Text("tokens.reasoning_unwritten", rows=1, total=2)) in notes
     _, notes = tokenize.sft_rows(tokenizer("qwen3.jinja"), [item], 64)
     assert notes == []
 
