@@ -37,6 +37,12 @@ class Text:
     def __bool__(self) -> bool:
         return self != NO_TEXT
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema  # heavy, and what reads data files does without
+
+        return core_schema.no_info_plain_validator_function(parse_text)
+
 
 NO_TEXT = Text(VERBATIM, text="")
 

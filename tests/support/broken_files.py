@@ -17,14 +17,16 @@ import orjson
 import pyarrow
 from pyarrow import parquet
 
+from trainer_core.texts import Text
+
 
 @dataclass(frozen=True)
 class Broken:
-    """One path, words that must be in what is said about it, and the line that must be named."""
+    """One path, a text that must be among what is said about it, with at least its parameters, and the line to be named."""
 
     name: str
     make: bytes | Callable[[Path], object]
-    says: str
+    says: Text
     line: int | None = None
 
 
@@ -109,121 +111,180 @@ def folder_with(name: str, content: bytes) -> Callable[[Path], None]:
 
 DEEP = 100_000
 TEXT = (
-    Broken("cut.jsonl", LINES + b'{"prompt": "What is 4 pl', "cut off in the middle", 4),
-    Broken("quote.jsonl", fourth(b'{"prompt": "What, "chosen": "b", "rejected": "c"}'), "not valid JSON", 4),
-    Broken("single-quotes.jsonl", fourth(b"{'prompt': 'a', 'chosen': 'b', 'rejected': 'c'}"), "double quotes", 4),
+    Broken("cut.jsonl", LINES + b'{"prompt": "What is 4 pl', Text("json.cut_off"), 4),
+    Broken("quote.jsonl", fourth(b'{"prompt": "What, "chosen": "b", "rejected": "c"}'), Text("json.open_object"), 4),
+    Broken("single-quotes.jsonl", fourth(b"{'prompt': 'a', 'chosen': 'b', 'rejected': 'c'}"), Text("json.bare_key"), 4),
     Broken(
         "trailing-comma.jsonl",
         fourth(b'{"prompt": "a", "chosen": "b", "rejected": "c",}'),
-        "comma before the closing",
+        Text("json.trailing_comma"),
         4,
     ),
-    Broken("no-colon.jsonl", fourth(b'{"prompt" "a"}'), "no colon", 4),
-    Broken("no-comma.jsonl", fourth(b'{"prompt": "a" "chosen": "b"}'), "no comma", 4),
-    Broken("nan.jsonl", fourth(b'{"prompt": "a", "chosen": NaN, "rejected": "c"}'), "where a value should be", 4),
-    Broken("none.jsonl", fourth(b'{"prompt": None, "chosen": "b", "rejected": "c"}'), "where a value should be", 4),
+    Broken("no-colon.jsonl", fourth(b'{"prompt" "a"}'), Text("json.no_colon"), 4),
+    Broken("no-comma.jsonl", fourth(b'{"prompt": "a" "chosen": "b"}'), Text("json.open_object"), 4),
+    Broken("nan.jsonl", fourth(b'{"prompt": "a", "chosen": NaN, "rejected": "c"}'), Text("json.unknown_value"), 4),
+    Broken("none.jsonl", fourth(b'{"prompt": None, "chosen": "b", "rejected": "c"}'), Text("json.unknown_value"), 4),
     Broken(
-        "comment.jsonl", fourth(b'// {"prompt": "a", "chosen": "b", "rejected": "c"}'), "where a value should be", 4
+        "comment.jsonl", fourth(b'// {"prompt": "a", "chosen": "b", "rejected": "c"}'), Text("json.unknown_value"), 4
     ),
-    Broken("nul.jsonl", fourth(b'{"prompt": "a\0b", "chosen": "b", "rejected": "c"}'), "control character", 4),
-    Broken("tab.jsonl", fourth(b'{"prompt": "a\tb", "chosen": "b", "rejected": "c"}'), "control character", 4),
-    Broken("newline.jsonl", fourth(b'{"prompt": "a\nb", "chosen": "b", "rejected": "c"}'), "cut off", 4),
-    Broken("high-surrogate.jsonl", fourth(b'{"prompt": "\\ud83d", "chosen": "b", "rejected": "c"}'), "surrogate", 4),
-    Broken("low-surrogate.jsonl", fourth(b'{"prompt": "\\ude00", "chosen": "b", "rejected": "c"}'), "surrogate", 4),
-    Broken("escape.jsonl", fourth(b'{"prompt": "C:\\x", "chosen": "b", "rejected": "c"}'), "escape", 4),
+    Broken(
+        "nul.jsonl", fourth(b'{"prompt": "a\0b", "chosen": "b", "rejected": "c"}'), Text("json.control_character"), 4
+    ),
+    Broken(
+        "tab.jsonl", fourth(b'{"prompt": "a\tb", "chosen": "b", "rejected": "c"}'), Text("json.control_character"), 4
+    ),
+    Broken("newline.jsonl", fourth(b'{"prompt": "a\nb", "chosen": "b", "rejected": "c"}'), Text("json.cut_off"), 4),
+    Broken(
+        "high-surrogate.jsonl",
+        fourth(b'{"prompt": "\\ud83d", "chosen": "b", "rejected": "c"}'),
+        Text("json.half_surrogate"),
+        4,
+    ),
+    Broken(
+        "low-surrogate.jsonl",
+        fourth(b'{"prompt": "\\ude00", "chosen": "b", "rejected": "c"}'),
+        Text("json.half_surrogate"),
+        4,
+    ),
+    Broken(
+        "escape.jsonl", fourth(b'{"prompt": "C:\\x", "chosen": "b", "rejected": "c"}'), Text("json.unknown_escape"), 4
+    ),
     Broken(
         "double-key.jsonl",
         fourth(b'{"prompt": "a", "chosen": "b", "rejected": "c", "chosen": "d"}'),
-        "'chosen' appears twice",
+        Text("json.repeated_key", key="chosen"),
         4,
     ),
-    Broken("deep-list.jsonl", fourth(b'{"prompt": ' + b"[" * DEEP + b"]" * DEEP + b"}"), "nested", 4),
-    Broken("deep-object.jsonl", fourth(b'{"a":' * DEEP + b"1" + b"}" * DEEP), "nested", 4),
-    Broken("deep-65.jsonl", fourth(b'{"a":' * 65 + b"1" + b"}" * 65), "64 levels", 4),
-    Broken("open-brackets.jsonl", fourth(b"[" * DEEP), "nested", 4),
-    Broken("row-list.jsonl", fourth(b'["a", "b", "c"]'), "a list", 4),
-    Broken("row-text.jsonl", fourth(b'"just a text"'), "a text", 4),
-    Broken("row-number.jsonl", fourth(b"42"), "a number", 4),
-    Broken("row-null.jsonl", fourth(b"null"), "null", 4),
-    Broken("two-rows.jsonl", fourth(orjson.dumps(GOOD[0]) * 2), "after the end of the row", 4),
-    Broken("latin-among-utf8.jsonl", long_file(b"caf\xe9 now", "gr\u00fc\u00df dich \u20ac"), "0xe9 is not UTF-8", 501),
-    Broken("latin-in-ascii.jsonl", long_file(b"caf\xe9 \x80 now", "plain"), "cp1252", 501),
+    Broken("deep-list.jsonl", fourth(b'{"prompt": ' + b"[" * DEEP + b"]" * DEEP + b"}"), Text("json.too_deep"), 4),
+    Broken("deep-object.jsonl", fourth(b'{"a":' * DEEP + b"1" + b"}" * DEEP), Text("json.too_deep"), 4),
+    Broken("deep-65.jsonl", fourth(b'{"a":' * 65 + b"1" + b"}" * 65), Text("json.deeper", levels=64), 4),
+    Broken("open-brackets.jsonl", fourth(b"[" * DEEP), Text("json.too_deep"), 4),
+    Broken("row-list.jsonl", fourth(b'["a", "b", "c"]'), Text("json.list"), 4),
+    Broken("row-text.jsonl", fourth(b'"just a text"'), Text("json.string"), 4),
+    Broken("row-number.jsonl", fourth(b"42"), Text("json.number"), 4),
+    Broken("row-null.jsonl", fourth(b"null"), Text("json.null"), 4),
+    Broken("two-rows.jsonl", fourth(orjson.dumps(GOOD[0]) * 2), Text("json.after_row"), 4),
     Broken(
-        "overlong.jsonl", fourth(b'{"prompt": "\xc0\xaf", "chosen": "b\xe2\x82\xac", "rejected": "c"}'), "cp1252", 4
+        "latin-among-utf8.jsonl",
+        long_file(b"caf\xe9 now", "gr\u00fc\u00df dich \u20ac"),
+        Text("json.not_utf8", byte=233),
+        501,
     ),
-    Broken("200-mb-line.jsonl", one_line_of_200_mb, "longer than 8 MB", 4),
-    Broken("utf16-odd.jsonl", LINES.decode().encode("utf-16") + b"\x41", "not utf-16", 4),
     Broken(
-        "utf16-surrogate.jsonl", b"\xff\xfe" + LINES.decode().encode("utf-16-le") + b"\x00\xd8\x41\x00", "not utf-16", 4
+        "latin-in-ascii.jsonl",
+        long_file(b"caf\xe9 \x80 now", "plain"),
+        Text("encoding.guessed", line=501, name="cp1252"),
+        501,
     ),
-    Broken("utf32-cut.jsonl", LINES.decode().encode("utf-32")[:-2], "not utf-32", 3),
-    Broken("bom-only.jsonl", b"\xef\xbb\xbf", "nothing but white space"),
-    Broken("empty.jsonl", b"", "the file is empty"),
-    Broken("blank.jsonl", b" \n\t\n\n", "nothing but white space"),
-    Broken("zeros.jsonl", b"\0" * 5000, "nothing but white space"),
-    Broken("page.jsonl", b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n", "not valid JSON", 1),
-    Broken("really-csv.jsonl", TABLE, "not valid JSON", 1),
-    Broken("cut-list.json", LIST, "cut off", 4),
-    Broken("cut-row.json", LIST + b',\n{"prompt": "a", "cho', "cut off", 5),
-    Broken("cut-text.json", LIST + b',\n{"prompt": "a", "chosen": "b', "cut off", 5),
-    Broken("bad-row.json", LIST + b',\n{"prompt": a}]', "not valid JSON", 5),
-    Broken("after-list.json", LIST + b"]\n]", "after the end of the list", 5),
-    Broken("numbers.json", b"[1, 2, 3]", "not a row", 1),
-    Broken("texts.json", b'["a", "b"]', "not a row", 1),
-    Broken("deep.json", LIST + b",\n" + b"[" * DEEP + b"]" * DEEP + b"]", "nested", 5),
-    Broken("empty-list.json", b"[]", "no rows"),
-    Broken("empty-object.json", b"{}", "no columns"),
-    Broken("two-lists.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', "train, test"),
-    Broken("wrong-columns.json", b'[{"foo": "a", "bar": "b"}]', "foo, bar"),
-    Broken("kto.json", b'[{"prompt": "a?", "completion": "b", "label": true}]', "KTO"),
-    Broken("ragged-short.csv", TABLE + b"only,two\n", "2 fields", 5),
-    Broken("ragged-long.csv", TABLE + b"a,b,c,d\n", "4 fields", 5),
-    Broken("open-quote.csv", TABLE + b'"a,b,c\nd,e,f\n', "not valid CSV", 5),
-    Broken("bad-quote.csv", TABLE + b'"a"b,c,d\n', "not valid CSV", 5),
-    Broken("nul.csv", TABLE + b"a\0b,c,d\n", "zero byte", 5),
-    Broken("latin.csv", TABLE + "süß,b,c\n".encode() + b"caf\xe9,b,c\n", "not UTF-8", 6),
-    Broken("double-header.csv", b"prompt,chosen,chosen\na,b,c\n", "named twice", 1),
-    Broken("header-only.csv", b"prompt,chosen,rejected\n", "no rows"),
-    Broken("long-field.csv", TABLE + b"a,b," + b"x" * (9 * MB) + b"\n", "longer than 8 MB", 5),
-    Broken("prose.txt", b"Dear reader,\nthis is a letter and no data set.\n", "1 field, but the first line names 2", 2),
+    Broken(
+        "overlong.jsonl",
+        fourth(b'{"prompt": "\xc0\xaf", "chosen": "b\xe2\x82\xac", "rejected": "c"}'),
+        Text("encoding.guessed", line=4, name="cp1252"),
+        4,
+    ),
+    Broken("200-mb-line.jsonl", one_line_of_200_mb, Text("rows.too_long", limit=8), 4),
+    Broken(
+        "utf16-odd.jsonl",
+        LINES.decode().encode("utf-16") + b"\x41",
+        Text("encoding.not_text", line=4, encoding="utf-16-le"),
+        4,
+    ),
+    Broken(
+        "utf16-surrogate.jsonl",
+        b"\xff\xfe" + LINES.decode().encode("utf-16-le") + b"\x00\xd8\x41\x00",
+        Text("encoding.not_text", line=4, encoding="utf-16-le"),
+        4,
+    ),
+    Broken(
+        "utf32-cut.jsonl",
+        LINES.decode().encode("utf-32")[:-2],
+        Text("encoding.not_text", line=3, encoding="utf-32-le"),
+        3,
+    ),
+    Broken("bom-only.jsonl", b"\xef\xbb\xbf", Text("files.blank")),
+    Broken("empty.jsonl", b"", Text("files.empty")),
+    Broken("blank.jsonl", b" \n\t\n\n", Text("files.blank")),
+    Broken("zeros.jsonl", b"\0" * 5000, Text("files.blank")),
+    Broken("page.jsonl", b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n", Text("json.unknown_value"), 1),
+    Broken("really-csv.jsonl", TABLE, Text("json.unknown_value"), 1),
+    Broken("cut-list.json", LIST, Text("json.unclosed_list"), 4),
+    Broken("cut-row.json", LIST + b',\n{"prompt": "a", "cho', Text("json.unclosed_row"), 5),
+    Broken("cut-text.json", LIST + b',\n{"prompt": "a", "chosen": "b', Text("json.unclosed_row"), 5),
+    Broken("bad-row.json", LIST + b',\n{"prompt": a}]', Text("json.unknown_value"), 5),
+    Broken("after-list.json", LIST + b"]\n]", Text("json.after_list"), 5),
+    Broken("numbers.json", b"[1, 2, 3]", Text("json.no_row"), 1),
+    Broken("texts.json", b'["a", "b"]', Text("json.no_row"), 1),
+    Broken("deep.json", LIST + b",\n" + b"[" * DEEP + b"]" * DEEP + b"]", Text("json.deeper", levels=64), 5),
+    Broken("empty-list.json", b"[]", Text("files.no_rows")),
+    Broken("empty-object.json", b"{}", Text("schema.no_columns")),
+    Broken(
+        "two-lists.json",
+        b'{"train": [{"a": 1}], "test": [{"a": 2}]}',
+        Text("schema.columns", count=2, names="train, test"),
+    ),
+    Broken("wrong-columns.json", b'[{"foo": "a", "bar": "b"}]', Text("schema.columns", count=2, names="foo, bar")),
+    Broken("kto.json", b'[{"prompt": "a?", "completion": "b", "label": true}]', Text("schema.kto")),
+    Broken("ragged-short.csv", TABLE + b"only,two\n", Text("csv.field_count", fields=2, columns=3), 5),
+    Broken("ragged-long.csv", TABLE + b"a,b,c,d\n", Text("csv.field_count", fields=4, columns=3), 5),
+    Broken("open-quote.csv", TABLE + b'"a,b,c\nd,e,f\n', Text("csv.open_quote"), 5),
+    Broken("bad-quote.csv", TABLE + b'"a"b,c,d\n', Text("csv.after_quote"), 5),
+    Broken("nul.csv", TABLE + b"a\0b,c,d\n", Text("csv.zero_byte", number=1, column="prompt"), 5),
+    Broken(
+        "latin.csv", TABLE + "süß,b,c\n".encode() + b"caf\xe9,b,c\n", Text("csv.not_utf8", number=1, column="prompt"), 6
+    ),
+    Broken("double-header.csv", b"prompt,chosen,chosen\na,b,c\n", Text("csv.repeated_column", column="chosen"), 1),
+    Broken("header-only.csv", b"prompt,chosen,rejected\n", Text("files.no_rows")),
+    Broken("long-field.csv", TABLE + b"a,b," + b"x" * (9 * MB) + b"\n", Text("csv.long_line", line=5, limit=8), 5),
+    Broken(
+        "prose.txt",
+        b"Dear reader,\nthis is a letter and no data set.\n",
+        Text("csv.field_count", fields=1, columns=2),
+        2,
+    ),
 )
 PACKED = (
-    Broken("cut.jsonl.gz", gzip.compress(LINES * 50)[:-20], "gzip data is damaged"),
-    Broken("flipped.jsonl.gz", gzip.compress(LINES)[:-6] + b"\0\0" + gzip.compress(LINES)[-4:], "gzip data is damaged"),
-    Broken("head-only.jsonl.gz", b"\x1f\x8b", "gzip data is damaged"),
-    Broken("empty.jsonl.gz", gzip.compress(b""), "nothing but white space"),
-    Broken("twice.jsonl.gz", gzip.compress(gzip.compress(LINES)), "inside another"),
-    Broken("bomb.jsonl.gz", gzip_bomb, "unpacks to more than"),
-    Broken("bad-line.jsonl.gz", gzip.compress(fourth(b"{")), "cut off", 4),
-    Broken("cut.parquet", GOOD_PARQUET[:-9], "no Parquet file"),
-    Broken("magic.parquet", b"PAR1", "no Parquet file"),
-    Broken("noise.parquet", b"PAR1" + bytes(range(256)) * 4 + b"\x10\0\0\0PAR1", "no Parquet file"),
-    Broken("flipped.parquet", GOOD_PARQUET[:40] + b"\xff" * 30 + GOOD_PARQUET[70:], "no Parquet file"),
-    Broken("bomb.parquet", parquet_bomb, "unpacks to more than"),
+    Broken("cut.jsonl.gz", gzip.compress(LINES * 50)[:-20], Text("files.damaged_gzip")),
+    Broken(
+        "flipped.jsonl.gz", gzip.compress(LINES)[:-6] + b"\0\0" + gzip.compress(LINES)[-4:], Text("files.damaged_gzip")
+    ),
+    Broken("head-only.jsonl.gz", b"\x1f\x8b", Text("files.damaged_gzip")),
+    Broken("empty.jsonl.gz", gzip.compress(b""), Text("files.blank")),
+    Broken("twice.jsonl.gz", gzip.compress(gzip.compress(LINES)), Text("binary.gzip")),
+    Broken("bomb.jsonl.gz", gzip_bomb, Text("packed.too_large")),
+    Broken("bad-line.jsonl.gz", gzip.compress(fourth(b"{")), Text("json.cut_off"), 4),
+    Broken("cut.parquet", GOOD_PARQUET[:-9], Text("parquet.damaged")),
+    Broken("magic.parquet", b"PAR1", Text("parquet.damaged")),
+    Broken("noise.parquet", b"PAR1" + bytes(range(256)) * 4 + b"\x10\0\0\0PAR1", Text("parquet.damaged")),
+    Broken("flipped.parquet", GOOD_PARQUET[:40] + b"\xff" * 30 + GOOD_PARQUET[70:], Text("parquet.damaged")),
+    Broken("bomb.parquet", parquet_bomb, Text("packed.row_too_large")),
     Broken(
         "wide-cell.parquet",
         lambda path: path.write_bytes(table_of({"text": ["x" * (300 * MB)]})),
-        "unpacks to more than",
+        Text("packed.row_too_large", row=1, limit=256),
     ),
-    Broken("empty-table.parquet", table_of({"text": []}), "no rows"),
-    Broken("picture.json", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "an image"),
-    Broken("archive.csv", b"PK\x03\x04" + b"\0" * 50, "a zip archive"),
-    Broken("pickle.json", b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00.", "a Python pickle"),
-    Broken("paper.jsonl", b"%PDF-1.7\n", "a PDF"),
+    Broken("empty-table.parquet", table_of({"text": []}), Text("files.no_rows")),
+    Broken("picture.json", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, Text("binary.image")),
+    Broken("archive.csv", b"PK\x03\x04" + b"\0" * 50, Text("binary.zip")),
+    Broken("pickle.json", b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00.", Text("binary.pickle")),
+    Broken("paper.jsonl", b"%PDF-1.7\n", Text("binary.pdf")),
 )
 PLACES = (
-    Broken("missing.jsonl", lambda path: None, "no such file"),
-    Broken("empty-folder", lambda path: path.mkdir(), "no data file"),
-    Broken("wrong-folder", folder_with("readme.md", b"# Data"), "readme.md was not read"),
-    Broken("broken-inside", folder_with("broken-inside.jsonl", fourth(b"{")), "cut off", 4),
-    Broken("link-out", link_out, "outside the folder"),
-    Broken("mixed", mixed, "b.jsonl holds chats"),
-    Broken("dangling.jsonl", lambda path: path.symlink_to("nowhere.jsonl"), "no such file"),
-    Broken("circle.jsonl", lambda path: path.symlink_to("circle.jsonl"), "cannot be read"),
-    Broken("device.jsonl", lambda path: path.symlink_to("/dev/zero"), "a device or a pipe"),
-    Broken("pipe.jsonl", lambda path: os.mkfifo(path), "a device or a pipe"),
-    Broken("file.jsonl/below.jsonl", lambda path: path.parent.write_bytes(LINES), "cannot be read"),
-    Broken("locked.jsonl", locked, "no permission"),
+    Broken("missing.jsonl", lambda path: None, Text("files.missing")),
+    Broken("empty-folder", lambda path: path.mkdir(), Text("files.none")),
+    Broken(
+        "wrong-folder",
+        folder_with("readme.md", b"# Data"),
+        Text("files.others_only", notes=str(Text("files.other_name", file="readme.md"))),
+    ),
+    Broken("broken-inside", folder_with("broken-inside.jsonl", fourth(b"{")), Text("json.cut_off"), 4),
+    Broken("link-out", link_out, Text("files.others_only", notes=str(Text("files.outside", file="link.jsonl")))),
+    Broken("mixed", mixed, Text("files.both_kinds", pairs="a.jsonl", chats="b.jsonl")),
+    Broken("dangling.jsonl", lambda path: path.symlink_to("nowhere.jsonl"), Text("files.missing")),
+    Broken("circle.jsonl", lambda path: path.symlink_to("circle.jsonl"), Text("files.unreadable")),
+    Broken("device.jsonl", lambda path: path.symlink_to("/dev/zero"), Text("files.no_file")),
+    Broken("pipe.jsonl", lambda path: os.mkfifo(path), Text("files.no_file")),
+    Broken("file.jsonl/below.jsonl", lambda path: path.parent.write_bytes(LINES), Text("files.unreadable")),
+    Broken("locked.jsonl", locked, Text("files.no_permission")),
 )
 
 

@@ -13,7 +13,7 @@ from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.remedies import RemedyPipeline
 from trainer_core.data.read_events import SchemaDetected, UsableRow
 from trainer_core.data.schema.messages import Chat, Item, Message
-from trainer_core.data.select import SkipLog
+from trainer_core.data.select import SkipLog, short_place
 from trainer_core.data.stream import ReadRequest
 from trainer_core.errors import UserError
 
@@ -57,7 +57,9 @@ def read(path: Path, steps: Sequence[str] = ()) -> Case:
                         tally.add_unused(outcome.faults, news)
     except UserError as error:
         case.refused = str(error)
-    case.left_out = {**tally.reasons, **({"cannot be read": [*map(str, tally.damaged)]} if tally.damaged else {})}
+    case.left_out = {why: [str(short_place(*at)) for at in places] for why, places in tally.reasons.items()}
+    if tally.damaged:
+        case.left_out["cannot be read"] = [*map(str, tally.damaged)]
     case.said = list(tally.format_notes())
     return case
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainer_core import errors
+from trainer_core.data.preview.token_view import LENGTH_FINDINGS
+from trainer_core.data.quality.checks import QUALITY_CHECKS
+from trainer_core.data.quality.report import IGNORED_CONTENT
 from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +20,15 @@ SAYS = {
     *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.UserError)),
 }
 NOT_PARAMS = {"keys", "offers"}
+FAMILIES = {
+    "quality": (QUALITY_CHECKS, set()),
+    "quality_titles": (QUALITY_CHECKS, set()),
+    "ignored": (IGNORED_CONTENT, {"names"}),
+    "ignored_titles": (IGNORED_CONTENT, set()),
+    "length": (LENGTH_FINDINGS, {"rows", "total", "length"}),
+    "length_titles": (LENGTH_FINDINGS, set()),
+}
+"""Sections with one sentence for each entry of a table, and the parameters that each of them may show."""
 
 
 def uses() -> Iterator[tuple[str, str, set[str] | None]]:
@@ -57,7 +69,16 @@ def test_each_text_has_a_sentence_with_its_parameters():
 def test_no_sentence_is_left_without_use():
     source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
     used = {code for _, code, _ in uses()}
-    assert not [code for code in templates() if code not in used and code not in source]
+    assert not [
+        code for code in templates() if code not in used and code not in source and code.split(".")[0] not in FAMILIES
+    ]
+
+
+@pytest.mark.parametrize("section", FAMILIES)
+def test_each_entry_of_a_table_has_its_sentence(section):
+    table, params = FAMILIES[section]
+    found = {code.split(".")[1]: gaps(say) for code, say in templates().items() if code.split(".")[0] == section}
+    assert found.keys() == table.keys() and all(used <= params for used in found.values())
 
 
 def test_plurals():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer_core.data.files.raw_rows import UnreadableRow, format_location
+from trainer_core.data.files.raw_rows import UnreadableRow, row_place
 from trainer_core.data.schema.data_schema import DataSchema
 from trainer_core.data.schema.messages import Item
+from trainer_core.texts import Text
 
 
 @dataclass(frozen=True)
 class FileNote:
     """A sentence about a file that is no row's fault: its encoding, or files left aside."""
 
-    text: str
+    text: Text
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,14 @@ class UnusableRow:
     row: int
     line: int | None
     code: str
-    reason: str
+    reason: Text
+
+    @property
+    def text(self) -> Text:
+        return Text("rows.fault", place=row_place(self.file, self.row, self.line), reason=self.reason)
 
     def __str__(self) -> str:
-        return f"{format_location(self.file, self.row, self.line)}: {self.reason}"
+        return str(self.text)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -17,7 +17,7 @@ from trainer_core.data.quality import text_patterns
 from trainer_core.data.quality.checks import QUALITY_CHECKS, row_text
 from trainer_core.data.quality.lengths import row_lengths
 from trainer_core.data.quality.remedies import RemedyPipeline, marker_problem
-from trainer_core.data.quality.report import IGNORED_CONTENT, format_counts
+from trainer_core.data.quality.report import IGNORED_CONTENT, ignored_meaning
 from trainer_core.data.read_events import FileNote, IgnoredContent, ReadEvent, SchemaDetected, UnusableRow, UsableRow
 from trainer_core.data.schema.messages import (
     Chat,
@@ -32,6 +32,7 @@ from trainer_core.data.schema.messages import (
 from trainer_core.data.stream import CountRequest, ReadRequest, RowCounts, stream_rows
 from trainer_core.errors import DataError
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from trainer_core.config import recipe
@@ -42,6 +43,9 @@ REPORTED_CODES = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
 """Faults of rows that are used all the same, which a run tells of."""
 MAX_NAMED_ROWS = 5
 """Rows named in one sentence; a longer list would not be read."""
+PAIRS, EXAMPLES = Text("selection.pairs"), Text("selection.examples")
+RowPlace = tuple[int, int | None]
+"""A row and its line."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ def select_rows(data: recipe.Data, method: recipe.MethodChain, shelf: RowSource)
     by_chats, by_pairs = "chat" in kinds, "pairs" in kinds
     pairs = select_pairs(data, by_pairs, shelf)
     examples = select_chats(data, pairs, shelf) if by_chats else SelectedRows()
-    for wanted, part, what in ((by_pairs, pairs, "preference pairs"), (by_chats, examples, "examples")):
+    for wanted, part, what in ((by_pairs, pairs, PAIRS), (by_chats, examples, EXAMPLES)):
         if wanted and not part.train:
-            raise DataError(f"No {what} are left to train on. " + " ".join((*pairs.notes, *examples.notes)))
+            raise DataError("selection.none_left", what=what, notes=" ".join((*pairs.notes, *examples.notes)))
     train = tuple(item for item in pairs.train if isinstance(item, Pair)) if by_pairs else ()
     held_out = tuple(item for item in pairs.held_out if isinstance(item, Pair))
     chats, out_chats = chats_of(examples.train), chats_of(examples.held_out)
@@ -122,8 +126,8 @@ def select_pairs(data: recipe.Data, needed: bool, shelf: RowSource) -> SelectedR
         data_path(data.pairs, "sample_pairs.jsonl"), data.pair_rows, Pair if needed else None, data.steps
     )
     if apart is None:
-        return hold_out_rows(rows, "pairs" if needed else "examples")
-    kept, note = exclude_held_out(rows.train, held_out.train, "pairs")
+        return hold_out_rows(rows, PAIRS if needed else EXAMPLES)
+    kept, note = exclude_held_out(rows.train, held_out.train, PAIRS)
     return SelectedRows(kept, held_out.train, rows.notes + held_out.notes + note)
 
 
@@ -132,8 +136,8 @@ def select_chats(data: recipe.Data, pairs: SelectedRows, shelf: RowSource) -> Se
     if data.chat is None:
         return pairs
     rows = shelf.read_rows(data_path(data.chat, "sample_chat.jsonl"), data.chat_rows, None, data.steps)
-    kept, note = exclude_held_out(rows.train, pairs.held_out, "examples")
-    return hold_out_rows(SelectedRows(kept, (), rows.notes + note), "examples")
+    kept, note = exclude_held_out(rows.train, pairs.held_out, EXAMPLES)
+    return hold_out_rows(SelectedRows(kept, (), rows.notes + note), EXAMPLES)
 
 
 def held_out_file(data: recipe.Data) -> Path | None:
@@ -152,23 +156,23 @@ def data_path(name: str, bundled: str) -> Path:
     return SAMPLE_DATA / bundled if name == SAMPLE else Path(os.path.expanduser(name))
 
 
-def hold_out_rows(rows: SelectedRows, what: str) -> SelectedRows:
+def hold_out_rows(rows: SelectedRows, what: Text) -> SelectedRows:
     """The rows with some of them held out by the hash of their prompt."""
     train, held_out = split.split_rows(rows.train, lambda item: prompt_key(opening_messages(item)))
-    note = f"{len(held_out)} of {len(rows.train)} {what} are held out and never trained on."
+    note = Text("selection.held_out", rows=len(held_out), total=len(rows.train), what=what)
     if not held_out:
-        note = f"Nothing is held out of {len(rows.train)} {what}: too few different prompts."
-    return SelectedRows(train, held_out, (*rows.notes, note))
+        note = Text("selection.none_held_out", total=len(rows.train), what=what)
+    return SelectedRows(train, held_out, (*rows.notes, str(note)))
 
 
 def exclude_held_out(
-    rows: Sequence[Item], held_out: Iterable[Item], what: str
+    rows: Sequence[Item], held_out: Iterable[Item], what: Text
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """The rows that answer no held-out prompt, and a note on the others."""
     closed = {prompt_key(prompt) for item in held_out for prompt in prompts_of(item)}
     kept = tuple(row for row in rows if closed.isdisjoint(prompt_key(prompt) for prompt in prompts_of(row)))
-    lost = len(rows) - len(kept)
-    return kept, ((f"{lost} of {len(rows)} {what} left out: their prompt is held out.",) if lost else ())
+    note = Text("selection.same_prompt", rows=len(rows) - len(kept), total=len(rows), what=what)
+    return kept, (() if len(kept) == len(rows) else (str(note),))
 
 
 class RowReader(Protocol):
@@ -217,10 +221,7 @@ class RowSource:
 
 
 def no_pairs_error(found: SchemaDetected) -> DataError:
-    return DataError(
-        f"{found.file}: no rejected column. It holds {found.shape.name}: enough for SFT, but DPO needs a prompt, "
-        "a chosen and a rejected answer in each row. Train SFT alone, or make pairs by voting in Compare."
-    )
+    return DataError("selection.no_pairs", file=found.file, shape=found.shape.name)
 
 
 class SkipLog:
@@ -228,8 +229,8 @@ class SkipLog:
 
     def __init__(self, name: str) -> None:
         self.name, self.total, self.said = name, 0, list[str]()
-        self.reasons: dict[str, list[str]] = {}
-        self.told: dict[str, list[str]] = {}
+        self.reasons: dict[str, list[RowPlace]] = {}
+        self.told: dict[str, list[RowPlace]] = {}
         self.aside: list[IgnoredContent] = []
         self.damaged: list[UnreadableRow] = []
 
@@ -237,7 +238,7 @@ class SkipLog:
         self.total += isinstance(news, UsableRow | UnusableRow)
         match news:
             case FileNote():
-                self.said.append(news.text)
+                self.said.append(str(news.text))
             case UnreadableRow():
                 self.damaged.append(news)
             case UnusableRow():
@@ -245,26 +246,31 @@ class SkipLog:
             case IgnoredContent():
                 self.aside.append(news)
 
-    def leave_out(self, reason: str, row: UsableRow | UnusableRow) -> None:
-        self.reasons.setdefault(reason, []).append(short_location(row))
+    def leave_out(self, reason: Text, row: UsableRow | UnusableRow) -> None:
+        self.reasons.setdefault(str(reason), []).append((row.row, row.line))
 
     def add_unused(self, faults: Iterable[str], row: UsableRow) -> None:
         """A row that is used, though not all of it."""
         for code in faults:
             if code in REPORTED_CODES:
-                self.told.setdefault(code, []).append(short_location(row))
+                self.told.setdefault(code, []).append((row.row, row.line))
 
     def format_notes(self) -> Iterator[str]:
         """Such as "2 of 400 rows in x.jsonl left out (line 3, line 17): the prompt is empty."."""
         yield from self.said
         for reason, places in self.reasons.items():
-            yield f"{len(places)} of {self.total} rows in {self.name} left out ({join_locations(places)}): {reason}."
+            yield str(Text("selection.left_out", **self.describe_rows(places), reason=reason))
         for code, places in self.told.items():
-            yield f"{len(places)} of {self.total} rows in {self.name} ({join_locations(places)}): {QUALITY_CHECKS[code].meaning}."
+            yield str(Text("selection.fault", **self.describe_rows(places), meaning=QUALITY_CHECKS[code].meaning))
         for code in dict.fromkeys(one.code for one in self.aside if one.code in IGNORED_CONTENT):
             several = [one for one in self.aside if one.code == code]
             counts = {one.name: sum(each.count for each in several if each.name == one.name) for one in several}
-            yield f"{self.name} ({short_location(several[0])}): {IGNORED_CONTENT[code][2].format(names=format_counts(counts))}."
+            place, meaning = short_place(several[0].row, several[0].line), ignored_meaning(code, counts)
+            yield str(Text("selection.ignored", file=self.name, place=place, meaning=meaning))
+
+    def describe_rows(self, places: Sequence[RowPlace]) -> dict[str, Any]:
+        """How many rows, and which."""
+        return {"rows": len(places), "total": self.total, "file": self.name, "places": join_places(places)}
 
     def check_damage(self, skip: bool) -> None:
         """Where lines could not be read, what they held is not known: they are passed over only on request.
@@ -274,21 +280,22 @@ class SkipLog:
         """
         if not self.damaged:
             return
-        lines = "\n".join(map(str, self.damaged[:MAX_NAMED_ROWS]))
-        count = f"{len(self.damaged)} damaged {'line' if len(self.damaged) == 1 else 'lines'} in {self.name}"
-        fatal = self.damaged[-1].fatal
-        if fatal or not skip:
-            way_out = "" if fatal else ', or pass over it with the step "skip_damaged"'
-            raise DataError(f"{lines}\n{count}. Mend or remove it{way_out}.")
-        self.said.append(f"{count} passed over. {self.damaged[0]}")
+        about: dict[str, Any] = {"lines": len(self.damaged), "file": self.name}
+        faults = "\n".join(map(str, self.damaged[:MAX_NAMED_ROWS]))
+        if self.damaged[-1].fatal:
+            raise DataError("selection.broken_off", faults=faults, **about)
+        if not skip:
+            raise DataError("selection.damaged", faults=faults, **about)
+        self.said.append(str(Text("selection.skipped", first=self.damaged[0].text, **about)))
 
 
-def short_location(row: UsableRow | UnusableRow | IgnoredContent) -> str:
-    return f"line {row.line}" if row.line else f"row {row.row}"
+def short_place(row: int, line: int | None) -> Text:
+    return Text("selection.line", line=line) if line else Text("selection.row", row=row)
 
 
-def join_locations(places: Sequence[str]) -> str:
-    return ", ".join(places[:MAX_NAMED_ROWS]) + (", …" if len(places) > MAX_NAMED_ROWS else "")
+def join_places(places: Sequence[RowPlace]) -> str:
+    named = ", ".join(str(short_place(*place)) for place in places[:MAX_NAMED_ROWS])
+    return f"{named}, …" if len(places) > MAX_NAMED_ROWS else named
 
 
 def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:

@@ -27,6 +27,7 @@ from trainer_core.data.schema import cells, detect
 from trainer_core.data.schema.data_schema import DataSchema
 from trainer_core.data.schema.survey import MAX_COLUMNS, FileSurvey
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns, Data, MethodChain
@@ -166,12 +167,10 @@ class RowCounts:
             cut = rows - round(rows * bisect_right(wholes, length) / len(wholes)) - (rows - left[stage])
             if left[stage] == rows and cut <= MAX_SILENT_CUT * rows:
                 continue
-            about = "" if self.measured and len(needs) == rows else "about "
+            code = "row_counts.kept" if self.measured and len(needs) == rows else "row_counts.about_kept"
             fits = next(-(-tokens // 64) * 64 for held, tokens in self.lengths[stage] if held >= 0.95)
-            notes.append(
-                f"{stage.upper()}: {about}{left[stage]:,} of {rows:,} rows can be learned from at {length:,} tokens, "
-                f"{cut:,} of them cut short. {fits:,} tokens hold 95 % of the rows in full."
-            )
+            counts = {"kept": left[stage], "rows": rows, "length": length, "cut": cut, "fits": fits}
+            notes.append(str(Text(code, stage=stage.upper(), **counts)))
         return replace(self, rows=left, notes=(*self.notes, *notes))
 
 
@@ -212,7 +211,7 @@ def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Pr
             if file.position() > PREVIEW_BYTES:
                 break
         if not survey.rows:
-            raise DataError(str(flaw) if flaw else f"{file.name}: there are no rows in it.")
+            raise DataError(flaw.text) if flaw else DataError("files.no_rows", file=file.name)
         columns = tuple(ColumnPreview(name, one.structure, tuple(one.samples)) for name, one in survey.columns.items())
         try:
             found = detect.detect_schema(survey, file.name)
@@ -244,8 +243,7 @@ def stream_rows(request: ReadRequest, limits: FileLimits = FILE_LIMITS) -> Itera
 def check_kinds(kinds: dict[str, str], path: Path) -> None:
     """Raises DataError where one file holds pairs and another chats."""
     if len(kinds) > 1:
-        both = f"{kinds['pairs']} holds pairs, but {kinds['chat']} holds chats"
-        raise DataError(f"{path}: {both}. Put them in folders of their own.")
+        raise DataError("files.both_kinds", folder=path, pairs=kinds["pairs"], chats=kinds["chat"])
 
 
 def stream_file(path: Path, columns: Columns | None, most: int | None, limits: FileLimits) -> Iterator[ReadEvent]:
@@ -256,19 +254,19 @@ def stream_file(path: Path, columns: Columns | None, most: int | None, limits: F
     """
     with open_file.open_data_file(path, limits) as file:
         if file.encoding.note:
-            yield FileNote(f"{file.name}: {file.encoding.note}.")
+            yield FileNote(Text("encoding.note", file=file.name, note=file.encoding.note))
         survey, clock = FileSurvey(columns), ReadTracker(file)
         for row in islice(file.rows(), most):
             if isinstance(row, RawRow):
                 survey.add(row.values)
             yield from clock.count_row()
         if not clock.rows:
-            raise DataError(f"{file.name}: there are no rows in it.")
+            raise DataError("files.no_rows", file=file.name)
         if not survey.rows:
             yield from (row for row in islice(file.rows(), most) if isinstance(row, UnreadableRow))
             return
         if survey.beyond:
-            yield FileNote(f"{file.name}: has more than {MAX_COLUMNS:,} columns; those after them are not used.")
+            yield FileNote(Text("files.many_columns", file=file.name, limit=MAX_COLUMNS))
         found = detect.detect_schema(survey, file.name)
         yield SchemaDetected(file.name, file.format, found)
         clock.start_second_pass()
@@ -316,7 +314,7 @@ def convert_raw_row(
     try:
         item = found.convert_row(its)
     except cells.BadRow as bad:
-        return UnusableRow(file.name, row.number, row.line, bad.code, str(bad))
+        return UnusableRow(file.name, row.number, row.line, bad.code, bad.reason)
     return UsableRow(file.name, row.number, row.line, item, found.score_margin(its.values), mark_codes(its.remarks))
 
 

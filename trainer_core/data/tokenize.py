@@ -17,6 +17,7 @@ from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import DataError, ModelError
 from trainer_core.models import template_sandbox
 from trainer_core.system import durable
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -206,10 +207,7 @@ def render_chats(tokenizer: PreTrainedTokenizerBase, asks: Iterable[RenderReques
     found = tokenizer.chat_template
     template = found.get("default") if isinstance(found, dict) else found
     if not template:
-        raise ModelError(
-            "This base model has no chat template. Pick its instruct version, which has one, or choose a template "
-            f"({', '.join(TEMPLATES)}) under Data."
-        )
+        raise ModelError("tokens.no_template", templates=", ".join(TEMPLATES))
     marks = tokenizer.special_tokens_map
     for some in batch_requests(asks):
         given = [
@@ -220,11 +218,9 @@ def render_chats(tokenizer: PreTrainedTokenizerBase, asks: Iterable[RenderReques
             yield from template_sandbox.shared_sandbox(template, given)
         except template_sandbox.TemplateRefused as refusal:
             roles = ", ".join(message.role for message in some[refusal.at].messages)
-            raise DataError(
-                f"The model's chat template refuses a conversation with the roles {roles}: {refusal}"
-            ) from refusal
+            raise DataError("tokens.refused", roles=roles, refusal=str(refusal)) from refusal
         except template_sandbox.TemplateUnsafe as harm:
-            raise ModelError(f"The model's chat template {harm}. Nothing was kept of it. Take another model.") from harm
+            raise ModelError("tokens.unsafe_template", harm=str(harm)) from harm
 
 
 def batch_requests(asks: Iterable[RenderRequest]) -> Iterator[list[RenderRequest]]:
@@ -278,20 +274,15 @@ def sft_rows(
     encoded = [row for _, row in written]
     kept = [row.truncate(length) for row in encoded if row.truncate(length).target_count]
     if not kept:
-        raise DataError(
-            f"None of the {len(encoded)} examples has a token to train on within {length} tokens. "
-            "Raise the length, or check that there are assistant answers."
-        )
-    notes = []
-    if lost := len(encoded) - len(kept):
-        notes.append(f"{lost} of {len(encoded)} examples left out: no answer token within {length} tokens.")
+        raise DataError("tokens.no_examples", total=len(encoded), length=length)
+    total, notes = len(encoded), list[Text]()
+    if lost := total - len(kept):
+        notes.append(Text("tokens.examples_masked", rows=lost, total=total, length=length))
     if cut := sum(len(row.input_ids) > length and row.truncate(length).target_count > 0 for row in encoded):
-        notes.append(f"{cut} of {len(encoded)} examples cut at {length} tokens.")
+        notes.append(Text("tokens.examples_cut", rows=cut, total=total, length=length))
     if lost := count_unwritten_reasoning(chats, (text for text, _ in written)):
-        notes.append(
-            f"{lost} of {len(encoded)} examples have reasoning that the model's chat template does not write, so it is left out."
-        )
-    return kept, notes
+        notes.append(Text("tokens.reasoning_unwritten", rows=lost, total=total))
+    return kept, list(map(str, notes))
 
 
 def pair_rows(
@@ -307,19 +298,17 @@ def pair_rows(
     equal = [row.first_difference >= length and not filled for row, filled in zip(encoded, full, strict=True)]
     kept = [at for at, (filled, same) in enumerate(zip(full, equal, strict=True)) if not (filled or same)]
     if not kept:
-        raise DataError(f"None of the {len(pairs)} pairs shows a difference within {length} tokens. Raise the length.")
-    notes = []
+        raise DataError("tokens.no_pairs", total=len(pairs), length=length)
+    total, notes = len(pairs), list[Text]()
     if lost := sum(full):
-        notes.append(f"{lost} of {len(pairs)} pairs left out: the prompt alone fills {length} tokens.")
+        notes.append(Text("tokens.prompts_too_long", rows=lost, total=total, length=length))
     if lost := sum(equal):
-        notes.append(f"{lost} of {len(pairs)} pairs left out: cut at {length} tokens, both sides are the same.")
+        notes.append(Text("tokens.sides_equal", rows=lost, total=total, length=length))
     if cut := sum(row.longest_length > length for row in encoded) - sum(full) - sum(equal):
-        notes.append(f"{cut} of {len(pairs)} pairs cut at {length} tokens.")
+        notes.append(Text("tokens.pairs_cut", rows=cut, total=total, length=length))
     if lost := sum(any(one.reasoning and not one.learn_reasoning for one in pair_messages(pairs[at])) for at in kept):
-        notes.append(
-            f"{lost} of {len(pairs)} pairs have reasoning, which is left out (step learn_reasoning learns it)."
-        )
-    return [encoded[at] for at in kept], notes
+        notes.append(Text("tokens.reasoning_dropped", rows=lost, total=total))
+    return [encoded[at] for at in kept], list(map(str, notes))
 
 
 def as_trl_row(pair: Pair) -> dict[str, list[dict[str, str]]]:

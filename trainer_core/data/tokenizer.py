@@ -39,9 +39,7 @@ def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokeniz
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"The tokenizer in {folder} cannot be read: {error}. Fetch it again, or take another model."
-        ) from error
+        raise ModelError("tokens.no_tokenizer", folder=folder, error=str(error)) from error
     return with_chat_template(tokenizer, template)
 
 

@@ -35,7 +35,7 @@ def store_upload(workspace: Workspace, upload: Path) -> Path:
         if not place.exists():
             copy_upload(upload, place)
         return place
-    raise DiskError(f"{workspace.data} holds 999 files named {name}. Delete some of them.")
+    raise DiskError("uploads.same_name", folder=workspace.data, name=name)
 
 
 def copy_upload(upload: Path, place: Path) -> None:
@@ -47,8 +47,8 @@ def copy_upload(upload: Path, place: Path) -> None:
         durable.publish_staged(staging, place)
     except OSError as error:
         staging.unlink(missing_ok=True)
-        size = upload.stat().st_size / 1e6
-        raise DiskError(f"{place}: {size:,.1f} MB cannot be kept there: {error.strerror or error}.") from error
+        size, why = upload.stat().st_size / 1e6, error.strerror or str(error)
+        raise DiskError("uploads.not_kept", path=place, size=size, error=why) from error
 
 
 def add_number(name: str, number: int) -> str:

@@ -22,6 +22,7 @@ from trainer_core.jobs.comparison import WORKER_GONE, CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import CancelRequest
 from trainer_core.runs.events import Phase
+from trainer_core.texts import NO_TEXT, Text
 
 
 def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePair:
@@ -31,9 +32,9 @@ def lane_pair(run_id: str, names: Sequence[str], one: str, other: str) -> LanePa
         ConfigError: they are the same lane, or there is no such lane.
     """
     if one == other:
-        raise ConfigError(f"{one} cannot be compared with itself. Choose two different lanes.")
+        raise ConfigError("blind_voting.same_lane", lane=one)
     if unknown := {one, other} - set(names):
-        raise ConfigError(f"There is no lane {sorted(unknown)[0]!r}; there are {', '.join(names)}.")
+        raise ConfigError("blind_voting.unknown_lane", lane=sorted(unknown)[0], lanes=", ".join(names))
     first, second = sorted((one, other), key=names.index)
     return LanePair(run=run_id, first=first, second=second)
 
@@ -69,10 +70,8 @@ def require_full_strength(comparison: CompareSession, between: LanePair) -> None
     loaded = {lane.name: (lane.strength, lane.share if lane.other else 0.0) for lane in comparison.job.lanes}
     for proof in comparison.state.lanes:
         if proof.lane in (between.first, between.second) and (proof.strength, proof.share) != loaded[proof.lane]:
-            raise ConfigError(
-                f"{proof.lane} is at {proof.strength:.0%}. Set it back to {loaded[proof.lane][0]:.0%} before a blind vote, "
-                "so that all votes are about the same model."
-            )
+            before, _ = loaded[proof.lane]
+            raise ConfigError("blind_voting.turned_lane", lane=proof.lane, strength=proof.strength, loaded=before)
 
 
 def next_question(
@@ -155,17 +154,18 @@ def can_continue(comparison: CompareSession) -> bool:
     return comparison.state.phase.is_active or bool(ahead and ahead.ends and not ahead.cancelled)
 
 
-def absence_reason(registry: RunRegistry, comparison: CompareSession) -> str:
+def absence_reason(registry: RunRegistry, comparison: CompareSession) -> Text:
     """Why the lanes cannot answer although nothing failed, what is safe, and when it goes on; empty where they can."""
     if comparison.state.phase.is_active or comparison.state.phase is Phase.FAILED:
-        return ""
+        return NO_TEXT
     active = registry.active_run
     if active is None:
-        return "The models were unloaded to free the device. Your votes are kept. Load again goes on with the vote."
-    left = active.seconds_left
-    when = f"at about {datetime.now() + timedelta(seconds=left):%H:%M}" if left is not None else "when it is done"
+        return Text("blind_voting.unloaded")
     name = lane_choices.given_run_name(registry, active.id) or active.id
-    return f"The models are unloaded while {name!r} trains. Your votes are kept; voting goes on {when}."
+    if active.seconds_left is None:
+        return Text("blind_voting.training", run=name)
+    end = datetime.now() + timedelta(seconds=active.seconds_left)
+    return Text("blind_voting.training_until", run=name, time=f"{end:%H:%M}")
 
 
 def question_after(registry: RunRegistry, question: BlindQuestion) -> BlindQuestion:
@@ -219,7 +219,7 @@ def require_open_vote(registry: RunRegistry) -> CompareSession:
     """The comparison with a question on the page; see `current`."""
     comparison = registry.comparison
     if comparison is None or comparison.open_question is None:
-        raise BusyError("No blind vote is going. Choose two lanes and press Start blind vote.")
+        raise BusyError("blind_voting.none_open")
     return comparison
 
 
@@ -240,9 +240,9 @@ def cast_vote(registry: RunRegistry, choice: VoteChoice) -> Vote:
     with comparison.vote_lock:
         question = current_question(registry)
         if question.vote:
-            raise BusyError("This question was voted on already. Press N for the next one, or U to take the vote back.")
+            raise BusyError("blind_voting.voted_already")
         if choice != "skip" and not is_answered(comparison):
-            raise BusyError("Vote when both answers are there. Press S to skip this question.")
+            raise BusyError("blind_voting.still_answering")
         vote = record_vote(comparison, question, choice)
         votes.append_record(votes.votes_path(registry.workspace), vote)
         comparison.set_vote(vote)
@@ -282,7 +282,7 @@ def undo_vote(registry: RunRegistry) -> Vote:
         question = current_question(registry)
         mine = votes_on_pair(registry, votes.active_votes(votes.read_vote_records(path)), question.contest)
         if not mine:
-            raise BusyError("There is no vote to take back.")
+            raise BusyError("blind_voting.no_vote")
         votes.append_record(path, Undo(vote=mine[-1].id, at=datetime.now(UTC)))
         if question.vote and question.vote.id == mine[-1].id:
             comparison.set_vote(None)
@@ -298,9 +298,9 @@ def save_better_answer(registry: RunRegistry, text: str) -> None:
     """
     vote = current_question(registry).vote
     if vote is None or vote.choice != "bad":
-        raise BusyError("A better answer can be written once both were voted bad.")
+        raise BusyError("blind_voting.not_both_bad")
     if not text.strip():
-        raise ConfigError("The better answer is empty. Write it first.")
+        raise ConfigError("blind_voting.empty_answer")
     path = votes.votes_path(registry.workspace)
     votes.append_record(path, WrittenAnswer(vote=vote.id, at=datetime.now(UTC), text=text.strip()))
 

@@ -28,7 +28,7 @@ class CompareControl:
         job = CompareJob.model_validate({"model": model, "precision": precision, "lanes": tuple(lanes)})
         with self.spawner.start_lock():
             if active := self.registry.active_run:
-                raise BusyError(f"The device is busy with the run {active.id}. Compare opens when it is done.")
+                raise BusyError("compare_control.busy", run=active.id)
             current = self.registry.comparison
             if current and (current.job, current.run) == (job, run) and current.state.phase.is_active:
                 return current

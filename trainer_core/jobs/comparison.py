@@ -21,11 +21,12 @@ from trainer_core.jobs.run_watcher import RunWatcher
 from trainer_core.runs import heartbeat
 from trainer_core.runs.compare_requests import CancelRequest, ChatMessage, GenerateRequest, WorkRequest
 from trainer_core.runs.run_state import PromptAnswers, RunState
+from trainer_core.texts import Text
 
 CLOSE_SECONDS = 15.0
 """How long a compare worker may take to give the device back before it is ended."""
 POLL_SECONDS = 0.05
-WORKER_GONE = "The compare worker has ended. Load the lanes again."
+WORKER_GONE = Text("compare_worker.gone")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,5 @@ class DeviceMonitor:
         """
         best = None if self.choice == "cpu" else self.machine.best_gpu
         if self.choice == "cuda" and best is None:
-            raise DeviceError(
-                f"No usable NVIDIA GPU was found. {self.machine.problem} Start with --device cpu instead."
-            )
+            raise DeviceError("device_choice.no_gpu", problem=self.machine.problem)
         return best

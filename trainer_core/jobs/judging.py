@@ -27,6 +27,7 @@ from trainer_core.jobs.comparison import CompareSession, new_ask_id
 from trainer_core.jobs.registry import RunRegistry
 from trainer_core.runs.compare_requests import ChatMessage, GenerateRequest
 from trainer_core.runs.run_state import PromptAnswers
+from trainer_core.texts import VERBATIM, Text
 
 VERDICT_SAMPLING = Sampling(temperature=0.0, max_new_tokens=MAX_JUDGE_TOKENS)
 
@@ -108,7 +109,9 @@ class JudgeRun:
         request = GenerateRequest(id=new_ask_id(), messages=messages, lanes=tuple(lanes), sampling=sampling)
         said = self.comparison.final_answers(request, stopped=self._stopped)
         if not self.comparison.state.phase.is_active:
-            raise JudgeError("The lanes are gone, so judging ended. What was judged is kept.")
-        if said is None or said.problem or said.cancelled:
-            raise JudgeError((said and said.problem) or "Judging was stopped. What was judged is kept.")
+            raise JudgeError("judging.lanes_gone")
+        if said and said.problem:
+            raise JudgeError(Text(VERBATIM, text=said.problem))
+        if said is None or said.cancelled:
+            raise JudgeError("judging.stopped")
         return said

@@ -101,10 +101,10 @@ def select_lanes(registry: RunRegistry, run_id: str, names: Sequence[str], promp
     """
     known = lanes_by_name(registry, run_id)
     if gone := [name for name in names if name not in known]:
-        raise ConfigError(f"There is no lane {gone[0]!r} beside this run any more. Take it out of Lanes.")
+        raise ConfigError("lane_choices.gone", lane=gone[0])
     chosen = tuple(known[name] for name in names) or registry.run_lanes(run_id)
     if prompted.strip():
         chosen = (*chosen, Lane(name=PROMPTED, system=prompted.strip()))
     if len(chosen) > MAX_LANES:
-        raise ConfigError(f"{len(chosen)} lanes are chosen; {MAX_LANES} are the most that stand side by side.")
+        raise ConfigError("lane_choices.too_many", lanes=len(chosen), most=MAX_LANES)
     return chosen

@@ -97,7 +97,7 @@ class RunRegistry:
         """
         job = run_folder.train_job_of(self.run_file(run_id))
         if job is None:
-            raise ModelError(f"{run_id} is no training run.")
+            raise ModelError("run_registry.other_job", run=run_id)
         return job.recipe
 
     def run_lanes(self, run_id: str) -> tuple[Lane, ...]:
@@ -115,7 +115,7 @@ class RunRegistry:
             BusyError: naming the run that is going.
         """
         if active := self.active_run:
-            raise BusyError(f"The run {active.id} is already going. Stop it first, or watch it under Train.")
+            raise BusyError("run_registry.busy", run=active.id)
 
     def repair_run(self, run_id: str) -> None:
         """Finish or undo what a process that is gone left half done in a run that nobody works on."""

@@ -65,8 +65,8 @@ class RunControl:
             BusyError: it is not going.
         """
         if not self.registry.run_state(run_id).phase.is_active:
-            raise BusyError(f"The run {run_id} is not going, so there is nothing to end.")
-        control.send_request(self.registry.run_dir(run_id), "end", "It was ended at your request.")
+            raise BusyError("run_control.not_running", run=run_id)
+        control.send_request(self.registry.run_dir(run_id), "end", str(Text("run_control.ended")))
 
     def resume(self, run_id: str) -> None:
         """Go on with a run that was paused, stopped or broken off, from its newest sound checkpoint.
@@ -80,7 +80,7 @@ class RunControl:
             self.registry.require_idle()
             state = self.registry.run_state(run_id)
             if not state.phase.is_resumable:
-                raise BusyError(f"The run {run_id} is at its end, so there is nothing to go on with.")
+                raise BusyError("run_control.finished", run=run_id)
             self.require_gpu(state)
             self.compare.close_comparison()
             run_dir, recipe = self.registry.run_dir(run_id), self.registry.run_recipe(run_id)
@@ -107,7 +107,7 @@ class RunControl:
             self.registry.repair_run(run_id)
             state, run_dir = self.registry.run_state(run_id), self.registry.run_dir(run_id)
             if state.phase is not Phase.DONE:
-                raise BusyError(f"The run {run_id} is {state.phase.value}; only a finished run can be made longer.")
+                raise BusyError("run_control.not_finished", run=run_id, phase=state.phase.value)
             wanted = self.registry.run_recipe(run_id)
             stage = wanted.method.stages[-1]
             recipe = effective_recipe.effective_recipe(wanted, state.changes)
@@ -125,7 +125,7 @@ class RunControl:
         with self.spawner.start_lock():
             self.registry.refresh()
             if self.registry.run_state(run_id).phase.is_active:
-                raise BusyError(f"The run {run_id} is going. Stop it first; then it can be thrown away.")
+                raise BusyError("run_control.in_use", run=run_id)
             folder, comparison = str(self.registry.run_dir(run_id)), self.registry.comparison
             if comparison and any((lane.adapter or "").startswith(folder) for lane in comparison.job.lanes):
                 self.compare.close_comparison()
@@ -142,11 +142,11 @@ class RunControl:
             self.registry.refresh()
             state = self.registry.run_state(run_id)
             if state.phase.is_active:
-                raise BusyError(f"The run {run_id} is going. When it is done, any of its checkpoints can be kept.")
+                raise BusyError("run_control.still_training", run=run_id)
             self.registry.repair_run(run_id)
             later = state.last_step and state.last_step.stage != stage
             if stage not in state.adapters or (later and state.phase.is_resumable):
-                raise BusyError(f"The run {run_id} is not at its end. Resume it first, or open the step in Compare.")
+                raise BusyError("run_control.resume_first", run=run_id)
             self.compare.close_comparison()
             checkpoints.use_step(self.registry.run_dir(run_id), stage, step)
 
@@ -164,10 +164,8 @@ class RunControl:
         """
         device = self.spawner.device
         if state.card and device.choice != "cpu" and not device.machine.best_gpu:
-            raise DeviceError(
-                f"The run {state.id} trained on a graphics card, and none can be used now. {device.machine.problem} "
-                f"{state.resume_hint} Bring the card back first, or start with --device cpu to go on with the processor."
-            )
+            about = {"run": state.id, "problem": device.machine.problem, "hint": state.resume_hint}
+            raise DeviceError("run_control.card_lost", **about)
 
 
 def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -> tuple[Event, ...]:
@@ -186,6 +184,6 @@ def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: floa
     before = state.steps_done(stage)
     more = count_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
     change = SettingChanged(
-        f"{stage}.max_steps", str(before), str(before + more), Text("change.extended", epochs=epochs)
+        f"{stage}.max_steps", str(before), str(before + more), Text("run_control.longer", epochs=epochs)
     )
-    return change, RunEnded(Phase.PAUSED, Text("run.extended"))
+    return change, RunEnded(Phase.PAUSED, Text("run_control.to_resume"))

@@ -39,8 +39,8 @@ class RunWatcher:
         watched = cls(run_dir)
         watched.read_events()
         if watched._blocked:
-            raise ConfigError(f"The run {watched.state.id} cannot be resumed. {watched._blocked}")
-        watched._folded = apply(watched._folded, PhaseChanged(Phase.QUEUED, Text("run.resuming")))
+            raise ConfigError("run_watcher.blocked", run=watched.state.id, reason=watched._blocked)
+        watched._folded = apply(watched._folded, PhaseChanged(Phase.QUEUED, Text("run_watcher.resuming")))
         watched.state = watched._folded
         return watched
 
@@ -65,7 +65,7 @@ class RunWatcher:
             beat, word = (
                 heartbeat.seconds_since_write(self.run_dir / name) for name in ("heartbeat.json", "events.jsonl")
             )
-            return replace(self._folded, stalled=stall.stall_reason(self._folded, beat, word))
+            return replace(self._folded, stalled=str(stall.stall_reason(self._folded, beat, word)))
         asked = control.read_control(self.run_dir)
         if asked and asked.request == "end":
             detail = Text("run.ended_on_request", why=asked.why, hint=self._folded.resume_hint)

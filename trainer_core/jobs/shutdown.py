@@ -30,7 +30,7 @@ class Shutdown:
                 if asked.request == "end":
                     self.terminate_run(watcher)
                 elif why := stall.stop_timeout_reason(watcher.state, self.seconds_unresponsive(watcher), self.patience):
-                    control.send_request(watcher.run_dir, "end", why)
+                    control.send_request(watcher.run_dir, "end", str(why))
 
     def seconds_unresponsive(self, watcher: RunWatcher) -> float:
         """Seconds for which a run could have answered and has not; an app that starts or wakes up counts anew."""

@@ -8,6 +8,7 @@ from itertools import islice, takewhile
 from statistics import median
 
 from trainer_core.runs.run_state import RunState
+from trainer_core.texts import NO_TEXT, Text
 
 SILENT_SECONDS = 12.0
 """A beat comes every 2 s from a thread of its own; six missing ones are no hiccup."""
@@ -38,7 +39,7 @@ class StopTimeouts:
 STOP_TIMEOUTS = StopTimeouts()
 
 
-def stall_reason(view: RunState, since_beat: float, since_word: float) -> str:
+def stall_reason(view: RunState, since_beat: float, since_word: float) -> Text:
     """Why a living run is called stalled, or nothing.
 
     Args:
@@ -46,17 +47,14 @@ def stall_reason(view: RunState, since_beat: float, since_word: float) -> str:
         since_word: seconds since its last event.
     """
     if since_beat > SILENT_SECONDS:
-        return (
-            f"No sign of life for {since_beat:.0f} s: its process is there but does not run, as in a computer that sleeps "
-            f"or a process that was halted. It goes on by itself once it may run. End now ends it. {view.resume_hint}"
-        )
+        return Text("stall.silent", seconds=since_beat, hint=view.resume_hint)
     usual = typical_step_seconds(view)
     if usual is not None and since_word > max(CARD_SECONDS if view.card else MIN_LATE_SECONDS, LATE_FACTOR * usual):
-        return f"No step for {since_word:.0f} s, where one took {usual:.1f} s so far. If none comes: End now. {view.resume_hint}"
-    return ""
+        return Text("stall.late_step", seconds=since_word, usual=usual, hint=view.resume_hint)
+    return NO_TEXT
 
 
-def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = STOP_TIMEOUTS) -> str:
+def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = STOP_TIMEOUTS) -> Text:
     """Why a run that was asked to leave is ended now, or nothing. silent: seconds since it was asked, or spoke last."""
     steps = step_seconds(view)
     checks, answers = [one.seconds for one in view.evaluated], [one.seconds for one in view.sampled]
@@ -64,7 +62,7 @@ def stop_timeout_reason(view: RunState, silent: float, patience: StopTimeouts = 
     known = patience.card if view.card else patience.step
     least = known if len(steps) > STEPS_KNOWN else patience.load
     late = silent > max(least, LONG_STEP_FACTOR * max([*steps, *checks, *answers, *saves], default=0))
-    return f"It did not answer for {silent:.0f} s and was ended." if late else ""
+    return Text("stall.no_answer", seconds=silent) if late else NO_TEXT
 
 
 def typical_step_seconds(view: RunState) -> float | None:

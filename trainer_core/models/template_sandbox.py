@@ -141,7 +141,7 @@ def explain_crash(crash: Crashed) -> str:
         return f"does not end within {CPU_SECONDS:.0f} s of processor time"
     if crash.out_of_memory:
         return "takes too much memory"
-    return crash.limit or f"ends its process ({crash.code})"
+    return str(crash.limit) or f"ends its process ({crash.code})"
 
 
 def patch_transformers(library: Any) -> None:

@@ -42,6 +42,7 @@ from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
 from trainer_core.system.format import format_gb
 from trainer_core.system.hardware import Machine
+from trainer_core.texts import Text
 
 BUSY_TOKENS: dict[Device, int] = {"cuda": 8192, "cpu": 1024}
 """Tokens per micro-batch above which a device gains little: unpacking NF4 costs 4 to 5 % of the time at 8,192 on CUDA."""
@@ -153,9 +154,8 @@ def find_fitting_plan(room: MemoryBudget, shape: Architecture, asked: Recipe, da
                 return plan, {"precision": why, "memory.offload_embedding": embedding_reason(plan)} | reasons
             if base != "nf4":  # a smaller format costs less than a shorter length
                 break
-    raise DeviceError(
-        too_small_message(room, candidates(room, wish, dict.fromkeys(asked.method.stages, restraint), away))
-    )
+    least = candidates(room, wish, dict.fromkeys(asked.method.stages, restraint), away)
+    raise DeviceError(too_small_text(room, least))
 
 
 def least_limited_plan(room: MemoryBudget, wish: FitRequest, restraint: FitLimits, away: bool) -> FitCandidate | None:
@@ -252,19 +252,17 @@ def embedding_reason(plan: StageSetups) -> str:
     return "left to Unsloth: the plan needs no room from it"
 
 
-def too_small_message(room: MemoryBudget, some: Iterable[FitCandidate]) -> str:
+def too_small_text(room: MemoryBudget, some: Iterable[FitCandidate]) -> Text:
     """Of the plans with the least of everything, the smallest in numbers."""
     needed, plan = min(((peak_bytes(room, plan), plan) for plan, _ in some), key=lambda one: one[0])
     setup = next(iter(plan.values()))
-    at = f"{setup.base} base, batch 1, {setup.training.max_length} tokens, rank {setup.lora.rank}"
-    at += ", embedding in main memory" if setup.offload_embedding else ""
-    where = "on the card" if room.device == "cuda" else "of main memory"
-    unsafe = ": too little to be safe" if needed <= room.free else ""
-    return (
-        f"This model needs up to {format_gb(needed)} at its smallest ({at}), and "
-        f"{format_gb(room.free)} {where} are free{unsafe}. "
-        "Take a smaller model, or close other programs that hold memory."
-    )
+    numbers = {"base": setup.base, "tokens": setup.training.max_length, "rank": setup.lora.rank}
+    settings = Text("fitting.offloaded" if setup.offload_embedding else "fitting.settings", **numbers)
+    if room.device == "cuda":
+        code = "fitting.unsafe_card" if needed <= room.free else "fitting.small_card"
+    else:
+        code = "fitting.unsafe_memory" if needed <= room.free else "fitting.small_memory"
+    return Text(code, needed=format_gb(needed), free=format_gb(room.free), settings=settings)
 
 
 def peak_bytes(room: MemoryBudget, plan: StageSetups) -> int:

@@ -17,6 +17,7 @@ from trainer_core.models.architecture import Architecture, parse_architecture
 from trainer_core.runs.workspace import Workspace
 from trainer_core.schema import StrictModel, parse_values, read_toml
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import Text
 
 PRESETS_DIR = PROJECT / "presets"
 
@@ -144,7 +145,7 @@ class PresetChoice:
     """A preset and the sentence that says why it was picked."""
 
     preset: Preset
-    reason: str
+    reason: Text
 
 
 def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
@@ -155,7 +156,7 @@ def load_presets(folder: Path = PRESETS_DIR) -> dict[str, Preset]:
     """
     found = {path.stem: parse_values(PRESET_FILE, read_toml(path), path.name) for path in folder.glob("*.toml")}
     if not found:
-        raise ConfigError(f"{folder} holds no preset (*.toml). Reinstall Tunebench, or restore the folder.")
+        raise ConfigError("presets.none", folder=folder)
     return dict(sorted(found.items(), key=lambda item: item[1].min_free_gib))
 
 
@@ -187,14 +188,12 @@ def choose_preset(presets: Mapping[str, Preset] | Iterable[Preset], free_gib: fl
     listed = sorted(presets.values() if isinstance(presets, Mapping) else presets, key=lambda one: one.min_free_gib)
     smallest = listed[0]
     if free_gib is None:
-        return PresetChoice(smallest, "No graphics card: the small starter model trains on the processor.")
+        return PresetChoice(smallest, Text("presets.no_card"))
     best = [preset for preset in listed if preset.min_free_gib <= free_gib][-1]
     if best is smallest and len(listed) > 1:
-        needed = f"'{listed[1].name}' needs {listed[1].min_free_gib:.1f} GB"
-        return PresetChoice(
-            smallest, f"{free_gib:.1f} GB free on the GPU, and {needed}: the small starter model is taken."
-        )
-    return PresetChoice(best, f"{free_gib:.1f} GB free fits '{best.name}' (from {best.min_free_gib:.1f} GB).")
+        needed = {"preset": listed[1].name, "needed": listed[1].min_free_gib}
+        return PresetChoice(smallest, Text("presets.too_little", free=free_gib, **needed))
+    return PresetChoice(best, Text("presets.fits", free=free_gib, preset=best.name, needed=best.min_free_gib))
 
 
 def architecture_for_model(model: str, workspace: Workspace, catalogue: Catalogue) -> Architecture | None:

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
@@ -26,7 +26,9 @@ from typing import IO, Any
 import orjson
 
 from trainer_core.errors import UserError
+from trainer_core.system.format import format_gb
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import NO_TEXT, Text, parse_text
 
 EXIT_SECONDS = 5.0
 """Between the end of a child's output and its own."""
@@ -45,11 +47,15 @@ class ChildLimits:
 
 
 class Rejected(Exception):
-    """A request ended with an error that a person can act on: its class, and its text."""
+    """A request ended with an error that a person can act on: its class, and its text.
 
-    def __init__(self, kind: str, text: str):
-        super().__init__(text)
-        self.kind = kind
+    Raises:
+        ValueError: `text` is no text.
+    """
+
+    def __init__(self, kind: str, text: object):
+        self.kind, self.text = kind, parse_text(text)
+        super().__init__(self.text)
 
 
 class Crashed(Exception):
@@ -58,7 +64,7 @@ class Crashed(Exception):
     `limit` is the end of a sentence about the child; `code` is its exit code.
     """
 
-    def __init__(self, traceback: str = "", out_of_memory: bool = False, limit: str = "", code: int = 1):
+    def __init__(self, traceback: str = "", out_of_memory: bool = False, limit: Text = NO_TEXT, code: int = 1):
         super().__init__(traceback or limit or f"exit code {code}")
         self.traceback, self.out_of_memory, self.limit, self.code = traceback, out_of_memory, limit, code
 
@@ -70,12 +76,14 @@ def encode_line(name: str, fields: Any) -> bytes:
     try:
         return orjson.dumps([name, fields], default=as_json_value, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:  # halves of surrogate pairs, which orjson refuses
-        return json.dumps([name, fields]).encode() + b"\n"
+        return json.dumps([name, fields], default=as_json_value).encode() + b"\n"
 
 
 def as_json_value(value: Any) -> Any:
-    """What orjson does not know: settings as their fields, paths as text."""
-    return str(value) if isinstance(value, Path) else value.model_dump()
+    """What JSON does not know: settings and data classes as their fields, paths as text."""
+    if isinstance(value, Path):
+        return str(value)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value.model_dump()
 
 
 def decode_line(line: bytes) -> Any:
@@ -102,7 +110,7 @@ class ChildProcess:
         stderr: IO[bytes] | int | None = None,
     ):
         self.limits, self.allowed_seconds = limits, limits.cpu_seconds
-        self.deadline, self.broken_limit = math.inf, ""
+        self.deadline, self.broken_limit = math.inf, NO_TEXT
         streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr}
         self.process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **environment}, **streams)
         threading.Thread(target=self.enforce_limits, daemon=True).start()
@@ -164,20 +172,20 @@ class ChildProcess:
                 self.process.kill()
             time.sleep(self.limits.watch_seconds)
 
-    def find_broken_limit(self) -> str:
+    def find_broken_limit(self) -> Text:
         limits = self.limits
         if time.monotonic() > self.deadline:
-            return f"does not end within {limits.answer_seconds:.0f} s"
+            return Text("child.late", seconds=limits.answer_seconds)
         if limits.memory_bytes == sys.maxsize and math.isinf(limits.cpu_seconds):
-            return ""
+            return NO_TEXT
         memory, seconds = measure_usage(self.process.pid)
         if memory > limits.memory_bytes:
-            return f"takes more than {limits.memory_bytes / 2**30:.1f} GB of memory"
+            return Text("child.memory", limit=format_gb(limits.memory_bytes))
         if seconds > self.allowed_seconds:
-            return f"takes more than {self.allowed_seconds:.0f} seconds of processor time"
-        return ""
+            return Text("child.busy", seconds=self.allowed_seconds)
+        return NO_TEXT
 
-    def stop(self, why: str) -> None:
+    def stop(self, why: Text) -> None:
         """Give up; whoever waits for an answer gets `Crashed` with this limit."""
         self.broken_limit = why
         self.process.kill()
@@ -279,7 +287,8 @@ def answer_request(
         for answer in handlers[name](**fields):
             yield encode_line(type(answer).__name__, answer)
     except rejections as error:
-        yield encode_line("Rejected", {"kind": type(error).__name__, "text": str(error)})
+        text = error.text if isinstance(error, UserError) else str(error)
+        yield encode_line("Rejected", {"kind": type(error).__name__, "text": text})
     except MemoryError:  # what is left must do for these words
         yield encode_line("Crashed", {"traceback": "MemoryError", "out_of_memory": True})
     except Exception:

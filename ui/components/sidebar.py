@@ -52,17 +52,17 @@ def build_sidebar(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  
     def keep_going() -> tuple[dict, dict]:
         return asking(False)
 
-    def going(to: str) -> str:
+    def going() -> str:
         if not supervisor.registry.active_run:
-            raise BusyError(f"No run is going, so there is nothing to {to}.")
+            raise BusyError("sidebar.no_run")
         return supervisor.registry.active_run.id
 
     def stop_run() -> tuple[dict, dict]:
-        supervisor.control.stop(going("stop"))
+        supervisor.control.stop(going())
         return asking(False)
 
     def pause_run() -> None:
-        supervisor.control.pause(going("pause"))
+        supervisor.control.pause(going())
 
     def open_end() -> dict:
         return gr.update(visible=True)
@@ -71,7 +71,7 @@ def build_sidebar(supervisor: Supervisor, bus: gr.HTML) -> None:  # noqa: C901  
         return gr.update(visible=False)
 
     def end_run() -> dict:
-        supervisor.control.kill(going("end"))
+        supervisor.control.kill(going())
         return wait()
 
     def resume_run(event: gr.EventData) -> None:

@@ -169,7 +169,7 @@ def question_payload(registry: RunRegistry) -> dict[str, Any] | None:
         "same": bool(ready and said and len(set(said.answers.values())) == 1),
         "voted": open_one.vote.choice if open_one.vote else "",
         "better": open_one.vote is not None and open_one.vote.choice == "bad",
-        "away": blind_voting.absence_reason(registry, current),
+        "away": str(blind_voting.absence_reason(registry, current)),
         "goes_on": blind_voting.can_continue(current),
         "loadable": not current.state.phase.is_active and registry.active_run is None,
     }

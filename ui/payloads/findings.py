@@ -88,7 +88,7 @@ def find_suggestion(registry: RunRegistry, run_id: str, key: str) -> Suggestion:
     known = {f"offer.{at}": offer for at, offer in enumerate(view.offers)}
     known |= {finding.key: finding.offer for finding in run_findings(registry, view)}
     if key not in known:
-        raise ConfigError("This proposal does not hold any more: the run has gone on since.")
+        raise ConfigError("proposals.outdated")
     return known[key]
 
 

@@ -139,4 +139,4 @@ class ModelChoices:
         if used.trained_part() != preset.trained_part():
             return "Some settings differ from the model's preset."
         suited, choice = self.preset_for(wanted.model), self.preset_choice
-        return choice.reason if suited == choice.preset else f"The settings made for {model_name(suited.model)}."
+        return str(choice.reason) if suited == choice.preset else f"The settings made for {model_name(suited.model)}."

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainer_core.system import app_secret
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import Text
 from ui.server import address as addresses
 
 TOKEN_BITS = 256
@@ -121,7 +122,7 @@ def is_same_secret(one: str, other: str) -> bool:
 @dataclass(frozen=True)
 class RequestRejected(Exception):
     status: int
-    why: str
+    why: Text
 
 
 class AuthMiddleware:
@@ -145,7 +146,7 @@ class AuthMiddleware:
             if scope["path"] == LOGIN_PATH and scope["method"] == "POST" and self.keys.password:
                 response = await self.log_in(Request(scope, receive))
         except RequestRejected as refused:
-            response = PlainTextResponse(refused.why, refused.status, HEADERS)
+            response = PlainTextResponse(str(refused.why), refused.status, HEADERS)
         if response is None:
             return await self.app(scope, receive, with_security_headers(send))
         return await response(scope, receive, send)
@@ -158,21 +159,19 @@ class AuthMiddleware:
         """
         headers = Headers(scope=scope)
         if scope["type"] != "http":
-            raise RequestRejected(403, "Tunebench uses no web sockets.")
+            raise RequestRejected(403, Text("access.web_socket"))
         host = headers.get("host", "")
         if host not in self.hosts:
-            raise RequestRejected(400, "This address is not Tunebench's: use the link that it printed.")
+            raise RequestRejected(400, Text("access.other_address"))
         if headers.get("origin", f"http://{host}") != f"http://{host}":
-            raise RequestRejected(403, "Requests from other pages are refused.")
+            raise RequestRejected(403, Text("access.other_page"))
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             if is_page_load(scope, headers) and self.keys.redeem_token(
                 given
             ):  # from the page on the disk, which is another site
                 return self.set_cookie(self.keys.secret, led=True)
-            raise RequestRejected(
-                403, "Requests from other pages are refused. Open Tunebench by the link that it printed."
-            )
+            raise RequestRejected(403, Text("access.other_site"))
         return self.authenticate(scope, headers, given)
 
     def authenticate(self, scope: Scope, headers: Headers, given: str = "") -> Response | None:
@@ -182,22 +181,18 @@ class AuthMiddleware:
             return self.set_cookie(self.keys.secret)
         if self.keys.password and (scope["path"], scope["method"]) in (("/", "GET"), (LOGIN_PATH, "POST")):
             return password_page("")
-        raise RequestRejected(
-            401,
-            "Tunebench is open, but this browser does not have its key yet.\n\nOpen the link that Tunebench printed when it "
-            "started. It works once; start `python launch.py` again, and it prints a new one.",
-        )
+        raise RequestRejected(401, Text("access.no_key"))
 
     async def log_in(self, request: Request) -> Response:
         """The cookie for the right password; guesses wait for each other."""
         if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
-            raise RequestRejected(413, "That is longer than any password.")
+            raise RequestRejected(413, Text("access.long_password"))
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
         async with self.asked:
             if is_same_secret(given, self.keys.password):
                 return self.set_cookie(self.keys.network_secret)
             await asyncio.sleep(WRONG_PASSWORD_SECONDS)
-        return password_page("That was not the password.")
+        return password_page(str(Text("access.wrong_password")))
 
     def find_cookie(self, headers: Headers) -> str:
         """The cookie of ours that is right, among all that other programs of this computer have set; nothing where none is."""
@@ -213,7 +208,7 @@ class AuthMiddleware:
             Refused: it is somebody of the network.
         """
         if not is_same_secret(self.find_cookie(headers), self.keys.secret):
-            raise RequestRejected(403, "Only who came in by the link can sign out everywhere.")
+            raise RequestRejected(403, Text("access.no_sign_out"))
         self.keys.sign_out()
         response = HTMLResponse(SIGNED_OUT_PAGE, 200, HEADERS)
         response.delete_cookie(self.cookie, httponly=True, samesite="strict")

@@ -30,10 +30,7 @@ def check_source(workspace: Workspace, source: str | None, ours: Collection[str]
     if not source or source in ours or not is_remote() or datasets.is_dataset_name(source):
         return
     if not Path(source).expanduser().resolve().is_relative_to(workspace.data.resolve()):
-        raise DataError(
-            f"{source} cannot be opened from another computer: from there only dropped files, the workspace's own data and names "
-            "of the Hub can. Nothing was read. Drop the file into the Data tab."
-        )
+        raise DataError("path_policy.data", source=source)
 
 
 def check_model_access(workspace: Workspace, name: str) -> None:
@@ -46,7 +43,4 @@ def check_model_access(workspace: Workspace, name: str) -> None:
     if not is_remote() or name == STARTER or resolve.is_hub_id(name):
         return
     if folder is None or not folder.resolve().is_relative_to(workspace.models.resolve()):
-        raise ModelError(
-            f"{name} cannot be opened from another computer: from there only the starter, models of the Hub and the workspace's "
-            "own can. Nothing was read. Choose one of the list, or start the run where Tunebench is."
-        )
+        raise ModelError("path_policy.model", name=name)

@@ -205,7 +205,7 @@ def ask_lanes(supervisor: Supervisor, wanted: CompareForm) -> None:
         ConfigError: no run or prompt, or a lane is gone.
     """
     if not wanted.prompt.strip():
-        raise ConfigError("The prompt is empty. Type one, or press Next for a sample prompt.")
+        raise ConfigError("compare_tab.empty_prompt")
     chosen = chosen_lanes(supervisor.registry, wanted)
     blind_voting.end_voting(supervisor.registry)
     comparison = supervisor.compare.compare_run(wanted.run, chosen)
@@ -222,7 +222,7 @@ def begin_vote(supervisor: Supervisor, wanted: CompareForm) -> None:
 
 def chosen_lanes(registry: RunRegistry, wanted: CompareForm) -> tuple[Lane, ...]:
     if not wanted.run:
-        raise ConfigError("No run is chosen. Train one on Start, or pick one above.")
+        raise ConfigError("compare_tab.no_run")
     return select_lanes(registry, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
 
 

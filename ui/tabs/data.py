@@ -162,7 +162,7 @@ class DataActions:
         """A dropped file, put where it stays."""
         upload = Path(parse_values(DataQuery, asked, "").source).resolve()
         if not upload.is_relative_to(Path(get_upload_folder()).resolve()):
-            raise DataError(f"{upload} was not dropped into this page. Type its path instead.")
+            raise DataError("data_tab.not_dropped", path=upload)
         place = uploads.store_upload(self.workspace, upload)
         upload.unlink()
         return {"source": str(place)}

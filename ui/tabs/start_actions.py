@@ -255,7 +255,7 @@ def check_model_input(workspace: Workspace, name: str) -> None:
         path_policy.check_model_access(workspace, name)
         resolve.check_model_name(name)
     except ModelError as error:
-        raise ConfigError(str(error), ("model",)) from error
+        raise ConfigError(error.text, ("model",)) from error
 
 
 def train_button(registry: RunRegistry, level: str) -> Any:

@@ -16,7 +16,9 @@ from trainer_core.config.recipe import SAMPLE, Columns, Data, MethodChain, Remed
 from trainer_core.data import Chat, Message, Pair, count_rows, load_data, split
 from trainer_core.data.quality.remedies import STEP_NAMES, RemedyPipeline
 from trainer_core.data.schema.messages import normalise_text, prompt_key
+from trainer_core.data.select import EXAMPLES, PAIRS
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 Row = dict[str, Any]
 
@@ -44,7 +46,7 @@ def test_sft_learns_the_chosen_answers_and_nothing_held_out_is_trained(tmp_path:
     )
     assert loaded.chats[0] == Chat(loaded.pairs[0].prompt + loaded.pairs[0].chosen)
     assert keys(loaded.pairs).isdisjoint(keys(loaded.held_out))
-    assert loaded.notes == ("20 of 400 pairs are held out and never trained on.",)
+    assert loaded.notes == (str(Text("selection.held_out", rows=20, total=400, what=PAIRS)),)
 
 
 def test_the_same_rows_are_held_out_in_any_order(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_a_prompt_that_fills_the_set_cannot_be_held_out(tmp_path: Path) -> None:
         Data(pairs=saved(tmp_path / "p.jsonl", [pair(n, "Always?") for n in range(100)])), MethodChain("dpo")
     )
     assert len(loaded.pairs) == 100
-    assert loaded.notes == ("Nothing is held out of 100 pairs: too few different prompts.",)
+    assert loaded.notes == (str(Text("selection.none_held_out", total=100, what=PAIRS)),)
 
 
 def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
@@ -94,8 +96,8 @@ def test_a_held_out_file_is_kept_out_of_both_stages(tmp_path: Path) -> None:
     chats = saved(tmp_path / "c.jsonl", [{"question": f"Question {n}?", "answer": "x"} for n in range(100)])
     loaded = load_data(Data(pairs=pairs, held_out=held_out, chat=chats), MethodChain("sft+dpo"))
     assert (len(loaded.pairs), len(loaded.held_out)) == (49, 2)
-    assert "1 of 50 pairs left out: their prompt is held out." in loaded.notes
-    assert "1 of 100 examples left out: their prompt is held out." in loaded.notes
+    assert str(Text("selection.same_prompt", rows=1, total=50, what=PAIRS)) in loaded.notes
+    assert str(Text("selection.same_prompt", rows=1, total=100, what=EXAMPLES)) in loaded.notes
     asked = {chat.messages[0].content for chat in loaded.chats + loaded.held_out_chats}
     assert len(asked) == 99 and "Question 3?" not in asked
 
@@ -133,19 +135,23 @@ def test_unusable_rows_are_counted_and_named(tmp_path: Path) -> None:
     del rows[15]["prompt"]
     rows[16]["prompt"] = ""
     loaded = load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain("dpo"))
-    assert loaded.notes[:4] == (
-        "1 of 20 rows in p.jsonl left out (line 3): chosen and rejected are the same text.",
-        "7 of 20 rows in p.jsonl left out (line 5, line 6, line 7, line 8, line 9, …): an answer is empty.",
-        "1 of 20 rows in p.jsonl left out (line 16): 'prompt' is missing.",
-        "1 of 20 rows in p.jsonl left out (line 17): the prompt is empty.",
+    assert loaded.notes[:4] == tuple(
+        str(Text("selection.left_out", rows=count, total=20, file="p.jsonl", places=places, reason=reason))
+        for count, places, reason in (
+            (1, "line 3", Text("quality.identical")),
+            (7, "line 5, line 6, line 7, line 8, line 9, …", Text("quality.empty_answer")),
+            (1, "line 16", Text("cells.missing", column="prompt")),
+            (1, "line 17", Text("quality.empty_prompt")),
+        )
     )
     assert len(loaded.pairs) + len(loaded.held_out) == 10
 
 
 def test_chats_where_pairs_are_needed(tmp_path: Path) -> None:
     chats = saved(tmp_path / "c.jsonl", [{"instruction": f"Do {n}.", "output": "Done."} for n in range(40)])
-    with pytest.raises(DataError, match="c.jsonl: no rejected column. It holds Alpaca: enough for SFT, but DPO needs"):
+    with pytest.raises(DataError) as error:
         load_data(Data(pairs=chats), MethodChain("dpo"))
+    assert error.value.text == Text("selection.no_pairs", file="c.jsonl", shape="Alpaca")
     assert len(load_data(Data(pairs=chats), MethodChain("sft")).chats) == 30
 
 
@@ -159,17 +165,22 @@ def test_damaged_lines_stop_a_run_unless_they_may_be_passed_over(tmp_path: Path)
     path = tmp_path / "p.jsonl"
     saved(path, [pair(n) for n in range(10)])
     path.write_text(path.read_text().replace('"Question 6?"', '"Question 6?'))
-    with pytest.raises(DataError, match=r"p\.jsonl, line 7, column 27: not valid JSON.*\n.*1 damaged line in p\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"p\.jsonl, line 7, column 27: not valid JSON.*\n.*1 damaged line in p\.jsonl"
+    ) as error:
         load_data(Data(pairs=str(path)), MethodChain("dpo"))
+    assert (error.value.text.code, error.value.text.params["lines"]) == ("selection.damaged", 1)
     loaded = load_data(Data(pairs=str(path), steps=("skip_damaged",)), MethodChain("dpo"))
     assert len(loaded.pairs) + len(loaded.held_out) == 9
-    assert loaded.notes[0].startswith("1 damaged line in p.jsonl passed over. p.jsonl, line 7")
+    first = error.value.text.params["faults"]
+    assert loaded.notes[0] == str(Text("selection.skipped", lines=1, file="p.jsonl", first=first))
 
 
 def test_nothing_left_to_train_on(tmp_path: Path) -> None:
     rows = [{"prompt": "a?", "chosen": "same", "rejected": "same"}] * 3
-    with pytest.raises(DataError, match="No preference pairs are left to train on. 3 of 3 rows in p.jsonl left out"):
+    with pytest.raises(DataError, match="3 of 3 rows in p.jsonl left out") as error:
         load_data(Data(pairs=saved(tmp_path / "p.jsonl", rows)), MethodChain("dpo"))
+    assert (error.value.text.code, error.value.text.params["what"]) == ("selection.none_left", PAIRS)
 
 
 def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
@@ -179,8 +190,9 @@ def test_columns_by_hand_and_steps_reach_the_rows(tmp_path: Path) -> None:
         Data(pairs=saved(tmp_path / "p.jsonl", rows), columns=columns, steps=("mask",)), MethodChain("dpo")
     )
     assert {one.chosen[0].content for one in loaded.pairs} < {f"Mail [mail] {n}" for n in range(8)}
-    with pytest.raises(DataError, match="There is no step 'polish'"):
+    with pytest.raises(DataError) as error:
         RemedyPipeline(("polish",))
+    assert (error.value.text.code, error.value.text.params["step"]) == ("remedies.unknown_step", "polish")
 
 
 def test_a_recipe_may_hold_every_step_and_no_other() -> None:

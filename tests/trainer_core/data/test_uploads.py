@@ -10,6 +10,7 @@ from trainer_core.config.recipe import Columns
 from trainer_core.data import preview_dataset, uploads
 from trainer_core.errors import DataError
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 
 
 def upload(folder: Path, name: str, text: str) -> Path:
@@ -62,7 +63,9 @@ def test_a_glance_at_a_known_shape_has_no_problem(tmp_path: Path) -> None:
 
 
 def test_a_glance_at_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError) as missing:
         preview_dataset(tmp_path / "x.csv")
-    with pytest.raises(DataError, match="line 1"):
+    assert missing.value.text == Text("files.missing", path=str(tmp_path / "x.csv"))
+    with pytest.raises(DataError, match="line 1") as damaged:
         preview_dataset(upload(tmp_path / "a", "x.jsonl", '{"a": \n{"b": \n'))
+    assert damaged.value.text.params["reason"].code == "json.not_valid"

@@ -25,6 +25,7 @@ from trainer_core.runs.compare_requests import CancelRequest
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import AdapterSaved, Phase, PhaseChanged
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 from ui.server import live_updates
 from ui.server.live_updates import Cursor
 
@@ -74,10 +75,12 @@ def kept(supervisor: Supervisor) -> list[votes.Vote]:
 def test_a_contest_is_the_same_whoever_is_named_first(supervisor, contest):
     assert (contest.first, contest.second) == ("Base", "DPO")
     assert blind_voting.lane_pair(contest.run, NAMES, "Base", "DPO") == contest
-    with pytest.raises(ConfigError, match="DPO cannot be compared with itself"):
+    with pytest.raises(ConfigError) as same:
         blind_voting.lane_pair(contest.run, NAMES, "DPO", "DPO")
-    with pytest.raises(ConfigError, match="no lane 'KTO'; there are Base, SFT, DPO"):
+    assert same.value.text == Text("blind_voting.same_lane", lane="DPO")
+    with pytest.raises(ConfigError) as unknown:
         blind_voting.lane_pair(contest.run, NAMES, "Base", "KTO")
+    assert unknown.value.text == Text("blind_voting.unknown_lane", lane="KTO", lanes="Base, SFT, DPO")
 
 
 def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest):
@@ -142,18 +145,21 @@ def test_a_lane_that_was_turned_is_not_voted_on(supervisor, contest):
     assert wait_for(lambda: supervisor.registry.refresh() or bool(comparison.state.lanes), 30, 0.02)
     turned = replace(comparison.state.lanes[2], strength=0.5)
     comparison.watcher.state = replace(comparison.state, lanes=(*comparison.state.lanes[:2], turned))
-    with pytest.raises(ConfigError, match="DPO is at 50%. Set it back to 100%"):
+    with pytest.raises(ConfigError) as error:
         blind_voting.require_full_strength(comparison, contest)
+    assert error.value.text == Text("blind_voting.turned_lane", lane="DPO", strength=0.5, loaded=1.0)
 
 
 def test_a_vote_waits_for_both_answers_and_counts_once(supervisor, contest):
     blind_voting.start_question(supervisor.compare, contest, "bundled", Sampling())
-    with pytest.raises(BusyError, match="Vote when both answers are there"):
+    with pytest.raises(BusyError) as early:
         blind_voting.cast_vote(supervisor.registry, "left")
+    assert early.value.text.code == "blind_voting.still_answering"
     wait_answered(supervisor)
     vote = blind_voting.cast_vote(supervisor.registry, "left")
-    with pytest.raises(BusyError, match="voted on already"):
+    with pytest.raises(BusyError) as again:
         blind_voting.cast_vote(supervisor.registry, "right")
+    assert again.value.text.code == "blind_voting.voted_already"
     assert kept(supervisor) == [vote]
     assert set(vote.answers) == {"Base", "DPO"} and all(vote.answers.values())
     assert vote.adapters == {"Base": "", "DPO": "3f9a12cd" * 8}
@@ -167,8 +173,9 @@ def test_an_undone_vote_may_be_given_again_and_says_so(supervisor, contest):
     again = blind_voting.cast_vote(supervisor.registry, "right")
     assert again.again and kept(supervisor) == [again]
     blind_voting.undo_vote(supervisor.registry)
-    with pytest.raises(BusyError, match="no vote to take back"):
+    with pytest.raises(BusyError) as error:
         blind_voting.undo_vote(supervisor.registry)
+    assert error.value.text.code == "blind_voting.no_vote"
 
 
 def test_every_prompt_comes_once_before_one_comes_again_with_another_seed(supervisor, contest, tmp_path):
@@ -236,8 +243,9 @@ def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_next_answered_que
     assert kept(supervisor) == [first, second]
     assert not blind_voting.can_continue(supervisor.registry.comparison)
     for more in (blind_voting.show_next_question, blind_voting.retry_with_new_seed):
-        with pytest.raises(BusyError, match="unloaded to free the device. Your votes are kept. Load again goes on"):
+        with pytest.raises(BusyError) as error:
             more(supervisor.registry)
+        assert error.value.text.code == "blind_voting.unloaded"
     assert kept(supervisor) == [first, second]
     assert blind_voting.current_question(supervisor.registry).vote == second
     blind_voting.reload_lanes(supervisor.compare)
@@ -264,8 +272,9 @@ def test_an_open_question_of_unloaded_models_is_not_skipped_by_trying_to_go_on(s
 def test_what_is_sent_to_a_worker_that_was_closed_is_an_error_to_act_on(supervisor, contest):
     comparison = supervisor.compare.compare_run(contest.run)
     comparison.close()
-    with pytest.raises(BusyError, match="Load the lanes again"):
+    with pytest.raises(BusyError) as error:
         comparison.send(CancelRequest())
+    assert error.value.text.code == "compare_worker.gone"
 
 
 def test_who_trains_while_the_models_are_unloaded_is_said_with_when_it_goes_on(supervisor, contest):
@@ -277,23 +286,25 @@ def test_who_trains_while_the_models_are_unloaded_is_said_with_when_it_goes_on(s
         0.02,
     )
     said = blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
-    assert re.fullmatch(
-        r"The models are unloaded while 'slow' trains\. Your votes are kept; voting goes on at about \d\d:\d\d\.", said
-    )
+    assert (said.code, said.params["run"]) == ("blind_voting.training_until", "slow")
+    assert re.fullmatch(r"\d\d:\d\d", said.params["time"])
     assert blind_voting.cast_vote(supervisor.registry, "left").winner
     supervisor.control.stop(started)
     assert wait_for(lambda: supervisor.registry.refresh() or not supervisor.registry.active_run, 30)
-    assert "Load again" in blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
+    said = blind_voting.absence_reason(supervisor.registry, supervisor.registry.comparison)
+    assert said == Text("blind_voting.unloaded")
 
 
 def test_a_better_answer_belongs_to_both_bad(supervisor, contest):
     ask(supervisor, contest)
     blind_voting.cast_vote(supervisor.registry, "bad")
-    with pytest.raises(ConfigError, match="is empty"):
+    with pytest.raises(ConfigError) as empty:
         blind_voting.save_better_answer(supervisor.registry, "  ")
+    assert empty.value.text.code == "blind_voting.empty_answer"
     blind_voting.save_better_answer(supervisor.registry, " Mine. ")
     assert kept(supervisor)[0].better == "Mine."
     ask(supervisor, contest)
     blind_voting.cast_vote(supervisor.registry, "tie")
-    with pytest.raises(BusyError, match="once both were voted bad"):
+    with pytest.raises(BusyError) as early:
         blind_voting.save_better_answer(supervisor.registry, "No.")
+    assert early.value.text.code == "blind_voting.not_both_bad"

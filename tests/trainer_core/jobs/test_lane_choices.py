@@ -14,6 +14,7 @@ from trainer_core.jobs import lane_choices
 from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import AdapterSaved, Phase, PhaseChanged
+from trainer_core.texts import Text
 
 
 def finished(supervisor, **recipe: str) -> str:  # type: ignore[no-untyped-def]  # noqa: F811
@@ -59,11 +60,13 @@ def test_chosen_lanes(supervisor, contest) -> None:  # noqa: F811
     ]
     prompted = lane_choices.select_lanes(supervisor.registry, contest.run, ("Base",), " Be short. ")
     assert [(lane.name, lane.system) for lane in prompted] == [("Base", ""), ("Base, prompted", "Be short.")]
-    with pytest.raises(ConfigError, match="no lane 'KTO' beside this run any more"):
+    with pytest.raises(ConfigError) as gone:
         lane_choices.select_lanes(supervisor.registry, contest.run, ("KTO",))
+    assert gone.value.text == Text("lane_choices.gone", lane="KTO")
     six = list(lane_choices.lanes_by_name(supervisor.registry, contest.run))[:6]
-    with pytest.raises(ConfigError, match="7 lanes are chosen; 6 are the most"):
+    with pytest.raises(ConfigError) as many:
         lane_choices.select_lanes(supervisor.registry, contest.run, six, "Be short.")
+    assert many.value.text == Text("lane_choices.too_many", lanes=7, most=6)
 
 
 def test_a_run_that_cannot_be_read_is_left_out(supervisor, contest) -> None:  # noqa: F811

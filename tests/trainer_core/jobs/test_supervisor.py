@@ -141,10 +141,10 @@ def test_a_run_goes_through_its_phases_to_the_end(start) -> None:
 
 def test_a_second_run_is_refused_by_name_and_leaves_no_folder(start) -> None:
     boss, run_id = start("scripted", speed=5)
-    with pytest.raises(BusyError, match=run_id):
-        boss.control.start(RECIPE)
-    with pytest.raises(BusyError, match=run_id):
-        scripted_app(boss.workspace.root).control.start(RECIPE)
+    for app in (boss, scripted_app(boss.workspace.root)):
+        with pytest.raises(BusyError) as error:
+            app.control.start(RECIPE)
+        assert error.value.text == Text("run_registry.busy", run=run_id)
     assert len(run_folder.list_runs(boss.workspace.runs)) == 1
 
 
@@ -201,8 +201,10 @@ def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> Non
         file.write('{"kind": "Placed", "card": "GPU-1"}\n')
     lost = Machine(boss.device.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
     later = Supervisor(boss.workspace, command=boss.spawner.command, read_machine=lambda: lost)
-    with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume continues"):
+    with pytest.raises(DeviceError) as error:
         later.control.resume(run_id)
+    told = error.value.text
+    assert (told.code, told.params["problem"]) == ("run_control.card_lost", "GPU 0 does not answer: GPU is lost.")
     boss.registry.refresh()
     boss.control.resume(run_id)  # --device cpu: it was asked for
     assert until(boss, run_id, ended).phase is Phase.DONE
@@ -280,8 +282,9 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
     ), "nobody has asked it"
     getattr(boss.control, wish)(run_id)
     view = until(boss, run_id, ended)
-    said = r"It did not answer for [1-9] s and was ended\. Resume continues from SFT step 5\."
-    assert view.phase is Phase.STOPPED and re.fullmatch(said, str(view.detail)) and not view.error
+    hint = Text("resume.from_step", stage="SFT", step=5)
+    assert view.phase is Phase.STOPPED and view.detail.params["hint"] == hint and not view.error
+    assert view.detail.params["why"] in [str(Text("stall.no_answer", seconds=seconds)) for seconds in range(1, 10)]
     assert not heartbeat.list_processes(boss.registry.run_dir(run_id)) and not boss.registry.active_run
     again = scripted_app(boss.workspace.root)
     assert (again.registry.run_state(run_id).phase, again.registry.run_state(run_id).detail) == (
@@ -363,9 +366,11 @@ def test_a_run_can_be_ended_in_mid_step(start) -> None:
     boss.control.kill(run_id)
     view = until(boss, run_id, ended)
     assert view.phase is Phase.STOPPED
-    assert str(view.detail) == "It was ended at your request. Resume continues from SFT step 5."
-    with pytest.raises(BusyError, match="not going"):
+    assert view.detail.params["why"] == str(Text("run_control.ended"))
+    assert view.detail.params["hint"] == Text("resume.from_step", stage="SFT", step=5)
+    with pytest.raises(BusyError) as error:
         boss.control.kill(run_id)
+    assert error.value.text == Text("run_control.not_running", run=run_id)
 
 
 def test_a_run_that_answers_slowly_is_let_be(start) -> None:
@@ -411,8 +416,9 @@ def test_a_worker_that_lost_its_keeper_still_works(start) -> None:
     keeper.wait()
     boss.registry.refresh()
     assert boss.registry.active_run
-    with pytest.raises(BusyError, match=run_id):
+    with pytest.raises(BusyError) as error:
         boss.control.start(RECIPE)
+    assert error.value.text == Text("run_registry.busy", run=run_id)
 
 
 APP = """
@@ -497,13 +503,15 @@ def test_a_paused_run_goes_on_in_another_app(start, tmp_path: Path) -> None:
 def test_a_run_at_its_end_cannot_be_gone_on_with(start) -> None:
     boss, run_id = start("scripted", speed=200)
     until(boss, run_id, ended)
-    with pytest.raises(BusyError, match="at its end"):
+    with pytest.raises(BusyError) as error:
         boss.control.resume(run_id)
+    assert error.value.text == Text("run_control.finished", run=run_id)
 
 
 def test_only_one_run_can_be_gone_on_with_at_a_time(start) -> None:
     boss, first = start("fails", speed=200)
     until(boss, first, ended)
     second = boss.control.start(RECIPE.model_copy(update={"name": "slow"}))
-    with pytest.raises(BusyError, match=second):
+    with pytest.raises(BusyError) as error:
         boss.control.resume(first)
+    assert error.value.text == Text("run_registry.busy", run=second)

@@ -34,6 +34,7 @@ from trainer_core.planning.presets import load_catalogue
 from trainer_core.planning.recommendations import FitLimits, recommend_length
 from trainer_core.system.format import GIB, format_gb
 from trainer_core.system.hardware import detect_machine, reserve_bytes
+from trainer_core.texts import Text
 
 SHAPES = {known.title: known.architecture for known in load_catalogue().models}
 EIGHT = [
@@ -349,10 +350,8 @@ def test_what_is_not_chosen_counts() -> None:
 def test_a_model_that_cannot_fit_is_a_sentence_with_numbers() -> None:
     with pytest.raises(DeviceError) as refused:
         fit_settings(MemoryBudget("cuda", 8 * GIB), SHAPES["Qwen3 32B"], MethodChain("sft+dpo"), DATA["400 usual"])
-    assert str(refused.value) == (
-        "This model needs up to 20.8 GB at its smallest (nf4 base, batch 1, 512 tokens, rank 8, embedding in main memory), "
-        "and 8.0 GB on the card are free. Take a smaller model, or close other programs that hold memory."
-    )
+    settings = Text("fitting.offloaded", base="nf4", tokens=512, rank=8)
+    assert refused.value.text == Text("fitting.small_card", needed="20.8 GB", free="8.0 GB", settings=settings)
 
 
 def test_a_processor_takes_a_smaller_format_before_shorter_rows() -> None:

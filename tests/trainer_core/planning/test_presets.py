@@ -24,6 +24,7 @@ from trainer_core.planning.presets import (
 )
 from trainer_core.system.format import GIB
 from trainer_core.system.hardware import Machine, detect_machine
+from trainer_core.texts import Text
 
 PRESETS, GOALS, CATALOGUE = load_presets(), load_goals(), load_catalogue()
 CARDS = ("6gb", "8gb", "12gb", "16gb", "24gb", "32gb", "48gb", "80gb")
@@ -98,19 +99,19 @@ def test_every_model_of_the_catalogue_has_a_shape_by_both_names() -> None:
 
 
 CHOICES = [
-    (None, "cpu", "No graphics card: the small starter model trains on the processor."),
-    (0.0, "cpu", "0.0 GB free on the GPU, and '6 GB card' needs 4.7 GB: the small starter model is taken."),
-    (4.0, "cpu", "4.0 GB free on the GPU, and '6 GB card' needs 4.7 GB: the small starter model is taken."),
-    (4.7, "6gb", "4.7 GB free fits '6 GB card' (from 4.7 GB)."),
-    (7.2, "8gb", "7.2 GB free fits '8 GB card' (from 6.2 GB)."),
-    (11.2, "12gb", "11.2 GB free fits '12 GB card' (from 10.2 GB)."),
-    (22.3, "24gb", "22.3 GB free fits '24 GB card' (from 19.5 GB)."),
-    (500.0, "80gb", "500.0 GB free fits '80 GB card' (from 64.0 GB)."),
+    (None, "cpu", Text("presets.no_card")),
+    (0.0, "cpu", Text("presets.too_little", free=0.0, preset="6 GB card", needed=4.7)),
+    (4.0, "cpu", Text("presets.too_little", free=4.0, preset="6 GB card", needed=4.7)),
+    (4.7, "6gb", Text("presets.fits", free=4.7, preset="6 GB card", needed=4.7)),
+    (7.2, "8gb", Text("presets.fits", free=7.2, preset="8 GB card", needed=6.2)),
+    (11.2, "12gb", Text("presets.fits", free=11.2, preset="12 GB card", needed=10.2)),
+    (22.3, "24gb", Text("presets.fits", free=22.3, preset="24 GB card", needed=19.5)),
+    (500.0, "80gb", Text("presets.fits", free=500.0, preset="80 GB card", needed=64.0)),
 ]
 
 
 @pytest.mark.parametrize(("free", "name", "reason"), CHOICES)
-def test_choose(free: float | None, name: str, reason: str) -> None:
+def test_choose(free: float | None, name: str, reason: Text) -> None:
     assert choose_preset(PRESETS, free) == PresetChoice(PRESETS[name], reason)
     assert choose_preset(reversed(PRESETS.values()), free).preset == PRESETS[name]
 
@@ -162,8 +163,9 @@ def test_a_wrong_preset_names_file_and_key(tmp_path: Path, text: str, words: str
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no preset"):
+    with pytest.raises(ConfigError) as error:
         load_presets(tmp_path)
+    assert error.value.text == Text("presets.none", folder=tmp_path)
 
 
 def test_a_floor_is_met_at_the_floor() -> None:

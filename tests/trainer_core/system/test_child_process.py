@@ -10,19 +10,24 @@ import psutil
 import pytest
 
 from trainer_core.system.child_process import ChildLimits, ChildProcess, Crashed, Rejected, SharedChild
+from trainer_core.texts import NO_TEXT, VERBATIM, Text
 
 SERVER = """
 import os, sys, time
 from trainer_core.errors import DataError
 from trainer_core.system.child_process import serve_requests
+from trainer_core.texts import Text
 
 def count(most):
     print("noise of a library")
     yield from range(most)
 
-def reject(text):
+def reject(file):
     yield 1
-    raise DataError(text)
+    raise DataError("rows.fault", place=file, reason=Text("verbatim", text="half \\ud800"))
+
+def refuse(text):
+    raise LookupError(text)
 
 def fail(error):
     yield 1
@@ -33,9 +38,9 @@ def leave(line):
     os._exit(7)
 
 serve_requests({
-    "count": count, "reject": reject, "fail": fail, "leave": leave, "echo": lambda **fields: [fields],
+    "count": count, "reject": reject, "refuse": refuse, "fail": fail, "leave": leave, "echo": lambda **fields: [fields],
     "sleep": lambda seconds: [time.sleep(seconds)],
-})
+}, (DataError, LookupError))
 """
 
 
@@ -58,9 +63,17 @@ def test_answers_come_under_the_name_of_their_class(child: ChildProcess) -> None
 
 def test_the_child_serves_on_after_each_last_word(child: ChildProcess) -> None:
     heard = list[int]()
-    with pytest.raises(Rejected, match="^rows.csv: no$") as rejected:
-        heard.extend(answer for _, answer in child.ask("reject", {"text": "rows.csv: no"}))
-    assert rejected.value.kind == "DataError"
+    with pytest.raises(Rejected) as rejected:
+        heard.extend(answer for _, answer in child.ask("reject", {"file": "rows.csv"}))
+    reason = Text(VERBATIM, text="half \ud800")
+    assert (rejected.value.kind, rejected.value.text) == (
+        "DataError",
+        Text("rows.fault", place="rows.csv", reason=reason),
+    )
+    assert heard == [1]
+    with pytest.raises(Rejected, match="^no$") as refused:
+        list(child.ask("refuse", {"text": "no"}))
+    assert (refused.value.kind, refused.value.text) == ("LookupError", Text(VERBATIM, text="no"))
     with pytest.raises(Crashed) as bug:
         list(child.ask("fail", {"error": "bug"}))
     assert "ZeroDivisionError: here" in bug.value.traceback and not bug.value.out_of_memory and not bug.value.limit
@@ -82,8 +95,9 @@ def test_a_child_that_ends_without_a_last_word_has_crashed(child: ChildProcess, 
 def test_an_answer_that_is_overdue_ends_the_child() -> None:
     child = start(answer_seconds=0.3, watch_seconds=0.02)
     begun = time.monotonic()
-    with pytest.raises(Crashed, match="does not end within 0 s"):
+    with pytest.raises(Crashed, match="does not end within 0 s") as crash:
         list(child.ask("sleep", {"seconds": 60}))
+    assert crash.value.limit == Text("child.late", seconds=0.3)
     assert time.monotonic() - begun < 20 and child.process.poll() is not None
     child.close()
 
@@ -98,17 +112,19 @@ def test_a_child_may_be_idle_for_longer_than_an_answer_may_take() -> None:
 def test_a_stop_is_the_last_word(child: ChildProcess) -> None:
     answers = child.ask("count", {"most": 10_000_000})
     next(answers)
-    child.stop("was stopped")
+    child.stop(Text("reader.stopped"))
     with pytest.raises(Crashed) as crash:
         list(answers)
-    assert crash.value.limit == "was stopped"
+    assert crash.value.limit == Text("reader.stopped")
 
 
 def test_a_stop_while_the_limits_are_looked_at_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ChildProcess, "find_broken_limit", lambda child: child.stop("was stopped") or "")
+    stopped = Text("reader.stopped")
+    monkeypatch.setattr(ChildProcess, "find_broken_limit", lambda child: child.stop(stopped) or NO_TEXT)
     child = start(watch_seconds=0.02)
-    with pytest.raises(Crashed, match="was stopped"):
+    with pytest.raises(Crashed) as crash:
         list(child.ask("sleep", {"seconds": 60}))
+    assert crash.value.limit == stopped
     child.close()
 
 
@@ -139,7 +155,10 @@ def test_a_shared_child_is_kept_ended_when_idle_and_started_anew() -> None:
     shared.close()
 
 
-@pytest.mark.parametrize("line", ["5\n", '[["a"], {}]\n', '["Crashed", {"x": 1}]\n', "[1, 2, 3]\n"])
+@pytest.mark.parametrize(
+    "line",
+    ["5\n", '[["a"], {}]\n', '["Crashed", {"x": 1}]\n', '["Rejected", {"kind": "", "text": 3}]\n', "[1, 2, 3]\n"],
+)
 def test_a_line_of_another_form_is_a_crash(child: ChildProcess, line: str) -> None:
     with pytest.raises(Crashed) as caught:
         list(child.ask("leave", {"line": line}))

@@ -11,7 +11,7 @@ from tests.trainer_core.evaluation.test_votes import CONTEST, vote
 from tests.trainer_core.jobs.test_blind_voting import ask, contest, supervisor  # noqa: F401  (fixtures)
 from tests.trainer_core.jobs.test_lane_choices import finished
 from trainer_core.config.recipe import Sampling
-from trainer_core.errors import DataError
+from trainer_core.errors import BusyError, DataError
 from trainer_core.evaluation import tally, votes
 from trainer_core.evaluation.votes import LanePair
 from trainer_core.jobs import blind_voting, lane_choices
@@ -262,8 +262,9 @@ def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, c
     assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs()["count"] == 1
     ask(supervisor, contest)
     assert blind_voting.undo_vote(supervisor.registry).adapters["DPO"] == now["DPO"]
-    with pytest.raises(Exception, match="no vote to take back"):
+    with pytest.raises(BusyError) as error:
         blind_voting.undo_vote(supervisor.registry)
+    assert error.value.text.code == "blind_voting.no_vote"
 
 
 def test_a_prompted_base_is_another_lane_under_another_prompt(supervisor, contest) -> None:  # noqa: F811

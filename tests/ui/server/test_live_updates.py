@@ -335,8 +335,9 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
         "LoRA alpha: 8 (changed from 16)",
         "DPO loss: ipo (changed from sigmoid)",
     ]
-    with pytest.raises(ConfigError, match="does not hold any more"):
+    with pytest.raises(ConfigError) as error:
         findings.apply_suggestion(supervisor.registry, run, "dpo.flat")
+    assert error.value.text.code == "proposals.outdated"
 
 
 def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from trainer_core.errors import ConfigError
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 from ui.server import path_policy
 from ui.tabs.data import SAMPLE_CHATS, DataActions, as_endpoint
 
@@ -32,7 +33,8 @@ def foreign(n: int) -> dict[str, str]:
 def test_a_mapping_reaches_the_report_and_is_remembered(desk: DataActions, tmp_path: Path) -> None:
     source = saved(tmp_path / "x.jsonl", [foreign(n) for n in range(40)])
     seen = desk.inspect_file({"source": source})
-    assert "found columns frage, gut, schlecht" in seen["problem"] and seen["remembered"] is None
+    assert str(Text("schema.columns", count=3, names="frage, gut, schlecht")) in seen["problem"]
+    assert seen["remembered"] is None
     columns = {"prompt": "frage", "chosen": "gut", "rejected": "schlecht"}
     report = desk.check_file({"source": source, "columns": columns, "ticket": "1"})
     assert (report["kind"], report["usable"], report["held_out"]) == ("pairs", 40, 10)
@@ -61,7 +63,7 @@ def test_a_long_check_tells_how_far_it_is_and_can_be_stopped(desk: DataActions, 
     assert 0 < at["bytes"] <= at["of"] and at["file"] == "x.jsonl" and at["rows"] >= 2000
     desk.stop_check({"ticket": "7"})
     check.join(30)
-    assert "was stopped at your request" in said[0]["problem"]
+    assert said == [{"problem": str(Text("reader.limit", path=source, limit=Text("reader.stopped")))}]
     assert desk.check_progress({"ticket": "7"}) == {}
 
 
@@ -82,11 +84,12 @@ def test_from_another_computer_no_other_held_out_file_is_read(
     held_out = saved(tmp_path / "held-out.jsonl", [foreign(3)])
     monkeypatch.setattr(path_policy, "is_remote", lambda: True)
     answer = as_endpoint(desk.check_file)({"source": "sample", "held_out": held_out})
-    assert "held-out.jsonl cannot be opened from another computer" in answer["problem"]
+    assert answer == {"problem": str(Text("path_policy.data", source=held_out))}
 
 
 def test_a_refusal_is_a_sentence_and_nonsense_is_named(desk: DataActions, tmp_path: Path) -> None:
-    assert "no such file" in as_endpoint(desk.inspect_file)({"source": str(tmp_path / "x")})["problem"]
+    missing = as_endpoint(desk.inspect_file)({"source": str(tmp_path / "x")})
+    assert missing == {"problem": str(Text("files.missing", path=tmp_path / "x"))}
     assert "steps.0" in as_endpoint(desk.check_file)({"source": "sample", "steps": ["polish"]})["problem"]
     with pytest.raises(ConfigError, match="^Path: "):
         desk.check_file({"source": ""})
@@ -95,5 +98,6 @@ def test_a_refusal_is_a_sentence_and_nonsense_is_named(desk: DataActions, tmp_pa
 def test_only_what_was_dropped_into_the_page_is_copied(desk: DataActions, tmp_path: Path) -> None:
     mine = tmp_path / "secret.jsonl"
     mine.write_text("{}")
-    assert "was not dropped into this page" in as_endpoint(desk.keep_upload)({"source": str(mine)})["problem"]
+    told = as_endpoint(desk.keep_upload)({"source": str(mine)})
+    assert told == {"problem": str(Text("data_tab.not_dropped", path=mine))}
     assert mine.exists()

@@ -117,7 +117,7 @@ def test_another_model_brings_its_settings() -> None:
     small = CARD.recipe_for(STARTER, "quick")
     large = CARD.with_model_settings(small.model_copy(update={"model": "somebody/a-model"}), "quick")
     assert large.sft.learning_rate == CARD.preset_choice.preset.sft.learning_rate != small.sft.learning_rate
-    assert CARD.explain(large)[0] == CARD.preset_choice.reason
+    assert CARD.explain(large)[0] == str(CARD.preset_choice.reason)
 
 
 @pytest.mark.parametrize("kept", [{}, {"rank": 3}, {"lora": {"rank": "many"}}])

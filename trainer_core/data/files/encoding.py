@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from trainer_core.errors import DataError
+from trainer_core.texts import NO_TEXT, Text
 
 CHUNK_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 16
@@ -28,7 +29,7 @@ class TextEncoding:
     """A codec name and, where it is not plain UTF-8, how it was found."""
 
     name: str
-    note: str = ""
+    note: Text = NO_TEXT
 
 
 UTF8 = TextEncoding("utf-8")
@@ -42,9 +43,9 @@ def detect_encoding(from_start: Callable[[], BinaryIO]) -> TextEncoding:
     head = from_start().read(SAMPLE_BYTES)
     for mark, name in BOMS:
         if head.startswith(mark):
-            return TextEncoding(name, "" if name == "utf-8-sig" else f"read as {name.upper()}, as its first bytes say")
+            return TextEncoding(name, NO_TEXT if name == "utf-8-sig" else Text("encoding.by_mark", name=name.upper()))
     if wide := detect_utf16(head):
-        return TextEncoding(wide, f"read as {wide.upper()}, as every second byte is zero")
+        return TextEncoding(wide, Text("encoding.by_zeros", name=wide.upper()))
     return UTF8 if is_utf8(from_start()) else detect_legacy(from_start())
 
 
@@ -84,7 +85,7 @@ def detect_legacy(file: BinaryIO) -> TextEncoding:
     if good:
         return UTF8
     name = guess_legacy(bytes(bad))
-    return TextEncoding(name, f"not UTF-8 (first seen in line {first}); read as {name}")
+    return TextEncoding(name, Text("encoding.guessed", line=first, name=name))
 
 
 def guess_legacy(sample: bytes) -> str:
@@ -139,5 +140,5 @@ class Utf8Stream(io.RawIOBase):
             return self.decoder.decode(chunk, final=not chunk).encode()
         except UnicodeDecodeError as error:
             line = self.lines + chunk[: error.start].count(b"\n")
-            why = f"the bytes are not {error.encoding} text ({error.reason})"
-            raise DataError(f"{self.name}, near line {line}: {why}. Save the file as UTF-8.") from error
+            about = {"file": self.name, "line": line, "encoding": error.encoding, "reason": error.reason}
+            raise DataError("encoding.not_text", **about) from error

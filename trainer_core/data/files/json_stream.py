@@ -12,22 +12,29 @@ import orjson
 
 from trainer_core.data.files.limits import FileLimits
 from trainer_core.system.format import MIB
+from trainer_core.texts import NO_TEXT, VERBATIM, Text
 
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.DOTALL)
 SEPARATORS = re.compile(rb"[\s,]*+")
 SYNTAX_REASONS = {
-    "unexpected end of data": "cut off in the middle",
-    "unexpected control character in string": "a raw line break or control character in a text (write \\n or \\t)",
-    "surrogate": "half of a surrogate pair, which is no character",
-    "depth limit exceeded": "nested too deeply",
-    "trailing comma is not allowed": "a comma before the closing bracket",
-    "unexpected content after document": "more text after the end of the row",
-    "invalid escaped sequence in string": "an unknown escape after a backslash",
-    "unexpected character, expected a string key": 'a key that is not in double quotes (")',
-    "unexpected character, expected ':' after key": "no colon after a key",
-    "unexpected character, expected ',' or '}'": "no comma or closing brace where one is needed",
-    "unexpected character, expected ',' or ']'": "no comma or closing bracket where one is needed",
-    "unexpected character, expected a JSON value": "an unknown word or sign where a value should be",
+    "unexpected end of data": Text("json.cut_off"),
+    "unexpected control character in string": Text("json.control_character"),
+    "surrogate": Text("json.half_surrogate"),
+    "depth limit exceeded": Text("json.too_deep"),
+    "trailing comma is not allowed": Text("json.trailing_comma"),
+    "unexpected content after document": Text("json.after_row"),
+    "invalid escaped sequence in string": Text("json.unknown_escape"),
+    "unexpected character, expected a string key": Text("json.bare_key"),
+    "unexpected character, expected ':' after key": Text("json.no_colon"),
+    "unexpected character, expected ',' or '}'": Text("json.open_object"),
+    "unexpected character, expected ',' or ']'": Text("json.open_list"),
+    "unexpected character, expected a JSON value": Text("json.unknown_value"),
+}
+VALUE_KINDS = {
+    list: Text("json.list"),
+    str: Text("json.string"),
+    bool: Text("json.truth"),
+    type(None): Text("json.null"),
 }
 
 
@@ -35,7 +42,7 @@ SYNTAX_REASONS = {
 class JsonError:
     """Why a piece of JSON is no row. `at`: characters before the fault; `syntax`: what follows it cannot be trusted."""
 
-    reason: str
+    reason: Text
     at: int = 0
     snippet: str = ""
     syntax: bool = False
@@ -49,7 +56,7 @@ class JsonValue:
     line: int
     column: int
     alone: bool = False
-    fault: str = ""
+    fault: Text = NO_TEXT
 
 
 def parse_row(text: bytes, limits: FileLimits) -> dict[str, Any] | JsonError:
@@ -64,15 +71,14 @@ def parse_row(text: bytes, limits: FileLimits) -> dict[str, Any] | JsonError:
     try:
         quotes = count_value_quotes(found, limits.depth - 1)
     except RecursionError:
-        return JsonError(f"nested deeper than {limits.depth} levels")
+        return JsonError(Text("json.deeper", levels=limits.depth))
     return found if quotes == count_text_quotes(text) else reject_duplicate_keys(text, found)
 
 
 def as_object(value: Any) -> dict[str, Any] | JsonError:
     if isinstance(value, dict):
         return value
-    kinds = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return JsonError(f"not an object with named fields but {kinds.get(type(value), 'a number')}")
+    return JsonError(Text("json.no_object", kind=VALUE_KINDS.get(type(value), Text("json.number"))))
 
 
 def syntax_error(text: bytes, error: orjson.JSONDecodeError) -> JsonError:
@@ -81,10 +87,10 @@ def syntax_error(text: bytes, error: orjson.JSONDecodeError) -> JsonError:
     except UnicodeDecodeError as bad:
         before = text[: bad.start].decode()
         around = before[-30:] + text[bad.start : bad.start + 30].decode(errors="replace")
-        return JsonError(f"byte 0x{text[bad.start]:02x} is not UTF-8", len(before), clean_snippet(around), syntax=True)
-    reason = next((words for mark, words in SYNTAX_REASONS.items() if mark in error.msg), error.msg)
+        return JsonError(Text("json.not_utf8", byte=text[bad.start]), len(before), clean_snippet(around), syntax=True)
+    found = (reason for mark, reason in SYNTAX_REASONS.items() if mark in error.msg)
     return JsonError(
-        f"not valid JSON, {reason}",
+        Text("json.not_valid", reason=next(found, Text(VERBATIM, text=error.msg))),
         error.pos,
         clean_snippet(error.doc[max(0, error.pos - 30) : error.pos + 30]),
         syntax=True,
@@ -129,7 +135,7 @@ def reject_duplicate_keys(text: bytes, value: dict[str, Any]) -> dict[str, Any] 
             seen.add(key)
 
     json.loads(text, object_pairs_hook=note_doubles)
-    return JsonError(f"the key {doubles[0]!r:.60} appears twice in one object") if doubles else value
+    return JsonError(Text("json.repeated_key", key=doubles[0][:60])) if doubles else value
 
 
 def single_list(value: dict[str, Any]) -> list[Any] | None:
@@ -203,16 +209,12 @@ def stream_values(file: BinaryIO, limits: FileLimits) -> Iterator[JsonValue]:
     if inside and start == b"]":
         text.advance(text.at + 1)
         if text.peek():
-            yield JsonValue(b"", text.line, text.column, fault="more text after the end of the list")
+            yield JsonValue(b"", text.line, text.column, fault=Text("json.after_list"))
     elif start:
-        yield JsonValue(
-            b"",
-            text.line,
-            text.column,
-            fault=f"not a row but {clean_snippet(text.next_characters())!r}; each row is an object in braces",
-        )
+        fault = Text("json.no_row", snippet=clean_snippet(text.next_characters()))
+        yield JsonValue(b"", text.line, text.column, fault=fault)
     elif inside:
-        yield JsonValue(b"", text.line, text.column, fault="the file ends before its list is closed; it is cut off")
+        yield JsonValue(b"", text.line, text.column, fault=Text("json.unclosed_list"))
 
 
 class JsonWindow:
@@ -245,21 +247,21 @@ class JsonWindow:
         self.column += len(passed.decode(errors="replace"))
         self.at = to
 
-    def read_value(self, most: int, depth: int) -> tuple[bytes, str]:
+    def read_value(self, most: int, depth: int) -> tuple[bytes, Text]:
         """The object or list that begins here, or why it has no end."""
         while True:
             try:
                 end = find_value_end(self.buffer, self.at, depth)
             except RecursionError:
-                return b"", f"nested deeper than {depth} levels"
+                return b"", Text("json.deeper", levels=depth)
             if end is not None and end - self.at <= most:
                 value = self.buffer[self.at : end]
                 self.advance(end)
-                return value, ""
+                return value, NO_TEXT
             if len(self.buffer) - self.at > most:
-                return b"", f"one row is longer than {most // MIB} MB"
+                return b"", Text("json.long_row", limit=most // MIB)
             if not self.read_more():
-                return b"", "the file ends in the middle of this row; it is cut off or lacks a quote or a bracket"
+                return b"", Text("json.unclosed_row")
 
 
 def find_value_end(text: bytes, start: int, depth: int) -> int | None:

@@ -19,15 +19,17 @@ from trainer_core.data.files import encoding, json_stream
 from trainer_core.data.files.limits import FILE_LIMITS, FileLimits
 from trainer_core.data.files.raw_rows import ROW_READERS, FileFormat, RawRow, UnreadableRow, too_large_error
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "state.json")
 BINARY_SIGNATURES = {
-    b"PK\x03\x04": "a zip archive (or Excel file)", b"7z\xbc\xaf": "a 7z archive", b"\xfd7zXZ": "an xz archive",
-    b"BZh": "a bzip2 archive", b"\x28\xb5\x2f\xfd": "a zstd archive", b"ARROW1": "an Arrow file",
-    b"\x80\x02": "a Python pickle", b"\x80\x03": "a Python pickle", b"\x80\x04": "a Python pickle",
-    b"\x80\x05": "a Python pickle", b"%PDF": "a PDF", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image",
-    b"\x1f\x8b": "a gzip file inside another", b"SQLite": "a database", b"\x7fELF": "a program", b"GGUF": "a GGUF model",
+    b"PK\x03\x04": Text("binary.zip"), b"7z\xbc\xaf": Text("binary.seven_zip"), b"\xfd7zXZ": Text("binary.xz"),
+    b"BZh": Text("binary.bzip2"), b"\x28\xb5\x2f\xfd": Text("binary.zstd"), b"ARROW1": Text("binary.arrow"),
+    b"\x80\x02": Text("binary.pickle"), b"\x80\x03": Text("binary.pickle"), b"\x80\x04": Text("binary.pickle"),
+    b"\x80\x05": Text("binary.pickle"), b"%PDF": Text("binary.pdf"), b"\x89PNG": Text("binary.image"),
+    b"\xff\xd8\xff": Text("binary.image"), b"\x1f\x8b": Text("binary.gzip"), b"SQLite": Text("binary.database"),
+    b"\x7fELF": Text("binary.program"), b"GGUF": Text("binary.gguf"),
 }  # fmt: skip
 
 
@@ -36,7 +38,7 @@ class DataFiles:
     """The data files behind one path, and sentences about what else lies there."""
 
     paths: tuple[Path, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
 
 
 def find_data_files(path: Path) -> DataFiles:
@@ -52,21 +54,21 @@ def find_data_files(path: Path) -> DataFiles:
     except OSError as error:
         raise unreadable_error(path, error) from error
     if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: not a file but a device or a pipe. Give a data file or a folder.")
+        raise DataError("files.no_file", path=path)
     return DataFiles((path,))
 
 
 def files_in_folder(folder: Path) -> DataFiles:
-    root, found, notes = folder.resolve(), [], []
+    root, found, notes = folder.resolve(), list[Path](), list[Text]()
     list(folder.iterdir())  # rglob says nothing about a folder that may not be read
     for path in sorted(folder.rglob("*")):
         if not is_text_name(path):
-            notes.append(f"{ascii(path.name)} was not read: its name is not valid text. Rename it.")
+            notes.append(Text("files.bad_name", file=ascii(path.name)))
             continue
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         if not path.resolve().is_relative_to(root):
-            notes.append(f"{path.name} was not read: it is a link to a place outside the folder.")
+            notes.append(Text("files.outside", file=path.name))
         elif (
             path.is_file()
             and path.name.lower() not in METADATA_FILES
@@ -74,12 +76,13 @@ def files_in_folder(folder: Path) -> DataFiles:
         ):
             found.append(path)
         else:
-            notes.append(f"{path.name} was not read: it is no data file by its name.")
-    if not found:
-        kinds = ", ".join(SUFFIXES)
+            notes.append(Text("files.other_name", file=path.name))
+    if not found and notes:
         raise DataError(
-            f"{folder}: no data file in this folder ({kinds}, also with .gz). {' '.join(notes[:3])}".strip()
+            "files.others_only", folder=folder, kinds=", ".join(SUFFIXES), notes=" ".join(map(str, notes[:3]))
         )
+    if not found:
+        raise DataError("files.none", folder=folder, kinds=", ".join(SUFFIXES))
     return DataFiles(tuple(found), tuple(notes))
 
 
@@ -94,13 +97,10 @@ def is_text_name(path: Path) -> bool:
 
 def unreadable_error(path: Path, error: OSError) -> DataError:
     if isinstance(error, PermissionError):
-        return DataError(f"{path}: no permission to read it.")
+        return DataError("files.no_permission", path=path)
     if isinstance(error, FileNotFoundError):
-        return DataError(
-            f"{path}: there is no such file or folder. Check the path. (A data set of the Hub becomes a file by its name "
-            "under Data, or by `fetch owner/name`.)"
-        )
-    return DataError(f"{path}: cannot be read: {error.strerror or error}.")
+        return DataError("files.missing", path=path)
+    return DataError("files.unreadable", path=path, error=error.strerror or str(error))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[Ope
     with raw, explain_read_errors(path):
         size = path.stat().st_size
         if size == 0:
-            raise DataError(f"{path.name}: the file is empty.")
+            raise DataError("files.empty", file=path.name)
 
         def rewind() -> BinaryIO:
             raw.seek(0)
@@ -154,7 +154,7 @@ def limit_rows(
     with explain_read_errors(path):
         for row in rows:
             if isinstance(row, RawRow) and row.number > limits.rows:
-                raise DataError(f"{path.name}: more than {limits.rows:,} rows. Split the file and use a part of it.")
+                raise DataError("files.too_many_rows", file=path.name, limit=limits.rows)
             yield row
             if isinstance(row, UnreadableRow) and row.fatal:
                 return
@@ -166,7 +166,7 @@ def explain_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path.name}: the gzip data is damaged or cut off ({error}). Get the file again.") from error
+        raise DataError("files.damaged_gzip", file=path.name, error=str(error)) from error
     except OSError as error:
         raise unreadable_error(path, error) from error
 
@@ -205,11 +205,9 @@ def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
     head = rewind().read(encoding.SAMPLE_BYTES)
     if head.startswith(b"PAR1"):
         return "parquet"
-    for mark, what in BINARY_SIGNATURES.items():
+    for mark, kind in BINARY_SIGNATURES.items():
         if head.startswith(mark):
-            raise DataError(
-                f"{path.name}: this is {what}. Tunebench reads JSONL, JSON, CSV, TSV and Parquet, also with gzip."
-            )
+            raise DataError("files.binary", file=path.name, kind=kind)
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     start = head.translate(None, b"\0\xef\xbb\xbf\xff\xfe").lstrip()[:1]
     if start == b"[":
@@ -217,7 +215,7 @@ def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
     if start == b"{":
         return "jsonl" if suffix in (".jsonl", ".ndjson") or starts_with_row(rewind(), head) else "json"
     if not start:
-        raise DataError(f"{path.name}: there is nothing but white space or zeros in it.")
+        raise DataError("files.blank", file=path.name)
     return {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}.get(suffix, "csv")  # type: ignore[return-value]
 
 

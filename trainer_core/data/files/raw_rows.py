@@ -12,12 +12,13 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from trainer_core.data.files import encoding, json_stream
 from trainer_core.data.files.limits import FileLimits
 from trainer_core.errors import DataError
+from trainer_core.texts import VERBATIM, Text
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet"]
 CSV_REASONS = {
-    "unexpected end of data": "a quote is opened and never closed",
-    "expected after": "something other than a comma follows a closing quote",
-    "new-line character seen": "a line ends with a carriage return alone",
+    "unexpected end of data": Text("csv.open_quote"),
+    "expected after": Text("csv.after_quote"),
+    "new-line character seen": Text("csv.carriage_return"),
 }
 DELIMITERS = ",\t;|"
 
@@ -38,19 +39,26 @@ class UnreadableRow:
     row: int
     line: int | None
     column: int | None
-    reason: str
+    reason: Text
     snippet: str = ""
     fatal: bool = False
 
+    @property
+    def text(self) -> Text:
+        place = row_place(self.file, self.row, self.line, self.column)
+        if self.snippet:
+            return Text("rows.fault_at", place=place, reason=self.reason, snippet=self.snippet)
+        return Text("rows.fault", place=place, reason=self.reason)
+
     def __str__(self) -> str:
-        snippet = f": {self.snippet}" if self.snippet else ""
-        return f"{format_location(self.file, self.row, self.line, self.column)}: {self.reason}{snippet}"
+        return str(self.text)
 
 
-def format_location(file: str, row: int, line: int | None, column: int | None = None) -> str:
+def row_place(file: str, row: int, line: int | None, column: int | None = None) -> Text:
     """Where a row stands, as people say it: by line where there are lines, else by row."""
-    at = f"{file}, line {line}" if line is not None else f"{file}, row {row}"
-    return at if column is None else f"{at}, column {column}"
+    if column is not None:
+        return Text("rows.column", place=row_place(file, row, line), column=column)
+    return Text("rows.row", file=file, row=row) if line is None else Text("rows.line", file=file, line=line)
 
 
 def number_lines(file: BinaryIO, limits: FileLimits) -> Iterator[tuple[int, bytes | None]]:
@@ -71,7 +79,7 @@ def jsonl_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow
     for number, line in number_lines(file, limits):
         if line is None:
             row += 1
-            yield UnreadableRow(name, row, number, None, f"longer than {limits.line_bytes >> 20} MB")
+            yield UnreadableRow(name, row, number, None, Text("rows.too_long", limit=limits.line_bytes >> 20))
         elif not line.isspace():
             row += 1
             yield as_raw_row(json_stream.parse_row(line.rstrip(b"\r\n"), limits), name, row, number, 1)
@@ -119,7 +127,7 @@ def csv_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow |
             cells = next(table, None)
         except csv.Error as error:
             row += 1
-            yield UnreadableRow(name, row, line, None, f"not valid CSV, {csv_error_text(error)}")
+            yield UnreadableRow(name, row, line, None, csv_fault(error))
             continue
         if cells is None:
             return
@@ -137,17 +145,18 @@ def read_column_names(table: Iterator[list[str]], name: str) -> list[str]:
     try:
         header = next(table)
     except csv.Error as error:
-        raise DataError(f"{name}, line 1: not valid CSV, {csv_error_text(error)}.") from error
+        raise DataError("csv.bad_header", file=name, fault=csv_fault(error)) from error
     if wrong := find_cell_error(header, header):
-        raise DataError(f"{name}, line 1: {wrong[0]}.")
+        raise DataError("csv.bad_header", file=name, fault=wrong[0])
     double = next((column for column in header if header.count(column) > 1), None)
     if double is not None:
-        raise DataError(f"{name}, line 1: the column {double[:40]!r} is named twice. Each column needs its own name.")
+        raise DataError("csv.repeated_column", file=name, column=double[:40])
     return header
 
 
-def csv_error_text(error: csv.Error) -> str:
-    return next((words for mark, words in CSV_REASONS.items() if mark in str(error)), str(error))
+def csv_fault(error: csv.Error) -> Text:
+    found = (reason for mark, reason in CSV_REASONS.items() if mark in str(error))
+    return Text("csv.not_valid", reason=next(found, Text(VERBATIM, text=str(error))))
 
 
 def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line: int) -> RawRow | UnreadableRow:
@@ -159,29 +168,23 @@ def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line:
     )
 
 
-def find_cell_error(cells: list[str], header: list[str]) -> tuple[str, str] | None:
+def find_cell_error(cells: list[str], header: list[str]) -> tuple[Text, str] | None:
     """What is wrong with the fields of a row, with a snippet; None where nothing is."""
+    clean = json_stream.clean_snippet
     if len(cells) != len(header):
-        fields = f"{len(cells)} field{'s' if len(cells) > 1 else ''}"
-        return f"{fields}, but the first line names {len(header)}", json_stream.clean_snippet(cells[0])
+        return Text("csv.field_count", fields=len(cells), columns=len(header)), clean(cells[0])
     for number, (cell, column) in enumerate(zip(cells, header, strict=True), start=1):
         if "\0" in cell:
-            return (
-                f"field {number} ({json_stream.clean_snippet(column[:40])}) has a zero byte",
-                json_stream.clean_snippet(cell),
-            )
+            return Text("csv.zero_byte", number=number, column=clean(column[:40])), clean(cell)
         if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
-            return (
-                f"field {number} ({json_stream.clean_snippet(column[:40])}) has a byte that is not UTF-8",
-                json_stream.clean_snippet(cell),
-            )
+            return Text("csv.not_utf8", number=number, column=clean(column[:40])), clean(cell)
     return None
 
 
 def decode_lines(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[str]:
     for number, line in number_lines(file, limits):
         if line is None:
-            raise DataError(f"{name}, line {number}: longer than {limits.line_bytes >> 20} MB.")
+            raise DataError("csv.long_line", file=name, line=number, limit=limits.line_bytes >> 20)
         yield line.decode(errors="surrogateescape")
 
 
@@ -205,18 +208,19 @@ def parquet_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawR
     except MemoryError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{name}: damaged, or no Parquet file ({first_error_line(error)}). Get it again.") from error
+        raise DataError("parquet.damaged", file=name, error=first_error_line(error)) from error
 
 
 def too_large_error(name: str, most: int, row: int | None = None) -> DataError:
-    at = name if row is None else f"{name}, row {row}"
-    return DataError(f"{at}: unpacks to more than {most >> 20:,} MB, far more than honest data of its size would.")
+    if row is None:
+        return DataError("packed.too_large", file=name, limit=most >> 20)
+    return DataError("packed.row_too_large", file=name, row=row, limit=most >> 20)
 
 
 def read_whole_file(file: BinaryIO, name: str, limits: FileLimits) -> bytes:
     data = file.read(limits.batch_bytes + 1)
     if len(data) > limits.batch_bytes:
-        raise DataError(f"{name}: unpacks to more than {limits.batch_bytes >> 20} MB. Unpack it first.")
+        raise DataError("packed.unpack_first", file=name, limit=limits.batch_bytes >> 20)
     return data
 
 

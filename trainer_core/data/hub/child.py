@@ -34,19 +34,14 @@ def explain_hub_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (ConnectionError, OfflineModeIsEnabled):
-        why = "the Hub cannot be reached, and this data set is not cached on this computer."
-    except DatasetNotFoundError:
-        why = (
-            "There is no such data set on the Hub, or it asks for a login. Check the name, or type the path of a file."
-        )
+    except (ConnectionError, OfflineModeIsEnabled) as error:
+        raise DataError("datasets.unreachable", name=name) from error
+    except DatasetNotFoundError as error:
+        raise DataError("datasets.unknown", name=name) from error
     except HfHubHTTPError as error:
-        why = f"the Hub answered {str(error).splitlines()[0]}"
+        raise DataError("datasets.refused", name=name, error=str(error).splitlines()[0]) from error
     except (ValueError, RuntimeError, FileNotFoundError) as error:  # what `datasets` says about sets it cannot read
-        why = f"this data set cannot be read: {str(error).splitlines()[0]}"
-    else:
-        return
-    raise DataError(f"{name}: {why}")
+        raise DataError("datasets.unreadable", name=name, error=str(error).splitlines()[0]) from error
 
 
 def query_splits(name: str) -> list[dict[str, Any]]:

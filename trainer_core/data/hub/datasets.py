@@ -65,7 +65,7 @@ def ask_hub_child(request: str, name: str, **fields: str) -> list[Any]:
         try:
             return [answer for _, answer in child.ask(request, {"name": name, **fields})]
         except Rejected as error:
-            raise DataError(str(error)) from error
+            raise DataError(error.text) from error
         except Crashed as crash:
             log.seek(0)
             said = log.read().decode(errors="replace") + crash.traceback

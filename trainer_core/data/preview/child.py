@@ -53,7 +53,7 @@ def serve_tokens(kind: type[TokenRowRequest | MeasureRequest], /, **fields: Any)
 def preview_row(request: TokenRowRequest) -> RowPreview:
     kept = preview_rows(request)
     if not kept:
-        raise DataError("No row can be shown: none is usable.")
+        raise DataError("preview.no_rows")
     at = min(request.at, len(kept) - 1)
     item = kept[at].item
     found = view_row(request_tokenizer(request), item, request.length)

@@ -37,7 +37,7 @@ class TokenPreview:
             with self.shared.ask(type(request).__name__, request.model_dump()) as answers:
                 return [fields for _, fields in answers][0]
         except Rejected as error:
-            raise DataError(str(error)) from error
+            raise DataError(error.text) from error
         except Crashed as crash:
             raise self.explain_crash(request, crash) from crash
 
@@ -45,13 +45,8 @@ class TokenPreview:
         if crash.traceback:
             return RuntimeError(f"The lens failed.\n{crash.traceback}")
         if not crash.limit:
-            return DataError(
-                f"{request.source}: the process that shows tokens ended with code {crash.code}. Try again."
-            )
-        return ModelError(
-            f"{request.model}: its tokens were not there after {self.limits.answer_seconds:.0f} s, so the process that shows "
-            "them was ended. Nothing was changed. Take fewer rows or another model."
-        )
+            return DataError("preview.ended", path=request.source, exit=crash.code)
+        return ModelError("preview.late", model=request.model, seconds=self.limits.answer_seconds)
 
     def close(self) -> None:
         """End the process; the next question starts another."""

@@ -11,6 +11,7 @@ from trainer_core.data import Chat, DataFinding, Pair, tokenize
 from trainer_core.data.preview.protocol import TokenSide
 from trainer_core.data.quality.report import MAX_EXAMPLES, FindingExample, Level
 from trainer_core.data.read_events import UsableRow
+from trainer_core.texts import NO_TEXT, Text
 
 if TYPE_CHECKING:
     from trainer_core.data.tokenize import PreTrainedTokenizerBase
@@ -46,13 +47,14 @@ def view_row(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, length: int)
             token_positions(whole.ids, specials),
             min(length, len(whole.ids)),
         )
-        return RowTokens((side,), None, "" if any(trained[:length]) else f"no answer token within {length:,} tokens")
+        left_out = NO_TEXT if any(trained[:length]) else Text("preview.masked", length=length)
+        return RowTokens((side,), None, str(left_out))
     pair = tokenize.encode_pair(tokenizer, item)
     sides = tuple(
         view_side(tokenizer, name, (*item.prompt, *answer), pair.prompt, length, specials)
         for name, answer in (("chosen", item.chosen), ("rejected", item.rejected))
     )
-    return RowTokens(sides, pair.first_difference, exclusion_reason(pair, length))
+    return RowTokens(sides, pair.first_difference, str(exclusion_reason(pair, length)))
 
 
 def view_side(tokenizer, name, messages, prompt: int, length: int, specials: frozenset[int]) -> TokenSide:  # type: ignore[no-untyped-def]
@@ -63,10 +65,10 @@ def view_side(tokenizer, name, messages, prompt: int, length: int, specials: fro
     )
 
 
-def exclusion_reason(pair: tokenize.EncodedPair, length: int) -> str:
+def exclusion_reason(pair: tokenize.EncodedPair, length: int) -> Text:
     if pair.prompt >= length:
-        return f"the prompt alone fills the {length:,} tokens"
-    return f"cut at {length:,} tokens, both sides are the same" if pair.first_difference >= length else ""
+        return Text("preview.prompt_too_long", length=length)
+    return Text("preview.sides_equal", length=length) if pair.first_difference >= length else NO_TEXT
 
 
 def token_texts(whole: tokenize.TokenizedText) -> list[str]:
@@ -123,20 +125,14 @@ def chat_extent(row: tokenize.EncodedChat, specials: frozenset[int]) -> RowExten
     )
 
 
-FINDING_TEXTS: dict[str, tuple[Level, str, str]] = {
-    "masked": ("error", "Nothing to learn", "no answer token within {length:,} tokens, so training leaves them out"),
-    "prompt_too_long": (
-        "error", "Prompts too long", "the prompt alone fills the {length:,} tokens, so training leaves them out",
-    ),
-    "cut_equal": (
-        "error", "Sides equal after the cut", "cut at {length:,} tokens both sides are the same, so training leaves them out",
-    ),
-    "cut": ("notice", "Rows cut", "longer than {length:,} tokens; what is beyond is not read"),
-    "no_end": (
-        "warning", "No end token", "no end token after the answer, so the model would not learn to stop",
-    ),
-}  # fmt: skip
-"""Code -> how bad it is, its title, and the end of its sentence."""
+LENGTH_FINDINGS: dict[str, Level] = {
+    "masked": "error",
+    "prompt_too_long": "error",
+    "cut_equal": "error",
+    "cut": "notice",
+    "no_end": "warning",
+}
+"""Code -> how bad it is. The sections `length` and `length_titles` of the texts say what it means."""
 
 
 def truncation_effect(row: RowExtent, length: int) -> str | None:
@@ -150,11 +146,12 @@ def truncation_effect(row: RowExtent, length: int) -> str | None:
 
 def length_findings(rows: Sequence[tuple[UsableRow, RowExtent]], length: int) -> Iterator[DataFinding]:
     """What the length does to the measured rows, and answers that do not end."""
-    for code, (level, title, meaning) in FINDING_TEXTS.items():
+    for code, level in LENGTH_FINDINGS.items():
         hit = [
             one for one, row in rows if (not row.ends if code == "no_end" else truncation_effect(row, length) == code)
         ]
         if hit:
-            text = f"{len(hit):,} of {len(rows):,} rows: {meaning.format(length=length)}."
+            title, counts = Text(f"length_titles.{code}"), {"rows": len(hit), "total": len(rows), "length": length}
+            text = Text(f"length.{code}", **counts)
             where = tuple(FindingExample(one.file, one.row, one.line, "") for one in hit[:MAX_EXAMPLES])
-            yield DataFinding(code, level, title, len(hit), len(rows), text, where)
+            yield DataFinding(code, level, str(title), len(hit), len(rows), str(text), where)

@@ -22,6 +22,7 @@ from trainer_core.data.quality.report import (
     Level,
     Remedy,
     format_counts,
+    ignored_meaning,
 )
 from trainer_core.data.read_events import (
     FileNote,
@@ -35,6 +36,7 @@ from trainer_core.data.read_events import (
 from trainer_core.data.schema.messages import Chat, Item, Pair, opening_messages, prompt_key, prompts_of
 from trainer_core.data.select import SAMPLE_DATA
 from trainer_core.data.stream import CheckOptions, ReadRequest, stream_rows
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns
@@ -81,7 +83,7 @@ class DataAnalysis:
         self.rows: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[FindingExample]] = {}
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, Text] = {}
         self.openings: dict[int, int] = defaultdict(int)
         self.preview: list[Item] = []
         self.aside: dict[str, list[IgnoredContent]] = defaultdict(list)
@@ -94,7 +96,7 @@ class DataAnalysis:
                 self.rows[news.file] += 1
                 self.add_row(news)
             case FileNote(text):
-                self.notes.append(text)
+                self.notes.append(str(text))
             case SchemaDetected():
                 self.found.append(news)
             case IgnoredContent():
@@ -105,7 +107,9 @@ class DataAnalysis:
             case UnusableRow():
                 self.rows[news.file] += 1
                 self.reasons.setdefault(news.code, news.reason)
-                self.add_example(f"misfit: {news.code}", FindingExample(news.file, news.row, news.line, news.reason))
+                self.add_example(
+                    f"misfit: {news.code}", FindingExample(news.file, news.row, news.line, str(news.reason))
+                )
 
     def add_row(self, example: UsableRow) -> None:
         """One row: its faults, and where it is usable its lengths and its prompt."""
@@ -156,12 +160,11 @@ class DataAnalysis:
         """Why a run would refuse the rows as they are."""
         count = self.counts["damaged"]
         if count and not self.treatment.skip_damaged:
-            lines, them = ("line", "it") if count == 1 else ("lines", "them")
-            yield f"{count:,} {lines} in {name} cannot be read. Mend {them}, or skip {them} (step skip_damaged)."
+            yield str(Text("blocked.damaged", lines=count, file=name))
         if why := remedies.marker_problem(self.counts["markers"], self.usable, name):
-            yield why
+            yield str(why)
         if not self.usable:
-            yield f"No row in {name} can be trained on."
+            yield str(Text("blocked.no_rows", file=name))
 
     def file_report(self, found: SchemaDetected) -> FileReport:
         shape = found.shape
@@ -169,11 +172,11 @@ class DataAnalysis:
 
     def step_notes(self) -> Iterator[str]:
         if (count := self.counts["damaged"]) and self.treatment.skip_damaged:
-            yield f"{count:,} {'line' if count == 1 else 'lines'} that cannot be read left out by the step skip_damaged."
+            yield str(Text("left_out.damaged", lines=count))
         for code, count in self.counts.items():
             if code.startswith("left out: "):
                 fault = QUALITY_CHECKS[code.removeprefix("left out: ")]
-                yield f"{count:,} {'row' if count == 1 else 'rows'} left out by the step drop_{fault.code}: {fault.meaning}."
+                yield str(Text("left_out.fault", rows=count, step=f"drop_{fault.code}", meaning=fault.meaning))
 
     # --- findings -----------------------------------------------------------------------------------------------------
 
@@ -182,16 +185,16 @@ class DataAnalysis:
         for code, count in self.counts.items():
             if code in QUALITY_CHECKS:
                 fault = QUALITY_CHECKS[code]
-                text = f"{format_share(count, total)}: {fault.meaning}.{self.describe_columns(code)}"
+                text = self.describe_rows(code, fault.meaning)
                 yield self.build_finding(code, finding_level(fault, count, self.usable), fault.title, text)
             elif code == "damaged" and not self.treatment.skip_damaged:
-                yield self.build_finding(
-                    code, "error", "Damaged lines", f"{format_share(count, total)} cannot be read."
-                )
+                text = Text("finding.damaged", rows=count, total=total)
+                yield self.build_finding(code, "error", Text("finding_titles.damaged"), text)
             elif code.startswith("misfit: "):
-                reason = self.reasons[code.removeprefix("misfit: ")]
-                title = "Tool calls" if code == "misfit: tool calls" else "Rows that do not fit"
-                yield self.build_finding(code, "error", title, f"{format_share(count, total)}: {reason}.")
+                text = self.describe_rows(code, self.reasons[code.removeprefix("misfit: ")])
+                calls = code == "misfit: tool calls"
+                title = Text("finding_titles.tool_calls") if calls else Text("finding_titles.misfit")
+                yield self.build_finding(code, "error", title, text)
         yield from self.findings_on_ignored_content()
         yield from self.dataset_findings()
 
@@ -200,47 +203,50 @@ class DataAnalysis:
         total = self.rows.total()
         for code, several in self.aside.items():
             if code in IGNORED_CONTENT:
-                level, title, meaning = IGNORED_CONTENT[code]
                 counts = rows_by_name(several)
+                count, meaning = max(counts.values()), ignored_meaning(code, counts)
                 where = tuple(
                     FindingExample(one.file, one.row, one.line, f"{one.name}: {one.snippet}")
                     for one in several[:MAX_EXAMPLES]
                 )
-                sentence = (
-                    f"{format_share(max(counts.values()), total)}: {meaning.format(names=format_counts(counts))}."
-                )
-                yield DataFinding(f"aside: {code}", level, title, max(counts.values()), total, sentence, where)
+                title, sentence = str(Text(f"ignored_titles.{code}")), str(finding_text(count, total, meaning))
+                yield DataFinding(f"aside: {code}", IGNORED_CONTENT[code], title, count, total, sentence, where)
 
-    def describe_columns(self, code: str) -> str:
-        """The columns and fields in which a fault stands, where it does not stand in the words."""
-        return f" It stands in {format_counts(rows_by_name(self.aside[code]))}." if code in self.aside else ""
+    def describe_rows(self, code: str, meaning: Text) -> Text:
+        """How many rows have a fault, and in which columns and fields, where it is not in the words."""
+        rows, total = self.counts[code], self.rows.total()
+        if code in self.aside:
+            names = format_counts(rows_by_name(self.aside[code]))
+            return Text("finding.columns", rows=rows, total=total, meaning=meaning, names=names)
+        return finding_text(rows, total, meaning)
 
-    def build_finding(self, code: str, level: Level, title: str, sentence: str) -> DataFinding:
+    def build_finding(self, code: str, level: Level, title: Text, sentence: Text) -> DataFinding:
         count = self.counts[code]
         steps = remedies.remedy_labels(code, count)
         mends = tuple(Remedy(step, label) for step, label in steps)
-        return DataFinding(code, level, title, count, self.rows.total(), sentence, tuple(self.examples[code]), mends)
+        rows, examples = self.rows.total(), tuple(self.examples[code])
+        return DataFinding(code, level, str(title), count, rows, str(sentence), examples, mends)
 
     def dataset_findings(self) -> Iterator[DataFinding]:
         """What only all rows together show."""
         total = self.usable
         if 0 < self.with_system < total:
             count = min(self.with_system, total - self.with_system)
-            text = f"{format_share(self.with_system, total)} have a system prompt, the others have none."
+            title, text = Text("finding_titles.system"), Text("finding.system", rows=self.with_system, total=total)
             remedy = (Remedy("no_system", remedies.REMEDY_LABELS["no_system"]),)
-            yield DataFinding("system", "notice", "System prompts in some rows", count, total, text, (), remedy)
+            yield DataFinding("system", "notice", str(title), count, total, str(text), (), remedy)
         ratio = self.book.chosen_over_rejected()
         if ratio and ratio[0] > MAX_LENGTH_RATIO:
-            text = (
-                f"At the median chosen is {ratio[0]:.1f} times as long as rejected, and it is longer in {ratio[1]:.0%} "
+            title, text = (
+                Text("finding_titles.long_chosen"),
+                Text("finding.long_chosen", ratio=ratio[0], share=ratio[1]),
             )
-            text += "of the pairs. DPO may learn to write more instead of better."
-            yield DataFinding("long_chosen", "warning", "Chosen is longer", round(ratio[1] * total), total, text)
+            yield DataFinding("long_chosen", "warning", str(title), round(ratio[1] * total), total, str(text))
         if total < MIN_STEADY_ROWS:
-            text = f"{total} usable rows. " + (
-                "Below 30 a run is a taste." if total < MIN_TRIAL_ROWS else "From 200 on the change is steadier."
-            )
-            yield DataFinding("few", "notice", "Few rows", total, total, text)
+            title, text = Text("finding_titles.few"), Text("finding.few", rows=total, steady=MIN_STEADY_ROWS)
+            if total < MIN_TRIAL_ROWS:
+                text = Text("finding.very_few", rows=total, trial=MIN_TRIAL_ROWS)
+            yield DataFinding("few", "notice", str(title), total, total, str(text))
 
 
 def rows_by_name(several: list[IgnoredContent]) -> Counter[str]:
@@ -254,8 +260,8 @@ def rows_by_name(several: list[IgnoredContent]) -> Counter[str]:
 LEVELS: tuple[Level, ...] = ("error", "warning", "notice")
 
 
-def format_share(count: int, total: int) -> str:
-    return f"{count:,} of {total:,} rows"
+def finding_text(rows: int, total: int, meaning: Text) -> Text:
+    return Text("finding.rows", rows=rows, total=total, meaning=meaning)
 
 
 def finding_level(fault: QualityCheck, count: int, usable: int) -> Level:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from trainer_core.data.quality import text_patterns
 from trainer_core.data.quality.report import Level
 from trainer_core.data.schema.messages import Chat, Item, Message, Pair, normalise_text, prompt_key, prompts_of
+from trainer_core.texts import Text
 
 IDENTICAL_SHARE = 0.95
 """Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
@@ -19,57 +20,50 @@ NEXT_ROLES = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool
 
 @dataclass(frozen=True)
 class QualityCheck:
-    """One thing that can be wrong with a row. `mends`: names of the steps that repair it or choose otherwise."""
+    """One thing that can be wrong with a row. `mends`: names of the steps that repair it or choose otherwise.
+
+    The sections `quality` and `quality_titles` of the texts say what it means.
+    """
 
     code: str
     level: Level
-    title: str
-    meaning: str
     mends: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> Text:
+        return Text(f"quality_titles.{self.code}")
+
+    @property
+    def meaning(self) -> Text:
+        return Text(f"quality.{self.code}")
 
 
 QUALITY_CHECKS = {
     fault.code: fault
     for fault in (
-        QualityCheck("empty_prompt", "error", "Empty prompt", "the prompt is empty"),
-        QualityCheck("empty_answer", "error", "Empty answer", "an answer is empty"),
-        QualityCheck("unlearned", "error", "No answer to learn", "every answer has weight 0, so there is nothing to learn"),
-        QualityCheck("identical", "error", "Identical sides", "chosen and rejected are the same text"),
-        QualityCheck("near_identical", "warning", "Nearly identical sides", "chosen and rejected share 95 % of their text"),
-        QualityCheck("duplicate_row", "warning", "Repeated rows", "the same row came before"),
-        QualityCheck("duplicate_prompt", "notice", "Repeated prompts", "the same prompt came before with another answer"),
-        QualityCheck("leaked", "warning", "Prompts in the held-out file", "the prompt is also in the held-out file"),
-        QualityCheck("swapped", "warning", "Prompt and answer swapped?", "a long prompt has a question as its answer", ("swap",)),
-        QualityCheck("reversed", "warning", "Sides reversed?", "the rejected answer has the higher score", ("reverse",)),
-        QualityCheck("markers", "warning", "Template markers", "a text holds a chat template's own markers", ("strip_markers",)),
-        QualityCheck("headings", "warning", "Role headings", "a text holds headings such as ### Response: or Human:"),
-        QualityCheck("placeholder", "warning", "Unfilled placeholders", "a text holds a placeholder such as {{name}}"),
-        QualityCheck("roles", "warning", "Turns out of order", "user and assistant do not take turns", ("join_turns",)),
-        QualityCheck("unanswered", "notice", "Last turn unanswered", "the chat ends with a turn nobody answers"),
-        QualityCheck(
-            "tools", "warning", "Tool lists and calls",
-            "there is a list of tools or a tool call; the model is not told of the list, and calls are learned as plain text",
-        ),
-        QualityCheck(
-            "pictures", "warning", "Pictures, sound or video",
-            "there is a picture, sound or video, or a placeholder for one such as <image>; only the text is trained on, and "
-            "the placeholder stays in it",
-            ("strip_pictures",),
-        ),
-        QualityCheck(
-            "weight_zero", "notice", "Answers with weight 0",
-            "an answer has weight 0: SFT reads it and does not learn it, DPO learns both sides whole",
-            ("learn_all",),
-        ),
-        QualityCheck(
-            "reasoning", "notice", "Reasoning",
-            "an answer has reasoning: SFT reads it and does not learn it, DPO leaves it out",
-            ("learn_reasoning", "no_reasoning"),
-        ),
-        QualityCheck("encoding", "warning", "Mangled characters", "a text was decoded wrongly somewhere", ("mend_encoding",)),
-        QualityCheck("personal", "notice", "Mail addresses or keys", "a text holds a mail address or a secret key", ("mask",)),
+        QualityCheck("empty_prompt", "error"),
+        QualityCheck("empty_answer", "error"),
+        QualityCheck("unlearned", "error"),
+        QualityCheck("identical", "error"),
+        QualityCheck("near_identical", "warning"),
+        QualityCheck("duplicate_row", "warning"),
+        QualityCheck("duplicate_prompt", "notice"),
+        QualityCheck("leaked", "warning"),
+        QualityCheck("swapped", "warning", ("swap",)),
+        QualityCheck("reversed", "warning", ("reverse",)),
+        QualityCheck("markers", "warning", ("strip_markers",)),
+        QualityCheck("headings", "warning"),
+        QualityCheck("placeholder", "warning"),
+        QualityCheck("roles", "warning", ("join_turns",)),
+        QualityCheck("unanswered", "notice"),
+        QualityCheck("tools", "warning"),
+        QualityCheck("pictures", "warning", ("strip_pictures",)),
+        QualityCheck("weight_zero", "notice", ("learn_all",)),
+        QualityCheck("reasoning", "notice", ("learn_reasoning", "no_reasoning")),
+        QualityCheck("encoding", "warning", ("mend_encoding",)),
+        QualityCheck("personal", "notice", ("mask",)),
     )
-}  # fmt: skip
+}
 """Errors are never trained on and need no remedy; an unanswered last turn is always cut off."""
 
 

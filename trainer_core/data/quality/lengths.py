@@ -33,7 +33,7 @@ class TokenCount:
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare exceptions for missing and damaged files
-            raise DataError(f"{path}: not a tokenizer that can be read ({error}).") from error
+            raise DataError("lengths.no_tokenizer", path=path, error=str(error)) from error
         self.tokenizer.no_truncation()
 
     def __call__(self, text: str) -> int:

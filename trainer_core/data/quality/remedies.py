@@ -20,6 +20,7 @@ from trainer_core.data.read_events import UsableRow
 from trainer_core.data.schema.messages import Chat, Item, Message, Pair
 from trainer_core.data.schema.transcripts import MARKERS
 from trainer_core.errors import DataError
+from trainer_core.texts import NO_TEXT, Text
 
 SKIP_DAMAGED = "skip_damaged"
 """The step that passes over lines which cannot be read."""
@@ -29,15 +30,11 @@ MAX_MARKED_SHARE = 0.1
 """From this share of rows with template markers on, the data set as a whole was written for another template."""
 
 
-def marker_problem(count: int, total: int, name: str) -> str | None:
-    """Why rows with another template's markers are not trained on, or None where they are few."""
+def marker_problem(count: int, total: int, name: str) -> Text:
+    """Why rows with another template's markers are not trained on, or nothing where they are few."""
     if not count or count < MAX_MARKED_SHARE * total:
-        return None
-    return (
-        f"{count:,} of {total:,} rows in {name} hold a chat template's own markers, such as <|im_start|> or [INST]. "
-        "The model's template would be put around them. Take the markers out with the step strip_markers, or leave "
-        "these rows out with drop_markers."
-    )
+        return NO_TEXT
+    return Text("remedies.many_markers", rows=count, total=total, file=name)
 
 
 class RemedyOutcome(NamedTuple):
@@ -58,7 +55,7 @@ class RemedyPipeline:
         steps = tuple(dict.fromkeys(steps))
         unknown = next((step for step in steps if step not in STEP_NAMES), None)
         if unknown is not None:
-            raise DataError(f"There is no step {unknown[:60]!r} for data. Known steps: {', '.join(STEP_NAMES)}.")
+            raise DataError("remedies.unknown_step", step=unknown[:60], steps=", ".join(STEP_NAMES))
         self.mends = [ROW_REMEDIES[step] for step in steps if step in ROW_REMEDIES]
         self.reverse = "reverse" in steps
         self.drops = {step.removeprefix("drop_") for step in steps if step.startswith("drop_")}

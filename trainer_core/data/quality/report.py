@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer_core.data.files.raw_rows import format_location
+from trainer_core.data.files.raw_rows import row_place
 from trainer_core.data.schema.data_schema import Kind
 from trainer_core.data.schema.messages import Chat, Pair
+from trainer_core.texts import Text
 
 Level = Literal["error", "warning", "notice"]
 """error: not trained on as it is. warning: worth a look before training. notice: good to know."""
@@ -51,36 +52,34 @@ class DataFinding:
         """The finding as lines of text."""
         yield f"{self.level}: {self.sentence}"
         for example in self.examples[:2]:
-            yield f"    {format_location(example.file, example.row, example.line)}: {example.snippet}"
+            yield f"    {row_place(example.file, example.row, example.line)}: {example.snippet}"
         for remedy in self.remedies:
             yield f"    {remedy.label}: {remedy.step}"
 
 
-IGNORED_CONTENT: dict[str, tuple[Level, str, str]] = {
-    "column": ("notice", "Columns not used", "not used: {names}"),
-    "field": ("notice", "Fields of messages not used", "not used of the messages: {names}"),
-    "other_column": (
-        "notice", "Parts under other names", "a part's own column is empty, and another with such a name is used: {names}",
-    ),
-    "weight": ("warning", "Weights between", "a weight is neither 0 nor 1 and is taken as 1 if it is above 0: {names}"),
-    "weight_of_others": (
-        "warning", "Weights of other turns", "only what the assistant says is learned, whatever the weight of others: {names}",
-    ),
-    "json_text": ("notice", "JSON text unpacked", "JSON written as text is read as what it spells: {names}"),
-    "system": ("warning", "Second system prompts", "a second system prompt that says something else is left out: {names}"),
-    "prompt": (
-        "warning", "Prompts beside whole conversations",
-        "the sides begin with another prompt than the prompt's own column, which is left out: {names}",
-    ),
-}  # fmt: skip
-"""What is not used of a row, or not as the file says: code -> level, title, and the end of its sentence."""
+IGNORED_CONTENT: dict[str, Level] = {
+    "column": "notice",
+    "field": "notice",
+    "other_column": "notice",
+    "weight": "warning",
+    "weight_of_others": "warning",
+    "json_text": "notice",
+    "system": "warning",
+    "prompt": "warning",
+}
+"""What is not used of a row, or not as the file says: code -> level. The sections `ignored` and `ignored_titles` say what."""
+
+
+def ignored_meaning(code: str, rows: Mapping[str, int]) -> Text:
+    """What is not used, with the columns or fields and the rows they are filled in."""
+    return Text(f"ignored.{code}", names=format_counts(rows))
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
     """Columns or fields with the rows they are filled in: `id (12 rows), source (1 row)`; at most eight."""
     most = sorted(counts.items(), key=lambda one: -one[1])
-    told = [f"{name} ({count:,} row{'s' * (count != 1)})" for name, count in most[:8]]
-    return ", ".join(told) + (f" and {len(most) - 8} more" if len(most) > 8 else "")
+    names = ", ".join(str(Text("data_report.count", name=name, rows=count)) for name, count in most[:8])
+    return str(Text("data_report.more_counts", names=names, more=len(most) - 8)) if len(most) > 8 else names
 
 
 @dataclass(frozen=True)
@@ -130,12 +129,14 @@ class DataReport:
         """The report as lines of text."""
         for file in self.files:
             columns = ", ".join(f"{part} ← {column}" for part, column in file.columns.items())
-            unused = f" Not used: {', '.join(file.unused)}." if file.unused else ""
-            yield f"{file.name}: {file.shape} ({columns}), {file.rows:,} rows.{unused}"
-        yield f"{self.usable:,} of {self.rows:,} rows are usable: {self.train:,} to train on, {self.held_out:,} held out."
+            about = {"file": file.name, "shape": file.shape, "columns": columns, "rows": file.rows}
+            unused = ", ".join(file.unused)
+            yield str(Text("data_report.file_unused", **about, unused=unused) if unused else Text("report.file", **about))
+        counts = {"usable": self.usable, "rows": self.rows, "train": self.train, "held_out": self.held_out}
+        yield str(Text("data_report.rows", **counts))
         for one in self.lengths:
-            median = f"{one.median:,} {one.unit} at the median"
-            yield f"{one.part}: {median}, 95 % up to {one.p95:,}, at most {one.longest:,}."
+            lengths = {"median": one.median, "p95": one.p95, "longest": one.longest}
+            yield str(Text("data_report.lengths", part=one.part, unit=one.unit, **lengths))
         yield from self.notes
         for finding in self.findings:
             yield from finding.as_lines()

@@ -16,6 +16,8 @@ from trainer_core.data.read_events import FileNote, IgnoredContent, ReadProgress
 from trainer_core.data.stream import CheckOptions, CountRequest, Preview, PreviewRequest, ReadRequest, RowCounts
 from trainer_core.errors import DataError
 from trainer_core.system.child_process import ChildLimits, ChildProcess, Crashed, Rejected
+from trainer_core.system.format import format_gb
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -54,27 +56,28 @@ class SandboxReader:
         """
         request = request.with_absolute_paths()
         if not is_text_name(request.path):
-            raise DataError(f"{ascii(str(request.path))}: the name is not valid text. Rename the file or folder.")
+            raise DataError("reader.bad_name", path=ascii(str(request.path)))
         seconds = request.total_bytes() / BYTES_PER_SECOND
         try:
             for name, fields in self.child.ask(type(request).__name__, vars(request), seconds):
                 yield answer_adapter(name).validate_python(fields)
         except Rejected as error:
-            raise DataError(str(error)) from error
+            raise DataError(error.text) from error
         except Crashed as crash:
             raise self.explain_crash(request.path, crash) from crash
 
     def explain_crash(self, path: Path, crash: Crashed) -> Exception:
         if crash.out_of_memory:
-            return DataError(f"{path}: reading it takes more than {self.limits.memory_bytes / 2**30:.1f} GB of memory.")
+            return DataError("reader.memory", path=path, limit=format_gb(self.limits.memory_bytes))
         if crash.traceback:
             return RuntimeError(f"The reader of {path} failed.\n{crash.traceback}")
-        code = f"makes the reader end with code {crash.code}; the file is damaged or made to do harm"
-        return DataError(f"{path}: reading it {crash.limit or code}. Nothing of it was used.")
+        if crash.limit:
+            return DataError("reader.limit", path=path, limit=crash.limit)
+        return DataError("reader.ended", path=path, exit=crash.code)
 
     def stop(self) -> None:
         """Give up; whoever waits for an answer gets a DataError."""
-        self.child.stop("was stopped at your request")
+        self.child.stop(Text("reader.stopped"))
 
 
 @cache

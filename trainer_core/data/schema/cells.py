@@ -12,6 +12,7 @@ import orjson
 
 from trainer_core.data.schema import transcripts
 from trainer_core.data.schema.messages import Role
+from trainer_core.texts import Text
 
 Structure = Literal["text", "transcript", "number", "truth", "message", "messages", "scored", "rounds", "other"]
 Values = dict[str, Any]
@@ -38,11 +39,11 @@ MAX_NESTING = 3
 
 
 class BadRow(Exception):
-    """One row does not fit its shape. `code` is for counting; the message ends the sentence that names the row."""
+    """One row does not fit its shape. `code` is for counting; `reason` ends the sentence that names the row."""
 
-    def __init__(self, code: str, reason: str) -> None:
+    def __init__(self, code: str, reason: Text) -> None:
         super().__init__(reason)
-        self.code = code
+        self.code, self.reason = code, reason
 
 
 class RowRemark(NamedTuple):
@@ -131,10 +132,10 @@ def cell_text(row: RowCells, column: str) -> str:
     if isinstance(value, str):
         return value
     if value is None:
-        raise BadRow("missing", f"{column!r} is missing")
+        raise BadRow("missing", Text("cells.missing", column=column))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise BadRow("not text", f"{column!r} is not text")
+    raise BadRow("not text", Text("cells.not_text", column=column))
 
 
 def message_keys(value: dict[str, Any]) -> tuple[str, str] | None:

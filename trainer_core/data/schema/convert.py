@@ -8,6 +8,7 @@ from trainer_core.data.schema import cells, transcripts
 from trainer_core.data.schema.cells import BadRow, RowCells
 from trainer_core.data.schema.message_objects import cell_messages
 from trainer_core.data.schema.messages import Chat, Message, Pair, Role, normalise_text
+from trainer_core.texts import Text
 
 
 def to_chat(row: RowCells) -> Chat:
@@ -21,7 +22,7 @@ def to_chat(row: RowCells) -> Chat:
     if answer:
         messages += with_reasoning(as_messages(row, answer, "assistant"), row)
     if "assistant" not in [message.role for message in messages]:
-        raise BadRow("no answer", "no turn of the assistant to learn from")
+        raise BadRow("no answer", Text("cells.no_answer"))
     return Chat(messages)
 
 
@@ -100,9 +101,9 @@ def check_pair(pair: Pair) -> Pair:
         BadRow: a side begins with another role than the assistant's, or no user asks anything.
     """
     if pair.chosen[0].role != "assistant" or pair.rejected[0].role != "assistant":
-        raise BadRow("different prompts", "chosen and rejected do not answer the same prompt")
+        raise BadRow("different prompts", Text("cells.different_prompts"))
     if "user" not in [message.role for message in pair.prompt]:
-        raise BadRow("no prompt", "no prompt before the answers")
+        raise BadRow("no prompt", Text("cells.no_prompt"))
     return pair
 
 
@@ -117,10 +118,10 @@ def best_worst_pair(row: RowCells) -> Pair:
     if not isinstance(answers, list) or not all(
         isinstance(one, dict) and cells.is_scored_answer(one) for one in answers
     ):
-        raise BadRow("not scored", f"{column!r} is not a list of answers with scores")
+        raise BadRow("not scored", Text("cells.not_scored", column=column))
     ranked = sorted(answers, key=cells.answer_score, reverse=True)
     if len(ranked) < 2 or cells.answer_score(ranked[0]) == cells.answer_score(ranked[-1]):
-        raise BadRow("no preference", "no two answers with different scores")
+        raise BadRow("no preference", Text("cells.no_preference"))
     best, worst = ((Message("assistant", cells.answer_text(one)),) for one in (ranked[0], ranked[-1]))
     return check_pair(Pair(prompt_messages(row), best, worst))
 
@@ -161,7 +162,7 @@ def history_messages(row: RowCells) -> tuple[Message, ...]:
             return tuple(turn for one, said in rounds for turn in (Message("user", one), Message("assistant", said)))
         case "message" | "messages":
             return cell_messages(row, row.columns["history"])
-    raise BadRow("history", f"{row.columns['history']!r} is not a list of question and answer")
+    raise BadRow("history", Text("cells.not_rounds", column=row.columns["history"]))
 
 
 def with_system(messages: tuple[Message, ...], row: RowCells) -> tuple[Message, ...]:

@@ -11,6 +11,7 @@ from trainer_core.data.schema.cells import Structure
 from trainer_core.data.schema.data_schema import PART_NAMES, DataSchema, Kind, normalise_name
 from trainer_core.data.schema.survey import Allowed, FileSurvey
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns
@@ -32,7 +33,7 @@ NEEDS: dict[str, str] = {"input": "prompt", "history": "prompt", "reasoning": "a
 """Part that may be there -> the part without which nothing could be made of it."""
 MIN_FILLED_SHARE = 0.5
 """A column filled in fewer rows than this share of the best candidate's is not taken for a part that every row needs."""
-REQUIRED_PARTS = "Pairs need prompt, chosen and rejected; chats need messages, or a prompt and an answer"
+REQUIRED_PARTS = Text("schema.required_parts")
 
 
 @dataclass(frozen=True)
@@ -93,35 +94,27 @@ def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
             continue
         if rule.kind != "kto":
             return build_schema(rule, rule.kind, found, survey)
-        raise DataError(
-            f"{where}: these are single answers with a label (KTO). Tunebench trains on pairs and on chats; "
-            "give each prompt a chosen and a rejected answer."
-        )
-    raise DataError(
-        f"{where}: found {format_columns(columns)}. {REQUIRED_PARTS}. {explain_unfit(columns)}Say "
-        f"which column is which, or rename them."
-    )
+        raise DataError("schema.kto", file=where)
+    about = {"file": where, "columns": list_columns(columns), "required": REQUIRED_PARTS}
+    if unfit := unfit_columns(columns):
+        raise DataError("schema.unfit", **about, unfit=", ".join(map(str, unfit[:4])))
+    raise DataError("schema.unknown", **about)
 
 
-UNFIT_REASONS: dict[Structure, str] = {
-    "truth": "true or false",
-    "other": "lists or objects that are no messages",
-    "rounds": "lists of questions and answers",
-    "scored": "answers with scores",
-}
-
-
-def explain_unfit(columns: Mapping[str, Structure]) -> str:
+def unfit_columns(columns: Mapping[str, Structure]) -> list[Text]:
     """Which columns have a known name and nothing in them that the name promises."""
-    known = {
-        name for part in ("prompt", "answer", "chosen", "rejected", "messages", "text") for name in PART_NAMES[part]
-    }
-    found = [
-        f"{name} holds {UNFIT_REASONS[kind]}"
-        for name, kind in columns.items()
-        if kind in UNFIT_REASONS and normalise_name(name) in known
-    ]
-    return f"But {', '.join(found[:4])}; each of its cells must be a text or messages. " if found else ""
+    parts = ("prompt", "answer", "chosen", "rejected", "messages", "text")
+    known = {name for part in parts for name in PART_NAMES[part]}
+    named = {name: kind for name, kind in columns.items() if normalise_name(name) in known}
+    return [Text(UNFIT_CODES[kind], column=name) for name, kind in named.items() if kind in UNFIT_CODES]
+
+
+UNFIT_CODES: dict[Structure, str] = {
+    "truth": "schema.holds_truth",
+    "other": "schema.holds_others",
+    "rounds": "schema.holds_rounds",
+    "scored": "schema.holds_scores",
+}
 
 
 def is_false_match(rule: SchemaRule, found: Mapping[str, str], survey: FileSurvey) -> bool:
@@ -241,13 +234,14 @@ def schema_from_mapping(given: Columns, columns: dict[str, Structure], where: st
     used = given.column_by_part
     for part, column in used.items():
         if column not in columns:
-            raise DataError(f"{where}: no column {column[:60]!r} for {part}; found {format_columns(columns)}.")
+            found = list_columns(columns)
+            raise DataError("schema.no_column", file=where, column=column[:60], part=part, columns=found)
     unused = tuple(column for column in columns if column not in used.values())
     if (given.chosen and given.rejected) or (given.scored and given.prompt):
         return DataSchema("columns chosen by hand", "pairs", used, unused)
     if given.messages or given.text or (given.prompt and given.answer):
         return DataSchema("columns chosen by hand", "chat", used, unused)
-    raise DataError(f"{where}: the columns chosen by hand make neither pairs nor chats. {REQUIRED_PARTS}.")
+    raise DataError("schema.bad_mapping", file=where, required=REQUIRED_PARTS)
 
 
 HINTS: dict[str, tuple[str, ...]] = {
@@ -273,10 +267,11 @@ def guess_parts(columns: Mapping[str, Structure]) -> dict[str, str]:
     return {part: guessed[part] for part in ("prompt", "answer")} if {"prompt", "answer"} <= guessed.keys() else {}
 
 
-def format_columns(columns: Iterable[str]) -> str:
+def list_columns(columns: Iterable[str]) -> Text:
     """Column names as a person would list them, at most twelve."""
-    names = [name[:40] or "(no name)" for name in columns]
+    names = [name[:40] or str(Text("schema.no_name")) for name in columns]
     if not names:
-        return "no columns"
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"column{'s' if len(names) > 1 else ''} {', '.join(names[:12])}{more}"
+        return Text("schema.no_columns")
+    if len(names) > 12:
+        return Text("schema.many_columns", names=", ".join(names[:12]), more=len(names) - 12)
+    return Text("schema.columns", count=len(names), names=", ".join(names))

@@ -18,6 +18,7 @@ from trainer_core.data.schema.cells import (
     parse_written_messages,
 )
 from trainer_core.data.schema.messages import Message, Role
+from trainer_core.texts import Text
 
 CALL_KEYS = ("function_call", "tool_call")
 """Roles whose turn is a tool call written as text."""
@@ -46,9 +47,9 @@ def cell_messages(row: RowCells, column: str) -> tuple[Message, ...]:
         turns = transpose_lists(value) if keys and is_columns(value, keys) else [value]
         return tuple([convert_message(row, one, column) for one in turns])
     if not has_content(value, spelled_out=True):
-        raise BadRow("missing", f"{column!r} has no messages")
+        raise BadRow("missing", Text("cells.no_messages", column=column))
     if not isinstance(value, list):
-        raise BadRow("not a message", f"{column!r} is not a list of messages")
+        raise BadRow("not a message", Text("cells.not_messages", column=column))
     return tuple([convert_message(row, one, column) for one in value])
 
 
@@ -70,13 +71,13 @@ def convert_message(row: RowCells, value: Any, column: str) -> Message:
         value = parse_written_messages(value)
     keys = message_keys(value) if isinstance(value, dict) else None
     if keys is None:
-        raise BadRow("not a message", f"{column!r} holds something that is not a message with role and content")
+        raise BadRow("not a message", Text("cells.not_message", column=column))
     role, content = str(value[keys[0]]).strip().casefold(), value[keys[1]]
     known = ROLES.get(role)
     if known is None:
-        raise BadRow("unknown role", f"{column!r} has the unknown role {str(value[keys[0]])[:40]!r}")
+        raise BadRow("unknown role", Text("cells.unknown_role", column=column, role=str(value[keys[0]])[:40]))
     if has_content(value.get("tool_calls"), True) or has_content(value.get("function_call"), True):
-        raise BadRow("tool calls", f"{column!r} has tool calls, which Tunebench does not train on")
+        raise BadRow("tool calls", Text("cells.tool_calls", column=column))
     if role in CALL_KEYS:
         row.add_remark("tools", role, content)
     said, thought = (
@@ -148,11 +149,11 @@ def join_content(row: RowCells, content: Any, column: str) -> tuple[str, str]:
         row.add_remark("json_text", column, content)
         content = parts
     if content is None:
-        raise BadRow("missing", f"{column!r} has a turn without text")
+        raise BadRow("missing", Text("cells.no_words", column=column))
     if isinstance(content, dict):
         content = content["parts"] if isinstance(content.get("parts"), list) else [content]
     if not isinstance(content, list):
-        raise BadRow("not text", f"{column!r} has a turn that is not text")
+        raise BadRow("not text", Text("cells.not_words", column=column))
     said, thought = list[str](), list[str]()
     for part in content:
         (thought if isinstance(part, dict) and part.get("type") in REASONING_TYPES else said).append(
@@ -170,10 +171,10 @@ def part_text(row: RowCells, part: Any, column: str) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise BadRow("not text", f"{column!r} has a turn that is not text")
+        raise BadRow("not text", Text("cells.not_words", column=column))
     kind = part.get("type")
     if kind in TOOL_PARTS:
-        raise BadRow("tool calls", f"{column!r} has tool calls, which Tunebench does not train on")
+        raise BadRow("tool calls", Text("cells.tool_calls", column=column))
     for key in PART_TEXTS:
         words = part.get(key)
         words = words.get("value") if isinstance(words, dict) else words
@@ -182,7 +183,7 @@ def part_text(row: RowCells, part: Any, column: str) -> str:
                 if other not in ("type", key) and has_content(one):
                     row.add_remark("field", other, one)
             return words
-    raise BadRow(f"part {kind!s:.40}", f"{column!r} has a part of type {str(kind)[:40]!r}; Tunebench trains on text")
+    raise BadRow(f"part {kind!s:.40}", Text("cells.other_part", column=column, type=str(kind)[:40]))
 
 
 def parse_content_parts(text: str) -> list[Any] | None:

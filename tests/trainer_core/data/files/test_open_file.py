@@ -24,6 +24,7 @@ from trainer_core.data.read_events import FileNote, ReadEvent, ReadProgress, Usa
 from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
 from trainer_core.system.child_process import ChildLimits
+from trainer_core.texts import Text
 
 TEXT = "Grüße, naïve café – „ok“ €"
 
@@ -61,7 +62,9 @@ def test_a_longer_text_in_another_script_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(lines(*[f"{text}{n}" for n in range(20)]).encode("cp1251"))
     news = list(stream_rows(ReadRequest(path)))
-    assert news[0] == FileNote("rows.jsonl: not UTF-8 (first seen in line 1); read as cp1251.")
+    assert news[0] == FileNote(
+        Text("encoding.note", file="rows.jsonl", note=Text("encoding.guessed", line=1, name="cp1251"))
+    )
     assert isinstance(news[-1], UsableRow) and news[-1].item.messages[0].content == f"{text}19"  # type: ignore[union-attr]
 
 
@@ -77,7 +80,9 @@ def test_objects_over_several_lines_know_their_line(tmp_path: Path) -> None:
     path.write_text('{\n "a": "x"\n}\n{\n "a":\n "y"}\n{"a": 1,\n "a": 2}')
     first, second, third = rows_in(path)
     assert (first, second) == (RawRow(1, 1, {"a": "x"}), RawRow(2, 4, {"a": "y"}))
-    assert str(third) == "rows.json, line 7, column 1: the key 'a' appears twice in one object"
+    place = Text("rows.column", place=Text("rows.line", file="rows.json", line=7), column=1)
+    assert isinstance(third, UnreadableRow)
+    assert third.text == Text("rows.fault", place=place, reason=Text("json.repeated_key", key="a"))
 
 
 @pytest.mark.parametrize("delimiter", list(",;\t|"))
@@ -140,7 +145,7 @@ def test_keys_that_only_look_double_are_fine(text: bytes) -> None:
 )
 def test_double_keys_are_found_at_any_depth(text: bytes) -> None:
     found = json_stream.parse_row(text, FileLimits())
-    assert isinstance(found, json_stream.JsonError) and "'a' appears twice" in found.reason
+    assert isinstance(found, json_stream.JsonError) and found.reason == Text("json.repeated_key", key="a")
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -152,21 +157,22 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / ".hidden.jsonl").write_text("{")
     news: list[ReadEvent] = list(stream_rows(ReadRequest(tmp_path, rows=3)))
     assert [one.item.messages[0].content for one in news if isinstance(one, UsableRow)] == ["1", "2", "3"]  # type: ignore[union-attr]
-    assert news[0] == FileNote("README.md was not read: it is no data file by its name.")
+    assert news[0] == FileNote(Text("files.other_name", file="README.md"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "ok.jsonl").write_text(lines("a"))
     (tmp_path / os.fsdecode(b"b\xff.jsonl")).write_bytes(b"{")
-    assert find_data_files(tmp_path).notes == ("'b\\udcff.jsonl' was not read: its name is not valid text. Rename it.",)
+    assert find_data_files(tmp_path).notes == (Text("files.bad_name", file="'b\\udcff.jsonl'"),)
 
 
 def test_too_many_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(lines(*"abcd"))
-    with pytest.raises(DataError, match="rows.jsonl: more than 3 rows"):
+    with pytest.raises(DataError) as error:
         rows_in(path, FileLimits(rows=3))
+    assert error.value.text == Text("files.too_many_rows", file="rows.jsonl", limit=3)
 
 
 # --- the child --------------------------------------------------------------------------------------------------------
@@ -184,8 +190,9 @@ def test_one_child_answers_several_requests(tmp_path: Path) -> None:
             assert progress[-1].of == 2 * path.stat().st_size and [one.bytes for one in progress] == sorted(
                 one.bytes for one in progress
             )
-        with pytest.raises(DataError, match="no such file"):
+        with pytest.raises(DataError) as error:
             list(reader.ask(ReadRequest(tmp_path / "missing")))
+        assert error.value.text == Text("files.missing", path=str(tmp_path / "missing"))
         assert sum(isinstance(one, UsableRow) for one in reader.ask(ReadRequest(path, rows=7))) == 7
     assert reader.child.process.returncode is not None
 
@@ -198,38 +205,39 @@ def script(code: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("code", "limits", "says"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", CHILD_LIMITS, f"end with code -{int(signal.SIGSEGV)}"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", CHILD_LIMITS, -int(signal.SIGSEGV)),
         (
             "a = b'x' * (600 << 20); time.sleep(60)",
             replace(CHILD_LIMITS, memory_bytes=512 << 20, watch_seconds=0.02),
-            "0.5 GB of memory",
+            Text("child.memory", limit="0.5 GB"),
         ),
         (  # as on Windows, where .venv's python.exe only starts the Python that reads
             "import subprocess; grow = 'b = bytes([1]) * (600 << 20); import time; time.sleep(4)'; "
             "subprocess.call([sys.executable, '-S', '-c', grow], stdout=subprocess.DEVNULL)",
             replace(CHILD_LIMITS, memory_bytes=512 << 20, watch_seconds=0.02),
-            "0.5 GB of memory",
+            Text("child.memory", limit="0.5 GB"),
         ),
         (
             "exec('while True: pass')",
             replace(CHILD_LIMITS, cpu_seconds=0.3, watch_seconds=0.02),
-            "seconds of processor time",
+            Text("child.busy", seconds=pytest.approx(0.3, abs=0.01)),
         ),
     ],
     ids=["crash", "memory", "memory below a launcher", "time"],
 )
 def test_a_child_that_crashes_grows_or_hangs_becomes_a_sentence(
-    tmp_path: Path, code: str, limits: ChildLimits, says: str
+    tmp_path: Path, code: str, limits: ChildLimits, says: Text | int
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(lines("a"))
     start = time.monotonic()
     with (
-        pytest.raises(DataError, match="rows.jsonl: reading it") as error,
+        pytest.raises(DataError) as error,
         SandboxReader(limits, script(code)) as reader,
     ):
         list(reader.ask(ReadRequest(path)))
-    assert says in str(error.value)
+    about = ("reader.limit", {"limit": says}) if isinstance(says, Text) else ("reader.ended", {"exit": says})
+    assert error.value.text == Text(about[0], path=path, **about[1])
     assert time.monotonic() - start < 20
 
 
@@ -275,5 +283,6 @@ def test_the_child_starts_without_what_takes_long_to_import() -> None:
 
 
 def test_a_check_of_a_file_that_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no data file in this folder"):
+    with pytest.raises(DataError) as error:
         check_dataset(tmp_path)
+    assert (error.value.text.code, error.value.text.params["folder"]) == ("files.none", str(tmp_path))

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,12 +14,13 @@ from trainer_core.data import ReadRequest, SandboxReader
 from trainer_core.data.files.raw_rows import UnreadableRow
 from trainer_core.data.read_events import FileNote, UnusableRow
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Text]]:
     """What is said about each broken file, by one reader for all of them. Memory here must not grow with theirs."""
     folder = tmp_path_factory.mktemp("broken")
     subprocess.run(
@@ -26,26 +28,33 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     before = psutil.Process().memory_info().rss
     with SandboxReader() as reader:
-        heard = {broken.name: words(reader, folder / broken.name) for broken in ALL}
+        heard = {broken.name: texts(reader, folder / broken.name) for broken in ALL}
     grown = psutil.Process().memory_info().rss - before
     assert grown < 50 << 20, f"grew by {grown >> 20} MB"
     shutil.rmtree(folder)
     return heard
 
 
-def words(reader: SandboxReader, path: Path) -> str:
+def texts(reader: SandboxReader, path: Path) -> list[Text]:
     """Everything said about a file that is not a good row."""
     try:
-        news = [one for one in reader.ask(ReadRequest(path)) if isinstance(one, UnreadableRow | UnusableRow | FileNote)]
+        news = list(reader.ask(ReadRequest(path)))
     except DataError as error:
-        return str(error)
-    return "\n".join(one.text if isinstance(one, FileNote) else str(one) for one in news)
+        return [error.text]
+    return [one.text for one in news if isinstance(one, UnreadableRow | UnusableRow | FileNote)]
+
+
+def with_nested(text: Text) -> Iterator[Text]:
+    yield text
+    for param in text.params.values():
+        yield from with_nested(param) if isinstance(param, Text) else ()
 
 
 @pytest.mark.parametrize("broken", ALL, ids=lambda broken: broken.name)
-def test_a_broken_file_gives_a_sentence_with_its_place(said: dict[str, str], broken: Broken) -> None:
-    sentence = said[broken.name]
-    assert broken.says in sentence
+def test_a_broken_file_gives_a_sentence_with_its_place(said: dict[str, list[Text]], broken: Broken) -> None:
+    heard = [one for text in said[broken.name] for one in with_nested(text) if one.code == broken.says.code]
+    assert any(broken.says.params.items() <= one.params.items() for one in heard)
+    sentence = "\n".join(map(str, said[broken.name]))
     assert Path(broken.name).name in sentence
     if broken.line:
         assert f"line {broken.line}" in sentence

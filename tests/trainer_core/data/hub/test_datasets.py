@@ -13,6 +13,7 @@ from trainer_core.data import check_dataset
 from trainer_core.data.hub import datasets
 from trainer_core.errors import DataError
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -67,16 +68,18 @@ def test_what_was_fetched_once_is_there_offline(tmp_path: Path, monkeypatch: pyt
 
 def test_offline_is_said_quickly() -> None:
     begun = time.monotonic()
-    with pytest.raises(DataError, match="nobody/nothing: the Hub cannot be reached, and this data set is not cached"):
+    with pytest.raises(DataError) as error:
         datasets.list_splits("nobody/nothing")
+    assert error.value.text == Text("datasets.unreachable", name="nobody/nothing")
     assert time.monotonic() - begun < 25
 
 
 def test_a_set_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "notes.xyz").write_text("nothing")
-    with pytest.raises(DataError, match="odd: "):
+    with pytest.raises(DataError) as error:
         datasets.list_splits(str(tmp_path / "odd"))
+    assert error.value.text.code == "datasets.unreadable" and error.value.text.params["name"] == str(tmp_path / "odd")
 
 
 @pytest.mark.parametrize(

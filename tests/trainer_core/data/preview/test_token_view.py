@@ -25,6 +25,7 @@ from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import DataError, ModelError
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -201,9 +202,10 @@ def test_training_leaves_out_what_the_finding_says(models: dict[str, Path]) -> N
     sides = ((Message("assistant", long + "yes"),), (Message("assistant", long + "no"),))
     other = Pair(asked, (Message("assistant", "a"),), (Message("assistant", "b"),))
     kept, notes = tokenize.pair_rows(its, [Pair(asked, *sides), other], 64)
-    assert len(kept) == 1 and notes == ["1 of 2 pairs left out: cut at 64 tokens, both sides are the same."]
-    with pytest.raises(DataError, match="None of the 1 pairs shows a difference within 64 tokens"):
+    assert len(kept) == 1 and notes == [str(Text("tokens.sides_equal", rows=1, total=2, length=64))]
+    with pytest.raises(DataError) as error:
         tokenize.pair_rows(its, [Pair(asked, *sides)], 64)
+    assert error.value.text == Text("tokens.no_pairs", total=1, length=64)
 
 
 def test_a_template_without_an_end_is_found(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
@@ -235,8 +237,9 @@ def test_a_base_without_template_gets_the_chosen_one(lens: TokenPreview, tmp_pat
         assert "".join(side["texts"]) == examples[name]
         learned = "".join(text for text, trained in zip(side["texts"], side["trained"], strict=True) if trained)
         assert learned.strip() == "fox fox é 日本 0<|im_end|>"
-    with pytest.raises(ModelError, match="no chat template.*plain, alpaca, chatml"):
+    with pytest.raises(ModelError) as error:
         tokenize.encode_chat(its, Chat((Message("user", "a"), Message("assistant", "b"))))
+    assert error.value.text == Text("tokens.no_template", templates="plain, alpaca, chatml")
 
 
 def test_columns_steps_and_a_changed_file_count(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
@@ -254,8 +257,9 @@ def test_columns_steps_and_a_changed_file_count(lens: TokenPreview, models: dict
 
 
 def test_what_cannot_be_shown_is_said(lens: TokenPreview, models: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere.jsonl: there is no such file"):
+    with pytest.raises(DataError) as missing:
         lens.ask(MeasureRequest(source=str(tmp_path / "nowhere.jsonl"), model=str(models["chatml"]), length=64))
+    assert missing.value.text == Text("files.missing", path=str(tmp_path / "nowhere.jsonl"))
     source = saved(tmp_path / "c.jsonl", [chat(1, 1)])
     with pytest.raises(DataError, match="no such folder, and it is not a hub id"):
         lens.ask(TokenRowRequest(source=str(source), model=str(tmp_path / "model"), length=64, at=0))
@@ -270,8 +274,9 @@ def test_a_template_that_never_ends_holds_up_nobody(
     loops = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
     template = "{% if messages[0].content != 'Be brief.' %}" + loops + "{% endif %}" + tiny.TEMPLATE
     (endless / "chat_template.jinja").write_text(template)
-    with pytest.raises(DataError, match="chat template does not end within 1 s of processor time. Nothing was kept"):
+    with pytest.raises(DataError, match="does not end within 1 s of processor time") as error:
         lens.ask(TokenRowRequest(source=str(source), model=str(endless), length=64, at=0))
+    assert error.value.text.code == "tokens.unsafe_template"
     assert lens.ask(TokenRowRequest(source=str(source), model=str(models["chatml"]), length=64, at=0))["rows"] == 1
 
 
@@ -280,8 +285,9 @@ def test_a_process_that_does_not_answer_is_ended(models: dict[str, Path], tmp_pa
     look = TokenRowRequest(
         source=str(saved(tmp_path / "c.jsonl", [chat(1, 1)])), model=str(models["chatml"]), length=64, at=0
     )
-    with pytest.raises(ModelError, match="were not there after 0 s, so the process that shows them was ended"):
+    with pytest.raises(ModelError) as error:
         lens.ask(look)
+    assert error.value.text == Text("preview.late", model=str(models["chatml"]), seconds=0.3)
     assert lens.shared.child and lens.shared.child.process.poll() is not None
 
 

@@ -19,6 +19,7 @@ from trainer_core.data import CheckOptions, DataFinding, DataReport, Message, Pa
 from trainer_core.data.quality import analysis, checks
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 Row = dict[str, Any]
 ROWS = 300
@@ -156,7 +157,8 @@ def test_errors_come_first_and_examples_name_their_line(report: DataReport) -> N
     example = finding(report, "personal").examples[0]
     assert (example.line, len(finding(report, "personal").examples)) == (52, 5)
     assert "me@example.org" in example.snippet
-    assert finding(report, "personal").sentence == "6 of 319 rows: a text holds a mail address or a secret key."
+    told = Text("finding.rows", rows=6, total=319, meaning=Text("quality.personal"))
+    assert finding(report, "personal").sentence == str(told)
 
 
 def test_the_report_of_the_child_is_the_same(planted: Path, held_out: Path, report: DataReport) -> None:
@@ -173,7 +175,8 @@ def test_leaving_out_takes_exactly_the_rows_found(planted: Path, held_out: Path,
     after = check(planted, checkup=CheckOptions(held_out=held_out, steps=(f"drop_{code}",)))
     assert report.usable - after.usable == counts(report)[code]
     assert code not in counts(after)
-    assert any(note.startswith(f"{counts(report)[code]} rows left out by the step drop_{code}") for note in after.notes)
+    about = {"rows": counts(report)[code], "step": f"drop_{code}", "meaning": Text(f"quality.{code}")}
+    assert str(Text("left_out.fault", **about)) in after.notes
 
 
 @pytest.mark.parametrize("plant", [plant for plant in PLANTS if plant.mend], ids=lambda plant: plant.code)
@@ -203,9 +206,7 @@ def test_chosen_that_is_longer_is_said_with_its_ratio(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = finding(check(path), "long_chosen")
     assert found.count == 200
-    assert (
-        "At the median chosen is 2.0 times as long as rejected, and it is longer in 80% of the pairs." in found.sentence
-    )
+    assert found.sentence == str(Text("finding.long_chosen", ratio=2.0, share=0.8))
 
 
 def chats(path: Path, rows: list[list[tuple[str, str]]]) -> Path:
@@ -257,8 +258,10 @@ def test_a_set_written_for_another_template_is_refused_with_the_way_out(tmp_path
     path = chats(tmp_path / "c.jsonl", rows)
     report = check(path)
     assert (finding(report, "markers").level, len(report.blocked)) == ("error", 1)
-    with pytest.raises(DataError, match=r"10 of 50 rows in c\.jsonl hold a chat template's own markers.*strip_markers"):
+    with pytest.raises(DataError) as error:
         load_data(Data(pairs=None, chat=str(path)), MethodChain("sft"))
+    assert error.value.text == Text("remedies.many_markers", rows=10, total=50, file="c.jsonl")
+    assert report.blocked == (str(error.value),)
     assert check(path, CheckOptions(steps=("strip_markers",))).blocked == ()
     loaded = load_data(Data(pairs=None, chat=str(path), steps=("strip_markers",)), MethodChain("sft"))
     assert {chat.messages[1].content for chat in loaded.chats} < {f"Told {n}" for n in range(50)}
@@ -275,7 +278,7 @@ def test_a_report_can_be_read_aloud(report: DataReport) -> None:
     assert "planted.jsonl: preference pairs as messages (prompt ← prompt, chosen ← chosen" in text
     assert "    planted.jsonl, line 52: " in text
     assert "    Take the markers out: strip_markers" in text
-    assert text.endswith("2 lines in planted.jsonl cannot be read. Mend them, or skip them (step skip_damaged).")
+    assert text.endswith(str(Text("blocked.damaged", lines=2, file="planted.jsonl")))
 
 
 @pytest.mark.parametrize(("changed", "found"), [(4, True), (8, False)])
@@ -314,7 +317,8 @@ def test_skipped_lines_are_a_note_and_no_finding(tmp_path: Path) -> None:
     before, after = check(path), check(path, CheckOptions(steps=("skip_damaged",)))
     damaged = next(one for one in before.findings if one.code == "damaged")
     assert (damaged.count, damaged.remedies[0].label) == (3, "Skip 3 bad lines")
-    assert damaged.examples[0].line == 41 and "3 lines in d.jsonl cannot be read" in before.blocked[0]
+    assert damaged.examples[0].line == 41
+    assert before.blocked == (str(Text("blocked.damaged", lines=3, file="d.jsonl")),)
     assert after.blocked == () and after.usable == before.usable == 40
     assert not [one for one in after.findings if one.code == "damaged"]
-    assert after.notes == ("3 lines that cannot be read left out by the step skip_damaged.",)
+    assert after.notes == (str(Text("left_out.damaged", lines=3)),)

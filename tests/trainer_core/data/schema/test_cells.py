@@ -12,6 +12,7 @@ import pytest
 from tests.support.cases import read
 from tests.support.files_case import FORMATS, Row, assistant, case, chat, pair, user
 from trainer_core.data.schema.cells import parse_written_messages
+from trainer_core.texts import Text
 
 TALK = [user("What now?"), assistant("Rest.")]
 SPELLINGS: list[Callable[[Any], str]] = [
@@ -146,11 +147,14 @@ def test_one_object_with_lists_may_be_one_row(tmp_path: Path) -> None:
     path.write_text(json.dumps({"messages": [TALK, TALK]}))
     assert len(read(path).used) == 2
     path.write_text(json.dumps({"prompt": ["a", "b"], "completion": ["c"]}))
-    assert "prompt holds lists" in read(path).refused
+    assert str(Text("schema.holds_others", column="prompt")) in read(path).refused
 
 
 def test_a_refusal_says_what_stands_where_a_text_should_be(tmp_path: Path) -> None:
-    assert "answer holds true or false" in case(tmp_path, [{"question": "Is it?", "answer": True}]).refused
+    assert (
+        str(Text("schema.holds_truth", column="answer"))
+        in case(tmp_path, [{"question": "Is it?", "answer": True}]).refused
+    )
 
 
 @pytest.mark.parametrize("words", ["null", "[]", "{}", " "])

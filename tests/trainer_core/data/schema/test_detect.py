@@ -19,10 +19,11 @@ from pyarrow import parquet
 
 from trainer_core.config.recipe import Columns
 from trainer_core.data import Chat, Message, Pair, ReadRequest
-from trainer_core.data.read_events import IgnoredContent, SchemaDetected, UsableRow
+from trainer_core.data.read_events import IgnoredContent, SchemaDetected, UnusableRow, UsableRow
 from trainer_core.data.schema.messages import Role
 from trainer_core.data.stream import stream_rows
 from trainer_core.errors import DataError
+from trainer_core.texts import Text
 
 Row = dict[str, Any]
 
@@ -249,14 +250,19 @@ def test_alpaca_input_follows_the_instruction(tmp_path: Path) -> None:
 
 def test_columns_by_hand(tmp_path: Path) -> None:
     row = {"q": "Why?", "gut": "Because.", "schlecht": "No."}
-    with pytest.raises(DataError, match="found columns q, gut, schlecht"):
+    with pytest.raises(DataError) as unknown:
         one_row(tmp_path, row)
+    columns = Text("schema.columns", count=3, names="q, gut, schlecht")
+    assert (unknown.value.text.code, unknown.value.text.params["columns"]) == ("schema.unknown", columns)
     pair = one_row(tmp_path, row, Columns(prompt="q", chosen="gut", rejected="schlecht"))
     assert pair == Pair((Message("user", "Why?"),), (Message("assistant", "Because."),), (Message("assistant", "No."),))
-    with pytest.raises(DataError, match="no column 'bad' for rejected; found columns q"):
+    with pytest.raises(DataError) as missing:
         one_row(tmp_path, row, Columns(prompt="q", chosen="gut", rejected="bad"))
-    with pytest.raises(DataError, match="neither pairs nor chats"):
+    about = {"file": "one.jsonl", "column": "bad", "part": "rejected", "columns": columns}
+    assert missing.value.text == Text("schema.no_column", **about)
+    with pytest.raises(DataError) as neither:
         one_row(tmp_path, row, Columns(prompt="q"))
+    assert neither.value.text.code == "schema.bad_mapping"
 
 
 def test_a_wrapped_list_is_a_list(tmp_path: Path) -> None:
@@ -276,24 +282,34 @@ def test_one_chat_object_is_one_row_not_a_list_of_its_turns(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": [says("user", "Hi")]}, "no turn of the assistant"),
-        ({"messages": [says("narrator", "Hi"), says("assistant", "x")]}, "unknown role 'narrator'"),
-        ({"messages": [says("user", [{"type": "image_url"}]), says("assistant", "x")]}, "part of type 'image_url'"),
-        ({"messages": [says("user", "x"), {**says("assistant", ""), "tool_calls": [1]}]}, "tool calls"),
+        ({"messages": [says("user", "Hi")]}, Text("cells.no_answer")),
+        (
+            {"messages": [says("narrator", "Hi"), says("assistant", "x")]},
+            Text("cells.unknown_role", column="messages", role="narrator"),
+        ),
+        (
+            {"messages": [says("user", [{"type": "image_url"}]), says("assistant", "x")]},
+            Text("cells.other_part", column="messages", type="image_url"),
+        ),
+        (
+            {"messages": [says("user", "x"), {**says("assistant", ""), "tool_calls": [1]}]},
+            Text("cells.tool_calls", column="messages"),
+        ),
         (
             {
                 "chosen": [says("user", "a"), says("assistant", "b")],
                 "rejected": [says("user", "c"), says("assistant", "d")],
             },
-            "same prompt",
+            Text("cells.different_prompts"),
         ),
         (
             {"prompt": "a", "completions": [{"response": "x", "score": 1}, {"response": "y", "score": 1}]},
-            "different scores",
+            Text("cells.no_preference"),
         ),
     ],
 )
-def test_a_row_that_does_not_fit_says_why(tmp_path: Path, row: Row, reason: str) -> None:
+def test_a_row_that_does_not_fit_says_why(tmp_path: Path, row: Row, reason: Text) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    assert reason in str(list(stream_rows(ReadRequest(path)))[-1])
+    *_, last = stream_rows(ReadRequest(path))
+    assert isinstance(last, UnusableRow) and last.reason == reason

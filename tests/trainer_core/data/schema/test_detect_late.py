@@ -15,6 +15,7 @@ from trainer_core.data import ReadRequest
 from trainer_core.data.quality import analysis
 from trainer_core.data.read_events import UsableRow
 from trainer_core.data.stream import stream_rows
+from trainer_core.texts import Text
 
 EARLY = 230
 """More rows than any sample of the first rows would have."""
@@ -77,17 +78,21 @@ def test_a_few_rows_of_another_shape_do_not_turn_away_the_others(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("one", "other", "columns"),
     [
-        ({"prompt": "p", "completion": "c"}, {"prompt": "p", "response": "c"}),
-        ({"messages": [user("p"), assistant("c")]}, {"conversations": [user("p"), assistant("c")]}),
-        ({"question": "p", "answer": "c"}, {"instruction": "p", "output": "c"}),
+        ({"prompt": "p", "completion": "c"}, {"prompt": "p", "response": "c"}, ["response"]),
+        ({"messages": [user("p"), assistant("c")]}, {"conversations": [user("p"), assistant("c")]}, ["conversations"]),
+        ({"question": "p", "answer": "c"}, {"instruction": "p", "output": "c"}, ["instruction", "output"]),
     ],
 )
-def test_a_part_under_another_name_later_is_the_same_part(tmp_path: Path, one: Row, other: Row) -> None:
+def test_a_part_under_another_name_later_is_the_same_part(
+    tmp_path: Path, one: Row, other: Row, columns: list[str]
+) -> None:
     found = case(tmp_path, [one] * EARLY + [other] * 3)
     assert (set(found.used), len(found.used)) == ({chat(("user", "p"), ("assistant", "c"))}, EARLY + 3)
-    assert any("(3 rows)" in note and "another with such a name" in note for note in found.said)
+    meaning = Text("ignored.other_column", names=", ".join(f"{name} (3 rows)" for name in columns))
+    about = {"file": "rows.jsonl", "place": f"line {EARLY + 1}", "meaning": meaning}
+    assert str(Text("selection.ignored", **about)) in found.said
 
 
 def test_scores_tools_and_weights_are_seen_wherever_they_stand(tmp_path: Path) -> None:
@@ -124,12 +129,15 @@ def test_every_column_nobody_uses_is_counted_with_its_first_row(tmp_path: Path) 
     assert (aside.count, aside.examples[0].line, aside.examples[0].snippet) == (4, 3, "source: book 2")
     assert report.files[0].unused == ("source", "solution")
     assert "Not used: source, solution." in next(iter(report.as_lines()))
-    assert case(tmp_path, rows).said == ["rows.jsonl (line 3): not used: source (4 rows)."]
+    ignored = Text("ignored.column", names="source (4 rows)")
+    assert case(tmp_path, rows).said == [
+        str(Text("selection.ignored", file="rows.jsonl", place="line 3", meaning=ignored))
+    ]
 
 
 def test_more_columns_than_any_data_has_are_bounded_and_said(tmp_path: Path) -> None:
     found = case(tmp_path, [{**plain(n), **{f"c{n}_{at}": 1 for at in range(90)}} for n in range(20)])
-    assert len(found.used) == 20 and any("more than 1,000 columns" in note for note in found.said)
+    assert len(found.used) == 20 and str(Text("files.many_columns", file="rows.jsonl", limit=1000)) in found.said
 
 
 def test_cases_says_what_becomes_of_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +147,7 @@ def test_cases_says_what_becomes_of_every_file(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "expected.md").write_text("not data")
     assert cases.main([str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert "1 rows used, 1 left out" in told and "1 left out, such as line 2: chosen and rejected are the same" in told
+    assert "1 rows used, 1 left out" in told and f"1 left out, such as line 2: {Text('quality.identical')}" in told
     assert "  chosen, assistant (learned): b" in told and "expected.md" not in told
     assert cases.read(tmp_path / "nowhere.jsonl").refused
 
@@ -160,4 +168,14 @@ def test_a_system_prompt_of_the_prompt_list_stays_where_the_sides_are_whole(tmp_
     own = {name: [{"role": "system", "content": "T"}, *side] for name, side in sides.items()}
     second = case(tmp_path, [{"prompt": [says, user("q")], **own}])
     assert second.used == [pair([("system", "T"), ("user", "q")], "c", "r")]
-    assert any("second system prompt" in note for note in second.said)
+    assert (
+        str(
+            Text(
+                "selection.ignored",
+                file="rows.jsonl",
+                place="line 1",
+                meaning=Text("ignored.system", names="prompt (1 row)"),
+            )
+        )
+        in second.said
+    )

@@ -18,6 +18,7 @@ from trainer_core.config.recipe import Columns, Data, MethodChain
 from trainer_core.data import Chat, Message, Pair, ReadRequest, load_data, tokenize
 from trainer_core.data.preview.token_view import view_row
 from trainer_core.data.quality import analysis
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -49,7 +50,7 @@ def learned(item: Any) -> list[bool]:
 def test_an_answer_with_weight_0_is_read_and_not_learned(tmp_path: Path, name: str, value: object) -> None:
     found = case(tmp_path, drafts(**{name: value}))
     assert (len(found.used), learned(found.first)) == (4, [False, True])
-    assert any(note.startswith("4 of 4 rows") and "weight 0" in note for note in found.said)
+    assert any(note.startswith("4 of 4 rows") and str(Text("quality.weight_zero")) in note for note in found.said)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True, "1", "true", None])
@@ -86,14 +87,15 @@ def test_weights_are_obeyed_in_every_format_and_spelling(tmp_path: Path, form: s
 
 def test_rows_in_which_nothing_is_to_be_learned_are_left_out_with_the_reason(tmp_path: Path) -> None:
     none = case(tmp_path, [{"messages": [user("a"), assistant("b", weight=0)]}])
-    assert (none.used, list(none.left_out)) == ([], ["every answer has weight 0, so there is nothing to learn"])
+    assert (none.used, list(none.left_out)) == ([], [str(Text("quality.unlearned"))])
     sides = [{"prompt": [user("a")], "chosen": [assistant("b", weight=0)], "rejected": [assistant("c")]}]
     assert case(tmp_path, sides).used == []
     preference = [{"prompt": [user("a")], "chosen": [assistant("b", weight=1)], "rejected": [assistant("c", weight=0)]}]
     assert len(case(tmp_path, preference).used) == 1, "the rejected answer is not to be imitated anyway"
     assert learned(case(tmp_path, drafts(weight=0), steps=("learn_all",)).first) == [True, True]
     others = case(tmp_path, [{"messages": [user("a", train=True), assistant("b", train=True)]}])
-    assert any("only what the assistant says is learned" in note for note in others.said)
+    ignored = Text("ignored.weight_of_others", names="train (1 row)")
+    assert others.said == [str(Text("selection.ignored", file="rows.jsonl", place="line 1", meaning=ignored))]
 
 
 def tokenizer(name: str = "") -> PreTrainedTokenizerFast:
@@ -161,7 +163,7 @@ def test_reasoning_is_masked_however_a_template_writes_it(name: str, invitation:
 def test_a_template_without_a_place_for_reasoning_is_counted(tmp_path: Path) -> None:
     item = Chat((Message("user", "a"), Message("assistant", "b", reasoning="hmm")))
     _, notes = tokenize.sft_rows(tokenizer(), [item, Chat(item.messages[:1] + (Message("assistant", "b"),))], 64)
-    assert [note for note in notes if note.startswith("1 of 2 examples have reasoning")]
+    assert str(Text("tokens.reasoning_unwritten", rows=1, total=2)) in notes
     _, notes = tokenize.sft_rows(tokenizer("qwen3.jinja"), [item], 64)
     assert notes == []
 
@@ -211,13 +213,9 @@ def test_parts_that_are_no_text_are_refused_by_their_type(tmp_path: Path) -> Non
     def reasons(part: Row) -> list[str]:
         return list(case(tmp_path, [{"messages": [user([part]), assistant("b")]}]).left_out)
 
-    assert reasons({"type": "image", "image": "a.png"}) == [
-        "'messages' has a part of type 'image'; Tunebench trains on text"
-    ]
-    assert "type 'image'" in reasons({"type": "image", "text": ""})[0]
-    assert reasons({"type": "tool_use", "name": "f"}) == [
-        "'messages' has tool calls, which Tunebench does not train on"
-    ]
+    picture = str(Text("cells.other_part", column="messages", type="image"))
+    assert reasons({"type": "image", "image": "a.png"}) == reasons({"type": "image", "text": ""}) == [picture]
+    assert reasons({"type": "tool_use", "name": "f"}) == [str(Text("cells.tool_calls", column="messages"))]
 
 
 def test_pictures_are_noticed_in_columns_fields_and_words(tmp_path: Path) -> None:
@@ -253,7 +251,8 @@ def tool_rows() -> Iterator[Row]:
 def test_tool_lists_and_calls_are_a_finding_with_a_way_out(tmp_path: Path) -> None:
     path = written(tmp_path, list(tool_rows()))
     found = next(one for one in report(path).findings if one.code == "tools")
-    assert (found.title, found.count, found.of, found.examples[0].line) == ("Tool lists and calls", 2, 3, 1)
+    title = str(Text("quality_titles.tools"))
+    assert (found.title, found.count, found.of, found.examples[0].line) == (title, 2, 3, 1)
     assert [one.step for one in found.remedies] == ["drop_tools"]
     assert "tools (2 rows), function_call (1 row)" in found.sentence
     assert len(case(tmp_path, list(tool_rows()), steps=("drop_tools",)).used) == 1
@@ -261,13 +260,16 @@ def test_tool_lists_and_calls_are_a_finding_with_a_way_out(tmp_path: Path) -> No
     refused = report(
         written(tmp_path, [call, {"messages": [user("a"), assistant("b", tool_calls=[], function_call=None)]}])
     )
-    assert [(one.title, one.count) for one in refused.findings if one.level == "error"] == [("Tool calls", 1)]
+    assert [(one.title, one.count) for one in refused.findings if one.level == "error"] == [
+        (str(Text("finding_titles.tool_calls")), 1)
+    ]
     assert refused.usable == 1
 
 
 def test_a_run_is_told_the_same(tmp_path: Path) -> None:
     loaded = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=0)))), MethodChain("sft"))
-    assert any(note.startswith("4 of 4 rows in rows.jsonl (line 1, ") and "weight 0" in note for note in loaded.notes)
+    about = {"rows": 4, "total": 4, "file": "rows.jsonl", "places": "line 1, line 2, line 3, line 4"}
+    assert str(Text("selection.fault", **about, meaning=Text("quality.weight_zero"))) in loaded.notes
     free = load_data(Data(pairs=None, chat=str(written(tmp_path, drafts(weight=1)))), MethodChain("sft"))
     assert loaded.sha256 != free.sha256 and learned(loaded.chats[0]) == [False, True]
     assert Columns(reasoning="why").column_by_part == {"reasoning": "why"}
