@@ -7,29 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import errors
 from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
-SAYS = {
-    "Text",
-    *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.UserError)),
-}
 NOT_PARAMS = {"keys", "offers"}
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for path in SOURCES:
+        yield from ((path, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def speakers() -> set[str]:
+    """The names of what takes a code: Text, and the errors that a person can act on."""
+    classes = [node for _, node in nodes() if isinstance(node, ast.ClassDef)]
+    found = {"Text", "UserError"}
+    while more := {one.name for one in classes if {getattr(base, "id", "") for base in one.bases} & found} - found:
+        found |= more
+    return found
 
 
 def uses() -> Iterator[tuple[str, str, set[str] | None]]:
     """Where, the code and its parameters (None: they are made elsewhere) of each text in the source."""
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not node.args or getattr(node.func, "id", "") not in SAYS:
-                continue
-            first = node.args[0]
-            if isinstance(first, ast.Constant):
-                names = {keyword.arg for keyword in node.keywords}
-                params = None if None in names else {name for name in names if name and name not in NOT_PARAMS}
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", str(first.value), params
+    names = speakers()
+    for path, node in nodes():
+        if not isinstance(node, ast.Call) or not node.args or getattr(node.func, "id", "") not in names:
+            continue
+        first = node.args[0]
+        given = {keyword.arg for keyword in node.keywords}
+        params = None if None in given else {name for name in given if name and name not in NOT_PARAMS}
+        for code in (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,):
+            if isinstance(code, ast.Constant):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", str(code.value), params
 
 
 def gaps(template: str) -> set[str]:

@@ -78,7 +78,7 @@ def run_job(run_dir: Path, parts) -> int:  # type: ignore[no-untyped-def]
                 match job:
                     case TrainJob():
                         with sleep_inhibitor.keep_awake() as how:
-                            sys.stderr.write(how + "\n")
+                            sys.stderr.write(f"{how}\n")
                             phase = parts(job).train(job, run_dir, emit, wants)
                     case CompareJob():
                         phase = parts(job).serve(job, run_dir, emit, compare_requests.RequestQueue(sys.stdin))
