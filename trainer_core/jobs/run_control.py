@@ -174,7 +174,7 @@ def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -
     before = state.effective_value(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
     if recipe.model != STARTER or not state.points or before == starter.EDITION:
         return ()
-    return (SettingChanged(starter.NAME, before, starter.EDITION, starter.DIFFERENCE),)
+    return (SettingChanged(starter.NAME, before, starter.EDITION, str(starter.DIFFERENCE)),)
 
 
 def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
