@@ -143,9 +143,7 @@ def lan_password() -> str:
     """
     password = os.environ.get("TUNEBENCH_PASSWORD") or secrets.token_urlsafe(12)
     if len(password) < auth.MIN_PASSWORD_LENGTH:
-        raise UserError(
-            f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {auth.MIN_PASSWORD_LENGTH}."
-        )
+        raise UserError("app.short_password", length=len(password), least=auth.MIN_PASSWORD_LENGTH)
     return password
 
 
@@ -211,9 +209,7 @@ def show_open_app(workspace: Workspace, browser: bool) -> int:
     while not file.exists() and time.monotonic() < end:
         time.sleep(0.2)
     if not file.exists():
-        raise UserError(
-            f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s."
-        )
+        raise UserError("app.other_starting", workspace=str(workspace.root), seconds=NEIGHBOUR_SECONDS)
     link = file.read_text(encoding="utf-8")
     terminal.print_line(f"Tunebench is already open at {link}")
     if browser:
@@ -224,7 +220,7 @@ def show_open_app(workspace: Workspace, browser: bool) -> int:
 def find_free_port() -> int:
     port = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if is_port_free(port)), None)
     if port is None:
-        raise UserError(f"Every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken. Choose one with --port.")
+        raise UserError("app.no_port", first=FIRST_PORT, last=FIRST_PORT + PORTS - 1)
     return port
 
 
@@ -235,12 +231,9 @@ def check_port(port: int) -> int:
         UserError: there is no such port, the system keeps it for itself, or it is taken.
     """
     if not 1 <= port <= LAST_PORT:
-        raise UserError(
-            f"{port} is no port: they go from 1 to {LAST_PORT:,}. Choose one with --port, or leave --port out."
-        )
+        raise UserError("app.bad_port", port=port, last=LAST_PORT)
     if not is_port_free(port):
-        who = "may only be used by the system" if port < FIRST_OPEN_PORT else "is used by another program"
-        raise UserError(f"Port {port} {who}. Choose another with --port, or leave --port out.")
+        raise UserError("app.system_port" if port < FIRST_OPEN_PORT else "app.port_taken", port=port)
     return port
 
 

@@ -30,6 +30,7 @@ from trainer_core.runs.workspace import ensure_dir
 from trainer_core.schema import StrictModel
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import Text
 
 MAX_NAMED_KEYS = 5
 """Settings of another version that are named one by one."""
@@ -55,10 +56,10 @@ class RunFile(StrictModel):
             return ()
         names = ", ".join(map(untrusted_files.as_printable, self._left_out[:MAX_NAMED_KEYS]))
         more = len(self._left_out) - MAX_NAMED_KEYS
-        return (
-            f"run.json has settings that this version of Tunebench does not know, and leaves out: {names}"
-            f"{f' and {more} more' if more > 0 else ''}. What was trained is as it was.",
+        text = (
+            Text("run_file.more_unknown", names=names, more=more) if more > 0 else Text("run_file.unknown", names=names)
         )
+        return (str(text),)
 
 
 def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:
@@ -85,25 +86,19 @@ def read_run(run_dir: Path) -> RunFile:
     Raises:
         ConfigError: it is missing or no regular file, or a value in it cannot be.
     """
+    run_id = untrusted_files.printable_id(run_dir)
     try:
         file, left_out = untrusted_files.load_json_model(RunFile, run_dir, "run.json")
     except OSError as error:
-        raise ConfigError(
-            f"{untrusted_files.as_printable(str(run_dir))}: no readable run.json ({error.strerror}), so this is not a run folder."
-        ) from error
+        folder = untrusted_files.as_printable(str(run_dir))
+        raise ConfigError("run_file.not_read", folder=folder, reason=error.strerror) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = untrusted_files.as_printable(".".join(str(part) for part in first["loc"]))[:200]
-        name = untrusted_files.printable_id(run_dir)
-        raise ConfigError(f"{name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
+        raise ConfigError("run_file.bad_value", run=run_id, key=key, reason=first["msg"]) from error
     except ValueError as error:
-        raise ConfigError(
-            f"{untrusted_files.printable_id(run_dir)}/run.json cannot be read: {error}. "
-            "It was damaged, or made by another version."
-        ) from error
-    file = file.model_copy(
-        update={"id": untrusted_files.printable_id(run_dir), "created": run_start_time(run_dir, file.created)}
-    )
+        raise ConfigError("run_file.damaged", run=run_id, reason=str(error)) from error
+    file = file.model_copy(update={"id": run_id, "created": run_start_time(run_dir, file.created)})
     file._left_out = left_out
     return file
 

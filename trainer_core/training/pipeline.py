@@ -75,7 +75,7 @@ def train(
             adapter = done.folder
             continue
         run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, build)
-        run.add_notes(stage, done.skipped)
+        run.add_notes(stage, [*map(str, done.skipped)])
         adapter = run_stage(stage, run, loaded, adapter)
         load.free_memory()  # here, where callbacks hold neither trainer nor model any more
         if adapter is None:

@@ -111,7 +111,7 @@ class StageContext:
         stage = progress.stage
         found = checkpoints.latest_valid(self.run_dir, stage, self.data, self.settings_hash)
         if any(point.stage == stage for point in self.before.points):
-            self.emit(StageResumed(stage, found.step, found.skipped))
+            self.emit(StageResumed(stage, found.step, tuple(map(str, found.skipped))))
         elif warmup := warmup_text(trainer.settings, count_steps(len(trainer.train_dataset), trainer.settings)):
             self.add_notes(stage, [f"{warmup}."])
         self.emit(row_lengths.summarize_lengths(stage, trainer.row_lengths))
