@@ -270,7 +270,6 @@ def test_tests_mirror_the_code() -> None:
 NAMES_A_METHOD = re.compile(r"""["'](sft|dpo)["'.+]""")
 BY_NAME = {
     "trainer_core/config/recipe.py": "the default chain",
-    "trainer_core/diagnosis/rules_dpo.py": "rules of one method",
     "trainer_core/diagnosis/suggestions.py": "what DPO's own settings can mend",
     "trainer_core/runs/events.py": "phases in run folders of earlier versions",
 }

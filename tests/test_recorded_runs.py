@@ -86,7 +86,7 @@ def test_a_run_opens_with_all_that_its_events_say(views: dict[str, RunState], na
     assert dict(view.adapters) == {stage: f"adapter-{stage}" for stage in adapters}
     assert bool(view.error) == bool(view.offers) == (phase == "failed")
     assert view.prepared and view.prepared.held_out == 6
-    assert not [note for note in view.notes if "events.jsonl" in note], "a line could not be read"
+    assert not [note for note in view.notes if "events.jsonl" in str(note)], "a line could not be read"
 
 
 @pytest.mark.parametrize(("name", "steps"), [("sft-dpo", 20), ("paused-sft", 6), ("paused-dpo", 16)])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer_core.errors import ConfigError
-from trainer_core.texts import VERBATIM, Text
+from trainer_core.texts import Text, parse_text, verbatim
+
+StoredText = Annotated[Text, PlainValidator(parse_text)]
+"""A sentence by its code; where an earlier version stored it, the finished sentence."""
 
 
 class StrictModel(BaseModel):
@@ -39,7 +42,7 @@ def parse_values(model: type[M], values: Any, where: str) -> M:
     except ValidationError as error:
         wrong = error.errors()
         lines = "\n".join(describe_validation_error(model, where, one) for one in wrong)
-        raise ConfigError(Text(VERBATIM, text=lines), tuple(".".join(map(str, one["loc"])) for one in wrong)) from error
+        raise ConfigError(verbatim(lines), tuple(".".join(map(str, one["loc"])) for one in wrong)) from error
 
 
 def describe_validation_error(model: type[BaseModel], where: str, error: Any) -> str:
@@ -63,7 +66,7 @@ def describe_value_error(error: Any, field: FieldInfo | None) -> Text:
     if kind in BOUNDS and field:
         return Text("values.out_of_bounds", bounds=describe_bounds(field), value=f"{value!s:.80}")
     if kind in ("missing", "value_error"):
-        return Text(VERBATIM, text=error["msg"].removeprefix("Value error, "))
+        return verbatim(error["msg"].removeprefix("Value error, "))
     return Text("values.refused", reason=error["msg"], value=f"{value!r:.80}")
 
 

@@ -91,13 +91,23 @@ def parse_text(value: object, depth: int = 0) -> Text:
     if isinstance(value, Text):
         return value
     if isinstance(value, str):
-        return Text(VERBATIM, text=value)
+        return verbatim(value)
     if not isinstance(value, Mapping) or depth > MAX_DEPTH:
         raise ValueError("no text")
     code, params = value.get("code"), value.get("params", {})
     if not isinstance(code, str) or not isinstance(params, Mapping) or len(params) > MAX_PARAMS:
         raise ValueError("no text")
     return Text(code[:100], **{str(name): parse_param(param, depth) for name, param in params.items()})
+
+
+def verbatim(text: str) -> Text:
+    """A text in the words of another: a library, a file, an earlier version."""
+    return Text(VERBATIM, text=text)
+
+
+def stage_text(stage: str, text: Text) -> Text:
+    """A text about one stage of a run: "SFT: …"."""
+    return Text("stage.about", stage=stage.upper(), text=text)
 
 
 def parse_param(value: object, depth: int) -> Any:

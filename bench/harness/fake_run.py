@@ -16,7 +16,7 @@ def main() -> None:
     run_dir, points = Path(sys.argv[1]), int(sys.argv[2])
     emit = EventLog(run_dir / "events.jsonl")
     with heartbeat.heartbeat_thread(run_dir):
-        emit(PhaseChanged(Phase.TRAINING, "", "dpo"))
+        emit(PhaseChanged(Phase.TRAINING, stage="dpo"))
         for at in range(points + 1, 2 * points):
             emit(fixtures.make_step("dpo", at, 2 * points))
             time.sleep(1)

@@ -82,7 +82,7 @@ def make_run(workspace: Workspace, name: str, points: int, last: Phase | None = 
     emit(DataPrepared(400, 400, 16, "0" * 64, ()))
     emit(StepsPlanned({"sft": each, "dpo": each}))
     for stage in ("sft", "dpo"):
-        emit(PhaseChanged(Phase.TRAINING, "", stage))
+        emit(PhaseChanged(Phase.TRAINING, stage=stage))
         for at in range(1, each + 1):
             emit(make_step(stage, at, each))
     if last:

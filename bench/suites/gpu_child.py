@@ -137,17 +137,17 @@ def train_with_worker(order: GpuCaseJob) -> GpuCaseResult:
     watching = list[Callable[[], dict[str, StageMeasurement]]]()
 
     def watched(job: Any) -> Any:
-        engine = runner.load_job_runner(job)
+        work = runner.load_entry_point(job)
         from bench.harness.trainer_watch import read_counts, watch_trainers
 
         stages = watch_trainers(order.case.killed if TO_BE_KILLED in sys.argv else "")
         watching.append(lambda: read_counts(stages))
-        return engine
+        return work
 
     code = runner.main(run_dir, watched)
     view, trained = read_run_state(run_dir), watching[0]() if watching else {}
     proof = view.proof and (view.proof.loss - (view.proof.expected_loss or 0.0), view.proof.margin)
-    error = view.error or (f"the worker ended with code {code}" if code else "")
+    error = str(view.error) or (f"the worker ended with code {code}" if code else "")
     reached = dict.fromkeys(one.stage for one in view.points)
     stages = {stage: add_event_figures(trained.get(stage, StageMeasurement()), view, stage) for stage in reached}
     return GpuCaseResult(stages=stages, proof=proof or None, error=error)

@@ -23,6 +23,7 @@ from trainer_core.runs import checkpoints
 from trainer_core.runs.event_log import EventLog, Tail
 from trainer_core.runs.events import Notice
 from trainer_core.system import durable
+from trainer_core.texts import verbatim
 
 QUESTION = (
     "Bits flipped and files cut in checkpoints; the process killed, or the disk full, at every write, flush and rename of a "
@@ -213,18 +214,20 @@ def whole(place: Path) -> str:
 
 
 def first_word(place: Path) -> None:
-    EventLog(place / "events.jsonl")(Notice("before"))
+    EventLog(place / "events.jsonl")(Notice(verbatim("before")))
 
 
 def spoken(place: Path) -> None:
     emit = EventLog(place / "events.jsonl")
     for number in range(SAID):
         with suppress(Exception):
-            emit(Notice(f"{number} " + "x" * 300))
+            emit(Notice(verbatim(f"{number} " + "x" * 300)))
 
 
 def readable(place: Path) -> str:
-    return check_messages(place, [event.text for event in Tail(place / "events.jsonl") if isinstance(event, Notice)])
+    return check_messages(
+        place, [str(event.text) for event in Tail(place / "events.jsonl") if isinstance(event, Notice)]
+    )
 
 
 def check_messages(place: Path, notes: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ def race_starts(folder: Path, open_app: Callable[[Path, float], Supervisor]) -> 
         return "a run did not come to its end"
     views = apps[0].registry.run_states
     done = [view for view in views if view.phase is Phase.DONE]
-    refused = [view for view in views if view.phase is Phase.FAILED and "busy" in view.error]
+    refused = [view for view in views if view.phase is Phase.FAILED and view.error.code == "device.busy"]
     for app in apps:
         app.close()
     if len(done) != 1 or len(done) + len(refused) != len(views) or len(said) + len(views) != len(tabs):

@@ -71,7 +71,7 @@ def run_scripted_life(folder: Path) -> None:
         lambda: metadata.write_metadata(run_dir, RunMetadata(name="Mine", note="ü" * 500)),
         lambda: uploads.save_mapping(workspace, ("a", "b"), Columns(prompt="a", chosen="b")),
         lambda: votes.append_record(votes.votes_path(workspace), votes.Undo(vote="x", at="2026-01-01T00:00:00+00:00")),
-        lambda: runner.run_job(run_dir, lambda job: Script(job, SPEED)),
+        lambda: runner.run_job(run_dir, lambda job: Script(job, SPEED).run),
         lambda: control.send_request(run_dir, "pause"),
     ):
         with suppress(DiskError):
@@ -83,7 +83,7 @@ def resume_after_fault(folder: Path) -> None:
     run_dir = only_run(folder)
     assert run_dir
     control.clear_request(run_dir)
-    runner.run_job(run_dir, lambda job: Script(job, SPEED))
+    runner.run_job(run_dir, lambda job: Script(job, SPEED).run)
 
 
 def only_run(folder: Path) -> Path | None:

@@ -22,6 +22,7 @@ from trainer_core.runs import run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import DataPrepared, Notice, Phase, PhaseChanged, StepsPlanned
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import verbatim
 
 QUESTION = (
     "A run with five steps a second, three tabs in a real Chromium, one reloaded each minute, for 30 minutes: does the app's "
@@ -97,13 +98,13 @@ def sample_tabs(
     for event in (
         DataPrepared(300, 300, 10, "0" * 64, ()),
         StepsPlanned({"sft": total}),
-        PhaseChanged(Phase.TRAINING, "", "sft"),
+        PhaseChanged(Phase.TRAINING, stage="sft"),
     ):
         emit(event)
     for at in range(1, total):
         emit(fixtures.make_step("sft", at, total))
         if at % (60 * PER_SECOND) == 0:
-            emit(Notice(f"minute {at // 60 // PER_SECOND}"))
+            emit(Notice(verbatim(f"minute {at // 60 // PER_SECOND}")))
         if (now := time.monotonic() - began) > (reloads + 1) * reload_seconds:
             tabs[reloads % TABS].reload()
             reloads += 1

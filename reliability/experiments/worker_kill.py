@@ -105,12 +105,11 @@ def save_interval(view: RunState) -> int:
 
 def fork_worker(run_dir: Path) -> int:
     """A worker in a fork of this process, which has imported the libraries and computed nothing yet. Its process id."""
-    from trainer_core import training
     from trainer_core.worker import restart, runner, warm
 
     def work() -> int:
         warm.redirect_output(run_dir)
-        return runner.main(run_dir, lambda job: training)
+        return runner.main(run_dir, runner.load_entry_point)
 
     return restart.fork_child(work)
 

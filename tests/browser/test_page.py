@@ -217,7 +217,7 @@ def test_a_run_that_does_not_answer_can_be_ended_now(app: App, visit: Visit) -> 
     page.click("#end")
     page.click("#end-yes")
     phase(page, "stopped")
-    expect(page.locator("#verdict")).to_contain_text("It was ended at your request. Resume goes on from SFT step 5.")
+    expect(page.locator("#verdict")).to_contain_text("It was ended at your request. Resume continues from SFT step 5.")
     expect(page.locator("#end")).to_be_hidden()
 
 

@@ -18,7 +18,6 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import torch
@@ -54,7 +53,7 @@ def parts(fault: str, job):
 
     lasting, passing = (",".join(one for one in fault.split(",") if ("@" in one) == once) for once in (False, True))
     train = partial(training.train, build=trainer) if lasting else training.train
-    return SimpleNamespace(train=partial(interrupted, train, passing) if passing else train)
+    return partial(interrupted, train, passing) if passing else train
 
 
 def interrupted(train, fault: str, job, run_dir: Path, emit: EventLog, wants: StopRequests):

@@ -68,6 +68,7 @@ from trainer_core.runs.events import (
 )
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import verbatim
 from trainer_core.worker import runner
 
 HOSTILE = (
@@ -132,9 +133,9 @@ class Script:
         for stage in stages:
             if done.get(stage, 0) == STEPS[stage]:
                 continue
-            emit(PhaseChanged(Phase.LOADING, f"Loading the base model for {stage.upper()}"))
+            emit(PhaseChanged(Phase.LOADING, verbatim(f"Loading the base model for {stage.upper()}")))
             if stage == stages[0]:
-                emit(SettingChanged("precision", "auto", "fp32", "The processor computes in 32 bit."))
+                emit(SettingChanged("precision", "auto", "fp32", verbatim("The processor computes in 32 bit.")))
             time.sleep(2 * self.pause)
             emit(PhaseChanged(Phase.TRAINING, stage=stage))
             if left := self.steps(run_dir, stage, emit, wants, done.get(stage, 0)):
@@ -181,7 +182,7 @@ class Script:
             if wants.stop.is_set():
                 done = step
                 break
-        emit(PhaseChanged(Phase.SAVING, f"Saving the {stage.upper()} adapter"))
+        emit(PhaseChanged(Phase.SAVING, verbatim(f"Saving the {stage.upper()} adapter")))
         write_adapter(run_dir / f"adapter-{stage}", stage, done)
         emit(AdapterSaved(stage, f"adapter-{stage}", 5_000_000, done))
         return Phase.STOPPED if done < total else None
@@ -231,13 +232,18 @@ class Script:
         sides = {"chosen": -80.0 - 2 * way + noise, "rejected": -95.0 - 14 * way + noise}
         return replace(common, metrics={"margin": 1.6 * way + 0.08 * noise, "accuracy": accuracy, **sides})
 
+    def run(self, job: Job, run_dir: Path, emit: EventLog, wants: StopRequests) -> Phase:
+        if isinstance(job, TrainJob):
+            return self.train(job, run_dir, emit, wants)
+        return self.serve(job, run_dir, emit, compare_requests.RequestQueue(sys.stdin))
+
     def serve(self, job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
-        emit(PhaseChanged(Phase.LOADING, "Loading the base and its adapters"))
+        emit(PhaseChanged(Phase.LOADING, verbatim("Loading the base and its adapters")))
         time.sleep(4 * self.pause)
         if self.behaviour == "noload":
             raise ModelError("The adapter in adapter-dpo has no adapter_model.safetensors. Train again.")
         emit(LanesLoaded(tuple(proof(lane) for lane in job.lanes)))
-        emit(PhaseChanged(Phase.READY, f"{len(job.lanes)} lanes on one base"))
+        emit(PhaseChanged(Phase.READY, verbatim(f"{len(job.lanes)} lanes on one base")))
         while (request := inbox.next_request()) is not None:
             match request:
                 case compare_requests.GenerateRequest():
@@ -261,10 +267,10 @@ class Script:
         inbox: compare_requests.RequestQueue,
     ) -> None:
         for done in range(20):
-            emit(ScoringProgress("held-out pairs", 1, 2, done, 20, 20.0 - done))
+            emit(ScoringProgress(verbatim("held-out pairs"), 1, 2, done, 20, 20.0 - done))
             time.sleep(10 * self.pause)
             if inbox.cancelled.is_set():
-                emit(ScoringFailed("Scoring was stopped."))
+                emit(ScoringFailed(verbatim("Scoring was stopped.")))
                 return
         found = ScoresReady(tuple(lane_score(lane.name, at) for at, lane in enumerate(job.lanes)))
         if request.into:
@@ -324,7 +330,7 @@ def behaviour(job: Job) -> str:
 
 def main() -> int:
     speed, run_dir = float(sys.argv[1]), Path(sys.argv[2]).resolve()
-    work = partial(runner.main, parts=lambda job: Script(job, speed))
+    work = partial(runner.main, find_work=lambda job: Script(job, speed).run)
     if "kept" in run_dir.name:
         return runner.run_with_forks(run_dir, work)
     if "spawned" in run_dir.name:

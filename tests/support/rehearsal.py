@@ -21,7 +21,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from launcher.paths import REHEARSAL
@@ -137,9 +136,9 @@ def rehearse(asked: argparse.Namespace) -> Checks:
 
         return training.train(job, place, say, wants)
 
-    code = runner.run_job(run_dir, lambda job: SimpleNamespace(train=train))
+    code = runner.run_job(run_dir, lambda job: train)
     view = read_run_state(run_dir)
-    return {"the worker ends well": (code == 0, view.error), **dict(held(asked, view, seen))}
+    return {"the worker ends well": (code == 0, str(view.error)), **dict(held(asked, view, seen))}
 
 
 def held(asked: argparse.Namespace, view: Any, seen: Seen) -> Iterator[tuple[str, tuple[bool, object]]]:

@@ -32,14 +32,28 @@ def uses() -> Iterator[tuple[str, str, set[str] | None]]:
     """Where, the code and its parameters (None: they are made elsewhere) of each text in the source."""
     names = speakers()
     for path, node in nodes():
-        if not isinstance(node, ast.Call) or not node.args or getattr(node.func, "id", "") not in names:
+        if not isinstance(node, ast.Call) or not node.args:
             continue
-        first = node.args[0]
         given = {keyword.arg for keyword in node.keywords}
         params = None if None in given else {name for name in given if name and name not in NOT_PARAMS}
-        for code in (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,):
-            if isinstance(code, ast.Constant):
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", str(code.value), params
+        where, called = f"{path.relative_to(ROOT)}:{node.lineno}", getattr(node.func, "id", "")
+        if called == "make_finding":
+            yield from ((where, code, set()) for code in finding_codes(node.args, given))
+        elif called in names:
+            yield from ((where, code, params) for code in constants(node.args[0]))
+
+
+def constants(code: ast.expr) -> Iterator[str]:
+    """A code, or the two of which a condition chooses one."""
+    for one in (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,):
+        if isinstance(one, ast.Constant):
+            yield str(one.value)
+
+
+def finding_codes(args: list[ast.expr], names: set[str | None]) -> Iterator[str]:
+    """The sentences of `make_finding(course, name, …)`, which has an explanation of its own unless `says` names another."""
+    assert isinstance(args[1], ast.Constant) and len(args) == 4
+    yield from (f"finding.{args[1].value}.{part}" for part in ("title", "says", "source") if part not in names)
 
 
 def gaps(template: str) -> set[str]:
@@ -58,7 +72,8 @@ def test_each_text_has_a_sentence_with_its_parameters():
 
 def test_no_sentence_is_left_without_use():
     source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    assert not [code for code in templates() if code not in source]
+    used = {code for _, code, _ in uses()}
+    assert not [code for code in templates() if code not in used and code not in source]
 
 
 def test_plurals():

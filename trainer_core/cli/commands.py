@@ -115,7 +115,7 @@ def run_train(args: argparse.Namespace) -> int:
     file = run_folder.read_run(path.parent) if path.name == "run.json" else None
     again = run_folder.train_job_of(file) if file else None
     for note in file.notes if file else ():
-        terminal.print_line(note)
+        terminal.print_line(str(note))
     run_id = boss.control.start(again.recipe if again else read_recipe(path))
     terminal.print_line(f"Run {run_id} in {boss.registry.run_dir(run_id)}")
     return follow_to_exit_code(boss, run_id)

@@ -100,7 +100,7 @@ def wait_for_answers(comparison: CompareSession, prompt: str) -> PromptAnswers:
     request = GenerateRequest(id=new_ask_id(), messages=(user,), sampling=DEMO_SAMPLING)
     said = comparison.final_answers(request, SCORE_SECONDS)
     view = checked_state(comparison, said is not None or not comparison.state.phase.is_active, SCORE_SECONDS)
-    said = said or PromptAnswers({}, {}, view.detail or str(Text("demo.closed")))
+    said = said or PromptAnswers({}, {}, view.detail or Text("demo.closed"))
     if said.problem:
         raise TrainingError("demo.no_answer", prompt=terminal.shorten_text(prompt), problem=said.problem)
     return said

@@ -152,7 +152,7 @@ def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
 
 def describe_changes(before: RunState, now: RunState) -> Iterator[str]:
     """What happened between two looks at a run, a line each."""
-    yield from now.notes[len(before.notes) :]
+    yield from map(str, now.notes[len(before.notes) :])
     for change in now.changes[len(before.changes) :]:
         yield f"{change.what}: {change.used} instead of {change.asked} ({change.why})"
     if now.proof and not before.proof:

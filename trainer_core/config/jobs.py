@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from trainer_core.config.recipe import Precision, Recipe
 from trainer_core.schema import StrictModel
@@ -66,4 +68,22 @@ class CompareJob(StrictModel):
 Job = Annotated[TrainJob | CompareJob, Field(discriminator="kind")]
 
 
-JOB_ADAPTER: TypeAdapter[TrainJob | CompareJob] = TypeAdapter(Job)
+@dataclass(frozen=True)
+class JobKind:
+    """What a worker can be asked to do.
+
+    Attributes:
+        run: the function that does it, as "module:function". A worker imports it and calls it with the job, the run folder, the
+            event log and the stop requests; it returns the phase that the run ends in.
+        is_detached: it outlives the app, and is started again where memory ran out. Any other ends with its stdin.
+    """
+
+    model: type[TrainJob | CompareJob]
+    run: str
+    is_detached: bool
+
+
+JOB_KINDS: Mapping[str, JobKind] = {
+    "train": JobKind(TrainJob, "trainer_core.training:train", is_detached=True),
+    "compare": JobKind(CompareJob, "trainer_core.inference.server:serve", is_detached=False),
+}

@@ -9,13 +9,14 @@ from statistics import median
 
 from trainer_core.config.recipe import METHODS
 from trainer_core.runs.events import Stage
+from trainer_core.texts import NO_TEXT, Text
 
 CONFIRM_STEPS = 3
-"""Bad steps in a row that end a run: one odd batch recovers by itself, three in a row did not in any run we looked at."""
+"""Bad steps in a row that end a run: a run recovers from one odd batch, but from three in a row none recovered that we saw."""
 MEDIAN_WINDOW = 8
-"""A falling loss leaves a longer window behind: with 20, the bound of a run that still learns was up to twice too high."""
+"""A longer window lags behind a falling loss: with 20, the bound of a run that still learns was up to twice too high."""
 SPIKE_FACTOR = 2.5
-"""A step is bad whose loss is this many times the median of the last good ones, and beyond the method's later bound."""
+"""A step is bad if its loss is this many times the median of the last good ones, and beyond the method's later bound."""
 MIN_GOOD_STEPS = 5
 """Good steps before a spike can be told from noise; until then the method's early bound holds."""
 SCALER_STEPS = 10
@@ -31,41 +32,40 @@ class DivergenceDetector:
     good: deque[float] = field(default_factory=lambda: deque(maxlen=MEDIAN_WINDOW))
     first: float = math.nan
     bad: int = 0
-    """Bad steps in a row, up to now."""
-    wrong_now: str = ""
-    """What is wrong with the last step; nothing if it was good."""
+    """Bad steps in a row, up to the last."""
+    wrong_now: Text = NO_TEXT
+    """What is wrong with the last step; NO_TEXT if it was good."""
     skipped: int = 0
-    """Steps that changed nothing because the loss scaler was looking for its scale."""
+    """Steps without an update, because the loss scaler was looking for its scale."""
 
-    def check_step(self, loss: float, grad_norm: float, step_skipped: bool = False) -> str:
-        """What is wrong, once it is certain; nothing as long as the run may be sound.
+    def check_step(self, loss: float, grad_norm: float, step_skipped: bool = False) -> Text:
+        """What is wrong, once it is certain; NO_TEXT as long as the run may be sound.
 
         Args:
-            step_skipped: the loss scaler of float16 found gradients beyond its range and left the weights alone.
+            step_skipped: float16's loss scaler found gradients beyond its range and did not update the weights.
         """
         if step_skipped and math.isfinite(loss) and self.skipped < SCALER_STEPS:
             self.skipped += 1
-            return ""
+            return NO_TEXT
         self.wrong_now = wrong = self.describe_fault(loss, grad_norm)
         if not wrong:
             self.bad = 0
             self.good.append(loss)
             self.first = loss if math.isnan(self.first) else self.first
-            return ""
+            return NO_TEXT
         self.bad += 1
-        return wrong if self.bad >= CONFIRM_STEPS else ""
+        return wrong if self.bad >= CONFIRM_STEPS else NO_TEXT
 
-    def describe_fault(self, loss: float, grad_norm: float) -> str:
+    def describe_fault(self, loss: float, grad_norm: float) -> Text:
         if not math.isfinite(loss):
-            return f"the loss is {loss}"
+            return Text("diverged.loss", loss=loss)
         if not math.isfinite(grad_norm):
-            return f"the gradient norm is {grad_norm}"
-        bound = self.loss_limit
-        return f"the loss is {loss:.3g}, and was about {median(self.good):.3g} before" if loss > bound else ""
+            return Text("diverged.gradient", norm=grad_norm)
+        return Text("diverged.jump", loss=loss, usual=median(self.good)) if loss > self.loss_limit else NO_TEXT
 
     @property
     def loss_limit(self) -> float:
-        """The largest loss, in nats, that still passes for noise."""
+        """The largest loss, in nats, that may still be noise."""
         if len(self.good) < MIN_GOOD_STEPS:
             return METHODS[self.stage].divergence.early * self.first if self.good else math.inf
         return max(SPIKE_FACTOR * median(self.good), METHODS[self.stage].divergence.later * self.first)

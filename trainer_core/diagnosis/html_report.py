@@ -1,6 +1,6 @@
-"""A run on one page that needs nothing else: what it did, its curves, what the doctor found, scores, settings and versions.
+"""A run on one page: what it did, its curves, the doctor's findings, scores, settings and versions.
 
-The page is one HTML file without script and without a reference to anything outside it, so it can be mailed, kept and printed.
+The page is one HTML file without scripts and without references to anything outside it, so it can be mailed, kept and printed.
 """
 
 from __future__ import annotations
@@ -24,20 +24,24 @@ from trainer_core.errors import ConfigError, DataError, UserError
 from trainer_core.evaluation import score_table
 from trainer_core.runs import metadata, run_folder
 from trainer_core.runs.compare_events import LaneScore, ScoresReady
-from trainer_core.runs.events import Evaluation, Phase, Stage, TrainStep
+from trainer_core.runs.events import Evaluation, Phase, SampleAnswers, Stage, TrainStep
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import untrusted_files
 from trainer_core.system.durable import write_atomically
 from trainer_core.system.format import format_setting
+from trainer_core.texts import Text
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 220, 52, 24, 10
 MAX_CHART_POINTS = 400
-"""Points of a line; more would not be seen at this width."""
+"""Points of a line; more cannot be seen at this width."""
 STAGES = {stage: method.title for stage, method in METHODS.items()}
-PHASE_TEXTS = {Phase.DONE: "finished", Phase.STOPPED: "was stopped", Phase.FAILED: "failed", Phase.PAUSED: "is paused"}
+ENDS = {
+    Phase.DONE: Text("report.done"), Phase.STOPPED: Text("report.stopped"),
+    Phase.FAILED: Text("report.failed"), Phase.PAUSED: Text("report.paused"),
+}  # fmt: skip
 STYLE = """
 :root { color-scheme: light dark; --ink: #16202c; --quiet: #52607a; --paper: #fff; --edge: #dbe2ea; --one: #0f766e; --two: #a04a05; --soft: #f3f6f9 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf5; --quiet: #a3b3c9; --paper: #0d131c; --edge: #2a3646; --one: #2dd4bf; --two: #fbbf24; --soft: #131b26 } }
@@ -55,13 +59,13 @@ thead th, tbody th { color: var(--quiet) } .groups { display: grid; grid-templat
 
 @dataclass(frozen=True)
 class ReportLine:
-    name: str
+    name: Text | str
     points: Points
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report says. scores: empty where the lanes were never scored."""
+    """All that a report shows. scores: empty if the lanes were never scored."""
 
     file: run_folder.RunFile
     recipe: Recipe
@@ -76,10 +80,10 @@ class ReportData:
 
 
 def save_report(run_dir: Path, to: Path | None = None) -> Path:
-    """Write the report of a run; into its folder, if no other place is named. Returns the file.
+    """Write the report of a run, into its folder if no other file is named. Returns the file.
 
     Raises:
-        UserError: see `told`; or the file cannot be written.
+        UserError: see `load_report_data`; or the file cannot be written.
     """
     file = to or run_dir / "report.html"
     write_atomically(file, render_run_report(load_report_data(run_dir)))
@@ -87,15 +91,15 @@ def save_report(run_dir: Path, to: Path | None = None) -> Path:
 
 
 def load_report_data(run_dir: Path) -> ReportData:
-    """Read what there is to tell.
+    """Everything that the report shows.
 
     Raises:
-        ConfigError: the folder is no training run.
+        ConfigError: the folder is not a training run.
     """
     file = run_folder.read_run(run_dir)
     job = run_folder.train_job_of(file)
     if job is None:
-        raise ConfigError(f"{untrusted_files.printable_id(run_dir)} is no training run, so there is nothing to report.")
+        raise ConfigError("report.no_training", run=untrusted_files.printable_id(run_dir))
     view = read_run_state(run_dir)
     scores = find_scores(run_dir)
     findings = doctor.diagnose(view, job.recipe, scores)
@@ -103,8 +107,8 @@ def load_report_data(run_dir: Path) -> ReportData:
 
 
 def find_scores(run_dir: Path) -> tuple[LaneScore, ...]:
-    """The scores in the run's folder, or the newest of a comparison in which an adapter of this run took part; or nothing."""
-    with suppress(FileNotFoundError, DataError):  # damaged ones are not worth losing the report for
+    """The scores in the run's folder, or those of the newest comparison with an adapter of this run."""
+    with suppress(FileNotFoundError, DataError):  # a report without damaged scores is better than no report
         return score_table.read_score_file(run_dir / "scores.json").scores
     for folder in run_folder.list_runs(Workspace.for_run(run_dir).compare):
         try:
@@ -120,64 +124,68 @@ def find_scores(run_dir: Path) -> tuple[LaneScore, ...]:
 def render_run_report(run: ReportData) -> str:
     """The whole page."""
     parts = [
-        render_header(run),
-        render_findings(run),
-        render_charts(run.view),
-        render_samples(run.view),
-        render_scores(run.scores),
-        render_notices(run.view),
-        render_settings(run),
-        render_versions(run),
-    ]
+        render_header(run), render_findings(run), render_charts(run.view), render_samples(run.view),
+        render_scores(run.scores), render_notices(run.view), render_settings(run), render_versions(run),
+    ]  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(run.run_name)} · Tunebench report</title><style>{STYLE}</style></head>\n"
+        f"<title>{to_html(Text('report.title', name=run.run_name))}</title><style>{STYLE}</style></head>\n"
         f"<body><main>\n{''.join(filter(None, parts))}\n</main></body></html>\n"
     )
 
 
+def to_html(text: Text | str) -> str:
+    return escape(str(text))
+
+
+def render_section(title: Text, body: str) -> str:
+    """Nothing if the body is empty."""
+    return f"<h2>{to_html(title)}</h2>{body}" if body else ""
+
+
 def render_header(run: ReportData) -> str:
-    view, made = run.view, run.view.prepared
-    last = (
-        f" after {STAGES[view.last_step.stage]} step {view.last_step.step} of {view.last_step.total}"
-        if view.last_step
-        else ""
-    )
-    state = f"The run {PHASE_TEXTS.get(view.phase, 'is going')}{last}."
-    rows = f" {made.chats:,} examples, {made.pairs:,} pairs, {made.held_out:,} held out." if made else ""
-    when = escape(run.file.created[:16].replace("T", " "))
-    error = f'<p class="finding">{escape(view.error)}</p>' if view.error else ""
+    view, rows, file = run.view, run.view.prepared, run.file
+    summary = [ENDS.get(view.phase, Text("report.running"))]
+    if last := view.last_step:
+        summary.append(Text("report.last_step", stage=STAGES[last.stage], step=last.step, total=last.total))
+    if rows:
+        summary.append(Text("report.rows", chats=rows.chats, pairs=rows.pairs, held_out=rows.held_out))
+    started = Text("report.started", run=file.id, time=file.created[:16].replace("T", " "), device=file.device)
+    error = f'<p class="finding">{to_html(view.error)}</p>' if view.error else ""
     return (
-        f'<h1>{escape(run.run_name)}</h1><p class="quiet">{escape(run.file.id)} · started {when} UTC '
-        f"· {escape(run.file.device)}</p>"
-        f"{render_paragraph(run.about.note)}{render_paragraph(state + rows)}{error}"
-        f"{render_paragraph(render_reference_check(view))}"
+        f'<h1>{to_html(run.run_name)}</h1><p class="quiet">{to_html(started)}</p>{render_paragraph(run.about.note)}'
+        f"{render_paragraph(*summary)}{error}{render_reference_check(view)}"
     )
 
 
-def render_paragraph(text: str) -> str:
+def render_paragraph(*sentences: Text | str) -> str:
+    text = " ".join(map(str, sentences))
     return f"<p>{escape(text)}</p>" if text else ""
 
 
 def render_reference_check(view: RunState) -> str:
-    """The step-0 proof of DPO in one line, where there is one."""
-    if view.proof is None:
+    """The check at step 0, where there is one."""
+    if (proof := view.proof) is None:
         return ""
-    verdict = "holds" if view.proof.holds else "DOES NOT HOLD"
-    margin = "" if view.proof.margin is None else f"margin {view.proof.margin + 0:.4f} (must be 0), "
-    return f"Step 0 proof {verdict}: {margin}loss {view.proof.loss:.4f}."
+    verdict = Text("report.proof_holds") if proof.holds else Text("report.proof_fails")
+    loss = Text("report.proof_loss", loss=proof.loss)
+    if proof.margin is not None:  # + 0 makes 0 of -0
+        loss = Text("report.proof_margin", margin=proof.margin + 0, loss=proof.loss)
+    return render_paragraph(verdict, loss)
 
 
 def render_findings(run: ReportData) -> str:
-    body = "".join(map(render_finding, run.findings)) or "<p>Nothing that a curve can tell is wrong.</p>"
-    return f"<h2>Doctor</h2>{body}"
+    body = "".join(map(render_finding, run.findings)) or render_paragraph(Text("report.no_findings"))
+    return render_section(Text("report.doctor"), body)
 
 
-def render_finding(one: Finding) -> str:
-    evidence = "".join(f"<li>{escape(line)}</li>" for line in one.evidence)
+def render_finding(finding: Finding) -> str:
+    title = Text("report.finding", title=finding.title, stage=STAGES[finding.stage], step=finding.step)
+    evidence = "".join(f"<li>{to_html(fact)}</li>" for fact in finding.evidence)
+    offer, source = Text("report.offer", offer=finding.offer.text), Text("report.source", source=finding.source)
     return (
-        f'<section class="finding"><h3>{escape(one.title)} ({STAGES[one.stage]} step {one.step})</h3><p>{escape(one.says)}</p>'
-        f'<ul>{evidence}</ul><p>Try: {escape(one.offer.text)}</p><p class="quiet">Threshold: {escape(one.source)}</p></section>'
+        f'<section class="finding"><h3>{to_html(title)}</h3>{render_paragraph(finding.says)}<ul>{evidence}</ul>'
+        f'{render_paragraph(offer)}<p class="quiet">{to_html(source)}</p></section>'
     )
 
 
@@ -187,16 +195,18 @@ def render_charts(view: RunState) -> str:
         for stage, method in METHODS.items()
         for chart in method.charts
     ]
-    drawn = "".join(filter(None, figures))
-    return f'<h2>Curves</h2><div class="charts">{drawn}</div>' if drawn else ""
+    drawn = "".join(figures)
+    return render_section(Text("report.curves"), drawn and f'<div class="charts">{drawn}</div>')
 
 
 def chart_lines(view: RunState, stage: Stage, keys: tuple[str, ...]) -> list[ReportLine]:
     """One metric in training and on held-out rows, or several metrics in training."""
     if len(keys) > 1:
         return [ReportLine(key.capitalize(), metric_curve(view.points, stage, key)) for key in keys]
-    curves = metric_curve(view.points, stage, keys[0]), metric_curve(view.evaluated, stage, keys[0])
-    return [ReportLine("Training", curves[0]), ReportLine("Held out", curves[1])]
+    return [
+        ReportLine(Text("report.training"), metric_curve(view.points, stage, keys[0])),
+        ReportLine(Text("report.held_out"), metric_curve(view.evaluated, stage, keys[0])),
+    ]
 
 
 def metric_curve(measured: Iterable[TrainStep | Evaluation], stage: Stage, key: str) -> Points:
@@ -210,15 +220,16 @@ def finite_points(points: Iterable[tuple[float, float | None]]) -> Points:
 
 
 def render_line_chart(title: str, lines: Sequence[ReportLine], mark: float | None = None) -> str:
-    """A picture with a spoken summary, or nothing where there are no two points."""
+    """A chart with a summary for screen readers; nothing if no line has two points."""
     drawn = [line for line in lines if len(line.points) > 1]
     if not drawn:
         return ""
     names = ", ".join(f"{line.name} {stroke}" for line, stroke in zip(drawn, ("—", "- -"), strict=False))
-    spoken = "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in drawn)
-    label = f'role="img" aria-label="{escape(title)}: {spoken}"'
+    ends = [(line.name, line.points[0][1], line.points[-1][1]) for line in drawn]
+    spoken = "; ".join(str(Text("report.line", name=name, start=start, end=end)) for name, start, end in ends)
+    label = f'role="img" aria-label="{escape(title)}: {escape(spoken)}"'
     return (
-        f'<figure><figcaption>{escape(title)} <span class="quiet">{names}</span></figcaption>'
+        f'<figure><figcaption>{escape(title)} <span class="quiet">{escape(names)}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {label}>{render_chart_svg(drawn, mark)}</svg></figure>'
     )
 
@@ -241,7 +252,8 @@ def render_chart_svg(lines: Sequence[ReportLine], mark: float | None) -> str:
     for at, line in enumerate(lines):
         path = "L".join(f"{x(step):.1f},{y(value):.1f}" for step, value in thin_points(line.points, MAX_CHART_POINTS))
         parts.append(f'<path class="l{at}" d="M{path}"/>')
-    return "".join(parts) + f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{last:g} steps</text>'
+    steps = to_html(Text("report.steps", steps=last))
+    return "".join(parts) + f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{steps}</text>'
 
 
 def render_chart_grid(y: float, label: str) -> str:
@@ -253,37 +265,48 @@ def render_chart_grid(y: float, label: str) -> str:
 
 def render_samples(view: RunState) -> str:
     """The sample answers of the base and of each stage's last step, side by side."""
-    newest = {(one.stage, one.step == 0): one for one in view.sampled}  # a later one takes an earlier one's place
-    if not newest:
+    points = list({(said.stage, said.step == 0): said for said in view.sampled}.values())  # the latest of each
+    if not points:
         return ""
-    said = list(newest.values())
-    titles = ["Base" if one.step == 0 else f"{STAGES[one.stage]} step {one.step}" for one in said]
-    rows = [[first.prompt, *(one.samples[at].answer for one in said)] for at, first in enumerate(said[0].samples)]
-    return f"<h2>Sample answers</h2>{render_html_table(['Prompt', *titles], rows, 'Sample answers')}"
+    prompts = [sample.prompt for sample in points[0].samples]
+    rows = [[prompt, *(said.samples[at].answer for said in points)] for at, prompt in enumerate(prompts)]
+    title, titles = Text("report.samples"), [Text("report.prompt"), *map(sample_title, points)]
+    return render_section(title, render_html_table(titles, rows, title))
 
 
-def render_scores(found: Sequence[LaneScore]) -> str:
-    if not found:
+def sample_title(said: SampleAnswers) -> Text:
+    return Text("report.sample_step", stage=STAGES[said.stage], step=said.step) if said.step else Text("report.base")
+
+
+def render_scores(scores: Sequence[LaneScore]) -> str:
+    if not scores:
         return ""
-    rows = render_html_table(["", *[one.lane for one in found]], score_table.format_score_rows(found))
-    forgotten = "".join(f"<p class='bad'>{escape(line)}</p>" for line in score_table.forgetting_warnings(found))
-    return f"<h2>Scores</h2>{rows}{forgotten}<p class='quiet'>{escape(score_table.score_legend(ScoresReady(tuple(found))))}</p>"
+    title, rows = Text("report.scores"), score_table.format_score_rows(scores)
+    table = render_html_table(["", *(score.lane for score in scores)], rows, title)
+    warnings = "".join(f"<p class='bad'>{to_html(line)}</p>" for line in score_table.forgetting_warnings(scores))
+    legend = to_html(score_table.score_legend(ScoresReady(tuple(scores))))
+    return render_section(title, f"{table}{warnings}<p class='quiet'>{legend}</p>")
 
 
 def render_notices(view: RunState) -> str:
-    changes = [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes]
-    items = "".join(f"<li>{escape(line)}</li>" for line in [*changes, *view.notes])
-    return f"<h2>Changed or left out</h2><ul>{items}</ul>" if items else ""
+    changes = [
+        Text("report.change", what=one.what, asked=one.asked, used=one.used, why=one.why) for one in view.changes
+    ]
+    lines: list[Text | str] = [*changes, *view.notes]
+    items = "".join(f"<li>{to_html(line)}</li>" for line in lines)
+    return render_section(Text("report.changes"), items and f"<ul>{items}</ul>")
 
 
 def render_settings(run: ReportData) -> str:
     recipe = run.recipe
-    parts: list[tuple[str, BaseModel]] = [("Run", recipe), ("Data", recipe.data), ("LoRA", recipe.lora)]
-    parts += [(STAGES[stage], recipe.stage_settings(stage)) for stage in recipe.method.stages]
-    groups = "".join(
-        f"<section><h3>{title}</h3>{render_name_value_table(label_settings(part))}</section>" for title, part in parts
-    )
-    return f'<h2>Settings</h2><div class="groups">{groups}</div>'
+    groups = render_group(Text("report.run"), recipe)
+    groups += render_group(Text("report.data"), recipe.data) + render_group(Text("report.lora"), recipe.lora)
+    groups += "".join(render_group(STAGES[stage], recipe.stage_settings(stage)) for stage in recipe.method.stages)
+    return render_section(Text("report.settings"), f'<div class="groups">{groups}</div>')
+
+
+def render_group(title: Text | str, part: BaseModel) -> str:
+    return f"<section><h3>{to_html(title)}</h3>{render_name_value_table(label_settings(part))}</section>"
 
 
 def label_settings(part: BaseModel) -> list[tuple[str, str]]:
@@ -296,7 +319,7 @@ def label_settings(part: BaseModel) -> list[tuple[str, str]]:
 
 
 def format_report_value(value: Any) -> str:
-    """A setting in words; nothing for one that is not set. Of a path only the end: a report may be shown to others."""
+    """A setting in words; nothing if it is not set. Only the name of a path: a report may be shown to others."""
     match value:
         case float():
             return f"{value:g}"
@@ -308,7 +331,8 @@ def format_report_value(value: Any) -> str:
 
 
 def render_versions(run: ReportData) -> str:
-    return f"<h2>Made with</h2>{render_name_value_table(list(run.file.versions.items()))}" if run.file.versions else ""
+    versions = run.file.versions
+    return render_section(Text("report.versions"), render_name_value_table(list(versions.items())) if versions else "")
 
 
 def render_name_value_table(rows: Sequence[tuple[str, str]]) -> str:
@@ -316,8 +340,8 @@ def render_name_value_table(rows: Sequence[tuple[str, str]]) -> str:
     return f"<table><tbody>{body}</tbody></table>"
 
 
-def render_html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], name: str = "Scores") -> str:
-    top = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+def render_html_table(titles: Sequence[Text | str], rows: Sequence[Sequence[str]], name: Text) -> str:
+    top = "".join(f'<th scope="col">{to_html(title)}</th>' for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     whole = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(name)}">{whole}</div>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{to_html(name)}">{whole}</div>'

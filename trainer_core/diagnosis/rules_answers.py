@@ -8,21 +8,14 @@ from dataclasses import dataclass
 from trainer_core.config.recipe import METHODS
 from trainer_core.data.quality.text_patterns import has_markers
 from trainer_core.diagnosis.finding import Finding, make_finding
-from trainer_core.diagnosis.series import (
-    StageSeries,
-    mean_of_last,
-)
-from trainer_core.diagnosis.suggestions import (
-    add_sft_term,
-    lower_rate,
-    raise_beta,
-    single_loss,
-)
+from trainer_core.diagnosis.series import StageSeries, mean_of_last
+from trainer_core.diagnosis.suggestions import add_sft_term, lower_rate, normalise_length, raise_beta
 from trainer_core.evaluation.statistics import repetition_share
 from trainer_core.methods.dpo import Dpo
 from trainer_core.runs.compare_events import GenerationStats
 from trainer_core.runs.events import SampleAnswers, Suggestion
 from trainer_core.runs.run_state import RunState
+from trainer_core.texts import Text
 
 UNENDED_SHARE, LONGER_RATIO, REPEATED_SHARE = 0.4, 1.5, 0.35
 """Lost share of answers that end by themselves; growth of answers; share of repeated phrases [own]."""
@@ -34,9 +27,9 @@ MARKER_SHARE = 0.25
 
 @dataclass(frozen=True)
 class AnswerTraits:
-    """What a lane's own answers are like: mean tokens, and shares. An answer that did not end was cut: it is at least as long.
+    """What a lane's answers are like: mean tokens, and shares. An answer that did not end was cut: it is at least as long.
 
-    marked: with a chat template's markers, which are no part of an answer.
+    marked: with a chat template's markers, which do not belong in an answer.
     """
 
     tokens: float
@@ -46,33 +39,33 @@ class AnswerTraits:
 
 
 def traits_from_samples(view: RunState) -> dict[str, AnswerTraits]:
-    """What the sample answers are like, by lane. Of a stage its last two points, and of both the milder: one odd answer of
-    four is no evidence, and a stage with one point has none."""
-    before = next((one for one in view.sampled if one.step == 0 and one.samples), None)
+    """What the sample answers are like, by lane. For a stage these are the milder values of its last two points: one odd answer
+    of four is no evidence. A stage with one point is left out."""
+    before = next((said for said in view.sampled if said.step == 0 and said.samples), None)
     found = {"base": measure_answers(before)} if before else {}
     for stage in METHODS:
-        points = [measure_answers(one) for one in view.sampled if one.stage == stage and one.step and one.samples]
+        points = [measure_answers(said) for said in view.sampled if said.stage == stage and said.step and said.samples]
         if len(points) > 1:
             found[stage] = milder_traits(*points[-2:])
     return found
 
 
 def measure_answers(said: SampleAnswers) -> AnswerTraits:
-    """A point's answers in numbers. Phrases are counted by words, for the tokens are not kept."""
+    """A point's answers in numbers. Phrases are counted in words, since the tokens are not stored."""
 
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(said.samples)
 
     return AnswerTraits(
-        mean(one.tokens for one in said.samples),
-        mean(one.ended for one in said.samples),
-        mean(repetition_share(one.answer.split()) for one in said.samples),
-        mean(has_markers(one.answer) for one in said.samples),
+        mean(sample.tokens for sample in said.samples),
+        mean(sample.ended for sample in said.samples),
+        mean(repetition_share(sample.answer.split()) for sample in said.samples),
+        mean(has_markers(sample.answer) for sample in said.samples),
     )
 
 
-def traits_from_scores(said: GenerationStats) -> AnswerTraits:
-    return AnswerTraits(said.tokens.value, said.ended.value, said.repetition.value)
+def traits_from_scores(stats: GenerationStats) -> AnswerTraits:
+    return AnswerTraits(stats.tokens.value, stats.ended.value, stats.repetition.value)
 
 
 def milder_traits(one: AnswerTraits, other: AnswerTraits) -> AnswerTraits:
@@ -84,88 +77,50 @@ def milder_traits(one: AnswerTraits, other: AnswerTraits) -> AnswerTraits:
     )
 
 
-# ---- answers
-
-
-def check_missing_eos(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
-    """The adapter's answers have a template's markers; or DPO's run on to where they are cut, and ended by themselves before.
-    SFT may learn longer answers than can be shown: that they are cut then says nothing."""
-    ours = answered.get(course.stage)
-    before = max(
-        (one for lane, one in answered.items() if lane != course.stage), key=lambda one: one.ended, default=None
-    )
-    if ours is None or before is None:
+def check_missing_eos(course: StageSeries, traits: Mapping[str, AnswerTraits]) -> Finding | None:
+    """The adapter's answers have a template's markers; or DPO's run on until they are cut, and ended by themselves before.
+    SFT may learn longer answers than can be shown: that they are cut then means nothing."""
+    now = traits.get(course.stage)
+    earlier = [lane for name, lane in traits.items() if name != course.stage]
+    if now is None or not earlier:
         return None
-    run_on = before.ended - ours.ended >= UNENDED_SHARE and ours.tokens >= LONGER_RATIO * before.tokens
-    if ours.marked - before.marked >= MARKER_SHARE:
-        evidence = [
-            f"{ours.marked:.0%} of the answers hold markers of the chat template; {before.marked:.0%} did before"
-        ]
-        says = (
-            "The format is coming apart: the model writes the marks between turns into its answers. Check the template."
-        )
-    elif course.method.needs_reference and run_on:
-        evidence = [
-            f"{ours.ended:.0%} of the answers end by themselves; {before.ended:.0%} did before this stage",
-            f"at least {ours.tokens:.0f} tokens each; {before.tokens:.0f} before",
-        ]
-        says = "The format is coming apart: the model no longer says when it is done."
-    else:
-        return None
-    offer = add_sft_term(course.settings) if isinstance(course.settings, Dpo) else lower_rate(course)
-    return make_finding(
-        course,
-        "format",
-        "Answers no longer end by themselves",
-        says,
-        evidence,
-        "common practice; how many is our own",
-        offer,
-    )
-
-
-def check_longer_answers(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
-    """DPO's answers have grown well beyond those of the model before it."""
-    earlier = [stage for stage in METHODS if stage != course.stage and stage in answered]
-    before, ours = answered.get(earlier[-1] if earlier else "base"), answered.get(course.stage)
-    if (
-        not isinstance(course.settings, Dpo)
-        or before is None
-        or ours is None
-        or before.ended < MIN_ENDED_SHARE
-        or check_missing_eos(course, answered)
-    ):
-        return None
-    if ours.tokens < LONGER_RATIO * before.tokens or not len(course.margin) or mean_of_last(course.margin, 5) <= 0:
+    before = max(earlier, key=lambda lane: lane.ended)
+    if now.marked - before.marked >= MARKER_SHARE:
+        evidence = [Text("evidence.markers", now=now.marked, before=before.marked)]
+        return make_finding(course, "format", evidence, hold_format(course), says=Text("finding.format.markers"))
+    longer = before.ended - now.ended >= UNENDED_SHARE and now.tokens >= LONGER_RATIO * before.tokens
+    if not course.method.needs_reference or not longer:
         return None
     evidence = [
-        f"{before.tokens:.0f} tokens before DPO, {'at least ' if ours.ended < 1 else ''}{ours.tokens:.0f} after",
-        f"margin {mean_of_last(course.margin, 5):.2f}",
+        Text("evidence.ended", now=now.ended, before=before.ended),
+        Text("evidence.least_tokens", now=now.tokens, before=before.tokens),
     ]
-    says = (
-        "Part of the margin is length: the chosen answers are probably longer than the rejected ones in the data. The Data tab "
-        "counts it under Health: Chosen is longer."
-    )
-    offer = Suggestion("The length-normalised loss", single_loss("sigmoid_norm"))
-    return make_finding(
-        course,
-        "verbosity",
-        "Answers grow with the margin",
-        says,
-        evidence,
-        "common practice; how much is our own",
-        offer,
-    )
+    return make_finding(course, "format", evidence, hold_format(course))
 
 
-def check_repetition(course: StageSeries, answered: Mapping[str, AnswerTraits]) -> Finding | None:
-    """The adapter says the same phrases over and over, and the base did not."""
-    base, ours = answered.get("base"), answered.get(course.stage)
-    if base is None or ours is None or ours.repetition < max(REPEATED_SHARE, 2 * base.repetition):
+def hold_format(course: StageSeries) -> Suggestion:
+    return add_sft_term(course.settings) if isinstance(course.settings, Dpo) else lower_rate(course)
+
+
+def check_longer_answers(course: StageSeries, traits: Mapping[str, AnswerTraits]) -> Finding | None:
+    """DPO's answers have grown well beyond those of the model before it."""
+    earlier = [stage for stage in METHODS if stage != course.stage and stage in traits]
+    before, now = traits.get(earlier[-1] if earlier else "base"), traits.get(course.stage)
+    if not isinstance(course.settings, Dpo) or before is None or now is None or before.ended < MIN_ENDED_SHARE:
         return None
-    evidence = [f"{ours.repetition:.0%} of its phrases are repeats; {base.repetition:.0%} for the base"]
-    says = "The answers go in circles: the adapter has moved too far from its base."
+    margin = mean_of_last(course.margin, 5) if len(course.margin) else 0.0
+    if now.tokens < LONGER_RATIO * before.tokens or margin <= 0 or check_missing_eos(course, traits):
+        return None
+    cut = Text("evidence.longer_cut", before=before.tokens, now=now.tokens)
+    length = cut if now.ended < 1 else Text("evidence.longer", before=before.tokens, now=now.tokens)
+    return make_finding(course, "verbosity", [length, Text("evidence.last_margin", margin=margin)], normalise_length())
+
+
+def check_repetition(course: StageSeries, traits: Mapping[str, AnswerTraits]) -> Finding | None:
+    """The adapter repeats the same phrases over and over, and the base did not."""
+    base, now = traits.get("base"), traits.get(course.stage)
+    if base is None or now is None or now.repetition < max(REPEATED_SHARE, 2 * base.repetition):
+        return None
+    evidence = [Text("evidence.repeats", now=now.repetition, base=base.repetition)]
     offer = raise_beta(course.settings) if isinstance(course.settings, Dpo) else lower_rate(course)
-    return make_finding(
-        course, "repeating", "Answers repeat themselves", says, evidence, "common practice; how much is our own", offer
-    )
+    return make_finding(course, "repeating", evidence, offer)

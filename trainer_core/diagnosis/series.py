@@ -1,7 +1,7 @@
 """One stage of a run as columns of numbers, and the few statistics that the doctor reads from them.
 
-A step's numbers come from one batch, so each is a true value plus noise. How much noise there is, is read from the differences of
-neighbouring steps: a slow trend hardly moves these, while it moves every other estimate.
+A step's numbers come from one batch, so each is a true value plus noise. The noise is estimated from the differences of
+neighbouring steps: a slow trend hardly affects these, but distorts every other estimate.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from trainer_core.methods.steps import count_steps, warmup_steps
 from trainer_core.runs.events import Evaluation, Stage, TrainStep
 
 MIN_ROWS_PER_POINT = 4
-"""A point holds so many rows at least. The loss of one pair alone is often three times its mean in sound runs: steps of fewer
-rows are read together, so that what is a spike, or low, means the same for all batches [own]."""
+"""Rows behind one point, at least. The loss of a single pair is often three times the mean in sound runs: smaller steps are
+averaged, so that a spike or a low loss means the same for all batch sizes [own]."""
 
 Point = TypeVar("Point", bound=tuple[float, float])
 FloatColumn = np.ndarray
@@ -34,10 +34,10 @@ class StageSeries:
     """The steps of one stage so far, in order, with the settings that made them.
 
     Args:
-        points: a step each, or, with small batches, the mean of a few: see `joined`.
-        held_out: what was measured on rows that are not trained on, in order.
-        held_out_rows: on how many of them.
-        rows: that are trained on; 0 where that is not known.
+        points: a step each, or, with small batches, the mean of a few: see `average_points`.
+        held_out: measurements on held-out rows, in order.
+        held_out_rows: how many rows those were.
+        rows: that are trained on; 0 if unknown.
     """
 
     stage: Stage
@@ -66,7 +66,7 @@ class StageSeries:
 
     @property
     def warmup_end(self) -> int:
-        """The step at which the learning rate is at its height."""
+        """The step at which the learning rate reaches its maximum."""
         return warmup_steps(self.settings, self.total_steps) if self.total_steps else 0
 
     @property
@@ -75,12 +75,12 @@ class StageSeries:
         return self.settings.effective_batch * steps_per_point(self.settings)
 
     def points_for(self, rows: int, least: int) -> int:
-        """How many points hold so many rows; `least` of them in any case."""
+        """How many points hold this many rows; at least `least`."""
         return max(least, ceil(rows / self.rows_per_point))
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the rows; 0 where that cannot be told."""
+        """Steps of one pass over the rows; 0 if unknown."""
         packed = getattr(self.settings, "packing", False)
         whole = self.settings.model_copy(update={"epochs": 1.0, "max_steps": None})
         return count_steps(self.rows, whole) if self.rows and not packed else 0
@@ -123,8 +123,8 @@ def steps_per_point(settings: Training) -> int:
 
 
 def average_points(steps: Sequence[TrainStep], count: int) -> tuple[TrainStep, ...]:
-    """The means of each `count` steps, at the last of them. The first stays alone: it says where the stage began. Those that
-    make no whole group yet are left out."""
+    """The mean of each `count` steps, at the last of them. The first step stays alone: it shows where the stage began. Steps that
+    do not fill a group yet are left out."""
     if count == 1:
         return tuple(steps)
     ends = range(count, len(steps), count)
@@ -143,14 +143,14 @@ def mean_step(steps: Sequence[TrainStep]) -> TrainStep:
 
 
 def estimate_noise(values: FloatColumn) -> float:
-    """Standard deviation of a single value around its trend, robust: 1.4826 × the median distance of neighbours ÷ √2."""
+    """Robust standard deviation of a single value around its trend: 1.4826 × the median distance of neighbours ÷ √2."""
     if len(values) < 3:
         return 0.0
     return 1.4826 * float(np.median(np.abs(np.diff(values)))) / 2**0.5
 
 
 def roughness(values: Sequence[float]) -> float:
-    """The same for a few values on a steep curve, from second differences: a slope adds nothing to them, a corner little."""
+    """The same for a few values on a steep curve, from second differences: a slope adds nothing to these, a corner little."""
     return 1.4826 * float(np.median(np.abs(np.diff(values, 2)))) / 6**0.5
 
 
@@ -174,7 +174,7 @@ def linear_trend(values: FloatColumn) -> tuple[float, float]:
 def turning_points(values: FloatColumn, least: float) -> list[int]:
     """The indices at which the values turn, where each swing between two turns is at least `least`: a zigzag.
 
-    The first index begins the first swing; the last is the far end of the one still going on.
+    The first index starts the first swing; the last is the far end of the current one.
     """
     low = high = 0
     found: list[int] = []
@@ -188,12 +188,12 @@ def turning_points(values: FloatColumn, least: float) -> list[int]:
 
 
 def extend_zigzag(found: list[int], values: FloatColumn, at: int, least: float) -> None:
-    """The zigzag with one more value: it goes further in the present swing, or has turned by `least`, or neither."""
+    """The zigzag with one more value: it extends the current swing, or has turned by `least`, or neither."""
     rising = values[found[-1]] > values[found[-2]]
-    gone = values[at] - values[found[-1]]
-    if (gone > 0) == rising and gone:
+    move = values[at] - values[found[-1]]
+    if (move > 0) == rising and move:
         found[-1] = at
-    elif abs(gone) >= least:
+    elif abs(move) >= least:
         found.append(at)
 
 
@@ -203,7 +203,7 @@ def mean_of_last(values: Sequence[float] | FloatColumn, count: int) -> float:
 
 
 def thin_points(points: Sequence[Point], most: int) -> list[Point]:
-    """At most `most` points that look the same: of each bin the lowest and the highest, in their order."""
+    """At most `most` points that look the same: the lowest and the highest of each bin, in order."""
     if len(points) <= most:
         return list(points)
     bins = most // 2

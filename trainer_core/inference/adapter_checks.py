@@ -1,11 +1,11 @@
-"""Checks an adapter folder before it is loaded onto the base."""
+"""Checks of an adapter folder against its base."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,23 +20,16 @@ from torch import nn
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, safetensors_check, template_sandbox
 from trainer_core.runs import checkpoints
+from trainer_core.texts import Text
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
 BASE_PRESERVING_INITS = ("gaussian", "eva", "orthogonal")
-"""Initialisations by which PEFT 0.21 changes the adapter alone; the file's weights then take the place of what they made."""
-CONVERT_ADVICE = (
-    "Where it was trained, save it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), "
-    "which makes plain LoRA of it, and open that folder."
-)
-BASE_CHANGING_INITS = {
-    "pissa": CONVERT_ADVICE,
-    "olora": CONVERT_ADVICE,
-    "corda": CONVERT_ADVICE,
-    "lora_ga": CONVERT_ADVICE,
-    "loftq": "Merge it into the base that it was trained on, with PEFT's merge_and_unload, and open the result as a model.",
-}
-"""The first four take the adapter's beginning out of the base, LoftQ puts a rounded base in its place."""
+"""Initialisations by which PEFT 0.21 changes the adapter alone; the file's weights then replace it."""
+CONVERTIBLE_INITS = ("pissa", "olora", "corda", "lora_ga")
+"""Initialisations that subtract the initial adapter from the base."""
+QUANTISING_INIT = "loftq"
+"""The initialisation that replaces the base by a quantised one."""
 UNSUPPORTED_IN_BATCH = (
     "target_parameters",
     "lora_bias",
@@ -46,205 +39,201 @@ UNSUPPORTED_IN_BATCH = (
     "trainable_token_indices",
     "megatron_config",
 )
-"""Settings of PEFT that `mixed_lora.py` does not compute, besides all that PEFT calls a variant but DoRA."""
+"""PEFT settings that `mixed_lora.py` does not compute, besides every LoRA variant but DoRA."""
 MAX_RANK = 2**14
 MAX_PATTERN_LENGTH = 2000
 REPEATED_GROUP = re.compile(r"\)[*+{]")
-"""`(a+)+`: a search for it may take 2ⁿ steps."""
-PREFIX = "base_model.model."
+"""`(a+)+`: matching it may take 2ⁿ steps."""
+PEFT_PREFIX = "base_model.model."
 """What PEFT writes before the base's own module names."""
 
 
 def check_adapter(lane: str, folder: Path, base: nn.Module) -> None:
-    """Compare the header of a lane's adapter with the base (which may lie on the meta device), before anything is loaded.
+    """Compare an adapter's files with the base, which may be on the meta device.
 
     Raises:
-        ModelError: naming the lane, the folder, and the layer with both sizes where one does not fit.
+        ModelError: names the lane, the folder, and the layer with both sizes where one does not fit.
     """
-    if (folder / checkpoints.MANIFEST).exists():
-        check_file_hashes(lane, folder)
-    config = read_adapter_config(lane, folder)
-    origin = f"{lane}: {folder.name} was trained on {config.base_model_name_or_path or 'an unnamed model'}"
-    modules = dict(base.named_modules())
-    for tensor in adapter_tensors(lane, folder):
-        module, rank = modules.get(tensor.module), layer_rank(config, tensor.module)
-        if module is None:
-            raise ModelError(f"{origin} and adapts {tensor.module}, which this base model does not have.")
-        expected = tensor.expected_shape(module, rank)
-        if expected is not None and expected != tensor.shape:
-            raise ModelError(
-                f"{origin}. Its {tensor.part} for {tensor.module} is {format_shape(tensor.shape)}, but this base model with "
-                f"rank {rank} needs {format_shape(expected)}. Pick the base it was trained on."
-            )
-
-
-def check_file_hashes(lane: str, folder: Path) -> None:
-    """Is every file of a run's folder as the run wrote it? One of another origin has nothing to tell by.
-
-    Raises:
-        ModelError: naming the lane and the file.
-    """
-    try:
-        checkpoints.verify(folder)
-    except checkpoints.CorruptCheckpoint as error:
-        raise ModelError(f"{lane}: {error} Open another step of its run, or train again.") from error
+    with label_errors(lane):
+        if (folder / checkpoints.MANIFEST).exists():
+            check_file_hashes(folder)
+        check_shapes(folder, read_adapter_config(folder), dict(base.named_modules()))
 
 
 @contextmanager
 def label_errors(lane: str) -> Iterator[None]:
-    """What is wrong with a folder is said with the lane that it is for."""
+    """Put the lane's name before an error about its adapter."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"{lane}: {error}") from error
+        raise ModelError("adapter_checks.in_lane", lane=lane, problem=error.text) from error
 
 
-def read_adapter_config(lane: str, folder: Path) -> LoraConfig:
-    """The adapter's own description.
+def check_file_hashes(folder: Path) -> None:
+    """Compare the files of a run's adapter with its manifest.
+
+    Raises:
+        ModelError: names the file that has changed.
+    """
+    try:
+        checkpoints.verify(folder)
+    except checkpoints.CorruptCheckpoint as error:
+        raise ModelError("adapter_checks.changed_file", problem=error.text) from error
+
+
+def check_shapes(folder: Path, config: LoraConfig, modules: Mapping[str, nn.Module]) -> None:
+    """Compare the shapes in the file's header with the base's layers.
+
+    Raises:
+        ModelError: names the layer, with both sizes.
+    """
+    trained_on = config.base_model_name_or_path or Text("adapter_checks.unnamed_base")
+    for tensor in adapter_tensors(folder):
+        layer, rank = tensor.module, layer_rank(config, tensor.module)
+        if layer not in modules:
+            raise ModelError("adapter_checks.unknown_layer", folder=folder.name, base=trained_on, layer=layer)
+        needed = tensor.expected_shape(modules[layer], rank)
+        if needed is not None and needed != tensor.shape:
+            raise ModelError("adapter_checks.other_shape", folder=folder.name, base=trained_on, layer=layer, rank=rank,
+                             part=tensor.part, shape=format_shape(tensor.shape), needed=format_shape(needed))  # fmt: skip
+
+
+def read_adapter_config(folder: Path) -> LoraConfig:
+    """The adapter's PEFT configuration.
 
     Raises:
         ModelError: the folder holds no safetensors LoRA adapter, or one that no mixed batch can hold.
     """
     if not folder.is_dir():
-        raise ModelError(f"{lane}: there is no adapter folder {folder}.")
-    if not (folder / WEIGHTS).exists():
-        raise ModelError(f"{lane}: {folder.name} has no {WEIGHTS}. Pickled adapters are refused: they can run code.")
-    with label_errors(lane):
-        resolve.check_configs(folder)
-        template_sandbox.check_templates(folder)
-        check_initialisation(folder)
+        raise ModelError("adapter_checks.no_folder", folder=str(folder))
+    if not (folder / WEIGHTS_FILE).exists():
+        raise ModelError("adapter_checks.no_safetensors", folder=folder.name)
+    resolve.check_configs(folder)
+    template_sandbox.check_templates(folder)
+    check_initialisation(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{lane}: {folder.name}/adapter_config.json cannot be read: {error}") from error
+        raise ModelError("adapter_checks.bad_config", folder=folder.name, reason=str(error)) from error
     if not isinstance(config, LoraConfig):
-        raise ModelError(f"{lane}: {folder.name} is a {config.peft_type} adapter; Compare takes LoRA adapters.")
-    with label_errors(lane):
-        check_kind(folder, config)
-        check_numbers(folder, config)
+        kind = str(config.peft_type).removeprefix("PeftType.")
+        raise ModelError("adapter_checks.other_kind", folder=folder.name, kind=kind)
+    check_settings(folder, config)
+    check_numbers(folder, config)
     for pattern in layer_patterns(config):
         if len(pattern) > MAX_PATTERN_LENGTH or REPEATED_GROUP.search(pattern):
-            raise ModelError(
-                f"{lane}: {folder.name} names its layers by {pattern[:80]!r}, which may search for ever. Refused."
-            )
+            raise ModelError("adapter_checks.slow_pattern", folder=folder.name, pattern=pattern[:80])
     return config
 
 
 def check_initialisation(folder: Path) -> None:
-    """Adding an adapter must not change the base: PEFT runs its initialisation again, which for some takes a part out of the
-    base's weights, for every lane.
+    """Refuse an initialisation that changes the base.
 
     Raises:
-        ModelError: with the way to convert it.
+        ModelError: tells how to convert the adapter.
     """
-    raw = resolve.read_json(folder / CONFIG)
+    # PEFT initialises a loaded adapter again, and some methods then change the base's weights, for every lane.
+    raw = resolve.read_json(folder / CONFIG_FILE)
     named = raw.get("init_lora_weights", True) if isinstance(raw, dict) else True
     if isinstance(named, bool) or named in BASE_PRESERVING_INITS:
         return
-    known = next((method for method in BASE_CHANGING_INITS if str(named).lower().startswith(method)), "")
-    if not known:
-        raise ModelError(f"{folder.name} was initialised by {named!r:.80}, which Compare does not know. Refused.")
-    raise ModelError(
-        f"{folder.name} was initialised by {named!r:.80}, so it belongs to a base that this changed: opened, it would change the "
-        f"base of every lane. {BASE_CHANGING_INITS[known]}"
-    )
+    method, init = str(named).lower(), short_repr(named)
+    if method.startswith(CONVERTIBLE_INITS):
+        raise ModelError("adapter_checks.convert_first", folder=folder.name, init=init)
+    if method.startswith(QUANTISING_INIT):
+        raise ModelError("adapter_checks.merge_first", folder=folder.name, init=init)
+    raise ModelError("adapter_checks.unknown_init", folder=folder.name, init=init)
 
 
-def check_kind(folder: Path, config: LoraConfig) -> None:
-    """It is LoRA or DoRA for a language model, in layers that see whole rows, and nothing beside.
+def check_settings(folder: Path, config: LoraConfig) -> None:
+    """Refuse all but LoRA and DoRA for a language model.
 
     Raises:
-        ModelError: naming the setting.
+        ModelError: names the setting.
     """
     variants = (one.name for one in fields(config) if one.metadata.get("is_lora_variant") and one.name != "use_dora")
     for key in (*variants, *UNSUPPORTED_IN_BATCH):
         if getattr(config, key):
-            raise ModelError(f"{folder.name} uses {key}, which cannot share a batch with other adapters.")
+            raise ModelError("adapter_checks.unsupported_setting", folder=folder.name, key=key)
     if config.task_type not in (None, TaskType.CAUSAL_LM):
-        raise ModelError(
-            f"{folder.name} is for the task {config.task_type!r:.80}; Compare takes adapters that write text."
-        )
-    known, raw = {one.name for one in fields(config)}, resolve.read_json(folder / CONFIG)
+        raise ModelError("adapter_checks.other_task", folder=folder.name, task=short_repr(config.task_type))
+    known, raw = {one.name for one in fields(config)}, resolve.read_json(folder / CONFIG_FILE)
     for key, value in raw.items():
         if key not in known and (value is True or (isinstance(value, dict) and value)):
-            raise ModelError(
-                f"{folder.name} has {key!r:.80} switched on, which this version of PEFT does not know and would leave out. "
-                "Update Tunebench, or train the adapter without it."
-            )
+            raise ModelError("adapter_checks.unknown_setting", folder=folder.name, key=short_repr(key))
 
 
 def check_numbers(folder: Path, config: LoraConfig) -> None:
-    """Ranks are whole numbers of a possible size, alphas finite.
+    """Require whole ranks of a possible size and finite alphas.
 
     Raises:
-        ModelError: naming the number.
+        ModelError: names the number.
     """
-    own = config.rank_pattern or {}, config.alpha_pattern or {}
-    if not all(isinstance(one, dict) for one in own):
-        raise ModelError(f"{folder.name}/{CONFIG}: rank_pattern and alpha_pattern are no tables. Refused.")
-    for rank in (config.r, *own[0].values()):
+    patterns = config.rank_pattern or {}, config.alpha_pattern or {}
+    if not all(isinstance(one, dict) for one in patterns):
+        raise ModelError("adapter_checks.bad_patterns", folder=folder.name)
+    for rank in (config.r, *patterns[0].values()):
         if type(rank) is not int or not 0 < rank <= MAX_RANK:
-            raise ModelError(
-                f"{folder.name} has the rank {rank!r:.80}; a rank is a whole number from 1 to {MAX_RANK:,}."
-            )
-    for alpha in (config.lora_alpha, *own[1].values()):
+            raise ModelError("adapter_checks.bad_rank", folder=folder.name, rank=short_repr(rank), most=MAX_RANK)
+    for alpha in (config.lora_alpha, *patterns[1].values()):
         if type(alpha) not in (int, float) or not math.isfinite(alpha):
-            raise ModelError(f"{folder.name} has the lora_alpha {alpha!r:.80}; it must be a finite number.")
+            raise ModelError("adapter_checks.bad_alpha", folder=folder.name, alpha=short_repr(alpha))
+
+
+def short_repr(value: object) -> str:
+    return f"{value!r:.80}"
 
 
 def layer_patterns(config: LoraConfig) -> Iterator[str]:
-    """Every regular expression of an adapter's description; PEFT tries each on the name of each layer."""
+    """Every regular expression in the configuration; PEFT matches each against every layer's name."""
     for one in (config.target_modules, config.exclude_modules):
         if isinstance(one, str):
             yield one
-    inner = config.layers_pattern or ()
-    yield from (inner,) if isinstance(inner, str) else inner
+    containers = config.layers_pattern or ()
+    yield from (containers,) if isinstance(containers, str) else containers
     yield from (*(config.rank_pattern or {}), *(config.alpha_pattern or {}))
 
 
 @dataclass(frozen=True)
 class AdapterTensor:
-    """One tensor of an adapter file: the base's module it belongs to, and its part there (lora_A, lora_B …)."""
+    """The header of one tensor: the base's module that it adapts, and its part (lora_A, lora_B …)."""
 
     module: str
     part: str
     shape: tuple[int, ...]
 
     def expected_shape(self, module: nn.Module, rank: int) -> tuple[int, ...] | None:
-        """The shape that fits a linear layer; None where only PEFT can tell."""
+        """The shape that fits a linear layer; None for other layers and parts."""
         if not isinstance(module, nn.Linear):
             return None
         shapes = {"lora_A": (rank, module.in_features), "lora_B": (module.out_features, rank)}
         return shapes.get(self.part)
 
 
-def adapter_tensors(lane: str, folder: Path) -> Iterator[AdapterTensor]:
-    """All tensors of an adapter, from the file's header alone.
+def adapter_tensors(folder: Path) -> Iterator[AdapterTensor]:
+    """All tensors of an adapter, from the file's header.
 
     Raises:
         ModelError: the file is not safetensors, or holds more than LoRA.
     """
-    with label_errors(lane):
-        safetensors_check.read_header(folder / WEIGHTS)
+    safetensors_check.read_header(folder / WEIGHTS_FILE)
     try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{lane}: {folder.name}/{WEIGHTS} cannot be read: {error}. Copy the file again.") from error
+        raise ModelError("adapter_checks.bad_weights", folder=folder.name, reason=str(error)) from error
     if not shapes:
-        raise ModelError(f"{lane}: {folder.name}/{WEIGHTS} is empty.")
+        raise ModelError("adapter_checks.no_weights", folder=folder.name)
     for name, shape in shapes.items():
-        module, mark, part = name.removeprefix(PREFIX).partition(".lora_")
+        module, mark, part = name.removeprefix(PEFT_PREFIX).partition(".lora_")
         if not mark:
-            raise ModelError(
-                f"{lane}: {folder.name} also holds the whole layer {module}. Compare takes adapters of LoRA weights alone."
-            )
+            raise ModelError("adapter_checks.whole_layer", folder=folder.name, layer=module)
         kind = part.removesuffix(".weight")
         yield AdapterTensor(module, f"lora_{kind}", shape)
 
 
 def layer_rank(config: LoraConfig, module: str) -> int:
-    """The rank of one layer: its own where a pattern of the config names it, as PEFT matches them, or else that of all."""
+    """The rank of one layer: that of the first `rank_pattern` that matches, as in PEFT, or the adapter's."""
     own = (
         rank for pattern, rank in (config.rank_pattern or {}).items() if re.fullmatch(rf"(.*\.)?({pattern})", module)
     )
@@ -256,35 +245,32 @@ def format_shape(shape: tuple[int, ...]) -> str:
 
 
 def weights_hash(folder: str) -> str:
-    """The first 12 hex digits of the hash of an adapter's weights."""
-    with (Path(folder) / WEIGHTS).open("rb") as file:
+    """The first 12 hex digits of the SHA-256 of an adapter's weights."""
+    with (Path(folder) / WEIGHTS_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def check_weights_loaded(model: nn.Module, name: str, lane: str, folder: Path) -> None:
-    """Every layer that now carries the adapter got its weights from the file, and they are numbers. PEFT only warns, and leaves
-    what is missing random; NaN would spoil every lane, for a share of 0 times NaN is NaN.
+def check_weights_loaded(model: nn.Module, name: str, folder: Path) -> None:
+    """Require finite weights from the file in every layer of the adapter; `name` is PEFT's.
 
     Raises:
-        ModelError: naming the first layer and tensor that the file lacks, or that holds NaN or infinity.
+        ModelError: names the first layer and tensor that the file lacks, or that holds NaN or infinity.
     """
-    held = {(tensor.module, tensor.part) for tensor in adapter_tensors(lane, folder)}
+    # PEFT only warns of missing weights and leaves them random. NaN would spoil every lane: 0 · NaN is NaN.
+    held = {(tensor.module, tensor.part) for tensor in adapter_tensors(folder)}
     for path, layer in adapter_layers(model, name):
-        module = path.removeprefix(PREFIX)
+        module = path.removeprefix(PEFT_PREFIX)
         for part in adapter_parts(layer, name):
             if (module, part) not in held:
-                raise ModelError(f"{lane}: {folder} should adapt {module}, but its {WEIGHTS} has no {part} for it.")
+                raise ModelError("adapter_checks.missing_tensor", folder=str(folder), layer=module, part=part)
             holder = getattr(layer, part)[name]
             weight: torch.Tensor = getattr(holder, "weight", holder)
             if not weight.isfinite().all():
-                raise ModelError(
-                    f"{lane}: {folder.name} holds NaN or infinity in {part} for {module}, so its training went wrong. "
-                    "Open an earlier step of its run."
-                )
+                raise ModelError("adapter_checks.not_finite", folder=folder.name, layer=module, part=part)
 
 
 def adapter_parts(layer: Any, name: str) -> tuple[str, ...]:
-    """The tensors that make up an adapter in one layer."""
+    """The names of an adapter's tensors in one layer."""
     magnitude = ("lora_magnitude_vector",) if layer.use_dora[name] else ()
     return ("lora_A", "lora_B", *magnitude) if name in layer.lora_A else ("lora_embedding_A", "lora_embedding_B")
 

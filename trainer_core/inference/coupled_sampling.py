@@ -1,12 +1,10 @@
-"""Random numbers, drawn once for all lanes.
+"""Sampling with random numbers that all lanes share."""
 
-A token is drawn as argmax(log p + g) with Gumbel noise g, which is exactly a draw from p (Gumbel-max trick, Maddison 2014).
-All lanes of a prompt use the same g at the same step, so that they differ by their adapters and by nothing else.
-
-The noise is made where the logits are, for all lanes lie on one device: on a card, 150,000 numbers made by the processor and
-sent over take milliseconds a token. A seed therefore means the same answers on the same device; a card and the processor, and
-two kinds of card, draw other numbers, as their logits are rounded otherwise anyway.
-"""
+# A token is drawn as argmax(log p + g) with Gumbel noise g, which is exactly a draw from p (Gumbel-max trick, Maddison 2014).
+# All lanes of a prompt use the same g at the same step, so they differ by their adapters alone.
+#
+# The noise is made on the device of the logits: copying 150,000 numbers from the CPU takes milliseconds per token. A seed
+# therefore gives the same answers on the same device alone; another device rounds the logits differently anyway.
 
 from __future__ import annotations
 
@@ -28,32 +26,31 @@ from trainer_core.config.recipe import Sampling
 
 
 class CoupledSampler:
-    """Draws the next token of every row by one set of settings."""
+    """Draws the next token of every row."""
 
     def __init__(self, sampling: Sampling):
         self.sampling = sampling
         self.filters = build_filters(sampling)
 
-    def draw(self, logits: torch.Tensor, seen: torch.Tensor, dice: Sequence[str], step: int) -> torch.Tensor:
+    def draw(self, logits: torch.Tensor, seen: torch.Tensor, seed_keys: Sequence[str], step: int) -> torch.Tensor:
         """One token per row.
 
         Args:
             logits: rows × vocabulary, float32.
             seen: rows × tokens so far, for the repetition penalty.
-            dice: what each row's noise hangs on besides seed and step; rows with the same dice share their luck.
+            seed_keys: of the rows; equal keys get equal noise.
         """
         scores = self.filters(cast(torch.LongTensor, seen), cast(torch.FloatTensor, logits))
         if self.sampling.temperature == 0:
             return scores.argmax(-1)
-        thrown = {
-            one: gumbel_noise(self.sampling.seed, one, step, logits.shape[-1], logits.device) for one in set(dice)
-        }
-        noise = torch.stack([thrown[one] for one in dice])
+        size, device = logits.shape[-1], logits.device
+        noises = {key: gumbel_noise(self.sampling.seed, key, step, size, device) for key in set(seed_keys)}
+        noise = torch.stack([noises[key] for key in seed_keys])
         return (scores + noise).argmax(-1)  # without the log-softmax: a constant per row moves no argmax
 
 
 def build_filters(sampling: Sampling) -> LogitsProcessorList:
-    """What shapes the distribution, in the order of transformers' `generate`."""
+    """The logits processors of the settings, in the order of transformers' `generate`."""
     found = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
@@ -70,9 +67,8 @@ def build_filters(sampling: Sampling) -> LogitsProcessorList:
     return found
 
 
-def gumbel_noise(seed: int, dice: str, step: int, size: int, device: torch.device) -> torch.Tensor:
-    """`size` standard Gumbel values on the device, which depend on these five and nothing else: each throw has a generator of its
-    own, so neither other rows nor earlier steps move it."""
-    digest = hashlib.blake2b(f"{seed}\0{step}\0{dice}".encode(), digest_size=8).digest()
+def gumbel_noise(seed: int, seed_key: str, step: int, size: int, device: torch.device) -> torch.Tensor:
+    """`size` standard Gumbel values that depend on the arguments alone."""
+    digest = hashlib.blake2b(f"{seed}\0{step}\0{seed_key}".encode(), digest_size=8).digest()
     generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
     return -torch.empty(size, device=device).exponential_(generator=generator).log()

@@ -1,4 +1,4 @@
-"""The bundled general questions, each with one right answer and similar wrong ones: what does a lane still know?"""
+"""The bundled general questions, which measure what a lane has forgotten."""
 
 from __future__ import annotations
 
@@ -14,44 +14,43 @@ from trainer_core.inference.load import LaneSet
 from trainer_core.inference.progress import ScoringTracker
 from trainer_core.schema import StrictModel
 from trainer_core.system import project
+from trainer_core.texts import Text
 
 QUESTIONS_FILE = project.PROJECT / "assets" / "prompts" / "general_questions.jsonl"
 RIGHT_INDEX = 0
 
 
 class GeneralQuestion(StrictModel):
-    """One line of the file. An answer counts as given if it is likelier than every wrong one."""
+    """A question of the file; it counts as answered if the right answer is likelier than every wrong one."""
 
     kind: str
     prompt: str
     stem: str
-    """How every answer begins, so that a lane is asked what it knows and not how it likes to put it."""
+    """The beginning of every answer, so that the wording of the lane does not count."""
     right: str
     wrong: tuple[str, ...] = Field(min_length=1)
 
     @property
     def question(self) -> Question:
         answers = ((Message("assistant", f"{self.stem} {end}."),) for end in (self.right, *self.wrong))
-        return Question((Message("user", self.prompt),), tuple(answers), apart=True)
+        return Question((Message("user", self.prompt),), tuple(answers), endings_only=True)
 
 
 def load_questions(path: Path = QUESTIONS_FILE) -> list[GeneralQuestion]:
-    """The questions of the file."""
     adapter = TypeAdapter(GeneralQuestion)
     return [adapter.validate_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def answer_general_questions(lanes: LaneSet, progress: ScoringTracker) -> dict[str, list[bool]]:
-    """For every lane, and for the base, which questions it answers rightly.
-
-    The likelihood is that of all tokens after the common stem, end token included; these ends are short and of like length.
+    """Whether every lane, and the base, answers each question correctly.
 
     Raises:
-        Stopped: cancelled.
+        ScoringCancelled: the user cancelled.
     """
-    judged = answer_logprobs(lanes, [one.question for one in load_questions()], "general questions", progress)
-    return {name: [is_right(answers) for answers in answered] for name, answered in judged.items()}
+    # Compared are summed log-probabilities after the common stem, end token included: the endings are of similar length.
+    judged = answer_logprobs(lanes, [one.question for one in load_questions()], Text("scoring.general"), progress)
+    return {name: [is_correct(answers) for answers in answered] for name, answered in judged.items()}
 
 
-def is_right(answers: Sequence[AnswerLogprob]) -> bool:
+def is_correct(answers: Sequence[AnswerLogprob]) -> bool:
     return all(answers[RIGHT_INDEX].total > wrong.total for wrong in answers[RIGHT_INDEX + 1 :])

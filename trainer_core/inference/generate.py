@@ -1,4 +1,4 @@
-"""The token loop: prompts × lanes in one batch with one cache, all growing in step."""
+"""The generation loop: prompts × lanes in one batch with one cache."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainer_core.inference.coupled_sampling import CoupledSampler
 from trainer_core.inference.load import LaneSet
 
 PREFILL_TOKENS = 256
-"""Prompt tokens per pass: a long prompt must not keep Stop waiting for seconds on a processor."""
+"""Prompt tokens per pass, so that Stop works within a second on a CPU."""
 
 
 @dataclass
 class GenerationRow:
-    """One answer in the making: a prompt in a lane. `dice` is what its chance hangs on, equal in all lanes."""
+    """An unfinished answer of a lane; rows with equal `seed_key` draw equal random numbers."""
 
     lane: str
     prompt: str
@@ -31,7 +31,7 @@ class GenerationRow:
     seconds: float = 0.0
 
     def append(self, token: int, ends: frozenset[int], seconds: float) -> None:
-        """Grow by a token, or end; the end token is no part of the answer."""
+        """Append a token, or end the row; `seconds` since the start."""
         self.seconds = seconds
         if token in ends:
             self.ended = True
@@ -39,31 +39,29 @@ class GenerationRow:
             self.tokens.append(token)
 
 
-def generate_rows(lanes: LaneSet, rows: Sequence[GenerationRow], sampling: Sampling, grew: Callable[[], bool]) -> None:
-    """Grow every row to its end; `grew` is called after each pass, and False ends the loop.
+def generate_rows(
+    lanes: LaneSet, rows: Sequence[GenerationRow], sampling: Sampling, after_pass: Callable[[], bool]
+) -> None:
+    """Generate every row to its end; `after_pass` returns False to stop.
 
     Raises:
         UserError: a prompt leaves no room in the context.
     """
     batch, sampler, began = GenerationBatch(lanes, rows), CoupledSampler(sampling), time.monotonic()
-    if not batch.prefill(grew):
+    if not batch.prefill(after_pass):
         return
     for step in range(min(sampling.max_new_tokens, batch.room)):
         drawn = sampler.draw(batch.logits, batch.seen, [row.seed_key for row in batch.rows], step)
         for row, token in zip(batch.rows, drawn.tolist(), strict=True):
             row.append(token, lanes.end_token_ids, time.monotonic() - began)
         growing = [index for index, row in enumerate(batch.rows) if not row.ended]
-        if not grew() or not growing:
+        if not after_pass() or not growing:
             return
         batch.append_tokens(drawn, growing)
 
 
 class GenerationBatch:
-    """The rows that still grow, with all that the model keeps of them.
-
-    Prompts are padded on the left. The padding is masked, so any token will do; a row's own first token also leaves
-    its repetition penalty alone, and needs no padding token, which some models lack.
-    """
+    """The unfinished rows with their key-value cache."""
 
     def __init__(self, lanes: LaneSet, rows: Sequence[GenerationRow]):
         self.lanes, self.rows = lanes, list(rows)
@@ -72,20 +70,18 @@ class GenerationBatch:
         self.logits: torch.Tensor
         self.room = lanes.context_length - self.seen.shape[1]
         if self.room < 1:
-            raise UserError(
-                f"The prompt has {self.seen.shape[1]:,} tokens; this model reads at most {lanes.context_length:,}. Shorten it."
-            )
+            raise UserError("lane_answers.long_prompt", tokens=self.seen.shape[1], most=lanes.context_length)
 
-    def prefill(self, go_on: Callable[[], bool]) -> bool:
-        """Take in the prompts, part by part; False if told to stop between two parts."""
+    def prefill(self, after_pass: Callable[[], bool]) -> bool:
+        """Read the prompts in parts; False if stopped between two of them."""
         for start in range(0, self.seen.shape[1], PREFILL_TOKENS):
-            if start and not go_on():
+            if start and not after_pass():
                 return False
             self.run_pass(start, min(start + PREFILL_TOKENS, self.seen.shape[1]))
         return True
 
     def append_tokens(self, drawn: torch.Tensor, growing: Sequence[int]) -> None:
-        """Append each row's token, let go of the rows that ended, and look one token further."""
+        """Append each row's token, drop the finished rows, and compute the next logits."""
         self.seen = torch.cat([self.seen, drawn[:, None]], 1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], 1)
         if len(growing) < len(self.rows):
@@ -96,7 +92,7 @@ class GenerationBatch:
         self.run_pass(self.seen.shape[1] - 1, self.seen.shape[1])
 
     def run_pass(self, start: int, end: int) -> None:
-        """One pass over the columns from `start` to `end`."""
+        """One pass over the tokens from `start` to `end`."""
         mask = self.mask[:, :end]
         out = self.lanes.forward(
             [self.lanes.mixtures[row.lane] for row in self.rows],
@@ -111,19 +107,20 @@ class GenerationBatch:
 
 
 def with_system_prompt(system: str, messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation with this system prompt in place of its own; as it is without one."""
+    """The conversation with its system prompt replaced; unchanged if `system` is empty."""
     if not system:
         return tuple(messages)
     return (Message("system", system), *(message for message in messages if message.role != "system"))
 
 
 def encode_text(lanes: LaneSet, text: str) -> list[int]:
-    """Text that a chat template has written, as tokens; the template has put the special ones in already."""
+    """The tokens of a rendered chat template, which has its special tokens already."""
     return list(lanes.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows × width token ids with the padding on the left, and the mask that is 1 on real tokens."""
+    # The padding is masked. A row's first token keeps its repetition penalty, and some models have no padding token.
     width = max(len(sequence) for sequence in sequences)
     ids = [[sequence[0]] * (width - len(sequence)) + list(sequence) for sequence in sequences]
     mask = [[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in sequences]
@@ -131,5 +128,5 @@ def left_pad(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[
 
 
 def row_positions(mask: torch.Tensor) -> torch.Tensor:
-    """The position of every token in its own row, counted without the padding."""
+    """Each token's position in its row, without the padding."""
     return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Passes over the model that read: prompts once for all their answers, and only then the answers, sorted by length."""
+"""Log-probabilities of answers: each prompt is read once for all its answers, and these are sorted by length."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from trainer_core.inference.generate import left_pad, row_positions
 from trainer_core.inference.load import LaneSet, Mixture
 
 MAX_LOGITS = 2**26
-"""Numbers in the logits of one pass: a quarter of a gigabyte in 32 bit, twice that at the peak."""
+"""Logits per pass at most: 256 MiB in 32 bits, twice that at the peak."""
 MAX_PASS_TOKENS = 2**11
-"""Answer tokens in one pass at most, over all lanes together: more brings no speed on a processor, and costs memory."""
+"""Answer tokens per pass at most, over all mixtures: more cost memory, and are no faster on a CPU."""
 MAX_CACHED_TOKENS = 2**13
-"""Tokens of prompts, padding included, whose keys and values are held at a time: 1 GiB for a model of 8 billion weights."""
+"""Prompt tokens in the cache at most, padding included: 1 GiB for a model of 8 billion weights."""
 
 
 @dataclass(frozen=True)
 class PromptAnswer:
-    """Tokens of a prompt with one answer to it. `answer` counts the tokens at the end that are the answer's."""
+    """The tokens of a prompt and its answer; the last `answer_tokens` are the answer's."""
 
     ids: tuple[int, ...]
-    answer: int
+    answer_tokens: int
 
 
 @dataclass(frozen=True)
 class AnswerLogprob:
-    """One answer under one lane: summed log-probability of its tokens in nats, how many they are, and the mean over
-    them of KL(lane ‖ base) in nats; NaN where it was not asked for."""
+    """One answer under one lane, in nats.
+
+    Args:
+        total: summed log-probability of the answer's tokens.
+        divergence: mean KL(lane ‖ base) over the tokens; NaN if not measured.
+    """
 
     total: float
     tokens: int
@@ -46,7 +50,7 @@ class AnswerLogprob:
 
 
 class ResultKey(NamedTuple):
-    """Where a result belongs: which mixture, which question, which of its answers."""
+    """A mixture, and the indices of a question and of its answer."""
 
     mixture: Mixture
     question: int
@@ -55,13 +59,13 @@ class ResultKey(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerSuffix:
-    """What follows a shared prompt: its last token once more, for it tells the answer's first, and then the answer."""
+    """An answer without its cached prompt, from the token that predicts it; the last `answer_tokens` are scored."""
 
     question: int
     answer: int
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
-    counted: int
+    answer_tokens: int
 
 
 def compute_logprobs(
@@ -74,73 +78,70 @@ def compute_logprobs(
     """Every answer to every question under every mixture.
 
     Args:
-        questions: for each its readings, which begin with the same prompt as a rule.
-        mixtures: the base's must be the first if a divergence is asked for.
-        read_tokens: told how many tokens of answers, over all mixtures, are done; may raise to end it.
-        divergence: for which of a question's answers the divergence from the base is wanted.
+        questions: the answers to each question, usually with the same prompt.
+        mixtures: the base's first if a divergence is measured.
+        read_tokens: called with the number of answer tokens done, over all mixtures; may raise to stop.
+        divergence: whether to measure the divergence from the base for an answer of this index.
     """
     found: dict[ResultKey, AnswerLogprob] = {}
-    tails = [tail for index, readings in enumerate(questions) for tail in answer_suffixes(index, readings)]
-    for some in group_by_prompt(tails, len(mixtures)):
-        memory = PromptCache(lanes, sorted({tail.prompt for tail in some}), mixtures)
+    suffixes = [suffix for index, readings in enumerate(questions) for suffix in answer_suffixes(index, readings)]
+    for some in group_by_prompt(suffixes, len(mixtures)):
+        cache = PromptCache(lanes, sorted({suffix.prompt for suffix in some}), mixtures)
         for batch in length_batches(some, len(mixtures), lanes.vocabulary_size):
-            logits = memory.suffix_logits(batch)
-            for index, tail in enumerate(batch):
-                likely = measure_answer(logits[:, index], tail, divergence(tail.answer))
+            logits = cache.suffix_logits(batch)
+            for index, suffix in enumerate(batch):
+                likely = measure_answer(logits[:, index], suffix, divergence(suffix.answer))
                 found |= {
-                    ResultKey(mixture, tail.question, tail.answer): one
+                    ResultKey(mixture, suffix.question, suffix.answer): one
                     for mixture, one in zip(mixtures, likely, strict=True)
                 }
-            read_tokens(sum(tail.counted for tail in batch) * len(mixtures))
+            read_tokens(sum(suffix.answer_tokens for suffix in batch) * len(mixtures))
     return found
 
 
 def answer_suffixes(question: int, readings: Sequence[PromptAnswer]) -> Iterator[AnswerSuffix]:
-    """A question's answers as tails of the longest prompt that all of them share, or of their own where they share none."""
+    """A question's answers after the longest prompt that they share, or after their own if they share none."""
     common = len(commonprefix([list(reading.ids) for reading in readings]))
-    shared = min(common, *(len(reading.ids) - reading.answer for reading in readings)) - 1
+    shared = min(common, *(len(reading.ids) - reading.answer_tokens for reading in readings)) - 1
     for index, reading in enumerate(readings):
-        at = shared if shared > 0 else len(reading.ids) - reading.answer - 1
-        yield AnswerSuffix(question, index, reading.ids[:at], reading.ids[at:], reading.answer)
+        at = shared if shared > 0 else len(reading.ids) - reading.answer_tokens - 1
+        yield AnswerSuffix(question, index, reading.ids[:at], reading.ids[at:], reading.answer_tokens)
 
 
-def group_by_prompt(tails: Sequence[AnswerSuffix], mixtures: int) -> Iterator[list[AnswerSuffix]]:
-    """Tails whose prompts are held at one time, whole questions only; the longest answers come first, so that memory
-    fails early or never."""
+def group_by_prompt(suffixes: Sequence[AnswerSuffix], mixtures: int) -> Iterator[list[AnswerSuffix]]:
+    """Groups of whole questions whose prompts fit the cache."""
+    # The longest answers come first: if memory is too small, the first pass fails.
     longest: dict[int, int] = {}
-    for tail in tails:
-        longest[tail.question] = max(longest.get(tail.question, 0), len(tail.ids))
+    for suffix in suffixes:
+        longest[suffix.question] = max(longest.get(suffix.question, 0), len(suffix.ids))
     some: list[AnswerSuffix] = []
     widest, prompts = 0, set[tuple[int, ...]]()
-    for tail in sorted(tails, key=lambda tail: (-longest[tail.question], tail.question)):
-        widest = max(widest, len(tail.prompt))
-        whole = some and tail.question != some[-1].question
+    for suffix in sorted(suffixes, key=lambda suffix: (-longest[suffix.question], suffix.question)):
+        widest = max(widest, len(suffix.prompt))
+        whole = some and suffix.question != some[-1].question
         if whole and (len(prompts) + 1) * widest * mixtures > MAX_CACHED_TOKENS:
             yield some
-            some, widest, prompts = [], len(tail.prompt), set()
-        some.append(tail)
-        prompts.add(tail.prompt)
+            some, widest, prompts = [], len(suffix.prompt), set()
+        some.append(suffix)
+        prompts.add(suffix.prompt)
     yield some
 
 
-def length_batches(tails: Sequence[AnswerSuffix], mixtures: int, vocabulary: int) -> Iterator[list[AnswerSuffix]]:
-    """Tails of like length, longest first, as many as one pass over all mixtures may hold."""
+def length_batches(suffixes: Sequence[AnswerSuffix], mixtures: int, vocabulary: int) -> Iterator[list[AnswerSuffix]]:
+    """Batches of answers of similar length, longest first, for one pass over all mixtures each."""
     batch: list[AnswerSuffix] = []
-    for tail in sorted(tails, key=lambda tail: len(tail.ids), reverse=True):
-        longest = len(batch[0].ids) if batch else len(tail.ids)
+    for suffix in sorted(suffixes, key=lambda suffix: len(suffix.ids), reverse=True):
+        longest = len(batch[0].ids) if batch else len(suffix.ids)
         size = (len(batch) + 1) * mixtures * longest
         if batch and (size > MAX_PASS_TOKENS or size * vocabulary > MAX_LOGITS):
             yield batch
             batch = []
-        batch.append(tail)
+        batch.append(suffix)
     yield batch
 
 
 class PromptCache:
-    """What the model keeps of prompts, for every mixture: rows are mixtures × prompts.
-
-    What all prompts begin with (a template's own words, as a rule) is read once per mixture.
-    """
+    """The key-value cache of prompts under every mixture; rows are mixtures × prompts."""
 
     def __init__(self, lanes: LaneSet, prompts: Sequence[tuple[int, ...]], mixtures: Sequence[Mixture]):
         self.lanes, self.mixtures = lanes, mixtures
@@ -149,7 +150,7 @@ class PromptCache:
         ids, mask = left_pad([prompt[at:] for prompt in prompts] * len(mixtures), lanes.device)
         self.mask = torch.cat([mask.new_ones(len(mask), at), mask], 1)
         self.cache: Any = None
-        if at:
+        if at:  # what all prompts share, such as the template's own words, is read once per mixture
             begun = torch.tensor([prompts[0][:at]] * len(mixtures), device=lanes.device)
             self.cache = self.forward_pass(mixtures, begun, torch.ones_like(begun))
             blocks = [block for block in range(len(mixtures)) for _ in prompts]
@@ -157,7 +158,7 @@ class PromptCache:
         self.cache = self.forward_pass([mixture for mixture in mixtures for _ in prompts], ids, self.mask)
 
     def forward_pass(self, rows: Sequence[Mixture], ids: torch.Tensor, mask: torch.Tensor) -> Any:
-        """One pass that goes on from what is held already."""
+        """One pass after the cached tokens; returns the cache."""
         out = self.lanes.forward(
             rows,
             input_ids=ids,
@@ -169,43 +170,44 @@ class PromptCache:
         )
         return out.past_key_values
 
-    def suffix_logits(self, tails: Sequence[AnswerSuffix]) -> torch.Tensor:
-        """Mixtures × tails × length × vocabulary, padded on the right."""
-        device, width = self.lanes.device, max(len(tail.ids) for tail in tails)
-        ids = torch.tensor([tail.ids + tail.ids[-1:] * (width - len(tail.ids)) for tail in tails], device=device)
-        real = torch.tensor([[1] * len(tail.ids) + [0] * (width - len(tail.ids)) for tail in tails], device=device)
-        rows = [
-            self.rows[tail.prompt] + block * len(self.rows) for block in range(len(self.mixtures)) for tail in tails
-        ]
+    def suffix_logits(self, suffixes: Sequence[AnswerSuffix]) -> torch.Tensor:
+        """Mixtures × suffixes × length × vocabulary, padded on the right."""
+        device, lengths = self.lanes.device, [len(suffix.ids) for suffix in suffixes]
+        width, prompts = max(lengths), [self.rows[suffix.prompt] for suffix in suffixes]
+        padded = [suffix.ids + suffix.ids[-1:] * (width - len(suffix.ids)) for suffix in suffixes]
+        ids = torch.tensor(padded, device=device)
+        real = torch.tensor([[1] * length + [0] * (width - length) for length in lengths], device=device)
+        rows = [prompt + block * len(self.rows) for block in range(len(self.mixtures)) for prompt in prompts]
         kept = torch.tensor(rows, device=device)
         mask = torch.cat([self.mask[kept], real.repeat(len(self.mixtures), 1)], 1)
         out = self.lanes.forward(
-            [mixture for mixture in self.mixtures for _ in tails],
+            [mixture for mixture in self.mixtures for _ in suffixes],
             input_ids=ids.repeat(len(self.mixtures), 1),
             attention_mask=mask,
             position_ids=row_positions(mask)[:, self.mask.shape[1] :],
             past_key_values=self.select_rows(kept),
             use_cache=True,
         )
-        return out.logits.unflatten(0, (len(self.mixtures), len(tails)))
+        return out.logits.unflatten(0, (len(self.mixtures), len(suffixes)))
 
     def select_rows(self, rows: torch.Tensor) -> Any:
-        """A cache of these rows that a pass may write to. Selecting makes new tensors, so layers are copied without theirs."""
+        """A copy of these rows, which a pass may change."""
+        # Selecting makes new tensors, so a shallow copy of the layers is enough.
         cache = copy.copy(self.cache)
         cache.layers = [copy.copy(layer) for layer in self.cache.layers]
         cache.batch_select_indices(rows)
         return cache
 
 
-def measure_answer(logits: torch.Tensor, tail: AnswerSuffix, divergence: bool) -> list[AnswerLogprob]:
+def measure_answer(logits: torch.Tensor, suffix: AnswerSuffix, divergence: bool) -> list[AnswerLogprob]:
     """One answer under every mixture, from mixtures × length × vocabulary logits; the first mixture is the base."""
-    first = len(tail.ids) - tail.counted - 1
-    scores = logits[:, first : len(tail.ids) - 1].float()
-    targets = torch.tensor(tail.ids[first + 1 :], device=scores.device)[None, :, None].expand(len(scores), -1, -1)
+    first = len(suffix.ids) - suffix.answer_tokens - 1
+    scores = logits[:, first : len(suffix.ids) - 1].float()
+    targets = torch.tensor(suffix.ids[first + 1 :], device=scores.device)[None, :, None].expand(len(scores), -1, -1)
     norm = scores.logsumexp(-1)
     totals = (scores.gather(-1, targets)[..., 0] - norm).sum(-1).tolist()
     far = kl_to_first(scores, norm) if divergence else [float("nan")] * len(totals)
-    return [AnswerLogprob(total, tail.counted, one) for total, one in zip(totals, far, strict=True)]
+    return [AnswerLogprob(total, suffix.answer_tokens, one) for total, one in zip(totals, far, strict=True)]
 
 
 def kl_to_first(scores: torch.Tensor, norm: torch.Tensor) -> list[float]:

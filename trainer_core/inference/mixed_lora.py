@@ -1,14 +1,13 @@
-"""Many adapters on one base in one pass: every row of a batch has its own share of each adapter.
+"""Many LoRA adapters on one base in one pass, with a share of each adapter for every row."""
 
-The adapters' matrices of a layer lie side by side, so that one product serves them all, and a row's shares scale its part:
-result = W x + B (shares · A x). That is the sum of the adapters' changes (PEFT's "cat" combination), so a share of 0 adds
-exactly nothing, 1 is the adapter as trained, and blends and strengths cost no reload. PEFT's own mixed batch gathers and
-scatters the rows of each adapter in each layer, which took half the time of a small model.
-
-On a base in 16 or 4 bit the adapters are held and multiplied in 32 bit, and rounded where PEFT rounds, so that a LoRA lane's
-logits are those of plain PEFT, bit for bit where the batch has the same shape. Adapters in 16 bit were up to a fifth
-further from the exact logits.
-"""
+# The adapters' matrices of a layer are concatenated, so one product serves all of them: W x + B (shares · A x). This is the
+# sum of the adapters' changes (PEFT's "cat" combination): share 0 adds exactly nothing, 1 is the adapter as trained, and
+# blends and strengths need no reload. PEFT's own mixed batch gathers and scatters the rows of each adapter in each layer,
+# which took half the time of a small model.
+#
+# On a base in 16 or 4 bits the adapters are stored and multiplied in 32 bits, and rounded where PEFT rounds. A LoRA lane then
+# has the logits of plain PEFT, bit for bit in a batch of the same shape; adapters in 16 bits were up to a fifth further from
+# the exact logits.
 
 from __future__ import annotations
 
@@ -26,34 +25,37 @@ from trainer_core.errors import ModelError
 
 
 class AdapterWeights:
-    """How much of each adapter every row of the next pass gets: rows × adapters, read by all layers."""
+    """The adapters' shares in the next pass, rows × adapters; all layers read them."""
 
     def __init__(self) -> None:
-        self.idle = True
+        self.all_zero = True
         self._rows = torch.zeros(0, 0)
-        self._spread: dict[tuple[int, ...], torch.Tensor] = {}
+        self._rank_weights: dict[tuple[int, ...], torch.Tensor] = {}
 
-    def set(self, rows: torch.Tensor) -> None:
-        self._rows, self._spread = rows, {}
-        self.idle = not rows.any().item()
+    def set_rows(self, rows: torch.Tensor) -> None:
+        self._rows, self._rank_weights = rows, {}
+        self.all_zero = not rows.any().item()
 
     def rank_weights(self, ranks: tuple[int, ...]) -> torch.Tensor:
-        """Rows × 1 × all ranks: every rank of an adapter has its adapter's share."""
-        if ranks not in self._spread:
+        """Rows × 1 × sum of ranks: an adapter's share, once for each of its ranks."""
+        if ranks not in self._rank_weights:
             counts = torch.tensor(ranks, device=self._rows.device)
-            self._spread[ranks] = self._rows.repeat_interleave(counts, 1)[:, None]
-        return self._spread[ranks]
+            self._rank_weights[ranks] = self._rows.repeat_interleave(counts, 1)[:, None]
+        return self._rank_weights[ranks]
 
     def gain_weights(self, gains: torch.Tensor) -> torch.Tensor:
-        """Rows × 1 × outputs: each row's mixture of the adapters' gains."""
+        """Rows × 1 × outputs: each row's weighted sum of the gains."""
         return (self._rows @ gains)[:, None]
 
 
 @dataclass(frozen=True)
 class LayerAdapter:
-    """One adapter in one layer, everything constant multiplied in.
+    """One adapter in one layer, with its scaling applied.
 
-    down: rank × inputs (for an embedding: rank × vocabulary). up: outputs × rank. gain: outputs, for DoRA.
+    Args:
+        down: rank × inputs (for an embedding: rank × vocabulary).
+        up: outputs × rank.
+        gain: outputs, for DoRA.
     """
 
     down: torch.Tensor
@@ -66,12 +68,11 @@ class LayerAdapter:
 
     @property
     def has_effect(self) -> bool:
-        """Does it change anything?"""
         return bool(self.up.any() and self.down.any()) or self.gain is not None
 
 
 class MixedLora(nn.Module):
-    """A layer of the base with all its adapters. Takes the place of PEFT's layer."""
+    """A layer of the base with all its adapters; replaces PEFT's layer."""
 
     def __init__(self, layer: Any, parts: Sequence[LayerAdapter | None], shares: AdapterWeights):
         super().__init__()
@@ -83,28 +84,25 @@ class MixedLora(nn.Module):
         self.ranks = tuple(part.rank if part else 0 for part in parts)
         down, up = torch.cat([part.down for part in held]), torch.cat([part.up for part in held], 1)
         embedding = isinstance(self.base_layer, nn.Embedding)
-        self.inner: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.embedding if embedding else apply_linear
-        self.rounded = not isinstance(layer, Linear | Embedding)
+        self.project: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.embedding if embedding else apply_linear
+        self.rounds_delta = not isinstance(layer, Linear | Embedding)
         self.register_buffer("down", (down.T if embedding else down).contiguous(), persistent=False)
         self.register_buffer("up", up.contiguous(), persistent=False)
         self.register_buffer("gains", stack_gains(parts, up.shape[0]), persistent=False)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result = self.base_layer(x, *args, **kwargs)
-        if self.shares.idle:
+        if self.shares.all_zero:
             return result
         shares = self.shares.rank_weights(self.ranks)
         if x.shape[0] != shares.shape[0]:
-            raise ModelError(
-                "An adapter changes a layer that does not see whole answers (a mixture of experts). "
-                "Such adapters cannot share a batch."
-            )
-        added = F.linear(self.inner(x, self.down) * shares, self.up)
+            raise ModelError("mixed_lora.expert_layer")
+        added = F.linear(self.project(x, self.down) * shares, self.up)
         if self.gains is not None:
             bias = getattr(self.base_layer, "bias", None)
             plain = result if bias is None else result - bias
             added = added + self.shares.gain_weights(self.gains) * plain
-        added = added.to(result.dtype) if self.rounded else added
+        added = added.to(result.dtype) if self.rounds_delta else added
         return (result + added).to(result.dtype)
 
 
@@ -113,7 +111,7 @@ def apply_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def stack_gains(parts: Sequence[LayerAdapter | None], outputs: int) -> torch.Tensor | None:
-    """Adapters × outputs, 0 for those without a gain; None where nobody has one."""
+    """Adapters × outputs, 0 for adapters without a gain; None if no adapter has one."""
     gains = [part.gain if part else None for part in parts]
     if not any(gain is not None for gain in gains):
         return None
@@ -123,27 +121,28 @@ def stack_gains(parts: Sequence[LayerAdapter | None], outputs: int) -> torch.Ten
 
 
 def install_mixed_lora(model: nn.Module, names: Sequence[str], shares: AdapterWeights) -> set[str]:
-    """Replace every LoRA layer of PEFT by one that mixes; `names` are PEFT's, in the order of the shares' columns.
+    """Replace PEFT's LoRA layers by MixedLora; returns the names of the adapters with an effect.
 
-    Returns the names of those that change anything: an adapter fresh from its initialisation does not.
+    Args:
+        names: PEFT's names of the adapters, in the order of the shares' columns.
 
     Raises:
-        ModelError: a layer is of a kind that cannot be mixed.
+        ModelError: an adapter changes a convolution.
     """
-    changing: set[str] = set()
+    effective: set[str] = set()
     for path, layer in [found for found in model.named_modules() if isinstance(found[1], LoraLayer)]:
         parts = [layer_adapter(layer, name, path) for name in names]
-        changing |= {name for name, part in zip(names, parts, strict=True) if part and part.has_effect}
+        effective |= {name for name, part in zip(names, parts, strict=True) if part and part.has_effect}
         owner, _, child = path.rpartition(".")
         setattr(model.get_submodule(owner), child, MixedLora(layer, parts, shares))
-    return changing
+    return effective
 
 
 def layer_adapter(layer: Any, name: str, path: str) -> LayerAdapter | None:
-    """One adapter's part in one of PEFT's layers; None if it leaves that layer alone.
+    """One adapter's weights in one of PEFT's layers; None if it does not change that layer.
 
     Raises:
-        ModelError: it is neither linear nor an embedding.
+        ModelError: the layer is a convolution.
     """
     if name in layer.lora_embedding_A and not layer.use_dora[name]:
         scale = layer._get_embed_scale()
@@ -153,15 +152,16 @@ def layer_adapter(layer: Any, name: str, path: str) -> LayerAdapter | None:
         return None
     down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach() * layer.scaling[name]
     if down.dim() != 2:
-        raise ModelError(f"An adapter changes {path}, a convolution. Such adapters cannot share a batch.")
+        raise ModelError("mixed_lora.convolution", layer=path)
     return dora_adapter(layer, name, down, up) if layer.use_dora[name] else LayerAdapter(down, up)
 
 
 def dora_adapter(layer: Any, name: str, down: torch.Tensor, up: torch.Tensor) -> LayerAdapter:
     """DoRA with frozen weights: s · (Wx + BAx) − Wx = (s − 1) · Wx + s · BAx, where s is magnitude ÷ column norm of W + BA.
 
-    Liu 2024, equation 5; the norm is settled once here, PEFT works it out for every layer and token.
+    Source: Liu 2024, equation 5.
     """
+    # The norm is constant: PEFT computes it in every pass, this once.
     magnitude = layer.lora_magnitude_vector[name]
     delta = up @ down
     weight = dequantize_module_weight(layer.get_base_layer()).to(delta.dtype)

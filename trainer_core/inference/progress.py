@@ -1,4 +1,4 @@
-"""Progress of a scoring, the time left, and its cancellation."""
+"""Progress, remaining time and cancellation of a scoring."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import time
 from collections.abc import Callable
 
 from trainer_core.runs.compare_events import ScoringProgress
+from trainer_core.texts import NO_TEXT, Text
 
 REPORT_SECONDS = 1.0
 
 
 class ScoringCancelled(Exception):
-    """The user wants no score any more."""
+    """The user cancelled the scoring."""
 
 
 class ScoringTracker:
-    """Tells how far each part is, at most once a second.
+    """Reports the progress of each part.
 
     Args:
-        say: hears of it.
-        cancelled: ends it.
-        parts: how many there will be.
-        seconds: between two words.
+        say: called with each report.
+        cancelled: raises ScoringCancelled at the next report.
+        parts: number of parts in all.
+        seconds: between two reports at least.
     """
 
     def __init__(
@@ -33,32 +34,32 @@ class ScoringTracker:
         seconds: float = REPORT_SECONDS,
     ):
         self.say, self.cancelled, self.parts, self.seconds = say, cancelled, parts, seconds
-        self.part, self.number, self.total, self.done = "", 0, 1, 0
+        self.part, self.number, self.total, self.done = NO_TEXT, 0, 1, 0
         self.began = self.last = 0.0
 
-    def begin(self, part: str, total: int) -> None:
-        """The next part, of so many tokens.
+    def begin(self, part: Text, total: int) -> None:
+        """Start the next part; `total` in tokens.
 
         Raises:
-            Stopped: cancelled.
+            ScoringCancelled: the user cancelled.
         """
         self.part, self.number, self.total, self.done = part, self.number + 1, max(total, 1), 0
         self.began, self.last = time.monotonic(), 0.0
         self.add(0)
 
     def add(self, count: int) -> None:
-        """So many more are done.
+        """Count this many more tokens.
 
         Raises:
-            Stopped: cancelled.
+            ScoringCancelled: the user cancelled.
         """
         self.advance_to(self.done + count)
 
     def advance_to(self, done: int) -> None:
-        """So many are done in all.
+        """Set the tokens done in this part.
 
         Raises:
-            Stopped: cancelled.
+            ScoringCancelled: the user cancelled.
         """
         if self.cancelled.is_set():
             raise ScoringCancelled

@@ -1,4 +1,4 @@
-"""What can be measured without a human: which of two answers a lane finds likelier, and what its own answers are like."""
+"""Scores without a human judge: preferences between given answers, and statistics of a lane's own answers."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from trainer_core.inference.progress import ScoringTracker
 from trainer_core.inference.streaming import decode_tokens
 from trainer_core.runs.compare_events import GenerationStats, LaneScore, ScoredAnswers, ScoresReady
 from trainer_core.runs.compare_requests import ScoreRequest
+from trainer_core.texts import Text
 
-ROWS = 48
-"""Answers that are written in one batch at most: more brings no speed on a processor, and costs memory."""
+BATCH_ROWS = 48
+"""Answers per batch at most: more cost memory, and are no faster on a CPU."""
 CHOSEN_INDEX = 0
 PAIR_ADAPTER = TypeAdapter(Pair)
 
 
 def compute_scores(lanes: LaneSet, request: ScoreRequest, progress: ScoringTracker) -> ScoresReady:
-    """Score every lane on the pairs of a file and on its own answers to the prompts. What the numbers are: see LaneScore.
+    """Score every lane on a file's pairs and on its own answers to the prompts; LaneScore describes the numbers.
 
     Raises:
-        UserError: the reference or a wanted lane is not loaded.
+        UserError: the reference or a requested lane is not loaded.
         DataError: the file cannot be read, or holds no pairs.
-        Stopped: cancelled.
+        ScoringCancelled: the user cancelled.
     """
     for name in filter(None, (request.reference, *request.lanes)):
         lanes.find_lane(name)
@@ -44,7 +45,7 @@ def compute_scores(lanes: LaneSet, request: ScoreRequest, progress: ScoringTrack
     pairs = read_score_pairs(Path(request.pairs))
     progress.parts = 1 + request.general + bool(request.prompts)
     questions = [Question(pair.prompt, (pair.chosen, pair.rejected)) for pair in pairs]
-    judged = answer_logprobs(lanes, questions, "held-out answers", progress, divergence=True)
+    judged = answer_logprobs(lanes, questions, Text("scoring.held_out"), progress, divergence=True)
     reference = request.reference or find_base_lane(lanes)
     scores = {name: preference_score(name, judged[name], judged[reference]) for name in lanes.names}
     if request.general:
@@ -68,31 +69,31 @@ def read_score_pairs(path: Path) -> list[Pair]:
     """The pairs of a JSON-lines file, as `data/tokenize.py` writes them.
 
     Raises:
-        DataError: naming the file and the line.
+        DataError: names the file and the line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Check the path.") from error
+        raise DataError("score_pairs.unreadable", path=str(path), reason=str(error)) from error
     pairs = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 pairs.append(PAIR_ADAPTER.validate_python(json.loads(line)))
             except (json.JSONDecodeError, ValidationError) as error:
-                raise DataError(f"{path.name}, line {number}: no prompt, chosen and rejected messages.") from error
+                raise DataError("score_pairs.bad_line", file=path.name, line=number) from error
     if not pairs:
-        raise DataError(f"{path.name} holds no pairs, so there is nothing to score on.")
+        raise DataError("score_pairs.empty", file=path.name)
     return pairs
 
 
 def find_base_lane(lanes: LaneSet) -> str:
-    """The lane that is the base alone, if there is one."""
+    """The lane without adapter and system prompt; BASE if there is none."""
     return next((lane.name for lane in lanes.lanes if not lane.system and not any(lanes.mixtures[lane.name])), BASE)
 
 
 def preference_score(name: str, judged: QuestionLogprobs, reference: QuestionLogprobs) -> LaneScore:
-    """What a lane thinks of the held-out pairs, and whether more so than the reference."""
+    """A lane's preferences on the held-out pairs, and its rewards against the reference."""
     apart = [chosen.mean - rejected.mean for chosen, rejected in judged]
     rewards = [
         (chosen.total - old_chosen.total) - (rejected.total - old_rejected.total)
@@ -111,7 +112,7 @@ def preference_score(name: str, judged: QuestionLogprobs, reference: QuestionLog
 
 
 def with_general_score(scored: LaneScore, known: Sequence[bool], base: Sequence[bool]) -> LaneScore:
-    """The score with what the lane still knows."""
+    """The score with the answers to the general questions."""
     return replace(
         scored, general=confidence.estimate_share(known), forgetting=confidence.measure_forgetting(base, known)
     )
@@ -120,7 +121,7 @@ def with_general_score(scored: LaneScore, known: Sequence[bool], base: Sequence[
 def generate_answers(
     lanes: LaneSet, prompts: Sequence[str], sampling: Sampling, progress: ScoringTracker
 ) -> dict[str, list[GenerationRow]]:
-    """Every lane's answers to the prompts, prompts × lanes in one batch; equal lanes answer once."""
+    """Every lane's answers to the prompts; equal lanes answer once."""
     writers = {answer_key(lanes, lane): lane.name for lane in reversed(lanes.lanes)}
     rows = [
         GenerationRow(
@@ -134,28 +135,28 @@ def generate_answers(
         for lane in lanes.lanes
         if lane.name in writers.values()
     ]
-    batches = [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
-    progress.begin("own answers", len(batches) * sampling.max_new_tokens)
+    batches = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+    progress.begin(Text("scoring.own_answers"), len(batches) * sampling.max_new_tokens)
 
-    def grew() -> bool:
+    def after_pass() -> bool:
         progress.add(1)
         return True
 
     for number, some in enumerate(batches, 1):
-        generate_rows(lanes, some, sampling, grew)
+        generate_rows(lanes, some, sampling, after_pass)
         progress.advance_to(number * sampling.max_new_tokens)
     return {lane.name: [row for row in rows if row.lane == writers[answer_key(lanes, lane)]] for lane in lanes.lanes}
 
 
 def answer_key(lanes: LaneSet, lane: Lane) -> tuple[Mixture, str]:
-    """What a lane's answers depend on."""
+    """What a lane's answers depend on, besides the prompt."""
     return lanes.mixtures[lane.name], lane.system
 
 
 def with_answer_stats(
     scored: LaneScore, answers: Sequence[GenerationRow], of_base: Sequence[GenerationRow]
 ) -> LaneScore:
-    """The score with what the lane's own answers are like. The base's answers may be empty, and then there is no ratio."""
+    """The score with statistics of the lane's own answers; no length ratio if the base's are empty."""
     lengths = [len(row.tokens) for row in answers]
     base = [len(row.tokens) for row in of_base]
     own = GenerationStats(

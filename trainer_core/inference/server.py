@@ -1,16 +1,16 @@
-"""Comparing: base and adapters answer side by side in one batch. Plain transformers and PEFT, never unsloth.
+"""The compare worker: base and adapters answer side by side in one batch."""
 
-Unsloth's kernels read the one active adapter and skip the call that carries PEFT's `adapter_names`, so all rows of a mixed
-batch would silently get the same adapter; hence a process of its own.
-"""
+# Plain transformers and PEFT in a process without unsloth, whose kernels give every row of a batch the one active adapter.
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -31,22 +31,25 @@ from trainer_core.runs.compare_events import (
     RequestFailed,
     ScoringFailed,
 )
+from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import Text
 
 __all__ = ["serve"]
 
 
-def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_requests.RequestQueue) -> Phase:
-    """Load all lanes once and answer requests until the app is gone.
+def serve(job: CompareJob, run_dir: Path, emit: EventLog, wants: StopRequests, requests: TextIO = sys.stdin) -> Phase:
+    """Load all lanes once and answer `requests` until the app closes them; `wants` is not read.
 
     Raises:
-        ConfigError: two lanes have one name.
+        ConfigError: two lanes have the same name.
         ModelError: the base or an adapter cannot be loaded.
     """
-    emit(PhaseChanged(Phase.LOADING, "Loading the base model and its adapters"))
+    emit(PhaseChanged(Phase.LOADING, Text("loading.lanes")))
+    inbox = compare_requests.RequestQueue(requests)
     lanes = load_lanes(fetch_base(job, run_dir, emit), job.precision, job.lanes)
     proven = verify_adapters(lanes)
     emit(LanesLoaded(proven))
@@ -63,7 +66,7 @@ def serve(job: CompareJob, run_dir: Path, emit: EventLog, inbox: compare_request
 
 
 def fetch_base(job: CompareJob, run_dir: Path, emit: EventLog) -> str:
-    """The folder of the base model; one of the Hub is fetched first, if it is not here."""
+    """The folder of the base model, downloaded from the Hub if it is missing."""
     model = resolve.resolve_model(job.model, Workspace.for_run(run_dir))
     found = (
         hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, text)))
@@ -73,15 +76,16 @@ def fetch_base(job: CompareJob, run_dir: Path, emit: EventLog) -> str:
     return str(found or model)
 
 
-def adapter_summary(proven: Sequence[AdapterCheck]) -> str:
+def adapter_summary(proven: Sequence[AdapterCheck]) -> Text:
     """What is loaded, and which adapters change nothing."""
     idle = [proof.lane for proof in proven if proof.sha256 and proof.difference == 0]
-    equal = f" {' and '.join(idle)}: the adapter changes nothing, the logits equal the base's." if idle else ""
-    return f"{len(proven)} lanes on one base.{equal}"
+    if idle:
+        return Text("compare.idle_adapters", lanes=len(proven), idle=", ".join(idle))
+    return Text("compare.loaded", lanes=len(proven))
 
 
 def adjust_lane(lanes: LaneSet, request: compare_requests.AdjustLaneRequest, emit: EventLog) -> LaneSet:
-    """The lanes with one of them at another strength or blend; what is wrong with that is said, and they stay as they are."""
+    """The lanes after a change of strength or blend; unchanged if it failed."""
     try:
         changed = with_adjusted_lane(lanes, request)
         with handle_out_of_memory():
@@ -89,7 +93,7 @@ def adjust_lane(lanes: LaneSet, request: compare_requests.AdjustLaneRequest, emi
         emit(LaneAdjusted(request.id, proof))
         return changed
     except UserError as error:
-        emit(RequestFailed(request.id, str(error)))
+        emit(RequestFailed(request.id, error.text))
         return lanes
 
 
@@ -99,7 +103,7 @@ def handle_request(
     emit: EventLog,
     inbox: compare_requests.RequestQueue,
 ) -> None:
-    """Answer one prompt, or look at one answer; what is wrong with it is said, and the lanes stay loaded."""
+    """Answer one prompt, or compute one heatmap; emits what failed."""
     try:
         with handle_out_of_memory():
             match request:
@@ -109,13 +113,13 @@ def handle_request(
                 case compare_requests.HeatmapRequest():
                     emit(build_heatmap(lanes, request))
     except UserError as error:
-        emit(RequestFailed(request.id, str(error)))
+        emit(RequestFailed(request.id, error.text))
 
 
 def score_lanes(
     lanes: LaneSet, request: compare_requests.ScoreRequest, emit: EventLog, inbox: compare_requests.RequestQueue
 ) -> None:
-    """Score all lanes; what is wrong with the pairs is said, and the lanes stay loaded."""
+    """Score all lanes; emits what failed."""
     try:
         with handle_out_of_memory():
             found = compute_scores(lanes, request, ScoringTracker(emit, inbox.cancelled))
@@ -123,20 +127,20 @@ def score_lanes(
             write_atomically(Path(request.into), json.dumps(asdict(found), indent=1))
         emit(found)
     except UserError as error:
-        emit(ScoringFailed(str(error)))
+        emit(ScoringFailed(error.text))
     except ScoringCancelled:
-        emit(ScoringFailed("Scoring was stopped."))
+        emit(ScoringFailed(Text("scoring.stopped")))
 
 
 @contextmanager
 def handle_out_of_memory() -> Iterator[None]:
-    """Memory that ran out on the device is the user's to mend, and what it held is given back.
+    """Free the device's memory if it ran out.
 
     Raises:
-        DeviceError: the device had not enough of it.
+        DeviceError: the device had too little memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         torch.cuda.empty_cache()
-        raise DeviceError(f"Not enough memory on the device: {error}. Use fewer lanes or a shorter prompt.") from error
+        raise DeviceError("lane_answers.no_memory", reason=str(error)) from error

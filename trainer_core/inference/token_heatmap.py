@@ -1,4 +1,4 @@
-"""An answer token by token: how likely two lanes find each."""
+"""The log-probability of each token of an answer under two lanes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainer_core.runs.compare_requests import HeatmapRequest
 
 
 def build_heatmap(lanes: LaneSet, request: HeatmapRequest) -> TokenHeatmap:
-    """The log-probability of every piece of the answer under both lanes, in nats.
+    """The answer's log-probabilities under both lanes, in nats.
 
     Raises:
-        UserError: a lane is not loaded, the answer is empty, or it does not fit the model's context with its prompt.
+        UserError: a lane is not loaded, the answer is empty, or the context is too short.
     """
     first, second = (AnswerTokens.for_lane(lanes, name, request) for name in request.lanes)
     likely = answer_log_probs(lanes, request.lanes, (first, second))
@@ -28,8 +28,7 @@ def build_heatmap(lanes: LaneSet, request: HeatmapRequest) -> TokenHeatmap:
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """A conversation with the answer, as one lane reads it: its text and tokens, and where in the text each answer token
-    stands. The answer's tokens are the last ones."""
+    """A conversation that ends with the answer, as one lane reads it; `spans` locate the answer's tokens in the text."""
 
     text: str
     ids: list[int]
@@ -47,16 +46,14 @@ class AnswerTokens:
         while not request.ended and spans and ids[-1] in lanes.end_token_ids:
             ids, spans = ids[:-1], spans[:-1]
         if not spans:
-            raise UserError("The answer is empty, so there is nothing to look at.")
+            raise UserError("token_heatmap.empty_answer")
         if len(ids) > lanes.context_length:
-            raise UserError(
-                f"Prompt and answer have {len(ids):,} tokens; this model reads at most {lanes.context_length:,}."
-            )
+            raise UserError("token_heatmap.too_long", tokens=len(ids), most=lanes.context_length)
         return AnswerTokens(whole, ids, spans)
 
 
 def answer_log_probs(lanes: LaneSet, names: Sequence[str], both: Sequence[AnswerTokens]) -> list[list[float]]:
-    """For each lane the log-probabilities of its answer's tokens."""
+    """Each lane's log-probabilities of the answer's tokens, in nats."""
     ids, mask = left_pad([one.ids for one in both], lanes.device)
     keep = len(both[0].spans)
     out = lanes.forward(
@@ -72,7 +69,7 @@ def answer_log_probs(lanes: LaneSet, names: Sequence[str], both: Sequence[Answer
 
 
 def heatmap_pieces(written: AnswerTokens, first: Sequence[float], second: Sequence[float]) -> Iterator[TokenLogprobs]:
-    """The answer's text in whole characters: tokens that share one are told together, with their sums."""
+    """The answer in whole characters; tokens that share a character are summed."""
     text, sums, end = "", [0.0, 0.0], written.spans[0][0]
     for (left, right), one, two in zip(written.spans, first, second, strict=True):
         if left >= end and text:

@@ -20,6 +20,7 @@ from trainer_core.runs import checkpoints, control, effective_recipe, run_folder
 from trainer_core.runs.event_log import append_events
 from trainer_core.runs.events import Event, Phase, RunEnded, SettingChanged, Stage
 from trainer_core.runs.run_state import RunState
+from trainer_core.texts import Text
 
 
 class RunControl:
@@ -174,7 +175,7 @@ def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -
     before = state.effective_value(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
     if recipe.model != STARTER or not state.points or before == starter.EDITION:
         return ()
-    return (SettingChanged(starter.NAME, before, starter.EDITION, str(starter.DIFFERENCE)),)
+    return (SettingChanged(starter.NAME, before, starter.EDITION, starter.DIFFERENCE),)
 
 
 def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:
@@ -184,7 +185,7 @@ def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: floa
     settings = recipe.stage_settings(stage)
     before = state.steps_done(stage)
     more = count_steps(rows, settings.model_copy(update={"epochs": epochs, "max_steps": None}))
-    why = f"{epochs:g} more {'pass' if epochs == 1 else 'passes'} over the data at your request; the learning rate rises again"
-    return SettingChanged(f"{stage}.max_steps", str(before), str(before + more), why), RunEnded(
-        Phase.PAUSED, "To go on"
+    change = SettingChanged(
+        f"{stage}.max_steps", str(before), str(before + more), Text("change.extended", epochs=epochs)
     )
+    return change, RunEnded(Phase.PAUSED, Text("run.extended"))

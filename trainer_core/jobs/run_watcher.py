@@ -14,6 +14,7 @@ from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.run_state import RunState, apply, apply_all, mark_dead, unreadable_reason
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
+from trainer_core.texts import NO_TEXT, Text
 
 
 class RunWatcher:
@@ -24,7 +25,7 @@ class RunWatcher:
         self.process: subprocess.Popen[bytes] | None = None
         self._tail = Tail(run_dir / "events.jsonl")
         self._folded = RunState(untrusted_files.printable_id(run_dir))
-        self._blocked = ""
+        self._blocked = NO_TEXT
         """Why its log cannot be read."""
         self.state = self._folded
 
@@ -39,7 +40,7 @@ class RunWatcher:
         watched.read_events()
         if watched._blocked:
             raise ConfigError(f"The run {watched.state.id} cannot be resumed. {watched._blocked}")
-        watched._folded = apply(watched._folded, PhaseChanged(Phase.QUEUED, "Going on"))
+        watched._folded = apply(watched._folded, PhaseChanged(Phase.QUEUED, Text("run.resuming")))
         watched.state = watched._folded
         return watched
 
@@ -50,7 +51,7 @@ class RunWatcher:
         self.read_events()
         view = self.current_state() if self._folded.phase.is_active and not self._blocked else self._folded
         if self._blocked:
-            view = replace(view, phase=Phase.FAILED, error=self._blocked, unreadable=self._blocked)
+            view = replace(view, phase=Phase.FAILED, error=self._blocked, unreadable=str(self._blocked))
         self.state = view
 
     def current_state(self) -> RunState:
@@ -67,7 +68,8 @@ class RunWatcher:
             return replace(self._folded, stalled=stall.stall_reason(self._folded, beat, word))
         asked = control.read_control(self.run_dir)
         if asked and asked.request == "end":
-            return replace(self._folded, phase=Phase.STOPPED, detail=f"{asked.why} {self._folded.resume_hint}")
+            detail = Text("run.ended_on_request", why=asked.why, hint=self._folded.resume_hint)
+            return replace(self._folded, phase=Phase.STOPPED, detail=detail)
         return with_exit_reason(mark_dead(self._folded, lives, run_folder.last_log_line(self.run_dir)), code)
 
     def read_events(self) -> None:
@@ -77,7 +79,7 @@ class RunWatcher:
             OSError: one that was read before cannot be read at this moment.
         """
         try:
-            self._folded, self._blocked = apply_all(self._folded, self._tail), ""
+            self._folded, self._blocked = apply_all(self._folded, self._tail), NO_TEXT
         except OSError as error:
             if not isinstance(error, UnsafeFile) and (self._folded.points or not isinstance(error, PermissionError)):
                 raise
@@ -86,4 +88,6 @@ class RunWatcher:
 
 def with_exit_reason(view: RunState, code: int | None) -> RunState:
     """A failed view with what the exit code tells, where nobody was left to say it: only the app that started it knows."""
-    return replace(view, error=f"{view.error} It {exit_codes.describe_exit(code)}.") if code else view
+    if not code:
+        return view
+    return replace(view, error=Text("worker.error_and_exit", error=view.error, exit=exit_codes.describe_exit(code)))

@@ -32,7 +32,7 @@ FREE_BYTES = 1 << 30
 POLL_SECONDS = 1.0
 
 
-def fetch_model(name: str, say: Callable[[str], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
+def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
     """The folder of the hub's cache that holds all of it; None where `leave` said so before the end.
 
     A download that was interrupted goes on where it was. Without a network the cached copy is taken.
@@ -101,7 +101,7 @@ def find_in_cache(name: str) -> Path:
     )
 
 
-def download_missing(name: str, say: Callable[[str], None], leave: Callable[[], bool]) -> Path | None:
+def download_missing(name: str, say: Callable[[Text], None], leave: Callable[[], bool]) -> Path | None:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
     from huggingface_hub.file_download import repo_folder_name
@@ -147,7 +147,7 @@ class ModelDownload(Thread):
 
 
 def report_download(
-    name: str, load: Thread, blobs: Path, total: int, say: Callable[[str], None], leave: Callable[[], bool]
+    name: str, load: Thread, blobs: Path, total: int, say: Callable[[Text], None], leave: Callable[[], bool]
 ) -> None:
     """Tell how far it is until it is over or to be left. Bytes are read from the disk, whichever way they come."""
     began, before, told = time.monotonic(), bytes_on_disk(blobs), ""
@@ -156,7 +156,7 @@ def report_download(
         part = format_part_of_size(done, total)
         if done and part != told:
             left = format_duration((time.monotonic() - began) * (total - done) / done)
-            say(str(Text("model_hub.downloading", name=name, part=part, left=left)))
+            say(Text("model_hub.downloading", name=name, part=part, left=left))
             told = part
         load.join(POLL_SECONDS)
 

@@ -27,7 +27,7 @@ from trainer_core.system.child_process import (
     limit_memory,
     serve_requests,
 )
-from trainer_core.texts import NO_TEXT, VERBATIM, Text
+from trainer_core.texts import NO_TEXT, Text, parse_text, verbatim
 
 COMMAND = (sys.executable, "-m", "trainer_core.models.template_sandbox")
 CPU_SECONDS = 1.0
@@ -124,7 +124,7 @@ class TemplateSandbox:
         except Rejected as error:
             if error.kind == TemplateRefused.__name__:
                 raise TemplateRefused(len(texts), str(error)) from error
-            raise TemplateUnsafe(Text(VERBATIM, text=str(error))) from error
+            raise TemplateUnsafe(verbatim(str(error))) from error
         except Crashed as crash:
             raise TemplateUnsafe(explain_crash(crash)) from crash
         return texts
@@ -142,7 +142,7 @@ def explain_crash(crash: Crashed) -> Text:
         return Text("chat_template.endless", seconds=CPU_SECONDS)
     if crash.out_of_memory:
         return Text("chat_template.memory")
-    return Text(VERBATIM, text=crash.limit) if crash.limit else Text("chat_template.ends_process", exit=crash.code)
+    return parse_text(crash.limit) if crash.limit else Text("chat_template.ends_process", exit=crash.code)
 
 
 def patch_transformers(library: Any) -> None:

@@ -16,6 +16,7 @@ from trainer_core.models.architecture import Architecture
 from trainer_core.planning.presets import load_catalogue
 from trainer_core.runs.events import RowLengths, SettingChanged, Stage, Suggestion
 from trainer_core.runs.run_state import RunState
+from trainer_core.texts import Text
 
 MAX_AUTOMATIC_FALLBACKS = 3
 """Fallbacks taken without asking."""
@@ -38,10 +39,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class MemoryFallback:
-    """Settings that take less memory and train the same. told: what the run goes on with, in words."""
+    """Settings that take less memory and train the same. summary: what they are."""
 
     settings: tuple[SettingChanged, ...]
-    summary: str
+    summary: Text
 
 
 def next_fallback(
@@ -70,14 +71,13 @@ def remaining_fallback(
     if not loading and recipe.stage_settings(stage).batch_size > 1:
         return halve_batch(recipe.stage_settings(stage), stage)
     if on_card and not loading and recipe.memory.skip_layers != "off":
-        why = "memory ran out, so every layer is computed twice instead of kept; the result stays the same"
-        return MemoryFallback(
-            (SettingChanged("memory.skip_layers", recipe.memory.skip_layers, "off", why),), "no kept layers"
-        )
+        why = Text("out_of_memory.why_no_kept_layers")
+        change = SettingChanged("memory.skip_layers", recipe.memory.skip_layers, "off", why)
+        return MemoryFallback((change,), Text("out_of_memory.no_kept_layers"))
     if on_card and recipe.memory.offload_embedding != "on" and not (shape and shape.tied):
-        why = "memory ran out, so the token table lies in main memory; the result stays the same"
+        why = Text("out_of_memory.why_offloaded")
         change = SettingChanged("memory.offload_embedding", recipe.memory.offload_embedding, "on", why)
-        return MemoryFallback((change,), "the embedding in main memory")
+        return MemoryFallback((change,), Text("out_of_memory.offloaded"))
     return None
 
 
@@ -86,9 +86,9 @@ def halve_batch(settings: Training, stage: Stage) -> MemoryFallback:
     whole, before = settings.effective_batch, settings.batch_size
     batch = next(size for size in range(before // 2, 0, -1) if whole % size == 0)
     pairs = {"batch_size": (before, batch), "accumulation": (settings.accumulation, whole // batch)}
-    why = f"memory ran out at batch {before}; the effective batch stays the same"
+    why = Text("out_of_memory.why_half_batch", batch=before)
     changes = tuple(SettingChanged(f"{stage}.{key}", str(a), str(b), why) for key, (a, b) in pairs.items())
-    return MemoryFallback(changes, f"batch {batch} × {whole // batch}")
+    return MemoryFallback(changes, Text("out_of_memory.batch", batch=batch, accumulation=whole // batch))
 
 
 def suggest_fixes(
@@ -113,40 +113,35 @@ def suggest_fixes(
 def suggest_same_result(left: MemoryFallback, settings: Training, stage: Stage) -> Suggestion:
     """The fallbacks that are left, as an offer; of the batch, all that is left at once."""
     if settings.batch_size == 1:
-        return Suggestion(
-            f"Go on with {left.summary}: the result stays the same.", {one.what: one.used for one in left.settings}
-        )
+        text = Text("suggestion.use_fallback", settings=left.summary)
+        return Suggestion(text, {one.what: one.used for one in left.settings})
     whole = settings.effective_batch
-    text = f"Batch 1 × {whole} instead of {settings.batch_size} × {settings.accumulation}: the result stays the same."
+    text = Text("suggestion.batch_1", whole=whole, batch=settings.batch_size, accumulation=settings.accumulation)
     return Suggestion(text, {f"{stage}.batch_size": 1, f"{stage}.accumulation": whole})
 
 
 def suggest_shorter_rows(settings: Training, stage: Stage, rows: RowLengths | None) -> Suggestion:
     """The length that 95 % of the rows stay within; half the length where that is no shorter."""
     if rows and rows.most < settings.max_length and rows.most < rows.longest:
-        text = f"Cut rows at {rows.most:,} tokens, which 95 % of them stay within: {rows.beyond:.1%} of all tokens are lost."
+        text = Text("suggestion.cut_longest", tokens=rows.most, lost=rows.beyond)
         return Suggestion(text, {f"{stage}.max_length": max(rows.most, 32)})
     length = max(settings.max_length // 2, 32)
-    text = f"Cut rows at {length:,} tokens instead of {settings.max_length:,}: about half the memory for a batch."
+    text = Text("suggestion.half_length", tokens=length, before=settings.max_length)
     return Suggestion(text, {f"{stage}.max_length": length})
 
 
 def suggest_smaller_rank(recipe: Recipe) -> Suggestion:
     rank = max(recipe.lora.rank // 2, 1)
     changes = {"lora.rank": rank, "lora.alpha": max(recipe.lora.alpha // 2, 1)}
-    return Suggestion(
-        f"Rank {rank} instead of {recipe.lora.rank}: half the adapter, its gradients and the optimiser.", changes
-    )
+    return Suggestion(Text("suggestion.half_rank", rank=rank, before=recipe.lora.rank), changes)
 
 
 def suggest_4_bit_base() -> Suggestion:
-    return Suggestion("Keep the base in 4 bit (NF4): a quarter of its memory.", {"precision": "nf4"})
+    return Suggestion(Text("suggestion.base_4_bit"), {"precision": "nf4"})
 
 
 def suggest_attention_only() -> Suggestion:
-    return Suggestion(
-        "Adapters on the attention layers alone: fewer weights are trained.", {"lora.targets": "attention"}
-    )
+    return Suggestion(Text("suggestion.attention_only"), {"lora.targets": "attention"})
 
 
 def suggest_smaller_model(model: str) -> Suggestion | None:
@@ -155,18 +150,16 @@ def suggest_smaller_model(model: str) -> Suggestion | None:
         return None
     known = load_catalogue().smaller_model(model)
     name = known or STARTER
-    size = "the included starter model, 135M weights" if name == STARTER else name
-    return Suggestion(f"A smaller base model: {size}.", {"model": name})
+    text = Text("suggestion.starter_model") if name == STARTER else Text("suggestion.smaller_model", model=name)
+    return Suggestion(text, {"model": name})
 
 
-def explain_out_of_memory(stage: Stage, settings: Training, taken: int, left: MemoryFallback | None = None) -> str:
+def explain_out_of_memory(stage: Stage, settings: Training, taken: int, left: MemoryFallback | None = None) -> Text:
     """Why the run ends, with what was tried and what is left that would keep the result."""
-    tried = f" after {taken} smaller setting{'s' * (taken != 1)}" if taken else ""
-    end = "as many as a run takes by itself" if left else "and nothing is left that would keep the result"
-    return (
-        f"Memory ran out in {stage.upper()} at batch {settings.batch_size} and length {settings.max_length:,}{tried}, {end}. "
-        "Checkpoints and finished adapters are kept."
-    )
+    facts = {"stage": stage.upper(), "batch": settings.batch_size, "length": settings.max_length}
+    if not taken:
+        return Text("out_of_memory.at_once" if left else "out_of_memory.nothing_left", **facts)
+    return Text("out_of_memory.limit_reached" if left else "out_of_memory.all_tried", taken=taken, **facts)
 
 
 def current_stage(view: RunState, recipe: Recipe) -> Stage:

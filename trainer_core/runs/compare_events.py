@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer_core.schema import StoredText
+from trainer_core.texts import Text
+
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
@@ -107,7 +110,7 @@ class ScoringProgress:
     seconds_left: to the end of this part, None before the first measure; of answers in the making it is the most.
     """
 
-    part: str
+    part: StoredText
     number: int
     parts: int
     done: int
@@ -115,16 +118,18 @@ class ScoringProgress:
     seconds_left: float | None
 
     @property
-    def summary(self) -> str:
-        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
-        return f"Scoring, part {self.number} of {self.parts}: {self.part}, {self.done / (self.total or 1):.0%}{left}"
+    def summary(self) -> Text:
+        facts = {"part": self.part, "number": self.number, "parts": self.parts, "done": self.done / (self.total or 1)}
+        if self.seconds_left is None:
+            return Text("scoring.progress", **facts)
+        return Text("scoring.progress_left", **facts, seconds=self.seconds_left)
 
 
 @dataclass(frozen=True)
 class ScoringFailed:
     """The lanes could not be scored, or scoring was stopped; they stay loaded."""
 
-    message: str
+    message: StoredText
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class RequestFailed:
     """One Ask, Dial or Heat could not be done; the lanes stay loaded."""
 
     ask: str
-    message: str
+    message: StoredText
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from trainer_core.runs.events import (
 )
 from trainer_core.system import durable, untrusted_files
 from trainer_core.system.redact import redact_values
+from trainer_core.texts import Text
 
 RESERVE_BYTES = 64 * 1024
 MAX_LINE_BYTES = 16 << 20
@@ -244,11 +245,9 @@ class Tail:
                 long, self._long = self._long or not whole, not whole
                 if whole:
                     self._line += 1
-                    yield from self.note_unreadable_line("is longer than any event") if long else self.decode_line(line)
+                    yield from self.note_unreadable_line("log.line_too_long") if long else self.decode_line(line)
                 if self._offset >= MAX_LOG_BYTES:
-                    yield Notice(
-                        f"{self.path.name} has more than {MAX_LOG_BYTES >> 20:,} MB; what comes after them is not shown."
-                    )
+                    yield Notice(Text("log.too_large", name=self.path.name, megabytes=MAX_LOG_BYTES >> 20))
                     return
 
     def decode_line(self, line: bytes) -> Iterator[Event]:
@@ -256,9 +255,7 @@ class Tail:
             values = parse_event_line(line)
             event = build_event(values)
         except ValueError:
-            yield from self.note_unreadable_line(
-                "cannot be read: it was damaged, or written by another version of Tunebench"
-            )
+            yield from self.note_unreadable_line("log.line_damaged")
             return
         if unknown := unknown_keys(values):
             yield from self.note_unknown_keys(values["kind"], unknown)
@@ -269,14 +266,12 @@ class Tail:
         if (kind, unknown) not in self._told and len(self._told) < MAX_UNREADABLE_NOTES:
             self._told.add((kind, unknown))
             names = ", ".join(sorted(untrusted_files.as_printable(name[:80]) for name in unknown)[:5])
-            yield Notice(
-                f"{kind} events have keys that this version of Tunebench does not know, and leaves out: {names}."
-            )
+            yield Notice(Text("log.unknown_keys", kind=kind, names=names))
 
-    def note_unreadable_line(self, why: str) -> Iterator[Event]:
+    def note_unreadable_line(self, code: str) -> Iterator[Event]:
         """A note for each of the first lines that cannot be read, and one for all the others."""
         self._unread += 1
         if self._unread <= MAX_UNREADABLE_NOTES:
-            yield Notice(f"Line {self._line} of {self.path.name} {why}. Adapters and checkpoints are as they were.")
+            yield Notice(Text(code, line=self._line, name=self.path.name))
         elif self._unread == MAX_UNREADABLE_NOTES + 1:
-            yield Notice(f"More lines of {self.path.name} cannot be read, from line {self._line} on.")
+            yield Notice(Text("log.more_damaged", line=self._line, name=self.path.name))

@@ -13,6 +13,8 @@ from pydantic import AfterValidator
 from trainer_core.config.recipe import METHODS
 from trainer_core.methods.base import RowKind
 from trainer_core.runs.compare_events import CompareEvent
+from trainer_core.schema import StoredText
+from trainer_core.texts import NO_TEXT
 
 
 def check_stage(key: str) -> str:
@@ -54,18 +56,18 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One way out of a failure: a sentence, and what it changes in the recipe, as dotted key → value."""
+    """One way out of a failure, and what it changes in the recipe, as dotted key → value."""
 
-    text: str
+    text: StoredText
     changes: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PhaseChanged:
-    """The worker entered a phase; the detail is a sentence for the page. stage: that the phase belongs to, if any."""
+    """The worker entered a phase. stage: that the phase belongs to, if any."""
 
     phase: Phase
-    detail: str = ""
+    detail: StoredText = NO_TEXT
     stage: str = ""
 
 
@@ -84,7 +86,7 @@ class DataPrepared:
     pairs: int
     held_out: int
     sha256: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[StoredText, ...] = ()
 
     def row_count(self, kind: RowKind) -> int:
         return self.chats if kind == "chat" else self.pairs
@@ -97,14 +99,14 @@ class SettingChanged:
     what: str
     asked: str
     used: str
-    why: str
+    why: StoredText
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence about the data or the run that the user should read: rows that were left out or cut, and the like."""
+    """What the user should know about the data or the run: rows that were left out or cut, and the like."""
 
-    text: str
+    text: StoredText
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class ReferenceCheck:
     """A stage's first batch measured against what it must be. With a reference: policy and reference are still the same model.
 
     Losses in nats. `expected_loss` is None where the loss depends on the data (the sft term); `margin`, where there
-    is no reference. `policy` and `reference` say in words which weights are which.
+    is no reference. `policy` and `reference` say which weights are which.
     """
 
     stage: Stage
@@ -128,8 +130,8 @@ class ReferenceCheck:
     margin: float | None
     expected_margin: float
     tolerance: float
-    policy: str
-    reference: str
+    policy: StoredText
+    reference: StoredText
     holds: bool
 
 
@@ -191,12 +193,12 @@ class SampleAnswers:
 class StageResumed:
     """A stage goes on from a checkpoint (step 0: from its beginning); later steps that were lost are made again.
 
-    `skipped` has a sentence for each newer checkpoint that could not be used.
+    `skipped` says of each newer checkpoint why it could not be used.
     """
 
     stage: Stage
     step: int
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[StoredText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,14 +263,14 @@ class RunEnded:
     """The last word of a run that went as asked: done or stopped."""
 
     phase: Phase
-    detail: str = ""
+    detail: StoredText = NO_TEXT
 
 
 @dataclass(frozen=True)
 class RunFailed:
     """The last word of a run that went wrong. `details` is the traceback of a bug, or empty; `offers` are ways out."""
 
-    message: str
+    message: StoredText
     details: str = ""
     offers: tuple[Suggestion, ...] = ()
 

@@ -50,16 +50,15 @@ class RunFile(StrictModel):
     _left_out: tuple[str, ...] = PrivateAttr(default=())
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What of the file is not used, as sentences."""
+    def notes(self) -> tuple[Text, ...]:
+        """What of the file is not used."""
         if not self._left_out:
             return ()
         names = ", ".join(map(untrusted_files.as_printable, self._left_out[:MAX_NAMED_KEYS]))
         more = len(self._left_out) - MAX_NAMED_KEYS
-        text = (
-            Text("run_file.more_unknown", names=names, more=more) if more > 0 else Text("run_file.unknown", names=names)
-        )
-        return (str(text),)
+        if more > 0:
+            return (Text("run.more_unknown_settings", names=names, more=more),)
+        return (Text("run.unknown_settings", names=names),)
 
 
 def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:

@@ -54,6 +54,7 @@ from trainer_core.runs.events import (
 )
 from trainer_core.system import untrusted_files
 from trainer_core.system.untrusted_files import UnsafeFile
+from trainer_core.texts import NO_TEXT, Text
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PromptAnswers:
 
     answers: Mapping[str, str]
     ends: Mapping[str, AnswerStats]
-    problem: str = ""
+    problem: Text = NO_TEXT
     """Why there is no answer."""
     cancelled: bool = False
 
@@ -81,12 +82,12 @@ class RunState:
     phase: Phase = Phase.QUEUED
     stage: str = ""
     """The stage that the phase belongs to, if any."""
-    detail: str = ""
+    detail: Text = NO_TEXT
     card: str = ""
     """UUID of the graphics card its newest worker has; empty: the processor."""
     stalled: str = ""
     """Why a living run is not getting on; found by whoever looks at it, not by its events."""
-    error: str = ""
+    error: Text = NO_TEXT
     traceback: str = ""
     unreadable: str = ""
     """Why nothing of the run can be shown; found by whoever looks at it."""
@@ -97,7 +98,7 @@ class RunState:
     prepared: DataPrepared | None = None
     proof: ReferenceCheck | None = None
     changes: tuple[SettingChanged, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
     adapters: Mapping[str, str] = field(default_factory=dict)
     checkpoints: tuple[CheckpointSaved, ...] = ()
     out_of_memory: tuple[OutOfMemory, ...] = ()
@@ -106,7 +107,7 @@ class RunState:
     offers: tuple[Suggestion, ...] = ()
     scored: ScoresReady | None = None
     scoring: ScoringProgress | None = None
-    scoring_error: str = ""
+    scoring_error: Text = NO_TEXT
     lanes: tuple[AdapterCheck, ...] = ()
     ask: str = ""
     prompt: str = ""
@@ -144,14 +145,14 @@ class RunState:
         return max((point.step for point in self.points if point.stage == stage), default=0)
 
     @property
-    def resume_hint(self) -> str:
-        """What there is to go on from if the run ends now, as a sentence."""
+    def resume_hint(self) -> Text:
+        """Where Resume would continue if the run ended now."""
         newest = self.checkpoints[-1] if self.checkpoints else None
         if newest and newest.stage not in self.adapters:
-            return f"Resume goes on from {newest.stage.upper()} step {newest.step}."
+            return Text("resume.from_step", stage=newest.stage.upper(), step=newest.step)
         if self.adapters:
-            return f"Resume goes on after {list(self.adapters)[-1].upper()}, whose adapter is saved."
-        return "No checkpoint was saved yet, so Resume begins anew."
+            return Text("resume.after_stage", stage=list(self.adapters)[-1].upper())
+        return Text("resume.from_start")
 
     def effective_value(self, what: str, asked: str) -> str:
         """The value a setting really had: what was asked, unless the run says otherwise."""
@@ -194,7 +195,7 @@ def apply(view: RunState, event: Event) -> RunState:
         return apply_compare_event(view, event)
     match event:
         case PhaseChanged(phase, detail, stage):
-            return replace(view, phase=phase, stage=stage, detail=detail, error="", traceback="", offers=())
+            return replace(view, phase=phase, stage=stage, detail=detail, error=NO_TEXT, traceback="", offers=())
         case DeviceAcquired(card):
             return replace(view, card=card)
         case Notice(text):
@@ -240,9 +241,9 @@ def apply_compare_event(view: RunState, event: CompareEvent) -> RunState:  # noq
     """The view after one more event of a comparison."""
     match event:
         case ScoringProgress():
-            return replace(view, phase=Phase.SCORING, detail=event.summary, scoring=event, scoring_error="")
+            return replace(view, phase=Phase.SCORING, detail=event.summary, scoring=event, scoring_error=NO_TEXT)
         case ScoresReady():
-            return replace(view, phase=Phase.READY, scored=event, scoring=None, detail="Scored.")
+            return replace(view, phase=Phase.READY, scored=event, scoring=None, detail=Text("scoring.done"))
         case ScoringFailed(message):
             return replace(view, phase=Phase.READY, detail=message, scoring=None, scoring_error=message)
         case PromptStarted(ask, prompt, lanes):
@@ -281,7 +282,7 @@ def append_new(known: tuple[T, ...], new: tuple[T, ...]) -> tuple[T, ...]:
     )
 
 
-def rewind_stage(view: RunState, stage: Stage, step: int, skipped: tuple[str, ...]) -> RunState:
+def rewind_stage(view: RunState, stage: Stage, step: int, skipped: tuple[Text, ...]) -> RunState:
     """The view without the steps, checkpoints and adapter that will be made again."""
 
     def stays(one: TrainStep | Evaluation | SampleAnswers | CheckpointSaved) -> bool:
@@ -302,8 +303,8 @@ def mark_dead(view: RunState, alive: bool, last_line: str) -> RunState:
     """An active run without a process failed, whatever its last event said."""
     if not view.phase.is_active or alive:
         return view
-    said = f" The last line of its log: “{last_line}”." if last_line else ""
-    return replace(view, phase=Phase.FAILED, error=f"The worker ended without a last word.{said}")
+    error = Text("worker.silent_end_with_log", line=last_line) if last_line else Text("worker.silent_end")
+    return replace(view, phase=Phase.FAILED, error=error)
 
 
 def read_run_state(run_dir: Path) -> RunState:
@@ -318,6 +319,7 @@ def read_run_state(run_dir: Path) -> RunState:
         raise ConfigError(unreadable_reason("events.jsonl", error)) from error
 
 
-def unreadable_reason(name: str, error: OSError) -> str:
-    """Why a run cannot be shown, as a sentence."""
-    return f"Cannot be shown: {name} {error.strerror if isinstance(error, UnsafeFile) else f'cannot be read ({error.strerror})'}."
+def unreadable_reason(name: str, error: OSError) -> Text:
+    """Why a run cannot be shown."""
+    code = "run.unsafe_file" if isinstance(error, UnsafeFile) else "run.unreadable_file"
+    return Text(code, name=name, reason=error.strerror)

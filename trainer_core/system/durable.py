@@ -21,7 +21,7 @@ from pathlib import Path
 
 from trainer_core.errors import DiskError
 from trainer_core.system.format import format_mb
-from trainer_core.texts import VERBATIM, Text
+from trainer_core.texts import Text, verbatim
 
 RENAME_TRIES = 10
 """Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
@@ -96,7 +96,7 @@ def error_reason(error: OSError) -> Text:
     """What an error says, as the end of a sentence; where Windows says that a file is in use, also what to do."""
     if getattr(error, "winerror", None) in IN_USE_ERRORS:
         return Text("disk.in_use", reason=error.strerror)
-    return Text(VERBATIM, text=error.strerror or str(error))
+    return verbatim(error.strerror or str(error))
 
 
 def nearest_existing(path: Path) -> Path:

@@ -149,7 +149,4 @@ def check_weights_equal(model: PeftModel, name: str, folder: Path) -> None:
     stored = load_file(folder / WEIGHTS)
     for key, weight in get_peft_model_state_dict(model, adapter_name=name).items():
         if key not in stored or not torch.equal(weight.cpu(), stored[key].to(weight.dtype)):
-            raise ModelError(
-                f"Training cannot go on from {folder.name}: {key} of '{name}' is not what was saved there. "
-                "Nothing was changed; start the stage again."
-            )
+            raise ModelError("checkpoint.weights_differ", folder=folder.name, weight=key, adapter=name)

@@ -21,6 +21,7 @@ from trainer_core.errors import TrainingError
 from trainer_core.methods.base import PairLogprobs, Training
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import ReferenceCheck
+from trainer_core.texts import Text
 from trainer_core.training.held_out_eval import pair_sums
 from trainer_core.training.preserved_state import preserved_state
 from trainer_core.training.progress import StepCallback, TrlLog
@@ -48,7 +49,7 @@ class VerifyFirstStep(StepCallback):
 
     trainer: Any = None
 
-    def __init__(self, settings: Training, lora: Lora, precision: Precision, policy: str, emit: EventLog):
+    def __init__(self, settings: Training, lora: Lora, precision: Precision, policy: Text, emit: EventLog):
         self.settings, self.precision, self.policy, self.emit = settings, precision, policy, emit
         # DoRA divides by a norm that it computes anew, so its fresh adapter equals the base only up to rounding
         self.tolerance = TOLERANCE[precision] if lora.dora else EXACT_TOLERANCE
@@ -95,17 +96,17 @@ class VerifyFirstStep(StepCallback):
         expected = self.settings.method.initial_loss(self.settings)
         holds = abs(margin) <= margin_bound and (expected is None or abs(loss - expected) <= loss_bound)
         has_copy = "ref" in self.trainer.model.peft_config
-        reference = f"frozen copy of {self.policy}" if has_copy else "the base model, adapter switched off"
+        reference = Text("reference.copy", policy=self.policy) if has_copy else Text("reference.base")
         return self.build_check(loss, expected, margin, margin_bound, reference, holds)
 
     def prediction_check(self, loss: float, predicted: float) -> ReferenceCheck:
         rounding = 0.0 if self.precision == "fp32" else abs(predicted) * 2**-8  # TRL's own loss is a number in bfloat16
         bound = TOLERANCE[self.precision] + rounding
-        reference = "none; the loss is predicted from our own pass over the first batch"
+        reference = Text("reference.predicted")
         return self.build_check(loss, predicted, None, bound, reference, abs(loss - predicted) <= bound)
 
     def build_check(
-        self, loss: float, expected: float | None, margin: float | None, bound: float, reference: str, holds: bool
+        self, loss: float, expected: float | None, margin: float | None, bound: float, reference: Text, holds: bool
     ) -> ReferenceCheck:
         stage = self.settings.method.key
         return ReferenceCheck(stage, loss, expected, margin, 0.0, bound, self.policy, reference, holds)
@@ -157,24 +158,15 @@ def check_reference(model: PeftModel) -> None:
         if ".ref." not in name:
             continue
         if weight.requires_grad:
-            raise TrainingError(f"The reference is not frozen: {name} would be trained. Nothing was changed.")
+            raise TrainingError("reference.not_frozen", weight=name)
         if not torch.equal(weight, weights[name.replace(".ref.", ".default.")].to(weight.dtype)):
-            raise TrainingError(
-                f"The reference is not the policy that training starts from: {name} differs. "
-                "Training against it would measure the wrong thing, so the run was stopped before its first step."
-            )
+            raise TrainingError("reference.differs", weight=name)
 
 
-def explain_mismatch(proof: ReferenceCheck) -> str:
-    if proof.margin is None:
-        return (
-            f"{proof.stage.upper()} did not start with the loss that follows from its adapter: it is {proof.loss:.4f} and must "
-            f"be {proof.expected_loss:.4f} (± {proof.tolerance:g}). The run was stopped, because adapter, template or labels are "
-            "not what they should be. The adapter of the stage before, if there is one, is kept."
-        )
-    expected = "" if proof.expected_loss is None else f" and a loss of {proof.expected_loss:.4f}"
-    return (
-        f"{proof.stage.upper()} did not start at its reference: the first step has a margin of {proof.margin:.4f} and a loss of "
-        f"{proof.loss:.4f}, and must have a margin of 0{expected} (± {proof.tolerance:g}). The run was stopped, "
-        "because what it would learn is not what you asked for. The adapter of the stage before, if there is one, is kept."
-    )
+def explain_mismatch(check: ReferenceCheck) -> Text:
+    facts = {"stage": check.stage.upper(), "loss": check.loss, "tolerance": check.tolerance}
+    if check.margin is None:
+        return Text("reference.loss_not_predicted", expected=check.expected_loss, **facts)
+    if check.expected_loss is None:
+        return Text("reference.margin_not_zero", margin=check.margin, **facts)
+    return Text("reference.first_step_differs", margin=check.margin, expected=check.expected_loss, **facts)

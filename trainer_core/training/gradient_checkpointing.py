@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Notice, Stage
+from trainer_core.texts import Text, stage_text
 
 
 class SkipLayersCallback(TrainerCallback):
@@ -35,5 +36,5 @@ class SkipLayersCallback(TrainerCallback):
             return
         kept, layers = len(self.planner.kept), len(self.planner.layers)
         self.planner = None
-        room = "memory has room for them" if kept else "memory has no room for more"
-        self.emit(Notice(f"{self.stage.upper()}: {kept} of {layers} layers keep their activations; {room}."))
+        text = Text("note.kept_layers" if kept else "note.no_kept_layers", kept=kept, layers=layers)
+        self.emit(Notice(stage_text(self.stage, text)))

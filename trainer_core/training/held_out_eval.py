@@ -19,6 +19,7 @@ from trainer_core.planning.eval_budget import EvalBudget
 from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Evaluation, Notice, Stage
+from trainer_core.texts import Text, stage_text
 from trainer_core.training.preserved_state import preserved_state
 from trainer_core.training.progress import ProgressCallback, StepCallback
 from trainer_core.training.token_rows import TokenRow
@@ -174,8 +175,7 @@ class HeldOutEval(StepCallback):
         there = len(self.held_out.rows)
         count = self.eval_budget(state).rows_per_check(there, self.progress.median_step_seconds)
         if count < there:
-            what = f"{count} of {there} held-out rows"
-            self.emit(Notice(f"{self.held_out.stage.upper()}: the held-out curve is measured on {what}, to save time."))
+            self.emit(Notice(stage_text(self.held_out.stage, Text("note.held_out_rows", count=count, total=there))))
         return count
 
     def evaluate_rows(self) -> EvalSums | None:

@@ -30,16 +30,10 @@ class RequireLearning(StepCallback):
             return
         name, seen = self.stage.upper(), int(self.trainer.tokens_seen)
         if not int(self.trainer.tokens_learned):
-            raise TrainingError(
-                f"{name} has nothing to learn: the first step has {seen:,} tokens, and the loss is computed on none of them. "
-                "Look at the rows under Data, where learned tokens are coloured."
-            )
+            raise TrainingError("learning.no_tokens", stage=name, tokens=seen)
         self.still = self.still + 1 if logs.get("grad_norm") == 0.0 else 0
         if self.still >= min(FIRST_STEPS, state.max_steps):
-            raise TrainingError(
-                f"{name} learns nothing: the gradient was 0 in the first {self.still} steps. The run was stopped. Check that the "
-                "better and the worse answers differ, and that the loss weights are not 0."
-            )
+            raise TrainingError("learning.no_gradient", stage=name, steps=self.still)
 
 
 def require_change(model: PeftModel, stage: Stage, start: Path | None, rate: float) -> None:
@@ -58,7 +52,4 @@ def require_change(model: PeftModel, stage: Stage, start: Path | None, rate: flo
         before = load_file(start)
         moved = any(not torch.equal(weight.cpu(), before[name].to(weight.dtype)) for name, weight in weights.items())
     if not moved:
-        raise TrainingError(
-            f"{stage.upper()} learned nothing: after the last step the adapter is what it was before the first one. A learning "
-            f"rate of {rate:g} may be too small for 32-bit weights; raise it. The adapter was not saved."
-        )
+        raise TrainingError("learning.no_change", stage=stage.upper(), rate=rate)

@@ -63,7 +63,7 @@ def load_base(model: str, precision: Precision, max_length: int, memory: MemoryO
             **embedding_options(memory),
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"The model {model} cannot be loaded: {error}") from error
+        raise ModelError("model.not_loaded", model=model, reason=str(error)) from error
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)  # torch 2.13: DPO goes NaN with it (trl#7181)
     return LoadedModel(loaded, unwrap_tokenizer(tokenizer), precision, reason)

@@ -20,6 +20,7 @@ from trainer_core.planning.measurements import ProbePoint, extrapolate_peak
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import MemoryProbed, Notice, Stage
 from trainer_core.system.format import format_gb
+from trainer_core.texts import Text, stage_text
 from trainer_core.training import row_lengths
 from trainer_core.training.peak_memory import MemoryMeter
 from trainer_core.training.preserved_state import preserved_mode
@@ -35,21 +36,12 @@ class ProbeOutOfMemory(MemoryError):
     """The measure says that a step would run out of memory."""
 
     def __init__(self, peak: int, limit: int):
-        super().__init__(
-            f"Not enough memory, as measured before the first step: the longest rows need "
-            f"{format_gb(peak)}, {format_gb(limit)} can be had."
-        )
+        super().__init__(Text("memory.too_little_measured", peak=format_gb(peak), limit=format_gb(limit)))
 
 
-def skip_reason(counts: Sequence[int], batches: int) -> str:
-    """Why a probe is left out on the processor: three of the longest batches against all that the run computes."""
-    share = 3 * max(counts) / (sum(counts) / len(counts) * batches)
-    if share <= MAX_RUN_SHARE:
-        return ""
-    return (
-        f"memory was not measured before the first step: that would add {share:.0%} to this short run, and on the processor "
-        f"{MAX_RUN_SHARE:.0%} is the limit. The setting 'Measure memory first' turns it on."
-    )
+def probe_share(counts: Sequence[int], batches: int) -> float:
+    """What a probe would add to a run: three of the longest batches against all that the run computes."""
+    return 3 * max(counts) / (sum(counts) / len(counts) * batches)
 
 
 class MemoryProbe(TrainerCallback):
@@ -84,8 +76,9 @@ class MemoryProbe(TrainerCallback):
     ) -> None:
         batches = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
         rule = self.setting == "auto" and not torch.cuda.is_available()
-        if rule and (why := skip_reason(self.counts, max(1, batches))):
-            self.emit(Notice(f"{self.stage.upper()}: {why}"))
+        share = probe_share(self.counts, max(1, batches))
+        if rule and share > MAX_RUN_SHARE:
+            self.emit(Notice(stage_text(self.stage, Text("note.memory_unmeasured", share=share, limit=MAX_RUN_SHARE))))
             return
         self.measure(max(1, batches), 0 if optimizer and optimizer.state else optimiser_state_bytes(self.trainer))
 

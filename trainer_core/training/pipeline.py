@@ -21,6 +21,7 @@ from trainer_core.runs.events import DataPrepared, Phase, PhaseChanged, Stage, S
 from trainer_core.runs.run_state import read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
+from trainer_core.texts import Text, parse_text
 from trainer_core.training import load
 from trainer_core.training.first_step import TOLERANCE, VerifyFirstStep
 from trainer_core.training.held_out_eval import HeldOutSet
@@ -52,20 +53,16 @@ def train(
         durable.clean_leftovers(place)
     before = read_run_state(run_dir)
     recipe = effective_recipe(job.recipe, before.changes)
-    emit(PhaseChanged(Phase.LOADING, "Reading the data"))
+    emit(PhaseChanged(Phase.LOADING, Text("loading.data")))
     loaded = data.load_data(recipe.data, recipe.method)
     tokenize.write_pairs(run_dir / "held-out.jsonl", loaded.held_out)
-    emit(DataPrepared(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.sha256, loaded.notes))
+    notes = tuple(map(parse_text, loaded.notes))
+    emit(DataPrepared(len(loaded.chats), len(loaded.pairs), len(loaded.held_out), loaded.sha256, notes))
     counts = {stage: len(loaded.rows_of(METHODS[stage].rows)) for stage in recipe.method.stages}
     emit(StepsPlanned({stage: count_steps(count, recipe.stage_settings(stage)) for stage, count in counts.items()}))
-    if recipe.model == STARTER and not starter.is_starter_ready(Workspace.for_run(run_dir)):
-        emit(PhaseChanged(Phase.LOADING, "Unpacking the starter model, about a minute and only once"))
-    model = resolve.resolve_model(recipe.model, Workspace.for_run(run_dir))
-    if resolve.is_hub_id(model):
-        folder = hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, text)), lambda: wants.should_stop)
-        if folder is None:
-            return Phase.STOPPED if wants.stop.is_set() else Phase.PAUSED
-        model = str(folder)
+    model = fetch_base(recipe.model, Workspace.for_run(run_dir), emit, wants)
+    if model is None:
+        return Phase.STOPPED if wants.stop.is_set() else Phase.PAUSED
     adapter: Path | None = None
     for stage in recipe.method.stages:
         done = checkpoints.finished_adapter(
@@ -75,7 +72,7 @@ def train(
             adapter = done.folder
             continue
         run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, build)
-        run.add_notes(stage, [*map(str, done.skipped)])
+        run.add_notes(stage, done.skipped)
         adapter = run_stage(stage, run, loaded, adapter)
         load.free_memory()  # here, where callbacks hold neither trainer nor model any more
         if adapter is None:
@@ -83,6 +80,21 @@ def train(
         if wants.stop.is_set():
             return Phase.STOPPED
     return Phase.DONE
+
+
+def fetch_base(name: str, workspace: Workspace, emit: EventLog, wants: StopRequests) -> str | None:
+    """The folder of the base model, unpacked or downloaded first if it is not here; None where the user stopped that."""
+    if name == STARTER and not starter.is_starter_ready(workspace):
+        emit(PhaseChanged(Phase.LOADING, Text("loading.starter")))
+    model = resolve.resolve_model(name, workspace)
+    if not resolve.is_hub_id(model):
+        return model
+
+    def report(text: Text) -> None:
+        emit(PhaseChanged(Phase.LOADING, text))
+
+    folder = hub.fetch_model(model, report, lambda: wants.should_stop)
+    return str(folder) if folder else None
 
 
 def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: Path | None) -> Path | None:
@@ -93,7 +105,7 @@ def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: P
     run.add_notes(stage, notes)
     progress, save = run.step_callbacks(stage)
     before = METHODS[after.name.removeprefix("adapter-")].title if after else ""
-    policy = f"the {before} adapter" if after else "a new adapter on the base"
+    policy = Text("policy.adapter", stage=before) if after else Text("policy.new_adapter")
     check = VerifyFirstStep(settings, run.recipe.lora, precision, policy, run.emit)
     trainer = run.build_trainer(
         stage, model, tokenizer, rows, run.recipe, run.run_dir / f".{stage}", [check, progress, save]
@@ -108,13 +120,13 @@ def run_stage(stage: Stage, run: StageContext, loaded: data.LoadedData, after: P
     return run.train_stage(trainer, tokenizer, progress, held_out, after)
 
 
-def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokenizer: Any) -> tuple[Dataset, list[str]]:
+def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokenizer: Any) -> tuple[Dataset, list[Text]]:
     """The rows of a stage as tokens, from the cache where they are there."""
     kept = run.token_cache(stage, tokenizer)
     found = kept.read()
     if found is None:
         encode = TOKEN_COLUMNS[METHODS[stage].columns].encode
         encoded, notes = encode(tokenizer, loaded, run.recipe.stage_settings(stage).max_length)
-        found = Dataset.from_list(encoded), notes
+        found = Dataset.from_list(encoded), [parse_text(note) for note in notes]
         kept.write(*found)
     return found

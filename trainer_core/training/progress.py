@@ -19,6 +19,7 @@ from trainer_core.runs.control import StopRequests
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Notice, Stage, Suggestion, TrainStep
 from trainer_core.system.format import format_rate
+from trainer_core.texts import Text, stage_text
 
 
 class TrlLog(BaseModel):
@@ -101,7 +102,7 @@ class ProgressCallback(StepCallback):
         self.report_skipped(step_skipped)
         if wrong:
             rate = self.trainer.args.learning_rate
-            raise self.divergence_error(f"at step {state.global_step}, for the third step in a row", rate)
+            raise self.divergence_error(Text("diverged.third_step", step=state.global_step), rate)
         if control.should_save and (self.guard.bad or not has_finite_weights(self.trainer.model)):
             control.should_save = False
 
@@ -110,10 +111,7 @@ class ProgressCallback(StepCallback):
         count = self.guard.skipped - self._reported
         if count and not step_skipped:
             self._reported += count
-            text = (
-                f"{count} steps changed nothing while float16's loss scale was being found; that is usual at the start."
-            )
-            self.emit(Notice(f"{self.stage.upper()}: {text}"))
+            self.emit(Notice(stage_text(self.stage, Text("note.loss_scale", count=count))))
 
     def build_step_event(self, logged: TrlLog, state: TrainerState) -> TrainStep:
         """The event of the step just done. Time left comes from the mean step after this worker's first, which also compiles."""
@@ -140,23 +138,18 @@ class ProgressCallback(StepCallback):
         )
 
     @property
-    def failure_text(self) -> str:
+    def failure_text(self) -> Text:
         """What is wrong with the last step, or with what it left."""
-        return self.guard.wrong_now or "some of the adapter's weights are no numbers"
+        return self.guard.wrong_now or Text("diverged.weights")
 
-    def divergence_error(self, where: str, rate: float) -> TrainingError:
+    def divergence_error(self, where: Text, rate: float) -> TrainingError:
         """The error that ends a run which nothing can be saved of any more."""
         slower = round_setting(next_lower_rate(self.stage, rate))
-        again = Suggestion(
-            f"Start again with a learning rate of {format_rate(slower)} instead of {format_rate(rate)}.",
-            {f"{self.stage}.learning_rate": slower},
-        )
-        kept = f"its checkpoint of step {self.saved} is from before that and is kept"
-        return TrainingError(
-            f"{self.stage.upper()} went wrong: {where}, {self.failure_text}. The run was stopped; "
-            f"{kept if self.saved else 'there is no checkpoint from before that'}.",
-            (again,),
-        )
+        rates = {"rate": format_rate(slower), "before": format_rate(rate)}
+        again = Suggestion(Text("suggestion.restart_slower", **rates), {f"{self.stage}.learning_rate": slower})
+        kept = Text("diverged.checkpoint", step=self.saved) if self.saved else Text("diverged.no_checkpoint")
+        facts = {"stage": self.stage.upper(), "where": where, "reason": self.failure_text, "kept": kept}
+        return TrainingError("diverged.stopped", offers=(again,), **facts)
 
 
 def has_finite_weights(model: nn.Module) -> bool:

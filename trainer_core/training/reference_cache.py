@@ -8,8 +8,10 @@ every worker asks the reference all the same: the step-0 proof needs it, and wha
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainer_core.config.recipe import Precision
 from trainer_core.runs import workspace
 from trainer_core.system import durable
 from trainer_core.training.held_out_eval import reference_from_rows
@@ -26,6 +29,34 @@ PairLogprobs = dict[str, tuple[float, float]]
 PAIR_LOGPROBS: TypeAdapter[PairLogprobs] = TypeAdapter(PairLogprobs)
 MAX_FILES = 20
 """So many files stay, the newest; one of 100,000 pairs takes 8 MB."""
+
+
+@dataclass(frozen=True)
+class ReferenceKey:
+    """All that the reference's numbers depend on, to the last bit.
+
+    weights: of the base, the name, time in ns and bytes of each file. adapter: SHA-256 of the one that the stage starts from.
+    """
+
+    data: str
+    model: str
+    weights: Sequence[tuple[str, int, int]]
+    commit: str | None
+    adapter: str
+    precision: Precision
+    seed: int
+    lora: Mapping[str, object]
+    template: str
+    max_length: int
+    batch_size: int
+    accumulation: int
+    sorts_rows: bool
+    devices: tuple[str, str]
+    packages: Sequence[str]
+
+    @property
+    def file_name(self) -> str:
+        return f"{hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]}.json"
 
 
 class ReferenceCache(TrainerCallback):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from trainer_core.data.tokenizer import with_chat_template
 from trainer_core.diagnosis.divergence import DivergenceDetector
 from trainer_core.errors import ModelError
 from trainer_core.evaluation.prompts import sample_prompts
-from trainer_core.methods.steps import count_steps, warmup_text
+from trainer_core.methods.steps import count_steps, warmup_steps
 from trainer_core.models import resolve
 from trainer_core.planning import measurements, presets
 from trainer_core.planning.memory_model import build_setup
@@ -43,6 +41,7 @@ from trainer_core.runs.events import (
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware
+from trainer_core.texts import Text, parse_text, stage_text
 from trainer_core.training import load, row_lengths
 from trainer_core.training.checkpointing import (
     WEIGHTS,
@@ -57,6 +56,7 @@ from trainer_core.training.learning_check import RequireLearning, require_change
 from trainer_core.training.memory_probe import MemoryProbe
 from trainer_core.training.peak_memory import build_memory_meter
 from trainer_core.training.progress import ProgressCallback, has_finite_weights
+from trainer_core.training.reference_cache import ReferenceKey
 from trainer_core.training.sample_answers import SampleCallback
 from trainer_core.training.token_cache import TokenCache
 from trainer_core.training.trainers import TrainerBuilder
@@ -81,13 +81,13 @@ class StageContext:
 
     def load_model(self, stage: Stage, from_adapter: Path | None) -> tuple[PeftModel, Any, Precision]:
         """Base, tokenizer and adapter, rebuilt from the recipe for each stage, so that a stage never depends on leftovers."""
-        self.emit(PhaseChanged(Phase.LOADING, f"Loading the base model for {stage.upper()}", stage))
+        self.emit(PhaseChanged(Phase.LOADING, Text("loading.base", stage=stage.upper()), stage))
         set_seed(self.recipe.seed)
         # the stage's own length: Unsloth takes a trainer's 1024 for "not given" and then uses the model's
         length = self.recipe.stage_settings(stage).max_length
         base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
-            self.emit(SettingChanged("precision", self.recipe.precision, base.precision, base.reason))
+            self.emit(SettingChanged("precision", self.recipe.precision, base.precision, parse_text(base.reason)))
         model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
         if resolve.is_hub_id(self.recipe.model):  # not the cache's folder on this computer
             model.peft_config["default"].base_model_name_or_path = self.recipe.model
@@ -111,9 +111,11 @@ class StageContext:
         stage = progress.stage
         found = checkpoints.latest_valid(self.run_dir, stage, self.data, self.settings_hash)
         if any(point.stage == stage for point in self.before.points):
-            self.emit(StageResumed(stage, found.step, tuple(map(str, found.skipped))))
-        elif warmup := warmup_text(trainer.settings, count_steps(len(trainer.train_dataset), trainer.settings)):
-            self.add_notes(stage, [f"{warmup}."])
+            self.emit(StageResumed(stage, found.step, found.skipped))
+        else:
+            steps = count_steps(len(trainer.train_dataset), trainer.settings)
+            if warmup := warmup_steps(trainer.settings, steps):
+                self.add_notes(stage, [Text("note.warmup", steps=warmup, total=steps)])
         self.emit(row_lengths.summarize_lengths(stage, trainer.row_lengths))
         progress.trainer = trainer
         checks = self.eval_callbacks(trainer, tokenizer, progress, held_out)
@@ -135,12 +137,11 @@ class StageContext:
             fill_adapter(trainer.model, found.folder)  # the stock trainer would make one step more
             before = checkpoints.adapter_step(self.run_dir, stage)
             if before not in (None, found.step):
-                text = f"the adapter is that of step {found.step}, where the stage ended, in place of that of step {before}"
-                self.add_notes(stage, [f"{text}, which you can keep again afterwards."])
+                self.add_notes(stage, [Text("note.last_step_adapter", step=found.step, before=before)])
             return self.save_stage_adapter(stage, trainer, tokenizer, found.step, found.step)
         if found.folder:
             trainer.add_callback(VerifyResume(found.folder, start if METHODS[stage].needs_reference else None))
-        self.emit(PhaseChanged(Phase.TRAINING, "The first step is slower than the rest", stage))
+        self.emit(PhaseChanged(Phase.TRAINING, Text("training.first_step"), stage))
         trainer.train(resume_from_checkpoint=str(found.folder) if found.folder else None)
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
         if checks.stopped:
@@ -161,20 +162,14 @@ class StageContext:
         stopped, sound = step < total, has_finite_weights(trainer.model)
         if stopped and progress.saved and (progress.guard.bad or not sound):
             fill_adapter(trainer.model, checkpoints.checkpoint_dir(self.run_dir, stage, progress.saved))
-            self.add_notes(
-                stage,
-                [
-                    f"stopped at step {step}, where {progress.failure_text}; the adapter is that of step {progress.saved}."
-                ],
-            )
+            facts = {"step": step, "reason": progress.failure_text, "saved": progress.saved}
+            self.add_notes(stage, [Text("note.stopped_diverging", **facts)])
             step = progress.saved
         elif not sound:
-            where = f"at step {step}, {'where it was stopped' if stopped else 'its last one'}"
+            where = Text("diverged.stopped_step" if stopped else "diverged.last_step", step=step)
             raise progress.divergence_error(where, trainer.args.learning_rate)
         elif progress.guard.bad:
-            self.add_notes(
-                stage, [f"at its last step, {step}, {progress.failure_text}. Keep an earlier step if it is worse."]
-            )
+            self.add_notes(stage, [Text("note.last_step_diverging", step=step, reason=progress.failure_text)])
         return self.save_stage_adapter(stage, trainer, tokenizer, step, total)
 
     def add_memory_probe(self, trainer: Any, stage: Stage) -> None:
@@ -204,19 +199,27 @@ class StageContext:
             trainer.add_callback(probe)
 
     def reference_file(self, stage: Stage, trainer: Any, after: Path | None, precision: Precision) -> Path:
-        """Where the reference's numbers for these pairs lie, under a name made of all that they depend on, to the last bit."""
-        recipe, settings, folder = self.recipe, self.recipe.stage_settings(stage), Path(self.model)
-        weights = [
-            (path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*.safetensors"))
-        ]
-        facts = [
-            self.data, self.model, weights, checkpoints.file_sha256(after / WEIGHTS) if after else "", precision, recipe.seed,
-            recipe.lora.model_dump(), recipe.data.template, settings.max_length,
-            settings.batch_size, settings.accumulation, trainer.sorts, vars(trainer.model.config).get("_commit_hash"),
-            hardware.cpu_name(), hardware.card_uuid(os.environ), [version(name) for name in checkpoints.RECORDED_PACKAGES],
-        ]  # fmt: skip
-        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        return Workspace.for_run(self.run_dir).root / "reference" / f"{name}.json"
+        """Where the reference's numbers for these pairs are kept."""
+        recipe, settings = self.recipe, self.recipe.stage_settings(stage)
+        files = sorted(Path(self.model).glob("*.safetensors"))
+        key = ReferenceKey(
+            data=self.data,
+            model=self.model,
+            weights=[(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files],
+            commit=vars(trainer.model.config).get("_commit_hash"),
+            adapter=checkpoints.file_sha256(after / WEIGHTS) if after else "",
+            precision=precision,
+            seed=recipe.seed,
+            lora=recipe.lora.model_dump(),
+            template=recipe.data.template,
+            max_length=settings.max_length,
+            batch_size=settings.batch_size,
+            accumulation=settings.accumulation,
+            sorts_rows=trainer.sorts,
+            devices=(hardware.cpu_name(), hardware.card_uuid(os.environ)),
+            packages=[version(name) for name in checkpoints.RECORDED_PACKAGES],
+        )
+        return Workspace.for_run(self.run_dir).root / "reference" / key.file_name
 
     def eval_callbacks(
         self, trainer: Any, tokenizer: Any, progress: ProgressCallback, held_out: HeldOutSet
@@ -240,13 +243,13 @@ class StageContext:
         stage, best, last = checks.held_out.stage, checks.best, trainer.state.global_step
         assert best is not None
         fill_adapter(trainer.model, checkpoints.checkpoint_dir(self.run_dir, stage, best.step))
-        text = f"the held-out loss was lowest at step {best.step} ({best.loss:.3f}), not in the {checks.patience} checks after"
-        self.add_notes(stage, [f"{text}. Stopped at step {last}; the adapter is that of step {best.step}."])
+        facts = {"step": best.step, "loss": best.loss, "checks": checks.patience, "last": last}
+        self.add_notes(stage, [Text("note.early_stop", **facts)])
         self.emit(StepsPlanned({**read_run_state(self.run_dir).planned, stage: last}))
         return self.save_stage_adapter(stage, trainer, tokenizer, best.step, best.step)
 
     def save_stage_adapter(self, stage: Stage, trainer: Any, tokenizer: Any, step: int, total: int) -> Path:
-        self.emit(PhaseChanged(Phase.SAVING, f"Saving the {stage.upper()} adapter", stage))
+        self.emit(PhaseChanged(Phase.SAVING, Text("saving.adapter", stage=stage.upper()), stage))
         folder = self.run_dir / f"adapter-{stage}"
         origin = checkpoints.CheckpointSource(stage, total, self.data, self.settings_hash)
         with checkpoints.staged_write(folder, origin, step, adapter_bytes(trainer)) as staging:
@@ -261,9 +264,9 @@ class StageContext:
         guard = DivergenceDetector(stage)
         return ProgressCallback(stage, self.emit, self.wants, guard), SaveSchedule(guard, self.wants)
 
-    def add_notes(self, stage: Stage, notes: Sequence[str]) -> None:
-        for text in notes:
-            self.emit(Notice(f"{stage.upper()}: {text}"))
+    def add_notes(self, stage: Stage, notes: Sequence[Text]) -> None:
+        for note in notes:
+            self.emit(Notice(stage_text(stage, note)))
 
 
 def fill_adapter(model: PeftModel, folder: Path) -> None:
@@ -276,4 +279,4 @@ def fill_adapter(model: PeftModel, folder: Path) -> None:
     missing = [key for key in result.missing_keys if "lora_" in key and ".default." in key]
     if missing or result.unexpected_keys:
         wrong = (missing or result.unexpected_keys)[0]
-        raise ModelError(f"The adapter in {folder} does not fit this base model and these LoRA settings: {wrong}.")
+        raise ModelError("adapter.no_fit", folder=str(folder), weight=wrong)

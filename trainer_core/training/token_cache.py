@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from trainer_core.config.recipe import METHODS, Recipe
 from trainer_core.runs import checkpoints, workspace
 from trainer_core.runs.events import Stage
 from trainer_core.system import durable
+from trainer_core.texts import Text, parse_text
 from trainer_core.training.token_rows import TOKEN_COLUMNS
 
 MAX_CACHE_BYTES = 2**30
@@ -42,7 +44,7 @@ class TokenCache:
         facts = json.dumps([stage, recipe.method, rows, length, words, versions])
         self.file = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.rows"
 
-    def read(self) -> tuple[Dataset, list[str]] | None:
+    def read(self) -> tuple[Dataset, list[Text]] | None:
         """What an earlier run kept; None: nothing, or nothing that can be trusted."""
         try:
             kept = self.file.read_bytes()
@@ -53,9 +55,9 @@ class TokenCache:
             return None
         self.file.touch()
         table = feather.read_table(pa.BufferReader(body))
-        return Dataset(table), json.loads(table.schema.metadata[b"notes"])
+        return Dataset(table), [parse_text(note) for note in json.loads(table.schema.metadata[b"notes"])]
 
-    def write(self, rows: Dataset, notes: Sequence[str]) -> None:
+    def write(self, rows: Dataset, notes: Sequence[Text]) -> None:
         """Keep them, and let the oldest go where there is no room.
 
         Raises:
@@ -63,7 +65,9 @@ class TokenCache:
         """
         table = rows.select_columns(list(TOKEN_COLUMNS[METHODS[self.stage].columns].names)).with_format("arrow")[:]
         body = pa.BufferOutputStream()
-        feather.write_feather(table.replace_schema_metadata({"notes": json.dumps(list(notes))}), body)
+        feather.write_feather(
+            table.replace_schema_metadata({"notes": json.dumps([asdict(note) for note in notes])}), body
+        )
         content = body.getvalue().to_pybytes()
         workspace.ensure_dir(self.folder)
         durable.write_atomically(self.file, hashlib.sha256(content).digest() + content)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from trainer_core.errors import BusyError, DiskError
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.durable import write_atomically
+from trainer_core.texts import Text
 
 CARD_LOCKS = Path("~/.cache/tunebench/cards")
 """One lock a card, by its UUID. The processor has none: a second trainer there is slow, and does no harm."""
@@ -44,9 +45,7 @@ def hold_lock(place: Path, holder: str, seconds: float) -> Iterator[None]:
     try:
         lock.acquire(timeout=seconds)
     except Timeout as error:
-        raise BusyError(
-            f"The device is busy with {read_holder(place) or 'another run'}. Stop it first, or wait for its end."
-        ) from error
+        raise BusyError("device.busy", holder=read_holder(place) or Text("device.other_run")) from error
     try:
         write_atomically(place.with_suffix(".holder"), holder)
         yield

@@ -58,7 +58,7 @@ def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
         "answering": view.phase is Phase.ANSWERING and bool(said and not said.ends and not problem),
         "done": bool(said and said.ends),
         "detail": "" if problem or view.phase is Phase.SCORING else worker_activity(current),
-        "error": problem or view.error,
+        "error": problem or str(view.error),
         "asked": "" if current.open_question else current.last_prompt,
         "lanes": blind_lanes(current.open_question, current) if current.open_question else all_lanes(current),
     }
@@ -67,7 +67,7 @@ def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
 def worker_activity(current: CompareSession) -> str:
     """What the worker is at; while it loads, how much there is to load."""
     if current.state.phase not in (Phase.QUEUED, Phase.LOADING):
-        return current.state.detail
+        return str(current.state.detail)
     count = len({lane.adapter for lane in current.job.lanes if lane.adapter})
     return f"Loading the base and {count} adapter{'s' * (count != 1)}…"
 
@@ -269,14 +269,14 @@ def scores_payload(registry: RunRegistry) -> dict[str, Any] | None:
     if current is None or not current.run:
         return None
     view = current.state
-    found, problem = view.scored, view.scoring_error
+    found, problem = view.scored, str(view.scoring_error)
     try:
         found = found or load_scores(current, registry.workspace)
     except DataError as error:
         problem = problem or str(error)
     going = view.scoring
     return {
-        "going": going.summary if going else "",
+        "going": str(going.summary) if going else "",
         "done": going.done / going.total if going else 0,
         "left": format_duration(going.seconds_left) if going and going.seconds_left is not None else "",
         "table": score_table_payload(found) if found else None,

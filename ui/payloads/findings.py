@@ -33,11 +33,11 @@ def finding_payload(finding: Finding) -> dict[str, Any]:
     return {
         "key": finding.key,
         "where": f"{STAGE_LABELS[finding.stage]} step {finding.step}",
-        "title": finding.title,
-        "says": finding.says,
-        "evidence": list(finding.evidence),
-        "source": finding.source,
-        "offer": finding.offer.text,
+        "title": str(finding.title),
+        "says": str(finding.says),
+        "evidence": list(map(str, finding.evidence)),
+        "source": str(finding.source),
+        "offer": str(finding.offer.text),
     }
 
 

@@ -118,9 +118,9 @@ def run_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any] 
         "batches": {stage: recipe.stage_settings(stage).effective_batch for stage in recipe.method.stages}
         if recipe
         else {},
-        "error": view.error,
+        "error": str(view.error),
         "bug": bool(view.traceback),
-        "offers": [{"key": f"offer.{at}", "text": offer.text} for at, offer in enumerate(view.offers)],
+        "offers": [{"key": f"offer.{at}", "text": str(offer.text)} for at, offer in enumerate(view.offers)],
         "resumable": view.phase.is_resumable and not view.unreadable,
         "kept": not view.phase.is_active and has_resume_point(run_dir, view),
         "adapters": [STAGE_LABELS[stage] for stage in view.adapters],
@@ -175,14 +175,14 @@ def describe_step(last: TrainStep) -> str:
 
 def status_detail(view: RunState) -> str:
     """What the worker said last; what it said before a stage's first step holds no longer after it."""
-    return "" if view.last_step and view.last_step.stage == view.training_stage else view.detail
+    return "" if view.last_step and view.last_step.stage == view.training_stage else str(view.detail)
 
 
 def current_activity(view: RunState) -> str:
     """What the run does beside its steps at this moment; empty while it trains or when it is over."""
     if view.stalled:
         return view.stalled
-    return view.detail if view.phase.is_active and view.phase is not Phase.TRAINING else ""
+    return str(view.detail) if view.phase.is_active and view.phase is not Phase.TRAINING else ""
 
 
 def describe_time_left(view: RunState) -> str:
@@ -229,7 +229,7 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
         "proof": describe_reference_check(view.proof),
         "holds": view.proof.holds if view.proof else None,
         "changes": [f"{one.what}: {one.asked} → {one.used}. {one.why}" for one in view.changes],
-        "notes": [*dict.fromkeys((*known.notes, *view.notes)), *map(describe_probe, view.probed.values())],
+        "notes": [*dict.fromkeys((*known.notes, *map(str, view.notes))), *map(describe_probe, view.probed.values())],
         "rows": describe_rows(known.recipe, view),
         "reasons": list(known.reasons),
         "settings": [
@@ -307,7 +307,7 @@ def run_numbers(run_dir: Path, view: RunState) -> dict[str, Any]:
         "accuracy": f"{told[-1][1]:.0%} (n {recipe.stage_settings(told[-1][0]).effective_batch})"
         if told and recipe
         else "",
-        "error": view.error,
+        "error": str(view.error),
         "comparable": is_comparable(view),
     }
 

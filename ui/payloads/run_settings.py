@@ -53,7 +53,7 @@ def read_run_settings(run_dir: Path) -> RunSettings:
         return RunSettings(created=run_folder.run_start_time(run_dir), notes=(str(error),))
     job = run_folder.train_job_of(file)
     made = (("Device", file.device), *file.versions.items())
-    return RunSettings(job.recipe if job else None, file.reasons, made, file.created, file.notes)
+    return RunSettings(job.recipe if job else None, file.reasons, made, file.created, tuple(map(str, file.notes)))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 from trainer_core.diagnosis.divergence import CONFIRM_STEPS, DivergenceDetector
 from trainer_core.runs.event_log import Tail
 from trainer_core.runs.events import Stage, TrainStep
+from trainer_core.texts import NO_TEXT
 
 HISTORIES = Path(__file__).parents[2] / "support" / "histories"
 
@@ -65,6 +66,22 @@ def test_ten_times_the_loss_stops_it_at_the_third(seed: int, at: int) -> None:
     assert stopped_at([*losses[: at - 1], *(10 * loss for loss in losses[at - 1 :])]) == at + CONFIRM_STEPS - 1
 
 
+@pytest.mark.parametrize(
+    ("loss", "norm", "code", "params"),
+    [
+        (math.inf, 1.0, "diverged.loss", {"loss": math.inf}),
+        (2.0, math.inf, "diverged.gradient", {"norm": math.inf}),
+        (30.0, 1.0, "diverged.jump", {"loss": 30.0, "usual": 2.0}),
+    ],
+)
+def test_it_says_which_number_went_wrong(loss: float, norm: float, code: str, params: dict[str, float]) -> None:
+    guard = DivergenceDetector("sft")
+    for _ in range(6):
+        assert not guard.check_step(2.0, 1.0)
+    wrong = [guard.check_step(loss, norm) for _ in range(CONFIRM_STEPS)][-1]
+    assert (wrong.code, wrong.params) == (code, params) and wrong == guard.wrong_now
+
+
 def test_a_rate_far_too_high_is_stopped_early() -> None:
     assert stopped_at([3.7, 4.0, 47.8, 31.0, 22.0, 15.0]) == 5
 
@@ -91,7 +108,9 @@ LOSS_SCALER = [(5.83, math.inf)] * 7 + [(5.82, 3.1), (5.61, 2.2), (5.57, 1.9)]
 
 def test_steps_that_the_loss_scaler_skips_are_no_strikes() -> None:
     guard = DivergenceDetector("dpo")
-    assert [guard.check_step(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [""] * len(LOSS_SCALER)
+    assert [guard.check_step(loss, norm, math.isinf(norm)) for loss, norm in LOSS_SCALER] == [NO_TEXT] * len(
+        LOSS_SCALER
+    )
     assert guard.skipped == 7 and guard.bad == 0
 
 

@@ -76,7 +76,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
         "sft.memorising",
         320,
     ),
-    "SFT loss is low early": (Made(loss=lambda step, way: 0.08 + 2 * math.exp(-40 * way), wobble=0.02), "sft.low-loss", 60),
+    "SFT loss is low early": (Made(loss=lambda step, way: 0.08 + 2 * math.exp(-40 * way), wobble=0.02), "sft.low_loss", 60),
     "SFT jumps": (Made(spikes=((60, 2.5), (90, 3.0), (130, 2.2))), "sft.spikes", 130),
     "SFT creeps up again": (
         Made(total=300, wobble=0.06, loss=creeping),
@@ -88,7 +88,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
         "sft.memorising",
         220,
     ),
-    "SFT descends twice": (Made(total=300, loss=humps), "sft.double-descent", 220),
+    "SFT descends twice": (Made(total=300, loss=humps), "sft.double_descent", 220),
     "DPO diverges": (
         Made(stage="dpo", loss=swinging, wobble=0.05, margin=lambda step, way: 0.3 * step),
         "dpo.diverging",
@@ -122,7 +122,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
     ),
     "DPO loss is low early": (
         Made(stage="dpo", loss=lambda step, way: 0.06 + (LN2 - 0.06) * math.exp(-25 * way), wobble=0.015),
-        "dpo.low-loss",
+        "dpo.low_loss",
         40,
     ),
     "DPO overfits": (
@@ -132,7 +132,7 @@ SICK: dict[str, tuple[Made, str, int]] = {
     ),
     "DPO learns nothing general": (
         steps_dpo(margin=lambda step, way: 4 * way, held_out=lambda way: (0.69, 0.5, 0.01)),
-        "dpo.not-general",
+        "dpo.not_general",
         100,
     ),
     "DPO pairs are swapped": (
@@ -169,6 +169,34 @@ def test_what_is_offered_is_a_recipe(name: str) -> None:
     assert key in [one.key for one in found], "what was found once is still there at the end"
     for offer in offers:
         assert offer.changes and with_changes(made.recipe, offer.changes) != made.recipe, offer
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_each_number_fits_its_sentence(name: str) -> None:
+    """A text whose numbers do not fit is shown as its code."""
+    made, _, _ = SICK[name]
+    *_, (_, found) = findings(made, 0, every=made.total)
+    texts = [text for one in found for text in (one.title, one.says, one.source, *one.evidence)]
+    assert found and not [str(text) for text in texts if text.code in str(text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "evidence"),
+    [
+        ("SFT memorises", "finding.memorising.says", ["evidence.held_out_loss", "evidence.training_loss"]),
+        (
+            "SFT knows its rows by heart",
+            "finding.memorising.epoch_drops",
+            ["evidence.epoch_drop", "evidence.epoch_drop", "evidence.epoch_steps"],
+        ),
+        ("SFT adapter is frozen", "finding.still.says", ["evidence.flat_loss", "evidence.frozen"]),
+    ],
+)
+def test_the_explanation_fits_the_evidence(name: str, says: str, evidence: list[str]) -> None:
+    made, key, _ = SICK[name]
+    *_, (_, found) = findings(made, 0, every=made.total)
+    (one,) = [one for one in found if one.key == key]
+    assert one.says.code == says and [text.code for text in one.evidence] == evidence
 
 
 def test_every_check_has_a_sick_run() -> None:

@@ -199,7 +199,7 @@ SICK = {
     "DPO margins run away": (Kind("dpo", 200, dpo(16, lambda at, way: min(25, 0.15 * at), 0.6, 600)), "dpo.margins", 60),
     "DPO margins are wide and the loss jumps": (Kind("dpo", 200, jumping), "dpo.margins", 160),
 }  # fmt: skip
-FALSE_FRIENDS = {"sft.still": "sft.diverging", "sft.diverging": "sft.still", "sft.memorising": "sft.double-descent"}
+FALSE_FRIENDS = {"sft.still": "sft.diverging", "sft.diverging": "sft.still", "sft.memorising": "sft.double_descent"}
 """What a sick run must not be called as well, for the cure would be another one."""
 
 

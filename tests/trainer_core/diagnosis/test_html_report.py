@@ -22,6 +22,7 @@ from trainer_core.runs.compare_events import ConfidenceInterval, GenerationStats
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Event, Phase, RunEnded, SampleAnswer, SampleAnswers, SettingChanged, Stage
 from trainer_core.runs.metadata import RunMetadata, write_metadata
+from trainer_core.texts import verbatim
 
 
 def made(workspace: Path, recipe: Recipe, *events: Event) -> Path:
@@ -84,10 +85,10 @@ def test_a_real_run_on_one_page(tmp_path: Path) -> None:
     scored(tmp_path, run_dir)
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
-    assert "The run finished after DPO step 12 of 12. 352 examples, 352 pairs, 50 held out." in text
-    assert "Step 0 proof holds: margin 0.0000 (must be 0), loss 0.6931." in text
+    assert "The run finished. Its last step was DPO step 12 of 12. 352 examples, 352 pairs, 50 held out." in text
+    assert "Step 0 proof holds. Margin 0.0000 (must be 0), loss 0.6931." in text
     assert text.count("<figure>") == 5 and 'aria-label="DPO loss: Training from 0.693 to 0.228"' in text
-    assert "Nothing that a curve can tell is wrong." in text
+    assert "The curves show nothing wrong." in text
     assert '<th scope="col">Base</th><th scope="col">DPO</th>' in text
     assert re.search(r"<td>Held-out accuracy</td><td>6%[^<]*</td><td>62%", text)
     assert re.search(r"<td>Ends by itself</td><td>17%[^<]*</td><td>100%", text)
@@ -103,12 +104,12 @@ def test_findings_are_told(tmp_path: Path) -> None:
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
     assert "The pairs are too easy (DPO step 4)" in text and "Try: The IPO loss and rank 8" in text
-    assert "<h2>Scores</h2>" not in text and "The run was stopped after DPO step 200 of 200." in text
+    assert "<h2>Scores</h2>" not in text and "The run was stopped. Its last step was DPO step 200 of 200." in text
 
 
 def test_nothing_from_outside_is_taken_for_html(tmp_path: Path) -> None:
     bad = "<img src=x onerror=alert(1)>"
-    run_dir = made(tmp_path, Recipe(model="a/b"), SettingChanged(bad, bad, bad, bad))
+    run_dir = made(tmp_path, Recipe(model="a/b"), SettingChanged(bad, bad, bad, verbatim(bad)))
     write_metadata(run_dir, RunMetadata(name=bad, note=bad))
     text = html_report.render_run_report(html_report.load_report_data(run_dir))
     self_contained(text)
@@ -124,7 +125,7 @@ def test_folders_of_the_computer_are_not_told(tmp_path: Path) -> None:
 def test_a_run_without_steps_has_a_report(tmp_path: Path) -> None:
     text = html_report.render_run_report(html_report.load_report_data(made(tmp_path, Recipe())))
     self_contained(text)
-    assert "The run is going." in text and "<figure>" not in text
+    assert "The run is in progress." in text and "<figure>" not in text
 
 
 def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
@@ -136,8 +137,9 @@ def test_a_long_run_makes_a_small_page(tmp_path: Path) -> None:
 
 def test_no_report_of_a_comparison(tmp_path: Path) -> None:
     folder = run_folder.create_run(tmp_path / "compare", CompareJob(model="starter", lanes=(Lane(name="Base"),)), "")
-    with pytest.raises(ConfigError, match="is no training run"):
+    with pytest.raises(ConfigError) as error:
         html_report.load_report_data(folder)
+    assert error.value.text.code == "report.no_training" and error.value.text.params["run"] == folder.name
 
 
 def test_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_every_lane_of_a_mixed_batch_has_the_logits_of_plain_peft(pair: Pair) ->
 def test_every_layer_rounds_where_peft_rounds(pair: Pair) -> None:
     """Bit for bit, but for sums that another order rounds otherwise. With adapters in 16 bit a quarter is not equal."""
     layers = {path: layer for path, layer in pair.lanes.model.named_modules() if isinstance(layer, MixedLora)}
-    pair.lanes.shares.set(torch.tensor(list(pair.lanes.mixtures.values()), device=pair.lanes.device))
+    pair.lanes.shares.set_rows(torch.tensor(list(pair.lanes.mixtures.values()), device=pair.lanes.device))
     rows, unequal = len(pair.lanes.lanes), []
     for path, layer in layers.items():
         x = torch.randn(rows, 20, layer.down.shape[1], dtype=pair.lanes.model.dtype, device=pair.lanes.device)

@@ -205,9 +205,14 @@ def test_equal_lanes_have_no_heat_and_wrong_questions_are_refused(folder: Path) 
         id="h", messages=(ChatMessage(role="user", content="hi"),), answer="the dog", lanes=("Base", "Base")
     )
     assert all(piece.first == pytest.approx(piece.second, abs=1e-5) for piece in build_heatmap(lanes, request).pieces)
-    for change in ({"lanes": ("Base", "None")}, {"answer": "dog " * 600}, {"answer": "", "ended": False}):
-        with pytest.raises(UserError):
+    for code, change in (
+        ("loaded_lanes.unknown", {"lanes": ("Base", "None")}),
+        ("token_heatmap.too_long", {"answer": "dog " * 600}),
+        ("token_heatmap.empty_answer", {"answer": "", "ended": False}),
+    ):
+        with pytest.raises(UserError) as error:
             build_heatmap(lanes, request.model_copy(update=change))
+        assert error.value.text.code == code
 
 
 def line(request) -> str:

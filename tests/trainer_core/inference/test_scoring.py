@@ -41,6 +41,7 @@ from trainer_core.runs.compare_events import ConfidenceInterval, ScoringProgress
 from trainer_core.runs.compare_requests import CancelRequest, ScoreRequest
 from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -145,10 +146,10 @@ def test_what_the_context_cannot_hold_is_cut(lanes: LaneSet) -> None:
     def reading(prompt: str, answer: str) -> PromptAnswer:
         return reading_of(lanes, [Message("user", prompt)], [Message("assistant", answer)])
 
-    assert reading("hi", "fox " * 300).answer == 256
+    assert reading("hi", "fox " * 300).answer_tokens == 256
     long = reading("fox " * 300, "the dog")
     assert len(long.ids) == 512 and lanes.tokenizer.decode(long.ids).endswith("assistant\nthe dog<|im_end|>")
-    assert long.answer == reading("hi", "the dog").answer
+    assert long.answer_tokens == reading("hi", "the dog").answer_tokens
 
 
 def test_the_answer_begins_where_it_parts_from_the_question(lanes: LaneSet) -> None:
@@ -159,7 +160,7 @@ def test_the_answer_begins_where_it_parts_from_the_question(lanes: LaneSet) -> N
     prompt, answer = [Message("user", "hi")], [Message("assistant", "the dog")]
     assert tokenize.render_chat(thinking, prompt, asking=True).endswith("<think>\n")
     reading = reading_of(lanes, prompt, answer)
-    assert thinking.decode(reading.ids[-reading.answer :]) == "the dog<|im_end|>"
+    assert thinking.decode(reading.ids[-reading.answer_tokens :]) == "the dog<|im_end|>"
 
 
 def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: LaneSet) -> None:
@@ -176,7 +177,7 @@ def test_batches_hold_every_lane_and_reading_once_within_bounds(lanes: LaneSet) 
 
 def test_answers_share_the_prompt_they_have_in_common() -> None:
     same = [PromptAnswer((1, 2, 3, 4, 5), 2), PromptAnswer((1, 2, 3, 4, 6, 7), 3), PromptAnswer((1, 2, 3, 9), 1)]
-    assert [(tail.prompt, tail.ids, tail.counted) for tail in answer_suffixes(0, same)] == [
+    assert [(tail.prompt, tail.ids, tail.answer_tokens) for tail in answer_suffixes(0, same)] == [
         ((1, 2), (3, 4, 5), 2), ((1, 2), (3, 4, 6, 7), 3), ((1, 2), (3, 9), 1)
     ]  # fmt: skip
     apart = [PromptAnswer((1, 2, 3), 1), PromptAnswer((4, 5, 6), 1)]
@@ -199,20 +200,29 @@ def test_repetition_counts_phrases_written_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "reason"),
     [
-        ("\n", "holds no pairs"),
-        ('{"prompt": []}', "line 1"),
-        ('{"prompt": [], "chosen": [], "rejected": []}\n[', "line 2"),
-        (None, "cannot be read"),
+        ("\n", Text("score_pairs.empty", file="pairs.jsonl")),
+        ('{"prompt": []}', Text("score_pairs.bad_line", file="pairs.jsonl", line=1)),
+        (
+            '{"prompt": [], "chosen": [], "rejected": []}\n[',
+            Text("score_pairs.bad_line", file="pairs.jsonl", line=2),
+        ),
     ],
 )
-def test_bad_pairs_are_refused_with_their_line(tmp_path: Path, text: str | None, words: str) -> None:
+def test_bad_pairs_are_refused_with_their_line(tmp_path: Path, text: str, reason: Text) -> None:
     path = tmp_path / "pairs.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError, match=words):
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
         read_score_pairs(path)
+    assert error.value.text == reason
+
+
+def test_missing_pairs_are_refused_with_their_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read_score_pairs(tmp_path / "pairs.jsonl")
+    assert error.value.text.code == "score_pairs.unreadable"
+    assert error.value.text.params["path"] == str(tmp_path / "pairs.jsonl")
 
 
 def test_scoring_stops_when_asked(folder: Path, lanes: LaneSet) -> None:
@@ -237,9 +247,11 @@ def test_a_real_compare_worker_answers_scores_and_ends_with_its_app(folder: Path
     assert until(lambda view: view.ask == ask and view.ends)
     assert set(comparison.state.answers) == {"Base", "One"} and comparison.state.phase is Phase.READY
     too_long = comparison.ask("word " * 600, Sampling())
-    assert until(lambda view: view.ask == too_long and "512" in view.detail)
+    assert until(lambda view: view.ask == too_long and "512" in str(view.detail))
     comparison.send(ScoreRequest(pairs=str(tmp_path / "none.jsonl")))
-    assert until(lambda view: "none.jsonl cannot be read" in view.detail), "a refused request must not end the worker"
+    assert until(lambda view: "none.jsonl cannot be read" in str(view.detail)), (
+        "a refused request must not end the worker"
+    )
     comparison.send(
         ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=4))
     )
@@ -257,7 +269,7 @@ def test_a_worker_that_dies_is_explained(tmp_path: Path) -> None:
     boss = Supervisor(Workspace(tmp_path), command=("/bin/sh", "-c", "echo last words; kill -9 $$"), device="cpu")
     comparison = boss.compare.open_comparison("starter", "fp32", [Lane(name="Base")])
     assert wait_for(lambda: boss.registry.refresh() or comparison.state.phase is Phase.FAILED, 10)
-    assert "last words" in comparison.state.error and "SIGKILL" in comparison.state.error
+    assert "last words" in str(comparison.state.error) and "SIGKILL" in str(comparison.state.error)
 
 
 @pytest.fixture(scope="module")
@@ -295,8 +307,9 @@ def test_chosen_lanes_and_a_reference_of_ones_own(folder: Path, four: LaneSet) -
     usual = compute_scores(four, request.model_copy(update={"lanes": ("One",), "reference": ""}), progress()).scores[0]
     assert base.reward_margin.value == pytest.approx(-usual.reward_margin.value, abs=0.05)
     for wrong in ({"reference": "Nobody"}, {"lanes": ("Nobody",)}):
-        with pytest.raises(UserError, match="Nobody"):
+        with pytest.raises(UserError) as error:
             compute_scores(four, request.model_copy(update=wrong), progress())
+        assert error.value.text.code == "loaded_lanes.unknown" and error.value.text.params["name"] == "Nobody"
 
 
 def test_general_questions_are_enough_and_checkable() -> None:
@@ -308,8 +321,8 @@ def test_general_questions_are_enough_and_checkable() -> None:
 
 def test_only_what_answers_do_not_share_is_judged(lanes: LaneSet) -> None:
     answers = [[Message("assistant", f"the dog is {end}.")] for end in ("quick", "brown")]
-    found = Question([Message("user", "hi")], answers, apart=True).prompt_answers(lanes, "")
-    ends = [lanes.tokenizer.decode(one.ids[-one.answer :]) for one in found]
+    found = Question([Message("user", "hi")], answers, endings_only=True).prompt_answers(lanes, "")
+    ends = [lanes.tokenizer.decode(one.ids[-one.answer_tokens :]) for one in found]
     assert ends == [" quick.<|im_end|>", " brown.<|im_end|>"] or ends == ["quick.<|im_end|>", "brown.<|im_end|>"]
 
 
@@ -318,8 +331,8 @@ def test_progress_counts_every_part_to_its_end(folder: Path, lanes: LaneSet) -> 
     steady = ScoringTracker(said.append, threading.Event(), seconds=0.0)
     request = ScoreRequest(pairs=str(folder / "pairs.jsonl"), prompts=("hi",), sampling=Sampling(max_new_tokens=8))
     compute_scores(lanes, request, steady)
-    for number, part in enumerate(("held-out answers", "general questions", "own answers"), 1):
-        those = [one for one in said if one.part == part]
+    for number, part in enumerate(("held_out", "general", "own_answers"), 1):
+        those = [one for one in said if one.part == Text(f"scoring.{part}")]
         assert those[0].seconds_left is None and those[-1].done == those[-1].total and those[-1].seconds_left == 0
         assert {(one.number, one.parts) for one in those} == {(number, 3)}
         assert [one.done for one in those] == sorted(one.done for one in those)

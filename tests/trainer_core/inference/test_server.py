@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from trainer_core.inference.streaming import DecodedRow, stream_answers
 from trainer_core.runs import checkpoints
 from trainer_core.runs.compare_events import PromptStarted, TextChunk
 from trainer_core.runs.compare_requests import GenerateRequest
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -107,9 +109,10 @@ def test_a_layer_that_does_not_see_whole_rows_is_refused(folder: Path) -> None:
     """The experts of a mixture get tokens without their rows; shares would go to the wrong ones."""
     lanes = loaded(folder, "one")
     layer = next(module for module in lanes.model.modules() if isinstance(module, MixedLora))
-    lanes.shares.set(torch.ones(2, 1))
-    with pytest.raises(ModelError, match="mixture of experts"):
+    lanes.shares.set_rows(torch.ones(2, 1))
+    with pytest.raises(ModelError) as error:
         layer(torch.zeros(7, layer.down.shape[1]))
+    assert error.value.text.code == "mixed_lora.expert_layer"
 
 
 def test_lanes_share_a_4_bit_base(folder: Path) -> None:
@@ -227,7 +230,7 @@ def test_proofs_tell_an_adapter_from_none(lanes: LaneSet) -> None:
     found = {proof.lane: proof for proof in verify_adapters(lanes)}
     assert found["Base"].difference == 0 and found["zero"].difference == 0 and not found["Base"].sha256
     assert found["one"].difference > 0 and found["one"].sha256 == found["one again"].sha256 != found["two"].sha256
-    assert "zero: the adapter changes nothing" in adapter_summary(tuple(found.values()))
+    assert adapter_summary(tuple(found.values())) == Text("compare.idle_adapters", lanes=5, idle="zero")
 
 
 def collect(lanes: LaneSet, ask: GenerateRequest, emit=lambda _: None, cancelled: threading.Event | None = None):
@@ -278,8 +281,10 @@ def test_cancel_ends_all_lanes_at_the_next_token(lanes: LaneSet) -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_numbers(lanes: LaneSet) -> None:
-    with pytest.raises(UserError, match="512"):
+    with pytest.raises(UserError) as error:
         collect(lanes, asking("word " * 600))
+    facts = error.value.text.params
+    assert error.value.text.code == "lane_answers.long_prompt" and facts["tokens"] > facts["most"] == 512
 
 
 def test_an_answer_stops_where_the_context_is_full(lanes: LaneSet) -> None:
@@ -290,13 +295,15 @@ def test_an_answer_stops_where_the_context_is_full(lanes: LaneSet) -> None:
 
 
 def test_an_unknown_lane_is_named(lanes: LaneSet) -> None:
-    with pytest.raises(UserError, match="three"):
+    with pytest.raises(UserError) as error:
         collect(lanes, asking("hi").model_copy(update={"lanes": ("three",)}))
+    assert error.value.text == Text("loaded_lanes.unknown", name="three", loaded=", ".join(lanes.names))
 
 
 def test_two_lanes_of_one_name_are_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="2 lanes are called 'Base'"):
+    with pytest.raises(ConfigError) as error:
         load_lanes(str(folder / "base"), "fp32", (Lane(name="Base"), Lane(name="Base")))
+    assert error.value.text == Text("loaded_lanes.same_name", count=2, name="Base")
 
 
 def change_config(folder: Path, **values) -> None:
@@ -311,30 +318,70 @@ def change_weights(folder: Path, change) -> None:
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-SPOILT = {
-    "Pickled": lambda bad: (bad / "adapter_model.safetensors").rename(bad / "adapter_model.bin"),
-    "no adapter folder": shutil.rmtree,
-    "adapter_config.json cannot be read": lambda bad: (bad / "adapter_config.json").write_text("{"),
-    "is cut short or no safetensors file": lambda bad: (bad / "adapter_model.safetensors").write_bytes(b"x" * 50),
-    "IA3 adapter": lambda bad: (bad / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
-    "is 4 × 128, but this base model with rank 8 needs 8 × 128": lambda bad: change_config(bad, r=8),
-    "has no lora_A for it": lambda bad: change_weights(bad, lambda weights: weights.pop(Q)),
-    "holds the whole layer lm_head.weight": lambda bad: change_weights(
-        bad, lambda weights: weights.update({"base_model.model.lm_head.weight": torch.zeros(2)})
+LAYER = "model.layers.0.self_attn.q_proj"
+SPOILT: dict[str, tuple[Callable[[Path], object], dict[str, object]]] = {
+    "no_safetensors": (
+        lambda bad: (bad / "adapter_model.safetensors").rename(bad / "adapter_model.bin"),
+        {"folder": "bad"},
     ),
-    "layers.7.self_attn.q_proj, which this base": lambda bad: change_weights(
-        bad, lambda weights: weights.update({Q.replace("layers.0", "layers.7"): weights.pop(Q)})
+    "no_folder": (shutil.rmtree, {}),
+    "bad_config": (lambda bad: (bad / "adapter_config.json").write_text('{"peft_type": "IA4"}'), {"folder": "bad"}),
+    "other_kind": (
+        lambda bad: (bad / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
+        {"folder": "bad", "kind": "IA3"},
+    ),
+    "other_shape": (
+        lambda bad: change_config(bad, r=8),
+        {"rank": 8, "part": "lora_A", "shape": "4 × 128", "needed": "8 × 128"},
+    ),
+    "missing_tensor": (
+        lambda bad: change_weights(bad, lambda weights: weights.pop(Q)),
+        {"layer": LAYER, "part": "lora_A"},
+    ),
+    "no_weights": (lambda bad: save_file({}, bad / "adapter_model.safetensors"), {"folder": "bad"}),
+    "whole_layer": (
+        lambda bad: change_weights(
+            bad, lambda weights: weights.update({"base_model.model.lm_head.weight": torch.zeros(2)})
+        ),
+        {"folder": "bad", "layer": "lm_head.weight"},
+    ),
+    "unknown_layer": (
+        lambda bad: change_weights(
+            bad, lambda weights: weights.update({Q.replace("layers.0", "layers.7"): weights.pop(Q)})
+        ),
+        {"folder": "bad", "layer": LAYER.replace("layers.0", "layers.7")},
     ),
 }
 
 
-@pytest.mark.parametrize("words", SPOILT)
-def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, words: str) -> None:
+def refusal(folder: Path, bad: Path) -> Text:
+    """Why the adapter is not opened."""
+    with pytest.raises(ModelError) as error:
+        load_lanes(str(folder / "base"), "fp32", (Lane(name="My lane", adapter=str(bad)),))
+    assert error.value.text.code == "adapter_checks.in_lane" and error.value.text.params["lane"] == "My lane"
+    return error.value.text.params["problem"]
+
+
+@pytest.mark.parametrize("code", SPOILT)
+def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, code: str) -> None:
+    spoil, facts = SPOILT[code]
     shutil.copytree(folder / "one", tmp_path / "bad")
-    SPOILT[words](tmp_path / "bad")
-    with pytest.raises(ModelError, match=words) as error:
-        load_lanes(str(folder / "base"), "fp32", (Lane(name="My lane", adapter=str(tmp_path / "bad")),))
-    assert "My lane" in str(error.value)
+    spoil(tmp_path / "bad")
+    found = refusal(folder, tmp_path / "bad")
+    assert found.code == f"adapter_checks.{code}" and found.params.items() >= facts.items()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("adapter_config.json", b"{", "adapter_config.json cannot be read"),
+        ("adapter_model.safetensors", b"x" * 50, "is cut short, or it is not a safetensors file"),
+    ],
+)
+def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, file: str, content: bytes, words: str) -> None:
+    shutil.copytree(folder / "one", tmp_path / "bad")
+    (tmp_path / "bad" / file).write_bytes(content)
+    assert words in str(refusal(folder, tmp_path / "bad"))
 
 
 def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -343,15 +390,17 @@ def test_an_adapter_that_has_changed_since_its_run_is_refused(folder: Path, tmp_
     assert load_lanes(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
     weights = tmp_path / "adapter-sft" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. Open another step of its run"
-    with pytest.raises(ModelError, match=words):
-        load_lanes(str(folder / "base"), "fp32", (Lane(name="SFT", adapter=str(tmp_path / "adapter-sft")),))
+    found = refusal(folder, tmp_path / "adapter-sft")
+    assert found.code == "adapter_checks.changed_file"
+    assert "adapter-sft/adapter_model.safetensors has changed since it was written" in str(found)
 
 
 def test_an_adapter_of_another_base_is_refused_with_both_sizes(folder: Path, tmp_path: Path) -> None:
     tiny.model(tmp_path / "wide", hidden_size=96)
-    with pytest.raises(ModelError, match="lora_B for .* is 64 × 4, .* needs 96 × 4"):
+    with pytest.raises(ModelError) as error:
         load_lanes(str(tmp_path / "wide"), "fp32", (Lane(name="One", adapter=str(folder / "one")),))
+    facts = error.value.text.params["problem"].params
+    assert (facts["part"], facts["shape"], facts["needed"]) == ("lora_B", "64 × 4", "96 × 4")
 
 
 def test_a_template_that_the_base_lacks_comes_with_the_adapter(tmp_path: Path) -> None:

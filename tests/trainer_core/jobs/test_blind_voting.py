@@ -47,7 +47,7 @@ def contest(supervisor: Supervisor) -> votes.LanePair:
     for event in (
         AdapterSaved("sft", "adapter-sft", 5, 9),
         AdapterSaved("dpo", "adapter-dpo", 5, 9),
-        PhaseChanged(Phase.DONE, ""),
+        PhaseChanged(Phase.DONE),
     ):
         say(event)
     supervisor.registry.refresh()

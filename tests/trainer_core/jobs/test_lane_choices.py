@@ -21,7 +21,7 @@ def finished(supervisor, **recipe: str) -> str:  # type: ignore[no-untyped-def] 
     run_dir = run_folder.create_run(supervisor.workspace.runs, job, job.recipe.name)
     say = EventLog(run_dir / "events.jsonl")
     say(AdapterSaved("dpo", "adapter-dpo", 5, 9))
-    say(PhaseChanged(Phase.DONE, ""))
+    say(PhaseChanged(Phase.DONE))
     supervisor.registry.refresh()
     return run_dir.name
 

@@ -109,5 +109,5 @@ def test_a_damaged_line_is_told_and_hides_nothing(tmp_path: Path) -> None:
     again = Supervisor(supervisor.workspace)
     assert [view.phase for view in again.registry.run_states] == [Phase.DONE, Phase.DONE]
     assert again.registry.run_state(ids[0]).points == supervisor.registry.run_state(ids[0]).points
-    notes = [note for note in again.registry.run_state(ids[0]).notes if "cannot be read" in note]
+    notes = [note for note in again.registry.run_state(ids[0]).notes if note.code == "log.line_damaged"]
     assert [note.split(" of ")[0] for note in notes] == ["Line 6", "Line 7"]

@@ -33,6 +33,7 @@ from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware, project
 from trainer_core.system.hardware import Machine
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -179,14 +180,15 @@ def test_stop_keeps_what_was_learned(start) -> None:
 def test_a_failure_is_the_runs_last_word(start, behaviour: str, words: str, traceback: bool) -> None:
     boss, run_id = start(behaviour)
     view = until(boss, run_id, ended)
-    assert view.phase is Phase.FAILED and words in view.error and bool(view.traceback) == traceback
+    assert view.phase is Phase.FAILED and words in str(view.error) and bool(view.traceback) == traceback
 
 
 def test_a_lost_card_is_said_with_what_is_safe_and_what_to_do(start) -> None:
     boss, run_id = start("unplugged")
     view = until(boss, run_id, ended)
-    assert view.phase is Phase.FAILED and "CUDA error: unspecified launch failure" in view.error
-    assert "Resume goes on from SFT step 5." in view.error and "Restart the computer" in view.error
+    assert view.phase is Phase.FAILED and view.error.code == "card.lost_in_run"
+    assert "CUDA error: unspecified launch failure" in view.error.params["line"]
+    assert view.error.params["hint"] == Text("resume.from_step", stage="SFT", step=5)
     assert "a hook failed" in view.traceback and not view.out_of_memory
     boss.control.resume(run_id)
     assert until(boss, run_id, ended).phase is Phase.DONE
@@ -199,7 +201,7 @@ def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> Non
         file.write('{"kind": "Placed", "card": "GPU-1"}\n')
     lost = Machine(boss.device.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
     later = Supervisor(boss.workspace, command=boss.spawner.command, read_machine=lambda: lost)
-    with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume goes on"):
+    with pytest.raises(DeviceError, match="GPU 0 does not answer: GPU is lost. Resume continues"):
         later.control.resume(run_id)
     boss.registry.refresh()
     boss.control.resume(run_id)  # --device cpu: it was asked for
@@ -231,8 +233,9 @@ def test_a_run_of_this_starter_goes_on_without_a_word(start) -> None:
 def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> None:
     boss, run_id = start("killed")
     view = until(boss, run_id, ended)
-    assert view.phase is Phase.FAILED and "SIGKILL" in view.error and "without a last word" in view.error
-    assert "memory" not in view.error, "nobody has seen that memory ran out"
+    assert view.phase is Phase.FAILED and view.error.code == "worker.error_and_exit"
+    assert "SIGKILL" in str(view.error) and view.error.params["error"].code.startswith("worker.silent_end")
+    assert "memory" not in str(view.error), "nobody has seen that memory ran out"
     assert scripted_app(boss.workspace.root).registry.run_state(run_id).phase is Phase.FAILED, (
         "an app that starts anew says the same"
     )
@@ -243,10 +246,10 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
 @pytest.mark.parametrize(
     ("behaviour", "words", "log"),
     [
-        ("killed", r"was ended by SIGKILL from outside.*\. Resume goes on from SFT step 5\.$", ""),
+        ("killed", r"was ended by SIGKILL from outside.*\. Resume continues from SFT step 5\.$", ""),
         (
             "crashes",
-            r"was ended by SIGSEGV: a library or the driver failed .* Resume goes on from SFT step 5\.$",
+            r"was ended by SIGSEGV: a library or the driver failed .* Resume continues from SFT step 5\.$",
             "misbehave",
         ),
     ],
@@ -254,7 +257,7 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
 def test_a_worker_cut_short_is_explained_to_any_app(start, behaviour: str, words: str, log: str, keeper: str) -> None:
     boss, run_id = start(f"{behaviour}-{keeper}")
     view = until(boss, run_id, ended)
-    assert re.search(words, view.error) and log in view.traceback and bool(log) == bool(view.traceback)
+    assert re.search(words, str(view.error)) and log in view.traceback and bool(log) == bool(view.traceback)
     later = scripted_app(boss.workspace.root).registry.run_state(run_id)
     assert (later.phase, later.error) == (Phase.FAILED, view.error)
 
@@ -277,8 +280,8 @@ def test_a_run_that_does_not_answer_is_ended_and_can_be_gone_on_with(start, name
     ), "nobody has asked it"
     getattr(boss.control, wish)(run_id)
     view = until(boss, run_id, ended)
-    said = r"It did not answer for [1-9] s and was ended\. Resume goes on from SFT step 5\."
-    assert view.phase is Phase.STOPPED and re.fullmatch(said, view.detail) and not view.error
+    said = r"It did not answer for [1-9] s and was ended\. Resume continues from SFT step 5\."
+    assert view.phase is Phase.STOPPED and re.fullmatch(said, str(view.detail)) and not view.error
     assert not heartbeat.list_processes(boss.registry.run_dir(run_id)) and not boss.registry.active_run
     again = scripted_app(boss.workspace.root)
     assert (again.registry.run_state(run_id).phase, again.registry.run_state(run_id).detail) == (
@@ -360,7 +363,7 @@ def test_a_run_can_be_ended_in_mid_step(start) -> None:
     boss.control.kill(run_id)
     view = until(boss, run_id, ended)
     assert view.phase is Phase.STOPPED
-    assert view.detail == "It was ended at your request. Resume goes on from SFT step 5."
+    assert str(view.detail) == "It was ended at your request. Resume continues from SFT step 5."
     with pytest.raises(BusyError, match="not going"):
         boss.control.kill(run_id)
 

@@ -34,9 +34,9 @@ try:
         folder = hub.fetch_tokenizer(sys.argv[1])
     else:
         folder = hub.fetch_model(sys.argv[1], said.append, lambda: leave and bool(said))
-    print(json.dumps({"folder": folder and str(folder), "said": said}))
+    print(json.dumps({"folder": folder and str(folder), "said": [*map(str, said)]}))
 except ModelError as error:
-    print(json.dumps({"error": str(error), "said": said}))
+    print(json.dumps({"error": str(error), "said": [*map(str, said)]}))
 """
 
 

@@ -21,6 +21,7 @@ from trainer_core.runs import effective_recipe, run_folder
 from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import OutOfMemory, Phase, PhaseChanged, RowLengths, Stage, TrainStep
 from trainer_core.runs.run_state import RunState, read_run_state
+from trainer_core.texts import Text
 from trainer_core.worker import runner
 
 pytestmark = pytest.mark.real
@@ -126,7 +127,8 @@ def test_a_rung_is_written_into_the_run(tmp_path: Path) -> None:
     made, log = run_dir(tmp_path, 2)
     assert runner.plan_oom_retry(made, log, "CUDA out of memory")
     view = read_run_state(made)
-    assert view.detail == "Memory ran out: going on with batch 1 × 8"
+    assert view.detail.code == "loading.less_memory"
+    assert view.detail.params["settings"] == Text("out_of_memory.batch", batch=1, accumulation=8)
     assert [(one.what, one.asked, one.used) for one in view.changes] == [
         ("sft.batch_size", "2", "1"),
         ("sft.accumulation", "4", "8"),
@@ -139,7 +141,7 @@ def test_at_batch_1_the_run_stops_with_the_three_ways_out(tmp_path: Path) -> Non
     assert not runner.plan_oom_retry(made, log, "CUDA out of memory")
     view = read_run_state(made)
     assert view.phase is Phase.FAILED and len(view.offers) == 3
-    assert view.error.startswith("Memory ran out in SFT at batch 1 and length 1,024, and nothing is left")
+    assert view.error == Text("out_of_memory.nothing_left", stage="SFT", batch=1, length=1024)
     assert view.offers[0].changes == {"sft.max_length": 448}
 
 
@@ -149,12 +151,9 @@ def test_after_three_rungs_the_batch_that_is_left_is_offered_first(tmp_path: Pat
         log(PhaseChanged(Phase.TRAINING, stage="sft"))
         assert runner.plan_oom_retry(made, log, "CUDA out of memory") is goes_on
     view = read_run_state(made)
-    assert view.error == (
-        "Memory ran out in SFT at batch 2 and length 1,024 after 3 smaller settings, as many as a run takes by itself. "
-        "Checkpoints and finished adapters are kept."
-    )
+    assert view.error == Text("out_of_memory.limit_reached", stage="SFT", batch=2, length=1024, taken=3)
     assert len(view.offers) == 3
-    assert view.offers[0].text == "Batch 1 × 64 instead of 2 × 32: the result stays the same."
+    assert view.offers[0].text == Text("suggestion.batch_1", whole=64, batch=2, accumulation=32)
     assert view.offers[0].changes == {"sft.batch_size": 1, "sft.accumulation": 64}
     assert view.offers[1].changes == {"sft.max_length": 448}
 

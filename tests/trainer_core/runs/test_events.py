@@ -51,6 +51,7 @@ from trainer_core.runs.events import (
     TrainStep,
 )
 from trainer_core.runs.run_state import RunState, apply, mark_dead  # fmt: skip
+from trainer_core.texts import Text, verbatim
 
 HALF = ConfidenceInterval(0.5, 0.25, None, 48)
 STEP = TrainStep("sft", 1, 4, 2.5, 1e-4, 0.3, 2.0, 100.0, 6.0)
@@ -64,34 +65,34 @@ DPO_STEP = replace(
     metrics=METRICS,
 )
 EXAMPLES: list[Event] = [
-    PhaseChanged(Phase.TRAINING, "go", "sft"),
+    PhaseChanged(Phase.TRAINING, verbatim("go"), "sft"),
     DeviceAcquired("GPU-1"),
-    DataPrepared(3, 2, 1, "ab", ("one left out",)),
-    SettingChanged("precision", "auto", "bf16", "because"),
-    Notice("2 cut"),
+    DataPrepared(3, 2, 1, "ab", (verbatim("one left out"),)),
+    SettingChanged("precision", "auto", "bf16", Text("out_of_memory.why_half_batch", batch=8)),
+    Notice(verbatim("2 cut")),
     StepsPlanned({"sft": 4, "dpo": 2}),
-    ReferenceCheck("dpo", 0.6931, 0.6931, 0.0, 0.0, 1e-3, "the SFT adapter", "its copy", True),
+    ReferenceCheck("dpo", 0.6931, 0.6931, 0.0, 0.0, 1e-3, verbatim("the SFT adapter"), verbatim("its copy"), True),
     STEP,
     DPO_STEP,
-    StageResumed("sft", 2, ("one skipped",)),
+    StageResumed("sft", 2, (verbatim("one skipped"),)),
     Evaluation("dpo", 2, 0.6, {"accuracy": 0.75, "margin": 0.3}, 40, 1.5),
     SampleAnswers("dpo", 2, (SampleAnswer("hi", "Hé </script>", 3, True),), 0.5),
     CheckpointSaved("sft", 2, "checkpoints/sft-000002", 10, 0.1),
     OutOfMemory("dpo", "CUDA out of memory"),
     AdapterSaved("sft", "adapter-sft", 10, 4),
-    ScoringProgress("answers", 1, 2, 10, 40, None),
+    ScoringProgress(verbatim("answers"), 1, 2, 10, 40, None),
     ScoresReady((LaneScore("Base", HALF, HALF, HALF, HALF, forgetting=ForgettingCheck(2, 1, HALF, 0.3)),)),
     PromptStarted("a1", "hi", ("Base", "DPO")),
     TextChunk("a1", {"Base": "Hé \u2028 </script>", "DPO": ""}),
     AnswersFinished("a1", {"Base": AnswerStats(3, 0.5, True)}),
-    RequestFailed("a1", "too long"),
-    ScoringFailed("no pairs"),
+    RequestFailed("a1", verbatim("too long")),
+    ScoringFailed(verbatim("no pairs")),
     LaneAdjusted("a1", AdapterCheck("SFT", "12ab", 0.5, 0.5)),
     TokenHeatmap("a2", ("SFT", "DPO"), (TokenLogprobs("hi", -0.5, -0.25),)),
     LanesLoaded((AdapterCheck("DPO", "ab12", 0.5),)),
     RunEnded(Phase.DONE),
-    RunFailed("no", "trace"),
-    RunFailed("no", offers=(Suggestion("Halve it", {"sft.learning_rate": 1e-4}),)),
+    RunFailed(verbatim("no"), "trace"),
+    RunFailed(verbatim("no"), offers=(Suggestion(verbatim("Halve it"), {"sft.learning_rate": 1e-4}),)),
     RowLengths("sft", 512, 300, 0.012),
     MemoryProbed("sft", 2048, 900, 1400, 2000, 1.5, True),
 ]
@@ -116,22 +117,22 @@ def test_a_tail_reads_whole_lines_only(tmp_path: Path) -> None:
     tail = Tail(path)
     assert list(tail) == []
     log = EventLog(path)
-    log(Notice("one"))
+    log(Notice(verbatim("one")))
     with path.open("ab") as file:
         file.write(b'{"seq": 2, "kind": "Noted", "te')
-    assert list(tail) == [Notice("one")]
+    assert list(tail) == [Notice(verbatim("one"))]
     with path.open("ab") as file:
         file.write(b'xt": "two"}\n')
-    assert list(tail) == [Notice("two")]
+    assert list(tail) == [Notice(verbatim("two"))]
 
 
 def test_a_log_cuts_a_torn_last_line_and_goes_on_counting(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    EventLog(path)(Notice("one"))
+    EventLog(path)(Notice(verbatim("one")))
     with path.open("ab") as file:
         file.write(b'{"seq": 2, "kind"')
-    EventLog(path)(Notice("two"))
-    assert list(Tail(path)) == [Notice("one"), Notice("two")]
+    EventLog(path)(Notice(verbatim("two")))
+    assert list(Tail(path)) == [Notice(verbatim("one")), Notice(verbatim("two"))]
     assert b'"seq": 2' in path.read_bytes()
 
 
@@ -139,7 +140,7 @@ def test_folding_a_whole_run() -> None:
     view = RunState("r")
     seen = [view := apply(view, event) for event in EXAMPLES[:15]]
     assert view.points == (STEP, DPO_STEP)
-    assert view.notes == ("one left out", "2 cut", "one skipped")
+    assert [str(note) for note in view.notes] == ["one left out", "2 cut", "one skipped"]
     assert view.effective_value("precision", "auto") == "bf16" and view.effective_value("rank", "16") == "16"
     assert [one.metrics["accuracy"] for one in view.evaluated] == [0.75]
     assert view.adapters == {"sft": "adapter-sft"}
@@ -163,7 +164,7 @@ def test_lanes_grow_together() -> None:
 def test_only_an_active_run_without_a_process_is_settled(phase: Phase, alive: bool) -> None:
     settled = mark_dead(RunState("r", phase), alive, "Killed")
     if phase.is_active and not alive:
-        assert settled.phase is Phase.FAILED and "Killed" in settled.error
+        assert settled.phase is Phase.FAILED and settled.error.params["line"] == "Killed"
     else:
         assert settled.phase is phase and not settled.error
 
@@ -173,4 +174,9 @@ def test_metrics_that_the_method_does_not_have_are_left_out_with_a_note(tmp_path
     line["metrics"] |= {"x" * 500: 1.0, "loss": 7.0}
     (tmp_path / "events.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     note, event = Tail(tmp_path / "events.jsonl")
-    assert event == DPO_STEP and isinstance(note, Notice) and "metrics.loss" in note.text and len(note.text) < 400
+    assert (
+        event == DPO_STEP
+        and isinstance(note, Notice)
+        and "metrics.loss" in str(note.text)
+        and len(str(note.text)) < 400
+    )

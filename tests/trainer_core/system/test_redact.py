@@ -60,7 +60,7 @@ def test_no_secret_gets_into_a_runs_folder_or_arguments(
     view = supervisor.registry.run_state(run_id)
     assert view.phase is end
     if name == "leaks":
-        assert f"401 for the token {redact.SECRET_PLACEHOLDER}" in view.error
+        assert f"401 for the token {redact.SECRET_PLACEHOLDER}" in str(view.error)
         log = (supervisor.registry.run_dir(run_id) / "worker.log").read_text()
         assert all(f"'{variable}': '{redact.SECRET_PLACEHOLDER}'" in log for variable in canaries)  # it did print them
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -106,18 +106,22 @@ def test_before_the_first_step_policy_and_reference_are_equal(views: dict[str, R
 
 def test_without_sft_the_reference_is_the_base(views: dict[str, RunState]) -> None:
     proof = views["dpo only"].proof
-    assert proof and proof.holds and "base" in proof.reference
+    assert proof and proof.holds and proof.reference.code == "reference.base"
     assert set(views["dpo only"].adapters) == {"dpo"}
     assert views["sft only"].proof is None and set(views["sft only"].adapters) == {"sft"}
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
-    [("corrupt", "differs"), ("unfrozen", "not frozen"), ("drift", "did not start at its reference")],
+    ("fault", "code"),
+    [
+        ("corrupt", "reference.differs"),
+        ("unfrozen", "reference.not_frozen"),
+        ("drift", "reference.first_step_differs"),
+    ],
 )
-def test_a_wrong_reference_stops_the_run(views: dict[str, RunState], fault: str, words: str) -> None:
+def test_a_wrong_reference_stops_the_run(views: dict[str, RunState], fault: str, code: str) -> None:
     view = views[fault]
-    assert view.phase is Phase.FAILED and words in view.error and not view.traceback
+    assert view.phase is Phase.FAILED and view.error.code == code and not view.traceback
     assert set(view.adapters) == {"sft"}, "what was learned before is kept"
     assert not [point for point in view.points if point.stage == "dpo" and point.step > 1]
     assert (view.proof is not None and not view.proof.holds) == (fault == "drift")
@@ -140,7 +144,7 @@ def test_the_same_seed_gives_the_same_losses(views: dict[str, RunState]) -> None
 
 def test_missing_data_is_the_runs_last_word(views: dict[str, RunState]) -> None:
     view = views["missing data"]
-    assert view.phase is Phase.FAILED and "nowhere.jsonl" in view.error and not view.traceback
+    assert view.phase is Phase.FAILED and "nowhere.jsonl" in str(view.error) and not view.traceback
 
 
 @pytest.mark.gpu

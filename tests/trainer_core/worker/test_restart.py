@@ -133,7 +133,7 @@ def test_a_run_that_the_memory_guard_ended_goes_on_with_nobody_there(tmp_path: P
     start(tmp_path, f"oomkill@sft.4:{made}")
     view = read_run_state(made)
     assert view.phase is Phase.DONE, view.error
-    assert [one.message for one in view.out_of_memory] == ["The system ended the worker, because memory ran out."]
+    assert [one.message for one in view.out_of_memory] == ["The system killed the worker because memory ran out."]
     assert {one.what: one.used for one in view.changes if one.what.startswith("sft")} == {
         "sft.batch_size": "1",
         "sft.accumulation": "4",

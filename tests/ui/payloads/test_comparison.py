@@ -27,6 +27,7 @@ from trainer_core.runs.compare_events import (
     TokenLogprobs,
 )
 from trainer_core.runs.metadata import RunMetadata
+from trainer_core.texts import verbatim
 from ui.payloads import comparison
 from ui.payloads.comparison import CompareChoice
 from ui.payloads.scores import score_table_payload
@@ -130,7 +131,9 @@ def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest)
 def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F811
     current = supervisor.compare.compare_run(contest.run)
     assert wait_for(lambda: supervisor.registry.refresh() or bool(current.state.lanes), 30, 0.02)
-    current.watcher.state = replace(current.state, scoring=ScoringProgress("held-out pairs", 1, 3, 30, 120, 90.0))
+    current.watcher.state = replace(
+        current.state, scoring=ScoringProgress(verbatim("held-out pairs"), 1, 3, 30, 120, 90.0)
+    )
     told = comparison.scores_payload(supervisor.registry)
     assert told["going"].startswith("Scoring, part 1 of 3: held-out pairs, 25%") and told["done"] == 0.25
 
@@ -172,7 +175,7 @@ def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> N
     (supervisor.registry.run_dir(contest.run) / "scores.json").write_text("{")
     supervisor.compare.compare_run(contest.run)
     told = comparison.compare_parts(supervisor.registry)
-    assert "votes.jsonl, line 1: this is no vote of this version" in told["tally"]["problem"]
+    assert "votes.jsonl, line 1: this is not a vote of this version" in told["tally"]["problem"]
     assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]
 
 

@@ -41,6 +41,7 @@ from trainer_core.runs.events import (
 from trainer_core.runs.run_state import RunState, apply
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.hardware_history import HardwareHistory, HardwareReading
+from trainer_core.texts import verbatim
 from ui.payloads import findings, run_list
 from ui.payloads.run import progress_payload, run_option, run_payload, stage_states, status_detail
 from ui.payloads.run_settings import SettingRow, group_settings, nearest_preset
@@ -190,7 +191,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
 
 def test_a_word_before_the_first_step_goes_with_it(supervisor: Supervisor) -> None:
     slow = "The first step is slower than the rest"
-    before = apply(RunState("run"), PhaseChanged(Phase.TRAINING, slow, stage="sft"))
+    before = apply(RunState("run"), PhaseChanged(Phase.TRAINING, verbatim(slow), stage="sft"))
     assert status_detail(before) == slow and status_detail(apply(before, step("sft", 1))) == ""
 
 
@@ -341,7 +342,7 @@ def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> 
 def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
     run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=Recipe()), "")
     EventLog(run_dir / "events.jsonl")(
-        RunFailed("NaN", offers=(Suggestion("Half the rate", {"dpo.learning_rate": 1e-6}),))
+        RunFailed(verbatim("NaN"), offers=(Suggestion(verbatim("Half the rate"), {"dpo.learning_rate": 1e-6}),))
     )
     supervisor.registry.refresh()
     run = page_news(supervisor, Cursor())["parts"]["run"]["is"]
@@ -358,8 +359,8 @@ def test_a_retry_begins_at_the_batch_that_the_run_had_come_to(supervisor: Superv
     run_dir = run_folder.create_run(supervisor.workspace.runs, TrainJob(recipe=asked), "")
     log = EventLog(run_dir / "events.jsonl")
     for what, before, used in (("dpo.batch_size", "8", "2"), ("dpo.accumulation", "2", "8")):
-        log(SettingChanged(what, before, used, "memory ran out"))
-    log(RunFailed("Memory", offers=(Suggestion("Half the length", {"dpo.max_length": 512}),)))
+        log(SettingChanged(what, before, used, verbatim("memory ran out")))
+    log(RunFailed(verbatim("Memory"), offers=(Suggestion(verbatim("Half the length"), {"dpo.max_length": 512}),)))
     supervisor.registry.refresh()
     recipe, changes = findings.apply_suggestion(supervisor.registry, run_dir.name, "offer.0")
     assert (recipe.dpo.batch_size, recipe.dpo.accumulation, recipe.dpo.max_length) == (2, 8, 512)
