@@ -29,6 +29,7 @@ from trainer_core.cli import terminal
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
+from trainer_core.texts import Text
 from ui.components import html, sidebar, theme
 from ui.server import auth, live_updates
 from ui.server.address import OPENER, hold_port, is_own_name, own_name
@@ -177,11 +178,8 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
     link = keys.link.read_text(encoding="utf-8")
     if password:
-        terminal.print_line(
-            f"For your network: http://{names[0]}:{port} with the password {password}\n"
-            "It goes over the network unencrypted: use this only in a network you trust."
-        )
-    terminal.print_line(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
+        terminal.print_line(str(Text("app.open_network", address=f"http://{names[0]}:{port}", password=password)))
+    terminal.print_line(f"{Text('app.open', link=link)}\nREADY {link}")
     return link
 
 
@@ -211,7 +209,7 @@ def show_open_app(workspace: Workspace, browser: bool) -> int:
     if not file.exists():
         raise UserError("app.other_starting", workspace=str(workspace.root), seconds=NEIGHBOUR_SECONDS)
     link = file.read_text(encoding="utf-8")
-    terminal.print_line(f"Tunebench is already open at {link}")
+    terminal.print_line(str(Text("app.already_open", link=link)))
     if browser:
         show_page(workspace)
     return 0

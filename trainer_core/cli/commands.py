@@ -29,6 +29,7 @@ from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace, default_workspace, disk_free, ensure_dir
 from trainer_core.schema import parse_values
 from trainer_core.system import app_secret, hardware
+from trainer_core.texts import Text
 
 MIN_CARD_GIB, MAX_CARD_GIB = 1, 1024
 """Sizes of a card to plan for."""
@@ -193,7 +194,7 @@ def run_plan(args: argparse.Namespace) -> int:
             f"{stage.upper()}: {count} steps over {rows.rows[stage]} rows, effective batch {settings.effective_batch}, "
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
-    unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]
+    unknown = [str(Text("cli.unknown_size", model=recipe.model))]
     for line in (*rows.notes, "", *(forecast_lines(planned) if planned else unknown)):
         terminal.print_line(line)
     return 0
@@ -262,7 +263,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_sign_out(args: argparse.Namespace) -> int:
     app_secret.renew_secret(ensure_dir(args.workspace.resolve()))
-    terminal.print_line("Signed out everywhere. For a new link start `python launch.py` once more.")
+    terminal.print_line(str(Text("cli.signed_out")))
     return 0
 
 

@@ -45,7 +45,8 @@ def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) 
         TrainingError: the compare worker failed, or a score is not finite.
     """
     comparison = supervisor.compare.compare_run(run_id)
-    terminal.print_line(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
+    lanes = ", ".join(lane.name for lane in comparison.job.lanes)
+    terminal.print_line(str(Text("demo.loading", lanes=lanes)))
     wait_for_comparison(comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
     held_out, said = supervisor.registry.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
