@@ -29,6 +29,7 @@ from trainer_core.cli import terminal
 from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.workspace import Workspace, default_workspace, ensure_dir
+from trainer_core.texts import Text
 from ui.components import html, sidebar, theme
 from ui.server import auth, live_updates
 from ui.server.address import OPENER, hold_port, is_own_name, own_name
@@ -143,9 +144,7 @@ def lan_password() -> str:
     """
     password = os.environ.get("TUNEBENCH_PASSWORD") or secrets.token_urlsafe(12)
     if len(password) < auth.MIN_PASSWORD_LENGTH:
-        raise UserError(
-            f"TUNEBENCH_PASSWORD has {len(password)} letters; it needs at least {auth.MIN_PASSWORD_LENGTH}."
-        )
+        raise UserError("app.short_password", length=len(password), least=auth.MIN_PASSWORD_LENGTH)
     return password
 
 
@@ -179,11 +178,8 @@ def open_page(page: gr.Blocks, port: int, workspace: Workspace, password: str = 
     page.launch(server_port=port, prevent_thread_lock=True, inbrowser=False, app_kwargs=guard, **settings)
     link = keys.link.read_text(encoding="utf-8")
     if password:
-        terminal.print_line(
-            f"For your network: http://{names[0]}:{port} with the password {password}\n"
-            "It goes over the network unencrypted: use this only in a network you trust."
-        )
-    terminal.print_line(f"Tunebench is open at {link} (Ctrl-C closes it; training goes on)\nREADY {link}")
+        terminal.print_line(str(Text("app.open_network", address=f"http://{names[0]}:{port}", password=password)))
+    terminal.print_line(f"{Text('app.open', link=link)}\nREADY {link}")
     return link
 
 
@@ -211,11 +207,9 @@ def show_open_app(workspace: Workspace, browser: bool) -> int:
     while not file.exists() and time.monotonic() < end:
         time.sleep(0.2)
     if not file.exists():
-        raise UserError(
-            f"Another Tunebench is starting on {workspace.root} and is not ready after {NEIGHBOUR_SECONDS:.0f} s."
-        )
+        raise UserError("app.other_starting", workspace=str(workspace.root), seconds=NEIGHBOUR_SECONDS)
     link = file.read_text(encoding="utf-8")
-    terminal.print_line(f"Tunebench is already open at {link}")
+    terminal.print_line(str(Text("app.already_open", link=link)))
     if browser:
         show_page(workspace)
     return 0
@@ -224,7 +218,7 @@ def show_open_app(workspace: Workspace, browser: bool) -> int:
 def find_free_port() -> int:
     port = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if is_port_free(port)), None)
     if port is None:
-        raise UserError(f"Every port from {FIRST_PORT} to {FIRST_PORT + PORTS - 1} is taken. Choose one with --port.")
+        raise UserError("app.no_port", first=FIRST_PORT, last=FIRST_PORT + PORTS - 1)
     return port
 
 
@@ -235,12 +229,9 @@ def check_port(port: int) -> int:
         UserError: there is no such port, the system keeps it for itself, or it is taken.
     """
     if not 1 <= port <= LAST_PORT:
-        raise UserError(
-            f"{port} is no port: they go from 1 to {LAST_PORT:,}. Choose one with --port, or leave --port out."
-        )
+        raise UserError("app.bad_port", port=port, last=LAST_PORT)
     if not is_port_free(port):
-        who = "may only be used by the system" if port < FIRST_OPEN_PORT else "is used by another program"
-        raise UserError(f"Port {port} {who}. Choose another with --port, or leave --port out.")
+        raise UserError("app.system_port" if port < FIRST_OPEN_PORT else "app.port_taken", port=port)
     return port
 
 

@@ -25,6 +25,7 @@ from trainer_core.errors import UserError
 from trainer_core.jobs.supervisor import Supervisor, wait_for
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import Text
 from ui.server import auth
 
 pytestmark = pytest.mark.real
@@ -131,13 +132,14 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         process = start(tmp_path, "--port", str(port))
         _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
-    assert said == f"Port {port} is used by another program. Choose another with --port, or leave --port out.\n"
+    assert said == f"{Text('app.port_taken', port=port)}\n"
 
 
 @pytest.mark.parametrize("port", ["80000", "65536", "0", "-5", "9" * 30])
 def test_a_port_that_cannot_be_is_refused_with_a_sentence(port: str) -> None:
-    with pytest.raises(UserError, match="is no port: they go from 1 to 65,535"):
+    with pytest.raises(UserError) as refused:
         app.check_port(int(port))
+    assert refused.value.text == Text("app.bad_port", port=int(port), last=65_535)
 
 
 def test_it_opens_behind_proxies_that_lead_nowhere(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer_core.errors import ConfigError
-from trainer_core.texts import Text, parse_text
+from trainer_core.texts import Text, parse_text, verbatim
 
 StoredText = Annotated[Text, PlainValidator(parse_text)]
 """A sentence by its code; where an earlier version stored it, the finished sentence."""
@@ -42,7 +42,7 @@ def parse_values(model: type[M], values: Any, where: str) -> M:
     except ValidationError as error:
         wrong = error.errors()
         lines = "\n".join(describe_validation_error(model, where, one) for one in wrong)
-        raise ConfigError(lines, tuple(".".join(map(str, one["loc"])) for one in wrong)) from error
+        raise ConfigError(verbatim(lines), tuple(".".join(map(str, one["loc"])) for one in wrong)) from error
 
 
 def describe_validation_error(model: type[BaseModel], where: str, error: Any) -> str:
@@ -51,36 +51,38 @@ def describe_validation_error(model: type[BaseModel], where: str, error: Any) ->
     path = [str(part) for part in error["loc"]]
     key, label = ".".join(path), field_label(model, path)
     named = f"{key} ({label})" if label and where else label or key
-    return ": ".join(part for part in (where, named, describe_value_error(error, find_field(model, path))) if part)
+    problem = str(describe_value_error(error, find_field(model, path)))
+    return ": ".join(part for part in (where, named, problem) if part)
 
 
-def describe_value_error(error: Any, field: FieldInfo | None) -> str:
+def describe_value_error(error: Any, field: FieldInfo | None) -> Text:
     """What is wrong with one value."""
     value, kind = error["input"], error["type"]
     if kind.startswith(("int_", "float_")):
-        number = "whole number" if kind.startswith("int_") else "number"
-        return f'"{value!s:.80}" is not a {number}.' if value not in ("", None) else f"is empty; it must be a {number}."
+        whole = kind.startswith("int_")
+        if value in ("", None):
+            return Text("values.empty_whole" if whole else "values.empty_number")
+        return Text("values.not_whole" if whole else "values.not_number", value=f"{value!s:.80}")
     if kind in BOUNDS and field:
-        return f"must be {describe_bounds(field)}, you gave {value!s:.80}."
-    got = "" if kind in ("missing", "value_error") else f" (got {value!r:.80})"
-    return f"{error['msg'].removeprefix('Value error, ')}{got}"
+        return Text("values.out_of_bounds", bounds=describe_bounds(field), value=f"{value!s:.80}")
+    if kind in ("missing", "value_error"):
+        return verbatim(error["msg"].removeprefix("Value error, "))
+    return Text("values.refused", reason=error["msg"], value=f"{value!r:.80}")
 
 
-BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
+BOUND_CODES = {"ge": "values.at_least", "gt": "values.above", "le": "values.at_most", "lt": "values.below"}
 
 
-def describe_bounds(field: FieldInfo) -> str:
+def describe_bounds(field: FieldInfo) -> Text:
     """`between 1 and 512`, `above 0 and at most 1`, `at least 1`."""
     found = {
-        name: one
-        for part in field.metadata
-        for name in BOUNDS.values()
-        if (one := getattr(part, name, None)) is not None
+        name: one for part in field.metadata for name in BOUND_CODES if (one := getattr(part, name, None)) is not None
     }
     if {"ge", "le"} <= set(found):
-        return f"between {found['ge']:,} and {found['le']:,}"
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    return " and ".join(f"{word} {found[name]:,}" for name, word in words.items() if name in found)
+        return Text("values.between", least=found["ge"], most=found["le"])
+    bounds = [Text(code, bound=found[name]) for name, code in BOUND_CODES.items() if name in found]
+    return Text("values.both", lower=bounds[0], upper=bounds[1]) if len(bounds) == 2 else bounds[0]
 
 
 def find_field(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
@@ -115,19 +117,20 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}. Check the path.") from error
+        raise ConfigError("toml.not_read", path=str(path), reason=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path.name}: not valid TOML: not UTF-8 text, {error.reason}. Save it as UTF-8.") from error
+        raise ConfigError("toml.not_utf8", name=path.name, reason=error.reason) from error
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path.name}: not valid TOML: {error}{windows_path_hint(text, error)}") from error
+        windows_path = is_windows_path(text, error)
+        raise ConfigError(
+            "toml.backslash" if windows_path else "toml.not_valid", name=path.name, reason=str(error)
+        ) from error
 
 
-def windows_path_hint(text: str, error: Exception) -> str:
-    """What to do where the parser stumbled over the path of a file on Windows; nothing elsewhere."""
+def is_windows_path(text: str, error: Exception) -> bool:
+    """Did the parser stumble over the path of a file on Windows?"""
     found = re.search(r"at line (\d+)", str(error))
     line = "\n".join(text.splitlines()[: int(found[1])][-1:]) if found else ""
-    if not re.search(r'"[^"]*\\', line):
-        return ""
-    return ". In double quotes a backslash begins a sign: write the path in single quotes, or each backslash twice"
+    return bool(re.search(r'"[^"]*\\', line))

@@ -72,8 +72,10 @@ def prove_damage_found(folder: Path, trials: int) -> Proof:
         file = random.choice(sorted(path for path in newest.iterdir() if path.is_file()))
         damage_file(file, random)
         found = checkpoints.latest_valid(folder, "dpo", "data")
-        named = found.skipped and (file.name in found.skipped[0] or file.name == checkpoints.MANIFEST)
-        ours.append("" if found.step == 4 and named else f"{file.name}: step {found.step}, {found.skipped}")
+        named = found.skipped and (file.name in str(found.skipped[0]) or file.name == checkpoints.MANIFEST)
+        ours.append(
+            "" if found.step == 4 and named else f"{file.name}: step {found.step}, {[*map(str, found.skipped)]}"
+        )
         silent += is_loadable(newest)
         shutil.rmtree(newest)
         shutil.copytree(kept, newest)

@@ -272,7 +272,7 @@ def hostile_weights() -> Iterator[HostileModel]:
     yield weight_model(
         "overlapping tensors", "byte 2,000, inside", pack_safetensors(two, data_offsets=[0, 4000], shape=[1000])
     )
-    yield weight_model("a gap", "nothing is said of", pack_safetensors(two, data_offsets=[8, 2000], shape=[498]))
+    yield weight_model("a gap", "no tensor covers", pack_safetensors(two, data_offsets=[8, 2000], shape=[498]))
     yield weight_model("more shape than bytes", "its shape needs", pack_safetensors(two, shape=[1 << 40]))
     yield weight_model("a negative side", "header is damaged", pack_safetensors(two, shape=[-1]))
     yield weight_model("offsets beyond the end", "tensors end at byte", pack_safetensors({"a": [500]})[:-8])

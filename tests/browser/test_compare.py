@@ -195,7 +195,7 @@ def test_a_model_judges_beside_the_votes(app: App, visit: Visit) -> None:
     generate(page)
     page.get_by_text("A model as judge").click()
     page.get_by_role("button", name="Judge the two lanes").click()
-    expect(page.locator("#compare-wrong")).to_contain_text("'' is no URL of a judge. Write one such as")
+    expect(page.locator("#compare-wrong")).to_contain_text("'' is not the URL of a judge. Write one such as")
     judge = Judge(likes("Tie it"))
     page.fill("#judge-url", judge.endpoint.url)
     page.fill("#judge-model", "<b>judge-1</b>")

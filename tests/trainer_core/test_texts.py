@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core import errors
 from trainer_core.data.preview.token_view import LENGTH_FINDINGS
 from trainer_core.data.quality.checks import QUALITY_CHECKS
 from trainer_core.data.quality.report import IGNORED_CONTENT
@@ -15,10 +14,6 @@ from trainer_core.texts import FORMATTER, NO_TEXT, Text, parse_text, templates
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "trainer_core").rglob("*.py"), *(ROOT / "ui").rglob("*.py"), ROOT / "app.py"])
-SAYS = {
-    "Text",
-    *(name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.UserError)),
-}
 NOT_PARAMS = {"keys", "offers"}
 FAMILIES = {
     "quality": (QUALITY_CHECKS, set()),
@@ -31,19 +26,40 @@ FAMILIES = {
 """Sections with one sentence for each entry of a table, and the parameters that each of them may show."""
 
 
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for path in SOURCES:
+        yield from ((path, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def speakers() -> set[str]:
+    """The names of what takes a code: Text, and the errors that a person can act on."""
+    classes = [node for _, node in nodes() if isinstance(node, ast.ClassDef)]
+    found = {"Text", "UserError"}
+    while more := {one.name for one in classes if {getattr(base, "id", "") for base in one.bases} & found} - found:
+        found |= more
+    return found
+
+
 def uses() -> Iterator[tuple[str, str, set[str] | None]]:
     """Where, the code and its parameters (None: they are made elsewhere) of each text in the source."""
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            names = {keyword.arg for keyword in node.keywords}
-            params = None if None in names else {name for name in names if name and name not in NOT_PARAMS}
-            where, called = f"{path.relative_to(ROOT)}:{node.lineno}", getattr(node.func, "id", "")
-            if called == "make_finding":
-                yield from ((where, code, set()) for code in finding_codes(node.args, names))
-            elif called in SAYS and isinstance(node.args[0], ast.Constant):
-                yield where, str(node.args[0].value), params
+    names = speakers()
+    for path, node in nodes():
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        given = {keyword.arg for keyword in node.keywords}
+        params = None if None in given else {name for name in given if name and name not in NOT_PARAMS}
+        where, called = f"{path.relative_to(ROOT)}:{node.lineno}", getattr(node.func, "id", "")
+        if called == "make_finding":
+            yield from ((where, code, set()) for code in finding_codes(node.args, given))
+        elif called in names:
+            yield from ((where, code, params) for code in constants(node.args[0]))
+
+
+def constants(code: ast.expr) -> Iterator[str]:
+    """A code, or the two of which a condition chooses one."""
+    for one in (code.body, code.orelse) if isinstance(code, ast.IfExp) else (code,):
+        if isinstance(one, ast.Constant):
+            yield str(one.value)
 
 
 def finding_codes(args: list[ast.expr], names: set[str | None]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from trainer_core.runs.events import Phase
 from trainer_core.runs.workspace import Workspace, default_workspace, disk_free, ensure_dir
 from trainer_core.schema import parse_values
 from trainer_core.system import app_secret, hardware
+from trainer_core.texts import Text
 
 MIN_CARD_GIB, MAX_CARD_GIB = 1, 1024
 """Sizes of a card to plan for."""
@@ -159,7 +160,7 @@ def find_run_id(boss: Supervisor, name: str) -> str:
     """
     ids = [view.id for view in boss.registry.run_states]
     if not ids or (name != "last" and name not in ids):
-        raise UserError(f"There is no run {name!r} in {boss.workspace.root}. `tunebench runs` lists them.")
+        raise UserError("cli.no_run", name=name, workspace=str(boss.workspace.root))
     return ids[0] if name == "last" else name
 
 
@@ -193,7 +194,7 @@ def run_plan(args: argparse.Namespace) -> int:
             f"{stage.upper()}: {count} steps over {rows.rows[stage]} rows, effective batch {settings.effective_batch}, "
             f"rate {settings.learning_rate:g}, {warmup_text(settings, count) or 'no warm-up'}, length {settings.max_length:,}"
         )
-    unknown = [f"{recipe.model} is not on this computer and not in the catalogue, so its memory cannot be told."]
+    unknown = [str(Text("cli.unknown_size", model=recipe.model))]
     for line in (*rows.notes, "", *(forecast_lines(planned) if planned else unknown)):
         terminal.print_line(line)
     return 0
@@ -208,9 +209,7 @@ def resolve_target_machine(args: argparse.Namespace, workspace: Workspace) -> Ta
     machine, disk = hardware.detect_machine(), disk_free(workspace)
     if args.vram is not None:
         if not MIN_CARD_GIB <= args.vram <= MAX_CARD_GIB:  # nor nan
-            raise ConfigError(
-                f"--vram is a card's size in GB, {MIN_CARD_GIB} to {MAX_CARD_GIB:,}, such as 24; it is {args.vram:g}."
-            )
+            raise ConfigError("cli.card_size", least=MIN_CARD_GIB, most=MAX_CARD_GIB, size=args.vram)
         return TargetMachine.empty_card(args.vram, machine, disk)
     return TargetMachine.current_machine(machine, disk_free=disk, use_card=args.device != "cpu")
 
@@ -235,7 +234,7 @@ def run_fetch(args: argparse.Namespace) -> int:
     wanted = [one for one in parts if args.config in (None, one.config) and args.split in (None, one.split)]
     if not wanted:
         known = ", ".join(f"{one.config} {one.split}" for one in parts)
-        raise UserError(f"{args.name} has no such part. It has: {known}.")
+        raise UserError("cli.no_split", name=args.name, known=known)
     terminal.print_line(str(datasets.ensure_split_file(Workspace(args.workspace.resolve()), args.name, wanted[0])))
     return 0
 
@@ -264,7 +263,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_sign_out(args: argparse.Namespace) -> int:
     app_secret.renew_secret(ensure_dir(args.workspace.resolve()))
-    terminal.print_line("Signed out everywhere. For a new link start `python launch.py` once more.")
+    terminal.print_line(str(Text("cli.signed_out")))
     return 0
 
 

@@ -33,7 +33,7 @@ def train_and_compare(supervisor: Supervisor, recipe: Recipe) -> None:
     terminal.print_line(f"Run {run_id}")
     view = terminal.follow_run(supervisor, run_id)
     if view.phase is not Phase.DONE:
-        raise TrainingError(view.error or f"The run ended as {view.phase.value}.")
+        raise TrainingError(view.error) if view.error else TrainingError("demo.not_done", phase=view.phase.value)
     check_training(view)
     print_comparison(supervisor, run_id, read_bundled_prompts()[:ANSWERS])
 
@@ -45,14 +45,15 @@ def print_comparison(supervisor: Supervisor, run_id: str, asked: Sequence[str]) 
         TrainingError: the compare worker failed, or a score is not finite.
     """
     comparison = supervisor.compare.compare_run(run_id)
-    terminal.print_line(f"Loading {', '.join(lane.name for lane in comparison.job.lanes)} on one base")
+    lanes = ", ".join(lane.name for lane in comparison.job.lanes)
+    terminal.print_line(str(Text("demo.loading", lanes=lanes)))
     wait_for_comparison(comparison, lambda view: view.phase is Phase.READY, LOAD_SECONDS)
     held_out, said = supervisor.registry.run_dir(run_id) / "held-out.jsonl", dict[str, dict[str, str]]()
     if held_out.exists() and held_out.stat().st_size:
         found = wait_for_scores(comparison, held_out)
         terminal.print_line("\n" + terminal.render_score_table(found) + "\n")
         if not all(math.isfinite(score.margin.value) for score in found.scores):
-            raise TrainingError("A score is not a finite number.")
+            raise TrainingError("demo.infinite_score")
         said = {one.prompt: one.answers for one in found.written}
     for prompt in asked:
         answers = said.get(prompt) or wait_for_answers(comparison, prompt).answers
@@ -67,9 +68,9 @@ def check_training(view: RunState) -> None:
     """
     for point in view.points:
         if not math.isfinite(point.loss):
-            raise TrainingError(f"The loss of {point.stage.upper()} step {point.step} is {point.loss}.")
+            raise TrainingError("demo.infinite_loss", stage=point.stage.upper(), step=point.step, loss=point.loss)
     if not view.proof or not view.proof.holds:
-        raise TrainingError("The step-0 proof did not hold.")
+        raise TrainingError("demo.failed_proof")
 
 
 def wait_for_scores(comparison: CompareSession, pairs: Path) -> ScoresReady:
@@ -100,9 +101,9 @@ def wait_for_answers(comparison: CompareSession, prompt: str) -> PromptAnswers:
     request = GenerateRequest(id=new_ask_id(), messages=(user,), sampling=DEMO_SAMPLING)
     said = comparison.final_answers(request, SCORE_SECONDS)
     view = checked_state(comparison, said is not None or not comparison.state.phase.is_active, SCORE_SECONDS)
-    said = said or PromptAnswers({}, {}, view.detail or Text("demo.no_answer"))
+    said = said or PromptAnswers({}, {}, view.detail or Text("demo.closed"))
     if said.problem:
-        raise TrainingError(f"{terminal.shorten_text(prompt)}: {said.problem}")
+        raise TrainingError("demo.no_answer", prompt=terminal.shorten_text(prompt), problem=said.problem)
     return said
 
 
@@ -119,5 +120,5 @@ def wait_for_comparison(comparison: CompareSession, until: Callable[[RunState], 
 def checked_state(comparison: CompareSession, in_time: bool, seconds: float) -> RunState:
     view = comparison.state
     if view.phase is Phase.FAILED or not in_time:
-        raise TrainingError(view.error or f"Compare gave no answer within {seconds:.0f} s.")
+        raise TrainingError(view.error) if view.error else TrainingError("demo.timed_out", seconds=seconds)
     return view

@@ -29,6 +29,7 @@ from trainer_core.runs.compare_events import ScoresReady
 from trainer_core.runs.events import Phase, ReferenceCheck, TrainStep
 from trainer_core.runs.run_state import RunState
 from trainer_core.system.format import format_clock
+from trainer_core.texts import Text
 
 REFRESH_SECONDS = 0.3
 PIPE_CLOSED, INTERRUPTED = 141, 130
@@ -36,11 +37,7 @@ USER_PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EROFS, errno.ENOTDIR
 """What the system says of a path that its user chose."""
 ASCII_SIGNS = {"←": "<-", "→": "->", "…": "...", "✓": "+", "✗": "x", "■": "#", "–": "-", "—": "-", "·": "-"}
 """Our own signs as ASCII has them."""
-STOP_MESSAGES = {
-    "stop": "Stopping after this step; what was learned is saved. (The run goes on by itself if you close this.) "
-    "Ctrl-C once more ends it at once, and keeps its checkpoints.",
-    "end": "Ending it now; its checkpoints are kept.",
-}
+STOP_MESSAGES = {"stop": Text("cli.stopping"), "end": Text("cli.ending")}
 
 
 def print_line(text: str = "") -> None:
@@ -78,7 +75,7 @@ def run_command(run: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in USER_PATH_ERRORS or error.filename is None:
             raise
-        print_error(f"{shorten_text(str(error.filename))}: {error.strerror}. Choose another place or name.")
+        print_error(str(Text("cli.bad_path", path=shorten_text(str(error.filename)), reason=error.strerror)))
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -150,7 +147,7 @@ def follow_run(supervisor: Supervisor, run_id: str) -> RunState:
             time.sleep(REFRESH_SECONDS)
         except KeyboardInterrupt:
             next(deeds, supervisor.control.kill)(run_id)
-            print_line(STOP_MESSAGES[control.read_request(supervisor.registry.run_dir(run_id)) or "stop"])
+            print_line(str(STOP_MESSAGES[control.read_request(supervisor.registry.run_dir(run_id)) or "stop"]))
 
 
 def describe_changes(before: RunState, now: RunState) -> Iterator[str]:

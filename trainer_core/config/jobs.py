@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from trainer_core.config.recipe import Precision, Recipe
 from trainer_core.schema import StrictModel
+from trainer_core.texts import Text
 
 
 class TrainJob(StrictModel):
@@ -38,7 +39,7 @@ class Lane(StrictModel):
     @model_validator(mode="after")
     def _check_blend(self) -> Lane:
         if self.other and not self.adapter:
-            raise ValueError(f"{self.name} blends in {self.other} but has no adapter of its own. Name that one too.")
+            raise ValueError(Text("lane.no_adapter", name=self.name, other=self.other))
         return self
 
     @property

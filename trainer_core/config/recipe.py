@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import core_schema
 
 from trainer_core.methods.base import Method, RowKind, Training
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.orpo import Orpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel, parse_values, read_toml
+from trainer_core.texts import Text
 
 STARTER = "starter"
 """The model name that stands for the small embedded model."""
@@ -42,8 +43,7 @@ class MethodChain(str):
 
 def check_chain(text: str) -> MethodChain:
     if text not in METHOD_CHAINS:
-        known = ", ".join(f"'{chain}'" for chain in METHOD_CHAINS)
-        raise PydanticCustomError("method", "Input should be one of {known}", {"known": known})  # type: ignore[arg-type]
+        raise ValueError(Text("recipe.unknown_method", known=", ".join(METHOD_CHAINS), method=text[:80]))
     return MethodChain(text)
 
 
@@ -229,9 +229,9 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def check_data(self) -> Self:
         if self.trains_on("pairs") and self.data.pairs is None:
-            raise ValueError(f'method "{self.method}" needs data.pairs: a file with prompt, chosen and rejected')
+            raise ValueError(Text("recipe.no_pairs", method=str(self.method)))
         if self.data.pairs is None and self.data.chat is None:
-            raise ValueError("neither data.chat nor data.pairs is set, so there is nothing to learn from")
+            raise ValueError(Text("recipe.no_data"))
         return self
 
 

@@ -26,6 +26,7 @@ from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.schema import StrictModel
 from trainer_core.system import redact
+from trainer_core.texts import Text
 
 JudgeAnswer = Literal["A", "B", "tie"]
 ANSWER_SECONDS = 120.0
@@ -63,10 +64,7 @@ class JudgeEndpoint(StrictModel):
     def holds_a_judges_key(cls, name: str) -> str:
         """What a page names is sent to the address that the page names, so it is never a password or the Hub's token."""
         if not KEY_VARIABLE_PATTERN.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is not the name of a judge's key. It must end in API_KEY, as OPENAI_API_KEY does, or be "
-                "TUNEBENCH_JUDGE_KEY, so that nothing else of this computer is sent to a judge."
-            )
+            raise ValueError(Text("judge.wrong_variable", name=name))
         return name
 
     @property
@@ -82,9 +80,9 @@ class JudgeEndpoint(StrictModel):
         except ValueError:  # as of a port that is no number
             sound = False
         if not sound:
-            raise ConfigError(f"{self.url!r} is no URL of a judge. Write one such as http://127.0.0.1:11434/v1.")
+            raise ConfigError("judge.bad_url", url=self.url)
         if not self.model.strip():
-            raise ConfigError("The judge's model has no name. Write the one that its endpoint knows.")
+            raise ConfigError("judge.no_model")
         return self.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
 
     @property
@@ -96,10 +94,7 @@ class JudgeEndpoint(StrictModel):
         """
         key = os.environ.get(self.variable, "").strip()
         if odd := [at for at, one in enumerate(key, 1) if not "!" <= one <= "~"]:
-            raise ConfigError(
-                f"The key in {self.variable} cannot be sent: character {odd[0]} of {len(key)} is a blank, a control character or "
-                "no ASCII. Nothing was sent. Set the variable anew, with the key alone in it."
-            )
+            raise ConfigError("judge.bad_key", variable=self.variable, at=odd[0], length=len(key))
         return key
 
 
@@ -128,11 +123,13 @@ def make_ask_function(endpoint: JudgeEndpoint, client: httpx.Client) -> AskJudge
             answer.raise_for_status()
             return redact.redact_secret(completion_text(answer.json(), place), key)
         except httpx.HTTPStatusError as error:
-            hint = f" Is the key in {endpoint.variable}?" if error.response.status_code in (401, 403) else ""
-            raise JudgeError(f"The judge at {place} refused: HTTP {error.response.status_code}.{hint}") from error
+            status = error.response.status_code
+            if status in (401, 403):
+                raise JudgeError("judge.key_refused", url=place, status=status, variable=endpoint.variable) from error
+            raise JudgeError("judge.refused", url=place, status=status) from error
         except (httpx.HTTPError, ValueError) as error:
-            words = redact.redact_secret(str(error), key) or type(error).__name__
-            raise JudgeError(f"The judge at {place} does not answer: {words}.") from error
+            reason = redact.redact_secret(str(error), key) or type(error).__name__
+            raise JudgeError("judge.silent", url=place, reason=reason) from error
 
     return ask
 
@@ -146,7 +143,7 @@ def completion_text(answer: Any, place: str) -> str:
     try:
         return str(answer["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError) as error:
-        raise JudgeError(f"The judge at {place} answered with something that is no chat completion.") from error
+        raise JudgeError("judge.no_completion", url=place) from error
 
 
 @dataclass(frozen=True)
@@ -220,9 +217,7 @@ def parse_verdict(text: str) -> JudgeAnswer:
     """
     found = VERDICT_PATTERN.match(text)
     if not found:
-        raise JudgeError(
-            f"The judge answered {text[:80]!r} and not A, B or tie. Choose a model that follows instructions."
-        )
+        raise JudgeError("judge.no_verdict", answer=text[:80])
     said = found[1].lower()
     return "tie" if said == "tie" else "A" if said == "a" else "B"
 

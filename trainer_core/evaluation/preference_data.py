@@ -77,9 +77,7 @@ def write_vote_data_set(workspace: Workspace, votes: Sequence[Vote], contest: La
     mine = [vote for vote in votes if vote.contest == contest]
     rows = make_preference_rows(mine)
     if not rows:
-        raise DataError(
-            f"None of the {len(mine)} votes gives a pair yet. A pair needs one answer that you found better than the other."
-        )
+        raise DataError("vote_pairs.none", votes=len(mine))
     about = Provenance(
         made=datetime.now(UTC),
         contest=contest,

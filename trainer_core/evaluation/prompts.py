@@ -44,7 +44,7 @@ def load_prompts(run_dir: Path, source: str) -> list[Prompt]:
     if source == HELD_OUT:
         path = run_dir / "held-out.jsonl"
         if not untrusted_files.regular_file_size(run_dir, path.name):
-            raise DataError(f"The run {run_dir.name} held no pairs out. Choose the bundled prompts instead.")
+            raise DataError("prompts.nothing_held", run=run_dir.name)
         return read_prompt_file(path)
     return read_prompt_file(BUNDLED_PROMPTS_FILE if source == BUNDLED else Path(source).expanduser())
 
@@ -57,25 +57,25 @@ def read_prompt_file(path: Path) -> list[Prompt]:
     """
     try:
         if path.stat().st_size > MAX_PROMPT_BYTES:
-            raise DataError(f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; prompts are read up to 20 MB.")
+            raise DataError(
+                "prompts.too_large", name=path.name, size=path.stat().st_size / 1e6, most=MAX_PROMPT_BYTES / 1e6
+            )
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Type the path of a text or JSONL file.") from error
+        raise DataError("prompts.not_read", path=str(path), reason=str(error)) from error
     rows = path.suffix.lower() in (".jsonl", ".ndjson")
     found = [
-        parse_prompt(line, f"{path.name}, line {number}")
-        if rows
-        else Prompt((ChatMessage(role="user", content=line.strip()),))
+        parse_prompt(line, path.name, number) if rows else Prompt((ChatMessage(role="user", content=line.strip()),))
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
     if not found:
-        raise DataError(f"{path.name} holds no prompts. Write one a line.")
+        raise DataError("prompts.empty", name=path.name)
     return found[:MAX_PROMPTS]
 
 
-def parse_prompt(line: str, where: str) -> Prompt:
-    """The prompt of one JSON line."""
+def parse_prompt(line: str, name: str, number: int) -> Prompt:
+    """The prompt of one JSON line, which a file `name` has as its line `number`."""
     try:
         row: dict[str, Any] = json.loads(line)
         asked = row["prompt"]
@@ -85,10 +85,10 @@ def parse_prompt(line: str, where: str) -> Prompt:
             else MESSAGES_ADAPTER.validate_python(asked)
         )
         if messages[-1].role != "user":
-            raise DataError(f"{where}: the last message is not the user's, so there is nothing to answer.")
+            raise DataError("prompts.no_question", name=name, line=number)
         return Prompt(messages, str(row.get("tag") or ""))
     except (json.JSONDecodeError, KeyError, TypeError, IndexError, ValidationError) as error:
-        raise DataError(f'{where}: no JSON object with a "prompt" (text or messages).') from error
+        raise DataError("prompts.bad_line", name=name, line=number) from error
 
 
 SCORED_PROMPT_COUNT = 8

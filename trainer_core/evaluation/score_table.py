@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from trainer_core.errors import DataError
 from trainer_core.runs.compare_events import ConfidenceInterval, LaneScore, ScoresReady
 from trainer_core.system import untrusted_files
+from trainer_core.texts import Text
 
 SCORES_ADAPTER = TypeAdapter(ScoresReady)
 
@@ -29,9 +30,7 @@ def read_score_file(path: Path) -> ScoresReady:
             untrusted_files.parse_json(untrusted_files.read_regular_file(path.parent, path.name))
         )
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} holds no scores of this version. Score the lanes again; nothing else is affected."
-        ) from error
+        raise DataError("scores.other_version", path=str(path)) from error
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,9 @@ def format_score_rows(scores: Sequence[LaneScore]) -> list[list[str]]:
 def forgetting_warnings(scores: Sequence[LaneScore]) -> list[str]:
     """A sentence for every lane that lost what the base knew."""
     return [
-        f"{score.lane} answers {score.forgetting.lost} general questions wrongly that the base answers "
-        f"rightly, and {score.forgetting.gained} the other way round (exact McNemar test, p = "
-        f"{score.forgetting.p_value:.2g}). Train with a lower rate, fewer steps or a smaller rank."
+        str(Text("scores.forgetting", lane=score.lane, lost=found.lost, gained=found.gained, p=found.p_value))
         for score in scores
-        if score.forgetting and score.forgetting.is_significant
+        if (found := score.forgetting) and found.is_significant
     ]
 
 
@@ -90,18 +87,12 @@ def interval_ends(measured: ConfidenceInterval, spell: str) -> tuple[float, floa
 def score_legend(scored: ScoresReady) -> str:
     """What the lines of the table mean, as far as they are there."""
     first = scored.scores[0]
-    told = [
-        f"On {first.accuracy.count} held-out pairs, in brackets the 95 % interval.",
-        "Accuracy: how often the chosen answer is likelier per token than the rejected one; margin: by how much, in nats "
-        "per token.",
-        f"Reward: the same for whole answers and against {scored.reference}, in nats; times beta it is DPO's margin.",
-        "KL: in nats per token of the chosen answers.",
-    ]
+    told = [Text("scores.legend", pairs=first.accuracy.count, reference=scored.reference)]
     if first.own:
-        told.append(f"Answers: to {first.own.tokens.count} bundled prompts.")
+        told.append(Text("scores.answers", prompts=first.own.tokens.count))
     if first.general:
-        told.append(f"General questions: {first.general.count} bundled ones; their change is that against the base.")
-    return " ".join(told)
+        told.append(Text("scores.questions", questions=first.general.count))
+    return " ".join(map(str, told))
 
 
 SHARE_FORMAT = ".0%"

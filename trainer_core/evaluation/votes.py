@@ -177,17 +177,15 @@ def read_vote_records(path: Path) -> list[Vote | Undo | WrittenAnswer]:
     if not path.exists():
         return []
     whole = path.read_bytes().split(b"\n")[:-1]
-    return [parse_vote_record(line, f"{path}, line {number}") for number, line in enumerate(whole, start=1)]
+    return [parse_vote_record(line, path, number) for number, line in enumerate(whole, start=1)]
 
 
-def parse_vote_record(line: bytes, where: str) -> Vote | Undo | WrittenAnswer:
+def parse_vote_record(line: bytes, path: Path, number: int) -> Vote | Undo | WrittenAnswer:
     try:
         return VOTE_RECORD_ADAPTER.validate_json(line)
     except ValidationError as error:
-        raise DataError(
-            f"{where}: this is no vote of this version ({error.errors()[0]['msg']}). "
-            "Nothing was changed. Remove that line, or move the file away to begin a new count."
-        ) from error
+        reason = error.errors()[0]["msg"]
+        raise DataError("votes.other_version", path=str(path), line=number, reason=reason) from error
 
 
 def active_votes(all_lines: Iterable[Vote | Undo | WrittenAnswer]) -> list[Vote]:

@@ -36,7 +36,7 @@ from trainer_core.runs.event_log import EventLog
 from trainer_core.runs.events import Phase, PhaseChanged
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system.durable import write_atomically
-from trainer_core.texts import Text, parse_text
+from trainer_core.texts import Text
 
 __all__ = ["serve"]
 
@@ -69,7 +69,7 @@ def fetch_base(job: CompareJob, run_dir: Path, emit: EventLog) -> str:
     """The folder of the base model, downloaded from the Hub if it is missing."""
     model = resolve.resolve_model(job.model, Workspace.for_run(run_dir))
     found = (
-        hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, parse_text(text))))
+        hub.fetch_model(model, lambda text: emit(PhaseChanged(Phase.LOADING, text)))
         if resolve.is_hub_id(model)
         else None
     )

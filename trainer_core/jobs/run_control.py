@@ -20,7 +20,7 @@ from trainer_core.runs import checkpoints, control, effective_recipe, run_folder
 from trainer_core.runs.event_log import append_events
 from trainer_core.runs.events import Event, Phase, RunEnded, SettingChanged, Stage
 from trainer_core.runs.run_state import RunState
-from trainer_core.texts import Text, parse_text
+from trainer_core.texts import Text
 
 
 class RunControl:
@@ -173,7 +173,7 @@ def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -
     before = state.effective_value(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
     if recipe.model != STARTER or not state.points or before == starter.EDITION:
         return ()
-    return (SettingChanged(starter.NAME, before, starter.EDITION, parse_text(starter.DIFFERENCE)),)
+    return (SettingChanged(starter.NAME, before, starter.EDITION, starter.DIFFERENCE),)
 
 
 def extension_events(state: RunState, recipe: Recipe, stage: Stage, epochs: float) -> tuple[Event, ...]:

@@ -17,6 +17,7 @@ from trainer_core.methods.base import (
     Training,
     UsualRates,
 )
+from trainer_core.texts import Text
 
 LossType = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -180,23 +181,16 @@ class Dpo(Training):  # [DPO]
         asked = values.get("losses") if isinstance(values, dict) else None
         for name in asked if isinstance(asked, list | tuple) else (asked,):
             if str(name).lower() in REFERENCE_FREE_LOSSES:
-                raise ValueError(
-                    f"{name} works without a reference, and Tunebench measures every run against its reference "
-                    "(the step-0 proof). Use sigmoid, ipo or apo_zero"
-                )
+                raise ValueError(Text("dpo.no_reference", loss=str(name)))
         return values
 
     @model_validator(mode="after")
     def check_losses(self) -> Self:
         if self.loss_weights is not None and len(self.loss_weights) != len(self.losses):
-            raise ValueError(
-                f"{len(self.loss_weights)} loss weights for {len(self.losses)} losses; give one weight per loss"
-            )
+            raise ValueError(Text("dpo.wrong_weights", weights=len(self.loss_weights), losses=len(self.losses)))
         if "exo_pair" in self.losses and self.label_smoothing == 0:
-            raise ValueError("exo_pair needs a label smoothing above 0, for example 0.001")
+            raise ValueError(Text("dpo.no_smoothing"))
         if self.label_smoothing and not SMOOTHED_LOSSES & set(self.losses):
-            raise ValueError(
-                f"Label smoothing {self.label_smoothing:g} would change nothing: it is not read by {' or '.join(self.losses)}. "
-                "Take the loss robust, or set label smoothing to 0"
-            )
+            losses = ", ".join(self.losses)
+            raise ValueError(Text("dpo.unread_smoothing", smoothing=self.label_smoothing, losses=losses))
         return self

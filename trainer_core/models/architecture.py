@@ -165,18 +165,14 @@ def parse_architecture(config: Mapping[str, Any]) -> Architecture:
     text = {**config, **(config.get("text_config") or {})}
     for key in MIXTURE_KEYS:
         if (text.get(key) or 0) > 1:
-            raise ModelError(
-                f"This model is a mixture of {text[key]} experts, which is not supported. Pick a dense model."
-            )
+            raise ModelError("architecture.mixture", experts=text[key])
     family = FAMILIES.get(text.get("model_type", ""))
     values = {key: value for key, value in text.items() if value is not None}
     try:
         parsed = ConfigJson.model_validate({**(family.defaults if family else {}), **values})
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ModelError(
-            f"config.json: {key}: {error.errors()[0]['msg']}. Is it a text model's config.json?"
-        ) from error
+        first = error.errors()[0]
+        raise ModelError("architecture.bad_value", key=".".join(map(str, first["loc"])), reason=first["msg"]) from error
     return build_architecture(parsed, family or ModelFamily(), known=family is not None)
 
 

@@ -14,6 +14,7 @@ from trainer_core.errors import ModelError
 from trainer_core.models import resolve
 from trainer_core.system.format import format_duration, format_part_of_size
 from trainer_core.system.network import HUB, is_reachable
+from trainer_core.texts import Text
 
 DOWNLOAD_PATTERNS = [
     "*.safetensors",
@@ -31,7 +32,7 @@ FREE_BYTES = 1 << 30
 POLL_SECONDS = 1.0
 
 
-def fetch_model(name: str, say: Callable[[str], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
+def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
     """The folder of the hub's cache that holds all of it; None where `leave` said so before the end.
 
     A download that was interrupted goes on where it was. Without a network the cached copy is taken.
@@ -75,18 +76,13 @@ def hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise ModelError(
-            f"{name} is only for those who have agreed to its terms. Agree on its page on the Hub, log in with "
-            "`hf auth login`, and start again."
-        ) from error
+        raise ModelError("model_hub.gated", name=name) from error
     except RepositoryNotFoundError as error:
-        raise ModelError(f"There is no model {name} on the Hub, or it is private. Check the name.") from error
+        raise ModelError("model_hub.not_found", name=name) from error
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"The Hub cannot be reached, and {name} is not on this computer. Connect, or take a model that is here."
-        ) from error
+        raise ModelError("model_hub.out_of_reach", name=name) from error
     except HfHubHTTPError as error:
-        raise ModelError(f"{name}: the Hub answered {str(error).splitlines()[0]}. Try again later.") from error
+        raise ModelError("model_hub.refused", name=name, answer=str(error).splitlines()[0]) from error
 
 
 def is_hub_online() -> bool:
@@ -105,7 +101,7 @@ def find_in_cache(name: str) -> Path:
     )
 
 
-def download_missing(name: str, say: Callable[[str], None], leave: Callable[[], bool]) -> Path | None:
+def download_missing(name: str, say: Callable[[Text], None], leave: Callable[[], bool]) -> Path | None:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
     from huggingface_hub.file_download import repo_folder_name
@@ -151,17 +147,17 @@ class ModelDownload(Thread):
 
 
 def report_download(
-    name: str, load: Thread, blobs: Path, total: int, say: Callable[[str], None], leave: Callable[[], bool]
+    name: str, load: Thread, blobs: Path, total: int, say: Callable[[Text], None], leave: Callable[[], bool]
 ) -> None:
     """Tell how far it is until it is over or to be left. Bytes are read from the disk, whichever way they come."""
     began, before, told = time.monotonic(), bytes_on_disk(blobs), ""
     while load.is_alive() and not leave():
         done = min(bytes_on_disk(blobs) - before, total)
-        text = f"Downloading {name}: {format_part_of_size(done, total)}"
-        if done and text != told:
-            left = (time.monotonic() - began) * (total - done) / done
-            say(f"{text}, {format_duration(left)} left")
-            told = text
+        part = format_part_of_size(done, total)
+        if done and part != told:
+            left = format_duration((time.monotonic() - began) * (total - done) / done)
+            say(Text("model_hub.downloading", name=name, part=part, left=left))
+            told = part
         load.join(POLL_SECONDS)
 
 
@@ -173,7 +169,4 @@ def require_disk_space(name: str, total: int, cache: Path) -> None:
     there = next(place for place in (cache, *cache.parents) if place.exists())
     free = shutil.disk_usage(there).free
     if free < total + FREE_BYTES:
-        raise ModelError(
-            f"{name} takes {total / 1e9:.1f} GB, and the disk of {there} has {free / 1e9:.1f} GB left. Make room, or set "
-            "HF_HOME to another disk; nothing was downloaded."
-        )
+        raise ModelError("model_hub.no_room", name=name, size=total / 1e9, folder=str(there), free=free / 1e9)

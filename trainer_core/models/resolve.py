@@ -47,9 +47,7 @@ def resolve_model(name: str, workspace: Workspace) -> str:
     if folder and os.path.isdir(folder):  # False for too long a name
         return str(check_model_folder(folder.resolve()))
     if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and os.path.exists(folder):
-        raise ModelError(
-            f"{folder.name} is a single file. Name the folder with its config.json and .safetensors files."
-        )
+        raise ModelError("model_folder.single_file", name=folder.name)
     check_model_name(name)
     return name
 
@@ -62,10 +60,7 @@ def check_model_name(name: str) -> None:
     """
     folder = model_path(name)
     if name != STARTER and not is_hub_id(name) and not (folder and os.path.exists(folder)):
-        raise ModelError(
-            f"Model {name!r}: there is no such folder, and it is not a hub id of the form owner/name. "
-            f'Use "{STARTER}" for the embedded model.'
-        )
+        raise ModelError("model_folder.not_found", name=name, starter=STARTER)
 
 
 def is_hub_id(name: str) -> bool:
@@ -100,21 +95,14 @@ def check_model_folder(folder: Path) -> Path:
     """
     config = read_safe_config(folder)
     if more := [name for name in MULTIMODAL if config.get(name)]:
-        raise ModelError(
-            f"{folder.name} takes more than text ({', '.join(more)} in config.json). Only text models are trained here. Take the "
-            "text model of the same family."
-        )
+        raise ModelError("model_folder.multimodal", name=folder.name, settings=", ".join(more))
     if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder.name} holds an adapter, which would be loaded with a base model of its own choice. Name the base "
-            "model's folder here, and open the adapter in Compare."
-        )
+        raise ModelError("model_folder.adapter", name=folder.name)
     held = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if not list(folder.glob("*.safetensors")):
-        pickle = f" It holds {held[0]}, a pickle, which can run code when loaded." if held else ""
-        raise ModelError(
-            f"{folder} has no .safetensors file.{pickle} Save the model with safe_serialization=True, or pick another."
-        )
+        if held:
+            raise ModelError("model_folder.only_pickle", folder=str(folder), file=held[0])
+        raise ModelError("model_folder.no_weights", folder=str(folder))
     check_weight_count(folder, config, safetensors_check.check_weights(folder))
     check_tokenizer_files(folder)
     return folder
@@ -143,9 +131,7 @@ def read_safe_config(folder: Path) -> dict[str, Any]:
 def check_tokenizer_files(folder: Path) -> None:
     template_sandbox.check_templates(folder)
     if not (folder / "tokenizer.json").exists() and not (folder / "tokenizer.model").exists():
-        raise ModelError(
-            f"{folder} has no tokenizer.json, so its text cannot be read. Copy the tokenizer files beside it."
-        )
+        raise ModelError("model_folder.no_tokenizer", folder=str(folder))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -156,10 +142,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ModelError(f"{folder} has no readable config.json, so it is not a model folder.")
+        raise ModelError("model_folder.no_config", folder=str(folder))
     config = read_json(path)
     if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{folder.name}/config.json does not name a model_type, so this is not a language model.")
+        raise ModelError("model_folder.no_type", name=folder.name)
     return config
 
 
@@ -172,12 +158,12 @@ def read_json(path: Path) -> Any:
     place = f"{path.parent.name}/{path.name}"
     try:
         if (size := path.stat().st_size) > CONFIG_BYTES:
-            raise ModelError(f"{place} has {size:,} bytes; a configuration has at most {CONFIG_BYTES:,}. Refused.")
+            raise ModelError("model_folder.large_config", file=place, size=size, most=CONFIG_BYTES)
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"{place} cannot be read: {error.strerror}.") from error
+        raise ModelError("model_folder.not_read", file=place, reason=error.strerror) from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{place} cannot be read, for it is not valid JSON: {error}") from error
+        raise ModelError("model_folder.bad_json", file=place, reason=str(error)) from error
 
 
 def check_file_location(path: Path, folder: Path) -> None:
@@ -186,14 +172,15 @@ def check_file_location(path: Path, folder: Path) -> None:
     Raises:
         ModelError: it leads elsewhere, or is no file.
     """
+    place = f"{folder.name}/{path.name}"
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise ModelError(f"{folder.name}/{path.name} is a link that leads nowhere. Copy the file there.") from None
+        raise ModelError("model_folder.broken_link", file=place) from None
     if not (real.is_relative_to(folder) or real.is_relative_to(folder.parent.parent / "blobs")):
-        raise ModelError(f"{folder.name}/{path.name} is a link to a place outside of the folder. Copy the file there.")
+        raise ModelError("model_folder.outside_link", file=place)
     if not (real.is_file() or real.is_dir()):
-        raise ModelError(f"{folder.name}/{path.name} is no file but a pipe or a device. Remove it.")
+        raise ModelError("model_folder.special_file", file=place)
 
 
 def check_configs(folder: Path) -> None:
@@ -203,16 +190,12 @@ def check_configs(folder: Path) -> None:
         ModelError: naming the file and the key.
     """
     for path in sorted((*folder.glob("*config*.json"), folder / "chat_template.json")):
-        config = read_json(path) if path.is_file() else {}
+        config, place = read_json(path) if path.is_file() else {}, f"{folder.name}/{path.name}"
         for key, value in walk_items(config):
             if key in CODE_KEYS and value:
-                raise ModelError(
-                    f"{folder.name}/{path.name} has {key!r}: loading it would run the model's own code. Refused."
-                )
+                raise ModelError("model_folder.own_code", file=place, key=key)
             if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
-                raise ModelError(
-                    f"{folder.name}/{path.name} takes {key!r} from {str(value)[:80]!r}: that is code from the hub. Refused."
-                )
+                raise ModelError("model_folder.hub_code", file=place, key=key, source=str(value)[:80])
 
 
 def walk_items(config: Any) -> Iterator[tuple[str, Any]]:
@@ -233,10 +216,7 @@ def check_weight_count(folder: Path, config: dict[str, Any], held: int) -> None:
     shape = parse_architecture(config)
     asked = shape.linear_weights + shape.vocabulary * shape.hidden
     if held * 8 < asked * MIN_WEIGHT_BITS:
-        raise ModelError(
-            f"{folder.name}/config.json speaks of {asked:,} weights, and the .safetensors files hold {held:,} bytes. "
-            "Download the model again."
-        )
+        raise ModelError("model_folder.few_weights", name=folder.name, asked=asked, held=held)
 
 
 def find_tokenizer(model: str, workspace: Workspace) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from trainer_core.errors import ModelError
+from trainer_core.texts import Text
 
 INDEX = "model.safetensors.index.json"
 HEADER_BYTES = 32 << 20
@@ -54,17 +55,16 @@ def check_index(folder: Path) -> None:
     if not (folder / INDEX).exists():
         return
     named = parse_json_object(folder / INDEX, (folder / INDEX).read_bytes()).get("weight_map")
+    place = f"{folder.name}/{INDEX}"
     if not isinstance(named, Mapping):
-        raise ModelError(f"{folder.name}/{INDEX} has no weight_map. Download the model again.")
+        raise ModelError("weights.no_map", index=place)
     for name in sorted({str(one) for one in named.values()}):
         if Path(name).name != name or "\\" in name:
-            raise ModelError(f"{folder.name}/{INDEX} names {name!r}, which is not beside it. Refused.")
+            raise ModelError("weights.elsewhere", index=place, file=name)
         if not name.endswith(".safetensors"):
-            raise ModelError(
-                f"{folder.name}/{INDEX} names {name!r}, a pickle, which can run code when loaded. Refused."
-            )
+            raise ModelError("weights.pickle", index=place, file=name)
         if not (folder / name).is_file():
-            raise ModelError(f"{folder.name} lacks {name}, which its {INDEX} names. Download the model again.")
+            raise ModelError("weights.missing", folder=folder.name, index=INDEX, file=name)
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -81,12 +81,10 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
         entries = HEADER_ADAPTER.validate_python(told)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(
-            f"{place}: its header is damaged: {where[:100]}: {first['msg']}. Download it again."
-        ) from error
+        key = ".".join(map(str, first["loc"]))[:100]
+        raise ModelError("weights.damaged_header", file=place, key=key, reason=first["msg"]) from error
     for problem in header_problems(entries, size):
-        raise ModelError(f"{place} is not what its header says: {problem} Download it again.")
+        raise ModelError("weights.wrong_header", file=place, problem=problem)
     return entries
 
 
@@ -100,12 +98,9 @@ def read_header_bytes(path: Path) -> tuple[bytes, int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise ModelError(
-                f"{place} is cut short or no safetensors file: its header takes {length:,} bytes of {size:,}. "
-                "Download it again."
-            )
+            raise ModelError("weights.cut_short", file=place, length=length, size=size)
         if length > HEADER_BYTES:
-            raise ModelError(f"{place} has a header of {length:,} bytes; {HEADER_BYTES:,} are the most. Refused.")
+            raise ModelError("weights.long_header", file=place, length=length, most=HEADER_BYTES)
         return file.read(length), size - 8 - length
 
 
@@ -115,28 +110,29 @@ def parse_json_object(path: Path, text: bytes) -> dict[str, Any]:
     Raises:
         ModelError: it is none.
     """
+    place = f"{path.parent.name}/{path.name}"
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.parent.name}/{path.name} is damaged: {error}. Download it again.") from error
+        raise ModelError("weights.damaged", file=place, reason=str(error)) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path.parent.name}/{path.name} is damaged: no JSON object. Download it again.")
+        raise ModelError("weights.no_object", file=place)
     return found
 
 
-def header_problems(entries: Mapping[str, TensorEntry], size: int) -> Iterator[str]:
+def header_problems(entries: Mapping[str, TensorEntry], size: int) -> Iterator[Text]:
     """What does not fit together, the first first."""
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         begin, end = entry.data_offsets
         if entry.dtype not in BITS:
-            yield f"{name[:100]} has the unknown number format {entry.dtype[:20]!r}."
+            yield Text("weights.unknown_format", tensor=name[:100], format=entry.dtype[:20])
         if begin < at:
-            yield f"{name[:100]} begins at byte {begin:,}, inside of the tensor before."
+            yield Text("weights.overlap", tensor=name[:100], begin=begin)
         if begin > at:
-            yield f"nothing is said of the bytes {at:,} to {begin:,}."
+            yield Text("weights.gap", start=at, end=begin)
         if end - begin != entry.byte_size:
-            yield f"{name[:100]} has {end - begin:,} bytes, and its shape needs {entry.byte_size:,.0f}."
+            yield Text("weights.wrong_size", tensor=name[:100], held=end - begin, needed=entry.byte_size)
         at = end
     if at != size:
-        yield f"its tensors end at byte {at:,} of {size:,}."
+        yield Text("weights.wrong_end", end=at, size=size)

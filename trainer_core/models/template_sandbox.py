@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from trainer_core.errors import ModelError
+from trainer_core.errors import ModelError, UserError
 from trainer_core.system.child_process import (
     ChildLimits,
     ChildProcess,
@@ -27,6 +27,7 @@ from trainer_core.system.child_process import (
     limit_memory,
     serve_requests,
 )
+from trainer_core.texts import NO_TEXT, Text
 
 COMMAND = (sys.executable, "-m", "trainer_core.models.template_sandbox")
 CPU_SECONDS = 1.0
@@ -52,7 +53,7 @@ class TemplateRefused(Exception):
         self.at = at
 
 
-class TemplateUnsafe(Exception):
+class TemplateUnsafe(UserError):
     """What a template does that none may, as the end of a sentence."""
 
 
@@ -64,7 +65,7 @@ def check_templates(folder: Path) -> None:
     """
     for place, template in find_templates(folder):
         if problem := template_problem(template):
-            raise ModelError(f"{folder.name}/{place}: the chat template {problem}. Refused.")
+            raise ModelError("chat_template.refused", file=f"{folder.name}/{place}", problem=problem)
 
 
 def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
@@ -83,18 +84,18 @@ def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
                 yield name, template
 
 
-def template_problem(template: str) -> str:
+def template_problem(template: str) -> Text:
     """Why this template may not be rendered, or nothing. One that refuses the roles of our conversation does no harm."""
     render, talk = TemplateSandbox(), [{"role": role, "content": content} for role, content in TEST_CHAT]
     try:
         render(template, [template_variables(talk, asking, TEST_TOKENS) for asking in (False, True)])
     except TemplateRefused:
-        return ""  # said where a real conversation is rendered
+        return NO_TEXT  # said where a real conversation is rendered
     except TemplateUnsafe as harm:
-        return str(harm)
+        return harm.text
     finally:
         render.close()
-    return ""
+    return NO_TEXT
 
 
 def template_variables(talk: Sequence[Mapping[str, str]], asking: bool, marks: Mapping[str, Any]) -> TemplateVariables:
@@ -123,7 +124,7 @@ class TemplateSandbox:
         except Rejected as error:
             if error.kind == TemplateRefused.__name__:
                 raise TemplateRefused(len(texts), str(error)) from error
-            raise TemplateUnsafe(str(error)) from error
+            raise TemplateUnsafe(error.text) from error
         except Crashed as crash:
             raise TemplateUnsafe(explain_crash(crash)) from crash
         return texts
@@ -136,12 +137,12 @@ shared_sandbox = TemplateSandbox()
 """The process of this one."""
 
 
-def explain_crash(crash: Crashed) -> str:
+def explain_crash(crash: Crashed) -> Text:
     if crash.code == -getattr(signal, "SIGPROF", 0):
-        return f"does not end within {CPU_SECONDS:.0f} s of processor time"
+        return Text("chat_template.endless", seconds=CPU_SECONDS)
     if crash.out_of_memory:
-        return "takes too much memory"
-    return str(crash.limit) or f"ends its process ({crash.code})"
+        return Text("chat_template.memory")
+    return crash.limit or Text("chat_template.ends_process", exit=crash.code)
 
 
 def patch_transformers(library: Any) -> None:
@@ -165,7 +166,7 @@ class SandboxedTemplate:
         except TemplateRefused as refusal:
             raise TemplateError(str(refusal)) from refusal
         except TemplateUnsafe as harm:
-            raise ModelError(f"The model's chat template {harm}. Take another model.") from harm
+            raise ModelError("chat_template.unsafe", problem=harm.text) from harm
 
 
 # --- the child
@@ -193,9 +194,9 @@ def render_texts(
         try:
             text = render_bounded(compile_template(template), variables, MAX_LETTERS + MAX_GROWTH * letters)
         except SecurityError as error:
-            raise TemplateUnsafe("reaches for Python's own objects, as only an attack does") from error
+            raise TemplateUnsafe("chat_template.python_objects") from error
         except (MemoryError, OverflowError, RecursionError) as error:
-            raise TemplateUnsafe("takes too much memory") from error
+            raise TemplateUnsafe("chat_template.memory") from error
         except Exception as error:  # jinja's and the template's own
             raise TemplateRefused(at, str(error)) from error
         yield text

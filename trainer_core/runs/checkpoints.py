@@ -29,6 +29,7 @@ from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
 from trainer_core.system import durable, untrusted_files
 from trainer_core.system.format import format_mb
+from trainer_core.texts import NO_TEXT, Text
 
 MANIFEST = "MANIFEST.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -104,7 +105,7 @@ class ResumePoint:
 
     folder: Path | None
     step: int = 0
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Text, ...] = ()
 
 
 @contextmanager
@@ -118,7 +119,7 @@ def staged_write(target: Path, origin: CheckpointSource, step: int, needs: int =
         DiskError: there is not enough room, or a write failed; `target` is whole, as it was before or as it was to be.
     """
     if untrusted_files.is_link(target.parent):
-        raise DiskError(f"{target.parent} is a link, so nothing is written there. Put a folder in its place.")
+        raise DiskError("checkpoints.linked_folder", folder=str(target.parent))
     require_space(target, needs)
     staging = target.with_name(f".staging-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
@@ -171,8 +172,8 @@ def require_space(target: Path, needs: int) -> None:
     """
     free = shutil.disk_usage(durable.nearest_existing(target)).free
     if needs * SPACE_FACTOR > free:
-        what = f"a checkpoint needs {format_mb(needs * SPACE_FACTOR)} in {target.parent}, {format_mb(free)} are free"
-        raise DiskError(f"The disk is nearly full: {what}. Free some space.")
+        needed = format_mb(needs * SPACE_FACTOR)
+        raise DiskError("checkpoints.no_room", needed=needed, folder=str(target.parent), free=format_mb(free))
 
 
 def verify(folder: Path) -> Manifest:
@@ -194,7 +195,7 @@ def read_manifest(folder: Path) -> Manifest:
         Damaged: it says nothing that can be read.
     """
     if untrusted_files.is_link(folder):
-        raise CorruptCheckpoint(f"{folder.name} is a link, and links in a run are not followed.")
+        raise CorruptCheckpoint("checkpoints.link", name=folder.name)
     try:
         values = untrusted_files.parse_json(untrusted_files.read_regular_file(folder, MANIFEST))
         own = manifest_hash(values)
@@ -202,11 +203,12 @@ def read_manifest(folder: Path) -> Manifest:
         for name in manifest.files:  # whoever wrote it chose the names, and files are copied by them
             untrusted_files.check_relative_name(name)
     except OSError as error:
-        raise CorruptCheckpoint(f"{folder.name} has no readable {MANIFEST}: {error.strerror}.") from error
+        place = f"{folder.name}/{MANIFEST}"
+        raise CorruptCheckpoint("checkpoints.not_read", file=place, reason=error.strerror) from error
     except ValueError as error:
-        raise CorruptCheckpoint(f"{folder.name}/{MANIFEST} is damaged or of another version of Tunebench.") from error
+        raise CorruptCheckpoint("checkpoints.bad_manifest", file=f"{folder.name}/{MANIFEST}") from error
     if manifest.own not in (own, manifest.hash):
-        raise CorruptCheckpoint(f"{folder.name}/{MANIFEST} has changed since it was written.")
+        raise CorruptCheckpoint("checkpoints.changed", file=f"{folder.name}/{MANIFEST}")
     return manifest
 
 
@@ -219,18 +221,19 @@ def manifest_hash(values: Any) -> str:
 
 
 def check_file_hash(folder: Path, name: str, file: FileFingerprint) -> None:
+    place = f"{folder.name}/{name}"
     try:
         with untrusted_files.open_regular_file(folder, name) as content:
             size = os.fstat(content.fileno()).st_size
             same = size == file.bytes and hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
     except FileNotFoundError as error:
-        raise CorruptCheckpoint(f"{folder.name}/{name} is missing.") from error
+        raise CorruptCheckpoint("checkpoints.missing", file=place) from error
     except OSError as error:
-        raise CorruptCheckpoint(f"{folder.name}/{name} cannot be read: {error.strerror}.") from error
+        raise CorruptCheckpoint("checkpoints.not_read", file=place, reason=error.strerror) from error
     if size != file.bytes:
-        raise CorruptCheckpoint(f"{folder.name}/{name} has {size:,} bytes, and was written with {file.bytes:,}.")
+        raise CorruptCheckpoint("checkpoints.other_size", file=place, size=size, written=file.bytes)
     if not same:
-        raise CorruptCheckpoint(f"{folder.name}/{name} has changed since it was written.")
+        raise CorruptCheckpoint("checkpoints.changed", file=place)
 
 
 def latest_valid(run_dir: Path, stage: Stage, data: str, spec: str = "") -> ResumePoint:
@@ -241,26 +244,26 @@ def latest_valid(run_dir: Path, stage: Stage, data: str, spec: str = "") -> Resu
         try:
             manifest = verify(folder)
         except CorruptCheckpoint as error:
-            skipped.append(f"{error} An older checkpoint was used.")
+            skipped.append(Text("checkpoints.skipped", problem=error.text))
             continue
-        if other := incompatibility(manifest, data, spec):
-            skipped.append(f"{folder.name} was made {other}, so it was not continued.")
+        if other := incompatibility(folder.name, manifest, data, spec):
+            skipped.append(other)
             continue
         return ResumePoint(folder, manifest.step, tuple(skipped))
     return ResumePoint(None, 0, tuple(skipped))
 
 
-def incompatibility(manifest: Manifest, data: str, spec: str) -> str:
-    """What a folder was made from or by that there is not now; nothing where all is the same."""
+def incompatibility(name: str, manifest: Manifest, data: str, spec: str) -> Text:
+    """What the folder of this name was made from or by that there is not now; nothing where all is the same."""
     if manifest.data != data:
-        return "from other data than there is now"
+        return Text("checkpoints.other_data", name=name)
     if manifest.spec and spec and manifest.spec != spec:
-        return "with other settings than the run has now"
-    for name in TRAINING_PACKAGES:
-        then, now = manifest.versions.get(name, ""), version(name)
+        return Text("checkpoints.other_settings", name=name)
+    for package in TRAINING_PACKAGES:
+        then, now = manifest.versions.get(package, ""), version(package)
         if then and then.partition(".")[0] != now.partition(".")[0]:
-            return f"by {name} {then}, and {now} is installed"
-    return ""
+            return Text("checkpoints.other_package", name=name, package=package, then=then, now=now)
+    return NO_TEXT
 
 
 def list_checkpoints(run_dir: Path, stage: Stage) -> list[Path]:
@@ -290,14 +293,8 @@ def adapter_dir(run_dir: Path, stage: Stage) -> Path:
 
 def adapters_by_step(run_dir: Path, stage: Stage) -> dict[int, Path]:
     """Step → where its adapter lies: among the checkpoints, or laid aside when another step was kept."""
-    return dict(
-        sorted(
-            (
-                *folders_by_number(run_dir, f"adapter-{stage}-"),
-                *folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-"),
-            )
-        )
-    )
+    laid_aside = folders_by_number(run_dir, f"adapter-{stage}-")
+    return dict(sorted((*laid_aside, *folders_by_number(run_dir / CHECKPOINTS_FOLDER, f"{stage}-"))))
 
 
 def find_adapter(run_dir: Path, stage: Stage, step: int) -> Path | None:
@@ -317,7 +314,7 @@ def use_step(run_dir: Path, stage: Stage, step: int) -> None:
     if before.step == step:
         return
     if source is None:
-        raise ModelError(f"The weights of {stage.upper()} step {step} are not on the disk any more.")
+        raise ModelError("checkpoints.gone", stage=stage.upper(), step=step)
     chosen = verify(source)
     if find_adapter(run_dir, stage, before.step) is None:
         back_up_adapter(run_dir, stage)
@@ -394,7 +391,7 @@ def finished_adapter(run_dir: Path, stage: Stage, least: int = 0) -> ResumePoint
     try:
         manifest = verify(folder)
     except CorruptCheckpoint as error:
-        return ResumePoint(None, 0, (f"{error} The adapter is made again.",))
+        return ResumePoint(None, 0, (Text("checkpoints.remade", problem=error.text),))
     return ResumePoint(folder, manifest.step) if manifest.step >= max(manifest.total, least) else ResumePoint(None)
 
 

@@ -55,8 +55,10 @@ class RunFile(StrictModel):
         if not self._left_out:
             return ()
         names = ", ".join(map(untrusted_files.as_printable, self._left_out[:MAX_NAMED_KEYS]))
-        more = max(len(self._left_out) - MAX_NAMED_KEYS, 0)
-        return (Text("run.more_unknown_settings" if more else "run.unknown_settings", names=names, more=more),)
+        more = len(self._left_out) - MAX_NAMED_KEYS
+        if more > 0:
+            return (Text("run.more_unknown_settings", names=names, more=more),)
+        return (Text("run.unknown_settings", names=names),)
 
 
 def create_run(parent: Path, job: Job, name: str, **facts: Any) -> Path:
@@ -83,25 +85,19 @@ def read_run(run_dir: Path) -> RunFile:
     Raises:
         ConfigError: it is missing or no regular file, or a value in it cannot be.
     """
+    run_id = untrusted_files.printable_id(run_dir)
     try:
         file, left_out = untrusted_files.load_json_model(RunFile, run_dir, "run.json")
     except OSError as error:
-        raise ConfigError(
-            f"{untrusted_files.as_printable(str(run_dir))}: no readable run.json ({error.strerror}), so this is not a run folder."
-        ) from error
+        folder = untrusted_files.as_printable(str(run_dir))
+        raise ConfigError("run_file.not_read", folder=folder, reason=error.strerror) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = untrusted_files.as_printable(".".join(str(part) for part in first["loc"]))[:200]
-        name = untrusted_files.printable_id(run_dir)
-        raise ConfigError(f"{name}/run.json: {key}: {first['msg']}. It was made by another version.") from error
+        raise ConfigError("run_file.bad_value", run=run_id, key=key, reason=first["msg"]) from error
     except ValueError as error:
-        raise ConfigError(
-            f"{untrusted_files.printable_id(run_dir)}/run.json cannot be read: {error}. "
-            "It was damaged, or made by another version."
-        ) from error
-    file = file.model_copy(
-        update={"id": untrusted_files.printable_id(run_dir), "created": run_start_time(run_dir, file.created)}
-    )
+        raise ConfigError("run_file.damaged", run=run_id, reason=str(error)) from error
+    file = file.model_copy(update={"id": run_id, "created": run_start_time(run_dir, file.created)})
     file._left_out = left_out
     return file
 

@@ -54,7 +54,7 @@ def restore_run(workspace: Workspace, run_id: str) -> None:
     """
     thrown = {untrusted_files.printable_id(folder): folder for folder in list_runs(trash_folder(workspace))}
     if run_id not in thrown:
-        raise ConfigError(f"There is no run {run_id} in the trash.")
+        raise ConfigError("trash.not_found", run=run_id)
     move_run(thrown[run_id], workspace.runs / thrown[run_id].name)
 
 
@@ -63,9 +63,8 @@ def move_run(folder: Path, to: Path) -> None:
         durable.fault_point(to)
         durable.rename_with_retry(folder, to)
     except OSError as error:
-        raise DiskError(
-            f"{folder} cannot be moved to {to}: {durable.error_reason(error)}. Nothing was changed."
-        ) from error
+        reason = durable.error_reason(error)
+        raise DiskError("trash.not_moved", folder=str(folder), target=str(to), reason=reason) from error
 
 
 def empty_trash(workspace: Workspace, discard: Callable[[Path], None] = durable.delete_via_trash) -> int:

@@ -63,9 +63,7 @@ def ensure_dir(folder: Path) -> Path:
             one.mkdir(mode=0o700, exist_ok=True)
         make_private(folder)
     except OSError as error:
-        raise DiskError(
-            f"{folder} cannot be created: {error.strerror}. Choose another workspace with --workspace."
-        ) from error
+        raise DiskError("workspace.not_created", folder=str(folder), reason=error.strerror) from error
     return folder
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from trainer_core.errors import DiskError
 from trainer_core.system.format import format_mb
+from trainer_core.texts import Text, verbatim
 
 RENAME_TRIES = 10
 """Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
@@ -87,17 +88,15 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             free = shutil.disk_usage(nearest_existing(path)).free
-            raise DiskError(
-                f"The disk is full: {path} cannot be written, {format_mb(free)} are free. Free some space."
-            ) from error
-        raise DiskError(f"{path} cannot be written: {error_reason(error)}.") from error
+            raise DiskError("disk.full", path=str(path), free=format_mb(free)) from error
+        raise DiskError("disk.not_writable", path=str(path), reason=error_reason(error)) from error
 
 
-def error_reason(error: OSError) -> str:
+def error_reason(error: OSError) -> Text:
     """What an error says, as the end of a sentence; where Windows says that a file is in use, also what to do."""
     if getattr(error, "winerror", None) in IN_USE_ERRORS:
-        return f"{error.strerror}. A program has a file of it open: close Compare and what shows that folder, then try again"
-    return error.strerror or str(error)
+        return Text("disk.in_use", reason=error.strerror)
+    return verbatim(error.strerror or str(error))
 
 
 def nearest_existing(path: Path) -> Path:

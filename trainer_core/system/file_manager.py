@@ -22,7 +22,7 @@ def open_folder(folder: Path, program: str = FILE_MANAGERS.get(sys.platform, "xd
     """
     found = shutil.which(program)
     if found is None:
-        raise UserError(f"No file manager was found ({program}). The folder is {folder}.")
+        raise UserError("file_manager.not_found", program=program, folder=str(folder))
     subprocess.Popen(
         [found, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

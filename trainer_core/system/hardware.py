@@ -21,14 +21,14 @@ import psutil
 from launcher.cuda_support import CudaBuild, card_shortfall, driver_shortfall, find_installed_build
 from trainer_core.errors import error_chain
 from trainer_core.system.format import GIB, format_gb
+from trainer_core.texts import Text
 
-NO_GPU_FOUND = "No NVIDIA GPU found. The small starter model trains on the processor; larger models need a CUDA GPU."
-
-NVML_SENTENCES = {
-    4: "This user may not talk to the NVIDIA driver. A container needs --gpus all; else ask the administrator.",
-    9: "An NVIDIA driver is installed but not loaded. Restart the computer, and if that does not help, reinstall it.",
+NO_GPU_FOUND = Text("gpu.not_found")
+NVML_TEXTS = {
+    4: Text("gpu.no_permission"),
+    9: Text("gpu.driver_not_loaded"),
     12: NO_GPU_FOUND,
-    18: "The NVIDIA driver was updated and the old one is still running. Restart the computer.",
+    18: Text("gpu.driver_updated"),
 }
 """What a failing start means, by NVML's return code: no permission, not loaded, no library, version mismatch."""
 
@@ -76,7 +76,9 @@ class GpuProcess:
 
     @property
     def describe(self) -> str:
-        return f"{self.name} holds {'an unknown part' if self.bytes is None else format_gb(self.bytes)}"
+        if self.bytes is None:
+            return str(Text("gpu.unknown_holder", name=self.name))
+        return str(Text("gpu.holder", name=self.name, size=format_gb(self.bytes)))
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ class Gpu:
     def memory_sentence(self) -> str:
         """`0.3 of 24.0 GB free. python3 holds 21.0 GB.`, the three largest holders."""
         known = [holder.describe for holder in self.holders[:3] if holder.bytes != 0]
-        free = f"{self.free_bytes / GIB:.1f} of {format_gb(self.total_bytes)} free."
-        return f"{free} {', '.join(known)}." if known else free
+        free = Text("gpu.free", free=self.free_bytes / GIB, total=format_gb(self.total_bytes))
+        return f"{free} {', '.join(known)}." if known else str(free)
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def card_number_notice(gpu: Gpu, environ: Mapping[str, str]) -> str:
     """The sentence for a run whose worker's environment names the card by a number; empty where it does by UUID."""
     if environ.get("CUDA_VISIBLE_DEVICES") == gpu.uuid:
         return ""
-    return f"This WSL takes no card by its UUID, so the run has card {gpu.index} by its number."
+    return str(Text("gpu.by_number", number=gpu.index))
 
 
 def has_card(environ: Mapping[str, str]) -> bool:
@@ -261,14 +263,16 @@ def detect_machine(
     """
     cpu = read_cpu()
     if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
-        return Machine(cpu, problem="CUDA_VISIBLE_DEVICES hides every GPU, so the processor is used.")
+        return Machine(cpu, problem=str(Text("gpu.all_hidden")))
     nvml = nvml or pynvml_module()
-    gpus, problem, has_library = read_nvml(nvml, build or find_installed_build()) if nvml else ((), NO_GPU_FOUND, False)
+    gpus, problem, has_library = (
+        read_nvml(nvml, build or find_installed_build()) if nvml else ((), str(NO_GPU_FOUND), False)
+    )
     if not has_library and has_card_hint(environ, devices):
         gpus, problem = ask_torch(torch_command)
     seen = visible_gpus(gpus, environ)
     if gpus and not seen:
-        problem = f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} names no GPU of this machine."
+        problem = str(Text("gpu.wrong_name", name=environ["CUDA_VISIBLE_DEVICES"]))
     return Machine(cpu, seen, problem)
 
 
@@ -285,14 +289,13 @@ def read_nvml(nvml: Nvml, build: CudaBuild) -> tuple[tuple[Gpu, ...], str, bool]
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        sentence = NVML_SENTENCES.get(
-            nvml_error_code(error), f"The NVIDIA driver does not start: {error}. Restart the computer."
-        )
-        return (), sentence, nvml_error_code(error) != NVML_NO_LIBRARY
+        number = nvml_error_code(error)
+        text = NVML_TEXTS.get(number, Text("gpu.driver_not_started", reason=str(error)))
+        return (), str(text), number != NVML_NO_LIBRARY
     try:
         return *read_cards(nvml, build), True
     except nvml.NVMLError as error:
-        return (), f"The NVIDIA driver stopped answering: {error}. Restart the computer.", True
+        return (), str(Text("gpu.driver_stopped", reason=str(error))), True
     finally:
         shut_down_nvml(nvml)
 
@@ -321,10 +324,10 @@ def read_cards(nvml: Nvml, build: CudaBuild) -> tuple[tuple[Gpu, ...], str]:
             found = read_card(nvml, index, driver)
             gpus += (replace(gpu, problem=gpu.problem or old or unsupported_reason(gpu, build)) for gpu in found)
         except nvml.NVMLError as error:
-            sentences.append(f"GPU {index} does not answer: {error}. Restart the computer to get it back.")
+            sentences.append(str(Text("gpu.card_lost", index=index, reason=str(error))))
     sentences += [gpu.problem for gpu in gpus if gpu.problem]
     if not gpus and not sentences:
-        sentences = [NO_GPU_FOUND]
+        sentences = [str(NO_GPU_FOUND)]
     return tuple(gpus), " ".join(dict.fromkeys(sentences))
 
 
@@ -338,7 +341,7 @@ def read_card(nvml: Nvml, index: int, driver: str) -> list[Gpu]:
     if slices:
         return slices
     whole = read_gpu(nvml, card, card, index, driver)
-    return [replace(whole, problem=f"MIG is on for {whole.name} and it has no slice. Make one, or switch MIG off.")]
+    return [replace(whole, problem=str(Text("gpu.no_slice", name=whole.name)))]
 
 
 def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu:
@@ -370,7 +373,7 @@ def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu
 def unfit_reason(name: str, capability: tuple[int, int]) -> str:
     """Why the card cannot be trained on, or nothing."""
     lack = card_shortfall(name, capability)
-    return f"{lack}: an RTX 20, a T4 or anything newer." if lack else ""
+    return str(Text("gpu.too_old", lack=lack)) if lack else ""
 
 
 def unsupported_reason(gpu: Gpu, build: CudaBuild) -> str:
@@ -457,13 +460,9 @@ def ask_torch(command: tuple[str, ...]) -> tuple[tuple[Gpu, ...], str]:
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError):
         gpus = ()
     if not gpus:
-        return (
-            (),
-            "There seems to be an NVIDIA GPU, but neither its driver nor torch can reach it. Reinstall the driver.",
-        )
+        return (), str(Text("gpu.out_of_reach"))
     problems = [gpu.problem for gpu in gpus if gpu.problem]
-    limited = "The NVIDIA management library is missing: free memory was read once, at the start, and is not updated."
-    return gpus, " ".join([*problems, limited])
+    return gpus, " ".join([*problems, str(Text("gpu.no_library"))])
 
 
 def torch_gpu(row: dict[str, Any]) -> Gpu:

@@ -6,6 +6,8 @@ import importlib.util
 import urllib.request
 from collections.abc import Mapping
 
+from trainer_core.texts import Text
+
 OWN_HOSTS = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 SCHEMES = ("http", "https", "all")
 
@@ -35,7 +37,7 @@ def proxy_changes(environment: Mapping[str, str], can_socks: bool | None = None)
 def describe_unused_proxies(environment: Mapping[str, str]) -> str:
     """A sentence about the proxies that were emptied; nothing where there are none."""
     emptied = sorted(key for key, value in environment.items() if is_proxy(key) and not value)
-    return f"{', '.join(emptied)}: not used, since this program cannot speak to such a proxy." if emptied else ""
+    return str(Text("proxies.not_used", names=", ".join(emptied))) if emptied else ""
 
 
 def is_proxy(key: str) -> bool:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trainer_core.texts import Text
+
 ES_CONTINUOUS, ES_SYSTEM_REQUIRED = 0x80000000, 0x00000001
 """Windows' SetThreadExecutionState: holds until the thread asks again or ends."""
-CANNOT_KEEP_AWAKE = "This system offers no way to keep it awake: switch automatic sleep off for long runs."
+CANNOT_KEEP_AWAKE = Text("sleep.not_inhibited")
 REFUSED_SECONDS = 0.2
 
 
@@ -26,7 +28,7 @@ def inhibitor_command(platform: str = sys.platform) -> list[str]:
 
 
 @contextmanager
-def keep_awake(asked: list[str] | None = None) -> Iterator[str]:
+def keep_awake(asked: list[str] | None = None) -> Iterator[Text]:
     """Keep awake as long as the block runs, and not a moment longer: a killed process takes its request with it.
 
     Yields:
@@ -37,7 +39,7 @@ def keep_awake(asked: list[str] | None = None) -> Iterator[str]:
 
         ctypes.windll.kernel32.SetThreadExecutionState(ES_CONTINUOUS | ES_SYSTEM_REQUIRED)
         try:
-            yield "The computer is kept awake."
+            yield Text("sleep.inhibited")
         finally:
             ctypes.windll.kernel32.SetThreadExecutionState(ES_CONTINUOUS)
         return
@@ -47,7 +49,7 @@ def keep_awake(asked: list[str] | None = None) -> Iterator[str]:
         return
     with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as keeper:
         try:
-            yield CANNOT_KEEP_AWAKE if has_exited(keeper) else f"The computer is kept awake ({asked[0]})."
+            yield CANNOT_KEEP_AWAKE if has_exited(keeper) else Text("sleep.inhibited_by", program=asked[0])
         finally:
             keeper.kill()
 

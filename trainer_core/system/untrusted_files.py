@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from trainer_core.texts import Text
+
 MAX_FILE_BYTES = 16 << 20
 """Of a file that is read whole. The largest of ours are manifests and scores, with some hundred KB."""
 MAX_JSON_DEPTH = 32
@@ -26,13 +28,15 @@ MAX_INTEGER = 2**63 - 1
 """What the page and most other programs can hold."""
 MAX_NAME_LENGTH = 1024
 FILE_KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "untrusted_files.link",
+    stat.S_IFIFO: "untrusted_files.pipe",
+    stat.S_IFDIR: "untrusted_files.folder",
+    stat.S_IFSOCK: "untrusted_files.socket",
+    stat.S_IFCHR: "untrusted_files.device",
+    stat.S_IFBLK: "untrusted_files.device",
 }
+"""The text that says so, as the end of a sentence."""
+LINK = FILE_KINDS[stat.S_IFLNK]
 SAFE_OPEN_FLAGS = sum(
     getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT")
 )
@@ -45,25 +49,25 @@ M = TypeVar("M", bound=BaseModel)
 class UnsafeFile(OSError):
     """A file of a run folder that is not opened, or not read whole: `strerror` says why."""
 
-    def __init__(self, path: Path, why: str):
-        super().__init__(errno.EINVAL, why, str(path))
+    def __init__(self, path: Path, why: Text):
+        super().__init__(errno.EINVAL, str(why), str(path))
 
 
 def special_file_kind(path: Path) -> str:
-    """What lies at a path where it is no regular file, such as "a link"; nothing for a regular file.
+    """The text of what lies at a path where it is no regular file, such as `LINK`; nothing for a regular file.
 
     Raises:
         FileNotFoundError: nothing lies there.
     """
     about = path.lstat()
     if getattr(about, "st_reparse_tag", 0) == JUNCTION:  # Windows' link between folders
-        return "a link"
+        return LINK
     return FILE_KINDS.get(stat.S_IFMT(about.st_mode), "")
 
 
 def is_link(path: Path) -> bool:
     try:
-        return special_file_kind(path) == "a link"
+        return special_file_kind(path) == LINK
     except OSError:
         return False
 
@@ -83,18 +87,18 @@ def open_descriptor(folder: Path, name: str, flags: int) -> int:
     path = folder
     for part in Path(name).parts:
         if path != folder and is_link(path):
-            raise UnsafeFile(path, "lies behind a link")
+            raise UnsafeFile(path, Text("untrusted_files.behind_link"))
         path = path / part
     try:
         if found := special_file_kind(path):
-            raise UnsafeFile(path, f"is {found} and no regular file")
+            raise UnsafeFile(path, Text(found))
     except FileNotFoundError:
         if not flags & os.O_CREAT:
             raise
     found_one = os.open(path, flags | SAFE_OPEN_FLAGS, 0o600)
     if not stat.S_ISREG(os.fstat(found_one).st_mode):  # changed between the two looks
         os.close(found_one)
-        raise UnsafeFile(path, "is no regular file")
+        raise UnsafeFile(path, Text("untrusted_files.not_regular"))
     return found_one
 
 
@@ -118,7 +122,7 @@ def read_regular_file(folder: Path, name: str, most: int = MAX_FILE_BYTES) -> by
     with open_regular_file(folder, name) as file:
         content = file.read(max_read_size(file, most) + 1)
     if len(content) > most:
-        raise UnsafeFile(folder / name, f"has more than {most >> 20} MB")
+        raise UnsafeFile(folder / name, Text("untrusted_files.too_large", megabytes=most >> 20))
     return content
 
 
@@ -147,7 +151,7 @@ def check_relative_name(name: str) -> str:
     parts = name.split("/")
     odd = not name.isprintable() or set(name) & set('\\:*?"<>|') or len(name) > MAX_NAME_LENGTH
     if odd or any(part.strip(". ") == "" or part != part.rstrip(". ") for part in parts):
-        raise ValueError(f"{as_printable(name[:80])!r} is no name of a file inside a run")
+        raise ValueError(Text("untrusted_files.bad_name", name=as_printable(name[:80])))
     return name
 
 
@@ -166,7 +170,7 @@ def parse_integer(digits: str) -> int:
     ValueError: it does not fit into 64 bits.
     """
     if len(digits) > 20 or abs(number := int(digits)) > MAX_INTEGER:
-        raise ValueError(f"the number {digits[:20]}… is too long")
+        raise ValueError(Text("untrusted_files.long_number", digits=digits[:20]))
     return number
 
 
@@ -183,10 +187,9 @@ def parse_json(content: bytes) -> Any:
     try:
         values = DECODER.decode(text)
     except RecursionError:
-        raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH}") from None
-    if (
-        "\\u" in text or text.count("[") + text.count("{") > MAX_JSON_DEPTH
-    ):  # the only ways to half a surrogate and to depth
+        raise ValueError(Text("untrusted_files.too_deep", most=MAX_JSON_DEPTH)) from None
+    # the only ways to half a surrogate and to depth
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_JSON_DEPTH:
         return check_json_values(values)
     return values
 
@@ -198,7 +201,7 @@ def check_json_values(values: Any, depth: int = 0) -> Any:
         ValueError: they are nested deeper than `MOST_DEPTH`.
     """
     if depth > MAX_JSON_DEPTH:
-        raise ValueError(f"it is nested deeper than {MAX_JSON_DEPTH}")
+        raise ValueError(Text("untrusted_files.too_deep", most=MAX_JSON_DEPTH))
     match values:
         case str():
             return replace_surrogates(values)
@@ -233,7 +236,7 @@ def validate_known_keys(model: type[M], values: Any) -> tuple[M, tuple[str, ...]
         if not unknown:
             raise
     except (TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"a value cannot be: {error}") from error
+        raise ValueError(Text("untrusted_files.bad_value", reason=str(error))) from error
     left_out = tuple(dict.fromkeys(".".join(remove_value_at(values, place)) for place in unknown))
     return model.model_validate(values), left_out
 

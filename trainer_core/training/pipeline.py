@@ -72,7 +72,7 @@ def train(
             adapter = done.folder
             continue
         run = StageContext(recipe, model, run_dir, before, loaded.sha256, emit, wants, build)
-        run.add_notes(stage, [parse_text(reason) for reason in done.skipped])
+        run.add_notes(stage, done.skipped)
         adapter = run_stage(stage, run, loaded, adapter)
         load.free_memory()  # here, where callbacks hold neither trainer nor model any more
         if adapter is None:
@@ -90,8 +90,8 @@ def fetch_base(name: str, workspace: Workspace, emit: EventLog, wants: StopReque
     if not resolve.is_hub_id(model):
         return model
 
-    def report(text: str) -> None:
-        emit(PhaseChanged(Phase.LOADING, parse_text(text)))
+    def report(text: Text) -> None:
+        emit(PhaseChanged(Phase.LOADING, text))
 
     folder = hub.fetch_model(model, report, lambda: wants.should_stop)
     return str(folder) if folder else None

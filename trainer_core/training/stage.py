@@ -111,7 +111,7 @@ class StageContext:
         stage = progress.stage
         found = checkpoints.latest_valid(self.run_dir, stage, self.data, self.settings_hash)
         if any(point.stage == stage for point in self.before.points):
-            self.emit(StageResumed(stage, found.step, tuple(map(parse_text, found.skipped))))
+            self.emit(StageResumed(stage, found.step, found.skipped))
         else:
             steps = count_steps(len(trainer.train_dataset), trainer.settings)
             if warmup := warmup_steps(trainer.settings, steps):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer_core.runs.exit_codes import EXIT_RESTART, NATIVE_FAILURE, NTSTATUS_MEANINGS, ntstatus_of
+from trainer_core.runs.exit_codes import EXIT_RESTART, NATIVE_FAILURES, ntstatus_of
 
 VMSTAT_FILE = Path("/proc/vmstat")
 KILL = 9
@@ -103,7 +103,7 @@ def is_signal_exit(code: int) -> bool:
 
 def is_native_crash(code: int) -> bool:
     """Did it fail below Python, so that the log's end says where?"""
-    return -code in CRASH_SIGNALS or NATIVE_FAILURE in NTSTATUS_MEANINGS.get(ntstatus_of(code) or 0, "")
+    return -code in CRASH_SIGNALS or ntstatus_of(code) in NATIVE_FAILURES
 
 
 def count_oom_kills() -> int:

@@ -91,7 +91,7 @@ def do_work(run_dir: Path, find_work: Callable[[Job], RunJob], emit: EventLog, w
         emit(DeviceAcquired(card))
         emit(IMPORTING)
         if JOB_KINDS[file.job.kind].is_detached:
-            sys.stderr.write(awake.enter_context(sleep_inhibitor.keep_awake()) + "\n")
+            sys.stderr.write(f"{awake.enter_context(sleep_inhibitor.keep_awake())}\n")
         return find_work(file.job)(file.job, run_dir, emit, wants)
 
 

@@ -9,6 +9,7 @@ from trainer_core.errors import ConfigError
 from trainer_core.methods.dpo import Dpo
 from trainer_core.methods.sft import Sft
 from trainer_core.schema import StrictModel, describe_validation_error, parse_values
+from trainer_core.texts import Text
 
 MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
 
@@ -19,11 +20,14 @@ MODELS = [Lora, Sft, Dpo, Sampling, Data, Recipe]
         ({"lora": {"rank": 0}}, ["r.toml", "lora.rank", "LoRA rank", "0"]),
         ({"sft": {"lerning_rate": 1e-4}}, ["sft.lerning_rate", "0.0001"]),
         ({"method": "ppo"}, ["method", "ppo", "sft+dpo"]),
-        ({"dpo": {"losses": ["simpo"]}}, ["simpo", "reference"]),
-        ({"dpo": {"losses": ["sigmoid", "sft"], "loss_weights": [1.0]}}, ["1 loss weights", "2 losses"]),
-        ({"dpo": {"losses": ["exo_pair"]}}, ["exo_pair", "label smoothing"]),
-        ({"method": "dpo", "data": {"pairs": None}}, ["data.pairs", "chosen"]),
-        ({"method": "sft", "data": {"pairs": None}}, ["nothing to learn"]),
+        ({"dpo": {"losses": ["simpo"]}}, [str(Text("dpo.no_reference", loss="simpo"))]),
+        (
+            {"dpo": {"losses": ["sigmoid", "sft"], "loss_weights": [1.0]}},
+            [str(Text("dpo.wrong_weights", weights=1, losses=2))],
+        ),
+        ({"dpo": {"losses": ["exo_pair"]}}, [str(Text("dpo.no_smoothing"))]),
+        ({"method": "dpo", "data": {"pairs": None}}, [str(Text("recipe.no_pairs", method="dpo"))]),
+        ({"method": "sft", "data": {"pairs": None}}, [str(Text("recipe.no_data"))]),
         ({"name": "../../etc"}, ["name"]),
         ({"sampling": {"temperature": "hot"}}, ["sampling.temperature", "hot"]),
     ],
@@ -62,13 +66,22 @@ def test_relative_paths_are_taken_from_the_recipe(tmp_path: Path) -> None:
     assert recipe.data.chat == "sample"
 
 
-@pytest.mark.parametrize(("text", "words"), [("a = 1\nb = = 2", "line 2"), (None, "No such file")])
-def test_an_unreadable_recipe_says_where(tmp_path: Path, text: str | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "code", "words"),
+    [
+        (b"a = 1\nb = = 2", "toml.not_valid", "line 2"),
+        (b'model = "C:\\models"', "toml.backslash", "line 1"),
+        (b'name = "\xff"', "toml.not_utf8", "invalid start byte"),
+        (None, "toml.not_read", "No such file"),
+    ],
+)
+def test_an_unreadable_recipe_says_where(tmp_path: Path, content: bytes | None, code: str, words: str) -> None:
     path = tmp_path / "r.toml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError, match=words):
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
         read_recipe(path)
+    assert caught.value.text.code == code
 
 
 def test_effective_batch_is_sixteen_by_default() -> None:
@@ -88,8 +101,9 @@ def test_label_smoothing_that_the_loss_does_not_read_is_refused(loss: str, read:
     if read:
         assert parse_values(Recipe, values, "recipe").dpo.label_smoothing == 0.1
     else:
-        with pytest.raises(ConfigError, match=f"would change nothing: it is not read by {loss}"):
+        with pytest.raises(ConfigError) as caught:
             parse_values(Recipe, values, "recipe")
+        assert str(Text("dpo.unread_smoothing", smoothing=0.1, losses=loss)) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from trainer_core.jobs.judging import JudgeRun
 from trainer_core.jobs.supervisor import wait_for
 from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.schema import parse_values
+from trainer_core.texts import Text
 
 CONTEST = LanePair(run="r1", first="Base", second="DPO")
 CASE = JudgeCase(CONTEST, (ChatMessage(role="user", content="Why?"),), "Long and dull.", "Short and sweet!")
@@ -104,7 +105,7 @@ def test_a_key_that_no_header_can_hold_is_refused_by_its_name(monkeypatch, inner
     endpoint = JudgeEndpoint(url="http://127.0.0.1:9/v1", model="m", variable="TEST_API_KEY")
     with httpx.Client() as client, pytest.raises(ConfigError) as refused:
         judge.make_ask_function(endpoint, client)
-    assert "TEST_API_KEY" in str(refused.value) and "character 10 of" in str(refused.value)
+    assert refused.value.text == Text("judge.bad_key", variable="TEST_API_KEY", at=10, length=len(KEY) + len(inner))
     assert "canary" not in str(refused.value) and "6789" not in str(refused.value)
 
 
@@ -139,8 +140,9 @@ def test_only_a_verdict_is_a_verdict(text: str, meant: str | None) -> None:
     if meant:
         assert judge.parse_verdict(text) == meant
         return
-    with pytest.raises(JudgeError, match="and not A, B or tie"):
+    with pytest.raises(JudgeError) as refused:
         judge.parse_verdict(text)
+    assert refused.value.text == Text("judge.no_verdict", answer=text)
 
 
 def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_alone(open_judge, monkeypatch, tmp_path) -> None:
@@ -155,18 +157,23 @@ def test_the_key_comes_from_the_environment_and_goes_to_the_endpoint_alone(open_
 
 
 def test_what_is_wrong_with_a_judge_is_said(open_judge) -> None:
-    with pytest.raises(JudgeError, match=r"refused: HTTP 401. Is the key in TEST_API_KEY\?"):
-        verdict(open_judge(lambda asked: "A", status=401))
-    with pytest.raises(JudgeError, match="no chat completion"):
-        verdict(open_judge(lambda asked: "broken"))
     gone = open_judge(lambda asked: "A")
     gone.close()
-    with pytest.raises(JudgeError, match="does not answer"):
-        verdict(gone)
-    with pytest.raises(ConfigError, match="'ftp://x' is no URL of a judge"):
-        _ = JudgeEndpoint(url="ftp://x", model="m").completions_url
-    with pytest.raises(ConfigError, match="has no name"):
-        _ = JudgeEndpoint(url="http://x/v1").completions_url
+    cases: tuple[tuple[str, dict, Callable[[], object]], ...] = (
+        (
+            "judge.key_refused",
+            {"status": 401, "variable": "TEST_API_KEY"},
+            lambda: verdict(open_judge(lambda asked: "A", status=401)),
+        ),
+        ("judge.no_completion", {}, lambda: verdict(open_judge(lambda asked: "broken"))),
+        ("judge.silent", {}, lambda: verdict(gone)),
+        ("judge.bad_url", {"url": "ftp://x"}, lambda: JudgeEndpoint(url="ftp://x", model="m").completions_url),
+        ("judge.no_model", {}, lambda: JudgeEndpoint(url="http://x/v1").completions_url),
+    )
+    for code, facts, do in cases:
+        with pytest.raises((JudgeError, ConfigError)) as refused:
+            do()
+        assert refused.value.text.code == code and facts.items() <= refused.value.text.params.items()
 
 
 def test_a_trial_judges_what_was_voted_on_first_and_says_how_often_both_agree(supervisor, contest, open_judge) -> None:  # noqa: F811

@@ -10,6 +10,7 @@ import pytest
 from trainer_core.errors import DataError
 from trainer_core.evaluation import prompts
 from trainer_core.runs.compare_requests import ChatMessage
+from trainer_core.texts import Text
 
 
 def test_bundled_prompts_have_tags(tmp_path: Path) -> None:
@@ -18,8 +19,9 @@ def test_bundled_prompts_have_tags(tmp_path: Path) -> None:
 
 
 def test_held_out_prompts_are_the_runs_own(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="held no pairs out"):
+    with pytest.raises(DataError) as refused:
         prompts.load_prompts(tmp_path, "held-out")
+    assert refused.value.text == Text("prompts.nothing_held", run=tmp_path.name)
     asked = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}]
     row = {"prompt": asked, "chosen": [], "rejected": []}
     (tmp_path / "held-out.jsonl").write_text(json.dumps(row) + "\n")
@@ -36,21 +38,34 @@ def test_own_files_are_text_or_json_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("content", "said"),
     [
-        ("a.txt", "\n\n", "holds no prompts"),
-        ("a.jsonl", '{"prompt": "x"}\n{"text": "y"}\n', 'line 2: no JSON object with a "prompt"'),
-        ("a.jsonl", "[1]\n", "line 1"),
-        ("a.jsonl", '{"prompt": []}\n', "line 1"),
-        ("a.jsonl", '{"prompt": [{"role": "assistant", "content": "x"}]}\n', "line 1: the last message is not the user's"),
+        ("\n\n", Text("prompts.empty", name="a.jsonl")),
+        ('{"prompt": "x"}\n{"text": "y"}\n', Text("prompts.bad_line", name="a.jsonl", line=2)),
+        ("[1]\n", Text("prompts.bad_line", name="a.jsonl", line=1)),
+        ('{"prompt": []}\n', Text("prompts.bad_line", name="a.jsonl", line=1)),
+        (
+            '{"prompt": [{"role": "assistant", "content": "x"}]}\n',
+            Text("prompts.no_question", name="a.jsonl", line=1),
+        ),
     ],
-)  # fmt: skip
-def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, name: str, content: str, said: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
-        prompts.load_prompts(tmp_path, str(tmp_path / name))
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, content: str, said: Text) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(DataError) as refused:
+        prompts.load_prompts(tmp_path, str(tmp_path / "a.jsonl"))
+    assert refused.value.text == said
+
+
+def test_a_text_file_without_a_prompt_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n")
+    with pytest.raises(DataError) as refused:
+        prompts.load_prompts(tmp_path, str(tmp_path / "a.txt"))
+    assert refused.value.text == Text("prompts.empty", name="a.txt")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError) as refused:
         prompts.load_prompts(tmp_path, str(tmp_path / "none.txt"))
+    assert refused.value.text.code == "prompts.not_read"
+    assert refused.value.text.params["path"] == str(tmp_path / "none.txt")

@@ -22,6 +22,7 @@ from trainer_core.evaluation.votes import BlindQuestion, LanePair, Undo, Vote, W
 from trainer_core.runs.compare_requests import ChatMessage
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import project
+from trainer_core.texts import Text
 
 CONTEST = LanePair(run="r1", first="Base", second="DPO")
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
@@ -67,8 +68,10 @@ def test_a_line_of_something_else_is_named_and_nothing_is_changed(file):
     with file.open("ab") as other:
         other.write(b'{"kind":"poll"}\n')
     before = file.read_bytes()
-    with pytest.raises(DataError, match=r"votes\.jsonl, line 2: this is no vote"):
+    with pytest.raises(DataError) as refused:
         votes.read_vote_records(file)
+    params = refused.value.text.params
+    assert refused.value.text.code == "votes.other_version" and (params["path"], params["line"]) == (str(file), 2)
     assert file.read_bytes() == before
 
 
@@ -271,6 +274,6 @@ def test_a_second_data_set_gets_a_name_of_its_own(tmp_path):
 
 
 def test_without_a_decided_vote_there_is_no_data_set(tmp_path):
-    with pytest.raises(DataError, match="None of the 2 votes gives a pair"):
+    with pytest.raises(DataError, match=str(Text("vote_pairs.none", votes=2))):
         preference_data.write_vote_data_set(Workspace(tmp_path), [vote(0, "tie"), vote(1, "bad")], CONTEST)
     assert list((tmp_path / "data").glob("*.jsonl")) == []

@@ -130,15 +130,20 @@ def test_a_dynamic_repository_keeps_named_layers_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "code", "facts"),
     [
-        ({"num_experts": 64}, "mixture of 64 experts"),
-        ({"num_local_experts": 8}, "mixture of 8 experts"),
-        ({"hidden_size": None}, "config.json: hidden_size: Field required"),
-        ({"num_hidden_layers": "many"}, "config.json: num_hidden_layers"),
-        ({"vocab_size": 0}, "config.json: vocab_size: Input should be greater than 0"),
+        ({"num_experts": 64}, "architecture.mixture", {"experts": 64}),
+        ({"num_local_experts": 8}, "architecture.mixture", {"experts": 8}),
+        ({"hidden_size": None}, "architecture.bad_value", {"key": "hidden_size", "reason": "Field required"}),
+        ({"num_hidden_layers": "many"}, "architecture.bad_value", {"key": "num_hidden_layers"}),
+        (
+            {"vocab_size": 0},
+            "architecture.bad_value",
+            {"key": "vocab_size", "reason": "Input should be greater than 0"},
+        ),
     ],
 )
-def test_what_cannot_be_counted_is_a_sentence(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(ModelError, match=words):
+def test_what_cannot_be_counted_is_a_sentence(change: dict[str, Any], code: str, facts: dict[str, Any]) -> None:
+    with pytest.raises(ModelError) as refused:
         parse_architecture({**TINY, "model_type": "llama", **change})
+    assert refused.value.text.code == code and facts.items() <= refused.value.text.params.items()

@@ -12,6 +12,7 @@ from trainer_core.data.tokenizer import TEMPLATES
 from trainer_core.errors import ModelError
 from trainer_core.models import resolve, template_sandbox
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.real
 
@@ -42,24 +43,49 @@ def folder(tmp_path: Path, **changes: str | bytes | None) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "code", "facts"),
     [
-        ({"config__json": None}, "config.json"),
-        ({"config__json": "{"}, "not valid JSON"),
-        ({"config__json": "[]"}, "model_type"),
-        ({"config__json": json.dumps(CONFIG | {"vision_config": {"hidden_size": 4}})}, "more than text.*vision_config"),
-        ({"config__json": json.dumps(CONFIG | {"audio_config": {"x": 1}})}, "more than text.*audio_config"),
-        ({"config__json": json.dumps({"model_type": "x", "auto_map": {"AutoModel": "evil.py"}})}, "auto_map"),
-        ({"config__json": json.dumps(CONFIG | {"hidden_size": 400})}, "speaks of 646,400 weights.*1,200 bytes"),
-        ({"model__safetensors": None}, "no .safetensors"),
-        ({"model__safetensors": None, "pytorch_model__bin": "x"}, "pickle"),
-        ({"model__safetensors": WEIGHTS[:-1]}, "1,200 of 1,199"),
-        ({"tokenizer__json": None}, "tokenizer.json"),
+        ({"config__json": None}, "model_folder.no_config", {}),
+        ({"config__json": "{"}, "model_folder.bad_json", {}),
+        ({"config__json": "[]"}, "model_folder.no_type", {}),
+        (
+            {"config__json": json.dumps(CONFIG | {"vision_config": {"hidden_size": 4}})},
+            "model_folder.multimodal",
+            {"settings": "vision_config"},
+        ),
+        (
+            {"config__json": json.dumps(CONFIG | {"audio_config": {"x": 1}})},
+            "model_folder.multimodal",
+            {"settings": "audio_config"},
+        ),
+        (
+            {"config__json": json.dumps({"model_type": "x", "auto_map": {"AutoModel": "evil.py"}})},
+            "model_folder.own_code",
+            {"key": "auto_map"},
+        ),
+        (
+            {"config__json": json.dumps(CONFIG | {"hidden_size": 400})},
+            "model_folder.few_weights",
+            {"asked": 646_400, "held": 1200},
+        ),
+        ({"model__safetensors": None}, "model_folder.no_weights", {}),
+        (
+            {"model__safetensors": None, "pytorch_model__bin": "x"},
+            "model_folder.only_pickle",
+            {"file": "pytorch_model.bin"},
+        ),
+        (
+            {"model__safetensors": WEIGHTS[:-1]},
+            "weights.wrong_header",
+            {"problem": Text("weights.wrong_end", end=1200, size=1199)},
+        ),
+        ({"tokenizer__json": None}, "model_folder.no_tokenizer", {}),
     ],
 )
-def test_an_unfit_folder_is_refused_with_the_reason(tmp_path: Path, changes: dict, words: str) -> None:
-    with pytest.raises(ModelError, match=words):
+def test_an_unfit_folder_is_refused_with_the_reason(tmp_path: Path, changes: dict, code: str, facts: dict) -> None:
+    with pytest.raises(ModelError) as refused:
         resolve.resolve_model(str(folder(tmp_path, **changes)), Workspace(tmp_path))
+    assert refused.value.text.code == code and facts.items() <= refused.value.text.params.items()
 
 
 def test_a_fit_folder_and_a_hub_id_are_taken(tmp_path: Path) -> None:
@@ -80,8 +106,12 @@ def test_a_folder_of_the_hubs_cache_is_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/nowhere/at/all", "../no-such-folder", "just-a-name", "", "a\0b"])
 def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelError, match="hub id"):
+    with pytest.raises(ModelError) as refused:
         resolve.resolve_model(name, Workspace(tmp_path))
+    assert refused.value.text == Text("model_folder.not_found", name=name, starter="starter")
+
+
+PYTHON_OBJECTS, MEMORY = str(Text("chat_template.python_objects")), str(Text("chat_template.memory"))
 
 
 @pytest.mark.parametrize(
@@ -90,15 +120,15 @@ def test_a_name_that_is_neither_is_refused(tmp_path: Path, name: str) -> None:
         ("{% for m in messages %}{% generation %}{{ m['content'] | tojson }}{% endgeneration %}{% endfor %}", ""),
         ("{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}", ""),
         ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ strftime_now('%Y') }}{% endfor %}", ""),
-        ("{{ ''.__class__ }}", "reaches for Python's own objects"),
+        ("{{ ''.__class__ }}", PYTHON_OBJECTS),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
-        ("{{ 'A' * 2000000000 }}", "takes too much memory"),
-        ("{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}", "takes too much memory"),
+        ("{{ 'A' * 2000000000 }}", MEMORY),
+        ("{% for a in range(99999) %}AAAAAAAAAAAA{% endfor %}", MEMORY),
     ],
 )
 def test_a_chat_template_is_tried_apart(template: str, says: str) -> None:
     said = template_sandbox.template_problem(template)
-    assert said.startswith(says) and bool(said) == bool(says)
+    assert str(said).startswith(says) and bool(said) == bool(says)
 
 
 LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0].content }}"
@@ -109,13 +139,13 @@ LATE = "{% if messages[0].content != 'Be brief.' %}HARM{% endif %}{{ messages[0]
     ("harm", "says"),
     [
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "does not end"),
-        ("{{ 'A' * 2000000000 }}", "takes too much memory"),
-        ("{{ ''.__class__ }}", "reaches for Python's own objects"),
+        ("{{ 'A' * 2000000000 }}", MEMORY),
+        ("{{ ''.__class__ }}", PYTHON_OBJECTS),
     ],
 )
 def test_a_template_that_waits_for_the_data_does_no_harm_either(harm: str, says: str) -> None:
     template = LATE.replace("HARM", harm)
-    assert template_sandbox.template_problem(template) == ""
+    assert not template_sandbox.template_problem(template)
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=says):
@@ -135,8 +165,9 @@ def test_what_transformers_is_asked_for_is_rendered_apart_too(monkeypatch: pytes
     template_sandbox.patch_transformers(library)
     assert tokenizer.apply_chat_template(said) == usual
     tokenizer.chat_template = LATE.replace("HARM", "{{ ''.__class__ }}")
-    with pytest.raises(ModelError, match="reaches for Python's own objects"):
+    with pytest.raises(ModelError, match=PYTHON_OBJECTS) as refused:
         tokenizer.apply_chat_template(said)
+    assert refused.value.text.code == "chat_template.unsafe"
 
 
 RENDERED = (

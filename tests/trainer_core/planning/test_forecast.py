@@ -232,7 +232,7 @@ def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path: Path, capsys: p
     file = tmp_path / "r.toml"
     file.write_text('model = "nobody/knows-this"\n')
     assert main(["--workspace", str(tmp_path / "w"), "plan", str(file)]) == 0
-    assert "its memory cannot be told" in capsys.readouterr().out
+    assert "the memory it needs is unknown" in capsys.readouterr().out
 
 
 def test_a_folder_is_known_by_its_config(tmp_path: Path) -> None:

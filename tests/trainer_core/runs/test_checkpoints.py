@@ -37,6 +37,7 @@ from trainer_core.runs.events import Phase, RunEnded
 from trainer_core.runs.run_folder import create_run
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import durable
+from trainer_core.texts import Text
 
 ORIGIN = CheckpointSource("dpo", 20, "data")
 FILES = {"adapter_model.safetensors": 40_000, "optimizer.pt": 80_000, "trainer_state.json": 900, "inner/rng.pth": 1000}
@@ -154,8 +155,9 @@ def test_an_adapter_that_cannot_be_replaced_stays(tmp_path: Path, held: str) -> 
     for name in ("adapter", ".staging-adapter"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name)
-    with pytest.raises(DiskError, match="close Compare"), durable.disk_errors(tmp_path / "adapter"):
+    with pytest.raises(DiskError) as refused, durable.disk_errors(tmp_path / "adapter"):
         durable.publish_staged(tmp_path / ".staging-adapter", tmp_path / "adapter", denied(held), never)
+    assert refused.value.text.params["reason"].code == "disk.in_use"
     assert (tmp_path / "adapter" / "weights").read_text() == "adapter"
     durable.publish_staged(tmp_path / ".staging-adapter", tmp_path / "adapter")
     assert (tmp_path / "adapter" / "weights").read_text() == ".staging-adapter"
@@ -210,9 +212,10 @@ def test_a_damaged_or_missing_step_is_not_kept(tmp_path: Path) -> None:
     adapter(tmp_path, 20)
     adapter(tmp_path, 8, "checkpoints/dpo-000008")
     (tmp_path / "checkpoints/dpo-000008/adapter_model.safetensors").write_bytes(b"short")
-    for step, words in ((8, "bytes"), (12, "not on the disk any more")):
-        with pytest.raises(ModelError, match=words):
+    for step, code in ((8, "checkpoints.other_size"), (12, "checkpoints.gone")):
+        with pytest.raises(ModelError) as refused:
             checkpoints.use_step(tmp_path, "dpo", step)
+        assert refused.value.text.code == code
     assert verify(tmp_path / "adapter-dpo").step == 20 and not list(tmp_path.glob("adapter-dpo-*"))
 
 
@@ -282,7 +285,7 @@ def test_500_damaged_files_are_each_noticed_and_the_one_before_is_taken(tmp_path
         name = damage_file(path, dice)
         found = latest_valid(tmp_path, "dpo", "data")
         same = path.read_bytes() == whole[path]
-        if not same and (found.step != 2 or name not in " ".join(found.skipped)):
+        if not same and (found.step != 2 or name not in " ".join(map(str, found.skipped))):
             silent.append((name, found))
         path.write_bytes(whole[path])
     assert [case for case in silent if case[0] != checkpoints.MANIFEST] == []
@@ -294,11 +297,10 @@ def test_a_missing_file_and_other_data_are_named(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, step)
     (checkpoint_dir(tmp_path, "dpo", 4) / "optimizer.pt").unlink()
-    assert latest_valid(tmp_path, "dpo", "data").skipped == (
-        "dpo-000004/optimizer.pt is missing. An older checkpoint was used.",
-    )
+    missing = Text("checkpoints.missing", file="dpo-000004/optimizer.pt")
+    assert latest_valid(tmp_path, "dpo", "data").skipped == (Text("checkpoints.skipped", problem=missing),)
     found = latest_valid(tmp_path, "dpo", "other")
-    assert found.folder is None and "other data" in found.skipped[1]
+    assert found.folder is None and found.skipped[1] == Text("checkpoints.other_data", name="dpo-000002")
 
 
 def resealed(folder: Path, **changes: object) -> None:
@@ -319,7 +321,8 @@ def test_another_major_version_is_named_with_both(tmp_path: Path) -> None:
         versions={**now, "datasets": "1.0", "torch": now["torch"].partition(".")[0] + ".0"},
     )
     found = latest_valid(tmp_path, "dpo", "data")
-    said = f"dpo-000004 was made by transformers {older}.57.1, and {now['transformers']} is installed, so it was not continued."
+    versions = {"then": f"{older}.57.1", "now": now["transformers"]}
+    said = Text("checkpoints.other_package", name="dpo-000004", package="transformers", **versions)
     assert found.step == 2 and found.skipped == (said,)
 
 
@@ -329,8 +332,7 @@ def test_other_settings_are_not_gone_on_with_and_unknown_ones_are(tmp_path: Path
         fill(staging, 4)
     assert latest_valid(tmp_path, "dpo", "data", "rank 8").step == 4
     found = latest_valid(tmp_path, "dpo", "data", "rank 16")
-    said = "dpo-000004 was made with other settings than the run has now, so it was not continued."
-    assert found.step == 2 and found.skipped == (said,)
+    assert found.step == 2 and found.skipped == (Text("checkpoints.other_settings", name="dpo-000004"),)
 
 
 def test_a_manifest_of_before_there_were_settings_in_it_is_read(tmp_path: Path) -> None:
@@ -364,8 +366,9 @@ def test_only_settings_that_change_the_result_are_in_the_hash() -> None:
 
 def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path: Path) -> None:
     save = staged_write(checkpoint_dir(tmp_path, "sft", 2), CheckpointSource("sft", 4, "data"), 2, needs=2**60)
-    with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free"), save:
+    with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free") as refused, save:
         raise AssertionError("it went on")
+    assert refused.value.text.code == "checkpoints.no_room"
     assert not (tmp_path / checkpoints.CHECKPOINTS_FOLDER).exists()
 
 
@@ -388,8 +391,9 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
         (tmp_path / run / inner).parent.mkdir(parents=True)
         (tmp_path / run / inner).symlink_to(tmp_path / "outside" / inner)
         assert latest_valid(tmp_path / run, "dpo", "data").folder is None
-    with pytest.raises(DiskError, match="is a link"):
+    with pytest.raises(DiskError) as refused:
         save(tmp_path / "a", 6)
+    assert refused.value.text.code == "checkpoints.linked_folder"
     (tmp_path / "outside/checkpoints/.staging-x").mkdir()
     checkpoints.clean_run_leftovers(tmp_path / "a")
     rotate_checkpoints(tmp_path / "a", "dpo", keep=0)
@@ -400,7 +404,9 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     (checkpoint_dir(tmp_path / "c", "dpo", 2) / "optimizer.pt").symlink_to(
         checkpoint_dir(tmp_path / "outside", "dpo", 2) / "optimizer.pt"
     )
-    assert "is a link" in latest_valid(tmp_path / "c", "dpo", "data").skipped[0]
+    link = {"file": "dpo-000002/optimizer.pt", "reason": str(Text("untrusted_files.link"))}
+    problem = Text("checkpoints.not_read", **link)
+    assert latest_valid(tmp_path / "c", "dpo", "data").skipped == (Text("checkpoints.skipped", problem=problem),)
 
 
 def test_a_manifest_with_a_key_more_is_read_and_sealed(tmp_path: Path) -> None:
@@ -432,7 +438,9 @@ def test_only_a_stage_at_its_end_counts_as_finished(tmp_path: Path) -> None:
     assert checkpoints.finished_adapter(tmp_path, "dpo", least=21).folder is None, "the run was made longer"
     damage_file(folder / "adapter_model.safetensors", random.Random(1))
     (said,) = checkpoints.finished_adapter(tmp_path, "dpo").skipped
-    assert said.startswith("adapter-dpo/adapter_model.safetensors has ") and said.endswith("The adapter is made again.")
+    problem = said.params["problem"]
+    assert said.code == "checkpoints.remade" and problem.params["file"] == "adapter-dpo/adapter_model.safetensors"
+    assert problem.code in ("checkpoints.other_size", "checkpoints.changed")
 
 
 def test_a_text_is_old_or_new_at_every_point(tmp_path: Path) -> None:

@@ -30,13 +30,14 @@ def test_a_run_folder_holds_its_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "no readable run.json"), ("{}", "another version"), ("{", "another version")]
+    ("text", "code"), [(None, "run_file.not_read"), ("{}", "run_file.bad_value"), ("{", "run_file.damaged")]
 )
-def test_an_unreadable_run_says_so(tmp_path: Path, text: str | None, words: str) -> None:
+def test_an_unreadable_run_says_so(tmp_path: Path, text: str | None, code: str) -> None:
     if text is not None:
         (tmp_path / "run.json").write_text(text)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError) as refused:
         run_folder.read_run(tmp_path)
+    assert refused.value.text.code == code
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -44,8 +45,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_atomically(target, "old")
     blocked = tmp_path / "is-a-folder"
     (blocked / "x").mkdir(parents=True)
-    with pytest.raises(DiskError, match="is-a-folder"):
+    with pytest.raises(DiskError, match="is-a-folder") as refused:
         write_atomically(blocked, "new")
+    assert refused.value.text.code == "disk.not_writable"
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["is-a-folder", "state.json"]
 

@@ -21,6 +21,7 @@ from trainer_core.runs.events import Phase, RunEnded, TrainStep
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.runs.run_state import RunState
 from trainer_core.runs.workspace import Workspace
+from trainer_core.texts import Text
 from ui.payloads import run_list
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
@@ -92,8 +93,9 @@ def test_a_run_goes_to_the_trash_and_back(supervisor: Supervisor) -> None:
     )["runs"] == []
     supervisor.control.move_to_trash(run_dir.name)
     assert trash.empty_trash(supervisor.workspace) == size > 0
-    with pytest.raises(ConfigError, match="no run .* in the trash"):
+    with pytest.raises(ConfigError) as refused:
         trash.restore_run(supervisor.workspace, run_dir.name)
+    assert refused.value.text == Text("trash.not_found", run=run_dir.name)
 
 
 def test_a_run_in_use_stays_in_the_trash_whole(supervisor: Supervisor) -> None:

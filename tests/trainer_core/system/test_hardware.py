@@ -24,6 +24,7 @@ from trainer_core.system.hardware import (
     read_cpu,
     worker_environment,
 )
+from trainer_core.texts import Text
 
 MIB = 2**20
 CUDA_13, CUDA_12 = BUILDS
@@ -46,7 +47,7 @@ TABLE = {  # reading: (index, name, free MiB) of every card, the best card's ind
     "mig_empty": (
         [(0, "A100-SXM4-40GB", 39800)],
         None,
-        "MIG is on for A100-SXM4-40GB and it has no slice. Make one, or switch MIG off.",
+        Text("gpu.no_slice", name="A100-SXM4-40GB"),
     ),
     "na_power": ([(0, "RTX 4060 Laptop GPU", 6900)], 0, ""),
     "300mb_free": ([(0, "RTX 4090", 300)], 0, ""),
@@ -65,13 +66,13 @@ TABLE = {  # reading: (index, name, free MiB) of every card, the best card's ind
     "one_of_two_lost": (
         [(0, "RTX 3060", 11911)],
         0,
-        "GPU 1 does not answer: GPU is lost. Restart the computer to get it back.",
+        Text("gpu.card_lost", index=1, reason="GPU is lost"),
     ),
-    "lost_between_questions": ([], None, "GPU 0 does not answer: GPU is lost. Restart the computer to get it back."),
-    "driver_error": ([], None, "The NVIDIA driver stopped answering: Unknown Error. Restart the computer."),
-    "not_loaded": ([], None, hardware.NVML_SENTENCES[9]),
-    "no_permission": ([], None, hardware.NVML_SENTENCES[4]),
-    "mismatch": ([], None, "The NVIDIA driver was updated and the old one is still running. Restart the computer."),
+    "lost_between_questions": ([], None, Text("gpu.card_lost", index=0, reason="GPU is lost")),
+    "driver_error": ([], None, Text("gpu.driver_stopped", reason="Unknown Error")),
+    "not_loaded": ([], None, Text("gpu.driver_not_loaded")),
+    "no_permission": ([], None, Text("gpu.no_permission")),
+    "mismatch": ([], None, Text("gpu.driver_updated")),
 }
 
 
@@ -81,7 +82,7 @@ def test_every_machine_reads_as_cards_and_a_sentence(name: str) -> None:
     machine = read(name)
     assert [(gpu.index, gpu.name, gpu.free_bytes // MIB) for gpu in machine.gpus] == cards
     assert (machine.best_gpu.index if machine.best_gpu else None) == best
-    assert machine.problem == problem
+    assert machine.problem == str(problem)
     assert machine.cpu.cores >= 1
 
 
@@ -164,14 +165,14 @@ def test_every_open_is_closed() -> None:
 def test_cuda_visible_devices_is_obeyed(visible: str, names: list[str]) -> None:
     machine = detect_machine(replay("two_reversed"), environ={"CUDA_VISIBLE_DEVICES": visible})
     assert [gpu.name for gpu in machine.gpus] == names
-    assert machine.problem == ("" if names else "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine.")
+    assert machine.problem == ("" if names else str(Text("gpu.wrong_name", name="7")))
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", " "])
 def test_hidden_cards_mean_the_processor(hidden: str) -> None:
     machine = detect_machine(replay("one_4090"), environ={"CUDA_VISIBLE_DEVICES": hidden})
     assert machine.gpus == ()
-    assert machine.problem == "CUDA_VISIBLE_DEVICES hides every GPU, so the processor is used."
+    assert machine.problem == str(Text("gpu.all_hidden"))
 
 
 def command(body: str) -> tuple[str, ...]:
@@ -195,14 +196,14 @@ def test_without_nvml_torch_is_asked_in_a_child(tmp_path: Path) -> None:
     ask = command(f"print('a warning first'); print({json.dumps(json.dumps([row]))})")
     machine = detect_machine(replay("none"), environ={}, torch_command=ask, devices=device_folder(tmp_path))
     assert machine.best_gpu == Gpu(0, "GPU-9", "RTX 4070", 12 * GIB, 11 * GIB, capability=(8, 9))
-    assert "management library is missing" in machine.problem
+    assert machine.problem.endswith(str(Text("gpu.no_library")))
 
 
 @pytest.mark.parametrize("body", ["raise SystemExit(1)", "print('[]')", "print('no json')", "print('[{}]')", ""])
 def test_a_child_that_cannot_say_is_a_sentence(tmp_path: Path, body: str) -> None:
     machine = detect_machine(replay("none"), environ={}, torch_command=command(body), devices=device_folder(tmp_path))
     assert machine.gpus == ()
-    assert machine.problem.startswith("There seems to be an NVIDIA GPU, but neither its driver nor torch")
+    assert machine.problem == str(Text("gpu.out_of_reach"))
 
 
 def test_torch_is_asked_once_and_only_with_a_hint(tmp_path: Path) -> None:
@@ -257,7 +258,9 @@ def test_on_wsl_a_card_is_named_as_its_cuda_takes_it(taken: str, name: str) -> N
     environment = worker_environment(best, "linux", WSL, takes=lambda name: name.startswith(taken))
     assert environment["CUDA_VISIBLE_DEVICES"].startswith(name)
     assert hardware.card_uuid(environment) == best.uuid, "the lock and what was measured go by the UUID all the same"
-    assert ("card 1 by its number" in hardware.card_number_notice(best, environment)) == (name == "1")
+    assert hardware.card_number_notice(best, environment) == (
+        str(Text("gpu.by_number", number=1)) if name == "1" else ""
+    )
 
 
 def test_the_driver_alone_is_asked_for_a_name() -> None:

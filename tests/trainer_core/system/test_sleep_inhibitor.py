@@ -11,6 +11,7 @@ import pytest
 from trainer_core.jobs.supervisor import wait_for
 from trainer_core.system import sleep_inhibitor
 from trainer_core.system.project import PROJECT
+from trainer_core.texts import Text
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there it is a call, not a process")
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there it is a c
 def test_the_keeper_lives_as_long_as_the_block() -> None:
     with sleep_inhibitor.keep_awake(["cat"]) as how:
         keeper = next(child for child in psutil.Process().children() if child.name() == "cat")
-        assert "cat" in how and keeper.is_running()
+        assert how == Text("sleep.inhibited_by", program="cat") and keeper.is_running()
     assert not keeper.is_running()
 
 

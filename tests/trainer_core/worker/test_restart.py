@@ -105,7 +105,7 @@ def test_a_command_is_kept_going_as_a_fork_is(tmp_path: Path, capfd: pytest.Capt
     ],
 )
 def test_how_a_process_ended(code: int, told: str, crashed: bool) -> None:
-    assert exit_codes.describe_exit(code).startswith(told) and restart.is_native_crash(code) == crashed
+    assert str(exit_codes.describe_exit(code)).startswith(told) and restart.is_native_crash(code) == crashed
 
 
 def test_windows_word_for_no_memory_is_a_lack_of_memory() -> None:

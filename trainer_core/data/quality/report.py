@@ -131,7 +131,9 @@ class DataReport:
             columns = ", ".join(f"{part} ← {column}" for part, column in file.columns.items())
             about = {"file": file.name, "shape": file.shape, "columns": columns, "rows": file.rows}
             unused = ", ".join(file.unused)
-            yield str(Text("data_report.file_unused", **about, unused=unused) if unused else Text("report.file", **about))
+            yield str(
+                Text("data_report.file_unused", **about, unused=unused) if unused else Text("data_report.file", **about)
+            )
         counts = {"usable": self.usable, "rows": self.rows, "train": self.train, "held_out": self.held_out}
         yield str(Text("data_report.rows", **counts))
         for one in self.lengths:
