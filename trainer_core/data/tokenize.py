@@ -264,7 +264,7 @@ def count_unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> in
 
 def sft_rows(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: int
-) -> tuple[list[EncodedChat], list[str]]:
+) -> tuple[list[EncodedChat], list[Text]]:
     """All conversations as tokens, cut at `length`, and sentences about what was cut or left out.
 
     Raises:
@@ -282,12 +282,12 @@ def sft_rows(
         notes.append(Text("tokens.examples_cut", rows=cut, total=total, length=length))
     if lost := count_unwritten_reasoning(chats, (text for text, _ in written)):
         notes.append(Text("tokens.reasoning_unwritten", rows=lost, total=total))
-    return kept, list(map(str, notes))
+    return kept, notes
 
 
 def pair_rows(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], length: int
-) -> tuple[list[EncodedPair], list[str]]:
+) -> tuple[list[EncodedPair], list[Text]]:
     """Pairs as tokens, whole, without those that show no difference within `length`, and sentences about the rest.
 
     Raises:
@@ -308,7 +308,7 @@ def pair_rows(
         notes.append(Text("tokens.pairs_cut", rows=cut, total=total, length=length))
     if lost := sum(any(one.reasoning and not one.learn_reasoning for one in pair_messages(pairs[at])) for at in kept):
         notes.append(Text("tokens.reasoning_dropped", rows=lost, total=total))
-    return [encoded[at] for at in kept], list(map(str, notes))
+    return [encoded[at] for at in kept], notes
 
 
 def as_trl_row(pair: Pair) -> dict[str, list[dict[str, str]]]:

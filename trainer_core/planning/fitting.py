@@ -198,7 +198,7 @@ def candidates(
 def base_formats(room: MemoryBudget, shape: Architecture) -> Iterator[tuple[BaseFormat, str]]:
     """The format this device starts with, and the smaller ones."""
     base, why = resolve_base_format("auto", room.device, room.bfloat16, shape.quantised)
-    yield base, why
+    yield base, str(why)
     sizes: tuple[BaseFormat, ...] = ("fp32", "bf16", "nf4")
     for smaller in sizes[sizes.index(base) + 1 :]:
         yield smaller, f"{smaller} base: a larger format does not fit"

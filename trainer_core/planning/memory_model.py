@@ -30,6 +30,7 @@ from trainer_core.runs.events import Stage
 from trainer_core.schema import StrictModel
 from trainer_core.system.format import GIB, MIB, format_gb
 from trainer_core.system.hardware import Machine
+from trainer_core.texts import Text
 
 Device = Literal["cuda", "cpu"]
 FitLevel = Literal["fits", "tight", "too big"]
@@ -139,20 +140,17 @@ class FitVerdict:
 
 def resolve_base_format(
     precision: Precision, device: Device, bfloat16: bool = False, quantised: bool = False
-) -> tuple[BaseFormat, str]:
+) -> tuple[BaseFormat, Text]:
     """The format that "auto" stands for, and why. `bfloat16`: the processor computes in it itself."""
     if precision != "auto":
-        return precision, "as asked"
+        return precision, Text("precision.chosen")
     if device == "cuda":
-        return "nf4", "4-bit base on a GPU: a quarter of the memory, and the adapter trains in full precision"
+        return "nf4", Text("precision.gpu")
     if quantised:
-        return "nf4", "the model comes in 4 bit"
+        return "nf4", Text("precision.quantised_model")
     if bfloat16:
-        return (
-            "bf16",
-            "16-bit base on a processor with bfloat16 units: about twice as fast, the adapter stays in 32 bit",
-        )
-    return "fp32", "32-bit base: this processor has no bfloat16 units, so 16 bit would be slower"
+        return "bf16", Text("precision.bfloat16_units")
+    return "fp32", Text("precision.no_bfloat16_units")
 
 
 def setups_for_machine(

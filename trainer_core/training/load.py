@@ -21,6 +21,7 @@ from trainer_core.models import template_sandbox
 from trainer_core.models.architecture import TARGETS
 from trainer_core.planning import memory_model
 from trainer_core.system import hardware
+from trainer_core.texts import Text
 
 template_sandbox.patch_transformers(chat_template_utils)
 
@@ -32,10 +33,10 @@ class LoadedModel:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     precision: Precision
-    reason: str
+    reason: Text
 
 
-def resolve_precision(precision: Precision) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision) -> tuple[Precision, Text]:
     """The precision that "auto" stands for on this device, with the reason."""
     return memory_model.resolve_base_format(
         precision, "cuda" if torch.cuda.is_available() else "cpu", hardware.has_bfloat16()

@@ -127,6 +127,6 @@ def token_rows(stage: Stage, run: StageContext, loaded: data.LoadedData, tokeniz
     if found is None:
         encode = TOKEN_COLUMNS[METHODS[stage].columns].encode
         encoded, notes = encode(tokenizer, loaded, run.recipe.stage_settings(stage).max_length)
-        found = Dataset.from_list(encoded), [parse_text(note) for note in notes]
+        found = Dataset.from_list(encoded), notes
         kept.write(*found)
     return found

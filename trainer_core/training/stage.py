@@ -41,7 +41,7 @@ from trainer_core.runs.events import (
 from trainer_core.runs.run_state import RunState, read_run_state
 from trainer_core.runs.workspace import Workspace
 from trainer_core.system import hardware
-from trainer_core.texts import Text, parse_text, stage_text
+from trainer_core.texts import Text, stage_text
 from trainer_core.training import load, row_lengths
 from trainer_core.training.checkpointing import (
     WEIGHTS,
@@ -87,7 +87,7 @@ class StageContext:
         length = self.recipe.stage_settings(stage).max_length
         base = load.load_base(self.model, self.recipe.precision, length, self.recipe.memory)
         if base.precision != self.recipe.precision:
-            self.emit(SettingChanged("precision", self.recipe.precision, base.precision, parse_text(base.reason)))
+            self.emit(SettingChanged("precision", self.recipe.precision, base.precision, base.reason))
         model = load.add_adapter(base, self.recipe.lora, self.recipe.seed)
         if resolve.is_hub_id(self.recipe.model):  # not the cache's folder on this computer
             model.peft_config["default"].base_model_name_or_path = self.recipe.model

@@ -11,6 +11,7 @@ from datasets import Dataset
 from trainer_core.data import LoadedData, tokenize
 from trainer_core.data.tokenize import MASKED, EncodedPair
 from trainer_core.planning.eval_budget import MAX_EVAL_ROWS
+from trainer_core.texts import Text
 
 TokenRow = dict[str, Any]
 
@@ -26,7 +27,7 @@ class TokenColumns:
 
     names: tuple[str, ...]
     sides: tuple[str, ...]
-    encode: Callable[[Any, LoadedData, int], tuple[list[TokenRow], list[str]]]
+    encode: Callable[[Any, LoadedData, int], tuple[list[TokenRow], list[Text]]]
     encode_held_out: Callable[[Any, LoadedData, int], list[TokenRow]]
 
     def count_tokens(self, rows: Dataset, limit: int) -> list[int]:
@@ -40,7 +41,7 @@ class TokenColumns:
         return [min(max(row), limit) for row in zip(*lengths, strict=True)]
 
 
-def encode_chats(tokenizer: Any, loaded: LoadedData, length: int) -> tuple[list[TokenRow], list[str]]:
+def encode_chats(tokenizer: Any, loaded: LoadedData, length: int) -> tuple[list[TokenRow], list[Text]]:
     encoded, notes = tokenize.sft_rows(tokenizer, loaded.chats, length)
     return [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded], notes
 
@@ -56,7 +57,7 @@ def pair_columns(
 ) -> TokenColumns:
     """The layout of a trainer of pairs; `as_row` gets a pair and where it is cut."""
 
-    def encode(tokenizer: Any, loaded: LoadedData, length: int) -> tuple[list[TokenRow], list[str]]:
+    def encode(tokenizer: Any, loaded: LoadedData, length: int) -> tuple[list[TokenRow], list[Text]]:
         encoded, notes = tokenize.pair_rows(tokenizer, loaded.pairs, length)
         return [as_row(row, length) for row in encoded], notes
 

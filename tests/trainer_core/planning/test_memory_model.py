@@ -36,6 +36,7 @@ from trainer_core.planning.memory_model import (
 )
 from trainer_core.system.format import GIB
 from trainer_core.system.hardware import detect_machine
+from trainer_core.texts import Text
 
 CATALOGUE = Path(__file__).parents[3] / "presets" / "models" / "catalogue.toml"
 SHAPES = {
@@ -336,7 +337,7 @@ def test_auto_precision() -> None:
     assert resolve_base_format("auto", "cpu")[0] == "fp32"
     assert resolve_base_format("auto", "cpu", bfloat16=True)[0] == "bf16"
     assert resolve_base_format("auto", "cpu", quantised=True)[0] == "nf4"
-    assert resolve_base_format("bf16", "cuda") == ("bf16", "as asked")
+    assert resolve_base_format("bf16", "cuda") == ("bf16", Text("precision.chosen"))
 
 
 def test_disk() -> None:

@@ -202,7 +202,7 @@ def test_training_leaves_out_what_the_finding_says(models: dict[str, Path]) -> N
     sides = ((Message("assistant", long + "yes"),), (Message("assistant", long + "no"),))
     other = Pair(asked, (Message("assistant", "a"),), (Message("assistant", "b"),))
     kept, notes = tokenize.pair_rows(its, [Pair(asked, *sides), other], 64)
-    assert len(kept) == 1 and notes == [str(Text("tokens.sides_equal", rows=1, total=2, length=64))]
+    assert len(kept) == 1 and notes == [Text("tokens.sides_equal", rows=1, total=2, length=64)]
     with pytest.raises(DataError) as error:
         tokenize.pair_rows(its, [Pair(asked, *sides)], 64)
     assert error.value.text == Text("tokens.no_pairs", total=1, length=64)
