@@ -19,7 +19,7 @@
     press("compare-start", () => app.open("start"));
     press("vote-next", onward);
     press("vote-undo", () => { stopReveal(); wish("undo_vote"); });
-    press("vote-again", () => { stopReveal(); wish("new_seed"); });
+    press("vote-again", () => { stopReveal(); wish("retry_with_new_seed"); });
     press("vote-end", () => { stopReveal(); wish("end_voting"); });
     for (const id of ["compare-reload", "vote-reload"]) press(id, () => wish("reload_lanes"));
     press("topairs", makePairs);
@@ -68,7 +68,7 @@
 
   function onward() {
     stopReveal();
-    if (app.is("ballot")?.goes_on) wish("next_question");
+    if (app.is("ballot")?.goes_on) wish("show_next_question");
   }
 
   function stopReveal() {

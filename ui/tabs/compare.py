@@ -24,8 +24,7 @@ from ui.components.sidebar import static_html
 from ui.payloads.comparison import comparison_payload
 from ui.payloads.run import is_comparable, run_option
 from ui.server import path_policy
-from ui.tabs.compare_actions import CompareActions
-from ui.tabs.data import as_endpoint
+from ui.tabs.compare_actions import CompareActions, compare_endpoints
 
 COMPARE_JS = "window.tunebench.beginCompare(element, server);"
 CHOSE_JS = "(run, first, second) => window.tunebench.chose({ run, first, second })"
@@ -58,7 +57,7 @@ def build_compare_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> No
     gr.HTML(
         html_template=COMPARE_MORE,
         js_on_load=COMPARE_JS,
-        server_functions=[as_endpoint(wish) for wish in CompareActions(supervisor).endpoints],
+        server_functions=compare_endpoints(supervisor),
         apply_default_css=False,
         elem_id="compare-view",
     )

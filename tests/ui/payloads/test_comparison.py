@@ -26,6 +26,7 @@ from trainer_core.runs.compare_events import (
     TokenHeatmap,
     TokenLogprobs,
 )
+from trainer_core.runs.compare_requests import AdjustLaneRequest
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.texts import verbatim
 from ui.payloads import comparison
@@ -39,7 +40,7 @@ from ui.payloads.vote_tally import (
     describe_undecided,
     describe_verdict,
 )
-from ui.tabs.compare_actions import CompareActions
+from ui.tabs.compare_actions import CompareActions, HeatmapQuery
 
 pytestmark = pytest.mark.real
 
@@ -121,9 +122,9 @@ def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest)
     told = comparison.compare_parts(supervisor.registry)
     assert told["heat"] is None and all(lane["dial"] is None for lane in told["compare"]["lanes"])
     with pytest.raises(Exception, match="A blind vote is going"):
-        CompareActions(supervisor).adjust_lane({"lane": "DPO", "strength": 0.5})
+        CompareActions(supervisor).adjust_lane(AdjustLaneRequest(lane="DPO", strength=0.5))
     with pytest.raises(Exception, match="under their names"):
-        CompareActions(supervisor).show_heatmap({"answer": "DPO", "lanes": ["Base", "DPO"]})
+        CompareActions(supervisor).show_heatmap(HeatmapQuery(answer="DPO", lanes=("Base", "DPO")))
     blind_voting.end_voting(supervisor.registry)
     assert comparison.compare_parts(supervisor.registry)["heat"]["pieces"] == [["a", -1.0, -2.0]]
 
@@ -213,7 +214,7 @@ def test_the_votes_of_another_run_are_never_shown(supervisor, contest) -> None: 
     assert told["none"] == "No votes for this run yet. Press B." and not told["few"]
     assert wins(supervisor, contest.run, "Base", "DPO") == [0, 0], "what is loaded counts, not what the form says"
     with pytest.raises(DataError, match="no votes on these lanes"):
-        CompareActions(supervisor).export_pairs()
+        CompareActions(supervisor).export_pairs(CompareChoice())
     load(supervisor, contest.run)
     assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor.registry)["none"]
 
@@ -226,8 +227,9 @@ def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> No
     assert wins(supervisor, contest.run, "SFT", "DPO") == [0, 2]
     assert wins(supervisor, contest.run, "Base", "Base") == wins(supervisor, contest.run, "Base", "gone") == [0, 3]
     told = comparison.tally_payload(supervisor.registry, CompareChoice(run=contest.run, first="Base", second="SFT"))
+    chosen = CompareChoice(run=contest.run, first="SFT", second="DPO")
     assert told["none"] == "No votes on these two lanes yet. Press B."
-    assert CompareActions(supervisor).export_pairs({"run": contest.run, "first": "SFT", "second": "DPO"})["count"] == 2
+    assert CompareActions(supervisor).export_pairs(chosen)["count"] == 2
 
 
 def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contest) -> None:  # noqa: F811
@@ -259,7 +261,7 @@ def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, c
         "11 earlier votes on lanes of these names are not counted: an adapter or a system prompt was another then."
     ]
     give(supervisor, 1, contest, adapters={"Base": "", "DPO": now["DPO"]})
-    assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs()["count"] == 1
+    assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs(CompareChoice())["count"] == 1
     ask(supervisor, contest)
     assert blind_voting.undo_vote(supervisor.registry).adapters["DPO"] == now["DPO"]
     with pytest.raises(BusyError) as error:
