@@ -54,14 +54,16 @@ def mapped(page: Page, **parts: str) -> None:
 
 def chooses(page: Page, model: Path) -> None:
     """Start is on this model, and the Data tab knows."""
-    page.wait_for_selector("#chosen [data-chosen]", state="attached")
+    page.wait_for_selector("#start-choices [data-choices]", state="attached")
     page.fill("#model input", str(model))
     page.keyboard.press("Enter")
     known(page, str(model))
 
 
 def known(page: Page, words: str) -> None:
-    page.wait_for_function("words => document.querySelector('#chosen span')?.dataset.chosen.includes(words)", arg=words)
+    page.wait_for_function(
+        "words => document.querySelector('#start-choices span')?.dataset.choices.includes(words)", arg=words
+    )
 
 
 def numbers(page: Page, words: str) -> None:
@@ -126,7 +128,7 @@ def test_columns_are_remembered_for_files_like_it(app: App, visit: Visit, foreig
     mapped(page, prompt="frage", chosen="schlecht", rejected="gut")
     numbers(page, "119 of 121")
     page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     opened(page, foreign)
     numbers(page, "119 of 121")
     expect(page.locator("#part-chosen")).to_have_value("schlecht")
@@ -148,10 +150,10 @@ def test_nothing_of_the_file_before_stays(app: App, visit: Visit, tmp_path: Path
     opened(page, tmp_path / "b.jsonl")
     numbers(page, "no rejected answers: good for SFT alone")
     expect(page.locator("#data-rows")).to_contain_text("ho 0")
-    expect(page.locator("#data-found .sides")).to_have_count(0)
+    expect(page.locator("#data-result .sides")).to_have_count(0)
     opened(page, tmp_path / "nowhere.jsonl")
     expect(page.locator("#data-problem")).to_contain_text("there is no such file or folder")
-    expect(page.locator("#data-found")).to_be_hidden()
+    expect(page.locator("#data-result")).to_be_hidden()
     opened(page, tmp_path / "b.jsonl")
     page.click("#data-use")
     expect(page.get_by_label("SFT only")).to_be_checked()

@@ -28,11 +28,11 @@ DEVICE = """
 """
 RUN = """
 <section class="card" aria-label="Run">
-  <p class="row"><span class="pill" id="run-pill" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
+  <p class="row"><span class="badge" id="run-badge" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
   <div class="bar" id="run-bar" role="progressbar" aria-label="Run"
     aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
   <p id="run-step" class="quiet">No run yet.</p>
-  <p class="hint" id="trouble" hidden></p>
+  <p class="hint" id="app-error" hidden></p>
 </section>
 """
 KILL_QUESTION = """
@@ -48,8 +48,8 @@ SIGN_OUT_FORM = """
   title="Every browser that is signed in needs a new link; a training goes on">Sign out everywhere</button></form>
 """
 BANNER = """
-<div id="lost" class="banner" role="alert" hidden>No answer from Tunebench for some seconds. If you closed the terminal,
-start it again; a running training continues, and this page finds it.</div>
+<div id="lost-connection" class="banner" role="alert" hidden>No answer from Tunebench for some seconds.
+If you closed the terminal, start it again; a running training continues, and this page finds it.</div>
 """
 
 

@@ -24,6 +24,6 @@ RUNS = f"""
 <th scope="col" class="num minor">Size</th><th scope="col" class="minor">Started</th>
 <th scope="col"><span class="sr">What can be done</span></th></tr></thead><tbody></tbody></table>
 <p class="empty" id="runs-empty">No run yet. The first one is one click away, on Start.</p></div>
-<p id="runs-said" class="sr" role="status" aria-live="polite"></p>
+<p id="runs-status" class="sr" role="status" aria-live="polite"></p>
 <details id="trash" hidden><summary>Trash</summary><ul></ul><p class="buttons"></p></details>
 """

@@ -31,19 +31,19 @@ def count_votes(
         "first": contest.first,
         "second": contest.second,
         "wins": [found.first, found.second],
-        "others": describe_undecided(found),
+        "undecided": describe_undecided(found),
         "share": interval_bounds(found.share),
-        "odds": describe_odds(found),
+        "share_text": describe_share(found),
         "verdict": describe_verdict(found),
         "word": found.verdict.word,
         "kinds": [[tag, *counts] for tag, counts in sorted(found.kinds.items())],
-        "none": missing_count_text(given, found),
+        "empty": missing_count_text(given, found),
         "checks": [
             line for line in (describe_bias(found), describe_length_effect(found), describe_earlier(earlier)) if line
         ],
         "strengths": rank_lanes(given, contest.run),
         "pairs": found.pairs,
-        "few": "Few pairs. Fine for a taste; 200 or more give a steadier change."
+        "advice": "Few pairs. Fine for a taste; 200 or more give a steadier change."
         if 0 < found.pairs < MIN_PAIRS
         else "",
     }
@@ -73,8 +73,8 @@ def current_votes(path: Path) -> tuple[Vote, ...]:
 
 def file_stamp(path: Path) -> tuple[int, int]:
     """Size and time of the last change; a file with the same ones is not read again."""
-    told = path.stat() if path.exists() else None
-    return (told.st_size, told.st_mtime_ns) if told else (0, 0)
+    stat = path.stat() if path.exists() else None
+    return (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
 
 
 @lru_cache(maxsize=4)
@@ -85,15 +85,15 @@ def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
 def describe_undecided(found: VoteTally) -> str:
     """The votes that decided nothing."""
     counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
-    told = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
-    return " · ".join([*told, *([f"{found.again} given again after an undo"] if found.again else [])])
+    parts = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
+    return " · ".join([*parts, *([f"{found.again} given again after an undo"] if found.again else [])])
 
 
 def interval_bounds(share: ConfidenceInterval | None) -> list[float] | None:
     return [round(one, 4) for one in (share.value, *share.ends)] if share else None
 
 
-def describe_odds(found: VoteTally) -> str:
+def describe_share(found: VoteTally) -> str:
     """Share and p-value; no percentage of a handful."""
     if found.share is None:
         missing = 5 - found.decided_votes
@@ -104,16 +104,16 @@ def describe_odds(found: VoteTally) -> str:
 
 def describe_verdict(found: VoteTally) -> str:
     """The verdict of the newest look, and when it is renewed."""
-    stands = found.verdict
-    coming = f" Next check at {stands.next_look} decided votes." if stands.next_look else ""
-    side = (found.contest.first, found.contest.second)[stands.side] if stands.side is not None else ""
-    match stands.word:
+    verdict = found.verdict
+    coming = f" Next check at {verdict.next_look} decided votes." if verdict.next_look else ""
+    side = (found.contest.first, found.contest.second)[verdict.side] if verdict.side is not None else ""
+    match verdict.word:
         case "Clear":
-            return f"Clear: {side} is better, by the check at {stands.at} votes.{coming}"
+            return f"Clear: {side} is better, by the check at {verdict.at} votes.{coming}"
         case "Leaning":
             return f"Leaning {side}, not settled.{coming}"
         case "No difference seen":
-            return f"No difference seen in {stands.at} votes."
+            return f"No difference seen in {verdict.at} votes."
     return f"Not decided yet.{coming}"
 
 

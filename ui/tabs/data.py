@@ -27,7 +27,7 @@ from ui.components.html_data import DATA
 from ui.server import path_policy
 from ui.server.endpoints import Reply, public_endpoints
 
-DATA_JS = "window.tunebench.beginData(element, server, upload);"
+DATA_JS = "window.tunebench.initData(element, server, upload);"
 SAMPLE_CHATS = "sample chats"
 SAMPLE_FILES = {SAMPLE: "sample_pairs.jsonl", SAMPLE_CHATS: "sample_chat.jsonl"}
 """What the page calls the bundled files."""

@@ -35,7 +35,7 @@ FOOTNOTE = (
 TO_ORIGIN = "() => document.getElementById('origin').scrollIntoView({block: 'center'})"
 
 
-def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
+def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
     actions = StartActions(supervisor)
     origin = gr.HTML("", elem_id="origin")
     undo = gr.Button("Back to the settings before", visible=False, size="sm", elem_id="undo")
@@ -63,7 +63,7 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                     elem_id="data",
                 )
                 health = gr.HTML("", elem_id="health")
-                chosen = gr.HTML("", elem_id="chosen")
+                chosen = gr.HTML("", elem_id="start-choices")
                 method = gr.Radio(
                     METHOD_CHOICES, value=actions.first.method, label="Method", interactive=True, elem_id="method"
                 )
@@ -85,10 +85,10 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
         recipe=recipe, models=model, data_sets=pairs, facts=health, plan=plan, goal=goal, stored=stored,
         settings=chosen, memory=memory, train=go, origin=origin, undo=undo, before=before, tabs=tabs,
     )  # fmt: skip
-    wire_handlers(actions, bus, page, elements, problem)
+    wire_handlers(actions, live, page, elements, problem)
 
 
-def wire_handlers(actions: StartActions, bus: gr.HTML, page: gr.Blocks, elements: StartView, problem: gr.HTML) -> None:
+def wire_handlers(actions: StartActions, live: gr.HTML, page: gr.Blocks, elements: StartView, problem: gr.HTML) -> None:
     """Args:
     elements: the one that each part of a view goes to.
     """
@@ -108,18 +108,18 @@ def wire_handlers(actions: StartActions, bus: gr.HTML, page: gr.Blocks, elements
     started = shown("tabs", "origin", "undo", show_progress="hidden")
     bind_handler(elements.train.click, actions.start, recipe, **started)
     opened = shown("recipe", *PREVIEW, "origin", "undo", "tabs", **QUIET_OPTIONS)
-    bind_handler(bus.retry, actions.use_suggestion, gr.EventData, **opened)
-    bind_handler(bus.clone, actions.clone, gr.EventData, **opened)
+    bind_handler(live.retry, actions.use_suggestion, gr.EventData, **opened)
+    bind_handler(live.clone, actions.clone, gr.EventData, **opened)
     used = shown("tabs", "recipe", *PREVIEW, **QUIET_OPTIONS)
-    bind_handler(bus.usedata, actions.use_data, gr.EventData, recipe, **used)
+    bind_handler(live.usedata, actions.use_data, gr.EventData, recipe, **used)
     moved = {**restored, "outputs": {**restored["outputs"], "recipe": recipe.subset(memory_fit.SLIDER_SETTINGS)}}
-    bind_handler(bus.lever, actions.move_slider, gr.EventData, recipe, **moved)
+    bind_handler(live.moveslider, actions.move_slider, gr.EventData, recipe, **moved)
     suggested = shown("recipe", *PREVIEW, "origin", "undo", "before", **QUIET_OPTIONS)
-    bind_handler(bus.suggest, actions.suggest, gr.EventData, recipe, **suggested).then(None, js=TO_ORIGIN)
+    bind_handler(live.suggest, actions.suggest, gr.EventData, recipe, **suggested).then(None, js=TO_ORIGIN)
     undone = shown("recipe", *PREVIEW, "origin", "undo", **QUIET_OPTIONS)
     bind_handler(elements.undo.click, actions.undo, elements.before, stored, **undone)
     refreshed = shown("models", "data_sets", "memory", "train", **QUIET_OPTIONS)
-    bind_handler(bus.statechange, actions.refresh, stored, **{**refreshed, "problem": None})
+    bind_handler(live.statechange, actions.refresh, stored, **{**refreshed, "problem": None})
 
 
 def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:

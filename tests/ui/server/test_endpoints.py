@@ -58,7 +58,7 @@ def test_a_page_can_call_exactly_these(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("script", "names"), [("compare.js", COMPARE), ("data.js", DATA)])
 def test_the_scripts_call_no_others(script: str, names: set[str]) -> None:
     code = (PROJECT / "assets" / "web" / script).read_text(encoding="utf-8")
-    called = {*re.findall(r'wish\("(\w+)"', code), *re.findall(r"server\.(\w+)\(", code)}
+    called = {*re.findall(r'callEndpoint\("(\w+)"', code), *re.findall(r"server\.(\w+)\(", code)}
     assert called == names
 
 
