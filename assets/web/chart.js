@@ -2,7 +2,7 @@
 // same chart (held-out rows, the rejected side) beside it. Also what one does with a chart: hover, zoom, read as a table, take away.
 // Points are [x, value]. Zoom and table belong to the figure on the page, so a new point changes neither.
 (() => {
-  const NS = "http://www.w3.org/2000/svg", HEIGHT = 150, PAD = { left: 40, right: 10, top: 8, bottom: 20 };
+  const NS = "http://www.w3.org/2000/svg", HEIGHT = 150, MIN_WIDTH = 100, PAD = { left: 40, right: 10, top: 8, bottom: 20 };
   const TABLE_ROWS = 200, CLICK = 6;
 
   function makeSvg(tag, attributes = {}, ...children) {
@@ -100,7 +100,7 @@
   function drawChart(figure, lines, { total = 0, time = false, marks = [] } = {}) {
     figure.shown = { lines, total, time, marks };
     const main = lines.find((line) => line.points.length), name = figure.querySelector("h3").textContent;
-    const plot = figure.querySelector(".plot"), width = plot.clientWidth || Number(figure.dataset.width) || 300;
+    const plot = figure.querySelector(".plot"), width = Math.max(MIN_WIDTH, plot.clientWidth || Number(figure.dataset.width) || 300);
     const key = JSON.stringify([width, total, figure.zoom, figure.brush, figure.hover, marks, lines.map((line) => [line.points.length, line.name])]);
     if (figure.key === key && lines.every((line, at) => line.points === figure.held?.[at])) return;
     [figure.key, figure.held] = [key, lines.map((line) => line.points)];
@@ -271,7 +271,7 @@
     const some = body.filter((_, index) => index % every === 0 || index === body.length - 1);
     const makeCell = (value) => makeNode("td", {}, value === "" ? "–" : formatShort(value));
     figure.querySelector(".numbers").replaceChildren(makeNode("table", {},
-      makeNode("caption", {}, every > 1 ? `Every ${every}th of ${body.length} rows; the CSV has all.` : `${body.length} rows`),
+      makeNode("caption", {}, every > 1 ? `1 in ${every} of ${body.length} rows; the CSV has all.` : `${body.length} rows`),
       makeNode("thead", {}, makeNode("tr", {}, ...[x, ...head].map((name) => makeNode("th", { scope: "col" }, name)))),
       makeNode("tbody", {}, ...some.map(([at, ...values]) => makeNode("tr", {}, makeNode("th", { scope: "row" }, figure.shown.time ? formatClock(at) : String(at)), ...values.map(makeCell))))));
   }

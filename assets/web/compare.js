@@ -44,7 +44,7 @@
 
   // Calls an endpoint, shows its problem, and polls at once for what has changed.
   async function callEndpoint(name, request = {}) {
-    const reply = (await server[name](request)) ?? { problem: "No answer from Tunebench." };
+    const reply = (await server[name](request)) ?? { problem: "Lost contact with Tunebench, retrying…" };
     setText(byId("compare-error"), reply.problem ?? "");
     byId("compare-error").hidden = !reply.problem;
     app.pollSoon(0);
@@ -126,7 +126,7 @@
     byId("vote-better").hidden = !question?.wants_answer;
     writeText("vote-status", describeQuestion(question));
     if (!question) return;
-    writeText("vote-number", `Question ${question.number}${question.tag ? ` · ${question.tag}` : ""}: ${question.first} and ${question.second}, in an order you do not know`);
+    writeText("vote-number", `Question ${question.number}${question.tag ? ` · ${question.tag}` : ""}: ${question.first} vs ${question.second}, order hidden`);
     drawPrompt(question.prompt);
     for (const button of bar.querySelectorAll("[data-choice]")) {
       button.disabled = state.voting || (!question.voted && !question.ready && button.dataset.choice !== "skip") || !!question.voted;
@@ -156,7 +156,7 @@
     if (question.voted) return `${VOTE_LABELS[question.voted]}.${question.wants_answer ? ` Write a better answer below${question.can_continue ? ", or press N" : ""}.` : ""}`;
     if (question.identical) return "Both answers are identical. ↓ counts them as a tie.";
     if (question.ready) return "Which answer is better?";
-    return question.absence ? "" : "Read on; you can vote when both answers are there.";
+    return question.absence ? "" : "You can vote as soon as both answers are complete.";
   }
 
   // ---- the tally
@@ -170,7 +170,7 @@
     const pair = JSON.stringify([tally.run, tally.first, tally.second]);
     if (byId("pairs-status").dataset.pair !== pair) byId("pairs-status").replaceChildren(); // it was about other votes
     byId("pairs-status").dataset.pair = pair;
-    writeText("tally-head", `Votes for ${tally.name}: ${tally.first} and ${tally.second}`);
+    writeText("tally-head", `Votes for ${tally.name}: ${tally.first} vs ${tally.second}`);
     writeText("tally-empty", tally.empty);
     byId("tally-empty").hidden = !tally.empty;
     for (const part of ["numbers", "share", "verdict"]) byId(`tally-${part}`).hidden = !!tally.empty;
@@ -181,9 +181,9 @@
     byId("tally-verdict").dataset.word = tally.word;
     drawTable(byId("tally-kinds"), ["Kind", tally.first, "Tie", tally.second], tally.kinds);
     byId("tally-kinds").hidden = !tally.kinds.length;
-    const strengths = tally.strengths.length ? [`All lanes voted on (Bradley-Terry, mean 0): ${tally.strengths.join("; ")}.`] : [];
+    const strengths = tally.strengths.length ? [`All models voted on (Bradley-Terry, mean 0): ${tally.strengths.join("; ")}.`] : [];
     byId("tally-checks").replaceChildren(...[...tally.checks, ...strengths, tally.advice].filter(Boolean).map((line) => makeNode("li", {}, line)));
-    writeText("export-pairs", `Turn ${tally.pairs} vote${tally.pairs === 1 ? "" : "s"} into DPO pairs`);
+    writeText("export-pairs", `Save ${tally.pairs} DPO pair${tally.pairs === 1 ? "" : "s"} from your votes`);
     byId("export-pairs").hidden = !tally.pairs;
     byId("vote-undo").disabled = !app.getPart("question");
   }
@@ -290,6 +290,7 @@
     setText(byId("compare-failed").querySelector("p"), compare?.error ?? "");
     byId("compare-failed").hidden = !compare?.error;
     byId("compare-reload").hidden = !compare?.dead;
+    writeText("judge-go", `Judge ${byId("lane-first").value} vs ${byId("lane-second").value}`);
     byId("judge").hidden = byId("differences").hidden = !compare || !!app.getPart("question") || compare.lanes.length < 2;
     const marks = findMarks(compare);
     for (const lane of compare?.lanes ?? []) fillLane(place, lane, compare, marks[lane.name]);
@@ -304,10 +305,10 @@
   }
 
   function describeStatus(compare) {
-    if (!compare) return "Generate loads the base and the adapters of this run side by side.";
+    if (!compare) return "Generate loads the base and this run's adapters.";
     if (compare.phase === "failed" || compare.answering) return "";
     if (app.getPart("question")) return ""; // its bar says the same
-    if (!compare.active) return "The lanes were unloaded to free the device. Generate loads them again.";
+    if (!compare.active) return "Models unloaded to free memory. Generate reloads them.";
     return compare.detail;
   }
 
@@ -364,10 +365,10 @@
     const strength = makeNode("input", { type: "range", min: 0, max: 150, step: 5, value: 100, name: "strength" });
     const share = makeNode("input", { type: "range", min: 0, max: 100, step: 5, value: 0, name: "share" });
     const other = makeNode("select", { name: "other" });
-    const box = makeNode("details", { class: "strength" }, makeNode("summary", {}, "Dial"),
+    const box = makeNode("details", { class: "strength" }, makeNode("summary", {}, "Adapter strength"),
       makeNode("label", {}, "Strength ", makeNode("b", {}), strength),
-      makeNode("label", {}, "Blend with ", other), makeNode("label", {}, "Share of it ", makeNode("b", {}), share),
-      makeNode("p", { class: "quiet" }, "Holds from the next answer on; nothing is loaded anew."));
+      makeNode("label", {}, "Blend with ", other), makeNode("label", {}, "Mix ", makeNode("b", {}), share),
+      makeNode("p", { class: "quiet" }, "Applies to the next answer."));
     const adjust = () => callEndpoint("adjust_lane", { lane: name, strength: strength.value / 100, other: share.value > 0 ? other.value : "", share: share.value / 100 });
     for (const input of [strength, share, other]) {
       input.addEventListener("input", () => labelStrength(box));
@@ -394,7 +395,7 @@
     const tuned = (compare?.lanes ?? []).filter((lane) => lane.strength).map((lane) => lane.name);
     fillSelect(byId("lane-first"), names, names[0]);
     fillSelect(byId("lane-second"), names, names[names.length - 1]);
-    byId("judge-lane").replaceChildren(makeNode("option", { value: "" }, "An endpoint (OpenAI's protocol)"), ...names.map((name) => makeNode("option", { value: name }, `The lane ${name}`)));
+    byId("judge-lane").replaceChildren(makeNode("option", { value: "" }, "OpenAI-compatible API"), ...names.map((name) => makeNode("option", { value: name }, `Model ${name}`)));
     for (const pane of byId("lanes").children) {
       const box = pane.querySelector(".strength"), others = tuned.filter((name) => name !== pane.dataset.lane);
       if (!box) continue;
@@ -458,7 +459,7 @@
 
   function markHeatmap({ lanes: [first, second], pieces }) {
     const total = pieces.reduce((sum, [, one, other]) => sum + one - other, 0);
-    writeText("heatmap-legend", `Green: ${first} finds the token likelier; amber: ${second} does. Over the whole answer ${first} is ${total >= 0 ? "ahead" : "behind"} by ${Math.abs(total).toFixed(1)} nats.`);
+    writeText("heatmap-legend", `Green: more likely under ${first}. Amber: more likely under ${second}. Over the whole answer, ${first} is ${total >= 0 ? "ahead" : "behind"} by ${Math.abs(total).toFixed(1)} nats.`);
     return pieces.map(([text, one, other]) => {
       const apart = one - other, depth = Math.round(45 * Math.min(1, Math.abs(apart) / 3));
       const colour = apart > 0 ? "var(--good)" : "var(--busy)";

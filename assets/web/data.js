@@ -80,8 +80,8 @@
   async function openSource(path, before = { columns: {}, steps: [] }) {
     resetState(path);
     const opened = state;
-    if (!state.source) return showError("Type a path first, or drop a file.");
-    showProgress(`Looking at ${baseName(state.source)}`);
+    if (!state.source) return showError("Enter a path first, or drop a file.");
+    showProgress(`Opening ${baseName(state.source)}`);
     const inspected = await server.inspect_file({ source: state.source });
     if (opened !== state) return;
     if (inspected.problem && !inspected.columns) return showError(inspected.problem);
@@ -107,14 +107,14 @@
     byId("data-progress").hidden = true;
     place.hidden = false;
     const select = makeNode("select", { id: "data-part" }, ...parts.map((part, index) => makeNode("option", { value: index }, `${part.config} · ${part.split}`)));
-    place.replaceChildren(makeNode("label", { class: "parts" }, makeNode("span", {}, `${name} has ${countNoun(parts.length, "part")}. Which one?`), select), makeNode("button", { class: "button" }, "Fetch"));
+    place.replaceChildren(makeNode("label", { class: "parts" }, makeNode("span", {}, `${name} has ${countNoun(parts.length, "part")}. Which one?`), select), makeNode("button", { class: "button" }, "Download"));
     place.onsubmit = (event) => { event.preventDefault(); fetchPart(name, parts[select.value]); };
   }
 
   async function fetchPart(name, part) {
     resetState(name);
     const opened = state;
-    showProgress(`Fetching ${name}, ${part.config} · ${part.split}`);
+    showProgress(`Downloading ${name}, ${part.config} · ${part.split}`);
     const saved = await server.fetch_part({ source: name, ...part });
     if (opened !== state) return;
     if (saved.problem) return showError(saved.problem);
@@ -187,7 +187,7 @@
 
   function drawHead() {
     byId("data-name").textContent = baseName(state.file);
-    byId("data-shape").textContent = state.inspected.problem ? "Its columns are not ones Tunebench knows." : state.inspected.shape;
+    byId("data-shape").textContent = state.inspected.problem ? "Unknown columns" : state.inspected.shape;
     byId("data-use").hidden = true;
     for (const id of ["data-blocked", "data-steps", "data-rows", "data-health", "data-lengths"]) byId(id).hidden = true;
     byId("data-numbers").textContent = "";
@@ -219,9 +219,9 @@
     const lost = usable < report.usable, train = Math.round(report.train * usable / Math.max(1, report.usable));
     byId("data-numbers").textContent = [
       `${usable.toLocaleString("en")} of ${countNoun(report.rows, "row")} usable${lost ? ` at ${currentLength().toLocaleString("en")} tokens` : ""}`,
-      cut ? `${cut.toLocaleString("en")} of them cut short` : "",
-      ...(state.source === "sample" || findHeldOut() ? ["held-out pairs lie in a file of their own"] : [`${lost ? "about " : ""}${countNoun(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
-      report.kind === "chat" ? "no rejected answers: good for SFT alone" : "",
+      cut ? `${cut.toLocaleString("en")} of them truncated` : "",
+      ...(state.source === "sample" || findHeldOut() ? ["held-out pairs are in a separate file"] : [`${lost ? "about " : ""}${countNoun(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
+      report.kind === "chat" ? "no rejected answers: usable for SFT only" : "",
     ].filter(Boolean).join(" · ");
   }
 
@@ -229,14 +229,14 @@
 
   function drawColumns() {
     const place = byId("data-columns"), hint = state.mapped
-      ? "Mapped as before, for a file with these columns. Change what is wrong; the preview follows." : state.inspected.problem
-      ? Object.keys(state.columns).length ? "Guessed from the names. Put right what is wrong; the preview follows." : "Say which column is which; the preview follows."
-      : "Found by what is in the columns. Change one only if it is wrong.";
+      ? "Mapped as last time for these columns. Fix what's wrong; the preview updates." : state.inspected.problem
+      ? Object.keys(state.columns).length ? "Guessed from the column names. Fix what's wrong; the preview updates." : "Match the columns below."
+      : "Detected automatically. Change it only if it's wrong.";
     const kinds = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": "What a row is" },
-      ...[["pairs", "Pairs: a better and a worse answer"], ["chat", "Conversations: one answer"]].map(([kind, words]) =>
+      ...[["pairs", "Preference pairs: a chosen and a rejected answer"], ["chat", "Chats: one answer"]].map(([kind, words]) =>
         makeNode("label", {}, makeNode("input", { type: "radio", name: "data-kind", value: kind, checked: kind === state.kind, onchange: () => { state.kind = kind; drawColumns(); } }), words)));
     const main = state.kind === "pairs" ? PAIR_PARTS : CHAT_PARTS, used = MORE_PARTS.filter((part) => state.columns[part]);
-    const more = makeNode("details", { open: used.length > 0 }, makeNode("summary", {}, "More parts"), makeNode("div", { class: "parts" }, ...MORE_PARTS.map(makePartSelect)));
+    const more = makeNode("details", { open: used.length > 0 }, makeNode("summary", {}, "More fields"), makeNode("div", { class: "parts" }, ...MORE_PARTS.map(makePartSelect)));
     const samples = makeNode("dl", { class: "samples" }, ...state.inspected.columns.flatMap((column) =>
       [makeNode("dt", {}, column.name || "(no name)"), makeNode("dd", { dir: "auto" }, column.samples[0] ?? "(empty)")]));
     place.replaceChildren(makeNode("h3", { id: "data-columns-head" }, "Columns"), makeNode("p", { class: "quiet" }, hint), kinds,
@@ -319,10 +319,10 @@
   }
 
   function drawTokens(preview) {
-    const legend = makeNode("p", { class: "legend-tokens quiet" }, makeNode("span", { class: "tok trained" }, "trained"), " learned · ", makeNode("span", { class: "tok masked" }, "masked"),
-      " only read · ", makeNode("span", { class: "tok special trained" }, "special"), " control token",
-      ...(preview.differ === null ? [] : [" · ", makeNode("span", { class: "tok differs trained" }, "differs"), " first difference"]), ` · written by the template of ${startChoices().name}`);
-    const out = preview.left_out ? [makeNode("p", { class: "verdict bad" }, `Training leaves this row out: ${preview.left_out}.`)] : [];
+    const legend = makeNode("p", { class: "legend-tokens quiet" }, makeNode("span", { class: "tok trained" }, "trained"), " · ", makeNode("span", { class: "tok masked" }, "context only"),
+      " · ", makeNode("span", { class: "tok special trained" }, "special token"),
+      ...(preview.differ === null ? [] : [" · ", makeNode("span", { class: "tok differs trained" }, "first difference")]), ` · chat template of ${startChoices().name}`);
+    const out = preview.left_out ? [makeNode("p", { class: "verdict bad" }, `Not trained on: ${preview.left_out}.`)] : [];
     if (preview.sides.length === 1) return [legend, ...out, ...makeSide(preview.sides[0], 0, null)];
     const [one, other] = preview.sides, shared = Math.min(one.trained.indexOf(true), other.trained.indexOf(true));
     const prompt = shared < 0 ? one.ids.length : shared;
@@ -332,7 +332,7 @@
 
   function makeSide(side, from, differ) {
     const trained = side.trained.slice(0, side.cut).filter(Boolean).length, lost = side.ids.length - side.cut;
-    const head = makeNode("p", { class: "quiet" }, `${side.name === "row" ? "" : side.name + ": "}${countNoun(side.ids.length, "token")}, ${trained.toLocaleString("en")} trained${lost ? `, ${lost.toLocaleString("en")} cut off` : ""}`);
+    const head = makeNode("p", { class: "quiet" }, `${side.name === "row" ? "" : side.name + ": "}${countNoun(side.ids.length, "token")}, ${trained.toLocaleString("en")} trained${lost ? `, ${lost.toLocaleString("en")} truncated` : ""}`);
     return [head, makeTokenLine(side, from, side.ids.length, differ)];
   }
 
@@ -340,7 +340,7 @@
   function makeTokenLine(side, from, to, differ) {
     const special = new Set(side.special), nodes = [];
     for (let place = from; place < Math.min(to, from + MAX_TOKENS); place++) {
-      if (place === side.cut) nodes.push(makeNode("strong", { class: "cut-here" }, `✂ cut here at ${currentLength().toLocaleString("en")} tokens`));
+      if (place === side.cut) nodes.push(makeNode("strong", { class: "cut-here" }, `✂ truncated at ${currentLength().toLocaleString("en")} tokens`));
       const kind = ["tok", side.trained[place] ? "trained" : "masked"];
       if (special.has(place)) kind.push("special");
       if (place >= side.cut) kind.push("beyond");
@@ -369,7 +369,7 @@
     const place = byId("data-health"), order = Object.keys(LEVELS);
     const all = [...report.findings, ...(state.measured?.findings ?? [])].sort((one, other) => order.indexOf(one.level) - order.indexOf(other.level));
     place.hidden = false;
-    place.replaceChildren(makeNode("h3", { id: "data-health-head" }, all.length ? "Health" : "Health: nothing found that is wrong"),
+    place.replaceChildren(makeNode("h3", { id: "data-health-head" }, all.length ? "Health" : "Health: no problems found"),
       makeNode("div", { class: "findings" }, ...all.map(makeFinding)));
   }
 
@@ -387,7 +387,7 @@
     if (!["cut", "cut_equal", "prompt_too_long", "masked"].includes(finding.code)) return [];
     const needed = findFittingLength(state.measured.lengths);
     if (needed <= currentLength()) return [];
-    return [makeNode("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Set the length to ${needed.toLocaleString("en")} (95 % fit)`)];
+    return [makeNode("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Set max length to ${needed.toLocaleString("en")} (95 % fit)`)];
   }
 
   // The next multiple of 64 that holds 95 % of the rows in full: a single long row would take memory for all the others.
@@ -401,7 +401,7 @@
   // ---- lengths
 
   function drawLengths(measured) {
-    const place = byId("data-lengths"), head = makeNode("h3", { id: "data-lengths-head" }, "Length in tokens");
+    const place = byId("data-lengths"), head = makeNode("h3", { id: "data-lengths-head" }, "Token lengths");
     place.hidden = false;
     if (measured.waiting && state.lengthsDrawn) return place.setAttribute("aria-busy", "true");
     place.removeAttribute("aria-busy");
@@ -411,11 +411,11 @@
     if (measured.examples) return place.replaceChildren(head, ...drawTemplates(measured.examples));
     const { lengths } = measured, over = lengths.filter((one) => one > currentLength()).length;
     const at50 = lengths[Math.floor(lengths.length / 2)], at95 = lengths[Math.floor(lengths.length * 0.95)], most = lengths[lengths.length - 1];
-    const formatCount = (value) => value.toLocaleString("en"), share = `${(100 * over / lengths.length).toFixed(over && over < lengths.length ? 1 : 0)} % of the rows are cut`;
+    const formatCount = (value) => value.toLocaleString("en"), share = `${(100 * over / lengths.length).toFixed(over && over < lengths.length ? 1 : 0)} % of the rows are truncated`;
     const input = makeNode("input", { id: "data-length", type: "number", min: 32, step: 32, value: currentLength(), onchange: (event) => setLength(Number(event.target.value)) });
     const part = lengths.length < measured.of ? ` ${formatCount(lengths.length)} of ${formatCount(measured.of)} rows measured.` : "";
     const words = `${share} at ${formatCount(currentLength())}; the median is ${formatCount(at50)}, 95 % have ${formatCount(at95)} or fewer, the longest has ${formatCount(most)}.${part}`;
-    place.replaceChildren(makeNode("header", { class: "row" }, head, makeNode("label", { class: "row" }, makeNode("span", {}, "Cut at"), input)),
+    place.replaceChildren(makeNode("header", { class: "row" }, head, makeNode("label", { class: "row" }, makeNode("span", {}, "Max length"), input)),
       makeNode("div", { class: "plot", role: "img", "aria-label": `Token lengths: ${words}` }), makeNode("p", { class: "quiet", id: "data-cut" }, words));
     sizes.disconnect();
     sizes.observe(place.querySelector(".plot"));
@@ -446,12 +446,12 @@
     }
     const line = Math.min(x(cut), WIDTH - 1), right = line > WIDTH - 120;
     picture.append(makeSvg("line", { class: "cutline", x1: line, x2: line, y1: 4, y2: BASE }),
-      makeSvg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}cut at ${cut.toLocaleString("en")}`));
+      makeSvg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}max ${cut.toLocaleString("en")}`));
     return picture;
   }
 
   function drawTemplates(examples) {
-    return [makeNode("p", {}, `${startChoices().name} has no chat template of its own. Choose how conversations are written for it; this is your first row:`),
+    return [makeNode("p", {}, `${startChoices().name} has no chat template. Choose one; this is your first row:`),
       makeNode("div", { class: "sides" }, ...Object.entries(examples).map(([name, text]) => makeNode("section", { class: "card" },
         makeNode("button", { class: "button small", "data-template": name, onclick: () => { state.template = name; measureLengths(); } }, `Use ${name}`), makeNode("pre", { tabindex: "0" }, text))))];
   }
@@ -459,7 +459,7 @@
   function drawSteps() {
     const place = byId("data-steps");
     place.hidden = !state.steps.length;
-    place.replaceChildren(makeNode("b", {}, "Applied, your file is unchanged: "), ...state.steps.map((step) =>
+    place.replaceChildren(makeNode("b", {}, "Applied (your file is unchanged): "), ...state.steps.map((step) =>
       makeNode("button", { class: "chip", "data-undo": step, title: `Undo ${step}`, onclick: () => applySteps(state.steps.filter((one) => one !== step)) }, `${step.replaceAll("_", " ")} `, makeNode("span", { "aria-hidden": "true" }, "×"), makeNode("span", { class: "sr" }, "undo"))),
       ...(state.report?.notes ?? []).map((note) => makeNode("p", { class: "quiet" }, note)));
   }

@@ -18,7 +18,7 @@
   function drawTable(_, table) {
     const runs = [...app.getPart("active_runs"), ...app.getPart("runs")].sort((a, b) => b.pinned - a.pinned || (a.id < b.id ? 1 : -1));
     byId("runs-empty").hidden = runs.length > 0;
-    writeText("runs-empty", app.getPart("trash").runs.length ? "All runs are in the trash, which is below." : "No run yet. The first one is one click away, on Start.");
+    writeText("runs-empty", app.getPart("trash").runs.length ? "All runs are in the trash below." : "No run yet. Start your first one on the Start tab.");
     byId("runs-tools").hidden = !runs.length;
     table.hidden = !runs.length;
     const known = new Set(runs.map((run) => run.id));
@@ -55,7 +55,7 @@
   function makeRow(run) {
     const makeCell = (text, kind = "") => makeNode("td", { class: kind }, text || "–");
     const row = makeNode("tr", { title: run.error || null, "data-run": run.id },
-      makeNode("td", {}, makeNode("input", { type: "checkbox", class: "choose", "aria-label": `Draw ${run.name}`, checked: selected.has(run.id), disabled: !run.sparkline, onchange: (event) => selectRow(run, event.target) })),
+      makeNode("td", {}, makeNode("input", { type: "checkbox", class: "choose", "aria-label": `Overlay ${run.name}`, checked: selected.has(run.id), disabled: !run.sparkline, onchange: (event) => selectRow(run, event.target) })),
       makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": run.tone }, run.badge)),
       makeNode("th", { scope: "row" }, makeNode("button", { class: "plain", onclick: () => showRun(run.id) }, run.name),
         ...(run.pinned ? [makeNode("span", { class: "pin", title: "Pinned" }, " ★"), makeNode("span", { class: "sr" }, " pinned")] : []),
@@ -67,7 +67,7 @@
       makeCell(run.accuracy, "num lesser"), makeCell(run.size, "num minor"), makeCell(formatDate(run.when), "minor"),
       makeNode("td", { class: "actions" },
         ...(run.comparable ? [makeNode("button", { class: "button small", onclick: () => sendRunEvent("opencompare", run) }, "Compare")] : []),
-        makeNode("button", { class: "button small more", "aria-expanded": "false", "aria-label": `More about ${run.name}`, onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
+        makeNode("button", { class: "button small more", "aria-expanded": "false", "aria-label": `Options for ${run.name}`, onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
     return row;
   }
 
@@ -103,7 +103,7 @@
     const popup = makeNode("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && closeMenu() },
       ...(shown ? [makeItem("Use these settings", () => sendRunEvent("clone", run)), makeItem("Copy as command", () => copyCommand(run))] : []),
       makeItem("Open folder", () => sendRunEvent("openfolder", run)),
-      ...(shown ? [makeItem(run.pinned ? "Unpin" : "Pin", () => sendRunEvent("editrun", run, { about: { pinned: !run.pinned } })), makeItem("Rename or note", () => showBelow(run, makeEditor(run)))] : []),
+      ...(shown ? [makeItem(run.pinned ? "Unpin" : "Pin", () => sendRunEvent("editrun", run, { about: { pinned: !run.pinned } })), makeItem("Rename or add a note", () => showBelow(run, makeEditor(run)))] : []),
       ...(shown && !run.active ? [makeItem("Save report", () => app.saveReport(run.id))] : []),
       ...(run.active ? [] : [makeItem("Move to trash", () => showBelow(run, makeTrashQuestion(run)))]));
     const closeMenu = () => {
@@ -128,7 +128,7 @@
   function makeCopyField(run) {
     const text = makeNode("input", { type: "text", readonly: true });
     text.value = run.command;
-    return makeNode("div", {}, makeNode("label", {}, "The browser does not let it be copied. Press Ctrl and C: ", text),
+    return makeNode("div", {}, makeNode("label", {}, "Your browser blocks copying. Press Ctrl+C: ", text),
       makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, "Done")));
   }
 
@@ -159,9 +159,9 @@
       sendRunEvent("trashrun", run);
       showBusy(event.currentTarget, "Moving…", entries.get(run.id).row);
     };
-    return makeNode("div", {}, makeNode("p", {}, makeNode("b", {}, `Move ${run.name} to the trash?`), ` ${run.size}. It can be brought back until the trash is emptied.`),
-      ...(run.needed ? [makeNode("p", { class: "warn" }, `⚠ Made from this run, and of no use without it: ${run.needed}.`)] : []),
-      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small danger", onclick: moveToTrash }, run.needed ? "Move to trash all the same" : "Move to trash"), makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, "Keep")));
+    return makeNode("div", {}, makeNode("p", {}, makeNode("b", {}, `Move ${run.name} to the trash?`), ` ${run.size}. You can restore it until you empty the trash.`),
+      ...(run.needed ? [makeNode("p", { class: "warn" }, `⚠ Trained from this run and unusable without it: ${run.needed}.`)] : []),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small danger", onclick: moveToTrash }, run.needed ? "Move to trash anyway" : "Move to trash"), makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, "Cancel")));
   }
 
   // ---- curves over each other
@@ -169,7 +169,7 @@
   function selectRow(run, box) {
     if (box.checked && selected.size >= MAX_SELECTED) {
       box.checked = false;
-      return writeText("runs-status", `Six runs at most can be told apart.`);
+      return writeText("runs-status", "You can overlay at most six runs.");
     }
     box.checked ? selected.add(run.id) : selected.delete(run.id);
     if (!selected.size) byId("overlay").hidden = true;
@@ -191,7 +191,7 @@
     setText(figure.querySelector("h3"), titles[name] ?? "");
     const lines = runs.map((run, index) => ({ name: run.name, kind: `o${index}`, points: run.curves[name] ?? [] }));
     window.drawChart(figure, lines);
-    setText(figure.querySelector(".caption"), `${joinNames(lines.filter((line) => line.points.length).map((line) => line.name))}.${lines.length > 1 ? " What they differ in is below." : ""}`);
+    setText(figure.querySelector(".caption"), `${joinNames(lines.filter((line) => line.points.length).map((line) => line.name))}.`);
   }
 
   new ResizeObserver(() => app.getPart("overlay")?.runs.length && drawSelected()).observe(document.documentElement);
@@ -200,7 +200,7 @@
     makeNode("caption", {}, "Settings that differ"),
     makeNode("thead", {}, makeNode("tr", {}, makeNode("th", { scope: "col" }, "Setting"), ...runs.map((run) => makeNode("th", { scope: "col" }, run.name)))),
     makeNode("tbody", {}, ...rows.map(([label, values]) => makeNode("tr", {}, makeNode("th", { scope: "row" }, label), ...values.map((value) => makeNode("td", {}, value || "none"))))),
-  ] : [makeNode("caption", {}, runs.length > 1 ? "Their settings are the same." : "Choose another run to see what differs.")];
+  ] : [makeNode("caption", {}, runs.length > 1 ? "Their settings are the same." : "Select another run to see what differs.")];
 
   document.addEventListener("change", (event) => event.target.id === "overlay-curve" && drawSelected());
   document.addEventListener("click", (event) => {
@@ -216,9 +216,9 @@
   function drawTrash({ runs, size }, place) {
     place.hidden = !runs.length;
     setText(place.querySelector("summary"), `Trash: ${runs.length} run${runs.length === 1 ? "" : "s"}, ${size}`);
-    place.querySelector("ul").replaceChildren(...runs.map((run) => makeNode("li", {}, run.name, " ", makeNode("button", { class: "button small", onclick: () => sendRunEvent("restore", run) }, "Bring back", makeNode("span", { class: "sr" }, ` ${run.name}`)))));
-    const confirm = makeNode("button", { class: "button small danger", hidden: true, onclick: () => app.sendEvent("emptytrash", {}) }, `Delete ${size} for good`);
-    const ask = makeNode("button", { class: "button small", onclick: () => { ask.hidden = true; confirm.hidden = false; confirm.focus(); } }, "Empty the trash");
+    place.querySelector("ul").replaceChildren(...runs.map((run) => makeNode("li", {}, run.name, " ", makeNode("button", { class: "button small", onclick: () => sendRunEvent("restore", run) }, "Restore", makeNode("span", { class: "sr" }, ` ${run.name}`)))));
+    const confirm = makeNode("button", { class: "button small danger", hidden: true, onclick: () => app.sendEvent("emptytrash", {}) }, `Delete ${size} permanently`);
+    const ask = makeNode("button", { class: "button small", onclick: () => { ask.hidden = true; confirm.hidden = false; confirm.focus(); } }, "Empty trash");
     place.querySelector(".buttons").replaceChildren(ask, confirm);
   }
 })();

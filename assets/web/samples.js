@@ -31,7 +31,7 @@
   function drawPoint(samples) {
     const point = samples.points[selectedIndex(samples.points)];
     byId("samples-slider").setAttribute("aria-valuetext", point?.where ?? "");
-    writeText("samples-step", point?.where ?? "The base, before training");
+    writeText("samples-step", point?.where ?? "Base model, before training");
     writeText("samples-note", describePoint(point));
     byId("samples-answers").replaceChildren(...samples.prompts.map((prompt, number) => makeCard(prompt, samples.base[number], point, number)));
     const buttons = point && app.getPart("run") ? makeButtons(point, app.getPart("run")) : [];
@@ -45,14 +45,14 @@
   }
 
   function describePoint(point) {
-    if (!point) return "Next answers come at the first checkpoint. The prompts can be changed on Start, under All settings.";
+    if (!point) return "The next answers come at the first checkpoint. Change prompts on Start, under All settings.";
     const loss = point.held === null ? "" : `Held-out loss ${point.held}${point.best ? ", the lowest of this stage" : ""}. `;
-    return `${loss}${point.kept ? "This step is the saved adapter. " : ""}${point.answers.length ? "The likeliest answer each time; prompts can be changed on Start, under All settings." : "The model was not asked at this step."}`;
+    return `${loss}${point.kept ? "This step is the saved adapter. " : ""}${point.answers.length ? "Greedy answers. Change prompts on Start, under All settings." : "No samples at this step."}`;
   }
 
   const makeSide = (name, tone, answer) =>
-    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || "(nothing)"),
-      makeNode("small", { class: "quiet" }, `${answer[1]} token${answer[1] === 1 ? "" : "s"}${answer[2] ? "" : ", cut here"}`));
+    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || "(empty)"),
+      makeNode("small", { class: "quiet" }, `${answer[1]} token${answer[1] === 1 ? "" : "s"}${answer[2] ? "" : ", truncated"}`));
 
   function makeCard(prompt, base, point, number) {
     const sides = [...(base ? [makeSide("Base", "base", base)] : []), ...(point?.answers[number] ? [makeSide(point.where, point.stage, point.answers[number])] : [])];
@@ -68,7 +68,7 @@
     };
     return [
       ...(point.kept ? [] : [makeNode("button", { class: "button small", id: "samples-compare", onclick: () => app.sendEvent("opencompare", event) }, "Open this step in Compare")]),
-      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, `Keep this step as the ${word} adapter`)]),
+      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, `Use this step as the ${word} adapter`)]),
     ];
   }
 

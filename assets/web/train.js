@@ -25,7 +25,7 @@
     if (seconds === null || seconds === undefined) return "";
     const then = new Date(Date.now() + 1000 * seconds), today = then.toDateString() === new Date().toDateString();
     const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    return `done about ${today ? "" : then.toLocaleDateString([], { weekday: "long" }) + " "}${time}`;
+    return `done at about ${today ? "" : then.toLocaleDateString([], { weekday: "long" }) + " "}${time}`;
   }
 
   function drawStages(run) {
@@ -42,10 +42,10 @@
 
   function describeEnd(run) {
     const saved = run.adapters.length ? `The ${joinNames(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
-    if (run.phase === "done") return { tone: "good", title: "Finished", text: [saved, "Next: see if you like it better than the base model."], open: true };
-    if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume goes on exactly here, also after a restart of the computer."], open: run.adapters.length };
-    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, run.detail, saved || (run.detail ? "" : "No step was finished, so there is no adapter.")], open: run.adapters.length };
-    const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
+    if (run.phase === "done") return { tone: "good", title: "Finished", text: [saved, "Next: compare it with the base model."], open: true };
+    if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume continues from exactly this step, even after a reboot."], open: run.adapters.length };
+    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, run.detail, saved || (run.detail ? "" : "No step finished, so there is no adapter.")], open: run.adapters.length };
+    const bug = run.bug ? "This is a bug in Tunebench, not in your settings. The log below has the details." : "";
     if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, saved], open: run.adapters.length, offers: run.offers };
     return null;
   }
@@ -70,7 +70,7 @@
     if (run.phase === "failed" && !run.offers.length && !run.kept) addButton("start-again", "Start again", () => app.sendEvent("clone", { run: run.id })); // resuming would do all of it once more
     if (run.resumable) addButton("resume", "Resume", () => app.sendEvent("resume", { run: run.id }));
     if (verdict.open) addButton("open-compare", "Open Compare", () => app.sendEvent("opencompare", { run: run.id }));
-    if (run.phase === "done") addButton("extend", "One more pass", () => app.sendEvent("extend", { run: run.id }));
+    if (run.phase === "done") addButton("extend", "Train one more epoch", () => app.sendEvent("extend", { run: run.id }));
     addButton("report", "Save report", () => app.saveReport(run.id));
     box.append(makeNode("p", { class: "buttons" }, ...buttons));
     place.replaceChildren(box);
@@ -122,26 +122,26 @@
   function describeLater(run) {
     const training = run.stages.filter(isTraining), coming = training.findIndex((stage) => stage.state === "todo");
     if (coming < 0) return "";
-    return coming ? `${training[coming].word} charts come after ${training[coming - 1].word}.` : "Charts come with the first step.";
+    return coming ? `${training[coming].word} charts come after ${training[coming - 1].word}.` : "Charts appear with the first step.";
   }
 
   const lastValue = (points) => points[points.length - 1]?.[1];
   const lastSmooth = (points) => lastValue(window.smoothCurve(points));
   const findLowest = (points) => points.reduce((low, point) => (point[1] < low[1] ? point : low));
   const formatSigned = (value, digits = 2) => (Number(value.toFixed(digits)) > 0 ? "+" : "") + formatFixed(value, digits);
-  const heldOutText = (points, words) => (points.length ? ` On held-out rows: ${words(points)}.` : "");
+  const heldOutText = (points, words) => (points.length ? ` Held-out: ${words(points)}.` : "");
   const formatPercent = (share) => `${Math.round(100 * share)} %`;
   // A share with what it is a share of; of fewer than 16 it says little, and is grey.
   const FEW = 16;
-  const makeCount = (share, of) => makeNode("span", { class: of < FEW ? "few" : null }, ` ${formatPercent(share)} (${Math.round(share * of)} of ${of} held-out pairs measured).`);
+  const makeCount = (share, of) => makeNode("span", { class: of < FEW ? "few" : null }, ` Held-out: ${formatPercent(share)} (${Math.round(share * of)} of ${of} pairs).`);
   const describeBest = (points) => `${formatFixed(lastValue(points), 3)}, best ${formatFixed(findLowest(points)[1], 3)} at step ${findLowest(points)[0]}`;
 
   // What a chart's numbers mean now; until there are any, its standing sentence is shown.
   const CAPTIONS = {
-    "token loss": ([train, heldOut]) => `${lastSmooth(train).toFixed(2)} nats per token: about ${Math.exp(lastSmooth(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${heldOutText(heldOut, describeBest)}`,
-    "preference loss": ([train, heldOut]) => `${formatSigned(lastSmooth(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${heldOutText(heldOut, describeBest)}`,
-    "margin": ([train, heldOut]) => `Chosen answers have ${lastSmooth(train) < 0 ? "lost" : "gained"} ${Math.abs(lastSmooth(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${heldOutText(heldOut, (points) => formatFixed(lastValue(points), 2))}`,
-    "accuracy": ([train, heldOut], stage) => [`${formatPercent(lastSmooth(train))} of the pairs of the latest steps (${app.getPart("run").batches[stage] ?? "some"} a step) have moved the right way; 50 % is a coin toss.`,
+    "token loss": ([train, heldOut]) => `Perplexity ${Math.exp(lastSmooth(train)).toFixed(1)}; ${Math.exp(train[0][1]).toFixed(1)} at the start. Lower is better.${heldOutText(heldOut, describeBest)}`,
+    "preference loss": ([train, heldOut]) => `${formatSigned(lastSmooth(train) - train[0][1])} since the start, where model and reference were equal. Typical at the end: 0.3 to 0.5.${heldOutText(heldOut, describeBest)}`,
+    "margin": ([train, heldOut]) => `Chosen answers have ${lastSmooth(train) < 0 ? "lost" : "gained"} ${Math.abs(lastSmooth(train)).toFixed(2)} on rejected ones since the start (β × nats). Typical at the end: 1 to 3.${heldOutText(heldOut, (points) => formatFixed(lastValue(points), 2))}`,
+    "accuracy": ([train, heldOut], stage) => [`${formatPercent(lastSmooth(train))} of the pairs in the latest steps (${app.getPart("run").batches[stage] ?? "some"} per step) favour the chosen answer; 50 % is chance.`,
       heldOut.length ? makeCount(lastValue(heldOut), lastValue(seriesPoints(`${stage}.held.rows`))) : ""],
     "loss": ([train, heldOut]) => `${formatFixed(lastSmooth(train), 3)}, ${formatSigned(lastSmooth(train) - train[0][1], 3)} since the start.${heldOutText(heldOut, describeBest)}`,
     "log-probabilities": ([chosen, rejected]) => `Chosen ${formatSigned(lastSmooth(chosen) - chosen[0][1], 0)}, rejected ${formatSigned(lastSmooth(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
@@ -183,11 +183,11 @@
     if (!facts) return;
     place.hidden = !facts.proof;
     place.className = `reference-check ${facts.holds ? "good" : "bad"}`;
-    place.replaceChildren(makeNode("b", {}, `Step 0 proof ${facts.holds ? "✓" : "✗"} `), facts.proof);
+    place.replaceChildren(makeNode("b", {}, `Step-0 check ${facts.holds ? "✓" : "✗"} `), facts.proof);
     writeText("rows", facts.rows);
     const notes = [...facts.reasons, ...facts.changes, ...facts.notes];
     byId("notes").hidden = !notes.length;
-    byId("notes").replaceChildren(makeNode("summary", {}, `What was chosen, changed or left out (${notes.length})`), makeNode("ul", {}, ...notes.map((note) => makeNode("li", {}, note))));
+    byId("notes").replaceChildren(makeNode("summary", {}, `Decisions and notes (${notes.length})`), makeNode("ul", {}, ...notes.map((note) => makeNode("li", {}, note))));
     const changed = facts.settings.flatMap((group) => group.rows).filter((row) => row[2] !== null).length;
     setText(byId("settings").querySelector("summary"), changed ? `Settings used (${changed} differ${changed > 1 ? "" : "s"} from the preset)` : "Settings used");
     byId("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>

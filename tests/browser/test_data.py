@@ -110,7 +110,7 @@ def test_from_a_foreign_file_to_a_run(app: App, visit: Visit, foreign: Path, mod
 
     page.click("#data-use")
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#health")).to_contain_text("103 pairs for DPO" if False else "pairs for DPO")
+    expect(page.locator("#health")).to_contain_text("pairs for DPO")
     run = begin(page, "mapped")
     recipe = json.loads((app.workspace / "runs" / run / "run.json").read_text())["job"]["recipe"]
     assert recipe["data"]["pairs"] == str(app.workspace / "data" / "fremd.jsonl")
@@ -148,7 +148,7 @@ def test_nothing_of_the_file_before_stays(app: App, visit: Visit, tmp_path: Path
     opened(page, tmp_path / "a.csv")
     numbers(page, "40 of 40")
     opened(page, tmp_path / "b.jsonl")
-    numbers(page, "no rejected answers: good for SFT alone")
+    numbers(page, "no rejected answers: usable for SFT only")
     expect(page.locator("#data-rows")).to_contain_text("ho 0")
     expect(page.locator("#data-result .sides")).to_have_count(0)
     opened(page, tmp_path / "nowhere.jsonl")
@@ -168,7 +168,7 @@ def test_names_that_say_it_are_guessed(app: App, visit: Visit, tmp_path: Path, m
     (tmp_path / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "g.jsonl")
     numbers(page, "40 of 40")
-    expect(page.locator("#data-columns")).to_contain_text("Guessed from the names")
+    expect(page.locator("#data-columns")).to_contain_text("Guessed from the column names")
     expect(page.locator("#part-rejected")).to_have_value("output_bad")
 
 
@@ -210,7 +210,7 @@ def test_a_base_without_template_gets_one_by_a_click(
     rows = [{"prompt": f"why {n}", "chosen": f"so {n} it is", "rejected": f"no {n}"} for n in range(40)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "p.jsonl")
-    expect(page.locator("#data-lengths")).to_contain_text("has no chat template of its own", timeout=30_000)
+    expect(page.locator("#data-lengths")).to_contain_text("has no chat template", timeout=30_000)
     expect(page.locator("#data-lengths pre").nth(1)).to_contain_text("### Instruction:\nwhy 0")
     page.click("[data-template=alpaca]")
     page.check("#view-tokens")
@@ -263,7 +263,7 @@ def test_conversations_are_called_so_and_using_them_says_so(
     (tmp_path / "alpaca.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "alpaca.jsonl")
     expect(page.locator("#data-use")).to_have_text("Use this data for SFT", timeout=30_000)
-    expect(page.get_by_label("Conversations: one answer")).to_be_checked()
+    expect(page.get_by_label("Chats: one answer")).to_be_checked()
     expect(page.locator("#data-lengths svg")).to_be_visible(timeout=60_000)
     for width in (820, 1360):
         page.set_viewport_size({"width": width, "height": 900})

@@ -17,7 +17,7 @@ STATES = {  # reading -> the device's name, words in the rail, and words in the 
         "21.9 of 24.0 GB free41 °C · 23 W",
         "code holds 1.2 GB, Xorg holds 0.6 GB. 0.7 GB stay in reserve",
     ),
-    "two_reversed": ("RTX 4090", "The freest of 2 GPUs", "of 21.1 GB free"),
+    "two_reversed": ("RTX 4090", "Most free memory of 2 GPUs", "of 21.1 GB free"),
     "mig": ("A100-SXM4-40GB MIG 3g.20gb", "33 °C · 52 W", "of 19.0 GB free"),
     "na_power": ("RTX 4060 Laptop GPU", "6.7 of 8.0 GB free", "game.exe holds an unknown part"),
     "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free", "llama-server holds 23.0 GB"),
@@ -67,7 +67,7 @@ def test_a_full_card_offers_what_fits_and_trying_anyway(app: App, visit: Visit) 
     page = visit(app)
     expect(page.locator("#memory .badge")).to_have_text("✗ Will not fit")
     expect(page.locator("#memory")).to_contain_text("0.3 of 24.0 GB free. llama-server holds 23.0 GB")
-    expect(page.locator("#go")).to_have_text("Try anyway")
+    expect(page.locator("#go")).to_have_text("Train anyway")
     app.take("one_4090")
     expect(page.locator("#memory .badge")).to_have_text("✓ Fits")
     expect(page.locator("#go")).to_have_text("Train and compare")

@@ -69,10 +69,11 @@ def settings(page: Page, part: str) -> None:
     """Open one page of All settings, and wait until it is there to stay: Gradio mounts it at its first opening and sends
     each field its value once more a frame later, over what only a program is quick enough to have typed by then.
     """
-    if not page.get_by_role("tab", name=part, exact=True).is_visible():
-        page.locator("#settings-form").get_by_role("button", name="All settings").click()
-    tab(page, part)
-    model = {"Run": "recipe", "Rows": "data"}.get(part, part.lower())
+    form = page.locator("#settings-form")
+    if not form.get_by_role("tab", name=part, exact=True).is_visible():
+        form.get_by_role("button", name="All settings").click()
+    form.get_by_role("tab", name=part, exact=True).click()
+    model = {"Run": "recipe"}.get(part, part.lower())
     page.locator(f"#settings-form [id^='{model}-']:visible").first.wait_for()
     page.evaluate(
         "() => new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 50))"
@@ -104,7 +105,7 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
     assert any("% SFT · Tunebench" in title for title in titles) and page.title() == "✓ Done · Tunebench"
     tab(page, "Train")
     proof = page.locator("#reference-check").inner_text()
-    assert proof.startswith("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
+    assert proof.startswith("Step-0 check ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
     summary = page.locator("figure[data-series='dpo.loss'] .plot").get_attribute("aria-label") or ""
     assert summary.startswith("DPO loss: latest 0.") and ", 20 steps; Held out latest 0." in summary
 
@@ -123,7 +124,7 @@ def test_generate_next_prompt_and_stop(app: App, visit: Visit) -> None:
     page.fill("#prompt textarea", " ")
     page.click("#generate")
     expect(page.locator("#compare-problem [role=alert]")).to_have_text(
-        "The prompt is empty. Type one, or press Next for a sample prompt."
+        "The prompt is empty. Enter one, or press Next for a sample prompt."
     )
     page.fill("#prompt textarea", "Why is the sky blue?")
     page.click("#generate")

@@ -50,7 +50,7 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     assert all(text.strip() for text in lanes.locator(".answer").all_inner_texts())
     check_curves(page)
     tab(page, "Train")
-    expect(page.locator("#reference-check")).to_contain_text("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693")
+    expect(page.locator("#reference-check")).to_contain_text("Step-0 check ✓ margin 0.000 (must be 0), loss 0.693")
     check_answers(page)
 
 

@@ -96,7 +96,7 @@ def test_chosen_runs_over_each_other(runs: Page) -> None:
     row(runs, "first").locator(".choose").check()
     expect(runs.locator("#overlay .caption")).to_have_text("first.")
     row(runs, "second").locator(".choose").check()
-    expect(runs.locator("#overlay .caption")).to_contain_text("What they differ in is below.")
+    expect(runs.locator("#overlay .caption")).to_have_text("first and second.")
     expect(runs.locator("#overlay-differ tbody tr")).to_have_count(1)
     expect(runs.locator("#overlay-differ tbody tr")).to_have_text("DPO beta0.30.1")
     expect(runs.locator("#overlay-names span")).to_have_text(["second", "first"])
@@ -111,7 +111,7 @@ def test_chosen_runs_over_each_other(runs: Page) -> None:
 
 
 def test_name_note_and_pin(app: App, runs: Page) -> None:
-    choose(runs, "first", "Rename or note")
+    choose(runs, "first", "Rename or add a note")
     runs.fill("#runs .run-form input", "<b>best</b>")
     runs.fill("#runs .run-form textarea", "keep this one")
     assert violations(runs) == []
@@ -120,7 +120,7 @@ def test_name_note_and_pin(app: App, runs: Page) -> None:
     choose(runs, "<b>best</b>", "Pin")
     expect(runs.locator("#runs tbody tr").first).to_contain_text("★")
     expect(runs.locator("#recent button b", has_text="<b>best</b>")).to_have_count(1)
-    choose(runs, "<b>best</b>", "Rename or note")
+    choose(runs, "<b>best</b>", "Rename or add a note")
     runs.fill("#runs .run-form input", "")
     runs.get_by_role("button", name="Save", exact=True).click()
     expect(row(runs, "first")).to_contain_text("★")
@@ -141,7 +141,7 @@ def test_the_menu_closes_by_escape(runs: Page) -> None:
 
 def test_settings_are_used_again(runs: Page) -> None:
     choose(runs, "second", "Use these settings")
-    expect(runs.locator("#origin")).to_contain_text("The settings of second")
+    expect(runs.locator("#origin")).to_contain_text("Settings of second")
     expect(runs.locator("#plan")).to_contain_text("β 0.3")
 
 
@@ -155,8 +155,10 @@ def test_a_run_as_a_command(app: App, visit: Visit, runs: Page) -> None:
 
 def test_thrown_away_brought_back_and_gone(app: App, runs: Page) -> None:
     choose(runs, "first", "Move to trash")
-    expect(runs.locator("#runs .run-form .warn")).to_have_text("⚠ Made from this run, and of no use without it: third.")
-    runs.get_by_role("button", name="Keep", exact=True).click()
+    expect(runs.locator("#runs .run-form .warn")).to_have_text(
+        "⚠ Trained from this run and unusable without it: third."
+    )
+    runs.get_by_role("button", name="Cancel", exact=True).click()
     choose(runs, "third", "Move to trash")
     expect(runs.locator("#runs .run-form .warn")).to_have_count(0)
     runs.locator("#runs .danger").press("Enter")
@@ -164,12 +166,12 @@ def test_thrown_away_brought_back_and_gone(app: App, runs: Page) -> None:
     runs.locator("#trash summary").click()
     expect(runs.locator("#trash summary")).to_contain_text("Trash: 1 run, 0.1 MB")
     assert violations(runs) == []
-    runs.locator("#trash").get_by_role("button", name="Bring back").click()
+    runs.locator("#trash").get_by_role("button", name="Restore").click()
     expect(runs.locator("#runs-count")).to_have_text("3 runs")
     expect(runs.locator("#trash")).to_be_hidden()
     choose(runs, "third", "Move to trash")
     runs.locator("#runs .danger").click()
-    runs.get_by_role("button", name="Empty the trash").press("Enter")
+    runs.get_by_role("button", name="Empty trash").press("Enter")
     runs.locator("#trash .danger:visible").press("Enter")
     expect(runs.locator("#trash")).to_be_hidden()
     assert not (app.workspace / "trash" / "20300101-000000-third").exists()
@@ -190,7 +192,7 @@ def test_a_run_on_its_way_to_the_trash_says_so_and_an_empty_table_where_its_runs
     assert runs.evaluate(said) == "Moving…"
     expect(row(runs, "first")).to_have_attribute("aria-busy", "true")
     expect(runs.locator("#runs-empty")).to_be_visible(timeout=20_000)
-    expect(runs.locator("#runs-empty")).to_have_text("All runs are in the trash, which is below.")
+    expect(runs.locator("#runs-empty")).to_have_text("All runs are in the trash below.")
     expect(runs.locator("#recent")).to_have_text("None yet")
     expect(runs.locator("#run-badge")).to_have_text("Idle")
     tab(runs, "Compare")

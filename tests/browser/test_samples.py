@@ -101,7 +101,7 @@ def test_a_run_at_work_shows_the_newest_and_no_buttons(app: App, visit: Visit) -
     page = visit(app)
     begin(page, "slow")
     tab(page, "Train")
-    expect(page.locator("#samples-step")).to_have_text("The base, before training")
+    expect(page.locator("#samples-step")).to_have_text("Base model, before training")
     expect(page.locator("#samples-step")).to_have_text(re.compile(r"SFT step \d+"), timeout=20_000)
     expect(page.locator("#samples-buttons button")).to_have_count(0)
     assert violations(page) == []

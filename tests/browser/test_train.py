@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def test_without_memory_it_goes_on_with_less_and_ends_with_three_ways_out_a_clic
     expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. memory ran out at batch 4")
     ways = [
         ("Cut rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
-        ("Keep the base in 4 bit", "Precision of the base: nf4 (changed from auto)"),
+        ("Keep the base in 4 bit", "Base precision: nf4 (changed from auto)"),
         ("Rank 8 instead of 16", "LoRA rank: 8 (changed from 16)"),
     ]
     for words, said in ways:
@@ -101,14 +102,15 @@ def test_settings_say_what_differs_from_the_preset(app: App, visit: Visit) -> No
 def test_charts_speak(train: Page) -> None:
     label = train.locator(f"{LOSS} .plot").get_attribute("aria-label") or ""
     assert label.startswith("SFT loss: latest 1.") and "; Held out latest" in label
-    expect(train.locator(f"{LOSS} .caption")).to_contain_text("nats per token: about 3.")
+    expect(train.locator(f"{LOSS} .caption")).to_contain_text("Perplexity 3.")
     expect(train.locator("figure[data-series='dpo.margin'] .caption")).to_contain_text("Chosen answers have gained 1.")
     expect(train.locator("figure[data-series='dpo.accuracy'] .caption")).to_contain_text(
-        "100 % of the pairs of the latest steps ("
+        "100 % of the pairs in the latest steps ("
     )
     expect(train.locator("figure[data-series='dpo.chosen'] .caption")).to_contain_text("rejected −1")
     thick = train.locator(f"{LOSS} .value").inner_text()
-    expect(train.locator(f"{LOSS} .caption")).to_contain_text(f"{float(thick):.2f} nats per token")
+    perplexity = re.search(r"Perplexity ([\d.]+);", train.locator(f"{LOSS} .caption").inner_text())
+    assert perplexity and abs(float(perplexity[1]) - math.exp(float(thick))) < 0.06
     words = train.locator("#charts figure").evaluate_all("all => all.map(one => one.textContent).join()")
     assert "−80" in words and not re.search(r"(?<![\w−])-\d", words), "real minus signs"
 
@@ -117,7 +119,7 @@ def test_before_the_first_step_it_says_what_it_does_and_charts_to_come_are_one_l
     page = visit(app)
     run = begin(page, "slow-waits")
     expect(page.locator("#verdict .detail.first")).to_have_text("Starting the worker")
-    expect(page.locator("#later")).to_have_text("Charts come with the first step.")
+    expect(page.locator("#later")).to_have_text("Charts appear with the first step.")
     (app.workspace / "runs" / run / "go").write_text("")
     page.wait_for_function("window.tunebench.series['sft.loss']?.length > 1")
     expect(page.locator("#verdict .detail")).to_have_count(0)
@@ -152,7 +154,7 @@ def test_a_failed_run_without_a_checkpoint_leads_with_its_settings(app: App, vis
     expect(page.locator("#resume")).to_have_class("button small")
     page.locator("#start-again").press("Enter")
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#origin")).to_contain_text("The settings of bug")
+    expect(page.locator("#origin")).to_contain_text("Settings of bug")
 
 
 def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, visit: Visit) -> None:
@@ -160,7 +162,7 @@ def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, v
     settings(page, "SFT")
     field = page.locator("#sft-patience input")
     field.click()
-    page.get_by_role("option", name="After 3 checks (usual)").click()
+    page.get_by_role("option", name="After 3 evaluations (usual)").click()
     settings(page, "DPO")
     page.locator("#dpo-patience input").fill("7")
     page.locator("#dpo-patience input").press("Enter")
@@ -168,7 +170,7 @@ def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, v
     begin(page, "early")
     phase(page, "done")
     found = page.evaluate(
-        "window.tunebench.getPart('facts').settings.map(one => one.rows.find(row => row[0] === 'Stop early'))"
+        "window.tunebench.getPart('facts').settings.map(one => one.rows.find(row => row[0] === 'Early stopping'))"
     )
     assert [row[1] for row in found if row] == ["3", "7"]
 
@@ -252,7 +254,7 @@ def test_zoom_survives_new_points(app: App, trivial: str, visit: Visit) -> None:
         "window.tunebench.series['detail.rate']?.length > 5 && window.tunebench.series['hardware.memory']?.length > 1"
     )
     expect(page.locator("figure[data-series='hardware.watts'] .value")).to_have_text("38.0")
-    expect(page.locator("#train-left")).to_contain_text("done about")
+    expect(page.locator("#train-left")).to_contain_text("done at about")
     first = page.evaluate("window.tunebench.series['detail.rate'].map(point => point[0])")
     assert first == list(range(1, len(first) + 1)), "whole at first, then a row a step: none is lost or twice there"
     assert page.evaluate(zoom) == [2, 6]

@@ -132,7 +132,7 @@ def test_keys_vote_only_outside_inputs_and_undo_takes_back(app: App, visit: Visi
     page.locator("#vote-text").press("u")
     assert len(kept(app)) == before + 1 and kept(app)[-1].choice == "bad"
     page.fill("#vote-text", "A better one.")
-    page.get_by_role("button", name="Keep this answer").click()
+    page.get_by_role("button", name="Save this answer").click()
     ready(page)
     assert kept(app)[-1].better == "A better one."
     key(page, "ArrowDown")
@@ -157,7 +157,7 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     won = sum(one.winner == "DPO" for one in given)
     assert won >= 19
     expect(page.locator("#tally-verdict")).to_contain_text(
-        "Clear: DPO is better, by the check at 20 votes. Next check at 30"
+        "DPO is clearly better (check at 20 votes). Next check at 30"
     )
     expect(page.locator("#tally-share")).to_contain_text("exact sign test")
     expect(page.locator("#tally-checks")).to_contain_text("You picked the left side")

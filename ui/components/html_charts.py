@@ -44,7 +44,7 @@ def render_chart(spec: Chart) -> str:
 <figure class="card chart" data-series="{spec.lines[0].series}" data-lines="{lines}" data-caption="{sentence}"
   data-reading="{spec.reading}"   data-optional="{"yes" if spec.optional else "no"}"{line}>
   <figcaption class="row"><h3>{title}</h3><span class="row"><span class="value">–</span>
-    <details class="menu"><summary aria-label="More about {title}">⋯</summary><div>
+    <details class="menu"><summary aria-label="Options for {title}">⋯</summary><div>
       <button type="button" data-do="in">Zoom in</button><button type="button" data-do="out">Zoom out</button>
       <button type="button" data-do="table">Show as table</button><button type="button" data-do="csv">Download CSV</button>
       <button type="button" data-do="png">Download PNG</button></div></details></span></figcaption>

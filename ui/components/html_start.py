@@ -40,7 +40,7 @@ def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
     """What is in the data, and what was left out of it."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
     more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
-    return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>Look at the rows and their health</button>'
+    return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>Preview and check the data</button>'
 
 
 def render_start_choices(values: str) -> str:
@@ -53,7 +53,7 @@ def render_origin(
 ) -> str:
     """Where the form's settings are from, and what is different in them."""
     rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
-    note = escape(more) + ("" if changes else " Nothing is changed.")
+    note = escape(more) + ("" if changes else " Nothing was changed.")
     return (
         f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
         f'<p class="quiet small">{note}</p></div>'
@@ -71,7 +71,7 @@ def render_sliders(sliders: Sequence[MemorySlider]) -> str:
         "</label>"
         for one in sliders
     )
-    return f'<h2>Will it fit?</h2><div id="memory-sliders" role="group" aria-label="What moves the memory">{rows}</div>'
+    return f'<h2>Will it fit?</h2><div id="memory-sliders" role="group" aria-label="Settings that change memory use">{rows}</div>'
 
 
 def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str]) -> str:
@@ -82,7 +82,7 @@ def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str])
     rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'
     bar = "".join(render_segment(part, most, at) for at, part in enumerate(parts)) + rest
     summary = (
-        f"{plan.peak_stage.upper()} takes {format_gb(plan.peak.lower)} to "
+        f"{plan.peak_stage.upper()} needs {format_gb(plan.peak.lower)} to "
         f"{format_gb(plan.peak.upper)} of {format_gb(plan.free)}"
     )
     model, words = way
@@ -132,10 +132,10 @@ def render_reasons(plan: Forecast) -> str:
         f"<dt>{escape(setting_label(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
         for one in plan.values
     )
-    host = f" Main memory: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
+    host = f" RAM: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
     disk = f"Disk: up to {format_gb(certain_bytes(plan.disk))} of {format_gb(plan.disk_free)} free; "
     disk += ", ".join(f"{part.name.lower()} {format_gb(part.upper)}" for part in plan.disk) + "."
-    return f"""<details><summary>Disk, main memory, and why these values</summary>
+    return f"""<details><summary>Disk, RAM and why these settings</summary>
 <p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
 
 

@@ -23,18 +23,18 @@ def build_sidebar(supervisor: Supervisor, live: gr.HTML) -> None:  # noqa: C901 
         with gr.Column(visible=False, elem_id="stop-question") as stop_question:
             static_html('<p class="strong">Stop after this step?</p>')
             stop_confirm = gr.Button("Stop and keep adapter", variant="stop", size="md", elem_id="stop-confirm")
-            stop_cancel = gr.Button("Keep going", size="md", elem_id="stop-cancel")
-        kill = gr.Button("End now", visible=False, size="md", elem_id="kill")
+            stop_cancel = gr.Button("Continue training", size="md", elem_id="stop-cancel")
+        kill = gr.Button("Kill now", visible=False, size="md", elem_id="kill")
         with gr.Column(visible=False, elem_id="kill-question") as kill_question:
             static_html(KILL_QUESTION)
-            kill_confirm = gr.Button("End it in mid-step", variant="stop", size="md", elem_id="kill-confirm")
-            kill_cancel = gr.Button("Wait for it", size="md", elem_id="kill-cancel")
+            kill_confirm = gr.Button("Kill the run", variant="stop", size="md", elem_id="kill-confirm")
+            kill_cancel = gr.Button("Keep waiting", size="md", elem_id="kill-cancel")
         problem = gr.HTML("", elem_id="stop-problem", elem_classes="problem")
         static_html(RECENT_RUNS)
         static_html(SIGN_OUT_FORM)
         problem_report = gr.Button("Report a problem", size="md", elem_id="report-problem")
         block = gr.Textbox(
-            label="To paste where you ask for help",
+            label="Paste this where you ask for help",
             visible=False,
             interactive=False,
             lines=8,

@@ -127,7 +127,7 @@ def describe_answer_stats(end: AnswerStats | None) -> str:
 
 
 def describe_truncation(end: AnswerStats | None) -> str:
-    return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
+    return "" if end is None or end.ended_itself else "Truncated at the token limit."
 
 
 def describe_effect(proof: AdapterCheck | None) -> str:
@@ -135,7 +135,7 @@ def describe_effect(proof: AdapterCheck | None) -> str:
     if proof is None or not proof.sha256:
         return ""
     if not proof.difference:
-        return "Adapter changes nothing: same logits as the base"
+        return "The adapter changes nothing: same logits as the base"
     return "Adapter active ✓" + ("" if proof.strength == 1 else f" at {proof.strength:.0%}")
 
 
@@ -251,11 +251,9 @@ def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
         low, high = (f"{100 * end:.0f}" for end in one.share.ends)
         share = f" ({one.share.value:.0%} {contest.second}, 95 % interval {low}–{high})"
     decided = f"{contest.first} {one.first} – {one.second} {contest.second}{share}"
-    torn = f"; in {one.torn} cases only the side decided" if one.torn else ""
+    torn = f"; in {one.torn} cases the verdict followed the side" if one.torn else ""
     ties = f"; {one.ties} ties" if one.ties else ""
-    agreed = (
-        f" It agrees with you in {one.agreed} of {one.of_both} cases that both of you decided." if one.of_both else ""
-    )
+    agreed = f" It agrees with you in {one.agreed} of the {one.of_both} cases you both decided." if one.of_both else ""
     return f"{one.judge}: {decided}{ties}{torn}.{agreed}"
 
 

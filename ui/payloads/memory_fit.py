@@ -39,7 +39,7 @@ SLIDERS = (
     *(
         MemorySlider(f"{stage}.{name}", f"{method.title} {word}", notches)
         for stage, method in METHODS.items()
-        for name, word, notches in (("batch_size", "batch", BATCHES), ("max_length", "length", LENGTHS))
+        for name, word, notches in (("batch_size", "batch size", BATCHES), ("max_length", "max length", LENGTHS))
     ),
 )
 SLIDER_SETTINGS = (*(slider.key for slider in SLIDERS), *(f"{stage}.accumulation" for stage in METHODS))
@@ -71,7 +71,7 @@ def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe,
     except ModelError as error:
         return str(error)
     if shape is None:
-        return f"How much memory {recipe.model} takes is known once its config.json is on this computer."
+        return f"Memory use of {recipe.model} appears once the model's config is downloaded."
     return make_forecast(
         recipe, shape, target_machine(supervisor), found, measurements.load_measurements(supervisor.workspace)
     )
@@ -80,7 +80,7 @@ def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe,
 def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
     """The plan where only what a person set otherwise than the preset counts as an edit."""
     values = (
-        replace(one, chosen="", costs=0, why="as the model's preset has it")
+        replace(one, chosen="", costs=0, why="from the model's preset")
         if one.chosen and one.value == format_planned_value(setting_value(preset, one.key))
         else one
         for one in plan.values
@@ -126,7 +126,7 @@ def suggest_fix(
 ) -> tuple[str, str]:
     """The model to take instead and the button's words; no model: the settings that suit data and memory."""
     if plan.suggested and plan.suggested != recipe:
-        return "", "Use the settings for this data and memory"
+        return "", "Use recommended settings"
     if plan.suggested or recipe.model == STARTER:
         return "", ""
     name = smaller_model(supervisor, catalogue, recipe, found)

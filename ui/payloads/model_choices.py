@@ -130,7 +130,7 @@ class ModelChoices:
     def explain(self, recipe: Recipe, rows: StageRows | None = None) -> list[str]:
         """Why the run is as it is: its settings, then its length."""
         goal = self.matching_goal(recipe, rows)
-        by_hand = "Epochs and steps were set by hand."
+        by_hand = "Custom length: you set epochs or steps."
         length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else by_hand
         return [self.settings_reason(recipe), length]
 
@@ -139,4 +139,4 @@ class ModelChoices:
         if used.trained_part() != preset.trained_part():
             return "Some settings differ from the model's preset."
         suited, choice = self.preset_for(recipe.model), self.preset_choice
-        return str(choice.reason) if suited == choice.preset else f"The settings made for {model_name(suited.model)}."
+        return str(choice.reason) if suited == choice.preset else f"Settings made for {model_name(suited.model)}."

@@ -35,7 +35,11 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
     cpu, problem = supervisor.device.machine.cpu, supervisor.device.machine.problem
     if gpu:
         several = len(supervisor.device.machine.usable_gpus)
-        return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
+        return {
+            "name": gpu.name,
+            "kind": f"Most free memory of {several} GPUs" if several > 1 else "",
+            "problem": problem,
+        }
     return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
 
 
@@ -160,7 +164,7 @@ END_STATES = {
 def status_badge(run_dir: Path, view: RunState) -> dict[str, str]:
     """One word for the state, and its tone."""
     if pending := pending_request(run_dir, view):
-        return {"badge": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[pending], "tone": "busy"}
+        return {"badge": {"stop": "Stopping", "pause": "Pausing", "end": "Killing"}[pending], "tone": "busy"}
     if view.unreadable:
         return {"badge": "Unreadable", "tone": "bad"}
     if view.stalled:
@@ -240,9 +244,9 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
 
 def describe_probe(found: MemoryProbed) -> str:
     """What was measured before the first step."""
-    how = "from half a batch" if found.cut else "on the longest rows"
+    how = "with half a batch" if found.cut else "on the longest rows"
     return (
-        f"{STAGE_LABELS[found.stage]}: memory measured before the first step, {how}: "
+        f"{STAGE_LABELS[found.stage]}: memory check before the first step, {how}: "
         f"{format_gb(found.peak)} of {format_gb(found.most)} "
         f"at {found.tokens:,} tokens, in {found.seconds:.1f} s."
     )

@@ -43,7 +43,7 @@ def count_votes(
         ],
         "strengths": rank_lanes(given, contest.run),
         "pairs": found.pairs,
-        "advice": "Few pairs. Fine for a taste; 200 or more give a steadier change."
+        "advice": f"{found.pairs} pairs are enough to experiment; 200+ for a lasting effect."
         if 0 < found.pairs < MIN_PAIRS
         else "",
     }
@@ -53,17 +53,14 @@ def missing_count_text(given: Sequence[Vote], found: VoteTally) -> str:
     """What stands in place of a count that does not exist; empty where it does."""
     if found.total_votes:
         return ""
-    return f"No votes {'on these two lanes' if given else 'for this run'} yet. Press B."
+    return f"No votes {'on these two models' if given else 'for this run'} yet. Press B."
 
 
 def describe_earlier(count: int) -> str:
     if not count:
         return ""
-    one = count == 1
-    return (
-        f"{count} earlier vote{'' if one else 's'} on lanes of these names {'is' if one else 'are'} not counted: an adapter or a "
-        "system prompt was another then."
-    )
+    votes_are = "vote is" if count == 1 else "votes are"
+    return f"{count} earlier {votes_are} not counted: the adapter or the system prompt of a model was different then."
 
 
 def current_votes(path: Path) -> tuple[Vote, ...]:
@@ -97,7 +94,7 @@ def describe_share(found: VoteTally) -> str:
     """Share and p-value; no percentage of a handful."""
     if found.share is None:
         missing = 5 - found.decided_votes
-        return f"{missing} more decided vote{'s' * (missing != 1)} until a percentage means anything."
+        return f"{missing} more decided vote{'s' * (missing != 1)} until there is a percentage."
     low, high = (f"{100 * end:.0f}" for end in found.share.ends)
     return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
 
@@ -109,9 +106,9 @@ def describe_verdict(found: VoteTally) -> str:
     side = (found.contest.first, found.contest.second)[verdict.side] if verdict.side is not None else ""
     match verdict.word:
         case "Clear":
-            return f"Clear: {side} is better, by the check at {verdict.at} votes.{coming}"
+            return f"{side} is clearly better (check at {verdict.at} votes).{coming}"
         case "Leaning":
-            return f"Leaning {side}, not settled.{coming}"
+            return f"Leaning towards {side}, not settled.{coming}"
         case "No difference seen":
             return f"No difference seen in {verdict.at} votes."
     return f"Not decided yet.{coming}"
@@ -135,10 +132,8 @@ def describe_length_effect(found: VoteTally) -> str:
         if one.of_similar
         else ""
     )
-    return (
-        f"{found.contest.second}'s answers are {one.ratio:.1f}× as long; the longer answer won {one.longer} of "
-        f"{one.of_unequal}.{similar}"
-    )
+    apart = f"{abs(one.ratio - 1):.0%} {'shorter' if one.ratio < 1 else 'longer'}"
+    return f"{found.contest.second}'s answers are {apart}; the longer answer won {one.longer} of {one.of_unequal}.{similar}"
 
 
 def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:

@@ -233,8 +233,8 @@ REDIRECT_PAGE = (
 SIGNED_OUT_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tunebench</title>'
     "<style>body{font:16px system-ui;margin:20vh auto;max-width:26em;color-scheme:light dark}</style>"
-    "<h1>Signed out everywhere</h1><p>No browser has a key any more, this one included. A training goes on.</p>"
-    "<p>To open Tunebench again, start <code>python launch.py</code> once more: it prints a new link.</p></html>"
+    "<h1>Signed out everywhere</h1><p>All browsers are signed out, including this one. Training continues.</p>"
+    "<p>To open Tunebench again, run <code>python launch.py</code>. It prints a new link.</p></html>"
 )
 
 
@@ -251,8 +251,8 @@ def password_page(message: str) -> Response:
         "<title>Tunebench</title><style>body{font:16px system-ui;margin:20vh auto;max-width:22em;color-scheme:light dark}"
         "input,button{font:inherit;padding:.5em;margin:.5em 0;width:100%;box-sizing:border-box}</style>"
         f'<h1>Tunebench</h1><p role="status">{message}</p><form method="post" '
-        f'action="{LOGIN_PATH}"><label for="password">Password, as '
-        'shown where Tunebench was started</label><input id="password" name="password" type="password" autofocus '
+        f'action="{LOGIN_PATH}"><label for="password">Password '
+        '(shown where Tunebench was started)</label><input id="password" name="password" type="password" autofocus '
         'autocomplete="current-password"><button>Open</button></form></html>',
         401,
         HEADERS,

@@ -28,7 +28,7 @@ from ui.tabs.compare_actions import CompareActions, compare_endpoints
 
 COMPARE_JS = "window.tunebench.initCompare(element, server);"
 PAIR_JS = "(run, first, second) => window.tunebench.setVotePair({ run, first, second })"
-PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of the run", HELD_OUT)]
+PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of this run", HELD_OUT)]
 
 
 class CompareForm(StrictModel):
@@ -74,9 +74,9 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
     with gr.Row():
         runs: dict[str, Any] = {"choices": run_choices(registry), "value": run_id or None, "label": "Run", "scale": 2}
         inputs["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
-        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Lanes", "scale": 3}
+        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Models", "scale": 3}
         inputs["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-select")
-        sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "scale": 2}
+        sets: dict[str, Any] = {"label": "Prompts", "allow_custom_value": True, "scale": 2}
         inputs["source"] = gr.Dropdown(PROMPT_SETS, value=BUNDLED, **sets, interactive=True, elem_id="prompt-set")
     with gr.Row():
         box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
@@ -91,11 +91,11 @@ def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], di
                 buttons["next"] = gr.Button("Next ›", elem_id="next-prompt", size="sm", min_width=60)
                 buttons["new_seed"] = gr.Button("New seed", elem_id="new-seed", size="sm", min_width=60, **waiting)
             buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind-vote", size="md", **waiting)
-    with gr.Accordion("System prompt and conversation", open=False, elem_id="conversation"):
-        going_on = "Go on with the conversation: every lane remembers what it said"
+    with gr.Accordion("System prompt and chat", open=False, elem_id="conversation"):
+        going_on = "Chat: keep the conversation"
         inputs["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
         inputs["system"] = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
-        extra = "Only for an extra lane: the base with this prompt"
+        extra = "Add a column: base model + this system prompt"
         inputs["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
     return inputs, buttons
 
@@ -104,8 +104,8 @@ def side_inputs(own: Sequence[str]) -> dict[str, gr.Dropdown]:
     """The two lanes of a blind vote, where its count is."""
     look: dict[str, Any] = {"interactive": True, "min_width": 150}
     return {
-        "side1": gr.Dropdown(own, value=first_name(own), label="Blind votes are on", elem_id="side1", **look),
-        "side2": gr.Dropdown(own, value=last_name(own), label="against", elem_id="side2", **look),
+        "side1": gr.Dropdown(own, value=first_name(own), label="Vote on", elem_id="side1", **look),
+        "side2": gr.Dropdown(own, value=last_name(own), label="vs", elem_id="side2", **look),
     }
 
 

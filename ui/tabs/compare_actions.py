@@ -41,7 +41,7 @@ class JudgeRequest(StrictModel):
     """A judge, the two lanes it judges, and on how many prompts of which set."""
 
     lanes: tuple[str, str]
-    lane: str = Field(default="", title="Judging lane")
+    lane: str = Field(default="", title="Judging model")
     endpoint: JudgeEndpoint = JudgeEndpoint()
     source: str = "bundled"
     cases: int = Field(default=20, ge=1, le=500, title="Answers to judge")
@@ -82,7 +82,7 @@ class CompareActions:
         counted = current_votes(votes.votes_path(workspace))
         given = contest and blind_voting.votes_on_pair(self.registry, counted, contest)
         if not contest or not given:
-            raise DataError("There are no votes on these lanes yet, so there are no pairs to make.")
+            raise DataError("There are no votes on these two models yet, so there are no pairs to save.")
         path = preference_data.write_vote_data_set(workspace, given, contest)
         return {"source": str(path), "name": path.stem, "count": len(preference_data.make_preference_rows(given))}
 
@@ -94,14 +94,14 @@ class CompareActions:
         path_policy.check_source(self.registry.workspace, request.source, prompts.PROMPT_SET_NAMES)
         if not request.lane and path_policy.is_remote():
             raise ConfigError(
-                "A judge's URL is taken only at the computer that Tunebench runs on, since its key is sent there. Nothing was "
-                "sent. Let one of the lanes judge, or start the judge there."
+                "A judge's URL can only be set on the computer that runs Tunebench, because its API key is sent there. Nothing "
+                "was sent. Let one of the models judge, or start the judge on that computer."
             )
         session = self._require_session()
         if session.open_question:
-            raise BusyError("A blind vote is going. End it first, so that the judge does not make you wait.")
+            raise BusyError("A blind vote is in progress. End it first: the judge would make you wait.")
         if session.judge_run and not session.judge_run.state.over:
-            raise BusyError("A judge is at work. Wait for it, or press Stop.")
+            raise BusyError("A judge is already running. Wait for it, or press Stop.")
         contest = blind_voting.lane_pair(session.run, [lane.name for lane in session.job.lanes], *request.lanes)
         task = JudgeTask(contest=contest, **request.model_dump(exclude={"lanes"}))
         session.add_judge(JudgeRun(self.registry, session, task).start())
@@ -127,7 +127,7 @@ class CompareActions:
         """Change a lane's strength, unless that would tell which side of an open question it is."""
         session = self._require_session()
         if session.open_question:
-            raise BusyError("A blind vote is going. End it before you turn a dial.")
+            raise BusyError("A blind vote is in progress. End it before you change a strength.")
         session.send(request.model_copy(update={"id": new_ask_id()}))
 
     def show_heatmap(self, query: HeatmapQuery) -> dict[str, str]:
@@ -135,10 +135,10 @@ class CompareActions:
         session = self._require_session()
         answers = session.current_answers
         if session.open_question or answers is None or query.answer not in answers.ends:
-            raise BusyError("Look closer once the lanes have answered under their names.")
+            raise BusyError("Wait until the models have answered under their names.")
         text = answers.answers[query.answer]
         if not text:
-            raise ConfigError(f"{query.answer} said nothing, so there is nothing to look at.")
+            raise ConfigError(f"{query.answer}'s answer is empty, so there are no tokens to show.")
         system = [ChatMessage(role="system", content=session.system)] if session.system else []
         prompt = ChatMessage(role="user", content=session.last_prompt)
         messages = (*system, *lane_messages(session.turns, query.answer), prompt)
@@ -152,10 +152,10 @@ class CompareActions:
         session = self._require_session()
         held_out = self.registry.run_dir(session.run) / "held-out.jsonl"
         if not held_out.exists() or not held_out.stat().st_size:
-            raise DataError(f"The run {session.run} held no pairs out, so there is nothing to score on.")
+            raise DataError(f"The run {session.run} has no held-out pairs, so there is nothing to score on.")
         session.send(score_request(held_out))
 
     def _require_session(self) -> CompareSession:
         if session := self.registry.comparison:
             return session
-        raise BusyError("No lanes are loaded. Press Generate.")
+        raise BusyError("No models are loaded. Press Generate.")

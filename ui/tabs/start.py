@@ -28,8 +28,8 @@ METHOD_CHOICES = [
     for chain in METHOD_CHAINS
 ]
 FOOTNOTE = (
-    "Learns the good answers (SFT), then to prefer them (DPO), then opens Compare. All on "
-    "this computer; nothing is uploaded."
+    "First learns from the good answers (SFT), then learns to prefer them over the bad ones (DPO), then opens Compare. "
+    "All on this computer; nothing is uploaded."
 )
 
 TO_ORIGIN = "() => document.getElementById('origin').scrollIntoView({block: 'center'})"
@@ -38,7 +38,7 @@ TO_ORIGIN = "() => document.getElementById('origin').scrollIntoView({block: 'cen
 def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
     actions = StartActions(supervisor)
     origin = gr.HTML("", elem_id="origin")
-    undo = gr.Button("Back to the settings before", visible=False, size="sm", elem_id="undo")
+    undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
     before = gr.State(None)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
@@ -48,7 +48,8 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
                     actions.offers.model_labels(supervisor),
                     value=actions.first.model,
                     label="Model",
-                    info="The starter is included, others are downloaded; or type a folder or hub id.",
+                    info="A starter model is included; others download on first use. "
+                    "You can also enter a folder or a Hugging Face ID.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",
@@ -57,7 +58,7 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
                     data_choices(supervisor.workspace),
                     value=SAMPLE,
                     label="Data",
-                    info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
+                    info="Preference pairs (chosen and rejected). Chats work too, for SFT only. Enter a path or import in Data.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="data",
@@ -68,7 +69,7 @@ def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: 
                     METHOD_CHOICES, value=actions.first.method, label="Method", interactive=True, elem_id="method"
                 )
                 goal = gr.Radio(
-                    actions.offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal"
+                    actions.offers.goal_choices, value=QUICK, label="Training length", interactive=True, elem_id="goal"
                 )
             with gr.Column(elem_classes="card", elem_id="fit"):
                 static_html(render_sliders(memory_fit.SLIDERS))
@@ -128,9 +129,9 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
     with gr.Tabs():
         with gr.Tab("Run", elem_id="page-run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", *METHODS, "sampling"))
-        with gr.Tab("Rows", elem_id="page-rows"):
+        with gr.Tab("Data", elem_id="page-data"):
             rows = gr.Row(elem_classes="fields")
-            with gr.Accordion("Columns, usually found by themselves", open=False), gr.Row(elem_classes="fields"):
+            with gr.Accordion("Columns (usually detected automatically)", open=False), gr.Row(elem_classes="fields"):
                 columns = Form(Columns, first.data.columns)
             with rows:
                 made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
@@ -143,5 +144,5 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
 
 def early_stopping_input(**words: Any) -> Component:
     """Patience as one click; another number may be typed, and nothing means off."""
-    usual = [("Off", ""), ("After 3 checks (usual)", "3"), ("After 5 checks", "5")]
+    usual = [("Off", ""), ("After 3 evaluations (usual)", "3"), ("After 5 evaluations", "5")]
     return gr.Dropdown(usual, allow_custom_value=True, **words)

@@ -145,9 +145,7 @@ class StartActions:
     def suggest(self, event: gr.EventData, recipe: Recipe) -> StartView:
         """The settings for this data and memory, or a smaller model with its own: said change by change, with a way back."""
         suited = self.suited_recipe(recipe, event.model)
-        named = (
-            f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
-        )
+        named = f"Settings of {model_name(suited.model)}" if event.model else "Recommended settings"
         origin = render_origin(named, findings.setting_differences(recipe, suited), "Nothing has been started.")
         before = recipe.model_dump(mode="json")
         return self.show_recipe(suited, origin=origin, undo=gr.update(visible=True), before=before)
@@ -165,7 +163,7 @@ class StartActions:
         return self.show_run(event.run, self.supervisor.registry.run_recipe(event.run), ())
 
     def show_run(self, run_id: str, recipe: Recipe, changes: Any) -> StartView:
-        origin = render_origin(f"The settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes)
+        origin = render_origin(f"Settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes)
         return self.show_recipe(recipe, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
 
     def start(self, recipe: Recipe) -> StartView:
@@ -259,9 +257,9 @@ def check_model_input(workspace: Workspace, name: str) -> None:
 
 
 def train_button(registry: RunRegistry, level: str) -> Any:
-    """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
+    """The one button: what it does now, and "Train anyway" where the plan says that it will not fit."""
     busy = registry.active_run is not None
-    words, variant = ("Try anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
+    words, variant = ("Train anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
     return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
 
 

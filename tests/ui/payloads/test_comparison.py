@@ -110,7 +110,7 @@ def test_what_an_adapter_does_is_one_word_and_its_hash_a_tooltip() -> None:
     proof = AdapterCheck("DPO", "3f9a12cd" + 56 * "0", 4.2)
     assert comparison.describe_effect(proof) == "Adapter active ✓" and comparison.describe_effect(None) == ""
     assert comparison.describe_effect(replace(proof, strength=0.5)) == "Adapter active ✓ at 50%"
-    assert comparison.describe_effect(replace(proof, difference=0.0)).startswith("Adapter changes nothing")
+    assert comparison.describe_effect(replace(proof, difference=0.0)).startswith("The adapter changes nothing")
     assert comparison.describe_hash(proof) == "adapter 3f9a12cd, moves logits by up to 4.2"
 
 
@@ -121,7 +121,7 @@ def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest)
     current.watcher.state = replace(current.state, heated=heated)
     told = comparison.compare_parts(supervisor.registry)
     assert told["heatmap"] is None and all(lane["strength"] is None for lane in told["compare"]["lanes"])
-    with pytest.raises(Exception, match="A blind vote is going"):
+    with pytest.raises(Exception, match="A blind vote is in progress"):
         CompareActions(supervisor).adjust_lane(AdjustLaneRequest(lane="DPO", strength=0.5))
     with pytest.raises(Exception, match="under their names"):
         CompareActions(supervisor).show_heatmap(HeatmapQuery(answer="DPO", lanes=("Base", "DPO")))
@@ -213,7 +213,7 @@ def test_the_votes_of_another_run_are_never_shown(supervisor, contest) -> None: 
     assert (told["run"], told["name"], told["wins"], told["pairs"]) == (other, "other", [0, 0], 0)
     assert told["empty"] == "No votes for this run yet. Press B." and not told["advice"]
     assert wins(supervisor, contest.run, "Base", "DPO") == [0, 0], "what is loaded counts, not what the form says"
-    with pytest.raises(DataError, match="no votes on these lanes"):
+    with pytest.raises(DataError, match="no votes on these two models"):
         CompareActions(supervisor).export_pairs(CompareChoice())
     load(supervisor, contest.run)
     assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor.registry)["empty"]
@@ -228,7 +228,7 @@ def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> No
     assert wins(supervisor, contest.run, "Base", "Base") == wins(supervisor, contest.run, "Base", "gone") == [0, 3]
     told = comparison.tally_payload(supervisor.registry, CompareChoice(run=contest.run, first="Base", second="SFT"))
     chosen = CompareChoice(run=contest.run, first="SFT", second="DPO")
-    assert told["empty"] == "No votes on these two lanes yet. Press B."
+    assert told["empty"] == "No votes on these two models yet. Press B."
     assert CompareActions(supervisor).export_pairs(chosen)["count"] == 2
 
 
@@ -258,7 +258,7 @@ def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, c
     give(supervisor, 11, contest, adapters={"Base": "", "DPO": "of before"})
     told = comparison.tally_payload(supervisor.registry)
     assert told["wins"] == [0, 0] and told["checks"] == [
-        "11 earlier votes on lanes of these names are not counted: an adapter or a system prompt was another then."
+        "11 earlier votes are not counted: the adapter or the system prompt of a model was different then."
     ]
     give(supervisor, 1, contest, adapters={"Base": "", "DPO": now["DPO"]})
     assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs(CompareChoice())["count"] == 1
