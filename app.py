@@ -50,20 +50,20 @@ LISTEN_SECONDS = 0.5
 def build_page(supervisor: Supervisor) -> gr.Blocks:
     """The whole page."""
     with gr.Blocks(title="Tunebench", fill_width=True, analytics_enabled=False) as page:
-        bus = live_updates.build_live_channel(supervisor)
+        live = live_updates.build_live_channel(supervisor)
         sidebar.static_html(html.BANNER)
-        sidebar.build_sidebar(supervisor, bus)
+        sidebar.build_sidebar(supervisor, live)
         with gr.Tabs(elem_id="tabs", selected="start") as tabs:
             with gr.Tab("Start", id="start"):
-                start.build_start_tab(supervisor, bus, tabs, page)
+                start.build_start_tab(supervisor, live, tabs, page)
             with gr.Tab("Data", id="data"):
                 data.build_data_tab(supervisor)
             with gr.Tab("Train", id="train"):
-                train.build_train_tab(supervisor, bus)
+                train.build_train_tab(supervisor, live)
             with gr.Tab("Compare", id="compare"):
-                compare.build_compare_tab(supervisor, bus, tabs)
+                compare.build_compare_tab(supervisor, live, tabs)
             with gr.Tab("Runs", id="runs"):
-                build_runs_tab(supervisor, bus)
+                build_runs_tab(supervisor, live)
     page.queue(api_open=False)
     page._queue.sleep_when_free = QUEUE_SLEEP_SECONDS
     page._queue.progress_update_sleep_when_free = PROGRESS_SLEEP_SECONDS

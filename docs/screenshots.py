@@ -44,7 +44,7 @@ def take(url: str) -> None:
         page.click("#go")
         until(page, "tunebench.series['dpo.margin']?.length >= 8")
         picture(page, "train")
-        until(page, "tunebench.is('compare')?.lanes.every(lane => lane.end)")
+        until(page, "tunebench.getPart('compare')?.lanes.every(lane => lane.stats)")
         picture(page, "compare")
         browser.close()
 

@@ -1,429 +1,429 @@
-// The Data tab. One object says what is looked at (path, columns, steps, row); everything drawn follows from it and from the
-// server's last answers. Words from outside only ever become textContent.
+// The Data tab. `state` holds the open source (path, columns, steps, row) and the server's last replies; everything drawn follows
+// from it. Text from outside only ever becomes textContent.
 (() => {
-  const at = (id) => document.getElementById(id);
-  const { make } = window.tunebench;
+  const byId = (id) => document.getElementById(id);
+  const { makeNode } = window.tunebench;
   const PAIR_PARTS = ["prompt", "chosen", "rejected"], CHAT_PARTS = ["prompt", "answer"];
   const MORE_PARTS = ["messages", "system", "input", "history", "reasoning", "scored", "text"];
   const SAMPLES = ["sample", "sample chats"];
   const LEVELS = { error: "!", warning: "⚠", notice: "i" };
-  let server, upload, now = fresh("");
+  let server, upload, state = makeState("");
 
-  function fresh(source) {
-    return { source, file: "", glimpse: null, columns: {}, byHand: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0, mapped: false,
-      row: 0, seen: null, asTokens: false, measured: null, length: 0, template: "", problem: "" };
+  function makeState(source) {
+    return { source, file: "", inspected: null, columns: {}, isManual: false, kind: "pairs", steps: [], report: null, ticket: "", began: 0, mapped: false,
+      row: 0, preview: null, showTokens: false, measured: null, length: 0, template: "", problem: "" };
   }
 
-  window.tunebench.beginData = (element, itsServer, itsUpload) => {
-    [server, upload] = [itsServer, itsUpload];
-    const drop = at("data-drop");
-    at("data-form").addEventListener("submit", (event) => { event.preventDefault(); open(at("data-path").value); });
-    at("data-file").addEventListener("change", (event) => take(event.target.files[0]));
-    at("data-choose").addEventListener("keydown", (event) => { if (["Enter", " "].includes(event.key)) at("data-file").click(); });
-    at("data-samples").addEventListener("click", (event) => event.target.dataset.path && open(event.target.dataset.path));
-    at("data-stop").addEventListener("click", () => server.stop_check({ ticket: now.ticket }));
-    at("data-use").addEventListener("click", use);
+  window.tunebench.initData = (element, endpoints, uploadFile) => {
+    [server, upload] = [endpoints, uploadFile];
+    const drop = byId("data-drop");
+    byId("data-form").addEventListener("submit", (event) => { event.preventDefault(); openSource(byId("data-path").value); });
+    byId("data-file").addEventListener("change", (event) => storeFile(event.target.files[0]));
+    byId("data-choose").addEventListener("keydown", (event) => { if (["Enter", " "].includes(event.key)) byId("data-file").click(); });
+    byId("data-samples").addEventListener("click", (event) => event.target.dataset.path && openSource(event.target.dataset.path));
+    byId("data-stop").addEventListener("click", () => server.stop_check({ ticket: state.ticket }));
+    byId("data-use").addEventListener("click", useData);
     for (const kind of ["dragover", "dragleave", "drop"]) drop.addEventListener(kind, (event) => {
       event.preventDefault();
       drop.classList.toggle("over", kind === "dragover");
-      if (kind === "drop") take(event.dataTransfer.files[0]);
+      if (kind === "drop") storeFile(event.dataTransfer.files[0]);
     });
-    nameCurrent();
-    new MutationObserver(nameCurrent).observe(at("chosen"), { childList: true, subtree: true });
-    if (wanted) openCurrent();
+    showCurrent();
+    new MutationObserver(showCurrent).observe(byId("start-choices"), { childList: true, subtree: true });
+    if (openWhenBuilt) openCurrent();
   };
 
   // What Start uses is one click away, here and from Start. The tab's content is only made when the tab is first opened.
-  let wanted = false;
+  let openWhenBuilt = false;
   function openCurrent() {
-    wanted = !at("data-form");
-    if (wanted) return;
-    const { source, columns, steps } = chosen();
-    at("data-path").value = SAMPLES.includes(source) ? "" : source;
-    open(source, { columns, steps });
+    openWhenBuilt = !byId("data-form");
+    if (openWhenBuilt) return;
+    const { source, columns, steps } = startChoices();
+    byId("data-path").value = SAMPLES.includes(source) ? "" : source;
+    openSource(source, { columns, steps });
   }
 
   document.addEventListener("click", (event) => {
-    if (!event.target.closest?.("[data-look]")) return;
-    window.tunebench.open("data");
+    if (!event.target.closest?.("[data-preview]")) return;
+    window.tunebench.openTab("data");
     openCurrent();
   });
 
-  function nameCurrent() {
-    const { source } = chosen();
-    at("data-current").hidden = !source;
-    at("data-current").querySelector("button").textContent = source ? nameOf(source) : "";
+  function showCurrent() {
+    const { source } = startChoices();
+    byId("data-current").hidden = !source;
+    byId("data-current").querySelector("button").textContent = source ? baseName(source) : "";
   }
 
   // A dropped file has no path a program could open later, so the workspace keeps a copy.
-  async function take(file) {
+  async function storeFile(file) {
     if (!file) return;
-    begin(file.name);
-    const mine = now;
-    say(`Copying ${file.name} into the workspace`);
-    const sent = await upload(file), kept = await server.keep_upload({ source: sent.path });
-    if (mine !== now) return;
-    if (kept.problem) return fail(kept.problem);
-    at("data-path").value = kept.source;
-    open(kept.source);
+    resetState(file.name);
+    const opened = state;
+    showProgress(`Copying ${file.name} into the workspace`);
+    const sent = await upload(file), saved = await server.keep_upload({ source: sent.path });
+    if (opened !== state) return;
+    if (saved.problem) return showError(saved.problem);
+    byId("data-path").value = saved.source;
+    openSource(saved.source);
   }
 
-  function begin(path) {
-    if (now.ticket) server.stop_check({ ticket: now.ticket });
-    now = fresh(path.trim());
-    at("data-found").hidden = true;
-    at("data-problem").hidden = true;
-    at("data-parts").hidden = true;
-    window.tunebench.data = now;
+  function resetState(path) {
+    if (state.ticket) server.stop_check({ ticket: state.ticket });
+    state = makeState(path.trim());
+    byId("data-result").hidden = true;
+    byId("data-problem").hidden = true;
+    byId("data-parts").hidden = true;
+    window.tunebench.data = state;
   }
 
-  async function open(path, before = { columns: {}, steps: [] }) {
-    begin(path);
-    const mine = now;
-    if (!now.source) return fail("Type a path first, or drop a file.");
-    say(`Looking at ${nameOf(now.source)}`);
-    const glimpse = await server.inspect_file({ source: now.source });
-    if (mine !== now) return;
-    if (glimpse.problem && !glimpse.columns) return fail(glimpse.problem);
-    if (glimpse.parts && !glimpse.columns) return drawParts(glimpse.parts);
-    now.glimpse = glimpse;
-    now.file = glimpse.source;
-    const mapped = Object.keys(before.columns).length ? before.columns : glimpse.remembered;
-    now.mapped = !!mapped;
-    now.byHand = !!(glimpse.problem || mapped);
-    now.columns = { ...(mapped ?? glimpse.parts) };
-    now.steps = [...before.steps];
-    now.kind = Object.keys(now.columns).length && !now.columns.rejected && !now.columns.scored ? "chat" : "pairs";
+  async function openSource(path, before = { columns: {}, steps: [] }) {
+    resetState(path);
+    const opened = state;
+    if (!state.source) return showError("Enter a path first, or drop a file.");
+    showProgress(`Opening ${baseName(state.source)}`);
+    const inspected = await server.inspect_file({ source: state.source });
+    if (opened !== state) return;
+    if (inspected.problem && !inspected.columns) return showError(inspected.problem);
+    if (inspected.parts && !inspected.columns) return drawParts(inspected.parts);
+    state.inspected = inspected;
+    state.file = inspected.source;
+    const mapped = Object.keys(before.columns).length ? before.columns : inspected.remembered;
+    state.mapped = !!mapped;
+    state.isManual = !!(inspected.problem || mapped);
+    state.columns = { ...(mapped ?? inspected.parts) };
+    state.steps = [...before.steps];
+    state.kind = Object.keys(state.columns).length && !state.columns.rejected && !state.columns.scored ? "chat" : "pairs";
     drawHead();
     drawColumns();
-    at("data-found").hidden = false;
-    await check();
+    byId("data-result").hidden = false;
+    await checkData();
   }
 
   // A data set of the Hub: which part, then it becomes a file in the workspace.
   function drawParts(parts) {
-    const name = now.source, place = at("data-parts");
+    const name = state.source, place = byId("data-parts");
     if (parts.length === 1) return fetchPart(name, parts[0]);
-    at("data-progress").hidden = true;
+    byId("data-progress").hidden = true;
     place.hidden = false;
-    const select = make("select", { id: "data-part" }, ...parts.map((part, index) => make("option", { value: index }, `${part.config} · ${part.split}`)));
-    place.replaceChildren(make("label", { class: "parts" }, make("span", {}, `${name} has ${count(parts.length, "part")}. Which one?`), select), make("button", { class: "button" }, "Fetch"));
+    const select = makeNode("select", { id: "data-part" }, ...parts.map((part, index) => makeNode("option", { value: index }, `${part.config} · ${part.split}`)));
+    place.replaceChildren(makeNode("label", { class: "parts" }, makeNode("span", {}, `${name} has ${countNoun(parts.length, "part")}. Which one?`), select), makeNode("button", { class: "button" }, "Download"));
     place.onsubmit = (event) => { event.preventDefault(); fetchPart(name, parts[select.value]); };
   }
 
   async function fetchPart(name, part) {
-    begin(name);
-    const mine = now;
-    say(`Fetching ${name}, ${part.config} · ${part.split}`);
-    const kept = await server.fetch_part({ source: name, ...part });
-    if (mine !== now) return;
-    if (kept.problem) return fail(kept.problem);
-    open(kept.source);
+    resetState(name);
+    const opened = state;
+    showProgress(`Downloading ${name}, ${part.config} · ${part.split}`);
+    const saved = await server.fetch_part({ source: name, ...part });
+    if (opened !== state) return;
+    if (saved.problem) return showError(saved.problem);
+    openSource(saved.source);
   }
 
   // ---- checking: the first rows at once for the preview, then all of them
 
-  async function check() {
-    const mine = now, ticket = String(Math.random()).slice(2);
-    if (now.ticket) server.stop_check({ ticket: now.ticket });
-    now.ticket = ticket;
-    now.began = Date.now();
-    const question = { ...asked(), held_out: heldOut() };
-    [now.seen, now.measured, now.report, now.question, now.sizing] = [null, null, null, "", ""]; // answers under way are dropped
-    at("data-lengths").hidden = true;
-    const stale = () => mine !== now || ticket !== now.ticket;
-    if (now.byHand && !Object.keys(now.columns).length) return settle({ problem: now.glimpse.problem });
-    say("Reading");
+  async function checkData() {
+    const opened = state, ticket = String(Math.random()).slice(2);
+    if (state.ticket) server.stop_check({ ticket: state.ticket });
+    state.ticket = ticket;
+    state.began = Date.now();
+    const question = { ...buildQuery(), held_out: findHeldOut() };
+    [state.preview, state.measured, state.report, state.question, state.sizing] = [null, null, null, "", ""]; // answers under way are dropped
+    byId("data-lengths").hidden = true;
+    const isStale = () => opened !== state || ticket !== state.ticket;
+    if (state.isManual && !Object.keys(state.columns).length) return finishCheck({ problem: state.inspected.problem });
+    showProgress("Reading");
     const first = await server.check_file({ ...question, rows: 50 });
-    if (stale()) return;
-    if (first.problem) return settle(first);
+    if (isStale()) return;
+    if (first.problem) return finishCheck(first);
     drawReport(first, true);
-    follow(mine, ticket);
+    pollProgress(opened, ticket);
     const report = await server.check_file({ ...question, ticket });
-    if (stale()) return;
-    settle(report);
-    if (!report.problem && now.byHand) server.remember_columns({ names: now.glimpse.columns.map((one) => one.name), columns: now.columns });
+    if (isStale()) return;
+    finishCheck(report);
+    if (!report.problem && state.isManual) server.remember_columns({ names: state.inspected.columns.map((one) => one.name), columns: state.columns });
   }
 
-  function settle(report) {
-    now.ticket = "";
-    at("data-progress").hidden = true;
-    now.report = report.problem ? null : report;
+  function finishCheck(report) {
+    state.ticket = "";
+    byId("data-progress").hidden = true;
+    state.report = report.problem ? null : report;
     if (!report.problem) return drawReport(report, false);
-    for (const id of ["data-rows", "data-health", "data-lengths"]) at(id).hidden = true;
-    at("data-numbers").textContent = "";
-    at("data-use").hidden = true;
-    fail(report.problem);
+    for (const id of ["data-rows", "data-health", "data-lengths"]) byId(id).hidden = true;
+    byId("data-numbers").textContent = "";
+    byId("data-use").hidden = true;
+    showError(report.problem);
   }
 
-  async function follow(mine, ticket) {
-    while (mine === now && now.ticket === ticket) {
+  async function pollProgress(opened, ticket) {
+    while (opened === state && state.ticket === ticket) {
       const done = await server.check_progress({ ticket });
-      if (mine === now && now.ticket === ticket && done.of) {
-        const share = done.bytes / done.of, seconds = (Date.now() - now.began) / 1000, left = Math.round(seconds / share - seconds);
-        say(`${done.rows.toLocaleString("en")} rows, ${Math.round(100 * share)} % of ${done.file}, ${left} s left`, share);
+      if (opened === state && state.ticket === ticket && done.of) {
+        const share = done.bytes / done.of, seconds = (Date.now() - state.began) / 1000, left = Math.round(seconds / share - seconds);
+        showProgress(`${done.rows.toLocaleString("en")} rows, ${Math.round(100 * share)} % of ${done.file}, ${left} s left`, share);
       }
       await new Promise((after) => setTimeout(after, 300));
     }
   }
 
-  function say(words, share = 0) {
-    const place = at("data-progress");
+  function showProgress(words, share = 0) {
+    const place = byId("data-progress");
     place.hidden = false;
     place.querySelector("span").textContent = words;
     place.querySelector("i").style.width = `${100 * share}%`;
   }
 
-  function fail(problem) {
-    at("data-progress").hidden = true;
-    at("data-problem").hidden = false;
-    at("data-problem").replaceChildren(...problem.split("\n").map((line) => make("p", {}, line)));
+  function showError(problem) {
+    byId("data-progress").hidden = true;
+    byId("data-problem").hidden = false;
+    byId("data-problem").replaceChildren(...problem.split("\n").map((line) => makeNode("p", {}, line)));
   }
 
   // ---- what was found
 
-  const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
-  const nameOf = (path) => path.split(/[\\/]/).pop();
+  const countNoun = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
+  const baseName = (path) => path.split(/[\\/]/).pop();
 
   function drawHead() {
-    at("data-name").textContent = nameOf(now.file);
-    at("data-shape").textContent = now.glimpse.problem ? "Its columns are not ones Tunebench knows." : now.glimpse.shape;
-    at("data-use").hidden = true;
-    for (const id of ["data-blocked", "data-steps", "data-rows", "data-health", "data-lengths"]) at(id).hidden = true;
-    at("data-numbers").textContent = "";
+    byId("data-name").textContent = baseName(state.file);
+    byId("data-shape").textContent = state.inspected.problem ? "Unknown columns" : state.inspected.shape;
+    byId("data-use").hidden = true;
+    for (const id of ["data-blocked", "data-steps", "data-rows", "data-health", "data-lengths"]) byId(id).hidden = true;
+    byId("data-numbers").textContent = "";
   }
 
   function drawReport(report, partly) {
-    at("data-problem").hidden = true;
+    byId("data-problem").hidden = true;
     const files = report.files;
     const more = files.length > 1 ? ` in ${files.length} files` : "";
-    at("data-shape").textContent = files.length ? `${files[0].shape}, ${files[0].format.toUpperCase()}${more}` : "";
+    byId("data-shape").textContent = files.length ? `${files[0].shape}, ${files[0].format.toUpperCase()}${more}` : "";
     drawRows(report, partly);
     if (partly) return;
     drawNumbers(report);
-    at("data-blocked").hidden = !report.blocked.length;
-    at("data-blocked").replaceChildren(...report.blocked.map((line) => make("p", {}, line)));
-    at("data-use").hidden = report.blocked.length > 0 || !report.usable;
-    at("data-use").textContent = report.kind === "chat" ? "Use this data for SFT" : "Use this data";
+    byId("data-blocked").hidden = !report.blocked.length;
+    byId("data-blocked").replaceChildren(...report.blocked.map((line) => makeNode("p", {}, line)));
+    byId("data-use").hidden = report.blocked.length > 0 || !report.usable;
+    byId("data-use").textContent = report.kind === "chat" ? "Use this data for SFT" : "Use this data";
     drawSteps();
     drawHealth(report);
-    measure();
+    measureLengths();
   }
 
   // How many rows there are to train on. Once their lengths are known, those that the length leaves nothing of do not count.
   const LOST = ["masked", "prompt_too_long", "cut_equal"];
   function drawNumbers(report) {
-    const kind = report.kind === "pairs" ? "pair" : "conversation", found = now.measured?.findings ?? [];
-    const hits = (codes) => found.filter((one) => codes.includes(one.code)).reduce((sum, one) => sum + one.count / one.of, 0);
-    const usable = Math.round(report.usable * (1 - hits(LOST))), cut = Math.round(report.usable * hits(["cut"]));
+    const kind = report.kind === "pairs" ? "pair" : "conversation", found = state.measured?.findings ?? [];
+    const shareOf = (codes) => found.filter((one) => codes.includes(one.code)).reduce((sum, one) => sum + one.count / one.of, 0);
+    const usable = Math.round(report.usable * (1 - shareOf(LOST))), cut = Math.round(report.usable * shareOf(["cut"]));
     const lost = usable < report.usable, train = Math.round(report.train * usable / Math.max(1, report.usable));
-    at("data-numbers").textContent = [
-      `${usable.toLocaleString("en")} of ${count(report.rows, "row")} usable${lost ? ` at ${length().toLocaleString("en")} tokens` : ""}`,
-      cut ? `${cut.toLocaleString("en")} of them cut short` : "",
-      ...(now.source === "sample" || heldOut() ? ["held-out pairs lie in a file of their own"] : [`${lost ? "about " : ""}${count(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
-      report.kind === "chat" ? "no rejected answers: good for SFT alone" : "",
+    byId("data-numbers").textContent = [
+      `${usable.toLocaleString("en")} of ${countNoun(report.rows, "row")} usable${lost ? ` at ${currentLength().toLocaleString("en")} tokens` : ""}`,
+      cut ? `${cut.toLocaleString("en")} of them truncated` : "",
+      ...(state.source === "sample" || findHeldOut() ? ["held-out pairs are in a separate file"] : [`${lost ? "about " : ""}${countNoun(train, kind)} to train on`, `${report.held_out} held out for Compare`]),
+      report.kind === "chat" ? "no rejected answers: usable for SFT only" : "",
     ].filter(Boolean).join(" · ");
   }
 
   // ---- columns: which one plays which part
 
   function drawColumns() {
-    const place = at("data-columns"), told = now.mapped
-      ? "Mapped as before, for a file with these columns. Change what is wrong; the preview follows." : now.glimpse.problem
-      ? Object.keys(now.columns).length ? "Guessed from the names. Put right what is wrong; the preview follows." : "Say which column is which; the preview follows."
-      : "Found by what is in the columns. Change one only if it is wrong.";
-    const kinds = make("div", { class: "choice", role: "radiogroup", "aria-label": "What a row is" },
-      ...[["pairs", "Pairs: a better and a worse answer"], ["chat", "Conversations: one answer"]].map(([kind, words]) =>
-        make("label", {}, make("input", { type: "radio", name: "data-kind", value: kind, checked: kind === now.kind, onchange: () => { now.kind = kind; drawColumns(); } }), words)));
-    const main = now.kind === "pairs" ? PAIR_PARTS : CHAT_PARTS, used = MORE_PARTS.filter((part) => now.columns[part]);
-    const more = make("details", { open: used.length > 0 }, make("summary", {}, "More parts"), make("div", { class: "parts" }, ...MORE_PARTS.map(partChoice)));
-    const samples = make("dl", { class: "samples" }, ...now.glimpse.columns.flatMap((column) =>
-      [make("dt", {}, column.name || "(no name)"), make("dd", { dir: "auto" }, column.samples[0] ?? "(empty)")]));
-    place.replaceChildren(make("h3", { id: "data-columns-head" }, "Columns"), make("p", { class: "quiet" }, told), kinds,
-      make("div", { class: "parts" }, ...main.map(partChoice)), more, make("details", { open: !Object.keys(now.columns).length }, make("summary", {}, `All ${count(now.glimpse.columns.length, "column")} of the file`), samples));
+    const place = byId("data-columns"), hint = state.mapped
+      ? "Mapped as last time for these columns. Fix what's wrong; the preview updates." : state.inspected.problem
+      ? Object.keys(state.columns).length ? "Guessed from the column names. Fix what's wrong; the preview updates." : "Match the columns below."
+      : "Detected automatically. Change it only if it's wrong.";
+    const kinds = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": "What a row is" },
+      ...[["pairs", "Preference pairs: a chosen and a rejected answer"], ["chat", "Chats: one answer"]].map(([kind, words]) =>
+        makeNode("label", {}, makeNode("input", { type: "radio", name: "data-kind", value: kind, checked: kind === state.kind, onchange: () => { state.kind = kind; drawColumns(); } }), words)));
+    const main = state.kind === "pairs" ? PAIR_PARTS : CHAT_PARTS, used = MORE_PARTS.filter((part) => state.columns[part]);
+    const more = makeNode("details", { open: used.length > 0 }, makeNode("summary", {}, "More fields"), makeNode("div", { class: "parts" }, ...MORE_PARTS.map(makePartSelect)));
+    const samples = makeNode("dl", { class: "samples" }, ...state.inspected.columns.flatMap((column) =>
+      [makeNode("dt", {}, column.name || "(no name)"), makeNode("dd", { dir: "auto" }, column.samples[0] ?? "(empty)")]));
+    place.replaceChildren(makeNode("h3", { id: "data-columns-head" }, "Columns"), makeNode("p", { class: "quiet" }, hint), kinds,
+      makeNode("div", { class: "parts" }, ...main.map(makePartSelect)), more, makeNode("details", { open: !Object.keys(state.columns).length }, makeNode("summary", {}, `All ${countNoun(state.inspected.columns.length, "column")} of the file`), samples));
   }
 
-  function partChoice(part) {
-    const names = now.glimpse.columns.map((one) => one.name);
-    const select = make("select", { id: `part-${part}`, onchange: (event) => map(part, event.target.value) },
-      make("option", { value: "" }, "(none)"), ...names.map((name) => make("option", { value: name, selected: now.columns[part] === name }, name)));
-    return make("label", {}, make("span", {}, part), select);
+  function makePartSelect(part) {
+    const names = state.inspected.columns.map((one) => one.name);
+    const select = makeNode("select", { id: `part-${part}`, onchange: (event) => mapColumn(part, event.target.value) },
+      makeNode("option", { value: "" }, "(none)"), ...names.map((name) => makeNode("option", { value: name, selected: state.columns[part] === name }, name)));
+    return makeNode("label", {}, makeNode("span", {}, part), select);
   }
 
-  function map(part, column) {
-    const others = now.kind === "pairs" ? ["answer", "text"] : ["chosen", "rejected", "scored"];
-    now.columns = Object.fromEntries(Object.entries({ ...now.columns, [part]: column }).filter(([one, name]) => name && !others.includes(one)));
-    now.byHand = true;
-    now.steps = [];
-    now.row = 0;
-    check();
+  function mapColumn(part, column) {
+    const others = state.kind === "pairs" ? ["answer", "text"] : ["chosen", "rejected", "scored"];
+    state.columns = Object.fromEntries(Object.entries({ ...state.columns, [part]: column }).filter(([one, name]) => name && !others.includes(one)));
+    state.isManual = true;
+    state.steps = [];
+    state.row = 0;
+    checkData();
   }
 
   // ---- rows: at first those of the report, then any row, as the lens sees it
 
-  function chosen() {
-    const told = document.querySelector("#chosen [data-chosen]")?.dataset.chosen;
-    return told ? JSON.parse(told) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [], held_out: null };
+  function startChoices() {
+    const choices = document.querySelector("#start-choices [data-choices]")?.dataset.choices;
+    return choices ? JSON.parse(choices) : { model: "starter", name: "the starter model", lengths: { pairs: 1024, chat: 1024 }, template: "own", source: "sample", columns: {}, steps: [], held_out: null };
   }
 
-  const length = () => now.length || chosen().lengths[now.report?.kind ?? now.kind];
-  const heldOut = () => ([now.source, now.file].includes(chosen().source) ? chosen().held_out : null); // the recipe's, for the recipe's own data
-  const asked = () => ({ source: now.source, columns: now.byHand ? now.columns : {}, steps: now.steps });
-  const eyes = () => ({ ...asked(), model: chosen().model, template: now.template || chosen().template, length: length() });
+  const currentLength = () => state.length || startChoices().lengths[state.report?.kind ?? state.kind];
+  const findHeldOut = () => ([state.source, state.file].includes(startChoices().source) ? startChoices().held_out : null); // the recipe's, for the recipe's own data
+  const buildQuery = () => ({ source: state.source, columns: state.isManual ? state.columns : {}, steps: state.steps });
+  const buildPreviewRequest = () => ({ ...buildQuery(), model: startChoices().model, template: state.template || startChoices().template, length: currentLength() });
 
   // Any row through the lens. An answer to an older question is dropped.
-  async function look(row) {
-    const mine = now, question = JSON.stringify([row, now.steps, now.columns, now.template, length()]);
-    now.question = question;
-    const seen = await server.preview_row({ ...eyes(), kind: "look", at: row });
-    if (mine !== now || now.question !== question) return;
-    if (seen.problem || seen.examples) return;
-    now.row = seen.at;
-    now.seen = seen;
-    drawRows(now.report, false);
+  async function showRow(row) {
+    const opened = state, question = JSON.stringify([row, state.steps, state.columns, state.template, currentLength()]);
+    state.question = question;
+    const preview = await server.preview_row({ ...buildPreviewRequest(), kind: "look", at: row });
+    if (opened !== state || state.question !== question) return;
+    if (preview.problem || preview.examples) return;
+    state.row = preview.at;
+    state.preview = preview;
+    drawRows(state.report, false);
   }
 
-  async function measure() {
-    const mine = now, question = JSON.stringify(eyes());
-    now.sizing = question;
+  async function measureLengths() {
+    const opened = state, question = JSON.stringify(buildPreviewRequest());
+    state.sizing = question;
     drawLengths({ waiting: true });
-    const measured = await server.measure_lengths({ ...eyes(), kind: "measure" });
-    if (mine !== now || now.sizing !== question) return;
-    now.measured = measured;
+    const measured = await server.measure_lengths({ ...buildPreviewRequest(), kind: "measure" });
+    if (opened !== state || state.sizing !== question) return;
+    state.measured = measured;
     drawLengths(measured);
     if (!measured.findings) return;
-    drawHealth(now.report);
-    drawNumbers(now.report);
-    look(now.row);
+    drawHealth(state.report);
+    drawNumbers(state.report);
+    showRow(state.row);
   }
 
   function drawRows(report, partly) {
-    const place = at("data-rows"), seen = now.seen, total = seen ? seen.rows : report.preview.length;
+    const place = byId("data-rows"), preview = state.preview, total = preview ? preview.rows : report.preview.length;
     place.hidden = !total;
     if (!total) return;
-    now.row = Math.min(now.row, total - 1);
-    const item = seen ? seen.item : report.preview[now.row];
-    const step = (by) => { const row = (now.row + by + total) % total; if (seen) look(row); else { now.row = row; drawRows(report, partly); } };
+    state.row = Math.min(state.row, total - 1);
+    const item = preview ? preview.item : report.preview[state.row];
+    const moveBy = (by) => { const row = (state.row + by + total) % total; if (preview) showRow(row); else { state.row = row; drawRows(report, partly); } };
     const focused = document.activeElement?.id;
-    const button = (id, words, by) => make("button", { class: "button small", id, onclick: () => step(by) }, words);
-    const views = make("div", { class: "choice", role: "radiogroup", "aria-label": "How to show a row" },
-      ...[[false, "As messages"], [true, "As the model sees it"]].map(([tokens, words]) => make("label", {}, make("input", {
-        type: "radio", name: "data-view", id: tokens ? "view-tokens" : "view-messages", checked: now.asTokens === tokens, disabled: tokens && !seen,
-        onchange: () => { now.asTokens = tokens; drawRows(report, partly); } }), words)));
-    const jump = make("input", { id: "row-number", type: "number", min: 1, max: total, value: now.row + 1, "aria-label": "Row number", disabled: !seen,
-      onchange: (event) => look(Math.max(1, Math.min(total, Number(event.target.value) || 1)) - 1) });
-    place.replaceChildren(make("header", { class: "row" }, make("h3", { id: "data-rows-head" }, "Row ", jump, seen ? ` of ${total.toLocaleString("en")}` : ` of the first ${total}`),
-      views, make("span", {}, button("row-back", "‹ Previous", -1), " ", button("row-next", "Next ›", 1))),
-      ...(now.asTokens && seen ? drawTokens(seen) : drawItem(item)));
-    if (focused) at(focused)?.focus();
+    const makeButton = (id, words, by) => makeNode("button", { class: "button small", id, onclick: () => moveBy(by) }, words);
+    const views = makeNode("div", { class: "choice", role: "radiogroup", "aria-label": "How to show a row" },
+      ...[[false, "As messages"], [true, "As the model sees it"]].map(([tokens, words]) => makeNode("label", {}, makeNode("input", {
+        type: "radio", name: "data-view", id: tokens ? "view-tokens" : "view-messages", checked: state.showTokens === tokens, disabled: tokens && !preview,
+        onchange: () => { state.showTokens = tokens; drawRows(report, partly); } }), words)));
+    const jump = makeNode("input", { id: "row-number", type: "number", min: 1, max: total, value: state.row + 1, "aria-label": "Row number", disabled: !preview,
+      onchange: (event) => showRow(Math.max(1, Math.min(total, Number(event.target.value) || 1)) - 1) });
+    place.replaceChildren(makeNode("header", { class: "row" }, makeNode("h3", { id: "data-rows-head" }, "Row ", jump, preview ? ` of ${total.toLocaleString("en")}` : ` of the first ${total}`),
+      views, makeNode("span", {}, makeButton("row-back", "‹ Previous", -1), " ", makeButton("row-next", "Next ›", 1))),
+      ...(state.showTokens && preview ? drawTokens(preview) : drawItem(item)));
+    if (focused) byId(focused)?.focus();
   }
 
-  function drawTokens(seen) {
-    const legend = make("p", { class: "legend-tokens quiet" }, make("span", { class: "tok trained" }, "trained"), " learned · ", make("span", { class: "tok masked" }, "masked"),
-      " only read · ", make("span", { class: "tok special trained" }, "special"), " control token",
-      ...(seen.differ === null ? [] : [" · ", make("span", { class: "tok differs trained" }, "differs"), " first difference"]), ` · written by the template of ${chosen().name}`);
-    const out = seen.left_out ? [make("p", { class: "verdict bad" }, `Training leaves this row out: ${seen.left_out}.`)] : [];
-    if (seen.sides.length === 1) return [legend, ...out, ...sideOf(seen.sides[0], 0, null)];
-    const [one, other] = seen.sides, shared = Math.min(one.trained.indexOf(true), other.trained.indexOf(true));
+  function drawTokens(preview) {
+    const legend = makeNode("p", { class: "legend-tokens quiet" }, makeNode("span", { class: "tok trained" }, "trained"), " · ", makeNode("span", { class: "tok masked" }, "context only"),
+      " · ", makeNode("span", { class: "tok special trained" }, "special token"),
+      ...(preview.differ === null ? [] : [" · ", makeNode("span", { class: "tok differs trained" }, "first difference")]), ` · chat template of ${startChoices().name}`);
+    const out = preview.left_out ? [makeNode("p", { class: "verdict bad" }, `Not trained on: ${preview.left_out}.`)] : [];
+    if (preview.sides.length === 1) return [legend, ...out, ...makeSide(preview.sides[0], 0, null)];
+    const [one, other] = preview.sides, shared = Math.min(one.trained.indexOf(true), other.trained.indexOf(true));
     const prompt = shared < 0 ? one.ids.length : shared;
-    return [legend, ...out, make("h4", {}, `Prompt, ${count(prompt, "token")} in both`), line(one, 0, prompt, null),
-      make("div", { class: "sides" }, ...seen.sides.map((side) => make("section", { class: side.name, "aria-label": side.name }, ...sideOf(side, prompt, seen.differ))))];
+    return [legend, ...out, makeNode("h4", {}, `Prompt, ${countNoun(prompt, "token")} in both`), makeTokenLine(one, 0, prompt, null),
+      makeNode("div", { class: "sides" }, ...preview.sides.map((side) => makeNode("section", { class: side.name, "aria-label": side.name }, ...makeSide(side, prompt, preview.differ))))];
   }
 
-  function sideOf(side, from, differ) {
+  function makeSide(side, from, differ) {
     const trained = side.trained.slice(0, side.cut).filter(Boolean).length, lost = side.ids.length - side.cut;
-    const head = make("p", { class: "quiet" }, `${side.name === "row" ? "" : side.name + ": "}${count(side.ids.length, "token")}, ${trained.toLocaleString("en")} trained${lost ? `, ${lost.toLocaleString("en")} cut off` : ""}`);
-    return [head, line(side, from, side.ids.length, differ)];
+    const head = makeNode("p", { class: "quiet" }, `${side.name === "row" ? "" : side.name + ": "}${countNoun(side.ids.length, "token")}, ${trained.toLocaleString("en")} trained${lost ? `, ${lost.toLocaleString("en")} truncated` : ""}`);
+    return [head, makeTokenLine(side, from, side.ids.length, differ)];
   }
 
-  const MOST = 4000;
-  function line(side, from, to, differ) {
+  const MAX_TOKENS = 4000;
+  function makeTokenLine(side, from, to, differ) {
     const special = new Set(side.special), nodes = [];
-    for (let place = from; place < Math.min(to, from + MOST); place++) {
-      if (place === side.cut) nodes.push(make("strong", { class: "cut-here" }, `✂ cut here at ${length().toLocaleString("en")} tokens`));
+    for (let place = from; place < Math.min(to, from + MAX_TOKENS); place++) {
+      if (place === side.cut) nodes.push(makeNode("strong", { class: "cut-here" }, `✂ truncated at ${currentLength().toLocaleString("en")} tokens`));
       const kind = ["tok", side.trained[place] ? "trained" : "masked"];
       if (special.has(place)) kind.push("special");
       if (place >= side.cut) kind.push("beyond");
       if (place === differ) kind.push("differs");
-      nodes.push(make("span", { class: kind.join(" "), "data-id": side.ids[place], title: `token ${place + 1}, id ${side.ids[place]}` }, side.texts[place].replaceAll("\n", "⏎\n") || "·"));
+      nodes.push(makeNode("span", { class: kind.join(" "), "data-id": side.ids[place], title: `token ${place + 1}, id ${side.ids[place]}` }, side.texts[place].replaceAll("\n", "⏎\n") || "·"));
     }
-    if (to - from > MOST) nodes.push(make("em", {}, ` … ${(to - from - MOST).toLocaleString("en")} more tokens`));
-    return make("p", { class: "tokens", dir: "auto", tabindex: "0", role: "group", "aria-label": `${side.name}: tokens` }, ...nodes);
+    if (to - from > MAX_TOKENS) nodes.push(makeNode("em", {}, ` … ${(to - from - MAX_TOKENS).toLocaleString("en")} more tokens`));
+    return makeNode("p", { class: "tokens", dir: "auto", tabindex: "0", role: "group", "aria-label": `${side.name}: tokens` }, ...nodes);
   }
 
   function drawItem(item) {
-    if (item.messages) return item.messages.map(turn);
-    return [...item.prompt.map(turn), make("div", { class: "sides" },
-      ...["chosen", "rejected"].map((side) => make("section", { class: side, "aria-label": side }, make("h4", {}, `${side === "chosen" ? "✓" : "✗"} ${side}`), ...item[side].map(turn))))];
+    if (item.messages) return item.messages.map(makeMessage);
+    return [...item.prompt.map(makeMessage), makeNode("div", { class: "sides" },
+      ...["chosen", "rejected"].map((side) => makeNode("section", { class: side, "aria-label": side }, makeNode("h4", {}, `${side === "chosen" ? "✓" : "✗"} ${side}`), ...item[side].map(makeMessage))))];
   }
 
-  function turn(message) {
-    const thought = message.reasoning ? [make("p", { class: "quiet", dir: "auto" }, `${message.learn_reasoning ? "Reasoning" : "Reasoning, not learned"}: ${message.reasoning}`)] : [];
-    const weight = message.learned === false ? [make("span", { class: "quiet" }, " not learned (weight 0)")] : [];
-    return make("div", { class: `turn ${message.role}` }, make("b", {}, message.role), ...weight, ...thought, make("p", { dir: "auto" }, message.content));
+  function makeMessage(message) {
+    const thought = message.reasoning ? [makeNode("p", { class: "quiet", dir: "auto" }, `${message.learn_reasoning ? "Reasoning" : "Reasoning, not learned"}: ${message.reasoning}`)] : [];
+    const weight = message.learned === false ? [makeNode("span", { class: "quiet" }, " not learned (weight 0)")] : [];
+    return makeNode("div", { class: `turn ${message.role}` }, makeNode("b", {}, message.role), ...weight, ...thought, makeNode("p", { dir: "auto" }, message.content));
   }
 
   // ---- health
 
   function drawHealth(report) {
-    const place = at("data-health"), order = Object.keys(LEVELS);
-    const all = [...report.findings, ...(now.measured?.findings ?? [])].sort((one, other) => order.indexOf(one.level) - order.indexOf(other.level));
+    const place = byId("data-health"), order = Object.keys(LEVELS);
+    const all = [...report.findings, ...(state.measured?.findings ?? [])].sort((one, other) => order.indexOf(one.level) - order.indexOf(other.level));
     place.hidden = false;
-    place.replaceChildren(make("h3", { id: "data-health-head" }, all.length ? "Health" : "Health: nothing found that is wrong"),
-      make("div", { class: "findings" }, ...all.map(card)));
+    place.replaceChildren(makeNode("h3", { id: "data-health-head" }, all.length ? "Health" : "Health: no problems found"),
+      makeNode("div", { class: "findings" }, ...all.map(makeFinding)));
   }
 
-  function card(finding) {
-    const examples = finding.examples.map((one) => make("li", {}, make("span", { class: "quiet" }, `${one.file}, ${one.line ? `line ${one.line}` : `row ${one.row}`}${one.snippet ? ": " : ""}`), one.snippet));
-    return make("article", { class: `card finding ${finding.level}`, "data-code": finding.code },
-      make("h4", {}, make("i", { "aria-hidden": "true" }, LEVELS[finding.level]), make("span", { class: "sr" }, `${finding.level}: `), finding.title, make("b", { class: "count" }, finding.count.toLocaleString("en"))),
-      make("p", {}, finding.sentence),
-      ...(examples.length ? [make("details", {}, make("summary", {}, `Examples (${examples.length})`), make("ul", {}, ...examples))] : []),
-      make("p", { class: "remedies" }, ...longer(finding), ...finding.remedies.filter((one) => !now.steps.includes(one.step)).map((one) => make("button", { class: "button small", "data-step": one.step, onclick: () => mend([...now.steps, one.step]) }, one.label))));
+  function makeFinding(finding) {
+    const examples = finding.examples.map((one) => makeNode("li", {}, makeNode("span", { class: "quiet" }, `${one.file}, ${one.line ? `line ${one.line}` : `row ${one.row}`}${one.snippet ? ": " : ""}`), one.snippet));
+    return makeNode("article", { class: `card finding ${finding.level}`, "data-code": finding.code },
+      makeNode("h4", {}, makeNode("i", { "aria-hidden": "true" }, LEVELS[finding.level]), makeNode("span", { class: "sr" }, `${finding.level}: `), finding.title, makeNode("b", { class: "count" }, finding.count.toLocaleString("en"))),
+      makeNode("p", {}, finding.sentence),
+      ...(examples.length ? [makeNode("details", {}, makeNode("summary", {}, `Examples (${examples.length})`), makeNode("ul", {}, ...examples))] : []),
+      makeNode("p", { class: "remedies" }, ...makeLengthButton(finding), ...finding.remedies.filter((one) => !state.steps.includes(one.step)).map((one) => makeNode("button", { class: "button small", "data-step": one.step, onclick: () => applySteps([...state.steps, one.step]) }, one.label))));
   }
 
   // What the length does is mended by a greater length.
-  function longer(finding) {
+  function makeLengthButton(finding) {
     if (!["cut", "cut_equal", "prompt_too_long", "masked"].includes(finding.code)) return [];
-    const needed = fitting(now.measured.lengths);
-    if (needed <= length()) return [];
-    return [make("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Set the length to ${needed.toLocaleString("en")} (95 % fit)`)];
+    const needed = findFittingLength(state.measured.lengths);
+    if (needed <= currentLength()) return [];
+    return [makeNode("button", { class: "button small", "data-length": needed, onclick: () => setLength(needed) }, `Set max length to ${needed.toLocaleString("en")} (95 % fit)`)];
   }
 
   // The next multiple of 64 that holds 95 % of the rows in full: a single long row would take memory for all the others.
-  const fitting = (lengths) => Math.ceil(lengths[Math.ceil(0.95 * lengths.length) - 1] / 64) * 64;
+  const findFittingLength = (lengths) => Math.ceil(lengths[Math.ceil(0.95 * lengths.length) - 1] / 64) * 64;
 
   function setLength(tokens) {
-    now.length = Math.max(32, Math.min(1048576, Math.round(tokens) || 32));
-    measure();
+    state.length = Math.max(32, Math.min(1048576, Math.round(tokens) || 32));
+    measureLengths();
   }
 
   // ---- lengths
 
   function drawLengths(measured) {
-    const place = at("data-lengths"), head = make("h3", { id: "data-lengths-head" }, "Length in tokens");
+    const place = byId("data-lengths"), head = makeNode("h3", { id: "data-lengths-head" }, "Token lengths");
     place.hidden = false;
-    if (measured.waiting && now.lengthsDrawn) return place.setAttribute("aria-busy", "true");
+    if (measured.waiting && state.lengthsDrawn) return place.setAttribute("aria-busy", "true");
     place.removeAttribute("aria-busy");
-    now.lengthsDrawn = !!measured.lengths;
-    if (measured.waiting) return place.replaceChildren(head, make("p", { class: "quiet", role: "status" }, `Loading the tokenizer of ${chosen().name} …`));
-    if (measured.problem) return place.replaceChildren(head, make("p", { class: "verdict bad" }, measured.problem));
+    state.lengthsDrawn = !!measured.lengths;
+    if (measured.waiting) return place.replaceChildren(head, makeNode("p", { class: "quiet", role: "status" }, `Loading the tokenizer of ${startChoices().name} …`));
+    if (measured.problem) return place.replaceChildren(head, makeNode("p", { class: "verdict bad" }, measured.problem));
     if (measured.examples) return place.replaceChildren(head, ...drawTemplates(measured.examples));
-    const { lengths } = measured, over = lengths.filter((one) => one > length()).length;
+    const { lengths } = measured, over = lengths.filter((one) => one > currentLength()).length;
     const at50 = lengths[Math.floor(lengths.length / 2)], at95 = lengths[Math.floor(lengths.length * 0.95)], most = lengths[lengths.length - 1];
-    const number = (value) => value.toLocaleString("en"), share = `${(100 * over / lengths.length).toFixed(over && over < lengths.length ? 1 : 0)} % of the rows are cut`;
-    const input = make("input", { id: "data-length", type: "number", min: 32, step: 32, value: length(), onchange: (event) => setLength(Number(event.target.value)) });
-    const part = lengths.length < measured.of ? ` ${number(lengths.length)} of ${number(measured.of)} rows measured.` : "";
-    const words = `${share} at ${number(length())}; the median is ${number(at50)}, 95 % have ${number(at95)} or fewer, the longest has ${number(most)}.${part}`;
-    place.replaceChildren(make("header", { class: "row" }, head, make("label", { class: "row" }, make("span", {}, "Cut at"), input)),
-      make("div", { class: "plot", role: "img", "aria-label": `Token lengths: ${words}` }), make("p", { class: "quiet", id: "data-cut" }, words));
+    const formatCount = (value) => value.toLocaleString("en"), share = `${(100 * over / lengths.length).toFixed(over && over < lengths.length ? 1 : 0)} % of the rows are truncated`;
+    const input = makeNode("input", { id: "data-length", type: "number", min: 32, step: 32, value: currentLength(), onchange: (event) => setLength(Number(event.target.value)) });
+    const part = lengths.length < measured.of ? ` ${formatCount(lengths.length)} of ${formatCount(measured.of)} rows measured.` : "";
+    const words = `${share} at ${formatCount(currentLength())}; the median is ${formatCount(at50)}, 95 % have ${formatCount(at95)} or fewer, the longest has ${formatCount(most)}.${part}`;
+    place.replaceChildren(makeNode("header", { class: "row" }, head, makeNode("label", { class: "row" }, makeNode("span", {}, "Max length"), input)),
+      makeNode("div", { class: "plot", role: "img", "aria-label": `Token lengths: ${words}` }), makeNode("p", { class: "quiet", id: "data-cut" }, words));
     sizes.disconnect();
     sizes.observe(place.querySelector(".plot"));
   }
 
-  const sizes = new ResizeObserver(([{ target, contentRect }]) => contentRect.width && now.measured?.lengths && target.replaceChildren(histogram(now.measured.lengths, length(), contentRect.width)));
+  const sizes = new ResizeObserver(([{ target, contentRect }]) => contentRect.width && state.measured?.lengths && target.replaceChildren(drawHistogram(state.measured.lengths, currentLength(), contentRect.width)));
 
-  function svg(tag, attributes, ...children) {
+  function makeSvg(tag, attributes, ...children) {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     node.append(...children);
@@ -431,47 +431,47 @@
   }
 
   // Rows by length in up to 48 bins of a round width; the line is where rows are cut.
-  function histogram(lengths, cut, WIDTH) {
+  function drawHistogram(lengths, cut, WIDTH) {
     const HEIGHT = 130, BASE = 108, end = Math.max(lengths[lengths.length - 1], Math.min(cut, 3 * lengths[lengths.length - 1])) * 1.02;
     const width = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768].find((one) => end / one <= 48) ?? end / 48;
     const bins = Array(Math.ceil(end / width)).fill(0), x = (tokens) => (WIDTH * tokens) / (bins.length * width);
     for (const one of lengths) bins[Math.floor(one / width)] += 1;
-    const tallest = Math.max(...bins), picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, "aria-hidden": "true" });
-    bins.forEach((rows, bin) => rows && picture.append(svg("rect", { class: (bin + 0.5) * width > cut ? "over" : "fits", x: x(bin * width) + 1,
+    const tallest = Math.max(...bins), picture = makeSvg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, width: WIDTH, height: HEIGHT, "aria-hidden": "true" });
+    bins.forEach((rows, bin) => rows && picture.append(makeSvg("rect", { class: (bin + 0.5) * width > cut ? "over" : "fits", x: x(bin * width) + 1,
       y: BASE - (90 * rows) / tallest, width: Math.max(1, x(width) - 2), height: (90 * rows) / tallest })));
-    picture.append(svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: BASE, y2: BASE }));
+    picture.append(makeSvg("line", { class: "grid", x1: 0, x2: WIDTH, y1: BASE, y2: BASE }));
     const power = 10 ** Math.floor(Math.log10(end / 4)), step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= end / 6);
     for (let tokens = step; x(tokens) < WIDTH - 20; tokens += step) {
-      picture.append(svg("text", { x: x(tokens), y: HEIGHT - 6, "text-anchor": "middle" }, tokens.toLocaleString("en")));
+      picture.append(makeSvg("text", { x: x(tokens), y: HEIGHT - 6, "text-anchor": "middle" }, tokens.toLocaleString("en")));
     }
     const line = Math.min(x(cut), WIDTH - 1), right = line > WIDTH - 120;
-    picture.append(svg("line", { class: "cutline", x1: line, x2: line, y1: 4, y2: BASE }),
-      svg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}cut at ${cut.toLocaleString("en")}`));
+    picture.append(makeSvg("line", { class: "cutline", x1: line, x2: line, y1: 4, y2: BASE }),
+      makeSvg("text", { class: "cutname", x: line + (right ? -6 : 6), y: 13, "text-anchor": right ? "end" : "start" }, `${x(cut) > WIDTH ? "→ " : ""}max ${cut.toLocaleString("en")}`));
     return picture;
   }
 
   function drawTemplates(examples) {
-    return [make("p", {}, `${chosen().name} has no chat template of its own. Choose how conversations are written for it; this is your first row:`),
-      make("div", { class: "sides" }, ...Object.entries(examples).map(([name, text]) => make("section", { class: "card" },
-        make("button", { class: "button small", "data-template": name, onclick: () => { now.template = name; measure(); } }, `Use ${name}`), make("pre", { tabindex: "0" }, text))))];
+    return [makeNode("p", {}, `${startChoices().name} has no chat template. Choose one; this is your first row:`),
+      makeNode("div", { class: "sides" }, ...Object.entries(examples).map(([name, text]) => makeNode("section", { class: "card" },
+        makeNode("button", { class: "button small", "data-template": name, onclick: () => { state.template = name; measureLengths(); } }, `Use ${name}`), makeNode("pre", { tabindex: "0" }, text))))];
   }
 
   function drawSteps() {
-    const place = at("data-steps");
-    place.hidden = !now.steps.length;
-    place.replaceChildren(make("b", {}, "Applied, your file is unchanged: "), ...now.steps.map((step) =>
-      make("button", { class: "chip", "data-undo": step, title: `Undo ${step}`, onclick: () => mend(now.steps.filter((one) => one !== step)) }, `${step.replaceAll("_", " ")} `, make("span", { "aria-hidden": "true" }, "×"), make("span", { class: "sr" }, "undo"))),
-      ...(now.report?.notes ?? []).map((note) => make("p", { class: "quiet" }, note)));
+    const place = byId("data-steps");
+    place.hidden = !state.steps.length;
+    place.replaceChildren(makeNode("b", {}, "Applied (your file is unchanged): "), ...state.steps.map((step) =>
+      makeNode("button", { class: "chip", "data-undo": step, title: `Undo ${step}`, onclick: () => applySteps(state.steps.filter((one) => one !== step)) }, `${step.replaceAll("_", " ")} `, makeNode("span", { "aria-hidden": "true" }, "×"), makeNode("span", { class: "sr" }, "undo"))),
+      ...(state.report?.notes ?? []).map((note) => makeNode("p", { class: "quiet" }, note)));
   }
 
-  function mend(steps) {
-    now.steps = [...new Set(steps)];
-    check();
+  function applySteps(steps) {
+    state.steps = [...new Set(steps)];
+    checkData();
   }
 
-  function use() {
-    window.tunebench.tools.working(at("data-use"), "Using…");
-    window.tunebench.send("usedata", { source: SAMPLES.includes(now.source) ? now.source : now.file, columns: now.byHand ? now.columns : {}, steps: now.steps, kind: now.report.kind,
-      template: now.template || chosen().template, held_out: heldOut(), length: now.length || null });
+  function useData() {
+    window.tunebench.tools.showBusy(byId("data-use"), "Using…");
+    window.tunebench.sendEvent("usedata", { source: SAMPLES.includes(state.source) ? state.source : state.file, columns: state.isManual ? state.columns : {}, steps: state.steps, kind: state.report.kind,
+      template: state.template || startChoices().template, held_out: findHeldOut(), length: state.length || null });
   }
 })();

@@ -1,84 +1,84 @@
 // The Runs tab: the table, what one does with a run, curves of chosen runs over each other, and the trash.
 (() => {
-  const app = window.tunebench, { at, make, put, write, when, list, show, working, copy } = app.tools;
-  const MOST = 6, COLUMNS = 10, LEVELS = 35, SCREENFUL = 100;
-  const chosen = new Set(), made = new Map(); // made: run → { key, row, more: the row below it that asks something }
-  let room = SCREENFUL; // so many rows are there; more when the last one comes into sight
+  const app = window.tunebench, { byId, makeNode, setText, writeText, formatDate, joinNames, showRun, showBusy, copyText } = app.tools;
+  const MAX_SELECTED = 6, COLUMNS = 10, LEVELS = 35, PAGE_ROWS = 100;
+  const selected = new Set(), entries = new Map(); // entries: run → { key, row, more: the row below it with a question or a form }
+  let shownRows = PAGE_ROWS; // grows when the last row comes into view
 
-  app.chosen = () => [...chosen];
-  app.draws.runs = ["runs", drawTable, ["runs", "going", "trash"]];
-  app.draws.trash = ["trash", drawTrash];
-  app.draws.overlay = ["overlay", drawOverlay];
+  app.selectedRuns = () => [...selected];
+  app.renderers.runs = ["runs", drawTable, ["runs", "active_runs", "trash"]];
+  app.renderers.trash = ["trash", drawTrash];
+  app.renderers.overlay = ["overlay", drawOverlay];
 
-  const send = (event, run, more = {}) => app.send(event, { run: run.id, ...more });
+  const sendRunEvent = (event, run, more = {}) => app.sendEvent(event, { run: run.id, ...more });
 
   // ---- the table: a row is made when it comes into sight, and only touched when its run has changed, so that nothing a person
   // is doing in it is lost
 
   function drawTable(_, table) {
-    const runs = [...app.is("going"), ...app.is("runs")].sort((a, b) => b.pinned - a.pinned || (a.id < b.id ? 1 : -1));
-    at("runs-empty").hidden = runs.length > 0;
-    write("runs-empty", app.is("trash").runs.length ? "All runs are in the trash, which is below." : "No run yet. The first one is one click away, on Start.");
-    at("runs-tools").hidden = !runs.length;
+    const runs = [...app.getPart("active_runs"), ...app.getPart("runs")].sort((a, b) => b.pinned - a.pinned || (a.id < b.id ? 1 : -1));
+    byId("runs-empty").hidden = runs.length > 0;
+    writeText("runs-empty", app.getPart("trash").runs.length ? "All runs are in the trash below." : "No run yet. Start your first one on the Start tab.");
+    byId("runs-tools").hidden = !runs.length;
     table.hidden = !runs.length;
     const known = new Set(runs.map((run) => run.id));
-    for (const id of made.keys()) if (!known.has(id)) forget(id);
-    const found = runs.filter(fits), rows = found.slice(0, room).flatMap((run) => rowsOf(run)), body = table.tBodies[0];
+    for (const id of entries.keys()) if (!known.has(id)) removeEntry(id);
+    const found = runs.filter(matchesSearch), rows = found.slice(0, shownRows).flatMap((run) => updateRows(run)), body = table.tBodies[0];
     const from = rows.findIndex((row, index) => row !== body.rows[index]);
     if (from >= 0 && from === body.rows.length) body.append(...rows.slice(from));
     else if (rows.length !== body.rows.length || from >= 0) body.replaceChildren(...rows);
-    put(at("runs-count"), wanted() ? `${found.length} of ${runs.length} runs` : `${runs.length} run${runs.length === 1 ? "" : "s"}`);
+    setText(byId("runs-count"), searchText() ? `${found.length} of ${runs.length} runs` : `${runs.length} run${runs.length === 1 ? "" : "s"}`);
     table.setAttribute("aria-rowcount", found.length + 1);
-    end.disconnect();
-    if (found.length > room) end.observe(rows[rows.length - 1]);
+    endObserver.disconnect();
+    if (found.length > shownRows) endObserver.observe(rows[rows.length - 1]);
   }
 
-  const redraw = () => drawTable(null, at("runs"));
-  const end = new IntersectionObserver((seen) => {
-    if (!seen.some((one) => one.isIntersecting)) return;
-    room += SCREENFUL;
-    redraw();
+  const redrawTable = () => drawTable(null, byId("runs"));
+  const endObserver = new IntersectionObserver((visible) => {
+    if (!visible.some((one) => one.isIntersecting)) return;
+    shownRows += PAGE_ROWS;
+    redrawTable();
   });
 
-  function forget(id) {
-    made.delete(id);
-    chosen.delete(id);
+  function removeEntry(id) {
+    entries.delete(id);
+    selected.delete(id);
   }
 
-  function rowsOf(run) {
-    const key = JSON.stringify(run), old = made.get(run.id);
-    if (old?.key !== key) made.set(run.id, { key, run, row: rowOf(run), more: old?.more });
-    const { row, more } = made.get(run.id);
+  function updateRows(run) {
+    const key = JSON.stringify(run), old = entries.get(run.id);
+    if (old?.key !== key) entries.set(run.id, { key, run, row: makeRow(run), more: old?.more });
+    const { row, more } = entries.get(run.id);
     return more ? [row, more] : [row];
   }
 
-  function rowOf(run) {
-    const cell = (text, kind = "") => make("td", { class: kind }, text || "–");
-    const row = make("tr", { title: run.error || null, "data-run": run.id },
-      make("td", {}, make("input", { type: "checkbox", class: "choose", "aria-label": `Draw ${run.name}`, checked: chosen.has(run.id), disabled: !run.spark, onchange: (event) => choose(run, event.target) })),
-      make("td", {}, make("span", { class: "pill", "data-tone": run.tone }, run.pill)),
-      make("th", { scope: "row" }, make("button", { class: "plain", onclick: () => show(run.id) }, run.name),
-        ...(run.pinned ? [make("span", { class: "pin", title: "Pinned" }, " ★"), make("span", { class: "sr" }, " pinned")] : []),
-        make("div", { class: "quiet small lineage" }, ...lineage(run)),
-        ...(run.problem ? [make("div", { class: "small warn" }, run.problem)] : []),
-        ...(run.note ? [make("div", { class: "small note" }, run.note)] : [])),
-      cell(run.data, "minor"), cell(run.steps, "num minor"),
-      make("td", { class: "num lesser" }, ...(run.spark ? [sparkline(run.spark)] : []), run.loss || "–"),
-      cell(run.accuracy, "num lesser"), cell(run.size, "num minor"), cell(when(run.when), "minor"),
-      make("td", { class: "deeds" },
-        ...(run.comparable ? [make("button", { class: "button small", onclick: () => send("opencompare", run) }, "Compare")] : []),
-        make("button", { class: "button small more", "aria-expanded": "false", "aria-label": `More about ${run.name}`, onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
+  function makeRow(run) {
+    const makeCell = (text, kind = "") => makeNode("td", { class: kind }, text || "–");
+    const row = makeNode("tr", { title: run.error || null, "data-run": run.id },
+      makeNode("td", {}, makeNode("input", { type: "checkbox", class: "choose", "aria-label": `Overlay ${run.name}`, checked: selected.has(run.id), disabled: !run.sparkline, onchange: (event) => selectRow(run, event.target) })),
+      makeNode("td", {}, makeNode("span", { class: "badge", "data-tone": run.tone }, run.badge)),
+      makeNode("th", { scope: "row" }, makeNode("button", { class: "plain", onclick: () => showRun(run.id) }, run.name),
+        ...(run.pinned ? [makeNode("span", { class: "pin", title: "Pinned" }, " ★"), makeNode("span", { class: "sr" }, " pinned")] : []),
+        makeNode("div", { class: "quiet small lineage" }, ...makeLineage(run)),
+        ...(run.problem ? [makeNode("div", { class: "small warn" }, run.problem)] : []),
+        ...(run.note ? [makeNode("div", { class: "small note" }, run.note)] : [])),
+      makeCell(run.data, "minor"), makeCell(run.steps, "num minor"),
+      makeNode("td", { class: "num lesser" }, ...(run.sparkline ? [drawSparkline(run.sparkline)] : []), run.loss || "–"),
+      makeCell(run.accuracy, "num lesser"), makeCell(run.size, "num minor"), makeCell(formatDate(run.when), "minor"),
+      makeNode("td", { class: "actions" },
+        ...(run.comparable ? [makeNode("button", { class: "button small", onclick: () => sendRunEvent("opencompare", run) }, "Compare")] : []),
+        makeNode("button", { class: "button small more", "aria-expanded": "false", "aria-label": `Options for ${run.name}`, onclick: (event) => openMenu(event.currentTarget, run) }, "⋯")));
     return row;
   }
 
   // Base → SFT → DPO: each adapter stands on what is left of it.
-  const lineage = (run) => run.line.flatMap((name, index) => [...(index ? [make("i", { "aria-label": "then" }, " → ")] : []), make("span", { class: name.toLowerCase() }, name)]);
+  const makeLineage = (run) => run.line.flatMap((name, index) => [...(index ? [makeNode("i", { "aria-label": "then" }, " → ")] : []), makeNode("span", { class: name.toLowerCase() }, name)]);
 
-  function sparkline(text) {
+  function drawSparkline(text) {
     const values = [...text].map((letter) => parseInt(letter, 36)), wide = 60, high = 16;
     const path = values.map((value, index) => `${((index * wide) / (values.length - 1)).toFixed(1)},${(high - 1 - (value / LEVELS) * (high - 2)).toFixed(1)}`);
     const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg"), line = document.createElementNS(picture.namespaceURI, "polyline");
-    for (const [name, value] of Object.entries({ class: "spark", width: wide, height: high, "aria-hidden": "true" })) picture.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ class: "sparkline", width: wide, height: high, "aria-hidden": "true" })) picture.setAttribute(name, value);
     line.setAttribute("points", path.join(" "));
     picture.append(line);
     return picture;
@@ -86,12 +86,12 @@
 
   // ---- find
 
-  const wanted = () => at("runs-find").value.trim().toLowerCase();
-  const fits = (run) => [run.name, run.model, run.data, run.note, run.id, run.line.join(" ")].join(" ").toLowerCase().includes(wanted());
+  const searchText = () => byId("runs-find").value.trim().toLowerCase();
+  const matchesSearch = (run) => [run.name, run.model, run.data, run.note, run.id, run.line.join(" ")].join(" ").toLowerCase().includes(searchText());
   document.addEventListener("input", (event) => {
     if (event.target.id !== "runs-find") return;
-    room = SCREENFUL;
-    redraw();
+    shownRows = PAGE_ROWS;
+    redrawTable();
   });
 
   // ---- what one does with a run
@@ -99,14 +99,14 @@
   // A popover: in front of everything, gone by Escape or a click elsewhere, and made only when it is asked for.
   function openMenu(button, run) {
     const shown = run.command !== ""; // of a run that cannot be shown there is only its folder
-    const item = (text, deed) => make("button", { type: "button", onclick: () => { popup.hidePopover(); deed(); } }, text);
-    const popup = make("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && close() },
-      ...(shown ? [item("Use these settings", () => send("clone", run)), item("Copy as command", () => copyCommand(run))] : []),
-      item("Open folder", () => send("openfolder", run)),
-      ...(shown ? [item(run.pinned ? "Unpin" : "Pin", () => send("about", run, { about: { pinned: !run.pinned } })), item("Rename or note", () => below(run, editor(run)))] : []),
-      ...(shown && !run.active ? [item("Save report", () => app.report(run.id))] : []),
-      ...(run.active ? [] : [item("Move to trash", () => below(run, question(run)))]));
-    const close = () => {
+    const makeItem = (text, action) => makeNode("button", { type: "button", onclick: () => { popup.hidePopover(); action(); } }, text);
+    const popup = makeNode("div", { class: "popup", popover: "auto", ontoggle: (event) => event.newState === "closed" && closeMenu() },
+      ...(shown ? [makeItem("Use these settings", () => sendRunEvent("clone", run)), makeItem("Copy as command", () => copyCommand(run))] : []),
+      makeItem("Open folder", () => sendRunEvent("openfolder", run)),
+      ...(shown ? [makeItem(run.pinned ? "Unpin" : "Pin", () => sendRunEvent("editrun", run, { about: { pinned: !run.pinned } })), makeItem("Rename or add a note", () => showBelow(run, makeEditor(run)))] : []),
+      ...(shown && !run.active ? [makeItem("Save report", () => app.saveReport(run.id))] : []),
+      ...(run.active ? [] : [makeItem("Move to trash", () => showBelow(run, makeTrashQuestion(run)))]));
+    const closeMenu = () => {
       button.setAttribute("aria-expanded", "false");
       popup.remove();
     };
@@ -120,105 +120,105 @@
   }
 
   async function copyCommand(run) {
-    if (await copy(run.command)) return write("runs-said", `Copied: ${run.command}`);
-    below(run, byHand(run));
-    made.get(run.id).more.querySelector("input").select();
+    if (await copyText(run.command)) return writeText("runs-status", `Copied: ${run.command}`);
+    showBelow(run, makeCopyField(run));
+    entries.get(run.id).more.querySelector("input").select();
   }
 
-  function byHand(run) {
-    const text = make("input", { type: "text", readonly: true });
+  function makeCopyField(run) {
+    const text = makeNode("input", { type: "text", readonly: true });
     text.value = run.command;
-    return make("div", {}, make("label", {}, "The browser does not let it be copied. Press Ctrl and C: ", text),
-      make("p", { class: "buttons" }, make("button", { class: "button small", onclick: () => below(run, null) }, "Done")));
+    return makeNode("div", {}, makeNode("label", {}, "Your browser blocks copying. Press Ctrl+C: ", text),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, "Done")));
   }
 
   // A row below a run's row, in place of what was asked there before; null takes it away.
-  function below(run, content) {
-    const entry = made.get(run.id);
+  function showBelow(run, content) {
+    const entry = entries.get(run.id);
     entry.more?.remove();
-    entry.more = content && make("tr", { class: "ask" }, make("td", { colspan: COLUMNS }, content));
+    entry.more = content && makeNode("tr", { class: "run-form" }, makeNode("td", { colspan: COLUMNS }, content));
     if (!content) return entry.row.querySelector(".more").focus();
     entry.row.after(entry.more);
     entry.more.querySelector("input, button").focus();
   }
 
-  function editor(run) {
-    const name = make("input", { type: "text", maxlength: 64 }), note = make("textarea", { rows: 2, maxlength: 2000 });
+  function makeEditor(run) {
+    const name = makeNode("input", { type: "text", maxlength: 64 }), note = makeNode("textarea", { rows: 2, maxlength: 2000 });
     [name.value, note.value] = [run.name, run.note];
     const save = (event) => {
       event.preventDefault();
-      send("about", run, { about: { name: name.value.trim(), note: note.value.trim() } });
-      below(run, null);
+      sendRunEvent("editrun", run, { about: { name: name.value.trim(), note: note.value.trim() } });
+      showBelow(run, null);
     };
-    return make("form", { onsubmit: save }, make("label", {}, "Name ", name), make("label", {}, "Note ", note),
-      make("p", { class: "buttons" }, make("button", { class: "button small" }, "Save"), make("button", { type: "button", class: "button small", onclick: () => below(run, null) }, "Cancel")));
+    return makeNode("form", { onsubmit: save }, makeNode("label", {}, "Name ", name), makeNode("label", {}, "Note ", note),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small" }, "Save"), makeNode("button", { type: "button", class: "button small", onclick: () => showBelow(run, null) }, "Cancel")));
   }
 
-  function question(run) {
-    const away = (event) => {
-      send("throwaway", run);
-      working(event.currentTarget, "Moving…", made.get(run.id).row);
+  function makeTrashQuestion(run) {
+    const moveToTrash = (event) => {
+      sendRunEvent("trashrun", run);
+      showBusy(event.currentTarget, "Moving…", entries.get(run.id).row);
     };
-    return make("div", {}, make("p", {}, make("b", {}, `Move ${run.name} to the trash?`), ` ${run.size}. It can be brought back until the trash is emptied.`),
-      ...(run.needed ? [make("p", { class: "warn" }, `⚠ Made from this run, and of no use without it: ${run.needed}.`)] : []),
-      make("p", { class: "buttons" }, make("button", { class: "button small danger", onclick: away }, run.needed ? "Move to trash all the same" : "Move to trash"), make("button", { class: "button small", onclick: () => below(run, null) }, "Keep")));
+    return makeNode("div", {}, makeNode("p", {}, makeNode("b", {}, `Move ${run.name} to the trash?`), ` ${run.size}. You can restore it until you empty the trash.`),
+      ...(run.needed ? [makeNode("p", { class: "warn" }, `⚠ Trained from this run and unusable without it: ${run.needed}.`)] : []),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: "button small danger", onclick: moveToTrash }, run.needed ? "Move to trash anyway" : "Move to trash"), makeNode("button", { class: "button small", onclick: () => showBelow(run, null) }, "Cancel")));
   }
 
   // ---- curves over each other
 
-  function choose(run, box) {
-    if (box.checked && chosen.size >= MOST) {
+  function selectRow(run, box) {
+    if (box.checked && selected.size >= MAX_SELECTED) {
       box.checked = false;
-      return write("runs-said", `Six runs at most can be told apart.`);
+      return writeText("runs-status", "You can overlay at most six runs.");
     }
-    box.checked ? chosen.add(run.id) : chosen.delete(run.id);
-    if (!chosen.size) at("overlay").hidden = true;
+    box.checked ? selected.add(run.id) : selected.delete(run.id);
+    if (!selected.size) byId("overlay").hidden = true;
   }
 
   function drawOverlay({ runs, titles, differences }, place) {
     place.hidden = !runs.length;
     if (!runs.length) return;
-    const there = Object.keys(titles), select = at("overlay-curve");
-    const wanted = there.includes(select.value) ? select.value : there[there.length - 1];
-    select.replaceChildren(...there.map((name) => make("option", { value: name, selected: name === wanted }, titles[name])));
-    drawChosen();
-    at("overlay-names").replaceChildren(...runs.map((run, index) => make("span", { class: `o${index}` }, make("i", {}), run.name)));
-    at("overlay-differ").replaceChildren(...differing(runs, differences));
+    const names = Object.keys(titles), select = byId("overlay-curve");
+    const current = names.includes(select.value) ? select.value : names[names.length - 1];
+    select.replaceChildren(...names.map((name) => makeNode("option", { value: name, selected: name === current }, titles[name])));
+    drawSelected();
+    byId("overlay-names").replaceChildren(...runs.map((run, index) => makeNode("span", { class: `o${index}` }, makeNode("i", {}), run.name)));
+    byId("overlay-differ").replaceChildren(...makeDifferences(runs, differences));
   }
 
-  function drawChosen() {
-    const { runs, titles } = app.is("overlay"), name = at("overlay-curve").value, figure = at("overlay").querySelector("figure");
-    put(figure.querySelector("h3"), titles[name] ?? "");
+  function drawSelected() {
+    const { runs, titles } = app.getPart("overlay"), name = byId("overlay-curve").value, figure = byId("overlay").querySelector("figure");
+    setText(figure.querySelector("h3"), titles[name] ?? "");
     const lines = runs.map((run, index) => ({ name: run.name, kind: `o${index}`, points: run.curves[name] ?? [] }));
     window.drawChart(figure, lines);
-    put(figure.querySelector(".says"), `${list(lines.filter((line) => line.points.length).map((line) => line.name))}.${lines.length > 1 ? " What they differ in is below." : ""}`);
+    setText(figure.querySelector(".caption"), `${joinNames(lines.filter((line) => line.points.length).map((line) => line.name))}.`);
   }
 
-  new ResizeObserver(() => app.is("overlay")?.runs.length && drawChosen()).observe(document.documentElement);
+  new ResizeObserver(() => app.getPart("overlay")?.runs.length && drawSelected()).observe(document.documentElement);
 
-  const differing = (runs, rows) => rows.length ? [
-    make("caption", {}, "Settings that differ"),
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "Setting"), ...runs.map((run) => make("th", { scope: "col" }, run.name)))),
-    make("tbody", {}, ...rows.map(([label, values]) => make("tr", {}, make("th", { scope: "row" }, label), ...values.map((value) => make("td", {}, value || "none"))))),
-  ] : [make("caption", {}, runs.length > 1 ? "Their settings are the same." : "Choose another run to see what differs.")];
+  const makeDifferences = (runs, rows) => rows.length ? [
+    makeNode("caption", {}, "Settings that differ"),
+    makeNode("thead", {}, makeNode("tr", {}, makeNode("th", { scope: "col" }, "Setting"), ...runs.map((run) => makeNode("th", { scope: "col" }, run.name)))),
+    makeNode("tbody", {}, ...rows.map(([label, values]) => makeNode("tr", {}, makeNode("th", { scope: "row" }, label), ...values.map((value) => makeNode("td", {}, value || "none"))))),
+  ] : [makeNode("caption", {}, runs.length > 1 ? "Their settings are the same." : "Select another run to see what differs.")];
 
-  document.addEventListener("change", (event) => event.target.id === "overlay-curve" && drawChosen());
+  document.addEventListener("change", (event) => event.target.id === "overlay-curve" && drawSelected());
   document.addEventListener("click", (event) => {
     if (event.target.id !== "overlay-clear") return;
-    chosen.clear();
+    selected.clear();
     document.querySelectorAll("#runs .choose:checked").forEach((box) => (box.checked = false));
-    at("overlay").hidden = true;
-    at("runs-find").focus();
+    byId("overlay").hidden = true;
+    byId("runs-find").focus();
   });
 
   // ---- trash
 
   function drawTrash({ runs, size }, place) {
     place.hidden = !runs.length;
-    put(place.querySelector("summary"), `Trash: ${runs.length} run${runs.length === 1 ? "" : "s"}, ${size}`);
-    place.querySelector("ul").replaceChildren(...runs.map((run) => make("li", {}, run.name, " ", make("button", { class: "button small", onclick: () => send("restore", run) }, "Bring back", make("span", { class: "sr" }, ` ${run.name}`)))));
-    const sure = make("button", { class: "button small danger", hidden: true, onclick: () => app.send("emptytrash", {}) }, `Delete ${size} for good`);
-    const ask = make("button", { class: "button small", onclick: () => { ask.hidden = true; sure.hidden = false; sure.focus(); } }, "Empty the trash");
-    place.querySelector(".buttons").replaceChildren(ask, sure);
+    setText(place.querySelector("summary"), `Trash: ${runs.length} run${runs.length === 1 ? "" : "s"}, ${size}`);
+    place.querySelector("ul").replaceChildren(...runs.map((run) => makeNode("li", {}, run.name, " ", makeNode("button", { class: "button small", onclick: () => sendRunEvent("restore", run) }, "Restore", makeNode("span", { class: "sr" }, ` ${run.name}`)))));
+    const confirm = makeNode("button", { class: "button small danger", hidden: true, onclick: () => app.sendEvent("emptytrash", {}) }, `Delete ${size} permanently`);
+    const ask = makeNode("button", { class: "button small", onclick: () => { ask.hidden = true; confirm.hidden = false; confirm.focus(); } }, "Empty trash");
+    place.querySelector(".buttons").replaceChildren(ask, confirm);
   }
 })();

@@ -1,82 +1,82 @@
-// The sample strip of Train: a slider over the steps at which the model was asked the same prompts or whose weights are there, its
-// answers then beside the base's, and what can be done with the weights. Answers are the model's words: they only ever become textContent.
+// The sample answers of Train: a slider over the steps that have answers or saved weights, the answers of that step beside the
+// base model's, and buttons for the weights. Answers only ever become textContent.
 (() => {
-  const app = window.tunebench, { at, make, put, write } = app.tools;
-  let run = "", chosen = -1; // chosen: the point the person went to; -1: the newest, also when another one comes
+  const app = window.tunebench, { byId, makeNode, setText, writeText } = app.tools;
+  let run = "", selected = -1; // the index of the point on the slider; -1: the newest, also when another one comes
 
-  app.draws.strip = ["strip", drawStrip, ["strip", "best", "run"]];
+  app.renderers.samples = ["samples", drawSamples, ["samples", "best", "run"]];
 
-  const index = (points) => (chosen < 0 ? points.length - 1 : Math.min(chosen, points.length - 1));
+  const selectedIndex = (points) => (selected < 0 ? points.length - 1 : Math.min(selected, points.length - 1));
 
   // Marks that the charts of a stage draw: the step on the slider, and on its loss the best one.
-  app.marks = (stage, series) => {
-    const points = app.is("strip")?.points ?? [], now = points[index(points)], best = app.is("best")?.[stage];
+  app.stepMarks = (stage, series) => {
+    const points = app.getPart("samples")?.points ?? [], point = points[selectedIndex(points)], best = app.getPart("best")?.[stage];
     return [
       ...(best && series === `${stage}.loss` ? [{ at: best, kind: "best", name: "best" }] : []),
-      ...(now?.stage === stage ? [{ at: now.step, kind: "then", name: "" }] : []),
+      ...(point?.stage === stage ? [{ at: point.step, kind: "shown", name: "" }] : []),
     ];
   };
 
-  function drawStrip(strip, place) {
-    if (app.run !== run) [run, chosen] = [app.run, -1];
-    place.hidden = !strip;
-    if (!strip) return;
-    const slider = at("strip-at"), { points } = strip;
+  function drawSamples(samples, place) {
+    if (app.run !== run) [run, selected] = [app.run, -1];
+    place.hidden = !samples;
+    if (!samples) return;
+    const slider = byId("samples-slider"), { points } = samples;
     slider.hidden = points.length < 2;
     slider.max = Math.max(0, points.length - 1);
-    slider.value = index(points);
-    drawPoint(strip);
+    slider.value = selectedIndex(points);
+    drawPoint(samples);
   }
 
-  function drawPoint(strip) {
-    const now = strip.points[index(strip.points)];
-    at("strip-at").setAttribute("aria-valuetext", now?.where ?? "");
-    write("strip-when", now?.where ?? "The base, before training");
-    write("strip-says", told(now));
-    at("strip-answers").replaceChildren(...strip.prompts.map((prompt, number) => card(prompt, strip.base[number], now, number)));
-    const deeds = now && app.is("run") ? buttons(now, app.is("run")) : [];
-    keepFocus(() => at("strip-deeds").replaceChildren(...deeds));
+  function drawPoint(samples) {
+    const point = samples.points[selectedIndex(samples.points)];
+    byId("samples-slider").setAttribute("aria-valuetext", point?.where ?? "");
+    writeText("samples-step", point?.where ?? "Base model, before training");
+    writeText("samples-note", describePoint(point));
+    byId("samples-answers").replaceChildren(...samples.prompts.map((prompt, number) => makeCard(prompt, samples.base[number], point, number)));
+    const buttons = point && app.getPart("run") ? makeButtons(point, app.getPart("run")) : [];
+    keepFocus(() => byId("samples-buttons").replaceChildren(...buttons));
   }
 
   function keepFocus(change) {
-    const id = document.activeElement?.closest("#strip-deeds") && document.activeElement.id;
+    const id = document.activeElement?.closest("#samples-buttons") && document.activeElement.id;
     change();
-    if (id) at(id)?.focus();
+    if (id) byId(id)?.focus();
   }
 
-  function told(now) {
-    if (!now) return "Next answers come at the first checkpoint. The prompts can be changed on Start, under All settings.";
-    const loss = now.held === null ? "" : `Held-out loss ${now.held}${now.best ? ", the lowest of this stage" : ""}. `;
-    return `${loss}${now.kept ? "This step is the saved adapter. " : ""}${now.answers.length ? "The likeliest answer each time; prompts can be changed on Start, under All settings." : "The model was not asked at this step."}`;
+  function describePoint(point) {
+    if (!point) return "The next answers come at the first checkpoint. Change prompts on Start, under All settings.";
+    const loss = point.held === null ? "" : `Held-out loss ${point.held}${point.best ? ", the lowest of this stage" : ""}. `;
+    return `${loss}${point.kept ? "This step is the saved adapter. " : ""}${point.answers.length ? "Greedy answers. Change prompts on Start, under All settings." : "No samples at this step."}`;
   }
 
-  const side = (name, tone, answer) =>
-    make("div", { class: `then ${tone}` }, make("b", {}, name), make("p", { dir: "auto" }, answer[0] || "(nothing)"),
-      make("small", { class: "quiet" }, `${answer[1]} token${answer[1] === 1 ? "" : "s"}${answer[2] ? "" : ", cut here"}`));
+  const makeSide = (name, tone, answer) =>
+    makeNode("div", { class: `sample ${tone}` }, makeNode("b", {}, name), makeNode("p", { dir: "auto" }, answer[0] || "(empty)"),
+      makeNode("small", { class: "quiet" }, `${answer[1]} token${answer[1] === 1 ? "" : "s"}${answer[2] ? "" : ", truncated"}`));
 
-  function card(prompt, base, now, number) {
-    const sides = [...(base ? [side("Base", "base", base)] : []), ...(now?.answers[number] ? [side(now.where, now.stage, now.answers[number])] : [])];
-    return make("article", {}, make("h4", { dir: "auto" }, prompt), make("div", { class: "sides" }, ...sides));
+  function makeCard(prompt, base, point, number) {
+    const sides = [...(base ? [makeSide("Base", "base", base)] : []), ...(point?.answers[number] ? [makeSide(point.where, point.stage, point.answers[number])] : [])];
+    return makeNode("article", {}, makeNode("h4", { dir: "auto" }, prompt), makeNode("div", { class: "sides" }, ...sides));
   }
 
-  function buttons(now, run) {
-    if (run.active || !now.stored) return [];
-    const word = now.stage.toUpperCase(), more = { run: run.id, stage: now.stage, step: now.step };
-    const keep = () => {
-      app.send("keepstep", more);
-      write("strip-said", `${now.where} becomes the ${word} adapter.`);
+  function makeButtons(point, run) {
+    if (run.active || !point.stored) return [];
+    const word = point.stage.toUpperCase(), event = { run: run.id, stage: point.stage, step: point.step };
+    const useStep = () => {
+      app.sendEvent("usestep", event);
+      writeText("samples-status", `${point.where} becomes the ${word} adapter.`);
     };
     return [
-      ...(now.kept ? [] : [make("button", { class: "button small", id: "strip-compare", onclick: () => app.send("opencompare", more) }, "Open this step in Compare")]),
-      ...(now.kept || !run.adapters.includes(word) ? [] : [make("button", { class: "button small", id: "strip-keep", onclick: keep }, `Keep this step as the ${word} adapter`)]),
+      ...(point.kept ? [] : [makeNode("button", { class: "button small", id: "samples-compare", onclick: () => app.sendEvent("opencompare", event) }, "Open this step in Compare")]),
+      ...(point.kept || !run.adapters.includes(word) ? [] : [makeNode("button", { class: "button small", id: "samples-keep", onclick: useStep }, `Use this step as the ${word} adapter`)]),
     ];
   }
 
   document.addEventListener("input", (event) => {
-    if (event.target.id !== "strip-at") return;
-    const strip = app.is("strip"), value = Number(event.target.value);
-    chosen = value === strip.points.length - 1 ? -1 : value;
-    drawPoint(strip);
+    if (event.target.id !== "samples-slider") return;
+    const samples = app.getPart("samples"), value = Number(event.target.value);
+    selected = value === samples.points.length - 1 ? -1 : value;
+    drawPoint(samples);
     app.drawCurves();
   });
 })();

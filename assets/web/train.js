@@ -1,109 +1,109 @@
-// The Train tab: stages, how it ended, the doctor, the charts with what they mean now, the machine, and the word at the end.
+// The Train tab: stages, how the run ended, findings, charts with captions, hardware, and notifications.
 (() => {
-  const app = window.tunebench, { at, make, put, write, list } = app.tools;
+  const app = window.tunebench, { byId, makeNode, setText, writeText, joinNames } = app.tools;
   const EMPTY = [];
 
-  app.draws.train = ["train-run", drawTrain, ["run", "pace", "doctor"]];
-  app.draws.doctor = ["doctor", drawDoctor, ["doctor", "run"]];
-  app.draws.facts = ["proof", drawFacts];
-  app.draws.log = ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")];
+  app.renderers.train = ["train-run", drawTrain, ["run", "progress", "findings"]];
+  app.renderers.findings = ["doctor", drawFindings, ["findings", "run"]];
+  app.renderers.facts = ["reference-check", drawFacts];
+  app.renderers.log = ["log", (lines, node) => (node.querySelector("pre").textContent = lines.join("\n") || "Nothing yet.")];
   app.drawCurves = drawCharts;
 
   function drawTrain(run, place) {
-    at("train-empty").hidden = !!run;
+    byId("train-empty").hidden = !!run;
     place.hidden = !run;
     if (!run) return;
-    write("train-name", run.name);
-    write("train-left", [run.left, finish(run.seconds), run.speed].filter(Boolean).join(" · "));
+    writeText("train-name", run.name);
+    writeText("train-left", [run.left, finishTime(run.seconds), run.speed].filter(Boolean).join(" · "));
     drawStages(run);
     drawVerdict(run);
     hideUnusedCharts(run);
   }
 
   // When it will be done by the clock on the wall; the day too, where that is not today.
-  function finish(seconds) {
+  function finishTime(seconds) {
     if (seconds === null || seconds === undefined) return "";
     const then = new Date(Date.now() + 1000 * seconds), today = then.toDateString() === new Date().toDateString();
     const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    return `done about ${today ? "" : then.toLocaleDateString([], { weekday: "long" }) + " "}${time}`;
+    return `done at about ${today ? "" : then.toLocaleDateString([], { weekday: "long" }) + " "}${time}`;
   }
 
   function drawStages(run) {
     const key = JSON.stringify(run.stages);
-    if (at("stages").dataset.key === key) return;
-    at("stages").dataset.key = key;
+    if (byId("stages").dataset.key === key) return;
+    byId("stages").dataset.key = key;
     const marks = { done: "✓", failed: "!", stopped: "■", paused: "" }; // two bars by CSS: fonts lack the sign
     const words = { done: "done", now: "now", failed: "failed here", stopped: "stopped here", paused: "paused here", todo: "to come" };
-    at("stages").replaceChildren(...run.stages.map((stage, index) =>
-      make("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
-        make("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
-        make("span", {}, stage.word), make("span", { class: "sr" }, words[stage.state]))));
+    byId("stages").replaceChildren(...run.stages.map((stage, index) =>
+      makeNode("li", { class: stage.state, "aria-current": stage.state === "now" ? "step" : null },
+        makeNode("i", { "aria-hidden": "true" }, marks[stage.state] ?? String(index + 1)),
+        makeNode("span", {}, stage.word), makeNode("span", { class: "sr" }, words[stage.state]))));
   }
 
-  function verdictOf(run) {
-    const kept = run.adapters.length ? `The ${list(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
-    if (run.phase === "done") return { tone: "good", title: "Finished", text: [kept, "Next: see if you like it better than the base model."], open: true };
-    if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume goes on exactly here, also after a restart of the computer."], open: run.adapters.length };
-    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, run.detail, kept || (run.detail ? "" : "No step was finished, so there is no adapter.")], open: run.adapters.length };
-    const bug = run.bug ? "This is a fault of Tunebench, not of your settings; the log below has the details." : "";
-    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, kept], open: run.adapters.length, offers: run.offers };
+  function describeEnd(run) {
+    const saved = run.adapters.length ? `The ${joinNames(run.adapters)} adapter${run.adapters.length > 1 ? "s are" : " is"} saved.` : "";
+    if (run.phase === "done") return { tone: "good", title: "Finished", text: [saved, "Next: compare it with the base model."], open: true };
+    if (run.phase === "paused") return { tone: "plain", title: "Paused", text: [run.step, run.detail, "Resume continues from exactly this step, even after a reboot."], open: run.adapters.length };
+    if (run.phase === "stopped") return { tone: "plain", title: "Stopped at your request", text: [run.step, run.detail, saved || (run.detail ? "" : "No step finished, so there is no adapter.")], open: run.adapters.length };
+    const bug = run.bug ? "This is a bug in Tunebench, not in your settings. The log below has the details." : "";
+    if (run.phase === "failed") return { tone: "bad", title: run.step ? `Failed after ${run.step}` : "Failed", text: [run.error, bug, saved], open: run.adapters.length, offers: run.offers };
     return null;
   }
 
   // Is what the doctor proposes the one best next step? While a run goes on, and where it failed without a proposal of its own.
-  const leads = (run, findings) => !!findings?.length && (run.active || (run.phase === "failed" && !run.offers.length));
+  const leadsWithFinding = (run, findings) => !!findings?.length && (run.active || (run.phase === "failed" && !run.offers.length));
 
-  const retry = (run, key) => () => app.send("retry", { run, key });
+  const makeRetry = (run, key) => () => app.sendEvent("retry", { run, key });
 
   function drawVerdict(run) {
-    const verdict = verdictOf(run), place = at("verdict"), led = leads(run, app.is("doctor"));
+    const verdict = describeEnd(run), place = byId("verdict"), led = leadsWithFinding(run, app.getPart("findings"));
     const key = JSON.stringify([run.id, verdict, verdict ? [led, run.kept] : [run.detail, !run.step]]);
     if (place.dataset.key === key) return;
     place.dataset.key = key;
     const waits = run.active && !run.step;
-    if (!verdict) return place.replaceChildren(...(run.detail || waits ? [make("p", { class: waits ? "detail first" : "detail" }, run.detail || "Starting the worker")] : []));
-    const box = make("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, make("h3", {}, verdict.title));
-    for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(make("p", {}, line));
+    if (!verdict) return place.replaceChildren(...(run.detail || waits ? [makeNode("p", { class: waits ? "detail first" : "detail" }, run.detail || "Starting the worker")] : []));
+    const box = makeNode("div", { class: `verdict ${verdict.tone}`, role: verdict.tone === "bad" ? "alert" : "status" }, makeNode("h3", {}, verdict.title));
+    for (const line of verdict.text.flatMap((text) => text.split("\n"))) if (line) box.append(makeNode("p", {}, line));
     const buttons = [];
-    const button = (id, text, deed) => buttons.push(make("button", { class: buttons.length || led ? "button small" : "button", id, onclick: deed }, text));
-    for (const [index, offer] of (verdict.offers ?? []).entries()) button(index ? null : "retry", offer.text, retry(run.id, offer.key));
-    if (run.phase === "failed" && !run.offers.length && !run.kept) button("again", "Start again", () => app.send("clone", { run: run.id })); // resuming would do all of it once more
-    if (run.resumable) button("resume", "Resume", () => app.send("resume", { run: run.id }));
-    if (verdict.open) button("opencmp", "Open Compare", () => app.send("opencompare", { run: run.id }));
-    if (run.phase === "done") button("longer", "One more pass", () => app.send("prolong", { run: run.id }));
-    button("report", "Save report", () => app.report(run.id));
-    box.append(make("p", { class: "buttons" }, ...buttons));
+    const addButton = (id, text, action) => buttons.push(makeNode("button", { class: buttons.length || led ? "button small" : "button", id, onclick: action }, text));
+    for (const [index, offer] of (verdict.offers ?? []).entries()) addButton(index ? null : "retry", offer.text, makeRetry(run.id, offer.key));
+    if (run.phase === "failed" && !run.offers.length && !run.kept) addButton("start-again", "Start again", () => app.sendEvent("clone", { run: run.id })); // resuming would do all of it once more
+    if (run.resumable) addButton("resume", "Resume", () => app.sendEvent("resume", { run: run.id }));
+    if (verdict.open) addButton("open-compare", "Open Compare", () => app.sendEvent("opencompare", { run: run.id }));
+    if (run.phase === "done") addButton("extend", "Train one more epoch", () => app.sendEvent("extend", { run: run.id }));
+    addButton("report", "Save report", () => app.saveReport(run.id));
+    box.append(makeNode("p", { class: "buttons" }, ...buttons));
     place.replaceChildren(box);
-    if (verdict.tone === "bad") at("log").open = true;
+    if (verdict.tone === "bad") byId("log").open = true;
   }
 
-  // ---- doctor: the weightiest finding open, the rest folded; announced only when another one comes first
+  // ---- findings: the weightiest finding open, the rest folded; announced only when another one comes first
 
-  function drawDoctor(findings, place) {
-    const [first, ...rest] = findings, run = app.is("run");
+  function drawFindings(findings, place) {
+    const [first, ...rest] = findings, run = app.getPart("run");
     place.hidden = !first;
-    if (!first) return put(at("doctor-said"), "");
-    put(at("doctor-said"), `Doctor: ${first.title}. ${first.says}`);
+    if (!first) return setText(byId("doctor-status"), "");
+    setText(byId("doctor-status"), `Doctor: ${first.title}. ${first.says}`);
     const opened = place.querySelector("details")?.open ?? false, focused = place.contains(document.activeElement);
     place.replaceChildren(
-      make("h3", {}, make("i", { "aria-hidden": "true", class: "cross" }, "✚"), first.title, make("span", { class: "quiet small" }, first.where)),
-      ...body(first),
-      make("p", { class: "buttons" }, make("button", { class: leads(run, findings) ? "button" : "button small", id: "try", onclick: retry(run.id, first.key) }, tryWith(first))),
-      ...(rest.length ? [make("details", { open: opened }, make("summary", {}, `${rest.length} more finding${rest.length > 1 ? "s" : ""}`), ...rest.map((one) => more(one, run)))] : []));
-    if (focused) at("try")?.focus();
+      makeNode("h3", {}, makeNode("i", { "aria-hidden": "true", class: "cross" }, "✚"), first.title, makeNode("span", { class: "quiet small" }, first.where)),
+      ...makeBody(first),
+      makeNode("p", { class: "buttons" }, makeNode("button", { class: leadsWithFinding(run, findings) ? "button" : "button small", id: "try-again", onclick: makeRetry(run.id, first.key) }, retryLabel(first))),
+      ...(rest.length ? [makeNode("details", { open: opened }, makeNode("summary", {}, `${rest.length} more finding${rest.length > 1 ? "s" : ""}`), ...rest.map((one) => makeFinding(one, run)))] : []));
+    if (focused) byId("try-again")?.focus();
   }
 
-  const body = (finding) => [
-    make("p", {}, finding.says),
-    make("ul", { class: "evidence" }, ...finding.evidence.map((line) => make("li", {}, line))),
-    make("p", { class: "quiet small" }, `Threshold: ${finding.source}`),
+  const makeBody = (finding) => [
+    makeNode("p", {}, finding.says),
+    makeNode("ul", { class: "evidence" }, ...finding.evidence.map((line) => makeNode("li", {}, line))),
+    makeNode("p", { class: "quiet small" }, `Threshold: ${finding.source}`),
   ];
 
-  const more = (finding, run) => make("section", {}, make("h4", {}, finding.title, make("span", { class: "quiet small" }, ` ${finding.where}`)), ...body(finding),
-    make("button", { class: "button small", onclick: retry(run.id, finding.key) }, tryWith(finding)));
+  const makeFinding = (finding, run) => makeNode("section", {}, makeNode("h4", {}, finding.title, makeNode("span", { class: "quiet small" }, ` ${finding.where}`)), ...makeBody(finding),
+    makeNode("button", { class: "button small", onclick: makeRetry(run.id, finding.key) }, retryLabel(finding)));
 
   // The proposal in mid-sentence; what is written in capitals stays.
-  const tryWith = ({ offer }) => `Try again with: ${offer.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase())}`;
+  const retryLabel = ({ offer }) => `Try again with: ${offer.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase())}`;
 
   // ---- charts
 
@@ -111,66 +111,66 @@
     const words = run.stages.filter((stage) => stage.state !== "todo").map((stage) => stage.word.toLowerCase());
     const figures = [...document.querySelectorAll("#charts figure")];
     figures.forEach((figure) => (figure.hidden = !words.includes(figure.dataset.series.split(".")[0])));
-    at("look").classList.toggle("few", figures.filter((figure) => !figure.hidden).length < 2); // room for the answers beside them
-    write("later", laterOf(run));
-    at("later").hidden = !at("later").textContent;
+    byId("charts-and-samples").classList.toggle("few", figures.filter((figure) => !figure.hidden).length < 2); // room for the answers beside them
+    writeText("later", describeLater(run));
+    byId("later").hidden = !byId("later").textContent;
   }
 
   const isTraining = ({ word }) => !["Load", "Compare"].includes(word);
 
   // What a stage that is still to come will show, as one line instead of empty charts.
-  function laterOf(run) {
+  function describeLater(run) {
     const training = run.stages.filter(isTraining), coming = training.findIndex((stage) => stage.state === "todo");
     if (coming < 0) return "";
-    return coming ? `${training[coming].word} charts come after ${training[coming - 1].word}.` : "Charts come with the first step.";
+    return coming ? `${training[coming].word} charts come after ${training[coming - 1].word}.` : "Charts appear with the first step.";
   }
 
-  const end = (points) => points[points.length - 1]?.[1];
-  const soft = (points) => end(window.smoothCurve(points));
-  const best = (points) => points.reduce((low, point) => (point[1] < low[1] ? point : low));
-  const signed = (value, digits = 2) => (Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits);
-  const held = (points, words) => (points.length ? ` On held-out rows: ${words(points)}.` : "");
-  const percent = (share) => `${Math.round(100 * share)} %`;
+  const lastValue = (points) => points[points.length - 1]?.[1];
+  const lastSmooth = (points) => lastValue(window.smoothCurve(points));
+  const findLowest = (points) => points.reduce((low, point) => (point[1] < low[1] ? point : low));
+  const formatSigned = (value, digits = 2) => (Number(value.toFixed(digits)) > 0 ? "+" : "") + formatFixed(value, digits);
+  const heldOutText = (points, words) => (points.length ? ` Held-out: ${words(points)}.` : "");
+  const formatPercent = (share) => `${Math.round(100 * share)} %`;
   // A share with what it is a share of; of fewer than 16 it says little, and is grey.
   const FEW = 16;
-  const counted = (share, of) => make("span", { class: of < FEW ? "few" : null }, ` ${percent(share)} (${Math.round(share * of)} of ${of} held-out pairs measured).`);
-  const bestHeld = (points) => `${fixed(end(points), 3)}, best ${fixed(best(points)[1], 3)} at step ${best(points)[0]}`;
+  const makeCount = (share, of) => makeNode("span", { class: of < FEW ? "few" : null }, ` Held-out: ${formatPercent(share)} (${Math.round(share * of)} of ${of} pairs).`);
+  const describeBest = (points) => `${formatFixed(lastValue(points), 3)}, best ${formatFixed(findLowest(points)[1], 3)} at step ${findLowest(points)[0]}`;
 
   // What a chart's numbers mean now; until there are any, its standing sentence is shown.
-  const says = {
-    "token loss": ([train, kept]) => `${soft(train).toFixed(2)} nats per token: about ${Math.exp(soft(train)).toFixed(1)} tokens to choose from at each place; ${Math.exp(train[0][1]).toFixed(1)} at the start.${held(kept, bestHeld)}`,
-    "preference loss": ([train, kept]) => `${signed(soft(train) - train[0][1])} since the start, where policy and reference were equal. Sound runs end at 0.3 to 0.5.${held(kept, bestHeld)}`,
-    "margin": ([train, kept]) => `Chosen answers have ${soft(train) < 0 ? "lost" : "gained"} ${Math.abs(soft(train)).toFixed(2)} on rejected ones since the start (β × nats). Sound runs end at 1 to 3.${held(kept, (points) => fixed(end(points), 2))}`,
-    "accuracy": ([train, kept], stage) => [`${percent(soft(train))} of the pairs of the latest steps (${app.is("run").batches[stage] ?? "some"} a step) have moved the right way; 50 % is a coin toss.`,
-      kept.length ? counted(end(kept), end(points(`${stage}.held.rows`))) : ""],
-    "loss": ([train, kept]) => `${fixed(soft(train), 3)}, ${signed(soft(train) - train[0][1], 3)} since the start.${held(kept, bestHeld)}`,
-    "log-probabilities": ([chosen, rejected]) => `Chosen ${signed(soft(chosen) - chosen[0][1], 0)}, rejected ${signed(soft(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
+  const CAPTIONS = {
+    "token loss": ([train, heldOut]) => `Perplexity ${Math.exp(lastSmooth(train)).toFixed(1)}; ${Math.exp(train[0][1]).toFixed(1)} at the start. Lower is better.${heldOutText(heldOut, describeBest)}`,
+    "preference loss": ([train, heldOut]) => `${formatSigned(lastSmooth(train) - train[0][1])} since the start, where model and reference were equal. Typical at the end: 0.3 to 0.5.${heldOutText(heldOut, describeBest)}`,
+    "margin": ([train, heldOut]) => `Chosen answers have ${lastSmooth(train) < 0 ? "lost" : "gained"} ${Math.abs(lastSmooth(train)).toFixed(2)} on rejected ones since the start (β × nats). Typical at the end: 1 to 3.${heldOutText(heldOut, (points) => formatFixed(lastValue(points), 2))}`,
+    "accuracy": ([train, heldOut], stage) => [`${formatPercent(lastSmooth(train))} of the pairs in the latest steps (${app.getPart("run").batches[stage] ?? "some"} per step) favour the chosen answer; 50 % is chance.`,
+      heldOut.length ? makeCount(lastValue(heldOut), lastValue(seriesPoints(`${stage}.held.rows`))) : ""],
+    "loss": ([train, heldOut]) => `${formatFixed(lastSmooth(train), 3)}, ${formatSigned(lastSmooth(train) - train[0][1], 3)} since the start.${heldOutText(heldOut, describeBest)}`,
+    "log-probabilities": ([chosen, rejected]) => `Chosen ${formatSigned(lastSmooth(chosen) - chosen[0][1], 0)}, rejected ${formatSigned(lastSmooth(rejected) - rejected[0][1], 0)} nats since the start. Rejected should fall; chosen may fall a little.`,
   };
 
-  const points = (name) => app.series[name] ?? app.is("held")?.[name] ?? EMPTY;
-  const linesOf = (figure) => JSON.parse(figure.dataset.lines).map(([name, label, kind]) => ({ name: label, kind, points: points(name) }));
+  const seriesPoints = (name) => app.series[name] ?? app.getPart("held_out")?.[name] ?? EMPTY;
+  const readLines = (figure) => JSON.parse(figure.dataset.lines).map(([name, label, kind]) => ({ name: label, kind, points: seriesPoints(name) }));
 
   function drawCharts() {
-    const run = app.is("run");
+    const run = app.getPart("run");
     if (!run) return;
-    for (const figure of document.querySelectorAll("#charts figure.chart, #deep[open] figure.chart, #machine[open] figure.chart")) {
-      const [group] = figure.dataset.series.split("."), lines = linesOf(figure), count = lines[0].points.length;
-      if (group === "machine") figure.hidden = !count && figure.dataset.optional === "yes"; // until the first reading has it
+    for (const figure of document.querySelectorAll("#charts figure.chart, #detail-charts[open] figure.chart, #hardware-charts[open] figure.chart")) {
+      const [group] = figure.dataset.series.split("."), lines = readLines(figure), count = lines[0].points.length;
+      if (group === "hardware") figure.hidden = !count && figure.dataset.optional === "yes"; // until the first reading has it
       if (figure.hidden) continue;
       figure.querySelectorAll(".lines span").forEach((name, index) => (name.hidden = !lines[index].points.length));
-      window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "machine", marks: app.marks(group, figure.dataset.series) });
-      const told = says[figure.dataset.reading];
-      if (told && count > 1) say(figure.querySelector(".says"), told(lines.map((line) => line.points), group));
-      else if (told && !count) put(figure.querySelector(".says"), figure.dataset.says);
+      window.drawChart(figure, lines, { total: run.planned[group] ?? 0, time: group === "hardware", marks: app.stepMarks(group, figure.dataset.series) });
+      const caption = CAPTIONS[figure.dataset.reading];
+      if (caption && count > 1) setCaption(figure.querySelector(".caption"), caption(lines.map((line) => line.points), group));
+      else if (caption && !count) setText(figure.querySelector(".caption"), figure.dataset.caption);
       sizes.observe(figure);
     }
   }
 
   // Words, and parts of them that have a look of their own; drawn anew only where they have changed.
-  function say(place, told) {
-    if (typeof told === "string") return put(place, told);
-    const text = told.map((part) => part.textContent ?? part).join("");
-    if (place.textContent !== text) place.replaceChildren(...told);
+  function setCaption(place, caption) {
+    if (typeof caption === "string") return setText(place, caption);
+    const text = caption.map((part) => part.textContent ?? part).join("");
+    if (place.textContent !== text) place.replaceChildren(...caption);
   }
 
   const sizes = new ResizeObserver((entries) => {
@@ -179,37 +179,37 @@
 
   // ---- what was used
 
-  function drawFacts(facts, proof) {
+  function drawFacts(facts, place) {
     if (!facts) return;
-    proof.hidden = !facts.proof;
-    proof.className = `proof ${facts.holds ? "good" : "bad"}`;
-    proof.replaceChildren(make("b", {}, `Step 0 proof ${facts.holds ? "✓" : "✗"} `), facts.proof);
-    write("rows", facts.rows);
+    place.hidden = !facts.proof;
+    place.className = `reference-check ${facts.holds ? "good" : "bad"}`;
+    place.replaceChildren(makeNode("b", {}, `Step-0 check ${facts.holds ? "✓" : "✗"} `), facts.proof);
+    writeText("rows", facts.rows);
     const notes = [...facts.reasons, ...facts.changes, ...facts.notes];
-    at("notes").hidden = !notes.length;
-    at("notes").replaceChildren(make("summary", {}, `What was chosen, changed or left out (${notes.length})`), make("ul", {}, ...notes.map((note) => make("li", {}, note))));
+    byId("notes").hidden = !notes.length;
+    byId("notes").replaceChildren(makeNode("summary", {}, `Decisions and notes (${notes.length})`), makeNode("ul", {}, ...notes.map((note) => makeNode("li", {}, note))));
     const changed = facts.settings.flatMap((group) => group.rows).filter((row) => row[2] !== null).length;
-    put(at("settings").querySelector("summary"), changed ? `Settings used (${changed} differ${changed > 1 ? "" : "s"} from the preset)` : "Settings used");
-    at("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>
-      make("section", {}, make("h3", {}, group.title),
-        make("dl", {}, ...group.rows.flatMap(([name, value, preset]) => [make("dt", {}, name),
-          make("dd", { class: preset === null ? null : "changed" }, value || "none", ...(preset === null ? [] : [make("small", {}, ` preset: ${preset || "none"}`)]))])))));
+    setText(byId("settings").querySelector("summary"), changed ? `Settings used (${changed} differ${changed > 1 ? "" : "s"} from the preset)` : "Settings used");
+    byId("settings").querySelector(".groups").replaceChildren(...facts.settings.map((group) =>
+      makeNode("section", {}, makeNode("h3", {}, group.title),
+        makeNode("dl", {}, ...group.rows.flatMap(([name, value, preset]) => [makeNode("dt", {}, name),
+          makeNode("dd", { class: preset === null ? null : "changed" }, value || "none", ...(preset === null ? [] : [makeNode("small", {}, ` preset: ${preset || "none"}`)]))])))));
   }
 
-  // ---- the end: a word to those who look elsewhere. Asked for by a click, never by itself
+  // ---- notifications when a run ends; only those the user turned on
 
-  const wants = (name) => localStorage.getItem(`tunebench.${name}`) === "yes";
+  const isWanted = (name) => localStorage.getItem(`tunebench.${name}`) === "yes";
 
   document.addEventListener("change", (event) => {
-    const name = event.target.closest?.("#at-end input")?.name;
+    const name = event.target.closest?.("#notifications input")?.name;
     if (!name) return;
     localStorage.setItem(`tunebench.${name}`, event.target.checked ? "yes" : "no");
     if (name === "notify" && event.target.checked) window.Notification?.requestPermission();
-    if (name === "sound" && event.target.checked) ring(true);
+    if (name === "sound" && event.target.checked) playSound(true);
   });
-  app.draws.atEnd = ["at-end", (_, place) => place.querySelectorAll("input").forEach((input) => (input.checked = wants(input.name))), ["gates"]];
+  app.renderers.notifications = ["notifications", (_, place) => place.querySelectorAll("input").forEach((input) => (input.checked = isWanted(input.name))), ["buttons"]];
 
-  function ring(good) {
+  function playSound(good) {
     const sound = new AudioContext(), volume = sound.createGain();
     volume.connect(sound.destination);
     volume.gain.value = 0.08;
@@ -222,11 +222,11 @@
     });
   }
 
-  app.after.push(() => {
+  app.afterUpdate.push(() => {
     const run = app.ended;
     if (!run) return;
-    if (wants("sound")) ring(run.phase === "done");
-    if (wants("notify") && window.Notification?.permission === "granted")
-      new Notification(`${run.pill}: ${run.name}`, { body: run.phase === "failed" ? run.error : run.step, tag: run.id }); // one tag: several tabs, one note
+    if (isWanted("sound")) playSound(run.phase === "done");
+    if (isWanted("notify") && window.Notification?.permission === "granted")
+      new Notification(`${run.badge}: ${run.name}`, { body: run.phase === "failed" ? run.error : run.step, tag: run.id }); // one tag: several tabs, one note
   });
 })();

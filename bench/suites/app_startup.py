@@ -58,7 +58,7 @@ def measure_many_runs(workspace: Workspace, count: int) -> list[BenchRow]:
 
     def listing() -> float:
         rows = run_list.RunRows(kept[-1].registry)
-        return measure_seconds(lambda: live_updates.page_news(kept[-1], live_updates.Cursor(tab="runs"), rows))
+        return measure_seconds(lambda: live_updates.page_update(kept[-1], live_updates.Cursor(tab="runs"), rows))
 
     found = measure_in_turns(
         {"open": opening, "list": listing, "look": lambda: measure_seconds(kept[-1].registry.refresh)}, 3

@@ -56,7 +56,7 @@ def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
     workspace = Workspace(place / "app")
     run_dir = fixtures.make_run(workspace, "long", points)
     with ServedApp(workspace.root) as app, open_browser_page(app) as (page, wire):
-        page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+        page.wait_for_function("window.tunebench?.getPart('buttons')", timeout=60_000)
         page.get_by_role("tab", name="Train").click()
         quiet = measure_page_cost(app, page, wire, seconds)
         times = [time_reload(page, points) for _ in range(1 if tiny else 5)]
@@ -73,7 +73,7 @@ def run(place: Path, device: Device, tiny: bool) -> list[BenchRow]:
 def view_rows(app: ServedApp, page: Any, wire: list[tuple[int, int]], seconds: float) -> list[BenchRow]:
     """The same page with one of its folds open, and where nobody looks at it."""
     said = []
-    for fold, when in (("deep", "rate, norm and speed shown"), ("machine", "the machine shown")):
+    for fold, when in (("detail-charts", "rate, norm and speed shown"), ("hardware-charts", "the machine shown")):
         page.evaluate(FOLD, [fold, True])
         said += cost_rows(when, measure_page_cost(app, page, wire, seconds))
         page.evaluate(FOLD, [fold, False])
@@ -88,7 +88,7 @@ def four_tab_rows(app: ServedApp, page: Any, wire: list[tuple[int, int]], second
     more = [page.context.new_page() for _ in range(3)]
     for one in more:
         one.goto(app.address)
-        one.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+        one.wait_for_function("window.tunebench?.getPart('buttons')", timeout=60_000)
         one.get_by_role("tab", name="Train", exact=True).click()
         count_traffic(one, wire)
     found = measure_page_cost(app, page, wire, seconds)
@@ -108,7 +108,7 @@ def run_list_row(workspace: Workspace, count: int, turns: int) -> BenchRow:
     with ServedApp(workspace.root) as app, open_browser_page(app) as (page, _):
         for _ in range(turns):
             page.reload()
-            page.wait_for_function("window.tunebench?.is('gates')", timeout=60_000)
+            page.wait_for_function("window.tunebench?.getPart('buttons')", timeout=60_000)
             page.get_by_role("tab", name="Train", exact=True).click()  # which a reload opens again
             page.wait_for_timeout(1000 * SETTLE_SECONDS)
             times.append(page.evaluate(CLICK) / 1000)

@@ -81,7 +81,7 @@ def time_turn(workspace: Workspace) -> tuple[float, float, float]:
     kept: list[Supervisor] = []
     opening = measure_seconds(lambda: kept.append(Supervisor(workspace, device="cpu")))
     rows = run_list.RunRows(kept[0].registry)
-    answer = measure_seconds(lambda: live_updates.page_news(kept[0], live_updates.Cursor(), rows))
-    listing = measure_seconds(lambda: live_updates.page_news(kept[0], live_updates.Cursor(tab="runs"), rows))
+    answer = measure_seconds(lambda: live_updates.page_update(kept[0], live_updates.Cursor(), rows))
+    listing = measure_seconds(lambda: live_updates.page_update(kept[0], live_updates.Cursor(tab="runs"), rows))
     kept[0].close()
     return opening, answer, listing

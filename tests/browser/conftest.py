@@ -70,7 +70,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.goto(app.address)
         page.wait_for_selector("#go")
-        page.wait_for_function("window.tunebench?.is('gates')")
+        page.wait_for_function("window.tunebench?.getPart('buttons')")
         if len(context.pages) == 1:  # what is typed before the choices of the last visit are back would be lost
             page.wait_for_function("document.querySelector('#plan')?.textContent.includes('steps of')")
         return page

@@ -26,12 +26,12 @@ def history(app: App, browser) -> None:  # type: ignore[no-untyped-def]
     """One failed and one finished run, and lanes that have answered."""
     page = browser.new_page()
     page.goto(app.address)
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     for name, end in (("fails", "failed"), ("fine", "done")):
         tab(page, "Start")
         begin(page, name)
         phase(page, end)
-    page.wait_for_function("window.tunebench.is('compare')?.lanes[2].end", timeout=30_000)
+    page.wait_for_function("window.tunebench.getPart('compare')?.lanes[2].stats", timeout=30_000)
     page.close()
 
 
@@ -46,7 +46,7 @@ def test_axe_finds_nothing(app: App, history: None, visit: Visit, name: str, sch
     page = visit(app)
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     tab(page, name)
     if name == "Start":
         page.get_by_role("button", name="All settings").click()
@@ -60,7 +60,7 @@ def test_axe_finds_nothing_in_a_failed_run(app: App, history: None, visit: Visit
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     tab(page, "Runs")
     page.locator("#runs tbody tr", has_text="fails").get_by_role("button").first.click()
-    page.wait_for_function("window.tunebench.is('run').phase === 'failed'")
+    page.wait_for_function("window.tunebench.getPart('run').phase === 'failed'")
     assert violations(page) == []
 
 
@@ -70,11 +70,11 @@ def test_nothing_is_cut_off(app: App, history: None, visit: Visit, width: int) -
     page = visit(app)
     page.set_viewport_size({"width": width, "height": 900})
     for name in TABS:
-        page.evaluate("name => window.tunebench.open(name)", name.lower())
+        page.evaluate("name => window.tunebench.openTab(name)", name.lower())
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, name
-    inner = "[...document.querySelectorAll('#talk, #runs-view .tablewrap')].filter(one => one.scrollWidth > one.clientWidth)"
-    assert page.evaluate(f"{inner}.map(one => one.id)") == []
+    inner = "[...document.querySelectorAll('#conversation, #runs-view .tablewrap')]"
+    assert page.evaluate(f"{inner}.filter(one => one.scrollWidth > one.clientWidth).map(one => one.id)") == []
 
 
 def test_the_button_is_at_hand_on_a_narrow_page(app: App, visit: Visit) -> None:
@@ -88,7 +88,7 @@ def test_what_the_browser_draws_is_dark_too(app: App, visit: Visit) -> None:
     page = visit(app)
     page.emulate_media(color_scheme="dark")
     page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     assert page.locator("#method input").first.evaluate("node => getComputedStyle(node).colorScheme") == "dark"
 
 

@@ -1,4 +1,4 @@
-"""Compare under names: lanes of one's choice, conversation, dial, differences, heat, scores, and text that attacks the page."""
+"""Compare under names: chosen lanes, conversation, strength, differences, heat map, scores, and text that attacks the page."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     opened = serve("120", gpu=24)
     page = browser.new_page()
     page.goto(opened.address)
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     for name in ("hostile", "twins", "fine"):
         tab(page, "Start")
         begin(page, name)
-        loaded = "name => window.tunebench.is('compare')?.run.includes(name) && window.tunebench.is('compare').done"
+        loaded = "name => window.tunebench.getPart('compare')?.run.includes(name) && window.tunebench.getPart('compare').done"
         page.wait_for_function(loaded, arg=name, timeout=30_000)  # Compare has opened by itself
     page.close()
     return opened
@@ -50,14 +50,14 @@ def pane(page: Page, lane: str):  # type: ignore[no-untyped-def]
 def test_more_lanes_of_the_same_base(app: App, visit: Visit) -> None:
     page = visit(app)
     tab(page, "Compare")
-    page.click("#lane-choice input")
+    page.click("#lane-select input")
     expect(page.get_by_role("option", name=re.compile("^DPO · twins"))).to_be_visible()
     page.get_by_role("option", name="DPO at 50%").click()
     page.keyboard.press("Escape")
     generate(page)
     expect(page.locator("#lanes h3")).to_have_text(["Base", "SFT", "DPO", "DPO at 50%"])
-    expect(pane(page, "DPO").locator(".proof")).to_have_text("Adapter active ✓")
-    expect(pane(page, "DPO").locator(".proof")).to_have_attribute(
+    expect(pane(page, "DPO").locator(".adapter")).to_have_text("Adapter active ✓")
+    expect(pane(page, "DPO").locator(".adapter")).to_have_attribute(
         "title", "adapter 3f9a12cd, moves logits by up to 4.2"
     )
 
@@ -65,51 +65,51 @@ def test_more_lanes_of_the_same_base(app: App, visit: Visit) -> None:
 def test_a_prompted_base_and_a_conversation(app: App, visit: Visit) -> None:
     page = visit(app)
     tab(page, "Compare")
-    page.get_by_role("button", name="System prompt and conversation").click()
+    page.get_by_role("button", name="System prompt and chat").click()
     page.fill("#system textarea", "Be short.")
-    page.get_by_label("Only for an extra lane: the base with this prompt").check()
+    page.get_by_label("Add a column: base model + this system prompt").check()
     generate(page)
     expect(page.locator("#lanes h3").last).to_have_text("Base, prompted")
-    page.get_by_label("Go on with the conversation: every lane remembers what it said").check()
+    page.get_by_label("Chat: keep the conversation").check()
     page.fill("#prompt textarea", "And then?")
     generate(page)
     expect(pane(page, "SFT").locator(".answer")).to_contain_text("This is turn 2.")
-    expect(pane(page, "SFT").locator(".before .said")).to_have_text(
+    expect(pane(page, "SFT").locator(".turns .message")).to_have_text(
         "I keep forgetting to water my plants. What can I do?"
     )
 
 
-def test_the_dial_holds_from_the_next_answer_on(app: App, visit: Visit) -> None:
+def test_the_strength_holds_from_the_next_answer_on(app: App, visit: Visit) -> None:
     page = visit(app)
     generate(page)
     pane(page, "DPO").locator("summary").click()
-    dial = pane(page, "DPO").get_by_label("Strength")
-    dial.focus()
+    strength = pane(page, "DPO").get_by_label("Strength")
+    strength.focus()
     for _ in range(10):
-        dial.press("ArrowLeft")
-    expect(pane(page, "DPO").locator(".proof")).to_contain_text("at 50%")
-    page.click("#blind")
+        strength.press("ArrowLeft")
+    expect(pane(page, "DPO").locator(".adapter")).to_contain_text("at 50%")
+    page.click("#blind-vote")
     expect(page.locator("#compare-problem")).to_contain_text("DPO is at 50%. Set it back to 100%")
-    dial.focus()
+    strength.focus()
     for _ in range(10):
-        dial.press("ArrowRight")
-    expect(pane(page, "DPO").locator(".proof")).not_to_contain_text("at 50%")
+        strength.press("ArrowRight")
+    expect(pane(page, "DPO").locator(".adapter")).not_to_contain_text("at 50%")
 
 
 def test_differences_and_heat(app: App, visit: Visit) -> None:
     page = visit(app)
     generate(page)
-    page.select_option("#near", "SFT")
+    page.select_option("#lane-first", "SFT")
     page.get_by_label("Highlight words that differ").check()
     expect(pane(page, "SFT").locator("mark.differs").first).to_be_visible()
     text = page.evaluate("window.tunebench.text.SFT")
     assert pane(page, "SFT").locator(".answer").evaluate("node => node.textContent") == text
     assert not any("kettle" in one for one in pane(page, "SFT").locator("mark.differs").all_inner_texts())
-    page.click("#heat-near")
-    expect(page.locator("#heat-legend")).to_contain_text("Green: SFT finds the token likelier; amber: DPO does.")
+    page.click("#heatmap-first")
+    expect(page.locator("#heatmap-legend")).to_contain_text("Green: SFT finds the token likelier; amber: DPO does.")
     expect(pane(page, "SFT").locator("mark").first).to_have_attribute("title", "SFT -1.00, DPO 1.00 nats")
     generate(page)
-    expect(page.locator("#heat-legend")).to_be_empty()
+    expect(page.locator("#heatmap-legend")).to_be_empty()
 
 
 def test_a_new_seed_asks_again(app: App, visit: Visit) -> None:
@@ -125,9 +125,9 @@ def test_a_new_seed_asks_again(app: App, visit: Visit) -> None:
 def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) -> None:
     page = visit(app)
     generate(page)
-    run_dir = Path(app.workspace) / "runs" / page.evaluate("window.tunebench.is('compare').run")
+    run_dir = Path(app.workspace) / "runs" / page.evaluate("window.tunebench.getPart('compare').run")
     page.click("#score-go")
-    expect(page.locator("#compare-wrong")).to_contain_text("held no pairs out")
+    expect(page.locator("#compare-error")).to_contain_text("has no held-out pairs")
     (run_dir / "held-out.jsonl").write_text("{}\n")
     page.click("#score-go")
     expect(page.locator("#score-progress")).to_contain_text("Scoring, part 1 of 2: held-out pairs")
@@ -160,16 +160,16 @@ def test_text_that_attacks_appears_literally(app: App, visit: Visit) -> None:
     for lane in ("Base", "SFT", "DPO"):
         assert pane(page, lane).locator(".answer").evaluate("node => node.textContent").strip() == HOSTILE
     page.get_by_label("Highlight words that differ").check()
-    page.click("#heat-near")
+    page.click("#heatmap-first")
     page.wait_for_selector("#lanes mark[title]")
     own = Path(app.workspace) / "hostile.txt"
     own.write_text(HOSTILE)
-    page.fill("#pset input", str(own))
+    page.fill("#prompt-set input", str(own))
     page.keyboard.press("Enter")
-    page.click("#blind")
-    page.wait_for_function("window.tunebench.is('ballot')?.ready")
+    page.click("#blind-vote")
+    page.wait_for_function("window.tunebench.getPart('question')?.ready")
     expect(page.locator("#vote-prompt p")).to_have_text(HOSTILE)
-    expect(page.locator("#vote-said")).to_have_text("Both answers are identical. ↓ counts them as a tie.")
+    expect(page.locator("#vote-status")).to_have_text("Both answers are identical. ↓ counts them as a tie.")
     assert page.locator("#lanes .answer").first.evaluate("node => node.textContent").strip() == HOSTILE
     assert page.evaluate("window.pwned") is None and page.locator("#lanes img, #vote-question img").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
@@ -181,9 +181,9 @@ def test_a_failed_question_leaves_the_lanes(app: App, visit: Visit) -> None:
     """A prompt set that is not there is named, and nothing else happens."""
     page = visit(app)
     tab(page, "Compare")
-    page.fill("#pset input", "/nowhere/at/all.txt")
+    page.fill("#prompt-set input", "/nowhere/at/all.txt")
     page.keyboard.press("Enter")
-    page.click("#blind")
+    page.click("#blind-vote")
     expect(page.locator("#compare-problem")).to_contain_text("/nowhere/at/all.txt cannot be read")
 
 
@@ -193,15 +193,15 @@ def test_a_model_judges_beside_the_votes(app: App, visit: Visit) -> None:
     before = votes.read_bytes() if votes.exists() else b""
     choose_run(page, "fine")
     generate(page)
-    page.get_by_text("A model as judge").click()
-    page.get_by_role("button", name="Judge the two lanes").click()
-    expect(page.locator("#compare-wrong")).to_contain_text("'' is not the URL of a judge. Write one such as")
+    page.get_by_text("LLM judge").click()
+    page.get_by_role("button", name="Judge Base vs DPO").click()
+    expect(page.locator("#compare-error")).to_contain_text("'' is not the URL of a judge. Write one such as")
     judge = Judge(likes("Tie it"))
     page.fill("#judge-url", judge.endpoint.url)
     page.fill("#judge-model", "<b>judge-1</b>")
     page.fill("#judge-cases", "4")
-    page.get_by_role("button", name="Judge the two lanes").click()
-    expect(page.locator("#judge-found li")).to_have_text(
+    page.get_by_role("button", name="Judge Base vs DPO").click()
+    expect(page.locator("#judge-results li")).to_have_text(
         "<b>judge-1</b>: Base 0 – 4 DPO (100% DPO, 95 % interval 51–100)."
     )
     judge.close()
@@ -216,7 +216,7 @@ def test_a_page_just_opened_asks_the_run_that_is_loaded(app: App, visit: Visit) 
     page = visit(app)
     for _ in range(3):
         page.reload()
-        page.wait_for_function("window.tunebench?.is('gates')")
+        page.wait_for_function("window.tunebench?.getPart('buttons')")
         generate(page)
 
 
@@ -225,14 +225,14 @@ def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit, sche
     page = visit(app)
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     generate(page)
-    page.get_by_text("A model as judge").click()
+    page.get_by_text("LLM judge").click()
     pane(page, "DPO").locator("summary").click()
-    page.click("#heat-near")
+    page.click("#heatmap-first")
     page.wait_for_selector("#lanes mark[title]")
     assert violations(page) == []
-    page.click("#blind")
+    page.click("#blind-vote")
     page.wait_for_selector("#vote-a:enabled")
     page.locator("body").press("x")
     page.wait_for_selector("#vote-better:visible")
@@ -242,4 +242,4 @@ def test_axe_finds_nothing_while_looking_and_voting(app: App, visit: Visit, sche
     assert violations(page) == []
     page.set_viewport_size({"width": 1360, "height": 900})
     page.click("#vote-end")
-    page.wait_for_function("!window.tunebench.is('ballot')")
+    page.wait_for_function("!window.tunebench.getPart('question')")

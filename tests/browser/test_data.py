@@ -54,14 +54,16 @@ def mapped(page: Page, **parts: str) -> None:
 
 def chooses(page: Page, model: Path) -> None:
     """Start is on this model, and the Data tab knows."""
-    page.wait_for_selector("#chosen [data-chosen]", state="attached")
+    page.wait_for_selector("#start-choices [data-choices]", state="attached")
     page.fill("#model input", str(model))
     page.keyboard.press("Enter")
     known(page, str(model))
 
 
 def known(page: Page, words: str) -> None:
-    page.wait_for_function("words => document.querySelector('#chosen span')?.dataset.chosen.includes(words)", arg=words)
+    page.wait_for_function(
+        "words => document.querySelector('#start-choices span')?.dataset.choices.includes(words)", arg=words
+    )
 
 
 def numbers(page: Page, words: str) -> None:
@@ -108,7 +110,7 @@ def test_from_a_foreign_file_to_a_run(app: App, visit: Visit, foreign: Path, mod
 
     page.click("#data-use")
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#health")).to_contain_text("103 pairs for DPO" if False else "pairs for DPO")
+    expect(page.locator("#health")).to_contain_text("pairs for DPO")
     run = begin(page, "mapped")
     recipe = json.loads((app.workspace / "runs" / run / "run.json").read_text())["job"]["recipe"]
     assert recipe["data"]["pairs"] == str(app.workspace / "data" / "fremd.jsonl")
@@ -126,7 +128,7 @@ def test_columns_are_remembered_for_files_like_it(app: App, visit: Visit, foreig
     mapped(page, prompt="frage", chosen="schlecht", rejected="gut")
     numbers(page, "119 of 121")
     page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     opened(page, foreign)
     numbers(page, "119 of 121")
     expect(page.locator("#part-chosen")).to_have_value("schlecht")
@@ -146,12 +148,12 @@ def test_nothing_of_the_file_before_stays(app: App, visit: Visit, tmp_path: Path
     opened(page, tmp_path / "a.csv")
     numbers(page, "40 of 40")
     opened(page, tmp_path / "b.jsonl")
-    numbers(page, "no rejected answers: good for SFT alone")
+    numbers(page, "no rejected answers: usable for SFT only")
     expect(page.locator("#data-rows")).to_contain_text("ho 0")
-    expect(page.locator("#data-found .sides")).to_have_count(0)
+    expect(page.locator("#data-result .sides")).to_have_count(0)
     opened(page, tmp_path / "nowhere.jsonl")
     expect(page.locator("#data-problem")).to_contain_text("there is no such file or folder")
-    expect(page.locator("#data-found")).to_be_hidden()
+    expect(page.locator("#data-result")).to_be_hidden()
     opened(page, tmp_path / "b.jsonl")
     page.click("#data-use")
     expect(page.get_by_label("SFT only")).to_be_checked()
@@ -166,7 +168,7 @@ def test_names_that_say_it_are_guessed(app: App, visit: Visit, tmp_path: Path, m
     (tmp_path / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "g.jsonl")
     numbers(page, "40 of 40")
-    expect(page.locator("#data-columns")).to_contain_text("Guessed from the names")
+    expect(page.locator("#data-columns")).to_contain_text("Guessed from the column names")
     expect(page.locator("#part-rejected")).to_have_value("output_bad")
 
 
@@ -208,7 +210,7 @@ def test_a_base_without_template_gets_one_by_a_click(
     rows = [{"prompt": f"why {n}", "chosen": f"so {n} it is", "rejected": f"no {n}"} for n in range(40)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "p.jsonl")
-    expect(page.locator("#data-lengths")).to_contain_text("has no chat template of its own", timeout=30_000)
+    expect(page.locator("#data-lengths")).to_contain_text("has no chat template", timeout=30_000)
     expect(page.locator("#data-lengths pre").nth(1)).to_contain_text("### Instruction:\nwhy 0")
     page.click("[data-template=alpaca]")
     page.check("#view-tokens")
@@ -261,7 +263,7 @@ def test_conversations_are_called_so_and_using_them_says_so(
     (tmp_path / "alpaca.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(page, tmp_path / "alpaca.jsonl")
     expect(page.locator("#data-use")).to_have_text("Use this data for SFT", timeout=30_000)
-    expect(page.get_by_label("Conversations: one answer")).to_be_checked()
+    expect(page.get_by_label("Chats: one answer")).to_be_checked()
     expect(page.locator("#data-lengths svg")).to_be_visible(timeout=60_000)
     for width in (820, 1360):
         page.set_viewport_size({"width": width, "height": 900})

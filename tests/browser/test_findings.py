@@ -29,18 +29,18 @@ def test_caught_live_and_healthy_after_one_click(
     page.get_by_role("tab", name="Train", exact=True).click()
     page.wait_for_function("sick => window.tunebench.run === sick", arg=sick)
     if SICK[name].key == "failed":
-        page.wait_for_function("window.tunebench.is('run').phase === 'failed'", timeout=RUN_MS)
+        page.wait_for_function("window.tunebench.getPart('run').phase === 'failed'", timeout=RUN_MS)
         button = page.locator("#retry")
     else:
-        found = "key => window.tunebench.is('run').active && window.tunebench.is('doctor')[0]?.key === key"
+        found = "key => window.tunebench.getPart('run').active && window.tunebench.getPart('findings')[0]?.key === key"
         page.wait_for_function(found, arg=SICK[name].key, timeout=RUN_MS)
         page.locator("#stop").click()
-        page.locator("#stop-yes").click()
-        page.wait_for_function("window.tunebench.is('run').phase === 'stopped'", timeout=RUN_MS)
-        button = page.locator("#try")
+        page.locator("#stop-confirm").click()
+        page.wait_for_function("window.tunebench.getPart('run').phase === 'stopped'", timeout=RUN_MS)
+        button = page.locator("#try-again")
     button.press("Enter")
     expect(page.locator("#origin")).to_contain_text("changed from")
     page.click("#go")
     page.wait_for_function("sick => window.tunebench.run !== sick", arg=sick)
-    page.wait_for_function("window.tunebench.is('run').phase === 'done'", timeout=RUN_MS)
-    assert page.evaluate("window.tunebench.is('doctor')") == []
+    page.wait_for_function("window.tunebench.getPart('run').phase === 'done'", timeout=RUN_MS)
+    assert page.evaluate("window.tunebench.getPart('findings')") == []

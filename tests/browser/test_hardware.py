@@ -17,7 +17,7 @@ STATES = {  # reading -> the device's name, words in the rail, and words in the 
         "21.9 of 24.0 GB free41 °C · 23 W",
         "code holds 1.2 GB, Xorg holds 0.6 GB. 0.7 GB stay in reserve",
     ),
-    "two_reversed": ("RTX 4090", "The freest of 2 GPUs", "of 21.1 GB free"),
+    "two_reversed": ("RTX 4090", "Most free memory of 2 GPUs", "of 21.1 GB free"),
     "mig": ("A100-SXM4-40GB MIG 3g.20gb", "33 °C · 52 W", "of 19.0 GB free"),
     "na_power": ("RTX 4060 Laptop GPU", "6.7 of 8.0 GB free", "game.exe holds an unknown part"),
     "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free", "llama-server holds 23.0 GB"),
@@ -36,12 +36,14 @@ def test_the_page_shows_it(app: App, visit: Visit, reading: str) -> None:
     app.take(reading)
     page = visit(app)
     expect(page.locator("#device-name")).to_contain_text(name)
-    expect(page.locator("#rail")).to_contain_text(words)
+    expect(page.locator("#sidebar")).to_contain_text(words)
     expect(page.locator("#memory")).to_contain_text(planned)
     reason = page.locator("#plan li", has_text="No graphics card: the small")
     expect(reason).to_have_count(int(name == "Example processor"))
     expect(page.locator("#go")).to_be_enabled()
-    wide = "[...document.querySelectorAll('#rail section')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    wide = (
+        "[...document.querySelectorAll('#sidebar section')].filter((one) => one.scrollWidth > one.clientWidth).length"
+    )
     assert page.evaluate(wide) == 0
 
 
@@ -54,37 +56,37 @@ def test_a_driver_that_fails_mid_run_is_said_and_the_run_goes_on(app: App, visit
     begin(page, "slow")
     app.take("driver_error")
     expect(page.locator("#device-problem")).to_contain_text("The NVIDIA driver")
-    assert page.evaluate("window.tunebench.is('run').active")
+    assert page.evaluate("window.tunebench.getPart('run').active")
     page.click("#stop")
-    page.click("#stop-yes")
+    page.click("#stop-confirm")
     phase(page, "stopped")
 
 
 def test_a_full_card_offers_what_fits_and_trying_anyway(app: App, visit: Visit) -> None:
     app.take("300mb_free")
     page = visit(app)
-    expect(page.locator("#memory .pill")).to_have_text("✗ Will not fit")
+    expect(page.locator("#memory .badge")).to_have_text("✗ Will not fit")
     expect(page.locator("#memory")).to_contain_text("0.3 of 24.0 GB free. llama-server holds 23.0 GB")
-    expect(page.locator("#go")).to_have_text("Try anyway")
+    expect(page.locator("#go")).to_have_text("Train anyway")
     app.take("one_4090")
-    expect(page.locator("#memory .pill")).to_have_text("✓ Fits")
+    expect(page.locator("#memory .badge")).to_have_text("✓ Fits")
     expect(page.locator("#go")).to_have_text("Train and compare")
 
 
 def test_a_slider_moves_the_bar_and_keeps_the_effective_batch(app: App, visit: Visit) -> None:
     app.take("one_4090")
     page = visit(app)
-    rank = page.locator("#levers label[data-key='lora.rank'] input")
+    rank = page.locator("#memory-sliders label[data-key='lora.rank'] input")
     expect(rank).to_have_attribute("aria-valuetext", "16")
     rank.focus()
     page.keyboard.press("End")
     expect(rank).to_have_attribute("aria-valuetext", "256")
     expect(page.locator("#memory .edits, #memory dl")).not_to_have_count(0)
-    expect(page.locator("#memory [data-levers]")).to_have_attribute("data-levers", pattern('"lora.rank": 256'))
-    batch = page.locator("#levers label[data-key='dpo.batch_size'] input")
+    expect(page.locator("#memory [data-sliders]")).to_have_attribute("data-sliders", pattern('"lora.rank": 256'))
+    batch = page.locator("#memory-sliders label[data-key='dpo.batch_size'] input")
     batch.focus()
     page.keyboard.press("Home")
-    expect(page.locator("#memory [data-levers]")).to_have_attribute("data-levers", pattern('"dpo.accumulation": 4'))
+    expect(page.locator("#memory [data-sliders]")).to_have_attribute("data-sliders", pattern('"dpo.accumulation": 4'))
     expect(page.locator("#plan")).to_contain_text("steps of 4 pairs")
 
 

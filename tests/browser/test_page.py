@@ -42,23 +42,23 @@ def running(app: App, visit: Visit) -> Iterator[Page]:
     """A page on Train with a run that has some steps and many to go; it is stopped afterwards."""
     page = visit(app)
     begin(page, "slow")
-    page.wait_for_function("window.tunebench.is('run').active && window.tunebench.series['sft.loss']?.length > 3")
+    page.wait_for_function("window.tunebench.getPart('run').active && window.tunebench.series['sft.loss']?.length > 3")
     yield page
     stop(page)
 
 
 def stop(page: Page) -> None:
     """The run at work, whichever is shown."""
-    going = "(window.tunebench.is('active') ?? window.tunebench.is('run')).active"
+    going = "(window.tunebench.getPart('active') ?? window.tunebench.getPart('run')).active"
     if page.evaluate(f"!{going}"):
         return
     page.click("#stop")
-    page.click("#stop-yes")
+    page.click("#stop-confirm")
     page.wait_for_function(f"!{going}")
 
 
 def phase(page: Page, wanted: str) -> None:
-    page.wait_for_function("wanted => window.tunebench.is('run')?.phase === wanted", arg=wanted, timeout=30_000)
+    page.wait_for_function("wanted => window.tunebench.getPart('run')?.phase === wanted", arg=wanted, timeout=30_000)
 
 
 def tab(page: Page, name: str) -> None:
@@ -69,10 +69,11 @@ def settings(page: Page, part: str) -> None:
     """Open one page of All settings, and wait until it is there to stay: Gradio mounts it at its first opening and sends
     each field its value once more a frame later, over what only a program is quick enough to have typed by then.
     """
-    if not page.get_by_role("tab", name=part, exact=True).is_visible():
-        page.locator("#settings-form").get_by_role("button", name="All settings").click()
-    tab(page, part)
-    model = {"Run": "recipe", "Rows": "data"}.get(part, part.lower())
+    form = page.locator("#settings-form")
+    if not form.get_by_role("tab", name=part, exact=True).is_visible():
+        form.get_by_role("button", name="All settings").click()
+    form.get_by_role("tab", name=part, exact=True).click()
+    model = {"Run": "recipe"}.get(part, part.lower())
     page.locator(f"#settings-form [id^='{model}-']:visible").first.wait_for()
     page.evaluate(
         "() => new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 50))"
@@ -93,7 +94,9 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute(
         "aria-selected", "true", timeout=10_000
     )
-    page.wait_for_function("window.tunebench.is('compare')?.phase === 'ready' && window.tunebench.ask", timeout=20_000)
+    page.wait_for_function(
+        "window.tunebench.getPart('compare')?.phase === 'ready' && window.tunebench.ask", timeout=20_000
+    )
     lanes = page.locator("#lanes .lane")
     expect(lanes.locator("h3")).to_have_text(["Base", "SFT", "DPO"])
     assert all(len(text) > 40 for text in lanes.locator(".answer").all_inner_texts())
@@ -101,8 +104,8 @@ def test_one_click_trains_and_shows_three_answers(app: App, visit: Visit) -> Non
     titles = page.evaluate("[...titles]")
     assert any("% SFT · Tunebench" in title for title in titles) and page.title() == "✓ Done · Tunebench"
     tab(page, "Train")
-    proof = page.locator("#proof").inner_text()
-    assert proof.startswith("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
+    proof = page.locator("#reference-check").inner_text()
+    assert proof.startswith("Step-0 check ✓ margin 0.000 (must be 0), loss 0.693 (must be 0.693 = ln 2)")
     summary = page.locator("figure[data-series='dpo.loss'] .plot").get_attribute("aria-label") or ""
     assert summary.startswith("DPO loss: latest 0.") and ", 20 steps; Held out latest 0." in summary
 
@@ -111,21 +114,21 @@ def test_generate_next_prompt_and_stop(app: App, visit: Visit) -> None:
     """Lanes grow together; Stop ends all of them and Generate works again at once."""
     page = visit(app)
     tab(page, "Compare")
-    page.click("#next")
+    page.click("#next-prompt")
     expect(page.locator("#prompt textarea")).to_have_value("How can I make Monday mornings less awful?")
-    page.click("#gen")
-    page.wait_for_function("window.tunebench.is('compare')?.phase === 'answering'", timeout=20_000)
+    page.click("#generate")
+    page.wait_for_function("window.tunebench.getPart('compare')?.phase === 'answering'", timeout=20_000)
     page.wait_for_function("['Base', 'SFT', 'DPO'].every(lane => window.tunebench.text[lane]?.length > 5)")
     page.click("#cancel")
-    page.wait_for_function("window.tunebench.is('compare').phase === 'ready'", timeout=3_000)
+    page.wait_for_function("window.tunebench.getPart('compare').phase === 'ready'", timeout=3_000)
     page.fill("#prompt textarea", " ")
-    page.click("#gen")
+    page.click("#generate")
     expect(page.locator("#compare-problem [role=alert]")).to_have_text(
-        "The prompt is empty. Type one, or press Next for a sample prompt."
+        "The prompt is empty. Enter one, or press Next for a sample prompt."
     )
     page.fill("#prompt textarea", "Why is the sky blue?")
-    page.click("#gen")
-    page.wait_for_function("window.tunebench.is('compare').phase === 'answering'")
+    page.click("#generate")
+    page.wait_for_function("window.tunebench.getPart('compare').phase === 'answering'")
     expect(page.locator("#compare-problem [role=alert]")).to_have_count(0)
 
 
@@ -172,11 +175,11 @@ def test_killed_app_is_found_again_with_the_same_run(serve: Callable[..., App], 
     page.fill("#runs-find", "long")
     [worker] = workers(run)
     app.kill()
-    expect(page.locator("#lost")).to_be_visible(timeout=8_000)
+    expect(page.locator("#lost-connection")).to_be_visible(timeout=8_000)
     assert workers(run) == [worker], "the training goes on without the app"
     app.start()
-    expect(page.locator("#lost")).to_be_hidden(timeout=8_000)
-    page.wait_for_function("window.tunebench.is('run').active")
+    expect(page.locator("#lost-connection")).to_be_hidden(timeout=8_000)
+    page.wait_for_function("window.tunebench.getPart('run').active")
     assert page.evaluate("window.tunebench.run") == run and workers(run) == [worker]
     expect(page.locator("#runs-find")).to_have_value("long")
     stop(page)
@@ -191,34 +194,36 @@ def workers(run: str) -> list[int]:
 
 def test_stop_asks_first_and_keeps_what_was_learned(running: Page) -> None:
     running.click("#stop")
-    running.click("#stop-no")
-    expect(running.locator("#stop-yes")).to_be_hidden()
-    assert running.evaluate("window.tunebench.is('run').active")
+    running.click("#stop-cancel")
+    expect(running.locator("#stop-confirm")).to_be_hidden()
+    assert running.evaluate("window.tunebench.getPart('run').active")
     running.click("#stop")
-    running.click("#stop-yes")
+    running.click("#stop-confirm")
     phase(running, "stopped")
     expect(running.locator("#verdict")).to_contain_text("Stopped at your request")
     expect(running.locator("#verdict")).to_contain_text("The SFT adapter is saved.")
-    running.click("#opencmp")
+    running.click("#open-compare")
     expect(running.locator("#lanes h3")).to_have_text(["Base", "SFT"], timeout=10_000)
 
 
 def test_a_run_that_does_not_answer_can_be_ended_now(app: App, visit: Visit) -> None:
     page = visit(app)
     begin(page, "hangs-kept")
-    page.wait_for_function("window.tunebench.is('run')?.active && window.tunebench.series['sft.loss']?.length >= 5")
-    expect(page.locator("#end")).to_be_hidden()
+    page.wait_for_function(
+        "window.tunebench.getPart('run')?.active && window.tunebench.series['sft.loss']?.length >= 5"
+    )
+    expect(page.locator("#kill")).to_be_hidden()
     page.click("#stop")
-    page.click("#stop-yes")
-    page.click("#end")
-    page.click("#end-no")
-    expect(page.locator("#end-ask")).to_be_hidden()
-    assert page.evaluate("window.tunebench.is('run').active"), "it was only asked"
-    page.click("#end")
-    page.click("#end-yes")
+    page.click("#stop-confirm")
+    page.click("#kill")
+    page.click("#kill-cancel")
+    expect(page.locator("#kill-question")).to_be_hidden()
+    assert page.evaluate("window.tunebench.getPart('run').active"), "it was only asked"
+    page.click("#kill")
+    page.click("#kill-confirm")
     phase(page, "stopped")
     expect(page.locator("#verdict")).to_contain_text("It was ended at your request. Resume continues from SFT step 5.")
-    expect(page.locator("#end")).to_be_hidden()
+    expect(page.locator("#kill")).to_be_hidden()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +239,7 @@ def test_failed_run_says_why(app: App, visit: Visit, name: str, said: str) -> No
     begin(page, name)
     phase(page, "failed")
     expect(page.locator("#verdict [role=alert]")).to_contain_text(said)
-    expect(page.locator("#run-pill")).to_have_text("Failed")
+    expect(page.locator("#run-badge")).to_have_text("Failed")
     assert page.title() == "✗ Failed · Tunebench"
     expect(page.locator("#go")).to_be_enabled()
 
@@ -259,7 +264,7 @@ def test_model_text_is_shown_as_it_is(app: App, visit: Visit) -> None:
 def test_form_full_of_nonsense(app: App, visit: Visit) -> None:
     """One message for each wrong field, naming it; no run is made."""
     page = visit(app)
-    before = page.evaluate("window.tunebench.is('gates').runs")
+    before = page.evaluate("window.tunebench.getPart('buttons').runs")
     settings(page, "LoRA")
     page.fill("#lora-rank input, #lora-rank textarea", "0")
     settings(page, "SFT")
@@ -280,7 +285,7 @@ def test_form_full_of_nonsense(app: App, visit: Visit) -> None:
     rank.locator("input, textarea").fill("8")
     page.keyboard.press("Tab")
     expect(rank.locator(".wrong, [aria-invalid]")).to_have_count(0)
-    assert page.evaluate("window.tunebench.is('gates').runs") == before
+    assert page.evaluate("window.tunebench.getPart('buttons').runs") == before
 
 
 def test_a_model_that_cannot_be_is_said_at_once(app: App, visit: Visit) -> None:
@@ -310,13 +315,13 @@ HOSTILE = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{window.pwned=1}}
 @pytest.mark.parametrize(("field", "value"), [("#data input", "nowhere/pairs.jsonl"), ("#model input", HOSTILE)])
 def test_bad_data_or_model_is_named(app: App, visit: Visit, field: str, value: str) -> None:
     page = visit(app)
-    before = page.evaluate("window.tunebench.is('gates').runs")
+    before = page.evaluate("window.tunebench.getPart('buttons').runs")
     page.fill(field, value)
     page.keyboard.press("Enter")
     page.click("#go")
     expect(page.locator("#start-problem [role=alert]")).to_contain_text(value)
     assert page.evaluate("window.pwned") is None
-    assert page.evaluate("window.tunebench.is('gates').runs") == before
+    assert page.evaluate("window.tunebench.getPart('buttons').runs") == before
 
 
 def test_choices_survive_a_reload(app: App, visit: Visit) -> None:
@@ -401,7 +406,7 @@ def test_path_by_keyboard_alone(app: App, visit: Visit) -> None:
             break
     assert page.evaluate("document.activeElement.id") == "go"
     page.keyboard.press("Enter")
-    page.wait_for_function("window.tunebench.is('run').active")
+    page.wait_for_function("window.tunebench.getPart('run').active")
     phase(page, "done")
 
 
@@ -421,7 +426,7 @@ def test_pause_and_resume_go_on_where_it_was(app: App, visit: Visit) -> None:
     phase(page, "paused")
     tab(page, "Train")
     expect(page.locator("#verdict h3")).to_have_text("Paused")
-    expect(page.locator("#run-pill")).to_have_text("Paused")
+    expect(page.locator("#run-badge")).to_have_text("Paused")
     left = page.evaluate("window.tunebench.series['sft.loss'].map(point => point[0])")
     page.click("#resume")
     page.wait_for_function("at => window.tunebench.series['sft.loss']?.length > at", arg=len(left))

@@ -41,14 +41,16 @@ def test_one_click_trains_for_real(serve: Callable[..., App], visit: Callable[[A
     page.wait_for_load_state()  # Gradio may reload a page whose server came back
     page.wait_for_function("run => window.tunebench?.run === run", arg=run)
     expect(page.get_by_role("tab", name="Train", exact=True)).to_have_attribute("aria-selected", "true")
-    page.wait_for_function("window.tunebench?.is('compare')?.lanes.every(lane => lane.end)", timeout=RUN_SECONDS * 1000)
+    page.wait_for_function(
+        "window.tunebench?.getPart('compare')?.lanes.every(lane => lane.stats)", timeout=RUN_SECONDS * 1000
+    )
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     lanes = page.locator("#lanes .lane")
     expect(lanes.locator("h3")).to_have_text(["Base", "SFT", "DPO"])
     assert all(text.strip() for text in lanes.locator(".answer").all_inner_texts())
     check_curves(page)
     tab(page, "Train")
-    expect(page.locator("#proof")).to_contain_text("Step 0 proof ✓ margin 0.000 (must be 0), loss 0.693")
+    expect(page.locator("#reference-check")).to_contain_text("Step-0 check ✓ margin 0.000 (must be 0), loss 0.693")
     check_answers(page)
 
 
@@ -67,15 +69,15 @@ def steps(page: Page, count: int) -> None:
 
 def check_answers(page: Page) -> None:
     """At four checkpoints at least, each answered anew and shown beside the base's answer."""
-    points = page.evaluate("window.tunebench.is('strip').points")
+    points = page.evaluate("window.tunebench.getPart('samples').points")
     asked = [at for at, point in enumerate(points) if point["answers"]]
     assert len(asked) >= 4 and {points[at]["stage"] for at in asked} == {"sft", "dpo"}
-    slider = page.locator("#strip-at")
+    slider = page.locator("#samples-slider")
     for at in asked:
         slider.fill(str(at))
-        expect(page.locator("#strip-when")).to_have_text(points[at]["where"])
-        expect(page.locator("#strip-answers .then").nth(0)).to_contain_text("Base")
-        expect(page.locator("#strip-answers .then").nth(1)).to_contain_text(points[at]["where"])
+        expect(page.locator("#samples-step")).to_have_text(points[at]["where"])
+        expect(page.locator("#samples-answers .sample").nth(0)).to_contain_text("Base")
+        expect(page.locator("#samples-answers .sample").nth(1)).to_contain_text(points[at]["where"])
 
 
 def check_curves(page: Page) -> None:
@@ -112,10 +114,10 @@ def test_a_run_that_diverges_is_ended_and_its_retry_goes_well(
     page.click("#go")
     page.wait_for_function("sick => window.tunebench.run !== sick", arg=sick)
     ended(page, "done")
-    assert page.evaluate("window.tunebench.is('doctor')") == []
+    assert page.evaluate("window.tunebench.getPart('findings')") == []
 
 
 def ended(page: Page, phase: str) -> None:
     page.wait_for_function(
-        "phase => window.tunebench.is('run')?.phase === phase", arg=phase, timeout=RUN_SECONDS * 1000
+        "phase => window.tunebench.getPart('run')?.phase === phase", arg=phase, timeout=RUN_SECONDS * 1000
     )

@@ -24,7 +24,7 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     app = serve("100", gpu=24)
     page = browser.new_page()
     page.goto(app.address)
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     run = begin(page, "first")
     phase(page, "done")
     page.close()
@@ -47,12 +47,12 @@ def again(app: App, run: str, name: str, **changes: dict[str, object]) -> None:
 def runs(app: App, visit: Visit) -> Page:
     page = visit(app)
     tab(page, "Runs")
-    page.wait_for_function("window.tunebench.is('runs')?.length === 3")
+    page.wait_for_function("window.tunebench.getPart('runs')?.length === 3")
     return page
 
 
 def row(page: Page, name: str) -> Locator:
-    return page.locator("#runs tbody tr:not(.ask)").filter(has=page.get_by_role("button", name=name, exact=True))
+    return page.locator("#runs tbody tr:not(.run-form)").filter(has=page.get_by_role("button", name=name, exact=True))
 
 
 def choose(page: Page, name: str, deed: str) -> None:
@@ -64,7 +64,7 @@ def choose(page: Page, name: str, deed: str) -> None:
 def test_a_row_says_what_a_run_is(runs: Page) -> None:
     first = row(runs, "first")
     expect(first.locator(".lineage")).to_have_text("SmolLM2 135M → SFT → DPO")
-    expect(first.locator(".spark")).to_be_visible()
+    expect(first.locator(".sparkline")).to_be_visible()
     expect(first).to_contain_text("24 + 20")
     expect(first).to_contain_text("0.1 MB")
     expect(runs.locator("#runs-count")).to_have_text("3 runs")
@@ -94,9 +94,9 @@ def test_a_long_list_is_drawn_as_it_comes_into_sight_and_searched_whole(
 def test_chosen_runs_over_each_other(runs: Page) -> None:
     expect(runs.locator("#overlay")).to_be_hidden()
     row(runs, "first").locator(".choose").check()
-    expect(runs.locator("#overlay .says")).to_have_text("first.")
+    expect(runs.locator("#overlay .caption")).to_have_text("first.")
     row(runs, "second").locator(".choose").check()
-    expect(runs.locator("#overlay .says")).to_contain_text("What they differ in is below.")
+    expect(runs.locator("#overlay .caption")).to_have_text("first and second.")
     expect(runs.locator("#overlay-differ tbody tr")).to_have_count(1)
     expect(runs.locator("#overlay-differ tbody tr")).to_have_text("DPO beta0.30.1")
     expect(runs.locator("#overlay-names span")).to_have_text(["second", "first"])
@@ -111,17 +111,17 @@ def test_chosen_runs_over_each_other(runs: Page) -> None:
 
 
 def test_name_note_and_pin(app: App, runs: Page) -> None:
-    choose(runs, "first", "Rename or note")
-    runs.fill("#runs .ask input", "<b>best</b>")
-    runs.fill("#runs .ask textarea", "keep this one")
+    choose(runs, "first", "Rename or add a note")
+    runs.fill("#runs .run-form input", "<b>best</b>")
+    runs.fill("#runs .run-form textarea", "keep this one")
     assert violations(runs) == []
-    runs.locator("#runs .ask input").press("Enter")
+    runs.locator("#runs .run-form input").press("Enter")
     expect(row(runs, "<b>best</b>").locator(".note")).to_have_text("keep this one")
     choose(runs, "<b>best</b>", "Pin")
     expect(runs.locator("#runs tbody tr").first).to_contain_text("★")
     expect(runs.locator("#recent button b", has_text="<b>best</b>")).to_have_count(1)
-    choose(runs, "<b>best</b>", "Rename or note")
-    runs.fill("#runs .ask input", "")
+    choose(runs, "<b>best</b>", "Rename or add a note")
+    runs.fill("#runs .run-form input", "")
     runs.get_by_role("button", name="Save", exact=True).click()
     expect(row(runs, "first")).to_contain_text("★")
     choose(runs, "first", "Unpin")
@@ -141,7 +141,7 @@ def test_the_menu_closes_by_escape(runs: Page) -> None:
 
 def test_settings_are_used_again(runs: Page) -> None:
     choose(runs, "second", "Use these settings")
-    expect(runs.locator("#origin")).to_contain_text("The settings of second")
+    expect(runs.locator("#origin")).to_contain_text("Settings of second")
     expect(runs.locator("#plan")).to_contain_text("β 0.3")
 
 
@@ -149,27 +149,29 @@ def test_a_run_as_a_command(app: App, visit: Visit, runs: Page) -> None:
     runs.context.grant_permissions(["clipboard-read", "clipboard-write"])
     choose(runs, "second", "Copy as command")
     file = app.workspace / "runs" / "20300101-000000-second" / "run.json"
-    expect(runs.locator("#runs-said")).to_have_text(f"Copied: python launch.py train {file}")
+    expect(runs.locator("#runs-status")).to_have_text(f"Copied: python launch.py train {file}")
     assert runs.evaluate("navigator.clipboard.readText()") == f"python launch.py train {file}"
 
 
 def test_thrown_away_brought_back_and_gone(app: App, runs: Page) -> None:
     choose(runs, "first", "Move to trash")
-    expect(runs.locator("#runs .ask .warn")).to_have_text("⚠ Made from this run, and of no use without it: third.")
-    runs.get_by_role("button", name="Keep", exact=True).click()
+    expect(runs.locator("#runs .run-form .warn")).to_have_text(
+        "⚠ Trained from this run and unusable without it: third."
+    )
+    runs.get_by_role("button", name="Cancel", exact=True).click()
     choose(runs, "third", "Move to trash")
-    expect(runs.locator("#runs .ask .warn")).to_have_count(0)
+    expect(runs.locator("#runs .run-form .warn")).to_have_count(0)
     runs.locator("#runs .danger").press("Enter")
     expect(runs.locator("#runs-count")).to_have_text("2 runs")
     runs.locator("#trash summary").click()
     expect(runs.locator("#trash summary")).to_contain_text("Trash: 1 run, 0.1 MB")
     assert violations(runs) == []
-    runs.locator("#trash").get_by_role("button", name="Bring back").click()
+    runs.locator("#trash").get_by_role("button", name="Restore").click()
     expect(runs.locator("#runs-count")).to_have_text("3 runs")
     expect(runs.locator("#trash")).to_be_hidden()
     choose(runs, "third", "Move to trash")
     runs.locator("#runs .danger").click()
-    runs.get_by_role("button", name="Empty the trash").press("Enter")
+    runs.get_by_role("button", name="Empty trash").press("Enter")
     runs.locator("#trash .danger:visible").press("Enter")
     expect(runs.locator("#trash")).to_be_hidden()
     assert not (app.workspace / "trash" / "20300101-000000-third").exists()
@@ -181,21 +183,21 @@ def test_a_run_on_its_way_to_the_trash_says_so_and_an_empty_table_where_its_runs
     runs = visit(app)
     tab(runs, "Runs")
     expect(row(runs, "first")).to_be_visible()
-    for other in runs.evaluate("tunebench.is('runs').filter(run => run.name !== 'first').map(run => run.id)"):
-        runs.evaluate("run => tunebench.send('throwaway', { run })", other)
-        runs.wait_for_function("run => !tunebench.is('runs').some(one => one.id === run)", arg=other)
+    for other in runs.evaluate("tunebench.getPart('runs').filter(run => run.name !== 'first').map(run => run.id)"):
+        runs.evaluate("run => tunebench.sendEvent('trashrun', { run })", other)
+        runs.wait_for_function("run => !tunebench.getPart('runs').some(one => one.id === run)", arg=other)
     row(runs, "first").locator(".more").click()
     runs.get_by_role("button", name="Move to trash", exact=True).click()
     said = "document.querySelector('#runs .danger').click(), document.querySelector('#runs .danger').textContent"
     assert runs.evaluate(said) == "Moving…"
     expect(row(runs, "first")).to_have_attribute("aria-busy", "true")
     expect(runs.locator("#runs-empty")).to_be_visible(timeout=20_000)
-    expect(runs.locator("#runs-empty")).to_have_text("All runs are in the trash, which is below.")
+    expect(runs.locator("#runs-empty")).to_have_text("All runs are in the trash below.")
     expect(runs.locator("#recent")).to_have_text("None yet")
-    expect(runs.locator("#run-pill")).to_have_text("Idle")
+    expect(runs.locator("#run-badge")).to_have_text("Idle")
     tab(runs, "Compare")
     expect(runs.get_by_role("heading", name="Nothing to compare yet")).to_be_visible()
-    expect(runs.locator("#gen")).to_be_hidden()
+    expect(runs.locator("#generate")).to_be_hidden()
     assert violations(runs) == []
     runs.click("#compare-start")
     expect(runs.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")

@@ -22,11 +22,11 @@ def app(serve: Callable[..., App]) -> App:
 
 
 @pytest.fixture
-def strip(app: App, visit: Visit) -> Page:
+def samples(app: App, visit: Visit) -> Page:
     """Train with a finished run of its own."""
     page = visit(app)
-    finished(app, page, "strip")
-    page.wait_for_function("window.tunebench.is('strip')?.points.length === 10")
+    finished(app, page, "samples")
+    page.wait_for_function("window.tunebench.getPart('samples')?.points.length === 10")
     return page
 
 
@@ -43,7 +43,7 @@ def finished(app: App, page: Page, name: str) -> None:
 
 def go(page: Page, point: int) -> None:
     """The slider, by its keys. What is not on the screen yet cannot be focused, and the keys would go nowhere."""
-    slider = page.locator("#strip-at")
+    slider = page.locator("#samples-slider")
     expect(slider).to_be_visible()
     slider.focus()
     slider.press("Home")
@@ -52,48 +52,48 @@ def go(page: Page, point: int) -> None:
 
 
 def answer(page: Page) -> str:
-    return page.locator("#strip-answers .then").nth(1).locator("p").inner_text()
+    return page.locator("#samples-answers .sample").nth(1).locator("p").inner_text()
 
 
-def test_the_slider_shows_what_was_answered_then(strip: Page) -> None:
-    expect(strip.locator("#strip-when")).to_have_text("DPO step 20")
-    go(strip, 1)
-    expect(strip.locator("#strip-when")).to_have_text("SFT step 10")
-    expect(strip.locator("#strip-at")).to_have_attribute("aria-valuetext", "SFT step 10")
-    assert answer(strip).startswith("sft 10: Pick one fixed moment")
-    expect(strip.locator("#strip-answers .base p").first).to_contain_text("Watering plants is an important task.")
-    expect(strip.locator("#strip-answers h4")).to_have_text(["What about plants?", "<b>Why</b> is it so?"])
-    expect(strip.locator("figure[data-series='sft.loss'] .then-mark")).to_have_count(1)
-    expect(strip.locator("figure[data-series='dpo.loss'] .then-mark")).to_have_count(0)
-    expect(strip.locator("figure[data-series='sft.loss'] .best-mark")).to_have_count(1)
-    assert violations(strip) == []
+def test_the_slider_shows_what_was_answered_then(samples: Page) -> None:
+    expect(samples.locator("#samples-step")).to_have_text("DPO step 20")
+    go(samples, 1)
+    expect(samples.locator("#samples-step")).to_have_text("SFT step 10")
+    expect(samples.locator("#samples-slider")).to_have_attribute("aria-valuetext", "SFT step 10")
+    assert answer(samples).startswith("sft 10: Pick one fixed moment")
+    expect(samples.locator("#samples-answers .base p").first).to_contain_text("Watering plants is an important task.")
+    expect(samples.locator("#samples-answers h4")).to_have_text(["What about plants?", "<b>Why</b> is it so?"])
+    expect(samples.locator("figure[data-series='sft.loss'] .shown-mark")).to_have_count(1)
+    expect(samples.locator("figure[data-series='dpo.loss'] .shown-mark")).to_have_count(0)
+    expect(samples.locator("figure[data-series='sft.loss'] .best-mark")).to_have_count(1)
+    assert violations(samples) == []
 
 
-def test_an_earlier_step_is_kept_and_the_last_one_again(app: App, strip: Page) -> None:
-    run = app.workspace / "runs" / strip.evaluate("window.tunebench.run")
-    expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
-    expect(strip.locator("#strip-keep")).to_have_count(0)
-    go(strip, 6)
-    strip.locator("#strip-keep").press("Enter")
-    expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
-    expect(strip.locator("#strip-when")).to_have_text("DPO step 8")
+def test_an_earlier_step_is_kept_and_the_last_one_again(app: App, samples: Page) -> None:
+    run = app.workspace / "runs" / samples.evaluate("window.tunebench.run")
+    expect(samples.locator("#samples-note")).to_contain_text("This step is the saved adapter.")
+    expect(samples.locator("#samples-keep")).to_have_count(0)
+    go(samples, 6)
+    samples.locator("#samples-keep").press("Enter")
+    expect(samples.locator("#samples-note")).to_contain_text("This step is the saved adapter.")
+    expect(samples.locator("#samples-step")).to_have_text("DPO step 8")
     weights = run / "adapter-dpo" / "adapter_model.safetensors"
     assert weights.read_text() == "dpo 8" and checkpoints.verify(run / "adapter-dpo").step == 8
-    go(strip, 9)
-    strip.locator("#strip-keep").click()
-    expect(strip.locator("#strip-says")).to_contain_text("This step is the saved adapter.")
+    go(samples, 9)
+    samples.locator("#samples-keep").click()
+    expect(samples.locator("#samples-note")).to_contain_text("This step is the saved adapter.")
     assert weights.read_text() == "dpo 20"
 
 
-def test_an_earlier_step_is_a_lane_in_compare(strip: Page) -> None:
-    go(strip, 1)
-    strip.locator("#strip-compare").click()
-    lanes = strip.locator("#lanes .lane h3")
+def test_an_earlier_step_is_a_lane_in_compare(samples: Page) -> None:
+    go(samples, 1)
+    samples.locator("#samples-compare").click()
+    lanes = samples.locator("#lanes .lane h3")
     expect(lanes).to_have_text(["Base", "SFT", "DPO", "SFT step 10"], timeout=20_000)
-    strip.wait_for_function("window.tunebench.is('compare')?.lanes.every(lane => lane.end)", timeout=20_000)
-    before = strip.evaluate("window.tunebench.ask")
-    strip.click("#gen")
-    strip.wait_for_function("before => window.tunebench.ask !== before", arg=before)
+    samples.wait_for_function("window.tunebench.getPart('compare')?.lanes.every(lane => lane.stats)", timeout=20_000)
+    before = samples.evaluate("window.tunebench.ask")
+    samples.click("#generate")
+    samples.wait_for_function("before => window.tunebench.ask !== before", arg=before)
     expect(lanes).to_have_text(["Base", "SFT", "DPO", "SFT step 10"])
 
 
@@ -101,9 +101,9 @@ def test_a_run_at_work_shows_the_newest_and_no_buttons(app: App, visit: Visit) -
     page = visit(app)
     begin(page, "slow")
     tab(page, "Train")
-    expect(page.locator("#strip-when")).to_have_text("The base, before training")
-    expect(page.locator("#strip-when")).to_have_text(re.compile(r"SFT step \d+"), timeout=20_000)
-    expect(page.locator("#strip-deeds button")).to_have_count(0)
+    expect(page.locator("#samples-step")).to_have_text("Base model, before training")
+    expect(page.locator("#samples-step")).to_have_text(re.compile(r"SFT step \d+"), timeout=20_000)
+    expect(page.locator("#samples-buttons button")).to_have_count(0)
     assert violations(page) == []
     stop(page)
 
@@ -112,7 +112,7 @@ def test_what_a_model_says_is_only_text(app: App, visit: Visit) -> None:
     page = visit(app)
     finished(app, page, "hostile")
     go(page, 9)
-    expect(page.locator("#strip-answers .then p").first).to_contain_text('<img src=x onerror="window.pwned=1">')
+    expect(page.locator("#samples-answers .sample p").first).to_contain_text('<img src=x onerror="window.pwned=1">')
     assert page.evaluate("window.pwned") is None
 
 
@@ -122,5 +122,5 @@ def test_prompts_are_edited_on_start(app: App, visit: Visit) -> None:
     settings(page, "Run")
     page.fill("#recipe-samples textarea", "First one?\n\nA second, with a comma?")
     begin(page, "prompts")
-    rows = page.evaluate_handle("window.tunebench.is('facts').settings.find(group => group.title === 'Run').rows")
+    rows = page.evaluate_handle("window.tunebench.getPart('facts').settings.find(group => group.title === 'Run').rows")
     assert ["Sample prompts", "First one?, A second, with a comma?", None] in rows.json_value()

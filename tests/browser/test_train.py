@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def trivial(app: App, browser) -> str:  # type: ignore[no-untyped-def]
     """The id of a finished run whose pairs were too easy."""
     page = browser.new_page()
     page.goto(app.address)
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     run = begin(page, "trivial")
     phase(page, "done")
     page.close()
@@ -39,9 +40,11 @@ def trivial(app: App, browser) -> str:  # type: ignore[no-untyped-def]
 def train(app: App, trivial: str, visit: Visit) -> Page:
     """Train with that run."""
     page = visit(app)
-    page.evaluate("run => window.tunebench.choose(run)", trivial)
+    page.evaluate("run => window.tunebench.selectRun(run)", trivial)
     tab(page, "Train")
-    page.wait_for_function("run => window.tunebench.run === run && window.tunebench.is('doctor')?.length", arg=trivial)
+    page.wait_for_function(
+        "run => window.tunebench.run === run && window.tunebench.getPart('findings')?.length", arg=trivial
+    )
     return page
 
 
@@ -55,11 +58,11 @@ def test_without_memory_it_goes_on_with_less_and_ends_with_three_ways_out_a_clic
     expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. memory ran out at batch 4")
     ways = [
         ("Cut rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
-        ("Keep the base in 4 bit", "Precision of the base: nf4 (changed from auto)"),
+        ("Keep the base in 4 bit", "Base precision: nf4 (changed from auto)"),
         ("Rank 8 instead of 16", "LoRA rank: 8 (changed from 16)"),
     ]
     for words, said in ways:
-        page.evaluate("run => window.tunebench.choose(run)", run)
+        page.evaluate("run => window.tunebench.selectRun(run)", run)
         tab(page, "Train")
         verdict.get_by_role("button", name=words).click()
         expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
@@ -70,11 +73,11 @@ def test_the_doctor_names_it_and_one_click_fills_start(train: Page) -> None:
     doctor = train.locator("#doctor")
     expect(doctor.locator("h3")).to_contain_text("The pairs are too easy")
     expect(doctor.locator(".evidence")).to_contain_text("accuracy 1.00 from step 2 of 20 on")
-    expect(train.locator("#doctor-said")).to_contain_text("Doctor: The pairs are too easy.")
-    expect(train.locator("#try")).to_have_text("Try again with: the IPO loss and rank 8")
+    expect(train.locator("#doctor-status")).to_contain_text("Doctor: The pairs are too easy.")
+    expect(train.locator("#try-again")).to_have_text("Try again with: the IPO loss and rank 8")
     greens = train.locator("#train .button:not(.small):visible")
     expect(greens).to_have_text(["Open Compare"])
-    train.locator("#try").press("Enter")
+    train.locator("#try-again").press("Enter")
     expect(train.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
     origin = train.locator("#origin")
     expect(origin).to_contain_text("LoRA rank: 8 (changed from 16)")
@@ -83,7 +86,7 @@ def test_the_doctor_names_it_and_one_click_fills_start(train: Page) -> None:
     begin(train, "again")
     phase(train, "done")
     expect(train.locator("#origin .origin")).to_have_count(0)
-    recipe = train.evaluate("window.tunebench.is('facts').settings.find(group => group.title === 'DPO').rows")
+    recipe = train.evaluate("window.tunebench.getPart('facts').settings.find(group => group.title === 'DPO').rows")
     assert ["Loss", "ipo", "sigmoid"] in recipe
 
 
@@ -99,14 +102,15 @@ def test_settings_say_what_differs_from_the_preset(app: App, visit: Visit) -> No
 def test_charts_speak(train: Page) -> None:
     label = train.locator(f"{LOSS} .plot").get_attribute("aria-label") or ""
     assert label.startswith("SFT loss: latest 1.") and "; Held out latest" in label
-    expect(train.locator(f"{LOSS} .says")).to_contain_text("nats per token: about 3.")
-    expect(train.locator("figure[data-series='dpo.margin'] .says")).to_contain_text("Chosen answers have gained 1.")
-    expect(train.locator("figure[data-series='dpo.accuracy'] .says")).to_contain_text(
-        "100 % of the pairs of the latest steps ("
+    expect(train.locator(f"{LOSS} .caption")).to_contain_text("Perplexity 3.")
+    expect(train.locator("figure[data-series='dpo.margin'] .caption")).to_contain_text("Chosen answers have gained 1.")
+    expect(train.locator("figure[data-series='dpo.accuracy'] .caption")).to_contain_text(
+        "100 % of the pairs in the latest steps ("
     )
-    expect(train.locator("figure[data-series='dpo.chosen'] .says")).to_contain_text("rejected −1")
+    expect(train.locator("figure[data-series='dpo.chosen'] .caption")).to_contain_text("rejected −1")
     thick = train.locator(f"{LOSS} .value").inner_text()
-    expect(train.locator(f"{LOSS} .says")).to_contain_text(f"{float(thick):.2f} nats per token")
+    perplexity = re.search(r"Perplexity ([\d.]+);", train.locator(f"{LOSS} .caption").inner_text())
+    assert perplexity and abs(float(perplexity[1]) - math.exp(float(thick))) < 0.06
     words = train.locator("#charts figure").evaluate_all("all => all.map(one => one.textContent).join()")
     assert "−80" in words and not re.search(r"(?<![\w−])-\d", words), "real minus signs"
 
@@ -115,7 +119,7 @@ def test_before_the_first_step_it_says_what_it_does_and_charts_to_come_are_one_l
     page = visit(app)
     run = begin(page, "slow-waits")
     expect(page.locator("#verdict .detail.first")).to_have_text("Starting the worker")
-    expect(page.locator("#later")).to_have_text("Charts come with the first step.")
+    expect(page.locator("#later")).to_have_text("Charts appear with the first step.")
     (app.workspace / "runs" / run / "go").write_text("")
     page.wait_for_function("window.tunebench.series['sft.loss']?.length > 1")
     expect(page.locator("#verdict .detail")).to_have_count(0)
@@ -133,9 +137,9 @@ def test_a_failed_run_leads_with_what_the_doctor_proposes(app: App, visit: Visit
     expect(resume).to_have_class("button")
     blank = dict.fromkeys(("says", "where", "source"), "")
     said = {**blank, "key": "x", "title": "It is too fast", "evidence": [], "offer": "Half the rate"}
-    page.evaluate("said => (tunebench.parts.doctor = { mark: 1, is: [said] }, tunebench.take({}), 0)", said)
+    page.evaluate("said => (tunebench.parts.findings = { mark: 1, value: [said] }, tunebench.applyUpdate({}), 0)", said)
     expect(resume).to_have_class("button small")
-    expect(page.locator("#try")).to_have_class("button")
+    expect(page.locator("#try-again")).to_have_class("button")
 
 
 def test_a_failed_run_without_a_checkpoint_leads_with_its_settings(app: App, visit: Visit) -> None:
@@ -143,14 +147,14 @@ def test_a_failed_run_without_a_checkpoint_leads_with_its_settings(app: App, vis
     run = begin(page, "bug")
     phase(page, "failed")
     tab(page, "Train")
-    expect(page.locator("#again")).to_have_count(0)
+    expect(page.locator("#start-again")).to_have_count(0)
     expect(page.locator("#resume")).to_have_class("button")
     shutil.rmtree(app.workspace / "runs" / run / "checkpoints")
-    expect(page.locator("#again")).to_have_class("button")
+    expect(page.locator("#start-again")).to_have_class("button")
     expect(page.locator("#resume")).to_have_class("button small")
-    page.locator("#again").press("Enter")
+    page.locator("#start-again").press("Enter")
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(page.locator("#origin")).to_contain_text("The settings of bug")
+    expect(page.locator("#origin")).to_contain_text("Settings of bug")
 
 
 def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, visit: Visit) -> None:
@@ -158,7 +162,7 @@ def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, v
     settings(page, "SFT")
     field = page.locator("#sft-patience input")
     field.click()
-    page.get_by_role("option", name="After 3 checks (usual)").click()
+    page.get_by_role("option", name="After 3 evaluations (usual)").click()
     settings(page, "DPO")
     page.locator("#dpo-patience input").fill("7")
     page.locator("#dpo-patience input").press("Enter")
@@ -166,7 +170,7 @@ def test_stopping_early_is_one_click_and_another_number_may_be_typed(app: App, v
     begin(page, "early")
     phase(page, "done")
     found = page.evaluate(
-        "window.tunebench.is('facts').settings.map(one => one.rows.find(row => row[0] === 'Stop early'))"
+        "window.tunebench.getPart('facts').settings.map(one => one.rows.find(row => row[0] === 'Early stopping'))"
     )
     assert [row[1] for row in found if row] == ["3", "7"]
 
@@ -185,10 +189,10 @@ def test_a_command_is_copied_without_the_clipboard_of_a_secure_page(train: Page,
     row.locator(".more").click()
     train.get_by_role("button", name="Copy as command").click()
     if works:
-        expect(train.locator("#runs-said")).to_contain_text("Copied: python launch.py train ")
-        assert train.evaluate("'Copied: ' + copied") == train.locator("#runs-said").inner_text()
+        expect(train.locator("#runs-status")).to_contain_text("Copied: python launch.py train ")
+        assert train.evaluate("'Copied: ' + copied") == train.locator("#runs-status").inner_text()
         return
-    text = train.locator("#runs .ask input")
+    text = train.locator("#runs .run-form input")
     expect(text).to_be_focused()
     assert text.input_value().startswith("python launch.py train ")
     assert (
@@ -244,17 +248,17 @@ def test_zoom_survives_new_points(app: App, trivial: str, visit: Visit) -> None:
     page.locator(f"{LOSS} .plot").dblclick()
     assert page.evaluate(zoom) is None
     page.evaluate(f"{zoom} = [2, 6]")
-    page.locator("#deep > summary").click()
-    page.locator("#machine > summary").click()
+    page.locator("#detail-charts > summary").click()
+    page.locator("#hardware-charts > summary").click()
     page.wait_for_function(
-        "window.tunebench.series['deep.rate']?.length > 5 && window.tunebench.series['machine.memory']?.length > 1"
+        "window.tunebench.series['detail.rate']?.length > 5 && window.tunebench.series['hardware.memory']?.length > 1"
     )
-    expect(page.locator("figure[data-series='machine.watts'] .value")).to_have_text("38.0")
-    expect(page.locator("#train-left")).to_contain_text("done about")
-    first = page.evaluate("window.tunebench.series['deep.rate'].map(point => point[0])")
+    expect(page.locator("figure[data-series='hardware.watts'] .value")).to_have_text("38.0")
+    expect(page.locator("#train-left")).to_contain_text("done at about")
+    first = page.evaluate("window.tunebench.series['detail.rate'].map(point => point[0])")
     assert first == list(range(1, len(first) + 1)), "whole at first, then a row a step: none is lost or twice there"
     assert page.evaluate(zoom) == [2, 6]
-    page.evaluate("run => window.tunebench.choose(run)", trivial)
+    page.evaluate("run => window.tunebench.selectRun(run)", trivial)
     page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
     assert page.evaluate(zoom) is None, "a zoom ends where another run is shown"
     stop(page)
@@ -268,17 +272,17 @@ def test_the_end_is_told_once_to_those_who_asked(app: App, trivial: str, visit: 
         " static permission = 'granted'; static requestPermission() { return Promise.resolve('granted') } } }"
     )
     tab(page, "Train")
-    page.locator("#at-end input[name=notify]").check()
+    page.locator("#notifications input[name=notify]").check()
     tab(page, "Start")
     run = begin(page, "fails")
     phase(page, "failed")
     page.wait_for_function("window.said.length")
     assert page.evaluate("said") == [["Failed: fails", run]]
     page.reload()
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     tab(page, "Train")
-    expect(page.locator("#at-end input[name=notify]")).to_be_checked()
-    expect(page.locator("#at-end input[name=sound]")).not_to_be_checked()
+    expect(page.locator("#notifications input[name=notify]")).to_be_checked()
+    expect(page.locator("#notifications input[name=sound]")).not_to_be_checked()
 
 
 def test_progress_and_end_are_told_while_an_older_run_is_looked_at(app: App, trivial: str, visit: Visit) -> None:
@@ -288,14 +292,14 @@ def test_progress_and_end_are_told_while_an_older_run_is_looked_at(app: App, tri
         " static permission = 'granted' }; localStorage.setItem('tunebench.notify', 'yes') }"
     )
     run = begin(page, "fails-slowly-waits")
-    page.evaluate("run => window.tunebench.choose(run)", trivial)
+    page.evaluate("run => window.tunebench.selectRun(run)", trivial)
     page.wait_for_function("run => window.tunebench.run === run", arg=trivial)
     (app.workspace / "runs" / run / "go").touch()
     page.wait_for_function("/^[1-9][0-9]?% (SFT|DPO) · Tunebench$/.test(document.title)")
-    expect(page.locator("#run-pill")).to_have_text("Running")
+    expect(page.locator("#run-badge")).to_have_text("Running")
     page.wait_for_function("window.said.length")
     assert page.evaluate("[said, tunebench.run]") == [["Failed: fails-slowly-waits"], trivial]
-    expect(page.locator("#run-pill")).to_have_text("Failed")
+    expect(page.locator("#run-badge")).to_have_text("Failed")
 
 
 def test_the_tab_icon_fills(app: App, visit: Visit) -> None:
@@ -312,14 +316,14 @@ def test_the_tab_icon_fills(app: App, visit: Visit) -> None:
 def test_an_odd_run_folder_is_one_row_and_no_trouble(serve: Callable[..., App], visit: Visit) -> None:
     app = serve("60")
     page = visit(app)
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#app-error")).to_be_hidden()
     bad = app.workspace / "runs" / "20260101-000000-bad"
     bad.mkdir(parents=True)
     (bad / "run.json").write_text("{}")
     (bad / "events.jsonl").mkdir()
     page.get_by_role("tab", name="Runs").click()
     expect(page.get_by_text("Cannot be shown").first).to_be_visible(timeout=20_000)
-    expect(page.locator("#trouble")).to_be_hidden()
+    expect(page.locator("#app-error")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -27,10 +27,10 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     opened = serve("120", gpu=24)
     page = browser.new_page()
     page.goto(opened.address)
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     begin(page, "fine")
     phase(page, "done")
-    page.wait_for_function("window.tunebench.is('compare')?.done", timeout=30_000)
+    page.wait_for_function("window.tunebench.getPart('compare')?.done", timeout=30_000)
     page.close()
     return opened
 
@@ -42,12 +42,14 @@ def kept(app: App) -> list[votes.Vote]:
 def blind(page: Page) -> None:
     """Begin a blind vote and wait until it may be given."""
     tab(page, "Compare")
-    page.click("#blind")
+    page.click("#blind-vote")
     ready(page)
 
 
 def ready(page: Page) -> None:
-    page.wait_for_function("window.tunebench.is('ballot')?.ready && window.tunebench.text.A && window.tunebench.text.B")
+    page.wait_for_function(
+        "window.tunebench.getPart('question')?.ready && window.tunebench.text.A && window.tunebench.text.B"
+    )
     page.wait_for_selector("#vote-a:enabled")
 
 
@@ -57,11 +59,11 @@ def key(page: Page, name: str) -> None:
 
 def vote(page: Page, name: str) -> None:
     """One vote by key, and on to the next question."""
-    number = page.evaluate("window.tunebench.is('ballot').number")
+    number = page.evaluate("window.tunebench.getPart('question').number")
     key(page, name)
-    page.wait_for_function("window.tunebench.is('ballot').voted")
+    page.wait_for_function("window.tunebench.getPart('question').voted")
     key(page, "n")
-    page.wait_for_function("before => window.tunebench.is('ballot').number > before", arg=number)
+    page.wait_for_function("before => window.tunebench.getPart('question').number > before", arg=number)
     ready(page)
 
 
@@ -69,15 +71,17 @@ def generate(page: Page) -> None:
     """Ask in all lanes and wait for the answers to this question."""
     tab(page, "Compare")
     before = page.evaluate("window.tunebench.ask")
-    page.click("#gen")
-    new = "before => window.tunebench.ask && window.tunebench.ask !== before && window.tunebench.is('compare')?.done"
+    page.click("#generate")
+    new = (
+        "before => window.tunebench.ask && window.tunebench.ask !== before && window.tunebench.getPart('compare')?.done"
+    )
     page.wait_for_function(new, arg=before, timeout=20_000)
 
 
 def leave(page: Page) -> None:
-    if page.evaluate("!!window.tunebench.is('ballot')"):
+    if page.evaluate("!!window.tunebench.getPart('question')"):
         page.click("#vote-end")
-        page.wait_for_function("!window.tunebench.is('ballot')")
+        page.wait_for_function("!window.tunebench.getPart('question')")
 
 
 def test_nothing_tells_who_is_who_before_the_vote(app: App, visit: Visit) -> None:
@@ -86,7 +90,7 @@ def test_nothing_tells_who_is_who_before_the_vote(app: App, visit: Visit) -> Non
     told: list[str] = []
     page.on("response", lambda response: told.append(response.text()) if "component_server" in response.url else None)
     tab(page, "Compare")
-    page.click("#blind")
+    page.click("#blind-vote")
     ready(page)
     pane = page.locator("#lanes").evaluate("node => node.outerHTML")
     assert not NAMES.search(pane) and "Base" not in pane
@@ -109,11 +113,11 @@ def test_nothing_tells_who_is_who_before_the_vote(app: App, visit: Visit) -> Non
         [f"A was {given.left}, the winner", f"B was {'DPO' if given.left == 'Base' else 'Base'}"]
     )
     assert page.evaluate("window.tunebench.text.A") == given.answers[given.left]
-    page.wait_for_function("window.tunebench.is('ballot').number === 2")  # by itself, after the names were shown
+    page.wait_for_function("window.tunebench.getPart('question').number === 2")  # by itself, after the names were shown
     ready(page)
     assert not NAMES.search(page.locator("#lanes").evaluate("node => node.outerHTML"))
     leave(page)
-    expect(page.locator("#lanes .lane.unasked")).to_have_count(3)  # no lane seems to be at work
+    expect(page.locator("#lanes .lane.idle")).to_have_count(3)  # no lane seems to be at work
     expect(page.locator("#lanes .lane.waiting")).to_have_count(0)
 
 
@@ -128,16 +132,16 @@ def test_keys_vote_only_outside_inputs_and_undo_takes_back(app: App, visit: Visi
     page.locator("#vote-text").press("u")
     assert len(kept(app)) == before + 1 and kept(app)[-1].choice == "bad"
     page.fill("#vote-text", "A better one.")
-    page.get_by_role("button", name="Keep this answer").click()
+    page.get_by_role("button", name="Save this answer").click()
     ready(page)
     assert kept(app)[-1].better == "A better one."
     key(page, "ArrowDown")
-    page.wait_for_function("window.tunebench.is('ballot').voted === 'tie'")
+    page.wait_for_function("window.tunebench.getPart('question').voted === 'tie'")
     key(page, "u")
-    page.wait_for_function("window.tunebench.is('ballot').again")
+    page.wait_for_function("window.tunebench.getPart('question').again")
     assert len(kept(app)) == before + 1
     key(page, "s")
-    page.wait_for_function("window.tunebench.is('ballot').voted === 'skip'")
+    page.wait_for_function("window.tunebench.getPart('question').voted === 'skip'")
     expect(page.locator("#tally-numbers")).to_contain_text("skipped")
     leave(page)
 
@@ -153,9 +157,9 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     won = sum(one.winner == "DPO" for one in given)
     assert won >= 19
     expect(page.locator("#tally-verdict")).to_contain_text(
-        "Clear: DPO is better, by the check at 20 votes. Next check at 30"
+        "DPO is clearly better (check at 20 votes). Next check at 30"
     )
-    expect(page.locator("#tally-odds")).to_contain_text("exact sign test")
+    expect(page.locator("#tally-share")).to_contain_text("exact sign test")
     expect(page.locator("#tally-checks")).to_contain_text("You picked the left side")
     expect(page.locator("#tally-kinds tbody tr").first).to_be_visible()
     numbers = page.locator("#tally-numbers").inner_text()
@@ -166,8 +170,8 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     page.goto(app.address)
     expect(page.locator("#tally-numbers")).to_have_text(numbers)
     assert kept(app) == given
-    page.click("#topairs")
-    expect(page.locator("#pairs-said")).to_contain_text("pairs saved to votes-base-dpo")
+    page.click("#export-pairs")
+    expect(page.locator("#pairs-status")).to_contain_text("pairs saved to votes-base-dpo")
     page.click("#train-on-them")
     expect(page.get_by_role("tab", name="Start", exact=True)).to_have_attribute("aria-selected", "true")
     place = next(Path(app.workspace).glob("data/votes-base-dpo-*.jsonl"))
@@ -181,7 +185,9 @@ def test_twenty_votes_give_a_verdict_survive_a_reload_and_a_kill_and_become_data
     page.get_by_label("DPO only").check()
     begin(page, "fromvotes")
     phase(page, "done")
-    opened = "window.tunebench.is('compare')?.run.includes('fromvotes') && window.tunebench.is('compare').done"
+    opened = (
+        "window.tunebench.getPart('compare')?.run.includes('fromvotes') && window.tunebench.getPart('compare').done"
+    )
     page.wait_for_function(opened, timeout=30_000)
 
 
@@ -199,5 +205,5 @@ def test_a_killed_worker_is_told_and_loads_again(app: App, visit: Visit) -> None
             process.kill()
     expect(page.locator("#compare-failed")).to_contain_text("The worker ended without saying why", timeout=10_000)
     page.click("#compare-reload")
-    page.wait_for_function("window.tunebench.is('compare')?.done", timeout=20_000)
+    page.wait_for_function("window.tunebench.getPart('compare')?.done", timeout=20_000)
     expect(page.locator("#compare-failed")).to_be_hidden()

@@ -16,7 +16,8 @@ from tests.support.app_process import App
 Visit = Callable[[App], Page]
 NONE = "No votes for this run yet. Press B."
 OVER = (
-    "before => (ballot => ballot.number > before || (ballot.voted && !ballot.goes_on))(window.tunebench.is('ballot'))"
+    "before => { const question = window.tunebench.getPart('question');"
+    " return question.number > before || (question.voted && !question.can_continue); }"
 )
 VOTED = r"^Base \d – \d DPO · \d skipped$"
 
@@ -27,13 +28,13 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
     opened = serve("120", gpu=24)
     page = browser.new_page()
     page.goto(opened.address)
-    page.wait_for_function("window.tunebench?.is('gates')")
+    page.wait_for_function("window.tunebench?.getPart('buttons')")
     for name in ("voted", "fresh"):
         tab(page, "Start")
         begin(page, name)
         loaded(page, name)
     open_compare(page, "voted")
-    page.click("#blind")
+    page.click("#blind-vote")
     ready(page)
     for _ in range(3):
         vote(page, "ArrowLeft")
@@ -46,26 +47,26 @@ def app(serve: Callable[..., App], browser) -> App:  # type: ignore[no-untyped-d
 
 def loaded(page: Page, name: str) -> None:
     """Wait until the lanes of a run are loaded and have answered."""
-    told = "name => window.tunebench.is('compare')?.run.includes(name) && window.tunebench.is('compare').done"
+    told = "name => window.tunebench.getPart('compare')?.run.includes(name) && window.tunebench.getPart('compare').done"
     page.wait_for_function(told, arg=name, timeout=30_000)
 
 
 def open_compare(page: Page, name: str) -> None:
     """As the button of a run does."""
-    run = page.evaluate("name => window.tunebench.is('recent').find((one) => one.name === name).id", name)
-    page.evaluate("run => window.tunebench.send('opencompare', { run })", run)
+    run = page.evaluate("name => window.tunebench.getPart('recent').find((one) => one.name === name).id", name)
+    page.evaluate("run => window.tunebench.sendEvent('opencompare', { run })", run)
     loaded(page, name)
 
 
 def counts(page: Page, name: str, lanes: str, numbers: str) -> None:
     expect(page.locator("#tally-head")).to_have_text(f"Votes for {name}: {lanes}")
     if numbers == NONE:
-        expect(page.locator("#tally-none")).to_have_text(NONE)
+        expect(page.locator("#tally-empty")).to_have_text(NONE)
         for hidden in ("tally-numbers", "tally-odds", "tally-verdict", "topairs", "tally-span"):
             expect(page.locator(f"#{hidden}")).to_be_hidden()
     else:
         expect(page.locator("#tally-numbers")).to_have_text(re.compile(numbers))
-        expect(page.locator("#tally-none")).to_be_hidden()
+        expect(page.locator("#tally-empty")).to_be_hidden()
 
 
 def test_a_run_that_was_never_voted_on_has_no_votes(app: App, visit: Visit) -> None:
@@ -79,12 +80,12 @@ def test_a_run_that_was_never_voted_on_has_no_votes(app: App, visit: Visit) -> N
     for one in (page, other):
         counts(one, "voted", "Base and DPO", VOTED)
         expect(one.locator("#run input")).to_have_value(re.compile("^voted "))
-    page.click("#topairs")
-    expect(page.locator("#pairs-said")).to_contain_text("3 pairs saved")
+    page.click("#export-pairs")
+    expect(page.locator("#pairs-status")).to_contain_text("3 pairs saved")
     open_compare(page, "fresh")
     for one in (page, other):
         counts(one, "fresh", "Base and DPO", NONE)
-    expect(page.locator("#pairs-said")).to_be_empty()
+    expect(page.locator("#pairs-status")).to_be_empty()
     page.reload()
     counts(page, "fresh", "Base and DPO", NONE)
     expect(page.locator("#run input")).to_have_value(re.compile("^fresh "))
@@ -97,7 +98,7 @@ def test_the_two_chosen_lanes_have_a_count_of_their_own(app: App, visit: Visit) 
     page.click("#side1 input")
     page.locator("#side1").get_by_role("option", name="SFT", exact=True).click()
     expect(page.locator("#tally-head")).to_have_text("Votes for voted: SFT and DPO")
-    expect(page.locator("#tally-none")).to_have_text("No votes on these two lanes yet. Press B.")
+    expect(page.locator("#tally-empty")).to_have_text("No votes on these two models yet. Press B.")
     page.click("#side1 input")
     page.locator("#side1").get_by_role("option", name="Base", exact=True).click()
     counts(page, "voted", "Base and DPO", VOTED)
@@ -118,10 +119,10 @@ def test_a_run_that_is_renamed_is_called_so(app: App, visit: Visit) -> None:
     page = visit(app)
     tab(page, "Compare")
     open_compare(page, "voted")
-    run = page.evaluate("window.tunebench.is('compare').run")
-    page.evaluate("run => window.tunebench.send('about', { run, about: { name: 'renamed' } })", run)
+    run = page.evaluate("window.tunebench.getPart('compare').run")
+    page.evaluate("run => window.tunebench.sendEvent('editrun', { run, about: { name: 'renamed' } })", run)
     counts(page, "renamed", "Base and DPO", VOTED)
-    page.evaluate("run => window.tunebench.send('about', { run, about: { name: 'voted' } })", run)
+    page.evaluate("run => window.tunebench.sendEvent('editrun', { run, about: { name: 'voted' } })", run)
     counts(page, "voted", "Base and DPO", VOTED)
 
 
@@ -137,15 +138,15 @@ def test_keys_work_after_a_click_on_a_tab(app: App, visit: Visit) -> None:
     tab(page, "Data")
     tab(page, "Compare")
     page.keyboard.press("ArrowDown")
-    page.wait_for_function("window.tunebench.is('ballot').voted === 'tie'")
+    page.wait_for_function("window.tunebench.getPart('question').voted === 'tie'")
     page.keyboard.press("u")
-    page.wait_for_function("window.tunebench.is('ballot').again")
+    page.wait_for_function("window.tunebench.getPart('question').again")
     assert len(kept(app)) == before
     page.get_by_role("tab", name="Compare", exact=True).focus()
     page.keyboard.press("ArrowLeft")  # moves between tabs for who uses the keyboard
-    assert page.evaluate("window.tunebench.is('ballot').voted") == ""
+    assert page.evaluate("window.tunebench.getPart('question').voted") == ""
     page.keyboard.press("b")
-    page.wait_for_function("!window.tunebench.is('ballot')")
+    page.wait_for_function("!window.tunebench.getPart('question')")
     page.locator("#diff").check()
     page.keyboard.press("b")  # a box to tick takes no letters
     ready(page)
@@ -157,37 +158,37 @@ def test_a_vote_after_the_models_were_unloaded_is_kept_and_the_page_says_why(app
     failed: list[str] = []
     page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 500 else None)
     tab(page, "Compare")
-    page.click("#blind")
+    page.click("#blind-vote")
     ready(page)
-    page.wait_for_function("window.tunebench.is('ballot').goes_on")
+    page.wait_for_function("window.tunebench.getPart('question').can_continue")
     before = len(kept(app))
     tab(page, "Start")
     begin(page, "slow")
     tab(page, "Compare")
-    expect(page.locator("#vote-said")).to_contain_text(
+    expect(page.locator("#vote-status")).to_contain_text(
         "The models are unloaded while 'slow' trains. Your votes are kept"
     )
     for _ in range(2):  # this question, and the one that was answered ahead, if it was
-        number = page.evaluate("window.tunebench.is('ballot').number")
+        number = page.evaluate("window.tunebench.getPart('question').number")
         page.keyboard.press("ArrowRight")
         page.wait_for_function(OVER, arg=number)
-        if page.evaluate("window.tunebench.is('ballot').voted"):
+        if page.evaluate("window.tunebench.getPart('question').voted"):
             break
     given = kept(app)[before:]
     assert given and all(one.choice == "right" for one in given)
-    expect(page.locator("#vote-said")).to_contain_text(
+    expect(page.locator("#vote-status")).to_contain_text(
         re.compile(r"B is better\. The models are unloaded while 'slow' trains")
     )
-    expect(page.locator("#compare-wrong")).to_be_hidden()
+    expect(page.locator("#compare-error")).to_be_hidden()
     expect(page.locator("#vote-next")).to_be_hidden()
     expect(page.locator("#vote-reload")).to_be_hidden()
     assert failed == []
-    number = page.evaluate("window.tunebench.is('ballot').number")
+    number = page.evaluate("window.tunebench.getPart('question').number")
     tab(page, "Train")
     stop(page)
     tab(page, "Compare")
     page.locator("#vote-reload").click(timeout=20_000)
     ready(page)
-    assert page.evaluate("window.tunebench.is('ballot').number") == number + 1
+    assert page.evaluate("window.tunebench.getPart('question').number") == number + 1
     assert kept(app)[before:] == given
     leave(page)

@@ -91,19 +91,19 @@ def answered(supervisor: Supervisor) -> str:
     """What is wrong with the answers that the tabs get."""
     for tab in ("train", "runs"):
         cursor = live_updates.Cursor(
-            tab=tab, log=True, deep=0, chosen=tuple(view.id for view in supervisor.registry.run_states)
+            tab=tab, log=True, detail=0, chosen=tuple(view.id for view in supervisor.registry.run_states)
         )
         try:
             news = live_updates.strip_unchanged(
-                live_updates.page_news(supervisor, cursor, run_list.RunRows(supervisor.registry)), cursor
+                live_updates.page_update(supervisor, cursor, run_list.RunRows(supervisor.registry)), cursor
             )
             told = json.loads(orjson.dumps(news))
         except Exception as error:
             return f"the page gets no answer on {tab}: {type(error).__name__}: {error}"
-        if trouble := told["parts"]["gates"]["is"]["trouble"]:
-            return f"a part of {tab} is empty: {trouble}"
+        if problem := told["parts"]["buttons"]["value"]["error"]:
+            return f"a part of {tab} is empty: {problem}"
     there = len(list_runs(supervisor.workspace.runs))
-    return "" if len(told["parts"]["runs"]["is"]) == there else "a run is not in the list"
+    return "" if len(told["parts"]["runs"]["value"]) == there else "a run is not in the list"
 
 
 def sentence(run: Callable[..., object], *args: object) -> str:

@@ -64,34 +64,34 @@ class Lora(StrictModel):
     """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, one after the other."""
 
     rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")  # [LoRA, TM]
-    """Higher learns more detail and takes more memory. 16 suits up to a thousand pairs."""
+    """Higher learns more detail and uses more memory. 16 suits up to 1,000 pairs."""
     alpha: int = Field(default=16, ge=1, le=1024, title="LoRA alpha")  # [U]
-    """Alpha ÷ rank scales the update. Equal to the rank is neutral; halve it when the run memorises."""
+    """Alpha ÷ rank scales the update. Alpha equal to the rank is neutral; halve it if the run memorises."""
     dropout: float = Field(default=0.0, ge=0, lt=1, title="LoRA dropout")  # [QLoRA]
     """0 keeps Unsloth's fast path; 0.05 to 0.1 helps very small data sets."""
-    rslora: bool = Field(default=False, title="Rank-stabilised scaling")  # [rs]
-    """Scale by alpha ÷ √rank instead of alpha ÷ rank. Worth it above rank 64."""
+    rslora: bool = Field(default=False, title="rsLoRA")  # [rs]
+    """Rank-stabilised scaling: alpha ÷ √rank instead of alpha ÷ rank. Useful above rank 64."""
     dora: bool = Field(default=False, title="DoRA")
-    """Learns size and direction apart: a little better at the same rank, and slower."""
-    targets: TargetModules = Field(default="all-linear", title="Adapted layers")  # [TM]
-    """All linear layers; attention alone is clearly worse."""
+    """Learns magnitude and direction separately: slightly better at the same rank, and slower."""
+    targets: TargetModules = Field(default="all-linear", title="Target modules")  # [TM]
+    """The layers that get an adapter. All linear layers work best; attention alone is clearly worse."""
 
 
 class Sampling(StrictModel):
     """How answers are drawn. The same in every lane, so that the adapters make the difference."""
 
     temperature: float = Field(default=0.7, ge=0, le=5, title="Temperature")
-    """0 always takes the likeliest token."""
+    """0 always takes the most likely token."""
     top_p: float = Field(default=0.9, gt=0, le=1, title="Top-p")
-    """Draw from the likeliest tokens that hold this share of the probability."""
+    """Sample from the most likely tokens that together hold this probability."""
     top_k: int = Field(default=0, ge=0, title="Top-k")
-    """Draw from this many of the likeliest tokens; 0: no limit."""
+    """Sample from this many of the most likely tokens. 0: no limit."""
     min_p: float = Field(default=0.0, ge=0, lt=1, title="Min-p")
-    """Leave out tokens less likely than this share of the likeliest one."""
+    """Drop tokens below this fraction of the top probability."""
     repetition_penalty: float = Field(default=1.0, ge=0.5, le=2, title="Repetition penalty")
-    """Above 1 makes tokens that were used already less likely."""
-    max_new_tokens: int = Field(default=256, ge=1, le=32_768, title="Tokens at most")
-    """An answer that has not ended by itself is cut here."""
+    """Above 1 makes tokens that already appeared less likely."""
+    max_new_tokens: int = Field(default=256, ge=1, le=32_768, title="Max new tokens")
+    """Longer answers are truncated here."""
     seed: int = Field(default=42, ge=0, lt=2**63, title="Seed")
     """The same seed gives the same answers again."""
 
@@ -106,11 +106,11 @@ class Columns(StrictModel):
     prompt: str | None = Field(default=None, title="Prompt column")
     """What the user asks."""
     input: str | None = Field(default=None, title="Input column")
-    """More of the prompt, as in Alpaca; it follows after an empty line."""
+    """More of the prompt, as in Alpaca. It follows after an empty line."""
     system: str | None = Field(default=None, title="System column")
-    """Instructions that stand before the conversation."""
+    """Instructions before the conversation."""
     history: str | None = Field(default=None, title="History column")
-    """Earlier rounds, each a list of question and answer."""
+    """Earlier turns, each a list of question and answer."""
     answer: str | None = Field(default=None, title="Answer column")
     """What the assistant should say, in data without pairs."""
     chosen: str | None = Field(default=None, title="Chosen column")
@@ -120,13 +120,13 @@ class Columns(StrictModel):
     messages: str | None = Field(default=None, title="Messages column")
     """Whole conversations as lists of messages."""
     scored: str | None = Field(default=None, title="Scored answers column")
-    """Several answers with scores, of which the best and the worst make a pair."""
+    """Several answers with scores. The best and the worst become a pair."""
     label: str | None = Field(default=None, title="Label column")
     """Good or bad, for single answers (KTO)."""
     text: str | None = Field(default=None, title="Text column")
-    """Plain text, or conversations written out as text."""
+    """Plain text, or conversations written as text."""
     reasoning: str | None = Field(default=None, title="Reasoning column")
-    """What the assistant thinks before the answer. SFT reads it and does not learn it, unless a step says so."""
+    """What the assistant thinks before the answer. SFT reads it and does not learn it, unless a clean-up step says so."""
 
     @property
     def column_by_part(self) -> dict[str, str]:
@@ -137,25 +137,21 @@ class Columns(StrictModel):
 class Data(StrictModel):
     """Where the examples come from: a file, a folder, a data set's hub id, or "sample" for the bundled ones."""
 
-    chat: str | None = Field(default=None, title="Examples for SFT")
+    chat: str | None = Field(default=None, title="SFT data")
     """Conversations to imitate. Empty: the chosen answers of the pairs."""
-    pairs: str | None = Field(default=SAMPLE, title="Preference pairs for DPO")
-    """A prompt, a better answer and a worse answer per row."""
-    chat_rows: int | None = Field(default=None, ge=1, title="First rows of the examples")
-    """Use only this many rows from the top. Empty: all."""
-    pair_rows: int | None = Field(default=None, ge=1, title="First rows of the pairs")
-    """Use only this many rows from the top. Empty: all."""
+    pairs: str | None = Field(default=SAMPLE, title="Preference pairs")
+    """A prompt, a chosen and a rejected answer per row."""
+    chat_rows: int | None = Field(default=None, ge=1, title="Limit SFT rows")
+    """Use only the first N rows. Empty: all."""
+    pair_rows: int | None = Field(default=None, ge=1, title="Limit pairs")
+    """Use only the first N rows. Empty: all."""
     held_out: str | None = Field(default=None, title="Held-out pairs")
-    """Pairs that are never trained on. Empty: 5 % of the pairs are set aside, at least 16 where there are enough."""
-    steps: tuple[RemedyName, ...] = Field(default=(), title="Steps")
-    """How rows are mended or left out, as the Data tab records them. The file itself is never changed."""
+    """Pairs for testing, never trained on. Empty: 5 % of the pairs are set aside, at least 16 if there are enough."""
+    steps: tuple[RemedyName, ...] = Field(default=(), title="Clean-up steps")
+    """How rows are repaired or removed, as chosen on the Data tab. Your file never changes."""
     template: Template = Field(default="own", title="Chat template")
-    """How a conversation is written for a base model that has no template of its own; all others use their own."""
+    """Only for base models without a chat template. All others use their own."""
     columns: Columns = Columns()
-
-    @classmethod
-    def group_label(cls) -> str:
-        return "Data"
 
     @property
     def columns_file(self) -> str | None:
@@ -168,16 +164,16 @@ class Data(StrictModel):
 class MemoryOptions(StrictModel):
     """How memory and time are used and measured. None of it changes what is learned."""
 
-    probe: Literal["auto", "on", "off"] = Field(default="auto", title="Measure memory first")
-    """Tries the longest rows before the first step. Auto: always on a GPU; on the processor where that costs 2 % at most."""
-    skip_layers: Literal["auto", "off"] = Field(default="auto", title="Keep layers")
-    """Auto: on a GPU, layers are kept instead of computed twice as far as memory is left after the first step."""
-    offload_embedding: Literal["auto", "on", "off"] = Field(default="auto", title="Embedding in main memory")
-    """Frees the token table's memory on the card for a little time in each step. Auto: only where memory is tight."""
-    sort_rows: Literal["auto", "off"] = Field(default="auto", title="Sort rows within a step")
-    """Auto: the rows of a step share micro-batches by length, so that less is padded. Each step has the same rows either way."""
-    keep_reference: Literal["auto", "off"] = Field(default="auto", title="Keep the reference's numbers")
-    """Auto: the DPO reference is asked once for each pair; later epochs and later runs from the same start take what it said."""
+    probe: Literal["auto", "on", "off"] = Field(default="auto", title="Memory check before training")
+    """Tries the longest rows before the first step. Auto: always on a GPU; on the processor if it costs 2 % at most."""
+    skip_layers: Literal["auto", "off"] = Field(default="auto", title="Skip gradient checkpointing")
+    """Auto: on a GPU, skips recomputation for as many layers as free memory allows after the first step."""
+    offload_embedding: Literal["auto", "on", "off"] = Field(default="auto", title="Offload embeddings to CPU")
+    """Saves GPU memory, slightly slower. Auto: only if memory is tight."""
+    sort_rows: Literal["auto", "off"] = Field(default="auto", title="Sort by length within a step")
+    """Auto: rows of similar length share a micro-batch (group by length), so less is padded. Each step keeps the same rows."""
+    keep_reference: Literal["auto", "off"] = Field(default="auto", title="Cache reference log-probs")
+    """Auto: the DPO reference is computed once per pair, then reused by later epochs and later runs from the same start."""
 
 
 class Recipe(StrictModel):
@@ -186,13 +182,13 @@ class Recipe(StrictModel):
     name: str = Field(default="", max_length=64, pattern=r"^[\w .+-]*$", title="Name")
     """Shown in lists and used in folder names."""
     model: str = Field(default=STARTER, min_length=1, title="Model")
-    """"starter", a folder with a safetensors model, or a hub id such as unsloth/Qwen3-8B."""
-    precision: Precision = Field(default="auto", title="Precision of the base")  # [QLoRA]
-    """Auto: 4-bit NF4 on CUDA; on the processor 16 bit where it has bfloat16 units, else 32 bit."""
+    """"starter", a folder with a safetensors model, or a Hub ID such as unsloth/Qwen3-8B."""
+    precision: Precision = Field(default="auto", title="Base precision")  # [QLoRA]
+    """Auto: 4-bit NF4 on CUDA; on the processor 16 bit if it has bfloat16 units, else 32 bit."""
     method: MethodChain = Field(default=MethodChain("sft+dpo"), title="Method")
-    """SFT learns the answers, DPO the preference; DPO works best on top of SFT."""
+    """SFT learns the answers, DPO learns the preference. DPO works best after SFT."""
     seed: int = Field(default=42, ge=0, lt=2**32, title="Seed")
-    """Decides the adapter's start and the order of the rows. The same recipe and seed give the same run on the processor."""
+    """Sets the initial weights and the order of the rows. On the processor, the same recipe and seed give the same run."""
     data: Data = Data()
     lora: Lora = Lora()
     sft: Sft = Sft()
@@ -203,9 +199,9 @@ class Recipe(StrictModel):
     samples: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
         default=(), max_length=5, title="Sample prompts"
     )
-    """Up to five prompts, one a line, answered by the base and at checkpoints. Empty: four bundled ones."""
-    sample_tokens: int = Field(default=96, ge=0, le=512, title="Tokens of a sample answer")
-    """Sample answers are cut here; fewer hide whether they end. Beside two rounds a stage they get 10 % of its time. 0: none."""
+    """Up to five prompts, one per line, answered by the base and at checkpoints. Empty: four bundled ones."""
+    sample_tokens: int = Field(default=96, ge=0, le=512, title="Sample answer length")
+    """Max tokens of a sample answer. Besides two rounds per stage, sampling takes at most 10 % of its time. 0 turns it off."""
 
     def stage_settings(self, stage: str) -> Training:
         """The settings of a stage, by its method's key."""

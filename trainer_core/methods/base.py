@@ -208,31 +208,31 @@ class Training(StrictModel):
         return cls.method.title
 
     learning_rate: float = Field(default=2e-4, gt=0, le=1, title="Learning rate")
-    """How far each step moves."""
-    scheduler: Scheduler = Field(default="cosine", title="Schedule")  # [field]
-    """How the learning rate falls; cosine is the common choice for both methods."""
-    warmup: float = Field(default=0.1, ge=0, le=0.5, title="Warm-up share")  # [field]
-    """Share of the steps in which the learning rate rises from 0. DPO without it diverges early."""
+    """Step size. Typical for LoRA SFT: 2e-4."""
+    scheduler: Scheduler = Field(default="cosine", title="Learning rate scheduler")  # [field]
+    """How the learning rate falls. Cosine is the common choice."""
+    warmup: float = Field(default=0.1, ge=0, le=0.5, title="Warm-up ratio")  # [field]
+    """Fraction of the steps in which the learning rate rises from 0. Without it, DPO diverges early."""
     epochs: float = Field(default=1.0, gt=0, le=100, title="Epochs")  # [HF]
-    """How often each row is seen. One is enough for most sets; more memorises."""
-    max_steps: int | None = Field(default=None, ge=1, title="Steps at most")
-    """Stop after this many steps, even within an epoch. Empty: as many as the epochs take."""
+    """How often each row is seen. One is enough for most data sets; more tends to memorise."""
+    max_steps: int | None = Field(default=None, ge=1, title="Max steps")
+    """Stop after this many steps, even within an epoch. Empty: as many as the epochs need."""
     batch_size: int = Field(default=4, ge=1, le=512, title="Batch size")
-    """Rows (or pairs) in memory at once. It moves memory and speed, not the result, while accumulation makes up for it."""
-    accumulation: int = Field(default=4, ge=1, le=1024, title="Accumulation")  # [TM]
-    """Batches added up before each step. Batch × accumulation is usually 16: LoRA suffers above 32."""
-    max_length: int = Field(default=1024, ge=32, le=1_048_576, title="Length in tokens")
-    """Longer rows are cut at this length; the number of cut rows is shown before the run."""
+    """Rows (or pairs) in memory at once. Changes memory and speed, not the result, if gradient accumulation compensates."""
+    accumulation: int = Field(default=4, ge=1, le=1024, title="Gradient accumulation")  # [TM]
+    """Batches added up before each step. Batch × accumulation is usually 16; LoRA suffers above 32."""
+    max_length: int = Field(default=1024, ge=32, le=1_048_576, title="Max length (tokens)")
+    """Max sequence length. Longer rows are truncated; their number is shown before the run."""
     weight_decay: float = Field(default=0.01, ge=0, le=1, title="Weight decay")  # [U]
-    """Pulls the adapter gently back towards zero."""
-    max_grad_norm: float = Field(default=1.0, gt=0, le=100, title="Gradient clip")  # [QLoRA]
-    """Longer gradients are shortened to this norm."""
+    """Pulls the adapter gently towards zero."""
+    max_grad_norm: float = Field(default=1.0, gt=0, le=100, title="Max gradient norm")  # [QLoRA]
+    """Gradient clipping: larger gradients are scaled down to this norm."""
     optimiser: Optimiser = Field(default="auto", title="Optimiser")  # [QLoRA]
     """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor."""
-    evaluations: int = Field(default=10, ge=0, le=100, title="Held-out checks")
-    """How often the loss on held-out rows is measured; they get 5 % of the time at most. 0: never."""
-    patience: int | None = Field(default=None, ge=1, le=100, title="Stop early")  # [HF]
-    """Stop after this many held-out checks without a new best (3 is usual) and keep the best. Empty: go to the end."""
+    evaluations: int = Field(default=10, ge=0, le=100, title="Evaluations")
+    """How often the loss on held-out rows is measured. Takes at most 5 % of the time. 0: never."""
+    patience: int | None = Field(default=None, ge=1, le=100, title="Early stopping")  # [HF]
+    """Patience: stop after this many evaluations without a new best (3 is usual) and keep the best. Empty: off."""
 
     @property
     def effective_batch(self) -> int:

@@ -56,15 +56,15 @@ CHARTS = (
     MetricChart(
         ("accuracy",),
         "Reward accuracy",
-        "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is a coin toss.",
+        "The share of pairs whose chosen answer gained more than the rejected one. 0.5 is chance.",
         0.5,
-        "coin toss",
+        "chance",
         reading="accuracy",
     ),
     MetricChart(
         ("chosen", "rejected"),
         "Log-probabilities",
-        "How likely whole answers are, in nats. The rejected ones should fall, the chosen ones hardly.",
+        "How likely whole answers are, in nats. Rejected ones should fall, chosen ones hardly.",
         reading="log-probabilities",
     ),
 )
@@ -161,19 +161,19 @@ class Dpo(Training):  # [DPO]
     )
 
     learning_rate: float = Field(default=5e-6, gt=0, le=1, title="Learning rate")  # [HF, TM]
-    """Usual is 5e-6, ten times the rate of full tuning, as LoRA wants. A base under 1B for a few dozen steps needs more."""
+    """Typical: 5e-6, ten times the rate of full fine-tuning. A base under 1B needs more if it trains a few dozen steps."""
     batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
-    """Pairs in memory at once. Each pair is two rows, so half of the SFT batch costs the same memory."""
-    accumulation: int = Field(default=8, ge=1, le=1024, title="Accumulation")  # [HF: 8 to 16 and more]
+    """Pairs in memory at once. A pair is two rows, so half of the SFT batch uses the same memory."""
+    accumulation: int = Field(default=8, ge=1, le=1024, title="Gradient accumulation")  # [HF: 8 to 16 and more]
     """Batches added up before each step. Batch × accumulation is usually 16 pairs."""
     beta: float = Field(default=0.1, gt=0, le=10, title="Beta")  # [DPO, HF]
-    """How closely the policy is tied to its reference. 0.1 is the usual start; 0.01 to 0.5 is the range to try."""
+    """β: how closely the model stays to its reference. Start with 0.1; try 0.01 to 0.5."""
     losses: tuple[LossType, ...] = Field(default=("sigmoid",), min_length=1, title="Loss")
-    """Sigmoid is DPO as published. Sigmoid + sft steadies format and fluency."""
+    """Sigmoid is the published DPO loss. Sigmoid + sft stabilises format and fluency."""
     loss_weights: tuple[float, ...] | None = Field(default=None, title="Loss weights")
-    """One weight per loss; empty: 1 each."""
+    """One weight per loss. Empty: 1 each."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, title="Label smoothing")  # [cDPO]
-    """The share of pairs you believe to be labelled the wrong way round. For robust, exo_pair, aot and aot_unpaired."""
+    """Share of pairs you expect to be mislabelled. For robust, exo_pair, aot and aot_unpaired."""
 
     @model_validator(mode="before")
     @classmethod

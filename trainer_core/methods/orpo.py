@@ -30,13 +30,13 @@ CHARTS = (
     MetricChart(
         ("loss",),
         "ORPO loss",
-        "How surprised the model is by prompt and better answer, in nats per token, and a little for the odds. Lower is better.",
+        "How unlikely the model finds prompt and chosen answer, in nats per token, plus a term for the odds. Lower is better.",
         reading="loss",
     ),
     MetricChart(
         ("odds",),
         "Log odds",
-        "Above 0 the better answers are likelier, token by token, than the worse ones.",
+        "Above 0 the chosen answers are more likely per token than the rejected ones.",
         0.0,
         "even",
         reading="loss",
@@ -44,14 +44,14 @@ CHARTS = (
     MetricChart(
         ("accuracy",),
         "ORPO accuracy",
-        "The share of pairs whose better answer is the likelier one per token. 0.5 is a coin toss.",
+        "The share of pairs whose chosen answer is the more likely one per token. 0.5 is chance.",
         0.5,
-        "coin toss",
+        "chance",
     ),
     MetricChart(
         ("chosen", "rejected"),
         "Log-probabilities per token",
-        "How likely the answers are, in nats per token. The better ones should rise, the worse ones less.",
+        "How likely the answers are, in nats per token. Chosen ones should rise, rejected ones less.",
     ),
 )
 EPOCHS = ((base.SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
@@ -101,10 +101,10 @@ class Orpo(Training):
     )
 
     learning_rate: float = Field(default=8e-6, gt=0, le=1, title="Learning rate")
-    """Its authors take 5e-6 to 8e-6 for full tuning; adapters bear up to 5e-5, and a small base in few steps wants that."""
+    """Its authors use 5e-6 to 8e-6 for full fine-tuning. Adapters take up to 5e-5; a small base in few steps needs that."""
     batch_size: int = Field(default=1, ge=1, le=512, title="Batch size")
-    """Pairs in memory at once. ORPO keeps the logits of both answers, so one pair takes what several take in DPO."""
-    accumulation: int = Field(default=16, ge=1, le=1024, title="Accumulation")
+    """Pairs in memory at once. ORPO keeps the logits of both answers, so a pair uses as much memory as several in DPO."""
+    accumulation: int = Field(default=16, ge=1, le=1024, title="Gradient accumulation")
     """Batches added up before each step. Batch × accumulation is usually 16 pairs."""
     beta: float = Field(default=0.1, gt=0, le=10, title="Beta")
-    """The weight of the odds beside the loss of the better answers, λ in the paper. Prompts are learned too: long ones weigh."""
+    """Weight of the odds term beside the loss of chosen answers (λ in the paper). Prompts are learned too; long ones count."""

@@ -24,7 +24,7 @@ CHARTS = (
     MetricChart(
         ("loss",),
         "SFT loss",
-        "How surprised the model still is by the good answers, in nats per token. Lower is better.",
+        "How unlikely the model finds the good answers, in nats per token. Lower is better.",
         reading="token loss",
     ),
 )
@@ -33,7 +33,7 @@ CHARTS = (
 class Sft(Training):  # [U, field]
     """Supervised fine-tuning: learn to write the good answers. Rate 2e-4."""
 
-    packing: bool = Field(default=False, title="Pack short rows")
+    packing: bool = Field(default=False, title="Packing")
     """Put several short rows into one sequence. Faster on CUDA for short data; changes the number of steps."""
 
     # later: with 1.25, 65 of 1,000 runs whose loss rose tenfold were stopped late or never; with 0.5, 7 of 10,000 one to three

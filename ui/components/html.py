@@ -28,16 +28,16 @@ DEVICE = """
 """
 RUN = """
 <section class="card" aria-label="Run">
-  <p class="row"><span class="pill" id="run-pill" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
+  <p class="row"><span class="badge" id="run-badge" role="status" aria-live="polite">Idle</span><span id="run-left"></span></p>
   <div class="bar" id="run-bar" role="progressbar" aria-label="Run"
     aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><i></i></div>
   <p id="run-step" class="quiet">No run yet.</p>
-  <p class="hint" id="trouble" hidden></p>
+  <p class="hint" id="app-error" hidden></p>
 </section>
 """
 KILL_QUESTION = """
-<p class="strong">End it in mid-step?</p>
-<p class="quiet">Its processes are ended. Checkpoints stay; Resume goes on from the newest and makes the steps since again.</p>
+<p class="strong">Kill this run now?</p>
+<p class="quiet">Checkpoints are kept. Resume continues from the latest one and repeats the steps after it.</p>
 """
 RECENT_RUNS = """
 <section aria-labelledby="recent-head"><h2 class="eyebrow" id="recent-head">Recent runs</h2>
@@ -45,11 +45,11 @@ RECENT_RUNS = """
 """
 SIGN_OUT_FORM = """
 <form method="post" action="/tunebench/leave"><button type="submit" class="link" id="sign-out"
-  title="Every browser that is signed in needs a new link; a training goes on">Sign out everywhere</button></form>
+  title="Every signed-in browser will need a new link. Training continues.">Sign out everywhere</button></form>
 """
 BANNER = """
-<div id="lost" class="banner" role="alert" hidden>No answer from Tunebench for some seconds. If you closed the terminal,
-start it again; a running training continues, and this page finds it.</div>
+<div id="lost-connection" class="banner" role="alert" hidden>Lost contact with Tunebench, retrying…
+If you closed the terminal, start Tunebench again. Training continues, and this page reconnects.</div>
 """
 
 

@@ -29,7 +29,7 @@ class Chart:
     optional: bool = False
     """Not shown where the machine does not say."""
     reading: str = ""
-    """How the latest numbers are put into words; see `says` in train.js."""
+    """How the latest numbers are put into words; see CAPTIONS in train.js."""
 
 
 def stage_lines(stage: str, name: str) -> tuple[ChartSeries, ...]:
@@ -41,16 +41,16 @@ def render_chart(spec: Chart) -> str:
     lines = escape(json.dumps([[one.series, one.name, one.kind] for one in spec.lines]))
     title, sentence = escape(spec.title), escape(spec.sentence)
     return f"""
-<figure class="card chart" data-series="{spec.lines[0].series}" data-lines="{lines}" data-says="{sentence}"
+<figure class="card chart" data-series="{spec.lines[0].series}" data-lines="{lines}" data-caption="{sentence}"
   data-reading="{spec.reading}"   data-optional="{"yes" if spec.optional else "no"}"{line}>
   <figcaption class="row"><h3>{title}</h3><span class="row"><span class="value">–</span>
-    <details class="menu"><summary aria-label="More about {title}">⋯</summary><div>
+    <details class="menu"><summary aria-label="Options for {title}">⋯</summary><div>
       <button type="button" data-do="in">Zoom in</button><button type="button" data-do="out">Zoom out</button>
       <button type="button" data-do="table">Show as table</button><button type="button" data-do="csv">Download CSV</button>
       <button type="button" data-do="png">Download PNG</button></div></details></span></figcaption>
   <div class="plot" role="img" aria-label="{title}: no steps yet"></div>
   <div class="numbers" tabindex="0" role="region" aria-label="{title} as a table" hidden></div>
-  <p class="quiet says">{sentence}</p>{render_legend(spec)}
+  <p class="quiet caption">{sentence}</p>{render_legend(spec)}
 </figure>"""
 
 

@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 from trainer_core.planning.forecast import Forecast
 from trainer_core.planning.memory_model import MemoryPart, certain_bytes
 from trainer_core.system.format import GIB, format_gb
 from ui.format import setting_label
-from ui.payloads.memory_fit import FIT_MARKS
+from ui.payloads.memory_fit import FIT_MARKS, MemorySlider
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ def render_data_facts(facts: Sequence[str], notes: Sequence[str]) -> str:
     """What is in the data, and what was left out of it."""
     good = "".join(f'<li class="ok">{escape(fact)}</li>' for fact in facts)
     more = "".join(f'<li class="warn">{escape(note)}</li>' for note in notes)
-    return f'<ul class="checked">{good}{more}</ul><button class="link" data-look>Look at the rows and their health</button>'
+    return f'<ul class="checked">{good}{more}</ul><button class="link" data-preview>Preview and check the data</button>'
 
 
 def render_start_choices(values: str) -> str:
     """What Start has chosen, as JSON for the Data tab to read."""
-    return f'<span data-chosen="{escape(values)}"></span>'
+    return f'<span data-choices="{escape(values)}"></span>'
 
 
 def render_origin(
@@ -54,45 +53,45 @@ def render_origin(
 ) -> str:
     """Where the form's settings are from, and what is different in them."""
     rows = "".join(f"<li>{escape(change)}</li>" for change in changes)
-    said = escape(more) + ("" if changes else " Nothing is changed.")
+    note = escape(more) + ("" if changes else " Nothing was changed.")
     return (
         f'<div class="verdict origin" role="status"><h3>{escape(of)}</h3><ul>{rows}</ul>'
-        f'<p class="quiet small">{said}</p></div>'
+        f'<p class="quiet small">{note}</p></div>'
     )
 
 
 FIT_TONES = {"fits": "good", "tight": "busy", "too big": "bad"}
 
 
-def render_sliders(levers: Sequence[Any]) -> str:
-    """The head of the memory card: one slider for each lever; memory_sliders.js sets them and says where they were put."""
+def render_sliders(sliders: Sequence[MemorySlider]) -> str:
+    """The head of the memory card: the sliders, which memory_sliders.js sets and reads."""
     rows = "".join(
         f'<label data-key="{escape(one.key)}"><span class="row">{escape(one.title)}<output></output></span>'
         f'<input type="range" min="0" max="{len(one.notches) - 1}" step="1" data-notches="{escape(json.dumps(one.notches))}">'
         "</label>"
-        for one in levers
+        for one in sliders
     )
-    return f'<h2>Will it fit?</h2><div id="levers" role="group" aria-label="What moves the memory">{rows}</div>'
+    return f'<h2>Will it fit?</h2><div id="memory-sliders" role="group" aria-label="Settings that change memory use">{rows}</div>'
 
 
-def render_memory(plan: Forecast, levers: dict[str, int], way: tuple[str, str]) -> str:
+def render_memory(plan: Forecast, sliders: dict[str, int], way: tuple[str, str]) -> str:
     """Whether it fits: the verdict, the bar by part with its legend, who holds the rest, what edits cost, and the reasons."""
     mark, word = FIT_MARKS[plan.verdict.level]
     most = max(plan.free, plan.peak.upper, 1)
     parts = largest_parts(plan.peak.parts)
     rest = f'<i class="spread" style="flex-basis:{50 * (plan.peak.upper - plan.peak.lower) / most:.2f}%"></i>'
     bar = "".join(render_segment(part, most, at) for at, part in enumerate(parts)) + rest
-    said = (
-        f"{plan.peak_stage.upper()} takes {format_gb(plan.peak.lower)} to "
+    summary = (
+        f"{plan.peak_stage.upper()} needs {format_gb(plan.peak.lower)} to "
         f"{format_gb(plan.peak.upper)} of {format_gb(plan.free)}"
     )
     model, words = way
     button = f'<button type="button" class="button small" data-suggest="{escape(model)}">{escape(words)}</button>'
     lines = [plan.holders, plan.too_big, *plan.notes]
-    return f"""<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">
-<p class="fit"><span class="pill" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word.capitalize()}</span>
+    return f"""<section class="memory" aria-label="Memory" data-sliders="{escape(json.dumps(sliders))}">
+<p class="fit"><span class="badge" data-tone="{FIT_TONES[plan.verdict.level]}">{mark} {word.capitalize()}</span>
   <span>{escape(plan.verdict.sentence.partition(": ")[2])}</span></p>
-<div class="stack" role="img" aria-label="{escape(said)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
+<div class="stack" role="img" aria-label="{escape(summary)}">{bar}<b style="left:{100 * plan.free / most:.2f}%"></b></div>
 <ul class="parts">{"".join(render_legend_entry(part, at) for at, part in enumerate(parts))}</ul>
 {"".join(f'<p class="hint">{escape(line)}</p>' for line in lines if line)}
 {render_costs(plan)}{button if words else ""}{render_reasons(plan)}</section>"""
@@ -133,15 +132,15 @@ def render_reasons(plan: Forecast) -> str:
         f"<dt>{escape(setting_label(one.key))}: {escape(one.value)}</dt><dd>{escape(one.sentence)}</dd>"
         for one in plan.values
     )
-    host = f" Main memory: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
+    host = f" RAM: up to {format_gb(sum(part.upper for part in plan.peak.host))} of {format_gb(plan.host_free)} free."
     disk = f"Disk: up to {format_gb(certain_bytes(plan.disk))} of {format_gb(plan.disk_free)} free; "
     disk += ", ".join(f"{part.name.lower()} {format_gb(part.upper)}" for part in plan.disk) + "."
-    return f"""<details><summary>Disk, main memory, and why these values</summary>
+    return f"""<details><summary>Disk, RAM and why these settings</summary>
 <p>{disk}{host if plan.peak.host else ""}</p><dl>{rows}</dl></details>"""
 
 
-def render_unknown_memory(sentence: str, levers: dict[str, int]) -> str:
+def render_unknown_memory(sentence: str, sliders: dict[str, int]) -> str:
     return (
-        f'<section class="memory" aria-label="Memory" data-levers="{escape(json.dumps(levers))}">'
+        f'<section class="memory" aria-label="Memory" data-sliders="{escape(json.dumps(sliders))}">'
         f'<p class="quiet">{escape(sentence)}</p></section>'
     )

@@ -19,35 +19,35 @@ def stage_chart(stage: str, chart: MetricChart) -> Chart:
 CHARTS = [stage_chart(stage, chart) for stage, method in METHODS.items() for chart in method.charts]
 DETAIL_CHARTS = (
     Chart(
-        (ChartSeries("deep.rate"),),
+        (ChartSeries("detail.rate"),),
         "Learning rate",
-        "How far a step may go: up in the warm-up, then down by the schedule.",
+        "Step size: rises during the warm-up, then falls with the schedule.",
     ),
     Chart(
-        (ChartSeries("deep.norm"),),
+        (ChartSeries("detail.norm"),),
         "Gradient norm",
-        "How strongly the batch pulls. Above the gradient clip it is shortened.",
+        "Gradient size per step. Above the max gradient norm it is scaled down.",
     ),
-    Chart((ChartSeries("deep.speed"),), "Tokens per second", "How fast the data goes through."),
-    Chart((ChartSeries("deep.seconds"),), "Seconds per step", "The first step is slow: it also compiles."),
+    Chart((ChartSeries("detail.speed"),), "Tokens per second", "Throughput."),
+    Chart((ChartSeries("detail.seconds"),), "Seconds per step", "The first step is slower: it also compiles."),
 )
 HARDWARE_CHARTS = (
     Chart(
-        (ChartSeries("machine.memory"),),
+        (ChartSeries("hardware.memory"),),
         "Memory in use, GB",
-        "Of the card, or of the computer where the processor trains.",
+        "GPU memory, or RAM if the processor trains.",
     ),
-    Chart((ChartSeries("machine.busy"),), "Load, %", "How busy the card or the processor is.", optional=True),
-    Chart((ChartSeries("machine.celsius"),), "Temperature, °C", "Above 85 °C most cards slow down.", optional=True),
-    Chart((ChartSeries("machine.watts"),), "Power, W", "What the card draws.", optional=True),
+    Chart((ChartSeries("hardware.busy"),), "Load, %", "How busy the GPU or the processor is.", optional=True),
+    Chart((ChartSeries("hardware.celsius"),), "Temperature, °C", "Above 85 °C most GPUs slow down.", optional=True),
+    Chart((ChartSeries("hardware.watts"),), "Power, W", "What the GPU draws.", optional=True),
 )
-SAMPLES_CARD = """<section class="card" id="strip" aria-labelledby="strip-head" hidden>
-  <header class="row head"><h3 id="strip-head">Sample answers</h3><b id="strip-when"></b></header>
-  <input type="range" id="strip-at" min="0" step="1" aria-label="Step whose answers are shown">
-  <p class="quiet small" id="strip-says"></p>
-  <div id="strip-answers"></div>
-  <p class="buttons" id="strip-deeds"></p>
-  <p class="sr" role="status" aria-live="polite" id="strip-said"></p>
+SAMPLES_CARD = """<section class="card" id="samples" aria-labelledby="samples-head" hidden>
+  <header class="row head"><h3 id="samples-head">Sample answers</h3><b id="samples-step"></b></header>
+  <input type="range" id="samples-slider" min="0" step="1" aria-label="Step whose answers are shown">
+  <p class="quiet small" id="samples-note"></p>
+  <div id="samples-answers"></div>
+  <p class="buttons" id="samples-buttons"></p>
+  <p class="sr" role="status" aria-live="polite" id="samples-status"></p>
 </section>"""
 
 
@@ -55,26 +55,26 @@ def render_train_tab() -> str:
     """The Train tab: empty until a run is there."""
     return f"""
 <div id="train-empty" class="empty"><h2>No run yet</h2>
-  <p>Press <b>Train and compare</b> on Start. Training goes on if you close this tab or Tunebench itself.</p></div>
+  <p>Press <b>Train and compare</b> on Start. Training continues if you close this tab or Tunebench itself.</p></div>
 <div id="train-run" hidden>
   <header class="row head"><h2 id="train-name"></h2><span id="train-left" class="quiet"></span></header>
   <ol class="stages" id="stages" aria-label="Stages"></ol>
   <div id="verdict"></div>
-  <p class="sr" role="status" aria-live="polite" id="doctor-said"></p>
+  <p class="sr" role="status" aria-live="polite" id="doctor-status"></p>
   <section class="verdict doctor" id="doctor" aria-label="Doctor" hidden></section>
-  <p class="proof" id="proof" hidden></p>
-  <div class="look" id="look"><div class="charts" id="charts">{"".join(map(render_chart, CHARTS))}
+  <p class="reference-check" id="reference-check" hidden></p>
+  <div class="charts-and-samples" id="charts-and-samples"><div class="charts" id="charts">{"".join(map(render_chart, CHARTS))}
     <p class="quiet later" id="later" hidden></p></div>
   {SAMPLES_CARD}</div>
   <p class="quiet" id="rows"></p>
-  <div class="folds">
-    {render_details("deep", "Learning rate, gradient and speed", DETAIL_CHARTS)}
-    {render_details("machine", "Memory, load, temperature and power", HARDWARE_CHARTS)}
-    <details id="notes" hidden><summary>What was changed or left out</summary><ul></ul></details>
+  <div class="details">
+    {render_details("detail-charts", "Learning rate, gradient and speed", DETAIL_CHARTS)}
+    {render_details("hardware-charts", "Memory, load, temperature and power", HARDWARE_CHARTS)}
+    <details id="notes" hidden><summary>Decisions and notes</summary><ul></ul></details>
     <details id="settings"><summary>Settings used</summary><div class="groups"></div></details>
     <details id="log"><summary>Log</summary><pre tabindex="0" role="region" aria-label="Last lines of the log"></pre></details>
   </div>
-  <fieldset id="at-end"><legend>When a run ends</legend>
+  <fieldset id="notifications"><legend>When a run ends</legend>
     <label><input type="checkbox" name="notify"> Notify me</label>
     <label><input type="checkbox" name="sound"> Play a sound</label></fieldset>
 </div>

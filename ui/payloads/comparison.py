@@ -35,10 +35,10 @@ def compare_parts(registry: RunRegistry, chosen: CompareChoice | None = None) ->
     """Every part of the Compare tab."""
     return {
         "compare": comparison_payload(registry),
-        "ballot": question_payload(registry),
+        "question": question_payload(registry),
         "tally": tally_payload(registry, chosen or CompareChoice()),
         "scores": scores_payload(registry),
-        "heat": heatmap_payload(registry),
+        "heatmap": heatmap_payload(registry),
         "judge": judge_payload(registry),
     }
 
@@ -48,18 +48,18 @@ def comparison_payload(registry: RunRegistry) -> dict[str, Any] | None:
     current = registry.comparison
     if current is None:
         return None
-    view, said = current.state, current.current_answers
-    problem = said.problem if said else ""
+    view, answers = current.state, current.current_answers
+    problem = answers.problem if answers else ""
     return {
         "run": current.run,
         "phase": view.phase,
         "active": view.phase.is_active,
         "dead": view.phase is Phase.FAILED,
-        "answering": view.phase is Phase.ANSWERING and bool(said and not said.ends and not problem),
-        "done": bool(said and said.ends),
+        "answering": view.phase is Phase.ANSWERING and bool(answers and not answers.ends and not problem),
+        "done": bool(answers and answers.ends),
         "detail": "" if problem or view.phase is Phase.SCORING else worker_activity(current),
         "error": problem or str(view.error),
-        "asked": "" if current.open_question else current.last_prompt,
+        "prompt": "" if current.open_question else current.last_prompt,
         "lanes": blind_lanes(current.open_question, current) if current.open_question else all_lanes(current),
     }
 
@@ -77,9 +77,9 @@ def all_lanes(current: CompareSession) -> list[dict[str, Any]]:
     return [
         {
             **lane_payload(one.name, one.name, current),
-            "dial": lane_strength(one.name, current.state) if one.adapter else None,
+            "strength": lane_strength(one.name, current.state) if one.adapter else None,
             "system": one.system,
-            "before": [{"prompt": turn.prompt, "text": turn.answers.get(one.name, "")} for turn in current.turns],
+            "turns": [{"prompt": turn.prompt, "text": turn.answers.get(one.name, "")} for turn in current.turns],
         }
         for one in current.job.lanes
     ]
@@ -91,27 +91,26 @@ def lane_strength(name: str, view: RunState) -> dict[str, float] | None:
     return {"strength": round(proof.strength, 3), "share": round(proof.share, 3)} if proof else None
 
 
-def blind_lanes(open_one: BlindQuestion, current: CompareSession) -> list[dict[str, Any]]:
+def blind_lanes(question: BlindQuestion, current: CompareSession) -> list[dict[str, Any]]:
     """The two lanes of a vote as A and B. Who they are is said after the vote, and nothing that tells before it."""
     sides = [
-        lane_payload(letter, name, current) for letter, name in (("A", open_one.left_lane), ("B", open_one.right_lane))
+        lane_payload(letter, name, current) for letter, name in (("A", question.left_lane), ("B", question.right_lane))
     ]
-    hidden = {"was": "", "proof": "", "hash": ""} if open_one.is_blind else {}
-    return [{**one, **hidden, "dial": None, "system": "", "before": []} for one in sides]
+    hidden = {"revealed": "", "adapter": "", "hash": ""} if question.is_blind else {}
+    return [{**one, **hidden, "strength": None, "system": "", "turns": []} for one in sides]
 
 
 def lane_payload(shown: str, name: str, current: CompareSession) -> dict[str, Any]:
     """One lane: how its answer ended, and the proof that it is what its name says."""
-    said = current.current_answers
-    end = said.ends.get(name) if said else None
-    was = name if shown != name else ""
+    answers = current.current_answers
+    end = answers.ends.get(name) if answers else None
     proof = find_adapter_check(name, current.state)
     return {
         "name": shown,
-        "was": was,
-        "end": describe_end(end),
-        "cut": describe_cut(end),
-        "proof": describe_effect(proof),
+        "revealed": name if shown != name else "",
+        "stats": describe_answer_stats(end),
+        "truncated": describe_truncation(end),
+        "adapter": describe_effect(proof),
         "hash": describe_hash(proof),
     }
 
@@ -120,15 +119,15 @@ def find_adapter_check(name: str, view: RunState) -> AdapterCheck | None:
     return next((proof for proof in view.lanes if proof.lane == name), None)
 
 
-def describe_end(end: AnswerStats | None) -> str:
+def describe_answer_stats(end: AnswerStats | None) -> str:
     if end is None:
         return ""
     rate = f" · {end.tokens / end.seconds:.0f}/s" if end.seconds > 0 else ""
     return f"{end.tokens} token{'s' * (end.tokens != 1)}{rate}"
 
 
-def describe_cut(end: AnswerStats | None) -> str:
-    return "" if end is None or end.ended_itself else "Cut here: it had not ended by itself."
+def describe_truncation(end: AnswerStats | None) -> str:
+    return "" if end is None or end.ended_itself else "Truncated at the token limit."
 
 
 def describe_effect(proof: AdapterCheck | None) -> str:
@@ -136,7 +135,7 @@ def describe_effect(proof: AdapterCheck | None) -> str:
     if proof is None or not proof.sha256:
         return ""
     if not proof.difference:
-        return "Adapter changes nothing: same logits as the base"
+        return "The adapter changes nothing: same logits as the base"
     return "Adapter active ✓" + ("" if proof.strength == 1 else f" at {proof.strength:.0%}")
 
 
@@ -153,25 +152,25 @@ def describe_hash(proof: AdapterCheck | None) -> str:
 def question_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """The question of a blind vote: what it asks, whether a vote may be given, and what was voted."""
     current = registry.comparison
-    open_one = current.open_question if current else None
-    if current is None or open_one is None:
+    question = current.open_question if current else None
+    if current is None or question is None:
         return None
-    said = current.current_answers
+    answers = current.current_answers
     ready = blind_voting.is_answered(current)
     return {
-        "first": open_one.contest.first,
-        "second": open_one.contest.second,
-        "number": open_one.index + 1,
-        "tag": open_one.tag,
-        "prompt": [{"role": one.role, "text": one.content} for one in open_one.messages],
-        "ready": ready and open_one.vote is None,
-        "again": open_one.again,
-        "same": bool(ready and said and len(set(said.answers.values())) == 1),
-        "voted": open_one.vote.choice if open_one.vote else "",
-        "better": open_one.vote is not None and open_one.vote.choice == "bad",
-        "away": str(blind_voting.absence_reason(registry, current)),
-        "goes_on": blind_voting.can_continue(current),
-        "loadable": not current.state.phase.is_active and registry.active_run is None,
+        "first": question.contest.first,
+        "second": question.contest.second,
+        "number": question.index + 1,
+        "tag": question.tag,
+        "prompt": [{"role": one.role, "text": one.content} for one in question.messages],
+        "ready": ready and question.vote is None,
+        "again": question.again,
+        "identical": bool(ready and answers and len(set(answers.answers.values())) == 1),
+        "voted": question.vote.choice if question.vote else "",
+        "wants_answer": question.vote is not None and question.vote.choice == "bad",
+        "absence": str(blind_voting.absence_reason(registry, current)),
+        "can_continue": blind_voting.can_continue(current),
+        "can_reload": not current.state.phase.is_active and registry.active_run is None,
     }
 
 
@@ -229,17 +228,17 @@ def run_label(registry: RunRegistry, run: str) -> str:
 def judge_payload(registry: RunRegistry) -> dict[str, Any] | None:
     """How far a judge is, and what each judge thinks of the two lanes it was last asked about."""
     current = registry.comparison
-    trial = current.judge_run if current else None
-    if trial is None or (current and current.open_question):
+    judge_run = current.judge_run if current else None
+    if judge_run is None or (current and current.open_question):
         return None
-    state, contest = trial.state, trial.order.contest
+    state, contest = judge_run.state, judge_run.order.contest
     try:
         given = current_votes(votes.votes_path(registry.workspace))
     except DataError:  # the tally says so
         given = ()
     found = judge.summarise_judges(judge.read_verdicts(registry.workspace, contest), given)
     return {
-        "going": "" if state.over else f"Judged {state.done} of {state.total}",
+        "progress": "" if state.over else f"Judged {state.done} of {state.total}",
         "share": state.done / max(state.total, 1),
         "problem": state.problem,
         "opinions": [describe_opinion(one, contest) for one in found],
@@ -252,11 +251,9 @@ def describe_opinion(one: JudgeSummary, contest: LanePair) -> str:
         low, high = (f"{100 * end:.0f}" for end in one.share.ends)
         share = f" ({one.share.value:.0%} {contest.second}, 95 % interval {low}–{high})"
     decided = f"{contest.first} {one.first} – {one.second} {contest.second}{share}"
-    torn = f"; in {one.torn} cases only the side decided" if one.torn else ""
+    torn = f"; in {one.torn} cases the verdict followed the side" if one.torn else ""
     ties = f"; {one.ties} ties" if one.ties else ""
-    agreed = (
-        f" It agrees with you in {one.agreed} of {one.of_both} cases that both of you decided." if one.of_both else ""
-    )
+    agreed = f" It agrees with you in {one.agreed} of the {one.of_both} cases you both decided." if one.of_both else ""
     return f"{one.judge}: {decided}{ties}{torn}.{agreed}"
 
 
@@ -274,11 +271,11 @@ def scores_payload(registry: RunRegistry) -> dict[str, Any] | None:
         found = found or load_scores(current, registry.workspace)
     except DataError as error:
         problem = problem or str(error)
-    going = view.scoring
+    scoring = view.scoring
     return {
-        "going": str(going.summary) if going else "",
-        "done": going.done / going.total if going else 0,
-        "left": format_duration(going.seconds_left) if going and going.seconds_left is not None else "",
+        "progress": str(scoring.summary) if scoring else "",
+        "done": scoring.done / scoring.total if scoring else 0,
+        "left": format_duration(scoring.seconds_left) if scoring and scoring.seconds_left is not None else "",
         "table": score_table_payload(found) if found else None,
         "problem": problem,
     }

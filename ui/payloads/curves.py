@@ -41,12 +41,12 @@ SERIES: dict[str, tuple[Stage, StepReader]] = {
 CURVES = {stage: [name for name, (of, _) in SERIES.items() if of == stage] for stage in METHODS}
 """Stage → its curves, in the order in which a row of new points holds them."""
 DETAIL_SERIES: dict[str, StepReader] = {
-    "deep.rate": lambda step: step.learning_rate,
-    "deep.norm": lambda step: step.grad_norm,
-    "deep.speed": lambda step: step.tokens_per_second,
-    "deep.seconds": lambda step: step.seconds,
+    "detail.rate": lambda step: step.learning_rate,
+    "detail.norm": lambda step: step.grad_norm,
+    "detail.speed": lambda step: step.tokens_per_second,
+    "detail.seconds": lambda step: step.seconds,
 }
-"""Curves for those who look under the hood, over all steps of a run; sent only where they are shown."""
+"""More curves over all steps of a run; sent only while they are shown."""
 
 
 def all_curves(view: RunState) -> dict[str, list[tuple[int, float]]]:

@@ -39,10 +39,10 @@ SLIDERS = (
     *(
         MemorySlider(f"{stage}.{name}", f"{method.title} {word}", notches)
         for stage, method in METHODS.items()
-        for name, word, notches in (("batch_size", "batch", BATCHES), ("max_length", "length", LENGTHS))
+        for name, word, notches in (("batch_size", "batch size", BATCHES), ("max_length", "max length", LENGTHS))
     ),
 )
-SLIDER_SETTINGS = (*(lever.key for lever in SLIDERS), *(f"{stage}.accumulation" for stage in METHODS))
+SLIDER_SETTINGS = (*(slider.key for slider in SLIDERS), *(f"{stage}.accumulation" for stage in METHODS))
 """Every setting that a slider changes."""
 
 
@@ -50,37 +50,37 @@ def target_machine(supervisor: Supervisor) -> TargetMachine:
     """The device that a run would use, as it is now; without the card that was demanded and is not there, the processor."""
     try:
         card = supervisor.device.gpu is not None
-    except DeviceError:  # shown in the rail, and said again by a start
+    except DeviceError:  # shown in the sidebar, and said again by a start
         card = False
     own = tuple(run.own_pids(supervisor.registry))
     return TargetMachine.current_machine(supervisor.device.machine, own, disk_free(supervisor.workspace), use_card=card)
 
 
-def model_architecture(workspace: Workspace, catalogue: Catalogue, wanted: Recipe) -> Architecture | None:
+def model_architecture(workspace: Workspace, catalogue: Catalogue, recipe: Recipe) -> Architecture | None:
     """The model's size, where it is known and can be trained."""
     try:
-        return architecture_for_model(wanted.model, workspace, catalogue)
+        return architecture_for_model(recipe.model, workspace, catalogue)
     except ModelError:
         return None
 
 
-def build_forecast(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: RowCounts) -> Forecast | str:
+def build_forecast(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe, found: RowCounts) -> Forecast | str:
     """The forecast; a sentence where the model's size is not known yet."""
     try:
-        shape = architecture_for_model(wanted.model, supervisor.workspace, catalogue)
+        shape = architecture_for_model(recipe.model, supervisor.workspace, catalogue)
     except ModelError as error:
         return str(error)
     if shape is None:
-        return f"How much memory {wanted.model} takes is known once its config.json is on this computer."
+        return f"Memory use of {recipe.model} appears once the model's config is downloaded."
     return make_forecast(
-        wanted, shape, target_machine(supervisor), found, measurements.load_measurements(supervisor.workspace)
+        recipe, shape, target_machine(supervisor), found, measurements.load_measurements(supervisor.workspace)
     )
 
 
 def mark_user_edits(plan: Forecast, preset: Recipe) -> Forecast:
     """The plan where only what a person set otherwise than the preset counts as an edit."""
     values = (
-        replace(one, chosen="", costs=0, why="as the model's preset has it")
+        replace(one, chosen="", costs=0, why="from the model's preset")
         if one.chosen and one.value == format_planned_value(setting_value(preset, one.key))
         else one
         for one in plan.values
@@ -93,52 +93,52 @@ def setting_value(recipe: Recipe, key: str) -> Any:
     return reduce(getattr, key.split("."), recipe)
 
 
-def fit_level(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe) -> str:
+def fit_level(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe) -> str:
     """How a model fits at full length of the rows: a key of MARKS; nothing for a model of unknown size."""
-    shape = catalogue.find_architecture(wanted.model)
+    shape = catalogue.find_architecture(recipe.model)
     if shape is None:
         return ""
     peak = peak_estimate(
-        estimate_memory(one) for one in setups_for_machine(wanted, shape, supervisor.device.machine).values()
+        estimate_memory(one) for one in setups_for_machine(recipe, shape, supervisor.device.machine).values()
     )
     return fit_verdict(peak, target_machine(supervisor).room.free).level
 
 
-def move_slider(wanted: Recipe, key: str, value: int) -> Recipe:
+def move_slider(recipe: Recipe, key: str, value: int) -> Recipe:
     """The recipe with a slider moved. Another batch leaves the effective batch as it is, as near as whole numbers come."""
     part, _, name = key.partition(".")
     if key not in SLIDER_SETTINGS or name == "accumulation":
         raise ValueError(f"no slider moves {key}")
     changes = {key: value}
     if name == "batch_size":
-        changes[f"{part}.accumulation"] = max(1, round(getattr(wanted, part).effective_batch / value))
-    return with_changes(wanted, changes)
+        changes[f"{part}.accumulation"] = max(1, round(getattr(recipe, part).effective_batch / value))
+    return with_changes(recipe, changes)
 
 
-def slider_values(wanted: Recipe) -> dict[str, int]:
+def slider_values(recipe: Recipe) -> dict[str, int]:
     """Where the sliders of this method stand."""
-    shown = ("lora", *wanted.method.stages)
-    return {key: setting_value(wanted, key) for key in SLIDER_SETTINGS if key.partition(".")[0] in shown}
+    shown = ("lora", *recipe.method.stages)
+    return {key: setting_value(recipe, key) for key in SLIDER_SETTINGS if key.partition(".")[0] in shown}
 
 
 def suggest_fix(
-    supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, wanted: Recipe, found: RowCounts
+    supervisor: Supervisor, catalogue: Catalogue, plan: Forecast, recipe: Recipe, found: RowCounts
 ) -> tuple[str, str]:
     """The model to take instead and the button's words; no model: the settings that suit data and memory."""
-    if plan.suggested and plan.suggested != wanted:
-        return "", "Use the settings for this data and memory"
-    if plan.suggested or wanted.model == STARTER:
+    if plan.suggested and plan.suggested != recipe:
+        return "", "Use recommended settings"
+    if plan.suggested or recipe.model == STARTER:
         return "", ""
-    name = smaller_model(supervisor, catalogue, wanted, found)
+    name = smaller_model(supervisor, catalogue, recipe, found)
     return name, f"Use {'the starter model' if name == STARTER else name} instead"
 
 
-def smaller_model(supervisor: Supervisor, catalogue: Catalogue, wanted: Recipe, found: RowCounts) -> str:
+def smaller_model(supervisor: Supervisor, catalogue: Catalogue, recipe: Recipe, found: RowCounts) -> str:
     """The largest smaller model that planning has settings for; the starter where there is none."""
-    name = catalogue.smaller_model(wanted.model)
+    name = catalogue.smaller_model(recipe.model)
     while name:
-        told = build_forecast(supervisor, catalogue, wanted.model_copy(update={"model": name}), found)
-        if isinstance(told, Forecast) and told.suggested:
+        forecast = build_forecast(supervisor, catalogue, recipe.model_copy(update={"model": name}), found)
+        if isinstance(forecast, Forecast) and forecast.suggested:
             return name
         name = catalogue.smaller_model(name)
     return STARTER

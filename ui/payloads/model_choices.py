@@ -26,7 +26,7 @@ def free_gib(supervisor: Supervisor) -> float | None:
     """What a new worker may plan with on the card, in GiB; None: runs use the processor."""
     try:
         card = supervisor.device.gpu
-    except DeviceError:  # shown in the rail, and said again by a start
+    except DeviceError:  # shown in the sidebar, and said again by a start
         return None
     return card.budget_bytes(run.own_pids(supervisor.registry)) / GIB if card else None
 
@@ -94,24 +94,24 @@ class ModelChoices:
         """A whole run: the model's preset at a goal's length, on the sample data."""
         return self.goals[goal].apply_goal(self.preset_for(model).as_recipe()).model_copy(update={"model": model})
 
-    def with_model_settings(self, wanted: Recipe, goal: str) -> Recipe:
+    def with_model_settings(self, recipe: Recipe, goal: str) -> Recipe:
         """The same run with every setting that suits its model."""
-        base = self.recipe_for(wanted.model, goal)
-        return wanted.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", *METHODS)})
+        base = self.recipe_for(recipe.model, goal)
+        return recipe.model_copy(update={part: getattr(base, part) for part in ("precision", "lora", *METHODS)})
 
-    def with_goal_length(self, wanted: Recipe, goal: str, rows: StageRows | None = None) -> Recipe:
+    def with_goal_length(self, recipe: Recipe, goal: str, rows: StageRows | None = None) -> Recipe:
         """The same run with a goal's length; every other setting stays.
 
         Args:
             rows: of each stage. Where a goal's fixed steps would make the run longer than one pass over them, they end there:
                 a quick look is never the longest, nor does it see few rows again and again.
         """
-        base = self.recipe_for(wanted.model, goal)
+        base = self.recipe_for(recipe.model, goal)
         lengths = {stage: base.stage_settings(stage).model_dump(include={"epochs", "max_steps"}) for stage in METHODS}
-        longer = wanted.model_copy(
-            update={stage: wanted.stage_settings(stage).model_copy(update=length) for stage, length in lengths.items()}
+        longer = recipe.model_copy(
+            update={stage: recipe.stage_settings(stage).model_copy(update=length) for stage, length in lengths.items()}
         )
-        fixed = {stage: steps for stage in wanted.method.stages if (steps := longer.stage_settings(stage).max_steps)}
+        fixed = {stage: steps for stage in recipe.method.stages if (steps := longer.stage_settings(stage).max_steps)}
         passes = {stage: steps_per_epoch(rows[stage], longer.stage_settings(stage)) for stage in fixed} if rows else {}
         if not rows or sum(fixed.values()) <= sum(passes.values()):
             return longer
@@ -120,23 +120,23 @@ class ModelChoices:
             update={stage: longer.stage_settings(stage).model_copy(update=length) for stage, length in shorter.items()}
         )
 
-    def matching_goal(self, wanted: Recipe, rows: StageRows | None = None) -> str | None:
+    def matching_goal(self, recipe: Recipe, rows: StageRows | None = None) -> str | None:
         """The goal whose length the run has, for these rows or for any, or None where it was set by hand."""
-        ours, lengths = wanted.trained_part(), ((name, few) for few in (rows, None) for name in GOALS)
+        ours, lengths = recipe.trained_part(), ((name, few) for few in (rows, None) for name in GOALS)
         return next(
-            (name for name, few in lengths if self.with_goal_length(wanted, name, few).trained_part() == ours), None
+            (name for name, few in lengths if self.with_goal_length(recipe, name, few).trained_part() == ours), None
         )
 
-    def explain(self, wanted: Recipe, rows: StageRows | None = None) -> list[str]:
+    def explain(self, recipe: Recipe, rows: StageRows | None = None) -> list[str]:
         """Why the run is as it is: its settings, then its length."""
-        goal = self.matching_goal(wanted, rows)
-        by_hand = "Epochs and steps were set by hand."
+        goal = self.matching_goal(recipe, rows)
+        by_hand = "Custom length: you set epochs or steps."
         length = f"{self.goals[goal].title}: {self.goals[goal].description}" if goal else by_hand
-        return [self.settings_reason(wanted), length]
+        return [self.settings_reason(recipe), length]
 
-    def settings_reason(self, wanted: Recipe) -> str:
-        used, preset = self.with_goal_length(wanted, BALANCED), self.with_model_settings(wanted, BALANCED)
+    def settings_reason(self, recipe: Recipe) -> str:
+        used, preset = self.with_goal_length(recipe, BALANCED), self.with_model_settings(recipe, BALANCED)
         if used.trained_part() != preset.trained_part():
             return "Some settings differ from the model's preset."
-        suited, choice = self.preset_for(wanted.model), self.preset_choice
-        return str(choice.reason) if suited == choice.preset else f"The settings made for {model_name(suited.model)}."
+        suited, choice = self.preset_for(recipe.model), self.preset_choice
+        return str(choice.reason) if suited == choice.preset else f"Settings made for {model_name(suited.model)}."

@@ -35,7 +35,11 @@ def device_payload(supervisor: Supervisor) -> dict[str, Any]:
     cpu, problem = supervisor.device.machine.cpu, supervisor.device.machine.problem
     if gpu:
         several = len(supervisor.device.machine.usable_gpus)
-        return {"name": gpu.name, "kind": f"The freest of {several} GPUs" if several > 1 else "", "problem": problem}
+        return {
+            "name": gpu.name,
+            "kind": f"Most free memory of {several} GPUs" if several > 1 else "",
+            "problem": problem,
+        }
     return {"name": cpu.name, "kind": f"Processor, {cpu.cores} core{'s' * (cpu.cores != 1)}", "problem": problem}
 
 
@@ -88,9 +92,9 @@ def button_state(supervisor: Supervisor) -> dict[str, Any]:
         "compare": comparison.state.phase if comparison else "",
         "runs": len(registry.run_states),
         "comparable": any(map(is_comparable, registry.run_states)),
-        "room": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.device.machine.gpus],
-        "sets": len(preference_data.list_vote_data_sets(supervisor.workspace)),
-        "trouble": registry.last_error,
+        "free_memory": [round(2 * gpu.free_bytes / GIB) for gpu in supervisor.device.machine.gpus],
+        "vote_sets": len(preference_data.list_vote_data_sets(supervisor.workspace)),
+        "error": registry.last_error,
     }
 
 
@@ -159,14 +163,14 @@ END_STATES = {
 
 def status_badge(run_dir: Path, view: RunState) -> dict[str, str]:
     """One word for the state, and its tone."""
-    if wish := pending_request(run_dir, view):
-        return {"pill": {"stop": "Stopping", "pause": "Pausing", "end": "Ending"}[wish], "tone": "busy"}
+    if pending := pending_request(run_dir, view):
+        return {"badge": {"stop": "Stopping", "pause": "Pausing", "end": "Killing"}[pending], "tone": "busy"}
     if view.unreadable:
-        return {"pill": "Unreadable", "tone": "bad"}
+        return {"badge": "Unreadable", "tone": "bad"}
     if view.stalled:
-        return {"pill": "Stalled", "tone": "bad"}
+        return {"badge": "Stalled", "tone": "bad"}
     word, tone = END_STATES.get(view.phase, ("Running", "busy"))
-    return {"pill": word, "tone": tone}
+    return {"badge": word, "tone": tone}
 
 
 def describe_step(last: TrainStep) -> str:
@@ -204,8 +208,8 @@ def stage_states(recipe: Recipe | None, view: RunState) -> list[dict[str, str]]:
 
 def stages_in_events(view: RunState) -> list[Stage]:
     """The stages that the events speak of, for a run whose recipe cannot be read."""
-    told = {*(point.stage for point in view.points), *view.adapters, *view.planned}
-    return [stage for stage in METHODS if stage in told]
+    found = {*(point.stage for point in view.points), *view.adapters, *view.planned}
+    return [stage for stage in METHODS if stage in found]
 
 
 def current_stage_name(view: RunState, names: list[str]) -> str:
@@ -240,9 +244,9 @@ def facts_payload(registry: RunRegistry, view: RunState | None) -> dict[str, Any
 
 def describe_probe(found: MemoryProbed) -> str:
     """What was measured before the first step."""
-    how = "from half a batch" if found.cut else "on the longest rows"
+    how = "with half a batch" if found.cut else "on the longest rows"
     return (
-        f"{STAGE_LABELS[found.stage]}: memory measured before the first step, {how}: "
+        f"{STAGE_LABELS[found.stage]}: memory check before the first step, {how}: "
         f"{format_gb(found.peak)} of {format_gb(found.most)} "
         f"at {found.tokens:,} tokens, in {found.seconds:.1f} s."
     )
@@ -291,21 +295,23 @@ def run_option(run_dir: Path, view: RunState) -> str:
     """A run in a list to choose from: its title, its adapters, and when it began."""
     known = read_run_settings(run_dir)
     adapters = ", ".join(STAGE_LABELS[stage] for stage in view.adapters)
-    began = datetime.fromisoformat(known.created).astimezone()  # where the page is read, as in the rail; see runs.began
+    began = datetime.fromisoformat(
+        known.created
+    ).astimezone()  # where the page is read, as in the sidebar; see runs.began
     return f"{display_name(run_dir)} ({adapters}) · {began:%Y-%m-%d %H:%M}"
 
 
 def run_numbers(run_dir: Path, view: RunState) -> dict[str, Any]:
     recipe = read_run_settings(run_dir).recipe
     last = last_steps(view)
-    told = [(stage, point.metrics["accuracy"]) for stage, point in last.items() if "accuracy" in point.metrics]
+    accuracies = [(stage, point.metrics["accuracy"]) for stage, point in last.items() if "accuracy" in point.metrics]
     return {
         "model": model_name(recipe.model) if recipe and recipe.name else "",
         "data": " + ".join(data_names(recipe)) if recipe else "",
         "steps": " + ".join(f"{point.step}" for point in last.values()),
         "loss": " · ".join(f"{STAGE_LABELS[stage]}\u00a0{point.loss:.3f}" for stage, point in last.items()),
-        "accuracy": f"{told[-1][1]:.0%} (n {recipe.stage_settings(told[-1][0]).effective_batch})"
-        if told and recipe
+        "accuracy": f"{accuracies[-1][1]:.0%} (n {recipe.stage_settings(accuracies[-1][0]).effective_batch})"
+        if accuracies and recipe
         else "",
         "error": str(view.error),
         "comparable": is_comparable(view),

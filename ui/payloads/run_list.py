@@ -47,10 +47,10 @@ def part_checksum(part: Any) -> int:
 
 @dataclass
 class RunRows:
-    """Every run as a row. A row is made anew when its run has gone on or was written about, and else kept."""
+    """Every run as a row. A row is built again when its run or its metadata changes, and else cached."""
 
     registry: RunRegistry
-    kept: dict[str, tuple[RunState, RunMetadata, dict[str, Any]]] = field(default_factory=dict)
+    cache: dict[str, tuple[RunState, RunMetadata, dict[str, Any]]] = field(default_factory=dict)
     known: list[tuple[str | int, int]] = field(default_factory=list)
     """What the rows of runs that are over were made from: their views, which runs there are, and when each was written about."""
     needed: dict[str, str] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class RunRows:
         folders = {view.id: self.registry.run_dir(view.id) for view in views}
         known = [
             (view.id if view.phase.is_active else id(view), metadata_stamp(folders[view.id])) for view in views
-        ]  # `kept` holds the views, so that no new one gets the id of an old one
+        ]  # `cache` holds the views, so that no new one gets the id of an old one
         if known != self.known:
             self.needed = dependents_by_run(folders)
             self.over = CachedPart(self.build_rows(view for view in views if not view.phase.is_active))
@@ -75,13 +75,13 @@ class RunRows:
 
     def row_for(self, view: RunState) -> dict[str, Any]:
         about = run_metadata(self.registry.run_dir(view.id))
-        known = self.kept.get(view.id)
+        known = self.cache.get(view.id)
         if known is None or known[0] is not view or known[1] != about:
-            known = self.kept[view.id] = (view, about, self.safe_row(view, about))
+            known = self.cache[view.id] = (view, about, self.safe_row(view, about))
         return known[2]
 
     def safe_row(self, view: RunState, about: RunMetadata) -> dict[str, Any]:
-        """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be thrown away."""
+        """The row of a run; of one that cannot be shown, why, so that it does not hide the others and can be trashed away."""
         try:
             return self.build_row(view, about) | {
                 "problem": view.unreadable or " ".join(read_run_settings(self.registry.run_dir(view.id)).notes)
@@ -99,7 +99,7 @@ class RunRows:
             **shown,
             "note": about.note,
             "pinned": about.pinned,
-            "spark": sparkline(view),
+            "sparkline": sparkline(view),
             "size": "" if view.phase.is_active else format_file_size(folder_size(run_dir)),
             "line": adapter_lineage(recipe, view),
             "active": view.phase.is_active,
@@ -109,16 +109,16 @@ class RunRows:
 
 def problem_row(view: RunState, problem: str) -> dict[str, Any]:
     """The row of a run of which nothing but its folder can be shown."""
-    words = ("kind", "when", "model", "data", "steps", "loss", "accuracy", "note", "spark", "size", "command")
+    words = ("kind", "when", "model", "data", "steps", "loss", "accuracy", "note", "sparkline", "size", "command")
     unknown = {"line": [], "pinned": False, "comparable": False, "active": view.phase.is_active, "error": problem}
-    state = {"id": view.id, "name": view.id, "pill": "Unreadable", "tone": "bad", "problem": problem}
+    state = {"id": view.id, "name": view.id, "badge": "Unreadable", "tone": "bad", "problem": problem}
     return {**dict.fromkeys(words, ""), **unknown, **state}
 
 
 def sparkline(view: RunState) -> str:
-    """The loss of the last stage as one letter for each of at most SPARK means, 0 the lowest; up to where it is no number."""
-    told = (point.loss for point in view.points if view.last_step and point.stage == view.last_step.stage)
-    losses = list(takewhile(isfinite, told))
+    """The loss of the last stage: one character per mean, 0 is the lowest; up to the first value that is no number."""
+    of_stage = (point.loss for point in view.points if view.last_step and point.stage == view.last_step.stage)
+    losses = list(takewhile(isfinite, of_stage))
     count = min(SPARKLINE_POINTS, len(losses))
     if count < 2:
         return ""
@@ -146,16 +146,16 @@ def dependents_by_run(folders: dict[str, Path]) -> dict[str, str]:
 
 def trash_payload(workspace: Workspace) -> dict[str, Any]:
     """What lies in the trash."""
-    thrown = run_folder.list_runs(trash_folder(workspace))
+    trashed = run_folder.list_runs(trash_folder(workspace))
     return {
-        "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in thrown],
-        "size": describe_trash_size(tuple(thrown)),
+        "runs": [{"id": untrusted_files.printable_id(folder), "name": display_name(folder)} for folder in trashed],
+        "size": describe_trash_size(tuple(trashed)),
     }
 
 
 @lru_cache(maxsize=4)
-def describe_trash_size(thrown: tuple[Path, ...]) -> str:
-    return format_file_size(sum(map(folder_size, thrown)))
+def describe_trash_size(trashed: tuple[Path, ...]) -> str:
+    return format_file_size(sum(map(folder_size, trashed)))
 
 
 def overlay_payload(registry: RunRegistry, chosen: Sequence[str], curves: Callable[[RunState], Any]) -> dict[str, Any]:
@@ -188,8 +188,10 @@ def curve_titles() -> dict[str, str]:
 
 def differing_settings(recipes: list[Recipe]) -> list[tuple[str, list[str]]]:
     """Each setting in which not all recipes agree, with its value in each."""
-    told = [settings_by_label(recipe.model_copy(update={"name": ""})) for recipe in recipes]
-    return [(label, [one[label] for one in told]) for label in told[0] if len({one[label] for one in told}) > 1]
+    labelled = [settings_by_label(recipe.model_copy(update={"name": ""})) for recipe in recipes]
+    return [
+        (label, [one[label] for one in labelled]) for label in labelled[0] if len({one[label] for one in labelled}) > 1
+    ]
 
 
 def repeat_command(run_dir: Path) -> str:

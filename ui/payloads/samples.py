@@ -35,10 +35,10 @@ def samples_payload(registry: RunRegistry, view: RunState | None) -> dict[str, A
 def sample_points(run_dir: Path, view: RunState, stage: Stage) -> list[dict[str, Any]]:
     """kept: is this step the stage's adapter? stored: are its weights there? best: was the held-out loss lowest here?"""
     best, held = view.best_evaluation(stage), {one.step: one.loss for one in view.evaluated if one.stage == stage}
-    said = {one.step: one.samples for one in view.sampled if one.stage == stage and one.step}
+    answers = {one.step: one.samples for one in view.sampled if one.stage == stage and one.step}
     kept = current_adapter_step(run_dir, stage) if stage in view.adapters else None
     stored = {*checkpoints.adapters_by_step(run_dir, stage), *([kept] if kept else [])}
-    shown = said if view.phase.is_active else {*said, *stored}
+    shown = answers if view.phase.is_active else {*answers, *stored}
     return [
         {
             "stage": stage,
@@ -48,7 +48,7 @@ def sample_points(run_dir: Path, view: RunState, stage: Stage) -> list[dict[str,
             "best": best is not None and best.step == step,
             "kept": step == kept,
             "stored": step in stored,
-            "answers": answer_rows(said.get(step, ())),
+            "answers": answer_rows(answers.get(step, ())),
         }
         for step in sorted(shown)
     ]

@@ -31,19 +31,19 @@ def count_votes(
         "first": contest.first,
         "second": contest.second,
         "wins": [found.first, found.second],
-        "others": describe_undecided(found),
+        "undecided": describe_undecided(found),
         "share": interval_bounds(found.share),
-        "odds": describe_odds(found),
+        "share_text": describe_share(found),
         "verdict": describe_verdict(found),
         "word": found.verdict.word,
         "kinds": [[tag, *counts] for tag, counts in sorted(found.kinds.items())],
-        "none": missing_count_text(given, found),
+        "empty": missing_count_text(given, found),
         "checks": [
             line for line in (describe_bias(found), describe_length_effect(found), describe_earlier(earlier)) if line
         ],
         "strengths": rank_lanes(given, contest.run),
         "pairs": found.pairs,
-        "few": "Few pairs. Fine for a taste; 200 or more give a steadier change."
+        "advice": f"{found.pairs} pairs are enough to experiment; 200+ for a lasting effect."
         if 0 < found.pairs < MIN_PAIRS
         else "",
     }
@@ -53,17 +53,14 @@ def missing_count_text(given: Sequence[Vote], found: VoteTally) -> str:
     """What stands in place of a count that does not exist; empty where it does."""
     if found.total_votes:
         return ""
-    return f"No votes {'on these two lanes' if given else 'for this run'} yet. Press B."
+    return f"No votes {'on these two models' if given else 'for this run'} yet. Press B."
 
 
 def describe_earlier(count: int) -> str:
     if not count:
         return ""
-    one = count == 1
-    return (
-        f"{count} earlier vote{'' if one else 's'} on lanes of these names {'is' if one else 'are'} not counted: an adapter or a "
-        "system prompt was another then."
-    )
+    votes_are = "vote is" if count == 1 else "votes are"
+    return f"{count} earlier {votes_are} not counted: the adapter or the system prompt of a model was different then."
 
 
 def current_votes(path: Path) -> tuple[Vote, ...]:
@@ -73,8 +70,8 @@ def current_votes(path: Path) -> tuple[Vote, ...]:
 
 def file_stamp(path: Path) -> tuple[int, int]:
     """Size and time of the last change; a file with the same ones is not read again."""
-    told = path.stat() if path.exists() else None
-    return (told.st_size, told.st_mtime_ns) if told else (0, 0)
+    stat = path.stat() if path.exists() else None
+    return (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
 
 
 @lru_cache(maxsize=4)
@@ -85,35 +82,35 @@ def read_votes(path: Path, size: int, changed: int) -> tuple[Vote, ...]:
 def describe_undecided(found: VoteTally) -> str:
     """The votes that decided nothing."""
     counts = ((found.ties, "tie", "ties"), (found.bad, "both bad", "both bad"), (found.skipped, "skipped", "skipped"))
-    told = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
-    return " · ".join([*told, *([f"{found.again} given again after an undo"] if found.again else [])])
+    parts = [f"{count} {one if count == 1 else more}" for count, one, more in counts if count]
+    return " · ".join([*parts, *([f"{found.again} given again after an undo"] if found.again else [])])
 
 
 def interval_bounds(share: ConfidenceInterval | None) -> list[float] | None:
     return [round(one, 4) for one in (share.value, *share.ends)] if share else None
 
 
-def describe_odds(found: VoteTally) -> str:
+def describe_share(found: VoteTally) -> str:
     """Share and p-value; no percentage of a handful."""
     if found.share is None:
         missing = 5 - found.decided_votes
-        return f"{missing} more decided vote{'s' * (missing != 1)} until a percentage means anything."
+        return f"{missing} more decided vote{'s' * (missing != 1)} until there is a percentage."
     low, high = (f"{100 * end:.0f}" for end in found.share.ends)
     return f"{found.share.value:.0%} {found.contest.second} (95 % interval {low}–{high}) · p = {found.p:.2g}, exact sign test"
 
 
 def describe_verdict(found: VoteTally) -> str:
     """The verdict of the newest look, and when it is renewed."""
-    stands = found.verdict
-    coming = f" Next check at {stands.next_look} decided votes." if stands.next_look else ""
-    side = (found.contest.first, found.contest.second)[stands.side] if stands.side is not None else ""
-    match stands.word:
+    verdict = found.verdict
+    coming = f" Next check at {verdict.next_look} decided votes." if verdict.next_look else ""
+    side = (found.contest.first, found.contest.second)[verdict.side] if verdict.side is not None else ""
+    match verdict.word:
         case "Clear":
-            return f"Clear: {side} is better, by the check at {stands.at} votes.{coming}"
+            return f"{side} is clearly better (check at {verdict.at} votes).{coming}"
         case "Leaning":
-            return f"Leaning {side}, not settled.{coming}"
+            return f"Leaning towards {side}, not settled.{coming}"
         case "No difference seen":
-            return f"No difference seen in {stands.at} votes."
+            return f"No difference seen in {verdict.at} votes."
     return f"Not decided yet.{coming}"
 
 
@@ -135,10 +132,8 @@ def describe_length_effect(found: VoteTally) -> str:
         if one.of_similar
         else ""
     )
-    return (
-        f"{found.contest.second}'s answers are {one.ratio:.1f}× as long; the longer answer won {one.longer} of "
-        f"{one.of_unequal}.{similar}"
-    )
+    apart = f"{abs(one.ratio - 1):.0%} {'shorter' if one.ratio < 1 else 'longer'}"
+    return f"{found.contest.second}'s answers are {apart}; the longer answer won {one.longer} of {one.of_unequal}.{similar}"
 
 
 def rank_lanes(given: Sequence[Vote], run: str) -> list[str]:

@@ -24,7 +24,7 @@ NAME_BYTES = 4
 PROBE_MS = 1500
 """How long a browser may take to find out that our name leads here; one that does not know it takes 127.0.0.1."""
 OPENER_HTML = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">
-<title>Tunebench</title><p>Opening Tunebench … <a href="{by_hand}">Open it by hand</a></p>
+<title>Tunebench</title><p>Opening Tunebench … <a href="{by_hand}">Open it manually</a></p>
 <script>
 const own = {own}, usual = {usual}, go = (address) => location.replace(address + {query});
 const late = new Promise((_, no) => setTimeout(no, {milliseconds}));

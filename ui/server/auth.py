@@ -134,7 +134,7 @@ class AuthMiddleware:
         names = ("127.0.0.1", "localhost", "[::1]", *([own] if own else []), *keys.names)
         self.hosts = {f"{name}:{place.port}" for name in names}
         self.cookie = f"tunebench-{place.port}"
-        self.asked = asyncio.Lock()
+        self.login_lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -188,7 +188,7 @@ class AuthMiddleware:
         if int(request.headers.get("content-length") or MAX_FORM_BYTES + 1) > MAX_FORM_BYTES:
             raise RequestRejected(413, Text("access.long_password"))
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("password", [""])[0]
-        async with self.asked:
+        async with self.login_lock:
             if is_same_secret(given, self.keys.password):
                 return self.set_cookie(self.keys.network_secret)
             await asyncio.sleep(WRONG_PASSWORD_SECONDS)
@@ -233,8 +233,8 @@ REDIRECT_PAGE = (
 SIGNED_OUT_PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Tunebench</title>'
     "<style>body{font:16px system-ui;margin:20vh auto;max-width:26em;color-scheme:light dark}</style>"
-    "<h1>Signed out everywhere</h1><p>No browser has a key any more, this one included. A training goes on.</p>"
-    "<p>To open Tunebench again, start <code>python launch.py</code> once more: it prints a new link.</p></html>"
+    "<h1>Signed out everywhere</h1><p>All browsers are signed out, including this one. Training continues.</p>"
+    "<p>To open Tunebench again, run <code>python launch.py</code>. It prints a new link.</p></html>"
 )
 
 
@@ -244,15 +244,15 @@ def is_page_load(scope: Scope, headers: Headers) -> bool:
     return scope["path"] == "/" and scope["method"] == "GET" and to == ("navigate", "document")
 
 
-def password_page(said: str) -> Response:
+def password_page(message: str) -> Response:
     """The page that asks for the password."""
     return HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         "<title>Tunebench</title><style>body{font:16px system-ui;margin:20vh auto;max-width:22em;color-scheme:light dark}"
         "input,button{font:inherit;padding:.5em;margin:.5em 0;width:100%;box-sizing:border-box}</style>"
-        f'<h1>Tunebench</h1><p role="status">{said}</p><form method="post" '
-        f'action="{LOGIN_PATH}"><label for="password">Password, as '
-        'shown where Tunebench was started</label><input id="password" name="password" type="password" autofocus '
+        f'<h1>Tunebench</h1><p role="status">{message}</p><form method="post" '
+        f'action="{LOGIN_PATH}"><label for="password">Password '
+        '(shown where Tunebench was started)</label><input id="password" name="password" type="password" autofocus '
         'autocomplete="current-password"><button>Open</button></form></html>',
         401,
         HEADERS,

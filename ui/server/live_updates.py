@@ -51,7 +51,7 @@ from ui.payloads.run import (
 LIVE_JS = (project.PROJECT / "assets" / "web" / "live.js").read_text(encoding="utf-8")
 MAX_ROW_POINTS = 20
 """So many new points are sent step by step, which takes a third of the room."""
-QUICK_PARTS = ("pace", "active_pace", "meter")
+QUICK_PARTS = ("progress", "active_progress", "meter")
 """The parts that may change every second."""
 LOG_LINES = 60
 
@@ -73,36 +73,34 @@ class Cursor(StrictModel):
     """The marks of the quick parts, in their order; sent beside `whole`."""
     tab: str = ""
     log: bool = False
-    deep: int = -1
-    """How many points of the deep curves the page holds; -1: it does not show them."""
+    detail: int = -1
+    """How many points of the detail curves the page holds; -1: it does not show them."""
     chosen: tuple[str, ...] = ()
     """The runs that are drawn over each other."""
-    vote: comparison.CompareChoice = comparison.CompareChoice()
+    pair: comparison.CompareChoice = comparison.CompareChoice()
     """Whose votes it shows, where nothing says it better, see `payloads/comparison.py`."""
-    machine: float = -1.0
+    hardware: float = -1.0
     """When the last reading that the page holds was made; -1: it does not show them."""
 
 
 def build_live_channel(supervisor: Supervisor) -> gr.HTML:
-    """The bus: an element without a look whose script asks, keeps what it gets and tells the page."""
+    """An element without a look, whose script polls and updates the page."""
 
     rows = run_list.RunRows(supervisor.registry)
-    threading.Thread(
-        target=rows, name="rows", daemon=True
-    ).start()  # ahead of who opens Runs: reading all takes a while
+    # Read before anyone opens Runs: all runs take a while.
+    threading.Thread(target=rows, name="rows", daemon=True).start()
 
     def poll(cursor: Any = None) -> Response:
-        asked = parse_values(Cursor, cursor or {}, "cursor")
-        # Written here: Gradio would look through every number of it for things to convert, 30 ms for 10,000 points.
-        return Response(
-            encode_answer(strip_unchanged(page_news(supervisor, asked, rows), asked)), media_type="application/json"
-        )
+        held = parse_values(Cursor, cursor or {}, "cursor")
+        answer = encode_answer(strip_unchanged(page_update(supervisor, held, rows), held))
+        # A Response, since Gradio would look through every number for things to convert: 30 ms for 10,000 points.
+        return Response(answer, media_type="application/json")
 
     def render_report(run_id: str) -> str:
         return html_report.render_run_report(html_report.load_report_data(supervisor.registry.run_dir(run_id)))
 
     return gr.HTML(
-        html_template="<span></span>", js_on_load=LIVE_JS, server_functions=[poll, render_report], elem_id="bus"
+        html_template="<span></span>", js_on_load=LIVE_JS, server_functions=[poll, render_report], elem_id="live"
     )
 
 
@@ -130,7 +128,7 @@ def json_safe(value: Any) -> Any:
 
 
 class PartMaker:
-    """Makes parts of an answer, each for itself: one that cannot be made is empty, and `trouble` says why."""
+    """Makes parts of an answer, each for itself: one that cannot be made is empty, and `error` says why."""
 
     error = ""
 
@@ -142,14 +140,14 @@ class PartMaker:
             return instead
 
 
-def page_news(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows | None = None) -> dict[str, Any]:
+def page_update(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows | None = None) -> dict[str, Any]:
     """What this page does not have yet."""
-    view, made = find_shown_run(supervisor.registry, cursor.show), PartMaker()
-    parts = all_parts(supervisor, view, cursor, made)
+    view, build = find_shown_run(supervisor.registry, cursor.show), PartMaker()
+    parts = all_parts(supervisor, view, cursor, build)
     if cursor.tab == "runs":
-        parts |= runs_tab_parts(supervisor.registry, cursor, rows or run_list.RunRows(supervisor.registry), made)
-    if made.error and not parts["gates"]["trouble"]:
-        parts["gates"] = parts["gates"] | {"trouble": made.error}
+        parts |= runs_tab_parts(supervisor.registry, cursor, rows or run_list.RunRows(supervisor.registry), build)
+    if build.error and not parts["buttons"]["error"]:
+        parts["buttons"] = parts["buttons"] | {"error": build.error}
     summed = {name: run_list.part_checksum(part) for name, part in parts.items()}
     whole = run_list.part_checksum([pair for pair in sorted(summed.items()) if pair[0] not in QUICK_PARTS])
     if cursor.whole is None:
@@ -160,55 +158,57 @@ def page_news(supervisor: Supervisor, cursor: Cursor, rows: run_list.RunRows | N
     else:
         return {"stale": True}  # the page asks again, naming what it holds
     return {
-        "parts": {name: {"mark": mark, "is": parts[name]} for name, mark in summed.items() if held.get(name) != mark},
+        "parts": {
+            name: {"mark": mark, "value": parts[name]} for name, mark in summed.items() if held.get(name) != mark
+        },
         "whole": whole,
-        **made(lambda: new_curves(view, cursor), {}),
-        **made(lambda: detail_curves(view, cursor), {}),
-        **made(lambda: hardware_readings(supervisor, cursor), {}),
-        **made(lambda: new_answers(supervisor.registry, cursor), {}),
+        **build(lambda: new_curves(view, cursor), {}),
+        **build(lambda: detail_curves(view, cursor), {}),
+        **build(lambda: hardware_readings(supervisor, cursor), {}),
+        **build(lambda: new_answers(supervisor.registry, cursor), {}),
     }
 
 
-def strip_unchanged(news: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
+def strip_unchanged(update: dict[str, Any], cursor: Cursor) -> dict[str, Any]:
     """The same without what the page said itself: a quiet second is worth no more than a few bytes."""
     same = ["from"]
-    whole = cursor.whole is not None and news.get("whole") == cursor.whole
-    if (whole or news.get("run") == cursor.run) and news.get("from") == cursor.points:
+    whole = cursor.whole is not None and update.get("whole") == cursor.whole
+    if (whole or update.get("run") == cursor.run) and update.get("from") == cursor.points:
         same.append("run")  # where a page reads "run", it forgets its curves
-    if news.get("points") == cursor.points:
+    if update.get("points") == cursor.points:
         same.append("points")
-    if news.get("ask") == cursor.ask and not any(news.get("text", {}).values()):
+    if update.get("ask") == cursor.ask and not any(update.get("text", {}).values()):
         same += ["ask", "text"]
     if whole:
         same.append("whole")
-    if "deep" in news:
-        news = news | {"deep": detail_rows(news["deep"], cursor)}
-    kept = {name: value for name, value in news.items() if name not in same and value not in ({}, [])}
+    if "detail" in update:
+        update = update | {"detail": detail_rows(update["detail"], cursor)}
+    kept = {name: value for name, value in update.items() if name not in same and value not in ({}, [])}
     return series_as_rows(kept) if len(kept.get("series", {})) > 1 else kept
 
 
-def detail_rows(deep: dict[str, Any], cursor: Cursor) -> Any:
-    """A few deep points that go on where the page ends, as a row of values each; their places follow from what it holds."""
-    if deep["from"] != cursor.deep or deep["points"] - deep["from"] > MAX_ROW_POINTS:
-        return deep
-    return list(zip(*([value for _, value in points] for points in deep["series"].values()), strict=True))
+def detail_rows(detail: dict[str, Any], cursor: Cursor) -> Any:
+    """A few detail points that go on where the page ends, as a row of values each; their places follow from what it holds."""
+    if detail["from"] != cursor.detail or detail["points"] - detail["from"] > MAX_ROW_POINTS:
+        return detail
+    return list(zip(*([value for _, value in points] for points in detail["series"].values()), strict=True))
 
 
-def series_as_rows(news: dict[str, Any]) -> dict[str, Any]:
+def series_as_rows(update: dict[str, Any]) -> dict[str, Any]:
     """A few new points step by step, as stage → [step, a value for each of its curves]; many stay curve by curve."""
-    if max(map(len, news["series"].values())) > MAX_ROW_POINTS:
-        return news
+    if max(map(len, update["series"].values())) > MAX_ROW_POINTS:
+        return update
     rows: dict[Stage, dict[int, dict[str, float]]] = {}
-    for name, points in news["series"].items():
+    for name, points in update["series"].items():
         for step, value in points:
             rows.setdefault(SERIES[name][0], {}).setdefault(step, {})[name] = value
     if sum(map(len, rows.values())) > MAX_ROW_POINTS:
-        return news
+        return update
     steps = {
         stage: [[step, *(found.get(name) for name in CURVES[stage])] for step, found in by_step.items()]
         for stage, by_step in rows.items()
     }
-    return {name: value for name, value in news.items() if name != "series"} | {"steps": steps}
+    return {name: value for name, value in update.items() if name != "series"} | {"steps": steps}
 
 
 def find_shown_run(registry: RunRegistry, run_id: str) -> RunState | None:
@@ -219,28 +219,28 @@ EMPTY_PARTS: dict[str, Any] = {
     "device": {"name": "", "kind": "", "problem": ""},
     "meter": {"used": 0, "ours": 0, "free": "", "facts": ""},
     "recent": [],
-    "gates": {
+    "buttons": {
         "busy": "",
         "leaving": "",
         "stalled": False,
         "compare": "",
         "runs": 0,
         "comparable": False,
-        "room": [],
-        "sets": 0,
-        "trouble": "",
+        "free_memory": [],
+        "vote_sets": 0,
+        "error": "",
     },
-    "held": {},
-    "doctor": [],
+    "held_out": {},
+    "findings": [],
     "best": {},
 }
 """What a part is that cannot be made, where the page needs more than none."""
 
 
-def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, made: PartMaker) -> dict[str, Any]:
+def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, build: PartMaker) -> dict[str, Any]:
     """Every part of the page as it is now; the long ones only where they can be seen.
 
-    active, active_pace: of the run at work, or else the newest, where the page shows another one.
+    active, active_progress: of the run at work, or else the newest, where the page shows another one.
     """
     at_work = supervisor.registry.current_run
     if at_work and view and at_work.id == view.id:
@@ -249,32 +249,32 @@ def all_parts(supervisor: Supervisor, view: RunState | None, cursor: Cursor, mad
         "device": lambda: device_payload(supervisor),
         "meter": lambda: memory_meter(supervisor),
         "recent": lambda: recent_runs(supervisor.registry),
-        "gates": lambda: button_state(supervisor),
+        "buttons": lambda: button_state(supervisor),
         "run": lambda: run_payload(supervisor.registry, view),
-        "pace": lambda: progress_payload(view),
+        "progress": lambda: progress_payload(view),
         "active": lambda: run_payload(supervisor.registry, at_work),
-        "active_pace": lambda: progress_payload(at_work),
-        "held": lambda: held_out_curves(view),
-        "doctor": lambda: findings.findings_payload(supervisor.registry, view),
-        "strip": lambda: samples.samples_payload(supervisor.registry, view),
+        "active_progress": lambda: progress_payload(at_work),
+        "held_out": lambda: held_out_curves(view),
+        "findings": lambda: findings.findings_payload(supervisor.registry, view),
+        "samples": lambda: samples.samples_payload(supervisor.registry, view),
         "best": lambda: best_steps(view),
         "facts": lambda: facts_payload(supervisor.registry, view),
     }
-    parts = {name: made(make, EMPTY_PARTS.get(name)) for name, make in makers.items()}
-    parts |= made(lambda: comparison.compare_parts(supervisor.registry, cursor.vote), {})
+    parts = {name: build(make, EMPTY_PARTS.get(name)) for name, make in makers.items()}
+    parts |= build(lambda: comparison.compare_parts(supervisor.registry, cursor.pair), {})
     if cursor.log and view:
-        parts["log"] = made(lambda: run_folder.read_log_tail(supervisor.registry.run_dir(view.id), LOG_LINES), [])
+        parts["log"] = build(lambda: run_folder.read_log_tail(supervisor.registry.run_dir(view.id), LOG_LINES), [])
     return parts
 
 
-def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows, made: PartMaker) -> dict[str, Any]:
+def runs_tab_parts(registry: RunRegistry, cursor: Cursor, rows: run_list.RunRows, build: PartMaker) -> dict[str, Any]:
     """The Runs tab: the rows of what is over, apart from that of a run at work, which changes every second."""
-    over, going = made(rows, ([], []))
+    over, active = build(rows, ([], []))
     return {
         "runs": over,
-        "going": going,
-        "trash": made(lambda: run_list.trash_payload(registry.workspace), {"runs": [], "size": ""}),
-        "overlay": made(
+        "active_runs": active,
+        "trash": build(lambda: run_list.trash_payload(registry.workspace), {"runs": [], "size": ""}),
+        "overlay": build(
             lambda: run_list.overlay_payload(registry, cursor.chosen, all_curves),
             {"runs": [], "titles": {}, "differences": []},
         ),
@@ -297,25 +297,25 @@ def new_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
 
 
 def detail_curves(view: RunState | None, cursor: Cursor) -> dict[str, Any]:
-    """The new points of the deep curves, counted over all stages."""
-    if view is None or cursor.deep < 0:
+    """The new points of the detail curves, counted over all stages."""
+    if view is None or cursor.detail < 0:
         return {}
-    begin = cursor.deep if cursor.run == view.id and cursor.deep <= len(view.points) else 0
+    begin = cursor.detail if cursor.run == view.id and cursor.detail <= len(view.points) else 0
     new = view.points[begin:]
     read = {
         name: thin_points([(begin + at, drawn_value(read(step) or 0)) for at, step in enumerate(new, 1)], MAX_POINTS)
         for name, read in DETAIL_SERIES.items()
     }
-    return {"deep": {"from": begin, "points": len(view.points), "series": read if new else {}}}
+    return {"detail": {"from": begin, "points": len(view.points), "series": read if new else {}}}
 
 
 def hardware_readings(supervisor: Supervisor, cursor: Cursor) -> dict[str, Any]:
     """What the machine did since the page heard of it last: seconds since then, GB, °C, W, percent."""
-    if cursor.machine < 0:
+    if cursor.hardware < 0:
         return {}
-    new = supervisor.device.readings.readings_since(cursor.machine)
+    new = supervisor.device.readings.readings_since(cursor.hardware)
     every = max(1, len(new) // (MAX_POINTS // 2))
-    return {"machine": [reading_row(one, cursor.machine) for one in new[::every]]}
+    return {"hardware": [reading_row(one, cursor.hardware) for one in new[::every]]}
 
 
 def reading_row(one: HardwareReading, since: float) -> list[float | None]:
@@ -329,16 +329,18 @@ def new_answers(registry: RunRegistry, cursor: Cursor) -> dict[str, Any]:
     """What the lanes have said beyond what the page holds. Offsets count UTF-16 units, as a browser does."""
     registry.refresh_comparison()
     current = registry.comparison
-    said = current.current_answers if current else None
-    if current is None or said is None:
+    answers = current.current_answers if current else None
+    if current is None or answers is None:
         return {"ask": "", "text": {}}
     question = current.open_question
     ask = question.ask if question else current.ask_id
-    shown = {"A": question.left_lane, "B": question.right_lane} if question else {lane: lane for lane in said.answers}
+    shown = (
+        {"A": question.left_lane, "B": question.right_lane} if question else {lane: lane for lane in answers.answers}
+    )
     held = cursor.chars if cursor.ask == ask else {}
     return {
         "ask": ask,
-        "text": {name: text_after(said.answers.get(lane, ""), held.get(name, 0)) for name, lane in shown.items()},
+        "text": {name: text_after(answers.answers.get(lane, ""), held.get(name, 0)) for name, lane in shown.items()},
     }
 
 

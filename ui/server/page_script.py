@@ -25,4 +25,4 @@ def page_script(folder: Path = project.PROJECT / "assets" / "web") -> str:
             "form_errors.js",
         )
     )
-    return f"<script>\nconst CURVES = {json.dumps(CURVES)}, DEEP = {json.dumps([*DETAIL_SERIES])};\n{code}\n</script>"
+    return f"<script>\nconst CURVES = {json.dumps(CURVES)}, DETAIL = {json.dumps([*DETAIL_SERIES])};\n{code}\n</script>"

@@ -1,4 +1,4 @@
-"""The Compare tab: what is asked of which lanes. Answers, votes, scores and the closer look are drawn by compare.js."""
+"""The Compare tab: the form above the answers. Answers, votes, scores and differences are drawn by compare.js."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from ui.components.sidebar import static_html
 from ui.payloads.comparison import comparison_payload
 from ui.payloads.run import is_comparable, run_option
 from ui.server import path_policy
-from ui.tabs.compare_actions import CompareActions
-from ui.tabs.data import as_endpoint
+from ui.tabs.compare_actions import CompareActions, compare_endpoints
 
-COMPARE_JS = "window.tunebench.beginCompare(element, server);"
-CHOSE_JS = "(run, first, second) => window.tunebench.chose({ run, first, second })"
-PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of the run", HELD_OUT)]
+COMPARE_JS = "window.tunebench.initCompare(element, server);"
+PAIR_JS = "(run, first, second) => window.tunebench.setVotePair({ run, first, second })"
+PROMPT_SETS = [("Bundled prompts", BUNDLED), ("Held-out prompts of this run", HELD_OUT)]
 
 
 class CompareForm(StrictModel):
@@ -47,94 +46,94 @@ class CompareForm(StrictModel):
     sampling: Sampling = Sampling()
 
 
-def build_compare_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs) -> None:
+def build_compare_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs) -> None:
     newest = next((run_id for _, run_id in run_choices(supervisor.registry)), "")
     with gr.Column(elem_id="compare-form"):
-        chosen, buttons = build_inputs(supervisor.registry, newest)
+        inputs, buttons = build_inputs(supervisor.registry, newest)
     problem = gr.HTML("", elem_id="compare-problem", elem_classes="problem")
     static_html(LANES, elem_id="compare-lanes")
     with gr.Row(elem_id="sides"):
-        chosen |= side_inputs(own_lane_names(supervisor.registry, newest))
+        inputs |= side_inputs(own_lane_names(supervisor.registry, newest))
     gr.HTML(
         html_template=COMPARE_MORE,
         js_on_load=COMPARE_JS,
-        server_functions=[as_endpoint(wish) for wish in CompareActions(supervisor).endpoints],
+        server_functions=compare_endpoints(supervisor),
         apply_default_css=False,
         elem_id="compare-view",
     )
     with gr.Accordion("Sampling", open=False, elem_id="sampling"), gr.Row(elem_classes="fields"):
         sampling = Form(Sampling)
-    wire_handlers(supervisor, bus, tabs, {**chosen, "sampling": sampling}, buttons, problem)
+    wire_handlers(supervisor, live, tabs, {**inputs, "sampling": sampling}, buttons, problem)
 
 
 def build_inputs(registry: RunRegistry, run_id: str) -> tuple[dict[str, Any], dict[str, gr.Button]]:
-    """The inputs by the names they have in `Asked`, and the buttons by what they do."""
-    made: dict[str, Any] = {}
+    """The inputs by their names in CompareForm, and the buttons by what they do."""
+    inputs: dict[str, Any] = {}
     buttons: dict[str, gr.Button] = {}
     own, beside = own_lane_names(registry, run_id), lane_names(registry, run_id)
     with gr.Row():
         runs: dict[str, Any] = {"choices": run_choices(registry), "value": run_id or None, "label": "Run", "scale": 2}
-        made["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
-        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Lanes", "scale": 3}
-        made["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-choice")
-        sets: dict[str, Any] = {"label": "Prompt set or path of a file", "allow_custom_value": True, "scale": 2}
-        made["source"] = gr.Dropdown(PROMPT_SETS, value=BUNDLED, **sets, interactive=True, elem_id="pset")
+        inputs["run"] = gr.Dropdown(**runs, interactive=True, elem_id="run")
+        several: dict[str, Any] = {"multiselect": True, "max_choices": MAX_LANES, "label": "Models", "scale": 3}
+        inputs["lanes"] = gr.Dropdown(beside, value=own, **several, interactive=True, elem_id="lane-select")
+        sets: dict[str, Any] = {"label": "Prompts", "allow_custom_value": True, "scale": 2}
+        inputs["source"] = gr.Dropdown(PROMPT_SETS, value=BUNDLED, **sets, interactive=True, elem_id="prompt-set")
     with gr.Row():
         box: dict[str, Any] = {"label": "Prompt", "lines": 2, "max_lines": 8, "scale": 5, "min_width": 360}
-        made["prompt"] = gr.Textbox(read_bundled_prompts()[0], **box, interactive=True, elem_id="prompt")
+        inputs["prompt"] = gr.Textbox(read_bundled_prompts()[0], **box, interactive=True, elem_id="prompt")
         with gr.Column(scale=1, min_width=250, elem_id="ask-buttons"):
-            # They wait until `refresh` has brought this page its run: what stands here is as old as the app.
+            # Disabled until `refresh` has set the run of this page: what stands here is as old as the app.
             waiting: dict[str, Any] = {"interactive": False}
-            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="gen", **waiting)
+            buttons["generate"] = gr.Button("Generate", variant="primary", elem_id="generate", **waiting)
             buttons["cancel"] = gr.Button("Stop", visible=False, elem_id="cancel")
-            with gr.Row(elem_id="steppers"):
-                buttons["back"] = gr.Button("‹ Previous", elem_id="prev", size="sm", min_width=60)
-                buttons["onward"] = gr.Button("Next ›", elem_id="next", size="sm", min_width=60)
-                buttons["again"] = gr.Button("New seed", elem_id="again", size="sm", min_width=60, **waiting)
-            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind", size="md", **waiting)
-    with gr.Accordion("System prompt and conversation", open=False, elem_id="talk"):
-        going_on = "Go on with the conversation: every lane remembers what it said"
-        made["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
-        made["system"] = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
-        extra = "Only for an extra lane: the base with this prompt"
-        made["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
-    return made, buttons
+            with gr.Row(elem_id="prompt-buttons"):
+                buttons["previous"] = gr.Button("‹ Previous", elem_id="previous-prompt", size="sm", min_width=60)
+                buttons["next"] = gr.Button("Next ›", elem_id="next-prompt", size="sm", min_width=60)
+                buttons["new_seed"] = gr.Button("New seed", elem_id="new-seed", size="sm", min_width=60, **waiting)
+            buttons["blind"] = gr.Button("Blind vote (B)", elem_id="blind-vote", size="md", **waiting)
+    with gr.Accordion("System prompt and chat", open=False, elem_id="conversation"):
+        going_on = "Chat: keep the conversation"
+        inputs["follow"] = gr.Checkbox(False, label=going_on, interactive=True, elem_id="follow")
+        inputs["system"] = gr.Textbox("", label="System prompt", lines=2, interactive=True, elem_id="system")
+        extra = "Add a column: base model + this system prompt"
+        inputs["only"] = gr.Checkbox(False, label=extra, interactive=True, elem_id="system-lane")
+    return inputs, buttons
 
 
 def side_inputs(own: Sequence[str]) -> dict[str, gr.Dropdown]:
     """The two lanes of a blind vote, where its count is."""
     look: dict[str, Any] = {"interactive": True, "min_width": 150}
     return {
-        "side1": gr.Dropdown(own, value=first_name(own), label="Blind votes are on", elem_id="side1", **look),
-        "side2": gr.Dropdown(own, value=last_name(own), label="against", elem_id="side2", **look),
+        "side1": gr.Dropdown(own, value=first_name(own), label="Vote on", elem_id="side1", **look),
+        "side2": gr.Dropdown(own, value=last_name(own), label="vs", elem_id="side2", **look),
     }
 
 
 def wire_handlers(  # noqa: C901  (handlers, then wiring)
-    supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, chosen: dict[str, Any], buttons: dict[str, Any], problem: gr.HTML
+    supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, inputs: dict[str, Any], buttons: dict[str, Any], problem: gr.HTML
 ) -> None:  # fmt: skip
-    asked = Form(CompareForm, None, (), **chosen)
-    sampling, run, prompt = chosen["sampling"], chosen["run"], chosen["prompt"]
-    line = [chosen["lanes"], chosen["side1"], chosen["side2"]]
+    form_inputs = Form(CompareForm, None, (), **inputs)
+    sampling, run, prompt = inputs["sampling"], inputs["run"], inputs["prompt"]
+    line = [inputs["lanes"], inputs["side1"], inputs["side2"]]
     followed = gr.State("")
 
-    def ask(wanted: CompareForm) -> None:
-        ask_lanes(supervisor, wanted)
+    def ask(form: CompareForm) -> None:
+        ask_lanes(supervisor, form)
 
-    def ask_again(wanted: CompareForm) -> Sampling:
+    def ask_again(form: CompareForm) -> Sampling:
         """The same prompt with the next seed."""
-        fresh = blind_voting.with_seed_offset(wanted.sampling, 1)
-        ask_lanes(supervisor, wanted.model_copy(update={"sampling": fresh, "follow": False}))
-        return fresh
+        sampling = blind_voting.with_seed_offset(form.sampling, 1)
+        ask_lanes(supervisor, form.model_copy(update={"sampling": sampling, "follow": False}))
+        return sampling
 
-    def vote(wanted: CompareForm) -> None:
-        begin_vote(supervisor, wanted)
+    def vote(form: CompareForm) -> None:
+        start_vote(supervisor, form)
 
     def open_run(event: gr.EventData, settings: Sampling) -> tuple[Any, ...]:
         """Load a run's lanes and ask the first sample prompt, unless these lanes have answered already."""
         run_id = event.run
-        then = parse_values(OpenRunRequest, event._data, "Compare")
-        own = [*own_lane_names(supervisor.registry, run_id), *then.lane_names]
+        request = parse_values(OpenRunRequest, event._data, "Compare")
+        own = [*own_lane_names(supervisor.registry, run_id), *request.lane_names]
         comparison = supervisor.compare.compare_run(run_id, select_lanes(supervisor.registry, run_id, own))
         if not comparison.last_prompt and not comparison.open_question:
             comparison.ask(read_bundled_prompts()[0], settings)
@@ -146,18 +145,18 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
             comparison.last_prompt or read_bundled_prompts()[0],
         )
 
-    def take_run(run_id: str | None) -> tuple[Any, ...]:
+    def choose_run(run_id: str | None) -> tuple[Any, ...]:
         return lane_updates(supervisor.registry, run_id) if run_id else (gr.skip(),) * 3
 
-    def take_lanes(wanted: CompareForm) -> tuple[Any, ...]:
-        extra = [PROMPTED] if wanted.only and wanted.system.strip() else []
-        return side_updates([*wanted.lanes, *extra], (wanted.side1, wanted.side2))
+    def choose_lanes(form: CompareForm) -> tuple[Any, ...]:
+        extra = [PROMPTED] if form.only and form.system.strip() else []
+        return side_updates([*form.lanes, *extra], (form.side1, form.side2))
 
-    def previous(wanted: CompareForm) -> str:
-        return step_prompt(supervisor.registry, wanted, -1)
+    def previous_prompt(form: CompareForm) -> str:
+        return step_prompt(supervisor.registry, form, -1)
 
-    def following(wanted: CompareForm) -> str:
-        return step_prompt(supervisor.registry, wanted, 1)
+    def next_prompt(form: CompareForm) -> str:
+        return step_prompt(supervisor.registry, form, 1)
 
     def stop() -> None:
         CompareActions(supervisor).stop()
@@ -165,8 +164,8 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
     def refresh(run_id: str | None, names: list[str], before: str) -> tuple[Any, ...]:
         """Runs that came or went, whether there is something to stop, and the run that another page has loaded, or that was
         loaded before this one was opened; `before` is the comparison that this page knows."""
-        told, choices = comparison_payload(supervisor.registry), run_choices(supervisor.registry)
-        answering_now = bool(told and told["answering"])
+        payload, choices = comparison_payload(supervisor.registry), run_choices(supervisor.registry)
+        answering_now = bool(payload and payload["answering"])
         known_runs = [value for _, value in choices]
         still = run_id if run_id in known_runs else next(iter(known_runs), None)
         loaded, now = supervisor.registry.comparison, ""
@@ -181,57 +180,59 @@ def wire_handlers(  # noqa: C901  (handlers, then wiring)
         return shown, *rest, generate, usable, usable, gr.update(visible=answering_now), now
 
     shown: dict[str, Any] = {"problem": problem, "show_progress": "hidden"}
-    bind_handler(bus.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
-    bind_handler([buttons["generate"].click, prompt.submit], ask, asked, **shown)
-    bind_handler(buttons["again"].click, ask_again, asked, outputs=[sampling], **shown)
-    bind_handler(buttons["blind"].click, vote, asked, **shown)
+    bind_handler(live.opencompare, open_run, gr.EventData, sampling, outputs=[tabs, run, *line, prompt], **shown)
+    bind_handler([buttons["generate"].click, prompt.submit], ask, form_inputs, **shown)
+    bind_handler(buttons["new_seed"].click, ask_again, form_inputs, outputs=[sampling], **shown)
+    bind_handler(buttons["blind"].click, vote, form_inputs, **shown)
     bind_handler(buttons["cancel"].click, stop, **shown)
-    bind_handler(buttons["back"].click, previous, asked, outputs=[prompt], problem=problem, **QUIET_OPTIONS)
-    bind_handler(buttons["onward"].click, following, asked, outputs=[prompt], problem=problem, **QUIET_OPTIONS)
-    bind_handler(run.input, take_run, run, outputs=line, problem=problem, **QUIET_OPTIONS)
-    changes = [chosen["lanes"].input, chosen["only"].input, chosen["system"].blur]
-    bind_handler(changes, take_lanes, asked, outputs=line[1:], problem=problem, **QUIET_OPTIONS)
-    outputs = [run, *line, *[buttons[name] for name in ("generate", "again", "blind", "cancel")], followed]
-    bind_handler(bus.statechange, refresh, run, chosen["lanes"], followed, outputs=outputs, **QUIET_OPTIONS)
-    votes_of = [run, chosen["side1"], chosen["side2"]]
-    gr.on([one.change for one in votes_of], None, votes_of, None, js=CHOSE_JS, api_visibility="private")
+    bind_handler(
+        buttons["previous"].click, previous_prompt, form_inputs, outputs=[prompt], problem=problem, **QUIET_OPTIONS
+    )
+    bind_handler(buttons["next"].click, next_prompt, form_inputs, outputs=[prompt], problem=problem, **QUIET_OPTIONS)
+    bind_handler(run.input, choose_run, run, outputs=line, problem=problem, **QUIET_OPTIONS)
+    changes = [inputs["lanes"].input, inputs["only"].input, inputs["system"].blur]
+    bind_handler(changes, choose_lanes, form_inputs, outputs=line[1:], problem=problem, **QUIET_OPTIONS)
+    outputs = [run, *line, *[buttons[name] for name in ("generate", "new_seed", "blind", "cancel")], followed]
+    bind_handler(live.statechange, refresh, run, inputs["lanes"], followed, outputs=outputs, **QUIET_OPTIONS)
+    votes_of = [run, inputs["side1"], inputs["side2"]]
+    gr.on([one.change for one in votes_of], None, votes_of, None, js=PAIR_JS, api_visibility="private")
 
 
-def ask_lanes(supervisor: Supervisor, wanted: CompareForm) -> None:
+def ask_lanes(supervisor: Supervisor, form: CompareForm) -> None:
     """Let every chosen lane answer under its name.
 
     Raises:
         BusyError: a run holds the device.
         ConfigError: no run or prompt, or a lane is gone.
     """
-    if not wanted.prompt.strip():
+    if not form.prompt.strip():
         raise ConfigError("compare_tab.empty_prompt")
-    chosen = chosen_lanes(supervisor.registry, wanted)
+    chosen = chosen_lanes(supervisor.registry, form)
     blind_voting.end_voting(supervisor.registry)
-    comparison = supervisor.compare.compare_run(wanted.run, chosen)
-    comparison.ask(wanted.prompt, wanted.sampling, wanted.follow, "" if wanted.only else wanted.system)
+    comparison = supervisor.compare.compare_run(form.run, chosen)
+    comparison.ask(form.prompt, form.sampling, form.follow, "" if form.only else form.system)
 
 
-def begin_vote(supervisor: Supervisor, wanted: CompareForm) -> None:
+def start_vote(supervisor: Supervisor, form: CompareForm) -> None:
     """Put the first question of a blind vote; raises what `jobs/blind_voting.py` raises."""
-    chosen = chosen_lanes(supervisor.registry, wanted)
-    path_policy.check_source(supervisor.workspace, wanted.source, PROMPT_SET_NAMES)
-    between = blind_voting.lane_pair(wanted.run, [lane.name for lane in chosen], wanted.side1, wanted.side2)
-    blind_voting.start_question(supervisor.compare, between, wanted.source, wanted.sampling, chosen)
+    chosen = chosen_lanes(supervisor.registry, form)
+    path_policy.check_source(supervisor.workspace, form.source, PROMPT_SET_NAMES)
+    between = blind_voting.lane_pair(form.run, [lane.name for lane in chosen], form.side1, form.side2)
+    blind_voting.start_question(supervisor.compare, between, form.source, form.sampling, chosen)
 
 
-def chosen_lanes(registry: RunRegistry, wanted: CompareForm) -> tuple[Lane, ...]:
-    if not wanted.run:
+def chosen_lanes(registry: RunRegistry, form: CompareForm) -> tuple[Lane, ...]:
+    if not form.run:
         raise ConfigError("compare_tab.no_run")
-    return select_lanes(registry, wanted.run, wanted.lanes, wanted.system if wanted.only else "")
+    return select_lanes(registry, form.run, form.lanes, form.system if form.only else "")
 
 
-def step_prompt(registry: RunRegistry, wanted: CompareForm, by: int) -> str:
+def step_prompt(registry: RunRegistry, form: CompareForm, by: int) -> str:
     """The prompt after or before this one in its set."""
-    path_policy.check_source(registry.workspace, wanted.source, PROMPT_SET_NAMES)
-    found = load_prompts(registry.run_dir(wanted.run), wanted.source) if wanted.run else []
+    path_policy.check_source(registry.workspace, form.source, PROMPT_SET_NAMES)
+    found = load_prompts(registry.run_dir(form.run), form.source) if form.run else []
     shown = [one.text for one in found] or read_bundled_prompts()
-    return shown[(shown.index(wanted.prompt) + by) % len(shown)] if wanted.prompt in shown else shown[0]
+    return shown[(shown.index(form.prompt) + by) % len(shown)] if form.prompt in shown else shown[0]
 
 
 def lane_updates(registry: RunRegistry, run_id: str, chosen: Sequence[str] = ()) -> tuple[Any, ...]:

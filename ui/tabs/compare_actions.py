@@ -1,10 +1,8 @@
-"""The actions of Compare, beside asking all lanes: vote, set a lane's strength, show a heat map, score, make pairs, reload."""
+"""What the scripts of Compare may call: vote, set a lane's strength, show a heat map, score, judge, make pairs, reload."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
-from uuid import uuid4
+from typing import Literal, TypedDict
 
 from pydantic import Field
 
@@ -13,14 +11,15 @@ from trainer_core.evaluation import preference_data, prompts, votes
 from trainer_core.evaluation.judge import JudgeEndpoint, JudgeTask
 from trainer_core.evaluation.prompts import score_request
 from trainer_core.jobs import blind_voting
-from trainer_core.jobs.comparison import CompareSession, lane_messages
+from trainer_core.jobs.comparison import CompareSession, lane_messages, new_ask_id
 from trainer_core.jobs.judging import JudgeRun
 from trainer_core.jobs.supervisor import Supervisor
 from trainer_core.runs.compare_requests import AdjustLaneRequest, CancelRequest, ChatMessage, HeatmapRequest
-from trainer_core.schema import StrictModel, parse_values
+from trainer_core.schema import StrictModel
 from ui.payloads.comparison import CompareChoice, chosen_pair
 from ui.payloads.vote_tally import current_votes
 from ui.server import path_policy
+from ui.server.endpoints import Endpoint, as_endpoint, public_endpoints
 
 
 class VoteRequest(StrictModel):
@@ -31,17 +30,8 @@ class BetterAnswer(StrictModel):
     text: str = Field(max_length=100_000)
 
 
-class LaneStrength(StrictModel):
-    """A lane's dial: strength in percent of its adapter, and the share of another lane's adapter."""
-
-    lane: str
-    strength: float = Field(ge=0, le=1.5)
-    other: str = ""
-    share: float = Field(default=0, ge=0, le=1)
-
-
 class HeatmapQuery(StrictModel):
-    """Whose answer is looked at, and under which two lanes."""
+    """Whose answer is shown, and the two lanes that rate its tokens."""
 
     answer: str
     lanes: tuple[str, str]
@@ -51,168 +41,121 @@ class JudgeRequest(StrictModel):
     """A judge, the two lanes it judges, and on how many prompts of which set."""
 
     lanes: tuple[str, str]
-    lane: str = Field(default="", title="Judging lane")
+    lane: str = Field(default="", title="Judging model")
     endpoint: JudgeEndpoint = JudgeEndpoint()
     source: str = "bundled"
     cases: int = Field(default=20, ge=1, le=500, title="Answers to judge")
 
 
+class SavedPairs(TypedDict):
+    source: str
+    name: str
+    count: int
+
+
+def compare_endpoints(supervisor: Supervisor) -> list[Endpoint]:
+    voting = (
+        blind_voting.undo_vote,
+        blind_voting.show_next_question,
+        blind_voting.retry_with_new_seed,
+        blind_voting.end_voting,
+    )
+    own = public_endpoints(CompareActions(supervisor))
+    return [*(as_endpoint(action, supervisor.registry) for action in voting), *own]
+
+
 class CompareActions:
-    """Answers a page's wishes; each of them with an empty object, or with what the page cannot hear from the bus."""
+    """Its public methods are endpoints. What they change reaches the page through the live channel."""
 
     def __init__(self, supervisor: Supervisor):
-        self.supervisor = supervisor
+        self.supervisor, self.registry = supervisor, supervisor.registry
 
-    @property
-    def endpoints(self) -> list[Callable[[Any], dict[str, Any]]]:
-        return [
-            self.vote,
-            self.undo_vote,
-            self.next_question,
-            self.new_seed,
-            self.end_voting,
-            self.save_better_answer,
-            self.export_pairs,
-            self.reload_lanes,
-            self.stop,
-            self.adjust_lane,
-            self.show_heatmap,
-            self.score_lanes,
-            self.start_judge,
-            self.stop_judge,
-            self.download_votes,
-        ]
+    def vote(self, request: VoteRequest) -> None:
+        blind_voting.cast_vote(self.registry, request.choice)
 
-    def vote(self, asked: Any = None) -> dict[str, Any]:
-        """The vote is on the disk when the page hears of it."""
-        return {"id": blind_voting.cast_vote(self.supervisor.registry, parse_values(VoteRequest, asked, "").choice).id}
+    def save_better_answer(self, request: BetterAnswer) -> None:
+        blind_voting.save_better_answer(self.registry, request.text)
 
-    def undo_vote(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.undo_vote(self.supervisor.registry)
-        return {}
+    def export_pairs(self, choice: CompareChoice) -> SavedPairs:
+        """Save the votes that the page counts as a data set."""
+        workspace, contest = self.registry.workspace, chosen_pair(self.registry, choice)
+        counted = current_votes(votes.votes_path(workspace))
+        given = contest and blind_voting.votes_on_pair(self.registry, counted, contest)
+        if not contest or not given:
+            raise DataError("There are no votes on these two models yet, so there are no pairs to save.")
+        path = preference_data.write_vote_data_set(workspace, given, contest)
+        return {"source": str(path), "name": path.stem, "count": len(preference_data.make_preference_rows(given))}
 
-    def next_question(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.show_next_question(self.supervisor.registry)
-        return {}
-
-    def new_seed(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.retry_with_new_seed(self.supervisor.registry)
-        return {}
-
-    def end_voting(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.end_voting(self.supervisor.registry)
-        return {}
-
-    def save_better_answer(self, asked: Any = None) -> dict[str, Any]:
-        blind_voting.save_better_answer(self.supervisor.registry, parse_values(BetterAnswer, asked, "").text)
-        return {}
-
-    def export_pairs(self, asked: Any = None) -> dict[str, Any]:
-        """The votes that are counted on the page as a data set; its name and place."""
-        contest = chosen_pair(self.supervisor.registry, parse_values(CompareChoice, asked or {}, ""))
-        given = (
-            blind_voting.votes_on_pair(
-                self.supervisor.registry, current_votes(votes.votes_path(self.supervisor.workspace)), contest
-            )
-            if contest
-            else []
-        )
-        if contest is None or not given:
-            raise DataError("There are no votes on these lanes yet, so there are no pairs to make.")
-        place = preference_data.write_vote_data_set(self.supervisor.workspace, given, contest)
-        count = len(preference_data.make_preference_rows(given))
-        return {"source": str(place), "name": place.stem, "count": count}
-
-    def start_judge(self, asked: Any = None) -> dict[str, Any]:
-        """Let a model judge two lanes; one judge at a time."""
-        wanted = parse_values(JudgeRequest, asked, "")
-        path_policy.check_source(self.supervisor.workspace, wanted.source, prompts.PROMPT_SET_NAMES)
-        if not wanted.lane and path_policy.is_remote():
-            raise ConfigError(
-                "A judge's URL is taken only at the computer that Tunebench runs on, since its key is sent there. Nothing was "
-                "sent. Let one of the lanes judge, or start the judge there."
-            )
-        current = self.require_comparison()
-        if current.open_question:
-            raise BusyError("A blind vote is going. End it first, so that the judge does not make you wait.")
-        if current.judge_run and not current.judge_run.state.over:
-            raise BusyError("A judge is at work. Wait for it, or press Stop.")
-        between = blind_voting.lane_pair(current.run, [lane.name for lane in current.job.lanes], *wanted.lanes)
-        order = JudgeTask(
-            contest=between, source=wanted.source, lane=wanted.lane, endpoint=wanted.endpoint, cases=wanted.cases
-        )
-        current.add_judge(JudgeRun(self.supervisor.registry, current, order).start())
-        return {}
-
-    def stop_judge(self, asked: Any = None) -> dict[str, Any]:
-        """No more judging."""
-        if trial := self.require_comparison().judge_run:
-            trial.stop()
-        return {}
-
-    def download_votes(self, asked: Any = None) -> dict[str, Any]:
-        """Every vote ever given, as it stands in the file."""
-        path = votes.votes_path(self.supervisor.workspace)
+    def download_votes(self) -> dict[str, str]:
+        path = votes.votes_path(self.registry.workspace)
         return {"text": path.read_text(encoding="utf-8") if path.exists() else ""}
 
-    def reload_lanes(self, asked: Any = None) -> dict[str, Any]:
-        """The lanes of a worker that is gone, loaded again; an open question is asked once more."""
-        current = self.require_comparison()
-        if current.open_question:
-            blind_voting.reload_lanes(self.supervisor.compare)
+    def start_judge(self, request: JudgeRequest) -> None:
+        path_policy.check_source(self.registry.workspace, request.source, prompts.PROMPT_SET_NAMES)
+        if not request.lane and path_policy.is_remote():
+            raise ConfigError(
+                "A judge's URL can only be set on the computer that runs Tunebench, because its API key is sent there. Nothing "
+                "was sent. Let one of the models judge, or start the judge on that computer."
+            )
+        session = self._require_session()
+        if session.open_question:
+            raise BusyError("A blind vote is in progress. End it first: the judge would make you wait.")
+        if session.judge_run and not session.judge_run.state.over:
+            raise BusyError("A judge is already running. Wait for it, or press Stop.")
+        contest = blind_voting.lane_pair(session.run, [lane.name for lane in session.job.lanes], *request.lanes)
+        task = JudgeTask(contest=contest, **request.model_dump(exclude={"lanes"}))
+        session.add_judge(JudgeRun(self.registry, session, task).start())
+
+    def stop_judge(self) -> None:
+        if judge_run := self._require_session().judge_run:
+            judge_run.stop()
+
+    def reload_lanes(self) -> None:
+        """Load the lanes of a worker that has ended, and ask the open question or the last prompt again."""
+        session, compare = self._require_session(), self.supervisor.compare
+        if session.open_question:
+            blind_voting.reload_lanes(compare)
         else:
-            fresh = self.supervisor.compare.compare_run(current.run, current.job.lanes)
-            if current.last_prompt:
-                fresh.ask(current.last_prompt, current.sampling, system=current.system)
-        return {}
+            reloaded = compare.compare_run(session.run, session.job.lanes)
+            if session.last_prompt:
+                reloaded.ask(session.last_prompt, session.sampling, system=session.system)
 
-    def stop(self, asked: Any = None) -> dict[str, Any]:
-        self.require_comparison().send(CancelRequest())
-        return {}
+    def stop(self) -> None:
+        self._require_session().send(CancelRequest())
 
-    def adjust_lane(self, asked: Any = None) -> dict[str, Any]:
-        """From the next answer on. Lanes of an open question are not turned: their names would show."""
-        wanted, current = parse_values(LaneStrength, asked, ""), self.require_comparison()
-        if current.open_question:
-            raise BusyError("A blind vote is going. End it before you turn a dial.")
-        current.send(AdjustLaneRequest(id=uuid4().hex[:8], **wanted.model_dump()))
-        return {}
+    def adjust_lane(self, request: AdjustLaneRequest) -> None:
+        """Change a lane's strength, unless that would tell which side of an open question it is."""
+        session = self._require_session()
+        if session.open_question:
+            raise BusyError("A blind vote is in progress. End it before you change a strength.")
+        session.send(request.model_copy(update={"id": new_ask_id()}))
 
-    def show_heatmap(self, asked: Any = None) -> dict[str, Any]:
-        """How likely two lanes find an answer, token by token; it comes over the bus."""
-        wanted, current = parse_values(HeatmapQuery, asked, ""), self.require_comparison()
-        said = current.current_answers
-        if current.open_question or said is None or wanted.answer not in said.ends:
-            raise BusyError("Look closer once the lanes have answered under their names.")
-        end, text = said.ends[wanted.answer], said.answers[wanted.answer]
+    def show_heatmap(self, query: HeatmapQuery) -> dict[str, str]:
+        """Ask how likely two lanes find each token of an answer; the result comes through the live channel."""
+        session = self._require_session()
+        answers = session.current_answers
+        if session.open_question or answers is None or query.answer not in answers.ends:
+            raise BusyError("Wait until the models have answered under their names.")
+        text = answers.answers[query.answer]
         if not text:
-            raise ConfigError(f"{wanted.answer} said nothing, so there is nothing to look at.")
-        said_first = (ChatMessage(role="system", content=current.system),) if current.system else ()
-        before = (
-            *said_first,
-            *lane_messages(current.turns, wanted.answer),
-            ChatMessage(role="user", content=current.last_prompt),
-        )
-        ask = uuid4().hex[:8]
-        current.send(HeatmapRequest(id=ask, messages=before, answer=text, ended=end.ended_itself, lanes=wanted.lanes))
-        return {"ask": ask}
+            raise ConfigError(f"{query.answer}'s answer is empty, so there are no tokens to show.")
+        system = [ChatMessage(role="system", content=session.system)] if session.system else []
+        prompt = ChatMessage(role="user", content=session.last_prompt)
+        messages = (*system, *lane_messages(session.turns, query.answer), prompt)
+        ended = answers.ends[query.answer].ended_itself
+        request = HeatmapRequest(id=new_ask_id(), messages=messages, answer=text, ended=ended, lanes=query.lanes)
+        session.send(request)
+        return {"ask": request.id}
 
-    def score_lanes(self, asked: Any = None) -> dict[str, Any]:
-        """Score the loaded lanes on what their run held out; into the run's scores.json."""
-        current = self.require_comparison()
-        run_dir = self.supervisor.registry.run_dir(current.run)
-        held_out = run_dir / "held-out.jsonl"
+    def score_lanes(self) -> None:
+        """Score the loaded lanes on the pairs that their run held out."""
+        session = self._require_session()
+        held_out = self.registry.run_dir(session.run) / "held-out.jsonl"
         if not held_out.exists() or not held_out.stat().st_size:
-            raise DataError(f"The run {current.run} held no pairs out, so there is nothing to score on.")
-        current.send(score_request(held_out))
-        return {}
+            raise DataError(f"The run {session.run} has no held-out pairs, so there is nothing to score on.")
+        session.send(score_request(held_out))
 
-    def require_comparison(self) -> CompareSession:
-        """The lanes.
-
-        Raises:
-            BusyError: none are loaded.
-        """
-        if self.supervisor.registry.comparison is None:
-            raise BusyError("No lanes are loaded. Press Generate.")
-        return self.supervisor.registry.comparison
+    def _require_session(self) -> CompareSession:
+        if session := self.registry.comparison:
+            return session
+        raise BusyError("No models are loaded. Press Generate.")

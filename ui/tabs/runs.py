@@ -15,25 +15,25 @@ from ui.components.sidebar import static_html
 from ui.payloads.run_settings import run_metadata
 
 
-def build_runs_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
+def build_runs_tab(supervisor: Supervisor, live: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="runs-problem", elem_classes="problem")
 
     static_html(RUNS, elem_id="runs-view")
 
-    def write(event: gr.EventData) -> None:
+    def edit_run(event: gr.EventData) -> None:
         """A name, a note or a pin; what is not said stays."""
         run_dir = supervisor.registry.run_dir(event.run)
         values = {**run_metadata(run_dir).model_dump(), **event.about}
         metadata.write_metadata(run_dir, parse_values(RunMetadata, values, ""))
 
-    def throw_away(event: gr.EventData) -> None:
+    def move_to_trash(event: gr.EventData) -> None:
         supervisor.control.move_to_trash(event.run)
 
     def restore(event: gr.EventData) -> None:
         trash.restore_run(supervisor.workspace, event.run)
         supervisor.registry.refresh()
 
-    def empty() -> None:
+    def empty_trash() -> None:
         trash.empty_trash(supervisor.workspace)
 
     def open_folder(event: gr.EventData) -> None:
@@ -41,8 +41,8 @@ def build_runs_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
             supervisor.registry.run_dir(event.run)
         )  # by its id, so that no other folder can be asked for
 
-    bind_handler(bus.openfolder, open_folder, gr.EventData, problem=problem, **QUIET_OPTIONS)
-    bind_handler(bus.about, write, gr.EventData, problem=problem, **QUIET_OPTIONS)
-    bind_handler(bus.throwaway, throw_away, gr.EventData, problem=problem, **QUIET_OPTIONS)
-    bind_handler(bus.restore, restore, gr.EventData, problem=problem, **QUIET_OPTIONS)
-    bind_handler(bus.emptytrash, empty, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.openfolder, open_folder, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.editrun, edit_run, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.trashrun, move_to_trash, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.restore, restore, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.emptytrash, empty_trash, problem=problem, **QUIET_OPTIONS)

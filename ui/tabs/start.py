@@ -28,17 +28,17 @@ METHOD_CHOICES = [
     for chain in METHOD_CHAINS
 ]
 FOOTNOTE = (
-    "Learns the good answers (SFT), then to prefer them (DPO), then opens Compare. All on "
-    "this computer; nothing is uploaded."
+    "First learns from the good answers (SFT), then learns to prefer them over the bad ones (DPO), then opens Compare. "
+    "All on this computer; nothing is uploaded."
 )
 
 TO_ORIGIN = "() => document.getElementById('origin').scrollIntoView({block: 'center'})"
 
 
-def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
+def build_start_tab(supervisor: Supervisor, live: gr.HTML, tabs: gr.Tabs, page: gr.Blocks) -> None:
     actions = StartActions(supervisor)
     origin = gr.HTML("", elem_id="origin")
-    undo = gr.Button("Back to the settings before", visible=False, size="sm", elem_id="undo")
+    undo = gr.Button("Undo", visible=False, size="sm", elem_id="undo")
     before = gr.State(None)
     stored = gr.BrowserState({}, storage_key="tunebench.start", secret="tunebench")
     with gr.Row(elem_id="start"):
@@ -48,7 +48,8 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                     actions.offers.model_labels(supervisor),
                     value=actions.first.model,
                     label="Model",
-                    info="The starter is included, others are downloaded; or type a folder or hub id.",
+                    info="A starter model is included; others download on first use. "
+                    "You can also enter a folder or a Hugging Face ID.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="model",
@@ -57,18 +58,18 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
                     data_choices(supervisor.workspace),
                     value=SAMPLE,
                     label="Data",
-                    info="Pairs of a better and a worse answer; conversations for SFT alone. Type a path, or use the Data tab.",
+                    info="Preference pairs (chosen and rejected). Chats work too, for SFT only. Enter a path or import in Data.",
                     allow_custom_value=True,
                     interactive=True,
                     elem_id="data",
                 )
                 health = gr.HTML("", elem_id="health")
-                chosen = gr.HTML("", elem_id="chosen")
+                chosen = gr.HTML("", elem_id="start-choices")
                 method = gr.Radio(
                     METHOD_CHOICES, value=actions.first.method, label="Method", interactive=True, elem_id="method"
                 )
                 goal = gr.Radio(
-                    actions.offers.goal_choices, value=QUICK, label="How long", interactive=True, elem_id="goal"
+                    actions.offers.goal_choices, value=QUICK, label="Training length", interactive=True, elem_id="goal"
                 )
             with gr.Column(elem_classes="card", elem_id="fit"):
                 static_html(render_sliders(memory_fit.SLIDERS))
@@ -85,10 +86,10 @@ def build_start_tab(supervisor: Supervisor, bus: gr.HTML, tabs: gr.Tabs, page: g
         recipe=recipe, models=model, data_sets=pairs, facts=health, plan=plan, goal=goal, stored=stored,
         settings=chosen, memory=memory, train=go, origin=origin, undo=undo, before=before, tabs=tabs,
     )  # fmt: skip
-    wire_handlers(actions, bus, page, elements, problem)
+    wire_handlers(actions, live, page, elements, problem)
 
 
-def wire_handlers(actions: StartActions, bus: gr.HTML, page: gr.Blocks, elements: StartView, problem: gr.HTML) -> None:
+def wire_handlers(actions: StartActions, live: gr.HTML, page: gr.Blocks, elements: StartView, problem: gr.HTML) -> None:
     """Args:
     elements: the one that each part of a view goes to.
     """
@@ -108,18 +109,18 @@ def wire_handlers(actions: StartActions, bus: gr.HTML, page: gr.Blocks, elements
     started = shown("tabs", "origin", "undo", show_progress="hidden")
     bind_handler(elements.train.click, actions.start, recipe, **started)
     opened = shown("recipe", *PREVIEW, "origin", "undo", "tabs", **QUIET_OPTIONS)
-    bind_handler(bus.retry, actions.use_suggestion, gr.EventData, **opened)
-    bind_handler(bus.clone, actions.clone, gr.EventData, **opened)
+    bind_handler(live.retry, actions.use_suggestion, gr.EventData, **opened)
+    bind_handler(live.clone, actions.clone, gr.EventData, **opened)
     used = shown("tabs", "recipe", *PREVIEW, **QUIET_OPTIONS)
-    bind_handler(bus.usedata, actions.use_data, gr.EventData, recipe, **used)
+    bind_handler(live.usedata, actions.use_data, gr.EventData, recipe, **used)
     moved = {**restored, "outputs": {**restored["outputs"], "recipe": recipe.subset(memory_fit.SLIDER_SETTINGS)}}
-    bind_handler(bus.lever, actions.move_slider, gr.EventData, recipe, **moved)
+    bind_handler(live.moveslider, actions.move_slider, gr.EventData, recipe, **moved)
     suggested = shown("recipe", *PREVIEW, "origin", "undo", "before", **QUIET_OPTIONS)
-    bind_handler(bus.suggest, actions.suggest, gr.EventData, recipe, **suggested).then(None, js=TO_ORIGIN)
+    bind_handler(live.suggest, actions.suggest, gr.EventData, recipe, **suggested).then(None, js=TO_ORIGIN)
     undone = shown("recipe", *PREVIEW, "origin", "undo", **QUIET_OPTIONS)
     bind_handler(elements.undo.click, actions.undo, elements.before, stored, **undone)
     refreshed = shown("models", "data_sets", "memory", "train", **QUIET_OPTIONS)
-    bind_handler(bus.statechange, actions.refresh, stored, **{**refreshed, "problem": None})
+    bind_handler(live.statechange, actions.refresh, stored, **{**refreshed, "problem": None})
 
 
 def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, method: gr.Radio) -> Form:
@@ -128,9 +129,9 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
     with gr.Tabs():
         with gr.Tab("Run", elem_id="page-run"), gr.Row(elem_classes="fields"):
             run = Form(Recipe, first, ("model", "method", "data", "lora", *METHODS, "sampling"))
-        with gr.Tab("Rows", elem_id="page-rows"):
+        with gr.Tab("Data", elem_id="page-data"):
             rows = gr.Row(elem_classes="fields")
-            with gr.Accordion("Columns, usually found by themselves", open=False), gr.Row(elem_classes="fields"):
+            with gr.Accordion("Columns (usually detected automatically)", open=False), gr.Row(elem_classes="fields"):
                 columns = Form(Columns, first.data.columns)
             with rows:
                 made["data"] = Form(Data, first.data, pairs=pairs, columns=columns)
@@ -143,5 +144,5 @@ def build_settings_form(first: Recipe, model: gr.Dropdown, pairs: gr.Dropdown, m
 
 def early_stopping_input(**words: Any) -> Component:
     """Patience as one click; another number may be typed, and nothing means off."""
-    usual = [("Off", ""), ("After 3 checks (usual)", "3"), ("After 5 checks", "5")]
+    usual = [("Off", ""), ("After 3 evaluations (usual)", "3"), ("After 5 evaluations", "5")]
     return gr.Dropdown(usual, allow_custom_value=True, **words)

@@ -103,53 +103,51 @@ class StartActions:
     def restore(self, stored: dict[str, Any]) -> StartView:
         return self.show_recipe(restore_recipe(stored) or self.first)
 
-    def preview(self, wanted: Recipe) -> StartView:
+    def preview(self, recipe: Recipe) -> StartView:
         """Everything but the form, which is as its user left it."""
-        check_model_input(self.supervisor.workspace, wanted.model)
-        self.supervisor.spawner.preload_for(wanted.model)
-        found, known = self.tokenized_counts(wanted), self.stage_speeds(wanted)
-        memory, train = self.memory_update(wanted)
+        check_model_input(self.supervisor.workspace, recipe.model)
+        self.supervisor.spawner.preload_for(recipe.model)
+        found, known = self.tokenized_counts(recipe), self.stage_speeds(recipe)
+        memory, train = self.memory_update(recipe)
         return StartView(
             facts=render_data_facts(describe_data(found), found.notes),
-            plan=self.plan_card(wanted, found, known),
-            goal=self.goal_update(wanted, found, known),
-            stored=wanted.model_dump(mode="json"),
-            settings=render_start_choices(preview_settings(wanted)),
+            plan=self.plan_card(recipe, found, known),
+            goal=self.goal_update(recipe, found, known),
+            stored=recipe.model_dump(mode="json"),
+            settings=render_start_choices(preview_settings(recipe)),
             memory=memory,
             train=train,
         )
 
-    def show_recipe(self, wanted: Recipe, **more: Any) -> StartView:
+    def show_recipe(self, recipe: Recipe, **more: Any) -> StartView:
         """A recipe that comes from elsewhere than the form."""
-        return self.preview(wanted)._replace(recipe=wanted, **more)
+        return self.preview(recipe)._replace(recipe=recipe, **more)
 
-    def choose_model(self, wanted: Recipe, goal: str | None) -> StartView:
+    def choose_model(self, recipe: Recipe, goal: str | None) -> StartView:
         """Another model brings the settings that suit it."""
-        return self.show_recipe(self.offers.with_model_settings(wanted, goal or BALANCED))
+        return self.show_recipe(self.offers.with_model_settings(recipe, goal or BALANCED))
 
-    def choose_goal(self, wanted: Recipe, goal: str) -> StartView:
-        rows = self.tokenized_counts(wanted).rows
-        return self.show_recipe(self.offers.with_goal_length(wanted, goal, rows))
+    def choose_goal(self, recipe: Recipe, goal: str) -> StartView:
+        rows = self.tokenized_counts(recipe).rows
+        return self.show_recipe(self.offers.with_goal_length(recipe, goal, rows))
 
-    def choose_data(self, wanted: Recipe, stored: dict[str, Any]) -> StartView:
-        return self.show_recipe(self.with_goal_of(restore_recipe(stored) or self.first, wanted))
+    def choose_data(self, recipe: Recipe, stored: dict[str, Any]) -> StartView:
+        return self.show_recipe(self.with_goal_of(restore_recipe(stored) or self.first, recipe))
 
-    def use_data(self, event: gr.EventData, wanted: Recipe) -> StartView:
+    def use_data(self, event: gr.EventData, recipe: Recipe) -> StartView:
         """Data as it was checked under Data, with its columns and steps."""
-        used = parse_values(UsedData, event._data, "Data").apply_to(wanted)
-        return self.show_recipe(self.with_goal_of(wanted, used), tabs=gr.update(selected="start"))
+        used = parse_values(UsedData, event._data, "Data").apply_to(recipe)
+        return self.show_recipe(self.with_goal_of(recipe, used), tabs=gr.update(selected="start"))
 
-    def move_slider(self, event: gr.EventData, wanted: Recipe) -> StartView:
-        return self.show_recipe(memory_fit.move_slider(wanted, event.key, event.value))
+    def move_slider(self, event: gr.EventData, recipe: Recipe) -> StartView:
+        return self.show_recipe(memory_fit.move_slider(recipe, event.key, event.value))
 
-    def suggest(self, event: gr.EventData, wanted: Recipe) -> StartView:
+    def suggest(self, event: gr.EventData, recipe: Recipe) -> StartView:
         """The settings for this data and memory, or a smaller model with its own: said change by change, with a way back."""
-        suited = self.suited_recipe(wanted, event.model)
-        named = (
-            f"The settings of {model_name(suited.model)}" if event.model else "The settings for this data and memory"
-        )
-        origin = render_origin(named, findings.setting_differences(wanted, suited), "Nothing has been started.")
-        before = wanted.model_dump(mode="json")
+        suited = self.suited_recipe(recipe, event.model)
+        named = f"Settings of {model_name(suited.model)}" if event.model else "Recommended settings"
+        origin = render_origin(named, findings.setting_differences(recipe, suited), "Nothing has been started.")
+        before = recipe.model_dump(mode="json")
         return self.show_recipe(suited, origin=origin, undo=gr.update(visible=True), before=before)
 
     def undo(self, before: dict[str, Any] | None, stored: dict[str, Any]) -> StartView:
@@ -164,13 +162,13 @@ class StartActions:
         """A run's recipe once more, ready to be changed."""
         return self.show_run(event.run, self.supervisor.registry.run_recipe(event.run), ())
 
-    def show_run(self, run_id: str, wanted: Recipe, changes: Any) -> StartView:
-        origin = render_origin(f"The settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes)
-        return self.show_recipe(wanted, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
+    def show_run(self, run_id: str, recipe: Recipe, changes: Any) -> StartView:
+        origin = render_origin(f"Settings of {display_name(self.supervisor.registry.run_dir(run_id))}", changes)
+        return self.show_recipe(recipe, origin=origin, undo=HIDDEN, tabs=gr.update(selected="start"))
 
-    def start(self, wanted: Recipe) -> StartView:
-        reasons = self.offers.explain(wanted, self.tokenized_counts(wanted).rows)
-        self.supervisor.control.start(wanted, reasons)
+    def start(self, recipe: Recipe) -> StartView:
+        reasons = self.offers.explain(recipe, self.tokenized_counts(recipe).rows)
+        self.supervisor.control.start(recipe, reasons)
         return StartView(tabs=gr.update(selected="train"), origin="", undo=HIDDEN)
 
     def refresh(self, stored: dict[str, Any]) -> StartView:
@@ -180,69 +178,69 @@ class StartActions:
         memory, train = self.memory_update(restore_recipe(stored) or self.first)
         return StartView(models=models, data_sets=data_sets, memory=memory, train=train)
 
-    def tokenized_counts(self, wanted: Recipe) -> RowCounts:
+    def tokenized_counts(self, recipe: Recipe) -> RowCounts:
         """The rows of a recipe whose files this page may read."""
-        path_policy.check_model_access(self.supervisor.workspace, wanted.model)
-        for source in data_sources(wanted):
+        path_policy.check_model_access(self.supervisor.workspace, recipe.model)
+        for source in data_sources(recipe):
             path_policy.check_source(self.supervisor.workspace, source, SAMPLE_FILES)
-        return count_data_rows(wanted, find_tokenizer(wanted.model, self.supervisor.workspace))
+        return count_data_rows(recipe, find_tokenizer(recipe.model, self.supervisor.workspace))
 
-    def stage_speeds(self, wanted: Recipe) -> dict[Stage, run_time.StageSpeed]:
+    def stage_speeds(self, recipe: Recipe) -> dict[Stage, run_time.StageSpeed]:
         return run_time.estimate_speeds(
             past_runs(self.supervisor.registry),
-            wanted,
-            memory_fit.model_architecture(self.supervisor.workspace, self.offers.catalogue, wanted),
+            recipe,
+            memory_fit.model_architecture(self.supervisor.workspace, self.offers.catalogue, recipe),
             memory_fit.target_machine(self.supervisor),
             self.supervisor.device.machine.cpu.cores,
         )
 
-    def plan_card(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> str:
-        seconds = run_time.stage_seconds(known, wanted, found)
+    def plan_card(self, recipe: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> str:
+        seconds = run_time.stage_seconds(known, recipe, found)
         takes = {stage: format_estimated_duration(one) for stage, one in seconds.items()}
-        whole = run_time.run_seconds(self.supervisor.workspace, wanted, seconds)
-        reasons = self.offers.explain(wanted, found.rows)
+        whole = run_time.run_seconds(self.supervisor.workspace, recipe, seconds)
+        reasons = self.offers.explain(recipe, found.rows)
         if duration := run_time.describe_run_time(whole, known):
             reasons = [duration, *reasons]
-        return render_plan(plan_lines(wanted, found, takes), reasons)
+        return render_plan(plan_lines(recipe, found, takes), reasons)
 
-    def goal_update(self, wanted: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> Any:
+    def goal_update(self, recipe: Recipe, found: RowCounts, known: Mapping[Stage, run_time.StageSpeed]) -> Any:
         """The goals with the time that each would take."""
         choices = []
         for title, name in self.offers.goal_choices:
-            longer = self.offers.with_goal_length(wanted, name, found.rows)
+            longer = self.offers.with_goal_length(recipe, name, found.rows)
             by_stage = run_time.stage_seconds(known, longer, found)
             seconds = run_time.run_seconds(self.supervisor.workspace, longer, by_stage)
             choices.append((f"{title} · {format_estimated_duration(seconds)}" if seconds else title, name))
-        return gr.update(choices=choices, value=self.offers.matching_goal(wanted, found.rows))
+        return gr.update(choices=choices, value=self.offers.matching_goal(recipe, found.rows))
 
-    def memory_update(self, wanted: Recipe) -> tuple[str, Any]:
+    def memory_update(self, recipe: Recipe) -> tuple[str, Any]:
         """The memory card, and what the button is called then."""
-        found, at = self.tokenized_counts(wanted), memory_fit.slider_values(wanted)
-        told = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, wanted, found)
-        if isinstance(told, str):
-            return render_unknown_memory(told, at), train_button(self.supervisor.registry, "unknown")
-        fix = memory_fit.suggest_fix(self.supervisor, self.offers.catalogue, told, wanted, found)
-        goal = self.offers.matching_goal(wanted, found.rows) or BALANCED
-        edited = memory_fit.mark_user_edits(told, self.offers.with_model_settings(wanted, goal))
-        return render_memory(edited, at, fix), train_button(self.supervisor.registry, told.verdict.level)
+        found, at = self.tokenized_counts(recipe), memory_fit.slider_values(recipe)
+        forecast = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, recipe, found)
+        if isinstance(forecast, str):
+            return render_unknown_memory(forecast, at), train_button(self.supervisor.registry, "unknown")
+        fix = memory_fit.suggest_fix(self.supervisor, self.offers.catalogue, forecast, recipe, found)
+        goal = self.offers.matching_goal(recipe, found.rows) or BALANCED
+        edited = memory_fit.mark_user_edits(forecast, self.offers.with_model_settings(recipe, goal))
+        return render_memory(edited, at, fix), train_button(self.supervisor.registry, forecast.verdict.level)
 
-    def suited_recipe(self, wanted: Recipe, model: str) -> Recipe:
+    def suited_recipe(self, recipe: Recipe, model: str) -> Recipe:
         """With another model's settings, or those for this data and memory; the recipe as it is where there are none."""
         if model:
-            return self.offers.with_model_settings(wanted.model_copy(update={"model": model}), BALANCED)
-        found = self.tokenized_counts(wanted)
-        told = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, wanted, found)
-        return told.suggested if isinstance(told, Forecast) and told.suggested else wanted
+            return self.offers.with_model_settings(recipe.model_copy(update={"model": model}), BALANCED)
+        found = self.tokenized_counts(recipe)
+        forecast = memory_fit.build_forecast(self.supervisor, self.offers.catalogue, recipe, found)
+        return forecast.suggested if isinstance(forecast, Forecast) and forecast.suggested else recipe
 
-    def with_goal_of(self, before: Recipe, wanted: Recipe) -> Recipe:
+    def with_goal_of(self, before: Recipe, recipe: Recipe) -> Recipe:
         """A run on other data than before: the length of its goal is that for the new rows."""
         try:
             goal = self.offers.matching_goal(before, self.tokenized_counts(before).rows)
         except UserError:  # the data before is not there any more
             goal = self.offers.matching_goal(before)
         if goal is None:
-            return wanted
-        return self.offers.with_goal_length(wanted, goal, self.tokenized_counts(wanted).rows)
+            return recipe
+        return self.offers.with_goal_length(recipe, goal, self.tokenized_counts(recipe).rows)
 
 
 def check_model_input(workspace: Workspace, name: str) -> None:
@@ -259,9 +257,9 @@ def check_model_input(workspace: Workspace, name: str) -> None:
 
 
 def train_button(registry: RunRegistry, level: str) -> Any:
-    """The one button: what it does now, and "Try anyway" where the plan says that it will not fit."""
+    """The one button: what it does now, and "Train anyway" where the plan says that it will not fit."""
     busy = registry.active_run is not None
-    words, variant = ("Try anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
+    words, variant = ("Train anyway", "secondary") if level == "too big" else ("Train and compare", "primary")
     return gr.update(interactive=not busy, value="Running…" if busy else words, variant=variant)
 
 
@@ -302,7 +300,7 @@ class UsedData(StrictModel):
 def preview_settings(recipe: Recipe) -> str:
     """What the Data tab needs to show rows as this run will see them."""
     used = recipe.data
-    told = {
+    settings = {
         "model": recipe.model,
         "name": model_name(recipe.model),
         "lengths": {kind: recipe.row_length(kind) for kind in ROW_NOUNS},
@@ -312,13 +310,13 @@ def preview_settings(recipe: Recipe) -> str:
         "steps": used.steps,
         "held_out": used.held_out,
     }
-    return json.dumps(told)
+    return json.dumps(settings)
 
 
-def restore_recipe(kept: dict[str, Any]) -> Recipe | None:
+def restore_recipe(stored: dict[str, Any]) -> Recipe | None:
     """The choices of the last visit; None on the first, and where an older version kept what this one does not know."""
     try:
-        return parse_values(Recipe, kept, "kept choices") if kept else None
+        return parse_values(Recipe, stored, "stored choices") if stored else None
     except ConfigError:
         return None
 

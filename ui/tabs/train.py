@@ -10,12 +10,12 @@ from ui.components.html_train import render_train_tab
 from ui.components.sidebar import static_html
 
 
-def build_train_tab(supervisor: Supervisor, bus: gr.HTML) -> None:
+def build_train_tab(supervisor: Supervisor, live: gr.HTML) -> None:
     problem = gr.HTML("", elem_id="train-problem", elem_classes="problem")
     static_html(render_train_tab(), elem_id="train")
 
-    def keep(event: gr.EventData) -> None:
+    def use_step(event: gr.EventData) -> None:
         """An earlier step becomes the adapter of its stage."""
         supervisor.control.use_checkpoint(event.run, event.stage, event.step)
 
-    bind_handler(bus.keepstep, keep, gr.EventData, problem=problem, **QUIET_OPTIONS)
+    bind_handler(live.usestep, use_step, gr.EventData, problem=problem, **QUIET_OPTIONS)

@@ -110,8 +110,8 @@ def test_label_smoothing_that_the_loss_does_not_read_is_refused(loss: str, read:
     ("values", "words"),
     [
         ({"sft": {"learning_rate": 3}}, "SFT learning rate: must be above 0 and at most 1, you gave 3."),
-        ({"dpo": {"warmup": "0.7"}}, "DPO warm-up share: must be between 0 and 0.5, you gave 0.7."),
-        ({"dpo": {"max_steps": 0}}, "DPO steps at most: must be at least 1, you gave 0."),
+        ({"dpo": {"warmup": "0.7"}}, "DPO warm-up ratio: must be between 0 and 0.5, you gave 0.7."),
+        ({"dpo": {"max_steps": 0}}, "DPO max steps: must be at least 1, you gave 0."),
         ({"sft": {"learning_rate": "banana"}}, 'SFT learning rate: "banana" is not a number.'),
     ],
 )

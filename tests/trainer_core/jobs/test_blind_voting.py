@@ -89,21 +89,21 @@ def test_before_the_vote_nothing_sent_to_a_page_holds_a_name(supervisor, contest
 
     def over() -> bool:
         supervisor.registry.refresh()
-        news = live_updates.page_news(supervisor, Cursor(tab="compare"))
+        news = live_updates.page_update(supervisor, Cursor(tab="compare"))
         heard.append(json.dumps([news["parts"]["compare"], news["ask"], news["text"]]))
         return blind_voting.is_answered(supervisor.registry.comparison)
 
     assert wait_for(over, 30, 0.02)
     assert len(heard) > 3 and not [name for name in NAMES for said in heard if f'"{name}"' in said]
     assert not [said for said in heard if "3f9a12cd" in said or "logits" in said]
-    news = live_updates.page_news(supervisor, Cursor(tab="compare"))
+    news = live_updates.page_update(supervisor, Cursor(tab="compare"))
     assert list(news["text"]) == ["A", "B"]
     said = supervisor.registry.comparison.state.answers_to(question.ask)
     assert news["text"] == {"A": said.answers[question.left_lane], "B": said.answers[question.right_lane]}
-    assert [lane["name"] for lane in news["parts"]["compare"]["is"]["lanes"]] == ["A", "B"]
+    assert [lane["name"] for lane in news["parts"]["compare"]["value"]["lanes"]] == ["A", "B"]
     blind_voting.cast_vote(supervisor.registry, "left")
-    after = live_updates.page_news(supervisor, Cursor(tab="compare"))["parts"]["compare"]["is"]["lanes"]
-    assert [lane["was"] for lane in after] == [question.left_lane, question.right_lane]
+    after = live_updates.page_update(supervisor, Cursor(tab="compare"))["parts"]["compare"]["value"]["lanes"]
+    assert [lane["revealed"] for lane in after] == [question.left_lane, question.right_lane]
 
 
 def test_the_next_question_is_answered_while_this_one_is_read_and_nothing_of_it_is_sent(supervisor, contest):
@@ -113,11 +113,11 @@ def test_the_next_question_is_answered_while_this_one_is_read_and_nothing_of_it_
     assert wait_for(
         lambda: supervisor.registry.refresh() or ahead.ask in supervisor.registry.comparison.state.said, 30, 0.02
     )
-    assert live_updates.page_news(supervisor, Cursor())["ask"] == first.ask
+    assert live_updates.page_update(supervisor, Cursor())["ask"] == first.ask
     blind_voting.cast_vote(supervisor.registry, "left")
     assert blind_voting.show_next_question(supervisor.registry) == ahead and ahead.messages != first.messages
     assert blind_voting.is_answered(supervisor.registry.comparison), "no wait for the next one"
-    assert live_updates.page_news(supervisor, Cursor())["ask"] == ahead.ask
+    assert live_updates.page_update(supervisor, Cursor())["ask"] == ahead.ask
 
 
 def test_who_goes_on_before_the_answers_are_there_has_skipped(supervisor, contest):

@@ -214,7 +214,7 @@ def test_one_bad_run_is_one_row_that_can_be_thrown_away(tmp_path: Path, name: st
         assert answered(boss) == ""
         (row,) = (row for row in run_list.RunRows(boss.registry)()[0] if row["id"] == folder.name)
         if name == "events.jsonl" and what != "large":
-            assert row["problem"].startswith("Cannot be shown: events.jsonl ") and row["pill"] == "Unreadable"
+            assert row["problem"].startswith("Cannot be shown: events.jsonl ") and row["badge"] == "Unreadable"
             with pytest.raises(ConfigError, match="cannot be resumed"):
                 boss.control.resume(folder.name)
             with pytest.raises(DiskError):

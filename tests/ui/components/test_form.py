@@ -83,7 +83,7 @@ def test_every_wrong_field_is_named_once() -> None:
     assert lines == [
         "LoRA rank: must be between 1 and 512, you gave 0.",
         'SFT learning rate: "fast" is not a number.',
-        'DPO accumulation: "2.5" is not a whole number.',
+        'DPO gradient accumulation: "2.5" is not a whole number.',
         "DPO beta: is empty; it must be a number.",
     ]
     wrong = ["lora-rank", "sft-learning_rate", "dpo-accumulation", "dpo-beta"]

@@ -26,6 +26,7 @@ from trainer_core.runs.compare_events import (
     TokenHeatmap,
     TokenLogprobs,
 )
+from trainer_core.runs.compare_requests import AdjustLaneRequest
 from trainer_core.runs.metadata import RunMetadata
 from trainer_core.texts import verbatim
 from ui.payloads import comparison
@@ -35,11 +36,11 @@ from ui.payloads.vote_tally import (
     MIN_SIDES,
     describe_bias,
     describe_length_effect,
-    describe_odds,
+    describe_share,
     describe_undecided,
     describe_verdict,
 )
-from ui.tabs.compare_actions import CompareActions
+from ui.tabs.compare_actions import CompareActions, HeatmapQuery
 
 pytestmark = pytest.mark.real
 
@@ -65,7 +66,7 @@ def given(first: int, second: int, ties: int = 0) -> list[votes.Vote]:
 )  # fmt: skip
 def test_words_of_the_tally(first: int, second: int, odds: str, verdict: str) -> None:
     found = tally.tally_votes(given(first, second), CONTEST)
-    assert describe_odds(found).startswith(odds) and describe_verdict(found).startswith(verdict)
+    assert describe_share(found).startswith(odds) and describe_verdict(found).startswith(verdict)
 
 
 def test_seventeen_votes_keep_the_verdict_of_ten() -> None:
@@ -109,7 +110,7 @@ def test_what_an_adapter_does_is_one_word_and_its_hash_a_tooltip() -> None:
     proof = AdapterCheck("DPO", "3f9a12cd" + 56 * "0", 4.2)
     assert comparison.describe_effect(proof) == "Adapter active ✓" and comparison.describe_effect(None) == ""
     assert comparison.describe_effect(replace(proof, strength=0.5)) == "Adapter active ✓ at 50%"
-    assert comparison.describe_effect(replace(proof, difference=0.0)).startswith("Adapter changes nothing")
+    assert comparison.describe_effect(replace(proof, difference=0.0)).startswith("The adapter changes nothing")
     assert comparison.describe_hash(proof) == "adapter 3f9a12cd, moves logits by up to 4.2"
 
 
@@ -119,13 +120,13 @@ def test_heat_and_dials_are_not_told_while_names_are_hidden(supervisor, contest)
     heated = TokenHeatmap("x", ("Base", "DPO"), (TokenLogprobs("a", -1.0, -2.0),))
     current.watcher.state = replace(current.state, heated=heated)
     told = comparison.compare_parts(supervisor.registry)
-    assert told["heat"] is None and all(lane["dial"] is None for lane in told["compare"]["lanes"])
-    with pytest.raises(Exception, match="A blind vote is going"):
-        CompareActions(supervisor).adjust_lane({"lane": "DPO", "strength": 0.5})
+    assert told["heatmap"] is None and all(lane["strength"] is None for lane in told["compare"]["lanes"])
+    with pytest.raises(Exception, match="A blind vote is in progress"):
+        CompareActions(supervisor).adjust_lane(AdjustLaneRequest(lane="DPO", strength=0.5))
     with pytest.raises(Exception, match="under their names"):
-        CompareActions(supervisor).show_heatmap({"answer": "DPO", "lanes": ["Base", "DPO"]})
+        CompareActions(supervisor).show_heatmap(HeatmapQuery(answer="DPO", lanes=("Base", "DPO")))
     blind_voting.end_voting(supervisor.registry)
-    assert comparison.compare_parts(supervisor.registry)["heat"]["pieces"] == [["a", -1.0, -2.0]]
+    assert comparison.compare_parts(supervisor.registry)["heatmap"]["pieces"] == [["a", -1.0, -2.0]]
 
 
 def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F811
@@ -135,7 +136,7 @@ def test_a_scoring_tells_how_far_it_is(supervisor, contest) -> None:  # noqa: F8
         current.state, scoring=ScoringProgress(verbatim("held-out pairs"), 1, 3, 30, 120, 90.0)
     )
     told = comparison.scores_payload(supervisor.registry)
-    assert told["going"].startswith("Scoring, part 1 of 3: held-out pairs, 25%") and told["done"] == 0.25
+    assert told["progress"].startswith("Scoring, part 1 of 3: held-out pairs, 25%") and told["done"] == 0.25
 
 
 def test_scores_of_an_earlier_day_are_shown(supervisor, contest) -> None:  # noqa: F811
@@ -162,7 +163,7 @@ def test_a_conversation_goes_on_in_every_lane(supervisor, contest) -> None:  # n
     current.ask("Two?", Sampling(), follow=True)
     assert [turn.prompt for turn in current.turns] == ["One?"]
     assert (
-        comparison.comparison_payload(supervisor.registry)["lanes"][1]["before"][0]["text"]
+        comparison.comparison_payload(supervisor.registry)["lanes"][1]["turns"][0]["text"]
         == current.turns[0].answers["SFT"]
         != ""
     )
@@ -210,12 +211,12 @@ def test_the_votes_of_another_run_are_never_shown(supervisor, contest) -> None: 
     load(supervisor, other)
     told = comparison.tally_payload(supervisor.registry)
     assert (told["run"], told["name"], told["wins"], told["pairs"]) == (other, "other", [0, 0], 0)
-    assert told["none"] == "No votes for this run yet. Press B." and not told["few"]
+    assert told["empty"] == "No votes for this run yet. Press B." and not told["advice"]
     assert wins(supervisor, contest.run, "Base", "DPO") == [0, 0], "what is loaded counts, not what the form says"
-    with pytest.raises(DataError, match="no votes on these lanes"):
-        CompareActions(supervisor).export_pairs()
+    with pytest.raises(DataError, match="no votes on these two models"):
+        CompareActions(supervisor).export_pairs(CompareChoice())
     load(supervisor, contest.run)
-    assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor.registry)["none"]
+    assert wins(supervisor) == [0, 11] and not comparison.tally_payload(supervisor.registry)["empty"]
 
 
 def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> None:  # noqa: F811
@@ -226,8 +227,9 @@ def test_two_lanes_of_a_run_have_a_count_of_their_own(supervisor, contest) -> No
     assert wins(supervisor, contest.run, "SFT", "DPO") == [0, 2]
     assert wins(supervisor, contest.run, "Base", "Base") == wins(supervisor, contest.run, "Base", "gone") == [0, 3]
     told = comparison.tally_payload(supervisor.registry, CompareChoice(run=contest.run, first="Base", second="SFT"))
-    assert told["none"] == "No votes on these two lanes yet. Press B."
-    assert CompareActions(supervisor).export_pairs({"run": contest.run, "first": "SFT", "second": "DPO"})["count"] == 2
+    chosen = CompareChoice(run=contest.run, first="SFT", second="DPO")
+    assert told["empty"] == "No votes on these two models yet. Press B."
+    assert CompareActions(supervisor).export_pairs(chosen)["count"] == 2
 
 
 def test_before_lanes_are_loaded_the_run_of_the_form_is_meant(supervisor, contest) -> None:  # noqa: F811
@@ -256,10 +258,10 @@ def test_votes_on_another_adapter_of_the_same_name_are_not_counted(supervisor, c
     give(supervisor, 11, contest, adapters={"Base": "", "DPO": "of before"})
     told = comparison.tally_payload(supervisor.registry)
     assert told["wins"] == [0, 0] and told["checks"] == [
-        "11 earlier votes on lanes of these names are not counted: an adapter or a system prompt was another then."
+        "11 earlier votes are not counted: the adapter or the system prompt of a model was different then."
     ]
     give(supervisor, 1, contest, adapters={"Base": "", "DPO": now["DPO"]})
-    assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs()["count"] == 1
+    assert wins(supervisor) == [0, 1] and CompareActions(supervisor).export_pairs(CompareChoice())["count"] == 1
     ask(supervisor, contest)
     assert blind_voting.undo_vote(supervisor.registry).adapters["DPO"] == now["DPO"]
     with pytest.raises(BusyError) as error:

@@ -317,8 +317,8 @@ def test_the_network_opens_no_models_by_their_paths_and_names_no_judge(tmp_path:
         endpoint = {"url": "http://127.0.0.1:9/v1", "model": "judge"}
         wanted = {"lanes": ["Base", "SFT"], "endpoint": endpoint}
         question = {"component_id": judge[0], "fn_name": judge[1], "data": wanted}
-        assert "taken only at the computer" in says(afar, "component_server", question)
-        assert "taken only at the computer" not in says("127.0.0.1", "component_server", question)
+        assert "can only be set on the computer" in says(afar, "component_server", question)
+        assert "can only be set on the computer" not in says("127.0.0.1", "component_server", question)
 
 
 WAYS: tuple[Callable[[str], str], ...] = (

@@ -46,7 +46,7 @@ from ui.payloads import findings, run_list
 from ui.payloads.run import progress_payload, run_option, run_payload, stage_states, status_detail
 from ui.payloads.run_settings import SettingRow, group_settings, nearest_preset
 from ui.server import live_updates
-from ui.server.live_updates import Cursor, page_news
+from ui.server.live_updates import Cursor, page_update
 
 NEVER = (sys.executable, "-c", "raise SystemExit(1)")
 
@@ -80,23 +80,23 @@ def cursor_after(first: dict, **more: object) -> Cursor:
 
 
 def test_an_empty_workspace_has_a_page(supervisor: Supervisor) -> None:
-    first = page_news(supervisor, Cursor())
-    assert first["run"] == "" and first["series"] == {} and first["parts"]["run"]["is"] is None
-    assert first["parts"]["meter"]["is"]["free"] == "21.9 of 24.0 GB free"
+    first = page_update(supervisor, Cursor())
+    assert first["run"] == "" and first["series"] == {} and first["parts"]["run"]["value"] is None
+    assert first["parts"]["meter"]["value"]["free"] == "21.9 of 24.0 GB free"
 
 
 def test_the_second_answer_is_empty(supervisor: Supervisor) -> None:
     finished(supervisor, StepsPlanned({"sft": 2}), step("sft", 1), step("sft", 2))
-    first = page_news(supervisor, Cursor())
+    first = page_update(supervisor, Cursor())
     assert first["series"] == {"sft.loss": [(1, 1.0), (2, 1.0)]}
-    second = page_news(supervisor, cursor_after(first))
+    second = page_update(supervisor, cursor_after(first))
     assert second["parts"] == {} and second["series"] == {} and second["from"] == 2
 
 
 def test_only_new_points_are_sent(supervisor: Supervisor) -> None:
     finished(supervisor, *(step("sft", at) for at in range(1, 6)), *(step("dpo", at) for at in range(1, 4)))
     run = supervisor.registry.run_states[0].id
-    later = page_news(supervisor, Cursor(run=run, points=7))
+    later = page_update(supervisor, Cursor(run=run, points=7))
     assert later["from"] == 7
     assert later["series"] == {"dpo.loss": [(3, 1.0)], "dpo.margin": [(3, 0.3)], "dpo.accuracy": [(3, 0.5)]}
 
@@ -107,32 +107,35 @@ def test_only_new_points_are_sent(supervisor: Supervisor) -> None:
 def test_a_page_of_another_run_starts_anew(supervisor: Supervisor, cursor: Cursor) -> None:
     run = finished(supervisor, step("sft", 1), step("sft", 2))
     cursor = cursor.model_copy(update={"run": cursor.run or run})
-    assert page_news(supervisor, cursor)["from"] == 0
-    assert len(page_news(supervisor, cursor)["series"]["sft.loss"]) == 2
+    assert page_update(supervisor, cursor)["from"] == 0
+    assert len(page_update(supervisor, cursor)["series"]["sft.loss"]) == 2
 
 
 def test_a_page_may_show_an_older_run(supervisor: Supervisor) -> None:
     older = finished(supervisor, step("sft", 1), name="older")
     finished(supervisor, step("sft", 1), step("sft", 2), name="newer")
-    assert page_news(supervisor, Cursor(show=older))["run"] == older
-    assert page_news(supervisor, Cursor(show="deleted"))["run"] == supervisor.registry.run_states[0].id
+    assert page_update(supervisor, Cursor(show=older))["run"] == older
+    assert page_update(supervisor, Cursor(show="deleted"))["run"] == supervisor.registry.run_states[0].id
 
 
 def test_the_run_at_work_is_told_beside_an_older_one_that_is_shown(supervisor: Supervisor) -> None:
     older, newer = (finished(supervisor, step("sft", 20), name=name) for name in ("1", "2"))  # in one second perhaps
-    beside, alone = (page_news(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
-    assert beside["run"]["is"]["id"] == older and beside["active"]["is"]["id"] == alone["run"]["is"]["id"] == newer
-    assert beside["active_pace"]["is"] == alone["pace"]["is"] and alone["active"]["is"] is None
+    beside, alone = (page_update(supervisor, Cursor(show=show))["parts"] for show in (older, ""))
+    assert (
+        beside["run"]["value"]["id"] == older
+        and beside["active"]["value"]["id"] == alone["run"]["value"]["id"] == newer
+    )
+    assert beside["active_progress"]["value"] == alone["progress"]["value"] and alone["active"]["value"] is None
     EventLog(supervisor.registry.run_dir(newer) / "events.jsonl")(step("sft", 19))
     supervisor.registry.refresh()
     asked = Cursor(show=older, run=older, points=1, marks={name: part["mark"] for name, part in beside.items()})
-    assert set(page_news(supervisor, asked)["parts"]) == {"active_pace"}
+    assert set(page_update(supervisor, asked)["parts"]) == {"active_progress"}
 
 
 def test_long_parts_are_sent_only_where_they_are_seen(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1))
-    assert {"runs", "log"} & set(page_news(supervisor, Cursor())["parts"]) == set()
-    assert {"runs", "log"} <= set(page_news(supervisor, Cursor(tab="runs", log=True))["parts"])
+    assert {"runs", "log"} & set(page_update(supervisor, Cursor())["parts"]) == set()
+    assert {"runs", "log"} <= set(page_update(supervisor, Cursor(tab="runs", log=True))["parts"])
 
 
 def test_a_cursor_from_nowhere_is_refused() -> None:
@@ -143,7 +146,7 @@ def test_a_cursor_from_nowhere_is_refused() -> None:
 def test_without_a_margin_there_is_no_accuracy(supervisor: Supervisor) -> None:
     """At its first step the policy is its reference: TRL counts every pair as lost, which is no news about the model."""
     finished(supervisor, replace(step("dpo", 1), metrics={"margin": 0.0, "accuracy": 0.0}), step("dpo", 2))
-    assert page_news(supervisor, Cursor())["series"]["dpo.accuracy"] == [(2, 0.5)]
+    assert page_update(supervisor, Cursor())["series"]["dpo.accuracy"] == [(2, 0.5)]
 
 
 def test_a_long_history_keeps_its_peaks() -> None:
@@ -156,7 +159,7 @@ def test_a_long_history_keeps_its_peaks() -> None:
 def test_a_reload_of_a_long_run_is_one_small_answer(supervisor: Supervisor) -> None:
     events = [step("dpo", at, 10_000, loss=1 / at) for at in range(1, 10_001)]
     finished(supervisor, *events)
-    answer = json.dumps(page_news(supervisor, Cursor()))
+    answer = json.dumps(page_update(supervisor, Cursor()))
     assert len(answer) < 150_000
 
 
@@ -182,7 +185,7 @@ def test_a_finished_run_in_words(supervisor: Supervisor) -> None:
     )
     view = supervisor.registry.run_state(run)
     said = {**(run_payload(supervisor.registry, view) or {}), **(progress_payload(view) or {})}
-    assert (said["pill"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
+    assert (said["badge"], said["tone"], said["progress"], said["step"]) == ("Finished", "good", 1.0, "DPO step 2 of 2")
     assert [stage["state"] for stage in said["stages"]] == ["done"] * 4 and said["adapters"] == ["SFT", "DPO"]
     row = run_list.RunRows(supervisor.registry)()[0][0]
     assert (row["steps"], row["accuracy"], row["data"]) == ("2 + 2", "50% (n 16)", "sample")
@@ -236,7 +239,7 @@ def test_a_run_folder_that_cannot_be_read_is_listed(supervisor: Supervisor) -> N
     (folder / "run.json").write_text("{")
     supervisor.registry.refresh()
     assert run_list.RunRows(supervisor.registry)()[0][0]["name"] == folder.name
-    assert page_news(supervisor, Cursor(show=folder.name))["parts"]["run"]["is"]["name"] == folder.name
+    assert page_update(supervisor, Cursor(show=folder.name))["parts"]["run"]["value"]["name"] == folder.name
 
 
 def test_a_step_costs_little(supervisor: Supervisor) -> None:
@@ -246,13 +249,13 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
     for event in (StepsPlanned({"dpo": 300}), PhaseChanged(Phase.TRAINING, stage="dpo"), step("dpo", 1, 300)):
         log(event)
     supervisor.registry.refresh()
-    first = page_news(supervisor, Cursor(tab="train"))
+    first = page_update(supervisor, Cursor(tab="train"))
     metrics = {"margin": 0.2, "accuracy": 0.5, "chosen": -91.13244247436523, "rejected": -226.32200622558594}
     log(replace(step("dpo", 2, 300), loss=0.69123456, metrics=metrics))
     supervisor.registry.refresh()
     asked = cursor_after(first, tab="train")
-    second = page_news(supervisor, asked)
-    assert set(second["parts"]) == {"pace"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
+    second = page_update(supervisor, asked)
+    assert set(second["parts"]) == {"progress"} and second["series"]["dpo.chosen"] == [(2, -91.13)]
     sent = live_updates.strip_unchanged(second, asked)
     assert sent["steps"] == {"dpo": [[2, 0.6912, 0.2, 0.5, -91.13, -226.3]]} and "series" not in sent
     assert len(json.dumps(sent, separators=(",", ":"))) < 300
@@ -260,7 +263,7 @@ def test_a_step_costs_little(supervisor: Supervisor) -> None:
 
 def test_many_points_are_sent_curve_by_curve(supervisor: Supervisor) -> None:
     finished(supervisor, *(step("dpo", at) for at in range(1, live_updates.MAX_ROW_POINTS + 2)))
-    sent = live_updates.strip_unchanged(page_news(supervisor, Cursor()), Cursor())
+    sent = live_updates.strip_unchanged(page_update(supervisor, Cursor()), Cursor())
     assert len(sent["series"]["dpo.loss"]) == live_updates.MAX_ROW_POINTS + 1 and "steps" not in sent
 
 
@@ -271,7 +274,7 @@ def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Superviso
         step("dpo", 1),
         replace(step("dpo", 2), metrics={"margin": float("nan"), "accuracy": 0.5}),
     )
-    assert live_updates.strip_unchanged(page_news(supervisor, Cursor()), Cursor())["steps"] == {
+    assert live_updates.strip_unchanged(page_update(supervisor, Cursor()), Cursor())["steps"] == {
         "sft": [[1, 1.0]],
         "dpo": [[1, 1.0, 0.1, 0.5, None, None], [2, 1.0, None, 0.5, None, None]],
     }
@@ -279,12 +282,12 @@ def test_a_curve_without_a_value_at_a_step_has_a_gap_there(supervisor: Superviso
 
 def test_deep_curves_run_over_both_stages(supervisor: Supervisor) -> None:
     finished(supervisor, step("sft", 1), step("sft", 2), step("dpo", 1))
-    assert "deep" not in page_news(supervisor, Cursor())
-    first = page_news(supervisor, Cursor(deep=0))
-    assert first["deep"]["series"]["deep.seconds"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert "detail" not in page_update(supervisor, Cursor())
+    first = page_update(supervisor, Cursor(detail=0))
+    assert first["detail"]["series"]["detail.seconds"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
     run = first["run"]
-    assert page_news(supervisor, Cursor(run=run, deep=2))["deep"]["series"]["deep.speed"] == [(3, 900.0)]
-    assert page_news(supervisor, Cursor(run=run, deep=3))["deep"]["series"] == {}
+    assert page_update(supervisor, Cursor(run=run, detail=2))["detail"]["series"]["detail.speed"] == [(3, 900.0)]
+    assert page_update(supervisor, Cursor(run=run, detail=3))["detail"]["series"] == {}
 
 
 def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
@@ -294,7 +297,7 @@ def test_held_out_points_are_a_part(supervisor: Supervisor) -> None:
         Evaluation("dpo", 1, 0.69, {"accuracy": 0.5, "margin": 0.0}),
         Evaluation("dpo", 2, float("nan")),
     )
-    held = page_news(supervisor, Cursor())["parts"]["held"]["is"]
+    held = page_update(supervisor, Cursor())["parts"]["held_out"]["value"]
     values = {"dpo.held.loss": [(1, 0.69)], "dpo.held.accuracy": [(1, 0.5)], "dpo.held.margin": [(1, 0.0)]}
     assert held == {**values, "dpo.held.rows": [(1, 0), (2, 0)]}
 
@@ -304,9 +307,9 @@ def test_readings_are_sent_where_they_are_shown(supervisor: Supervisor) -> None:
     supervisor.device.readings = HardwareHistory(clock=lambda: next(times))
     supervisor.device.readings.record(machine(24))
     supervisor.device.readings.record(machine(24))
-    assert "machine" not in page_news(supervisor, Cursor())
-    assert page_news(supervisor, Cursor(machine=99.5))["machine"] == [[0.5, 2.1, 41, 38, 3], [1.5, 2.1, 41, 38, 3]]
-    assert page_news(supervisor, Cursor(machine=100))["machine"] == [[1, 2.1, 41, 38, 3]]
+    assert "hardware" not in page_update(supervisor, Cursor())
+    assert page_update(supervisor, Cursor(hardware=99.5))["hardware"] == [[0.5, 2.1, 41, 38, 3], [1.5, 2.1, 41, 38, 3]]
+    assert page_update(supervisor, Cursor(hardware=100))["hardware"] == [[1, 2.1, 41, 38, 3]]
 
 
 def test_readings_of_the_processor() -> None:
@@ -326,7 +329,7 @@ TRIVIAL = [
 
 def test_the_doctor_speaks_and_its_offer_is_a_recipe(supervisor: Supervisor) -> None:
     run = finished(supervisor, *TRIVIAL)
-    (said,) = page_news(supervisor, Cursor())["parts"]["doctor"]["is"]
+    (said,) = page_update(supervisor, Cursor())["parts"]["findings"]["value"]
     assert (said["key"], said["where"]) == ("dpo.trivial", "DPO step 4") and "48 pairs" in said["evidence"][0]
     recipe, changes = findings.apply_suggestion(supervisor.registry, run, said["key"])
     assert (recipe.lora.rank, recipe.dpo.losses) == (8, ("ipo",))
@@ -346,11 +349,11 @@ def test_a_failed_run_offers_its_ways_out(supervisor: Supervisor) -> None:
         RunFailed(verbatim("NaN"), offers=(Suggestion(verbatim("Half the rate"), {"dpo.learning_rate": 1e-6}),))
     )
     supervisor.registry.refresh()
-    run = page_news(supervisor, Cursor())["parts"]["run"]["is"]
+    run = page_update(supervisor, Cursor())["parts"]["run"]["value"]
     assert run["offers"] == [{"key": "offer.0", "text": "Half the rate"}] and not run["kept"]
     write_adapter(checkpoints.checkpoint_dir(run_dir, "dpo", 3), "dpo", 3)
     supervisor.registry.refresh()
-    assert page_news(supervisor, Cursor())["parts"]["run"]["is"]["kept"], "there is a checkpoint to go on from"
+    assert page_update(supervisor, Cursor())["parts"]["run"]["value"]["kept"], "there is a checkpoint to go on from"
     recipe, changes = findings.apply_suggestion(supervisor.registry, run_dir.name, "offer.0")
     assert recipe.dpo.learning_rate == 1e-6 and changes == ["DPO learning rate: 1e-6 (changed from 5e-6)"]
 
@@ -380,19 +383,19 @@ def test_settings_say_what_differs_from_the_preset(supervisor: Supervisor) -> No
 def test_a_quiet_second_is_a_few_bytes_and_a_change_is_asked_for_by_name(supervisor: Supervisor) -> None:
     run_id = finished(supervisor, *(step("sft", at) for at in range(1, 6)))
     supervisor.registry.refresh()
-    first = page_news(supervisor, Cursor())
+    first = page_update(supervisor, Cursor())
     quick = tuple(first["parts"][name]["mark"] for name in live_updates.QUICK_PARTS)
-    held = Cursor(points=5, whole=first["whole"], quick=quick, ask=first["ask"], deep=5)
-    assert live_updates.strip_unchanged(page_news(supervisor, held), held) == {}
+    held = Cursor(points=5, whole=first["whole"], quick=quick, ask=first["ask"], detail=5)
+    assert live_updates.strip_unchanged(page_update(supervisor, held), held) == {}
     EventLog(supervisor.registry.run_dir(run_id) / "events.jsonl")(step("sft", 6))
     supervisor.registry.refresh()
-    grown = live_updates.strip_unchanged(page_news(supervisor, held), held)
-    assert set(grown) == {"parts", "points", "series", "deep"} and set(grown["parts"]) == {"pace"}
-    assert grown["deep"] == [(1e-4, 1, 900, 0.5)], "a row, whose place follows from what the page holds"
+    grown = live_updates.strip_unchanged(page_update(supervisor, held), held)
+    assert set(grown) == {"parts", "points", "series", "detail"} and set(grown["parts"]) == {"progress"}
+    assert grown["detail"] == [(1e-4, 1, 900, 0.5)], "a row, whose place follows from what the page holds"
     EventLog(supervisor.registry.run_dir(run_id) / "events.jsonl")(AdapterSaved("sft", "adapter-sft", 5, 6))
     supervisor.registry.refresh()
-    assert page_news(supervisor, held) == {"stale": True}
+    assert page_update(supervisor, held) == {"stale": True}
     named = held.model_copy(
         update={"run": run_id, "whole": None, "marks": {name: part["mark"] for name, part in first["parts"].items()}}
     )
-    assert "run" in page_news(supervisor, named)["parts"]
+    assert "run" in page_update(supervisor, named)["parts"]

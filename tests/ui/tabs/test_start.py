@@ -48,7 +48,7 @@ def test_a_card_that_comes_back_is_offered_its_models() -> None:
     assert offers.explain(starter_recipe())[0].startswith("No graphics card")
     del seen[0]
     assert without == [STARTER] and [name for _, name in offers.models] == [name for _, name in CARD.models]
-    assert offers.explain(starter_recipe())[0] == "The settings made for SmolLM2 135M."
+    assert offers.explain(starter_recipe())[0] == "Settings made for SmolLM2 135M."
 
 
 def test_with_a_card_its_models_are_offered_by_title() -> None:
@@ -110,7 +110,7 @@ def test_a_goal_keeps_what_was_set_by_hand() -> None:
 def test_a_length_of_ones_own_is_no_goal() -> None:
     recipe = CARD.recipe_for(STARTER, "quick")
     odd = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"max_steps": 7})})
-    assert CARD.matching_goal(odd) is None and CARD.explain(odd)[1] == "Epochs and steps were set by hand."
+    assert CARD.matching_goal(odd) is None and CARD.explain(odd)[1] == "Custom length: you set epochs or steps."
 
 
 def test_another_model_brings_its_settings() -> None:
