@@ -102,72 +102,72 @@ def create_supervisor(args: argparse.Namespace) -> Supervisor:
 
 
 def run_demo(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
+    supervisor = create_supervisor(args)
     try:
-        train_and_compare(boss, presets.starter_recipe().model_copy(update={"name": "demo"}))
+        train_and_compare(supervisor, presets.starter_recipe().model_copy(update={"name": "demo"}))
     finally:
-        boss.close()
+        supervisor.close()
     return 0
 
 
 def run_train(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
+    supervisor = create_supervisor(args)
     path: Path = args.recipe
     file = run_folder.read_run(path.parent) if path.name == "run.json" else None
     again = run_folder.train_job_of(file) if file else None
     for note in file.notes if file else ():
         terminal.print_line(str(note))
-    run_id = boss.control.start(again.recipe if again else read_recipe(path))
-    terminal.print_line(f"Run {run_id} in {boss.registry.run_dir(run_id)}")
-    return follow_to_exit_code(boss, run_id)
+    run_id = supervisor.control.start(again.recipe if again else read_recipe(path))
+    terminal.print_line(f"Run {run_id} in {supervisor.registry.run_dir(run_id)}")
+    return follow_to_exit_code(supervisor, run_id)
 
 
 def run_resume(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
-    run_id = find_run_id(boss, args.id)
-    boss.control.resume(run_id)
-    return follow_to_exit_code(boss, run_id)
+    supervisor = create_supervisor(args)
+    run_id = find_run_id(supervisor, args.id)
+    supervisor.control.resume(run_id)
+    return follow_to_exit_code(supervisor, run_id)
 
 
 def run_continue(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
-    run_id = find_run_id(boss, args.id)
-    boss.control.extend(run_id, args.epochs)
-    return follow_to_exit_code(boss, run_id)
+    supervisor = create_supervisor(args)
+    run_id = find_run_id(supervisor, args.id)
+    supervisor.control.extend(run_id, args.epochs)
+    return follow_to_exit_code(supervisor, run_id)
 
 
 def run_pause(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
-    boss.control.pause(find_run_id(boss, args.id))
+    supervisor = create_supervisor(args)
+    supervisor.control.pause(find_run_id(supervisor, args.id))
     return 0
 
 
 def run_stop(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
-    run_id = find_run_id(boss, args.id)
+    supervisor = create_supervisor(args)
+    run_id = find_run_id(supervisor, args.id)
     if not args.now:
-        boss.control.stop(run_id)
+        supervisor.control.stop(run_id)
         return 0
-    boss.control.kill(run_id)
-    return follow_to_exit_code(boss, run_id)
+    supervisor.control.kill(run_id)
+    return follow_to_exit_code(supervisor, run_id)
 
 
-def find_run_id(boss: Supervisor, name: str) -> str:
+def find_run_id(supervisor: Supervisor, name: str) -> str:
     """The id of a run by its name on the command line.
 
     Raises:
         UserError: there is none of that name.
     """
-    ids = [view.id for view in boss.registry.run_states]
+    ids = [view.id for view in supervisor.registry.run_states]
     if not ids or (name != "last" and name not in ids):
-        raise UserError("cli.no_run", name=name, workspace=str(boss.workspace.root))
+        raise UserError("cli.no_run", name=name, workspace=str(supervisor.workspace.root))
     return ids[0] if name == "last" else name
 
 
-def follow_to_exit_code(boss: Supervisor, run_id: str) -> int:
-    view = terminal.follow_run(boss, run_id)
+def follow_to_exit_code(supervisor: Supervisor, run_id: str) -> int:
+    view = terminal.follow_run(supervisor, run_id)
     for stage, folder in view.adapters.items():
-        terminal.print_line(f"{stage.upper()} adapter: {boss.registry.run_dir(run_id) / folder}")
+        terminal.print_line(f"{stage.upper()} adapter: {supervisor.registry.run_dir(run_id) / folder}")
     return 1 if view.phase is Phase.FAILED else 0
 
 
@@ -240,18 +240,20 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
+    supervisor = create_supervisor(args)
     try:
         asked = [] if args.score else args.prompt or read_bundled_prompts()[:ANSWERS]
-        print_comparison(boss, find_run_id(boss, args.id), asked)
+        print_comparison(supervisor, find_run_id(supervisor, args.id), asked)
     finally:
-        boss.close()
+        supervisor.close()
     return 0
 
 
 def run_report(args: argparse.Namespace) -> int:
-    boss = create_supervisor(args)
-    terminal.print_line(str(html_report.save_report(boss.registry.run_dir(find_run_id(boss, args.id)), args.out)))
+    supervisor = create_supervisor(args)
+    terminal.print_line(
+        str(html_report.save_report(supervisor.registry.run_dir(find_run_id(supervisor, args.id)), args.out))
+    )
     return 0
 
 

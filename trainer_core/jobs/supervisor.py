@@ -92,7 +92,7 @@ class Supervisor:
             self.registry.refresh()
             self.shutdown.enforce_stop_requests()
             self.spawner.update_warm_worker()
-        except Exception:  # shown in the rail; the next round may go well
+        except Exception:  # shown in the sidebar; the next round may go well
             self.registry.last_error = traceback.format_exc()
         return True
 

@@ -147,25 +147,27 @@ class FitRequest:
 def find_fitting_plan(room: MemoryBudget, shape: Architecture, asked: Recipe, data: DatasetStats) -> FitCandidate:
     """The first plan at batch 1 that fits, and why it is so: what the data asks for, or less and less of it."""
     for base, why in base_formats(room, shape):
-        wish = FitRequest(shape, base, asked, data)
+        request = FitRequest(shape, base, asked, data)
         for restraint, away in FIT_ATTEMPTS:
-            if found := least_limited_plan(room, wish, restraint, away):
+            if found := least_limited_plan(room, request, restraint, away):
                 plan, reasons = found
                 return plan, {"precision": why, "memory.offload_embedding": embedding_reason(plan)} | reasons
             if base != "nf4":  # a smaller format costs less than a shorter length
                 break
-    least = candidates(room, wish, dict.fromkeys(asked.method.stages, restraint), away)
+    least = candidates(room, request, dict.fromkeys(asked.method.stages, restraint), away)
     raise DeviceError(too_small_text(room, least))
 
 
-def least_limited_plan(room: MemoryBudget, wish: FitRequest, restraint: FitLimits, away: bool) -> FitCandidate | None:
+def least_limited_plan(
+    room: MemoryBudget, request: FitRequest, restraint: FitLimits, away: bool
+) -> FitCandidate | None:
     """The plan under this restraint, if it fits; then each stage as long as fits, so that none is cut for the other's sake."""
-    each = dict.fromkeys(wish.asked.method.stages, restraint)
-    found = first_fitting(room, candidates(room, wish, each, away))
+    each = dict.fromkeys(request.asked.method.stages, restraint)
+    found = first_fitting(room, candidates(room, request, each, away))
     milder = [replace(one, rank=restraint.rank) for one in FIT_LIMITS[: FIT_LIMITS.index(restraint)]]
     for stage in each if found else ():
         for one in dict.fromkeys(milder):
-            if longer := first_fitting(room, candidates(room, wish, each | {stage: one}, away)):
+            if longer := first_fitting(room, candidates(room, request, each | {stage: one}, away)):
                 found, each = longer, each | {stage: one}
                 break
     return found
@@ -177,22 +179,22 @@ def first_fitting(room: MemoryBudget, some: Iterable[FitCandidate]) -> FitCandid
 
 
 def candidates(
-    room: MemoryBudget, wish: FitRequest, each: Mapping[Stage, FitLimits], away: bool
+    room: MemoryBudget, request: FitRequest, each: Mapping[Stage, FitLimits], away: bool
 ) -> Iterator[FitCandidate]:
     """The plan within these restraints; then, where rows are short, with 512 tokens for all stages, or for the first alone.
 
     A model that is loaded for so many keeps what lies between its layers in main memory, which may save the card more than
     the longer rows take.
     """
-    plan, reasons = plan_from_data(room, wish, each, away)
+    plan, reasons = plan_from_data(room, request, each, away)
     yield plan, reasons
     if (
         room.device == "cuda"
-        and wish.shape.context >= LONG_ROW_TOKENS
+        and request.shape.context >= LONG_ROW_TOKENS
         and not any(setup.is_long for setup in plan.values())
     ):
         for stages in (tuple(plan), tuple(plan)[:1]):
-            yield with_long_rows(plan, stages), reasons | long_row_reasons(plan, stages, wish.data)
+            yield with_long_rows(plan, stages), reasons | long_row_reasons(plan, stages, request.data)
 
 
 def base_formats(room: MemoryBudget, shape: Architecture) -> Iterator[tuple[BaseFormat, str]]:
@@ -204,18 +206,20 @@ def base_formats(room: MemoryBudget, shape: Architecture) -> Iterator[tuple[Base
         yield smaller, f"{smaller} base: a larger format does not fit"
 
 
-def plan_from_data(room: MemoryBudget, wish: FitRequest, each: Mapping[Stage, FitLimits], away: bool) -> FitCandidate:
+def plan_from_data(
+    room: MemoryBudget, request: FitRequest, each: Mapping[Stage, FitLimits], away: bool
+) -> FitCandidate:
     """Every stage at batch 1 as the data asks for it within its restraint, and why. `away`: the token table in main memory."""
-    asked, data = wish.asked, wish.data
+    asked, data = request.asked, request.data
     advice: dict[str, Advice] = {"lora": recommend_lora(asked.method, data, next(iter(each.values())))}
     lora = Lora.model_validate(asked.lora.model_dump() | advice_values(advice["lora"]))
     for stage, restraint in each.items():
-        advice[stage] = recommend_training(stage, wish.shape, lora, data, restraint)
+        advice[stage] = recommend_training(stage, request.shape, lora, data, restraint)
     decided = {f"{part}.{name}": value for part, one in advice.items() for name, value in advice_values(one).items()}
     recipe = with_changes(asked, decided | {"memory.offload_embedding": "on" if away else "auto"})
     plan: StageSetups = {
         stage: build_setup(
-            recipe, stage, wish.shape, wish.base, room.device, data.length_quantiles(METHODS[stage].rows).longest
+            recipe, stage, request.shape, request.base, room.device, data.length_quantiles(METHODS[stage].rows).longest
         )
         for stage in each
     }

@@ -22,9 +22,9 @@ class ControlRequest(StrictModel):
     why: str = ""
 
 
-def send_request(run_dir: Path, wish: ControlAction, why: str = "") -> None:
+def send_request(run_dir: Path, action: ControlAction, why: str = "") -> None:
     """Ask the worker of a run for something; it obeys after its current step."""
-    write_atomically(control_file(run_dir), ControlRequest(request=wish, why=why).model_dump_json())
+    write_atomically(control_file(run_dir), ControlRequest(request=action, why=why).model_dump_json())
 
 
 def clear_request(run_dir: Path) -> None:
@@ -59,9 +59,9 @@ class StopRequests:
     stop: threading.Event = field(default_factory=threading.Event)
     pause: threading.Event = field(default_factory=threading.Event)
 
-    def receive(self, wish: ControlAction) -> None:
+    def receive(self, action: ControlAction) -> None:
         """Who is to be ended and can still leave by itself leaves as if it was asked to stop."""
-        (self.pause if wish == "pause" else self.stop).set()
+        (self.pause if action == "pause" else self.stop).set()
 
     @property
     def should_stop(self) -> bool:

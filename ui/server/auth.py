@@ -202,7 +202,7 @@ class AuthMiddleware:
         return next((value for value in ours if any(is_same_secret(value, one) for one in right)), "")
 
     def sign_out(self, headers: Headers) -> Response:
-        """Sign out everywhere, at the wish of who came in by the link.
+        """Sign out everywhere, as whoever came in by the link asks.
 
         Raises:
             Refused: it is somebody of the network.
