@@ -1,4 +1,4 @@
-"""Workers killed at random moments of a real run, and gone on with, against what the stock trainer leaves behind."""
+"""Workers killed at random moments of a real run, and resumed, against what the stock trainer leaves behind."""
 
 from __future__ import annotations
 

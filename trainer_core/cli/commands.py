@@ -56,7 +56,7 @@ def build_cli_parser() -> argparse.ArgumentParser:
     command("demo", run_demo, "SFT, DPO, scores and answers on the starter model and the sample data")
     train = command("train", run_train, "train a recipe (TOML), or a run.json once more")
     train.add_argument("recipe", type=Path)
-    resume = command("resume", run_resume, "go on with a paused, stopped or broken off run")
+    resume = command("resume", run_resume, "resume a paused, stopped or crashed run")
     resume.add_argument("id", help="the run's id, or 'last'")
     longer = command("continue", run_continue, "train the last stage of a finished run for more passes over its data")
     longer.add_argument("id", help="the run's id, or 'last'")

@@ -1,6 +1,6 @@
 """Votes on disk: workspace/votes/votes.jsonl, one line for each thing a person did, never rewritten. A tally is a fold of it.
 
-Taking a vote back is a line as well, and so is an answer of one's own where both were bad. A line is on the disk for good
+Taking a vote back is a line as well, and so is the user's own answer where both were bad. A line is on the disk for good
 before the page hears that it counts.
 """
 

@@ -155,7 +155,7 @@ def can_continue(comparison: CompareSession) -> bool:
 
 
 def absence_reason(registry: RunRegistry, comparison: CompareSession) -> Text:
-    """Why the lanes cannot answer although nothing failed, what is safe, and when it goes on; empty where they can."""
+    """Why the lanes cannot answer although nothing failed, what is safe, and when they can again; empty where they can."""
     if comparison.state.phase.is_active or comparison.state.phase is Phase.FAILED:
         return NO_TEXT
     active = registry.active_run
@@ -290,7 +290,7 @@ def undo_vote(registry: RunRegistry) -> Vote:
 
 
 def save_better_answer(registry: RunRegistry, text: str) -> None:
-    """Keep an answer of one's own to the question on which both were voted bad.
+    """Save the user's own answer after a "both bad" vote.
 
     Raises:
         BusyError: the open question was not voted "both bad".

@@ -55,11 +55,11 @@ class RunControl:
         control.send_request(self.registry.run_dir(run_id), "stop")
 
     def pause(self, run_id: str) -> None:
-        """Ask a run to leave the device after its current step; `resume` goes on exactly there."""
+        """Ask a run to leave the device after its current step; `resume` continues exactly there."""
         control.send_request(self.registry.run_dir(run_id), "pause")
 
     def kill(self, run_id: str) -> None:
-        """End the processes of a run in mid-step, from the next rounds on; `resume` goes on from its newest checkpoint.
+        """End the processes of a run in mid-step; `resume` continues from its newest checkpoint.
 
         Raises:
             BusyError: it is not going.
@@ -94,7 +94,7 @@ class RunControl:
     def extend(self, run_id: str, epochs: float = 1.0) -> None:
         """Go on with the last stage of a finished run for more passes over its data, with the reference it had.
 
-        The adapter made so far is laid aside first, so that a kill at any moment leaves a finished run or one to go on with.
+        The adapter is backed up first, so that a kill at any moment leaves a finished run or one to resume.
 
         Raises:
             BusyError: a run is going, or this one is not at its end.
@@ -135,7 +135,7 @@ class RunControl:
         """Make an earlier step the adapter of its stage.
 
         Raises:
-            BusyError: the run is going, or can be gone on with and would then be measured against another adapter.
+            BusyError: the run is active, or can be resumed and would then be measured against another adapter.
             ModelError: the step's weights are gone or damaged.
         """
         with self.spawner.start_lock():
@@ -157,10 +157,10 @@ class RunControl:
                 self.registry.repair_run(run_id)
 
     def require_gpu(self, state: RunState) -> None:
-        """What trained on a card is not gone on with on the processor, unless that was asked for.
+        """A run that trained on a card is not resumed on the processor, unless that was asked for.
 
         Raises:
-            DeviceError: there is no card to go on with.
+            DeviceError: there is no card to resume on.
         """
         device = self.spawner.device
         if state.card and device.choice != "cpu" and not device.machine.best_gpu:
@@ -169,7 +169,7 @@ class RunControl:
 
 
 def starter_changes(state: RunState, recipe: Recipe, file: run_folder.RunFile) -> tuple[Event, ...]:
-    """What the events of a run say that goes on with another conversion of the starter than it has trained on so far."""
+    """The events of a run that resumes with another conversion of the starter than it has trained on so far."""
     before = state.effective_value(starter.NAME, file.versions.get(starter.NAME, starter.FIRST_EDITION))
     if recipe.model != STARTER or not state.points or before == starter.EDITION:
         return ()

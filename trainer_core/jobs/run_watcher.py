@@ -31,7 +31,7 @@ class RunWatcher:
 
     @classmethod
     def for_resume(cls, run_dir: Path) -> RunWatcher:
-        """A run that is gone on with: what an earlier worker said last is not what the new one says.
+        """A resumed run: the previous worker's last event no longer applies.
 
         Raises:
             ConfigError: there is a log that cannot be read.

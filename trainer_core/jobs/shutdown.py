@@ -20,7 +20,7 @@ class Shutdown:
         self.awake_since = self.last_round = time.time()
 
     def enforce_stop_requests(self) -> None:
-        """See to it that who was asked to leave does. What is due is read from the folders, so any app goes on with it."""
+        """End runs that ignored a stop request. The state is in the run folder, so another app can continue."""
         now = time.time()
         if now - self.last_round > ASLEEP_SECONDS:
             self.awake_since = now

@@ -134,11 +134,11 @@ class WorkerSpawner:
         }
 
     def preload_for(self, model: str) -> None:
-        """Somebody is at the Start page with this model: a worker shall wait for the click, with the libraries imported."""
+        """The Start tab is open: preload a worker, so that training starts at once."""
         self._expected = model, time.monotonic()
 
     def update_warm_worker(self) -> None:
-        """Have one worker wait as long as a run is likely, and none otherwise."""
+        """Start or stop the preloaded worker, depending on whether a run is likely."""
         if not self.preload or not self._starting.acquire(blocking=False):
             return
         try:

@@ -65,7 +65,7 @@ class Supervisor:
         return self
 
     def close(self) -> None:
-        """Stop looking and end Compare. A training run goes on."""
+        """Stop looking and end Compare. A training run continues."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()

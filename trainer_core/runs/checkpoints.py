@@ -40,7 +40,7 @@ SPACE_FACTOR = 1.2
 """A save is refused unless this many times its predicted bytes are free: a full disk is met before it, not in it."""
 RECORDED_PACKAGES = ("unsloth", "unsloth_zoo", "torch", "trl", "transformers", "peft", "datasets", "bitsandbytes")
 TRAINING_PACKAGES = ("unsloth", "torch", "trl", "transformers", "peft")
-"""What reads a checkpoint: with another major version of one of these it is not gone on with."""
+"""What reads a checkpoint: with another major version of one of these it is not resumed."""
 
 
 class FileFingerprint(StrictModel):
@@ -323,7 +323,7 @@ def use_step(run_dir: Path, stage: Stage, step: int) -> None:
 
 
 def back_up_adapter(run_dir: Path, stage: Stage) -> None:
-    """Copy a stage's adapter beside itself, under a name with the step it is of; nothing to do where that is there already.
+    """Back up a stage's adapter as adapter-<stage>-<step>, unless the backup exists.
 
     Raises:
         ModelError: the adapter is damaged.

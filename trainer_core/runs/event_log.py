@@ -223,7 +223,7 @@ class Tail:
         return self._offset < min(untrusted_files.regular_file_size(self.path.parent, self.path.name), MAX_LOG_BYTES)
 
     def __iter__(self) -> Iterator[Event]:
-        """The new events. A line that is none becomes a note about itself, so that it hides neither the rest nor other runs.
+        """The new events. An unreadable line becomes a notice, so the rest of the log still loads.
 
         Raises:
             UnsafeFile: there is no regular file.

@@ -50,7 +50,7 @@ class Phase(StrEnum):
 
     @property
     def is_resumable(self) -> bool:
-        """Ended before its end, so that it can be gone on with."""
+        """Ended early and can be resumed."""
         return self in (Phase.STOPPED, Phase.PAUSED, Phase.FAILED)
 
 

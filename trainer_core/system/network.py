@@ -11,7 +11,7 @@ CONNECT_SECONDS = 5.0
 
 
 def is_reachable(address: str) -> bool:
-    """Whether the Hub can be had; behind a proxy nobody can say beforehand."""
+    """Is the Hub reachable? Assumed yes behind a proxy."""
     if urllib.request.getproxies():
         return True
     there = urlsplit(address)

@@ -89,7 +89,7 @@ def test_a_halted_worker_is_shown_within_seconds_and_goes_on(tmp_path: Path) -> 
         assert wait_for(lambda: worker.status() == psutil.STATUS_STOPPED, 10)
         beat = supervisor.registry.run_dir(run_id) / "heartbeat.json"
         os.utime(beat, (0, beat.stat().st_mtime - stall.SILENT_SECONDS))
-        assert wait_for_run(supervisor, run_id, lambda view: view.stalled.startswith("No sign of life"), 30)
+        assert wait_for_run(supervisor, run_id, lambda view: view.stalled.startswith("No response for"), 30)
         assert supervisor.registry.run_state(run_id).phase.is_active
         worker.send_signal(signal.SIGCONT)
         assert wait_for_run(supervisor, run_id, lambda view: view.phase is Phase.DONE and not view.stalled, 60)
