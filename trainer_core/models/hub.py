@@ -70,7 +70,7 @@ def hub_errors(name: str) -> Iterator[None]:
     """Turns errors of the Hub into sentences about a model.
 
     Raises:
-        ModelError: for every Hub error.
+        ModelError: instead of the Hub's own error.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

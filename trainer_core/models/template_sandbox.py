@@ -182,9 +182,7 @@ def main() -> None:
 def render_texts(
     compile_template: Callable[[str], Any], template: str, asked: Sequence[TemplateVariables]
 ) -> Iterator[str]:
-    """Raises:
-    TemplateRefused, TemplateUnsafe: at the first conversation that cannot be rendered.
-    """
+    """Raises TemplateRefused or TemplateUnsafe at the first conversation that cannot be rendered."""
     from jinja2.exceptions import SecurityError
 
     for at, variables in enumerate(asked):
