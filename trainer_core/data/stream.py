@@ -185,7 +185,7 @@ class ColumnPreview:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first file of a path. `problem`: why no known schema fits. `parts`: part → column, only a guess if there is a problem."""
+    """The first file of a path. `problem`: why no known schema fits. `parts`: part → column, a guess if there is a problem."""
 
     file: str
     columns: tuple[ColumnPreview, ...]

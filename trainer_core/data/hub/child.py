@@ -38,11 +38,7 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         raise DataError("datasets.unknown", name=name) from error
     except HfHubHTTPError as error:
         raise DataError("datasets.refused", name=name, error=str(error).splitlines()[0]) from error
-    except (
-        ValueError,
-        RuntimeError,
-        FileNotFoundError,
-    ) as error:  # errors of `datasets` about data sets it cannot read
+    except (ValueError, RuntimeError, FileNotFoundError) as error:  # `datasets` cannot read the data set
         raise DataError("datasets.unreadable", name=name, error=str(error).splitlines()[0]) from error
 
 

@@ -92,7 +92,7 @@ def token_positions(ids: Sequence[int], wanted: frozenset[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class RowExtent:
-    """Positions in a row, in tokens: its end, the first answer, the first difference of its sides; and whether it ends properly."""
+    """Positions in a row, in tokens: its end, the first answer, the first difference of its sides; and if it ends properly."""
 
     end: int
     answer: int

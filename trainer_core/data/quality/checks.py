@@ -13,7 +13,7 @@ from trainer_core.texts import Text
 IDENTICAL_SHARE = 0.95
 """Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
 END_LETTERS = 16
-"""Letters compared first at either end. If both ends differ, so do 2 letters of at most 32, more than a twentieth."""
+"""Letters compared first at either end. If both ends differ, at most 30 of 32 letters are shared: less than 95 %."""
 NEXT_ROLES = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
 """Role → roles allowed next; the user starts."""
 
