@@ -126,7 +126,7 @@ class Columns(StrictModel):
     text: str | None = Field(default=None, title="Text column")
     """Plain text, or conversations written as text."""
     reasoning: str | None = Field(default=None, title="Reasoning column")
-    """What the assistant thinks before the answer. SFT does not learn it unless a clean-up step says so."""
+    """What the assistant thinks before the answer. SFT reads it, and learns it only if a clean-up step says so."""
 
     @property
     def column_by_part(self) -> dict[str, str]:
@@ -261,9 +261,7 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     def at(name: str | None) -> str | None:
         return (
             str((folder / name).resolve())
-            if name
-            and name not in (SAMPLE, STARTER)
-            and os.path.exists(folder / name)  # exists() is False for too long a name
+            if name and name not in (SAMPLE, STARTER) and os.path.exists(folder / name)  # False for too long a name
             else name
         )
 

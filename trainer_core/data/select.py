@@ -42,7 +42,7 @@ SAMPLE_DATA = PROJECT / "assets" / "sample_data"
 REPORTED_CODES = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
 """Faults of rows that are still used, which a run reports."""
 MAX_NAMED_ROWS = 5
-"""Rows named in one sentence; nobody reads a longer list."""
+"""Rows named in one sentence; a longer list is unreadable."""
 PAIRS, EXAMPLES = Text("selection.pairs"), Text("selection.examples")
 RowPlace = tuple[int, int | None]
 """A row and its line."""

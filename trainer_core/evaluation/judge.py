@@ -335,7 +335,7 @@ class JudgeProgress:
 
 
 class RunningJudge(Protocol):
-    """A judge at work, in the background of the app."""
+    """A judge task that runs beside the app."""
 
     order: JudgeTask
     state: JudgeProgress

@@ -73,7 +73,7 @@ class Vote(StrictModel):
 
 
 class Undo(StrictModel):
-    """Removes the vote with this id."""
+    """The vote with this id does not count."""
 
     kind: Literal["undo"] = "undo"
     vote: str

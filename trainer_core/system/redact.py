@@ -1,6 +1,6 @@
 """Redacts secrets: removes the values of tokens, keys and passwords from everything that is written.
 
-Secrets are the values of environment variables with a telling name, and the token saved by `hf auth login`.
+Secrets are the values of environment variables whose name matches `SECRET_NAMES`, and the token saved by `hf auth login`.
 launcher/info.py runs this file with any Python it finds: standard library only, and Python 3.8 syntax.
 """
 
