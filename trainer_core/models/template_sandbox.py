@@ -218,7 +218,7 @@ def extend_cpu_time(letters: int) -> None:
 
 
 def jinja_environment():  # type: ignore[no-untyped-def]
-    """transformers' sandbox, except that undefined unsafe access raises an error instead of rendering as empty."""
+    """transformers' sandbox, except that unsafe access raises an error instead of rendering as empty."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols
