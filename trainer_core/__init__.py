@@ -1,1 +1,1 @@
-"""Everything Tunebench does without a page: recipes, runs, training, comparing. Nothing here imports Gradio."""
+"""The core of Tunebench: recipes, runs, training, comparing. Nothing here imports Gradio."""

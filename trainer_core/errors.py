@@ -1,13 +1,13 @@
-"""Which errors a person can act on. Everything that is not one of these is a bug and keeps its traceback.
+"""Errors that the user can fix. Any other exception is a bug and keeps its traceback.
 
 UserError
-├── ConfigError   a recipe, preset or form holds a value that cannot be
+├── ConfigError   a recipe, preset or form holds an invalid value
 ├── DataError     a file cannot be read, or its rows are not what training needs
 ├── ModelError    a base model or adapter is missing, incomplete or unsafe to load
-├── DeviceError   the card, its driver or its memory does not allow what was asked
-├── DiskError     there is not enough room, or a folder cannot be written
+├── DeviceError   the device, its driver or its memory does not allow the request
+├── DiskError     the disk is too full, or a folder cannot be written
 ├── BusyError     the device already has a job
-└── TrainingError the run itself went wrong in a way the settings can mend
+└── TrainingError the run failed in a way that other settings can fix
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from trainer_core.texts import VERBATIM, Text
 
 
 class UserError(Exception):
-    """What is wrong, where, and what to do next, in one or two plain sentences.
+    """States what is wrong, where, and what to do next, in one or two plain sentences.
 
     Args:
-        code: of the sentence in `assets/texts/en.toml`, or the text itself.
-        params: what fills its gaps.
+        code: code of the sentence in `assets/texts/en.toml`, or the text itself.
+        params: values for its placeholders.
     """
 
     def __init__(self, code: str | Text, /, **params: Any):
@@ -39,7 +39,7 @@ class ConfigError(UserError):
     """Names the file or form, the key and the value.
 
     Args:
-        keys: the wrong settings, such as `sft.learning_rate`, one for each line of the message.
+        keys: the invalid settings, such as `sft.learning_rate`, one per line of the message.
     """
 
     def __init__(self, code: str | Text, /, keys: tuple[str, ...] = (), **params: Any):
@@ -48,7 +48,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """Names the file and, where there is one, the line or row (counted from 1)."""
+    """Names the file and, if known, the line or row (counted from 1)."""
 
 
 class ModelError(UserError):
@@ -56,7 +56,7 @@ class ModelError(UserError):
 
 
 class DeviceError(UserError):
-    """Names the device, with the number that was found and the number that is needed."""
+    """Names the device, the number found and the number needed."""
 
 
 class DiskError(UserError):
@@ -68,10 +68,10 @@ class BusyError(UserError):
 
 
 class TrainingError(UserError):
-    """Names the step and the number that went wrong.
+    """Names the step and the value that failed.
 
     Args:
-        offers: ways out that the page shows as one click each (`trainer_core.runs.events.Suggestion`).
+        offers: suggested fixes that the page shows as one click each (`trainer_core.runs.events.Suggestion`).
     """
 
     def __init__(self, code: str | Text, /, offers: tuple[Any, ...] = (), **params: Any):
@@ -80,7 +80,7 @@ class TrainingError(UserError):
 
 
 def error_chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from or beside, back to the first one."""
+    """The error, then its causes and contexts, back to the first."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -1,4 +1,4 @@
-"""Pydantic's base for everything that is parsed, and how a wrong value is worded: field, bound, value."""
+"""Pydantic base class for all parsed values, and validation messages that name field, bound and value."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trainer_core.errors import ConfigError
 from trainer_core.texts import Text, parse_text, verbatim
 
 StoredText = Annotated[Text, PlainValidator(parse_text)]
-"""A sentence by its code; where an earlier version stored it, the finished sentence."""
+"""A text by its code; files of earlier versions hold the finished sentence."""
 
 
 class StrictModel(BaseModel):
-    """Unknown keys are refused, so that a typo never trains with a default in silence."""
+    """Refuses unknown keys, so that a typo never silently trains with a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
     @classmethod
     def group_label(cls) -> str:
-        """The word before the labels of its fields, for a part of a recipe whose labels another part has too."""
+        """Prefix for the labels of its fields, where another part of the recipe has the same labels."""
         return ""
 
 
@@ -32,10 +32,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse_values(model: type[M], values: Any, where: str) -> M:
-    """Values from outside become one validated object.
+    """Validate values from outside.
 
     Raises:
-        ConfigError: every wrong key with its value, each on a line that begins with `where`.
+        ConfigError: every invalid key with its value, one per line, each prefixed by `where`.
     """
     try:
         return model.model_validate(values)
@@ -46,7 +46,7 @@ def parse_values(model: type[M], values: Any, where: str) -> M:
 
 
 def describe_validation_error(model: type[BaseModel], where: str, error: Any) -> str:
-    """One pydantic error in words: `SFT learning rate: "banana" is not a number.` Of a file, which `where` names, with the key:
+    """One pydantic error as text: `SFT learning rate: "banana" is not a number.` If `where` names a file, with the key:
     `recipe.toml: sft.learning_rate (SFT learning rate): …`."""
     path = [str(part) for part in error["loc"]]
     key, label = ".".join(path), field_label(model, path)
@@ -56,7 +56,6 @@ def describe_validation_error(model: type[BaseModel], where: str, error: Any) ->
 
 
 def describe_value_error(error: Any, field: FieldInfo | None) -> Text:
-    """What is wrong with one value."""
     value, kind = error["input"], error["type"]
     if kind.startswith(("int_", "float_")):
         whole = kind.startswith("int_")
@@ -86,7 +85,7 @@ def describe_bounds(field: FieldInfo) -> Text:
 
 
 def find_field(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
-    """The field at `path`; None where it leads to none."""
+    """The field at `path`, or None."""
     field = model.model_fields.get(path[0]) if path else None
     inner = field.annotation if field else None
     if len(path) > 1 and isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -95,7 +94,7 @@ def find_field(model: type[BaseModel], path: list[str]) -> FieldInfo | None:
 
 
 def field_label(model: type[BaseModel], path: list[str]) -> str:
-    """The label of the field at `path`, with the part it belongs to: SFT learning rate; nothing where there is no field."""
+    """The label of the field at `path`, prefixed by its part: SFT learning rate. Empty if there is no field."""
     field = find_field(model, path)
     title = (field.title if field else None) or ""
     part = find_field(model, path[:1]) if len(path) > 1 else None
@@ -115,7 +114,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, unreadable or not TOML, with the line the parser names.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors prepend a BOM
     except OSError as error:
         raise ConfigError("toml.not_read", path=str(path), reason=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
@@ -130,7 +129,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def is_windows_path(text: str, error: Exception) -> bool:
-    """Did the parser stumble over the path of a file on Windows?"""
+    """Did the parser fail at a Windows path with backslashes?"""
     found = re.search(r"at line (\d+)", str(error))
     line = "\n".join(text.splitlines()[: int(found[1])][-1:]) if found else ""
     return bool(re.search(r'"[^"]*\\', line))

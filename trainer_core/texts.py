@@ -1,6 +1,6 @@
-"""Every sentence a person reads, by its code. The sentences are in `assets/texts/en.toml`; another language is another such file.
+"""Every sentence shown to the user, by its code. `assets/texts/en.toml` holds the sentences; another language is another file.
 
-Code and parameters are what is stored and tested; the sentence is made where it is shown.
+Code and parameters are stored and tested; the sentence is rendered where it is shown.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 TEXT_DIR = Path(__file__).resolve().parents[1] / "assets" / "texts"
 VERBATIM = "verbatim"
-"""The code of a text that has no other: what a library or an earlier version said."""
+"""The code of a text without its own code, such as the message of a library or an earlier version."""
 MAX_PARAMS, MAX_DEPTH = 20, 4
-"""Of a stored text. Ours have up to eight parameters, and one text in another."""
+"""Limits for a stored text. Ours have at most eight parameters and one nested text."""
 
 
 @dataclass(frozen=True, init=False)
 class Text:
-    """A sentence by its code, with what fills its gaps: numbers, names, or other texts."""
+    """A sentence by its code, with values for its placeholders: numbers, names or other texts."""
 
     code: str
     params: Mapping[str, Any] = field(hash=False)
@@ -39,7 +39,7 @@ class Text:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema  # heavy, and what reads data files does without
+        from pydantic_core import core_schema  # heavy, and not needed to read data files
 
         return core_schema.no_info_plain_validator_function(parse_text)
 
@@ -48,7 +48,7 @@ NO_TEXT = Text(VERBATIM, text="")
 
 
 def render(code: str, params: Mapping[str, Any]) -> str:
-    """The sentence. One of a later version, or with other parameters, is shown as its code and its parameters."""
+    """The sentence. An unknown code, or one with other parameters (of a later version), renders as code and parameters."""
     template = templates().get(code)
     try:
         return code_and_params(code, params) if template is None else FORMATTER.vformat(template, (), params)
@@ -61,7 +61,7 @@ def code_and_params(code: str, params: Mapping[str, Any]) -> str:
 
 
 class PluralFormatter(string.Formatter):
-    """str.format, and `{rows:# row|# rows}`: the first part for one, the second for any other number, which stands for #."""
+    """str.format plus `{rows:# row|# rows}`: the first form for 1, the second for any other number; # is the number."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if "|" not in format_spec:
@@ -75,7 +75,7 @@ FORMATTER = PluralFormatter()
 
 @cache
 def templates(language: str = "en") -> Mapping[str, str]:
-    """Code → sentence with gaps."""
+    """Code → sentence with placeholders."""
     with open(TEXT_DIR / f"{language}.toml", "rb") as file:
         return dict(flatten(tomllib.load(file)))
 
@@ -89,10 +89,10 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def parse_text(value: object, depth: int = 0) -> Text:
-    """A stored text; that of an earlier version is the finished sentence.
+    """A stored text. Earlier versions stored the finished sentence.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: neither.
     """
     if isinstance(value, Text):
         return value
@@ -107,7 +107,7 @@ def parse_text(value: object, depth: int = 0) -> Text:
 
 
 def verbatim(text: str) -> Text:
-    """A text in the words of another: a library, a file, an earlier version."""
+    """A text in someone else's words: of a library, a file or an earlier version."""
     return Text(VERBATIM, text=text)
 
 

@@ -1,1 +1,1 @@
-"""A run as data: recipe, jobs, changes to a recipe."""
+"""A run as data: recipe, jobs, changed settings."""

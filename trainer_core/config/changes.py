@@ -8,10 +8,10 @@ from trainer_core.config.recipe import Recipe
 
 
 def with_changes(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with some values replaced, by dotted key, checked as a whole.
+    """The recipe with some values replaced, by dotted key, validated as a whole.
 
     Raises:
-        pydantic.ValidationError: the values do not go together.
+        pydantic.ValidationError: the values contradict each other.
     """
     values = recipe.model_dump(mode="json")
     for dotted, value in changes.items():

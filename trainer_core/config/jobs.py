@@ -1,4 +1,4 @@
-"""What a worker is asked to do."""
+"""The jobs of a worker."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class TrainJob(StrictModel):
 
 
 class Lane(StrictModel):
-    """One column of a comparison: the base alone or with an adapter, a blend of two, or with a system prompt.
+    """One column of a comparison: the base alone, with an adapter, with a blend of two, or with a system prompt.
 
-    With `other` the lane's change to the base is strength × ((1 − share) × its adapter + share × the other one).
+    With `other`, the lane changes the base by strength × ((1 − share) × its adapter + share × the other one).
     """
 
     name: str = Field(min_length=1, max_length=64)
     adapter: str | None = None
-    """The adapter's folder; None: the base alone. Several lanes may name one folder; it is loaded once."""
+    """The adapter's folder; None: the base alone. Several lanes can name one folder; it is loaded once."""
     strength: float = Field(default=1.0, ge=0, le=1.5)
-    """How much of the adapter: 0 is the base, 1 the adapter as trained."""
+    """Weight of the adapter: 0 is the base, 1 the adapter as trained."""
     other: str | None = None
     """The folder of a second adapter, blended in."""
     share: float = Field(default=0.0, ge=0, le=1)
     """The second adapter's share of the blend."""
     system: str = Field(default="", max_length=20_000)
-    """A system prompt for this lane alone; it takes the place of the conversation's own."""
+    """A system prompt for this lane alone; it replaces the conversation's own."""
 
     @model_validator(mode="after")
     def _check_blend(self) -> Lane:
@@ -44,12 +44,11 @@ class Lane(StrictModel):
 
     @property
     def adapter_folders(self) -> tuple[str, ...]:
-        """Its adapters' folders."""
         return tuple(folder for folder in (self.adapter, self.other) if folder)
 
     @property
     def adapter_shares(self) -> dict[str, float]:
-        """Adapter folder → how much of it."""
+        """Adapter folder → weight."""
         found = dict.fromkeys(self.adapter_folders, 0.0)
         if self.adapter:
             found[self.adapter] += self.strength * (1 - self.share if self.other else 1)
@@ -70,12 +69,12 @@ Job = Annotated[TrainJob | CompareJob, Field(discriminator="kind")]
 
 @dataclass(frozen=True)
 class JobKind:
-    """What a worker can be asked to do.
+    """One kind of job.
 
     Attributes:
-        run: the function that does it, as "module:function". A worker imports it and calls it with the job, the run folder, the
-            event log and the stop requests; it returns the phase that the run ends in.
-        is_detached: it outlives the app, and is started again where memory ran out. Any other ends with its stdin.
+        run: "module:function". A worker imports it and calls it with the job, the run folder, the event log and the stop
+            requests; it returns the final phase of the run.
+        is_detached: the worker outlives the app and restarts after running out of memory. Any other ends with its stdin.
     """
 
     model: type[TrainJob | CompareJob]

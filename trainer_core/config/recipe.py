@@ -1,6 +1,6 @@
-"""Every setting, once: its type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json are these models.
+"""Every setting, once: type, bounds, default, label and tooltip. Presets, recipes, forms, CLI and run.json use these models.
 
-Sources, named beside what they speak for: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024,
+Sources, marked beside each setting: [LoRA] Hu 2021 · [QLoRA] Dettmers 2023 · [DPO] Rafailov 2023 · [HF] Tunstall 2024,
 the preference tuning study · [TM] Thinking Machines 2025, LoRA without regret · [U] Unsloth's hyper-parameter guide 2025 ·
 [rs] Kalajdzievski 2023 · [cDPO] Mitchell 2023 · [field] common practice on which several write-ups agree.
 """
@@ -23,14 +23,14 @@ from trainer_core.schema import StrictModel, parse_values, read_toml
 from trainer_core.texts import Text
 
 STARTER = "starter"
-"""The model name that stands for the small embedded model."""
+"""The name of the small embedded model."""
 
 SAMPLE = "sample"
-"""The data name that stands for the bundled sample data."""
+"""The name of the bundled sample data."""
 
 
 class MethodChain(str):
-    """The methods of a run by their keys, in the order in which they are trained, such as "sft+dpo"; one of METHOD_CHAINS."""
+    """The methods of a run by key, in training order, such as "sft+dpo"; one of METHOD_CHAINS."""
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -57,11 +57,11 @@ RemedyName = Literal[
     "strip_pictures", "learn_all", "learn_reasoning", "no_reasoning", "drop_tools", "drop_pictures", "drop_weight_zero",
     "drop_reasoning",
 ]  # fmt: skip
-"""How rows are mended or left out, see data/quality/remedies.py."""
+"""Clean-up steps that repair or remove rows, see data/quality/remedies.py."""
 
 
 class Lora(StrictModel):
-    """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, one after the other."""
+    """The small trainable matrices beside the frozen base. SFT and DPO train the same ones, in turn."""
 
     rank: int = Field(default=16, ge=1, le=512, title="LoRA rank")  # [LoRA, TM]
     """Higher learns more detail and uses more memory. 16 suits up to 1,000 pairs."""
@@ -78,7 +78,7 @@ class Lora(StrictModel):
 
 
 class Sampling(StrictModel):
-    """How answers are drawn. The same in every lane, so that the adapters make the difference."""
+    """How answers are sampled. Every lane samples alike, so that only the adapters differ."""
 
     temperature: float = Field(default=0.7, ge=0, le=5, title="Temperature")
     """0 always takes the most likely token."""
@@ -101,12 +101,12 @@ class Sampling(StrictModel):
 
 
 class Columns(StrictModel):
-    """Which column of a file plays which part; empty where none does. Only needed where Tunebench does not find out itself."""
+    """The column of a file for each part; empty: none. Needed only where Tunebench cannot detect it."""
 
     prompt: str | None = Field(default=None, title="Prompt column")
     """What the user asks."""
     input: str | None = Field(default=None, title="Input column")
-    """More of the prompt, as in Alpaca. It follows after an empty line."""
+    """More of the prompt, as in Alpaca, appended after an empty line."""
     system: str | None = Field(default=None, title="System column")
     """Instructions before the conversation."""
     history: str | None = Field(default=None, title="History column")
@@ -122,31 +122,31 @@ class Columns(StrictModel):
     scored: str | None = Field(default=None, title="Scored answers column")
     """Several answers with scores. The best and the worst become a pair."""
     label: str | None = Field(default=None, title="Label column")
-    """Good or bad, for single answers (KTO)."""
+    """Marks single answers as good or bad (KTO)."""
     text: str | None = Field(default=None, title="Text column")
     """Plain text, or conversations written as text."""
     reasoning: str | None = Field(default=None, title="Reasoning column")
-    """What the assistant thinks before the answer. SFT reads it and does not learn it, unless a clean-up step says so."""
+    """What the assistant thinks before the answer. SFT reads it, and learns it only if a clean-up step says so."""
 
     @property
     def column_by_part(self) -> dict[str, str]:
-        """Part -> column, without the parts nobody plays."""
+        """Part → column, for the parts that have one."""
         return {part: column for part, column in self.model_dump().items() if column is not None}
 
 
 class Data(StrictModel):
-    """Where the examples come from: a file, a folder, a data set's hub id, or "sample" for the bundled ones."""
+    """Source of the examples: a file, a folder, a data set's Hub ID, or "sample" for the bundled ones."""
 
     chat: str | None = Field(default=None, title="SFT data")
     """Conversations to imitate. Empty: the chosen answers of the pairs."""
     pairs: str | None = Field(default=SAMPLE, title="Preference pairs")
-    """A prompt, a chosen and a rejected answer per row."""
+    """One prompt, chosen and rejected answer per row."""
     chat_rows: int | None = Field(default=None, ge=1, title="Limit SFT rows")
     """Use only the first N rows. Empty: all."""
     pair_rows: int | None = Field(default=None, ge=1, title="Limit pairs")
     """Use only the first N rows. Empty: all."""
     held_out: str | None = Field(default=None, title="Held-out pairs")
-    """Pairs for testing, never trained on. Empty: 5 % of the pairs are set aside, at least 16 if there are enough."""
+    """Pairs for evaluation, never trained on. Empty: 5 % of the pairs are held out, at least 16 if there are enough."""
     steps: tuple[RemedyName, ...] = Field(default=(), title="Clean-up steps")
     """How rows are repaired or removed, as chosen on the Data tab. Your file never changes."""
     template: Template = Field(default="own", title="Chat template")
@@ -155,17 +155,17 @@ class Data(StrictModel):
 
     @property
     def columns_file(self) -> str | None:
-        """The file that `columns` speaks of: the pairs, or the examples where the pairs are bundled or none."""
+        """The file that `columns` describes: the pairs, or the chat data if the pairs are bundled or missing."""
         if not self.columns.column_by_part:
             return None
         return next((name for name in (self.pairs, self.chat) if name not in (None, SAMPLE)), None)
 
 
 class MemoryOptions(StrictModel):
-    """How memory and time are used and measured. None of it changes what is learned."""
+    """Settings for memory, time and measurement. None of them changes what is learned."""
 
     probe: Literal["auto", "on", "off"] = Field(default="auto", title="Memory check before training")
-    """Tries the longest rows before the first step. Auto: always on a GPU; on the processor if it costs 2 % at most."""
+    """Tries the longest rows before the first step. Auto: always on a GPU; on the processor only if it costs 2 % at most."""
     skip_layers: Literal["auto", "off"] = Field(default="auto", title="Skip gradient checkpointing")
     """Auto: on a GPU, skips recomputation for as many layers as free memory allows after the first step."""
     offload_embedding: Literal["auto", "on", "off"] = Field(default="auto", title="Offload embeddings to CPU")
@@ -173,11 +173,11 @@ class MemoryOptions(StrictModel):
     sort_rows: Literal["auto", "off"] = Field(default="auto", title="Sort by length within a step")
     """Auto: rows of similar length share a micro-batch (group by length), so less is padded. Each step keeps the same rows."""
     keep_reference: Literal["auto", "off"] = Field(default="auto", title="Cache reference log-probs")
-    """Auto: the DPO reference is computed once per pair, then reused by later epochs and later runs from the same start."""
+    """Auto: the DPO reference is computed once per pair and cached for later epochs and later runs from the same start."""
 
 
 class Recipe(StrictModel):
-    """One run, whole: model, data, method and every setting. What a recipe TOML holds and what run.json repeats."""
+    """One whole run: model, data, method and every setting. Stored as a recipe TOML and in run.json."""
 
     name: str = Field(default="", max_length=64, pattern=r"^[\w .+-]*$", title="Name")
     """Shown in lists and used in folder names."""
@@ -201,7 +201,7 @@ class Recipe(StrictModel):
     )
     """Up to five prompts, one per line, answered by the base and at checkpoints. Empty: four bundled ones."""
     sample_tokens: int = Field(default=96, ge=0, le=512, title="Sample answer length")
-    """Max tokens of a sample answer. Besides two rounds per stage, sampling takes at most 10 % of its time. 0 turns it off."""
+    """Max tokens of a sample answer. Beyond two rounds per stage, sampling takes at most 10 % of its time. 0 turns it off."""
 
     def stage_settings(self, stage: str) -> Training:
         """The settings of a stage, by its method's key."""
@@ -213,12 +213,12 @@ class Recipe(StrictModel):
         return any(METHODS[stage].rows == rows for stage in self.method.stages)
 
     def trained_part(self) -> Recipe:
-        """The recipe with the defaults of every method that it does not train, to compare it with others."""
+        """The recipe with default settings for methods it does not train, to compare it with other recipes."""
         idle = {stage: settings() for stage, settings in STAGE_SETTINGS.items() if stage not in self.method.stages}
         return self.model_copy(update=idle)
 
     def row_length(self, rows: RowKind) -> int:
-        """The length in tokens at which such rows are cut; of those that this run does not read, what it would be."""
+        """Tokens at which such rows are truncated; for rows this run does not read, the length of the first method that would."""
         readers = [stage for stage in (*self.method.stages, *METHODS) if METHODS[stage].rows == rows]
         return self.stage_settings(readers[0]).max_length
 
@@ -236,7 +236,7 @@ STAGE_SETTINGS: Mapping[str, type[Training]] = {
     for name, field in Recipe.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Training)
 }
-"""Every training method's settings by its key: the sections of the recipe are the list of methods."""
+"""Settings of every method by key. The recipe's sections define the list of methods."""
 METHODS: Mapping[str, Method] = {key: settings.method for key, settings in STAGE_SETTINGS.items()}
 CHAT_METHODS, PAIR_METHODS = (
     tuple(key for key, method in METHODS.items() if method.rows == rows) for rows in ("chat", "pairs")
@@ -244,22 +244,20 @@ CHAT_METHODS, PAIR_METHODS = (
 METHOD_CHAINS: tuple[MethodChain, ...] = tuple(
     map(MethodChain, (*(f"{one}+{other}" for one in CHAT_METHODS for other in PAIR_METHODS), *METHODS))
 )
-"""Every method by itself, and each that imitates followed by each that prefers."""
+"""Every method alone, and each chat method followed by each pair method."""
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe TOML, with relative data and model paths taken from the recipe's own folder.
+    """A recipe TOML; relative data and model paths start at the recipe's folder.
 
     Raises:
-        ConfigError: see `read_toml` and `parse`.
+        ConfigError: see `read_toml` and `parse_values`.
     """
     recipe = parse_values(Recipe, read_toml(path), path.name)
     return with_absolute_paths(recipe, path.resolve().parent)
 
 
 def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with every relative path that exists under `folder` made absolute."""
-
     def at(name: str | None) -> str | None:
         return (
             str((folder / name).resolve())

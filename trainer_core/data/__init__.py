@@ -1,4 +1,4 @@
-"""From any data file to rows that can be trained on: read, recognise, check, fix, split."""
+"""From any data file to trainable rows: read, detect the schema, check, repair, split."""
 
 from trainer_core.data.load import count_rows, load_data
 from trainer_core.data.quality.report import DataFinding, DataReport

@@ -1,4 +1,4 @@
-"""What a run trains on: which rows are used, which are held out, and a sentence about everything left out."""
+"""Loads a run's data: rows to train on, held-out rows, and notes on everything left out."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def load_data(data: recipe.Data, method: recipe.MethodChain, reader: RowReader |
     """The rows of a run by its recipe.
 
     Examples for SFT come from `data.chat`, else they are the chosen answers of the pairs. Held-out pairs come from
-    `data.held_out`, from the bundled file for the sample data, else they are split off (see `split`). No prompt that is
-    held out is trained on.
+    `data.held_out`, from the bundled file for the sample data, else they are split off (see `split`). No held-out prompt
+    is trained on.
 
     Args:
-        reader: who reads the files; a limited child of its own unless given.
+        reader: reads the files; by default a new limited child process.
 
     Raises:
         DataError: a file cannot be read, has the wrong columns or damaged lines, or leaves no row to train on.
@@ -34,13 +34,13 @@ def load_data(data: recipe.Data, method: recipe.MethodChain, reader: RowReader |
 
 
 def count_rows(data: recipe.Data, method: recipe.MethodChain, tokenizer: Path | None = None) -> RowCounts:
-    """What a run would train on, in numbers, read in the limited child, so that no row comes into this process.
+    """Row counts of a run, computed in the limited child, so that no row enters this process.
 
     Args:
-        tokenizer: the model's tokenizer.json, where it is on this computer.
+        tokenizer: the model's tokenizer.json, if it is on this computer.
 
     Raises:
-        DataError: see `load`.
+        DataError: see `load_data`.
     """
     from trainer_core.data.sandbox.client import SandboxReader
 

@@ -1,4 +1,4 @@
-"""What reading a file says, row by row, one class for each kind of event."""
+"""Events of reading a file, one class for each kind."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trainer_core.texts import Text
 
 @dataclass(frozen=True)
 class FileNote:
-    """A sentence about a file that is no row's fault: its encoding, or files left aside."""
+    """A note about a file as a whole: its encoding, or skipped files."""
 
     text: Text
 
 
 @dataclass(frozen=True)
 class SchemaDetected:
-    """A file begins: what it is and what its rows become."""
+    """Start of a file: its format and its schema."""
 
     file: str
     format: str
@@ -28,21 +28,21 @@ class SchemaDetected:
 
 @dataclass(slots=True)
 class UsableRow:
-    """One usable row. Not frozen like the others, since there is one for each row and a frozen one takes four times as long."""
+    """One usable row. Not frozen: there is one per row, and a frozen one takes four times as long."""
 
     file: str
     row: int
     line: int | None
     item: Item
     margin: float | None = None
-    """Score of the chosen answer less that of the rejected one, where the file has such columns."""
+    """Score of the chosen answer minus that of the rejected one, if the file has score columns."""
     marks: tuple[str, ...] = ()
-    """Codes of faults that the item no longer shows: "tools", "pictures"."""
+    """Codes of faults no longer visible in the item: "tools", "pictures"."""
 
 
 @dataclass(frozen=True)
 class UnusableRow:
-    """A row that was read but does not fit the shape. `code` groups rows with the same fault."""
+    """A row that was read but does not fit the schema. `code` groups rows with the same fault."""
 
     file: str
     row: int
@@ -60,8 +60,6 @@ class UnusableRow:
 
 @dataclass(frozen=True)
 class ReadProgress:
-    """Bytes of the file read so far."""
-
     file: str
     bytes: int
     of: int
@@ -70,9 +68,9 @@ class ReadProgress:
 
 @dataclass(frozen=True)
 class IgnoredContent:
-    """What was not used of the rows of a file, or not as the file says: in how many rows, and the first of them.
+    """Content of a file's rows that is unused, or used differently from the file: number of rows, and the first one.
 
-    code: see `report.ASIDE`; name: the column or field.
+    code: see `report.IGNORED_CONTENT`; name: the column or field.
     """
 
     file: str

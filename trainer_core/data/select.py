@@ -1,4 +1,4 @@
-"""Which rows a run trains on, holds out and leaves out."""
+"""Selects the rows that a run trains on, holds out and leaves out."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 SAMPLE_DATA = PROJECT / "assets" / "sample_data"
 REPORTED_CODES = ("tools", "pictures", "reasoning", "weight_zero", "unanswered")
-"""Faults of rows that are used all the same, which a run tells of."""
+"""Faults of rows that are still used, which a run reports."""
 MAX_NAMED_ROWS = 5
-"""Rows named in one sentence; a longer list would not be read."""
+"""Rows named in one sentence; a longer list is unreadable."""
 PAIRS, EXAMPLES = Text("selection.pairs"), Text("selection.examples")
 RowPlace = tuple[int, int | None]
 """A row and its line."""
@@ -50,7 +50,7 @@ RowPlace = tuple[int, int | None]
 
 @dataclass(frozen=True)
 class LoadedData:
-    """The rows of a run, with notes on what was left out. `sha256` is over the rows: equal rows, equal hash."""
+    """The rows of a run, with notes on rows left out. `sha256` is over the rows: equal rows, equal hash."""
 
     chats: tuple[Chat, ...]
     pairs: tuple[Pair, ...]
@@ -65,7 +65,7 @@ class LoadedData:
 
 @dataclass(frozen=True)
 class SelectedRows:
-    """Rows to train on, rows held out, and the notes on the rest."""
+    """Rows to train on, held-out rows, and notes on the rest."""
 
     train: tuple[Item, ...] = ()
     held_out: tuple[Item, ...] = ()
@@ -80,7 +80,7 @@ class InProcessReader:
 
 
 def count_selected_rows(asked: CountRequest) -> RowCounts:
-    """What a run would train on, in numbers. For the child; see `count`."""
+    """Row counts of a run. Runs in the child; see `load.count_rows`."""
     from trainer_core.config.recipe import METHODS
     from trainer_core.methods.base import LengthQuantiles
 
@@ -95,7 +95,7 @@ def count_selected_rows(asked: CountRequest) -> RowCounts:
 
 
 def select_rows(data: recipe.Data, method: recipe.MethodChain, shelf: RowSource) -> LoadedData:
-    """The rows of a run, read from the source; see `load`."""
+    """The rows of a run, read from the source; see `load_data`."""
     from trainer_core.config.recipe import METHODS
 
     kinds = {METHODS[stage].rows for stage in method.stages}
@@ -113,10 +113,10 @@ def select_rows(data: recipe.Data, method: recipe.MethodChain, shelf: RowSource)
 
 
 def select_pairs(data: recipe.Data, needed: bool, shelf: RowSource) -> SelectedRows:
-    """The pairs and those held out; none to train on where SFT has examples of its own and DPO is not asked for.
+    """The training pairs and the held-out ones; no training pairs if SFT has its own examples and no stage needs pairs.
 
     Raises:
-        DataError: `needed` and the file holds chats.
+        DataError: `needed`, but the file holds chats.
     """
     apart = held_out_file(data)
     held_out = shelf.read_rows(apart, None, Pair, ()) if apart else SelectedRows()
@@ -132,7 +132,7 @@ def select_pairs(data: recipe.Data, needed: bool, shelf: RowSource) -> SelectedR
 
 
 def select_chats(data: recipe.Data, pairs: SelectedRows, shelf: RowSource) -> SelectedRows:
-    """The examples of SFT, without those whose prompt is among the held-out pairs."""
+    """The examples of SFT, without those that share a prompt with the held-out pairs."""
     if data.chat is None:
         return pairs
     rows = shelf.read_rows(data_path(data.chat, "sample_chat.jsonl"), data.chat_rows, None, data.steps)
@@ -141,7 +141,7 @@ def select_chats(data: recipe.Data, pairs: SelectedRows, shelf: RowSource) -> Se
 
 
 def held_out_file(data: recipe.Data) -> Path | None:
-    """Where the held-out pairs are, if they have a file of their own."""
+    """The separate file of held-out pairs, if any."""
     from trainer_core.config.recipe import SAMPLE
 
     if data.held_out:
@@ -157,7 +157,7 @@ def data_path(name: str, bundled: str) -> Path:
 
 
 def hold_out_rows(rows: SelectedRows, what: Text) -> SelectedRows:
-    """The rows with some of them held out by the hash of their prompt."""
+    """The rows, with some held out by the hash of their prompt."""
     train, held_out = split.split_rows(rows.train, lambda item: prompt_key(opening_messages(item)))
     note = Text("selection.held_out", rows=len(held_out), total=len(rows.train), what=what)
     if not held_out:
@@ -168,7 +168,7 @@ def hold_out_rows(rows: SelectedRows, what: Text) -> SelectedRows:
 def exclude_held_out(
     rows: Sequence[Item], held_out: Iterable[Item], what: Text
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """The rows that answer no held-out prompt, and a note on the others."""
+    """The rows without held-out prompts, and a note on the others."""
     closed = {prompt_key(prompt) for item in held_out for prompt in prompts_of(item)}
     kept = tuple(row for row in rows if closed.isdisjoint(prompt_key(prompt) for prompt in prompts_of(row)))
     note = Text("selection.same_prompt", rows=len(rows) - len(kept), total=len(rows), what=what)
@@ -176,14 +176,14 @@ def exclude_held_out(
 
 
 class RowReader(Protocol):
-    """Whoever answers a request with what is in the files: a limited child, or that child itself."""
+    """Answers a request with the files' content: a limited child, or that child itself."""
 
     def ask(self, request: ReadRequest, /) -> Iterator[ReadEvent]: ...
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """Where files are read from: one limited child for all of them, and the columns of the recipe's own file."""
+    """Reads all files through one limited child, with the columns of the recipe's own file."""
 
     reader: RowReader
     data: recipe.Data
@@ -192,7 +192,7 @@ class RowSource:
         """The usable items of a file or folder after the steps, with notes on the others.
 
         Raises:
-            DataError: see `Reader.ask`; also damaged lines, another template's markers, and chats where pairs are `wanted`.
+            DataError: see `SandboxReader.ask`; also damaged lines, another template's markers, chats if pairs are `wanted`.
         """
         tally, treatment, items = SkipLog(path.name), RemedyPipeline(steps), list[Item]()
         for news in self.reader.ask(ReadRequest(path, self.columns_for(path), rows)):
@@ -214,7 +214,7 @@ class RowSource:
         return SelectedRows(tuple(items), (), tuple(tally.format_notes()))
 
     def columns_for(self, path: Path) -> recipe.Columns | None:
-        """The columns chosen by hand, if they were chosen for this file. Held-out pairs have those of the pairs."""
+        """The manual column mapping, if it applies to this file. Held-out pairs share that of the pairs."""
         mapped = self.data.columns_file
         same = (mapped, self.data.held_out) if mapped == self.data.pairs else (mapped,)
         return self.data.columns if mapped and path in [data_path(name, "") for name in same if name] else None
@@ -225,7 +225,7 @@ def no_pairs_error(found: SchemaDetected) -> DataError:
 
 
 class SkipLog:
-    """What is said about one source: its notes, and the rows left out by reason."""
+    """Messages about one source: its notes, and the skipped rows by reason."""
 
     def __init__(self, name: str) -> None:
         self.name, self.total, self.said = name, 0, list[str]()
@@ -250,7 +250,7 @@ class SkipLog:
         self.reasons.setdefault(str(reason), []).append((row.row, row.line))
 
     def add_unused(self, faults: Iterable[str], row: UsableRow) -> None:
-        """A row that is used, though not all of it."""
+        """Record a row that is used, but not fully."""
         for code in faults:
             if code in REPORTED_CODES:
                 self.told.setdefault(code, []).append((row.row, row.line))
@@ -269,11 +269,10 @@ class SkipLog:
             yield str(Text("selection.ignored", file=self.name, place=place, meaning=meaning))
 
     def describe_rows(self, places: Sequence[RowPlace]) -> dict[str, Any]:
-        """How many rows, and which."""
         return {"rows": len(places), "total": self.total, "file": self.name, "places": join_places(places)}
 
     def check_damage(self, skip: bool) -> None:
-        """Where lines could not be read, what they held is not known: they are passed over only on request.
+        """Refuse damaged lines, whose content is unknown, unless asked to skip them.
 
         Raises:
             DataError: the first damaged lines, unless `skip`.
@@ -299,7 +298,7 @@ def join_places(places: Sequence[RowPlace]) -> str:
 
 
 def chats_of(items: Iterable[Item]) -> tuple[Chat, ...]:
-    """Conversations, where a pair stands for its chosen answer."""
+    """Conversations; a pair becomes its chosen answer."""
     return tuple(as_chat(item) if isinstance(item, Pair) else item for item in items)
 
 
@@ -321,7 +320,7 @@ def hashable_row(item: Item) -> list[list[list[str]]]:
 
 
 def learning_flags(message: Message) -> list[str]:
-    """What else of a message decides what is learned; nothing for most, so that their hash stays what it was."""
+    """Further fields that decide what is learned; empty for most messages, which keeps older hashes valid."""
     if message.learned and not message.reasoning:
         return []
     return [str(message.learned), message.reasoning, str(message.learn_reasoning)]

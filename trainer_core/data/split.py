@@ -1,4 +1,4 @@
-"""Which rows are held out: chosen by hash of the prompt, so that order, repetition and later runs change nothing."""
+"""Holds out rows by a hash of the prompt, so that order, repetition and later runs change nothing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from heapq import heapify, heappop
 from typing import TypeVar
 
 HELD_OUT_SHARE, MIN_HELD_OUT, MAX_HELD_OUT = 0.05, 16, 200
-"""5 %: enough for a steady figure, little enough not to be missed in training."""
+"""5 %: enough for a stable figure, too little for training to miss."""
 
 T = TypeVar("T")
 
 
 def held_out_size(rows: int) -> int:
-    """How many rows to hold out: 5 %, at least 16 and at most 200, but never more than a quarter."""
+    """Number of rows to hold out: 5 %, at least 16 and at most 200, but never more than a quarter."""
     return min(max(round(HELD_OUT_SHARE * rows), MIN_HELD_OUT), MAX_HELD_OUT, rows // 4)
 
 
 def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
     """The prompts to hold out, given the prompt key of each row. All rows with one prompt fall on the same side.
 
-    Prompts are taken in the order of their keys, which are hashes, as long as their rows fit into `size`.
+    Prompts are taken in the order of their keys, which are hashes, as long as their rows fit into `held_out_size`.
     """
     counts = Counter(keys)
     left = held_out_size(counts.total())
@@ -36,7 +36,7 @@ def held_out_keys(keys: Iterable[int]) -> frozenset[int]:
 
 
 def split_rows(rows: Sequence[T], key: Callable[[T], int]) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """The rows to train on and the rows held out, each in the order given."""
+    """The rows to train on and the held-out rows, each in the given order."""
     keys = [key(row) for row in rows]
     out = held_out_keys(keys)
     train = tuple(row for row, its in zip(rows, keys, strict=True) if its not in out)

@@ -1,4 +1,4 @@
-"""How a path becomes items: every file behind it, read, recognised and converted, with all that is said on the way."""
+"""Streams items from a path: reads every file, detects its schema and converts its rows, with events on the way."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ if TYPE_CHECKING:
 
 
 PREVIEW_BYTES = 64 << 20
-"""Of a file, looked at to show its columns; the rows that are used are all looked at."""
+"""Bytes of a file read to preview its columns; training reads all rows it uses."""
 ROWS_PER_PROGRESS = 2000
-"""Rows between two words on progress."""
+"""Rows between two progress events."""
 MAX_SILENT_CUT = 0.05
-"""Up to this share of rows cut short goes without a word on Start; Data and the run say it."""
+"""Start does not mention truncation up to this share of rows; Data and the run do."""
 MARK_CODES = ("tools", "pictures")
 MAX_IGNORED_NAMES = 200
-"""Names of columns and fields counted for one file."""
+"""Distinct column and field names counted per file."""
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What a check looks at besides the rows."""
+    """Options of a data check."""
 
     held_out: Path | None = None
-    """A file with held-out rows, whose prompts are looked for among the rows."""
+    """A file with held-out rows, whose prompts are searched for among the rows."""
     steps: tuple[str, ...] = ()
-    """Remedies applied before the rows are looked at."""
+    """Remedies to apply before checking."""
 
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What to read: a file or folder, columns given by hand, and how many rows from the top (None: all)."""
+    """What to read: a file or folder, a manual column mapping, and the number of rows from the top (None: all)."""
 
     path: Path
     columns: Columns | None = None
     rows: int | None = None
     checkup: CheckOptions | None = None
-    """Also look at the rows' health, and give a report instead of the rows."""
+    """Also check the rows, and return a report instead of the rows."""
 
     def with_absolute_paths(self) -> ReadRequest:
         """The same request for a process in another folder."""
@@ -76,17 +76,17 @@ class ReadRequest:
         return self.checkup.held_out if self.checkup else None
 
     def total_bytes(self) -> int:
-        """Bytes of all files that are read; 0 where there is none."""
+        """Bytes of all files to read; 0 if there are none."""
         return path_bytes(self.path) + (path_bytes(self.held_out) if self.held_out else 0)
 
 
 def absolute_path(path: Path) -> Path:
-    """The path without ~ and from the root; ~ of somebody unknown stays, and is found missing."""
+    """The absolute path with ~ expanded; ~ of an unknown user stays, and is reported as missing."""
     return Path(os.path.expanduser(path)).absolute()
 
 
 def path_bytes(path: Path) -> int:
-    """The size of a file or of all files in a folder; 0 where it cannot be told. Whoever opens it says why."""
+    """The size of a file or of all files in a folder; 0 if unknown, in which case opening it raises the reason."""
     try:
         if path.is_dir():
             return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
@@ -97,7 +97,7 @@ def path_bytes(path: Path) -> int:
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """Asks for the columns of a path and the shape found in them."""
+    """Requests the columns of a path and the detected schema."""
 
     path: Path
 
@@ -110,7 +110,7 @@ class PreviewRequest:
 
 @dataclass(frozen=True)
 class CountRequest:
-    """Asks for what a run would train on, in numbers. With a tokenizer.json its rows are measured in real tokens."""
+    """Requests the row counts of a run. With a tokenizer.json its rows are measured in real tokens."""
 
     data: Data
     method: MethodChain
@@ -118,7 +118,7 @@ class CountRequest:
 
     @property
     def file_names(self) -> dict[str, str]:
-        """Field -> the file or folder it names; bundled data is not among them."""
+        """Field → the file or folder it names, without bundled data."""
         from trainer_core.config.recipe import SAMPLE as bundled
 
         named = {field: getattr(self.data, field) for field in ("chat", "pairs", "held_out")}
@@ -126,7 +126,7 @@ class CountRequest:
 
     @property
     def path(self) -> Path:
-        """What a refusal names."""
+        """The path for error messages."""
         return Path(next(iter(self.file_names.values()), "sample"))
 
     def with_absolute_paths(self) -> CountRequest:
@@ -139,10 +139,10 @@ class CountRequest:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows for each stage, rows held out, and a sentence about each thing left out or noteworthy.
+    """Rows per stage, held-out rows, and notes on everything left out or noteworthy.
 
     lengths: of each stage's rows in tokens, ascending (share, tokens) as in `planning/recommendations.py`.
-    measured: by the model's own tokenizer; else taken from the letters.
+    measured: with the model's own tokenizer; otherwise estimated from characters.
     """
 
     rows: dict[str, int]
@@ -151,12 +151,12 @@ class RowCounts:
     lengths: dict[str, tuple[tuple[float, int], ...]] = field(default_factory=dict)
     measured: bool = False
     needs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of each stage's measured rows, ascending: the tokens that a row must have before anything of it is learned."""
+    """Per stage, ascending: tokens up to the first learned one, for each measured row."""
     wholes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of the same rows, ascending: all of their tokens."""
+    """All tokens of the same rows, ascending."""
 
     def after_truncation(self, lengths: Mapping[str, int]) -> RowCounts:
-        """What is left of the rows at these lengths in tokens, with a sentence for each stage that loses some of them."""
+        """The rows left after truncation to these lengths in tokens, with a note for each stage that loses some."""
         left, notes = dict(self.rows), list[str]()
         for stage, length in lengths.items():
             needs, wholes = self.needs.get(stage), self.wholes.get(stage)
@@ -176,7 +176,7 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class ColumnPreview:
-    """One column of a file; `samples` are its first filled cells on one line each, cut short."""
+    """One column of a file; `samples` are its first filled cells, each shortened to one line."""
 
     name: str
     structure: str
@@ -185,8 +185,7 @@ class ColumnPreview:
 
 @dataclass(frozen=True)
 class Preview:
-    """What the first file of a path looks like. `parts`: part -> column, a mere guess where there is a `problem`, which says
-    why no known shape was found."""
+    """The first file of a path. `problem`: why no known schema fits. `parts`: part → column, a guess if there is a problem."""
 
     file: str
     columns: tuple[ColumnPreview, ...]
@@ -196,7 +195,7 @@ class Preview:
 
 
 def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Preview:
-    """The columns of the first file, with samples, and the shape that is found by itself.
+    """The columns of the first file, with samples, and the detected schema.
 
     Raises:
         DataError: the file cannot be read, or none of its rows can.
@@ -221,10 +220,10 @@ def read_preview(glance: PreviewRequest, limits: FileLimits = FILE_LIMITS) -> Pr
 
 
 def stream_rows(request: ReadRequest, limits: FileLimits = FILE_LIMITS) -> Iterator[ReadEvent]:
-    """Everything in the files behind the path, in order; `rows` counts over all of them.
+    """All events of the files at the path, in order; `rows` counts over all of them.
 
     Raises:
-        DataError: a file cannot be read at all, has no known shape, or the files hold both pairs and chats.
+        DataError: a file cannot be read at all, has no known schema, or the files hold both pairs and chats.
     """
     found = open_file.find_data_files(request.path)
     yield from (FileNote(text) for text in found.notes)
@@ -241,16 +240,16 @@ def stream_rows(request: ReadRequest, limits: FileLimits = FILE_LIMITS) -> Itera
 
 
 def check_kinds(kinds: dict[str, str], path: Path) -> None:
-    """Raises DataError where one file holds pairs and another chats."""
+    """Raises DataError if one file holds pairs and another chats."""
     if len(kinds) > 1:
         raise DataError("files.both_kinds", folder=path, pairs=kinds["pairs"], chats=kinds["chat"])
 
 
 def stream_file(path: Path, columns: Columns | None, most: int | None, limits: FileLimits) -> Iterator[ReadEvent]:
-    """What one file holds in its first `most` rows, its shape found from all of these.
+    """The events of one file's first `most` rows, which also determine its schema.
 
     Raises:
-        DataError: it has no rows at all, or see `examples`.
+        DataError: it has no rows at all, or see `detect.detect_schema`.
     """
     with open_file.open_data_file(path, limits) as file:
         if file.encoding.note:
@@ -276,7 +275,7 @@ def stream_file(path: Path, columns: Columns | None, most: int | None, limits: F
 def convert_rows(
     rows: Iterable[RawRow | UnreadableRow], found: DataSchema, file: open_file.OpenFile, clock: ReadTracker
 ) -> Iterator[UsableRow | UnusableRow | UnreadableRow | ReadProgress | IgnoredContent]:
-    """The rows as items, and at their end what was not used of them."""
+    """The rows as items, then their unused content."""
     aside: dict[tuple[str, str], IgnoredContent] = {}
     for row in rows:
         if isinstance(row, UnreadableRow):
@@ -290,17 +289,16 @@ def convert_rows(
 
 
 class ReadTracker:
-    """How far the two passes over a file are, for its shape and for its rows: bytes of both, out of twice its size."""
+    """Progress of the two passes over a file, schema detection and conversion: bytes of both, out of twice its size."""
 
     def __init__(self, file: open_file.OpenFile) -> None:
         self.file, self.rows, self.passed = file, 0, 0
 
     def start_second_pass(self) -> None:
-        """The second pass begins."""
         self.rows, self.passed = 0, self.file.size
 
     def count_row(self) -> Iterator[ReadProgress]:
-        """One more row; every now and then a word about it."""
+        """Count a row; yields progress at intervals."""
         self.rows += 1
         if self.rows % ROWS_PER_PROGRESS == 0:
             done = min(self.file.position(), self.file.size)
@@ -310,7 +308,7 @@ class ReadTracker:
 def convert_raw_row(
     row: RawRow, its: cells.RowCells, found: DataSchema, file: open_file.OpenFile
 ) -> UsableRow | UnusableRow:
-    """The row as an item, or why it is none."""
+    """The row as an item, or why it is not one."""
     try:
         item = found.convert_row(its)
     except cells.BadRow as bad:
@@ -319,7 +317,7 @@ def convert_raw_row(
 
 
 def mark_codes(remarks: list[cells.RowRemark]) -> tuple[str, ...]:
-    """The codes of what a row loses for which a step can leave it out."""
+    """The codes of lost content for which a step can drop the row."""
     return tuple({one.code for one in remarks if one.code in MARK_CODES}) if remarks else ()
 
 
@@ -329,7 +327,7 @@ def count_remarks(
     remarks: Iterable[cells.RowRemark],
     file: open_file.OpenFile,
 ) -> None:
-    """Count each remark once a row; the first row is the example."""
+    """Count each remark once per row; the first row is the example."""
     for code, name, snippet in {(one.code, one.name): one for one in remarks}.values():
         known = aside.get((code, name))
         if known is None and len(aside) < MAX_IGNORED_NAMES:

@@ -1,6 +1,6 @@
-"""Conversations as tokens: which of them a model sees, and which of them it is trained on. Shared by training and Compare.
+"""Conversations as tokens, and which of them carry loss. Shared by training and Compare.
 
-Nothing here imports a heavy library: the tokenizer comes in as an argument.
+Imports no heavy library: the tokenizer is an argument.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 MASKED = -100
 """The label of a token that is read but not trained on (PyTorch's ignore_index)."""
 BATCH_CHATS, BATCH_LETTERS = 500, 1 << 20
-"""Conversations rendered at a time."""
+"""Batch limits for rendering: conversations, characters."""
 
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """A conversation to be rendered; `asking` appends the words that invite an answer, `reading` shows all reasoning."""
+    """A conversation to render; `asking` appends the generation prompt, `reading` includes all reasoning."""
 
     messages: Sequence[Message]
     asking: bool = False
@@ -47,7 +47,7 @@ class EncodedChat:
 
     @property
     def target_count(self) -> int:
-        """How many tokens carry loss."""
+        """Number of tokens that carry loss."""
         return sum(label != MASKED for label in self.labels)
 
     def truncate(self, length: int) -> EncodedChat:
@@ -56,16 +56,16 @@ class EncodedChat:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Both sides whole, each beginning with the prompt. Tokens from `prompt` on carry loss."""
+    """Both whole sides, each starting with the prompt. Tokens from `prompt` on carry loss."""
 
     chosen: list[int]
     rejected: list[int]
     prompt: int
-    """How many tokens both begin with that belong to the prompt."""
+    """Number of tokens at the start of both that belong to the prompt."""
 
     @property
     def first_difference(self) -> int:
-        """Where the first token differs; what is cut there or before teaches no preference."""
+        """Index of the first token that differs; truncated there or earlier, the pair teaches no preference."""
         return common_token_prefix(self.chosen, self.rejected)
 
     @property
@@ -75,7 +75,7 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A rendered conversation, its tokens, and the characters each token stands for."""
+    """A rendered conversation, its tokens, and the character range of each token."""
 
     text: str
     ids: list[int]
@@ -90,11 +90,11 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> EncodedChat:
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]
 ) -> Iterator[tuple[TokenizedText, EncodedChat]]:
-    """Conversations through the model's own template, with labels on the assistant's words and their end token only.
+    """Conversations in the model's own template, with labels only on the assistant's text and its end token.
 
-    A turn's span begins where the template has asked the assistant to speak, and ends with the turn. A template that
-    re-writes earlier turns (by dropping their reasoning, say) has no such prefix for them; they stay masked. So do turns
-    that are not to be learned, and reasoning that is only to be read.
+    A turn's span starts after the generation prompt, and ends with the turn. A template that rewrites earlier turns (for example
+    drops their reasoning) has no such prefix for them; they stay masked. So do turns that are not learned, and reasoning that
+    is only context.
     """
     several = [turn_prefixes(chat.messages) for chat in chats]
     both = zip(chats, several, strict=True)
@@ -108,14 +108,14 @@ def encode_chats(
 
 
 def turn_prefixes(messages: Sequence[Message]) -> list[tuple[int, bool]]:
-    """The conversation, and the beginnings that bound each learned turn: how many messages, and is an answer asked for?"""
+    """The conversation, and the prefixes that bound each learned turn: number of messages, and whether an answer is asked for."""
     spoken = [at for at, message in enumerate(messages) if message.role == "assistant" and message.learned]
     begun, over = [(at, True) for at in spoken], [(at + 1, False) for at in spoken]
     return list(dict.fromkeys([(len(messages), False), *begun, *over]))
 
 
 def label_tokens(whole: TokenizedText, spans: Sequence[tuple[int, int]]) -> EncodedChat:
-    """Tokens with labels where the assistant speaks."""
+    """Tokens, with labels in the assistant's spans."""
     labels = [
         token if any(start <= left and right <= end and left < right for start, end in spans) else MASKED
         for token, (left, right) in zip(whole.ids, whole.offsets, strict=True)
@@ -129,10 +129,10 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> EncodedPair:
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> Iterator[EncodedPair]:
-    """Pairs as TRL's DPO trainer makes tokens of them (`DPOTrainer._prepare_dataset`, trl 1.15).
+    """Pairs as TRL's DPO trainer tokenises them (`DPOTrainer._prepare_dataset`, trl 1.15).
 
-    The answer begins where prompt and prompt with answer part, which is not always after the prompt: a template may write
-    the prompt's end differently when an answer follows.
+    The answer starts where prompt and prompt with answer differ, which is not always after the prompt: a template may write the
+    prompt's end differently when an answer follows.
     """
     asks = (
         (RenderRequest(p.prompt, True), RenderRequest((*p.prompt, *p.chosen)), RenderRequest((*p.prompt, *p.rejected)))
@@ -147,7 +147,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> I
 
 
 def common_token_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with together."""
+    """Length of the common prefix of two token sequences."""
     differ = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return next(differ, min(len(one), len(other)))
 
@@ -160,7 +160,7 @@ def tokenize_chat(
 
 
 def tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedText:
-    """A rendered conversation as tokens. All training and all that is shown of it goes through here."""
+    """A rendered conversation as tokens. All training and every token preview uses this function."""
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return TokenizedText(
         text, list(encoding["input_ids"]), [(left, right) for left, right in encoding["offset_mapping"]]
@@ -170,7 +170,7 @@ def tokenize_text(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenizedTex
 def assistant_spans(
     parts: Mapping[tuple[int, bool], str], whole: str, messages: Sequence[Message]
 ) -> list[tuple[int, int]]:
-    """Where in the rendered text are the words to learn: character ranges from a turn's first word to the end of its turn."""
+    """Character ranges of the learned text, from the start of a turn's answer to the end of the turn."""
     spoken = [(messages[at], text, parts[at + 1, False]) for (at, asking), text in parts.items() if asking]
     return [
         (answer_start(whole, len(before), len(after), message), len(after))
@@ -180,7 +180,7 @@ def assistant_spans(
 
 
 def answer_start(whole: str, start: int, end: int, message: Message) -> int:
-    """Where the learned words of a turn begin: behind its reasoning, where that is only to be read."""
+    """Start of a turn's learned text: after its reasoning, if that is only context."""
     thought, said = message.reasoning.strip(), message.content.strip()
     if not thought or message.learn_reasoning:
         return start
@@ -193,15 +193,15 @@ def answer_start(whole: str, start: int, end: int, message: Message) -> int:
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asking: bool = False) -> str:
-    """The conversation as the model's template writes it; see `render_all`."""
+    """The conversation in the model's template; see `render_chats`."""
     return next(render_chats(tokenizer, [RenderRequest(messages, asking)]))
 
 
 def render_chats(tokenizer: PreTrainedTokenizerBase, asks: Iterable[RenderRequest]) -> Iterator[str]:
-    """Conversations as the model's template writes them, in the process that has little time and memory for it.
+    """Conversations in the model's template, rendered in the process with time and memory limits.
 
     Raises:
-        ModelError: the model has no chat template, or one that takes too much.
+        ModelError: the model has no chat template, or one that exceeds the limits.
         DataError: the template refuses these roles.
     """
     found = tokenizer.chat_template
@@ -224,7 +224,7 @@ def render_chats(tokenizer: PreTrainedTokenizerBase, asks: Iterable[RenderReques
 
 
 def batch_requests(asks: Iterable[RenderRequest]) -> Iterator[list[RenderRequest]]:
-    """As many at a time as cost little memory."""
+    """Batches that need little memory."""
     some, letters = list[RenderRequest](), 0
     for ask in asks:
         some.append(ask)
@@ -237,12 +237,12 @@ def batch_requests(asks: Iterable[RenderRequest]) -> Iterator[list[RenderRequest
 
 
 REASONING_FIELDS = ("reasoning_content", "thinking")
-"""Under these names templates look for reasoning: Qwen, DeepSeek, GLM and SmolLM; gpt-oss."""
+"""Names of the reasoning field in templates: Qwen, DeepSeek, GLM and SmolLM; gpt-oss."""
 
 
 def as_message_dicts(messages: Sequence[Message], reading: bool = False) -> list[dict[str, str]]:
-    """Messages as templates and TRL read them. Reasoning is there, under every name that templates have for it, where it is
-    to be learned, and with `reading` anywhere. DPO learns all it reads of an answer, so its rows have only the former."""
+    """Messages for templates and TRL. Includes reasoning, under every name that templates use, if it is learned or with
+    `reading`. DPO learns all it reads of an answer, so its rows include only learned reasoning."""
     return [
         {"role": message.role, "content": message.content}
         | (dict.fromkeys(REASONING_FIELDS, message.reasoning) if shows_reasoning(message, reading) else {})
@@ -255,7 +255,7 @@ def shows_reasoning(message: Message, reading: bool) -> bool:
 
 
 def count_unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> int:
-    """In how many conversations some reasoning is not in the rendered text: the template has no place for it."""
+    """Number of conversations with reasoning that the template does not render."""
     several = ((chat.messages, text) for chat, text in zip(chats, texts, strict=True))
     return sum(
         any(one.reasoning.strip() not in text for one in messages if one.reasoning) for messages, text in several
@@ -265,7 +265,7 @@ def count_unwritten_reasoning(chats: Sequence[Chat], texts: Iterable[str]) -> in
 def sft_rows(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], length: int
 ) -> tuple[list[EncodedChat], list[Text]]:
-    """All conversations as tokens, cut at `length`, and sentences about what was cut or left out.
+    """All conversations as tokens, truncated to `length`, and notes on what was truncated or left out.
 
     Raises:
         DataError: no row has a trained token left.
@@ -288,7 +288,7 @@ def sft_rows(
 def pair_rows(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], length: int
 ) -> tuple[list[EncodedPair], list[Text]]:
-    """Pairs as tokens, whole, without those that show no difference within `length`, and sentences about the rest.
+    """Pairs as tokens, untruncated, without those that show no difference within `length`, and notes on the rest.
 
     Raises:
         DataError: no pair is left.
@@ -325,7 +325,7 @@ def pair_messages(pair: Pair) -> tuple[Message, ...]:
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """The held-out pairs, for Compare: one JSON object a line, in TRL's conversational form.
+    """Write the held-out pairs for Compare: one JSON object per line, in TRL's conversational form.
 
     Raises:
         DiskError: the disk is full.

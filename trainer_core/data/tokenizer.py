@@ -44,15 +44,15 @@ def load_tokenizer(folder: str, template: Template = "own") -> PreTrainedTokeniz
 
 
 def with_chat_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chosen template where its model has none; a model's own template is never replaced."""
+    """The tokenizer with the chosen template if its model has none; a model's own template is never replaced."""
     if not tokenizer.chat_template and template != "own":
         tokenizer.chat_template = TEMPLATES[template]
     return tokenizer
 
 
 def decode_answer(tokenizer: Any, prompt: str, row: list[int], ends: Sequence[int]) -> SampleAnswer:
-    """One answer up to its end token, which is counted but not shown. All other special tokens are: where a template's markers
-    stand in an answer, its format is coming apart, and the doctor must see them."""
+    """One answer up to its end token, which is counted but not shown. Other special tokens are shown: template markers in an
+    answer mean that its format is breaking down, and the doctor must see them."""
     end = next((at for at, token in enumerate(row) if token in ends), None)
     said = row if end is None else row[:end]
     text = str(tokenizer.decode(said, skip_special_tokens=False)).strip()

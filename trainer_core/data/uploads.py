@@ -1,4 +1,4 @@
-"""What a workspace keeps about data: files dropped into the page, and columns that were chosen by hand."""
+"""A workspace's stored data: uploaded files, and manual column mappings."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from trainer_core.system import durable
 from trainer_core.system.durable import write_atomically
 
 MAPPINGS_ADAPTER = TypeAdapter(dict[str, Columns])
-"""The names of a file's columns, sorted and on a line each -> how they were mapped last."""
+"""The names of a file's columns, sorted and one per line → their last mapping."""
 
 
 def store_upload(workspace: Workspace, upload: Path) -> Path:
-    """A dropped file where it stays: in the workspace under its own name, with a number if another file has that name.
+    """Store an uploaded file in the workspace under its own name, numbered if another file has that name.
 
     Raises:
         DiskError: there is no room for it.
@@ -39,7 +39,7 @@ def store_upload(workspace: Workspace, upload: Path) -> Path:
 
 
 def copy_upload(upload: Path, place: Path) -> None:
-    """The file appears under its name only when all of it is there."""
+    """The file appears under its name only when complete."""
     staging = place.with_name(f".{place.name}.staging")
     try:
         shutil.copyfile(upload, staging)
@@ -57,13 +57,13 @@ def add_number(name: str, number: int) -> str:
 
 
 def load_mapping(workspace: Workspace, names: Iterable[str]) -> Columns | None:
-    """How a file with these columns was mapped the last time, if it was."""
+    """The last mapping of a file with these columns, if any."""
     file = mappings_path(workspace)
     return MAPPINGS_ADAPTER.validate_json(file.read_bytes()).get(columns_key(names)) if file.exists() else None
 
 
 def save_mapping(workspace: Workspace, names: Iterable[str], columns: Columns) -> None:
-    """Keep a mapping for every file with exactly these columns; an empty one is forgotten."""
+    """Save a mapping for every file with exactly these columns; an empty one removes it."""
     file = mappings_path(workspace)
     with FileLock(f"{file}.lock"):
         known = MAPPINGS_ADAPTER.validate_json(file.read_bytes()) if file.exists() else {}

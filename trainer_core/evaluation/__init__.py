@@ -1,1 +1,1 @@
-"""Votes, judge verdicts, scores, and what they allow one to say."""
+"""Votes, judge verdicts, scores and their statistics."""

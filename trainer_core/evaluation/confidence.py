@@ -1,4 +1,4 @@
-"""How sure a measured number is: shares, means and ratios with 95 % intervals, and whether a lane lost what the base knew."""
+"""Shares, means and ratios with 95 % intervals, and a test for what a lane forgot."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from trainer_core.runs.compare_events import ConfidenceInterval, ForgettingCheck
 CONFIDENCE_LEVEL = 0.95
 BOOTSTRAP_RESAMPLES = 2000
 BOOTSTRAP_SEED = 1
-"""So that the same numbers give the same interval."""
+"""Fixed, so that the same numbers give the same interval."""
 
 
 def estimate_share(hits: Sequence[bool]) -> ConfidenceInterval:
-    """How many of them are true, with Wilson's interval; at least one."""
+    """Share of true values with Wilson's interval. Needs at least one value."""
     found = wilson_interval(sum(hits), len(hits))
     assert found is not None
     return found
 
 
 def estimate_mean(values: Sequence[float]) -> ConfidenceInterval:
-    """The mean with Student's t interval; of one value there is none."""
+    """The mean with Student's t interval; no interval for a single value."""
     middle = fmean(values)
     if len(values) < 2:
         return ConfidenceInterval(middle, None, None, len(values))
@@ -35,7 +35,7 @@ def estimate_mean(values: Sequence[float]) -> ConfidenceInterval:
 
 
 def estimate_ratio(above: Sequence[float], below: Sequence[float], rising=lambda values: values) -> ConfidenceInterval:  # type: ignore[no-untyped-def]
-    """Sum ÷ sum over paired values, and a rising function of it, with the percentile bootstrap over the pairs
+    """Sum ÷ sum over paired values, transformed by a rising function, with the percentile bootstrap over the pairs
     (Efron 1979, 2,000 resamples)."""
     tops, bottoms = np.asarray(above, float), np.asarray(below, float)
     value = float(rising(tops.sum() / bottoms.sum()))
@@ -65,9 +65,9 @@ def estimate_perplexity(totals: Sequence[float], counts: Sequence[int]) -> Confi
 def measure_forgetting(base: Sequence[bool], lane: Sequence[bool]) -> ForgettingCheck:
     """What a lane lost and gained against the base on the same questions.
 
-    The exact McNemar test (1947): of the questions that only one of the two answers rightly, half would be the base's if
-    nothing had changed. The interval is that share's exact one (Clopper and Pearson 1934), turned into a change of the
-    share of right answers, so that it lies below 0 just where the two-sided test says p < 0.05.
+    Exact McNemar test (1947): of the questions that only one of the two answers correctly, the base answers half if nothing
+    changed. The interval is the exact one of that share (Clopper and Pearson 1934), converted to a change in the share of
+    correct answers, so it excludes 0 exactly when the two-sided test gives p < 0.05.
     """
     lost = sum(one and not other for one, other in zip(base, lane, strict=True))
     gained = sum(other and not one for one, other in zip(base, lane, strict=True))

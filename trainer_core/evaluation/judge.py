@@ -1,7 +1,7 @@
-"""A language model as a judge of two lanes: what it is asked, on both sides once, and what its verdicts say beside a person's.
+"""A language model judges two lanes: its prompt, asked with both orders, and its verdicts compared with the user's votes.
 
-The judge is any endpoint that speaks OpenAI's chat completions, or one of the lanes. Its key is read from an environment
-variable when it is needed and goes nowhere but to the endpoint. Its verdicts have a file of their own and never count as votes.
+The judge is an endpoint with OpenAI's chat completions API, or one of the lanes. Its key is read from an environment variable
+when needed and sent only to the endpoint. Verdicts have their own file and never count as votes.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ VERDICT_PATTERN = re.compile(
     r"\W*(?:(?:the )?(?:better )?(?:answer|verdict|winner|assistant)(?: is)?\W+)?(A|B|tie)\b\W*(?:$|is\b|\n)",
     re.IGNORECASE,
 )
-"""A, **B**, "Verdict: tie", "A is better"; but no sentence that begins with an article."""
+"""A, **B**, "Verdict: tie", "A is better"; but not a sentence that begins with the article "A"."""
 KEY_VARIABLE_PATTERN = re.compile(r"[A-Z0-9_]*API_KEY|TUNEBENCH_JUDGE_KEY")
 """Environment variables that may be sent to a judge."""
 
 
 class JudgeError(UserError):
-    """The judge cannot be asked, or its answer is no verdict."""
+    """The judge cannot be asked, or its answer contains no verdict."""
 
 
 class JudgeEndpoint(StrictModel):
-    """Where a judge is asked, and the name of the environment variable that holds its key."""
+    """A judge's address, and the name of the environment variable that holds its key."""
 
     url: str = Field(default="", max_length=2_000, title="Judge's URL")
-    """Such as http://127.0.0.1:11434/v1 or https://api.openai.com/v1; what it is sent leaves this computer unless it is local."""
+    """Such as http://127.0.0.1:11434/v1 or https://api.openai.com/v1. Unless it is local, conversations leave this computer."""
     model: str = Field(default="", max_length=200, title="Judge's model")
     """The model's name at that endpoint."""
     variable: str = Field(default="OPENAI_API_KEY", max_length=100, title="Variable with its key")
-    """The name of an environment variable that ends in API_KEY, or TUNEBENCH_JUDGE_KEY; the key itself is never typed here nor
+    """The name of an environment variable that ends in API_KEY, or TUNEBENCH_JUDGE_KEY. The key itself is never typed here or
     written to disk."""
 
     @field_validator("variable")
     @classmethod
     def holds_a_judges_key(cls, name: str) -> str:
-        """What a page names is sent to the address that the page names, so it is never a password or the Hub's token."""
+        """Refuses other variables: the page also picks the address, and a password or the Hub's token must never go there."""
         if not KEY_VARIABLE_PATTERN.fullmatch(name):
             raise ValueError(Text("judge.wrong_variable", name=name))
         return name
@@ -72,12 +72,12 @@ class JudgeEndpoint(StrictModel):
         """The address of chat completions.
 
         Raises:
-            ConfigError: the URL is none.
+            ConfigError: the URL is invalid, or there is no model name.
         """
         try:
             parts = urlsplit(self.url)
             sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and self.url.isprintable()
-        except ValueError:  # as of a port that is no number
+        except ValueError:  # such as a port that is not a number
             sound = False
         if not sound:
             raise ConfigError("judge.bad_url", url=self.url)
@@ -87,10 +87,10 @@ class JudgeEndpoint(StrictModel):
 
     @property
     def api_key(self) -> str:
-        """What the variable holds, without the line end and blanks that a file leaves around it; nothing where it is not set.
+        """The variable's value without surrounding whitespace; empty if it is not set.
 
         Raises:
-            ConfigError: it holds what no header can. The key itself is not in the message.
+            ConfigError: it contains a character that a header cannot hold. The message does not contain the key.
         """
         key = os.environ.get(self.variable, "").strip()
         if odd := [at for at, one in enumerate(key, 1) if not "!" <= one <= "~"]:
@@ -99,14 +99,14 @@ class JudgeEndpoint(StrictModel):
 
 
 AskJudge = Callable[[tuple[ChatMessage, ...]], str]
-"""Something that answers a conversation."""
+"""Answers a conversation."""
 
 
 def make_ask_function(endpoint: JudgeEndpoint, client: httpx.Client) -> AskJudge:
-    """The endpoint as something that answers; without a key in the environment none is sent. What it answers never holds the key.
+    """A function that asks the endpoint, without an Authorization header if the key is empty. Its answer never contains the key.
 
     Raises:
-        ConfigError: there is no such endpoint, or its key is none.
+        ConfigError: the endpoint or its key is invalid.
     """
     place, key = endpoint.completions_url, endpoint.api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -138,7 +138,7 @@ def completion_text(answer: Any, place: str) -> str:
     """The text of a chat completion.
 
     Raises:
-        JudgeError: it is none.
+        JudgeError: `answer` is not a chat completion.
     """
     try:
         return str(answer["choices"][0]["message"]["content"] or "")
@@ -148,7 +148,7 @@ def completion_text(answer: Any, place: str) -> str:
 
 @dataclass(frozen=True)
 class JudgeCase:
-    """One conversation with two lanes' answers to it."""
+    """One conversation with the answers of two lanes."""
 
     contest: LanePair
     messages: Messages
@@ -157,7 +157,7 @@ class JudgeCase:
 
 
 class JudgeVerdict(StrictModel):
-    """A judge's two verdicts on a case: with the first lane as A, and with it as B."""
+    """A judge's two verdicts on a case: first with the first lane as A, then with it as B."""
 
     at: datetime
     judge: str
@@ -168,7 +168,7 @@ class JudgeVerdict(StrictModel):
 
     @property
     def winner(self) -> str | None:
-        """The lane that was better from both sides; None for a tie, and where the side decided."""
+        """The lane that won on both sides; None for a tie, or if the side decided."""
         match self.words:
             case ("A", "B"):
                 return self.contest.first
@@ -178,7 +178,6 @@ class JudgeVerdict(StrictModel):
 
     @property
     def position_biased(self) -> bool:
-        """Did it prefer the same side twice?"""
         return self.words in (("A", "A"), ("B", "B"))
 
 
@@ -186,7 +185,7 @@ def judge_case(case: JudgeCase, ask: AskJudge, judge: str) -> JudgeVerdict:
     """Ask twice, with the sides swapped.
 
     Raises:
-        JudgeError: there is no verdict.
+        JudgeError: the judge gives no verdict.
     """
     words = (
         parse_verdict(ask(build_judge_prompt(case, case.first, case.second))),
@@ -203,17 +202,17 @@ def judge_case(case: JudgeCase, ask: AskJudge, judge: str) -> JudgeVerdict:
 
 
 def build_judge_prompt(case: JudgeCase, a: str, b: str) -> tuple[ChatMessage, ...]:
-    """The case as one message; the answers are fenced, so that a heading in one is not taken for ours."""
+    """The case as one message. Tags enclose the answers, so that a heading in one does not read as part of the prompt."""
     talk = "\n".join(f"{one.role}: {one.content}" for one in case.messages)
     parts = [f"<{name}>\n{text}\n</{name}>" for name, text in (("conversation", talk), ("A", a), ("B", b))]
     return (ChatMessage(role="user", content="\n\n".join([JUDGE_INSTRUCTION, *parts, JUDGE_INSTRUCTION])),)
 
 
 def parse_verdict(text: str) -> JudgeAnswer:
-    """The verdict that an answer begins with.
+    """The verdict at the start of an answer.
 
     Raises:
-        JudgeError: it has none.
+        JudgeError: there is none.
     """
     found = VERDICT_PATTERN.match(text)
     if not found:
@@ -227,16 +226,16 @@ def verdicts_path(workspace: Workspace) -> Path:
 
 
 def save_verdict(workspace: Workspace, found: JudgeVerdict) -> None:
-    """Add a verdict to the file.
+    """Append a verdict to the file.
 
     Raises:
-        DiskError: it cannot be kept.
+        DiskError: it cannot be written.
     """
     append_record(verdicts_path(workspace), found)
 
 
 def read_verdicts(workspace: Workspace, contest: LanePair) -> list[JudgeVerdict]:
-    """The verdicts on a contest; of a case that one judge has judged twice, the newest."""
+    """The verdicts on a contest; the newest if a judge judged a case twice."""
     path = verdicts_path(workspace)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     found: dict[Any, JudgeVerdict] = {}
@@ -252,12 +251,12 @@ def read_verdicts(workspace: Workspace, contest: LanePair) -> list[JudgeVerdict]
 
 @dataclass(frozen=True)
 class JudgeSummary:
-    """What one judge thinks of a contest.
+    """One judge's verdicts on a contest.
 
     Fields:
-        first, second: cases that a lane won from both sides; torn: those where the side decided; ties: the others.
-        share: the second lane's part of what was decided. p: exact sign test.
-        agreed, of_both: cases that a person and the judge both decided, and how often they chose the same lane.
+        first, second: cases that a lane won on both sides; torn: cases where the side decided; ties: the others.
+        share: the second lane's share of first + second. p: exact sign test.
+        agreed, of_both: cases that the user and the judge both decided (of_both), and those with the same winner (agreed).
     """
 
     judge: str
@@ -272,7 +271,7 @@ class JudgeSummary:
 
 
 def summarise_judges(found: Sequence[JudgeVerdict], votes: Sequence[Vote]) -> list[JudgeSummary]:
-    """Each judge's opinion, beside the standing votes on the same answers."""
+    """Each judge's summary, compared with the active votes on the same answers."""
     return [
         summarise_judge(judge, [one for one in found if one.judge == judge], votes)
         for judge in sorted({one.judge for one in found})
@@ -308,10 +307,10 @@ def verdict_case(one: JudgeVerdict) -> tuple[LanePair, Messages, tuple[str, str]
 
 
 class JudgeTask(StrictModel):
-    """What is to be judged, and by whom.
+    """What to judge, and the judge.
 
     lane: a loaded lane that judges; empty: the endpoint does.
-    cases: how many at most.
+    cases: maximum number of cases.
     """
 
     contest: LanePair
@@ -322,13 +321,12 @@ class JudgeTask(StrictModel):
 
     @property
     def judge_name(self) -> str:
-        """What its verdicts are known by."""
         return f"lane {self.lane}" if self.lane else self.endpoint.model
 
 
 @dataclass(frozen=True)
 class JudgeProgress:
-    """How far it is; `problem` is why it ended early."""
+    """Cases judged so far; `problem` is why it ended early."""
 
     done: int
     total: int
@@ -337,7 +335,7 @@ class JudgeProgress:
 
 
 class RunningJudge(Protocol):
-    """Whoever works on an order, beside the app."""
+    """A judge task that runs beside the app."""
 
     order: JudgeTask
     state: JudgeProgress

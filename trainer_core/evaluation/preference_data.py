@@ -16,7 +16,7 @@ from trainer_core.system import durable
 
 
 class PreferenceRow(StrictModel):
-    """One row of a preference data set made of votes."""
+    """A row of a preference data set made from votes."""
 
     prompt: Messages
     chosen: str
@@ -25,10 +25,10 @@ class PreferenceRow(StrictModel):
 
 
 def make_preference_rows(votes: Sequence[Vote]) -> list[PreferenceRow]:
-    """A row for each decided vote, and for each bad pair of answers with a better one written.
+    """A row for each decided vote, and for each pair of bad answers with a better one written.
 
-    Where both were bad, the second lane's answer is the rejected one: it was trained further, so it is nearest to the
-    model that learns from the pair. Answers that are the same text teach nothing and are left out.
+    If both were bad, the second lane's answer is the rejected one: it was trained further, so it is closest to the model that
+    learns from the pair. Identical answers are left out: they teach nothing.
     """
     return [
         pair for vote in votes if (pair := make_preference_row(vote)) and pair.chosen.strip() != pair.rejected.strip()
@@ -52,7 +52,7 @@ def make_preference_row(vote: Vote) -> PreferenceRow | None:
 
 
 class Provenance(StrictModel):
-    """Where a data set made of votes comes from."""
+    """Origin of a data set made from votes."""
 
     made: datetime
     contest: LanePair
@@ -60,7 +60,7 @@ class Provenance(StrictModel):
     adapters: dict[str, str]
     pairs: int
     votes: dict[str, int]
-    """What was voted -> how often."""
+    """Choice → number of votes."""
 
     @property
     def title(self) -> str:
@@ -68,7 +68,7 @@ class Provenance(StrictModel):
 
 
 def write_vote_data_set(workspace: Workspace, votes: Sequence[Vote], contest: LanePair) -> Path:
-    """Write a contest's pairs to the workspace's data, with a file beside them that says where they are from.
+    """Write a contest's pairs to the workspace's data, with a provenance file beside them.
 
     Raises:
         DataError: no vote gives a pair.
@@ -110,7 +110,7 @@ def provenance_path(place: Path) -> Path:
 
 
 def list_vote_data_sets(workspace: Workspace) -> list[tuple[str, Path]]:
-    """Title and file of every data set made of votes, newest first."""
+    """Title and file of every data set made from votes, newest first."""
     found = []
     for about in workspace.data.glob("*.jsonl.provenance.json"):
         place = about.with_name(about.name.removesuffix(".provenance.json"))

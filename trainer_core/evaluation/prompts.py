@@ -1,4 +1,4 @@
-"""Prompts to compare on: the bundled ones, those of the pairs that a run held out, or a file of one's own."""
+"""Prompts for a comparison: the bundled ones, those of a run's held-out pairs, or the user's own file."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ MESSAGES_ADAPTER: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatM
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that waits for an answer, and what kind of question it is."""
+    """A conversation that ends with a question, and the tag of its kind."""
 
     messages: tuple[ChatMessage, ...]
     tag: str = ""
 
     @property
     def text(self) -> str:
-        """What the user says last."""
+        """The last user message."""
         return self.messages[-1].content
 
 
 def load_prompts(run_dir: Path, source: str) -> list[Prompt]:
-    """The prompts of a set: "bundled", "held-out", or the path of a file with a prompt a line, as text or as JSON with
-    "prompt" (text or messages) and perhaps "tag".
+    """The prompts of a set: "bundled", "held-out", or the path of a file with one prompt per line, as text or as JSON with
+    "prompt" (text or messages) and optionally "tag".
 
     Raises:
-        DataError: the run held nothing out, or the file cannot be used; with file and line.
+        DataError: the run has no held-out pairs, or the file cannot be used; with file and line.
     """
     if source == HELD_OUT:
         path = run_dir / "held-out.jsonl"
@@ -50,10 +50,10 @@ def load_prompts(run_dir: Path, source: str) -> list[Prompt]:
 
 
 def read_prompt_file(path: Path) -> list[Prompt]:
-    """The prompts of a file.
+    """The prompts of a file, at most MAX_PROMPTS.
 
     Raises:
-        DataError: it cannot be read, a line is no prompt, or there is none.
+        DataError: the file cannot be read, is empty, or a line is not a prompt.
     """
     try:
         if path.stat().st_size > MAX_PROMPT_BYTES:
@@ -75,7 +75,6 @@ def read_prompt_file(path: Path) -> list[Prompt]:
 
 
 def parse_prompt(line: str, name: str, number: int) -> Prompt:
-    """The prompt of one JSON line, which a file `name` has as its line `number`."""
     try:
         row: dict[str, Any] = json.loads(line)
         asked = row["prompt"]
@@ -92,15 +91,15 @@ def parse_prompt(line: str, name: str, number: int) -> Prompt:
 
 
 SCORED_PROMPT_COUNT = 8
-"""Prompts whose answers are measured for their length."""
+"""Prompts whose answer length is measured."""
 SAMPLE_PROMPT_COUNT = 4
-"""Prompts that are answered during training: enough to see a manner, few enough to be read."""
+"""Prompts answered during training: enough to show the style, few enough to read."""
 DEMO_SAMPLING = Sampling(temperature=0.0, max_new_tokens=64)
-"""Greedy, so that the demo says the same on every machine of a kind."""
+"""Greedy, so that the demo gives the same answers on every machine of a kind."""
 
 
 def score_request(pairs: Path) -> ScoreRequest:
-    """Every measure of all lanes; the result also goes beside the pairs."""
+    """Every measure of all lanes; the result is also written beside the pairs."""
     into = str(pairs.with_name("scores.json"))
     return ScoreRequest(
         pairs=str(pairs), prompts=tuple(read_bundled_prompts()[:SCORED_PROMPT_COUNT]), sampling=DEMO_SAMPLING, into=into
@@ -108,11 +107,11 @@ def score_request(pairs: Path) -> ScoreRequest:
 
 
 def sample_prompts() -> list[str]:
-    """A few of them, of different kinds, that a run answers again and again while it trains."""
+    """A few bundled prompts of different kinds, answered repeatedly during training."""
     return read_bundled_prompts()[:: len(read_bundled_prompts()) // SAMPLE_PROMPT_COUNT][:SAMPLE_PROMPT_COUNT]
 
 
 def read_bundled_prompts() -> list[str]:
-    """The bundled prompts that no sample row contains."""
+    """The bundled prompts; no sample row contains them."""
     lines = BUNDLED_PROMPTS_FILE.read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prompt"] for line in lines if line.strip()]

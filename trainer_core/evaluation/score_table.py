@@ -1,6 +1,6 @@
-"""Scores as a table: which lines it has, how each number is spelt, what they mean, and which lanes have forgotten something.
+"""The score table: its rows, number formats, legend, and the lanes that forgot something.
 
-The page, the terminal and the report show the same lines.
+The page, the terminal and the report show the same rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCORES_ADAPTER = TypeAdapter(ScoresReady)
 
 
 def read_score_file(path: Path) -> ScoresReady:
-    """The scores that a comparison left in a run's folder as scores.json.
+    """The scores that a comparison saved as scores.json in a run's folder.
 
     Raises:
         DataError: the file is damaged, or of another version.
@@ -35,7 +35,7 @@ def read_score_file(path: Path) -> ScoresReady:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One measure that was taken: its title, how it is spelt, and what was found for each lane, if anything."""
+    """One measure: title, format specification, and one value per lane (None if not measured)."""
 
     title: str
     spell: str
@@ -43,23 +43,22 @@ class ScoreRow:
 
     @property
     def cells(self) -> list[str]:
-        """A cell for each lane."""
         return [format_measure(one, self.spell) or "–" for one in self.found]
 
 
 def score_rows(scores: Sequence[LaneScore]) -> list[ScoreRow]:
-    """A line for each measure that was taken."""
+    """The rows of every measure taken."""
     taken = [ScoreRow(title, spell, tuple(of(score) for score in scores)) for title, of, spell in MEASURES]
     return [line for line in taken if any(line.found)]
 
 
 def format_score_rows(scores: Sequence[LaneScore]) -> list[list[str]]:
-    """The same in words: the title, then a cell for each lane."""
+    """The rows as text: the title, then one cell per lane."""
     return [[line.title, *line.cells] for line in score_rows(scores)]
 
 
 def forgetting_warnings(scores: Sequence[LaneScore]) -> list[str]:
-    """A sentence for every lane that lost what the base knew."""
+    """A sentence for every lane that forgot what the base knew."""
     return [
         str(Text("scores.forgetting", lane=score.lane, lost=found.lost, gained=found.gained, p=found.p_value))
         for score in scores
@@ -68,7 +67,7 @@ def forgetting_warnings(scores: Sequence[LaneScore]) -> list[str]:
 
 
 def format_measure(measured: ConfidenceInterval | None, spell: str) -> str:
-    """74 [61, 88]; without an interval the number alone, and nothing where there is none. A share of 0 to 1 says of how many."""
+    """74 [61, 88]; the value alone without an interval; empty for None. A share also shows its sample size."""
     if measured is None:
         return ""
     of = f" (n {measured.count:,})" if spell == SHARE_FORMAT else ""
@@ -79,13 +78,13 @@ def format_measure(measured: ConfidenceInterval | None, spell: str) -> str:
 
 
 def interval_ends(measured: ConfidenceInterval, spell: str) -> tuple[float, float]:
-    """The ends of the interval, or the value itself twice. A share lies in 0 to 1, whatever a t interval says."""
+    """The ends of the interval, or the value twice. Shares are clipped to 0 … 1, which a t interval can exceed."""
     low, high = measured.ends
     return (max(0.0, low), min(1.0, high)) if spell == SHARE_FORMAT else (low, high)
 
 
 def score_legend(scored: ScoresReady) -> str:
-    """What the lines of the table mean, as far as they are there."""
+    """Explains the rows of the table that exist."""
     first = scored.scores[0]
     told = [Text("scores.legend", pairs=first.accuracy.count, reference=scored.reference)]
     if first.own:
@@ -96,7 +95,7 @@ def score_legend(scored: ScoresReady) -> str:
 
 
 SHARE_FORMAT = ".0%"
-"""How a share of 0 to 1 is spelt."""
+"""Format of a share of 0 to 1."""
 MEASURES: tuple[tuple[str, Callable[[LaneScore], ConfidenceInterval | None], str], ...] = (
     ("Held-out accuracy", lambda score: score.accuracy, SHARE_FORMAT),
     ("Mean margin", lambda score: score.margin, ".3f"),
@@ -111,4 +110,4 @@ MEASURES: tuple[tuple[str, Callable[[LaneScore], ConfidenceInterval | None], str
     ("General questions", lambda score: score.general, SHARE_FORMAT),
     ("Change against the base", lambda score: score.forgetting.change if score.forgetting else None, "+.0%"),
 )
-"""Every line of the table: its title, how it is read from a score, and how it is spelt."""
+"""Every row of the table: title, value of a score, format."""

@@ -1,7 +1,7 @@
-"""What votes allow one to say: tests and intervals for two lanes, strengths for more, and whether side or length decided.
+"""Statistics of votes: tests and intervals for two lanes, strengths for more, and bias by side or length.
 
-A person looks at the score after every vote. Testing p < 0.05 each time from 5 to 40 votes would call a winner in 15 % of
-fair comparisons, so a verdict is given at four fixed numbers of votes only, at a bound made for four looks.
+The user sees the score after every vote. Testing p < 0.05 after each of 5 to 40 votes would call a winner in 15 % of fair
+comparisons, so a verdict is given at four fixed numbers of votes only, with a bound for four looks.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from trainer_core.runs.compare_events import ConfidenceInterval
 Array = NDArray[np.float64]
 
 LOOKS = (10, 20, 30, 40)
-"""Numbers of decided votes at which the verdict is renewed; between them and after the last it stays."""
+"""Numbers of decided votes at which the verdict is updated; it stays the same in between and after the last."""
 CLEAR_BELOW = 0.022
-"""Two-sided p at a look. A constant bound over equal looks (Pocock, Biometrika 64, 1977, 191-199), taken on the exact
+"""Two-sided p at a look. A constant bound over equal looks (Pocock, Biometrika 64, 1977, 191-199), applied to the exact
 binomial: 9-1, 16-4, 22-8 and 28-12 are clear, and two equal lanes are called different in 4.7 % of all comparisons."""
 LEANING_BELOW = 0.3
 CONFIDENCE_SHARE = 0.95
 MIN_VOTES_FOR_SHARE = 5
-"""Below this many decided votes a percentage says more than is known."""
+"""With fewer decided votes, a percentage claims more than is known."""
 MIN_VOTES_FOR_BIAS = 10
 BIAS_BELOW = 0.05
 SAME_LENGTH = 0.1
-"""Two answers whose lengths differ by at most this share of the longer one count as equally long."""
+"""Two answers count as equally long if their lengths differ by at most this share of the longer one."""
 BOOTSTRAP_DRAWS = 1000
 MAX_ITERATIONS = 2000
 CONVERGENCE_TOLERANCE = 1e-9
@@ -41,14 +41,14 @@ VerdictLabel = Literal["Not decided yet", "Leaning", "Clear", "No difference see
 
 @dataclass(frozen=True)
 class VoteVerdict:
-    """What may be said at the newest look.
+    """The verdict at the newest look.
 
     Fields:
-        word: "Clear" and "Leaning" speak of `side`; the other two of nobody.
+        word: "Clear" and "Leaning" refer to `side`; the other two to neither.
         side: 0 for the first lane, 1 for the second.
-        at: decided votes at the look it was given; 0 before the first look.
+        at: decided votes at that look; 0 before the first look.
         p: two-sided p-value at that look.
-        next_look: decided votes at which it is renewed; None after the last look.
+        next_look: decided votes at the next update; None after the last look.
     """
 
     word: VerdictLabel
@@ -59,8 +59,8 @@ class VoteVerdict:
 
 
 def sign_test(first: int, second: int) -> float:
-    """Two-sided exact p-value of so many votes for each side if both were equally good; 1 without votes."""
-    from scipy.special import bdtr  # takes half a second, which the start of the app need not wait for
+    """Two-sided exact p-value of these votes if both sides are equally good; 1 without votes."""
+    from scipy.special import bdtr  # takes half a second, which would delay the start of the app
 
     return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
 
@@ -76,16 +76,16 @@ def wilson_interval(wins: int, decided: int) -> ConfidenceInterval | None:
 
 
 def repetition_share(units: Sequence[object], width: int = 4) -> float:
-    """The share of an answer's phrases of `width` tokens or words that it had written before (rep-4 of Welleck 2020)."""
+    """The share of an answer's phrases of `width` tokens or words that it repeats (rep-4 of Welleck 2020)."""
     phrases = [tuple(units[start : start + width]) for start in range(len(units) - width + 1)]
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def decide_verdict(winners: Sequence[int]) -> VoteVerdict:
-    """The verdict that stands after these decided votes.
+    """The verdict after these decided votes.
 
     Args:
-        winners: 0 or 1 for each decided vote, in the order in which they were given.
+        winners: 0 or 1 for each decided vote, in voting order.
     """
     at = max((look for look in LOOKS if look <= len(winners)), default=0)
     next_look = next((look for look in LOOKS if look > len(winners)), None)
@@ -107,7 +107,7 @@ def verdict_label(p: float, at: int) -> VerdictLabel:
 
 @dataclass(frozen=True)
 class PositionBias:
-    """How often the left side won, and whether chance alone would seldom do that."""
+    """Wins of the left side, and whether that is unlikely by chance."""
 
     left: int
     decided: int
@@ -116,7 +116,7 @@ class PositionBias:
 
 
 def position_bias(left: int, decided: int) -> PositionBias:
-    """Did the side do the voting? Sides are drawn by lot, so without a habit the left one wins half."""
+    """Tests for a habit. Sides are random, so without a habit the left one wins half."""
     odd = decided >= MIN_VOTES_FOR_BIAS and sign_test(left, decided - left) < BIAS_BELOW
     return PositionBias(left, decided, wilson_interval(left, decided), odd)
 
@@ -126,9 +126,9 @@ class LengthCheck:
     """Lengths of the answers in decided votes.
 
     Fields:
-        ratio: median length of the second lane's answers over that of the first lane's; None without votes.
-        longer: decided votes that went to the longer answer. of_unequal: those where one answer was longer at all.
-        second: wins of the second lane among the answers of about equal length. of_similar: how many those are.
+        ratio: median length of the second lane's answers ÷ that of the first lane's; None without votes.
+        longer: decided votes for the longer answer. of_unequal: votes where the lengths differ.
+        second: wins of the second lane among answers of about equal length. of_similar: number of those votes.
     """
 
     ratio: float | None
@@ -139,10 +139,10 @@ class LengthCheck:
 
 
 def length_check(lengths: Sequence[tuple[int, int]], winners: Sequence[int]) -> LengthCheck:
-    """Did the length do the voting?
+    """Tests whether length decided the votes.
 
     Args:
-        lengths: characters of the first and the second lane's answer, one pair for each decided vote.
+        lengths: characters of the first and the second lane's answer, one pair per decided vote.
         winners: 0 or 1 for each of them.
     """
     pairs = list(zip(lengths, winners, strict=True))
@@ -160,7 +160,7 @@ def length_check(lengths: Sequence[tuple[int, int]], winners: Sequence[int]) -> 
 
 @dataclass(frozen=True)
 class Match:
-    """One vote between two of several lanes; `share` is the first one's part of the win: 1, 0, or 0.5 for a tie."""
+    """One vote between two of several lanes; `share` is the first lane's score: 1, 0, or 0.5 for a tie."""
 
     prompt: str
     first: str
@@ -174,7 +174,7 @@ def bradley_terry(games: Sequence[Match], prior: float = 0.5, seed: int = 0) -> 
     Intervals are percentiles of a bootstrap over prompts, because votes on one prompt are not independent.
 
     Args:
-        prior: wins added to each side of every pair, so that a lane that never lost stays finite. 0 is the plain maximum
+        prior: wins added to each side of every pair, so that a lane that never lost stays finite. 0 is plain maximum
             likelihood, which then may not exist.
     """
     names = sorted({name for game in games for name in (game.first, game.second)})
@@ -215,7 +215,7 @@ def fit_strengths(wins: Array) -> Array:
     """Maximum likelihood by minorise-maximise (Hunter, Annals of Statistics 32, 2004, 384-406, equation 3).
 
     Args:
-        wins: wins of row over column, shape (..., lanes, lanes); the diagonal does not count.
+        wins: wins of row over column, shape (..., lanes, lanes); the diagonal is ignored.
 
     Returns:
         Logarithms of the strengths with mean 0, shape (..., lanes).

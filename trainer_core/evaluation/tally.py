@@ -1,4 +1,4 @@
-"""Votes, counted."""
+"""Counts of votes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from trainer_core.runs.compare_events import ConfidenceInterval
 
 @dataclass(frozen=True)
 class VoteTally:
-    """A contest, counted.
+    """The counts of one contest.
 
     Fields:
-        first, second: decided votes for each lane. ties, bad, skipped: the others. again: votes given once more.
-        share: the second lane's part of the decided votes; None below the number where a percentage means something.
-        kinds: tag of the prompts -> votes for the first lane, ties, votes for the second.
-        pairs: training pairs these votes give.
+        first, second: decided votes for each lane. ties, bad, skipped: the others. again: votes given again after an undo.
+        share: the second lane's share of the decided votes; None with too few votes for a percentage.
+        kinds: tag of the prompts → votes for the first lane, ties, votes for the second.
+        pairs: training pairs from these votes.
     """
 
     contest: LanePair
@@ -44,12 +44,11 @@ class VoteTally:
 
     @property
     def total_votes(self) -> int:
-        """Votes of any kind."""
         return self.decided_votes + self.ties + self.bad + self.skipped
 
 
 def tally_votes(votes: Sequence[Vote], contest: LanePair) -> VoteTally:
-    """Count the standing votes of one contest."""
+    """Count the active votes of one contest."""
     mine = [vote for vote in votes if vote.contest == contest]
     decided = [vote for vote in mine if vote.winner]
     winners = [int(vote.winner == contest.second) for vote in decided]
@@ -77,7 +76,7 @@ def tally_votes(votes: Sequence[Vote], contest: LanePair) -> VoteTally:
 
 
 def count_by_tag(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
-    """Votes for the first lane, ties and votes for the second, for each tag; only where prompts have tags."""
+    """Tag → votes for the first lane, ties, votes for the second; only for prompts with a tag."""
     found: dict[str, tuple[int, int, int]] = {}
     for vote in votes:
         if vote.tag and vote.choice not in ("bad", "skip"):
@@ -88,7 +87,7 @@ def count_by_tag(votes: Sequence[Vote]) -> dict[str, tuple[int, int, int]]:
 
 
 def lane_strengths(votes: Sequence[Vote], run: str) -> dict[str, ConfidenceInterval]:
-    """Bradley-Terry over every contest of a run; empty where fewer than three lanes were voted on."""
+    """Bradley-Terry over every contest of a run; empty if fewer than three lanes have votes."""
     games = [
         statistics.Match(vote.messages[-1].content, vote.contest.first, vote.contest.second, first_lane_share(vote))
         for vote in votes

@@ -1,7 +1,6 @@
-"""Votes on disk: workspace/votes/votes.jsonl, one line for each thing a person did, never rewritten. A tally is a fold of it.
+"""Votes on disk: workspace/votes/votes.jsonl, one line per action of the user, append-only. A tally is a fold over the lines.
 
-Taking a vote back is a line as well, and so is the user's own answer where both were bad. A line is on the disk for good
-before the page hears that it counts.
+An undo is a line too, and so is the user's own answer if both were bad. A line is durable on disk before the page counts it.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from trainer_core.system import durable
 VoteChoice = Literal["left", "right", "tie", "bad", "skip"]
 Messages = tuple[ChatMessage, ...]
 BALANCED_BLOCK = 10
-"""In each run of ten questions every lane stands on the left five times, so forty questions have twenty and twenty."""
+"""Each block of ten questions shows every lane on the left five times, so forty questions give twenty and twenty."""
 
 
 class LanePair(StrictModel):
-    """Two lanes of one run, in the run's order: the base before what was trained on it."""
+    """Two lanes of one run, in the run's order: the base before an adapter trained on it."""
 
     run: str
     first: str
@@ -41,7 +40,7 @@ class LanePair(StrictModel):
 
 
 class Vote(StrictModel):
-    """One vote, with all that is needed to make a pair of it or to look at it again."""
+    """One vote, with everything needed to make a pair from it or to review it."""
 
     kind: Literal["vote"] = "vote"
     id: str
@@ -49,26 +48,26 @@ class Vote(StrictModel):
     contest: LanePair
     choice: VoteChoice
     left: str
-    """The lane that stood on the left, as A."""
+    """The lane on the left, shown as A."""
     messages: Messages
     answers: dict[str, str]
-    """Lane -> what it said."""
+    """Lane → its answer."""
     tag: str = ""
     index: int = Field(ge=0)
-    """Which draw of the contest this was; with the seed it says who stood on the left."""
+    """Number of the contest's draw; with the seed it determines the left lane."""
     seed: int
     sampling: Sampling
     model: str = ""
     adapters: dict[str, str] = {}
-    """Lane -> SHA-256 of its adapter, and of a system prompt of its own; empty for the base."""
+    """Lane → SHA-256 of its adapter and of its own system prompt; empty for the base."""
     again: bool = False
-    """Given after an undo, when the names had been seen."""
+    """Given after an undo, with the names already revealed."""
     better: str = ""
-    """An answer of one's own, where both were bad."""
+    """The user's own answer, if both were bad."""
 
     @property
     def winner(self) -> str | None:
-        """The lane that was found better, if one was."""
+        """The better lane, if there is one."""
         right = self.contest.second if self.left == self.contest.first else self.contest.first
         return {"left": self.left, "right": right}.get(self.choice)
 
@@ -82,7 +81,7 @@ class Undo(StrictModel):
 
 
 class WrittenAnswer(StrictModel):
-    """A better answer to the question of a vote."""
+    """The user's better answer to the question of a vote."""
 
     kind: Literal["better"] = "better"
     vote: str
@@ -99,12 +98,11 @@ class BlindQuestion:
     """One question to two lanes whose names are hidden until the vote.
 
     Fields:
-        contest, messages, tag, index, seed, sampling: as in the vote it leads to.
-        ask: the id under which the compare worker's events speak of it.
-        source, plain: the prompt set and the sampling that were chosen; `sampling` has another seed where the prompt
-            comes once more.
-        vote: the vote that was given; None while the names are hidden or, after an undo, while it may be given again.
-        again: the names have been seen before.
+        contest, messages, tag, index, seed, sampling: as in the resulting vote.
+        ask: the id of the question in the compare worker's events.
+        source, plain: the chosen prompt set and sampling; `sampling` has another seed if the prompt repeats.
+        vote: the vote; None while the names are hidden or, after an undo, until the new vote.
+        again: the names were already revealed.
     """
 
     contest: LanePair
@@ -134,7 +132,7 @@ class BlindQuestion:
 
 
 def is_first_lane_left(seed: int, index: int) -> bool:
-    """Does the contest's first lane stand on the left at this draw? Half of each block, in an order drawn from the seed."""
+    """Is the contest's first lane on the left at this draw? Half of each block, shuffled by the seed."""
     block, at = divmod(index, BALANCED_BLOCK)
     sides = [True, False] * (BALANCED_BLOCK // 2)
     random.Random(f"{seed}:{block}").shuffle(sides)
@@ -146,10 +144,10 @@ def votes_path(workspace: Workspace) -> Path:
 
 
 def append_record(path: Path, line: StrictModel) -> None:
-    """Add a line; when this returns it outlives a kill and a power cut.
+    """Append a line; once this returns, it survives a kill and a power cut.
 
     Raises:
-        DiskError: it cannot be kept; the file is as it was before.
+        DiskError: it cannot be written; the file is unchanged.
     """
     data = (line.model_dump_json() + "\n").encode()
     with FileLock(f"{path}.lock"), durable.disk_errors(path):
@@ -169,10 +167,10 @@ def append_record(path: Path, line: StrictModel) -> None:
 
 
 def read_vote_records(path: Path) -> list[Vote | Undo | WrittenAnswer]:
-    """Every whole line, oldest first; a torn last one was never acknowledged and is not read.
+    """Every complete line, oldest first; a partial last line was never acknowledged and is skipped.
 
     Raises:
-        DataError: a line is none of ours, with its number.
+        DataError: a line is not a vote record, with its number.
     """
     if not path.exists():
         return []
@@ -189,7 +187,7 @@ def parse_vote_record(line: bytes, path: Path, number: int) -> Vote | Undo | Wri
 
 
 def active_votes(all_lines: Iterable[Vote | Undo | WrittenAnswer]) -> list[Vote]:
-    """The votes that count, oldest first: what was taken back is gone, what was written is in its vote."""
+    """The votes that count, oldest first: without undone ones, and with the written answers in their votes."""
     votes: dict[str, Vote] = {}
     for line in all_lines:
         match line:
@@ -203,11 +201,11 @@ def active_votes(all_lines: Iterable[Vote | Undo | WrittenAnswer]) -> list[Vote]
 
 
 def votes_on_current_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str, str]) -> list[Vote]:
-    """The votes on the lanes of a run as they are. Under one name a lane is another model once an earlier step was kept, the
-    run was made longer, or the system prompt was changed.
+    """The votes on the lanes of a run as they are now. A lane of the same name is another model once the user keeps an earlier
+    step, resumes the run, or changes the system prompt.
 
     Args:
-        made_of: lane → what it is made of, for those that are loaded; another is taken to be as in its newest vote.
+        made_of: lane → its Vote.adapters hash, for the loaded ones; others are taken to match their newest vote.
     """
     mine = [vote for vote in votes if vote.contest.run == run]
     now = {lane: made for vote in mine for lane, made in vote.adapters.items()} | dict(made_of)
@@ -215,7 +213,7 @@ def votes_on_current_lanes(votes: Iterable[Vote], run: str, made_of: Mapping[str
 
 
 def next_draw(all_lines: Sequence[Vote | Undo | WrittenAnswer], contest: LanePair, fresh_seed: int) -> tuple[int, int]:
-    """Seed and index of a contest's next question. A vote that was taken back has used its draw up."""
+    """Seed and index of a contest's next question. An undone vote has used up its draw."""
     given = [line for line in all_lines if isinstance(line, Vote) and line.contest == contest]
     if not given:
         return fresh_seed, 0

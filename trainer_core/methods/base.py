@@ -1,4 +1,4 @@
-"""What a training method is, what all of them have in common, and what data and model ask of them."""
+"""The definition of a training method, and the settings that all methods share."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pydantic import Field
 from trainer_core.schema import StrictModel
 
 RowKind = Literal["chat", "pairs"]
-"""What a method reads: conversations, or a prompt with a better and a worse answer."""
+"""The rows a method reads: conversations, or a prompt with a better and a worse answer."""
 ROW_NOUNS: Mapping[RowKind, str] = {"chat": "examples", "pairs": "pairs"}
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.97, 0.99, 1.0)
 
 Reasoned = tuple[Any, str]
 Advice = dict[str, Reasoned]
-"""Field name -> a value and why."""
+"""Field name → a value and its reason."""
 
 
 @dataclass(frozen=True)
 class LengthQuantiles:
-    """How long the rows are: ascending (share, tokens), such as (0.5, 210): half of them have 210 tokens at most."""
+    """Row lengths as ascending (share, tokens), such as (0.5, 210): half of the rows have 210 tokens at most."""
 
     points: tuple[tuple[float, int], ...]
 
     @classmethod
     def from_counts(cls, counts: Sequence[int]) -> LengthQuantiles:
-        """From the token count of every row; at least one."""
+        """From the token count of every row; at least one row."""
         ordered = sorted(counts)
         return cls(tuple((share, ordered[math.ceil(share * len(ordered)) - 1]) for share in QUANTILES))
 
@@ -39,17 +39,17 @@ class LengthQuantiles:
         return self.points[-1][1]
 
     def length_covering(self, share: float) -> int:
-        """Tokens that hold this share of the rows in full."""
+        """Tokens that fit this share of the rows without truncation."""
         return next(tokens for held, tokens in self.points if held >= share)
 
     def share_within(self, length: int) -> float:
-        """The share of the rows that this length holds in full, at least."""
+        """The largest listed share of the rows that fits into this length."""
         return max((held for held, tokens in self.points if tokens <= length), default=0.0)
 
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """What planning must know about the data: conversations, pairs (a prompt with its longer answer), their lengths."""
+    """Facts about the data for planning: conversations, pairs (a prompt with its longer answer), their lengths."""
 
     rows: int
     pairs: int
@@ -71,14 +71,14 @@ Optimiser = Literal["auto", "adamw_8bit", "paged_adamw_8bit", "adamw_torch"]
 
 
 EFFECTIVE_BATCH = 16
-"""Rows behind one optimiser step where nothing speaks for another number [TM: LoRA suffers above 32]."""
+"""Default rows per optimiser step [TM: LoRA suffers above 32]."""
 SMALL_DATASET_ROWS = 1000
 """Fewer rows than this are easily memorised."""
 
 
 @dataclass(frozen=True)
 class UsualRates:
-    """A method's learning rates: usual, for a base under 1B that makes few steps, and with rank-stabilised scaling."""
+    """A method's learning rates: usual, for a base under 1B with few steps, and with rank-stabilised scaling."""
 
     usual: float
     small_base: float
@@ -88,10 +88,10 @@ class UsualRates:
 
 @dataclass(frozen=True)
 class DivergenceBounds:
-    """A step is bad whose loss is so many times the first one of the stage.
+    """Limits as multiples of the stage's first loss; a step with a higher loss is bad.
 
     early: before there are enough good steps to tell a spike from noise.
-    later: beside a multiple of the recent median, since a loss that ends near 0 makes a multiple of itself mean nothing.
+    later: together with a multiple of the recent median, which means nothing once the loss is near 0.
     """
 
     early: float
@@ -104,7 +104,7 @@ class Metric:
 
     key: its name in events. log: TRL's name for it.
     held_out: is it measured on held-out rows too?
-    blank_at_zero: another metric; while that is 0, this one says nothing.
+    blank_at_zero: another metric; while that is 0, this one means nothing.
     """
 
     key: str
@@ -115,10 +115,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricChart:
-    """A picture of one metric, or of several in one.
+    """A chart of one or more metrics.
 
-    keys: of the metrics; "loss" is every method's. says: what it shows, in a sentence or two.
-    level, level_name: a line across it, and what that stands for. reading: how the page puts the latest numbers into words.
+    keys: the metrics; every method has "loss". says: what the chart shows, in a sentence or two.
+    level, level_name: a horizontal line, and its meaning. reading: how the page words the latest numbers.
     """
 
     keys: tuple[str, ...]
@@ -131,9 +131,9 @@ class MetricChart:
 
 @dataclass(frozen=True)
 class PairLogprobs:
-    """What a model says of one pair, in nats: sums of log-probabilities with their token counts.
+    """A model's log-probabilities of one pair: sums in nats, with token counts.
 
-    whole: of prompt and chosen answer together; answers alone: chosen, rejected.
+    whole: prompt and chosen answer together; chosen, rejected: the answers alone.
     """
 
     chosen: float
@@ -146,24 +146,24 @@ class PairLogprobs:
 
 @dataclass(frozen=True)
 class Method:
-    """A training method as a value. The settings class of the method carries it as `method`.
+    """A training method as a value. The method's settings class has it as `method`.
 
-    key: the recipe's section, the stage in events, and `adapter-<key>/`. title: in labels and lanes.
+    key: the recipe's section, the stage in events, and `adapter-<key>/`. title: for labels and lanes.
     trl: module and name of TRL's trainer, such as "trl:SFT" for `trl.SFTTrainer` and `trl.SFTConfig`.
-    columns: how that trainer wants its rows, see `training/token_rows.py`.
-    arguments: the method's own settings as TRL's arguments, beside those that all methods have.
-    sorts_rows: may rows of a step be put in another order with these settings?
+    columns: the row format of that trainer, see `training/token_rows.py`.
+    arguments: the method's own settings as TRL arguments, beside the shared ones.
+    sorts_rows: do these settings allow reordering the rows of a step?
     metrics, charts: what is logged beside the loss, and what is drawn.
-    sequences: rows of tokens that one row of a micro-batch becomes.
-    full_logits: does its trainer keep the logits of all tokens, instead of computing them piece by piece?
-    reference: what the policy is measured against; "policy at start" is its own state before the stage.
-    slowest_rate, fastest_rate: the useful range of learning rates with LoRA; tiny bases need more and keep what they have.
-    epochs: ascending (below so many rows, passes over them). rates: the learning rates to begin with.
-    advised: what else its advice decides: the setting → a value for so many rows, and why.
-    reward_scale: the reward of one nat of log-ratio between policy and reference.
-    initial_loss: of a policy that equals its reference, in nats; None where it depends on the data.
+    sequences: token rows per row of a micro-batch.
+    full_logits: does its trainer hold the logits of all tokens at once, not piece by piece?
+    reference: the policy's reference; "policy at start" is the policy before the stage.
+    slowest_rate, fastest_rate: the useful range of learning rates with LoRA; tiny bases need more and retain what they have.
+    epochs: ascending (below so many rows, passes over them). rates: the initial learning rates.
+    advised: further advice: setting → a value for this number of rows, and the reason.
+    reward_scale: reward per nat of log-ratio between policy and reference.
+    initial_loss: loss of a policy equal to its reference, in nats; None if it depends on the data.
     loss_steepness: |dloss / dmargin| there, at least 1.
-    predict_loss: without a reference: the first loss, from what the model says of the first batch's pairs.
+    predict_loss: without a reference: the first loss, from the log-probabilities of the first batch's pairs.
     """
 
     key: str
@@ -199,7 +199,7 @@ class Method:
 
 
 class Training(StrictModel):
-    """What all methods have in common. The effective batch is batch size × accumulation."""
+    """Settings of all methods. The effective batch is batch size × accumulation."""
 
     method: ClassVar[Method]
 
@@ -214,13 +214,13 @@ class Training(StrictModel):
     warmup: float = Field(default=0.1, ge=0, le=0.5, title="Warm-up ratio")  # [field]
     """Fraction of the steps in which the learning rate rises from 0. Without it, DPO diverges early."""
     epochs: float = Field(default=1.0, gt=0, le=100, title="Epochs")  # [HF]
-    """How often each row is seen. One is enough for most data sets; more tends to memorise."""
+    """Passes over the data. One is enough for most data sets; more tends to memorise."""
     max_steps: int | None = Field(default=None, ge=1, title="Max steps")
     """Stop after this many steps, even within an epoch. Empty: as many as the epochs need."""
     batch_size: int = Field(default=4, ge=1, le=512, title="Batch size")
     """Rows (or pairs) in memory at once. Changes memory and speed, not the result, if gradient accumulation compensates."""
     accumulation: int = Field(default=4, ge=1, le=1024, title="Gradient accumulation")  # [TM]
-    """Batches added up before each step. Batch × accumulation is usually 16; LoRA suffers above 32."""
+    """Batches accumulated before each step. Batch × accumulation is usually 16; LoRA suffers above 32."""
     max_length: int = Field(default=1024, ge=32, le=1_048_576, title="Max length (tokens)")
     """Max sequence length. Longer rows are truncated; their number is shown before the run."""
     weight_decay: float = Field(default=0.01, ge=0, le=1, title="Weight decay")  # [U]
@@ -230,16 +230,16 @@ class Training(StrictModel):
     optimiser: Optimiser = Field(default="auto", title="Optimiser")  # [QLoRA]
     """Auto: 8-bit AdamW on CUDA, plain AdamW on the processor."""
     evaluations: int = Field(default=10, ge=0, le=100, title="Evaluations")
-    """How often the loss on held-out rows is measured. Takes at most 5 % of the time. 0: never."""
+    """How often the loss on held-out rows is measured, in at most 5 % of the time. 0: never."""
     patience: int | None = Field(default=None, ge=1, le=100, title="Early stopping")  # [HF]
     """Patience: stop after this many evaluations without a new best (3 is usual) and keep the best. Empty: off."""
 
     @property
     def effective_batch(self) -> int:
-        """Rows (or pairs) behind one optimiser step."""
+        """Rows (or pairs) per optimiser step."""
         return self.batch_size * self.accumulation
 
     @property
     def packs_rows(self) -> bool:
-        """Are several short rows put into one sequence, which is then always full?"""
+        """Does one sequence hold several short rows, so that it is always full?"""
         return False

@@ -25,9 +25,9 @@ LossType = Literal[
 ]  # fmt: skip
 REFERENCE_FREE_LOSSES = {"simpo", "orpo", "cpo"}
 SMOOTHED_LOSSES = {"robust", "exo_pair", "aot", "aot_unpaired"}
-"""The losses that read `label_smoothing`; TRL's other formulas have no place for it."""
+"""The losses that use `label_smoothing`; TRL's other formulas ignore it."""
 BATCH_COUPLED_LOSSES: frozenset[LossType] = frozenset({"aot", "aot_unpaired", "sft"})
-"""Losses that compare or average the pairs of one micro-batch: for them it matters which pairs share one."""
+"""Losses that compare or average the pairs of one micro-batch, so its composition matters."""
 LN2 = math.log(2)
 
 METRICS = (
@@ -69,7 +69,7 @@ CHARTS = (
     ),
 )
 EPOCHS = ((base.SMALL_DATASET_ROWS, 2.0), (math.inf, 1.0))
-"""(below so many pairs, passes): one, and two where a higher beta and dropout hold it back [HF]."""
+"""(below so many pairs, passes): one, or two when a higher beta and dropout limit overfitting [HF]."""
 RATES = UsualRates(usual=5e-6, small_base=5e-5, stabilised=1e-6, why="5e-6: the usual rate for DPO on adapters")  # [HF]
 
 
@@ -89,10 +89,9 @@ def trl_arguments(settings: Dpo) -> dict[str, Any]:
 
 
 def loss_steepness(settings: Dpo) -> float:
-    """How much faster than the margin the loss may move at its start: |dloss/dmargin|, at least 1.
+    """Most that the loss can change per unit of margin at its start: |dloss/dmargin|, at least 1.
 
-    The squared losses move by 1/β for each nat of the log-ratio, and the margin by β; all others by 1 for each unit of the margin
-    at most.
+    Squared losses change by 1/β per nat of log-ratio, and the margin by β; all others change by at most 1 per unit of margin.
     """
     weights = settings.loss_weights or (1.0,) * len(settings.losses)
     each = (settings.beta**-2 if loss in ("ipo", "sppo_hard") else 1.0 for loss in settings.losses)
@@ -100,9 +99,9 @@ def loss_steepness(settings: Dpo) -> float:
 
 
 def expected_first_loss(settings: Dpo) -> float | None:
-    """The loss of a policy that equals its reference, or None where it depends on the data (the sft term).
+    """The loss of a policy equal to its reference, in nats; None if it depends on the data (the sft term).
 
-    From each loss's formula at log-ratio 0; β and ε (label smoothing) as set. In nats.
+    Each loss's formula at log-ratio 0, with β and ε (label smoothing) as set.
     """
     values = [initial_loss(loss, settings.beta, settings.label_smoothing) for loss in settings.losses]
     if any(value is None for value in values):
@@ -135,8 +134,8 @@ def initial_loss(loss: LossType, beta: float, smoothing: float) -> float | None:
 class Dpo(Training):  # [DPO]
     """Direct preference optimisation: prefer the chosen answer over the rejected one."""
 
-    # early: pairs that the policy still gets wrong cost twice the first loss in healthy runs; with 2.0, 4 of 10,000 were
-    # stopped. later: the loss ends near 0 (`python -m reliability alarms`)
+    # early: pairs that the policy still gets wrong cost twice the first loss in healthy runs; 2.0 stopped 4 of 10,000 of them.
+    # later: the loss ends near 0 (`python -m reliability alarms`)
     method: ClassVar[Method] = Method(
         key="dpo",
         title="DPO",
@@ -165,7 +164,7 @@ class Dpo(Training):  # [DPO]
     batch_size: int = Field(default=2, ge=1, le=512, title="Batch size")
     """Pairs in memory at once. A pair is two rows, so half of the SFT batch uses the same memory."""
     accumulation: int = Field(default=8, ge=1, le=1024, title="Gradient accumulation")  # [HF: 8 to 16 and more]
-    """Batches added up before each step. Batch × accumulation is usually 16 pairs."""
+    """Batches accumulated before each step. Batch × accumulation is usually 16 pairs."""
     beta: float = Field(default=0.1, gt=0, le=10, title="Beta")  # [DPO, HF]
     """β: how closely the model stays to its reference. Start with 0.1; try 0.01 to 0.5."""
     losses: tuple[LossType, ...] = Field(default=("sigmoid",), min_length=1, title="Loss")

@@ -55,15 +55,15 @@ CHARTS = (
     ),
 )
 EPOCHS = ((base.SMALL_DATASET_ROWS, 3.0), (10_000, 2.0), (math.inf, 1.0))
-"""(below so many pairs, passes): one to three, as it also has to learn to answer [Hong 2024 and its configurations]."""
+"""(below so many pairs, passes): one to three, as it must also learn to answer [Hong 2024 and its configurations]."""
 RATES = UsualRates(
     usual=8e-6, small_base=5e-5, stabilised=2e-6, why="8e-6: the rate of its authors; adapters take up to 5e-5"
 )
 
 
 def first_loss(settings: Orpo, pairs: Sequence[PairLogprobs]) -> float:
-    """The loss of a batch: its tokens' mean negative log-probability over prompt and better answer, less β times the mean log
-    sigmoid of the log odds ratio (Hong 2024, equations 4 to 7, with probabilities per token). In nats."""
+    """The loss of a batch in nats: mean negative log-probability per token over prompt and chosen answer, minus β × the mean log
+    sigmoid of the log odds ratio (Hong 2024, equations 4 to 7, with probabilities per token)."""
     surprise = -sum(pair.whole for pair in pairs) / sum(pair.whole_tokens for pair in pairs)
     ratios = [
         log_odds(pair.chosen / pair.chosen_tokens) - log_odds(pair.rejected / pair.rejected_tokens) for pair in pairs
@@ -72,13 +72,13 @@ def first_loss(settings: Orpo, pairs: Sequence[PairLogprobs]) -> float:
 
 
 def log_odds(logprob: float) -> float:
-    """log(p / (1 - p)) from log p, in nats; of a certain token as of one that is all but certain."""
+    """log(p / (1 - p)) from log p, in nats; p is capped just below 1."""
     below = min(logprob, -1e-7)
     return below - math.log(-math.expm1(below))
 
 
 class Orpo(Training):
-    """Odds ratio preference optimisation: learns the better answers and to prefer them, in one stage and without a reference."""
+    """Odds ratio preference optimisation: learns the chosen answers and the preference in one stage, without a reference."""
 
     method: ClassVar[Method] = Method(
         key="orpo",
@@ -87,7 +87,7 @@ class Orpo(Training):
         trl="trl.experimental.orpo:ORPO",
         columns="labelled sides",
         arguments=lambda settings: {"beta": settings.beta},
-        # its loss is a mean over the tokens of a micro-batch, so it matters which pairs share one
+        # its loss is a mean over the tokens of a micro-batch, so its composition matters
         sorts_rows=lambda settings: False,
         metrics=METRICS,
         charts=CHARTS,
@@ -101,10 +101,10 @@ class Orpo(Training):
     )
 
     learning_rate: float = Field(default=8e-6, gt=0, le=1, title="Learning rate")
-    """Its authors use 5e-6 to 8e-6 for full fine-tuning. Adapters take up to 5e-5; a small base in few steps needs that."""
+    """Its authors use 5e-6 to 8e-6 for full fine-tuning. Adapters take up to 5e-5; a small base with few steps needs that."""
     batch_size: int = Field(default=1, ge=1, le=512, title="Batch size")
     """Pairs in memory at once. ORPO keeps the logits of both answers, so a pair uses as much memory as several in DPO."""
     accumulation: int = Field(default=16, ge=1, le=1024, title="Gradient accumulation")
-    """Batches added up before each step. Batch × accumulation is usually 16 pairs."""
+    """Batches accumulated before each step. Batch × accumulation is usually 16 pairs."""
     beta: float = Field(default=0.1, gt=0, le=10, title="Beta")
     """Weight of the odds term beside the loss of chosen answers (λ in the paper). Prompts are learned too; long ones count."""

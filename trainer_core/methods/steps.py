@@ -1,4 +1,4 @@
-"""What a recipe will do, before it is done: the optimiser steps of each stage, and the learning rate at each."""
+"""The optimiser steps of each stage of a recipe, and the learning rate at each step."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import math
 from trainer_core.methods.base import Training
 
 SAVES_PER_STAGE = 5
-"""A stage is saved this many times on its way, so that a look back at the answers shows how they came about."""
+"""Checkpoints per stage, enough to see how the answers developed."""
 
 
 def is_spaced_step(step: int, total: int, count: int) -> bool:
-    """Is this one of `count` steps that are evenly spread over 1 … total and end with the last? Where count ≥ total, each is.
+    """Is this one of `count` steps spread evenly over 1 … total, the last included? If count ≥ total, every step is.
 
-    Of two counts of which one is a multiple of the other, the larger has all steps of the smaller.
+    If one count is a multiple of another, its steps include all steps of the other.
     """
     return step * count // total > (step - 1) * count // total
 
 
 def warmup_steps(settings: Training, total: int) -> int:
-    """Steps before the learning rate is at its height: the share rounded up as transformers does, but never the whole run."""
+    """Steps before the learning rate reaches its peak: the ratio rounded up as in transformers, but never the whole run."""
     return 0 if settings.scheduler == "constant" else min(math.ceil(settings.warmup * total), total - 1)
 
 
 def warmup_text(settings: Training, total: int) -> str:
-    """`warm-up 2 of 12 steps`; nothing where the rate is at its height from the start."""
+    """`warm-up 2 of 12 steps`; empty without a warm-up."""
     warm = warmup_steps(settings, total)
     return f"warm-up {warm} of {total} steps" if warm else ""
 
 
 def rate_factor(step: int, settings: Training, total: int) -> float:
-    """The share of the learning rate at a step, counted from 0. Above 0 at every step of the run.
+    """The fraction of the learning rate at a step, counted from 0. Above 0 at every step of the run.
 
-    transformers' own schedules begin a warm-up at 0, so that the first step learns nothing, and a run of one step nothing at all.
+    transformers' own schedules start a warm-up at 0, so the first step learns nothing, and a run of one step nothing at all.
     """
     warm = warmup_steps(settings, total)
     if step < warm:
@@ -48,7 +48,7 @@ def rate_factor(step: int, settings: Training, total: int) -> float:
 
 
 def count_steps(rows: int, settings: Training) -> int:
-    """Optimiser steps for this many rows: batches per epoch, grouped by the accumulation, rounded as the trainer does."""
+    """Optimiser steps for this many rows: batches per epoch ÷ accumulation, rounded as the trainer does."""
     if settings.max_steps:
         return settings.max_steps
     batches = math.ceil(rows / settings.batch_size)

@@ -1,1 +1,1 @@
-"""Base models: found, fetched and checked before anything is loaded."""
+"""Base models: resolved, downloaded and checked before loading."""

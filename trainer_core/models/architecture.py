@@ -1,4 +1,4 @@
-"""What a config.json says about a model's size: which layers it has and how many weights, without the weights themselves."""
+"""A model's size from its config.json, without its weights: layers and parameter counts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from trainer_core.errors import ModelError
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 TARGETS: dict[TargetModules, tuple[str, ...]] = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP}
-"""Layers that get an adapter, by the names of all architectures; Phi-3 has qkv_proj and gate_up_proj, each in the place of
-several others."""
+"""Layers that get an adapter, by the names of all architectures. Phi-3 merges several into qkv_proj and gate_up_proj."""
 MIXTURE_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """One linear layer of a block: its name inside the block, its two sides, and whether it has a bias."""
+    """One linear layer of a block: its name inside the block, input and output size, and bias."""
 
     path: str
     fan_in: int
@@ -40,7 +39,7 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A causal language model as counts of numbers. Widths: `query` = heads × head size, `key` = key-value heads × head size."""
+    """Sizes of a causal language model. Widths: `query` = heads × head size, `key` = key-value heads × head size."""
 
     family: str
     layers: int
@@ -51,34 +50,33 @@ class Architecture:
     vocabulary: int
     tied: bool
     context: int
-    """Tokens the model was made for."""
+    """Context length of the model, in tokens."""
     linears: tuple[LinearLayer, ...]
-    """The linear layers of one block; every block has the same."""
+    """The linear layers of one block; all blocks are alike."""
     norms: int
-    """Numbers in the norms of one block."""
+    """Parameters in the norms of one block."""
     known: bool = True
-    """False: an architecture we have no exact rule for, counted as if it were a Llama."""
+    """False: an architecture without an exact rule here, counted like a Llama."""
     quantised: bool = False
-    """The repository holds NF4 weights already."""
+    """The repository already holds NF4 weights."""
     double_quantised: bool = True
     kept_whole: int = 0
-    """Linear weights that a "dynamic" NF4 repository keeps in 16 bit."""
+    """Linear weights that a "dynamic" NF4 repository stores in 16 bit."""
     vision: int = 0
-    """Weights of a picture encoder, which stay in 16 bit."""
+    """Weights of an image encoder, which stay in 16 bit."""
 
     @property
     def linear_weights(self) -> int:
-        """Weights of all linear layers in all blocks, without biases: what NF4 makes small and LoRA adapts."""
+        """Weights of all linear layers in all blocks, without biases: the part that NF4 quantises and LoRA adapts."""
         return self.layers * sum(linear.weight_count for linear in self.linears)
 
     @property
     def embedding_weights(self) -> int:
-        """Weights of the token table, and of the output head where it is a table of its own."""
+        """Weights of the embedding table, plus the output head if it is not tied."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def norm_and_bias_weights(self) -> int:
-        """Norms and biases."""
         biases = sum(linear.fan_out for linear in self.linears if linear.bias)
         return self.layers * (self.norms + biases) + self.hidden
 
@@ -89,11 +87,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """How one architecture differs from Llama, as transformers builds it.
+    """How an architecture differs from Llama, as transformers builds it.
 
     norms: block norms of the hidden width. qk_norm: a norm on queries and keys, per head or over the full width.
     biased: linear layers that always have a bias. fused: attention and MLP inputs are one layer each (Phi-3).
-    defaults: what a config.json of this family may leave out.
+    defaults: values for keys that a config.json of this family may omit.
     """
 
     norms: int = 2
@@ -121,7 +119,7 @@ FAMILIES = {
 
 
 class QuantisationConfig(BaseModel):
-    """The part of `quantization_config` that changes how many bytes a weight takes."""
+    """The part of `quantization_config` that changes the bytes per weight."""
 
     load_in_4bit: bool = False
     bnb_4bit_use_double_quant: bool = False
@@ -135,9 +133,9 @@ class VisionConfig(BaseModel):
 
 
 class ConfigJson(BaseModel):
-    """The keys of a config.json that decide the size. Keys that a model may leave out have transformers' own default.
+    """The keys of a config.json that determine the size. Optional keys have transformers' own default.
 
-    The bounds lie ten times above the largest models there are; a file made to hurt lies above them.
+    The bounds are ten times the largest models that exist, so only a malicious file exceeds them.
     """
 
     model_type: str
@@ -157,10 +155,10 @@ class ConfigJson(BaseModel):
 
 
 def parse_architecture(config: Mapping[str, Any]) -> Architecture:
-    """The shape behind a parsed config.json. A model that also reads pictures counts its text part and its encoder.
+    """The architecture in a parsed config.json. A model with an image encoder counts its text part and the encoder.
 
     Raises:
-        ModelError: a key is missing or no number, or the model is a mixture of experts, which cannot be trained here.
+        ModelError: a key is missing or not a number, or the model is a mixture of experts, which cannot be trained here.
     """
     text = {**config, **(config.get("text_config") or {})}
     for key in MIXTURE_KEYS:
@@ -230,13 +228,13 @@ def fused_linears(config: ConfigJson, query: int, key: int) -> tuple[LinearLayer
 
 
 def unquantised_weights(linears: tuple[LinearLayer, ...], layers: int, patterns: list[str]) -> int:
-    """Weights of the linear layers whose full name holds one of the patterns as whole, dotted words."""
+    """Weights of the linear layers whose full name contains one of the patterns as whole, dotted words."""
     words = [re.compile(rf"(^|\.){re.escape(pattern)}(\.|$)") for pattern in patterns]
     names = ((f"model.layers.{layer}.{linear.path}", linear) for layer in range(layers) for linear in linears)
     return sum(linear.weight_count for name, linear in names if any(word.search(name) for word in words))
 
 
 def encoder_weights(vision: VisionConfig) -> int:
-    """A vision transformer's linear layers: four square ones and two MLP sides per block."""
+    """A vision transformer's linear layers: four square ones and two MLP matrices per block."""
     square, mlp = 4 * vision.hidden_size**2, 2 * vision.hidden_size * vision.intermediate_size
     return vision.num_hidden_layers * (square + mlp)

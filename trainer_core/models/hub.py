@@ -1,4 +1,4 @@
-"""A model of the Hub as a checked folder on this computer: which files are downloaded, the progress, and why it fails."""
+"""A Hub model as a checked local folder: files to download, progress, and errors."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ DOWNLOAD_PATTERNS = [
     "merges.txt",
     "*.jinja",
 ]
-"""What a model is loaded from. Nothing that could run code is fetched at all."""
+"""The files that loading a model needs. Nothing that could run code is downloaded."""
 IGNORED_PATTERNS = ["*/*", "*.bin", "*.pt", "*.py", "consolidated*"]
 FREE_BYTES = 1 << 30
-"""Bytes of the disk that a download leaves free."""
+"""Bytes of free disk space that a download leaves."""
 POLL_SECONDS = 1.0
 
 
 def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool] = lambda: False) -> Path | None:
-    """The folder of the hub's cache that holds all of it; None where `leave` said so before the end.
+    """The folder in the Hub cache with all files; None if `leave` returned True first.
 
-    A download that was interrupted goes on where it was. Without a network the cached copy is taken.
+    An interrupted download resumes. Offline, the cached copy is used.
 
     Args:
-        say: hears "Downloading owner/name: 0.4 of 4.1 GB, 3 min left" whenever that has changed.
+        say: receives "Downloading owner/name: 0.4 of 4.1 GB, 3 min left" whenever it changes.
+        leave: return True to cancel.
 
     Raises:
-        ModelError: there is no such model, no way to it, no room for it, or it is not safe to load.
+        ModelError: the model does not exist, is unreachable or unsafe to load, or the disk is too full.
     """
     with hub_errors(name):
         folder = find_in_cache(name) if not is_hub_online() else download_missing(name, say, leave)
@@ -49,10 +50,10 @@ def fetch_model(name: str, say: Callable[[Text], None], leave: Callable[[], bool
 
 
 def fetch_tokenizer(name: str) -> Path:
-    """The folder of the hub's cache that holds a model's tokenizer, fetched where it is not there; its weights may be missing.
+    """The folder in the Hub cache with a model's tokenizer, downloaded if missing; the weights may be missing.
 
     Raises:
-        ModelError: as for `fetched`.
+        ModelError: as for `fetch_model`.
     """
     from huggingface_hub import snapshot_download
 
@@ -66,10 +67,10 @@ def fetch_tokenizer(name: str) -> Path:
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """What the Hub says, as sentences about a model.
+    """Turns errors of the Hub into sentences about a model.
 
     Raises:
-        ModelError: in their place.
+        ModelError: instead of the Hub's own error.
     """
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -111,7 +112,7 @@ def download_missing(name: str, say: Callable[[Text], None], leave: Callable[[],
             name, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORED_PATTERNS, dry_run=True
         )
     except DryRunError as error:
-        raise error.__cause__ or error from None  # it hides what the Hub said
+        raise error.__cause__ or error from None  # it hides the Hub's own error
     total, cache = sum(one.file_size or 0 for one in missing if one.will_download), Path(constants.HF_HUB_CACHE)
     if not total:
         return find_in_cache(name)
@@ -123,7 +124,7 @@ def download_missing(name: str, say: Callable[[Text], None], leave: Callable[[],
 
 
 class ModelDownload(Thread):
-    """One download; a daemon, so that a process that shall leave need not wait for it."""
+    """One download; a daemon, so that the process can exit without waiting for it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(daemon=True)
@@ -137,7 +138,7 @@ class ModelDownload(Thread):
             self.place = snapshot_download(
                 self.model, allow_patterns=DOWNLOAD_PATTERNS, ignore_patterns=IGNORED_PATTERNS
             )
-        except Exception as error:  # told in the thread that waits
+        except Exception as error:  # raised in the waiting thread
             self.error = error
 
     def folder(self) -> Path:
@@ -149,7 +150,7 @@ class ModelDownload(Thread):
 def report_download(
     name: str, load: Thread, blobs: Path, total: int, say: Callable[[Text], None], leave: Callable[[], bool]
 ) -> None:
-    """Tell how far it is until it is over or to be left. Bytes are read from the disk, whichever way they come."""
+    """Report progress until the download ends or `leave` returns True. Counts bytes on disk, which any download method writes."""
     began, before, told = time.monotonic(), bytes_on_disk(blobs), ""
     while load.is_alive() and not leave():
         done = min(bytes_on_disk(blobs) - before, total)

@@ -1,4 +1,4 @@
-"""Which base models may be loaded, and where they are: the starter model, a local folder, or a hub id. No torch here."""
+"""Resolves and checks base models: the starter model, a local folder, or a Hub ID. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ CODE_KEYS = (
     "_attn_implementation_internal",
     "_experts_implementation_internal",
 )
-"""Keys of a configuration, at any depth, that make loading run code of the model's own or of a module that it names."""
+"""Configuration keys, at any depth, that make loading run code of the model or of a module that they name."""
 MULTIMODAL = ("vision_config", "audio_config")
-"""Keys of a config.json with a picture or sound encoder. Untried: TRL would train it as such, with rows of its own kind."""
+"""Keys of a config.json with an image or audio encoder. Untested: TRL would train it as multimodal, with its own row format."""
 CONFIG_BYTES = 4 << 20
 MIN_WEIGHT_BITS = 3.5
-"""Bits of a weight on disk in the densest format that is trained on: NF4 with doubly quantised constants takes 4.1."""
+"""Bits per weight on disk in the densest trainable format: NF4 with doubly quantised constants takes 4.1."""
 
 
 def resolve_model(name: str, workspace: Workspace) -> str:
-    """What to hand to `from_pretrained`: a checked folder, or a hub id as it is.
+    """The argument for `from_pretrained`: a checked folder, or an unchanged Hub ID.
 
     Raises:
-        ModelError: the folder is no complete safetensors model, wants to run code, or the name is neither.
+        ModelError: the folder is not a complete safetensors model or asks to run code, or the name is neither folder nor Hub ID.
     """
     if name == STARTER:
         return str(starter.ensure_starter(workspace))
     folder = model_path(name)
-    if folder and os.path.isdir(folder):  # False for too long a name
+    if folder and os.path.isdir(folder):  # isdir() is False for too long a name
         return str(check_model_folder(folder.resolve()))
     if folder and folder.suffix.lower() in PICKLES | {".gguf", ".safetensors"} and os.path.exists(folder):
         raise ModelError("model_folder.single_file", name=folder.name)
@@ -53,10 +53,10 @@ def resolve_model(name: str, workspace: Workspace) -> str:
 
 
 def check_model_name(name: str) -> None:
-    """Could there be a model of that name?
+    """Can a model have this name?
 
     Raises:
-        ModelError: there cannot.
+        ModelError: no.
     """
     folder = model_path(name)
     if name != STARTER and not is_hub_id(name) and not (folder and os.path.exists(folder)):
@@ -64,17 +64,17 @@ def check_model_name(name: str) -> None:
 
 
 def is_hub_id(name: str) -> bool:
-    """Does a name stand for a model of the Hub, and for no folder here?"""
+    """Is the name a Hub ID, and not a local folder?"""
     return bool(HUB_ID.match(name)) and not name.startswith((".", "/", "~")) and not os.path.isdir(name)
 
 
 def model_path(name: str) -> Path | None:
-    """The path that a name may stand for; none where it cannot be one."""
+    """The path that the name can stand for; None if it cannot be a path."""
     return Path(os.path.expanduser(name)) if name and "\0" not in name else None
 
 
 def find_local_file(name: str, workspace: Workspace, file: str) -> Path | None:
-    """A file of a model (config.json, tokenizer.json) without any download: of the starter, a folder, or the hub's cache."""
+    """A model's file (config.json, tokenizer.json) without a download: from the starter, a folder, or the Hub cache."""
     if name == STARTER:
         found = workspace.models / starter.NAME / file
     elif os.path.isdir(folder := Path(os.path.expanduser(name))):
@@ -88,7 +88,7 @@ def find_local_file(name: str, workspace: Workspace, file: str) -> Path | None:
 
 
 def check_model_folder(folder: Path) -> Path:
-    """The folder, if it holds a model that is safe to load.
+    """The folder, if its model is safe to load.
 
     Raises:
         ModelError: naming what is missing or refused.
@@ -109,7 +109,7 @@ def check_model_folder(folder: Path) -> Path:
 
 
 def check_tokenizer_folder(folder: Path) -> Path:
-    """The folder, if its tokenizer is safe to load, whatever of its weights is there.
+    """The folder, if its tokenizer is safe to load. Its weights may be missing.
 
     Raises:
         ModelError: naming what is missing or refused.
@@ -120,7 +120,7 @@ def check_tokenizer_folder(folder: Path) -> Path:
 
 
 def read_safe_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder that has nothing of elsewhere and asks for no code."""
+    """The config.json of a folder without links to elsewhere and without requests for code."""
     for path in folder.iterdir():
         check_file_location(path, folder)
     config = read_config(folder)
@@ -138,7 +138,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model folder.
 
     Raises:
-        ModelError: missing or not JSON.
+        ModelError: it is missing or not JSON.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -167,10 +167,10 @@ def read_json(path: Path) -> Any:
 
 
 def check_file_location(path: Path, folder: Path) -> None:
-    """A file of the folder itself, or a link to one; the hub's cache has its files in `blobs` beside the folder's parent.
+    """Accepts a file of the folder or a link to one; the Hub cache stores its files in `blobs` beside the folder's parent.
 
     Raises:
-        ModelError: it leads elsewhere, or is no file.
+        ModelError: it leads elsewhere, or is not a file.
     """
     place = f"{folder.name}/{path.name}"
     try:
@@ -184,7 +184,7 @@ def check_file_location(path: Path, folder: Path) -> None:
 
 
 def check_configs(folder: Path) -> None:
-    """No configuration of a model or adapter folder asks for code.
+    """Refuses configurations of a model or adapter folder that ask for code.
 
     Raises:
         ModelError: naming the file and the key.
@@ -199,7 +199,7 @@ def check_configs(folder: Path) -> None:
 
 
 def walk_items(config: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, however deep."""
+    """Every key with its value, at any depth."""
     inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     if isinstance(config, dict):
         yield from config.items()
@@ -208,7 +208,7 @@ def walk_items(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_weight_count(folder: Path, config: dict[str, Any], held: int) -> None:
-    """Do the files hold the weights that config.json speaks of? What is missing would be made up, and may fill the memory.
+    """Do the files hold the weights that config.json declares? Missing ones would be random, and could fill the memory.
 
     Raises:
         ModelError: with both figures.

@@ -1,4 +1,4 @@
-"""Whether files of weights are what they say they are, from their headers alone: safetensors and the index of several."""
+"""Validates weight files by their headers alone: safetensors, and the index of a split model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trainer_core.texts import Text
 
 INDEX = "model.safetensors.index.json"
 HEADER_BYTES = 32 << 20
-"""The library itself takes up to 100 MB. The header of a model of 400 layers has 0.6 MB."""
+"""safetensors itself accepts up to 100 MB. The header of a model with 400 layers has 0.6 MB."""
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64}
 BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "C64": 64}
 BITS |= {"F16": 16, "BF16": 16, "F32": 32, "F64": 64}
 
 
 class TensorEntry(BaseModel):
-    """One tensor, as the header of a safetensors file tells it."""
+    """One tensor, as declared in a safetensors header."""
 
     dtype: str
     shape: tuple[NonNegativeInt, ...] = Field(max_length=16)
@@ -37,7 +37,7 @@ HEADER_ADAPTER = TypeAdapter(dict[str, TensorEntry])
 
 
 def check_weights(folder: Path) -> int:
-    """Bytes of all tensors of a folder's safetensors files, each of which is checked.
+    """Check a folder's safetensors files; the bytes of all their tensors.
 
     Raises:
         ModelError: naming the file and what is wrong with it.
@@ -47,10 +47,10 @@ def check_weights(folder: Path) -> int:
 
 
 def check_index(folder: Path) -> None:
-    """The index of a model in several files names files beside it, all of them safetensors.
+    """Check that the index of a split model names only safetensors files beside it.
 
     Raises:
-        ModelError: it names another place, another format, or a file that is missing.
+        ModelError: it names another place, another format, or a missing file.
     """
     if not (folder / INDEX).exists():
         return
@@ -68,10 +68,10 @@ def check_index(folder: Path) -> None:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Tensor → entry of a safetensors file: known number formats, and offsets that cover the file without gap or overlap.
+    """Tensor → entry of a safetensors file, with known dtypes and offsets that cover the file without gap or overlap.
 
     Raises:
-        ModelError: naming the file and the first thing that is wrong.
+        ModelError: naming the file and the first problem.
     """
     place = f"{path.parent.name}/{path.name}"
     raw, size = read_header_bytes(path)
@@ -89,7 +89,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def read_header_bytes(path: Path) -> tuple[bytes, int]:
-    """The header's text, and how many bytes follow it.
+    """The header's text, and the number of bytes after it.
 
     Raises:
         ModelError: the file is shorter than its header, or the header is longer than any model's.
@@ -105,10 +105,10 @@ def read_header_bytes(path: Path) -> tuple[bytes, int]:
 
 
 def parse_json_object(path: Path, text: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        ModelError: it is none.
+        ModelError: the text is not a JSON object.
     """
     place = f"{path.parent.name}/{path.name}"
     try:
@@ -121,7 +121,7 @@ def parse_json_object(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def header_problems(entries: Mapping[str, TensorEntry], size: int) -> Iterator[Text]:
-    """What does not fit together, the first first."""
+    """Contradictions in a header, in file order."""
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         begin, end = entry.data_offsets

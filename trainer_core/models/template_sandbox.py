@@ -1,8 +1,8 @@
 """Chat templates are untrusted code. They are rendered in a child process with time and memory limits.
 
-Jinja's sandbox, in which transformers renders them, stops a template that reaches for code, but none that takes a day or all
-memory, and a template can wait with that for a conversation that no trial has.
-`python -m trainer_core.models.template_sandbox` renders what it is asked on stdin until stdin closes; only text comes back.
+transformers renders them in Jinja's sandbox, which stops access to code but not endless loops or memory use, and a template
+can delay these until a conversation that no trial covers.
+`python -m trainer_core.models.template_sandbox` renders requests from stdin until stdin closes; only text comes back.
 """
 
 from __future__ import annotations
@@ -31,22 +31,21 @@ from trainer_core.texts import NO_TEXT, Text
 
 COMMAND = (sys.executable, "-m", "trainer_core.models.template_sandbox")
 CPU_SECONDS = 1.0
-"""Of the processor, for one conversation at most …"""
+"""Processor seconds for one conversation at most …"""
 SECONDS_EACH, SECONDS_PER_LETTER = 0.01, 2e-6
 """… and on average; a real template takes a tenth of a millisecond."""
 LIMITS = ChildLimits(answer_seconds=30)
-"""Where the system does not count processor time, or the processor is very busy."""
+"""For systems that do not count processor time, or a very busy processor."""
 MEMORY_BYTES = 512 << 20
 MAX_LETTERS, MAX_GROWTH = 100_000, 4
-"""Letters that a conversation may become, beside so many times its own; real templates stay below 3,000."""
+"""Output limit in characters: a base plus a multiple of the conversation's own; real templates stay below 3,000."""
 TEST_CHAT = (("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"))
 TEST_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 TemplateVariables = dict[str, Any]
-"""A template's variables."""
 
 
 class TemplateRefused(Exception):
-    """A template's own error, or jinja's about it, at conversation `at` of those asked."""
+    """An error of the template, or of Jinja about it, at conversation `at` of the request."""
 
     def __init__(self, at: int, words: str):
         super().__init__(words)
@@ -54,14 +53,14 @@ class TemplateRefused(Exception):
 
 
 class TemplateUnsafe(UserError):
-    """What a template does that none may, as the end of a sentence."""
+    """A template's forbidden action, as the end of a sentence."""
 
 
 def check_templates(folder: Path) -> None:
     """Try every template of a model or adapter folder.
 
     Raises:
-        ModelError: one reaches for code, does not end, or takes too much memory.
+        ModelError: a template reaches for code, does not end, or takes too much memory.
     """
     for place, template in find_templates(folder):
         if problem := template_problem(template):
@@ -69,7 +68,7 @@ def check_templates(folder: Path) -> None:
 
 
 def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
-    """The file, and the template in it. A file that is no JSON holds none; whoever needs it says so."""
+    """Pairs of file and template. A file that is not JSON has none; its reader reports the error."""
     for path in (*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")):
         yield path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8", errors="replace")
     for name in ("tokenizer_config.json", "chat_template.json", "processor_config.json"):
@@ -85,12 +84,12 @@ def find_templates(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def template_problem(template: str) -> Text:
-    """Why this template may not be rendered, or nothing. One that refuses the roles of our conversation does no harm."""
+    """Why this template must not be rendered; empty if it may. Refusing our test conversation's roles is harmless."""
     render, talk = TemplateSandbox(), [{"role": role, "content": content} for role, content in TEST_CHAT]
     try:
         render(template, [template_variables(talk, asking, TEST_TOKENS) for asking in (False, True)])
     except TemplateRefused:
-        return NO_TEXT  # said where a real conversation is rendered
+        return NO_TEXT  # reported when a real conversation is rendered
     except TemplateUnsafe as harm:
         return harm.text
     finally:
@@ -99,12 +98,12 @@ def template_problem(template: str) -> Text:
 
 
 def template_variables(talk: Sequence[Mapping[str, str]], asking: bool, marks: Mapping[str, Any]) -> TemplateVariables:
-    """What transformers hands to a template."""
+    """The variables that transformers passes to a template."""
     return {"messages": talk, "tools": None, "documents": None, "add_generation_prompt": asking, **marks}
 
 
 class TemplateSandbox:
-    """One limited process, started when first asked, and anew after one that broke a limit. For any thread."""
+    """One limited process, started at the first request, restarted after it breaks a limit. Thread-safe."""
 
     def __init__(self) -> None:
         self.shared = SharedChild(lambda: ChildProcess(COMMAND, LIMITS, stderr=subprocess.DEVNULL))
@@ -113,7 +112,7 @@ class TemplateSandbox:
         """The text of each conversation.
 
         Raises:
-            TemplateRefused: of the first that the template refuses.
+            TemplateRefused: for the first conversation that the template refuses.
             TemplateUnsafe: it reaches for code, does not end, or takes too much memory.
         """
         texts = list[str]()
@@ -134,7 +133,7 @@ class TemplateSandbox:
 
 
 shared_sandbox = TemplateSandbox()
-"""The process of this one."""
+"""The sandbox of this process."""
 
 
 def explain_crash(crash: Crashed) -> Text:
@@ -146,14 +145,14 @@ def explain_crash(crash: Crashed) -> Text:
 
 
 def patch_transformers(library: Any) -> None:
-    """Have transformers (its `utils.chat_template_utils`) render here too, for whoever asks it to: unsloth tries a model's
-    template when it loads, and TRL makes tokens of pairs."""
+    """Make transformers (its `utils.chat_template_utils`) render in the sandbox too: unsloth tries a model's template on load,
+    and TRL tokenises pairs."""
     assert hasattr(library, "_compile_jinja_template")
     library._compile_jinja_template = SandboxedTemplate
 
 
 class SandboxedTemplate:
-    """A template, as transformers asks for its text."""
+    """A template with the interface that transformers expects."""
 
     def __init__(self, template: str):
         self.template = template
@@ -183,9 +182,7 @@ def main() -> None:
 def render_texts(
     compile_template: Callable[[str], Any], template: str, asked: Sequence[TemplateVariables]
 ) -> Iterator[str]:
-    """Raises:
-    TemplateRefused, TemplateUnsafe: at the first conversation that cannot be rendered.
-    """
+    """Raises TemplateRefused or TemplateUnsafe at the first conversation that cannot be rendered."""
     from jinja2.exceptions import SecurityError
 
     for at, variables in enumerate(asked):
@@ -213,7 +210,7 @@ def render_bounded(template: Any, variables: TemplateVariables, room: int) -> st
 
 
 def extend_cpu_time(letters: int) -> None:
-    """More time for one more conversation, never more than `CPU_SECONDS`; the system ends the process when it is spent."""
+    """Add time for one more conversation, up to `CPU_SECONDS`; the system ends the process when it is spent."""
     if sys.platform != "win32":
         left, _ = signal.getitimer(signal.ITIMER_PROF)
         more = SECONDS_EACH + SECONDS_PER_LETTER * letters
@@ -221,7 +218,7 @@ def extend_cpu_time(letters: int) -> None:
 
 
 def jinja_environment():  # type: ignore[no-untyped-def]
-    """The sandbox of transformers, but what it would quietly leave out is an error here."""
+    """transformers' sandbox, except that unsafe access raises an error instead of rendering as empty."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols
@@ -232,7 +229,7 @@ def jinja_environment():  # type: ignore[no-untyped-def]
             raise SecurityError(f"{type(obj).__name__}.{attribute}")
 
     class Generation(Extension):
-        """`{% generation %}` marks the assistant's words; here they are only words."""
+        """`{% generation %}` marks the assistant's text; here it has no effect."""
 
         tags = {"generation"}
 

@@ -1,1 +1,1 @@
-"""The machine: NVML, durable writes, locks, sleep, memory, redaction. Knows nothing of training."""
+"""The machine: NVML, durable writes, locks, sleep, memory, redaction. Independent of training."""

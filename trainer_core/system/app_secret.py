@@ -1,4 +1,4 @@
-"""The secret behind every browser's cookie. A new one signs all browsers out, whether the app is open or not."""
+"""The secret behind every browser's cookie. Renewing it signs all browsers out, even while the app runs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ SECRET_BITS = 256
 
 
 def renew_secret(workspace: Path) -> None:
-    """Make the secret anew: no cookie of before opens anything from the next request on.
+    """Replace the secret: from the next request on, earlier cookies are invalid.
 
     Raises:
-        DiskError: it cannot be written; the one before is still in force.
+        DiskError: it cannot be written; the previous secret stays valid.
     """
     write_atomically(workspace / SECRET_FILE, secrets.token_hex(SECRET_BITS // 8))
 
 
 class AppSecret:
-    """The secret as the file says now; kept from start to start, so that a page that is open outlives the app."""
+    """The secret from its file. It outlives the app, so an open page stays signed in after a restart."""
 
     def __init__(self, workspace: Path):
         self._workspace, self._stamp, self._value = workspace, (0, 0, 0), ""
 
     @property
     def value(self) -> str:
-        """Looked up at each request, since another process may have renewed it."""
+        """Read again after a change, because another process can renew it."""
         file = self._workspace / SECRET_FILE
         if not file.exists():
             renew_secret(self._workspace)

@@ -1,7 +1,7 @@
-"""A child process that answers requests within limits of time and memory. What may crash, hang or grow is done in one.
+"""A child process that answers requests within time and memory limits. It runs whatever could crash, hang or grow.
 
-Both directions are JSON lines, [name, fields]; never pickle. The child answers a request with any number of objects under the
-names of their classes, and then with one last word: Finished, Rejected or Crashed.
+Both directions use JSON lines, [name, fields]; never pickle. The child answers a request with any number of objects, named by
+their classes, then with a final message: Finished, Rejected or Crashed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from trainer_core.system.project import PROJECT
 from trainer_core.texts import NO_TEXT, Text, parse_text
 
 EXIT_SECONDS = 5.0
-"""Between the end of a child's output and its own."""
+"""Seconds that a child has to exit after its output ends."""
 Answers = Generator[tuple[str, Any], None, None]
-"""The name and the fields of each."""
+"""Name and fields of each answer."""
 
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """What a child may take before its parent ends it. `answer_seconds` are real ones, for one request."""
+    """Limits of a child, enforced by its parent. `answer_seconds` is wall time per request."""
 
     memory_bytes: int = sys.maxsize
     cpu_seconds: float = math.inf
@@ -47,10 +47,10 @@ class ChildLimits:
 
 
 class Rejected(Exception):
-    """A request ended with an error that a person can act on: its class, and its text.
+    """A request ended with an error that the user can fix: its class, and its text.
 
     Raises:
-        ValueError: `text` is no text.
+        ValueError: `text` is not a text.
     """
 
     def __init__(self, kind: str, text: object):
@@ -59,7 +59,7 @@ class Rejected(Exception):
 
 
 class Crashed(Exception):
-    """A request met a bug or a lack of memory (`traceback`), or the child ended: it broke a limit (`limit`), or by itself.
+    """A request hit a bug or ran out of memory (`traceback`), or the child broke a limit (`limit`) or exited on its own.
 
     `limit` is the end of a sentence about the child; `code` is its exit code.
     """
@@ -80,16 +80,14 @@ def encode_line(name: str, fields: Any) -> bytes:
 
 
 def as_json_value(value: Any) -> Any:
-    """What JSON does not know: settings and data classes as their fields, paths as text."""
+    """Converts what JSON cannot hold: settings and data classes to their fields, paths to text."""
     if isinstance(value, Path):
         return str(value)
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value.model_dump()
 
 
 def decode_line(line: bytes) -> Any:
-    """Raises:
-    ValueError: it is no JSON, as where the child ended in the middle of it.
-    """
+    """Raises ValueError if the line is not JSON, such as one cut off when the child exits."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -116,10 +114,10 @@ class ChildProcess:
         threading.Thread(target=self.enforce_limits, daemon=True).start()
 
     def ask(self, request: str, fields: Mapping[str, Any], cpu_seconds: float = 0.0) -> Answers:
-        """Raises Rejected or Crashed. A child whose answers are not all taken is ended: it would say the rest to the next one.
+        """Raises Rejected or Crashed. Stopping before the last answer ends the child, as the rest would reach the next request.
 
         Args:
-            cpu_seconds: of the processor, allowed for this request on top.
+            cpu_seconds: additional processor seconds for this request.
         """
         line = encode_line(request, fields)
         self.allowed_seconds += cpu_seconds
@@ -143,28 +141,28 @@ class ChildProcess:
                 try:
                     name, fields = decode_line(line)
                     last = LAST_ERRORS[name](**fields) if name in LAST_ERRORS else None
-                except TypeError as error:  # a line of another form: the child is no longer ours
+                except TypeError as error:  # a line of another form: the protocol is broken
                     raise self.explain_exit() from error
                 if name == "Finished":
                     return
                 if last:
                     raise last
                 yield name, fields
-        except (OSError, ValueError) as error:  # it has ended: before it heard all, or in the middle of a line
+        except (OSError, ValueError) as error:  # the child exited before it read the request, or within a line
             raise self.explain_exit() from error
         raise self.explain_exit()
 
     def explain_exit(self) -> Crashed:
-        """Why there was no last word."""
+        """Why there was no final message."""
         try:
             code = self.process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:  # it lives on and says nothing that can be read
+        except subprocess.TimeoutExpired:  # still running, without readable output
             self.process.kill()
             code = self.process.wait()
         return Crashed(limit=self.broken_limit, code=code)
 
     def enforce_limits(self) -> None:
-        """End the child where it takes more time or memory than any honest request needs."""
+        """End the child when it exceeds a limit."""
         while self.process.poll() is None:
             if broken := self.find_broken_limit():
                 self.broken_limit = self.broken_limit or broken
@@ -186,7 +184,7 @@ class ChildProcess:
         return NO_TEXT
 
     def stop(self, why: Text) -> None:
-        """Give up; whoever waits for an answer gets `Crashed` with this limit."""
+        """End the child; a waiting request gets `Crashed` with this limit."""
         self.broken_limit = why
         self.process.kill()
 
@@ -196,9 +194,8 @@ class ChildProcess:
 
 
 def measure_usage(pid: int) -> tuple[int, float]:
-    """Bytes of memory and seconds of the processor, with those of what it started: on Windows .venv's python.exe only starts the
-    Python that works. Zeros where one of them has just ended.
-    """
+    """Memory bytes and processor seconds of a process and its children: on Windows .venv's python.exe only starts the real
+    Python. Zeros if one of them has just ended."""
     import psutil
 
     try:
@@ -211,10 +208,10 @@ def measure_usage(pid: int) -> tuple[int, float]:
 
 
 class SharedChild:
-    """One child for any thread, one request at a time: started when first asked, and anew after it ended.
+    """One child shared by all threads, one request at a time: started at the first request, restarted after it ends.
 
     Args:
-        idle_seconds: it is ended when nobody asks for so long.
+        idle_seconds: the child ends after this long without a request.
     """
 
     def __init__(self, start: Callable[[], ChildProcess], idle_seconds: float = math.inf):
@@ -225,7 +222,7 @@ class SharedChild:
 
     @contextmanager
     def ask(self, request: str, fields: Mapping[str, Any]) -> Iterator[Answers]:
-        """The answers, as `ChildProcess.ask` gives them; nobody else is served within the block."""
+        """The answers of `ChildProcess.ask`; other requests wait until the block ends."""
         with self.lock:
             if self.timer:
                 self.timer.cancel()
@@ -259,12 +256,12 @@ def serve_requests(
     rejections: tuple[type[Exception], ...] = (UserError,),
     progress: str = "",
 ) -> None:
-    """Answer requests on stdin until stdin closes. What a library prints goes to stderr.
+    """Answer requests on stdin until stdin closes. Output of libraries goes to stderr.
 
     Args:
-        handlers: by the name of a request, who takes its fields and gives the answers.
+        handlers: request name → function from its fields to the answers.
         rejections: errors that become Rejected.
-        progress: the name of the answers that are sent at once; others wait for the last word or for more of them.
+        progress: name of answers to send at once; others are buffered.
     """
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, whose end closes stdin
@@ -289,7 +286,7 @@ def answer_request(
     except rejections as error:
         text = error.text if isinstance(error, UserError) else str(error)
         yield encode_line("Rejected", {"kind": type(error).__name__, "text": text})
-    except MemoryError:  # what is left must do for these words
+    except MemoryError:  # little memory is left, enough for this line
         yield encode_line("Crashed", {"traceback": "MemoryError", "out_of_memory": True})
     except Exception:
         yield encode_line("Crashed", {"traceback": traceback.format_exc()})
@@ -298,7 +295,7 @@ def answer_request(
 
 
 def limit_memory(most_bytes: int) -> None:
-    """Bound this process's address space where the system can; elsewhere the parent watches. No core is dumped."""
+    """Limit this process's address space on Linux; elsewhere the parent watches. Core dumps are off."""
     if sys.platform == "linux":
         import resource
 

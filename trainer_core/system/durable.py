@@ -1,6 +1,6 @@
-"""How state reaches the disk so that a kill or a power cut at any moment leaves the old state or the new one, never a half.
+"""Durable writes: a kill or a power cut at any moment leaves either the old state or the new one, never a mix.
 
-Every write, flush and rename of state passes `point`, where a test can make it fail or end the process:
+Every write, flush and rename of state passes `fault_point`, where a test can make it fail or end the process:
 TUNEBENCH_FAULT=kill:12 ends it at the twelfth point, =enospc:12 makes the disk full from the twelfth point on.
 """
 
@@ -24,9 +24,9 @@ from trainer_core.system.format import format_mb
 from trainer_core.texts import Text, verbatim
 
 RENAME_TRIES = 10
-"""Virus scanners on Windows hold a new file open for a moment; a rename then fails and works a little later. 26 s in all."""
+"""Virus scanners on Windows briefly hold a new file open; a rename fails, then works a little later. 26 s in all."""
 IN_USE_ERRORS = (5, 32, 33)
-"""Windows' errors where a file, or one in a folder that is renamed, is open or mapped: access denied, sharing, lock."""
+"""Windows' errors for an open or mapped file, or one inside a renamed folder: access denied, sharing, lock."""
 BACKUP_PREFIX = ".before-"
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 """On Windows both end a process at once."""
@@ -37,7 +37,7 @@ def fault_point(path: Path) -> None:
     """Called before each change of state on disk.
 
     Raises:
-        OSError: a test asked for it.
+        OSError: a test requested it.
     """
     fault, _, at = os.environ.get("TUNEBENCH_FAULT", "").partition(":")
     if not fault or next(_points) < int(at):
@@ -49,7 +49,7 @@ def fault_point(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """A text is written as UTF-8. Readers see the old file or the new one, after a power cut too; others than the owner neither.
+    """Write a file, text as UTF-8. Readers see the old or the new file, even after a power cut; only the owner can read it.
 
     Raises:
         DiskError: the folder cannot be written or the disk is full.
@@ -72,16 +72,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Opens a file that is the owner's alone from its first instant, and never through a link."""
+    """Opens a file that only the owner can read from the start, never through a link."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """An OSError inside becomes a sentence about the disk.
+    """Turns an OSError into a sentence about the disk.
 
     Raises:
-        DiskError: naming the path, the cause and, where the disk is full, the bytes that are free.
+        DiskError: naming the path, the cause and, if the disk is full, the free bytes.
     """
     try:
         yield
@@ -93,14 +93,14 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def error_reason(error: OSError) -> Text:
-    """What an error says, as the end of a sentence; where Windows says that a file is in use, also what to do."""
+    """An error's reason, as the end of a sentence; for a file in use on Windows, also what to do."""
     if getattr(error, "winerror", None) in IN_USE_ERRORS:
         return Text("disk.in_use", reason=error.strerror)
     return verbatim(error.strerror or str(error))
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path itself or its nearest parent that exists."""
+    """The path itself or its nearest existing parent."""
     return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
@@ -110,7 +110,7 @@ def rename_with_retry(
     tries: int = 1 if os.name == "posix" else RENAME_TRIES,
     replace: Callable[[Path, Path], None] = os.replace,
 ) -> None:
-    """os.replace, patient with whoever holds the file open for a moment on Windows."""
+    """os.replace, with retries on Windows while another program holds the file open."""
     for attempt in range(tries):
         try:
             return replace(source, target)
@@ -122,10 +122,10 @@ def rename_with_retry(
 
 
 def flush_to_disk(path: Path) -> None:
-    """Put a file or, where the system allows it, a folder's entries on the disk for good."""
+    """Flush a file or, where the system allows it, a folder's entries to disk."""
     fault_point(path)
     if path.is_dir() and os.name != "posix":
-        return  # Windows has no handle for a folder; NTFS keeps its own journal
+        return  # Windows has no handle for a folder; NTFS has its own journal
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -134,7 +134,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def swap_paths(one: Path, other: Path) -> bool:
-    """Swap what two names stand for in one step. False: this system or file system cannot, and nothing was changed.
+    """Swap two paths atomically. False: the system or file system cannot, and nothing changed.
 
     Linux: renameat2(2) with RENAME_EXCHANGE; macOS: renamex_np(2) with RENAME_SWAP. Windows has no such call.
     """
@@ -157,9 +157,9 @@ def publish_staged(
     move: Callable[[Path, Path], None] = rename_with_retry,
     swap: Callable[[Path, Path], bool] = swap_paths,
 ) -> None:
-    """A complete folder or file appears under its name in one step. One that was there before changes places with it, so that
-    one of them is there at any moment. Where the system cannot do that, it is laid beside it first, and comes back if the second
-    step fails, or by `sweep` if the process ends before it."""
+    """Publish a complete folder or file under its name in one step, swapping it with an existing one, so that one of them always
+    exists. Systems without a swap first move the old one aside; it returns if the second step fails, or through
+    `clean_leftovers` if the process ends in between."""
     before = target.with_name(f"{BACKUP_PREFIX}{target.name}")
     if target.exists():
         fault_point(target)
@@ -181,10 +181,10 @@ def publish_staged(
 
 
 def delete_via_trash(folder: Path, tries: int = 1 if os.name == "posix" else RENAME_TRIES) -> None:
-    """Delete a folder so that no half of it is ever seen under its name. What is in use stays in the bin, until `sweep`.
+    """Delete a folder in one visible step. Files in use stay in the trash until `clean_leftovers`.
 
     Raises:
-        PermissionError: on Windows: it is in use, and was not touched.
+        PermissionError: on Windows: it is in use, and unchanged.
     """
     trash = folder.with_name(f".trash-{folder.name}-{time.time_ns()}")
     fault_point(folder)
@@ -193,7 +193,7 @@ def delete_via_trash(folder: Path, tries: int = 1 if os.name == "posix" else REN
 
 
 def clean_leftovers(parent: Path) -> None:
-    """Remove what an interrupted write or deletion left behind, and bring back what was to be replaced and was not."""
+    """Remove the remains of interrupted writes and deletions, and restore what was moved aside but not replaced."""
     if parent.is_symlink():
         return  # not ours
     for before in parent.glob(f"{BACKUP_PREFIX}*"):
@@ -209,7 +209,7 @@ def clean_leftovers(parent: Path) -> None:
 
 
 def remove_path(path: Path) -> None:
-    """Delete a folder or a file as far as that can be done now."""
+    """Delete a folder or a file as far as possible now."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""How a folder is shown in the file manager of each system."""
+"""Opens a folder in the system's file manager."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 from trainer_core.errors import UserError
 
 FILE_MANAGERS: Mapping[str, str] = {"linux": "xdg-open", "darwin": "open", "win32": "explorer"}
-"""By `sys.platform`."""
 
 
 def open_folder(folder: Path, program: str = FILE_MANAGERS.get(sys.platform, "xdg-open")) -> None:
-    """Show a folder to the person at this computer, in a window of its own that outlives us.
+    """Show a folder in a file manager window that outlives the app.
 
     Raises:
         UserError: there is no such program, as on a server; it names the folder.

@@ -1,4 +1,4 @@
-"""Numbers, sizes, durations and settings in words: each in one way, for the terminal, the page and the report."""
+"""Formats numbers, sizes, durations and settings consistently for the terminal, the page and the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ GIB, MIB = 2**30, 2**20
 
 
 def format_gb(count: float) -> str:
-    """Bytes as on a card's box: GiB, written GB, one decimal."""
+    """Bytes in GiB, written GB as on a graphics card's box, one decimal."""
     return f"{count / GIB:.1f} GB"
 
 
@@ -18,7 +18,7 @@ def format_mb(count: float) -> str:
 
 
 def format_file_size(size: int) -> str:
-    """Bytes as file managers have them: 0.4 MB, 4.1 GB."""
+    """Bytes as in file managers: 0.4 MB, 4.1 GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
@@ -39,7 +39,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_estimated_duration(seconds: float) -> str:
-    """`≈ 40 s`, `≈ 3 min`, `≈ 1 h 20 min`: no finer than such a figure is known."""
+    """`≈ 40 s`, `≈ 3 min`, `≈ 1 h 20 min`: rounded to the precision of an estimate."""
     step = 10 if seconds < 60 else 60 if seconds < 3600 else 600
     return f"≈ {format_duration(max(10, round(seconds / step) * step)).removesuffix(' 00 s').removesuffix(' 00 min')}"
 
@@ -52,7 +52,7 @@ def format_clock(seconds: float) -> str:
 
 
 def round_digits(value: float, digits: int) -> float:
-    """The value with so many significant digits."""
+    """The value rounded to this many significant digits."""
     return float(f"{value:.{digits}g}")
 
 
@@ -75,7 +75,7 @@ def format_rate(rate: float) -> str:
 
 
 def format_setting(value: Any) -> str:
-    """A setting in words; nothing for one that is not set."""
+    """A setting as text; empty if it is not set."""
     match value:
         case bool():
             return "yes" if value else "no"
@@ -89,7 +89,7 @@ def format_setting(value: Any) -> str:
 
 
 def format_planned_value(value: Any) -> str:
-    """A value of a plan: on, 1,024, 0.1; `none` for one that is not set."""
+    """A value of a plan: on, 1,024, 0.1; `none` if it is not set."""
     match value:
         case bool():
             return "on" if value else "off"

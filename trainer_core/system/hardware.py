@@ -1,4 +1,4 @@
-"""What the machine has, now. The only file that knows NVML, and the one that says how a worker is tied to one card."""
+"""The machine's current hardware. The only module that uses NVML, and the one that binds a worker to one card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NVML_TEXTS = {
     12: NO_GPU_FOUND,
     18: Text("gpu.driver_updated"),
 }
-"""What a failing start means, by NVML's return code: no permission, not loaded, no library, version mismatch."""
+"""Reasons for a failed NVML start, by return code: no permission, not loaded, no library, version mismatch."""
 
 NVML_NO_LIBRARY = 12
 NVML_CARD_IS_GONE = (15, 16)  # lost from the bus; needs a reset
@@ -51,7 +51,7 @@ driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
 sys.exit(driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value != 1)
 """
 DRIVER_COMMAND = (sys.executable, "-S", "-c", DRIVER_QUESTION)
-"""Does CUDA_VISIBLE_DEVICES leave one card? The driver alone is asked, in a tenth of a second."""
+"""Does CUDA_VISIBLE_DEVICES leave one card? Asks only the driver, in a tenth of a second."""
 
 CARD_LOST = re.compile(
     r"unspecified launch failure|launch timed out|GPU is lost|fallen off the bus|uncorrectable ECC|hardware stack error"
@@ -60,15 +60,15 @@ CARD_LOST = re.compile(
     r"|CUDA_ERROR_(?:LAUNCH_FAILED|LAUNCH_TIMEOUT|UNKNOWN|ECC_UNCORRECTABLE|NO_DEVICE|DEVICE_UNAVAILABLE)",
     re.IGNORECASE,
 )
-"""What CUDA, torch, Triton and NVML say once a card does not answer any more (cudaGetErrorString, CUDA 13)."""
+"""Messages of CUDA, torch, Triton and NVML when a card no longer responds (cudaGetErrorString, CUDA 13)."""
 
 Nvml = Any
-"""The pynvml module, or anything that answers like it."""
+"""The pynvml module, or an object with the same functions."""
 
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A program that holds memory of a card. Windows does not tell how much."""
+    """A process with memory on a card. Windows does not report how much."""
 
     name: str
     pid: int
@@ -83,7 +83,7 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One card, or one MIG slice of a card. None: the card does not say. `problem` empty: it can be trained on."""
+    """One card, or one MIG slice of a card. None: the card does not report it. `problem` empty: usable for training."""
 
     index: int
     uuid: str
@@ -104,12 +104,12 @@ class Gpu:
         return sum(holder.bytes or 0 for holder in self.holders if holder.pid in wanted)
 
     def budget_bytes(self, own_pids: Iterable[int] = ()) -> int:
-        """What a new worker may plan with: free, plus what our own worker will give back, less a reserve."""
+        """Bytes available to a new worker: free, plus those our own worker will release, minus a reserve."""
         return max(0, self.free_bytes + self.bytes_used_by(own_pids) - reserve_bytes(self.total_bytes))
 
     @property
     def memory_sentence(self) -> str:
-        """`0.3 of 24.0 GB free. python3 holds 21.0 GB.`, the three largest holders."""
+        """`0.3 of 24.0 GB free. python3 holds 21.0 GB.`, with the three largest holders."""
         known = [holder.describe for holder in self.holders[:3] if holder.bytes != 0]
         free = Text("gpu.free", free=self.free_bytes / GIB, total=format_gb(self.total_bytes))
         return f"{free} {', '.join(known)}." if known else str(free)
@@ -119,21 +119,21 @@ class Gpu:
 class Cpu:
     name: str
     cores: int
-    """Logical processors that this process may use."""
+    """Logical processors available to this process."""
     total_bytes: int
     free_bytes: int
-    """Memory that can be had without swapping, within the container's limit if there is one."""
+    """Memory available without swapping, within the container's limit if there is one."""
     bfloat16: bool = False
-    """It computes in bfloat16 itself (AVX-512 or AMX), so 16 bit is faster than 32 bit and not slower."""
+    """Computes in bfloat16 natively (AVX-512 or AMX), so 16 bit is faster than 32 bit, not slower."""
 
     def budget_bytes(self) -> int:
-        """What a new worker may plan with."""
+        """Bytes available to a new worker."""
         return max(0, self.free_bytes - reserve_bytes(self.total_bytes))
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One reading. `problem` is what the user should know about the cards: empty, or sentences ready to be shown."""
+    """One reading. `problem` tells the user about the cards: empty, or complete sentences."""
 
     cpu: Cpu
     gpus: tuple[Gpu, ...] = ()
@@ -145,27 +145,27 @@ class Machine:
 
     @property
     def best_gpu(self) -> Gpu | None:
-        """The card with the most free memory, or None: the processor is used."""
+        """The card with the most free memory; None: use the processor."""
         return max(self.usable_gpus, key=lambda gpu: gpu.free_bytes, default=None)
 
     def find_gpu(self, uuid: str) -> Gpu | None:
-        """The card as it is now; None if it is not there any more."""
+        """The card's current state; None if it is gone."""
         return next((gpu for gpu in self.gpus if gpu.uuid == uuid), None)
 
 
 def reserve_bytes(total_bytes: int) -> int:
-    """Bytes never planned with: half a GiB or 3 % of the total, whichever is more."""
+    """Bytes never allocated in a plan: half a GiB or 3 % of the total, whichever is more."""
     return max(GIB // 2, total_bytes * 3 // 100)
 
 
 def is_wsl(system: str = sys.platform, release: str = platform.release()) -> bool:
-    """Is this Linux inside Windows? Its kernel's name says so."""
+    """Is this Linux inside Windows, by its kernel's name?"""
     return system == "linux" and "microsoft" in release.lower()
 
 
 @cache
 def has_one_card(name: str, command: tuple[str, ...] = DRIVER_COMMAND) -> bool:
-    """Does CUDA find one card where CUDA_VISIBLE_DEVICES is `name`? Asked once."""
+    """Does CUDA find one card if CUDA_VISIBLE_DEVICES is `name`? Cached."""
     environ = {**os.environ, "CUDA_VISIBLE_DEVICES": name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     try:
         asked = subprocess.run(
@@ -177,7 +177,7 @@ def has_one_card(name: str, command: tuple[str, ...] = DRIVER_COMMAND) -> bool:
 
 
 def cuda_device_name(gpu: Gpu, wsl: bool, takes: Callable[[str], bool] = has_one_card) -> str:
-    """What CUDA_VISIBLE_DEVICES calls the card: its UUID, or on a WSL that takes none its number in PCI order."""
+    """The card's name for CUDA_VISIBLE_DEVICES: its UUID, or its number in PCI order on a WSL that rejects the UUID."""
     return next((name for name in (gpu.uuid, str(gpu.index)) if not wsl or takes(name)), gpu.uuid)
 
 
@@ -187,15 +187,15 @@ def worker_environment(
     release: str = platform.release(),
     takes: Callable[[str], bool] = has_one_card,
 ) -> dict[str, str]:
-    """What a worker's environment must hold before torch is imported.
+    """Environment variables that a worker needs before it imports torch.
 
     A card is named by its UUID: NVML counts in PCI order and CUDA fastest first, so a number may mean another card.
-    Without a card every card is hidden, which Unsloth takes as meant and trains on the processor. There torch's threads
-    sleep while they wait for each other instead of spinning: beside another busy program, spinning cost more than 4 in 5
-    of the speed (two cores, two busy loops: no step in 60 s against 220 tokens/s), asleep a quarter when alone.
+    Without a card every card is hidden, so Unsloth trains on the processor. There torch's threads sleep while they wait for
+    each other instead of spinning: beside another busy program, spinning cost more than 4 in 5 of the speed (two cores, two
+    busy loops: no step in 60 s against 220 tokens/s); sleeping costs a quarter when alone.
 
     Args:
-        system, release: sys.platform's and platform.release()'s words.
+        system, release: values of sys.platform and platform.release().
         takes: on WSL, whether CUDA finds one card under this name.
     """
     if gpu is None:
@@ -204,32 +204,32 @@ def worker_environment(
     wsl = is_wsl(system, release)
     named = {"CUDA_VISIBLE_DEVICES": cuda_device_name(gpu, wsl, takes), "TUNEBENCH_CARD": gpu.uuid}
     pinned = {**named, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    if system == "linux" and not wsl:  # elsewhere torch has none, and WSL's driver fails on them
+    if system == "linux" and not wsl:  # elsewhere torch does not support them, and WSL's driver fails with them
         pinned["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return pinned
 
 
 def card_number_notice(gpu: Gpu, environ: Mapping[str, str]) -> str:
-    """The sentence for a run whose worker's environment names the card by a number; empty where it does by UUID."""
+    """A notice if the worker's environment names the card by a number; empty for a UUID."""
     if environ.get("CUDA_VISIBLE_DEVICES") == gpu.uuid:
         return ""
     return str(Text("gpu.by_number", number=gpu.index))
 
 
 def has_card(environ: Mapping[str, str]) -> bool:
-    """Was a worker with this environment given a card? See `worker_environment`."""
+    """Does this worker environment name a card? See `worker_environment`."""
     return bool(environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def card_uuid(environ: Mapping[str, str]) -> str:
-    """The UUID of the card that a worker with this environment was given; empty: the processor."""
+    """The UUID of the card in this worker environment; empty: the processor."""
     return environ.get("TUNEBENCH_CARD") or environ.get("CUDA_VISIBLE_DEVICES", "")
 
 
 def find_card_loss(error: BaseException) -> str:
-    """The line that says that the card does not answer any more, in the error or in what caused it; empty: none does.
+    """The line about a card that no longer responds, from the error or its causes; empty if there is none.
 
-    A card that ran out of memory, or code that reads where it may not, is none of these.
+    Running out of memory and illegal memory access do not count.
     """
     lines = (line.strip() for one in error_chain(error) for line in str(one).splitlines())
     return next((line for line in lines if CARD_LOST.search(line)), "")
@@ -237,7 +237,7 @@ def find_card_loss(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def nvml_session(nvml: Nvml | None = None) -> Iterator[None]:
-    """Keeps NVML open, so that each `detect` inside costs a few milliseconds. A failure is left for `detect` to say."""
+    """Keeps NVML open, so that each `detect_machine` inside costs a few milliseconds. `detect_machine` reports a failure."""
     nvml = nvml or pynvml_module()
     opened = nvml is not None and try_init_nvml(nvml)
     try:
@@ -254,12 +254,12 @@ def detect_machine(
     devices: Path = Path("/dev"),
     build: CudaBuild | None = None,
 ) -> Machine:
-    """Reads every card and the processor once. Never raises for what a driver or card does: that is `Machine.problem`.
+    """Reads every card and the processor once. Driver and card errors do not raise: they are in `Machine.problem`.
 
-    `nvml` answers like pynvml (the default). Without an NVML library, and only where `devices` or CUDA_VISIBLE_DEVICES
-    suggest a card, `torch_command` is asked in a child process, once per process because it takes seconds.
-    CUDA_VISIBLE_DEVICES is obeyed; its numbers are taken in PCI order, as nvidia-smi shows them. `build` is the CUDA
-    build of torch that driver and cards are held against, the installed one by default.
+    `nvml` has pynvml's functions (the default). Without an NVML library, and only if `devices` or CUDA_VISIBLE_DEVICES
+    suggest a card, `torch_command` runs in a child process, once per process because it takes seconds.
+    CUDA_VISIBLE_DEVICES is obeyed; its numbers are in PCI order, as in nvidia-smi. `build` is the CUDA build of torch to
+    check driver and cards against, by default the installed one.
     """
     cpu = read_cpu()
     if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
@@ -285,7 +285,7 @@ def pynvml_module() -> ModuleType | None:
 
 
 def read_nvml(nvml: Nvml, build: CudaBuild) -> tuple[tuple[Gpu, ...], str, bool]:
-    """The cards, what is wrong, and whether there is an NVML library at all."""
+    """The cards, the problem, and whether there is an NVML library."""
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -309,7 +309,7 @@ def try_init_nvml(nvml: Nvml) -> bool:
 
 
 def shut_down_nvml(nvml: Nvml) -> None:
-    with contextlib.suppress(nvml.NVMLError):  # a driver that is gone needs no goodbye
+    with contextlib.suppress(nvml.NVMLError):  # fails harmlessly if the driver is gone
         nvml.nvmlShutdown()
 
 
@@ -345,7 +345,7 @@ def read_card(nvml: Nvml, index: int, driver: str) -> list[Gpu]:
 
 
 def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu:
-    """Memory and name of `device`; temperature, power and load of the `card` it is on, since a slice has none."""
+    """Memory and name of `device`; temperature, power and load of its `card`, since a slice reports none."""
 
     def ask(call: Callable[..., Any], *args: Any) -> Any:
         return call_optional(nvml, call, *args)
@@ -371,13 +371,13 @@ def read_gpu(nvml: Nvml, device: Any, card: Any, index: int, driver: str) -> Gpu
 
 
 def unfit_reason(name: str, capability: tuple[int, int]) -> str:
-    """Why the card cannot be trained on, or nothing."""
+    """Why the card is unusable for training; empty if it is usable."""
     lack = card_shortfall(name, capability)
     return str(Text("gpu.too_old", lack=lack)) if lack else ""
 
 
 def unsupported_reason(gpu: Gpu, build: CudaBuild) -> str:
-    """Why this build of torch has no kernels for the card, or nothing."""
+    """Why this build of torch has no kernels for the card; empty if it has."""
     lack = card_shortfall(gpu.name, gpu.capability, build) if gpu.capability else ""
     return f"{lack}." if lack else ""
 
@@ -387,12 +387,12 @@ def mig_slices(nvml: Nvml, card: Any) -> Iterator[Any]:
         try:
             yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, place)
         except nvml.NVMLError as error:
-            if nvml_error_code(error) != NVML_NOT_FOUND:  # an empty place is no error
+            if nvml_error_code(error) != NVML_NOT_FOUND:  # an empty place is not an error
                 raise
 
 
 def list_gpu_processes(nvml: Nvml, device: Any) -> tuple[GpuProcess, ...]:
-    """Programs with memory on the device, largest first. A program that computes and draws is listed once."""
+    """Processes with memory on the device, largest first. One that both computes and draws is listed once."""
     found: dict[int, int | None] = {}
     for call in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         for process in call_optional(nvml, call, device) or ():
@@ -402,7 +402,7 @@ def list_gpu_processes(nvml: Nvml, device: Any) -> tuple[GpuProcess, ...]:
 
 
 def process_name(nvml: Nvml, pid: int) -> str:
-    """The program's file name. In a container NVML shows pids of the host, which have no name here."""
+    """The process's file name. In a container NVML reports pids of the host, which have no name here."""
     path = decode_nvml_text(call_optional(nvml, nvml.nvmlSystemGetProcessName, pid) or b"")
     if name := re.split(r"[\\/]", path.split(" --")[0])[-1].strip():
         return name
@@ -413,7 +413,7 @@ def process_name(nvml: Nvml, pid: int) -> str:
 
 
 def call_optional(nvml: Nvml, call: Callable[..., Any], *args: Any) -> Any:
-    """The answer, or None where the card does not support the question. A lost card is no N/A and goes on up."""
+    """The answer, or None if the card does not support the query. A lost card raises NVMLError."""
     try:
         return call(*args)
     except nvml.NVMLError as error:
@@ -423,12 +423,11 @@ def call_optional(nvml: Nvml, call: Callable[..., Any], *args: Any) -> Any:
 
 
 def nvml_error_code(error: Exception) -> int:
-    """NVML's return code."""
     return int(getattr(error, "value", 0))
 
 
 def decode_nvml_text(value: str | bytes) -> str:
-    """NVML's names are bytes in some versions."""
+    """NVML returns names as bytes in some versions."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
@@ -438,7 +437,7 @@ def short_gpu_name(name: str) -> str:
 
 
 def visible_gpus(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The cards that CUDA_VISIBLE_DEVICES leaves: numbers, or beginnings of UUIDs."""
+    """The cards that CUDA_VISIBLE_DEVICES allows, by number or UUID prefix."""
     asked = environ.get("CUDA_VISIBLE_DEVICES")
     if asked is None:
         return gpus
@@ -452,7 +451,7 @@ def has_card_hint(environ: Mapping[str, str], devices: Path) -> bool:
 
 @cache
 def ask_torch(command: tuple[str, ...]) -> tuple[tuple[Gpu, ...], str]:
-    """The cards as torch sees them in a child process: name and memory, no temperature, power or other programs."""
+    """The cards as torch sees them in a child process: name and memory, no temperature, power or other processes."""
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True)
         rows = json.loads(child.stdout.strip().splitlines()[-1])
@@ -483,23 +482,21 @@ def read_cpu(cgroup: Path = Path("/sys/fs/cgroup")) -> Cpu:
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
     if limit := read_cgroup_numbers(cgroup / "memory.max").get(""):
-        cached = read_cgroup_numbers(cgroup / "memory.stat").get(
-            "inactive_file", 0
-        )  # the kernel gives it up when asked
+        cached = read_cgroup_numbers(cgroup / "memory.stat").get("inactive_file", 0)  # the kernel frees it on demand
         held = read_cgroup_numbers(cgroup / "memory.current").get("", 0) - cached
         total, free = min(total, limit), min(free, max(0, limit - held))
     return Cpu(cpu_name(), count_cores(), total, free, has_bfloat16())
 
 
 def count_cores() -> int:
-    """Logical processors that this process may use."""
+    """Logical processors available to this process."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return psutil.cpu_count() or 1
 
 
 def read_cgroup_numbers(path: Path) -> dict[str, int]:
-    """The `name number` lines of a cgroup file; the name is empty where there is only a number, `max` is left out."""
+    """The `name number` lines of a cgroup file; a bare number has an empty name, `max` is skipped."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except OSError:
@@ -519,7 +516,7 @@ def has_bfloat16() -> bool:
 
 
 def cpu_info(key: str) -> str:
-    """The first value of a key in Linux's list of processors; empty elsewhere."""
+    """The first value of a key in Linux's /proc/cpuinfo; empty elsewhere."""
     info = Path("/proc/cpuinfo")
     match = re.search(rf"^{key}\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.M) if info.exists() else None
     return match[1].strip() if match else ""

@@ -1,4 +1,4 @@
-"""Recent readings of memory, temperature, power and load: one a second for two hours, in memory only."""
+"""Recent readings of memory, temperature, power and load: one per second for two hours, in memory only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_READINGS = 7200
 
 @dataclass(frozen=True)
 class HardwareReading:
-    """One moment. Seconds since 1970, GiB, °C, watts, percent; None where the device does not say."""
+    """One moment. Seconds since 1970, GiB, °C, watts, percent; None if the device does not report it."""
 
     at: float
     memory: float
@@ -27,7 +27,7 @@ class HardwareReading:
 
 
 class HardwareHistory:
-    """The card's readings, or the processor's where there is no card. The same card for as long as it is there."""
+    """Readings of the card, or of the processor without one. It follows the same card as long as that is present."""
 
     def __init__(self, load: Callable[[], float] = psutil.cpu_percent, clock: Callable[[], float] = time.time):
         self.load, self.clock = load, clock
@@ -35,7 +35,6 @@ class HardwareHistory:
         self._kept: deque[HardwareReading] = deque(maxlen=MAX_READINGS)
 
     def record(self, machine: Machine) -> None:
-        """Keep one more."""
         card = machine.find_gpu(self._uuid) or machine.best_gpu
         self._uuid = card.uuid if card else ""
         if card:
@@ -46,5 +45,5 @@ class HardwareHistory:
             self._kept.append(HardwareReading(self.clock(), used, self.load()))
 
     def readings_since(self, at: float) -> list[HardwareReading]:
-        """All readings later than this, oldest first."""
+        """All readings later than `at`, oldest first."""
         return [one for one in tuple(self._kept) if one.at > at]

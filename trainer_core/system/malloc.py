@@ -1,7 +1,7 @@
 """Returns freed memory to the system (malloc_trim) and pauses the garbage collector during bulk loading.
 
-A run's numbers are folded anew each second, in several threads and each time a little larger, so that the holes they leave fit
-nothing later: an app that watched a run of 9,000 steps for half an hour grew by 40 %, with nothing of it in use.
+A run's metrics are rebuilt every second, in several threads and each time a little larger, so the freed gaps fit nothing later:
+an app that watched a run of 9,000 steps for half an hour grew by 40 %, with none of it in use.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from functools import cache
 
 TRIM_SECONDS = 30.0
 MMAP_THRESHOLD_BYTES, MAX_ARENAS = 16 * 1024, 1
-"""Blocks from so many bytes on get pages of their own, which go back when they are freed; and all threads share one heap."""
+"""Blocks of at least this many bytes get their own pages, which return to the system when freed; all threads share one heap."""
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
-"""Their names for mallopt(3)."""
+"""Parameters of mallopt(3)."""
 
 
 def configure_malloc() -> None:
-    """Before other threads are started: have large blocks leave no holes. Elsewhere than with glibc nothing happens."""
+    """Prevent gaps from large blocks. Call before other threads start; no effect without glibc."""
     if set_option := glibc_function("mallopt"):
         set_option(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
         set_option(M_ARENA_MAX, MAX_ARENAS)
 
 
 def release_free_memory() -> None:
-    """Give whole free pages back to the system."""
+    """Return whole free pages to the system."""
     if give_back := glibc_function("malloc_trim"):
         give_back(0)
 
 
 @contextmanager
 def pause_gc() -> Iterator[None]:
-    """Make what stays, without looking for cycles in it on the way or later: 10,000 runs are opened in 2.2 s, not 3.1."""
+    """Load long-lived objects without garbage collection, now or later: 10,000 runs open in 2.2 s, not 3.1."""
     looks = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The folder of this project."""
+"""The project folder."""
 
 from __future__ import annotations
 

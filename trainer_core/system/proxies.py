@@ -1,4 +1,4 @@
-"""Proxies of the environment: our own address never goes through one, and an unusable one is ignored."""
+"""Proxies of the environment: our own address never uses one, and unusable ones are ignored."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SCHEMES = ("http", "https", "all")
 
 
 def proxy_changes(environment: Mapping[str, str], can_socks: bool | None = None) -> dict[str, str]:
-    """What to change in the environment: our own addresses need no proxy, and a proxy that httpx cannot use is emptied, for
-    it would end the app at its first request. To be applied before gradio is imported, which makes a client at once.
+    """Changes to the environment: our own addresses bypass proxies, and a proxy that httpx cannot use is emptied, as it would end
+    the app at its first request. Apply before importing gradio, which creates a client at once.
 
-    Where only the system's settings name a proxy (Windows, macOS), it is written into the environment, since those settings
-    are not asked once the environment says anything of proxies.
+    A proxy found only in the system settings (Windows, macOS) is copied into the environment, because urllib ignores those
+    settings once the environment names any proxy.
 
     Args:
-        can_socks: whether SOCKS proxies can be used; asked of the installed packages unless given.
+        can_socks: whether SOCKS proxies work; None: detect it from the installed packages.
     """
     named = {key: value for key, value in environment.items() if is_proxy(key) and value.strip()}
     named = named or {f"{scheme}_proxy": address for scheme, address in system_proxies().items()}
@@ -35,7 +35,7 @@ def proxy_changes(environment: Mapping[str, str], can_socks: bool | None = None)
 
 
 def describe_unused_proxies(environment: Mapping[str, str]) -> str:
-    """A sentence about the proxies that were emptied; nothing where there are none."""
+    """A sentence about the emptied proxies; empty if there are none."""
     emptied = sorted(key for key, value in environment.items() if is_proxy(key) and not value)
     return str(Text("proxies.not_used", names=", ".join(emptied))) if emptied else ""
 
@@ -45,12 +45,12 @@ def is_proxy(key: str) -> bool:
 
 
 def system_proxies() -> dict[str, str]:
-    """Proxies by the settings of Windows or macOS; none elsewhere."""
+    """Proxies from the settings of Windows or macOS; empty elsewhere."""
     return {scheme: address for scheme, address in urllib.request.getproxies().items() if scheme in SCHEMES}
 
 
 def is_usable_proxy(address: str, can_socks: bool) -> bool:
-    """Whether a proxy's address is one that httpx takes; any other would end the app before it opens."""
+    """Does httpx accept this proxy address? Any other would end the app at its start."""
     scheme = address.strip().partition("://")[0].lower() if "://" in address else "http"
     if scheme.startswith("socks"):
         return can_socks and scheme in ("socks5", "socks5h")

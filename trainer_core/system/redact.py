@@ -1,7 +1,7 @@
-"""Redacts secrets: the values of tokens, keys and passwords are removed from everything that is written.
+"""Redacts secrets: removes the values of tokens, keys and passwords from everything that is written.
 
-What is a secret: the value of every environment variable whose name says so, and the token that `hf auth login` keeps.
-launcher/info.py reads this file with whatever Python it finds: standard library only, and nothing newer than Python 3.8.
+Secrets are the values of environment variables whose name matches `SECRET_NAMES`, and the token saved by `hf auth login`.
+launcher/info.py runs this file with any Python it finds: standard library only, and Python 3.8 syntax.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from urllib.parse import quote
 
 SECRET_NAMES = re.compile(r"TOKEN|API_?KEY|SECRET|PASSWORD|CREDENTIAL|(^|_)KEY$", re.IGNORECASE)
 MIN_SECRET_LENGTH = 8
-"""Shorter values are switches such as "true", and striking them out would make any text unreadable."""
+"""Shorter values are switches such as "true"; redacting them would make any text unreadable."""
 SECRET_PLACEHOLDER = "[secret]"
 
 
 def find_secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
-    """The values that must not be written anywhere."""
+    """The values that must never be written."""
     named = {value for name, value in environ.items() if SECRET_NAMES.search(name)}
     home = Path(environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     file = Path(environ.get("HF_TOKEN_PATH", home / "token"))
@@ -36,31 +36,30 @@ def find_secrets(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
 
 @lru_cache(maxsize=None)  # noqa: UP033
 def secrets_pattern() -> re.Pattern[str] | None:
-    """All secrets of this process in all spellings, the longest first; None where there is none."""
+    """All secrets of this process in all spellings, longest first; None if there are none."""
     found = sorted({spelt for one in find_secrets() for spelt in secret_spellings(one)}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, found))) if found else None
 
 
 def secret_spellings(secret: str) -> set[str]:
-    """As it stands in plain text, in Python's and JSON's quotes, on a page and in an address."""
+    """A secret in plain text, in Python and JSON quotes, in HTML and in a URL."""
     quoted = {text[1:-1] for text in (repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False))}
     return quoted | {secret, html.escape(secret), quote(secret, safe="")}
 
 
 def redact_secret(text: str, secret: str) -> str:
-    """The text without one secret, in all its spellings; none at all where there is none."""
+    """The text without one secret, in all its spellings; an empty secret changes nothing."""
     found = sorted(secret_spellings(secret), key=len, reverse=True) if secret else []
     return re.sub("|".join(map(re.escape, found)), SECRET_PLACEHOLDER, text) if found else text
 
 
 def redact_text(text: str) -> str:
-    """The text without secrets."""
     found = secrets_pattern()
     return found.sub(SECRET_PLACEHOLDER, text) if found else text
 
 
 def redact_values(values: Any) -> Any:
-    """Plain values with every text in them redacted: once they are written as JSON, a quote within a quote hides a secret."""
+    """Redact every text in plain values. Needed before JSON encoding, where escaped quotes would hide a secret."""
     if isinstance(values, str):
         return redact_text(values)
     if isinstance(values, dict):
@@ -71,7 +70,7 @@ def redact_values(values: Any) -> Any:
 
 
 class RedactingStream(io.TextIOBase):
-    """A text stream that strikes secrets out of each write."""
+    """A text stream that redacts secrets in each write."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -96,7 +95,7 @@ class RedactingStream(io.TextIOBase):
 
 @contextmanager
 def redact_streams() -> Iterator[None]:
-    """In the block nothing that Python prints holds a secret: a worker's stdout and stderr are its run's log."""
+    """Redact everything that Python prints in the block: a worker's stdout and stderr become its run's log."""
     usual = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(RedactingStream, usual)
     try:

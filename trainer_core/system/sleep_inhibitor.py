@@ -1,4 +1,4 @@
-"""Keeps the computer from going to sleep while a worker trains, where the platform lets a program ask for that."""
+"""Prevents the computer from sleeping while a worker trains, where the platform allows it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from trainer_core.texts import Text
 
 ES_CONTINUOUS, ES_SYSTEM_REQUIRED = 0x80000000, 0x00000001
-"""Windows' SetThreadExecutionState: holds until the thread asks again or ends."""
+"""Windows' SetThreadExecutionState: holds until the thread calls it again or ends."""
 CANNOT_KEEP_AWAKE = Text("sleep.not_inhibited")
 REFUSED_SECONDS = 0.2
 
 
 def inhibitor_command(platform: str = sys.platform) -> list[str]:
-    """The program that keeps the machine awake until its stdin closes or this process ends; none: an empty list."""
+    """The command that prevents sleep until its stdin closes or this process ends; empty if the platform has none."""
     if platform == "darwin":
         return ["caffeinate", "-i", "-w", str(os.getpid())]
     if platform.startswith("linux"):
@@ -29,10 +29,10 @@ def inhibitor_command(platform: str = sys.platform) -> list[str]:
 
 @contextmanager
 def keep_awake(asked: list[str] | None = None) -> Iterator[Text]:
-    """Keep awake as long as the block runs, and not a moment longer: a killed process takes its request with it.
+    """Prevent sleep while the block runs. A killed process releases its request.
 
     Yields:
-        How it is done, or why not, for the log.
+        How sleep is prevented, or why it is not, for the log.
     """
     if sys.platform == "win32":
         import ctypes
@@ -55,7 +55,7 @@ def keep_awake(asked: list[str] | None = None) -> Iterator[Text]:
 
 
 def has_exited(keeper: subprocess.Popen[bytes]) -> bool:
-    """Has it given up at once, as where no service is there to ask?"""
+    """Has the program exited at once, as without the service it needs?"""
     try:
         keeper.wait(REFUSED_SECONDS)
     except subprocess.TimeoutExpired:

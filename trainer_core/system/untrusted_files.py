@@ -1,7 +1,7 @@
-"""Opens the files of a run folder as untrusted data: folders are copied, mailed and unpacked, and may hold anything.
+"""Opens the files of a run folder as untrusted data: folders are copied, mailed and unpacked, and can contain anything.
 
-Only regular files are opened, never a link, a pipe or a device. Reads are bounded in bytes. JSON is bounded in its depth and its
-whole numbers, and its text is valid Unicode. Keys that this version does not know are left out and named.
+Only regular files are opened, never a link, a pipe or a device. Reads are bounded in bytes. JSON is bounded in depth and integer
+size, and its text is valid Unicode. Unknown keys are dropped and reported.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pydantic import BaseModel, ValidationError
 from trainer_core.texts import Text
 
 MAX_FILE_BYTES = 16 << 20
-"""Of a file that is read whole. The largest of ours are manifests and scores, with some hundred KB."""
+"""Limit for a file read at once. The largest of ours are manifests and scores, with some hundred KB."""
 MAX_JSON_DEPTH = 32
-"""Lists and objects within each other; ours have eight at most."""
+"""Nesting of lists and objects; ours have at most eight levels."""
 MAX_INTEGER = 2**63 - 1
-"""What the page and most other programs can hold."""
+"""The largest integer that the page and most other programs can hold."""
 MAX_NAME_LENGTH = 1024
 FILE_KINDS = {
     stat.S_IFLNK: "untrusted_files.link",
@@ -35,29 +35,29 @@ FILE_KINDS = {
     stat.S_IFCHR: "untrusted_files.device",
     stat.S_IFBLK: "untrusted_files.device",
 }
-"""The text that says so, as the end of a sentence."""
+"""Text codes, each the end of a sentence."""
 LINK = FILE_KINDS[stat.S_IFLNK]
 SAFE_OPEN_FLAGS = sum(
     getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT")
 )
-"""Never through a link, never waiting for the other end of a pipe, not for child processes, and as bytes on Windows."""
+"""Never through a link, never waiting for the other end of a pipe, not inherited by child processes, binary on Windows."""
 JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class UnsafeFile(OSError):
-    """A file of a run folder that is not opened, or not read whole: `strerror` says why."""
+    """A file of a run folder that must not be opened or is too large; `strerror` says why."""
 
     def __init__(self, path: Path, why: Text):
         super().__init__(errno.EINVAL, str(why), str(path))
 
 
 def special_file_kind(path: Path) -> str:
-    """The text of what lies at a path where it is no regular file, such as `LINK`; nothing for a regular file.
+    """Text code for a path that is not a regular file, such as `LINK`; empty for a regular file.
 
     Raises:
-        FileNotFoundError: nothing lies there.
+        FileNotFoundError: the path does not exist.
     """
     about = path.lstat()
     if getattr(about, "st_reparse_tag", 0) == JUNCTION:  # Windows' link between folders
@@ -76,14 +76,14 @@ def open_regular_file(folder: Path, name: str) -> io.BufferedReader:
     """A regular file of a folder to read, by its name in it, such as "adapter-sft/MANIFEST.json".
 
     Raises:
-        UnsafeFile: it is a link, a pipe, a device or a folder, or lies behind a link.
+        UnsafeFile: it is a link, a pipe, a device or a folder, or is behind a link.
         OSError: it is missing or cannot be read.
     """
     return io.BufferedReader(io.FileIO(open_descriptor(folder, name, os.O_RDONLY), "r"))
 
 
 def open_descriptor(folder: Path, name: str, flags: int) -> int:
-    """A regular file, opened with these flags of os.open; errors as in `opened`. One that is made is the owner's alone."""
+    """A regular file, opened with these os.open flags; errors as in `open_regular_file`. Only the owner can read a new file."""
     path = folder
     for part in Path(name).parts:
         if path != folder and is_link(path):
@@ -96,29 +96,29 @@ def open_descriptor(folder: Path, name: str, flags: int) -> int:
         if not flags & os.O_CREAT:
             raise
     found_one = os.open(path, flags | SAFE_OPEN_FLAGS, 0o600)
-    if not stat.S_ISREG(os.fstat(found_one).st_mode):  # changed between the two looks
+    if not stat.S_ISREG(os.fstat(found_one).st_mode):  # changed between the two checks
         os.close(found_one)
         raise UnsafeFile(path, Text("untrusted_files.not_regular"))
     return found_one
 
 
 def open_for_append(folder: Path, name: str) -> io.FileIO:
-    """A file to append to, made if it is not there; errors as in `opened`. Each write is one call of the system."""
+    """A file to append to, created if missing; errors as in `open_regular_file`. Each write is one system call."""
     return io.FileIO(open_descriptor(folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a")
 
 
 def open_for_update(folder: Path, name: str) -> io.FileIO:
-    """A file to be read and cut; errors as in `opened`."""
+    """A file to read and truncate; errors as in `open_regular_file`."""
     return io.FileIO(open_descriptor(folder, name, os.O_RDWR), "r+")
 
 
 def max_read_size(file: BinaryIO, most: int) -> int:
-    """Bytes to read at most: those that the file has. A buffer of `most` could not be had where memory has run out."""
+    """Maximum bytes to read, at most the file's size: a buffer of `most` bytes could fail when memory is low."""
     return min(most, os.fstat(file.fileno()).st_size)
 
 
 def read_regular_file(folder: Path, name: str, most: int = MAX_FILE_BYTES) -> bytes:
-    """All of a file; errors as in `opened`, and UnsafeFile where it has more bytes than `most`."""
+    """A whole file; errors as in `open_regular_file`, and UnsafeFile if it has more than `most` bytes."""
     with open_regular_file(folder, name) as file:
         content = file.read(max_read_size(file, most) + 1)
     if len(content) > most:
@@ -127,14 +127,14 @@ def read_regular_file(folder: Path, name: str, most: int = MAX_FILE_BYTES) -> by
 
 
 def read_tail(folder: Path, name: str, most: int) -> bytes:
-    """The last bytes of a file; errors as in `opened`."""
+    """The last `most` bytes of a file; errors as in `open_regular_file`."""
     with open_regular_file(folder, name) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - most))
         return file.read(max_read_size(file, most))
 
 
 def regular_file_size(folder: Path, name: str) -> int:
-    """Of a regular file; 0 where there is none."""
+    """Bytes of a regular file; 0 if it is missing."""
     try:
         path = folder / name
         return 0 if special_file_kind(path) else path.lstat().st_size
@@ -143,10 +143,10 @@ def regular_file_size(folder: Path, name: str) -> int:
 
 
 def check_relative_name(name: str) -> str:
-    """The name itself, if it names a file inside a folder on every system: parts with "/" between them, none of them a way out.
+    """The name itself, if it is a safe file name inside a folder on every system: parts separated by "/", without "..".
 
     Raises:
-        ValueError: it does not.
+        ValueError: it is not.
     """
     parts = name.split("/")
     odd = not name.isprintable() or set(name) & set('\\:*?"<>|') or len(name) > MAX_NAME_LENGTH
@@ -156,19 +156,17 @@ def check_relative_name(name: str) -> str:
 
 
 def as_printable(text: str) -> str:
-    """A name in which everything that cannot be printed is spelt out: control characters, and bytes that are not UTF-8."""
+    """A name with unprintable characters escaped: control characters, and bytes that are not UTF-8."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
 def replace_surrogates(text: str) -> str:
-    """The text without halves of surrogate pairs, which no file and no page can hold; "\ufffd" stands for each."""
+    """The text with each lone surrogate, which no file or page can hold, replaced by "\ufffd"."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def parse_integer(digits: str) -> int:
-    """Raises:
-    ValueError: it does not fit into 64 bits.
-    """
+    """Raises ValueError if the integer does not fit into 64 bits."""
     if len(digits) > 20 or abs(number := int(digits)) > MAX_INTEGER:
         raise ValueError(Text("untrusted_files.long_number", digits=digits[:20]))
     return number
@@ -178,17 +176,17 @@ DECODER = json.JSONDecoder(parse_int=parse_integer)
 
 
 def parse_json(content: bytes) -> Any:
-    """What a JSON text says. Bytes that are not UTF-8 and halves of surrogate pairs are replaced.
+    """Parse JSON. Invalid UTF-8 and lone surrogates are replaced.
 
     Raises:
-        ValueError: it is no JSON, is nested deeper than `MOST_DEPTH`, or holds a whole number beyond 64 bits.
+        ValueError: it is not JSON, is nested deeper than `MAX_JSON_DEPTH`, or contains an integer beyond 64 bits.
     """
     text = content.decode("utf-8-sig", "replace").strip()
     try:
         values = DECODER.decode(text)
     except RecursionError:
         raise ValueError(Text("untrusted_files.too_deep", most=MAX_JSON_DEPTH)) from None
-    # the only ways to half a surrogate and to depth
+    # the only causes of lone surrogates and of depth
     if "\\u" in text or text.count("[") + text.count("{") > MAX_JSON_DEPTH:
         return check_json_values(values)
     return values
@@ -198,7 +196,7 @@ def check_json_values(values: Any, depth: int = 0) -> Any:
     """The same values with valid text.
 
     Raises:
-        ValueError: they are nested deeper than `MOST_DEPTH`.
+        ValueError: they are nested deeper than `MAX_JSON_DEPTH`.
     """
     if depth > MAX_JSON_DEPTH:
         raise ValueError(Text("untrusted_files.too_deep", most=MAX_JSON_DEPTH))
@@ -213,21 +211,21 @@ def check_json_values(values: Any, depth: int = 0) -> Any:
 
 
 def load_json_model(model: type[M], folder: Path, name: str) -> tuple[M, tuple[str, ...]]:
-    """A JSON file as a model, and the keys that were left out because this version does not know them.
+    """A JSON file as a model, and the unknown keys that were dropped.
 
     Raises:
-        OSError: as in `read`.
-        ValueError: it is no JSON; pydantic's ValidationError where a value is missing or cannot be.
+        OSError: as in `read_regular_file`.
+        ValueError: it is not JSON; pydantic's ValidationError for a missing or invalid value.
     """
     return validate_known_keys(model, parse_json(read_regular_file(folder, name)))
 
 
 def validate_known_keys(model: type[M], values: Any) -> tuple[M, tuple[str, ...]]:
-    """The model of these values without the keys that it does not know, and those keys, dotted.
+    """The model of these values without unknown keys, and those keys, dotted.
 
     Raises:
-        ValidationError: a value is missing or cannot be.
-        ValueError: a validator met a value that it did not expect.
+        ValidationError: a value is missing or invalid.
+        ValueError: a validator met an unexpected value.
     """
     try:
         return model.model_validate(values), ()
@@ -242,7 +240,7 @@ def validate_known_keys(model: type[M], values: Any) -> tuple[M, tuple[str, ...]
 
 
 def remove_value_at(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
-    """Remove what lies at a place of pydantic's, and yield its path. Names of a union's members are in the place, but no keys."""
+    """Remove the value at a pydantic location, and yield its path. Names of union members in it are not keys."""
     *above, last = place
     for part in above:
         if isinstance(values, dict) and part not in values:
@@ -254,11 +252,11 @@ def remove_value_at(values: Any, place: tuple[int | str, ...]) -> Iterator[str]:
 
 
 def printable_id(folder: Path) -> str:
-    """What a run is known by: its folder's name, as far as that can be written and shown."""
+    """The id of a run: its folder's name, escaped to be printable."""
     return as_printable(folder.name)
 
 
 def parse_numbered_name(name: str, before: str) -> int | None:
-    """The number that follows `before` in a name of ours, such as 12 in "sft-000012"; None for any other name."""
+    """The number after `before` in a name, such as 12 in "sft-000012"; None for any other name."""
     found = re.fullmatch(rf"{re.escape(before)}([0-9]{{1,9}})", name, re.ASCII)
     return int(found[1]) if found else None

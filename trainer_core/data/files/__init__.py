@@ -1,1 +1,1 @@
-"""Bytes of any file to raw rows."""
+"""Reads raw rows from the bytes of any file."""

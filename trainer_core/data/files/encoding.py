@@ -1,4 +1,4 @@
-"""How a file's bytes become UTF-8: byte order marks, UTF-16, and the older encodings that people's files still have."""
+"""Converts a file's bytes to UTF-8: byte order marks, UTF-16, and legacy encodings."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CHUNK_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 16
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is a prefix
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 MIN_GUESS_BYTES = 32
-"""Below this many non-ASCII bytes a guess by statistics is worth less than the most common encoding."""
+"""With fewer non-ASCII bytes, statistics guess worse than the most common encoding."""
 
 
 @dataclass(frozen=True)
 class TextEncoding:
-    """A codec name and, where it is not plain UTF-8, how it was found."""
+    """A codec name and, unless it is plain UTF-8, how it was detected."""
 
     name: str
     note: Text = NO_TEXT
@@ -36,9 +36,9 @@ UTF8 = TextEncoding("utf-8")
 
 
 def detect_encoding(from_start: Callable[[], BinaryIO]) -> TextEncoding:
-    """The encoding of a text file, read once from end to end where it has no byte order mark.
+    """The encoding of a text file. Reads it once from end to end if it has no byte order mark.
 
-    A file that is UTF-8 except for a few lines counts as UTF-8: its bad lines are reported one by one by the reader.
+    A file in UTF-8 except for a few lines counts as UTF-8: the reader reports its bad lines one by one.
     """
     head = from_start().read(SAMPLE_BYTES)
     for mark, name in BOMS:
@@ -71,7 +71,7 @@ def is_utf8(file: BinaryIO) -> bool:
 
 
 def detect_legacy(file: BinaryIO) -> TextEncoding:
-    """UTF-8 with bad lines, or an encoding from before UTF-8, by the lines that are not plain ASCII."""
+    """UTF-8 with bad lines, or a legacy encoding, decided by the lines that are not plain ASCII."""
     good, bad, first = 0, bytearray(), 0
     for number, line in enumerate(iter(lambda: file.readline(CHUNK_BYTES), b""), start=1):
         if line.isascii():
@@ -89,7 +89,7 @@ def detect_legacy(file: BinaryIO) -> TextEncoding:
 
 
 def guess_legacy(sample: bytes) -> str:
-    """The likeliest encoding of lines that are not UTF-8; of few odd bytes Windows-1252, or Latin-1 in its gaps."""
+    """The likeliest encoding of lines that are not UTF-8; with few non-ASCII bytes Windows-1252, or Latin-1 if that fails."""
     if sum(byte > 127 for byte in sample) >= MIN_GUESS_BYTES:
         from charset_normalizer import from_bytes
 
@@ -113,7 +113,7 @@ def open_as_utf8(file: BinaryIO, encoding: TextEncoding, name: str) -> BinaryIO:
 
 
 class Utf8Stream(io.RawIOBase):
-    """Bytes of one encoding read as bytes of UTF-8."""
+    """Converts bytes of one encoding to bytes of UTF-8."""
 
     def __init__(self, file: BinaryIO, encoding: str, name: str) -> None:
         self.file, self.name, self.lines, self.rest = file, name, 1, b""
@@ -135,7 +135,7 @@ class Utf8Stream(io.RawIOBase):
         return len(taken)
 
     def decode_chunk(self, chunk: bytes) -> bytes:
-        """Raises DataError with the line near which the bytes stop being text."""
+        """Raises DataError with the approximate line where the bytes stop being text."""
         try:
             return self.decoder.decode(chunk, final=not chunk).encode()
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Parses JSON of any size piece by piece, with the place of each piece and faults in plain words."""
+"""Parses JSON of any size piece by piece, with the position of each piece and errors in plain words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VALUE_KINDS = {
 
 @dataclass(frozen=True)
 class JsonError:
-    """Why a piece of JSON is no row. `at`: characters before the fault; `syntax`: what follows it cannot be trusted."""
+    """Why a piece of JSON is not a row. `at`: characters before the fault; `syntax`: the text after it cannot be trusted."""
 
     reason: Text
     at: int = 0
@@ -50,7 +50,7 @@ class JsonError:
 
 @dataclass(frozen=True)
 class JsonValue:
-    """One value of a document and where it begins. `alone`: there is no other; `fault`: why there is none."""
+    """One value of a document and its position. `alone`: it is the only value; `fault`: why there is no value."""
 
     text: bytes
     line: int
@@ -60,7 +60,7 @@ class JsonValue:
 
 
 def parse_row(text: bytes, limits: FileLimits) -> dict[str, Any] | JsonError:
-    """One JSON object, or why the text is none."""
+    """One JSON object, or why the text is not one."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -103,9 +103,9 @@ def clean_snippet(text: str) -> str:
 
 
 def count_value_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
-    """How many quotes it takes to spell the keys and texts of a value; RecursionError where it is deeper than `left` levels.
+    """Quotes needed to write the keys and strings of a value; RecursionError if it is deeper than `left` levels.
 
-    A text that has more of them has a key twice, of which a parser keeps only the last.
+    A text with more quotes repeats a key, of which a parser keeps only the last.
     """
     if left < 0:
         raise RecursionError
@@ -119,12 +119,12 @@ def count_value_quotes(value: dict[str, Any] | list[Any], left: int) -> int:
 
 
 def count_text_quotes(text: bytes) -> int:
-    """How many quotes a text has, either way they may be spelled."""
+    """Quotes in a text, in either spelling."""
     return text.count(b'"') + (text.count(b"\\u0022") if b"\\" in text else 0)
 
 
 def reject_duplicate_keys(text: bytes, value: dict[str, Any]) -> dict[str, Any] | JsonError:
-    """The value, unless one of its objects has a key twice, of which a parser keeps only the last."""
+    """The value, or an error if one of its objects repeats a key, of which a parser keeps only the last."""
     doubles: list[str] = []
 
     def note_doubles(pairs: list[tuple[str, Any]]) -> None:
@@ -139,26 +139,26 @@ def reject_duplicate_keys(text: bytes, value: dict[str, Any]) -> dict[str, Any] 
 
 
 def single_list(value: dict[str, Any]) -> list[Any] | None:
-    """The rows of an object that wraps one list of objects, as in {"data": [...]}; the turns of a chat are no rows."""
+    """The rows of an object that wraps one list of objects, as in {"data": [...]}; the turns of a chat are not rows."""
     lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
     return lists[0] if len(lists) == 1 and not is_chat_turn(lists[0][0]) else None
 
 
 def rows_of_object(value: dict[str, Any]) -> list[Any] | None:
-    """The rows of an object that is a whole file; None where it is one row itself."""
+    """The rows of an object that is a whole file; None if it is itself one row."""
     table = rows_from_columns(value)
     return single_list(value) if table is None else table
 
 
 def rows_from_split(columns: list[str], data: list[Any]) -> list[Any] | None:
-    """The rows of a table that has its column names once; None where a row has another length."""
+    """The rows of a table that has its column names once; None if a row has another length."""
     whole = all(isinstance(row, list) and len(row) == len(columns) for row in data)
     return [dict(zip(columns, row, strict=True)) for row in data] if whole else None
 
 
 def rows_from_columns(value: dict[str, Any]) -> list[Any] | None:
     """The rows of an object that holds a table column by column, as pandas writes it: lists of equal length, or objects
-    with the same row numbers, or `columns` beside `data` (orient "list", "dict" and "split"). None where it is no table."""
+    with the same row numbers, or `columns` beside `data` (orient "list", "dict" and "split"). None if it is not a table."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(isinstance(one, str) for one in columns):
         return rows_from_split(columns, data)
@@ -176,21 +176,21 @@ def rows_from_columns(value: dict[str, Any]) -> list[Any] | None:
 
 
 def is_chat_turn(value: Any) -> bool:
-    """Whether a value looks like one message of a chat, so that a list of it is one conversation."""
+    """Does a value look like one message of a chat, so that a list of it is one conversation?"""
     return isinstance(value, dict) and any(key in value for key in ("role", "from", "content", "value"))
 
 
 def advance_position(piece: JsonValue, characters: int) -> tuple[int, int]:
-    """Line and column of a place that many characters into the piece."""
+    """Line and column after this many characters of the piece."""
     before = piece.text.decode(errors="replace")[:characters]
     lines = before.count("\n")
     return piece.line + lines, len(before) - before.rfind("\n") if lines else piece.column + characters
 
 
 def stream_values(file: BinaryIO, limits: FileLimits) -> Iterator[JsonValue]:
-    """The values of a top-level list, or the values that follow one another, in bounded memory.
+    """The values of a top-level list, or a sequence of values, in bounded memory.
 
-    The last piece has a `fault` where the text breaks off or holds something else.
+    The last piece has a `fault` if the text breaks off or contains something else.
     """
     text = JsonWindow(file)
     inside = text.peek() == b"["
@@ -218,19 +218,19 @@ def stream_values(file: BinaryIO, limits: FileLimits) -> Iterator[JsonValue]:
 
 
 class JsonWindow:
-    """A window on a stream of JSON text that knows the line and column it stands at."""
+    """A window on a stream of JSON text that tracks its line and column."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.buffer, self.at, self.line, self.column = file, b"", 0, 1, 1
 
     def read_more(self) -> bool:
-        """Reads on, twice as far each time, so that a long value is scanned few times."""
+        """Reads more, twice as much each time, so that a long value is scanned only a few times."""
         chunk = self.file.read(max(MIB, len(self.buffer) - self.at))
         self.buffer, self.at = self.buffer[self.at :] + chunk, 0
         return bool(chunk)
 
     def peek(self) -> bytes:
-        """The next byte that is neither white space nor a comma; nothing at the end."""
+        """The next byte except white space and commas; empty at the end."""
         while True:
             self.advance(SEPARATORS.match(self.buffer, self.at).end())  # type: ignore[union-attr]
             if self.at < len(self.buffer) or not self.read_more():
@@ -248,7 +248,7 @@ class JsonWindow:
         self.at = to
 
     def read_value(self, most: int, depth: int) -> tuple[bytes, Text]:
-        """The object or list that begins here, or why it has no end."""
+        """The object or list that starts here, or why it has no end."""
         while True:
             try:
                 end = find_value_end(self.buffer, self.at, depth)
@@ -265,7 +265,7 @@ class JsonWindow:
 
 
 def find_value_end(text: bytes, start: int, depth: int) -> int | None:
-    """The index behind the value at `start`, None where the text ends first; RecursionError beyond `depth` levels."""
+    """The index after the value at `start`; None if the text ends first; RecursionError beyond `depth` levels."""
     level = 0
     for token in TOKEN.finditer(text, start):
         first = text[token.start()]

@@ -10,7 +10,7 @@ from trainer_core.system.format import MIB
 
 @dataclass(frozen=True)
 class FileLimits:
-    """Bounds on one file. The child's memory and time limits come on top of them."""
+    """Limits for one file. The child's memory and time limits apply in addition."""
 
     line_bytes: int = 8 * MIB
     """One row of text."""
@@ -20,19 +20,19 @@ class FileLimits:
     """256 rows of Parquet, or a whole Parquet file inside gzip."""
     unpacked_bytes: int = 16 << 30
     unpacked_ratio: int = 200
-    """Packed text shrinks 3 to 20 times. Files made to fill the memory claim thousands."""
+    """Text compresses 3 to 20 times. Decompression bombs claim thousands."""
     unpacked_free: int = 64 * MIB
-    """Below this much the ratio does not matter."""
+    """Below this size the ratio does not matter."""
     depth: int = 64
     rows: int = 5_000_000
 
     def max_unpacked(self, packed: int) -> int:
-        """How many bytes a file of `packed` bytes may unpack to."""
+        """Maximum unpacked bytes of a file of `packed` bytes."""
         return min(self.unpacked_bytes, max(self.unpacked_free, self.unpacked_ratio * packed))
 
 
 FILE_LIMITS = FileLimits()
 CHILD_LIMITS = ChildLimits(memory_bytes=4 << 30, cpu_seconds=60, watch_seconds=0.2)
-"""Bounds on the process that reads."""
+"""Limits of the process that reads."""
 BYTES_PER_SECOND = 2 * MIB
-"""Processor time allowed on top, by the size of the files; an honest file is read at 20 MB/s and more."""
+"""Additional processor time by file size; a benign file is read at 20 MB/s and more."""

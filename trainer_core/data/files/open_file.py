@@ -1,4 +1,4 @@
-"""Which files may be read, what format each has, and how it is opened. `raw_rows.py` turns them into rows."""
+"""Finds readable files, detects their format and opens them. `raw_rows.py` turns them into rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BINARY_SIGNATURES = {
 
 @dataclass(frozen=True)
 class DataFiles:
-    """The data files behind one path, and sentences about what else lies there."""
+    """The data files at one path, and notes about other files there."""
 
     paths: tuple[Path, ...]
     notes: tuple[Text, ...] = ()
@@ -60,7 +60,7 @@ def find_data_files(path: Path) -> DataFiles:
 
 def files_in_folder(folder: Path) -> DataFiles:
     root, found, notes = folder.resolve(), list[Path](), list[Text]()
-    list(folder.iterdir())  # rglob says nothing about a folder that may not be read
+    list(folder.iterdir())  # rglob silently skips an unreadable folder
     for path in sorted(folder.rglob("*")):
         if not is_text_name(path):
             notes.append(Text("files.bad_name", file=ascii(path.name)))
@@ -87,7 +87,7 @@ def files_in_folder(folder: Path) -> DataFiles:
 
 
 def is_text_name(path: Path) -> bool:
-    """Whether a file's name can be said: Linux allows bytes that are no characters."""
+    """Is a file's name valid text? Linux also allows other bytes."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -105,7 +105,7 @@ def unreadable_error(path: Path, error: OSError) -> DataError:
 
 @dataclass(frozen=True)
 class OpenFile:
-    """One file, its format, its encoding, and its rows. Each call of `rows` reads it anew from its beginning."""
+    """One file, its format, its encoding, and its rows. Each call of `rows` reads from the start."""
 
     name: str
     format: FileFormat
@@ -121,7 +121,7 @@ def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[Ope
     """A file with its rows one by one, in bounded memory.
 
     Raises:
-        DataError: here or while the rows are read: not readable, empty, no known format, or beyond a limit.
+        DataError: here or while the rows are read: unreadable, empty, of unknown format, or beyond a limit.
     """
     try:
         raw = path.open("rb", encoding.SAMPLE_BYTES)
@@ -150,7 +150,7 @@ def open_data_file(path: Path, limits: FileLimits = FILE_LIMITS) -> Iterator[Ope
 def limit_rows(
     rows: Iterator[RawRow | UnreadableRow], path: Path, limits: FileLimits
 ) -> Iterator[RawRow | UnreadableRow]:
-    """The rows, up to the first fatal flaw and never more than the limit allows."""
+    """The rows, up to the first fatal error and the row limit."""
     with explain_read_errors(path):
         for row in rows:
             if isinstance(row, RawRow) and row.number > limits.rows:
@@ -162,7 +162,7 @@ def limit_rows(
 
 @contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
-    """Broken gzip data and failing disks, as sentences."""
+    """Turns damaged gzip data and disk errors into sentences."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -172,14 +172,14 @@ def explain_read_errors(path: Path) -> Iterator[None]:
 
 
 def unpack_gzip(raw: BinaryIO, name: str, limits: FileLimits) -> BinaryIO:
-    """The file's bytes, out of gzip where it is packed."""
+    """The file's bytes, unpacked if it is gzip."""
     packed = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     return io.BufferedReader(GzipStream(raw, name, limits), encoding.CHUNK_BYTES) if packed else raw
 
 
 class GzipStream(io.RawIOBase):
-    """A gzip stream that stops where a real data set would have ended long before."""
+    """A gzip stream that stops at the size limit, far above real data sets."""
 
     def __init__(self, raw: BinaryIO, name: str, limits: FileLimits) -> None:
         self.file, self.name = gzip.GzipFile(fileobj=raw), name
@@ -197,10 +197,10 @@ class GzipStream(io.RawIOBase):
 
 
 def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
-    """The format by the file's content; the name decides only between kinds of text that look alike.
+    """The format by the file's content; the name only decides between similar kinds of text.
 
     Raises:
-        DataError: an archive, a picture or another kind of file that holds no rows.
+        DataError: an archive, an image or another kind of file without rows.
     """
     head = rewind().read(encoding.SAMPLE_BYTES)
     if head.startswith(b"PAR1"):
@@ -220,7 +220,7 @@ def detect_format(path: Path, rewind: Callable[[], BinaryIO]) -> FileFormat:
 
 
 def starts_with_row(file: BinaryIO, head: bytes) -> bool:
-    """Whether the first line is an object on its own, or at least looks like one followed by another."""
+    """Is the first line an object on its own, or does it look like one followed by another?"""
     found = encoding.detect_encoding(lambda: io.BytesIO(head))
     lines = encoding.open_as_utf8(file, found, "")
     first, second = (lines.readline(FILE_LIMITS.line_bytes).strip() for _ in range(2))

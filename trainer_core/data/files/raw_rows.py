@@ -1,4 +1,4 @@
-"""How the bytes of one file become rows: JSONL, JSON, CSV and Parquet, each row with its place in the file."""
+"""Parses one file's bytes into rows: JSONL, JSON, CSV and Parquet, each row with its position in the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DELIMITERS = ",\t;|"
 
 
 class RawRow(NamedTuple):
-    """One row, counted from 1, with the line it begins in where the format has lines."""
+    """One row, counted from 1, with its first line if the format has lines."""
 
     number: int
     line: int | None
@@ -33,7 +33,7 @@ class RawRow(NamedTuple):
 
 @dataclass(frozen=True)
 class UnreadableRow:
-    """One row that cannot be read, and why. `fatal`: nothing after it can be read either."""
+    """One unreadable row, and the reason. `fatal`: everything after it is unreadable too."""
 
     file: str
     row: int
@@ -55,14 +55,14 @@ class UnreadableRow:
 
 
 def row_place(file: str, row: int, line: int | None, column: int | None = None) -> Text:
-    """Where a row stands, as people say it: by line where there are lines, else by row."""
+    """A row's position as text: by line if the format has lines, else by row."""
     if column is not None:
         return Text("rows.column", place=row_place(file, row, line), column=column)
     return Text("rows.row", file=file, row=row) if line is None else Text("rows.line", file=file, line=line)
 
 
 def number_lines(file: BinaryIO, limits: FileLimits) -> Iterator[tuple[int, bytes | None]]:
-    """Lines with their number; None stands for a line beyond the limit, which is skipped without being held."""
+    """Lines with their number; None stands for a line beyond the limit, which is skipped without loading it."""
     number = 0
     while line := file.readline(limits.line_bytes + 1):
         number += 1
@@ -88,14 +88,14 @@ def jsonl_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow
 def as_raw_row(
     found: dict[str, Any] | json_stream.JsonError, name: str, row: int, line: int | None, column: int
 ) -> RawRow | UnreadableRow:
-    """What the parser found, with its place in the file."""
+    """The parser's result, with its position in the file."""
     if isinstance(found, json_stream.JsonError):
         return UnreadableRow(name, row, line, column + found.at, found.reason, found.snippet)
     return RawRow(row, line, found)
 
 
 def json_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
-    """The objects of a list, of an object that holds one list, or written one after the other over several lines."""
+    """The objects of a list, of an object that holds one list, or of a sequence over several lines."""
     for row, piece in enumerate(json_stream.stream_values(file, limits), start=1):
         if piece.fault:
             yield UnreadableRow(name, row, piece.line, piece.column, piece.fault, fatal=True)
@@ -140,7 +140,7 @@ def read_column_names(table: Iterator[list[str]], name: str) -> list[str]:
     """The column names of the first row.
 
     Raises:
-        DataError: it is damaged, or names a column twice.
+        DataError: it is damaged, or repeats a column name.
     """
     try:
         header = next(table)
@@ -169,7 +169,7 @@ def cells_as_row(cells: list[str], header: list[str], name: str, row: int, line:
 
 
 def find_cell_error(cells: list[str], header: list[str]) -> tuple[Text, str] | None:
-    """What is wrong with the fields of a row, with a snippet; None where nothing is."""
+    """The fault in the fields of a row, with a snippet; None if there is none."""
     clean = json_stream.clean_snippet
     if len(cells) != len(header):
         return Text("csv.field_count", fields=len(cells), columns=len(header)), clean(cells[0])
@@ -189,7 +189,7 @@ def decode_lines(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[str]
 
 
 def parquet_rows(file: BinaryIO, name: str, limits: FileLimits) -> Iterator[RawRow | UnreadableRow]:
-    """Rows in batches of 256. The sizes that a Parquet file declares are not trusted; what comes out is counted."""
+    """Rows in batches of 256. The sizes that a Parquet file declares are not trusted; the decoded bytes are counted."""
     import pyarrow
     from pyarrow import parquet
 

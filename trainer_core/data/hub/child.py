@@ -1,6 +1,6 @@
-"""The process that asks the Hub: `python -m trainer_core.data.hub.child`.
+"""The process that accesses the Hub: `python -m trainer_core.data.hub.child`.
 
-No data set's own code is ever run: `datasets` 4 has no loading scripts.
+A data set's own code never runs: `datasets` 4 has no loading scripts.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from trainer_core.system.network import HUB, is_reachable
 
 
 def configure_hub() -> None:
-    """Before the Hub's libraries are imported."""
+    """Call before importing the Hub's libraries."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if not is_reachable(os.environ.get("HF_ENDPOINT", HUB)):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # else half a minute goes by with retries; what is cached is still found
+        os.environ["HF_HUB_OFFLINE"] = "1"  # otherwise retries take half a minute; cached data is still found
 
 
 @contextmanager
 def explain_hub_errors(name: str) -> Iterator[None]:
-    """Raises:
-    DataError: what a person can act on, in words.
-    """
+    """Raises DataError for errors that the user can fix."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -40,7 +38,7 @@ def explain_hub_errors(name: str) -> Iterator[None]:
         raise DataError("datasets.unknown", name=name) from error
     except HfHubHTTPError as error:
         raise DataError("datasets.refused", name=name, error=str(error).splitlines()[0]) from error
-    except (ValueError, RuntimeError, FileNotFoundError) as error:  # what `datasets` says about sets it cannot read
+    except (ValueError, RuntimeError, FileNotFoundError) as error:  # `datasets` cannot read the data set
         raise DataError("datasets.unreadable", name=name, error=str(error).splitlines()[0]) from error
 
 
@@ -57,7 +55,7 @@ def query_splits(name: str) -> list[dict[str, Any]]:
 
 
 def fetch_split(name: str, config: str, split: str, path: str) -> Iterable[Any]:
-    """The file appears under its name only when all of it is there."""
+    """The file appears under its name only when complete."""
     with explain_hub_errors(name):
         from datasets import load_dataset
 

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub: what parts one has, and a part of it as a Parquet file in the workspace."""
+"""Data sets of the Hugging Face Hub: lists their splits, and downloads one as a Parquet file in the workspace."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SPLITS_ADAPTER = TypeAdapter(tuple[HubSplit, ...])
 
 
 def is_dataset_name(source: str) -> bool:
-    """Whether this is a data set's name and not a path on this computer."""
+    """Is this a data set's name, and not a path on this computer?"""
     return bool(NAME.match(source)) and not os.path.exists(source)
 
 
 def list_splits(name: str) -> tuple[HubSplit, ...]:
-    """Every part of a data set, those to train on first.
+    """Every split of a data set, training splits first.
 
     Raises:
         DataError: it is neither reachable nor cached, or it does not exist.
@@ -47,10 +47,10 @@ def list_splits(name: str) -> tuple[HubSplit, ...]:
 
 
 def ensure_split_file(workspace: Workspace, name: str, part: HubSplit) -> Path:
-    """The file with that part; it is fetched the first time, and made anew only if it was deleted.
+    """The Parquet file of a split, downloaded unless it already exists.
 
     Raises:
-        DataError: see `parts`.
+        DataError: see `list_splits`.
     """
     words = [re.sub(r"[^\w.-]", "_", word) for word in (*name.split("/"), part.config, part.split)]
     place = ensure_dir(workspace.data / "hub") / f"{'--'.join(words)}.parquet"
@@ -60,7 +60,7 @@ def ensure_split_file(workspace: Workspace, name: str, part: HubSplit) -> Path:
 
 
 def ask_hub_child(request: str, name: str, **fields: str) -> list[Any]:
-    """What the child says, which imports `datasets` so that nobody else has to."""
+    """The child's answers. The child imports `datasets`, so that no other process has to."""
     with TemporaryFile() as log, closing(ChildProcess(COMMAND, ChildLimits(), stderr=log)) as child:
         try:
             return [answer for _, answer in child.ask(request, {"name": name, **fields})]

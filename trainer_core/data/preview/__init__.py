@@ -1,6 +1,6 @@
-"""What the model sees of a data set: rows as its tokens, trained or only read, and what the training length cuts.
+"""A data set as the model sees it: rows as tokens, trained or masked, and what the training length truncates.
 
-Served by a process that stays alive for a while (`child`), since a tokenizer takes seconds to load; the app only knows
+Served by a process that stays alive for a while (`child`), since a tokenizer takes seconds to load; the app uses only
 `client.py`.
 """
 

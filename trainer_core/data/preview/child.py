@@ -1,7 +1,6 @@
 """The process with the tokenizer. `python -m trainer_core.data.preview.child WORKSPACE` answers requests on stdin.
 
-It keeps the rows and tokenizers it was asked for last, so that turning pages is quick. Files are still read by a limited
-child of its own.
+It caches the latest rows and tokenizers, so that paging is quick. A limited child of its own reads the files.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ from trainer_core.system.child_process import serve_requests
 
 load_once = lru_cache(maxsize=4)(load_tokenizer)
 MAX_PREVIEW_ROWS = 20_000
-"""Rows kept of a data set, from the top."""
+"""Cached rows per data set, from the top."""
 MAX_MEASURED_ROWS = 5_000
-"""Rows measured, evenly over those kept: about five seconds on one core."""
+"""Rows to measure, an evenly spaced sample of the cached ones: about five seconds on one core."""
 
 
 def serve_tokens(kind: type[TokenRowRequest | MeasureRequest], /, **fields: Any) -> Iterator[Any]:
@@ -70,7 +69,7 @@ def measure_row_lengths(request: MeasureRequest) -> MeasuredLengths:
 def sample_extents(
     source: str, columns: Columns, steps: tuple[str, ...], stamp: float, model: str, template: Template
 ) -> tuple[tuple[UsableRow, RowExtent], ...]:
-    """Rows with how far they reach, evenly over all kept."""
+    """An evenly spaced sample of the rows, with their extents."""
     kept = load_usable_rows(source, columns, steps, stamp)
     some = kept[:: -(-len(kept) // MAX_MEASURED_ROWS) or 1]
     return tuple(zip(some, row_extents(load_once(model, template), [one.item for one in some]), strict=True))
@@ -81,14 +80,14 @@ def preview_rows(request: RowsRequest) -> tuple[UsableRow, ...]:
 
 
 def rows_cache_key(request: RowsRequest) -> tuple[str, Columns, tuple[str, ...], float]:
-    """What makes two requests speak of the same rows: all of it, and when the file last changed."""
+    """The identity of the rows: their request, and when the file last changed."""
     path = data_path(request.source, "sample_pairs.jsonl")
     return str(path), request.columns, request.steps, path.stat().st_mtime if os.path.exists(path) else 0.0
 
 
 @lru_cache(maxsize=2)
 def load_usable_rows(source: str, columns: Columns, steps: tuple[str, ...], stamp: float) -> tuple[UsableRow, ...]:
-    """The rows that training would get from a file, in its order, mended by the steps."""
+    """The rows that training gets from a file, in file order, after the steps."""
     treatment, kept = RemedyPipeline(steps), list[UsableRow]()
     with data.SandboxReader() as reader:
         for news in reader.ask(ReadRequest(Path(source), columns if columns.column_by_part else None)):
@@ -100,7 +99,7 @@ def load_usable_rows(source: str, columns: Columns, steps: tuple[str, ...], stam
 
 
 def template_examples(request: RowsRequest) -> dict[str, str]:
-    """The first row in every template that could be chosen."""
+    """The first row in every template on offer."""
     messages = next(iter(preview_rows(request))).item
     said = messages.messages if isinstance(messages, data.Chat) else messages.prompt + messages.chosen
     names: list[Template] = ["plain", "alpaca", "chatml"]
@@ -113,7 +112,7 @@ def request_tokenizer(request: RowsRequest):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=8)
 def resolve_model_folder(model: str) -> str:
-    """The checked folder of a model, also of one of the Hub."""
+    """The checked folder of a model, also of a Hub model."""
     found = resolve.resolve_model(model, Workspace(Path(sys.argv[1])))
     return str(hub.fetch_tokenizer(found)) if resolve.is_hub_id(found) else found
 

@@ -1,4 +1,4 @@
-"""The app's end of the token preview: a process started when first asked, and ended when nobody asks for a while."""
+"""The app's side of the token preview: a process started at the first request, ended when idle."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ COMMAND = (sys.executable, "-m", "trainer_core.data.preview.child")
 ENVIRONMENT = {"PYTHONUTF8": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 IDLE_SECONDS = 600.0
 ANSWER_SECONDS = 180.0
-"""Longer than 5,000 long rows take on a busy processor; a tokenizer made to hurt takes for ever."""
+"""Enough for 5,000 long rows on a busy processor; a malicious tokenizer takes forever."""
 
 
 class TokenPreview:
-    """One process with one question at a time."""
+    """One process that handles one request at a time."""
 
     def __init__(
         self, workspace: Workspace, idle_seconds: float = IDLE_SECONDS, answer_seconds: float = ANSWER_SECONDS
@@ -27,11 +27,11 @@ class TokenPreview:
         self.shared = SharedChild(lambda: ChildProcess(command, self.limits, ENVIRONMENT), idle_seconds)
 
     def ask(self, request: TokenRowRequest | MeasureRequest) -> dict[str, Any]:
-        """The answer's fields (a class of `protocol.py`), in plain values.
+        """The answer's fields (a class of `protocol.py`) as plain values.
 
         Raises:
             DataError: the file, the model or its template does not allow an answer, or the process ended.
-            ModelError: there was no answer in time.
+            ModelError: the request timed out.
         """
         try:
             with self.shared.ask(type(request).__name__, request.model_dump()) as answers:
@@ -49,5 +49,5 @@ class TokenPreview:
         return ModelError("preview.late", model=request.model, seconds=self.limits.answer_seconds)
 
     def close(self) -> None:
-        """End the process; the next question starts another."""
+        """End the process; the next request starts another."""
         self.shared.close()

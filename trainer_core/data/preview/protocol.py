@@ -1,4 +1,4 @@
-"""What the token preview is asked, and what it answers. Nothing here imports a heavy library."""
+"""Requests and answers of the token preview. Imports no heavy library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer_core.schema import StrictModel
 
 
 class RowsRequest(StrictModel):
-    """Which rows, through which model's eyes. `model` is named as in a recipe."""
+    """Rows and the model to tokenise them for. `model` is named as in a recipe."""
 
     source: str
     columns: Columns = Columns()
@@ -31,16 +31,16 @@ class TokenRowRequest(RowsRequest):
 
 
 class MeasureRequest(RowsRequest):
-    """Say how long the rows are, and what the length does to them."""
+    """Measure the rows, and the effect of the training length on them."""
 
     kind: Literal["measure"] = "measure"
 
 
 @dataclass(frozen=True)
 class TokenSide:
-    """One sequence as the model reads it, whole; `cut` is how many tokens the length leaves of it.
+    """One whole sequence as the model reads it; `cut`: tokens left after truncation.
 
-    `texts` put together are the rendered text. `trained[i]`: token i carries loss. `special`: places of control tokens.
+    `texts` joined are the rendered text. `trained[i]`: token i carries loss. `special`: positions of control tokens.
     """
 
     name: str
@@ -53,7 +53,7 @@ class TokenSide:
 
 @dataclass(frozen=True)
 class RowPreview:
-    """A row as tokens: one side for a chat, two for a pair. `left_out`: why training does not get it, else empty."""
+    """A row as tokens: one side for a chat, two for a pair. `left_out`: why training skips it, else empty."""
 
     at: int
     rows: int
@@ -61,12 +61,12 @@ class RowPreview:
     sides: tuple[TokenSide, ...]
     left_out: str = ""
     differ: int | None = None
-    """Of a pair: the first token in which the sides differ."""
+    """Of a pair: the first token where the sides differ."""
 
 
 @dataclass(frozen=True)
 class MeasuredLengths:
-    """Tokens per measured row, ascending, and what is wrong with rows at this length. `of`: all usable rows read."""
+    """Tokens per measured row, ascending, and the faults at this length. `of`: all usable rows read."""
 
     lengths: list[int]
     of: int
@@ -75,6 +75,6 @@ class MeasuredLengths:
 
 @dataclass(frozen=True)
 class NoTemplate:
-    """The model has no chat template: the first row as each template of `config/recipe.py` would write it."""
+    """The model has no chat template: the first row in each template of `config/recipe.py`."""
 
     examples: dict[str, str]

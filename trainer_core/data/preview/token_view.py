@@ -1,4 +1,4 @@
-"""How a row looks in tokens, and how far each row reaches: from the very functions that training uses (`tokenize.py`)."""
+"""A row as tokens, and the extent of each row, from the same functions as in training (`tokenize.py`)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
     from trainer_core.data.tokenize import PreTrainedTokenizerBase
 
 END_TOKENS = 3
-"""An answer's end token stands among its last tokens; a template may write a line end after it."""
+"""An answer's end token is among its last tokens; a template may write a line end after it."""
 
 
 @dataclass(frozen=True)
 class RowTokens:
-    """One row in tokens."""
-
     sides: tuple[TokenSide, ...]
     differ: int | None
     left_out: str
 
 
 def view_row(tokenizer: PreTrainedTokenizerBase, item: Chat | Pair, length: int) -> RowTokens:
-    """A row as the model reads it, and why training would leave it out at this length, if it does.
+    """A row as the model reads it, and why training would skip it at this length, if so.
 
     Raises:
         DataError, ModelError: see `data/tokenize.py`.
@@ -72,7 +70,7 @@ def exclusion_reason(pair: tokenize.EncodedPair, length: int) -> Text:
 
 
 def token_texts(whole: tokenize.TokenizedText) -> list[str]:
-    """The text of each token. A letter made of several tokens belongs to its first; put together they are the whole text."""
+    """The text of each token. A character made of several tokens belongs to the first; joined, they are the whole text."""
     found, at = list[str](), 0
     for _, end in whole.offsets:
         found.append(whole.text[at : max(at, end)])
@@ -83,7 +81,7 @@ def token_texts(whole: tokenize.TokenizedText) -> list[str]:
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Control tokens: the tokenizer's own, and those added as special."""
+    """Control tokens: the tokenizer's own, and added special ones."""
     added = (place for place, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset((*tokenizer.all_special_ids, *added))
 
@@ -94,7 +92,7 @@ def token_positions(ids: Sequence[int], wanted: frozenset[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class RowExtent:
-    """How far a row reaches, in tokens: its end, where its answers begin, where its sides part, and whether it ends."""
+    """Positions in a row, in tokens: its end, the first answer, the first difference of its sides; and if it ends properly."""
 
     end: int
     answer: int
@@ -103,7 +101,6 @@ class RowExtent:
 
 
 def row_extents(tokenizer: PreTrainedTokenizerBase, items: Sequence[Chat | Pair]) -> Iterator[RowExtent]:
-    """How far each row reaches."""
     specials = special_token_ids(tokenizer)
     for _, alike in groupby(items, type):
         rows = list(alike)
@@ -132,11 +129,11 @@ LENGTH_FINDINGS: dict[str, Level] = {
     "cut": "notice",
     "no_end": "warning",
 }
-"""Code -> how bad it is. The sections `length` and `length_titles` of the texts say what it means."""
+"""Code → level. The sections `length` and `length_titles` of the texts describe each."""
 
 
 def truncation_effect(row: RowExtent, length: int) -> str | None:
-    """The code of what this length does to a row, or None where it fits."""
+    """The code of this length's effect on a row, or None if it fits."""
     if row.answer >= length:
         return "masked" if row.differ is None else "prompt_too_long"
     if row.differ is not None and row.differ >= length:
@@ -145,7 +142,7 @@ def truncation_effect(row: RowExtent, length: int) -> str | None:
 
 
 def length_findings(rows: Sequence[tuple[UsableRow, RowExtent]], length: int) -> Iterator[DataFinding]:
-    """What the length does to the measured rows, and answers that do not end."""
+    """Effects of the length on the measured rows, and answers without an end token."""
     for code, level in LENGTH_FINDINGS.items():
         hit = [
             one for one, row in rows if (not row.ends if code == "no_end" else truncation_effect(row, length) == code)

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, and what can be done about it."""
+"""Problems in a data set, and their remedies."""

@@ -1,4 +1,4 @@
-"""From rows to a report: every row is looked at once, in bounded memory, and each finding is counted and shown."""
+"""From rows to a report: reads every row once, in bounded memory, and counts each finding, with examples."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ if TYPE_CHECKING:
     from trainer_core.config.recipe import Columns
 
 MIN_TRIAL_ROWS, MIN_STEADY_ROWS = 30, 200
-"""Rows below which a run is only a taste, and from which it is a steadier change [field]."""
+"""Fewer rows than the first only allow a trial; from the second on, training is steadier [field]."""
 MIN_SWAPPED_SHARE = 0.1
-"""A few answers that are questions are nothing; from this share on the columns are probably swapped."""
+"""A few answers that are questions mean nothing; from this share on, the columns are probably swapped."""
 MAX_LENGTH_RATIO = 1.25
-"""Median length of chosen over rejected from which DPO is likely to learn length instead of quality [field]."""
+"""Median length of chosen ÷ rejected from which DPO probably learns length instead of quality [field]."""
 
 
 def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
-    """Progress now and then, and the report at the end.
+    """Yields progress from time to time, and the report at the end.
 
     Raises:
-        DataError: see `data/stream.py`; also an unknown step.
+        DataError: see `data/stream.py`; also for an unknown step.
     """
     checkup = request.checkup or CheckOptions()
     examiner = DataAnalysis(checkup, held_out_prompts(checkup, request.columns))
@@ -65,7 +65,7 @@ def analyse_data(request: ReadRequest) -> Iterator[ReadProgress | DataReport]:
 
 
 def held_out_prompts(checkup: CheckOptions, columns: Columns | None) -> frozenset[int]:
-    """The prompts of the held-out file. It has the columns of the rows, unless it is the bundled one."""
+    """The prompts of the held-out file. It has the same columns as the rows, unless it is the bundled one."""
     if checkup.held_out is None:
         return frozenset()
     asked = ReadRequest(checkup.held_out, None if checkup.held_out.parent == SAMPLE_DATA else columns)
@@ -74,7 +74,7 @@ def held_out_prompts(checkup: CheckOptions, columns: Columns | None) -> frozense
 
 
 class DataAnalysis:
-    """What has been seen of a data set so far."""
+    """Everything seen of a data set so far."""
 
     def __init__(self, checkup: CheckOptions, held_out: frozenset[int]) -> None:
         self.treatment = remedies.RemedyPipeline(checkup.steps, held_out)
@@ -112,7 +112,7 @@ class DataAnalysis:
                 )
 
     def add_row(self, example: UsableRow) -> None:
-        """One row: its faults, and where it is usable its lengths and its prompt."""
+        """Record one row: its faults and, if it is usable, its lengths and its prompt."""
         item, left_out, faults = self.treatment.apply(example, look=True)
         if left_out in self.treatment.drops:
             self.counts[f"left out: {left_out}"] += 1
@@ -199,7 +199,7 @@ class DataAnalysis:
         yield from self.dataset_findings()
 
     def findings_on_ignored_content(self) -> Iterator[DataFinding]:
-        """What is not used of the rows, kind by kind, each column or field with its count and its first row."""
+        """Unused content by kind, each column or field with its row count and first row."""
         total = self.rows.total()
         for code, several in self.aside.items():
             if code in IGNORED_CONTENT:
@@ -213,7 +213,7 @@ class DataAnalysis:
                 yield DataFinding(f"aside: {code}", IGNORED_CONTENT[code], title, count, total, sentence, where)
 
     def describe_rows(self, code: str, meaning: Text) -> Text:
-        """How many rows have a fault, and in which columns and fields, where it is not in the words."""
+        """How many rows have a fault, and in which columns and fields, if the fault's text omits them."""
         rows, total = self.counts[code], self.rows.total()
         if code in self.aside:
             names = format_counts(rows_by_name(self.aside[code]))
@@ -228,7 +228,7 @@ class DataAnalysis:
         return DataFinding(code, level, str(title), count, rows, str(sentence), examples, mends)
 
     def dataset_findings(self) -> Iterator[DataFinding]:
-        """What only all rows together show."""
+        """Findings about the data set as a whole."""
         total = self.usable
         if 0 < self.with_system < total:
             count = min(self.with_system, total - self.with_system)
@@ -250,7 +250,7 @@ class DataAnalysis:
 
 
 def rows_by_name(several: list[IgnoredContent]) -> Counter[str]:
-    """Column or field -> rows, over all files."""
+    """Column or field → rows, over all files."""
     counts = Counter[str]()
     for one in several:
         counts[one.name] += one.count
@@ -265,7 +265,7 @@ def finding_text(rows: int, total: int, meaning: Text) -> Text:
 
 
 def finding_level(fault: QualityCheck, count: int, usable: int) -> Level:
-    """A fault's level, by its share where that changes what it means."""
+    """A fault's level; for some faults it depends on the share of rows."""
     if fault.code == "markers" and remedies.marker_problem(count, usable, ""):
         return "error"
     if fault.code == "swapped" and count < MIN_SWAPPED_SHARE * usable:
@@ -279,7 +279,7 @@ def first_role(item: Item) -> str:
 
 
 def snippet_outside_loss(item: Item, code: str) -> str | None:
-    """The beginning of what is not learned of a row, where a finding speaks of that."""
+    """The start of the text outside the loss, for findings about it."""
     found = {
         "reasoning": (one.reasoning for one in all_messages(item) if one.reasoning),
         "weight_zero": (one.content for one in all_messages(item) if one.role == "assistant" and not one.learned),
@@ -288,6 +288,6 @@ def snippet_outside_loss(item: Item, code: str) -> str | None:
 
 
 def item_snippet(item: Item) -> str:
-    """The beginning of a row's last words, on one line."""
+    """The start of a row's last message, on one line."""
     said = item.messages[-1:] if isinstance(item, Chat) else item.prompt[-1:] + item.chosen[:1]
     return " → ".join(" ".join(message.content[:200].split())[:80] for message in said)

@@ -1,4 +1,4 @@
-"""What can be wrong with a row: every fault, how it is recognised, and which step mends it."""
+"""Faults of a row: how each is detected, and which step repairs it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from trainer_core.texts import Text
 IDENTICAL_SHARE = 0.95
 """Sides that share this much of their text, counted from both ends, differ too little to teach a preference."""
 END_LETTERS = 16
-"""Letters looked at first at either end: where both ends differ, two letters of 32 do, and that is more than a twentieth."""
+"""Letters compared first at either end. If both ends differ, at most 30 of 32 letters are shared: less than 95 %."""
 NEXT_ROLES = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
-"""Role -> the roles whose turn may come next; the first is the user's."""
+"""Role → roles allowed next; the user starts."""
 
 
 @dataclass(frozen=True)
 class QualityCheck:
-    """One thing that can be wrong with a row. `mends`: names of the steps that repair it or choose otherwise.
+    """One possible fault of a row. `mends`: names of steps that repair it or handle it differently.
 
-    The sections `quality` and `quality_titles` of the texts say what it means.
+    Its meaning is in the sections `quality` and `quality_titles` of the texts.
     """
 
     code: str
@@ -64,11 +64,11 @@ QUALITY_CHECKS = {
         QualityCheck("personal", "notice", ("mask",)),
     )
 }
-"""Errors are never trained on and need no remedy; an unanswered last turn is always cut off."""
+"""Errors are never trained on and need no remedy; an unanswered last turn is always removed."""
 
 
 def unusable_code(item: Item) -> str | None:
-    """The code of the fault that keeps a row from teaching anything, or None where it can be trained on."""
+    """The code of the fault that makes a row useless for training, or None."""
     if isinstance(item, Chat):
         if has_empty_answer(item.messages):
             return "empty_answer"
@@ -85,17 +85,17 @@ def unusable_code(item: Item) -> str | None:
 
 
 def dpo_content(messages: tuple[Message, ...]) -> tuple[tuple[str, str, str], ...]:
-    """What DPO reads of a side."""
+    """The part of a side that DPO reads."""
     return tuple([(one.role, one.content, one.reasoning if one.learn_reasoning else "") for one in messages])
 
 
 def has_empty_answer(messages: tuple[Message, ...]) -> bool:
-    """Whether a turn of the assistant that is to be learned is empty."""
+    """Is a learned assistant turn empty?"""
     return not all([turn.content.strip() for turn in messages if turn.role == "assistant" and turn.learned])
 
 
 def has_no_target(messages: tuple[Message, ...]) -> bool:
-    """Whether every turn of the assistant is only to be read."""
+    """Is no assistant turn learned?"""
     return not any([turn.learned for turn in messages if turn.role == "assistant"])
 
 
@@ -104,7 +104,7 @@ def has_empty_question(messages: tuple[Message, ...]) -> bool:
 
 
 def check_row(item: Item, margin: float | None = None) -> Iterator[str]:
-    """The codes of what is wrong with a usable row on its own. `margin`: score of chosen less score of rejected."""
+    """The codes of a usable row's own faults. `margin`: score of chosen minus score of rejected."""
     if isinstance(item, Pair):
         if is_near_identical(item):
             yield "near_identical"
@@ -121,7 +121,7 @@ def check_row(item: Item, margin: float | None = None) -> Iterator[str]:
 
 
 def codes_outside_loss(item: Item) -> Iterator[str]:
-    """The codes of what a row has that is not learned unless a step says so."""
+    """The codes of content that is not learned without a step."""
     messages = all_messages(item)
     if any([one.reasoning and not one.learn_reasoning for one in messages]):
         yield "reasoning"
@@ -131,14 +131,14 @@ def codes_outside_loss(item: Item) -> Iterator[str]:
 
 @dataclass
 class SeenRows:
-    """The rows so far, by their hashes: what repeats, and what is held out."""
+    """Hashes of all rows so far, to find repeats, and of the held-out prompts."""
 
     held_out: frozenset[int] = frozenset()
     rows: set[int] = field(default_factory=set)
     prompts: set[int] = field(default_factory=set)
 
     def check_repeats(self, item: Item) -> Iterator[str]:
-        """The codes of what is wrong with a row beside those before it."""
+        """The codes of faults relative to earlier rows and held-out prompts."""
         prompt, row = prompt_key(last_prompt(item)), hash(item)
         if row in self.rows:
             yield "duplicate_row"
@@ -151,7 +151,7 @@ class SeenRows:
 
 
 def last_prompt(item: Item) -> tuple[Message, ...]:
-    """What the last answer answers; plain text is its own prompt."""
+    """The prompt of the last answer; plain text is its own prompt."""
     if isinstance(item, Pair):
         return item.prompt
     return item.messages[:-1] or item.messages
@@ -162,12 +162,12 @@ def all_messages(item: Item) -> tuple[Message, ...]:
 
 
 def row_text(item: Item) -> str:
-    """All words of a row as one text."""
+    """All text of a row."""
     return "\n\n".join([message.content for message in all_messages(item)])
 
 
 def is_near_identical(pair: Pair) -> bool:
-    """Whether the sides share 95 % of the longer one, counted from both ends; case and white space do not count."""
+    """Do the sides share 95 % of the longer one, counted from both ends? Case and white space are ignored."""
     one, other = (" ".join([message.content for message in side]) for side in (pair.chosen, pair.rejected))
     shorter = min(len(one), len(other))
     if shorter < IDENTICAL_SHARE * max(len(one), len(other)) - 16 or (
@@ -183,9 +183,9 @@ def is_near_identical(pair: Pair) -> bool:
 
 
 def ends_differ(one: str, other: str) -> bool:
-    """Whether two texts differ both in their first and in their last letters, told without a look at the rest.
+    """Do two texts differ in both their first and their last letters? Does not read the rest.
 
-    For ASCII alone: elsewhere the letter behind the first ones may change them.
+    ASCII only: elsewhere the following letter can change the first ones.
     """
     if not (one.isascii() and other.isascii()):
         return False
@@ -196,7 +196,7 @@ def ends_differ(one: str, other: str) -> bool:
 
 
 def common_prefix_length(one: str, other: str) -> int:
-    """How many characters two texts begin with together, found by halving."""
+    """Length of the common prefix, by binary search."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -208,7 +208,7 @@ def common_prefix_length(one: str, other: str) -> int:
 
 
 def is_swapped(item: Item) -> bool:
-    """Whether the answer reads like a question and the prompt like its answer."""
+    """Does the answer read like a question, and the prompt like its answer?"""
     asked, said = (item.prompt, item.chosen) if isinstance(item, Pair) else (item.messages[:-1], item.messages[-1:])
     if len(asked) != 1 or len(said) != 1:
         return False
@@ -217,7 +217,7 @@ def is_swapped(item: Item) -> bool:
 
 
 def is_out_of_order(item: Item) -> bool:
-    """Whether user and assistant fail to take turns, beginning with the user. A system message may come first."""
+    """Do user and assistant fail to alternate, starting with the user? A leading system message is allowed."""
     if isinstance(item, Pair):
         return (
             has_wrong_turns(item.prompt + item.chosen[:1])

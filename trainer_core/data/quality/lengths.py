@@ -1,4 +1,4 @@
-"""How long rows are: in tokens by a torch-free tokenizer, or in characters; in little memory for any number of rows."""
+"""Row lengths in tokens (torch-free tokenizer) or in characters, in little memory for any number of rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainer_core.data.schema.messages import Chat, Item, Message, Pair
 from trainer_core.errors import DataError
 
 MAX_MEASURED_ROWS = 5_000
-"""Rows counted in tokens: all up to this many, then ever fewer. Tokenizers read 1 to 3 MB/s, files come at 50."""
+"""Maximum rows to tokenise; larger data sets are sampled. Tokenizers process 1 to 3 MB/s, files are read at 50."""
 TOKENS_PER_TURN = 4
-"""Tokens a chat template spends on a turn besides its words, about."""
+"""Approximate tokens that a chat template adds per turn."""
 FIRST_BIN = 16
 
 
@@ -24,7 +24,7 @@ class TokenCount:
     """Counts with a tokenizer.json.
 
     Raises:
-        DataError: the file is missing or no tokenizer.
+        DataError: the file is missing or not a tokenizer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,15 +41,15 @@ class TokenCount:
 
 
 class CharacterCount:
-    """Tokens guessed from letters, rather too many: 3.5 bytes of UTF-8 each; English has about 4.3."""
+    """Estimates tokens from text, rather too many: 3.5 bytes of UTF-8 each; English has about 4.3."""
 
     def __call__(self, text: str) -> int:
         return -(-2 * len(text.encode("utf-8", "replace")) // 7)
 
 
 def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -> list[tuple[int, int]]:
-    """Of rows, evenly over all where there are many: the tokens a row needs before anything of it is learned, and all of its
-    tokens. A pair counts with its longer answer, and needs its prompt, what its sides begin with together, and one more.
+    """(tokens up to the first learned one, all tokens) per row, or per row of an evenly spaced sample if there are many. A pair
+    has the length of its longer answer, and needs its prompt, the common start of its sides, and one more.
 
     Raises:
         DataError: the tokenizer cannot be read.
@@ -77,25 +77,24 @@ def row_lengths(rows: Sequence[Chat] | Sequence[Pair], tokenizer: Path | None) -
 
 
 def common_text(pair: Pair) -> str:
-    """The words both answers begin with."""
+    """The text both answers start with."""
     one, other = pair.chosen[0].content, pair.rejected[0].content
     return os.path.commonprefix((one, other))
 
 
 def is_reasoning_read(message: Message, reading: bool) -> bool:
-    """Whether a message's reasoning is among its tokens: SFT reads it, DPO only what it is to learn."""
+    """Does a message's reasoning count as tokens? SFT reads it, DPO only if it is learned."""
     return bool(message.reasoning) and (reading or message.learn_reasoning)
 
 
 class CharacterStats:
-    """The lengths of all rows so far in characters, part by part."""
+    """The lengths of all rows so far in characters, by part."""
 
     def __init__(self) -> None:
         self.parts: dict[str, array[int]] = defaultdict(lambda: array("I"))
         self.ratios = array("f")
 
     def add(self, item: Item) -> None:
-        """Note the lengths of a row."""
         if isinstance(item, Pair):
             prompt, chosen, rejected = map(character_count, (item.prompt, item.chosen, item.rejected))
             self.append_lengths(row=prompt + max(chosen, rejected), prompt=prompt, chosen=chosen, rejected=rejected)
@@ -114,7 +113,7 @@ class CharacterStats:
         return tuple(summarise_part(part, values) for part, values in self.parts.items())
 
     def chosen_over_rejected(self) -> tuple[float, float] | None:
-        """Median of length of chosen over rejected, and the share of pairs in which chosen is longer."""
+        """Median length ratio of chosen ÷ rejected, and the share of pairs with a longer chosen answer."""
         if not self.ratios:
             return None
         ordered, middle = sorted(self.ratios), len(self.ratios) // 2
@@ -133,7 +132,7 @@ def summarise_part(part: str, values: array[int]) -> LengthSummary:
 
 
 def length_bins(ordered: list[int]) -> tuple[tuple[int, int, int], ...]:
-    """(from, to, count) with doubling width, from below 16 up to the longest; `to` is not included."""
+    """(from, to, count) with doubling width, from below 16 up to the longest; `to` is exclusive."""
     edges = [0, FIRST_BIN]
     while edges[-1] <= ordered[-1]:
         edges.append(2 * edges[-1])

@@ -1,4 +1,4 @@
-"""How rows are mended or left out, as steps a recipe records. The user's file is never changed."""
+"""Repairs or removes rows, as steps recorded in the recipe. The user's file never changes."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from trainer_core.errors import DataError
 from trainer_core.texts import NO_TEXT, Text
 
 SKIP_DAMAGED = "skip_damaged"
-"""The step that passes over lines which cannot be read."""
+"""The step that skips unreadable lines."""
 
 
 MAX_MARKED_SHARE = 0.1
-"""From this share of rows with template markers on, the data set as a whole was written for another template."""
+"""From this share of rows with template markers on, the whole data set was written for another template."""
 
 
 def marker_problem(count: int, total: int, name: str) -> Text:
-    """Why rows with another template's markers are not trained on, or nothing where they are few."""
+    """Why rows with another template's markers are refused; empty if there are few."""
     if not count or count < MAX_MARKED_SHARE * total:
         return NO_TEXT
     return Text("remedies.many_markers", rows=count, total=total, file=name)
 
 
 class RemedyOutcome(NamedTuple):
-    """A row after its treatment; `left_out` is the code of the fault for which training does not get it.
+    """A row after all steps; `left_out` is the code of the fault that excludes it from training.
 
-    faults: unless every one was looked for, those that training itself tells of: what it does not use of the row.
+    faults: all faults if checked; otherwise only those that training reports: unused content.
     """
 
     item: Item
@@ -49,7 +49,7 @@ class RemedyOutcome(NamedTuple):
 
 
 class RemedyPipeline:
-    """A recipe's steps, applied row by row in the order of the file."""
+    """A recipe's steps, applied row by row in file order."""
 
     def __init__(self, steps: Iterable[str] = (), held_out: frozenset[int] = frozenset()) -> None:
         steps = tuple(dict.fromkeys(steps))
@@ -63,7 +63,7 @@ class RemedyPipeline:
         self.seen = SeenRows(held_out)
 
     def apply(self, example: UsableRow, look: bool = False) -> RemedyOutcome:
-        """One row, mended and judged. `look`: name its faults also where no step asks for them."""
+        """Repair and check one row. `look`: report faults even if no step needs them."""
         item, margin = example.item, example.margin
         if self.reverse and isinstance(item, Pair) and margin is not None and margin < 0:
             item, margin = Pair(item.prompt, item.rejected, item.chosen), -margin
@@ -83,7 +83,7 @@ class RemedyPipeline:
 
 
 def trim_unanswered(item: Item) -> Item:
-    """A chat without the turns after its last answer, since nobody answers them."""
+    """A chat without the turns after its last answer, which have no answer."""
     if isinstance(item, Pair) or item.messages[-1].role == "assistant":
         return item
     last = max(at for at, message in enumerate(item.messages) if message.role == "assistant")
@@ -91,7 +91,7 @@ def trim_unanswered(item: Item) -> Item:
 
 
 def swap_prompt_answer(item: Item) -> Item:
-    """Prompt and answer of a swapped chat exchanged."""
+    """Exchanges prompt and answer of a swapped chat."""
     if isinstance(item, Chat) and is_swapped(item):
         asked, said = item.messages
         return Chat((replace(asked, content=said.content), replace(said, content=asked.content)))
@@ -99,12 +99,12 @@ def swap_prompt_answer(item: Item) -> Item:
 
 
 def swap_sides(item: Item) -> Item:
-    """Chosen and rejected of a pair exchanged."""
+    """Exchanges chosen and rejected of a pair."""
     return Pair(item.prompt, item.rejected, item.chosen) if isinstance(item, Pair) else item
 
 
 def strip_markers(item: Item) -> Item:
-    """Every template marker taken out, with the white space that is left at the ends."""
+    """Removes every template marker, and the white space left at the ends."""
     return map_texts(item, lambda text: remove_markers(text))
 
 
@@ -116,7 +116,7 @@ def remove_markers(text: str) -> str:
 
 
 def join_turns(item: Item) -> Item:
-    """Neighbouring turns of one role made into one, with an empty line between."""
+    """Joins consecutive turns of one role, separated by an empty line."""
     if isinstance(item, Chat):
         return Chat(merge_same_roles(item.messages))
     return Pair(merge_same_roles(item.prompt), merge_same_roles(item.chosen), merge_same_roles(item.rejected))
@@ -135,7 +135,7 @@ def merge_same_roles(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def repair_encoding(item: Item) -> Item:
-    """UTF-8 that was read as Windows-1252 read again, where that works out; what is lost stays lost."""
+    """Decodes UTF-8 again that was read as Windows-1252, if that succeeds; lost characters stay lost."""
     return map_texts(
         item, redecode_text if not all(message.content.isascii() for message in all_messages(item)) else str
     )
@@ -149,19 +149,18 @@ def redecode_text(text: str) -> str:
 
 
 def mask_personal_data(item: Item) -> Item:
-    """Mail addresses and keys replaced by [mail] and [key]."""
+    """Replaces mail addresses and keys by [mail] and [key]."""
     return map_texts(item, lambda text: SECRET_KEY.sub("[key]", MAIL_ADDRESS.sub("[mail]", text)))
 
 
 def drop_system_prompts(item: Item) -> Item:
-    """Without system prompts."""
     if isinstance(item, Chat):
         return Chat(tuple(message for message in item.messages if message.role != "system"))
     return replace(item, prompt=tuple(message for message in item.prompt if message.role != "system"))
 
 
 def strip_pictures(item: Item) -> Item:
-    """Placeholders of pictures, films and sounds taken out, with the white space that is left at the ends."""
+    """Removes placeholders of images, video and audio, and the white space left at the ends."""
 
     def without_placeholders(text: str) -> str:
         found = text
@@ -173,22 +172,21 @@ def strip_pictures(item: Item) -> Item:
 
 
 def learn_all(item: Item) -> Item:
-    """Every answer learned, whatever weight the file gives it."""
+    """Learns every answer, regardless of its weight in the file."""
     return map_messages(item, lambda one: one if one.learned else replace(one, learned=True))
 
 
 def learn_reasoning(item: Item) -> Item:
-    """Reasoning learned like the answer it leads to."""
+    """Learns reasoning like the answer it leads to."""
     return map_messages(item, lambda one: replace(one, learn_reasoning=True) if one.reasoning else one)
 
 
 def drop_reasoning(item: Item) -> Item:
-    """Without reasoning."""
     return map_messages(item, lambda one: replace(one, reasoning="") if one.reasoning else one)
 
 
 def map_texts(item: Item, change: Callable[[str], str]) -> Item:
-    """The item with every text changed, also that of its reasoning."""
+    """Changes every text of an item, including reasoning."""
 
     def change_message(message: Message) -> Message:
         thought = change(message.reasoning) if message.reasoning else ""
@@ -198,8 +196,6 @@ def map_texts(item: Item, change: Callable[[str], str]) -> Item:
 
 
 def map_messages(item: Item, change: Callable[[Message], Message]) -> Item:
-    """The item with every message changed."""
-
     def all_of(messages: tuple[Message, ...]) -> tuple[Message, ...]:
         return tuple(map(change, messages))
 
@@ -228,11 +224,11 @@ STEP_NAMES = (
     *(f"drop_{code}" for code, fault in QUALITY_CHECKS.items() if fault.level != "error"),
     SKIP_DAMAGED,
 )
-"""Every step a recipe may hold."""
+"""Every step a recipe can contain."""
 
 
 def remedy_labels(code: str, count: int) -> list[tuple[str, str]]:
-    """The steps that deal with a finding, each with the words for its button; none where training leaves the rows out itself."""
+    """The steps for a finding, each with its button label; empty if training excludes the rows anyway."""
     if code == "damaged":
         return [(SKIP_DAMAGED, f"Skip {count:,} bad line{'s' * (count != 1)}")]
     fault = QUALITY_CHECKS.get(code)

@@ -1,4 +1,4 @@
-"""What is known about a data set after it was checked: plain values, ready for JSON, the page and the command line."""
+"""The report on a data set: plain values for JSON, the page and the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer_core.texts import Text
 Level = Literal["error", "warning", "notice"]
 """error: not trained on as it is. warning: worth a look before training. notice: good to know."""
 MAX_EXAMPLES = 5
-"""Rows shown as examples of one finding, and rows in the preview."""
+"""Example rows per finding, and rows in the preview."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FindingExample:
 
 @dataclass(frozen=True)
 class Remedy:
-    """One way to mend a finding: `step` is what a recipe records, `label` what the button says."""
+    """One remedy for a finding: `step` is the recipe's name for it, `label` the button's."""
 
     step: str
     label: str
@@ -37,7 +37,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class DataFinding:
-    """One thing that is wrong, how often, where first, and what can be done about it."""
+    """One fault: how often, first examples, and remedies."""
 
     code: str
     level: Level
@@ -49,7 +49,6 @@ class DataFinding:
     remedies: tuple[Remedy, ...] = ()
 
     def as_lines(self) -> Iterator[str]:
-        """The finding as lines of text."""
         yield f"{self.level}: {self.sentence}"
         for example in self.examples[:2]:
             yield f"    {row_place(example.file, example.row, example.line)}: {example.snippet}"
@@ -67,16 +66,17 @@ IGNORED_CONTENT: dict[str, Level] = {
     "system": "warning",
     "prompt": "warning",
 }
-"""What is not used of a row, or not as the file says: code -> level. The sections `ignored` and `ignored_titles` say what."""
+"""Unused content of a row, or content used differently from the file: code → level. The sections `ignored` and `ignored_titles`
+describe each."""
 
 
 def ignored_meaning(code: str, rows: Mapping[str, int]) -> Text:
-    """What is not used, with the columns or fields and the rows they are filled in."""
+    """Describes unused content, with its columns or fields and their filled rows."""
     return Text(f"ignored.{code}", names=format_counts(rows))
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """Columns or fields with the rows they are filled in: `id (12 rows), source (1 row)`; at most eight."""
+    """Columns or fields with their filled rows: `id (12 rows), source (1 row)`; at most eight."""
     most = sorted(counts.items(), key=lambda one: -one[1])
     names = ", ".join(str(Text("data_report.count", name=name, rows=count)) for name, count in most[:8])
     return str(Text("data_report.more_counts", names=names, more=len(most) - 8)) if len(most) > 8 else names
@@ -84,7 +84,7 @@ def format_counts(counts: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class FileReport:
-    """One file as it was read. `columns`: part -> column."""
+    """One file as it was read. `columns`: part → column."""
 
     name: str
     format: str
@@ -96,7 +96,7 @@ class FileReport:
 
 @dataclass(frozen=True)
 class LengthSummary:
-    """How long one part of the rows is, in `unit`. `bins` are (from, to, count), each twice as wide as the last."""
+    """Lengths of one part of the rows, in `unit`. `bins` are (from, to, count), each twice as wide as the last."""
 
     part: str
     unit: Literal["characters"]
@@ -109,7 +109,7 @@ class LengthSummary:
 
 @dataclass(frozen=True)
 class DataReport:
-    """A data set, checked. `usable` rows are what training would get without any remedy."""
+    """The report on a data set. `usable`: rows that training gets without any remedy."""
 
     path: str
     kind: Kind | None
@@ -123,10 +123,9 @@ class DataReport:
     preview: tuple[Chat | Pair, ...]
     notes: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
-    """Why a run would refuse the data as it is, with the way out; empty where it can be trained on."""
+    """Why a run would refuse the data as it is, with the remedy; empty if it is trainable."""
 
     def as_lines(self) -> Iterator[str]:
-        """The report as lines of text."""
         for file in self.files:
             columns = ", ".join(f"{part} ← {column}" for part, column in file.columns.items())
             about = {"file": file.name, "shape": file.shape, "columns": columns, "rows": file.rows}

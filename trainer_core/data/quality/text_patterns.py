@@ -1,4 +1,4 @@
-"""What is wrong with the words themselves: template markers, headings, placeholders, mangled letters, personal data."""
+"""Faults in the text itself: template markers, headings, placeholders, mangled characters, personal data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MEDIA_PLACEHOLDERS = (
     "<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "<|video_pad|>", "<|image_1|>", "<start_of_image>",
     "<image_placeholder>",
 )  # fmt: skip
-"""What stands in a text for a picture, a film or a sound."""
+"""Stand-ins in text for an image, video or audio."""
 
 
 @dataclass(frozen=True)
 class TextPattern:
-    """What gives a fault away: one or two letters that are rare in prose -> the strings with them, one of which must be there.
+    """Signs of a fault: one or two letters rare in prose → strings with them, one of which must occur; then `pattern` must match.
 
-    Looking for single letters first makes this 20 times faster than one pattern for all. `pattern`: what must match then.
+    Looking for single letters first is 20 times faster than one pattern for all.
     """
 
     code: str
@@ -33,7 +33,7 @@ class TextPattern:
     pattern: re.Pattern[str] | None = None
 
     def find(self, text: str) -> int | None:
-        """Where in the text the fault begins, or None where it has none."""
+        """Position of the fault in the text, or None."""
         for letters, strings in self.rare.items():
             if letters[0] in text and letters[-1] in text and (place := self.find_first(text, strings)) is not None:
                 return place
@@ -75,7 +75,7 @@ PATTERNS_BY_LETTER = tuple(
 
 
 def has_markers(text: str) -> bool:
-    """Whether a text holds a chat template's special tokens."""
+    """Does a text contain special tokens of a chat template?"""
     return TEXT_PATTERNS[0].find(text) is not None
 
 
@@ -89,7 +89,7 @@ def matching_codes(text: str) -> Iterator[str]:
 
 
 def match_snippet(text: str, code: str) -> str | None:
-    """The words around a fault, on one line, or None where the fault is none of the words'."""
+    """The text around a fault, on one line; None if the fault is not in the text."""
     places = (sign.find(text) for sign in TEXT_PATTERNS if sign.code == code)
     place = next((place for place in places if place is not None), None)
     return None if place is None else " ".join(text[max(0, place - 30) : place + 50].split())

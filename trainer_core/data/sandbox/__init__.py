@@ -1,1 +1,1 @@
-"""Files are read in a child process with limits on time and memory."""
+"""Reads files in a child process with time and memory limits."""

@@ -1,6 +1,6 @@
-"""The process that touches files from outside, limited in memory: `python -m trainer_core.data.sandbox.child`.
+"""The memory-limited process that reads untrusted files: `python -m trainer_core.data.sandbox.child`.
 
-What it is asked comes from the app itself and is not checked: so it starts without pydantic and the settings, whose import takes
+Requests come from the app itself and need no validation, so it starts without pydantic and the settings, whose import takes
 longer than most files.
 """
 

@@ -1,4 +1,4 @@
-"""The safe way to read a data file: in a child process that may crash, hang or grow without harm to this one."""
+"""The safe way to read a data file: in a child process that can crash, hang or grow without harm to this one."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class SandboxReader:
         self.child.close()
 
     def ask(self, request: SandboxRequest) -> Iterator[Any]:
-        """What the child says about a request, checked against its class, since it has met files from outside.
+        """The child's answers to a request, validated against their classes, since the child has read untrusted files.
 
         Raises:
-            DataError: the file is refused, or reading it broke a limit or the child itself.
+            DataError: the file is refused, or reading it broke a limit or crashed the child.
         """
         request = request.with_absolute_paths()
         if not is_text_name(request.path):
@@ -76,7 +76,7 @@ class SandboxReader:
         return DataError("reader.ended", path=path, exit=crash.code)
 
     def stop(self) -> None:
-        """Give up; whoever waits for an answer gets a DataError."""
+        """End the child; a waiting request gets a DataError."""
         self.child.stop(Text("reader.stopped"))
 
 
@@ -93,13 +93,13 @@ def check_dataset(
     checkup: CheckOptions | None = None,
     going: Callable[[ReadProgress], None] = lambda _: None,
 ) -> DataReport:
-    """Everything that can be said about a data file or folder before training, found in a limited child.
+    """The report on a data file or folder, made in a limited child process.
 
     Args:
-        going: hears how far it is, a few times a second.
+        going: receives progress a few times per second.
 
     Raises:
-        DataError: it cannot be read, or its shape is not known.
+        DataError: it cannot be read, or its schema is unknown.
     """
     report = None
     with SandboxReader() as reader:
@@ -113,7 +113,7 @@ def check_dataset(
 
 
 def preview_dataset(path: Path) -> Preview:
-    """The columns of a data file, with samples, and the shape that is found by itself.
+    """The columns of a data file, with samples, and the detected schema.
 
     Raises:
         DataError: the file cannot be read, or none of its first rows can.

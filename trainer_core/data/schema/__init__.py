@@ -1,1 +1,1 @@
-"""Raw rows to conversations and preference pairs."""
+"""Converts raw rows to conversations and preference pairs."""

@@ -1,4 +1,4 @@
-"""What one cell of a row is, by its type and keys, also where messages are written in it as JSON text."""
+"""Classifies a cell of a row by its type and keys, also if it contains messages as JSON text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer_core.texts import Text
 Structure = Literal["text", "transcript", "number", "truth", "message", "messages", "scored", "rounds", "other"]
 Values = dict[str, Any]
 Parts = dict[str, str]
-"""Part -> the column that plays it."""
+"""Part → column."""
 ROLES: dict[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
@@ -35,11 +35,11 @@ PICTURES = ("image", "images", "video", "videos", "audio", "audios", "image_path
 SCORES = ("overall_score", "score", "rating", "overall_rating")
 ANSWERS = ("response", "completion", "answer", "output", "content", "text")
 MAX_NESTING = 3
-"""How many times JSON may be written as text inside JSON."""
+"""Maximum nesting of JSON as text inside JSON."""
 
 
 class BadRow(Exception):
-    """One row does not fit its shape. `code` is for counting; `reason` ends the sentence that names the row."""
+    """One row does not fit its schema. `code` is for counting; `reason` ends the sentence that names the row."""
 
     def __init__(self, code: str, reason: Text) -> None:
         super().__init__(reason)
@@ -47,7 +47,7 @@ class BadRow(Exception):
 
 
 class RowRemark(NamedTuple):
-    """Something in a row that is not used, or not used as the file says. `name`: the column or field it is about."""
+    """Content of a row that is unused, or used differently from the file. `name`: its column or field."""
 
     code: str
     name: str
@@ -56,14 +56,14 @@ class RowRemark(NamedTuple):
 
 @dataclass(slots=True)
 class RowCells:
-    """One row's cells by column and by part, with remarks on what was left aside while they were read."""
+    """One row's cells by column and by part, with remarks on unused content."""
 
     values: Values
     columns: Parts
     remarks: list[RowRemark] = field(default_factory=list)
 
     def part_cell(self, name: str) -> Any:
-        """The cell of a part; None where no column plays it or the cell is empty."""
+        """The cell of a part; None if the part has no column or the cell is empty."""
         value = self.values.get(self.columns[name]) if name in self.columns else None
         return value if has_content(value, spelled_out=name == "history") else None
 
@@ -72,7 +72,7 @@ class RowCells:
 
 
 def cell_snippet(value: Any) -> str:
-    """The beginning of a value on one line."""
+    """The start of a value, on one line."""
     return " ".join(str(value)[:200].split())[:80]
 
 
@@ -80,12 +80,12 @@ EMPTY_JSON = ("[]", "{}", "null")
 
 
 def has_content(value: Any, spelled_out: bool = False) -> bool:
-    """Whether a cell says anything. `spelled_out`: a list or object is expected, so its JSON text may be empty too."""
+    """Is a cell filled? `spelled_out`: a list or object is expected, so empty JSON text counts as empty."""
     return value not in (None, "", [], {}) and not (spelled_out and value in EMPTY_JSON)
 
 
 def cell_structure(value: Any) -> Structure:
-    """What a cell is, by its type and, for objects, by their keys."""
+    """The structure of a cell, by its type and, for objects, by their keys."""
     match value:
         case str():
             return "transcript" if transcripts.detect_transcript(value) else "text"
@@ -112,21 +112,21 @@ def list_structure(value: list[Any]) -> Structure:
 
 
 def is_question_round(value: Any) -> bool:
-    """Whether a value is a question with its answer."""
+    """Is a value a question with its answer?"""
     return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, str) for one in value)
 
 
 def is_columns(value: dict[str, Any], keys: tuple[str, str]) -> bool:
-    """Whether an object is a list of roles beside a list of contents, as the `datasets` library stores messages."""
+    """Is an object a list of roles beside a list of contents, as the `datasets` library stores messages?"""
     roles, contents = value[keys[0]], value[keys[1]]
     return isinstance(roles, list) and isinstance(contents, list) and len(roles) == len(contents) > 0
 
 
 def cell_text(row: RowCells, column: str) -> str:
-    """A cell of text; numbers are written out.
+    """A text cell; numbers are converted to text.
 
     Raises:
-        BadRow: the cell is missing or holds something else.
+        BadRow: the cell is missing or of another type.
     """
     value = row.values.get(column)
     if isinstance(value, str):
@@ -139,7 +139,7 @@ def cell_text(row: RowCells, column: str) -> str:
 
 
 def message_keys(value: dict[str, Any]) -> tuple[str, str] | None:
-    """How a message object spells role and content, or None where it is no message. Fields that are null come last."""
+    """The keys of role and content in a message object, or None if it is not a message. Keys with a null value come last."""
     there = [keys for keys in MESSAGE_KEYS if keys[0] in value and keys[1] in value]
     if len(there) > 1:
         there.sort(key=lambda keys: value[keys[0]] is None or value[keys[1]] is None)
@@ -147,7 +147,7 @@ def message_keys(value: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def is_scored_answer(value: dict[str, Any]) -> bool:
-    """Whether an object is an answer with a score."""
+    """Is an object an answer with a score?"""
     has_score = any(isinstance(value.get(key), int | float) for key in SCORES)
     return has_score and any(isinstance(value.get(key), str) for key in ANSWERS)
 
@@ -164,10 +164,10 @@ JSON_STARTS = frozenset('[{" \t\r\n')
 
 
 def parse_written_messages(text: str, also: Structure | None = None, answer: bool = False) -> Any:
-    """The messages that a text spells as JSON or as Python; the text itself where it spells none.
+    """The messages that a text contains as JSON or Python literal; otherwise the text itself.
 
-    Only known roles count, so that an answer in JSON stays an answer. `also`: another structure that is wanted here.
-    `answer`: it stands beside its prompt, so only what the assistant alone says counts, and a chat in JSON stays a text.
+    Only known roles count, so that an answer in JSON stays an answer. `also`: another structure to accept.
+    `answer`: the text is the answer to a prompt, so only pure assistant turns count, and a chat in JSON stays text.
     """
     if text[:1] not in JSON_STARTS:
         return text
@@ -185,7 +185,7 @@ def parse_written_messages(text: str, also: Structure | None = None, answer: boo
 
 
 def parse_literal(text: str) -> Any:
-    """The value of a JSON or Python literal; the text itself where it is none."""
+    """The value of a JSON or Python literal; otherwise the text itself."""
     start = text.lstrip()[:8]
     if start[:1] not in ("[", "{", '"'):
         return text
@@ -195,7 +195,7 @@ def parse_literal(text: str) -> Any:
         if "'" not in start:
             return parse_lenient_json(text) if "\n" in text and start[0] != '"' else text
     bare = text.strip()
-    for one in (bare, BETWEEN_OBJECTS.sub("}, {", bare)):  # numpy writes no comma at the end of a line
+    for one in (bare, BETWEEN_OBJECTS.sub("}, {", bare)):  # numpy omits the comma at the end of a line
         try:
             return ast.literal_eval(one)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -207,7 +207,7 @@ BETWEEN_OBJECTS = re.compile(r"\}\s*\n\s*\{")
 
 
 def parse_lenient_json(text: str) -> Any:
-    """JSON with raw line breaks in its texts, as spreadsheets leave it."""
+    """JSON with raw line breaks in its strings, as spreadsheets produce it."""
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
@@ -215,7 +215,7 @@ def parse_lenient_json(text: str) -> Any:
 
 
 def list_roles(value: list[Any] | dict[str, Any]) -> list[Role | None]:
-    """The role of every message in a value; None for one that is not known."""
+    """The role of every message in a value; None for an unknown role."""
     several = [
         parse_written_messages(one) if isinstance(one, str) else one
         for one in (value if isinstance(value, list) else [value])

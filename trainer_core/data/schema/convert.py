@@ -1,4 +1,4 @@
-"""How a row becomes a chat or a pair once it is known which column plays which part."""
+"""Converts a row to a chat or a pair, given the column of each part."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainer_core.texts import Text
 
 
 def to_chat(row: RowCells) -> Chat:
-    """A row as one conversation; plain text becomes a single turn of the assistant.
+    """A row as one conversation; plain text becomes a single assistant turn.
 
     Raises:
-        BadRow: a part is missing or not what it should be, or the assistant says nothing.
+        BadRow: a part is missing or invalid, or there is no assistant turn.
     """
     text, answer = row.columns.get("text"), row.columns.get("answer")
     messages = as_messages(row, text, "assistant", True) if text else prompt_messages(row)
@@ -27,7 +27,7 @@ def to_chat(row: RowCells) -> Chat:
 
 
 def with_reasoning(answer: tuple[Message, ...], row: RowCells) -> tuple[Message, ...]:
-    """The answer with the reasoning column's text, where there is one."""
+    """The answer, plus the reasoning column's text if there is one."""
     thought = row.part_cell("reasoning")
     if thought is None or answer[-1].role != "assistant":
         return answer
@@ -35,10 +35,10 @@ def with_reasoning(answer: tuple[Message, ...], row: RowCells) -> tuple[Message,
 
 
 def to_pair(row: RowCells) -> Pair:
-    """A row as a pair. Sides that are whole conversations bring turns of the prompt: those both begin with.
+    """A row as a pair. Sides that are whole conversations share turns with which both begin: these are the prompt.
 
     Raises:
-        BadRow: a part is missing or not what it should be, or the sides do not answer the same prompt.
+        BadRow: a part is missing or invalid, or the sides answer different prompts.
     """
     columns = row.columns
     if columns.get("scored"):
@@ -54,10 +54,10 @@ def to_pair(row: RowCells) -> Pair:
 
 
 def merge_prompt(row: RowCells, shared: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The prompt of sides that are whole conversations: the turns they share, with what the prompt's own column adds.
+    """The prompt of sides that are whole conversations: the turns they share, plus what the prompt column adds.
 
-    That column may hold the system prompt, or turns from before those that the sides repeat. Where it says something else
-    than the sides, they are believed, and that is remarked on.
+    That column can hold the system prompt, or turns before those that the sides repeat. If it contradicts the sides, the sides
+    win, with a remark.
     """
     if not shared or not any(row.part_cell(part) is not None for part in ("prompt", "messages")):
         return with_system(shared, row)
@@ -82,14 +82,14 @@ def without_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def is_same_conversation(one: tuple[Message, ...], other: tuple[Message, ...]) -> bool:
-    """Whether two conversations say the same; case and white space do not count."""
+    """Do two conversations have the same text? Case and white space are ignored."""
     return [(turn.role, normalise_text(turn.content)) for turn in one] == [
         (turn.role, normalise_text(turn.content)) for turn in other
     ]
 
 
 def common_turns(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> int:
-    """How many turns both sides begin with; at least one turn stays for each answer."""
+    """Number of turns with which both sides begin; at least one turn remains for each answer."""
     most = min(len(chosen), len(rejected)) - 1
     return next((at for at in range(most) if chosen[at] != rejected[at]), most)
 
@@ -98,7 +98,7 @@ def check_pair(pair: Pair) -> Pair:
     """The pair, if both sides answer the same prompt.
 
     Raises:
-        BadRow: a side begins with another role than the assistant's, or no user asks anything.
+        BadRow: a side does not start with the assistant, or the prompt has no user turn.
     """
     if pair.chosen[0].role != "assistant" or pair.rejected[0].role != "assistant":
         raise BadRow("different prompts", Text("cells.different_prompts"))
@@ -111,7 +111,7 @@ def best_worst_pair(row: RowCells) -> Pair:
     """The answers with the highest and the lowest score.
 
     Raises:
-        BadRow: no scored answers, or all with the same score.
+        BadRow: there are no scored answers, or all have the same score.
     """
     column = row.columns["scored"]
     answers = row.values.get(column)
@@ -127,7 +127,7 @@ def best_worst_pair(row: RowCells) -> Pair:
 
 
 def prompt_messages(row: RowCells) -> tuple[Message, ...]:
-    """What stands before the answer: system, earlier rounds, the prompt with its input; or a conversation as it is."""
+    """The messages before the answer: system, earlier rounds, the prompt with its input; or a whole conversation."""
     columns = row.columns
     if conversation := columns.get("messages"):
         return with_system(cell_messages(row, conversation), row)
@@ -137,7 +137,7 @@ def prompt_messages(row: RowCells) -> tuple[Message, ...]:
 
 
 def question_messages(row: RowCells) -> tuple[Message, ...]:
-    """The prompt with its input after an empty line; the input alone where the prompt is empty."""
+    """The prompt, then its input after an empty line; the input alone if the prompt is empty."""
     prompt, more = row.columns["prompt"], row.columns.get("input")
     if more is None or row.part_cell("input") is None:
         return as_messages(row, prompt, "user", whole=True)
@@ -166,7 +166,7 @@ def history_messages(row: RowCells) -> tuple[Message, ...]:
 
 
 def with_system(messages: tuple[Message, ...], row: RowCells) -> tuple[Message, ...]:
-    """The messages with the system column's text in front. The messages' own system prompt comes before it."""
+    """The messages with the system column's text in front. Their own system prompt takes precedence."""
     if row.part_cell("system") is None:
         return messages
     system = cells.cell_text(row, row.columns["system"])
@@ -178,7 +178,7 @@ def with_system(messages: tuple[Message, ...], row: RowCells) -> tuple[Message, 
 
 
 def as_messages(row: RowCells, column: str, role: Role, whole: bool = False) -> tuple[Message, ...]:
-    """A cell as messages: text is one turn of `role`; with `whole`, a transcript is taken apart into its turns."""
+    """A cell as messages: text is one turn of `role`; with `whole`, a transcript is split into its turns."""
     said = row.values.get(column)
     if not isinstance(said, str):
         if isinstance(said, list | dict):

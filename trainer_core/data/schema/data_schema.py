@@ -1,4 +1,4 @@
-"""The shape of a file's rows: which column plays which part, and what a row becomes."""
+"""The schema of a file's rows: the column of each part, and what a row becomes."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ PART_NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content"),
     "reasoning": ("reasoning_content", "reasoning", "thinking", "thoughts"),
 }
-"""Part -> the names a column for it may have, likeliest first."""
+"""Part → possible column names, likeliest first."""
 WRITTEN_STRUCTURES: dict[str, Structure] = {"history": "rounds", "scored": "scored"}
-"""Part -> what its cells may spell as JSON text, besides messages."""
+"""Part → structure that its cells may hold as JSON text, besides messages."""
 REMARK_CODES = dict.fromkeys(TOOLS, "tools") | dict.fromkeys(PICTURES, "pictures")
-"""Name of a column -> the code of the remark when it is not used; "column" for all others."""
+"""Column name → remark code if it is unused; "column" for all others."""
 
 
 @dataclass(frozen=True)
 class DataSchema:
-    """What was found in a file: a name for people, what a row becomes, and part -> the column it is made of."""
+    """A detected schema: a name to display, the kind of item per row, and part → column."""
 
     name: str
     kind: Kind
     columns: dict[str, str]
     unused: tuple[str, ...] = ()
     scores: tuple[str, str] | None = None
-    """The columns that score the chosen and the rejected answer, where there are such."""
+    """The score columns of the chosen and the rejected answer, if any."""
     others: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Part -> further columns named like it, which play it in rows where its own column is empty."""
+    """Part → further columns with its names, used in rows where its own column is empty."""
 
     def score_margin(self, values: Values) -> float | None:
-        """Score of the chosen answer less that of the rejected one, or None where either is missing."""
+        """Score of the chosen answer minus that of the rejected one, or None if either is missing."""
         if self.scores is None:
             return None
         try:
@@ -64,7 +64,7 @@ class DataSchema:
         return chosen - rejected
 
     def read_cells(self, values: Values) -> RowCells:
-        """A row's cells, with what is spelled as JSON text made into objects, and remarks on the columns nobody uses."""
+        """A row's cells, with JSON text parsed into objects, and remarks on unused columns."""
         row = RowCells(values, self.columns)
         taken = {part: one for part in self.others if (one := self.substitute_column(part, values))}
         if taken:
@@ -86,7 +86,7 @@ class DataSchema:
         return row
 
     def substitute_column(self, part: str, values: Values) -> str | None:
-        """The column that plays a part in a row where its own column is empty."""
+        """The column that replaces a part's own column where that is empty."""
         if has_content(values.get(self.columns[part])):
             return None
         return next((column for column in self.others[part] if has_content(values.get(column))), None)
@@ -95,11 +95,11 @@ class DataSchema:
         """One row as a chat or a pair.
 
         Raises:
-            BadRow: the row lacks a part, or a part is not what it should be.
+            BadRow: the row lacks a part, or a part is invalid.
         """
         return to_pair(row) if self.kind == "pairs" else to_chat(row)
 
 
 def normalise_name(column: str) -> str:
-    """A column's name without case and separators, which do not count."""
+    """A column's name without case and separators."""
     return re.sub(r"[\s-]+", "_", column.strip()).casefold()

@@ -1,4 +1,4 @@
-"""Which known shape a file has. It is found by the columns and what is in them, never by the file's name."""
+"""Detects the schema of a file from its columns and their content, never from the file's name."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ EXTRAS: dict[str, Allowed] = {
     "reasoning": TEXT,
 }
 NEEDS: dict[str, str] = {"input": "prompt", "history": "prompt", "reasoning": "answer"}
-"""Part that may be there -> the part without which nothing could be made of it."""
+"""Optional part → the part it requires."""
 MIN_FILLED_SHARE = 0.5
-"""A column filled in fewer rows than this share of the best candidate's is not taken for a part that every row needs."""
+"""A required part does not use a column filled in fewer rows than this share of the best candidate's."""
 REQUIRED_PARTS = Text("schema.required_parts")
 
 
 @dataclass(frozen=True)
 class SchemaRule:
-    """One known shape: the parts it needs and what each may be. `names` narrows the names of a part's column."""
+    """One known schema: the parts it needs and their allowed structures. `names` restricts a part's column names."""
 
     name: str
     kind: Kind | Literal["kto"]
@@ -72,15 +72,15 @@ RULES = (
     SchemaRule("conversations as text", "chat", {"text": TRANSCRIPTS}),
     SchemaRule("plain text", "chat", {"text": TEXT}),
 )
-"""Tried in this order: what needs more comes first."""
+"""Tried in this order; schemas with more requirements come first."""
 
 
 def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
-    """The shape of the rows, or the one that columns given by hand make. Of the known shapes that fit, the first that
-    most rows have: a few rows with more columns do not turn the others away.
+    """The schema of the rows, or the one of a manual column mapping. Of the known schemas that fit, the first that most rows
+    have: a few rows with more columns do not exclude the others.
 
     Raises:
-        DataError: nothing known fits, or it is KTO. Names the columns found and those needed.
+        DataError: no known schema fits, or it is KTO. Names the columns found and those needed.
     """
     columns = survey.column_structures()
     if survey.given is not None:
@@ -102,7 +102,7 @@ def detect_schema(survey: FileSurvey, where: str) -> DataSchema:
 
 
 def unfit_columns(columns: Mapping[str, Structure]) -> list[Text]:
-    """Which columns have a known name and nothing in them that the name promises."""
+    """Columns with a known name but unsuitable content."""
     parts = ("prompt", "answer", "chosen", "rejected", "messages", "text")
     known = {name for part in parts for name in PART_NAMES[part]}
     named = {name: kind for name, kind in columns.items() if normalise_name(name) in known}
@@ -118,12 +118,12 @@ UNFIT_CODES: dict[Structure, str] = {
 
 
 def is_false_match(rule: SchemaRule, found: Mapping[str, str], survey: FileSurvey) -> bool:
-    """Whether a rule's match is to be believed: KTO's label is a judgement in every row."""
+    """Is a rule's match plausible? A KTO label must be a judgement in every row."""
     return rule.kind != "kto" or survey.columns[found["label"]].judges
 
 
 def count_matching_rows(rule: SchemaRule, found: Mapping[str, str], survey: FileSurvey) -> int:
-    """In how many rows the rarest of the needed columns is filled as it must be. An input may stand in for its prompt."""
+    """Rows that have the rarest required column filled correctly. An input can replace its prompt."""
     fills = {part: survey.count_filled(column, rule.needs[part]) for part, column in found.items()}
     inputs = (column for column in survey.columns if normalise_name(column) in PART_NAMES["input"])
     if "prompt" in fills:
@@ -132,7 +132,7 @@ def count_matching_rows(rule: SchemaRule, found: Mapping[str, str], survey: File
 
 
 def match_rule(rule: SchemaRule, survey: FileSurvey) -> dict[str, str] | None:
-    """Part -> column for every part the rule needs, or None where one is missing."""
+    """Part → column for every part the rule needs, or None if one is missing."""
     found: dict[str, str] = {}
     columns = survey.column_structures()
     for part, allowed in rule.needs.items():
@@ -149,7 +149,7 @@ def match_rule(rule: SchemaRule, survey: FileSurvey) -> dict[str, str] | None:
 
 
 def common_columns(survey: FileSurvey, part: str, allowed: Allowed) -> frozenset[str] | None:
-    """The columns with a part's names that enough rows have. The prompt may stand in its input alone, so all count there."""
+    """A part's columns by name that enough rows fill. None (all count) if the prompt can be in the input column alone."""
     fills = {
         column: survey.count_filled(column, allowed)
         for column in survey.columns
@@ -164,26 +164,26 @@ def common_columns(survey: FileSurvey, part: str, allowed: Allowed) -> frozenset
 def pick_column(
     names: tuple[str, ...], columns: Mapping[str, Structure], allowed: Allowed, among: frozenset[str] | None = None
 ) -> str | None:
-    """The column with the first of the names that is what is allowed, and one of `among` where that is given."""
+    """The column with the first matching name and an allowed structure, restricted to `among` if given."""
     known = {normalise_name(column): column for column in columns if among is None or column in among}
     return next((known[name] for name in names if name in known and columns[known[name]] in allowed), None)
 
 
 def without_question_answer(columns: dict[str, Structure]) -> dict[str, Structure]:
-    """The columns without a prompt and its answer, where there are both by their names."""
+    """The columns without prompt and answer, if both exist by name."""
     asked = {column for column in columns if normalise_name(column) in PART_NAMES["prompt"]}
     said = {column for column in columns if normalise_name(column) in PART_NAMES["answer"]}
     return {one: kind for one, kind in columns.items() if one not in asked | said} if asked and said else columns
 
 
 def only_column(columns: dict[str, Structure], allowed: Allowed) -> str | None:
-    """The one column that is what is allowed, whatever its name; None where there are several."""
+    """The only column with an allowed structure, whatever its name; None if there are several."""
     fitting = [column for column, kind in columns.items() if kind in allowed]
     return fitting[0] if len(fitting) == 1 else None
 
 
 def build_schema(rule: SchemaRule, kind: Kind, found: dict[str, str], survey: FileSurvey) -> DataSchema:
-    """The rule's shape with the parts that may be there too, and the columns left over."""
+    """The rule's schema with the optional parts it has, and the unused columns."""
     columns = survey.column_structures()
     for part, allowed in EXTRAS.items() if "text" not in found else ():
         free = {column: its for column, its in columns.items() if column not in found.values()}
@@ -199,7 +199,7 @@ def build_schema(rule: SchemaRule, kind: Kind, found: dict[str, str], survey: Fi
 
 
 def same_named_columns(part: str, its: str, unused: Iterable[str], survey: FileSurvey) -> tuple[str, ...]:
-    """Unused columns that are named like a part and hold what its own column holds."""
+    """Unused columns named like a part, with the same structure as its own column."""
     kind = survey.columns[its].structure
     return tuple(
         one for one in unused if normalise_name(one) in PART_NAMES[part] and survey.columns[one].structure == kind
@@ -207,7 +207,7 @@ def same_named_columns(part: str, its: str, unused: Iterable[str], survey: FileS
 
 
 def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
-    """The two columns of numbers that score chosen and rejected: score_chosen, chosen_rating and the like."""
+    """The two numeric columns that score chosen and rejected: score_chosen, chosen_rating and similar."""
     for name in ("score", "rating"):
         for pattern in (f"{name}_{{}}", f"{{}}_{name}"):
             pair = pattern.format("chosen"), pattern.format("rejected")
@@ -217,7 +217,7 @@ def score_columns(columns: Mapping[str, Structure]) -> tuple[str, str] | None:
 
 
 def schema_name(rule: SchemaRule, found: dict[str, str], survey: FileSurvey) -> str:
-    """The rule's name, more exact where the first row tells: "from" instead of "role", or the dialect of a text."""
+    """The rule's name, or a more precise one from the first row: "from" instead of "role", or a transcript format."""
     first = {part: survey.columns[column].first for part, column in found.items()}
     if rule.name == "chat messages" and isinstance(first["messages"], list) and "from" in first["messages"][0]:
         return "ShareGPT"
@@ -226,10 +226,10 @@ def schema_name(rule: SchemaRule, found: dict[str, str], survey: FileSurvey) -> 
 
 
 def schema_from_mapping(given: Columns, columns: dict[str, Structure], where: str) -> DataSchema:
-    """The shape that a mapping by hand makes.
+    """The schema of a manual column mapping.
 
     Raises:
-        DataError: a column that is not there, or parts that make neither a pair nor a chat.
+        DataError: a column is missing, or the parts make neither a pair nor a chat.
     """
     used = given.column_by_part
     for part, column in used.items():
@@ -250,11 +250,11 @@ HINTS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "instruct", "question", "query", "request", "task", "input"),
     "answer": ("answer", "output", "response", "completion", "reply", "target"),
 }
-"""Part -> what the name of its column may contain. Only ever a guess, shown to the user as one."""
+"""Part → possible substrings of its column's name. Only a guess, and shown as one."""
 
 
 def guess_parts(columns: Mapping[str, Structure]) -> dict[str, str]:
-    """Part -> column by hints in the columns' names, where that makes a pair or a chat; else nothing."""
+    """Part → column guessed from column names, if that makes a pair or a chat; otherwise empty."""
     guessed: dict[str, str] = {}
     for part, hints in HINTS.items():
         free = (name for name, kind in columns.items() if kind in ANY_TEXT and name not in guessed.values())
@@ -268,7 +268,7 @@ def guess_parts(columns: Mapping[str, Structure]) -> dict[str, str]:
 
 
 def list_columns(columns: Iterable[str]) -> Text:
-    """Column names as a person would list them, at most twelve."""
+    """Column names as a list in prose, at most twelve."""
     names = [name[:40] or str(Text("schema.no_name")) for name in columns]
     if not names:
         return Text("schema.no_columns")

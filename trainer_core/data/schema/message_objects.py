@@ -1,4 +1,4 @@
-"""How people spell a message as an object: roles, parts of its content, weights, reasoning."""
+"""Reads message objects in all common spellings: roles, content parts, weights, reasoning."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from trainer_core.texts import Text
 CALL_KEYS = ("function_call", "tool_call")
 """Roles whose turn is a tool call written as text."""
 WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "trainable", "loss")
-"""Fields of a message that say whether it is learned: OpenAI and Mistral, LLaMA-Factory, Axolotl, ms-swift."""
+"""Fields that say whether a message is learned: OpenAI and Mistral, LLaMA-Factory, Axolotl, ms-swift."""
 MASKED = "masked"
-"""The same the other way round: torchtune."""
+"""The inverse of those: torchtune."""
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on"), ("false", "no", "off", "")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "thoughts")
 REASONING_TYPES = ("thinking", "reasoning", "redacted_thinking")
@@ -36,10 +36,10 @@ TEXT_TYPES = (None, "text", "input_text", "output_text")
 
 
 def cell_messages(row: RowCells, column: str) -> tuple[Message, ...]:
-    """A cell that holds one message object or a list of them.
+    """A cell with one message object or a list of them.
 
     Raises:
-        BadRow: the cell is empty, or something in it is no message.
+        BadRow: the cell is empty, or something in it is not a message.
     """
     value = row.values.get(column)
     if isinstance(value, dict):
@@ -54,7 +54,7 @@ def cell_messages(row: RowCells, column: str) -> tuple[Message, ...]:
 
 
 def transpose_lists(value: dict[str, Any]) -> list[dict[str, Any]]:
-    """One object of lists as a list of objects; what is no list of that length stays with the first."""
+    """One object of lists as a list of objects; values that are not lists of that length stay with the first."""
     count = next(len(one) for one in value.values() if isinstance(one, list) and one)
     lists = {key: one for key, one in value.items() if isinstance(one, list) and len(one) == count}
     turns = [{key: one[at] for key, one in lists.items()} for at in range(count)]
@@ -65,7 +65,7 @@ def convert_message(row: RowCells, value: Any, column: str) -> Message:
     """One message object in any of the known spellings.
 
     Raises:
-        BadRow: no role and content in it, an unknown role, tool calls, or content that is not text.
+        BadRow: it has no role and content, an unknown role, tool calls, or content that is not text.
     """
     if isinstance(value, str):
         value = parse_written_messages(value)
@@ -93,12 +93,12 @@ def convert_message(row: RowCells, value: Any, column: str) -> Message:
 
 
 def message_reasoning(value: dict[str, Any]) -> str:
-    """The reasoning beside a message's content, under the first name that has any."""
+    """The reasoning beside a message's content, from the first filled key."""
     return next((value[key] for key in REASONING_KEYS if isinstance(value.get(key), str) and value[key].strip()), "")
 
 
 def is_learned(row: RowCells, value: dict[str, Any], role: Role) -> bool:
-    """Whether a message's weights let it be learned. A weight is obeyed as 0 or 1; any other value is remarked on."""
+    """Do a message's weights allow learning it? Weights act as 0 or 1; any other value gets a remark."""
     learned = True
     for key in WEIGHT_KEYS:
         given = value.get(key)
@@ -115,7 +115,7 @@ def is_learned(row: RowCells, value: dict[str, Any], role: Role) -> bool:
 
 
 def parse_weight(value: Any) -> float | None:
-    """A weight as a number: 0, 1.0, false, "0", "true"; None where it is none."""
+    """A weight as a number: 0, 1.0, false, "0", "true"; None if it is not a weight."""
     if isinstance(value, str):
         word = value.strip().casefold()
         if word in TRUE_WORDS or word in FALSE_WORDS:
@@ -128,7 +128,7 @@ def parse_weight(value: Any) -> float | None:
 
 
 def remark_fields(row: RowCells, value: dict[str, Any], keys: tuple[str, str], role: Role) -> None:
-    """Remarks on the fields of a message that nothing is made of."""
+    """Remarks on the unused fields of a message."""
     thought = next((key for key in REASONING_KEYS if isinstance(value.get(key), str) and value[key].strip()), None)
     used = {*keys, *WEIGHT_KEYS, MASKED, thought if role == "assistant" else None}
     for key, one in value.items():
@@ -137,10 +137,10 @@ def remark_fields(row: RowCells, value: dict[str, Any], keys: tuple[str, str], r
 
 
 def join_content(row: RowCells, content: Any, column: str) -> tuple[str, str]:
-    """A message's content as text and reasoning: text, parts, or parts written as JSON text.
+    """A message's content as text and reasoning, from text, parts, or parts as JSON text.
 
     Raises:
-        BadRow: parts of another type, such as images, or no text at all.
+        BadRow: it has parts of another type, such as images, or no text at all.
     """
     if isinstance(content, str):
         parts = parse_content_parts(content)
@@ -163,7 +163,7 @@ def join_content(row: RowCells, content: Any, column: str) -> tuple[str, str]:
 
 
 def part_text(row: RowCells, part: Any, column: str) -> str:
-    """The words of one part of a content.
+    """The text of one content part.
 
     Raises:
         BadRow: it has none.
@@ -187,7 +187,7 @@ def part_text(row: RowCells, part: Any, column: str) -> str:
 
 
 def parse_content_parts(text: str) -> list[Any] | None:
-    """The content parts that a text spells as JSON, such as [{"type": "text", "text": "Hi"}]; None where it spells none."""
+    """Content parts in JSON text, such as [{"type": "text", "text": "Hi"}]; None for other text."""
     if text[:2] not in ("[{", "[ ", "[\n"):
         return None
     value = parse_literal(text)

@@ -1,4 +1,4 @@
-"""The one form all data takes inside: messages, chats, preference pairs; and when two prompts count as the same."""
+"""The internal form of all data: messages, chats, preference pairs; and when two prompts count as equal."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 WHITESPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u1680\u2028\u2029"
-"""All white space that NFKC leaves, but for the space itself."""
+"""All white space that NFKC leaves, except the space itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` is kept to the byte as the file has it."""
+    """One turn. `content` is byte-identical to the file."""
 
     role: Role
     content: str
     learned: bool = True
-    """False: read as context, never trained on. A file asks for it with a weight of 0."""
+    """False: context, never trained on. A weight of 0 in the file sets it."""
     reasoning: str = ""
-    """What the assistant thinks before it answers, where the file has it in a field of its own."""
+    """The assistant's thinking before the answer, if the file has a separate field for it."""
     learn_reasoning: bool = False
-    """Train on the reasoning too. Without it SFT reads the reasoning, and DPO leaves it out."""
+    """Train on the reasoning too. Otherwise SFT reads it as context, and DPO omits it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation to imitate: what the assistant says is learned, the rest is given."""
+    """A conversation to imitate: the assistant's turns are learned, the rest is context."""
 
     messages: tuple[Message, ...]
 
@@ -48,23 +48,23 @@ Item = Chat | Pair
 
 
 def as_chat(pair: Pair) -> Chat:
-    """What SFT learns from a pair: the chosen answer."""
+    """The part of a pair that SFT learns: the chosen answer."""
     return Chat(pair.prompt + pair.chosen)
 
 
 @lru_cache(maxsize=8)
 def prompt_key(prompt: tuple[Message, ...]) -> int:
-    """A 64-bit hash that is equal for prompts a reader would call the same.
+    """A 64-bit hash, equal for prompts that a reader would call the same.
 
-    System messages, letter case, white space and Unicode look-alikes (NFKC) do not count. A row's prompt is asked for
-    several times in a row, hence the small cache.
+    System messages, letter case, white space and Unicode look-alikes (NFKC) do not count. A row's prompt is hashed several
+    times in succession, hence the small cache.
     """
     said = [f"{message.role}\0{normalise_text(message.content)}\0" for message in prompt if message.role != "system"]
     return int.from_bytes(blake2b("".join(said).encode(), digest_size=8).digest())
 
 
 def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
-    """Every prompt that the item answers: one for a pair, one per assistant turn for a chat."""
+    """Every prompt of the item: one for a pair, one per assistant turn for a chat."""
     if isinstance(item, Pair):
         yield item.prompt
         return
@@ -74,12 +74,12 @@ def prompts_of(item: Item) -> Iterator[tuple[Message, ...]]:
 
 
 def opening_messages(item: Item) -> tuple[Message, ...]:
-    """What comes before the first answer; rows that share it are never split between training and held-out."""
+    """The messages before the first answer; rows that share them are never split between training and held-out."""
     return item.prompt if isinstance(item, Pair) else next(prompts_of(item))
 
 
 def normalise_text(text: str) -> str:
-    """Text without the differences that do not count: case, white space, Unicode look-alikes."""
+    """Text without differences that do not count: case, white space, Unicode look-alikes."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     for white in WHITESPACE:

@@ -1,4 +1,4 @@
-"""What the columns of a file hold, counted over all of its rows."""
+"""Statistics of a file's columns over all of its rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 Allowed = frozenset[Structure]
 MAX_COLUMNS = 1_000
-"""Columns that are told apart in one file; data sets have tens."""
+"""Maximum distinct columns per file; data sets have tens."""
 
 
 @dataclass
 class ColumnSurvey:
-    """What the filled cells of one column are: how many of each structure, the first of them, and yes-or-no words."""
+    """The filled cells of one column: number per structure, the first one, and whether all are booleans."""
 
     also: Structure | None = None
     answer: bool = False
@@ -44,16 +44,16 @@ class ColumnSurvey:
 
     @property
     def structure(self) -> Structure:
-        """What most of the filled cells are; a column that is empty throughout counts as text."""
+        """The most common structure of the filled cells; an empty column counts as text."""
         return self.counts.most_common(1)[0][0] if self.counts else "text"
 
 
 MAX_SAMPLES = 3
-"""Cells shown of a column."""
+"""Sample cells per column."""
 
 
 class FileSurvey:
-    """The columns of a file, from all of its rows. Columns beyond `MOST_COLUMNS` are only counted."""
+    """The columns of a file, from all of its rows. Columns beyond `MAX_COLUMNS` are only counted."""
 
     def __init__(self, given: Columns | None = None) -> None:
         self.given, self.rows, self.beyond = given, 0, 0
@@ -73,7 +73,7 @@ class FileSurvey:
             column.add(value)
 
     def expected_structure(self, name: str) -> Structure | None:
-        """What the cells of a column may spell besides messages: by the part it was given, or by its name."""
+        """The structure a column's cells may hold besides messages, by its mapped part or its name."""
         given = self.given.column_by_part if self.given else {}
         parts = (
             part for part in WRITTEN_STRUCTURES if given.get(part) == name or normalise_name(name) in PART_NAMES[part]
@@ -81,7 +81,7 @@ class FileSurvey:
         return next((WRITTEN_STRUCTURES[part] for part in parts), None)
 
     def is_answer_column(self, name: str, values: Values) -> bool:
-        """Whether a column is the answer to another one, by the parts given or by the names."""
+        """Is a column the answer to another one, by the mapping or by names?"""
         if self.given:
             return self.given.answer == name and bool(self.given.prompt)
         return normalise_name(name) in PART_NAMES["answer"] and any(
@@ -92,5 +92,5 @@ class FileSurvey:
         return {name: column.structure for name, column in self.columns.items()}
 
     def count_filled(self, column: str, allowed: Allowed) -> int:
-        """How many rows have what is allowed in a column."""
+        """Rows with an allowed structure in a column."""
         return sum(count for kind, count in self.columns[column].counts.items() if kind in allowed)

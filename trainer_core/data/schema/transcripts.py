@@ -1,4 +1,4 @@
-"""Conversations written out as one text: how ChatML, Llama, Alpaca and others mark their turns, and the way back."""
+"""Conversations written as one text: the turn markers of ChatML, Llama, Alpaca and others, and how to parse them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer_core.data.schema.messages import Message, Role
 
 @dataclass(frozen=True)
 class TranscriptFormat:
-    """`turn` finds a turn's heading, whose first filled group names the role; `end` closes a turn, if anything does."""
+    """`turn` matches a turn's heading; its first filled group names the role. `end` closes a turn, if not empty."""
 
     name: str
     turn: re.Pattern[str]
@@ -47,17 +47,17 @@ TRANSCRIPT_FORMATS = (
     ),
 )
 TEXT_START = re.compile(r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*")
-"""What may stand before the first turn without being said by anyone."""
+"""Text allowed before the first turn."""
 MARKERS = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|begin_of_text|>",
     "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>",
     "<|system|>", "<|end|>", "<|prompter|>", "<|channel|>",
 )  # fmt: skip
-"""Special tokens of templates. In a row's text they would end or begin turns that nobody meant."""
+"""Special tokens of templates. In a row's text they would end or start turns by accident."""
 
 
 def detect_transcript(text: str) -> TranscriptFormat | None:
-    """The dialect in which a whole text is a conversation: it begins with a turn, and the assistant has one."""
+    """The format in which the whole text is a conversation: it starts with a turn, and has an assistant turn."""
     if not ("<" in text or "[INST]" in text or "### " in text or text[:40].lstrip().startswith(("Human:", "System:"))):
         return None
     return next((dialect for dialect in TRANSCRIPT_FORMATS if is_transcript(text, dialect)), None)
@@ -71,14 +71,14 @@ def is_transcript(text: str, dialect: TranscriptFormat) -> bool:
 
 
 def is_empty_preamble(before: str, dialect: TranscriptFormat) -> bool:
-    """Whether the text before the first turn says nothing; Alpaca has a fixed sentence there."""
+    """Is the text before the first turn meaningless? Alpaca has a fixed sentence there."""
     return TEXT_START.fullmatch(before) is not None or (
         dialect.name == "Alpaca headings" and before.startswith("Below is an instruction") and len(before) < 300
     )
 
 
 def parse_transcript(text: str, dialect: TranscriptFormat) -> tuple[Message, ...]:
-    """The turns of a text. An empty last turn of the assistant, the mark of a bare prompt, is left out."""
+    """The turns of a text. An empty last assistant turn, as in a bare prompt, is removed."""
     parts = dialect.turn.split(text)[1:]
     turns: list[Message] = []
     for mark, words in zip(parts[::2], parts[1::2], strict=True):
@@ -91,7 +91,7 @@ def parse_transcript(text: str, dialect: TranscriptFormat) -> tuple[Message, ...
 
 
 def clean_turn(words: str, dialect: TranscriptFormat) -> str:
-    """A turn's words up to its end mark; where there is none, without the space that the template adds."""
+    """A turn's text up to its end marker; without one, minus the white space that the template adds."""
     if dialect.end and dialect.end in words:
         words = words[: words.index(dialect.end)]
         return words.strip(" ") if dialect.end == "</s>" else words
