@@ -166,7 +166,7 @@ class PickleBomb:
 def hostile_models() -> Iterator[HostileModel]:
     for name in ("pytorch_model.bin", "model.pt", "model.pth", "weights.ckpt"):
         yield HostileModel(f"pickle {name}", name, pickle_as(name), "pickle")
-    yield HostileModel("pickle called safetensors", "cut short", pickle_as("model.safetensors"))
+    yield HostileModel("pickle called safetensors", "cut off", pickle_as("model.safetensors"))
     for name in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
         yield HostileModel(
             f"auto_map in {name}", f"{name} has 'auto_map'", code_as(name), "code" if name == "config.json" else ""
@@ -174,17 +174,17 @@ def hostile_models() -> Iterator[HostileModel]:
     yield HostileModel("auto_map in a nested config", "has 'auto_map'", nest_pickle)
     for key in ("trust_remote_code", "custom_pipelines", "_attn_implementation_internal"):
         yield HostileModel(key, f"has {key!r}", changed(**{key: "x/y"}))
-    yield HostileModel("attention from the hub", "code from the hub", changed(_attn_implementation="evil/kernel"))
+    yield HostileModel("attention from the hub", "code on the Hub", changed(_attn_implementation="evil/kernel"))
     yield HostileModel(
         "a config nested 100,000 deep",
         "not valid JSON",
         lambda folder, _: write_entry(folder, "config.json", "[" * 100_000),
     )
     yield HostileModel(
-        "a config of 5 MB", "a configuration has at most", lambda f, _: write_entry(f, "config.json", " " * (5 << 20))
+        "a config of 5 MB", "bytes; the limit is", lambda f, _: write_entry(f, "config.json", " " * (5 << 20))
     )
     yield HostileModel("a billion layers", "num_hidden_layers", changed(num_hidden_layers=10**9))
-    yield HostileModel("weights that are not there", "speaks of", changed(hidden_size=1 << 16))
+    yield HostileModel("weights that are not there", "describes", changed(hidden_size=1 << 16))
     yield HostileModel(
         "base of an adapter's choice",
         "holds an adapter",
@@ -230,7 +230,7 @@ def hostile_templates() -> Iterator[HostileModel]:
     walk = "{% for c in ''.__class__.__mro__[1].__subclasses__() %}{% endfor %}" + shell
     by_filter = "{{ (lipsum | attr('__globals__'))['os'].mkdir(CANARY) }}"
     for at, escape in enumerate((shell, importer, walk, by_filter), 1):
-        yield HostileModel(f"template that escapes, way {at}", "Python's own objects", dressed(escape), "template")
+        yield HostileModel(f"template that escapes, way {at}", "Python's internal objects", dressed(escape), "template")
     yield HostileModel(
         "an escape in chat_template.jinja", "chat_template.jinja", dressed(shell, "chat_template.jinja"), "template"
     )
@@ -240,7 +240,9 @@ def hostile_templates() -> Iterator[HostileModel]:
     yield HostileModel("template that waits for the data, never to end", "does not end", dressed(waiting(loop)))
     filling = waiting("{{ 'A' * 2000000000 }}")
     yield HostileModel("template that waits for the data, to fill the memory", "too much memory", dressed(filling))
-    yield HostileModel("template that waits for the data, to escape", "Python's own objects", dressed(waiting(shell)))
+    yield HostileModel(
+        "template that waits for the data, to escape", "Python's internal objects", dressed(waiting(shell))
+    )
     yield HostileModel("template of 2 GB", "too much memory", dressed("{{ 'A' * 2000000000 }}"))
     yield HostileModel("template that squares", "too much memory", dressed("{{ ('A' * 99999) * 99999 }}"))
 
@@ -265,7 +267,7 @@ def additional(folder: Path, canary: Path) -> None:
 
 def hostile_weights() -> Iterator[HostileModel]:
     two = {"a": [500], "b": [500]}
-    yield weight_model("a header of 2⁶³ bytes", "cut short", struct.pack("<Q", 1 << 63) + b"{}")
+    yield weight_model("a header of 2⁶³ bytes", "cut off", struct.pack("<Q", 1 << 63) + b"{}")
     yield weight_model("a header of 64 MB", "has a header of", frame_header(b" " * (64 << 20), 0))
     yield weight_model("a header that is no JSON", "is damaged", frame_header(b"{" * 64, 100))
     yield weight_model("a header nested 100,000 deep", "is damaged", frame_header(b"[" * 100_000, 100))
@@ -274,15 +276,19 @@ def hostile_weights() -> Iterator[HostileModel]:
     )
     yield weight_model("a gap", "no tensor covers", pack_safetensors(two, data_offsets=[8, 2000], shape=[498]))
     yield weight_model("more shape than bytes", "its shape needs", pack_safetensors(two, shape=[1 << 40]))
-    yield weight_model("a negative side", "header is damaged", pack_safetensors(two, shape=[-1]))
+    yield weight_model("a negative side", "damaged header", pack_safetensors(two, shape=[-1]))
     yield weight_model("offsets beyond the end", "tensors end at byte", pack_safetensors({"a": [500]})[:-8])
     yield weight_model("an unknown number format", "unknown number format", pack_safetensors(two, dtype="PICKLE"))
-    yield weight_model("an empty file", "cut short", b"")
+    yield weight_model("an empty file", "cut off", b"")
     outside = {"weight_map": {"w": "../outside.safetensors"}}
-    yield HostileModel("an index that escapes", "not beside it", indexed(outside))
-    yield HostileModel("an index of absolute paths", "not beside it", indexed({"weight_map": {"w": "/etc/passwd"}}))
+    yield HostileModel("an index that escapes", "not in the same folder", indexed(outside))
+    yield HostileModel(
+        "an index of absolute paths", "not in the same folder", indexed({"weight_map": {"w": "/etc/passwd"}})
+    )
     yield HostileModel("an index of pickles", "a pickle", indexed({"weight_map": {"w": "pytorch_model.bin"}}))
-    yield HostileModel("an index of what is missing", "lacks", indexed({"weight_map": {"w": "x.safetensors"}}))
+    yield HostileModel(
+        "an index of what is missing", "has no x.safetensors", indexed({"weight_map": {"w": "x.safetensors"}})
+    )
     gguf = struct.pack("<4sIQQ", b"GGUF", 3, 1 << 62, 1 << 62)
     yield HostileModel("GGUF with 2⁶² tensors", "has no .safetensors", lambda f, _: only(f, "model.gguf", gguf))
 
@@ -316,12 +322,10 @@ def hostile_places() -> Iterator[HostileModel]:
         (folder / "tokenizer.json").unlink()
         os.mkfifo(folder / "tokenizer.json")
 
-    yield HostileModel(
-        "weights linked to elsewhere", "outside of the folder", linked("model.safetensors", "/etc/passwd")
-    )
-    yield HostileModel("a config linked to elsewhere", "outside of the folder", linked("config.json", "/etc/hostname"))
-    yield HostileModel("a link to a device", "outside of the folder", linked("tokenizer.json", "/dev/zero"))
-    yield HostileModel("a link to itself", "leads nowhere", linked("tokenizer.json", "tokenizer.json"))
+    yield HostileModel("weights linked to elsewhere", "outside the folder", linked("model.safetensors", "/etc/passwd"))
+    yield HostileModel("a config linked to elsewhere", "outside the folder", linked("config.json", "/etc/hostname"))
+    yield HostileModel("a link to a device", "outside the folder", linked("tokenizer.json", "/dev/zero"))
+    yield HostileModel("a link to itself", "a broken link", linked("tokenizer.json", "tokenizer.json"))
     yield HostileModel("a pipe that nobody writes", "a pipe", pipe)
 
 
@@ -350,8 +354,8 @@ def hostile_adapters() -> Iterator[HostileModel]:
             "",
         ),
         ("layers without end", "layer_replication", described(layer_replication=[[0, 1]] * 1000), ""),
-        ("an endless search", "may never end", described(target_modules=slow), ""),
-        ("an endless search for ranks", "may never end", described(rank_pattern={slow: 4}), ""),
+        ("an endless search", "may search forever", described(target_modules=slow), ""),
+        ("an endless search for ranks", "may search forever", described(rank_pattern={slow: 4}), ""),
         (
             "a template that never ends",
             "does not end",

@@ -148,7 +148,7 @@ def test_scores_with_progress_cancel_and_the_red_flag(app: App, visit: Visit) ->
     expect(accuracy.locator(".figure").last).to_be_in_viewport(ratio=1)
     assert violations(page) == []
     page.set_viewport_size({"width": 1360, "height": 900})
-    expect(page.locator("#score-warnings [role=alert]")).to_contain_text("DPO answers 9 general questions wrongly")
+    expect(page.locator("#score-warnings [role=alert]")).to_contain_text("DPO gets 9 general questions wrong")
     assert len(json.loads((run_dir / "scores.json").read_text())["scores"]) == 3
 
 
@@ -195,7 +195,7 @@ def test_a_model_judges_beside_the_votes(app: App, visit: Visit) -> None:
     generate(page)
     page.get_by_text("LLM judge").click()
     page.get_by_role("button", name="Judge Base vs DPO").click()
-    expect(page.locator("#compare-error")).to_contain_text("'' is not the URL of a judge. Write one such as")
+    expect(page.locator("#compare-error")).to_contain_text("'' is not the URL of a judge. Enter one such as")
     judge = Judge(likes("Tie it"))
     page.fill("#judge-url", judge.endpoint.url)
     page.fill("#judge-model", "<b>judge-1</b>")

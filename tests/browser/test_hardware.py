@@ -11,17 +11,17 @@ from tests.support.app_process import App
 
 Visit = Callable[[App], Page]
 STATES = {  # reading -> the device's name, words in the rail, and words in the memory card
-    "none": ("Example processor", "No NVIDIA GPU found.", "of 19.0 GB free"),
+    "none": ("Example processor", "No NVIDIA graphics card found.", "of 19.0 GB free"),
     "one_4090": (
         "RTX 4090",
         "21.9 of 24.0 GB free41 °C · 23 W",
-        "code holds 1.2 GB, Xorg holds 0.6 GB. 0.7 GB stay in reserve",
+        "code uses 1.2 GB, Xorg uses 0.6 GB. 0.7 GB stay in reserve",
     ),
     "two_reversed": ("RTX 4090", "Most free memory of 2 GPUs", "of 21.1 GB free"),
     "mig": ("A100-SXM4-40GB MIG 3g.20gb", "33 °C · 52 W", "of 19.0 GB free"),
-    "na_power": ("RTX 4060 Laptop GPU", "6.7 of 8.0 GB free", "game.exe holds an unknown part"),
-    "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free", "llama-server holds 23.0 GB"),
-    "driver_error": ("Example processor", "The NVIDIA driver stopped answering", "of 19.0 GB free"),
+    "na_power": ("RTX 4060 Laptop GPU", "6.7 of 8.0 GB free", "game.exe uses an unknown amount"),
+    "300mb_free": ("RTX 4090", "0.3 of 24.0 GB free", "llama-server uses 23.0 GB"),
+    "driver_error": ("Example processor", "The NVIDIA driver stopped responding", "of 19.0 GB free"),
 }
 
 
@@ -66,7 +66,7 @@ def test_a_full_card_offers_what_fits_and_trying_anyway(app: App, visit: Visit) 
     app.take("300mb_free")
     page = visit(app)
     expect(page.locator("#memory .badge")).to_have_text("✗ Will not fit")
-    expect(page.locator("#memory")).to_contain_text("0.3 of 24.0 GB free. llama-server holds 23.0 GB")
+    expect(page.locator("#memory")).to_contain_text("0.3 of 24.0 GB free. llama-server uses 23.0 GB")
     expect(page.locator("#go")).to_have_text("Train anyway")
     app.take("one_4090")
     expect(page.locator("#memory .badge")).to_have_text("✓ Fits")

@@ -156,9 +156,7 @@ def test_two_pages_agree_and_a_second_run_is_refused(running: Page, app: App) ->
     other.evaluate("document.querySelector('#go').disabled = false")  # as in a page that was open before the run began
     other.click("#go")
     run = running.evaluate("window.tunebench.run")
-    expect(other.locator("#start-problem [role=alert]")).to_contain_text(
-        f"The run {run} is already going. Stop it first"
-    )
+    expect(other.locator("#start-problem [role=alert]")).to_contain_text(f"Run {run} is already running. Stop it first")
     other.unroute("**/component_server/**")
     other.wait_for_function("window.tunebench.points > 3")
     assert abs(other.evaluate("window.tunebench.points") - running.evaluate("window.tunebench.points")) <= 12
@@ -222,7 +220,7 @@ def test_a_run_that_does_not_answer_can_be_ended_now(app: App, visit: Visit) -> 
     page.click("#kill")
     page.click("#kill-confirm")
     phase(page, "stopped")
-    expect(page.locator("#verdict")).to_contain_text("It was ended at your request. Resume continues from SFT step 5.")
+    expect(page.locator("#verdict")).to_contain_text("You killed this run. Resume continues from SFT step 5.")
     expect(page.locator("#kill")).to_be_hidden()
 
 
@@ -231,7 +229,7 @@ def test_a_run_that_does_not_answer_can_be_ended_now(app: App, visit: Visit) -> 
     [
         ("fails", "The loss became NaN at DPO step 8. Halve the learning rate (now 5e-6) and start again."),
         ("bug", "ValueError: <b>something</b> nobody thought of"),
-        ("killed", "It was ended by SIGKILL."),
+        ("killed", "The worker was killed by SIGKILL."),
     ],
 )
 def test_failed_run_says_why(app: App, visit: Visit, name: str, said: str) -> None:
@@ -292,7 +290,7 @@ def test_a_model_that_cannot_be_is_said_at_once(app: App, visit: Visit) -> None:
     page = visit(app)
     page.fill("#model input", "asdf qwer")
     page.keyboard.press("Enter")
-    expect(page.locator("#model .wrong")).to_contain_text("it is not a hub id of the form owner/name")
+    expect(page.locator("#model .wrong")).to_contain_text("it is not a Hub id of the form owner/name")
     expect(page.locator("#model [aria-invalid]")).to_be_visible()
 
 

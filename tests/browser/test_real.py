@@ -106,7 +106,7 @@ def test_a_run_that_diverges_is_ended_and_its_retry_goes_well(
     expect(page.locator("#plan")).to_contain_text("8 steps of 4 examples, rate 0.1")
     page.click("#go")
     ended(page, "failed")
-    expect(page.locator("#verdict [role=alert]")).to_contain_text("SFT went wrong")
+    expect(page.locator("#verdict [role=alert]")).to_contain_text("SFT diverged")
     expect(page.locator("#doctor h3")).to_contain_text("The run is diverging")
     page.locator("#retry").press("Enter")
     expect(page.locator("#origin")).to_contain_text("SFT learning rate: 5e-4 (changed from 0.1)")

@@ -54,11 +54,11 @@ def test_without_memory_it_goes_on_with_less_and_ends_with_three_ways_out_a_clic
     phase(page, "failed")
     tab(page, "Train")
     verdict = page.locator("#verdict")
-    expect(verdict).to_contain_text("Memory ran out in SFT at batch 1 and length 256 after 3 smaller settings")
-    expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. memory ran out at batch 4")
+    expect(verdict).to_contain_text("Out of memory in SFT at batch 1 and length 256 after 3 smaller settings")
+    expect(page.locator("#notes")).to_contain_text("sft.batch_size: 4 → 2. out of memory at batch 4")
     ways = [
-        ("Cut rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
-        ("Keep the base in 4 bit", "Base precision: nf4 (changed from auto)"),
+        ("Truncate rows at 128 tokens instead of 256", "SFT length in tokens: 128 (changed from 256)"),
+        ("Load the base model in 4 bit", "Base precision: nf4 (changed from auto)"),
         ("Rank 8 instead of 16", "LoRA rank: 8 (changed from 16)"),
     ]
     for words, said in ways:

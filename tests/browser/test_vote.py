@@ -203,7 +203,7 @@ def test_a_killed_worker_is_told_and_loads_again(app: App, visit: Visit) -> None
         line = " ".join(process.info["cmdline"] or ())
         if str(Path(app.workspace) / "compare") in line and "fake_worker" in line:
             process.kill()
-    expect(page.locator("#compare-failed")).to_contain_text("The worker ended without saying why", timeout=10_000)
+    expect(page.locator("#compare-failed")).to_contain_text("The worker ended without an error message", timeout=10_000)
     page.click("#compare-reload")
     page.wait_for_function("window.tunebench.getPart('compare')?.done", timeout=20_000)
     expect(page.locator("#compare-failed")).to_be_hidden()

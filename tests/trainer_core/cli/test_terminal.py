@@ -26,7 +26,7 @@ def test_a_lane_that_forgot_is_said_aloud() -> None:
         for name, one in (("Broken", lost), ("Fine", kept))
     ]
     last = terminal.render_score_table(ScoresReady(tuple(lanes))).splitlines()[-1]
-    assert last.startswith("Forgotten: Broken answers 9 general questions wrongly") and "p = 0.0039" in last
+    assert last.startswith("Forgotten: Broken gets 9 general questions wrong") and "p = 0.0039" in last
 
 
 def test_a_number_without_an_interval_stands_alone() -> None:

@@ -202,7 +202,7 @@ def test_a_lane_may_judge_and_one_that_cannot_is_told(supervisor, contest) -> No
     assert wait_for(lambda: trial.state.over, 60, 0.05)
     assert (
         trial.state.done == 0
-        and "and not A, B or tie. Choose a model that follows instructions." in trial.state.problem
+        and "instead of A, B or tie. Choose a model that follows instructions." in trial.state.problem
     )
 
 
@@ -220,6 +220,6 @@ def test_a_trial_ends_when_it_is_stopped(supervisor, contest, open_judge) -> Non
     "name", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "TUNEBENCH_PASSWORD", "HOME", "AWS_SECRET_ACCESS_KEY", ""]
 )
 def test_no_other_variable_is_sent_to_a_judge(name: str) -> None:
-    with pytest.raises(ConfigError, match="is not the name of a judge's key. It must end in API_KEY"):
+    with pytest.raises(ConfigError, match="cannot be the variable with a judge's key. Its name must end in API_KEY"):
         parse_values(JudgeEndpoint, {"url": "http://evil.example", "model": "m", "variable": name}, "")
     assert JudgeEndpoint(variable="TUNEBENCH_JUDGE_KEY").variable

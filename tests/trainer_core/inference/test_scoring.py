@@ -352,7 +352,7 @@ def test_a_random_adapter_is_flagged_red_and_one_that_changes_nothing_is_not(fol
     assert noise.forgetting and noise.forgetting.is_significant and noise.forgetting.lost > 20, noise.forgetting
     assert zero.forgetting and not zero.forgetting.is_significant
     (warning,) = score_table.forgetting_warnings(found.scores)
-    assert warning.startswith(f"noise answers {noise.forgetting.lost} general questions wrongly")
+    assert warning.startswith(f"noise gets {noise.forgetting.lost} general questions wrong")
 
 
 def taught(base: Path, steps: int = 60) -> None:

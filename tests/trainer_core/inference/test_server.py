@@ -375,7 +375,7 @@ def test_a_bad_adapter_is_refused(folder: Path, tmp_path: Path, code: str) -> No
     ("file", "content", "words"),
     [
         ("adapter_config.json", b"{", "adapter_config.json cannot be read"),
-        ("adapter_model.safetensors", b"x" * 50, "is cut short, or it is not a safetensors file"),
+        ("adapter_model.safetensors", b"x" * 50, "is cut off, or it is not a safetensors file"),
     ],
 )
 def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, file: str, content: bytes, words: str) -> None:

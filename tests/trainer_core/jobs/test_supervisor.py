@@ -199,12 +199,15 @@ def test_a_run_of_a_card_does_not_go_on_with_the_processor_unasked(start) -> Non
     until(boss, run_id, ended)
     with (boss.registry.run_dir(run_id) / "events.jsonl").open("a") as file:
         file.write('{"kind": "Placed", "card": "GPU-1"}\n')
-    lost = Machine(boss.device.machine.cpu, problem="GPU 0 does not answer: GPU is lost.")
+    lost = Machine(boss.device.machine.cpu, problem="Graphics card 0 does not respond: GPU is lost.")
     later = Supervisor(boss.workspace, command=boss.spawner.command, read_machine=lambda: lost)
     with pytest.raises(DeviceError) as error:
         later.control.resume(run_id)
     told = error.value.text
-    assert (told.code, told.params["problem"]) == ("run_control.card_lost", "GPU 0 does not answer: GPU is lost.")
+    assert (told.code, told.params["problem"]) == (
+        "run_control.card_lost",
+        "Graphics card 0 does not respond: GPU is lost.",
+    )
     boss.registry.refresh()
     boss.control.resume(run_id)  # --device cpu: it was asked for
     assert until(boss, run_id, ended).phase is Phase.DONE
@@ -248,10 +251,10 @@ def test_a_killed_worker_is_failed_with_its_signal_and_never_running(start) -> N
 @pytest.mark.parametrize(
     ("behaviour", "words", "log"),
     [
-        ("killed", r"was ended by SIGKILL from outside.*\. Resume continues from SFT step 5\.$", ""),
+        ("killed", r"was killed by SIGKILL from outside.*\. Resume continues from SFT step 5\.$", ""),
         (
             "crashes",
-            r"was ended by SIGSEGV: a library or the driver failed .* Resume continues from SFT step 5\.$",
+            r"was killed by SIGSEGV: a library or the driver crashed .* Resume continues from SFT step 5\.$",
             "misbehave",
         ),
     ],
@@ -467,7 +470,7 @@ def test_a_worker_without_its_first_heartbeat_is_not_declared_dead(tmp_path: Pat
 
 def test_an_unknown_model_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
     boss = scripted_app(tmp_path)
-    with pytest.raises(ModelError, match="hub id"):
+    with pytest.raises(ModelError, match="Hub id"):
         boss.control.start(RECIPE.model_copy(update={"model": "/no/such/model"}))
     assert run_folder.list_runs(boss.workspace.runs) == []
 

@@ -109,7 +109,7 @@ def test_no_such_model_and_no_network_are_said(files: dict[str, bytes], tmp_path
 
 
 def test_a_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"takes 10000000.0 GB, and the disk of .* GB left") as refused:
+    with pytest.raises(ModelError, match=r"needs 10000000.0 GB, but the disk of .* GB free") as refused:
         hub.require_disk_space("some/model", 10**16, tmp_path / "not" / "there")
     assert refused.value.text.code == "model_hub.no_room"
 

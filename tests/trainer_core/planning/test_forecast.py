@@ -225,7 +225,9 @@ def test_a_card_of_no_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     file.write_text(f'model = "{MODEL}"\n')
     assert main(["--workspace", str(tmp_path / "w"), "plan", str(file), f"--vram={size}"]) == 1
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith("--vram is a card's size in GB, 1 to 1,024, such as 24; it is ")
+    assert said.out == "" and said.err.startswith(
+        "--vram is the card's memory in GB, 1 to 1,024, such as 24; you gave "
+    )
 
 
 def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

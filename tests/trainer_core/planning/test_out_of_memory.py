@@ -77,7 +77,7 @@ ROWS = RowLengths("dpo", longest=1000, most=448, beyond=0.0213)
 def test_three_offers_the_mildest_first_each_a_click() -> None:
     asked = Recipe(model="unsloth/Qwen3-8B-bnb-4bit", precision="nf4")
     length, rank, smaller = out_of_memory.suggest_fixes(asked, "dpo", ROWS, "nf4")
-    assert length.text == "Cut rows at 448 tokens, which 95 % of them stay within: 2.1% of all tokens are lost."
+    assert length.text == "Truncate rows at 448 tokens: 95 % of the rows fit, and 2.1% of all tokens are lost."
     assert length.changes == {"dpo.max_length": 448}
     assert rank.changes == {"lora.rank": 8, "lora.alpha": 8}
     assert smaller.changes == {"model": "unsloth/Qwen3-4B-bnb-4bit"}

@@ -366,7 +366,7 @@ def test_only_settings_that_change_the_result_are_in_the_hash() -> None:
 
 def test_too_little_room_is_said_with_bytes_before_anything_is_written(tmp_path: Path) -> None:
     save = staged_write(checkpoint_dir(tmp_path, "sft", 2), CheckpointSource("sft", 4, "data"), 2, needs=2**60)
-    with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* are free") as refused, save:
+    with pytest.raises(DiskError, match=r"needs [\d,]+ MB .* is free") as refused, save:
         raise AssertionError("it went on")
     assert refused.value.text.code == "checkpoints.no_room"
     assert not (tmp_path / checkpoints.CHECKPOINTS_FOLDER).exists()
@@ -475,5 +475,5 @@ def test_a_full_disk_is_said_in_megabytes(tmp_path: Path) -> None:
     def broken() -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(DiskError, match=r"disk is full: .* MB are free"), durable.disk_errors(tmp_path / "x"):
+    with pytest.raises(DiskError, match=r"disk is full: .* MB is free"), durable.disk_errors(tmp_path / "x"):
         broken()

@@ -120,7 +120,7 @@ def test_a_run_that_is_going_stays(tmp_path: Path) -> None:
     sleeps = (sys.executable, "-c", "import time; time.sleep(60)")
     supervisor = Supervisor(Workspace(tmp_path), sleeps, read_machine=lambda: machine(24))
     run_id = supervisor.control.start(Recipe())
-    with pytest.raises(BusyError, match="is going. Stop it first"):
+    with pytest.raises(BusyError, match="is running. Stop it first"):
         supervisor.control.move_to_trash(run_id)
     assert supervisor.registry.run_dir(run_id).exists()
     process = supervisor.registry.watchers[run_id].process

@@ -56,12 +56,12 @@ TABLE = {  # reading: (index, name, free MiB) of every card, the best card's ind
     "old_card": (
         [(0, "GTX 1080", 7900)],
         None,
-        "GTX 1080 has compute capability 6.1; CUDA 13.0 needs 7.5: an RTX 20, a T4 or anything newer.",
+        "GTX 1080 has compute capability 6.1; CUDA 13.0 needs 7.5. Use an RTX 20, a T4 or anything newer.",
     ),
     "volta": (
         [(0, "V100-SXM2-16GB", 15900)],
         None,
-        "V100-SXM2-16GB has compute capability 7.0; CUDA 13.0 needs 7.5: an RTX 20, a T4 or anything newer.",
+        "V100-SXM2-16GB has compute capability 7.0; CUDA 13.0 needs 7.5. Use an RTX 20, a T4 or anything newer.",
     ),
     "one_of_two_lost": (
         [(0, "RTX 3060", 11911)],
@@ -110,12 +110,12 @@ def test_na_readings_are_none() -> None:
     (gpu,) = read("na_power").gpus
     assert (gpu.celsius, gpu.watts, gpu.busy_percent) == (None, None, None)
     assert gpu.holders == (GpuProcess("game.exe", 8844, None),)
-    assert gpu.memory_sentence == "6.7 of 8.0 GB free. game.exe holds an unknown part."
+    assert gpu.memory_sentence == "6.7 of 8.0 GB free. game.exe uses an unknown amount."
 
 
 def test_who_holds_a_full_card() -> None:
     (gpu,) = read("300mb_free").gpus
-    assert gpu.memory_sentence == "0.3 of 24.0 GB free. llama-server holds 23.0 GB, process 4999999 holds 0.4 GB."
+    assert gpu.memory_sentence == "0.3 of 24.0 GB free. llama-server uses 23.0 GB, process 4999999 uses 0.4 GB."
     assert gpu.budget_bytes() == 0
     assert gpu.budget_bytes(own_pids=[991]) == 23900 * MIB - 24564 * MIB * 3 // 100
 
@@ -138,7 +138,7 @@ def test_a_card_lost_mid_run_and_back_again() -> None:
         before, lost, after = (detect_machine(nvml, environ={}) for _ in range(3))
     uuid = before.best_gpu.uuid if before.best_gpu else ""
     assert lost.find_gpu(uuid) is None
-    assert "GPU 1 does not answer" in lost.problem
+    assert "Graphics card 1 does not respond" in lost.problem
     assert lost.best_gpu and lost.best_gpu.name == "RTX 3060"
     assert after == replace(before, cpu=after.cpu)
 

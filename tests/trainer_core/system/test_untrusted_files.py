@@ -99,7 +99,7 @@ def test_names_of_files_in_a_run(name: str, good: bool) -> None:
     if good:
         assert untrusted_files.check_relative_name(name) == name
     else:
-        with pytest.raises(ValueError, match="no name of a file"):
+        with pytest.raises(ValueError, match="not the name of a file"):
             untrusted_files.check_relative_name(name)
 
 

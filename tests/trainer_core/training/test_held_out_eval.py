@@ -140,7 +140,7 @@ def test_patience_ends_it_and_keeps_the_best(views: dict[str, RunState]) -> None
     assert best and made == [point.loss for point in whole.points][: len(made)]
     assert [one.step for one in patient.evaluated].index(best.step) == len(patient.evaluated) - 4
     assert patient.points[-1].step < whole.points[-1].step
-    assert any("the adapter is that of step" in str(note) for note in patient.notes), patient.notes
+    assert any("the adapter is from step" in str(note) for note in patient.notes), patient.notes
     folder = Path(patient.id)
     kept = checkpoints.checkpoint_dir(folder, "sft", best.step)
     one, other = (load_file(place / "adapter_model.safetensors") for place in (folder / "adapter-sft", kept))

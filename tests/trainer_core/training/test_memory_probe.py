@@ -83,7 +83,7 @@ def test_what_was_measured_is_said(views: dict[str, RunState]) -> None:
 
 def test_a_short_run_on_the_processor_is_not_measured_and_says_so(views: dict[str, RunState]) -> None:
     assert not views["auto"].probed
-    assert any("on the processor 2% is the limit" in str(note) for note in views["auto"].notes)
+    assert any("the limit on the processor is 2%" in str(note) for note in views["auto"].notes)
 
 
 def test_what_was_measured_makes_the_next_plan_narrow(folders: dict[str, Path]) -> None:

@@ -32,10 +32,10 @@ class Case:
 
 CASES = {
     "at a save point": Case("nan8", Phase.FAILED, 6, "at step 10, for the third step in a row, the loss is nan"),
-    "the last two steps": Case("nan9", Phase.FAILED, 8, "at step 10, its last one, the loss is nan"),
-    "the last step": Case("nan10", Phase.FAILED, 8, "at step 10, its last one, the loss is nan"),
+    "the last two steps": Case("nan9", Phase.FAILED, 8, "at step 10, the last one, the loss is nan"),
+    "the last step": Case("nan10", Phase.FAILED, 8, "at step 10, the last one, the loss is nan"),
     "from step 2": Case("nan2", Phase.FAILED, 0, "there is no checkpoint from before that"),
-    "stopped": Case("nan5,stop@dpo.5", Phase.STOPPED, 4, "the adapter is that of step 4"),
+    "stopped": Case("nan5,stop@dpo.5", Phase.STOPPED, 4, "the adapter is from step 4"),
     "stopped before a checkpoint": Case("nan2,stop@dpo.2", Phase.FAILED, 0, "there is no checkpoint from before that"),
     "sound": Case("weighed", Phase.DONE, 10, ""),
     "paused": Case("nan5,pause@dpo.5", Phase.PAUSED, 4, ""),

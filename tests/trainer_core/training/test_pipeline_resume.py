@@ -142,8 +142,8 @@ def test_out_of_memory_goes_on_by_itself_with_half_the_batch(views: dict[str, Ru
 
 
 def test_an_adapter_that_is_made_again_is_said(views: dict[str, RunState]) -> None:
-    said = [str(note) for view in views.values() for note in view.notes if "made again" in str(note)]
-    words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. The adapter is made again."
+    said = [str(note) for view in views.values() for note in view.notes if "makes its adapter again" in str(note)]
+    words = "SFT: adapter-sft/adapter_model.safetensors has changed since it was written. The stage makes its adapter again."
     assert said == [words] and words in map(str, views["damaged between"].notes)
 
 
@@ -208,7 +208,7 @@ def test_an_earlier_step_of_sft_gives_way_to_the_one_that_dpo_began_from_and_tha
     folder, view, other_folder, _ = longer
     one, two = (load_file(place / "adapter-sft/adapter_model.safetensors") for place in (folder, other_folder))
     assert all(one[key].equal(two[key]) for key in one)
-    said = "SFT: the adapter is that of step 10, where the stage ended, in place of that of step 4, which you can keep again"
+    said = "SFT: the adapter is from step 10, where the stage ended. It replaces the one from step 4, which you can keep again"
     assert [note for note in view.notes if str(note).startswith(said)]
     checkpoints.use_step(folder, "sft", 4)
     assert checkpoints.adapter_step(folder, "sft") == 4

@@ -93,15 +93,15 @@ def test_a_command_is_kept_going_as_a_fork_is(tmp_path: Path, capfd: pytest.Capt
 @pytest.mark.parametrize(
     ("code", "told", "crashed"),
     [
-        (0xC0000005, "was ended by Windows with 0xC0000005 (access violation: a library", True),
-        (0xC0000005 - 2**32, "was ended by Windows with 0xC0000005 (access violation: a library", True),
-        (0xC0000135, "was ended by Windows with 0xC0000135 (DLL not found", False),
-        (0xC0001234, "was ended by Windows with 0xC0001234", False),
-        (0xE06D7363, "was ended by Windows with 0xE06D7363 (C++ exception", True),
+        (0xC0000005, "ended with Windows error 0xC0000005 (access violation: a library", True),
+        (0xC0000005 - 2**32, "ended with Windows error 0xC0000005 (access violation: a library", True),
+        (0xC0000135, "ended with Windows error 0xC0000135 (DLL not found", False),
+        (0xC0001234, "ended with Windows error 0xC0001234", False),
+        (0xE06D7363, "ended with Windows error 0xE06D7363 (C++ exception", True),
         (0xFFFFFFFF, "ended with exit code 4294967295", False),
         (1, "ended with exit code 1", False),
-        (-signal.SIGSEGV, "was ended by SIGSEGV", True),
-        (-signal.SIGTERM, "was ended by SIGTERM", False),
+        (-signal.SIGSEGV, "was killed by SIGSEGV", True),
+        (-signal.SIGTERM, "was killed by SIGTERM", False),
     ],
 )
 def test_how_a_process_ended(code: int, told: str, crashed: bool) -> None:

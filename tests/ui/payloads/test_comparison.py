@@ -176,8 +176,8 @@ def test_damaged_files_are_named_and_the_page_lives_on(supervisor, contest) -> N
     (supervisor.registry.run_dir(contest.run) / "scores.json").write_text("{")
     supervisor.compare.compare_run(contest.run)
     told = comparison.compare_parts(supervisor.registry)
-    assert "votes.jsonl, line 1: this is not a vote of this version" in told["tally"]["problem"]
-    assert "holds no scores of this version. Score the lanes again" in told["scores"]["problem"]
+    assert "votes.jsonl, line 1: this version cannot read the vote" in told["tally"]["problem"]
+    assert "holds no scores that this version can read. Score the lanes again" in told["scores"]["problem"]
 
 
 # ---- whose votes and scores are shown

@@ -261,7 +261,7 @@ def test_what_cannot_be_shown_is_said(lens: TokenPreview, models: dict[str, Path
         lens.ask(MeasureRequest(source=str(tmp_path / "nowhere.jsonl"), model=str(models["chatml"]), length=64))
     assert missing.value.text == Text("files.missing", path=str(tmp_path / "nowhere.jsonl"))
     source = saved(tmp_path / "c.jsonl", [chat(1, 1)])
-    with pytest.raises(DataError, match="no such folder, and it is not a hub id"):
+    with pytest.raises(DataError, match="no such folder, and it is not a Hub id"):
         lens.ask(TokenRowRequest(source=str(source), model=str(tmp_path / "model"), length=64, at=0))
 
 
