@@ -56,7 +56,7 @@ FIT_LIMITS = (
 )
 """Concessions in this order: the longest rows, rank, then more of the rows; no stage concedes more than it must."""
 FIT_ATTEMPTS = ((FitLimits(), False), *((restraint, True) for restraint in FIT_LIMITS))
-"""Each with the token table on the card or in main memory: offloading leaves the result unchanged, so it comes first."""
+"""Limits, and whether the token table is in main memory. Offloading keeps the result the same, so it precedes any concession."""
 
 StageSetups = dict[str, StageSetup]
 """Stage → its setup."""
