@@ -103,7 +103,7 @@ def recommend_epochs(method: Method, count: int) -> Reasoned:
 
 
 def recommend_rate(rates: UsualRates, shape: Architecture, lora: Lora, steps: int) -> Reasoned:
-    """Rank-stabilised scaling multiplies the update by √rank, so it wants a lower rate; a small base in few steps a higher one."""
+    """Rank-stabilised scaling multiplies the update by √rank, so its rate is lower; a small base in few steps needs more."""
     if lora.rslora:
         times = f"√{lora.rank} = {math.sqrt(lora.rank):.0f}"
         return (
