@@ -1,4 +1,4 @@
-"""A pydantic model as Gradio inputs, and handlers that get objects instead of positions. Only this file knows the inputs' order."""
+"""A pydantic model as Gradio inputs, and handlers that get objects instead of positions. Only this file knows the input order."""
 
 from __future__ import annotations
 
